@@ -1,0 +1,6 @@
+"""What users of offload may import to test their own stores and apps.
+
+- `offload.testing.store.StoreSuite`: what every store must do, as a pytest class.
+- `offload.testing.stateful.store_machine`: the same by random sequences of calls.
+- `offload.testing.servers`: real servers, started for a test and ended after it.
+"""
