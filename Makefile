@@ -1,0 +1,51 @@
+# Every command makes its own environment in .venv on the first run; needed are only
+# python3 (3.10 or newer), make and git. Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+# An interpreter that was asked for replaces an environment of another version.
+EXACT     := $(if $(filter command environment,$(firstword $(origin PYTHON))),--exact)
+BOOTSTRAP := $(PYTHON) tools/bootstrap.py --venv $(VENV) $(EXACT)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; \
+	    do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+demo: ## Run the example app on 336,776 flights, by plain Celery and with offload
+	@$(BOOTSTRAP) demo
+	@$(BIN)/python -m worker_example.demo $(ARGS)
+
+test: ## Run all tests (ARGS="-k name" to choose)
+	@$(BOOTSTRAP) test
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: ## Run the fast tests on every Python found and on the lowest dependencies
+	@$(BOOTSTRAP) test
+	@$(BIN)/python tools/test_all.py $(ARGS)
+
+lint: ## Check style, types and import layers
+	@$(BOOTSTRAP) dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: ## Format the code and repair what can be repaired
+	@$(BOOTSTRAP) dev
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: ## Run the benchmarks
+	@$(BOOTSTRAP) bench
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove everything that these commands made
+	rm -rf $(VENV) .venvs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	    .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

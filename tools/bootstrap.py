@@ -1,0 +1,228 @@
+"""Make the virtual environment that the Makefile's commands run in.
+
+    python3 tools/bootstrap.py [--venv .venv] EXTRA...
+
+Needs nothing but a Python: everything else is installed into the environment. When
+pyproject.toml, the interpreter and the extras are those of the last time, nothing is
+done. Packages come from wherever pip is configured to take them; uv installs them
+because it is ten times as fast, and pip does where uv cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MINIMUM = (3, 10)
+
+
+class BootstrapError(Exception):
+    """The environment cannot be made; the message says what to do."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("extras", nargs="*", help="extras of pyproject.toml to install")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
+    parser.add_argument(
+        "--exact", action="store_true", help="replace an environment of another Python version"
+    )
+    options = parser.parse_args()
+    try:
+        ensure(options.venv.absolute(), options.extras, exact=options.exact)
+    except BootstrapError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ensure(venv: Path, extras: list[str], *, exact: bool = False) -> Path:
+    """Bring the environment up to date and return its interpreter.
+
+    One that stands there already is kept unless it does not run, or `exact` asks for the
+    version of the running interpreter and it has another.
+    """
+    if sys.version_info < MINIMUM:
+        raise BootstrapError(
+            f"offload needs Python {MINIMUM[0]}.{MINIMUM[1]} or newer; this is "
+            f"{sys.version.split()[0]}. Say which to use: make PYTHON=/path/to/python3 ..."
+        )
+    python = venv / "bin" / "python"
+    stamp = venv / ("offload-" + "-".join(sorted(extras)) + ".stamp")
+    state = fingerprint(Path(__file__))
+    found = _version_of(python)
+    usable = found == _version() if exact else found is not None
+    if usable and stamp.exists() and stamp.read_text() == state:
+        return python
+
+    if not usable:
+        create(venv)
+    install(python, ["-e", f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)])
+    stamp.write_text(state)
+    return python
+
+
+def create(venv: Path) -> None:
+    """Make an empty virtual environment of the running interpreter."""
+    say(f"making {_shown(venv)} (Python {_version()})")
+    if venv.exists():
+        shutil.rmtree(venv)
+    command = [sys.executable, "-m", "venv", str(venv)]
+    done = _quiet(command)
+    if done.returncode and shutil.which("apt-get") and os.geteuid() == 0:
+        say("python3-venv is missing: installing it")
+        apt = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        _quiet(["apt-get", "update"], env=apt)
+        _quiet(["apt-get", "install", "-y", "--no-install-recommends", *_venv_packages()], env=apt)
+        shutil.rmtree(venv, ignore_errors=True)
+        done = _quiet(command)
+    if done.returncode and shutil.which("uv"):
+        shutil.rmtree(venv, ignore_errors=True)
+        done = _quiet(["uv", "venv", "--seed", "--python", sys.executable, str(venv)], env=uv_env())
+    if done.returncode:
+        shutil.rmtree(venv, ignore_errors=True)
+        raise BootstrapError(
+            f"{done.stdout.strip()}\n\n"
+            f"Python {_version()} cannot make a virtual environment. On Debian or Ubuntu:\n\n"
+            "    sudo apt-get install python3-venv\n\n"
+            "Then run the same command again."
+        )
+
+
+def install(python: Path, arguments: list[str], *, uv_arguments: tuple[str, ...] = ()) -> None:
+    """Install into the environment of `python`, by uv or else by pip."""
+    uv = find_uv(python)
+    if uv:
+        say("installing " + " ".join(_shown(item) for item in arguments))
+        command = [*uv, "pip", "install", "--python", str(python), *uv_arguments, *arguments]
+        done = subprocess.run(command, env=uv_env(python), check=False, cwd=ROOT)
+        if done.returncode == 0:
+            return
+        if uv_arguments:
+            raise BootstrapError("the packages could not be installed; uv says why above")
+        say("uv could not; trying pip")
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+    if subprocess.run(command, check=False, cwd=ROOT).returncode:
+        raise BootstrapError(
+            "The packages could not be installed; the lines above say why. The set-up needs a\n"
+            "package index: behind a proxy or with a private one, configure pip as usual."
+        )
+
+
+def find_uv(python: Path) -> list[str] | None:
+    """Return the command of the environment's uv, installed if need be, or None."""
+    uv = [str(python), "-m", "uv"]
+    if _quiet([*uv, "--version"]).returncode == 0:
+        return uv
+    if _quiet([str(python), "-m", "pip", "--version"]).returncode:  # made by uv: without pip
+        if shutil.which("uv"):
+            return ["uv"]
+        _quiet([str(python), "-m", "ensurepip"])
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"]
+    done = _quiet(pip)
+    return uv if done.returncode == 0 and _quiet([*uv, "--version"]).returncode == 0 else None
+
+
+def uv_env(python: Path | None = None) -> dict[str, str]:
+    """Return an environment in which uv does as pip is configured to.
+
+    uv does not read pip's configuration. What the user set for uv goes first.
+    """
+    env = dict(os.environ)
+    env.pop("VIRTUAL_ENV", None)
+    env.setdefault("UV_SYSTEM_CERTS", "1")
+    env.setdefault("UV_NATIVE_TLS", "1")  # the same to older versions
+    env.setdefault("UV_PYTHON_DOWNLOADS", "never")
+    env.setdefault("UV_LINK_MODE", "copy")
+    pip = _pip_configuration(python or Path(sys.executable))
+    if "cert" in pip:
+        env.setdefault("SSL_CERT_FILE", pip["cert"])
+    if "timeout" in pip:
+        env.setdefault("UV_HTTP_TIMEOUT", pip["timeout"])
+    if "index-url" in pip:
+        env.setdefault("UV_DEFAULT_INDEX", pip["index-url"])
+    if "find-links" in pip:
+        env.setdefault("UV_FIND_LINKS", " ".join(pip["find-links"].split()))
+    if pip.get("no-index", "").lower() in {"1", "true", "yes", "on"}:
+        env.setdefault("UV_NO_INDEX", "1")
+    if "extra-index-url" in pip and "UV_INDEX" not in env:
+        env["UV_INDEX"] = " ".join(pip["extra-index-url"].split())
+        env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # which is what pip does
+    return env
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal what is going on."""
+    print(f"[offload] {text}", file=sys.stderr, flush=True)
+
+
+def _pip_configuration(python: Path) -> dict[str, str]:
+    """Return pip's settings by their bare name; the more specific place wins."""
+    for candidate in (str(python), sys.executable):
+        done = _quiet([candidate, "-m", "pip", "config", "list"])
+        if done.returncode == 0:
+            break
+    else:
+        return {}
+    found: dict[str, str] = {}
+    for level in ("global", "install", ":env:"):
+        for line in done.stdout.splitlines():
+            name, _, value = line.partition("=")
+            section, _, key = name.strip().partition(".")
+            if section == level and value.startswith(("'", '"')):
+                found[key.removeprefix("default-")] = ast.literal_eval(value)
+    return found
+
+
+def fingerprint(script: Path, *more: str) -> str:
+    """Return what an environment must have been installed from to be up to date."""
+    text = (ROOT / "pyproject.toml").read_bytes() + script.read_bytes()
+    return " ".join([hashlib.sha256(text).hexdigest(), str(ROOT), *more])
+
+
+def _version() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def _version_of(python: Path) -> str | None:
+    """Return an environment's `3.x`, or None if there is none that runs."""
+    if not python.exists():
+        return None
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    done = _quiet([str(python), "-c", code])
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _venv_packages() -> list[str]:
+    own = f"python{_version()}-venv"
+    known = _quiet(["apt-cache", "show", own]).returncode == 0
+    return [own] if known else ["python3-venv"]
+
+
+def _quiet(
+    command: list[str], env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=env,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _shown(item: Path | str) -> str:
+    return str(item).replace(f"{ROOT}/", "").replace(str(ROOT), ".")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Run the fast tests on every supported Python found here, and on the lowest dependencies.
+
+    python tools/test_all.py [3.10 3.12 lowest] [-- pytest arguments]
+
+Fast means: without real servers and without real workers (`make test` runs those, on
+one Python). The environments stand in .venvs/ and are reused. Interpreters are looked
+for on the PATH, under pyenv, and by uv.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bootstrap
+
+ROOT = bootstrap.ROOT
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+FAST = "not server and not integration"
+USER_EXTRAS = ("numpy", "arrow")  # those whose lower bounds users rely on
+
+
+def main(arguments: list[str]) -> int:
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    own, pytest_arguments = arguments[:place], arguments[place + 1 :]
+    wanted = own or [*VERSIONS, "lowest"]
+    unknown = set(wanted) - {*VERSIONS, "lowest"}
+    if unknown:
+        print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join([*VERSIONS, 'lowest'])}")
+        return 2
+
+    found = {version: find(version) for version in VERSIONS}
+    outcome: dict[str, str] = {}
+    failed = False
+    for name in wanted:
+        interpreter = next(filter(None, found.values()), None) if name == "lowest" else found[name]
+        if interpreter is None:
+            outcome[name] = "not found here"
+            continue
+        started = time.monotonic()
+        try:
+            python = environment(name, interpreter)
+        except bootstrap.BootstrapError as error:
+            print(error, file=sys.stderr)
+            outcome[name], failed = "could not be set up", True
+            continue
+        bootstrap.say(f"fast tests on {name}")
+        code = run_tests(python, pytest_arguments)
+        failed = failed or code != 0
+        verdict = "passed" if code == 0 else f"failed (pytest exit code {code})"
+        outcome[name] = f"{verdict} in {time.monotonic() - started:.0f} s"
+
+    print("\nFast tests, by environment:")
+    for name, text in outcome.items():
+        print(f"  {name:<7} {text}")
+    return 1 if failed or all(text == "not found here" for text in outcome.values()) else 0
+
+
+def environment(name: str, interpreter: str) -> Path:
+    """Make or update the environment `.venvs/NAME` and return its interpreter."""
+    venv = ROOT / ".venvs" / name
+    python = venv / "bin" / "python"
+    stamp = venv / "offload.stamp"
+    state = bootstrap.fingerprint(Path(__file__), interpreter)
+    if stamp.exists() and stamp.read_text() == state:
+        return python
+
+    uv = [sys.executable, "-m", "uv"]
+    env = bootstrap.uv_env()
+    shutil.rmtree(venv, ignore_errors=True)
+    made = subprocess.run([*uv, "venv", "-q", "-p", interpreter, str(venv)], env=env, check=False)
+    if made.returncode:
+        raise bootstrap.BootstrapError(f"{interpreter} cannot make an environment")
+    constraints: list[str] = []
+    if name == "lowest":
+        constraints = ["-c", str(_lowest(uv, env, python, venv))]
+    command = [*uv, "pip", "install", "-q", "-p", str(python), *constraints, "-e", ".[test]"]
+    if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
+        raise bootstrap.BootstrapError(f"{name}: uv could not install; it says why above")
+    stamp.write_text(state)
+    return python
+
+
+def _lowest(uv: list[str], env: dict[str, str], python: Path, venv: Path) -> Path:
+    """Write the lowest versions that pyproject.toml allows of what users install.
+
+    Only those: the test tools beside them are the newest that fit.
+    """
+    target = venv / "lowest.txt"
+    command = [*uv, "pip", "compile", "-q", "--resolution", "lowest-direct", "-p", str(python)]
+    command += ["--no-header", "--no-annotate", "--no-emit-index-url", "-o", str(target)]
+    for extra in USER_EXTRAS:
+        command += ["--extra", extra]
+    if subprocess.run([*command, "pyproject.toml"], env=env, check=False, cwd=ROOT).returncode:
+        raise bootstrap.BootstrapError("no set of lowest versions fits together; see above")
+    print(target.read_text())
+    return target
+
+
+def run_tests(python: Path, arguments: list[str]) -> int:
+    command = [str(python), "-m", "pytest", "-m", FAST, "-q", "-p", "no:cacheprovider"]
+    return subprocess.run([*command, *arguments], check=False, cwd=ROOT).returncode
+
+
+def find(version: str) -> str | None:
+    """Return the path of an interpreter of this version that runs, or None."""
+    candidates = [shutil.which(f"python{version}"), shutil.which("python3"), sys.executable]
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    installed = pyenv.glob(f"versions/{version}.*/bin/python{version}")
+    candidates += [str(path) for path in sorted(installed, key=_patch, reverse=True)]
+    uv = subprocess.run(
+        [sys.executable, "-m", "uv", "python", "find", "--no-project", version],
+        env=bootstrap.uv_env(),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    candidates.append(uv.stdout.strip())
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    for candidate in filter(None, candidates):
+        done = subprocess.run([candidate, "-c", code], check=False, capture_output=True, text=True)
+        if done.returncode == 0 and done.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def _patch(path: Path) -> int:
+    digits = path.parent.parent.name.rpartition(".")[2]
+    return int(digits) if digits.isdigit() else -1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

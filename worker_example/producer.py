@@ -1,0 +1,66 @@
+"""Send the example's jobs and print the answers.
+
+    python -m worker_example.producer
+"""
+
+import argparse
+import json
+
+import pandas as pd
+from celery import chain, chord
+
+from worker_example.flights import load_flights
+from worker_example.tasks import clean, delays, features, routes, year
+
+LATE = (0, 15, 60, 180)
+PATIENCE = 300  # seconds to wait for any answer
+
+
+def fan_out(flights: pd.DataFrame, tick=print) -> list:
+    """Ask many questions of the same frame: one task for each."""
+    carriers = sorted(flights["carrier"].unique())
+    questions = [(carrier, late) for carrier in carriers for late in LATE]
+    results = []
+    for carrier, late in questions:
+        results.append(delays.delay(flights, carrier, late=late))
+        tick("sent", len(results), len(questions))
+    answers = []
+    for result in results:
+        answers.append(result.get(timeout=PATIENCE))
+        tick("answered", len(answers), len(questions))
+    return answers
+
+
+def chained(flights: pd.DataFrame, tick=print) -> list:
+    """Hand a large intermediate result from task to task."""
+    result = chain(clean.s(flights), features.s(), routes.s(top=5)).apply_async()
+    tick("sent", 3, 3)
+    answer = result.get(timeout=PATIENCE)
+    tick("answered", 3, 3)
+    return answer
+
+
+def gathered(flights: pd.DataFrame, tick=print) -> dict:
+    """Work on every month by itself, then on all the parts together."""
+    months = [month for _, month in clean(flights).groupby("month")]
+    result = chord([features.s(month) for month in months])(year.s())
+    tick("sent", len(months) + 1, len(months) + 1)
+    answer = result.get(timeout=PATIENCE)
+    tick("answered", len(months) + 1, len(months) + 1)
+    return answer
+
+
+JOBS = {"fan-out": fan_out, "chain": chained, "chord": gathered}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Send the example's jobs and print the answers.")
+    parser.add_argument("--rows", type=int, help="only so many flights")
+    flights = load_flights(parser.parse_args().rows)
+    for name, job in JOBS.items():
+        answer = job(flights, tick=lambda *_: None)
+        print(f"{name}: {json.dumps(answer)[:300]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
