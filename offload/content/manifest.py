@@ -1,0 +1,214 @@
+"""The stored form of a value: a root blob, and chunks where the value is large.
+
+Root blob, in bytes::
+
+    0   8   magic "OFFLOAD1"
+    8   4   length H of the header, little-endian
+    12  4   length P of the serializer's head, little-endian
+    16  H   header: JSON, see below
+    .   P   the serializer's head
+    .       zeros up to a multiple of 64
+    .       the body, unless the header lists chunks
+
+The body is the value's buffers one after another, each followed by zeros up to a
+multiple of 64, so that every buffer can be used where it lies. The header is
+``{"b": [size, …], "s": serializer}``, with ``"c": [[digest, size], …]`` where the body
+is cut into chunks, and ``"x": 1`` where the first buffer is the serializer's head (a
+head too long to be kept in the root).
+
+The digest of the root blob names the value: it covers the chunks by their digests.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from offload.digest import Buffer, Digest, digest_of, parse_digest
+from offload.errors import IntegrityError, SerializationError
+from offload.serializers.base import Payload
+
+__all__ = (
+    "ALIGNMENT",
+    "CHUNK",
+    "ROOT_LIMIT",
+    "Chunk",
+    "Manifest",
+    "Packed",
+    "aligned",
+    "pack",
+    "read_root",
+)
+
+ALIGNMENT = 64
+CHUNK = 4 * 1024**2
+"""Bytes of a chunk: the fastest size on Redis, see benchmarks."""
+SINGLE = 1024**2
+"""Values below this many bytes are one blob; buffers from it begin a chunk of their own."""
+HEAD_LIMIT = 64 * 1024
+ROOT_LIMIT = 16 * 1024**2
+"""Bytes that no root blob exceeds."""
+
+_MAGIC = b"OFFLOAD1"
+_PREFIX = struct.Struct("<8sII")
+_ZEROS = bytes(ALIGNMENT)
+
+
+def aligned(size: int) -> int:
+    """Return *size* rounded up to the alignment."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a value's body: *size* plain bytes, named *digest*."""
+
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A value ready to be stored; its parts are the value's own memory.
+
+    Attributes:
+        digest: of the root, and so of the value.
+        root: the root blob's parts.
+        chunks: each chunk and its parts, in order.
+    """
+
+    digest: Digest
+    root: Sequence[Buffer]
+    chunks: Sequence[tuple[Chunk, Sequence[Buffer]]]
+
+    @property
+    def digests(self) -> list[Digest]:
+        return [self.digest, *(chunk.digest for chunk, _ in self.chunks)]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a root blob says.
+
+    Attributes:
+        serializer: what reads the value.
+        head: the serializer's head, None where it is the first buffer.
+        sizes: bytes of each buffer.
+        chunks: where the body is; empty where it follows in the root itself.
+        body: the body within the root, where there are no chunks.
+    """
+
+    serializer: str
+    head: memoryview | None
+    sizes: Sequence[int]
+    chunks: Sequence[Chunk]
+    body: memoryview
+
+    @property
+    def body_size(self) -> int:
+        return sum(map(aligned, self.sizes))
+
+    @property
+    def value_size(self) -> int:
+        return sum(self.sizes) + (len(self.head) if self.head is not None else 0)
+
+    def split(self, body: memoryview) -> tuple[memoryview, list[memoryview]]:
+        """Return the head and the buffers, as views of *body*."""
+        buffers = []
+        offset = 0
+        for size in self.sizes:
+            buffers.append(body[offset : offset + size])
+            offset += aligned(size)
+        return (buffers[0], buffers[1:]) if self.head is None else (self.head, buffers)
+
+
+def pack(payload: Payload) -> Packed:
+    """Lay *payload* out and name its parts. Hashes everything, copies nothing."""
+    head, buffers = payload.head, [b for b in payload.buffers]
+    header: dict[str, object] = {"s": payload.serializer}
+    if len(head) > HEAD_LIMIT:
+        buffers.insert(0, memoryview(head))
+        header["x"] = 1
+        head = b""
+    header["b"] = [buffer.nbytes for buffer in buffers]
+    body = [part for buffer in buffers for part in (buffer, _padding(buffer.nbytes)) if len(part)]
+    chunks = []
+    if payload.size >= SINGLE:
+        for parts in _cut(buffers):
+            chunks.append((Chunk(digest_of(parts), sum(map(len, parts))), parts))
+        header["c"] = [[chunk.digest, chunk.size] for chunk, _ in chunks]
+        body = []
+    text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
+    start = _PREFIX.pack(_MAGIC, len(text), len(head)) + text + head
+    if len(start) + HEAD_LIMIT > ROOT_LIMIT:
+        raise SerializationError(
+            f"a {payload.type or 'value'} of {len(buffers)} buffers is too fragmented to be stored"
+        )
+    root = [start, _padding(len(start)), *body]
+    return Packed(digest_of(root), root, chunks)
+
+
+def _padding(size: int) -> bytes:
+    return _ZEROS[: -size % ALIGNMENT]
+
+
+def _cut(buffers: Sequence[memoryview]) -> Iterator[list[Buffer]]:
+    """Yield the parts of each chunk. A large buffer begins a chunk, so that a value that
+    shares it with another shares its chunks whatever stands before it."""
+    group: list[Buffer] = []
+    filled = 0
+    for buffer in buffers:
+        if buffer.nbytes >= SINGLE and group:
+            yield group
+            group, filled = [], 0
+        for start in range(0, buffer.nbytes, CHUNK):
+            piece = buffer[start : start + CHUNK]
+            group.append(piece)
+            filled += len(piece)
+            if start + CHUNK >= buffer.nbytes and (padding := _padding(buffer.nbytes)):
+                group.append(padding)
+                filled += len(padding)
+            if filled >= CHUNK or buffer.nbytes >= SINGLE:
+                yield group
+                group, filled = [], 0
+    if group:
+        yield group
+
+
+def read_root(root: memoryview, *, size: int, where: str) -> Manifest:
+    """Return the manifest in a verified root blob.
+
+    *size* is what the reference says; a root that does not fit it raises IntegrityError,
+    so nothing is reserved by what a blob alone claims. *where* goes into the message.
+    """
+    try:
+        magic, header_size, head_size = _PREFIX.unpack_from(root)
+        if magic != _MAGIC:
+            raise ValueError("it does not begin as a value does")
+        end = _PREFIX.size + header_size + head_size
+        if end > len(root):
+            raise ValueError("it is cut short")
+        header = orjson.loads(root[_PREFIX.size : _PREFIX.size + header_size])
+        head = None if header.get("x") else root[end - head_size : end]
+        sizes = [_size(s) for s in header["b"]]
+        chunks = [Chunk(parse_digest(d), _size(s)) for d, s in header.get("c", ())]
+        manifest = Manifest(header["s"], head, sizes, chunks, root[aligned(end) :])
+        held = sum(chunk.size for chunk in chunks) if chunks else len(manifest.body)
+        if held != manifest.body_size or manifest.value_size != size:
+            raise ValueError(f"it describes {manifest.value_size} bytes, its reference {size}")
+        if head is None and not sizes:
+            raise ValueError("its head is missing")
+        if not isinstance(manifest.serializer, str):
+            raise ValueError("it names no serializer")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise IntegrityError(f"{where} is not a stored value: {exc}") from exc
+    return manifest
+
+
+def _size(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value

@@ -1,0 +1,119 @@
+"""Every error that offload raises on purpose.
+
+::
+
+    OffloadError
+    ├── ConfigurationError          (celery.exceptions.ImproperlyConfigured)
+    ├── SerializationError          (kombu.exceptions.EncodeError)
+    │   └── ValueTooLarge
+    ├── DeserializationError        (kombu.exceptions.DecodeError)
+    │   └── SerializerNotAccepted   (kombu.exceptions.ContentDisallowed)
+    ├── InvalidRef
+    │   └── UnsupportedVersion
+    └── StoreError
+        ├── StoreUnavailable        (kombu.exceptions.OperationalError)  worth another try
+        ├── BlobMissing
+        ├── IntegrityError
+        └── LeaseLost
+
+Where plain Celery would have raised one of kombu's errors, ours is one of those as
+well, so that code which handles them today goes on working.
+
+An error is built from its message alone, because Celery rebuilds a stored exception
+as ``type(*args)``; what else is known about it stands in keyword attributes.
+"""
+
+from __future__ import annotations
+
+from celery.exceptions import ImproperlyConfigured
+from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError, OperationalError
+
+__all__ = (
+    "BlobMissing",
+    "ConfigurationError",
+    "DeserializationError",
+    "IntegrityError",
+    "InvalidRef",
+    "LeaseLost",
+    "OffloadError",
+    "SerializationError",
+    "SerializerNotAccepted",
+    "StoreError",
+    "StoreUnavailable",
+    "UnsupportedVersion",
+    "ValueTooLarge",
+)
+
+
+class OffloadError(Exception):
+    """The base of all errors raised by offload.
+
+    Attributes (None where not known):
+        task: name of the Celery task.
+        argument: where the value stood, as ``frame`` or ``args[0]``.
+        digest: the content digest concerned.
+        store: the store's URL, without credentials.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task: str | None = None,
+        argument: str | None = None,
+        digest: str | None = None,
+        store: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.task = task
+        self.argument = argument
+        self.digest = digest
+        self.store = store
+
+
+class ConfigurationError(OffloadError, ImproperlyConfigured):
+    """A setting or option is unknown, wrong or missing."""
+
+
+class SerializationError(OffloadError, EncodeError):
+    """A value cannot be carried to a task or back."""
+
+
+class ValueTooLarge(SerializationError):
+    """A value is larger than ``offload_max_size``."""
+
+
+class DeserializationError(OffloadError, DecodeError):
+    """Stored bytes are whole but are not what their serializer expects."""
+
+
+class SerializerNotAccepted(DeserializationError, ContentDisallowed):
+    """A reference asks for a serializer that this app does not accept."""
+
+
+class InvalidRef(OffloadError):
+    """Something that should be a reference of this app is not one."""
+
+
+class UnsupportedVersion(InvalidRef):
+    """A message was written by a newer version of offload than this one reads."""
+
+
+class StoreError(OffloadError):
+    """A store could not do what was asked."""
+
+
+class StoreUnavailable(StoreError, OperationalError):
+    """A store does not answer, or refuses for now; trying again may help."""
+
+
+class BlobMissing(StoreError):
+    """Content that a reference names is not in the store (any more)."""
+
+
+class IntegrityError(StoreError):
+    """Content in a store is not what its digest says."""
+
+
+class LeaseLost(StoreError):
+    """A lease ran out, or somebody else holds it."""

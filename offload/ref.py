@@ -1,0 +1,207 @@
+"""Ref: the claim check that travels instead of a value.
+
+Its wire form is plain data, the same under every serializer::
+
+    {"__type__": "offload", "__value__": "offload:1?d=b3:1f0c…&n=41200000&…&m=<mac>"}
+
+The text is a query string: ``d`` digest of the value's root blob, ``n`` bytes of the
+value, ``s`` serializer, ``t`` type shown to people, ``c`` and ``u`` seconds since 1970 of
+its making and until when the store promised to keep it, ``r`` namespace, and ``m``, a
+keyed BLAKE2b (RFC 7693, 128 bits) of all that stands before it. In place of ``d`` there
+may be ``i``: a small value itself, base64, for what the message's own serializer cannot
+carry.
+
+A text without a valid ``m`` never becomes a reference: `Keys.open` decides that, and
+everything that reads wire data goes through it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl, urlencode
+
+from offload.digest import Digest, parse_digest
+from offload.errors import InvalidRef, UnsupportedVersion
+
+__all__ = ("WIRE_VERSION", "Keys", "Ref", "looks_like_ref", "wire_text")
+
+T = TypeVar("T")
+
+WIRE_VERSION = 1
+TYPE_KEY, VALUE_KEY = "__type__", "__value__"
+MARKER = "offload"
+_PREFIX = "offload:"
+_MAC = re.compile(r"(?P<signed>offload:(?P<version>\d{1,4})\?[^\s]*)&m=(?P<mac>[0-9a-f]{32})")
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True)
+class Ref(Generic[T]):
+    """A reference to a stored value.
+
+    Pass it to a task in place of the value: the task receives the value. A parameter
+    annotated ``Ref`` or ``Ref[DataFrame]`` receives the reference itself, and the task
+    calls `get` when (and if) it wants the value.
+
+    Attributes:
+        digest: of the stored content; equal values that were serialised alike have
+            equal digests. None for a small value that travels within.
+        size: bytes of the serialised value.
+        serializer: what reads it back.
+        type: the value's type as people are shown it.
+        created: seconds since 1970.
+        until: seconds since 1970 for which the store promised to keep it at least.
+    """
+
+    digest: Digest | None
+    size: int
+    serializer: str
+    type: str
+    created: float
+    until: float
+    wire: str = field(repr=False)
+    data: bytes | None = field(default=None, repr=False)
+    resolve: Callable[[Ref[T]], T] | None = field(default=None, repr=False, compare=False)
+
+    def get(self) -> T:
+        """Return the value, a new private copy at every call.
+
+        Raises:
+            InvalidRef: the reference came from elsewhere than a task, a result or
+                `Offload.put`, and is bound to no store; see `Offload.get`.
+            BlobMissing, IntegrityError, StoreUnavailable: what the store says.
+        """
+        if self.resolve is None:
+            raise InvalidRef(f"{self!r} is bound to no app; use Offload.get(ref)")
+        return self.resolve(self)
+
+    def __json__(self) -> dict[str, str]:
+        return {TYPE_KEY: MARKER, VALUE_KEY: self.wire}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (self.wire,)
+
+    def __hash__(self) -> int:
+        return hash(self.wire)
+
+    def __repr__(self) -> str:
+        where = f"{self.digest[:11]}…" if self.digest else "inline"
+        return f"<Ref {self.type or 'object'} {human_size(self.size)} {where}>"
+
+
+def human_size(size: float) -> str:
+    """Return bytes as people read them (powers of 1000): ``41.2 MB``."""
+    for unit in _UNITS:
+        if size < 1000 or unit == _UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def wire_text(value: object) -> str | None:
+    """Return the text of *value* if it has the wire form of a Ref, else None. Decides
+    nothing about whether it is one."""
+    if type(value) is dict and len(value) == 2 and value.get(TYPE_KEY) == MARKER:
+        text = value.get(VALUE_KEY)
+        return text if isinstance(text, str) else None
+    return value.wire if isinstance(value, Ref) else None
+
+
+def looks_like_ref(value: object) -> bool:
+    """Return whether plain *value* could be mistaken for a reference where one may stand."""
+    return type(value) is dict and len(value) == 2 and value.get(TYPE_KEY) == MARKER
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Signs and opens references: the first key signs, all of them open.
+
+    Attributes:
+        keys: 16 to 64 secret bytes each.
+        namespace: a reference of another one is refused.
+    """
+
+    keys: Sequence[bytes] = field(repr=False)
+    namespace: str
+
+    def sign(
+        self,
+        *,
+        digest: Digest | None,
+        data: bytes | None,
+        size: int,
+        serializer: str,
+        type: str,
+        created: float,
+        until: float,
+    ) -> Ref[Any]:
+        """Return a new authenticated reference; its times in whole seconds."""
+        query: dict[str, str | int] = {}
+        if digest is not None:
+            query["d"] = digest
+        query.update(n=size, s=serializer, t=type, c=int(created), u=int(until), r=self.namespace)
+        if data is not None:
+            query["i"] = base64.urlsafe_b64encode(data).decode("ascii")
+        signed = f"{_PREFIX}{WIRE_VERSION}?{urlencode(query, safe=':=.')}"
+        wire = f"{signed}&m={_mac(self.keys[0], signed)}"
+        return Ref(digest, size, serializer, type, int(created), int(until), wire, data)
+
+    def open(self, wire: str) -> Ref[Any]:
+        """Return the reference that *wire* is.
+
+        Raises:
+            UnsupportedVersion: it was written by a newer version of offload.
+            InvalidRef: it is none, was changed, or belongs to another app or store.
+        """
+        form = _MAC.fullmatch(wire)
+        if form is None:
+            raise InvalidRef(f"not a reference: {wire[:80]!r}")
+        if int(form["version"]) > WIRE_VERSION:
+            raise UnsupportedVersion(
+                f"a reference of wire version {form['version']} arrived, this offload reads up to "
+                f"{WIRE_VERSION}; upgrade offload here before where tasks are published"
+            )
+        signed, mac = form["signed"], form["mac"]
+        if not any(hmac.compare_digest(_mac(key, signed), mac) for key in self.keys):
+            raise InvalidRef(
+                f"a reference has no valid signature (namespace {self.namespace!r}): it was changed,"
+                " or made with another offload_secret or for another store"
+            )
+        return self._parse(wire, signed)
+
+    def _parse(self, wire: str, signed: str) -> Ref[Any]:
+        try:
+            query = dict(parse_qsl(signed.partition("?")[2], strict_parsing=True,
+                                   keep_blank_values=True))
+            if query["r"] != self.namespace:
+                raise InvalidRef(
+                    f"a reference of namespace {query['r']!r} arrived in {self.namespace!r}"
+                )
+            return Ref(
+                digest=parse_digest(query["d"]) if "d" in query else None,
+                data=base64.b64decode(query["i"], b"-_", validate=True) if "i" in query else None,
+                size=int(query["n"]),
+                serializer=query["s"],
+                type=query["t"],
+                created=int(query["c"]),
+                until=int(query["u"]),
+                wire=wire,
+            )
+        except (KeyError, ValueError, binascii.Error) as exc:
+            raise InvalidRef(f"a signed reference cannot be read: {exc}") from exc
+
+
+def _mac(key: bytes, signed: str) -> str:
+    return blake2b(signed.encode(), key=key, digest_size=16, person=b"offload-ref").hexdigest()
+
+
+def _unpickle(wire: str) -> Ref[Any]:
+    """Rebuild an unverified Ref: good for its wire text only, until `Keys.open` saw it."""
+    return Ref(None, 0, "", "unverified", 0, 0, wire)
