@@ -1,0 +1,193 @@
+"""numpy: every array and scalar whose memory holds no Python objects."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from offload.serializers.describe import type_name
+from offload.serializers.tree import NotData, Reader, Writer
+
+__all__ = ("flat_bytes", "from_bytes", "read", "read_dtype", "write", "write_dtype")
+
+_SUBCLASSES = {"matrix": np.matrix, "memmap": np.memmap, "recarray": np.recarray}
+"""Views: the same memory, and nothing else to remember."""
+
+_KINDS = frozenset("biufcmMSUV")
+_MAX_DIMENSIONS = 64
+
+
+def write(value: Any, writer: Writer) -> Any:
+    """Return the node for something of numpy's."""
+    if isinstance(value, np.dtype):
+        return {"kind": "dtype", "dtype": write_dtype(value)}
+    if isinstance(value, np.generic):
+        array = np.asarray(value)
+        if type(value) is not type(array[()]):
+            raise NotData(f"it is of type {type_name(value)}")
+        return {"kind": "scalar", **_write_array(array, writer)}
+    if type(value) is np.ma.MaskedArray:
+        return _write_masked(value, writer)
+    if type(value) is np.ndarray:
+        return {"kind": "array", **_write_array(value, writer)}
+    name = type(value).__name__
+    if _SUBCLASSES.get(name) is not type(value):
+        raise NotData(f"it is of type {type_name(value)}")
+    return {"kind": name, **_write_array(value.view(np.ndarray), writer)}
+
+
+def read(body: Any, reader: Reader) -> Any:
+    """Return what `write` was given, its memory being the buffers'."""
+    kind = body["kind"]
+    if kind == "dtype":
+        return read_dtype(body["dtype"])
+    if kind == "masked":
+        return _read_masked(body, reader)
+    array = _read_array(body, reader)
+    if kind == "array":
+        return array
+    if kind == "scalar":
+        if array.ndim:
+            raise ValueError("a scalar has no shape")
+        return array[()]
+    return array.view(_SUBCLASSES[kind])
+
+
+def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
+    """Return an array's memory and its order; copied only if it lies in neither order."""
+    if array.flags.c_contiguous:
+        order = "C"
+    elif array.flags.f_contiguous:
+        array, order = array.T, "F"
+    else:
+        array, order = np.ascontiguousarray(array), "C"
+    if not array.nbytes:
+        return memoryview(b""), order
+    return memoryview(array.reshape(-1).view(np.uint8)), order
+
+
+def from_bytes(
+    buffer: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], order: str
+) -> np.ndarray[Any, Any]:
+    """Return an array on top of *buffer*, after checking that it is of that very size."""
+    if dtype.hasobject or len(shape) > _MAX_DIMENSIONS or order not in ("C", "F"):
+        raise ValueError("not an array of plain data")
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError("not a shape")
+    if math.prod(shape) * dtype.itemsize != buffer.nbytes:
+        raise ValueError(f"{buffer.nbytes} bytes are no array of {shape} {dtype}")
+    if not buffer.nbytes:
+        return np.empty(shape, dtype, order)  # type: ignore[call-overload,no-any-return]
+    return np.ndarray(shape, dtype, buffer, order=order)  # type: ignore[arg-type]
+
+
+def write_dtype(dtype: np.dtype[Any]) -> Any:
+    """Return a dtype as JSON; raises NotData for one that would not come back the same."""
+    node = _dtype_node(dtype)
+    if not _same(read_dtype(node), dtype):
+        raise NotData(f"its dtype is {dtype!r:.100}")
+    return node
+
+
+def read_dtype(node: Any) -> np.dtype[Any]:
+    """Return the dtype that a node describes."""
+    if isinstance(node, str):
+        if node.lstrip("<>|=")[:1] not in _KINDS or "," in node:
+            raise ValueError("not a dtype of plain data")
+        return np.dtype(node)
+    if "base" in node:
+        shape = tuple(node["shape"])
+        if any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError("not a shape")
+        return np.dtype((read_dtype(node["base"]), shape))
+    fields: dict[str, Any] = {
+        "names": node["names"],
+        "formats": [read_dtype(f) for f in node["formats"]],
+        "offsets": node["offsets"],
+        "itemsize": node["itemsize"],
+    }
+    if "titles" in node:
+        fields["titles"] = node["titles"]
+    dtype = np.dtype(fields, align=bool(node["aligned"]))  # type: ignore[call-overload]
+    if node["record"]:
+        dtype = np.dtype((np.record, dtype))
+    return dtype  # type: ignore[no-any-return]
+
+
+def _dtype_node(dtype: np.dtype[Any]) -> Any:
+    if dtype.hasobject or dtype.kind not in _KINDS:
+        raise NotData(f"its dtype is {dtype!r:.100}")
+    if dtype.metadata:
+        raise NotData("its dtype has metadata")
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return {"base": _dtype_node(base), "shape": list(shape)}
+    if dtype.fields is None or dtype.names is None:
+        return dtype.str
+    fields = [dtype.fields[name] for name in dtype.names]
+    node = {
+        "names": list(dtype.names),
+        "formats": [_dtype_node(f[0]) for f in fields],
+        "offsets": [f[1] for f in fields],
+        "itemsize": dtype.itemsize,
+        "aligned": dtype.isalignedstruct,
+        "record": dtype.type is np.record,
+    }
+    titles = [f[2] if len(f) == 3 else None for f in fields]
+    if any(title is not None for title in titles):
+        if not all(title is None or type(title) is str for title in titles):
+            raise NotData("its dtype has titles that are not strings")
+        node["titles"] = titles
+    return node
+
+
+def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    return (
+        one == other
+        and one.type is other.type
+        and one.str == other.str
+        and one.itemsize == other.itemsize
+        and one.isalignedstruct == other.isalignedstruct
+        and one.fields == other.fields
+    )
+
+
+def _write_array(array: np.ndarray[Any, Any], writer: Writer) -> dict[str, Any]:
+    dtype = write_dtype(array.dtype)
+    view, order = flat_bytes(array)
+    shape = list(array.shape)
+    return {"dtype": dtype, "shape": shape, "order": order, "data": writer.buffer(view)}
+
+
+def _read_array(body: Any, reader: Reader) -> np.ndarray[Any, Any]:
+    dtype, shape = read_dtype(body["dtype"]), tuple(body["shape"])
+    return from_bytes(reader.buffer(body["data"]), dtype, shape, body["order"])
+
+
+def _write_masked(value: Any, writer: Writer) -> Any:
+    mask = value.mask
+    return {
+        "kind": "masked",
+        "array": _write_array(np.asarray(value.data), writer),
+        "mask": None if mask is np.ma.nomask else _write_array(mask, writer),
+        # Looked up where it is kept: asking for it would set the default.
+        "fill": None
+        if value._fill_value is None
+        else _write_array(np.asarray(value._fill_value), writer),
+        "hard": bool(value.hardmask),
+    }
+
+
+def _read_masked(body: Any, reader: Reader) -> Any:
+    mask, fill = body["mask"], body["fill"]
+    masked: Any = np.ma.MaskedArray(
+        _read_array(body["array"], reader),
+        mask=np.ma.nomask if mask is None else _read_array(mask, reader),
+        hard_mask=body["hard"],
+        copy=False,
+    )
+    if fill is not None:
+        masked.fill_value = _read_array(fill, reader)
+    return masked
