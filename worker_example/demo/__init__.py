@@ -1,0 +1,1 @@
+"""Run the example's jobs twice, by plain Celery and with offload, and compare."""

