@@ -1,0 +1,55 @@
+"""What every store checks of the arguments it is called with."""
+
+from __future__ import annotations
+
+import math
+import re
+
+__all__ = ("MAX_POINTER", "check_limit", "check_name", "check_owner", "check_ttl", "check_value")
+
+MAX_POINTER = 64 * 1024
+"""The greatest size of a pointer's value, in bytes."""
+
+_NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}", re.ASCII)
+_CENTURY = 100 * 366 * 86400.0  # seconds; more overflows some servers' clocks
+
+
+def check_name(name: str) -> str:
+    """Return *name* if a pointer or lease may be called so; raises ValueError."""
+    if not _NAME.fullmatch(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise ValueError(
+            f"not a name: {name[:250]!r}; names are 1 to 200 characters of A-Z a-z 0-9 . _ - /, "
+            "with no empty, '.' or '..' segment"
+        )
+    return name
+
+
+def check_value(value: bytes) -> bytes:
+    """Return a pointer's new *value*; raises ValueError if it is too large."""
+    if len(value) > MAX_POINTER:
+        raise ValueError(f"a pointer holds at most {MAX_POINTER} bytes, not {len(value)}")
+    return value
+
+
+def check_owner(owner: str) -> str:
+    """Return a lease's *owner*; raises ValueError if it is empty or over 200 characters."""
+    if not 0 < len(owner) <= 200:
+        raise ValueError(f"an owner is 1 to 200 characters, not {owner[:250]!r}")
+    return owner
+
+
+def check_ttl(ttl: float) -> float:
+    """Return *ttl* seconds, at least a millisecond; raises ValueError if not positive.
+
+    What is over a century is taken as a century.
+    """
+    if math.isnan(ttl) or ttl <= 0:
+        raise ValueError(f"a time to live is a positive number of seconds, not {ttl!r}")
+    return min(max(float(ttl), 0.001), _CENTURY)
+
+
+def check_limit(limit: int) -> int:
+    """Return *limit* bytes; raises ValueError if it is negative."""
+    if limit < 0:
+        raise ValueError(f"a limit is a number of bytes, not {limit!r}")
+    return limit

@@ -1,0 +1,19 @@
+-- Prolong a lease, or give it up.
+--
+-- KEYS[1]  the lease: a hash of owner, fence and until (milliseconds, server's clock)
+-- ARGV[1]  owner
+-- ARGV[2]  milliseconds from now to hold it; 0 gives it up
+-- ARGV[3]  milliseconds to remember the fencing number after that
+-- returns  1 if done, 0 if the owner does not have the lease (any more)
+--
+-- Why a script: the lease could pass to another owner between the look and the write.
+
+local time = redis.call('TIME')
+local now = math.floor((time[1] * 1000000 + time[2]) / 1000)
+local lease = redis.call('HMGET', KEYS[1], 'owner', 'until')
+if lease[1] ~= ARGV[1] or tonumber(lease[2]) <= now then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[2]))
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ARGV[2] + ARGV[3]))
+return 1

@@ -1,0 +1,219 @@
+"""A store in this process's memory: for tests, eager mode and one-process workers.
+
+Nothing in it outlives the process or is seen by another one; a forked child goes on with
+a copy of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from offload.digest import Buffer, Digest
+from offload.errors import BlobMissing, IntegrityError
+from offload.stores.base import BlobInfo, Parts
+from offload.stores.checks import check_limit, check_name, check_owner, check_ttl, check_value
+from offload.stores.processes import PerProcess
+from offload.stores.urls import StoreURL
+
+__all__ = ("MemoryStore", "open_memory")
+
+Clock = Callable[[], float]
+Locks = PerProcess[threading.Lock]
+
+
+class MemoryStore:
+    """See the module. *clock* returns seconds and is what times to live are counted by."""
+
+    def __init__(self, name: str = "", *, clock: Clock = time.monotonic) -> None:
+        self.url = f"memory://{name}"
+        locks: Locks = PerProcess(threading.Lock)
+        self.blobs = MemoryBlobs(self.url, clock, locks)
+        self.pointers = MemoryPointers(locks)
+        self.leases = MemoryLeases(clock, locks)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to give back, and the content stays."""
+
+
+_stores: dict[str, MemoryStore] = {}
+
+
+def open_memory(url: StoreURL) -> MemoryStore:
+    """Open ``memory://name``: the same store for the same name, in one process."""
+    name = ",".join(host for host, _ in url.hosts) + url.path
+    return _stores.setdefault(name, MemoryStore(name))
+
+
+@dataclass
+class _Blob:
+    content: bytes
+    until: float
+
+
+class MemoryBlobs:
+    """Blobs in a dict; expired ones are dropped whenever something is stored."""
+
+    def __init__(self, url: str, clock: Clock, locks: Locks) -> None:
+        self._url = url
+        self._clock = clock
+        self._locks = locks
+        self._blobs: dict[Digest, _Blob] = {}
+        self._ends: list[tuple[float, Digest]] = []  # a heap: when to look at a blob again
+
+    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
+        until = self._clock() + check_ttl(ttl)
+        with self._locks.get():
+            return {digest for digest in digests if not self._extend(digest, until)}
+
+    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+        ttl = check_ttl(ttl)
+        contents = {digest: b"".join(parts) for digest, parts in blobs.items()}
+        until = self._clock() + ttl
+        with self._locks.get():
+            for digest, content in contents.items():
+                if not self._extend(digest, until):
+                    self._blobs[digest] = _Blob(content, until)
+                    heapq.heappush(self._ends, (until, digest))
+            self._drop_expired()
+
+    def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
+        check_limit(limit)
+        return (self._get(digest, limit) for digest in digests)
+
+    def delete(self, digests: Iterable[Digest]) -> None:
+        with self._locks.get():
+            for digest in digests:
+                self._blobs.pop(digest, None)
+
+    def scan(self) -> Iterator[BlobInfo]:
+        now = self._clock()
+        with self._locks.get():
+            found = [
+                BlobInfo(digest, len(blob.content), blob.until - now)
+                for digest, blob in self._blobs.items()
+                if blob.until > now
+            ]
+        return iter(found)
+
+    def _get(self, digest: Digest, limit: int) -> Buffer:
+        with self._locks.get():
+            blob = self._live(digest)
+        if blob is None:
+            raise BlobMissing(
+                f"{self._url} has no {digest}: it expired, was deleted, or another process has it",
+                digest=digest,
+                store=self._url,
+            )
+        if len(blob.content) > limit:
+            raise IntegrityError(
+                f"{digest} in {self._url} has {len(blob.content)} bytes, over the limit of {limit}",
+                digest=digest,
+                store=self._url,
+            )
+        return blob.content
+
+    def _live(self, digest: Digest) -> _Blob | None:
+        blob = self._blobs.get(digest)
+        return blob if blob is not None and blob.until > self._clock() else None
+
+    def _extend(self, digest: Digest, until: float) -> bool:
+        blob = self._live(digest)
+        if blob is not None:
+            blob.until = max(blob.until, until)
+        return blob is not None
+
+    def _drop_expired(self) -> None:
+        now = self._clock()
+        while self._ends and self._ends[0][0] <= now:
+            _, digest = heapq.heappop(self._ends)
+            blob = self._blobs.get(digest)
+            if blob is None:
+                continue
+            if blob.until <= now:
+                del self._blobs[digest]
+            else:
+                heapq.heappush(self._ends, (blob.until, digest))
+
+
+class MemoryPointers:
+    def __init__(self, locks: Locks) -> None:
+        self._locks = locks
+        self._values: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes | None:
+        return self._values.get(check_name(name))
+
+    def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
+        check_name(name)
+        with self._locks.get():
+            if self._values.get(name) != expected:
+                return False
+            if value is None:
+                self._values.pop(name, None)
+            else:
+                self._values[name] = bytes(check_value(value))
+            return True
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        with self._locks.get():
+            found = [name for name in self._values if name.startswith(prefix)]
+        return iter(found)
+
+
+@dataclass
+class _Lease:
+    owner: str
+    fence: int
+    until: float = -math.inf
+
+
+class MemoryLeases:
+    """Leases in a dict; all names share one rising series of fencing numbers."""
+
+    def __init__(self, clock: Clock, locks: Locks) -> None:
+        self._clock = clock
+        self._locks = locks
+        self._leases: dict[str, _Lease] = {}
+        self._fences = itertools.count(1)
+
+    def acquire(self, name: str, owner: str, ttl: float) -> int | None:
+        ttl = check_ttl(ttl)
+        check_owner(owner)
+        with self._locks.get():
+            lease = self._live(check_name(name))
+            if lease is None:
+                lease = self._leases[name] = _Lease(owner, next(self._fences))
+            if lease.owner != owner:
+                return None
+            lease.until = self._clock() + ttl
+            return lease.fence
+
+    def renew(self, name: str, owner: str, ttl: float) -> bool:
+        ttl = check_ttl(ttl)
+        with self._locks.get():
+            lease = self._live(check_name(name))
+            if lease is None or lease.owner != owner:
+                return False
+            lease.until = self._clock() + ttl
+            return True
+
+    def release(self, name: str, owner: str) -> bool:
+        with self._locks.get():
+            lease = self._live(check_name(name))
+            if lease is None or lease.owner != owner:
+                return False
+            del self._leases[name]
+            return True
+
+    def _live(self, name: str) -> _Lease | None:
+        lease = self._leases.get(name)
+        if lease is not None and lease.until <= self._clock():
+            del self._leases[name]
+            return None
+        return lease

@@ -1,0 +1,79 @@
+"""`open_store`: from a URL to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from offload.errors import ConfigurationError
+from offload.stores.base import Store
+from offload.stores.urls import StoreURL
+
+__all__ = ("open_store", "register_scheme")
+
+Factory = Callable[[StoreURL], Store]
+
+_REDIS = "offload.stores.redis.connect:open_redis"
+
+# Where each scheme's factory is: imported when it is first asked for, so that a store
+# whose packages are not installed costs nothing.
+_FACTORIES: dict[str, str | Factory] = {
+    "memory": "offload.stores.memory:open_memory",
+    "file": "offload.stores.file:open_file",
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "redis+socket": _REDIS,
+    "redis+sentinel": _REDIS,
+    "rediss+sentinel": _REDIS,
+    "redis+cluster": _REDIS,
+    "rediss+cluster": _REDIS,
+    "valkey": _REDIS,
+    "valkeys": _REDIS,
+    "valkey+sentinel": _REDIS,
+    "valkeys+sentinel": _REDIS,
+    "valkey+cluster": _REDIS,
+    "valkeys+cluster": _REDIS,
+}
+
+
+def open_store(url: str | Sequence[str], **options: Any) -> Store:
+    """Return the store at *url*.
+
+    Nothing is connected to until the store is first used, so a server may be down now.
+    Options may stand in the URL's query or be given by keyword:
+
+    - every Redis form: ``prefix`` of all keys (default ``offload``), ``socket_timeout``
+      and ``socket_connect_timeout`` in seconds, ``max_connections``, ``ssl_ca_certs`` and
+      others; see `offload.stores.redis.connect.open_redis`.
+    - ``file``: ``skew`` and ``lock_timeout`` in seconds; see `offload.stores.file.FileStore`.
+
+    Raises:
+        ConfigurationError: the scheme or an option is unknown or wrong; the message lists
+            what exists.
+    """
+    if not isinstance(url, str):
+        urls = list(url)
+        if len(urls) != 1:
+            raise ConfigurationError(f"a store is one URL, not {len(urls)} of them")
+        url = urls[0]
+    location = StoreURL(url, options)
+    factory = _FACTORIES.get(location.scheme)
+    if factory is None:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
+        what = f"{location.scheme}://" if location.scheme else "no scheme"
+        raise ConfigurationError(f"no store is known for a URL with {what}; there are: {known}")
+    if isinstance(factory, str):
+        module, _, name = factory.partition(":")
+        factory = getattr(import_module(module), name)
+    store = factory(location)
+    location.finish()
+    return store
+
+
+def register_scheme(scheme: str, factory: Factory) -> None:
+    """Let `open_store` open URLs that begin with ``scheme://`` by *factory*.
+
+    *factory* takes its options out of the `StoreURL` it is given.
+    """
+    _FACTORIES[scheme] = factory

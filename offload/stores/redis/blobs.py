@@ -1,0 +1,137 @@
+"""Blobs in Redis: one string each, under its own expiry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+
+from offload.digest import Buffer, Digest, parse_digest
+from offload.errors import BlobMissing, IntegrityError, StoreError
+from offload.stores.base import BlobInfo, Parts
+from offload.stores.checks import check_limit, check_ttl
+from offload.stores.redis.link import Link, script
+from offload.stores.redis.packer import Bulk
+
+__all__ = ("RedisBlobs",)
+
+WINDOW = 16 << 20
+"""Bytes under way in one round trip, up or down (or one blob, if that is more)."""
+MANY = 256
+"""Blobs under way in one round trip."""
+KEYS = 1000
+"""Blobs that one run of a script looks at: about a millisecond of the server's time."""
+LARGEST = 512 << 20
+"""Bytes that a Redis string can hold."""
+
+
+class RedisBlobs:
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        # In a Cluster the part in braces chooses the slot: what a later key says about
+        # this blob can stand beside it.
+        self._begin = f"{link.prefix}:blob:{{"
+
+    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
+        life = _milliseconds(ttl)
+        groups = _batches(list(dict.fromkeys(digests)), KEYS if self._link.many_keys else 1)
+        calls = [(list(map(self._key, group)), (life,)) for group in groups]
+        answers = self._link.run_script(script("touch"), calls)
+        there = chain.from_iterable(answers)
+        return {
+            digest
+            for digest, is_there in zip(chain.from_iterable(groups), there, strict=True)
+            if not is_there
+        }
+
+    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+        life = _milliseconds(ttl)
+        batch: dict[Digest, Bulk] = {}
+        size = 0
+        for digest, parts in blobs.items():
+            bulk = Bulk(parts)
+            if bulk.size > LARGEST:
+                raise StoreError(
+                    f"{digest} has {bulk.size} bytes; {self._link.url} holds up to {LARGEST}",
+                    digest=digest,
+                    store=self._link.url,
+                )
+            if batch and (size + bulk.size > WINDOW or len(batch) == MANY):
+                self._put(batch, life)
+                batch, size = {}, 0
+            batch[digest] = bulk
+            size += bulk.size
+        self._put(batch, life)
+
+    def _put(self, batch: dict[Digest, Bulk], life: int) -> None:
+        while batch:
+            answers = self._link.run(
+                [
+                    ("SET", self._key(digest), bulk, "NX", "PX", life)
+                    for digest, bulk in batch.items()
+                ]
+            )
+            # What was there already is made to live on; it may have expired just before.
+            old = [digest for digest, stored in zip(batch, answers, strict=True) if not stored]
+            again = self.missing(old, life / 1000) if old else set()
+            batch = {digest: bulk for digest, bulk in batch.items() if digest in again}
+
+    def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
+        check_limit(limit)
+        at_once = min(max(WINDOW // max(limit, 1), 1), MANY)
+        for batch in _batches(digests, at_once):
+            # One byte over the limit is enough to know.
+            contents: list[Buffer] = self._link.run(
+                [("GETRANGE", self._key(digest), 0, limit) for digest in batch]
+            )
+            self._check(batch, contents, limit)
+            contents.reverse()
+            while contents:
+                yield contents.pop()  # nothing here keeps what the caller has finished with
+
+    def _check(self, batch: Sequence[Digest], contents: Sequence[Buffer], limit: int) -> None:
+        """Raise the error of the first blob that is too large or not there.
+
+        GETRANGE says the same of an empty blob as of none.
+        """
+        empty = [digest for digest, content in zip(batch, contents, strict=True) if not content]
+        there = self._link.run([("EXISTS", self._key(digest)) for digest in empty])
+        gone = {digest for digest, is_there in zip(empty, there, strict=True) if not is_there}
+        url = self._link.url
+        for digest, content in zip(batch, contents, strict=True):
+            if digest in gone:
+                raise BlobMissing(
+                    f"{url} has no {digest}: it expired, or was deleted or evicted",
+                    digest=digest,
+                    store=url,
+                )
+            if len(content) > limit:
+                raise IntegrityError(
+                    f"{digest} in {url} is larger than the limit of {limit} bytes",
+                    digest=digest,
+                    store=url,
+                )
+
+    def delete(self, digests: Iterable[Digest]) -> None:
+        for batch in _batches(list(digests), KEYS):
+            self._link.run([("UNLINK", self._key(digest)) for digest in batch])
+
+    def scan(self) -> Iterator[BlobInfo]:
+        for keys in self._link.keys(self._begin):
+            commands = [(name, key) for key in keys for name in ("STRLEN", "PTTL")]
+            answers = iter(self._link.run(commands))
+            for key, size, left in zip(keys, answers, answers, strict=False):
+                if left != -2:
+                    digest = parse_digest(key[len(self._begin) : -1])
+                    yield BlobInfo(digest, size, math.inf if left < 0 else left / 1000)
+
+    def _key(self, digest: Digest) -> str:
+        return f"{self._begin}{digest}}}"
+
+
+def _milliseconds(ttl: float) -> int:
+    return math.ceil(check_ttl(ttl) * 1000)
+
+
+def _batches(items: Sequence[Digest], size: int) -> list[Sequence[Digest]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]

@@ -1,0 +1,188 @@
+"""From a URL to redis-py's clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.connection import ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from offload.stores.redis.link import Client
+from offload.stores.redis.packer import PACKER
+from offload.stores.redis.store import RedisStore
+from offload.stores.urls import StoreURL, boolean, count, key_prefix, seconds, text
+
+__all__ = ("open_redis",)
+
+PORT = 6379
+SENTINEL_PORT = 26379
+READ_SIZE = 1 << 16  # bytes read from a socket at once; larger and smaller were slower
+
+
+def open_redis(url: StoreURL) -> RedisStore:
+    """Open Redis or Valkey.
+
+    ========================================================  ===========================
+    ``redis://user:password@host:port/db``                    one server
+    ``redis+socket:///path/to/socket?db=0``                   one server, by a Unix socket
+    ``redis+sentinel://host:port,host:port/db?master=name``   the primary that Sentinels name
+    ``redis+cluster://host:port,host:port``                   a Cluster, found from any node
+    ========================================================  ===========================
+
+    ``rediss`` in place of ``redis`` is TLS; ``valkey`` and ``valkeys`` are the same.
+
+    Options: ``prefix`` of all keys (``offload``); ``socket_timeout`` (10) and
+    ``socket_connect_timeout`` (5) in seconds; ``health_check_interval`` in seconds (0: never);
+    ``max_connections`` in each process (no limit); ``client_name``; ``username``,
+    ``password``, ``db``. With TLS: ``ssl_ca_certs``, ``ssl_ca_path``, ``ssl_certfile``,
+    ``ssl_keyfile``, ``ssl_password``, ``ssl_cert_reqs`` (``required``, ``optional``,
+    ``none``), ``ssl_check_hostname``. With Sentinel: ``master`` (``mymaster``),
+    ``sentinel_username``, ``sentinel_password``.
+    """
+    base, _, form = url.scheme.partition("+")
+    tls = base in ("rediss", "valkeys")
+    prefix = url.take("prefix", key_prefix, "offload")
+    options = _connection_options(url)
+    if tls:
+        options |= _tls_options(url)
+    if form == "sentinel":
+        connect = _sentinel(url, options, tls=tls)
+    elif form == "cluster":
+        connect = _cluster(url, options, tls=tls)
+    elif form == "socket":
+        options["db"] = url.take("db", count, 0)
+        kind = {"connection_class": UnixDomainSocketConnection, "path": url.path}
+        connect = _pooled({**options, **kind})
+    else:
+        connect = _single(url, options, tls=tls)
+    if prefix != "offload":
+        url.public += ("&" if "?" in url.public else "?") + f"prefix={prefix}"
+    return RedisStore(connect, url=url.public, prefix=prefix)
+
+
+def _connection_options(url: StoreURL) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "socket_timeout": url.take("socket_timeout", seconds, 10.0),
+        "socket_connect_timeout": url.take("socket_connect_timeout", seconds, 5.0),
+        "health_check_interval": url.take("health_check_interval", count, 0),
+        "client_name": url.take("client_name", text, None),
+        "username": url.take("username", text, url.username),
+        "password": url.take("password", text, url.password),
+        "max_connections": url.take("max_connections", count, None),
+        "socket_read_size": READ_SIZE,
+        "protocol": 2,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _tls_options(url: StoreURL) -> dict[str, Any]:
+    requirement = url.take("ssl_cert_reqs", _cert_reqs, "required")
+    options: dict[str, Any] = {
+        "ssl_cert_reqs": requirement,
+        "ssl_check_hostname": url.take("ssl_check_hostname", boolean, requirement == "required"),
+    }
+    for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password"):
+        value = url.take(name, text, None)
+        if value is not None:
+            options[name] = value
+    return options
+
+
+def _cert_reqs(value: Any) -> str:
+    """``required`` as redis-py writes it, or ``CERT_REQUIRED`` as Celery's URLs do."""
+    word = str(value).lower().removeprefix("cert_")
+    if word not in ("required", "optional", "none"):
+        raise ValueError("one of required, optional, none")
+    return word
+
+
+def _pooled(options: dict[str, Any]) -> Callable[[], Client]:
+    return lambda: redis.Redis(connection_pool=_Pool(**options, retry=_no_retry()))
+
+
+def _single(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
+    if len(url.hosts) > 1:
+        url.refuse("several hosts are for redis+sentinel:// and redis+cluster://")
+    host, port = (url.hosts or [("localhost", None)])[0]
+    where = {"host": host or "localhost", "port": port or PORT, "db": _database(url)}
+    kind = {"connection_class": SSLConnection} if tls else {}
+    return _pooled({**options, **where, **kind})
+
+
+def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
+    master = url.take("master", text, "mymaster")
+    url.public += f"?master={master}"
+    hosts = _hosts(url, SENTINEL_PORT)
+    options["db"] = _database(url)
+    # The Sentinels have their own users; TLS and timeouts are the same.
+    own = {key: value for key, value in options.items() if key.startswith(("ssl_", "socket_"))}
+    own["username"] = url.take("sentinel_username", text, None)
+    own["password"] = url.take("sentinel_password", text, None)
+    for each in (options, own):
+        each["ssl"] = tls
+
+    def connect() -> Client:
+        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+            hosts, sentinel_kwargs={**own, "retry": _no_retry()}
+        )
+        client: redis.Redis = sentinel.master_for(
+            master, **options, command_packer=PACKER, retry=_no_retry()
+        )
+        return client
+
+    return connect
+
+
+def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
+    if url.path.strip("/") not in ("", "0"):
+        url.refuse("a Cluster has only database 0")
+    hosts = _hosts(url, PORT)
+    if tls:
+        options["connection_class"] = SSLConnection
+    retries: dict[str, Any] = {"retry": _no_retry()}
+    if int(redis.__version__.partition(".")[0]) < 6:  # it has two counts
+        retries["cluster_error_retry_attempts"] = 0
+
+    def connect() -> Client:
+        # Given by `url`, a node's pool is made by the class named here.
+        (host, port), *others = hosts
+        where = f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"
+        return redis.RedisCluster(
+            url=where,
+            startup_nodes=[ClusterNode(*other) for other in others],  # type: ignore[no-untyped-call]
+            connection_pool_class=_Pool,
+            **options,
+            **retries,
+        )
+
+    return connect
+
+
+class _Pool(ConnectionPool):
+    """redis-py's pool, its connections packing blobs our way."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(command_packer=PACKER, **options)
+
+
+def _no_retry() -> Retry:
+    """Trying again is for the caller, who knows how often."""
+    return Retry(NoBackoff(), 0)
+
+
+def _hosts(url: StoreURL, port: int) -> list[tuple[str, int]]:
+    if not url.hosts:
+        url.refuse("it names no host")
+    return [(host, given or port) for host, given in url.hosts]
+
+
+def _database(url: StoreURL) -> int:
+    path = url.path.strip("/")
+    if path and not path.isdigit():
+        url.refuse(f"{path!r} is not the number of a database")
+    return url.take("db", count, int(path or 0))

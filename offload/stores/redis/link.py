@@ -1,0 +1,122 @@
+"""What blobs, pointers and leases in Redis share: clients, round trips, scripts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from redis import Redis, RedisCluster
+from redis.exceptions import NoScriptError, RedisError
+
+from offload.stores.processes import PerProcess
+from offload.stores.redis.failures import driver_errors, translate
+
+__all__ = ("Client", "Link", "Script", "script")
+
+Client = Redis | RedisCluster
+Command = Sequence[Any]
+_SCAN = 1000  # keys looked at by one SCAN
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script: its text, and the name that the server knows it by once it was run."""
+
+    text: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """Return the script ``offload/stores/lua/<name>.lua``."""
+    text = (resources.files("offload.stores") / "lua" / f"{name}.lua").read_text("utf-8")
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class Link:
+    """The way to one Redis: a client in each process, made when it is first needed.
+
+    Args:
+        connect: makes a client. It is redis-py's business to be safe among threads; that
+            nothing crosses a fork is ours.
+        url: what errors show.
+        prefix: what all keys begin with.
+    """
+
+    def __init__(self, connect: Callable[[], Client], url: str, prefix: str) -> None:
+        self.url = url
+        self.prefix = prefix
+        self._clients = PerProcess(connect)
+
+    @property
+    def many_keys(self) -> bool:
+        """Whether one command may take keys of any slots: not in a Cluster."""
+        return not isinstance(self._client(), RedisCluster)
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Send *commands* in one round trip and return their answers in order.
+
+        They are not a transaction. The first error is raised after all have been answered.
+        """
+        return [self._checked(answer) for answer in self._run(commands)]
+
+    def run_script(
+        self, script: Script, calls: Sequence[tuple[Sequence[str], Command]]
+    ) -> list[Any]:
+        """Run a script for each pair of keys and arguments, in one round trip.
+
+        A server that does not know the script (new, flushed, another after a failover)
+        costs one round trip more, and knows it afterwards.
+        """
+        answers = self._run([("EVALSHA", script.sha, len(k), *k, *args) for k, args in calls])
+        unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            again = [(keys, args) for keys, args in map(calls.__getitem__, unknown)]
+            texts = self._run([("EVAL", script.text, len(k), *k, *args) for k, args in again])
+            for at, answer in zip(unknown, texts, strict=True):
+                answers[at] = answer
+        return [self._checked(answer) for answer in answers]
+
+    def keys(self, begin: str) -> Iterator[list[str]]:
+        """Yield the string keys that begin so, each once, in lists of up to a few thousand."""
+        seen: set[bytes] = set()
+        found: list[str] = []
+        with driver_errors(self.url):
+            for key in self._client().scan_iter(match=f"{begin}*", count=_SCAN, _type="string"):
+                if key not in seen:
+                    seen.add(key)
+                    found.append(key.decode())
+                if len(found) >= _SCAN:
+                    yield found
+                    found = []
+        yield found
+
+    def close(self) -> None:
+        """Close this process's connections; the next call makes new ones."""
+        client = self._clients.take()
+        if client is not None:
+            with suppress(RedisError, OSError):
+                client.close()
+
+    def _client(self) -> Client:
+        with driver_errors(self.url):  # a Cluster's client asks for the slots at once
+            return self._clients.get()
+
+    def _run(self, commands: Sequence[Command]) -> list[Any]:
+        if not commands:
+            return []
+        client = self._client()
+        with driver_errors(self.url), client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return list(pipeline.execute(raise_on_error=False))
+
+    def _checked(self, answer: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise translate(answer, self.url) from answer
+        return answer

@@ -1,0 +1,35 @@
+"""Pointers in Redis: one string each, without an expiry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from offload.stores.checks import check_name, check_value
+from offload.stores.redis.link import Link, script
+
+__all__ = ("RedisPointers",)
+
+
+class RedisPointers:
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._begin = f"{link.prefix}:pointer:"
+
+    def read(self, name: str) -> bytes | None:
+        value: bytes | None = self._link.run([("GET", self._begin + check_name(name))])[0]
+        return value
+
+    def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
+        key = self._begin + check_name(name)
+        args = (
+            *(("0", b"") if expected is None else ("1", expected)),
+            *(("0", b"") if value is None else ("1", check_value(value))),
+        )
+        return bool(self._link.run_script(script("swap"), [((key,), args)])[0])
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        # The prefix is compared here, as SCAN would read a pattern into it.
+        for keys in self._link.keys(self._begin):
+            for name in (key[len(self._begin) :] for key in keys):
+                if name.startswith(prefix):
+                    yield name

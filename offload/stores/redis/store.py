@@ -1,0 +1,36 @@
+"""`RedisStore`: the three parts over one link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from offload.stores.redis.blobs import RedisBlobs
+from offload.stores.redis.leases import RedisLeases
+from offload.stores.redis.link import Client, Link
+from offload.stores.redis.pointers import RedisPointers
+
+__all__ = ("RedisStore",)
+
+
+class RedisStore:
+    """A store over the redis-py clients that *connect* makes, one for each process.
+
+    Their connections must use `offload.stores.redis.packer.PACKER` and answer in bytes.
+    See `offload.stores.redis.connect.open_redis` for the usual way.
+
+    Args:
+        url: what errors and operators are shown; no credentials.
+        prefix: what all keys begin with: ``<prefix>:blob:{<digest>}``,
+            ``<prefix>:pointer:<name>``, ``<prefix>:lease:<name>``.
+    """
+
+    def __init__(self, connect: Callable[[], Client], *, url: str, prefix: str = "offload") -> None:
+        self._link = Link(connect, url, prefix)
+        self.url = url
+        self.blobs = RedisBlobs(self._link)
+        self.pointers = RedisPointers(self._link)
+        self.leases = RedisLeases(self._link)
+
+    def close(self) -> None:
+        """Close this process's connections; the next call makes new ones."""
+        self._link.close()

@@ -1,0 +1,130 @@
+"""A store's URL, taken apart and checked.
+
+::
+
+    scheme://user:password@host:port,host:port/path?option=value
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar, Union
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from offload.errors import ConfigurationError
+
+__all__ = ("StoreURL", "boolean", "count", "key_prefix", "seconds", "text")
+
+T = TypeVar("T")
+Host = tuple[str, Union[int, None]]
+
+_SECRET = ("password", "token", "secret", "key")
+
+
+class StoreURL:
+    """The parts of a URL. Options are taken one by one; `finish` refuses what is left.
+
+    Attributes:
+        hosts: pairs of host and port (None where none is given).
+        username, password: as in the URL, percent-decoded; None where not given.
+        path: percent-decoded, with its leading slash.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        parts = urlsplit(url)
+        self.scheme = parts.scheme.lower()
+        login, _, hosts = parts.netloc.rpartition("@")
+        username, _, password = login.partition(":")
+        self.username = unquote(username) or None
+        self.password = unquote(password) or None
+        self.path = unquote(parts.path)
+        self.public = f"{self.scheme}://{hosts}{parts.path}"
+        self.hosts = [self._host(host) for host in hosts.split(",") if host]
+        self._options: dict[str, Any] = {}
+        self._known: list[str] = []
+        for name, value in [
+            *parse_qsl(parts.query, keep_blank_values=True),
+            *(options or {}).items(),
+        ]:
+            if name in self._options:
+                self.refuse(f"the option {name!r} is given twice")
+            self._options[name] = value
+        if parts.fragment:
+            self.refuse("what stands after '#' is not used; write '#' in a password as %23")
+
+    def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
+        """Return the option *name* as *convert* makes it, or *default* if it is not given.
+
+        *convert* raises ValueError saying what it expects.
+        """
+        self._known.append(name)
+        if name not in self._options:
+            return default
+        value = self._options.pop(name)
+        try:
+            return convert(value)
+        except (TypeError, ValueError) as exc:
+            shown = "…" if any(word in name for word in _SECRET) else repr(value)
+            self.refuse(f"the option {name}={shown} is not {exc}")
+
+    def finish(self) -> None:
+        """Refuse options that nobody has taken."""
+        if self._options:
+            unknown = ", ".join(repr(name) for name in sorted(self._options))
+            known = ", ".join(sorted(self._known)) or "none"
+            self.refuse(f"unknown option {unknown}; there are: {known}")
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise ConfigurationError for this URL, shown without credentials."""
+        raise ConfigurationError(f"store {self.public}: {reason}", store=self.public)
+
+    def _host(self, text: str) -> Host:
+        name, colon, port = text.rpartition(":")
+        if not colon or "]" in port:
+            return text.strip("[]"), None
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            self.refuse(f"{port!r} is not a port number")
+        return name.strip("[]"), int(port)
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text")
+    return value
+
+
+def count(value: Any) -> int:
+    """A whole number from 0."""
+    if isinstance(value, bool) or not str(value).isascii() or not str(value).isdigit():
+        raise ValueError("a whole number")
+    return int(value)
+
+
+def seconds(value: Any) -> float:
+    """A number of seconds above 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise ValueError("a positive number of seconds")
+    return number
+
+
+def boolean(value: Any) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    try:
+        return known[str(value).lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+def key_prefix(value: Any) -> str:
+    """A prefix for keys: it must not contain what keys, patterns and hash tags are made of."""
+    word = str(value)
+    if not (
+        word.isascii()
+        and word.replace("_", "").replace("-", "").replace(".", "").replace(":", "").isalnum()
+    ):
+        raise ValueError("a prefix of A-Z a-z 0-9 . _ - :")
+    return word
