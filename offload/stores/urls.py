@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from offload.errors import ConfigurationError
 
-__all__ = ("StoreURL", "boolean", "count", "key_prefix", "seconds", "text")
+__all__ = ("StoreURL", "boolean", "count", "duration", "key_prefix", "seconds", "text")
 
 T = TypeVar("T")
 Host = tuple[str, Union[int, None]]
@@ -108,6 +108,17 @@ def seconds(value: Any) -> float:
         number = -1.0
     if not 0 < number < float("inf"):
         raise ValueError("a positive number of seconds")
+    return number
+
+
+def duration(value: Any) -> float:
+    """A number of seconds from 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError("a number of seconds")
     return number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,10 +85,11 @@ class Link:
 
     def keys(self, begin: str) -> Iterator[list[str]]:
         """Yield the string keys that begin so, each once, in lists of up to a few thousand."""
+        pattern = re.sub(r"[*?\[\]\\]", r"\\\g<0>", begin) + "*"
         seen: set[bytes] = set()
         found: list[str] = []
         with driver_errors(self.url):
-            for key in self._client().scan_iter(match=f"{begin}*", count=_SCAN, _type="string"):
+            for key in self._client().scan_iter(match=pattern, count=_SCAN, _type="string"):
                 if key not in seen:
                     seen.add(key)
                     found.append(key.decode())

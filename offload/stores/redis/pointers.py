@@ -28,8 +28,6 @@ class RedisPointers:
         return bool(self._link.run_script(script("swap"), [((key,), args)])[0])
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        # The prefix is compared here, as SCAN would read a pattern into it.
-        for keys in self._link.keys(self._begin):
-            for name in (key[len(self._begin) :] for key in keys):
-                if name.startswith(prefix):
-                    yield name
+        for keys in self._link.keys(self._begin + prefix):
+            for key in keys:
+                yield key[len(self._begin) :]

@@ -1,0 +1,175 @@
+"""Blobs as files that are written once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from offload.digest import Buffer, Digest, parse_digest
+from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
+from offload.stores.base import BlobInfo, Parts
+from offload.stores.checks import check_limit, check_ttl
+from offload.stores.file.disk import Disk
+
+__all__ = ("FileBlobs",)
+
+_STRIPES = [f"{number:02x}" for number in range(256)]
+_NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
+
+
+class FileBlobs:
+    """Blobs in 256 folders. A blob's mtime is the moment at which it expires.
+
+    Expired blobs are removed bit by bit as others are stored (one folder of the 256 a
+    second at most), or all at once by `sweep`.
+    """
+
+    def __init__(self, disk: Disk, skew: float) -> None:
+        self._disk = disk
+        self._skew = skew
+        self._turn = itertools.cycle(_STRIPES)
+        for _ in range(random.randrange(256)):  # noqa: S311 (processes begin at different ones)
+            next(self._turn)
+        self._next_turn = 0.0
+
+    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
+        until = self._until(ttl)
+        with self._disk.errors():
+            return {digest for digest in digests if not self._extend(digest, until)}
+
+    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+        check_ttl(ttl)
+        with self._disk.errors():
+            changed = [self._put(digest, parts, ttl) for digest, parts in blobs.items()]
+            self._disk.flush(folder for folders in changed for folder in folders)
+            with suppress(OSError, StoreUnavailable):
+                self._sweep_some()
+
+    def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
+        check_limit(limit)
+        return (self._get(digest, limit) for digest in digests)
+
+    def delete(self, digests: Iterable[Digest]) -> None:
+        with self._disk.errors():
+            for digest in digests:
+                with self._disk.lock(_stripe(digest)), suppress(FileNotFoundError):
+                    self._path(digest).unlink()
+
+    def scan(self) -> Iterator[BlobInfo]:
+        for stripe in _STRIPES:
+            with self._disk.errors():
+                now = self._disk.clock()
+                found = list(self._stats(stripe))
+            for digest, stat in found:
+                if stat.st_mtime > now:
+                    yield BlobInfo(digest, stat.st_size, stat.st_mtime - now)
+
+    def sweep(self) -> int:
+        """Remove all expired blobs and return how many there were."""
+        with self._disk.errors():
+            return sum(map(self._sweep, _STRIPES))
+
+    def _put(self, digest: Digest, parts: Parts, ttl: float) -> list[Path]:
+        if self._extend(digest, self._until(ttl)):
+            return []
+        aside = self._disk.write_aside(parts)
+        path = self._path(digest)
+        with self._disk.lock(_stripe(digest)):
+            # Others may have stored it meanwhile; whose file stays does not matter, but
+            # the longer life does.
+            until = max(self._until(ttl), self._expiry(path))
+            _live_until(aside, until)
+            self._disk.move(aside, path)
+        return [path.parent, path.parent.parent]
+
+    def _get(self, digest: Digest, limit: int) -> Buffer:
+        url = self._disk.url
+        with self._disk.errors():
+            try:
+                with self._path(digest).open("rb") as file:
+                    stat = os.fstat(file.fileno())
+                    if stat.st_mtime > self._disk.clock():
+                        if stat.st_size > limit:
+                            raise IntegrityError(
+                                f"{digest} in {url} has {stat.st_size} bytes, "
+                                f"over the limit of {limit}",
+                                digest=digest,
+                                store=url,
+                            )
+                        return file.read(stat.st_size)
+            except FileNotFoundError:
+                pass
+        raise BlobMissing(
+            f"{url} has no {digest}: it expired or was deleted", digest=digest, store=url
+        )
+
+    def _extend(self, digest: Digest, until: float) -> bool:
+        """Whether the blob is there; if so it lives until then at least."""
+        path = self._path(digest)
+        expiry = self._expiry(path)
+        if expiry >= until:
+            return True  # only expired blobs are removed behind our back
+        if expiry <= self._disk.clock():
+            return False
+        with self._disk.lock(_stripe(digest)):
+            expiry = self._expiry(path)
+            if expiry <= self._disk.clock():
+                return False
+            _live_until(path, max(expiry, until))
+            return True
+
+    def _expiry(self, path: Path) -> float:
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _until(self, ttl: float) -> float:
+        return self._disk.clock() + check_ttl(ttl) + self._skew
+
+    def _path(self, digest: Digest) -> Path:
+        name = digest.replace(":", "-")
+        if not _NAME.fullmatch(name):
+            raise StoreError(f"not a content digest: {digest[:100]!r}", store=self._disk.url)
+        return self._disk.root / "blobs" / _stripe(digest) / name
+
+    def _stats(self, stripe: str) -> Iterator[tuple[Digest, os.stat_result]]:
+        for entry in self._disk.entries(self._disk.root / "blobs" / stripe):
+            if _NAME.fullmatch(entry.name):
+                with suppress(FileNotFoundError):
+                    yield parse_digest(entry.name.replace("-", ":")), entry.stat()
+
+    def _sweep(self, stripe: str) -> int:
+        now = self._disk.clock()
+        expired = [digest for digest, stat in self._stats(stripe) if stat.st_mtime <= now]
+        if not expired:
+            return 0
+        with self._disk.lock(stripe):
+            for digest in expired:
+                path = self._path(digest)
+                if self._expiry(path) <= now:  # nobody has stored it again since
+                    path.unlink(missing_ok=True)
+        return len(expired)
+
+    def _sweep_some(self) -> None:
+        now = self._disk.clock()
+        if now >= self._next_turn:
+            self._next_turn = now + 1.0
+            stripe = next(self._turn)
+            self._sweep(stripe)
+            if stripe == _STRIPES[0]:
+                self._disk.sweep()
+
+
+def _stripe(digest: Digest) -> str:
+    return digest[3:5]
+
+
+def _live_until(path: Path, until: float) -> None:
+    nanoseconds = int(until * 1e9)
+    os.utime(path, ns=(nanoseconds, nanoseconds))

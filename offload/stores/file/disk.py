@@ -1,0 +1,174 @@
+"""What the parts of a file store share: its folders, writing, locking, errors."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from offload.digest import Buffer
+from offload.errors import StoreError, StoreUnavailable
+
+__all__ = ("Disk",)
+
+Clock = Callable[[], float]
+
+_ABANDONED = 86400.0  # seconds after which a file in tmp/ has no writer any more
+_PASSING = {
+    errno.ENOSPC: "its disk is full: make room, or lower offload_retention",
+    errno.EDQUOT: "its quota is used up: make room, or lower offload_retention",
+    errno.EMFILE: "this process has too many open files (ulimit -n)",
+    errno.ENFILE: "this machine has too many open files",
+    errno.EIO: "its disk fails to read or write",
+    errno.ESTALE: "the file server has changed below it",
+    errno.ETIMEDOUT: "the file server does not answer",
+    errno.ENOLCK: "the file server gives no lock now",
+    errno.EBUSY: "it is busy",
+    errno.EAGAIN: "it is busy",
+}
+
+
+class Disk:
+    """One folder and how its files change.
+
+    Args:
+        root: the folder; made (for its owner alone) when something is first written.
+        clock: returns seconds since the epoch.
+        lock_timeout: seconds to wait for another process's change of the same file.
+        fsync: whether what is written must outlive a power failure.
+    """
+
+    def __init__(
+        self, root: Path, url: str, *, clock: Clock, lock_timeout: float, fsync: bool
+    ) -> None:
+        self.root = root
+        self.url = url
+        self.clock = clock
+        self._lock_timeout = lock_timeout
+        self._fsync = fsync
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise the operating system's errors in this block as ours."""
+        try:
+            yield
+        except OSError as exc:
+            said = f"{exc.strerror or exc}: {exc.filename}" if exc.filename else str(exc)
+            meaning = _PASSING.get(exc.errno or 0)
+            if meaning:
+                raise StoreUnavailable(f"{self.url}: {meaning} ({said})", store=self.url) from exc
+            raise StoreError(
+                f"{self.url} cannot be used ({said}): check the path, its owner and rights",
+                store=self.url,
+            ) from exc
+
+    def write_aside(self, parts: Iterable[Buffer]) -> Path:
+        """Write a new file in ``tmp/``, flushed to disk; nothing stays if that fails."""
+        path = self.root / "tmp" / f"{os.getpid()}-{uuid4().hex}"
+        self._make(path.parent)
+        try:
+            with open(path, "xb", opener=_private) as file:
+                file.writelines(parts)
+                file.flush()
+                if self._fsync:
+                    os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
+
+    def move(self, aside: Path, path: Path) -> None:
+        """Give a file of `write_aside` its name, in place of any that has it."""
+        self._make(path.parent)
+        try:
+            aside.replace(path)
+        except FileNotFoundError:
+            # NFS: the answer to a rename that was done got lost, and it was done again.
+            if not path.exists():
+                raise
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+    def flush(self, folders: Iterable[Path]) -> None:
+        """Make names that were given or taken in these folders outlive a power failure."""
+        for folder in set(folders) if self._fsync else ():
+            with suppress(FileNotFoundError):
+                number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(number)
+                finally:
+                    os.close(number)
+
+    @contextmanager
+    def lock(self, stripe: str) -> Iterator[None]:
+        """Hold the lock of all files in the folders called *stripe*.
+
+        Raises StoreUnavailable if others hold it for longer than the timeout. The lock
+        belongs to this block (also among threads, and not to a child forked meanwhile).
+        """
+        path = self.root / "locks" / stripe
+        self._make(path.parent)
+        deadline = time.monotonic() + self._lock_timeout
+        while True:
+            number = _private(path, os.O_RDWR | os.O_CREAT)
+            try:
+                if self._take(number, path):
+                    try:
+                        yield
+                    finally:
+                        # Explicitly: a child forked meanwhile has the file open as well.
+                        fcntl.flock(number, fcntl.LOCK_UN)
+                    return
+            finally:
+                os.close(number)
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(
+                    f"{self.url}: another process has held {path} for {self._lock_timeout:g} s",
+                    store=self.url,
+                )
+            time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311 (not for secrets)
+
+    def sweep(self) -> None:
+        """Remove what killed writers left in ``tmp/``."""
+        now = self.clock()
+        for entry in self.entries(self.root / "tmp"):
+            with suppress(FileNotFoundError):
+                if entry.stat().st_mtime < now - _ABANDONED:
+                    Path(entry.path).unlink()
+
+    def entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """The files in a folder; none if it is not there."""
+        try:
+            with os.scandir(folder) as found:
+                return list(found)
+        except FileNotFoundError:
+            return []
+
+    @staticmethod
+    def _take(number: int, path: Path) -> bool:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # Somebody may have removed the file and locked a new one of that name.
+        try:
+            return os.path.samestat(os.fstat(number), path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _make(self, folder: Path) -> None:
+        if not folder.is_dir():
+            for each in (self.root, *reversed(folder.parents), folder):
+                if each == self.root or self.root in each.parents:
+                    each.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _private(path: str | Path, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

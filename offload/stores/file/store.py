@@ -1,0 +1,65 @@
+"""`FileStore`: the three parts in one folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from offload.stores.file.blobs import FileBlobs
+from offload.stores.file.disk import Disk
+from offload.stores.file.records import FileLeases, FilePointers
+from offload.stores.urls import StoreURL, boolean, duration, seconds
+
+__all__ = ("FileStore", "open_file")
+
+
+class FileStore:
+    """A store in the folder *root*; what is relied on stands in `offload.stores.file`.
+
+    Args:
+        skew: seconds by which the clocks of hosts that share it may differ; every blob
+            lives longer by that.
+        lock_timeout: seconds to wait while another process changes the same file.
+        fsync: whether what was stored must outlive a power failure. Without it a blob may
+            be there after one with a wrong content, which its readers notice.
+        clock: returns seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        skew: float = 60.0,
+        lock_timeout: float = 10.0,
+        fsync: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        root = Path(root).absolute()
+        self.url = root.as_uri()
+        disk = Disk(root, self.url, clock=clock, lock_timeout=lock_timeout, fsync=fsync)
+        self.blobs = FileBlobs(disk, skew)
+        self.pointers = FilePointers(disk)
+        self.leases = FileLeases(disk)
+        self._disk = disk
+
+    def sweep(self) -> int:
+        """Remove what expired or was left by killed writers; return how many blobs and leases."""
+        with self._disk.errors():
+            self._disk.sweep()
+        return self.blobs.sweep() + self.leases.sweep()
+
+    def close(self) -> None:
+        """Do nothing: no file stays open between calls."""
+
+
+def open_file(url: StoreURL) -> FileStore:
+    """Open ``file:///folder``. Options: ``skew``, ``lock_timeout`` (seconds), ``fsync``."""
+    if [host for host, _ in url.hosts] not in ([], ["localhost"]) or not url.path.strip("/"):
+        url.refuse("a folder is written file:///path/to/folder, with three slashes")
+    return FileStore(
+        Path(url.path),
+        skew=url.take("skew", duration, 60.0),
+        lock_timeout=url.take("lock_timeout", seconds, 10.0),
+        fsync=url.take("fsync", boolean, True),
+    )
