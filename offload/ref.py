@@ -21,6 +21,7 @@ import base64
 import binascii
 import hmac
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -82,11 +83,30 @@ class Ref(Generic[T]):
             raise InvalidRef(f"{self!r} is bound to no app; use Offload.get(ref)")
         return self.resolve(self)
 
+    @classmethod
+    def local(cls, value: T) -> Ref[T]:
+        """Return a reference to a value that is here already; `get` returns it.
+
+        This is what a parameter annotated ``Ref`` receives for a value that was small
+        enough to travel in the message. Passed on to a task, its value is passed on.
+        """
+        now = time.time()
+        return cls(None, 0, "", type(value).__name__, now, now, "", None, lambda _: value)
+
+    @classmethod
+    def unbound(cls, wire: str) -> Ref[Any]:
+        """Return an unverified Ref: good for its wire text only, until `Keys.open` saw it."""
+        return Ref(None, 0, "", "unverified", 0, 0, wire)
+
+    @property
+    def is_local(self) -> bool:
+        return not self.wire
+
     def __json__(self) -> dict[str, str]:
         return {TYPE_KEY: MARKER, VALUE_KEY: self.wire}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.wire,)
+        return Ref.unbound, (self.wire,)
 
     def __hash__(self) -> int:
         return hash(self.wire)
@@ -200,8 +220,3 @@ class Keys:
 
 def _mac(key: bytes, signed: str) -> str:
     return blake2b(signed.encode(), key=key, digest_size=16, person=b"offload-ref").hexdigest()
-
-
-def _unpickle(wire: str) -> Ref[Any]:
-    """Rebuild an unverified Ref: good for its wire text only, until `Keys.open` saw it."""
-    return Ref(None, 0, "", "unverified", 0, 0, wire)

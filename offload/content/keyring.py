@@ -1,0 +1,35 @@
+"""Where the keys that sign references come from."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from blake3 import blake3
+
+from offload.ref import Keys
+from offload.stores.base import PointerStore
+
+__all__ = ("keys_from_secrets", "keys_from_store")
+
+_CONTEXT = "offload 2026 reference signing key"
+_POINTER = "keys/ref"
+_BYTES = 32
+
+
+def keys_from_secrets(given: Sequence[str], namespace: str) -> Keys:
+    """Return keys derived from ``offload_secret`` (BLAKE3's key derivation mode)."""
+    derived = [blake3(s.encode(), derive_key_context=_CONTEXT).digest() for s in given]
+    return Keys(derived, namespace)
+
+
+def keys_from_store(pointers: PointerStore, namespace: str) -> Keys:
+    """Return the store's own random key; the first caller provisions it.
+
+    Any number may call at once: compare-and-swap lets one of them set it.
+    """
+    key = pointers.read(_POINTER)
+    while key is None:
+        pointers.swap(_POINTER, None, secrets.token_bytes(_BYTES))
+        key = pointers.read(_POINTER)
+    return Keys([key], namespace)

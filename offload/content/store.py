@@ -1,0 +1,387 @@
+"""ContentStore: a value in, a Ref out, and back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, TypeVar
+
+from offload.content.keyring import keys_from_secrets, keys_from_store
+from offload.content.manifest import (
+    ALIGNMENT,
+    ROOT_LIMIT,
+    Manifest,
+    Packed,
+    pack,
+    read_root,
+)
+from offload.content.memo import Memo
+from offload.content.memory import allocate
+from offload.content.retrying import Retrying
+from offload.content.stored import MAX_OVERHEAD, decode, decode_into, encoder
+from offload.counters import Counters
+from offload.digest import Buffer, Digest, digest_of
+from offload.errors import BlobMissing, IntegrityError, InvalidRef, StoreUnavailable, ValueTooLarge
+from offload.ref import Keys, Ref, human_size
+from offload.serializers.base import Payload
+from offload.serializers.choose import Registry
+from offload.settings import Settings
+from offload.stores.base import Parts, Store
+
+__all__ = ("ContentStore",)
+
+T = TypeVar("T")
+
+_BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
+_MARGIN = 1.25  # what is promised beyond retention, so that a Ref passed on soon costs nothing
+_SKEW = 60.0  # seconds by which the clocks of publishers may differ
+_REMEMBERED = 4096  # references whose chunks a process remembers
+
+
+class ContentStore:
+    """Stores values by content, and gives them back.
+
+    Safe among threads; after a fork the store's clients are new ones, and all that is
+    kept here besides is safe to inherit.
+
+    Args:
+        clock: seconds since 1970.
+        sleep: waits so many seconds between attempts.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        serializers: Registry,
+        settings: Settings,
+        counters: Counters,
+        *,
+        namespace: str = "offload",
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.store = store
+        self.serializers = serializers
+        self._settings = settings
+        self._counters = counters
+        self._namespace = namespace
+        self._clock = clock
+        self._retrying = Retrying(
+            settings.retry, on_retry=lambda: counters.add(store_retries=1), sleep=sleep
+        )
+        self._encode = encoder(settings.compression)
+        self._memo: Memo[tuple[Ref[Any], list[Digest]]] = Memo(settings.memo_size)
+        self._lock = threading.Lock()
+        self._keys: Keys | None = None
+        self._known: OrderedDict[Digest, tuple[float, list[Digest]]] = OrderedDict()
+
+    # -- references
+
+    @property
+    def keys(self) -> Keys:
+        """What signs and opens references. Asks the store once, unless a secret is set."""
+        if self._keys is None:
+            if self._settings.secret:
+                self._keys = keys_from_secrets(self._settings.secret, self._namespace)
+            else:
+                self._keys = self._retrying(
+                    lambda: keys_from_store(self.store.pointers, self._namespace)
+                )
+        return self._keys
+
+    def open(self, wire: str) -> Ref[Any]:
+        """Return the reference that *wire* is, bound to this store.
+
+        Raises InvalidRef (counted) for what is not a reference of ours.
+        """
+        try:
+            return self._bound(self.keys.open(wire))
+        except InvalidRef:
+            self._counters.add(refs_refused=1)
+            raise
+
+    def _bound(self, ref: Ref[T]) -> Ref[T]:
+        return replace(ref, resolve=self.get)
+
+    # -- values in
+
+    def put(self, value: Any, *, native: str, ttl: float) -> Ref[Any]:
+        """Store *value* for at least *ttl* seconds and return its reference.
+
+        *native* is the Celery serializer whose round trip the value is to equal.
+
+        Raises: SerializationError, ValueTooLarge, StoreUnavailable, StoreError.
+        """
+        remembered = self.remembered(value, native=native, ttl=ttl)
+        if remembered is not None:
+            return remembered
+        payload = self.serializers.encode(value, native)
+        return self.put_payload(payload, ttl=ttl, value=value, native=native)
+
+    def remembered(self, value: Any, *, native: str, ttl: float) -> Ref[Any] | None:
+        """Return a reference to immutable *value* if it was stored before and is there still.
+
+        None also while the store is away: storing the value says what to do about that.
+        """
+        found = self._memo.find(value, native)
+        if found is None:
+            return None
+        ref, digests = found
+        ttl = ttl * _MARGIN + _SKEW
+        try:
+            gone = self.store.blobs.missing(digests, ttl)
+        except StoreUnavailable:
+            return None
+        if gone:
+            self._memo.forget(value, native)
+            return None
+        self._counters.add(
+            values_offloaded=1,
+            bytes_offloaded=ref.size,
+            values_deduplicated=1,
+            values_remembered=1,
+        )
+        return self._signed(digests, ref.size, ref.serializer, ref.type, ttl)
+
+    def put_payload(
+        self, payload: Payload, *, ttl: float, value: Any = None, native: str = ""
+    ) -> Ref[Any]:
+        """Store a serialised value; *value* is what it was made of, to remember it by."""
+        self.check_size(payload)
+        packed = pack(payload)
+        ttl = ttl * _MARGIN + _SKEW
+        digests = packed.digests
+        missing = self._retrying(lambda: self.store.blobs.missing(digests, ttl))
+        self._counters.add(
+            values_offloaded=1,
+            bytes_offloaded=payload.size,
+            values_deduplicated=0 if missing else 1,
+        )
+        if missing:
+            self._upload(packed, missing, ttl)
+        ref = self._signed(digests, payload.size, payload.serializer, payload.type, ttl)
+        if native:
+            self._memo.remember(value, native, (ref, digests))
+        return ref
+
+    def put_or_inline(
+        self, payload: Payload, *, ttl: float, value: Any, native: str
+    ) -> Ref[Any] | None:
+        """Store a serialised value as `put_payload` does, for a message or a result.
+
+        While the store is away and ``offload_on_outage`` is ``inline``, a value within
+        ``offload_inline_limit`` goes without: None if *native* carries *value* as it is,
+        else a reference that holds it.
+        """
+        try:
+            return self.put_payload(payload, ttl=ttl, value=value, native=native)
+        except StoreUnavailable:
+            settings = self._settings
+            if settings.on_outage != "inline" or payload.size > settings.inline_limit:
+                raise
+            self._counters.add(outage_inline=1)
+            return None if self.serializers.carries(value, native) else self.within(payload)
+
+    def check_size(self, payload: Payload) -> None:
+        """Raise ValueTooLarge if *payload* is over ``offload_max_size``."""
+        if payload.size > self._settings.max_size:
+            raise ValueTooLarge(
+                f"a {payload.type or 'value'} of {human_size(payload.size)} is over "
+                f"offload_max_size ({human_size(self._settings.max_size)})"
+            )
+
+    def within(self, payload: Payload) -> Ref[Any]:
+        """Return a reference that holds the serialised value itself; nothing is stored."""
+        packed = pack(payload)
+        if packed.chunks:
+            raise ValueTooLarge(
+                f"a {payload.type or 'value'} of {human_size(payload.size)} is too large to travel "
+                "in a message"
+            )
+        self._counters.add(values_inline=1)
+        now = self._clock()
+        ref = self.keys.sign(
+            digest=None,
+            data=b"".join(packed.root),
+            size=payload.size,
+            serializer=payload.serializer,
+            type=payload.type,
+            created=now,
+            until=now,
+        )
+        return self._bound(ref)
+
+    def _signed(
+        self, digests: list[Digest], size: int, serializer: str, type: str, ttl: float
+    ) -> Ref[Any]:
+        now = self._clock()
+        until = now + ttl - _SKEW
+        self._know(digests, until)
+        ref = self.keys.sign(
+            digest=digests[0],
+            data=None,
+            size=size,
+            serializer=serializer,
+            type=type,
+            created=now,
+            until=until,
+        )
+        return self._bound(ref)
+
+    def _upload(self, packed: Packed, missing: set[Digest], ttl: float) -> None:
+        """Write what is missing: chunks first, so that a root is there only with them."""
+        wanted: dict[Digest, Sequence[Buffer]] = {
+            chunk.digest: parts for chunk, parts in packed.chunks if chunk.digest in missing
+        }
+        if packed.digest in missing:
+            wanted[packed.digest] = packed.root
+        rest = iter(wanted.items())
+        while plain := dict(islice(rest, _BATCH)):
+            blobs = {digest: self._encode(parts) for digest, parts in plain.items()}
+            self._retrying(lambda blobs=blobs: self.store.blobs.put(blobs, ttl))  # type: ignore[misc]
+            self._counters.add(
+                blobs_uploaded=len(blobs),
+                bytes_uploaded=_total(plain),
+                bytes_stored=_total(blobs),
+            )
+
+    # -- lifetimes
+
+    def keep(self, ref: Ref[Any], ttl: float) -> None:
+        """Make sure that *ref* can be resolved for *ttl* seconds more.
+
+        No round trip where that was promised already. Raises BlobMissing if it is gone.
+        """
+        digest = ref.digest
+        if digest is None:
+            return
+        with self._lock:
+            until, digests = self._known.get(digest, (0.0, []))
+        if max(until, ref.until) >= self._clock() + ttl:
+            return
+        ttl = ttl * _MARGIN + _SKEW
+        if not digests:
+            manifest = self._retrying(lambda: self._manifest(ref))
+            digests = [digest, *(chunk.digest for chunk in manifest.chunks)]
+        missing = self._retrying(lambda: self.store.blobs.missing(digests, ttl))
+        if missing:
+            raise self._gone(ref, min(missing))
+        self._know(digests, self._clock() + ttl - _SKEW)
+
+    def _know(self, digests: list[Digest], until: float) -> None:
+        with self._lock:
+            self._known[digests[0]] = (until, digests)
+            self._known.move_to_end(digests[0])
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+
+    # -- values out
+
+    def get(self, ref: Ref[T]) -> T:
+        """Return the value of *ref*, which `open` or `put` gave.
+
+        Raises:
+            SerializerNotAccepted: decoding it would need a serializer that is not allowed.
+            ValueTooLarge: it is over ``offload_max_size``; nothing was fetched.
+            BlobMissing, IntegrityError, StoreUnavailable: see `offload.errors`.
+        """
+        self.serializers.check_accepted(ref.serializer)
+        if ref.size > self._settings.max_size:
+            raise ValueTooLarge(
+                f"{ref!r} is over offload_max_size ({human_size(self._settings.max_size)})"
+            )
+        if ref.data is None:
+            value = self._retrying(lambda: self._fetch(ref))
+            self._counters.add(values_fetched=1, bytes_fetched=ref.size)
+            return value
+        manifest = read_root(memoryview(ref.data), size=ref.size, where=f"the content of {ref!r}")
+        return self._value(ref, manifest, _copied(manifest.body))
+
+    def _fetch(self, ref: Ref[T]) -> T:
+        manifest = self._manifest(ref)
+        if not manifest.chunks:
+            return self._value(ref, manifest, _copied(manifest.body))
+        body = allocate(manifest.body_size, ALIGNMENT)
+        offset = 0
+        limit = max(chunk.size for chunk in manifest.chunks) + MAX_OVERHEAD
+        blobs = self._blobs(ref, [chunk.digest for chunk in manifest.chunks], limit)
+        for chunk, stored in zip(manifest.chunks, blobs, strict=True):
+            target = body[offset : offset + chunk.size]
+            where = f"chunk {chunk.digest} of {ref!r} in {self.store.url}"
+            try:
+                decode_into(stored, target, where)
+            except IntegrityError as exc:
+                raise self._altered(ref, chunk.digest, str(exc)) from exc
+            self._verify(ref, chunk.digest, target)
+            offset += chunk.size
+        return self._value(ref, manifest, body)
+
+    def _manifest(self, ref: Ref[Any]) -> Manifest:
+        digest = ref.digest
+        assert digest is not None
+        where = f"{ref!r} in {self.store.url}"
+        (stored,) = self._blobs(ref, [digest], ROOT_LIMIT + MAX_OVERHEAD)
+        try:
+            root = decode(stored, ROOT_LIMIT, where)
+            self._verify(ref, digest, root)
+            return read_root(root, size=ref.size, where=where)
+        except IntegrityError as exc:
+            raise self._altered(ref, digest, str(exc)) from exc
+
+    def _blobs(self, ref: Ref[Any], digests: Sequence[Digest], limit: int) -> Iterable[Buffer]:
+        try:
+            yield from self.store.blobs.get(digests, limit)
+        except BlobMissing as exc:
+            raise self._gone(ref, exc.digest or digests[0]) from exc
+
+    def _verify(self, ref: Ref[Any], digest: Digest, plain: memoryview) -> None:
+        found = digest_of([plain])
+        if found != digest:
+            raise self._altered(ref, digest, f"its content has the digest {found}")
+
+    def _value(self, ref: Ref[T], manifest: Manifest, body: memoryview) -> T:
+        if manifest.serializer != ref.serializer:
+            raise IntegrityError(
+                f"{ref!r} is of serializer {ref.serializer!r}, its content of "
+                f"{manifest.serializer!r}",
+                digest=ref.digest,
+                store=self.store.url,
+            )
+        head, buffers = manifest.split(body)
+        value: T = self.serializers.decode(ref.serializer, head, buffers)
+        return value
+
+    def _gone(self, ref: Ref[Any], digest: str) -> BlobMissing:
+        return BlobMissing(
+            f"{ref!r} (blob {digest}) is not in the store {self.store.url}; the reference is "
+            f"{self._age(ref)} old and was kept for {ref.until - ref.created:.0f} s: it outlived "
+            "offload_retention, or the store was emptied or evicts keys",
+            digest=digest,
+            store=self.store.url,
+        )
+
+    def _altered(self, ref: Ref[Any], digest: str, what: str) -> IntegrityError:
+        return IntegrityError(
+            f"{ref!r} (blob {digest}) was altered in the store {self.store.url}: {what}; the "
+            f"reference is {self._age(ref)} old; delete the blob and publish again",
+            digest=digest,
+            store=self.store.url,
+        )
+
+    def _age(self, ref: Ref[Any]) -> str:
+        return f"{max(0.0, self._clock() - ref.created):.0f} s"
+
+
+def _copied(body: memoryview) -> memoryview:
+    """Return *body* in private, writable, aligned memory."""
+    own = allocate(len(body), ALIGNMENT)
+    own[:] = body
+    return own
+
+
+def _total(blobs: Mapping[Digest, Parts]) -> int:
+    return sum(len(part) for parts in blobs.values() for part in parts)

@@ -1,0 +1,50 @@
+"""What happened in this process, counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+__all__ = ("NAMES", "Counters")
+
+NAMES = {
+    "values_seen": "arguments and results looked at that were not certainly small",
+    "values_offloaded": "values that travelled by reference",
+    "bytes_offloaded": "serialised bytes of those values",
+    "values_deduplicated": "values of which everything was in the store already",
+    "values_remembered": "immutable values that were not even hashed again",
+    "blobs_uploaded": "blobs written to the store",
+    "bytes_uploaded": "plain bytes of those blobs",
+    "bytes_stored": "stored bytes of those blobs, after compression",
+    "values_fetched": "references resolved from the store",
+    "bytes_fetched": "serialised bytes of those values",
+    "values_inline": "small values that travelled within their reference",
+    "outage_inline": "values sent in the message because the store was away",
+    "refs_refused": "references refused: forged, changed, or of another app",
+    "store_retries": "store calls tried again",
+    "task_retries": "tasks sent again because the store was away",
+    "observed_values": "values that would have been offloaded (mode observe)",
+    "observed_bytes": "serialised bytes of those values",
+}
+"""Every counter and what it counts."""
+
+
+class Counters:
+    """Named whole numbers that only rise; safe among threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, **amounts: int) -> None:
+        """Raise each named counter; KeyError for a name that is not in `NAMES`."""
+        with self._lock:
+            for name, amount in amounts.items():
+                if name not in NAMES:
+                    raise KeyError(name)
+                self._counts[name] += amount
+
+    def snapshot(self) -> dict[str, int]:
+        """Return all counters, those at zero as well."""
+        with self._lock:
+            return {name: self._counts[name] for name in NAMES}

@@ -1,0 +1,223 @@
+"""Offload: one object that connects an app with a store."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, TypeVar
+
+from celery import Celery
+from kombu.utils.imports import symbol_by_name
+from kombu.utils.json import register_type
+
+from offload.content.store import ContentStore
+from offload.counters import Counters
+from offload.errors import ConfigurationError, InvalidRef
+from offload.hooks import worker
+from offload.hooks.locate import store_urls
+from offload.hooks.options import TaskFacts, Tasks, effective
+from offload.hooks.publish import amqp_class
+from offload.hooks.results import hook_backend
+from offload.ref import MARKER, TYPE_KEY, VALUE_KEY, Ref
+from offload.serializers.choose import Registry
+from offload.serializers.small import certainly_small
+from offload.settings import Settings, TaskOptions
+from offload.stores import open_store
+from offload.stores.base import Store
+
+__all__ = ("Offload",)
+
+T = TypeVar("T")
+
+_FOREVER = 10 * 365 * 86400.0  # for results that never expire
+
+
+class Offload:
+    """Large arguments and results of *app*'s tasks travel by reference.
+
+    Args:
+        app: the Celery app; without one, call `init_app` later.
+        settings: any of `offload.settings.Settings` by keyword; they override what
+            ``app.conf`` says under ``offload_…``.
+
+    Raises:
+        ConfigurationError: a setting is unknown or wrong. Settings that come from
+            ``app.conf`` are checked when that is read: at once if it is there already,
+            else at the first publishing and when a worker starts.
+    """
+
+    def __init__(self, app: Celery | None = None, **settings: Any) -> None:
+        self._given = settings
+        self._settings: Settings | None = None
+        self._app: Celery | None = None
+        self._lock = threading.Lock()
+        self._contents: tuple[int, ContentStore, ContentStore] | None = None
+        self._store: Store | None = None
+        self._no_call = TaskOptions()
+        self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
+        self.counters = Counters()
+        """What this process did so far; see `offload.counters.NAMES`."""
+        Settings.read({}, None, settings)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Celery) -> None:
+        """Connect with *app*; for app factories. Doing it again changes nothing.
+
+        Raises ConfigurationError if the app has another Offload, or this one another app.
+        """
+        app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+        present = getattr(app, "_offload", None)
+        if present is self:
+            return
+        if present is not None:
+            raise ConfigurationError(f"app {app.main!r} has an Offload already; an app takes one")
+        if self._app is not None:
+            raise ConfigurationError(
+                f"this Offload belongs to app {self._app.main!r}; make another for {app.main!r}"
+            )
+        self._app = app
+        self.tasks = Tasks(app)
+        if app.configured:
+            self._read_settings()
+        _install(self, app)
+
+    @property
+    def app(self) -> Celery:
+        """The app. Raises ConfigurationError before `init_app`."""
+        if self._app is None:
+            raise ConfigurationError("this Offload has no app yet: call init_app(app)")
+        return self._app
+
+    @property
+    def settings(self) -> Settings:
+        """What is configured, read once. Raises ConfigurationError naming the key."""
+        return self._settings if self._settings is not None else self._read_settings()
+
+    def _read_settings(self) -> Settings:
+        conf = self.app.conf
+        settings = Settings.read(conf, self.app.namespace, self._given)
+        if settings.mode != "off" and conf.task_protocol != 2:
+            raise ConfigurationError(
+                f"task_protocol is {conf.task_protocol}: offload needs Celery's message protocol 2"
+            )
+        self._settings = settings
+        return settings
+
+    # -- for users
+
+    def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
+        """Serialise and store *value* now, and return its reference to pass to tasks.
+
+        Args:
+            retention: seconds to keep it; default ``offload_retention``.
+
+        Raises: SerializationError, ValueTooLarge, StoreUnavailable, StoreError.
+        """
+        ttl = self.settings.retention if retention is None else retention
+        return self.content.put(value, native=self.app.conf.task_serializer, ttl=ttl)
+
+    def get(self, ref: Ref[T]) -> T:
+        """Return the value of *ref*, wherever the reference comes from.
+
+        Raises InvalidRef if it is not one of this app's, and what `Ref.get` raises.
+        """
+        if ref.is_local:
+            return ref.get()
+        if not isinstance(ref, Ref):
+            raise InvalidRef(f"a Ref is wanted, this is a {type(ref).__name__}")
+        return self.content.open(ref.wire).get()
+
+    @property
+    def store(self) -> Store:
+        """The store, opened at first use. Raises ConfigurationError where none can be found."""
+        if self._store is None:
+            with self._lock:
+                if self._store is None:
+                    self._store = open_store(store_urls(self.settings, self.app.conf))
+        return self._store
+
+    # -- for the hooks
+
+    @property
+    def content(self) -> ContentStore:
+        """The content store of this process, accepting what the app accepts in messages."""
+        return self._of_process()[1]
+
+    @property
+    def results_content(self) -> ContentStore:
+        """The same, accepting what the app accepts in results."""
+        return self._of_process()[2]
+
+    def _of_process(self) -> tuple[int, ContentStore, ContentStore]:
+        contents = self._contents
+        if contents is None or contents[0] != os.getpid():
+            contents = self._contents = self._make_contents()
+        return contents
+
+    def _make_contents(self) -> tuple[int, ContentStore, ContentStore]:
+        """Build anew in each process: locks and memories do not survive a fork well."""
+        conf = self.app.conf
+        extra = self.settings.accept
+        messages = frozenset((*(conf.accept_content or ()), *extra))
+        results = frozenset((*(conf.result_accept_content or conf.accept_content or ()), *extra))
+        content = ContentStore(self.store, Registry(messages), self.settings, self.counters)
+        if messages == results:
+            return os.getpid(), content, content
+        other = ContentStore(self.store, Registry(results), self.settings, self.counters)
+        return os.getpid(), content, other
+
+    certainly_small = staticmethod(certainly_small)
+
+    def options(self, name: str, call: Any = None) -> tuple[TaskOptions, TaskFacts]:
+        """Return the options in force for a call of task *name*, and what is known of it."""
+        facts = self.tasks[name]
+        if call is not None:
+            given = TaskOptions.read(call, f"apply_async(offload=…) of {name!r}")
+            return effective(given, facts.options, self.settings), facts
+        known = self._options.get(name)
+        if known is None or known[0] is not facts:
+            options = effective(self._no_call, facts.options, self.settings)
+            if len(self._options) >= _NAMES_KEPT:
+                self._options.clear()
+            known = self._options[name] = (facts, options)
+        return known[1], facts
+
+    def check_task(self, name: str) -> None:
+        """Raise ConfigurationError if settings or this task's options are wrong."""
+        _ = self.settings
+        _ = self.tasks[name]
+
+    def result_ttl(self, options: TaskOptions) -> float:
+        """Return for how many seconds a stored result is needed."""
+        expires = self.app.conf.result_expires
+        seconds = expires.total_seconds() if hasattr(expires, "total_seconds") else expires
+        return max(options.retention or 0.0, float(seconds) if seconds else _FOREVER)
+
+
+_NAMES_KEPT = 10_000
+
+
+def _install(hook: Offload, app: Any) -> None:
+    """Connect the three seams: publishing, executing, results."""
+    app._offload = hook
+    app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
+    app.__dict__.pop("amqp", None)  # one that was made before is of the old class
+    get_backend = app._get_backend
+
+    def offload_get_backend() -> Any:
+        return hook_backend(hook, get_backend())
+
+    app._get_backend = offload_get_backend
+    hook_backend(hook, getattr(app, "_backend", None))
+    worker.install()
+
+
+def _plain(text: Any) -> dict[str, Any]:
+    """JSON's decoder for our type: gives the data back as it was. Where references stand
+    is what a message's note says, never what its data looks like; that the type is
+    registered makes JSON fail where the library is missing."""
+    return {TYPE_KEY: MARKER, VALUE_KEY: text}
+
+
+register_type(Ref, MARKER, lambda ref: ref.wire, _plain)

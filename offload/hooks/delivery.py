@@ -1,0 +1,214 @@
+"""One message being executed: its references resolved before, its result kept for after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any
+
+from offload.errors import InvalidRef, OffloadError, UnsupportedVersion
+from offload.hooks.options import TaskFacts
+from offload.hooks.outgoing import described
+from offload.hooks.paths import Path, contains, label, replace_each
+from offload.ref import Ref, wire_text
+from offload.settings import TaskOptions
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("Delivery", "current_delivery", "resolve_direct")
+
+_current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
+
+NOTE_VERSION = 1
+
+
+def current_delivery() -> Delivery | None:
+    """Return the delivery that this thread or greenlet executes."""
+    return _current.get()
+
+
+class Delivery:
+    """A task's message in execution.
+
+    Attributes:
+        task: the task instance.
+        args, kwargs: what the task is called with.
+        bound: ``args`` and ``kwargs`` with references instead of what they refer to.
+        error: why they could not be resolved.
+        attempt: how many times the message was sent again for a store outage.
+        started: whether the task's own function was entered.
+    """
+
+    def __init__(self, hook: Offload, task: Any) -> None:
+        self.hook = hook
+        self.task = task
+        self.args: Sequence[Any] = ()
+        self.kwargs: Mapping[str, Any] = {}
+        self.bound: tuple[Any, Any] | None = None
+        self.error: Exception | None = None
+        self.attempt = 0
+        self.started = False
+        self.options = TaskOptions()
+        self._result: Any = None
+        self._result_refs: dict[str, Ref[Any]] = {}
+
+    def __enter__(self) -> Delivery:
+        self._token: Token[Delivery | None] = _current.set(self)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        _current.reset(self._token)
+
+    # -- arguments
+
+    def receive(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], request: dict[str, Any], note: Any
+    ) -> None:
+        """Resolve what *note* says are references; keeps the error if that fails."""
+        self.args, self.kwargs = args, kwargs
+        facts = TaskFacts()
+        try:
+            facts = self.hook.tasks[self.task.name]
+            if note is not None:
+                self._check(note)
+                self._resolve(request, note, facts)
+            elif request.get("is_eager"):
+                self.args, self.kwargs = resolve_direct(args, kwargs)
+            if facts.wants_ref:
+                self._wrap(facts)
+        except Exception as exc:  # raised by the guard, where Celery reports it as the task's
+            self.error = exc
+
+    def _check(self, note: Any) -> None:
+        if not isinstance(note, dict) or not isinstance(note.get("v"), int):
+            raise InvalidRef(f"task {self.task.name!r}: the message's note on references is broken")
+        if note["v"] > NOTE_VERSION:
+            raise UnsupportedVersion(
+                f"task {self.task.name!r}: a message of version {note['v']} arrived, this offload "
+                f"reads up to {NOTE_VERSION}; upgrade offload on workers before publishers",
+                task=self.task.name,
+            )
+        self.attempt = int(note.get("attempt", 0))
+        self.options = TaskOptions.read(note.get("results"), "message")
+
+    def _resolve(self, request: dict[str, Any], note: Any, facts: TaskFacts) -> None:
+        refs: list[Path] = note.get("refs", [])
+        keep: list[Path] = note.get("keep", [])
+        if not refs and not keep:
+            return
+        root = {**request, "args": list(self.args), "kwargs": dict(self.kwargs)}
+        root["kwargs"].pop("__offload__", None)
+        bound = replace_each(
+            root, [*refs, *keep], lambda node, path: self._bind(node, path, facts)
+        )
+        request.update({key: bound[key] for key in request if key not in ("args", "kwargs")})
+        self.args, self.kwargs = bound["args"], bound["kwargs"]
+        self.bound = bound["args"], bound["kwargs"]
+        wanted = [path for path in refs if not _asked_for(path, facts)]
+        resolved = replace_each(
+            {"args": self.args, "kwargs": self.kwargs},
+            wanted,
+            lambda ref, path: self._get(ref, path, facts),
+        )
+        self.args, self.kwargs = resolved["args"], resolved["kwargs"]
+
+    def _bind(self, node: Any, path: Path, facts: TaskFacts) -> Ref[Any]:
+        where = label(path, facts.parameters)
+        text = wire_text(node)
+        if text is None:
+            raise InvalidRef(
+                f"task {self.task.name!r}, {where}: the message says that a reference stands here, "
+                f"but there is a {type(node).__name__}",
+                task=self.task.name,
+                argument=where,
+            )
+        try:
+            return self.hook.content.open(text)
+        except OffloadError as exc:
+            raise described(exc, self.task.name, where) from exc
+
+    def _get(self, ref: Ref[Any], path: Path, facts: TaskFacts) -> Any:
+        try:
+            return ref.get()
+        except OffloadError as exc:
+            where = label(path, facts.parameters)
+            raise described(exc, self.task.name, where) from exc
+
+    def _wrap(self, facts: TaskFacts) -> None:
+        """Give parameters annotated Ref one, also for what was small enough to be sent."""
+        args = list(self.args)
+        for i, name in enumerate(facts.parameters[: len(args)]):
+            if name in facts.wants_ref:
+                args[i] = _as_ref(args[i])
+        self.args = args
+        self.kwargs = {
+            key: _as_ref(value) if key in facts.wants_ref else value
+            for key, value in self.kwargs.items()
+        }
+
+    def arrived(self) -> tuple[Any, Any] | None:
+        """Return the arguments in wire form, or None where they held no references."""
+        if self.bound is None:
+            return None
+        args, kwargs = self.bound
+        return _wire(args), _wire(kwargs)
+
+    # -- result
+
+    def keep_result(self, result: Any, refs: Mapping[str, Ref[Any]]) -> None:
+        """Remember by which references (by serializer) the task's result travels."""
+        self._result = result
+        self._result_refs = dict(refs)
+
+    def result_ref(self, value: Any, native: str) -> Ref[Any] | None:
+        """Return the reference of *value* if it is the task's own result, stored."""
+        if self._result_refs and value is self._result:
+            return self._result_refs.get(native)
+        return None
+
+
+def resolve_direct(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Resolve Refs in a call that went through no message (eager, or a direct call)."""
+    if contains(list(args), (Ref,)) or contains(dict(kwargs), (Ref,)):
+        return [_resolved(v) for v in args], {k: _resolved(v) for k, v in kwargs.items()}
+    return args, kwargs
+
+
+def _resolved(value: Any) -> Any:
+    if isinstance(value, Ref):
+        return value.get()
+    if not contains(value, (Ref,)):
+        return value
+    if isinstance(value, dict):
+        return {key: _resolved(item) for key, item in value.items()}
+    return type(value)(_resolved(item) for item in value)
+
+
+def _wire(value: Any) -> Any:
+    if isinstance(value, Ref):
+        return value.__json__()
+    if not contains(value, (Ref,)):
+        return value
+    if isinstance(value, dict):
+        return {key: _wire(item) for key, item in value.items()}
+    return type(value)(_wire(item) for item in value)
+
+
+def _as_ref(value: Any) -> Any:
+    return value if contains(value, (Ref,)) else Ref.local(value)
+
+
+def _asked_for(path: Path, facts: TaskFacts) -> bool:
+    if not facts.wants_ref or len(path) < 2:
+        return False
+    kind, key = path[0], path[1]
+    if kind == "kwargs":
+        return key in facts.wants_ref
+    return (
+        isinstance(key, int)
+        and key < len(facts.parameters)
+        and facts.parameters[key] in facts.wants_ref
+    )

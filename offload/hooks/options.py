@@ -1,0 +1,97 @@
+"""Which options hold for a task: call > task > app > default."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+from offload.ref import Ref
+from offload.settings import Settings, TaskOptions
+
+__all__ = ("TaskFacts", "Tasks", "effective")
+
+_REF = re.compile(r"\bRef\b")
+
+
+def effective(call: TaskOptions, task: TaskOptions, settings: Settings) -> TaskOptions:
+    """Return the options in force; no field is None."""
+    return call.over(task).over(settings.options())
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What is known of a task here; nothing, for a task called by a name that is not.
+
+    Attributes:
+        options: what its ``offload`` attribute says.
+        parameters: names of its positional parameters, in order.
+        wants_ref: parameters annotated with Ref, which get the reference itself.
+    """
+
+    options: TaskOptions = TaskOptions()
+    parameters: tuple[str, ...] = ()
+    wants_ref: frozenset[str] = frozenset()
+
+
+_UNKNOWN = TaskFacts()
+
+
+class Tasks:
+    """The facts of an app's tasks, each read and checked once."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._facts: dict[str, tuple[Any, TaskFacts]] = {}
+
+    def __getitem__(self, name: str) -> TaskFacts:
+        """Return the facts of the task called *name*.
+
+        Raises ConfigurationError for an option that is unknown or wrong.
+        """
+        task = self._app._tasks.get(name)  # .tasks would finalize the app
+        if task is None:
+            return _UNKNOWN
+        known = self._facts.get(name)
+        if known is None or known[0] is not task:
+            known = self._facts[name] = (task, self._read(name, task))
+        return known[1]
+
+    @staticmethod
+    def _read(name: str, task: Any) -> TaskFacts:
+        options = TaskOptions.read(getattr(task, "offload", None), f"task {name!r}")
+        options.check_parameters(task.run, name)
+        parameters = inspect.signature(task.run).parameters.values()
+        return TaskFacts(
+            options=options,
+            parameters=tuple(
+                p.name
+                for p in parameters
+                if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+            ),
+            wants_ref=frozenset(
+                p.name for p in parameters if _asks_for_ref(_annotation(task.run, p))
+            ),
+        )
+
+
+def _annotation(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    if not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    try:
+        return typing.get_type_hints(function).get(parameter.name, parameter.annotation)
+    except Exception:  # annotations may name what exists for type checkers only
+        return parameter.annotation
+
+
+def _asks_for_ref(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return _REF.search(annotation) is not None
+    if annotation is Ref or typing.get_origin(annotation) is Ref:
+        return True
+    return any(_asks_for_ref(part) for part in typing.get_args(annotation))

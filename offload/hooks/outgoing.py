@@ -1,0 +1,260 @@
+"""Taking large values out of one message before it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery.canvas import Signature
+
+from offload.content.store import ContentStore
+from offload.counters import Counters
+from offload.errors import OffloadError
+from offload.hooks.options import TaskFacts
+from offload.hooks.paths import Path, contains, is_signature, replace_each
+from offload.ref import Ref
+from offload.serializers.base import Payload
+from offload.settings import Settings, TaskOptions
+
+__all__ = ("Outgoing", "described")
+
+_LINKS = ("link", "link_error", "chord", "chain")
+
+
+def described(exc: OffloadError, task: str, argument: str) -> OffloadError:
+    """Return *exc* once more, saying which task's which argument it is about."""
+    if exc.task is not None:
+        return exc
+    new = type(exc)(
+        f"task {task!r}, {argument}: {exc}",
+        task=task,
+        argument=argument,
+        digest=exc.digest,
+        store=exc.store,
+    )
+    new.__cause__ = exc
+    return new
+
+
+@dataclass
+class _Slot:
+    """A place in the message that gets a reference."""
+
+    path: Path
+    task: str
+    argument: str
+    keep: bool
+    ttl: float
+    ref: Ref[Any] | None = None
+    value: Any = None
+    payload: Payload | None = None
+
+
+@dataclass
+class Outgoing:
+    """One message on its way out.
+
+    First everything is looked at and serialised, then everything is stored, so that a
+    value that cannot be serialised leaves nothing behind.
+
+    Args:
+        native: the serializer of the message.
+        ttl: seconds that what it refers to is needed, counted from now.
+        result_ref: gives the reference of the running task's own result, if this
+            object is it.
+        options_of: options and facts for a task's name and its ``offload`` option.
+    """
+
+    content: ContentStore
+    counters: Counters
+    settings: Settings
+    native: str
+    ttl: float
+    result_ref: Callable[[Any, str], Ref[Any] | None]
+    options_of: Callable[[str, Any], tuple[TaskOptions, TaskFacts]]
+    resending: bool = False
+    slots: list[_Slot] = field(default_factory=list)
+
+    def task(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        facts: TaskFacts,
+    ) -> None:
+        """Look at the arguments of the task that the message is for."""
+        plain = name.startswith("celery.")  # Celery's own tasks take signatures
+        self._arguments(name, args, kwargs, options, facts, (), keep=False, plain=plain)
+
+    def embedded(self, field: str, value: Any) -> None:
+        """Look at the signatures that the message carries: callbacks, chain, chord."""
+        if value:
+            self._signatures(value, (field,))
+
+    def store(self) -> None:
+        """Store what was found, and find the references of all places."""
+        for slot in self.slots:
+            try:
+                slot.ref = self._reference(slot)
+            except OffloadError as exc:
+                raise described(exc, slot.task, slot.argument) from exc
+        self.slots = [slot for slot in self.slots if slot.ref is not None]
+
+    def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
+        """Return the message *root* with ``make(ref)`` in each place."""
+        refs = {tuple(slot.path): slot.ref for slot in self.slots}
+        return replace_each(root, list(refs), lambda _old, path: make(refs[tuple(path)]))
+
+    @property
+    def paths(self) -> tuple[list[Path], list[Path]]:
+        """Where references are to be resolved on arrival, and where they are to be kept."""
+        return (
+            [slot.path for slot in self.slots if not slot.keep],
+            [slot.path for slot in self.slots if slot.keep],
+        )
+
+    # -- looking
+
+    def _arguments(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        facts: TaskFacts,
+        path: tuple[Any, ...],
+        *,
+        keep: bool,
+        plain: bool,
+    ) -> None:
+        look = _Look(self, name, options, keep, plain)
+        names = facts.parameters
+        for i, value in enumerate(args):
+            argument = names[i] if i < len(names) else f"args[{i}]"
+            look.value(value, (*path, "args", i), argument)
+        for key, value in kwargs.items():
+            look.value(value, (*path, "kwargs", key), str(key))
+
+    def _signatures(self, value: Any, path: tuple[Any, ...]) -> None:
+        if is_signature(value, plain=True):
+            self._signature(value, path)
+        elif isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                self._signatures(item, (*path, i))
+
+    def _signature(self, signature: Mapping[str, Any], path: tuple[Any, ...]) -> None:
+        own = signature["options"] or {}
+        name = str(signature["task"])
+        options, facts = self.options_of(name, own.get("offload"))
+        ttl, self.ttl = self.ttl, self.ttl + _delay(own)
+        self._arguments(
+            name,
+            signature["args"] or (),
+            signature["kwargs"] or {},
+            options,
+            facts,
+            path,
+            keep=True,
+            plain=True,
+        )
+        for link in _LINKS:
+            if own.get(link):
+                self._signatures(own[link], (*path, "options", link))
+        self.ttl = ttl
+
+    # -- storing
+
+    def _reference(self, slot: _Slot) -> Ref[Any] | None:
+        if slot.ref is not None:
+            if not self.resending:
+                self.content.keep(slot.ref, slot.ttl)
+            return slot.ref
+        payload = slot.payload
+        assert payload is not None
+        return self.content.put_or_inline(
+            payload, ttl=slot.ttl, value=slot.value, native=self.native
+        )
+
+
+@dataclass
+class _Look:
+    """Looking at the arguments of one task, in the message or in a signature in it."""
+
+    out: Outgoing
+    task: str
+    options: TaskOptions
+    keep: bool
+    plain: bool
+
+    def value(self, value: Any, path: Path, argument: str) -> None:
+        out = self.out
+        threshold = self.options.threshold or 0
+        serializers = out.content.serializers
+        if threshold and serializers.certainly_small(value, threshold - 1, out.native):
+            return
+        if isinstance(value, Ref):
+            self._ref(value, path, argument)
+        elif (ref := out.result_ref(value, out.native)) is not None:
+            self._slot(path, argument, ref=ref)
+        elif is_signature(value, plain=self.plain):
+            out._signature(value, tuple(path))
+        elif contains(value, (Ref, Signature)) or (
+            self.plain and _holds_signatures(value)
+        ):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, item in items:
+                self.value(item, (*path, key), f"{argument}[{key!r}]")
+        elif self.options.enabled and not self._inline(argument):
+            try:
+                self._plain(value, path, argument, threshold)
+            except OffloadError as exc:
+                raise described(exc, self.task, argument) from exc
+
+    def _inline(self, argument: str) -> bool:
+        inline = self.options.inline or ()
+        return bool(inline) and ("*" in inline or argument.partition("[")[0] in inline)
+
+    def _ref(self, ref: Ref[Any], path: Path, argument: str) -> None:
+        if ref.is_local:
+            self.value(ref.get(), path, argument)
+            return
+        if ref.resolve is None:
+            ref = self.out.content.open(ref.wire)
+        self._slot(path, argument, ref=ref)
+
+    def _plain(self, value: Any, path: Path, argument: str, threshold: int) -> None:
+        out = self.out
+        out.counters.add(values_seen=1)
+        observing = out.settings.mode == "observe"
+        if not observing:
+            remembered = out.content.remembered(value, native=out.native, ttl=out.ttl)
+            if remembered is not None:
+                self._slot(path, argument, ref=remembered)
+                return
+        payload = out.content.serializers.encode(value, out.native)
+        if payload.size < threshold:
+            if observing or out.content.serializers.carries(value, out.native):
+                return
+            out.content.check_size(payload)
+            self._slot(path, argument, ref=out.content.within(payload))
+        elif observing:
+            out.counters.add(observed_values=1, observed_bytes=payload.size)
+        else:
+            out.content.check_size(payload)
+            self._slot(path, argument, payload=payload, value=value)
+
+    def _slot(self, path: Path, argument: str, **what: Any) -> None:
+        self.out.slots.append(
+            _Slot(list(path), self.task, argument, self.keep, self.out.ttl, **what)
+        )
+
+
+def _holds_signatures(value: Any) -> bool:
+    return type(value) in (list, tuple) and any(is_signature(v, plain=True) for v in value)
+
+
+def _delay(options: Mapping[str, Any]) -> float:
+    countdown = options.get("countdown")
+    return float(countdown) if isinstance(countdown, (int, float)) else 0.0

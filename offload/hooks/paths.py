@@ -1,0 +1,127 @@
+"""Where references stand in a message: paths, and replacing what they lead to.
+
+A path is a list of keys from the root ``{"args": …, "kwargs": …, "chain": …, …}``.
+Messages say by paths which of their data are references, so that nothing else in them,
+whatever it looks like, is ever taken for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Union
+
+from celery.canvas import Signature
+
+from offload.errors import InvalidRef
+from offload.ref import Ref
+
+__all__ = ("Path", "contains", "is_signature", "label", "replace_at", "replace_each")
+
+Key = Union[str, int]
+Path = Sequence[Key]
+
+_DEPTH = 64  # levels of containers that are looked through
+_SIGNATURE = frozenset({"task", "args", "kwargs", "options", "subtask_type"})
+_CONTAINERS = (list, tuple, dict)
+
+
+def is_signature(value: object, *, plain: bool = False) -> bool:
+    """Return whether *value* is a Celery signature; with *plain* also one that went
+    through a message and came out as a dict."""
+    if isinstance(value, Signature):
+        return True
+    return plain and type(value) is dict and value.keys() >= _SIGNATURE
+
+
+def contains(value: object, kinds: tuple[type, ...], depth: int = _DEPTH) -> bool:
+    """Return whether *value* is one of *kinds*, or a list, tuple or dict that holds one."""
+    if isinstance(value, kinds):
+        return True
+    if type(value) not in _CONTAINERS or not depth:
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    found = set(map(type, items))  # type: ignore[call-overload]
+    if any(issubclass(kind, kinds) for kind in found):
+        return True
+    if found.isdisjoint(_CONTAINERS):
+        return False
+    return any(
+        contains(item, kinds, depth - 1)
+        for item in items  # type: ignore[attr-defined]
+        if type(item) in _CONTAINERS
+    )
+
+
+def replace_each(root: Any, paths: Sequence[Path], make: Callable[[Any, Path], Any]) -> Any:
+    """Return *root* with ``make(node, path)`` at each path; *root* itself is not changed.
+
+    Containers on the way are copied once each, everything else is shared. Raises
+    InvalidRef for a path that leads nowhere.
+    """
+    copied: dict[int, Any] = {}
+    for path in paths:
+        root = _replace(root, path, 0, make, copied)
+    return root
+
+
+def replace_at(root: Any, path: Path, node: Any) -> Any:
+    """Return *root* with *node* at *path*; *root* itself is not changed."""
+    return replace_each(root, [path], lambda _old, _path: node)
+
+
+def _replace(
+    node: Any,
+    path: Path,
+    at: int,
+    make: Callable[[Any, Path], Any],
+    copied: dict[int, Any],
+) -> Any:
+    if at == len(path):
+        return make(node, path)
+    if id(node) not in copied:
+        node = _mutable_copy(node, path)
+        copied[id(node)] = node
+    key = path[at]
+    if isinstance(node, dict) and key not in node and isinstance(key, int):
+        key = str(key)  # what JSON makes of the whole numbers among a dict's keys
+    try:
+        child = node[key]
+    except (LookupError, TypeError) as exc:
+        raise InvalidRef(f"no reference stands at {label(path)}, where one should be") from exc
+    new = _replace(child, path, at + 1, make, copied)
+    if isinstance(node, tuple):
+        return (*node[:key], new, *node[key + 1 :])  # type: ignore[operator]
+    node[key] = new
+    return node
+
+
+def _mutable_copy(node: Any, path: Path) -> Any:
+    if isinstance(node, Signature):
+        copy = Signature.__new__(type(node))
+        copy.__dict__.update(node.__dict__)
+        dict.update(copy, node)
+        return copy
+    if isinstance(node, Mapping):
+        return dict(node)
+    if isinstance(node, list):
+        return list(node)
+    if isinstance(node, tuple):
+        return node
+    raise InvalidRef(f"no reference stands at {label(path)}, where one should be")
+
+
+def label(path: Path, parameters: Sequence[str] = ()) -> str:
+    """Return a path as people read it: ``frame``, ``args[2]``, ``config['table'][0]``."""
+    if not path:
+        return "message"
+    first, rest = str(path[0]), list(path[1:])
+    if first == "args" and rest and isinstance(rest[0], int) and rest[0] < len(parameters):
+        first = parameters[rest.pop(0)]
+    elif first == "kwargs" and rest:
+        first = str(rest.pop(0))
+    return first + "".join(f"[{key!r}]" for key in rest)
+
+
+def refs_in(value: object) -> bool:
+    """Return whether *value* is or holds a Ref."""
+    return contains(value, (Ref,))

@@ -1,0 +1,170 @@
+"""The publishing side: one door, `AMQP.as_task_v2`, through which every message goes.
+
+(``before_task_publish`` would be the obvious hook, but Celery swallows what its
+receivers raise: a store outage would publish the raw value, silently.)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from celery.app.amqp import AMQP
+
+from offload.hooks.delivery import current_delivery
+from offload.hooks.outgoing import Outgoing
+from offload.ref import Ref
+from offload.settings import TaskOptions
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("EMBED", "HEADER", "MESSAGE_VERSION", "REQUIRED", "OffloadAMQP", "amqp_class", "resending")
+
+EMBED = "offload"
+"""Key in the message's embed (beside ``callbacks`` and ``chain``) that says where references stand."""
+HEADER = "offload"
+"""Message header for people and monitoring: how many references, how many bytes."""
+REQUIRED = "__offload__"
+"""A keyword argument that makes a worker without this library fail, where the serializer
+would not: no task has a parameter of this name."""
+MESSAGE_VERSION = 1
+
+_PARAMETERS = tuple(inspect.signature(AMQP.as_task_v2).parameters)[1:]
+_EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
+_SELF_TELLING = frozenset({"json", "pickle"})  # an unknown reference fails to decode by itself
+
+resending: ContextVar[int] = ContextVar("offload_resending", default=0)
+"""How many times the message being published was sent again for a store outage."""
+
+
+class OffloadAMQP(AMQP):  # type: ignore[misc]  # celery has no types
+    """Celery's AMQP with large values taken out of every task message."""
+
+    def as_task_v2(self, *given: Any, **options: Any) -> Any:
+        hook: Offload | None = getattr(self.app, "_offload", None)
+        build = super().as_task_v2
+        if hook is None:
+            return build(*given, **options)
+        return publish(hook, build, {**dict(zip(_PARAMETERS, given)), **options})
+
+    def _create_task_sender(self) -> Any:
+        send = super()._create_task_sender()
+
+        def send_task_message(
+            producer: Any, name: str, message: Any, *, headers: Any = None, **options: Any
+        ) -> Any:
+            options.pop("offload", None)  # ours: it is no property of a broker's message
+            if headers and HEADER in headers:  # of the message that is being retried
+                headers = {key: value for key, value in headers.items() if key != HEADER}
+            return send(producer, name, message, headers=headers, **options)
+
+        return send_task_message
+
+
+def amqp_class(base: type) -> type:
+    """Return *base* (the app's AMQP class) with our hook."""
+    if base is AMQP:
+        return OffloadAMQP
+    return type(base.__name__, (OffloadAMQP, base), {})
+
+
+def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> Any:
+    """Return the message that *build* makes of *call*, with large values replaced."""
+    given = call.pop("offload", None)
+    name, args, kwargs = call["name"], call.get("args") or (), call.get("kwargs") or {}
+    options, facts = hook.options(name, given)
+    native = call.get("serializer") or hook.app.conf.task_serializer
+    attempt = resending.get()
+    small = hook.certainly_small
+    limit = (options.threshold or 0) - 1
+    if (
+        given is None
+        and not attempt
+        and limit >= 0
+        and all([small(value, limit, native) for value in args])
+        and all([small(value, limit, native) for value in kwargs.values()])
+        and not any([call.get(field) for field in _EMBEDDED])
+    ):
+        return build(**call)
+
+    delivery = current_delivery()
+    out = Outgoing(
+        content=hook.content,
+        counters=hook.counters,
+        settings=hook.settings,
+        native=native,
+        ttl=(options.retention or 0.0) + _delay(call.get("countdown"), call.get("eta")),
+        result_ref=delivery.result_ref if delivery is not None else _no_result,
+        options_of=hook.options,
+        resending=bool(attempt),
+    )
+    out.task(name, args, kwargs, options, facts)
+    for field in _EMBEDDED:
+        out.embedded(field, call.get(field))
+    out.store()
+    if out.slots:
+        root = {"args": list(args), "kwargs": dict(kwargs)}
+        root.update({field: call.get(field) for field in _EMBEDDED})
+        call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
+    message = build(**call)
+    if out.slots or attempt or given is not None:
+        return _marked(message, out, TaskOptions.read(given, "call"), native, attempt)
+    return message
+
+
+def _marked(message: Any, out: Outgoing, call: TaskOptions, native: str, attempt: int) -> Any:
+    """Return *message* with Refs in their wire form and a note of where they are."""
+    args, kwargs, embed = message.body
+    resolve, keep = out.paths
+    note: dict[str, Any] = {"v": MESSAGE_VERSION, "refs": resolve, "keep": keep}
+    if attempt:
+        note["attempt"] = attempt
+    if call.results is not None or call.threshold is not None or call.enabled is not None:
+        note["results"] = {
+            key: value
+            for key, value in (
+                ("enabled", call.enabled),
+                ("results", call.results),
+                ("threshold", call.threshold),
+            )
+            if value is not None
+        }
+    if out.slots:
+        root = {"args": args, "kwargs": kwargs, **embed}
+        embed = out.place(root, lambda ref: wire_form(ref, native))
+        args, kwargs = embed.pop("args"), embed.pop("kwargs")
+        if native not in _SELF_TELLING:
+            kwargs = {**kwargs, REQUIRED: MESSAGE_VERSION}
+        message.headers[HEADER] = {
+            "refs": len(out.slots),
+            "bytes": sum(slot.ref.size for slot in out.slots if slot.ref is not None),
+        }
+    return message._replace(body=(args, kwargs, {**embed, EMBED: note}))
+
+
+def wire_form(ref: Ref[Any], native: str) -> Any:
+    """Return what stands for *ref* in data that *native* writes.
+
+    JSON's registered type and pickle's import both fail, loudly, where the library is
+    missing.
+    """
+    return Ref.unbound(ref.wire) if native == "pickle" else ref.__json__()
+
+
+def _no_result(_value: Any, _native: str) -> None:
+    return None
+
+
+def _delay(countdown: Any, eta: Any) -> float:
+    if isinstance(countdown, (int, float)):
+        return max(0.0, float(countdown))
+    if isinstance(eta, str):
+        eta = datetime.fromisoformat(eta.replace("Z", "+00:00"))
+    if not isinstance(eta, datetime):
+        return 0.0
+    now = datetime.now(timezone.utc)
+    return max(0.0, (eta - (now if eta.tzinfo else now.replace(tzinfo=None))).total_seconds())

@@ -1,0 +1,168 @@
+"""Results: a reference in the result backend, the value where it is asked for.
+
+The backend object is hooked, not ``app.AsyncResult``: results are also read through
+``celery.result.AsyncResult`` and by Celery itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+
+from offload.errors import InvalidRef
+from offload.hooks.delivery import current_delivery
+from offload.hooks.publish import wire_form
+from offload.ref import Ref, wire_text
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("ResultMeta", "hook_backend")
+
+_HOOKED = "_offload_hooked"
+_CHORD_UNLOCK = "celery.chord_unlock"
+
+_as_refs: ContextVar[bool] = ContextVar("offload_results_as_refs", default=False)
+
+
+@contextmanager
+def results_as_refs() -> Iterator[None]:
+    """Within this, a stored result is read as its Ref: nothing is downloaded."""
+    token = _as_refs.set(True)
+    try:
+        yield
+    finally:
+        _as_refs.reset(token)
+
+
+class ResultMeta(dict):  # type: ignore[type-arg]
+    """A result's metadata in which ``result`` is resolved when it is asked for.
+
+    So looking at a task's state, or at anything else about it, downloads nothing. As
+    with plain Celery, one result object gives the same value object every time.
+    """
+
+    def __init__(self, meta: dict[str, Any], ref: Ref[Any]) -> None:
+        super().__init__(meta)
+        self.ref = ref
+
+    def __getitem__(self, key: str) -> Any:
+        if key != "result" or self.ref is None:
+            return super().__getitem__(key)
+        if _as_refs.get() or _unlocking_chord():
+            return self.ref
+        value = self.ref.get()
+        super().__setitem__("result", value)
+        self.ref = None  # type: ignore[assignment]
+        return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def __copy__(self) -> ResultMeta:
+        return self
+
+
+def hook_backend(hook: Offload, backend: Any) -> Any:
+    """Hook *backend* (once) and return it."""
+    if backend is None or hasattr(backend, _HOOKED):
+        return backend
+    encode_result: Callable[..., Any] = backend.encode_result
+    meta_from_decoded: Callable[..., Any] = backend.meta_from_decoded
+    store_result: Callable[..., Any] = backend.store_result
+    part_return: Callable[..., Any] = backend.on_chord_part_return
+
+    def offload_encode_result(result: Any, state: str) -> Any:
+        delivery = current_delivery()
+        if state == states.SUCCESS and delivery is not None:
+            ref = delivery.result_ref(result, backend.serializer)
+            if ref is not None:
+                return wire_form(ref, backend.serializer)
+        return encode_result(result, state)
+
+    def offload_meta_from_decoded(meta: Any) -> Any:
+        if isinstance(meta, ResultMeta):
+            return meta
+        meta = meta_from_decoded(meta)
+        for key in ("args", "kwargs"):
+            if meta.get(key):
+                meta[key] = _with_refs(hook, meta[key])
+        if meta["status"] != states.SUCCESS:
+            return meta
+        ref = _opened(hook, meta["result"])
+        return meta if ref is None else ResultMeta(meta, ref)
+
+    def offload_store_result(
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **options: Any,
+    ) -> Any:
+        return store_result(
+            task_id, result, state, traceback=traceback, request=_as_arrived(request), **options
+        )
+
+    def offload_part_return(request: Any, state: str, result: Any, **options: Any) -> Any:
+        with results_as_refs():
+            return part_return(request, state, result, **options)
+
+    backend.encode_result = offload_encode_result
+    backend.meta_from_decoded = offload_meta_from_decoded
+    backend.store_result = offload_store_result
+    backend.on_chord_part_return = offload_part_return
+    if hasattr(backend, "_unpack_chord_result"):  # Redis decodes parts by itself
+        unpack: Callable[..., Any] = backend._unpack_chord_result
+
+        def offload_unpack(*args: Any, **options: Any) -> Any:
+            part = unpack(*args, **options)
+            ref = _opened(hook, part)
+            return part if ref is None else ref
+
+        backend._unpack_chord_result = offload_unpack
+    setattr(backend, _HOOKED, True)
+    return backend
+
+
+def _opened(hook: Offload, value: Any) -> Ref[Any] | None:
+    """Return the reference that a stored result is, or None if it is data."""
+    text = wire_text(value)
+    if text is None:
+        return None
+    try:
+        return hook.results_content.open(text)
+    except InvalidRef:
+        return None
+
+
+def _with_refs(hook: Offload, arguments: Any) -> Any:
+    """Return stored arguments (``result_extended``) with references readable."""
+    if isinstance(arguments, dict):
+        return {key: _opened(hook, value) or value for key, value in arguments.items()}
+    if isinstance(arguments, (list, tuple)):
+        return [_opened(hook, value) or value for value in arguments]
+    return arguments
+
+
+def _as_arrived(request: Any) -> Any:
+    """Return *request* with its arguments as they were in the message, for ``result_extended``."""
+    delivery = current_delivery()
+    if delivery is None or request is None:
+        return request
+    arrived = delivery.arrived()
+    if arrived is None or getattr(request, "args", None) is not delivery.args:
+        return request
+    request = copy.copy(request)
+    request.args, request.kwargs = arrived
+    return request
+
+
+def _unlocking_chord() -> bool:
+    delivery = current_delivery()
+    return delivery is not None and delivery.task.name == _CHORD_UNLOCK

@@ -1,0 +1,187 @@
+"""The executing side: references are resolved before a task runs, its result stored after.
+
+Celery takes a task's function in `celery.app.trace.build_tracer`, in every pool and in
+eager mode, and that is the one place where all tasks pass: custom bases, class-based,
+shared, registered late, with autoretry. It is replaced by one that does the same with
+the function guarded; for apps without offload it does nothing else. (``task_prerun``
+cannot do this: what its receivers raise is swallowed, so a task would run on references;
+and receivers connected before ours would see them.)
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery.app import trace
+from celery.exceptions import Reject, Retry
+from celery.result import ResultBase
+
+from offload.errors import OffloadError, StoreUnavailable
+from offload.hooks.delivery import Delivery, current_delivery, resolve_direct
+from offload.hooks.options import effective
+from offload.hooks.outgoing import described
+from offload.hooks.publish import EMBED, resending
+from offload.ref import Ref, looks_like_ref
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("install",)
+
+_GUARD = "_offload_guard"
+_PATCH = "_offload_original"
+
+
+def install() -> None:
+    """Have `build_tracer` guard the tasks of apps with offload; once per process."""
+    original = trace.build_tracer
+    if hasattr(original, _PATCH):
+        return
+
+    @functools.wraps(original)
+    def build_tracer(name: str, task: Any, *args: Any, **kwargs: Any) -> Any:
+        hook = getattr(kwargs.get("app") or task.app, "_offload", None)
+        if hook is None:
+            return original(name, task, *args, **kwargs)
+        hook.check_task(name)
+        _guard_task(hook, task)
+        return _tracer(hook, task, original(name, task, *args, **kwargs))
+
+    setattr(build_tracer, _PATCH, original)
+    trace.build_tracer = build_tracer
+    consumer = sys.modules.get("celery.worker.consumer.consumer")
+    if consumer is not None:  # it has imported the function by name
+        consumer.build_tracer = build_tracer
+
+
+def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
+    def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        request = {} if request is None else request
+        note = request.pop(EMBED, None)
+        with Delivery(hook, task) as delivery:
+            delivery.receive(args, kwargs, request, note)
+            return tracer(uuid, delivery.args, delivery.kwargs, request)
+
+    return traced
+
+
+def _guard_task(hook: Offload, task: Any) -> None:
+    """Wrap what Celery will call: a ``__call__`` of the task's own, else ``run``."""
+    if trace.task_has_custom(task, "__call__"):
+        kind = type(task)
+        if not hasattr(kind.__call__, _GUARD):
+            kind.__call__ = _guarded_call(kind.__call__)
+    elif not hasattr(task.run, _GUARD):
+        task.run = _guarded_run(hook, task, task.run)
+
+
+def _guarded_run(hook: Offload, task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        return _call(hook, task, run, args, kwargs)
+
+    setattr(guarded, _GUARD, True)
+    return guarded
+
+
+def _guarded_call(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        hook = getattr(self.app, "_offload", None)
+        function = functools.partial(call, self)
+        return function(*args, **kwargs) if hook is None else _call(hook, self, function, args, kwargs)
+
+    setattr(guarded, _GUARD, True)
+    return guarded
+
+
+def _call(hook: Offload, task: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    delivery = current_delivery()
+    if delivery is None or delivery.task is not task or delivery.started:
+        args, kwargs = resolve_direct(args, kwargs)  # a plain call of the function
+        return function(*args, **kwargs)
+    delivery.started = True
+    if delivery.error is not None:
+        _give_up(hook, task, delivery, delivery.error)
+    result = function(*args, **kwargs)
+    _store_result(hook, task, delivery, result)
+    return result
+
+
+def _give_up(hook: Offload, task: Any, delivery: Delivery, error: Exception) -> None:
+    """Send the task again if only the store was away, else fail it with *error*."""
+    request = task.request
+    policy = hook.settings.retry
+    if (
+        not isinstance(error, StoreUnavailable)
+        or request.is_eager
+        or delivery.attempt >= policy.max_retries
+        or delivery.bound is None
+    ):
+        raise error
+    args, kwargs = delivery.bound
+    countdown = policy.wait(delivery.attempt, random.random)
+    # As Task.retry does it, but with the task's own count of retries left as it is.
+    signature = task.signature_from_request(
+        request, args, kwargs, countdown=countdown, retries=request.retries
+    )
+    hook.counters.add(task_retries=1)
+    token = resending.set(delivery.attempt + 1)
+    try:
+        signature.apply_async()
+    except Exception as exc:
+        raise Reject(exc, requeue=False) from error
+    finally:
+        resending.reset(token)
+    raise Retry(exc=error, when=countdown, sig=signature)
+
+
+def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> None:
+    request = task.request
+    options = effective(delivery.options, hook.tasks[task.name].options, hook.settings)
+    stored = not trace.get_actual_ignore_result(task, request)
+    if request.is_eager:
+        stored = stored and task.store_eager_result
+        passed_on = False
+    else:
+        passed_on = bool(request.callbacks or request.chain or request.chord)
+    if not (stored or passed_on) or isinstance(result, ResultBase):
+        return
+    native = task.backend.serializer if stored or request.chord else hook.app.conf.task_serializer
+    try:
+        ref = _result_ref(hook, options, result, native)
+    except OffloadError as exc:
+        raise described(exc, task.name, "result") from exc
+    if ref is not None:
+        delivery.keep_result(result, {native: ref})
+
+
+def _result_ref(hook: Offload, options: Any, result: Any, native: str) -> Ref[Any] | None:
+    content, threshold = hook.content, options.threshold
+    if threshold and hook.certainly_small(result, threshold - 1, native):
+        return None
+    ttl = hook.result_ttl(options)
+    if isinstance(result, Ref):
+        if result.is_local:
+            return _result_ref(hook, options, result.get(), native)
+        ref = result if result.resolve is not None else content.open(result.wire)
+        content.keep(ref, ttl)
+        return ref
+    storing = options.enabled and options.results and hook.settings.mode == "on"
+    if not storing and not looks_like_ref(result):
+        return None
+    if (remembered := content.remembered(result, native=native, ttl=ttl)) is not None:
+        return remembered
+    hook.counters.add(values_seen=1)
+    payload = content.serializers.encode(result, native)
+    content.check_size(payload)
+    if not storing or payload.size < threshold:
+        # A user's dict that looks like a reference must not be read as one.
+        if not looks_like_ref(result) and content.serializers.carries(result, native):
+            return None
+        return content.within(payload)
+    return content.put_or_inline(payload, ttl=ttl, value=result, native=native)
