@@ -27,7 +27,7 @@ def main() -> int:
     try:
         check_server()
         console.print(
-            f"The same jobs by the same app, first by plain Celery, then with [bold]Offload(app)[/].\n"
+            "The same jobs by the same app, first by plain Celery, then with [b]Offload(app)[/b].\n"
             f"Each time with a broker of its own and a prefork worker with {CHILDREN} children.\n"
         )
         plain, ours = (run(console, name, options.rows, on) for name, on in SIDES.items())

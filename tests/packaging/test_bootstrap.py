@@ -1,0 +1,140 @@
+"""The set-up behind the Makefile: it follows pip's configuration and says what is missing."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def bootstrap(root):
+    spec = importlib.util.spec_from_file_location("bootstrap", root / "tools" / "bootstrap.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def pip(monkeypatch, tmp_path):
+    """Gives a function that configures pip, which until then has no configuration."""
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], check=False).returncode:
+        pytest.skip("this environment has no pip")
+    for name in os.environ:
+        if name.startswith(("PIP_", "UV_", "SSL_CERT")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+
+    def configure(text):
+        path = tmp_path / "pip.conf"
+        path.write_text(text)
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(path))
+
+    return configure
+
+
+@pytest.fixture
+def python():
+    return Path(sys.executable)
+
+
+def test_uv_uses_pips_indexes(bootstrap, pip, python):
+    """A private index, its certificate and its further places are uv's as well."""
+    pip(
+        "[global]\nindex-url = https://pypi.example/simple\ncert = /ca.pem\ntimeout = 77\n"
+        "extra-index-url = https://a.example/simple\n    https://b.example/simple\n"
+        "find-links = /wheels\n"
+    )
+    env = bootstrap.uv_env(python)
+    assert env["UV_DEFAULT_INDEX"] == "https://pypi.example/simple"
+    assert env["UV_INDEX"] == "https://a.example/simple https://b.example/simple"
+    assert env["UV_INDEX_STRATEGY"] == "unsafe-best-match"
+    assert env["UV_FIND_LINKS"] == "/wheels"
+    assert env["SSL_CERT_FILE"] == "/ca.pem"
+    assert env["UV_HTTP_TIMEOUT"] == "77"
+
+
+def test_uvs_own_settings_go_first(bootstrap, pip, python, monkeypatch):
+    """What the user set for uv is not overwritten by what pip has."""
+    pip("[global]\nindex-url = https://pypi.example/simple\n")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mine.example/simple")
+    assert bootstrap.uv_env(python)["UV_DEFAULT_INDEX"] == "https://mine.example/simple"
+
+
+def test_environment_variables_beat_the_file(bootstrap, pip, python, monkeypatch):
+    """As they do for pip itself."""
+    pip("[global]\nindex-url = https://file.example/simple\n")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://env.example/simple")
+    assert bootstrap.uv_env(python)["UV_DEFAULT_INDEX"] == "https://env.example/simple"
+
+
+def test_without_configuration_uv_has_its_defaults(bootstrap, pip, python):
+    """Nothing is set that pip was not told; interpreters are never downloaded."""
+    env = bootstrap.uv_env(python)
+    assert not {"UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "SSL_CERT_FILE"} & set(env)
+    assert env["UV_PYTHON_DOWNLOADS"] == "never"
+
+
+def test_up_to_date_environment_is_left_alone(bootstrap, tmp_path, monkeypatch, python):
+    """The second run of a command installs nothing."""
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(python)
+    installed = []
+    monkeypatch.setattr(bootstrap, "install", lambda *arguments: installed.append(arguments))
+    bootstrap.ensure(venv, ["test"])
+    bootstrap.ensure(venv, ["test"])
+    assert len(installed) == 1
+
+
+def test_changed_requirements_are_installed(bootstrap, tmp_path, monkeypatch, python):
+    """Another pyproject.toml, or other extras, install again."""
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(python)
+    installed = []
+    monkeypatch.setattr(bootstrap, "install", lambda *arguments: installed.append(arguments))
+    bootstrap.ensure(venv, ["test"])
+    monkeypatch.setattr(bootstrap, "fingerprint", lambda *_: "another")
+    bootstrap.ensure(venv, ["test"])
+    bootstrap.ensure(venv, ["demo"])
+    assert len(installed) == 3
+
+
+def test_missing_venv_names_the_package_to_install(bootstrap, tmp_path, monkeypatch):
+    """Without root, a Debian without python3-venv is told what to install; no ruin is left."""
+
+    def fails(command, env=None):
+        return subprocess.CompletedProcess(command, 1, stdout="ensurepip is not available")
+
+    monkeypatch.setattr(bootstrap, "_quiet", fails)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(bootstrap.BootstrapError, match="sudo apt-get install python3-venv"):
+        bootstrap.create(tmp_path / "venv")
+    assert not (tmp_path / "venv").exists()
+
+
+def test_missing_venv_is_installed_by_root(bootstrap, tmp_path, monkeypatch):
+    """As root on Debian the package is installed, and the environment then made."""
+    commands = []
+
+    def runs(command, env=None):
+        commands.append(command)
+        installed = any("install" in earlier for earlier in commands)
+        return subprocess.CompletedProcess(command, 0 if installed else 1, stdout="")
+
+    monkeypatch.setattr(bootstrap, "_quiet", runs)
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    bootstrap.create(tmp_path / "venv")
+    assert ["apt-get", "update"] in commands
+    assert commands[-1][1:3] == ["-m", "venv"]
+
+
+def test_make_help_lists_every_command(root):
+    """`make` alone says what there is."""
+    done = subprocess.run(["make"], cwd=root, check=True, capture_output=True, text=True)
+    for target in ("demo", "test", "test-all", "lint", "bench", "clean"):
+        assert f"make {target} " in done.stdout

@@ -1,0 +1,61 @@
+"""Dependencies: each is used, and what is optional is not needed."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+# The import that tells that a dependency is used, where it is not the package's name.
+IMPORTS = {"redis[hiredis]": "redis"}
+USER_EXTRAS = ("numpy", "arrow")
+OPTIONAL = ("numpy", "pandas", "polars", "pyarrow", "boto3", "rich", "msgpack", "pydantic")
+
+
+def packages(requirements):
+    return [re.match(r"[\w.\[\]-]+", requirement)[0] for requirement in requirements]
+
+
+@pytest.fixture(scope="module")
+def source(root):
+    return "\n".join(path.read_text() for path in (root / "offload").rglob("*.py"))
+
+
+def imports(source, package):
+    return re.search(rf"^\s*(import|from) {package}\b|[\"']{package}[\"'.]", source, re.MULTILINE)
+
+
+def test_every_dependency_is_used(source, pyproject):
+    """What users must install, the package imports."""
+    for package in packages(pyproject["project"]["dependencies"]):
+        assert imports(source, IMPORTS.get(package, package)), package
+
+
+@pytest.mark.parametrize("extra", USER_EXTRAS)
+def test_every_extra_is_used(source, pyproject, extra):
+    """No extra promises a feature that is not there."""
+    for package in packages(pyproject["project"]["optional-dependencies"][extra]):
+        assert imports(source, package), package
+
+
+def test_every_extra_is_known(pyproject):
+    """A new extra is either for users, and held to the tests above, or for development."""
+    development = {"demo", "test", "bench", "dev"}
+    assert set(pyproject["project"]["optional-dependencies"]) == {*USER_EXTRAS, *development}
+
+
+def test_nothing_optional_is_imported():
+    """`import offload` needs no extra, and does not spend the time to import one."""
+    code = f"import sys, offload; print([m for m in {OPTIONAL!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_works_without_the_optional_packages():
+    """`import offload` works where none of the optional packages can be imported."""
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({OPTIONAL!r}))\n"  # None: ImportError
+        "import offload"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
