@@ -64,17 +64,22 @@ class Registry:
             SerializerNotAccepted: if the app does not accept the serializer.
             DeserializationError: if the bytes are not what the serializer writes.
         """
+        self.check_accepted(serializer)
         head = memoryview(head)
         if serializer.startswith(kombu_native.PREFIX):
-            native = serializer[len(kombu_native.PREFIX) :]
-            self._check(native)
-            return kombu_native.decode(native, head, buffers)
+            return kombu_native.decode(serializer[len(kombu_native.PREFIX) :], head, buffers)
+        return self._by_name[serializer].decode(head, buffers)
+
+    def check_accepted(self, serializer: str) -> None:
+        """Raise what `decode` would raise for the name alone, before anything is fetched."""
+        if serializer.startswith(kombu_native.PREFIX):
+            self._check(serializer[len(kombu_native.PREFIX) :])
+            return
         found = self._by_name.get(serializer)
         if found is None:
             raise DeserializationError(f"there is no serializer named {serializer[:40]!r}")
         if not found.data_only:
             self._check(serializer)
-        return found.decode(head, buffers)
 
     def carries(self, value: Any, native: str) -> bool:
         """Return whether plain Celery's serializer carries *value*; costs writing it."""

@@ -42,6 +42,7 @@ def short_repr(value: Any) -> str:
         text = _Repr().repr(value)
     except Exception as error:
         text = f"<{type(value).__qualname__}, whose repr raises {type(error).__qualname__}>"
+    text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates break logs
     return text if len(text) <= LENGTH else text[: LENGTH - 3] + "..."
 
 

@@ -1,0 +1,309 @@
+"""pyarrow's tables and arrays, and polars' frames and series, which are Arrow inside.
+
+Arrays travel as the buffers that they are, without a copy; only slices are copied,
+so that what lies outside of them stays behind. Chunks stay chunks.
+
+The layout of texts in polars depends on how a frame came about, so they are brought
+into Arrow's plain one first (a copy): equal frames are then equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from offload.errors import DeserializationError
+from offload.serializers.describe import type_name
+from offload.serializers.tree import Node, NotData, Reader, Writer
+
+__all__ = ("read", "read_chunks", "write", "write_chunks")
+
+_VIEWS = {
+    kind(): plain()
+    for kind, plain in (
+        (getattr(pa, "string_view", None), pa.large_string),
+        (getattr(pa, "binary_view", None), pa.large_binary),
+    )
+    if kind is not None
+}
+"""Types whose memory depends on the array's past: what they are brought into."""
+
+
+def write(value: Any, writer: Writer) -> Node:
+    """Return the node for something of pyarrow's or polars'."""
+    kind = type(value)
+    if kind is pa.Table:
+        return _write_table(value, writer)
+    if kind is pa.RecordBatch:
+        return {**_write_table(pa.Table.from_batches([value]), writer), "kind": "RecordBatch"}
+    if kind is pa.ChunkedArray:
+        return {"kind": "ChunkedArray", **write_chunks(value.type, value.chunks, writer)}
+    if isinstance(value, pa.Array):
+        return {"kind": "Array", **write_chunks(value.type, [value], writer)}
+    if kind.__module__.startswith("polars."):
+        return _write_polars(value, writer)
+    raise NotData(f"it is of type {type_name(value)}")
+
+
+def read(body: Node, reader: Reader) -> Any:
+    """Return what `write` was given, on top of the buffers."""
+    kind = body["kind"]
+    if kind == "Table":
+        return _read_table(body, reader)
+    if kind == "RecordBatch":
+        table = _read_table(body, reader)
+        batches = table.to_batches()
+        if len(batches) > 1:
+            raise ValueError("not one batch")
+        return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+    if kind in ("DataFrame", "Series"):
+        return _read_polars(body, reader)
+    chunks = read_chunks(body, reader)
+    if kind == "ChunkedArray":
+        return chunks
+    if kind == "Array" and chunks.num_chunks == 1:
+        return chunks.chunk(0)
+    raise ValueError("not a value of Arrow's")
+
+
+def write_chunks(kind: pa.DataType, chunks: Iterable[pa.Array], writer: Writer) -> Node:
+    """Return the node for arrays of one type."""
+    schema = pa.schema([pa.field("", kind)])
+    return {
+        "schema": _write_schema(schema, writer),
+        "chunks": [_write_array(chunk, writer) for chunk in chunks],
+    }
+
+
+def read_chunks(body: Node, reader: Reader) -> pa.ChunkedArray:
+    """Return the arrays again, as chunks of one."""
+    schema = _read_schema(body["schema"], reader)
+    if len(schema) != 1:
+        raise ValueError("not the schema of an array")
+    return _read_column(schema.field(0), body["chunks"], reader)
+
+
+# -- tables -----------------------------------------------------------------------------
+
+
+def _write_table(table: pa.Table, writer: Writer) -> Node:
+    return {
+        "kind": "Table",
+        "schema": _write_schema(table.schema, writer),
+        "columns": [[_write_array(c, writer) for c in column.chunks] for column in table.columns],
+        "rows": table.num_rows,
+    }
+
+
+def _read_table(body: Node, reader: Reader) -> pa.Table:
+    schema = _read_schema(body["schema"], reader)
+    if len(schema) != len(body["columns"]):
+        raise ValueError("not as many columns as the schema has")
+    columns = [
+        _read_column(field, chunks, reader)
+        for field, chunks in zip(schema, body["columns"], strict=True)
+    ]
+    table = pa.Table.from_arrays(columns, schema=schema)
+    table.validate()
+    if table.num_rows != body["rows"]:
+        raise ValueError("not as many rows as there should be")
+    return table
+
+
+def _write_schema(schema: pa.Schema, writer: Writer) -> Node:
+    for field in schema:
+        if _has_extension(field.type):
+            raise NotData(f"its column {field.name!r} is of an Arrow extension type {field.type}")
+    return writer.buffer(memoryview(schema.serialize()).cast("B"))
+
+
+def _read_schema(node: Node, reader: Reader) -> pa.Schema:
+    schema = pa.ipc.read_schema(pa.py_buffer(reader.buffer(node)))
+    if any(_has_extension(field.type) for field in schema):
+        raise ValueError("an Arrow extension type")
+    return schema
+
+
+def _has_extension(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return True
+    return any(map(_has_extension, _part_types(kind)))
+
+
+# -- arrays -----------------------------------------------------------------------------
+
+
+def _write_array(array: pa.Array, writer: Writer) -> Node:
+    """Return the node of an array: its own buffers, and the arrays that it is made of."""
+    kind = array.type
+    if kind in _VIEWS:
+        return _write_array(array.cast(_VIEWS[kind]), writer)
+    if pa.types.is_dictionary(kind):
+        return {"parts": [_write_array(a, writer) for a in (array.indices, array.dictionary)]}
+    sizes = _sizes(array)
+    if sizes is None:
+        # A slice: joined with nothing, it is copied without what lies outside of it.
+        array = pa.concat_arrays([array, array.slice(0, 0)])
+        sizes = _sizes(array)
+        if sizes is None:
+            raise NotData(f"its memory does not look as expected of {kind}")
+    buffers = [
+        None if buffer is None else writer.buffer(_bytes(buffer.slice(0, size)))
+        for buffer, size in zip(array.buffers(), sizes, strict=False)
+    ]
+    return {
+        "length": len(array),
+        "nulls": array.null_count,
+        "buffers": buffers,
+        "parts": [_write_array(part, writer) for part in _parts(array)],
+    }
+
+
+def _sizes(array: pa.Array) -> list[int] | None:
+    """Return how many bytes of each of its own buffers count; None if it is a slice."""
+    if array.offset:
+        return None
+    kind, length = array.type, len(array)
+    sizes = [_bits(length)]
+    width = _offset_width(kind)
+    if width:
+        size = (length + 1) * width
+        end = _end(array.buffers()[1], width, size)
+        inside = array.buffers()[2] if _is_text(kind) else array.values
+        whole = 0 if inside is None else inside.size if _is_text(kind) else len(inside)
+        if end is None or end > whole or (end < whole and not _is_text(kind)):
+            return None
+        sizes.append(size)
+        if _is_text(kind):
+            sizes.append(end)
+    elif _is_fixed(kind):
+        sizes.append(_bits(length * kind.bit_width))
+    elif pa.types.is_fixed_size_list(kind):
+        if len(array.values) != length * kind.list_size:
+            return None
+    elif not pa.types.is_struct(kind) and not pa.types.is_null(kind):
+        raise NotData(f"it has a column of Arrow's type {kind}")
+    return sizes
+
+
+def _end(offsets: pa.Buffer | None, width: int, size: int) -> int | None:
+    """Return where the last item ends; None if the first does not begin at 0."""
+    if offsets is None or offsets.size < size:
+        return None
+    view = _bytes(offsets)
+    if any(view[:width]):
+        return None
+    return int.from_bytes(view[size - width : size], "little")
+
+
+def _parts(array: pa.Array) -> list[pa.Array]:
+    kind = array.type
+    if pa.types.is_struct(kind):
+        return [array.field(i) for i in range(kind.num_fields)]
+    return [array.values] if kind.num_fields else []
+
+
+def _part_types(kind: pa.DataType) -> list[pa.DataType]:
+    if pa.types.is_dictionary(kind):
+        return [kind.index_type, kind.value_type]
+    if pa.types.is_map(kind):
+        return [pa.struct([kind.key_field, kind.item_field])]
+    return [kind.field(i).type for i in range(kind.num_fields)]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_string(kind)
+        or types.is_large_binary(kind)
+    )
+
+
+def _offset_width(kind: pa.DataType) -> int:
+    types = pa.types
+    if types.is_large_string(kind) or types.is_large_binary(kind) or types.is_large_list(kind):
+        return 8
+    return 4 if _is_text(kind) or types.is_list(kind) or types.is_map(kind) else 0
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_primitive(kind) or types.is_decimal(kind) or types.is_fixed_size_binary(kind)
+    )
+
+
+def _bits(count: int) -> int:
+    return (count + 7) // 8
+
+
+def _bytes(buffer: pa.Buffer) -> memoryview:
+    return memoryview(buffer).cast("B") if buffer.size else memoryview(b"")
+
+
+def _read_column(field: pa.Field, nodes: Node, reader: Reader) -> pa.ChunkedArray:
+    arrays = [_read_array(field.type, node, reader) for node in nodes]
+    return pa.chunked_array(arrays, field.type)
+
+
+def _read_array(kind: pa.DataType, node: Node, reader: Reader) -> pa.Array:
+    if kind in _VIEWS:
+        return _read_array(_VIEWS[kind], node, reader).cast(kind)
+    types = _part_types(kind)
+    if len(types) != len(node["parts"]):
+        raise ValueError(f"no array of {kind}")
+    parts = [_read_array(t, n, reader) for t, n in zip(types, node["parts"], strict=True)]
+    if pa.types.is_dictionary(kind):
+        array = pa.DictionaryArray.from_arrays(*parts, ordered=kind.ordered)
+    else:
+        array = _assemble(kind, node, parts, reader)
+    # What lies in the buffers, not only their sizes: offsets that point elsewhere would
+    # read foreign memory, and polars trusts that texts are UTF-8.
+    array.validate(full=True)
+    return array
+
+
+def _assemble(kind: pa.DataType, node: Node, parts: list[pa.Array], reader: Reader) -> pa.Array:
+    length, nulls = node["length"], node["nulls"]
+    if type(length) is not int or type(nulls) is not int or not 0 <= nulls <= length < 1 << 48:
+        raise ValueError("not a length")
+    own = [None if b is None else pa.py_buffer(reader.buffer(b)) for b in node["buffers"]]
+    wanted = 1 + bool(_offset_width(kind) or _is_fixed(kind)) + _is_text(kind)
+    if len(own) != wanted:
+        raise ValueError(f"no array of {kind}")
+    return pa.Array.from_buffers(kind, length, own, nulls, children=parts or None)
+
+
+# -- polars -----------------------------------------------------------------------------
+
+
+def _write_polars(value: Any, writer: Writer) -> Node:
+    import polars as pl
+
+    if type(value) is pl.Series:
+        return {**_write_polars(value.to_frame(), writer), "kind": "Series"}
+    if type(value) is not pl.DataFrame:
+        raise NotData(f"it is of type {type_name(value)}")
+    try:
+        back: Any = pl.from_arrow(value.clear().to_arrow())
+        odd = [name for name, dtype in value.schema.items() if back.schema[name] != dtype]
+    except Exception as error:
+        raise NotData(f"Arrow cannot carry this polars frame ({error})") from error
+    if odd:
+        raise NotData(f"its column {odd[0]!r} is of dtype {value.schema[odd[0]]}")
+    return {**_write_table(value.to_arrow(), writer), "kind": "DataFrame"}
+
+
+def _read_polars(body: Node, reader: Reader) -> Any:
+    try:
+        import polars as pl
+    except ImportError as error:
+        raise DeserializationError(
+            'reading a value of polars\' needs polars: pip install "offload[arrow]"'
+        ) from error
+    frame: Any = pl.from_arrow(_read_table(body, reader), rechunk=False)
+    return frame.to_series() if body["kind"] == "Series" else frame

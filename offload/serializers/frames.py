@@ -1,0 +1,366 @@
+"""pandas: frames, series and indexes, column by column, exactly as sent or not at all.
+
+Columns of numbers and times are numpy arrays, texts are Arrow arrays, and both stay
+where they are. What a cell of an ``object`` column holds is written as any other
+value. What cannot come back the same, such as a sparse column, is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.extensions import ExtensionArray
+from pandas.tseries.frequencies import to_offset
+
+from offload.serializers.describe import type_name
+from offload.serializers.scalars import text
+from offload.serializers.tree import Node, NotData, Reader, Writer
+
+__all__ = ("read", "write")
+
+_MASKED = {
+    "IntegerArray": pd.arrays.IntegerArray,
+    "FloatingArray": pd.arrays.FloatingArray,
+    "BooleanArray": pd.arrays.BooleanArray,
+}
+_PLAIN_INDEXES = (
+    pd.Index,
+    pd.DatetimeIndex,
+    pd.TimedeltaIndex,
+    pd.PeriodIndex,
+    pd.IntervalIndex,
+    pd.CategoricalIndex,
+)
+
+
+def write(value: Any, writer: Writer) -> Node:
+    """Return the node for something of pandas'."""
+    kind = type(value)
+    if kind is pd.DataFrame:
+        node = _write_frame(value, writer)
+        _check_frame(value)
+        return node
+    if kind is pd.Series:
+        node = _write_series(value, writer)
+        _check_series(value)
+        return node
+    if isinstance(value, pd.Index):
+        return {"index": _write_index(value, writer)}
+    if isinstance(value, ExtensionArray):
+        return {"values": _write_values(value, writer)}
+    if value is pd.NaT or value is pd.NA:
+        return {"missing": "NaT" if value is pd.NaT else "NA"}
+    if kind is pd.Timestamp:
+        moment = value.asm8
+        return {"Timestamp": [int(moment.view("i8")), value.unit, writer.node(value.tzinfo)]}
+    if kind is pd.Timedelta:
+        return {"Timedelta": [int(value.asm8.view("i8")), value.unit]}
+    raise NotData(f"it is of type {type_name(value)}")
+
+
+def read(body: Node, reader: Reader) -> Any:
+    """Return what `write` was given, on top of the buffers."""
+    [(kind, node)] = body.items()
+    return _READERS[kind](node, reader)
+
+
+# -- frames and series ------------------------------------------------------------------
+
+
+def _write_frame(frame: Any, writer: Writer) -> Node:
+    block = _one_block(frame)
+    if block is not None:
+        values: Node = {"block": writer.node(block)}
+    else:
+        columns = []
+        for i, name in enumerate(frame.columns):
+            try:
+                columns.append(_write_values(frame.iloc[:, i].array, writer))
+            except NotData as error:
+                raise error.below(name) from None
+        values = {"columns": columns}
+    index = _write_index(frame.index, writer)
+    names = _write_index(frame.columns, writer)
+    return {"frame": [values, index, names, *_write_extras(frame, writer)]}
+
+
+def _read_frame(body: Node, reader: Reader) -> Any:
+    values, index_node, names_node, attrs, unique = body
+    # In the order in which they were written: each buffer is read once.
+    block = reader.value(values["block"]) if "block" in values else None
+    columns = [_read_values(node, reader) for node in values.get("columns", ())]
+    index, names = _read_index(index_node, reader), _read_index(names_node, reader)
+    if block is not None:
+        frame = pd.DataFrame(block, index=index, copy=False)
+    else:
+        series = {i: _series(values, index) for i, values in enumerate(columns)}
+        frame = pd.DataFrame(series, index=index, columns=range(len(series)), copy=False)
+    frame.columns = names
+    return _read_extras(frame, attrs, unique, reader)
+
+
+def _one_block(frame: Any) -> Any:
+    """Return the one two-dimensional array that a frame is made of, if rows lie together.
+
+    Columns of such a frame are strided, so each of them would have to be copied.
+    """
+    dtypes = set(frame.dtypes)
+    if len(dtypes) != 1 or frame.shape[1] < 2:
+        return None
+    [dtype] = dtypes
+    if not isinstance(dtype, np.dtype) or dtype.hasobject:
+        return None
+    return None if frame.iloc[:, 0].to_numpy().flags.c_contiguous else frame.to_numpy()
+
+
+def _write_series(series: Any, writer: Writer) -> Node:
+    values = _write_values(series.array, writer)
+    index = _write_index(series.index, writer)
+    name = writer.node(series.name)
+    return {"series": [values, index, name, *_write_extras(series, writer)]}
+
+
+def _read_series(body: Node, reader: Reader) -> Any:
+    values_node, index_node, name, attrs, unique = body
+    values = _read_values(values_node, reader)
+    series = _series(values, _read_index(index_node, reader))
+    series.name = reader.value(name)
+    return _read_extras(series, attrs, unique, reader)
+
+
+def _series(values: Any, index: Any) -> Any:
+    # The dtype is said, or pandas would take an object array of strings for its str.
+    return pd.Series(values, index=index, dtype=values.dtype, copy=False)
+
+
+def _write_extras(value: Any, writer: Writer) -> list[Node]:
+    return [writer.node(value.attrs), not value.flags.allows_duplicate_labels]
+
+
+def _read_extras(value: Any, attrs: Node, unique: Node, reader: Reader) -> Any:
+    value.attrs = reader.value(attrs)
+    if unique:
+        value.flags.allows_duplicate_labels = False
+    return value
+
+
+def _check_frame(frame: Any) -> None:
+    """Refuse a frame that this version of pandas would not give back the same.
+
+    Looked at without its rows, because those are the buffers themselves.
+    """
+    empty = frame.iloc[:0]
+    back = _without_rows(empty, _write_frame, _read_frame)
+    for name, sent, dtype in zip(frame.columns, empty.dtypes, back.dtypes, strict=True):
+        if sent != dtype:
+            raise NotData(f"it would arrive with dtype {dtype} instead of {sent}").below(name)
+    for sent, got in ((empty.index, back.index), (empty.columns, back.columns)):
+        if not sent.identical(got) or type(sent) is not type(got):
+            raise NotData("its index or columns would not arrive the same")
+
+
+def _check_series(series: Any) -> None:
+    empty = series.iloc[:0]
+    back = _without_rows(empty, _write_series, _read_series)
+    if empty.dtype != back.dtype or not empty.index.identical(back.index):
+        raise NotData("it would not arrive the same")
+
+
+def _without_rows(empty: Any, write_it: Callable[..., Any], read_it: Callable[..., Any]) -> Any:
+    writer = Writer()
+    [body] = write_it(empty, writer).values()
+    return read_it(body, Reader([memoryview(bytearray(b)) for b in writer.buffers]))
+
+
+# -- indexes ----------------------------------------------------------------------------
+
+
+def _write_index(index: Any, writer: Writer) -> Node:
+    names = [writer.node(name) for name in index.names]
+    kind = type(index)
+    if kind is pd.RangeIndex:
+        return {"range": [index.start, index.stop, index.step], "names": names}
+    if kind is pd.MultiIndex:
+        return {
+            "levels": [_write_index(level, writer) for level in index.levels],
+            "codes": [writer.node(np.asarray(codes)) for codes in index.codes],
+            "names": names,
+        }
+    if kind not in _PLAIN_INDEXES:
+        raise NotData(f"its index is of type {type_name(index)}")
+    node = {"values": _write_values(index.array, writer), "names": names}
+    freq = getattr(index, "freq", None)
+    if freq is not None and kind is not pd.PeriodIndex:
+        try:
+            same = to_offset(freq.freqstr) == freq
+        except ValueError:
+            same = False
+        if not same:
+            raise NotData(f"its index has the frequency {freq!r:.60}")
+        node["freq"] = freq.freqstr
+    return node
+
+
+def _read_index(node: Node, reader: Reader) -> Any:
+    names = reader.items(node["names"])
+    if "range" in node:
+        start, stop, step = node["range"]
+        return pd.RangeIndex(start, stop, step).set_names(names)
+    if "levels" in node:
+        levels = [_read_index(level, reader) for level in node["levels"]]
+        codes = reader.items(node["codes"])
+        return pd.MultiIndex(levels, codes, names=names)
+    values = _read_values(node["values"], reader)
+    index: Any = pd.Index(values, dtype=values.dtype, copy=False).set_names(names)
+    if "freq" in node:
+        index.freq = to_offset(text(node["freq"]))
+    return index
+
+
+# -- columns ----------------------------------------------------------------------------
+
+
+def _write_values(values: Any, writer: Writer) -> Node:
+    kind = type(values)
+    if kind is pd.arrays.NumpyExtensionArray:
+        array = values.to_numpy()
+        if array.dtype == object:
+            return {"objects": writer.items(list(array))}
+        return {"numpy": writer.node(array)}
+    if kind is pd.arrays.DatetimeArray or kind is pd.arrays.TimedeltaArray:
+        letter = "M" if kind is pd.arrays.DatetimeArray else "m"
+        zone = writer.node(values.tz) if letter == "M" else None
+        array = values.asi8.view(f"{letter}8[{values.unit}]")
+        return {"times": [writer.node(array), zone]}
+    if kind is pd.Categorical:
+        categories = _write_index(values.categories, writer)
+        return {"codes": [categories, writer.node(np.asarray(values.codes)), values.ordered]}
+    if kind is pd.arrays.PeriodArray:
+        return {"periods": [writer.node(values.asi8), str(values.dtype)]}
+    if kind is pd.arrays.IntervalArray:
+        ends = [_write_index(end, writer) for end in (values.left, values.right)]
+        return {"intervals": [*ends, values.closed]}
+    if _MASKED.get(kind.__name__) is kind:
+        return {"masked": [kind.__name__, writer.node(values._data), writer.node(values._mask)]}
+    if isinstance(values.dtype, pd.StringDtype):
+        return {"strings": [_strings(values.dtype), _write_arrow(values, writer)]}
+    if isinstance(values.dtype, pd.ArrowDtype):
+        return {"arrow": _write_arrow(values, writer)}
+    raise NotData(f"it is of dtype {values.dtype}")
+
+
+def _write_arrow(values: Any, writer: Writer) -> Node:
+    import pyarrow as pa
+
+    from offload.serializers.arrow import write_chunks
+
+    try:
+        column = pa.array(values, from_pandas=True)
+    except (pa.ArrowException, ValueError) as error:
+        raise NotData(f"Arrow cannot carry it ({error})") from error
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return write_chunks(column.type, chunks, writer)
+
+
+def _strings(dtype: Any) -> list[str]:
+    missing = "NA" if dtype.na_value is pd.NA else "nan"
+    return [dtype.storage, missing]
+
+
+def _read_values(node: Node, reader: Reader) -> Any:
+    [(kind, body)] = node.items()
+    return _VALUES[kind](body, reader)
+
+
+def _read_numpy(body: Node, reader: Reader) -> Any:
+    array = reader.value(body)
+    if type(array) is not np.ndarray:
+        raise TypeError("not an array")
+    return array
+
+
+def _read_objects(body: Node, reader: Reader) -> Any:
+    values = reader.items(body)
+    return np.fromiter(values, dtype=object, count=len(values))
+
+
+def _read_times(body: Node, reader: Reader) -> Any:
+    array, zone = _read_numpy(body[0], reader), reader.value(body[1])
+    if array.dtype.kind == "m" and zone is None:
+        return pd.TimedeltaIndex(array, copy=False).array
+    if array.dtype.kind != "M":
+        raise ValueError("not times")
+    if zone is None:
+        return pd.DatetimeIndex(array, copy=False).array
+    return pd.DatetimeIndex(array, tz="UTC", copy=False).tz_convert(zone).array
+
+
+def _read_categories(body: Node, reader: Reader) -> Any:
+    categories_node, codes, ordered = body
+    dtype = pd.CategoricalDtype(_read_index(categories_node, reader), bool(ordered))
+    return pd.Categorical.from_codes(_read_numpy(codes, reader), dtype=dtype)
+
+
+def _read_periods(body: Node, reader: Reader) -> Any:
+    ordinals, name = body
+    dtype = pd.PeriodDtype(text(name).removeprefix("period[").removesuffix("]"))
+    return pd.arrays.PeriodArray(_read_numpy(ordinals, reader), dtype=dtype)
+
+
+def _read_intervals(body: Node, reader: Reader) -> Any:
+    left, right, closed = body
+    ends = _read_index(left, reader), _read_index(right, reader)
+    return pd.arrays.IntervalArray.from_arrays(*ends, closed=closed)
+
+
+def _read_masked(body: Node, reader: Reader) -> Any:
+    name, data, mask = body
+    return _MASKED[name](_read_numpy(data, reader), _read_numpy(mask, reader), copy=False)
+
+
+def _read_strings(body: Node, reader: Reader) -> Any:
+    from offload.serializers.arrow import read_chunks
+
+    (storage, missing), chunks = body
+    na_value = {"NA": pd.NA, "nan": np.nan}[missing]
+    dtype: Any = pd.StringDtype(storage, na_value=na_value)
+    return dtype.__from_arrow__(read_chunks(chunks, reader))
+
+
+def _read_arrow(body: Node, reader: Reader) -> Any:
+    from offload.serializers.arrow import read_chunks
+
+    return pd.arrays.ArrowExtensionArray(read_chunks(body, reader))
+
+
+def _read_timestamp(body: Node, reader: Reader) -> Any:
+    ticks, unit, zone = body
+    moment = pd.Timestamp(np.datetime64(ticks, unit))
+    zone = reader.value(zone)
+    return moment if zone is None else moment.tz_localize("UTC").tz_convert(zone)
+
+
+_VALUES: dict[str, Callable[[Node, Reader], Any]] = {
+    "numpy": _read_numpy,
+    "objects": _read_objects,
+    "times": _read_times,
+    "codes": _read_categories,
+    "periods": _read_periods,
+    "intervals": _read_intervals,
+    "masked": _read_masked,
+    "strings": _read_strings,
+    "arrow": _read_arrow,
+}
+
+_READERS: dict[str, Callable[[Node, Reader], Any]] = {
+    "frame": _read_frame,
+    "series": _read_series,
+    "index": _read_index,
+    "values": _read_values,
+    "missing": lambda body, reader: {"NaT": pd.NaT, "NA": pd.NA}[body],
+    "Timestamp": _read_timestamp,
+    "Timedelta": lambda body, reader: pd.Timedelta(np.timedelta64(*body)),
+}

@@ -1,0 +1,168 @@
+"""Python's scalar types as JSON: what stands in a tree's head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from offload.serializers.describe import type_name
+
+__all__ = ("READERS", "WRITERS", "NotData", "text")
+
+Node = Any
+
+
+class NotData(Exception):
+    """A value, or something in it, that only pickle could carry.
+
+    Attributes:
+        reason: what is wrong with it, as ``it is a generator``.
+        path: where in the value it stands, as ``['rows'][3]``.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(reason, path)
+        self.reason = reason
+        self.path = path
+
+    def below(self, step: object) -> NotData:
+        """Return the same, seen from one container further out."""
+        return NotData(self.reason, f"[{step!r:.40}]{self.path}")
+
+
+def text(body: Node) -> str:
+    """Return a node that has to be a string."""
+    if type(body) is not str:
+        raise TypeError("not a text")
+    return body
+
+
+def _write_int(value: int) -> Node:
+    # In hexadecimal because that takes no longer than the number is long.
+    return value if -(1 << 63) <= value < 1 << 64 else {"int": hex(value)}
+
+
+def _write_float(value: float) -> Node:
+    return value if math.isfinite(value) else {"float": repr(value)}
+
+
+def _read_float(body: Node) -> float:
+    if body not in ("nan", "inf", "-inf"):
+        raise ValueError("not such a float")
+    return float(body)
+
+
+def _write_complex(value: complex) -> Node:
+    return {"complex": [repr(value.real), repr(value.imag)]}
+
+
+def _read_complex(body: Node) -> complex:
+    real, imag = body
+    return complex(float(text(real)), float(text(imag)))
+
+
+def _write_timedelta(value: timedelta) -> Node:
+    return {"timedelta": [value.days, value.seconds, value.microseconds]}
+
+
+def _write_date(value: date) -> Node:
+    return {"date": [value.year, value.month, value.day]}
+
+
+def _write_time(value: time) -> Node:
+    parts = [value.hour, value.minute, value.second, value.microsecond]
+    return {"time": [parts, _write_zone(value.tzinfo), value.fold]}
+
+
+def _read_time(body: Node) -> time:
+    (hour, minute, second, microsecond), zone, fold = body
+    return time(hour, minute, second, microsecond, _read_zone(zone), fold=fold)
+
+
+def _write_datetime(value: datetime) -> Node:
+    day = [value.year, value.month, value.day]
+    parts = [*day, value.hour, value.minute, value.second, value.microsecond]
+    return {"datetime": [parts, _write_zone(value.tzinfo), value.fold]}
+
+
+def _read_datetime(body: Node) -> datetime:
+    (year, month, day, *clock), zone, fold = body
+    hour, minute, second, microsecond = clock
+    return datetime(
+        year, month, day, hour, minute, second, microsecond, _read_zone(zone), fold=fold
+    )
+
+
+def _write_zone(zone: tzinfo | None) -> Node:
+    if zone is None:
+        return None
+    write = WRITERS.get(type(zone))
+    if write is None:
+        raise NotData(f"its time zone is of type {type_name(zone)}")
+    return write(zone)
+
+
+def _read_zone(node: Node) -> tzinfo | None:
+    if node is None:
+        return None
+    [(tag, body)] = node.items()
+    zone: tzinfo = {"timezone": _read_timezone, "ZoneInfo": _read_zoneinfo}[tag](body)
+    return zone
+
+
+def _write_timezone(value: timezone) -> Node:
+    offset, *name = value.__getinitargs__()  # type: ignore[attr-defined]
+    return {"timezone": [offset.days, offset.seconds, offset.microseconds, *name]}
+
+
+def _read_timezone(body: Node) -> timezone:
+    days, seconds, microseconds, *name = body
+    return timezone(timedelta(days, seconds, microseconds), *map(text, name))
+
+
+def _write_zoneinfo(value: ZoneInfo) -> Node:
+    key: str | None = value.key
+    if key is None or ZoneInfo(key) is not value:
+        raise NotData("its time zone does not come from the time zone database")
+    return {"ZoneInfo": key}
+
+
+def _read_zoneinfo(body: Node) -> ZoneInfo:
+    return ZoneInfo(text(body))
+
+
+WRITERS: dict[type, Callable[[Any], Node]] = {
+    type(None): lambda value: value,
+    bool: lambda value: value,
+    int: _write_int,
+    float: _write_float,
+    complex: _write_complex,
+    Decimal: lambda value: {"Decimal": str(value)},
+    UUID: lambda value: {"UUID": value.hex},
+    timedelta: _write_timedelta,
+    date: _write_date,
+    time: _write_time,
+    datetime: _write_datetime,
+    timezone: _write_timezone,
+    ZoneInfo: _write_zoneinfo,
+}
+"""Of exactly these types. A node is a JSON scalar, or an object of one tag."""
+
+READERS: dict[str, Callable[[Node], Any]] = {
+    "int": lambda body: int(text(body), 16),
+    "float": _read_float,
+    "complex": _read_complex,
+    "Decimal": lambda body: Decimal(text(body)),
+    "UUID": lambda body: UUID(text(body)),
+    "timedelta": lambda body: timedelta(*body),
+    "date": lambda body: date(*body),
+    "time": _read_time,
+    "datetime": _read_datetime,
+    "timezone": _read_timezone,
+    "ZoneInfo": _read_zoneinfo,
+}
