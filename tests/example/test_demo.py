@@ -36,7 +36,7 @@ def processes_of(tmp_path):
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if mark in entry.read_bytes().split(b"\0"):
+            if any(item.startswith(mark) for item in entry.read_bytes().split(b"\0")):
                 found.append(int(entry.parent.name))
         except OSError:
             continue

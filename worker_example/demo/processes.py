@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
@@ -40,7 +41,8 @@ def check_server() -> None:
 def side(rows: int | None, *, offload: bool) -> Iterator[Iterator[dict]]:
     """Start servers, worker and producer of one side; gives the producer's events.
 
-    The last of them, `end`, has the worker's peak memory as well.
+    The last of them, `end`, comes after the worker has ended, and has its peak memory
+    and counters as well.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="offload-demo-")))
@@ -53,6 +55,8 @@ def side(rows: int | None, *, offload: bool) -> Iterator[Iterator[dict]]:
             # Celery refuses to accept pickle as root, rightly. Here only this demo can
             # reach the broker.
             "C_FORCE_ROOT": "1",
+            "DEMO_FOLDER": str(folder),
+            "TMPDIR": str(folder),  # what a killed process leaves behind goes with it
         }
         env.pop("OFFLOAD_STORE", None)
         if offload:
@@ -60,6 +64,7 @@ def side(rows: int | None, *, offload: bool) -> Iterator[Iterator[dict]]:
         celery = ["-m", "celery", "-A", "worker_example.app", "worker"]
         celery += ["--pool", "prefork", "--concurrency", str(CHILDREN), "--loglevel", "WARNING"]
         celery += ["--without-gossip", "--without-mingle"]
+        celery += ["--include", "worker_example.demo.counting"]
         worker = stack.enter_context(python(folder, "worker", celery, env))
         producer_arguments = ["-m", "worker_example.demo.side"]
         if rows is not None:
@@ -77,6 +82,7 @@ def events(
         if event["event"] == "end":
             main, *children = (peak_memory(pid) for pid in (worker.pid, *children_of(worker.pid)))
             event["worker"] = {"main": main, "child": max(children, default=0)}
+            event["worker_counters"] = counters_of(folder, worker)
         yield event
         if event["event"] == "end":
             return
@@ -85,6 +91,16 @@ def events(
         log = (folder / f"{name}.log").read_text(errors="replace")
         print(f"--- the {name}'s last lines ---\n{log[-3000:]}", file=sys.stderr)
     raise DemoFailed(f"the producer ended with exit code {producer.returncode}; see above")
+
+
+def counters_of(folder: Path, worker: subprocess.Popen[str]) -> Counter[str]:
+    """End the worker and return the sum of what its children counted."""
+    worker.terminate()
+    worker.wait(PATIENCE)
+    total: Counter[str] = Counter()
+    for path in folder.glob("counters-*.json"):
+        total.update(json.loads(path.read_text()))
+    return total
 
 
 @contextmanager

@@ -14,13 +14,14 @@ def same_answer(plain: dict, ours: dict, name: str) -> bool:
 
 
 def show(console: Console, plain: dict, ours: dict) -> None:
-    """Print both tables."""
+    """Print the tables."""
     console.print(
         f"\n{plain['rows']:,} flights, a DataFrame of {size(plain['frame'])}; every figure is\n"
         "measured: bytes by the servers' own counters, memory as each process' peak.\n"
     )
     console.print(job_table(plain, ours))
     console.print(total_table(plain, ours))
+    console.print(counter_table(ours["counters"], ours["worker_counters"]))
 
 
 def job_table(plain: dict, ours: dict) -> Table:
@@ -71,6 +72,26 @@ def total_table(plain: dict, ours: dict) -> Table:
     add("peak memory: producer", plain["peak"], ours["peak"])
     add("peak memory: worker, main", plain["worker"]["main"], ours["worker"]["main"])
     add("peak memory: worker, child", plain["worker"]["child"], ours["worker"]["child"])
+    return table
+
+
+def counter_table(producer: dict, worker: dict) -> Table:
+    table = Table(title="What offload counted", title_justify="left")
+    table.add_column("")
+    for column in ("producer", "worker", "together"):
+        table.add_column(column, justify="right")
+    rows = {
+        "values_offloaded": ("values sent by reference", str),
+        "bytes_offloaded": ("  their size", size),
+        "values_deduplicated": ("  in the store already", str),
+        "bytes_uploaded": ("bytes that had to be uploaded", size),
+        "bytes_stored": ("  stored, after compression", size),
+        "values_fetched": ("values fetched", str),
+        "bytes_fetched": ("  their size", size),
+    }
+    for name, (label, form) in rows.items():
+        counts = producer.get(name, 0), worker.get(name, 0)
+        table.add_row(label, *map(form, (*counts, sum(counts))))
     return table
 
 

@@ -12,6 +12,7 @@ import time
 import redis
 
 from worker_example.app import app
+from worker_example.demo.counting import counters
 from worker_example.demo.memory import peak_memory
 from worker_example.flights import load_flights
 from worker_example.producer import JOBS
@@ -73,11 +74,6 @@ def traffic(server: redis.Redis) -> int:
     """Return how many bytes a server has taken in and given out, by its own count."""
     info = server.info("stats")
     return info["total_net_input_bytes"] + info["total_net_output_bytes"]
-
-
-def counters() -> dict:
-    """Return what offload counted in this process, if it is on."""
-    return {}
 
 
 def wait_for_worker() -> None:
