@@ -6,10 +6,9 @@ Its wire form is plain data, the same under every serializer::
 
 The text is a query string: ``d`` digest of the value's root blob, ``n`` bytes of the
 value, ``s`` serializer, ``t`` type shown to people, ``c`` and ``u`` seconds since 1970 of
-its making and until when the store promised to keep it, ``r`` namespace, and ``m``, a
-keyed BLAKE2b (RFC 7693, 128 bits) of all that stands before it. In place of ``d`` there
-may be ``i``: a small value itself, base64, for what the message's own serializer cannot
-carry.
+its making and until when the store promised to keep it, and ``m``, a keyed BLAKE2b
+(RFC 7693, 128 bits) of all that stands before it. In place of ``d`` there may be ``i``:
+a small value itself, base64, for what the message's own serializer cannot carry.
 
 A text without a valid ``m`` never becomes a reference: `Keys.open` decides that, and
 everything that reads wire data goes through it.
@@ -145,11 +144,9 @@ class Keys:
 
     Attributes:
         keys: 16 to 64 secret bytes each.
-        namespace: a reference of another one is refused.
     """
 
     keys: Sequence[bytes] = field(repr=False)
-    namespace: str
 
     def sign(
         self,
@@ -166,7 +163,7 @@ class Keys:
         query: dict[str, str | int] = {}
         if digest is not None:
             query["d"] = digest
-        query.update(n=size, s=serializer, t=type, c=int(created), u=int(until), r=self.namespace)
+        query.update(n=size, s=serializer, t=type, c=int(created), u=int(until))
         if data is not None:
             query["i"] = base64.urlsafe_b64encode(data).decode("ascii")
         signed = f"{_PREFIX}{WIRE_VERSION}?{urlencode(query, safe=':=.')}"
@@ -191,8 +188,8 @@ class Keys:
         signed, mac = form["signed"], form["mac"]
         if not any(hmac.compare_digest(_mac(key, signed), mac) for key in self.keys):
             raise InvalidRef(
-                f"a reference has no valid signature (namespace {self.namespace!r}): it was changed,"
-                " or made with another offload_secret or for another store"
+                "a reference has no valid signature: it was changed, or made for another store "
+                "or with another offload_secret"
             )
         return self._parse(wire, signed)
 
@@ -200,10 +197,6 @@ class Keys:
         try:
             query = dict(parse_qsl(signed.partition("?")[2], strict_parsing=True,
                                    keep_blank_values=True))
-            if query["r"] != self.namespace:
-                raise InvalidRef(
-                    f"a reference of namespace {query['r']!r} arrived in {self.namespace!r}"
-                )
             return Ref(
                 digest=parse_digest(query["d"]) if "d" in query else None,
                 data=base64.b64decode(query["i"], b"-_", validate=True) if "i" in query else None,

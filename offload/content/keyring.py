@@ -17,13 +17,13 @@ _POINTER = "keys/ref"
 _BYTES = 32
 
 
-def keys_from_secrets(given: Sequence[str], namespace: str) -> Keys:
+def keys_from_secrets(given: Sequence[str]) -> Keys:
     """Return keys derived from ``offload_secret`` (BLAKE3's key derivation mode)."""
     derived = [blake3(s.encode(), derive_key_context=_CONTEXT).digest() for s in given]
-    return Keys(derived, namespace)
+    return Keys(derived)
 
 
-def keys_from_store(pointers: PointerStore, namespace: str) -> Keys:
+def keys_from_store(pointers: PointerStore) -> Keys:
     """Return the store's own random key; the first caller provisions it.
 
     Any number may call at once: compare-and-swap lets one of them set it.
@@ -32,4 +32,4 @@ def keys_from_store(pointers: PointerStore, namespace: str) -> Keys:
     while key is None:
         pointers.swap(_POINTER, None, secrets.token_bytes(_BYTES))
         key = pointers.read(_POINTER)
-    return Keys([key], namespace)
+    return Keys([key])

@@ -60,7 +60,6 @@ class ContentStore:
         settings: Settings,
         counters: Counters,
         *,
-        namespace: str = "offload",
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -68,7 +67,6 @@ class ContentStore:
         self.serializers = serializers
         self._settings = settings
         self._counters = counters
-        self._namespace = namespace
         self._clock = clock
         self._retrying = Retrying(
             settings.retry, on_retry=lambda: counters.add(store_retries=1), sleep=sleep
@@ -86,11 +84,9 @@ class ContentStore:
         """What signs and opens references. Asks the store once, unless a secret is set."""
         if self._keys is None:
             if self._settings.secret:
-                self._keys = keys_from_secrets(self._settings.secret, self._namespace)
+                self._keys = keys_from_secrets(self._settings.secret)
             else:
-                self._keys = self._retrying(
-                    lambda: keys_from_store(self.store.pointers, self._namespace)
-                )
+                self._keys = self._retrying(lambda: keys_from_store(self.store.pointers))
         return self._keys
 
     def open(self, wire: str) -> Ref[Any]:

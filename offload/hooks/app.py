@@ -122,11 +122,12 @@ class Offload:
 
         Raises InvalidRef if it is not one of this app's, and what `Ref.get` raises.
         """
-        if ref.is_local:
-            return ref.get()
         if not isinstance(ref, Ref):
             raise InvalidRef(f"a Ref is wanted, this is a {type(ref).__name__}")
-        return self.content.open(ref.wire).get()
+        if ref.is_local:
+            return ref.get()
+        opened: Ref[T] = self.content.open(ref.wire)
+        return opened.get()
 
     @property
     def store(self) -> Store:
@@ -213,7 +214,7 @@ def _install(hook: Offload, app: Any) -> None:
     worker.install()
 
 
-def _plain(text: Any) -> dict[str, Any]:
+def _plain(text: Any) -> Any:
     """JSON's decoder for our type: gives the data back as it was. Where references stand
     is what a message's note says, never what its data looks like; that the type is
     registered makes JSON fail where the library is missing."""

@@ -104,7 +104,7 @@ class Outgoing:
 
     def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
         """Return the message *root* with ``make(ref)`` in each place."""
-        refs = {tuple(slot.path): slot.ref for slot in self.slots}
+        refs = {tuple(slot.path): slot.ref for slot in self.slots if slot.ref is not None}
         return replace_each(root, list(refs), lambda _old, path: make(refs[tuple(path)]))
 
     @property

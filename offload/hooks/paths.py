@@ -13,7 +13,6 @@ from typing import Any, Union
 from celery.canvas import Signature
 
 from offload.errors import InvalidRef
-from offload.ref import Ref
 
 __all__ = ("Path", "contains", "is_signature", "label", "replace_at", "replace_each")
 
@@ -89,8 +88,8 @@ def _replace(
     except (LookupError, TypeError) as exc:
         raise InvalidRef(f"no reference stands at {label(path)}, where one should be") from exc
     new = _replace(child, path, at + 1, make, copied)
-    if isinstance(node, tuple):
-        return (*node[:key], new, *node[key + 1 :])  # type: ignore[operator]
+    if isinstance(node, tuple) and isinstance(key, int):
+        return (*node[:key], new, *node[key + 1 :])
     node[key] = new
     return node
 
@@ -115,13 +114,9 @@ def label(path: Path, parameters: Sequence[str] = ()) -> str:
     if not path:
         return "message"
     first, rest = str(path[0]), list(path[1:])
-    if first == "args" and rest and isinstance(rest[0], int) and rest[0] < len(parameters):
-        first = parameters[rest.pop(0)]
+    key = rest[0] if rest else None
+    if first == "args" and isinstance(key, int) and key < len(parameters):
+        first, rest = parameters[key], rest[1:]
     elif first == "kwargs" and rest:
-        first = str(rest.pop(0))
+        first, rest = str(key), rest[1:]
     return first + "".join(f"[{key!r}]" for key in rest)
-
-
-def refs_in(value: object) -> bool:
-    """Return whether *value* is or holds a Ref."""
-    return contains(value, (Ref,))

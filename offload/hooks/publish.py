@@ -22,10 +22,19 @@ from offload.settings import TaskOptions
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("EMBED", "HEADER", "MESSAGE_VERSION", "REQUIRED", "OffloadAMQP", "amqp_class", "resending")
+__all__ = (
+    "EMBED",
+    "HEADER",
+    "MESSAGE_VERSION",
+    "REQUIRED",
+    "OffloadAMQP",
+    "amqp_class",
+    "resending",
+    "wire_form",
+)
 
 EMBED = "offload"
-"""Key in the message's embed (beside ``callbacks`` and ``chain``) that says where references stand."""
+"""Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
 HEADER = "offload"
 """Message header for people and monitoring: how many references, how many bytes."""
 REQUIRED = "__offload__"
@@ -107,7 +116,7 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
         out.embedded(field, call.get(field))
     out.store()
     if out.slots:
-        root = {"args": list(args), "kwargs": dict(kwargs)}
+        root: dict[str, Any] = {"args": list(args), "kwargs": dict(kwargs)}
         root.update({field: call.get(field) for field in _EMBEDDED})
         call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
     message = build(**call)

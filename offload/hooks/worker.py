@@ -34,6 +34,7 @@ __all__ = ("install",)
 
 _GUARD = "_offload_guard"
 _PATCH = "_offload_original"
+_NAME = "build_tracer"
 
 
 def install() -> None:
@@ -52,10 +53,10 @@ def install() -> None:
         return _tracer(hook, task, original(name, task, *args, **kwargs))
 
     setattr(build_tracer, _PATCH, original)
-    trace.build_tracer = build_tracer
+    setattr(trace, _NAME, build_tracer)
     consumer = sys.modules.get("celery.worker.consumer.consumer")
     if consumer is not None:  # it has imported the function by name
-        consumer.build_tracer = build_tracer
+        setattr(consumer, _NAME, build_tracer)
 
 
 def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,8 +93,9 @@ def _guarded_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         hook = getattr(self.app, "_offload", None)
-        function = functools.partial(call, self)
-        return function(*args, **kwargs) if hook is None else _call(hook, self, function, args, kwargs)
+        if hook is None:
+            return call(self, *args, **kwargs)
+        return _call(hook, self, functools.partial(call, self), args, kwargs)
 
     setattr(guarded, _GUARD, True)
     return guarded

@@ -12,28 +12,30 @@ from offload.serializers.tree import NotData, Reader, Writer
 
 __all__ = ("flat_bytes", "from_bytes", "read", "read_dtype", "write", "write_dtype")
 
-_SUBCLASSES = {"matrix": np.matrix, "memmap": np.memmap, "recarray": np.recarray}
+_SUBCLASSES: dict[str, Any] = {"matrix": np.matrix, "memmap": np.memmap, "recarray": np.recarray}
 """Views: the same memory, and nothing else to remember."""
 
 _KINDS = frozenset("biufcmMSUV")
+_NUMBERS = frozenset("biufcmM")
 _MAX_DIMENSIONS = 64
 
 
 def write(value: Any, writer: Writer) -> Any:
     """Return the node for something of numpy's."""
+    kind: Any = type(value)
     if isinstance(value, np.dtype):
         return {"kind": "dtype", "dtype": write_dtype(value)}
     if isinstance(value, np.generic):
-        array = np.asarray(value)
-        if type(value) is not type(array[()]):
+        array: Any = np.asarray(value)
+        if kind is not type(array[()]):
             raise NotData(f"it is of type {type_name(value)}")
         return {"kind": "scalar", **_write_array(array, writer)}
-    if type(value) is np.ma.MaskedArray:
+    if kind is np.ma.MaskedArray:
         return _write_masked(value, writer)
-    if type(value) is np.ndarray:
+    if kind is np.ndarray:
         return {"kind": "array", **_write_array(value, writer)}
-    name = type(value).__name__
-    if _SUBCLASSES.get(name) is not type(value):
+    name: str = kind.__name__
+    if _SUBCLASSES.get(name) is not kind:
         raise NotData(f"it is of type {type_name(value)}")
     return {"kind": name, **_write_array(value.view(np.ndarray), writer)}
 
@@ -85,6 +87,8 @@ def from_bytes(
 
 def write_dtype(dtype: np.dtype[Any]) -> Any:
     """Return a dtype as JSON; raises NotData for one that would not come back the same."""
+    if dtype.kind in _NUMBERS and not dtype.metadata:
+        return dtype.str
     node = _dtype_node(dtype)
     if not _same(read_dtype(node), dtype):
         raise NotData(f"its dtype is {dtype!r:.100}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, compress, repeat
 from math import isfinite
+from operator import is_
 from typing import Any
 
 import orjson
@@ -19,7 +20,7 @@ _MAX_DEPTH = 200
 """Below orjson's own limit of 254. It also ends the walk through a cycle."""
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_TYPES = _SCALARS | {list, tuple, dict}
+CONTAINERS = frozenset({list, tuple, dict})
 
 
 class Json:
@@ -52,38 +53,60 @@ class Json:
             raise DeserializationError(f"json cannot read the value: {error}") from error
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: Any, types: frozenset[type] = CONTAINERS) -> bool:
     """Return whether *value* holds nothing that orjson and Celery's JSON see differently.
 
     Walks level by level rather than item by item, so that nearly all of it runs in C.
     What orjson refuses by itself (wide ints, lone surrogates) is not looked for.
+
+    Args:
+        value: any object.
+        types: the containers that it may consist of.
     """
     level: Any = (value,)
     for _ in range(_MAX_DEPTH):
         kinds = set(map(type, level))
-        if not kinds <= _TYPES:
+        if not kinds <= _SCALARS | types:
             return False
-        if float in kinds:
-            floats = level if kinds == {float} else [v for v in level if type(v) is float]
-            if not all(map(isfinite, floats)):
-                return False
+        if float in kinds and not _are_finite(_only(float, level, kinds)):
+            return False
         if kinds <= _SCALARS:
             return True
-        # An object that stands in several places is looked at once a level, so a cycle
-        # cannot make the walk grow.
-        lists = {id(v): v for v in level if type(v) is list or type(v) is tuple}.values()
-        dicts = {id(v): v for v in level if type(v) is dict}.values()
+        lists = _distinct([*_only(list, level, kinds), *_only(tuple, level, kinds)])
+        dicts = _distinct(_only(dict, level, kinds))
         if dicts and not _are_plain(dicts):
             return False
         if len(lists) == 1 and not dicts:
             [level] = lists
         else:
-            level = list(chain(*lists, *map(dict.values, dicts)))
+            values = chain.from_iterable(map(dict.values, dicts))
+            level = list(chain(chain.from_iterable(lists), values))
     return False
+
+
+def _only(kind: type, level: Any, kinds: set[type]) -> Any:
+    """Return the items of *level* that are of one of the types that occur in it."""
+    if kind not in kinds:
+        return ()
+    if len(kinds) == 1:
+        return level
+    return list(compress(level, map(is_, map(type, level), repeat(kind))))
+
+
+def _distinct(values: Any) -> Any:
+    """Return each object once, so that a cycle cannot make the walk grow."""
+    if len(set(map(id, values))) == len(values):
+        return values
+    return list({id(v): v for v in values}.values())
+
+
+def _are_finite(floats: Any) -> bool:
+    # A NaN or an infinity makes the sum one; a sum may overflow without any.
+    return isfinite(sum(floats)) or all(map(isfinite, floats))
 
 
 def _are_plain(dicts: Any) -> bool:
     """Return whether keys are strings, and no dict is one that kombu gives a meaning."""
-    if set(map(type, chain.from_iterable(dicts))) - {str}:
+    if set(map(type, chain.from_iterable(dicts))) != {str} and any(dicts):
         return False
-    return not any(len(d) == 2 and "__type__" in d and "__value__" in d for d in dicts)
+    return not any("__type__" in d and "__value__" in d and len(d) == 2 for d in dicts)

@@ -72,10 +72,10 @@ def _dump(value: Any, pickler_class: Callable[..., Any]) -> tuple[bytes, list[me
     file = io.BytesIO()
     pickler = pickler_class(file, protocol=5, buffer_callback=out_of_band)
     if "numpy" in sys.modules:
-        import numpy
+        import numpy as np
 
         table = dict(getattr(pickler, "dispatch_table", copyreg.dispatch_table))
-        table[numpy.ndarray] = _reduce_array
+        table[np.ndarray] = _reduce_array
         pickler.dispatch_table = table
     pickler.dump(value)
     return file.getvalue(), buffers

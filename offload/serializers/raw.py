@@ -73,15 +73,16 @@ def _flat(view: memoryview) -> memoryview:
     return PickleBuffer(view).raw() if view.nbytes else memoryview(b"")
 
 
-def _shaped(buffer: memoryview, form: str, dimensions: str) -> memoryview:
+def _shaped(buffer: memoryview, form: str, dimensions: str) -> Any:
     shape = [int(n) for n in dimensions.split(",")] if dimensions else []
     if form not in _FORMATS or any(n < 0 for n in shape):
         raise ValueError("format or shape")
+    cast_it: Any = buffer.cast
     if 0 in shape and not buffer.nbytes:
-        return buffer.cast(form)  # cast() cannot shape what is empty
+        return cast_it(form)  # cast() cannot shape what is empty
     size = struct.calcsize(form)
     for n in shape:
         size *= n
     if size != buffer.nbytes:
         raise ValueError("size")
-    return buffer.cast(form, shape)
+    return cast_it(form, shape)

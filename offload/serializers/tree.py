@@ -7,7 +7,7 @@ runs no code but this package's, and makes only the types that stand in it.
 A node is a JSON scalar or list for what that is, or an object of one key, which is
 a tag, for everything else::
 
-    [1, {"tuple": ["a", {"float": "nan"}]}, {"numpy": {...}}]
+    [1, {"tuple": ["a", {"float": "nan"}]}, {"numpy": {...}}, {"json": {"a": 1}}]
 
 Tags of other packages' types are read and written by the module that knows them,
 which is imported when the first one comes by.
@@ -28,6 +28,7 @@ from offload.errors import DeserializationError
 from offload.serializers import scalars
 from offload.serializers.base import Payload
 from offload.serializers.describe import type_name
+from offload.serializers.json import is_plain
 from offload.serializers.raw import Raw
 from offload.serializers.scalars import Node, NotData, text
 
@@ -47,6 +48,7 @@ _MODULES = {
 }
 """Package, which is also the tag: the module for its types, and the extra it needs."""
 
+_LISTS_AND_DICTS = frozenset({list, dict})
 _RAW = Raw()
 
 
@@ -58,12 +60,18 @@ class Tree:
 
     def encode(self, value: Any) -> Payload | None:
         """Return *value* serialised; raises NotData where it holds something else."""
-        writer = Writer()
-        node = writer.node(value)
         try:
-            head = orjson.dumps(node)
+            return self._encode(value, Writer())
+        except TypeError:
+            # A part left to JSON as a whole is not for it: a wide int, a lone surrogate.
+            pass
+        try:
+            return self._encode(value, Writer(spell_out=True))
         except TypeError as error:
             raise NotData(f"it is nested too deep ({error})") from error
+
+    def _encode(self, value: Any, writer: Writer) -> Payload:
+        head = orjson.dumps(writer.node(value))
         return Payload(self.name, head, writer.buffers, type_name(value))
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
@@ -81,12 +89,16 @@ class Tree:
 class Writer:
     """Turns values into nodes, and gathers what stays outside of them.
 
+    Args:
+        spell_out: write item by item what else would be left to JSON as a whole.
+
     Attributes:
         buffers: the memory that the nodes written so far refer to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, spell_out: bool = False) -> None:
         self.buffers: list[memoryview] = []
+        self.spell_out = spell_out
         self._depth = 0
 
     def node(self, value: Any) -> Node:
@@ -110,6 +122,10 @@ class Writer:
             return base64.b64encode(view).decode()
         self.buffers.append(view)
         return len(self.buffers) - 1
+
+    def reader(self) -> Reader:
+        """Return a reader of what was written, to try that it can be read."""
+        return Reader([memoryview(bytearray(b)) for b in self.buffers])
 
     def items(self, values: Sequence[Any], names: Sequence[Any] | None = None) -> list[Node]:
         """Return the nodes for the items of a container.
@@ -205,7 +221,15 @@ def _write_raw(writer: Writer, value: Any) -> Node:
     return {"raw": [payload.head.decode(), writer.buffer(payload.buffers[0])]}
 
 
+def _write_list(writer: Writer, value: list[Any]) -> Node:
+    if not writer.spell_out and is_plain(value, _LISTS_AND_DICTS):
+        return {"json": value}
+    return writer.items(value)
+
+
 def _write_dict(writer: Writer, value: dict[Any, Any]) -> Node:
+    if not writer.spell_out and is_plain(value, _LISTS_AND_DICTS):
+        return {"json": value}
     keys = list(value)
     return {"dict": [writer.items(keys, keys), writer.items(list(value.values()), keys)]}
 
@@ -221,7 +245,7 @@ _WRITERS: dict[type, Callable[[Writer, Any], Node]] = {
     bytes: _write_raw,
     bytearray: _write_raw,
     memoryview: _write_raw,
-    list: Writer.items,
+    list: _write_list,
     tuple: lambda writer, value: {"tuple": writer.items(value)},
     dict: _write_dict,
     set: _write_set,
@@ -240,6 +264,7 @@ def _read_dict(reader: Reader, body: Node) -> dict[Any, Any]:
 
 
 _READERS: dict[str, Callable[[Reader, Node], Any]] = {
+    "json": lambda _, body: body,
     "raw": _read_raw,
     "tuple": lambda reader, body: tuple(reader.items(body)),
     "dict": _read_dict,

@@ -15,7 +15,7 @@ from offload.stores.redis.packer import Bulk
 
 __all__ = ("RedisBlobs",)
 
-WINDOW = 16 << 20
+WINDOW = 17 << 20
 """Bytes under way in one round trip, up or down (or one blob, if that is more)."""
 MANY = 256
 """Blobs under way in one round trip."""
