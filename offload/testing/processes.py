@@ -1,0 +1,185 @@
+"""What every store that processes share must do, with real processes.
+
+::
+
+    class TestMyStore(ProcessSuite):
+        @pytest.fixture
+        def url(self):
+            return "mystore://somewhere"
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offload.digest import digest_of
+from offload.stores import Store, open_store
+from offload.testing.store import HOUR, LIMIT, blobs, contents, unique
+
+__all__ = ("ProcessSuite",)
+
+PROCESSES = 4
+JOIN = 60.0  # seconds
+
+
+class ProcessSuite:
+    """What every store that processes share must do; subclasses give the fixture ``url``."""
+
+    @pytest.fixture
+    def url(self) -> str:
+        raise NotImplementedError("a subclass of ProcessSuite gives the fixture 'url'")
+
+    def test_no_swap_is_lost_among_processes(self, url: str) -> None:
+        """Counting up by compare-and-swap in several processes counts every step."""
+        name = unique()
+        run("fork", count_up, url, name, 25)
+        assert open_store(url).pointers.read(name) == b"%d" % (25 * PROCESSES)
+
+    def test_one_process_has_the_lease(self, url: str) -> None:
+        """Of several processes one at a time has the lease, and the numbers rise."""
+        with tempfile.TemporaryDirectory() as folder:
+            run("fork", take_turns, url, unique("lease"), folder, 8)
+            numbers = Path(folder, "numbers").read_text().split()
+        assert len(numbers) == 8 * PROCESSES
+        assert list(map(int, numbers)) == sorted(set(map(int, numbers)))
+
+    def test_the_same_blobs_from_processes(self, url: str) -> None:
+        """Processes that put the same and other blobs at once each find all whole."""
+        self.put_the_same("fork", url)
+
+    def put_the_same(self, method: str, url: str) -> None:
+        shared = [os.urandom(200_000) for _ in range(10)]
+        run(method, put_and_check, url, shared, 5)
+        store = open_store(url)
+        assert contents(store, [digest_of([content]) for content in shared]) == shared
+
+    def test_an_open_store_may_be_forked(self, url: str) -> None:
+        """Children forked from a process that uses a store, and their parent, go on with it."""
+        store = open_store(url)
+        mine = blobs(5, 100_000)
+        store.blobs.put(mine, HOUR)
+        reading = store.blobs.get(list(mine), 100_000)
+        first = bytes(next(reading))
+        children = start("fork", use_forked, store, mine)
+        rest = list(map(bytes, reading))
+        for _ in range(20):
+            use_forked(store, mine)
+        finish(children)
+        assert [first, *rest] == [content for (content,) in mine.values()]
+
+    def test_a_killed_writer_leaves_nothing_half_done(self, url: str) -> None:
+        """Whenever a writer is killed, each of its blobs is whole or not there."""
+        store = open_store(url)
+        context = multiprocessing.get_context("fork")
+        found = 0
+        for round_ in range(12):
+            ours, theirs = context.Pipe(duplex=False)
+            child = context.Process(target=put_until_killed, args=(url, theirs))
+            child.start()
+            theirs.close()
+            announced = [ours.recv_bytes() for _ in range(1 + round_ % 4)]
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            while ours.poll():
+                try:
+                    announced.append(ours.recv_bytes())
+                except EOFError:
+                    break
+            for seed in announced:
+                content = long_content(seed)
+                digest = digest_of([content])
+                if not store.blobs.missing([digest], HOUR):
+                    found += 1
+                    assert contents(store, [digest]) == [content]
+                store.blobs.put({digest: [content]}, HOUR)
+                assert contents(store, [digest]) == [content]
+                store.blobs.delete([digest])
+        assert found
+
+
+def run(method: str, target: Callable[..., None], *args: Any) -> None:
+    """Run *target* in several processes and fail if one of them did."""
+    finish(start(method, target, *args))
+
+
+def start(method: str, target: Callable[..., None], *args: Any) -> list[Any]:
+    context: Any = multiprocessing.get_context(method)
+    children = [context.Process(target=target, args=args) for _ in range(PROCESSES)]
+    for child in children:
+        child.start()
+    return children
+
+
+def finish(children: list[Any]) -> None:
+    for child in children:
+        child.join(JOIN)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+    assert [child.exitcode for child in children] == [0] * len(children)
+
+
+def count_up(url: str, name: str, steps: int) -> None:
+    store = open_store(url)
+    for _ in range(steps):
+        while True:
+            value = store.pointers.read(name)
+            if store.pointers.swap(name, value, b"%d" % (int(value or 0) + 1)):
+                break
+
+
+def take_turns(url: str, name: str, folder: str, turns: int) -> None:
+    store = open_store(url)
+    owner = f"process {os.getpid()}"
+    for _ in range(turns):
+        while True:
+            number = store.leases.acquire(name, owner, HOUR)
+            if number is not None:
+                break
+        # Fails if another process is inside as well.
+        os.close(os.open(Path(folder, "inside"), os.O_CREAT | os.O_EXCL))
+        with Path(folder, "numbers").open("a") as numbers:
+            numbers.write(f"{number}\n")
+        Path(folder, "inside").unlink()
+        assert store.leases.release(name, owner)
+
+
+def put_and_check(url: str, shared: list[bytes], rounds: int) -> None:
+    store = open_store(url)
+    common = {digest_of([content]): [content] for content in shared}
+    for _ in range(rounds):
+        own = blobs(10, 5000)
+        store.blobs.put({**own, **common}, HOUR)
+        assert store.blobs.missing([*common, *own], HOUR) == set()
+        assert contents(store, common) == shared
+        assert contents(store, own) == [content for (content,) in own.values()]
+
+
+def use_forked(store: Store, mine: dict[Any, list[bytes]]) -> None:
+    own = blobs(5, 20_000)
+    store.blobs.put(own, HOUR)
+    assert contents(store, own) == [content for (content,) in own.values()]
+    assert contents(store, mine, LIMIT) == [content for (content,) in mine.values()]
+
+
+def put_until_killed(url: str, announce: Connection) -> None:
+    store = open_store(url)
+    while True:
+        seed = os.urandom(8)
+        content = long_content(seed)
+        announce.send_bytes(seed)
+        store.blobs.put({digest_of([content]): [content[:1], memoryview(content)[1:]]}, HOUR)
+
+
+def long_content(seed: bytes) -> bytes:
+    return seed * (1 << 18)  # 2 MiB

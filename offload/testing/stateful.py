@@ -1,0 +1,198 @@
+"""Random sequences of calls, compared with a model that fits on one page.
+
+::
+
+    def make():
+        clock = FakeClock()
+        return MyStore(clock=clock), clock.advance
+
+    TestMyStore = store_machine(make).TestCase
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from offload.digest import Digest, digest_of
+from offload.errors import BlobMissing, IntegrityError
+from offload.stores import Store
+from offload.testing.store import unique
+
+__all__ = ("store_machine",)
+
+Advance = Callable[[float], None]
+
+CONTENTS = [bytes([65 + number]) * size for number, size in enumerate((0, 1, 50, 7000, 70_000))]
+BLOBS: dict[Digest, bytes] = {digest_of([content]): content for content in CONTENTS}
+digests = st.sampled_from(sorted(BLOBS))
+groups = st.lists(digests, max_size=6)
+ttls = st.integers(1, 20)
+names = st.sampled_from(["a", "a/b", "B"])
+owners = st.sampled_from(["one", "two"])
+values = st.sampled_from([None, b"", b"1", b"2"])
+
+
+@dataclass
+class Lease:
+    owner: str
+    fence: int
+    until: float
+
+
+class Model:
+    """What a store should do, in plain dicts."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.blobs: dict[Digest, float] = {}
+        self.pointers: dict[str, bytes] = {}
+        self.leases: dict[str, Lease] = {}
+        self.fences: dict[str, int] = {}
+
+    def live(self) -> set[Digest]:
+        return {digest for digest, until in self.blobs.items() if until > self.now}
+
+    def extend(self, digest: Digest, ttl: float) -> None:
+        old = self.blobs.get(digest, 0.0)
+        self.blobs[digest] = max(old if old > self.now else 0.0, self.now + ttl)
+
+    def holder(self, name: str) -> Lease | None:
+        lease = self.leases.get(name)
+        return lease if lease is not None and lease.until > self.now else None
+
+
+def store_machine(
+    make: Callable[[], tuple[Store, Advance | None]], *, examples: int = 40
+) -> type[RuleBasedStateMachine]:
+    """Return a state machine over the stores that *make* gives.
+
+    *make* is called for each sequence and returns a store without blobs of this machine's,
+    and what advances its clock by seconds; None where that cannot be: lives are hours then,
+    and no time passes.
+    """
+
+    class StoreMachine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.store, self.advance = make()
+            self.model = Model()
+            self.unit = 1.0 if self.advance else 3600.0
+            self.base = unique("machine")
+            self.store.blobs.delete(BLOBS)
+
+        @rule(group=groups, ttl=ttls)
+        def put(self, group: list[Digest], ttl: int) -> None:
+            blobs = {digest: [BLOBS[digest][:3], BLOBS[digest][3:]] for digest in group}
+            self.store.blobs.put(blobs, ttl * self.unit)
+            for digest in group:
+                self.model.extend(digest, ttl * self.unit)
+
+        @rule(group=groups, ttl=ttls)
+        def missing(self, group: list[Digest], ttl: int) -> None:
+            live = self.model.live()
+            assert self.store.blobs.missing(group, ttl * self.unit) == set(group) - live
+            for digest in set(group) & live:
+                self.model.extend(digest, ttl * self.unit)
+
+        @rule(group=groups, limit=st.sampled_from([0, 60, 100_000]))
+        def get(self, group: list[Digest], limit: int) -> None:
+            live = self.model.live()
+            reading = self.store.blobs.get(group, limit)
+            gone = any(digest not in live for digest in group)
+            large = any(len(BLOBS[digest]) > limit for digest in set(group) & live)
+            if gone or large:
+                errors = (BlobMissing,) * gone + (IntegrityError,) * large
+                with pytest.raises(errors):
+                    list(reading)
+            else:
+                assert list(map(bytes, reading)) == [BLOBS[digest] for digest in group]
+
+        @rule(group=groups)
+        def delete(self, group: list[Digest]) -> None:
+            self.store.blobs.delete(group)
+            for digest in group:
+                self.model.blobs.pop(digest, None)
+
+        @rule(name=names, expected=values, value=values)
+        def swap(self, name: str, expected: bytes | None, value: bytes | None) -> None:
+            right = self.model.pointers.get(name) == expected
+            assert self.store.pointers.swap(f"{self.base}/{name}", expected, value) == right
+            if right:
+                self.model.pointers.pop(name, None)
+                if value is not None:
+                    self.model.pointers[name] = value
+
+        @rule(name=names, owner=owners, ttl=ttls)
+        def acquire(self, name: str, owner: str, ttl: int) -> None:
+            fence = self.store.leases.acquire(f"{self.base}/{name}", owner, ttl * self.unit)
+            lease = self.model.holder(name)
+            if lease is not None and lease.owner != owner:
+                assert fence is None
+                return
+            assert fence is not None
+            if lease is not None:
+                assert fence == lease.fence
+            else:
+                assert fence > self.model.fences.get(name, 0)
+            self.model.fences[name] = fence
+            self.model.leases[name] = Lease(owner, fence, self.model.now + ttl * self.unit)
+
+        @rule(name=names, owner=owners, ttl=ttls)
+        def renew(self, name: str, owner: str, ttl: int) -> None:
+            lease = self.model.holder(name)
+            has = lease is not None and lease.owner == owner
+            assert self.store.leases.renew(f"{self.base}/{name}", owner, ttl * self.unit) == has
+            if lease is not None and has:
+                lease.until = self.model.now + ttl * self.unit
+
+        @rule(name=names, owner=owners)
+        def release(self, name: str, owner: str) -> None:
+            lease = self.model.holder(name)
+            has = lease is not None and lease.owner == owner
+            assert self.store.leases.release(f"{self.base}/{name}", owner) == has
+            if has:
+                del self.model.leases[name]
+
+        @precondition(lambda self: self.advance is not None)
+        @rule(seconds=st.integers(1, 10))
+        def pass_time(self, seconds: int) -> None:
+            assert self.advance is not None
+            self.advance(seconds)
+            self.model.now += seconds
+
+        @rule()
+        def scan(self) -> None:
+            found = {info.digest: info for info in self.store.blobs.scan() if info.digest in BLOBS}
+            assert set(found) == self.model.live()
+            for digest, info in found.items():
+                assert info.size == len(BLOBS[digest])
+                left = self.model.blobs[digest] - self.model.now
+                assert abs(info.ttl - left) < (0.01 if self.advance else 600)
+
+        @invariant()
+        def pointers_agree(self) -> None:
+            begin = f"{self.base}/"
+            found = {
+                name: self.store.pointers.read(name) for name in self.store.pointers.names(begin)
+            }
+            model = {begin + name: value for name, value in self.model.pointers.items()}
+            assert found == model
+
+        def teardown(self) -> None:
+            self.store.blobs.delete(BLOBS)
+            for name, value in self.model.pointers.items():
+                self.store.pointers.swap(f"{self.base}/{name}", value, None)
+
+    StoreMachine.TestCase.settings = settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    return StoreMachine

@@ -1,0 +1,501 @@
+"""What every store must do, as tests.
+
+::
+
+    class TestMyStore(StoreSuite):
+        @pytest.fixture
+        def store(self):
+            return MyStore(...)
+
+Tests use names and contents of their own, so that stores may be shared among them. A
+store with an injected clock gives a ``tick`` fixture that moves it; otherwise time passes
+by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from offload.digest import Digest, digest_of
+from offload.errors import BlobMissing, IntegrityError
+from offload.stores import BlobInfo, Parts, Store
+from offload.stores.checks import MAX_POINTER
+from offload.testing.servers import wait_until
+
+__all__ = ("FakeClock", "StoreSuite", "blob", "blobs")
+
+HOUR = 3600.0
+SHORT = 0.05  # seconds; for what shall have ended
+SOON = 0.5  # seconds; for what must not have ended before the next call
+LIMIT = 16 << 20  # bytes; more than any blob here
+BAD_NAMES = ("", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a b", "é", "a\n", "a:b", "x" * 201)
+GOOD_NAMES = ("a", "A", "0", "a.b", "..a", "a-_b", "a/b/c", "x" * 200, "/".join("y" * 100))
+
+
+class FakeClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, now: float = 1_000_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float = 1.0) -> None:
+        self.now += seconds
+
+
+_numbers = itertools.count()
+
+
+def unique(begin: str = "t") -> str:
+    """Return a name that no other test uses."""
+    return f"{begin}/{os.getpid()}-{next(_numbers)}-{os.urandom(4).hex()}"
+
+
+def blob(size: int = 100) -> tuple[Digest, bytes]:
+    """Return a random content and its digest."""
+    content = os.urandom(size)
+    return digest_of([content]), content
+
+
+def blobs(number: int, size: int = 100) -> dict[Digest, list[bytes]]:
+    """Return random contents by digest, as `BlobStore.put` takes them."""
+    return {digest: [content] for digest, content in (blob(size) for _ in range(number))}
+
+
+def contents(store: Store, digests: Iterable[Digest], limit: int = LIMIT) -> list[bytes]:
+    return [bytes(content) for content in store.blobs.get(list(digests), limit)]
+
+
+def scanned(store: Store) -> Mapping[Digest, BlobInfo]:
+    return {info.digest: info for info in store.blobs.scan()}
+
+
+class BlobTests:
+    """Blobs."""
+
+    @pytest.mark.parametrize("size", (0, 1, 5999, 6001, 70_000, (4 << 20) + 1))
+    def test_what_was_put_is_got(self, store: Store, size: int) -> None:
+        """A blob comes back with exactly its bytes, whatever its size."""
+        digest, content = blob(size)
+        store.blobs.put({digest: [content]}, HOUR)
+        assert contents(store, [digest]) == [content]
+
+    def test_parts_are_stored_one_after_another(self, store: Store) -> None:
+        """A blob given as several buffers of any kind is one content."""
+        digest, content = blob(20_000)
+        view = memoryview(bytearray(content))
+        parts: Parts = [content[:1], b"", view[1:8000], bytearray(content[8000:8001]), view[8001:]]
+        store.blobs.put({digest: parts}, HOUR)
+        assert contents(store, [digest]) == [content]
+
+    def test_a_buffer_may_change_after_put(self, store: Store) -> None:
+        """A store keeps no view of the caller's memory."""
+        digest, content = blob(10_000)
+        buffer = bytearray(content)
+        store.blobs.put({digest: [memoryview(buffer)]}, HOUR)
+        buffer[:] = bytes(10_000)
+        assert contents(store, [digest]) == [content]
+
+    def test_get_keeps_the_order(self, store: Store) -> None:
+        """Blobs come in the order asked for, also one that is asked for twice."""
+        many = blobs(300)
+        store.blobs.put(many, HOUR)
+        order = [*reversed(many), next(iter(many))]
+        assert contents(store, order) == [many[digest][0] for digest in order]
+
+    def test_get_may_be_left_early(self, store: Store) -> None:
+        """Whoever stops reading half way leaves the store in order."""
+        many = blobs(8, 3 << 20)
+        store.blobs.put(many, HOUR)
+        for _ in range(3):
+            reading = store.blobs.get(list(many), 3 << 20)
+            assert bytes(next(iter(reading))) == next(iter(many.values()))[0]
+            del reading
+        assert contents(store, many) == [content for (content,) in many.values()]
+
+    def test_nothing_is_no_error(self, store: Store) -> None:
+        """Calls about no blobs do nothing."""
+        store.blobs.put({}, HOUR)
+        store.blobs.delete([])
+        assert store.blobs.missing([], HOUR) == set()
+        assert contents(store, []) == []
+
+    def test_missing_names_what_is_not_there(self, store: Store) -> None:
+        """`missing` returns exactly those that are not there, of any number."""
+        here, gone = blobs(1500, 1), blobs(1500, 8)
+        store.blobs.put(dict(here), HOUR)
+        asked = [*here, *gone, *here, *gone]
+        assert store.blobs.missing(asked, HOUR) == set(gone) - set(here)
+
+    def test_one_that_is_not_there_is_missed(self, store: Store) -> None:
+        """`get` raises BlobMissing that names digest and store."""
+        (here, _), (gone, _) = blob(), blob()
+        store.blobs.put({here: [b"x"]}, HOUR)
+        with pytest.raises(BlobMissing) as caught:
+            contents(store, [here, gone])
+        assert caught.value.digest == gone
+        assert caught.value.store == store.url
+        assert gone in str(caught.value)
+        assert store.url in str(caught.value)
+
+    def test_what_is_there_stays_as_it_is(self, store: Store) -> None:
+        """Putting a digest again does not change its content."""
+        digest, content = blob()
+        store.blobs.put({digest: [content]}, HOUR)
+        store.blobs.put({digest: [b"something else"]}, HOUR)
+        assert contents(store, [digest]) == [content]
+
+    @pytest.mark.parametrize("size", (0, 10, 100_000))
+    def test_the_limit_is_kept(self, store: Store, size: int) -> None:
+        """A blob of the limit's size is given, a larger one is an IntegrityError."""
+        digest, content = blob(size)
+        store.blobs.put({digest: [content]}, HOUR)
+        assert contents(store, [digest], size) == [content]
+        if size:
+            for limit in (size - 1, 0):
+                with pytest.raises(IntegrityError) as caught:
+                    contents(store, [digest], limit)
+                assert caught.value.digest == digest
+
+    def test_deleted_is_gone(self, store: Store) -> None:
+        """A deleted blob is missing for every call; deleting it again is no error."""
+        many = blobs(3)
+        first, *rest = many
+        store.blobs.put(many, HOUR)
+        store.blobs.delete([first])
+        store.blobs.delete([first])
+        assert store.blobs.missing(list(many), HOUR) == {first}
+        assert first not in scanned(store)
+        with pytest.raises(BlobMissing):
+            contents(store, [first])
+        assert contents(store, rest) == [many[digest][0] for digest in rest]
+
+    def test_scan_tells_size_and_life(self, store: Store) -> None:
+        """`scan` yields every blob once, with its size and the life that is left."""
+        many = {**blobs(30, 10), **blobs(30, 5000)}
+        store.blobs.put(many, HOUR)
+        found = [info for info in store.blobs.scan() if info.digest in many]
+        assert sorted(info.digest for info in found) == sorted(many)
+        for info in found:
+            assert info.size == len(many[info.digest][0])
+            assert HOUR - 60 < info.ttl <= HOUR + 60.1
+
+    @pytest.mark.parametrize("ttl", (0, -1, float("nan")))
+    def test_a_life_is_positive(self, store: Store, ttl: float) -> None:
+        """A time to live that is not positive raises ValueError and stores nothing."""
+        digest, content = blob()
+        with pytest.raises(ValueError, match="time to live"):
+            store.blobs.put({digest: [content]}, ttl)
+        with pytest.raises(ValueError, match="time to live"):
+            store.blobs.missing([digest], ttl)
+        assert store.blobs.missing([digest], HOUR) == {digest}
+
+    def test_a_very_long_life_is_no_error(self, store: Store) -> None:
+        """A time to live may be any positive number, infinity among them."""
+        digest, content = blob()
+        store.blobs.put({digest: [content]}, float("inf"))
+        assert store.blobs.missing([digest], 1e30) == set()
+        assert scanned(store)[digest].ttl > 365 * 86400
+
+
+class ExpiryTests:
+    """Blobs end by themselves, and never early."""
+
+    @pytest.fixture
+    def tick(self) -> Callable[[], None]:
+        """Let a little of the store's time pass."""
+        return lambda: time.sleep(0.005)
+
+    def test_a_blob_ends_by_itself(self, store: Store, tick: Callable[[], None]) -> None:
+        """When its time has passed a blob is missing for every call, and can be put again."""
+        digest, content = blob()
+        store.blobs.put({digest: [content]}, SHORT)
+        wait_for_end(store, digest, tick)
+        assert store.blobs.missing([digest], HOUR) == {digest}
+        with pytest.raises(BlobMissing):
+            contents(store, [digest])
+        store.blobs.put({digest: [b"again"]}, HOUR)
+        assert contents(store, [digest]) == [b"again"]
+        assert store.blobs.missing([digest], HOUR) == set()
+
+    @pytest.mark.parametrize("how", ("put", "missing"))
+    def test_a_life_is_prolonged(self, store: Store, tick: Callable[[], None], how: str) -> None:
+        """Putting a blob or asking for it makes it live as long as was asked."""
+        kept, ending = blobs(1), blobs(1)
+        store.blobs.put({**kept, **ending}, SOON)
+        if how == "put":
+            store.blobs.put(kept, HOUR)
+        else:
+            assert store.blobs.missing(list(kept), HOUR) == set()
+        wait_for_end(store, next(iter(ending)), tick)
+        assert store.blobs.missing(list(kept), HOUR) == set()
+        assert scanned(store)[next(iter(kept))].ttl > HOUR - 60
+
+    @pytest.mark.parametrize("how", ("put", "missing"))
+    def test_a_life_is_never_shortened(
+        self, store: Store, tick: Callable[[], None], how: str
+    ) -> None:
+        """Putting a blob or asking for it with a shorter time leaves it its longer one."""
+        kept, ending = blobs(1), blobs(1)
+        store.blobs.put(kept, HOUR)
+        if how == "put":
+            store.blobs.put({**kept, **ending}, SHORT)
+        else:
+            store.blobs.put(ending, SHORT)
+            assert store.blobs.missing(list(kept), SHORT) == set()
+        wait_for_end(store, next(iter(ending)), tick)
+        assert scanned(store)[next(iter(kept))].ttl > HOUR - 60
+        assert len(contents(store, kept)) == 1
+
+    def test_a_lease_ends_by_itself(self, store: Store, tick: Callable[[], None]) -> None:
+        """When its time has passed another may take a lease, with a greater number."""
+        name = unique("lease")
+        first = store.leases.acquire(name, "one", SHORT)
+        assert first is not None
+        second = eventually(lambda: store.leases.acquire(name, "two", HOUR), tick)
+        assert second > first
+        assert not store.leases.renew(name, "one", HOUR)
+        assert not store.leases.release(name, "one")
+        assert store.leases.acquire(name, "one", HOUR) is None
+
+    def test_a_lease_that_ended_is_taken_anew(self, store: Store, tick: Callable[[], None]) -> None:
+        """An owner who takes a lease again after it ran out has a new number."""
+        name = unique("lease")
+        first = store.leases.acquire(name, "one", SHORT)
+        assert first is not None
+        eventually(lambda: not store.leases.renew(name, "one", 0.001), tick)
+        second = store.leases.acquire(name, "one", HOUR)
+        assert second is not None
+        assert second > first
+
+    def test_a_renewed_lease_lives_on(self, store: Store, tick: Callable[[], None]) -> None:
+        """Renewing a lease keeps others out for as long as was asked."""
+        kept, again, ending = unique("lease"), unique("lease"), unique("lease")
+        number = None
+        for name in (kept, again, ending):
+            number = store.leases.acquire(name, "one", SOON)
+        assert store.leases.renew(kept, "one", HOUR)
+        assert store.leases.acquire(again, "one", HOUR)
+        assert number is not None
+        eventually(lambda: store.leases.acquire(ending, "two", HOUR), tick)
+        assert store.leases.acquire(kept, "two", HOUR) is None
+        assert store.leases.acquire(again, "two", HOUR) is None
+
+
+class PointerTests:
+    """Pointers."""
+
+    def test_a_pointer_is_set_changed_and_unset(self, store: Store) -> None:
+        """A pointer takes a value only in place of the one that was expected."""
+        name, swap, read = unique(), store.pointers.swap, store.pointers.read
+        assert read(name) is None
+        assert not swap(name, b"never was", b"1")
+        assert swap(name, None, b"1")
+        assert not swap(name, None, b"2")
+        assert not swap(name, b"2", b"3")
+        assert read(name) == b"1"
+        assert swap(name, b"1", b"2")
+        assert not swap(name, b"1", None)
+        assert swap(name, b"2", None)
+        assert read(name) is None
+        assert swap(name, None, None)
+        assert name not in set(store.pointers.names())
+
+    def test_a_value_is_any_bytes(self, store: Store) -> None:
+        """A value may be empty (which is not unset), hold any byte, and be 64 KiB long."""
+        name = unique()
+        last: bytes | None = None
+        for value in (b"", b"\0", b"a\nb\r\n", bytes(range(256)), b"0", bytes(MAX_POINTER)):
+            assert store.pointers.swap(name, last, value)
+            assert store.pointers.read(name) == value
+            last = value
+        with pytest.raises(ValueError, match="at most"):
+            store.pointers.swap(name, last, bytes(MAX_POINTER + 1))
+        assert store.pointers.read(name) == last
+
+    @pytest.mark.parametrize("name", BAD_NAMES)
+    def test_other_names_are_refused(self, store: Store, name: str) -> None:
+        """What is not a name raises ValueError, for pointers and leases."""
+        for call in (
+            lambda: store.pointers.read(name),
+            lambda: store.pointers.swap(name, None, b""),
+            lambda: store.leases.acquire(name, "me", 1),
+            lambda: store.leases.renew(name, "me", 1),
+            lambda: store.leases.release(name, "me"),
+        ):
+            with pytest.raises(ValueError, match="not a name"):
+                call()
+
+    def test_names_are_told_apart(self, store: Store) -> None:
+        """Every allowed name is a pointer of its own, also one inside another."""
+        for name in GOOD_NAMES:
+            store.pointers.swap(name, store.pointers.read(name), name.encode())
+        assert [store.pointers.read(name) for name in GOOD_NAMES] == [
+            name.encode() for name in GOOD_NAMES
+        ]
+        assert set(GOOD_NAMES) <= set(store.pointers.names())
+        for name in GOOD_NAMES:
+            assert store.pointers.swap(name, name.encode(), None)
+
+    def test_names_are_listed_by_how_they_begin(self, store: Store) -> None:
+        """`names` yields the set names with a prefix, each once; no character is special."""
+        base = unique()
+        names = {f"{base}/{end}" for end in ("a", "ab", "ab/c", "b", "ABC")}
+        for name in names:
+            assert store.pointers.swap(name, None, b"1")
+        assert sorted(store.pointers.names(base)) == sorted(names)
+        assert set(store.pointers.names(f"{base}/ab")) == {f"{base}/ab", f"{base}/ab/c"}
+        for pattern in ("*", "?", f"{base}/[ab]", f"{base}/a*", "\\"):
+            assert list(store.pointers.names(pattern)) == []
+
+
+class LeaseTests:
+    """Leases."""
+
+    def test_one_owner_at_a_time(self, store: Store) -> None:
+        """A lease that somebody has is not given to, renewed or released by another."""
+        name = unique("lease")
+        number = store.leases.acquire(name, "one", HOUR)
+        assert number is not None
+        assert store.leases.acquire(name, "two", HOUR) is None
+        assert not store.leases.renew(name, "two", HOUR)
+        assert not store.leases.release(name, "two")
+        assert store.leases.acquire(name, "one", HOUR) == number
+        assert store.leases.renew(name, "one", HOUR)
+
+    def test_a_released_lease_is_free(self, store: Store) -> None:
+        """After its release anybody may take a lease, each time with a greater number."""
+        name = unique("lease")
+        last = 0
+        for owner in ("one", "two", "two", "é \0\n", "x" * 200):
+            number = store.leases.acquire(name, owner, HOUR)
+            assert number is not None
+            assert number > last
+            last = number
+            assert store.leases.release(name, owner)
+            assert not store.leases.release(name, owner)
+            assert not store.leases.renew(name, owner, HOUR)
+
+    def test_names_have_leases_of_their_own(self, store: Store) -> None:
+        """Leases, and a pointer of the same name, do not disturb each other."""
+        one, other = unique("lease"), unique("lease")
+        assert store.leases.acquire(one, "me", HOUR)
+        assert store.leases.acquire(other, "you", HOUR)
+        assert store.pointers.swap(one, None, b"1")
+        assert one in set(store.pointers.names())
+        assert other not in set(store.pointers.names())
+
+    def test_wrong_arguments_are_refused(self, store: Store) -> None:
+        """An empty or overlong owner and a time that is not positive raise ValueError."""
+        name = unique("lease")
+        for owner in ("", "x" * 201):
+            with pytest.raises(ValueError, match="owner"):
+                store.leases.acquire(name, owner, 1)
+        for ttl in (0, -1, float("nan")):
+            with pytest.raises(ValueError, match="time to live"):
+                store.leases.acquire(name, "me", ttl)
+        assert store.leases.acquire(name, "you", HOUR)
+
+
+class ThreadTests:
+    """Several threads of one process."""
+
+    def test_no_swap_is_lost(self, store: Store) -> None:
+        """Counting up by compare-and-swap in eight threads counts every step."""
+        name = unique()
+
+        def count(_: int) -> None:
+            for _ in range(20):
+                while True:
+                    value = store.pointers.read(name)
+                    if store.pointers.swap(name, value, b"%d" % (int(value or 0) + 1)):
+                        break
+
+        in_threads(count)
+        assert store.pointers.read(name) == b"160"
+
+    def test_one_thread_has_the_lease(self, store: Store) -> None:
+        """Of eight threads one at a time has the lease, and the numbers rise."""
+        name, inside, numbers = unique("lease"), threading.Lock(), list[int]()
+
+        def work(thread: int) -> None:
+            for _ in range(5):
+                while True:
+                    number = store.leases.acquire(name, f"thread {thread}", HOUR)
+                    if number is not None:
+                        break
+                assert inside.acquire(blocking=False)
+                numbers.append(number)
+                inside.release()
+                assert store.leases.release(name, f"thread {thread}")
+
+        in_threads(work)
+        assert len(numbers) == 40
+        assert numbers == sorted(set(numbers))
+
+    def test_the_same_blobs_are_put_at_once(self, store: Store) -> None:
+        """Threads that put, ask for and read the same and other blobs each get theirs."""
+        shared = blobs(20, 50_000)
+
+        def work(_: int) -> None:
+            own = blobs(20, 2000)
+            store.blobs.put({**shared, **own}, HOUR)
+            assert store.blobs.missing([*own, *shared], HOUR) == set()
+            assert contents(store, own) == [content for (content,) in own.values()]
+            assert contents(store, shared) == [content for (content,) in shared.values()]
+
+        in_threads(work)
+
+
+class StoreSuite(BlobTests, ExpiryTests, PointerTests, LeaseTests, ThreadTests):
+    """What every store must do; subclasses give the fixture ``store`` (and ``tick``)."""
+
+    @pytest.fixture
+    def store(self) -> Store:
+        raise NotImplementedError("a subclass of StoreSuite gives the fixture 'store'")
+
+    def test_it_has_the_three_parts(self, store: Store) -> None:
+        """A store has a URL without credentials, and closing it does not end its use."""
+        assert isinstance(store, Store)
+        assert "://" in store.url
+        assert "@" not in store.url
+        digest, content = blob()
+        store.blobs.put({digest: [content]}, HOUR)
+        store.close()
+        store.close()
+        assert contents(store, [digest]) == [content]
+
+
+def eventually(condition: Callable[[], int | None], tick: Callable[[], None]) -> int:
+    """Return what *condition* gives as soon as it is true, letting the store's time pass."""
+    result: int | None = None
+
+    def met() -> bool:
+        nonlocal result
+        tick()
+        result = condition()
+        return bool(result)
+
+    wait_until(met, "the store's time has passed")
+    assert result is not None
+    return result
+
+
+def wait_for_end(store: Store, digest: Digest, tick: Callable[[], None]) -> None:
+    """Return when the blob has expired; looking must not prolong its life, so by `scan`."""
+    eventually(lambda: digest not in scanned(store), tick)
+
+
+def in_threads(work: Callable[[int], None], number: int = 8) -> None:
+    with ThreadPoolExecutor(number) as pool:
+        for done in [pool.submit(work, thread) for thread in range(number)]:
+            done.result()

@@ -1,0 +1,37 @@
+"""Servers that tests share, each started once when it is first asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload.testing.servers import redis_cluster, redis_sentinel, redis_server
+
+
+@pytest.fixture(scope="session")
+def redis():
+    with redis_server("redis-server") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey():
+    with redis_server("valkey-server") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_tls():
+    with redis_server("redis-server", tls=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sentinel():
+    with redis_sentinel() as setup:
+        yield setup
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    with redis_cluster() as setup:
+        yield setup

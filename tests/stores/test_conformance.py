@@ -1,0 +1,153 @@
+"""Every store passes the whole suite."""
+
+from __future__ import annotations
+
+import os
+
+import fakeredis
+import pytest
+
+from offload.stores import open_store
+from offload.stores.file import FileStore
+from offload.stores.memory import MemoryStore
+from offload.stores.redis.packer import PACKER
+from offload.stores.redis.store import RedisStore
+from offload.testing.processes import ProcessSuite
+from offload.testing.stateful import store_machine
+from offload.testing.store import FakeClock, StoreSuite
+
+
+def fake_redis() -> RedisStore:
+    server = fakeredis.FakeServer()
+
+    def connect() -> fakeredis.FakeRedis:
+        client = fakeredis.FakeRedis(server=server, protocol=2)
+        client.connection_pool.connection_kwargs["command_packer"] = PACKER
+        return client
+
+    return RedisStore(connect, url="redis://fake")
+
+
+class FakeClockSuite(StoreSuite):
+    @pytest.fixture
+    def clock(self):
+        return FakeClock()
+
+    @pytest.fixture
+    def tick(self, clock):
+        return lambda: clock.advance(0.02)
+
+
+class TestMemory(FakeClockSuite):
+    @pytest.fixture
+    def store(self, clock):
+        return MemoryStore(clock=clock)
+
+
+class TestFile(FakeClockSuite, ProcessSuite):
+    @pytest.fixture
+    def store(self, tmp_path, clock):
+        return FileStore(tmp_path / "store", clock=clock, skew=0, fsync=False)
+
+    @pytest.fixture
+    def url(self, tmp_path):
+        return f"file://{tmp_path}/store"
+
+
+class TestFileByItsURL(StoreSuite):
+    @pytest.fixture
+    def store(self, tmp_path):
+        return open_store(f"file://{tmp_path}/store?skew=0")
+
+
+class TestFakeRedis(StoreSuite):
+    @pytest.fixture
+    def store(self):
+        return fake_redis()
+
+
+class ServerSuite(StoreSuite, ProcessSuite):
+    @pytest.fixture
+    def url(self, server):
+        return server.url
+
+    @pytest.fixture
+    def store(self, url):
+        store = open_store(url)
+        yield store
+        store.close()
+
+
+@pytest.mark.server
+class TestRedis(ServerSuite):
+    @pytest.fixture
+    def server(self, redis):
+        return redis
+
+    def test_the_same_blobs_from_spawned_processes(self, url):
+        """Processes that share nothing but the URL find what each other put."""
+        self.put_the_same("spawn", url)
+
+
+@pytest.mark.server
+class TestValkey(ServerSuite):
+    @pytest.fixture
+    def server(self, valkey):
+        return valkey
+
+
+@pytest.mark.server
+class TestTLS(ServerSuite):
+    @pytest.fixture
+    def server(self, redis_tls):
+        return redis_tls
+
+
+@pytest.mark.server
+class TestSentinel(ServerSuite):
+    @pytest.fixture
+    def server(self, sentinel):
+        return sentinel
+
+
+@pytest.mark.server
+class TestCluster(ServerSuite):
+    @pytest.fixture
+    def server(self, cluster):
+        return cluster
+
+
+def make_memory():
+    clock = FakeClock()
+    return MemoryStore(clock=clock), clock.advance
+
+
+def machine(make, **options):
+    """Run a state machine: the suite by random sequences of calls."""
+    test = store_machine(make, **options).TestCase("runTest")
+    test.runTest()
+
+
+def test_memory_does_as_the_model():
+    machine(make_memory, examples=100)
+
+
+def test_file_does_as_the_model(tmp_path):
+    def make():
+        clock = FakeClock()
+        folder = tmp_path / os.urandom(4).hex()
+        return FileStore(folder, clock=clock, skew=0, fsync=False), clock.advance
+
+    machine(make, examples=50)
+
+
+def test_fake_redis_does_as_the_model():
+    machine(lambda: (fake_redis(), None), examples=10)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", ("redis", "valkey", "redis_tls", "sentinel", "cluster"))
+def test_a_server_does_as_the_model(request, name):
+    store = open_store(request.getfixturevalue(name).url)
+    machine(lambda: (store, None), examples=5)
+    store.close()
