@@ -25,6 +25,7 @@ NAMES = {
     "task_retries": "tasks sent again because the store was away",
     "observed_values": "values that would have been offloaded (mode observe)",
     "observed_bytes": "serialised bytes of those values",
+    "observed_repeated_bytes": "of these, bytes of values that this process had seen before",
 }
 """Every counter and what it counts."""
 

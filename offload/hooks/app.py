@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, TypeVar
 
 from celery import Celery
@@ -15,12 +17,12 @@ from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
 from offload.hooks import worker
 from offload.hooks.locate import store_urls
+from offload.hooks.observe import Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.publish import amqp_class
 from offload.hooks.results import hook_backend
 from offload.ref import MARKER, TYPE_KEY, VALUE_KEY, Ref
 from offload.serializers.choose import Registry
-from offload.serializers.small import certainly_small
 from offload.settings import Settings, TaskOptions
 from offload.stores import open_store
 from offload.stores.base import Store
@@ -159,16 +161,23 @@ class Offload:
     def _make_contents(self) -> tuple[int, ContentStore, ContentStore]:
         """Build anew in each process: locks and memories do not survive a fork well."""
         conf = self.app.conf
-        extra = self.settings.accept
-        messages = frozenset((*(conf.accept_content or ()), *extra))
-        results = frozenset((*(conf.result_accept_content or conf.accept_content or ()), *extra))
-        content = ContentStore(self.store, Registry(messages), self.settings, self.counters)
-        if messages == results:
+        content = self._content(conf.accept_content)
+        if conf.result_accept_content in (None, conf.accept_content):
             return os.getpid(), content, content
-        other = ContentStore(self.store, Registry(results), self.settings, self.counters)
-        return os.getpid(), content, other
+        return os.getpid(), content, self._content(conf.result_accept_content)
 
-    certainly_small = staticmethod(certainly_small)
+    def _content(self, accepted: Iterable[str] | None) -> ContentStore:
+        return ContentStore(
+            self.store, self._serializers(accepted), self.settings, self.counters
+        )
+
+    @cached_property
+    def observer(self) -> Observer:
+        """What counts in mode ``observe``; needs no store."""
+        return Observer(self._serializers(self.app.conf.accept_content), self.counters)
+
+    def _serializers(self, accepted: Iterable[str] | None) -> Registry:
+        return Registry(frozenset((*(accepted or ()), *self.settings.accept)))
 
     def options(self, name: str, call: Any = None) -> tuple[TaskOptions, TaskFacts]:
         """Return the options in force for a call of task *name*, and what is known of it."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.canvas import Signature
 
-from offload.content.store import ContentStore
-from offload.counters import Counters
 from offload.errors import OffloadError
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, contains, is_signature, replace_each
 from offload.ref import Ref
 from offload.serializers.base import Payload
-from offload.settings import Settings, TaskOptions
+from offload.serializers.small import certainly_small
+from offload.settings import TaskOptions
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
 
 __all__ = ("Outgoing", "described")
 
@@ -63,16 +65,13 @@ class Outgoing:
         ttl: seconds that what it refers to is needed, counted from now.
         result_ref: gives the reference of the running task's own result, if this
             object is it.
-        options_of: options and facts for a task's name and its ``offload`` option.
+        resending: whether the message is one that is sent again because the store was away.
     """
 
-    content: ContentStore
-    counters: Counters
-    settings: Settings
+    hook: Offload
     native: str
     ttl: float
     result_ref: Callable[[Any, str], Ref[Any] | None]
-    options_of: Callable[[str, Any], tuple[TaskOptions, TaskFacts]]
     resending: bool = False
     slots: list[_Slot] = field(default_factory=list)
 
@@ -147,7 +146,7 @@ class Outgoing:
     def _signature(self, signature: Mapping[str, Any], path: tuple[Any, ...]) -> None:
         own = signature["options"] or {}
         name = str(signature["task"])
-        options, facts = self.options_of(name, own.get("offload"))
+        options, facts = self.hook.options(name, own.get("offload"))
         ttl, self.ttl = self.ttl, self.ttl + _delay(own)
         self._arguments(
             name,
@@ -169,11 +168,11 @@ class Outgoing:
     def _reference(self, slot: _Slot) -> Ref[Any] | None:
         if slot.ref is not None:
             if not self.resending:
-                self.content.keep(slot.ref, slot.ttl)
+                self.hook.content.keep(slot.ref, slot.ttl)
             return slot.ref
         payload = slot.payload
         assert payload is not None
-        return self.content.put_or_inline(
+        return self.hook.content.put_or_inline(
             payload, ttl=slot.ttl, value=slot.value, native=self.native
         )
 
@@ -191,8 +190,7 @@ class _Look:
     def value(self, value: Any, path: Path, argument: str) -> None:
         out = self.out
         threshold = self.options.threshold or 0
-        serializers = out.content.serializers
-        if threshold and serializers.certainly_small(value, threshold - 1, out.native):
+        if threshold and certainly_small(value, threshold - 1, out.native):
             return
         if isinstance(value, Ref):
             self._ref(value, path, argument)
@@ -221,29 +219,26 @@ class _Look:
             self.value(ref.get(), path, argument)
             return
         if ref.resolve is None:
-            ref = self.out.content.open(ref.wire)
+            ref = self.out.hook.content.open(ref.wire)
         self._slot(path, argument, ref=ref)
 
     def _plain(self, value: Any, path: Path, argument: str, threshold: int) -> None:
         out = self.out
-        out.counters.add(values_seen=1)
-        observing = out.settings.mode == "observe"
-        if not observing:
-            remembered = out.content.remembered(value, native=out.native, ttl=out.ttl)
-            if remembered is not None:
-                self._slot(path, argument, ref=remembered)
-                return
-        payload = out.content.serializers.encode(value, out.native)
-        if payload.size < threshold:
-            if observing or out.content.serializers.carries(value, out.native):
-                return
-            out.content.check_size(payload)
-            self._slot(path, argument, ref=out.content.within(payload))
-        elif observing:
-            out.counters.add(observed_values=1, observed_bytes=payload.size)
-        else:
-            out.content.check_size(payload)
+        out.hook.counters.add(values_seen=1)
+        if out.hook.settings.mode == "observe":
+            out.hook.observer.value(value, out.native, threshold)
+            return
+        content = out.hook.content
+        remembered = content.remembered(value, native=out.native, ttl=out.ttl)
+        if remembered is not None:
+            self._slot(path, argument, ref=remembered)
+            return
+        payload = content.serializers.encode(value, out.native)
+        content.check_size(payload)
+        if payload.size >= threshold:
             self._slot(path, argument, payload=payload, value=value)
+        elif not content.serializers.carries(value, out.native):
+            self._slot(path, argument, ref=content.within(payload))
 
     def _slot(self, path: Path, argument: str, **what: Any) -> None:
         self.out.slots.append(

@@ -7,9 +7,10 @@ receivers raise: a store outage would publish the raw value, silently.)
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
@@ -17,6 +18,7 @@ from celery.app.amqp import AMQP
 from offload.hooks.delivery import current_delivery
 from offload.hooks.outgoing import Outgoing
 from offload.ref import Ref
+from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
 
 if TYPE_CHECKING:
@@ -44,21 +46,34 @@ MESSAGE_VERSION = 1
 
 _PARAMETERS = tuple(inspect.signature(AMQP.as_task_v2).parameters)[1:]
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
+_EMBEDDED_AT = [_PARAMETERS.index(name) - 4 for name in _EMBEDDED]  # after name, args, kwargs
+_LAST_EMBEDDED = max(_EMBEDDED_AT)
+_embedded = itemgetter(*_EMBEDDED_AT)
+_LOOKED_AT = frozenset((*_EMBEDDED, "offload"))
 _SELF_TELLING = frozenset({"json", "pickle"})  # an unknown reference fails to decode by itself
 
 resending: ContextVar[int] = ContextVar("offload_resending", default=0)
 """How many times the message being published was sent again for a store outage."""
 
 
-class OffloadAMQP(AMQP):  # type: ignore[misc]  # celery has no types
+class OffloadAMQP(AMQP):
     """Celery's AMQP with large values taken out of every task message."""
 
-    def as_task_v2(self, *given: Any, **options: Any) -> Any:
+    def as_task_v2(
+        self,
+        task_id: str,
+        name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        *given: Any,
+        **options: Any,
+    ) -> Any:
         hook: Offload | None = getattr(self.app, "_offload", None)
         build = super().as_task_v2
-        if hook is None:
-            return build(*given, **options)
-        return publish(hook, build, {**dict(zip(_PARAMETERS, given)), **options})
+        if hook is None or certainly_plain(hook, name, args, kwargs, given, options):
+            return build(task_id, name, args, kwargs, *given, **options)
+        call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given)))
+        return publish(hook, build, {**call, **options})
 
     def _create_task_sender(self) -> Any:
         send = super()._create_task_sender()
@@ -81,6 +96,35 @@ def amqp_class(base: type) -> type:
     return type(base.__name__, (OffloadAMQP, base), {})
 
 
+def certainly_plain(
+    hook: Offload, name: str, args: Any, kwargs: Any, given: Sequence[Any], options: dict[str, Any]
+) -> bool:
+    """Return whether a call surely makes the same message as without offload.
+
+    It is asked for every message and is all that small ones pay. *given* are Celery's
+    arguments after ``kwargs`` by position, as it passes them; False means only that this
+    glance does not tell.
+    """
+    if (
+        len(given) <= _LAST_EMBEDDED
+        or any(_embedded(given))
+        or not _LOOKED_AT.isdisjoint(options)
+        or resending.get()
+    ):
+        return False
+    limit = (hook.options(name)[0].threshold or 0) - 1
+    if limit < 0:
+        return False
+    native = options.get("serializer") or hook.app.conf.task_serializer
+    for value in args or ():
+        if not certainly_small(value, limit, native):
+            return False
+    for value in kwargs.values() if kwargs else ():
+        if not certainly_small(value, limit, native):
+            return False
+    return True
+
+
 def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> Any:
     """Return the message that *build* makes of *call*, with large values replaced."""
     given = call.pop("offload", None)
@@ -88,27 +132,13 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     options, facts = hook.options(name, given)
     native = call.get("serializer") or hook.app.conf.task_serializer
     attempt = resending.get()
-    small = hook.certainly_small
-    limit = (options.threshold or 0) - 1
-    if (
-        given is None
-        and not attempt
-        and limit >= 0
-        and all([small(value, limit, native) for value in args])
-        and all([small(value, limit, native) for value in kwargs.values()])
-        and not any([call.get(field) for field in _EMBEDDED])
-    ):
-        return build(**call)
 
     delivery = current_delivery()
     out = Outgoing(
-        content=hook.content,
-        counters=hook.counters,
-        settings=hook.settings,
+        hook=hook,
         native=native,
         ttl=(options.retention or 0.0) + _delay(call.get("countdown"), call.get("eta")),
         result_ref=delivery.result_ref if delivery is not None else _no_result,
-        options_of=hook.options,
         resending=bool(attempt),
     )
     out.task(name, args, kwargs, options, facts)

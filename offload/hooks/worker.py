@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery.app import trace
+from celery.backends.base import DisabledBackend
 from celery.exceptions import Reject, Retry
 from celery.result import ResultBase
 
@@ -26,6 +27,7 @@ from offload.hooks.options import effective
 from offload.hooks.outgoing import described
 from offload.hooks.publish import EMBED, resending
 from offload.ref import Ref, looks_like_ref
+from offload.serializers.small import certainly_small
 
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
@@ -110,6 +112,8 @@ def _call(hook: Offload, task: Any, function: Callable[..., Any], args: Any, kwa
     if delivery.error is not None:
         _give_up(hook, task, delivery, delivery.error)
     result = function(*args, **kwargs)
+    if isinstance(result, Ref) and result.is_local:
+        result = result.get()
     _store_result(hook, task, delivery, result)
     return result
 
@@ -146,6 +150,7 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
     request = task.request
     options = effective(delivery.options, hook.tasks[task.name].options, hook.settings)
     stored = not trace.get_actual_ignore_result(task, request)
+    stored = stored and not isinstance(task.backend, DisabledBackend)
     if request.is_eager:
         stored = stored and task.store_eager_result
         passed_on = False
@@ -163,27 +168,29 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
 
 
 def _result_ref(hook: Offload, options: Any, result: Any, native: str) -> Ref[Any] | None:
-    content, threshold = hook.content, options.threshold
-    if threshold and hook.certainly_small(result, threshold - 1, native):
-        return None
-    ttl = hook.result_ttl(options)
+    """Return the reference by which *result* travels, None where it goes as it is."""
     if isinstance(result, Ref):
-        if result.is_local:
-            return _result_ref(hook, options, result.get(), native)
-        ref = result if result.resolve is not None else content.open(result.wire)
-        content.keep(ref, ttl)
+        ref = result if result.resolve is not None else hook.content.open(result.wire)
+        hook.content.keep(ref, hook.result_ttl(options))
         return ref
-    storing = options.enabled and options.results and hook.settings.mode == "on"
-    if not storing and not looks_like_ref(result):
+    if looks_like_ref(result):  # a user's data: it must not be read as a reference
+        return hook.content.within(hook.content.serializers.encode(result, native))
+    threshold = options.threshold
+    if threshold and certainly_small(result, threshold - 1, native):
         return None
+    if not (options.enabled and options.results):
+        return None
+    hook.counters.add(values_seen=1)
+    if hook.settings.mode == "observe":
+        hook.observer.value(result, native, threshold)
+        return None
+    content, ttl = hook.content, hook.result_ttl(options)
     if (remembered := content.remembered(result, native=native, ttl=ttl)) is not None:
         return remembered
-    hook.counters.add(values_seen=1)
     payload = content.serializers.encode(result, native)
     content.check_size(payload)
-    if not storing or payload.size < threshold:
-        # A user's dict that looks like a reference must not be read as one.
-        if not looks_like_ref(result) and content.serializers.carries(result, native):
-            return None
-        return content.within(payload)
-    return content.put_or_inline(payload, ttl=ttl, value=result, native=native)
+    if payload.size >= threshold:
+        return content.put_or_inline(payload, ttl=ttl, value=result, native=native)
+    if content.serializers.carries(result, native):
+        return None
+    return content.within(payload)
