@@ -3,7 +3,8 @@
     python tools/test_all.py [3.10 3.12 lowest] [-- pytest arguments]
 
 Fast means: without real servers and without real workers (`make test` runs those, on
-one Python). The environments stand in .venvs/ and are reused. Interpreters are looked
+one Python). One small run of the demo shows for each environment that its Celery works
+with real workers as well. The environments stand in .venvs/ and are reused. Interpreters are looked
 for on the PATH, under pyenv, and by uv.
 """
 
@@ -49,12 +50,13 @@ def main(arguments: list[str]) -> int:
             outcome[name], failed = "could not be set up", True
             continue
         bootstrap.say(f"fast tests on {name}")
-        code = run_tests(python, pytest_arguments)
-        failed = failed or code != 0
-        verdict = "passed" if code == 0 else f"failed (pytest exit code {code})"
+        verdict = "passed" if run_tests(python, pytest_arguments) else "tests failed"
+        if not run_demo(python):
+            verdict += ", demo failed"
+        failed = failed or verdict != "passed"
         outcome[name] = f"{verdict} in {time.monotonic() - started:.0f} s"
 
-    print("\nFast tests, by environment:")
+    print("\nBy environment:")
     for name, text in outcome.items():
         print(f"  {name:<7} {text}")
     return 1 if failed or all(text == "not found here" for text in outcome.values()) else 0
@@ -72,7 +74,9 @@ def environment(name: str, interpreter: str) -> Path:
     uv = [sys.executable, "-m", "uv"]
     env = bootstrap.uv_env()
     shutil.rmtree(venv, ignore_errors=True)
-    made = subprocess.run([*uv, "venv", "-q", "-p", interpreter, str(venv)], env=env, check=False)
+    made = subprocess.run(
+        [*uv, "venv", "-q", "--seed", "-p", interpreter, str(venv)], env=env, check=False
+    )
     if made.returncode:
         raise bootstrap.BootstrapError(f"{interpreter} cannot make an environment")
     constraints: list[str] = []
@@ -101,9 +105,24 @@ def _lowest(uv: list[str], env: dict[str, str], python: Path, venv: Path) -> Pat
     return target
 
 
-def run_tests(python: Path, arguments: list[str]) -> int:
+def run_tests(python: Path, arguments: list[str]) -> bool:
     command = [str(python), "-m", "pytest", "-m", FAST, "-q", "-p", "no:cacheprovider"]
-    return subprocess.run([*command, *arguments], check=False, cwd=ROOT).returncode
+    return subprocess.run([*command, *arguments], check=False, cwd=ROOT).returncode == 0
+
+
+def run_demo(python: Path) -> bool:
+    """Run the demo on a part of its data; what it prints is shown if it fails."""
+    done = subprocess.run(
+        [str(python), "-m", "worker_example.demo", "--rows", "10000"],
+        check=False,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        print(done.stdout)
+    return done.returncode == 0
 
 
 def find(version: str) -> str | None:
