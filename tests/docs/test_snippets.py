@@ -1,0 +1,81 @@
+"""Every Python snippet of README and docs does what the page says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from offload.settings import Settings
+from offload.testing.servers import Server
+from tests.docs.snippets import read_page
+from tests.docs.worker import running_worker
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SECONDS = 120
+
+pytestmark = [pytest.mark.server, pytest.mark.integration]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_snippets_of_a_page_run(path: Path, redis: Server, tmp_path: Path) -> None:
+    """Each snippet runs by itself, in a folder with the page's files, on a real server."""
+    page = read_page(path)
+    where = f"redis://{redis.host}:{redis.port}"
+    for name, code in page.files.items():
+        (tmp_path / name).write_text(_on(code, where), encoding="utf-8")
+    with ExitStack() as stack:
+        if "celery -A tasks worker" in path.read_text(encoding="utf-8"):
+            stack.enter_context(running_worker("tasks", tmp_path))
+        failed = [
+            f"{path.name}:{line}\n{output}"
+            for line, code in page.scripts
+            if (output := _run(_on(code, where), tmp_path)) is not None
+        ]
+    assert not failed, "\n".join(failed)
+
+
+def test_the_table_of_settings_is_complete_and_true() -> None:
+    """README's table has every setting, with its real default."""
+    rows = dict(
+        re.findall(r"^\| `offload_(\w+)` \| (.+?) \|", (ROOT / "README.md").read_text(), re.M)
+    )
+    defaults = Settings()
+    assert list(rows) == [field.name for field in fields(Settings)]
+    described = {"store", "retry", "secret"}
+    for name in rows.keys() - described:
+        shown = rows[name].strip("`").replace('"', "'")
+        assert shown == repr(getattr(defaults, name)), name
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    """A reader of README can reach every page, and no link leads nowhere."""
+    links = set(re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text()))
+    pages = {str(path.relative_to(ROOT)) for path in PAGES[1:]}
+    assert pages <= links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def _on(code: str, where: str) -> str:
+    return code.replace("redis://localhost:6379", where)
+
+
+def _run(code: str, folder: Path) -> str | None:
+    """Return what a snippet printed if it failed, else None."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return None if done.returncode == 0 else done.stdout + done.stderr
