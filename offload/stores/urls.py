@@ -31,15 +31,22 @@ class StoreURL:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as exc:
+            raise ConfigurationError(f"not a store's URL: {exc}") from None
         self.scheme = parts.scheme.lower()
         login, _, hosts = parts.netloc.rpartition("@")
         username, _, password = login.partition(":")
         self.username = unquote(username) or None
         self.password = unquote(password) or None
         self.path = unquote(parts.path)
-        self.public = f"{self.scheme}://{hosts}{parts.path}"
+        # Until it is clear that no part of a password is taken for something else:
+        self.public = f"{self.scheme}://…"
+        if parts.fragment or (hosts and "@" in parts.path):
+            self.refuse("write '#' as %23, and in a password also '/' as %2F and '?' as %3F")
         self.hosts = [self._host(host) for host in hosts.split(",") if host]
+        self.public = f"{self.scheme}://{hosts}{parts.path}"
         self._options: dict[str, Any] = {}
         self._known: list[str] = []
         for name, value in [
@@ -49,8 +56,6 @@ class StoreURL:
             if name in self._options:
                 self.refuse(f"the option {name!r} is given twice")
             self._options[name] = value
-        if parts.fragment:
-            self.refuse("what stands after '#' is not used; write '#' in a password as %23")
 
     def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
         """Return the option *name* as *convert* makes it, or *default* if it is not given.
@@ -83,7 +88,7 @@ class StoreURL:
         if not colon or "]" in port:
             return text.strip("[]"), None
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            self.refuse(f"{port!r} is not a port number")
+            self.refuse("what stands after a host and ':' is not a port number")
         return name.strip("[]"), int(port)
 
 

@@ -1,0 +1,341 @@
+"""What only a store in a folder promises; looked at through the folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from offload.errors import BlobMissing, StoreError, StoreUnavailable
+from offload.stores import open_store
+from offload.stores.file import FileStore
+from offload.testing.store import HOUR, FakeClock, blob, blobs, contents
+
+
+@pytest.fixture
+def clock():
+    return FakeClock(time.time())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "below" / "store"
+
+
+@pytest.fixture
+def store(folder, clock):
+    return FileStore(folder, clock=clock, skew=60)
+
+
+def path_of(folder, digest):
+    return folder / "blobs" / digest[3:5] / digest.replace(":", "-")
+
+
+def files(folder):
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and "locks" not in path.parts
+    )
+
+
+def test_a_blob_is_one_private_file(store, folder, clock):
+    """A blob is a file of its content that nobody else may read; its mtime is its end."""
+    digest, content = blob()
+    store.blobs.put({digest: [b"\0", content]}, 100)
+    assert files(folder) == [path_of(folder, digest)]
+    found = path_of(folder, digest)
+    assert found.read_bytes() == b"\0" + content
+    assert stat.S_IMODE(found.stat().st_mode) == 0o600
+    assert abs(found.stat().st_mtime - (clock.now + 160)) < 0.01
+    for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        assert stat.S_IMODE(each.stat().st_mode) == 0o700
+
+
+def test_opening_writes_nothing(folder):
+    """A store that was only opened and asked leaves no trace."""
+    store = open_store(f"file://{folder}")
+    digest, _ = blob()
+    assert store.blobs.missing([digest], 1) == {digest}
+    assert list(store.blobs.scan()) == []
+    assert store.pointers.read("p") is None
+    assert list(store.pointers.names()) == []
+    with pytest.raises(BlobMissing):
+        contents(store, [digest])
+    assert not folder.exists()
+
+
+def test_a_host_with_a_fast_clock_reads_in_time(store, folder, clock):
+    """Within the skew, a host whose clock runs ahead still finds what was promised."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, 10)
+    clock.advance(10)
+    ahead = FileStore(folder, clock=lambda: clock.now + 59)
+    assert contents(ahead, [digest]) == [content]
+    assert ahead.sweep() == 0
+
+
+@pytest.mark.parametrize("code", (errno.ENOSPC, errno.EDQUOT, errno.EIO))
+@pytest.mark.parametrize("call", ("fsync", "replace"))
+def test_a_full_disk_is_unavailable(store, folder, monkeypatch, code, call):
+    """A full or failing disk is worth another try, and what was half written is removed."""
+
+    def full(*args):
+        raise OSError(code, os.strerror(code), str(args[0]))
+
+    digest, content = blob()
+    with monkeypatch.context() as patch:
+        if call == "fsync":
+            patch.setattr(os, "fsync", full)
+        else:
+            patch.setattr(Path, "replace", full)
+        with pytest.raises(StoreUnavailable) as caught:
+            store.blobs.put({digest: [content]}, HOUR)
+        assert caught.value.store == store.url
+        with pytest.raises(StoreUnavailable):
+            store.pointers.swap("p", None, content)
+        with pytest.raises(StoreUnavailable):
+            store.leases.acquire("l", "me", HOUR)
+    assert files(folder) == []
+    assert store.blobs.missing([digest], HOUR) == {digest}
+    assert store.pointers.read("p") is None
+
+
+def test_a_really_full_disk_is_unavailable(tmp_path):
+    """The same on a file system that is full in truth (where one can be mounted)."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=1m none {small} 2>/dev/null"):
+        pytest.skip("mounting needs to be root")
+    try:
+        store = FileStore(small)
+        kept, kept_content = blob(100_000)
+        store.blobs.put({kept: [kept_content]}, HOUR)
+        big, content = blob(2 << 20)
+        with pytest.raises(StoreUnavailable, match="full"):
+            store.blobs.put({big: [content]}, HOUR)
+        assert [path for path in files(small) if "tmp" in path.relative_to(small).parts] == []
+        assert store.blobs.missing([kept, big], HOUR) == {big}
+        other, content = blob(300_000)
+        store.blobs.put({other: [content]}, HOUR)
+        assert contents(store, [kept, other]) == [kept_content, content]
+    finally:
+        assert not os.system(f"umount {small}")
+
+
+def test_missing_rights_are_refused_for_good(store, folder, monkeypatch):
+    """A folder that may not be used is a StoreError that says what to check."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+
+    def denied(*args, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(args[0]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", denied)
+        patch.setattr(Path, "open", denied)
+        for call in (
+            lambda: store.blobs.put(blobs(1), HOUR),
+            lambda: contents(store, [digest]),
+            lambda: store.pointers.swap("p", None, b""),
+            lambda: store.leases.acquire("l", "me", 1),
+        ):
+            with pytest.raises(StoreError, match="owner and rights") as caught:
+                call()
+            assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_a_file_in_the_way_is_refused_for_good(tmp_path):
+    """A path that is no folder is a StoreError."""
+    (tmp_path / "file").write_text("")
+    for path in ("file", "file/below"):
+        with pytest.raises(StoreError, match="check the path"):
+            FileStore(tmp_path / path).blobs.put(blobs(1), HOUR)
+
+
+def test_what_killed_writers_left_is_removed_by_age(store, folder, clock):
+    """A file that was being written a day ago goes; one of now stays."""
+    store.blobs.put(blobs(1), 10)
+    for name, age in (("old", 90_000), ("new", 60)):
+        left = folder / "tmp" / name
+        left.write_bytes(b"half")
+        os.utime(left, (clock.now - age, clock.now - age))
+    store.sweep()
+    assert [path.name for path in (folder / "tmp").iterdir()] == ["new"]
+
+
+def test_expired_blobs_are_removed(store, folder, clock):
+    """The sweep removes what expired, and nothing else."""
+    kept, ending = blobs(20), blobs(30)
+    store.blobs.put(kept, HOUR)
+    store.blobs.put(ending, 10)
+    store.pointers.swap("p", None, b"1")
+    store.leases.acquire("l", "me", 10)
+    clock.advance(71)
+    assert store.sweep() == 30
+    assert store.sweep() == 0
+    assert all(path_of(folder, digest).exists() for digest in kept)
+    assert store.pointers.read("p") == b"1"
+    clock.advance(2 * 86400)
+    assert store.sweep() == 21  # the rest, and the lease
+    assert not list((folder / "leases").rglob("*/*"))
+
+
+def test_storing_removes_what_expired(store, folder, clock):
+    """Without any sweep, a store that is written to does not keep what expired."""
+    store.blobs.put(blobs(50), 10)
+    clock.advance(71)
+    for _ in range(256):
+        clock.advance(1)
+        store.blobs.put(blobs(1), 2)
+    left = [path for path in files(folder) if path.stat().st_mtime <= clock.now - 257]
+    assert left == []
+
+
+def test_the_sweep_spares_what_is_stored_again(store, folder, clock, monkeypatch):
+    """A blob that is stored again between the sweep's look and its hand stays."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, 10)
+    clock.advance(71)
+    lock = store._disk.lock
+
+    def stored_meanwhile(stripe):
+        monkeypatch.undo()
+        store.blobs.put({digest: [content]}, HOUR)
+        return lock(stripe)
+
+    monkeypatch.setattr(store._disk, "lock", stored_meanwhile)
+    store.blobs._sweep(digest[3:5])
+    assert contents(store, [digest]) == [content]
+
+
+def test_a_question_never_revives_what_the_sweep_takes(store, folder, clock, monkeypatch):
+    """If the sweep comes between the question's look and its hand, the answer is "missing"."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, 10)
+    clock.advance(60)
+    lock = store._disk.lock
+
+    def swept_meanwhile(stripe):
+        monkeypatch.undo()
+        clock.advance(11)
+        assert store.sweep() == 1
+        return lock(stripe)
+
+    monkeypatch.setattr(store._disk, "lock", swept_meanwhile)
+    assert store.blobs.missing([digest], HOUR) == {digest}
+
+
+def test_racing_lives_leave_the_longest(folder):
+    """However puts and questions with different lives race, the longest is kept."""
+    digest, content = blob()
+    for _ in range(30):
+        store = FileStore(folder, skew=0, fsync=False)
+        store.blobs.delete([digest])
+        start = threading.Barrier(4)
+
+        def race(ttl, store=store, start=start):
+            start.wait()
+            store.blobs.put({digest: [content]}, ttl)
+            store.blobs.missing([digest], ttl / 2)
+
+        threads = [threading.Thread(target=race, args=(ttl,)) for ttl in (10, 1000, 20, 500)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert path_of(folder, digest).stat().st_mtime > time.time() + 900
+
+
+def test_a_lock_ends_with_its_owner(folder):
+    """A process killed while it holds a lock does not keep others out."""
+    store = FileStore(folder, lock_timeout=30)
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+
+    def hold():
+        with store._disk.lock(store.pointers._records.stripe("p")):
+            held.set()
+            signal.pause()
+
+    child = context.Process(target=hold)
+    child.start()
+    held.wait()
+    impatient = FileStore(folder, lock_timeout=0.01)
+    with pytest.raises(StoreUnavailable, match="has held"):
+        impatient.pointers.swap("p", None, b"1")
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert store.pointers.swap("p", None, b"1")
+
+
+def test_a_child_forked_under_a_lock_does_not_keep_it(folder):
+    """A lock is free when its block ends, though a child forked meanwhile lives on."""
+    store = FileStore(folder, lock_timeout=0.01)
+    context = multiprocessing.get_context("fork")
+    ended = context.Event()
+    with store._disk.lock("00"):
+        child = context.Process(target=ended.wait)
+        child.start()
+    with store._disk.lock("00"):
+        pass
+    ended.set()
+    child.join()
+
+
+def test_a_removed_lock_file_locks_nobody_in(folder):
+    """Whoever waits for a lock whose file is replaced takes the new one."""
+    store = FileStore(folder, lock_timeout=0.05)
+    with store._disk.lock("00"):
+        path = folder / "locks" / "00"
+        path.unlink()
+        with store._disk.lock("00"), path.open("w") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_rename_that_nfs_did_twice_is_done(store, monkeypatch):
+    """A rename that was done but whose answer got lost is no error."""
+    replace = Path.replace
+
+    def twice(path, target):
+        replace(path, target)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", twice)
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    assert contents(store, [digest]) == [content]
+
+
+def test_content_is_flushed_before_it_has_a_name(store, monkeypatch, folder):
+    """A blob's file is on the disk before its name is, and the folder after it."""
+    steps = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushed(number):
+        steps.append("folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file")
+        fsync(number)
+
+    def renamed(path, target):
+        steps.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    store.blobs.put(blobs(1), HOUR)
+    assert steps == ["file", "rename", "folder", "folder"]
+
+
+def test_a_damaged_lease_is_no_lease(store, folder):
+    """A lease file that something else has cut short does not stop everybody for ever."""
+    first = store.leases.acquire("l", "me", HOUR)
+    (found,) = (folder / "leases").rglob("*/*")
+    found.write_bytes(b"l\n{")
+    second = store.leases.acquire("l", "you", HOUR)
+    assert second >= first

@@ -1,0 +1,65 @@
+"""What only a store in memory promises."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+
+from offload.stores import open_store
+from offload.stores.memory import MemoryStore
+from offload.testing.store import HOUR, FakeClock, blob, blobs, contents
+
+
+def test_a_name_is_one_store():
+    """In one process `memory://` URLs of one name are one store, others are not."""
+    digest, content = blob()
+    open_store("memory://one").blobs.put({digest: [content]}, HOUR)
+    again = open_store("memory://one")
+    again.close()
+    assert contents(again, [digest]) == [content]
+    assert open_store("memory://other").blobs.missing([digest], 1) == {digest}
+    assert open_store("memory://").blobs.missing([digest], 1) == {digest}
+    assert open_store("memory://").url == "memory://"
+
+
+def test_expired_blobs_are_dropped():
+    """What expired is not kept in memory once something else is stored."""
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    ending, prolonged = blobs(10), blobs(10)
+    store.blobs.put({**ending, **prolonged}, 10)
+    store.blobs.missing(list(prolonged), 20)
+    clock.advance(11)
+    store.blobs.put(blobs(1), 1)
+    assert set(store.blobs._blobs) >= set(prolonged)
+    assert not set(store.blobs._blobs) & set(ending)
+    clock.advance(11)
+    store.blobs.put({}, 1)
+    assert store.blobs._blobs == {}
+    assert store.blobs._ends == []
+
+
+def test_a_fork_during_a_call_locks_nobody_out():
+    """A child forked while another thread is inside the store can use its copy."""
+    store = MemoryStore()
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with store.blobs._locks.get():
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: store.blobs.put(blobs(1), HOUR)
+    )
+    child.start()
+    child.join(20)
+    leave.set()
+    thread.join()
+    code = child.exitcode
+    child.kill()
+    child.join()
+    assert code == 0

@@ -1,0 +1,546 @@
+"""What only a store in Redis promises; looked at through a client of its own."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from offload.digest import digest_of
+from offload.errors import IntegrityError, StoreError, StoreUnavailable
+from offload.stores import open_store
+from offload.stores.redis import blobs as redis_blobs
+from offload.stores.redis.link import script
+from offload.stores.redis.packer import PACKER, Bulk
+from offload.testing.servers import free_port, redis_client, redis_server, wait_until
+from offload.testing.store import HOUR, blob, blobs, contents
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def store(redis):
+    store = open_store(redis.url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def raw(redis):
+    with redis_client(redis) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def own():
+    """A server that a test may spoil."""
+    with redis_server("redis-server") as server:
+        yield server
+
+
+def key(digest, prefix="offload"):
+    return f"{prefix}:blob:{{{digest}}}"
+
+
+def calls(client, work):
+    """Return how often *work* made the server run each command."""
+    client.config_resetstat()
+    work()
+    return {
+        name.removeprefix("cmdstat_"): stat["calls"]
+        for name, stat in client.info("commandstats").items()
+        if not name.startswith(("cmdstat_config", "cmdstat_client", "cmdstat_info"))
+    }
+
+
+class Wire:
+    """What a store's connections send; each sending is the begin of a round trip."""
+
+    def __init__(self, monkeypatch):
+        from redis.connection import Connection
+
+        self.trips, self.sizes, self.sent = 0, [], []
+        send = Connection.send_packed_command
+
+        def counted(connection, command, check_health=True):
+            self.trips += 1
+            self.sent += command
+            self.sizes.append(sum(map(len, command)))
+            return send(connection, command, check_health)
+
+        monkeypatch.setattr(Connection, "send_packed_command", counted)
+
+
+# ------------------------------------------------------------------ what is stored
+
+
+def test_a_blob_is_one_string_with_an_expiry(store, raw):
+    """A blob is the plain concatenation of its parts under a key tagged by its digest."""
+    digest, content = blob(10_000)
+    store.blobs.put({digest: [b"\0", memoryview(content)]}, 100)
+    assert raw.keys() == [key(digest).encode()]
+    assert raw.get(key(digest)) == b"\0" + content
+    assert 99_000 < raw.pttl(key(digest)) <= 100_000
+
+
+def test_a_prefix_keeps_stores_apart(redis, raw):
+    """Stores with other prefixes in one database do not see each other."""
+    one, other = open_store(redis.url), open_store(redis.url, prefix="team:b")
+    digest, content = blob()
+    other.blobs.put({digest: [content]}, HOUR)
+    other.pointers.swap("p", None, b"1")
+    other.leases.acquire("l", "me", HOUR)
+    assert sorted(map(bytes.decode, raw.keys())) == sorted(
+        [key(digest, "team:b"), "team:b:pointer:p", "team:b:lease:l"]
+    )
+    assert one.blobs.missing([digest], HOUR) == {digest}
+    assert list(one.blobs.scan()) == []
+    assert list(one.pointers.names()) == []
+    assert one.leases.acquire("l", "you", HOUR)
+    assert other.url.endswith("?prefix=team:b")
+
+
+def test_a_blob_without_expiry_stays_without(store, raw):
+    """What an operator made permanent is not given an end by asking for it."""
+    digest, content = blob()
+    raw.set(key(digest), content)
+    assert store.blobs.missing([digest], 5) == set()
+    store.blobs.put({digest: [content]}, 5)
+    assert raw.pttl(key(digest)) == -1
+    assert [info.ttl for info in store.blobs.scan()] == [math.inf]
+
+
+def test_a_lease_is_forgotten_in_the_end(store, raw):
+    """A lease's key has an expiry, also once it was released."""
+    store.leases.acquire("l", "me", 10)
+    assert 0 < raw.pttl("offload:lease:l") <= 86_410_000
+    store.leases.release("l", "me")
+    assert 0 < raw.pttl("offload:lease:l") <= 86_400_000
+
+
+def test_numbers_rise_after_a_lease_was_forgotten(store, raw):
+    """A lease whose record is gone goes on with greater fencing numbers."""
+    first = store.leases.acquire("l", "me", 10)
+    raw.delete("offload:lease:l")
+    assert store.leases.acquire("l", "you", 10) > first
+
+
+def test_numbers_rise_when_the_clock_stands(store, raw):
+    """A fencing number ahead of the server's clock is followed by the next number."""
+    ahead = int((time.time() + 5000) * 1e6)
+    raw.hset("offload:lease:l", mapping={"owner": "me", "fence": ahead, "until": 0})
+    assert store.leases.acquire("l", "you", 10) == ahead + 1
+
+
+# ------------------------------------------------------------------ round trips
+
+
+@pytest.mark.parametrize("number", (1, 25, 3000))
+def test_missing_is_one_round_trip(store, raw, monkeypatch, number):
+    """`missing` takes one round trip for any number of digests."""
+    many = blobs(number, 1)
+    many.update(blobs(number - len(many), 8))
+    store.blobs.put(many, HOUR)
+    store.blobs.missing(list(many), HOUR)
+    wire = Wire(monkeypatch)
+    assert store.blobs.missing(list(many), HOUR) == set()
+    assert wire.trips == 1
+
+
+def test_missing_runs_one_script_for_many(store, raw):
+    """On one server, a thousand digests are one run of the script."""
+    many = blobs(1000, 8)
+    store.blobs.missing(list(many), HOUR)
+    counted = calls(raw, lambda: store.blobs.missing(list(many), HOUR))
+    assert counted == {"evalsha": 1, "pttl": 1000}
+
+
+def test_small_blobs_share_round_trips(store, raw, monkeypatch):
+    """Putting and getting many small blobs does not take a round trip for each."""
+    many = blobs(500, 100)
+    store.blobs.put(blobs(1), HOUR)
+    wire = Wire(monkeypatch)
+    store.blobs.put(many, HOUR)
+    assert wire.trips == 2
+    wire.trips = 0
+    assert len(contents(store, many, 200)) == 500
+    assert wire.trips == 2
+
+
+def test_what_is_under_way_is_bounded(store, raw, monkeypatch):
+    """Large blobs go up and down a few at a time, and reading is no further ahead."""
+    monkeypatch.setattr(redis_blobs, "WINDOW", 4 << 20)
+    many = blobs(10, 1 << 20)
+    wire = Wire(monkeypatch)
+    store.blobs.put(many, HOUR)
+    assert max(wire.sizes) <= (4 << 20) + 4000
+    reading = store.blobs.get(list(many), 1 << 20)
+    counted = calls(raw, lambda: next(reading))
+    assert counted["getrange"] == 4
+
+
+def test_no_more_than_the_limit_is_read(store, raw):
+    """Of a blob over the limit, the server sends no more than one byte over it."""
+    digest, content = blob(8 << 20)
+    store.blobs.put({digest: [content]}, HOUR)
+    before = raw.info("stats")["total_net_output_bytes"]
+    with pytest.raises(IntegrityError):
+        contents(store, [digest], 1000)
+    assert raw.info("stats")["total_net_output_bytes"] - before < 100_000
+
+
+def test_a_blob_is_sent_without_a_copy(store, raw, monkeypatch):
+    """What goes to the socket are views of the caller's own memory."""
+    content = bytearray(os.urandom(3 << 20))
+    wire = Wire(monkeypatch)
+    store.blobs.put({digest_of([content]): [b"\0", memoryview(content)]}, HOUR)
+    views = [piece for piece in wire.sent if isinstance(piece, memoryview)]
+    assert sum(map(len, views)) == len(content)
+    assert all(view.obj is content for view in views)
+
+
+@pytest.mark.parametrize("sizes", ((), (0,), (1, 5), (6000,), (6001,), (1 << 20, 3, (1 << 20) + 1)))
+def test_the_packer_writes_the_protocol(sizes):
+    """A command with buffers is packed as the protocol says."""
+    parts = [os.urandom(size) for size in sizes]
+    content = b"".join(parts)
+    packed = b"".join(PACKER.pack("SET", "k\u00e9y", Bulk(parts), "PX", 10))
+    assert packed == (
+        b"*5\r\n$3\r\nSET\r\n$4\r\nk\xc3\xa9y\r\n$%d\r\n%b\r\n$2\r\nPX\r\n$2\r\n10\r\n"
+        % (len(content), content)
+    )
+
+
+# ------------------------------------------------------------------ races
+
+
+def test_a_blob_that_expires_while_it_is_put_is_stored(store, raw, monkeypatch):
+    """If the old copy ends between "it is there" and "keep it", the new one is stored."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    missing = store.blobs.missing
+
+    def expired_meanwhile(digests, ttl):
+        raw.delete(key(digest))
+        monkeypatch.undo()
+        return missing(digests, ttl)
+
+    monkeypatch.setattr(store.blobs, "missing", expired_meanwhile)
+    store.blobs.put({digest: [content]}, HOUR)
+    assert raw.get(key(digest)) == content
+
+
+def test_two_writers_leave_the_longer_life(redis, raw):
+    """However puts and questions with different lives race, the longest is kept."""
+    digest, content = blob()
+    stores = [open_store(redis.url) for _ in range(4)]
+    for _ in range(20):
+        raw.delete(key(digest))
+        start = threading.Barrier(4)
+
+        def race(number, start=start):
+            start.wait()
+            stores[number].blobs.put({digest: [content]}, (10, 1000, 20, 500)[number])
+            stores[number].blobs.missing([digest], 5)
+
+        threads = [threading.Thread(target=race, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert raw.pttl(key(digest)) > 900_000
+
+
+def test_half_a_command_stores_nothing(redis, raw, store):
+    """A writer that dies while sending leaves nothing."""
+    digest, content = blob(1 << 20)
+    with socket.create_connection((redis.host, redis.port)) as connection:
+        packed = PACKER.pack("SET", key(digest), Bulk([content]), "NX", "PX", 100_000)
+        connection.sendall(b"".join(packed)[:-50_000])
+        wait_until(lambda: raw.info("clients")["connected_clients"] >= 2, "it is connected")
+    assert store.blobs.missing([digest], HOUR) == {digest}
+    assert raw.exists(key(digest)) == 0
+
+
+# ------------------------------------------------------------------ servers' failures
+
+
+@pytest.mark.parametrize("name", ("redis", "valkey", "cluster"))
+def test_flushed_scripts_are_sent_again(request, name):
+    """A server that has forgotten the scripts is given them, in the same call."""
+    server = request.getfixturevalue(name)
+    store = open_store(server.url)
+    many = blobs(50, 10)
+    store.blobs.put(many, HOUR)
+    for node in getattr(server, "nodes", [server]):
+        with redis_client(node) as client:
+            client.script_flush()
+    assert store.blobs.missing(list(many), HOUR) == set()
+    for node in getattr(server, "nodes", [server]):
+        with redis_client(node) as client:
+            assert client.script_exists(script("touch").sha) == [True]
+            client.script_flush()
+    assert store.leases.acquire("flushed", "me", 1)
+    store.leases.release("flushed", "me")
+
+
+def test_a_restarted_server_is_connected_to_again(own):
+    """Pooled connections to a server that was restarted are replaced, without an error."""
+    store = open_store(own.url)
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    own.stop()
+    own.start()
+    assert store.blobs.missing([digest], HOUR) == {digest}
+    store.blobs.put({digest: [content]}, HOUR)
+    assert contents(store, [digest]) == [content]
+
+
+def every_call(store):
+    digest, content = blob()
+    return {
+        "missing": lambda: store.blobs.missing([digest], 1),
+        "put": lambda: store.blobs.put({digest: [content]}, 1),
+        "get": lambda: contents(store, [digest]),
+        "delete": lambda: store.blobs.delete([digest]),
+        "scan": lambda: list(store.blobs.scan()),
+        "read": lambda: store.pointers.read("p"),
+        "swap": lambda: store.pointers.swap("p", None, b""),
+        "names": lambda: list(store.pointers.names()),
+        "acquire": lambda: store.leases.acquire("l", "me", 1),
+        "renew": lambda: store.leases.renew("l", "me", 1),
+        "release": lambda: store.leases.release("l", "me"),
+    }
+
+
+@pytest.mark.parametrize(
+    "form",
+    (
+        "redis://:secret@127.0.0.1:{port}/0",
+        "rediss://:secret@127.0.0.1:{port}/0",
+        "redis+sentinel://:secret@127.0.0.1:{port}/0",
+        "redis+cluster://:secret@127.0.0.1:{port}",
+        "redis+socket:///nowhere/{port}?password=secret",
+    ),
+)
+def test_no_server_is_unavailable(form):
+    """Where no server answers, every call raises StoreUnavailable, without the password."""
+    store = open_store(form.format(port=free_port()))
+    for name, call in every_call(store).items():
+        with pytest.raises(StoreUnavailable, match="check that it runs") as caught:
+            call()
+        assert "secret" not in str(caught.value), name
+        assert caught.value.store == store.url
+
+
+def test_a_server_that_hangs_is_unavailable(own):
+    """A server that does not answer in time is unavailable; it is used again when it does."""
+    store = open_store(own.url, socket_timeout=0.2)
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    with redis_client(own) as client:
+        client.execute_command("CLIENT", "PAUSE", 600_000, "ALL")
+        with pytest.raises(StoreUnavailable, match="imeout"):
+            store.blobs.missing([digest], HOUR)
+        own.stop()
+        own.start()
+    assert store.blobs.missing([digest], HOUR) == {digest}
+
+
+def test_a_wrong_password_is_refused_for_good():
+    """A wrong or missing password is no outage: a StoreError that says what to check."""
+    with redis_server("redis-server", ["--requirepass", "right"]) as server:
+        address = f"{server.host}:{server.port}"
+        for login in (":wrong@", "", "nobody:right@"):
+            store = open_store(f"redis://{login}{address}")
+            for call in every_call(store).values():
+                with pytest.raises(StoreError, match="check user name, password") as caught:
+                    call()
+                assert not isinstance(caught.value, StoreUnavailable)
+                assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
+        store = open_store(f"redis://:right@{address}")
+        assert store.pointers.swap("p", None, b"")
+        assert "right" not in store.url
+
+
+def test_missing_rights_are_refused_for_good(own):
+    """A user without the rights gets a StoreError about the rights."""
+    with redis_client(own) as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+hello")
+    store = open_store(f"redis://reader:pw@{own.host}:{own.port}")
+    for name in ("put", "missing", "swap", "acquire"):
+        with pytest.raises(StoreError, match="rights") as caught:
+            every_call(store)[name]()
+        assert not isinstance(caught.value, StoreUnavailable)
+    assert store.pointers.read("p") is None
+
+
+def test_a_foreign_key_is_refused_for_good(store, raw):
+    """A key of another type in a blob's place is a StoreError, and does not stop a scan."""
+    digest, content = blob()
+    raw.lpush(key(digest), "x")
+    with pytest.raises(StoreError, match=r"WRONGTYPE|wrong kind") as caught:
+        contents(store, [digest])
+    assert not isinstance(caught.value, StoreUnavailable)
+    other, content = blob()
+    store.blobs.put({other: [content]}, HOUR)
+    assert [info.digest for info in store.blobs.scan()] == [other]
+
+
+def test_full_memory_is_unavailable(own):
+    """A server over maxmemory refuses what would need more, and says what to do."""
+    store = open_store(own.url)
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    with redis_client(own) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        failing = every_call(store)
+        for name in ("put", "swap", "acquire"):
+            with pytest.raises(StoreUnavailable, match="maxmemory"):
+                failing[name]()
+        assert contents(store, [digest]) == [content]
+        assert store.blobs.missing([digest], HOUR * 2) == set()
+        assert client.ttl(key(digest)) > HOUR
+        store.blobs.delete([digest])
+
+
+def test_a_replica_is_unavailable(own):
+    """A read-only replica, as after a failover, is worth another try."""
+    with redis_client(own) as client:
+        client.replicaof("127.0.0.1", free_port())
+        store = open_store(own.url)
+        for name in ("put", "missing", "swap", "acquire"):
+            if name == "missing":
+                continue  # of nothing, it writes nothing
+            with pytest.raises(StoreUnavailable, match="replica"):
+                every_call(store)[name]()
+
+
+def test_too_few_connections_is_unavailable(own):
+    """A server without a connection left is worth another try."""
+    store = open_store(own.url)
+    with redis_client(own) as client:
+        client.config_set("maxclients", 1)
+        with pytest.raises(StoreUnavailable, match="maxclients"):
+            store.pointers.read("p")
+
+
+def test_an_untrusted_certificate_is_refused_for_good(redis_tls):
+    """A certificate that is not trusted is a StoreError; it can be left unchecked."""
+    store = open_store(f"rediss://localhost:{redis_tls.port}")
+    with pytest.raises(StoreError, match="ssl_ca_certs") as caught:
+        store.pointers.read("p")
+    assert not isinstance(caught.value, StoreUnavailable)
+    for requirement in ("none", "CERT_NONE"):
+        store = open_store(f"rediss://localhost:{redis_tls.port}?ssl_cert_reqs={requirement}")
+        assert store.pointers.read("p") is None
+
+
+def test_connections_have_a_limit(own):
+    """With max_connections, one call too many at a time is unavailable."""
+    store = open_store(own.url, max_connections=1)
+    digest, _ = blob()
+    os.kill(own.pid, signal.SIGSTOP)
+    busy = threading.Thread(target=lambda: store.blobs.missing([digest], 1))
+    busy.start()
+    try:
+        pool = store._link._client().connection_pool
+        wait_until(lambda: pool._in_use_connections, "one is in use")
+        with pytest.raises(StoreUnavailable, match="max_connections"):
+            store.pointers.read("p")
+    finally:
+        os.kill(own.pid, signal.SIGCONT)
+        busy.join()
+    assert store.pointers.read("p") is None
+
+
+# ------------------------------------------------------------------ Sentinel and Cluster
+
+
+def test_a_failover_is_followed(request):
+    """After a failover the store goes on with the new primary, with all that was in sync."""
+    from offload.testing.servers import redis_sentinel
+
+    with redis_sentinel() as setup:
+        store = open_store(setup.url, socket_timeout=2)
+        many = blobs(20, 1000)
+        store.blobs.put(many, HOUR)
+        number = store.leases.acquire("l", "me", HOUR)
+        setup.wait_for_sync()
+        setup.fail_over()
+
+        def settled():
+            try:
+                return store.blobs.missing(list(many), HOUR) == set()
+            except StoreUnavailable:
+                return False
+
+        wait_until(settled, "the store has found the new primary")
+        assert contents(store, many) == [content for (content,) in many.values()]
+        assert store.leases.acquire("l", "you", 1) is None
+        assert store.leases.acquire("l", "me", 1) == number
+        with redis_client(setup.primary) as client:
+            assert client.exists(*map(key, many)) == 20
+
+
+def test_blobs_are_spread_over_a_cluster(cluster):
+    """Blobs go to the nodes by digest, and every call finds them there."""
+    store = open_store(cluster.url)
+    many = blobs(300, 100)
+    store.blobs.put(many, HOUR)
+    held = []
+    for node in cluster.nodes:
+        with redis_client(node) as client:
+            held.append(sum(1 for _ in client.scan_iter("offload:blob:*", count=1000)))
+    assert all(count > 50 for count in held)
+    assert {info.digest for info in store.blobs.scan()} >= set(many)
+    store.blobs.delete(many)
+    assert store.blobs.missing(list(many), 1) == set(many)
+
+
+def test_moved_slots_are_followed(cluster):
+    """A client with an old picture of the Cluster finds what has moved to another node."""
+    store = open_store(cluster.url)
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    clients = [redis_client(node) for node in cluster.nodes]
+    slot = clients[0].execute_command("CLUSTER", "KEYSLOT", key(digest))
+    ids = [client.execute_command("CLUSTER", "MYID") for client in clients]
+    owner = next(
+        at for at, client in enumerate(clients) if client.dbsize() and _has(client, digest)
+    )
+    target = (owner + 1) % len(clients)
+    clients[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[owner])
+    clients[owner].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+    clients[owner].execute_command(
+        "MIGRATE", cluster.nodes[target].host, cluster.nodes[target].port, key(digest), 0, 5000
+    )
+    # Half way: the old node answers ASK.
+    assert contents(store, [digest]) == [content]
+    assert store.blobs.missing([digest], HOUR) == set()
+    for client in (clients[target], clients[owner]):
+        client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+    # Done: it answers MOVED.
+    assert store.blobs.missing([digest], HOUR) == set()
+    assert contents(store, [digest]) == [content]
+    store.blobs.put({digest: [content]}, HOUR * 2)
+    with clients[target] as client:
+        assert client.ttl(key(digest)) > HOUR
+    for client in clients:
+        client.close()
+
+
+def _has(client, digest):
+    from redis.exceptions import ResponseError
+
+    try:
+        return client.exists(key(digest))
+    except ResponseError:
+        return False
