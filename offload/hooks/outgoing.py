@@ -11,6 +11,7 @@ from celery.canvas import Signature
 from offload.errors import OffloadError
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, contains, is_signature, replace_each
+from offload.hooks.together import published_together
 from offload.ref import Ref
 from offload.serializers.base import Payload
 from offload.serializers.small import certainly_small
@@ -172,9 +173,12 @@ class Outgoing:
             return slot.ref
         payload = slot.payload
         assert payload is not None
-        return self.hook.content.put_or_inline(
+        ref = self.hook.content.put_or_inline(
             payload, ttl=slot.ttl, value=slot.value, native=self.native
         )
+        if ref is not None and (together := published_together()) is not None:
+            together.remember(slot.value, self.native, ref)
+        return ref
 
 
 @dataclass
@@ -229,6 +233,16 @@ class _Look:
             out.hook.observer.value(value, out.native, threshold)
             return
         content = out.hook.content
+        together = published_together()
+        if together is not None and (shared := together.find(value, out.native)) is not None:
+            out.hook.counters.add(
+                values_offloaded=1,
+                bytes_offloaded=shared.size,
+                values_deduplicated=1,
+                values_remembered=1,
+            )
+            self._slot(path, argument, ref=shared)
+            return
         remembered = content.remembered(value, native=out.native, ttl=out.ttl)
         if remembered is not None:
             self._slot(path, argument, ref=remembered)
