@@ -38,11 +38,14 @@ WIRE_VERSION = 1
 TYPE_KEY, VALUE_KEY = "__type__", "__value__"
 MARKER = "offload"
 _PREFIX = "offload:"
-_MAC = re.compile(r"(?P<signed>offload:(?P<version>\d{1,4})\?[^\s]*)&m=(?P<mac>[0-9a-f]{32})")
+_MAC = re.compile(  # printable ASCII only: what `Keys.sign` makes, and hashing takes
+    r"(?P<signed>offload:(?P<version>[0-9]{1,4})\?[!-~]*)&m=(?P<mac>[0-9a-f]{32})"
+)
+_SHOWN = 48  # characters of a type's name
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ref(Generic[T]):
     """A reference to a stored value.
 
@@ -68,7 +71,7 @@ class Ref(Generic[T]):
     until: float
     wire: str = field(repr=False)
     data: bytes | None = field(default=None, repr=False)
-    resolve: Callable[[Ref[T]], T] | None = field(default=None, repr=False, compare=False)
+    resolve: Callable[[Ref[T]], T] | None = field(default=None, repr=False)
 
     def get(self) -> T:
         """Return the value, a new private copy at every call.
@@ -105,12 +108,25 @@ class Ref(Generic[T]):
         return {TYPE_KEY: MARKER, VALUE_KEY: self.wire}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Ref.unbound, (self.wire,)
+        return (Ref.local, (self.get(),)) if self.is_local else (Ref.unbound, (self.wire,))
+
+    def __copy__(self) -> Ref[T]:
+        return self  # immutable; and Celery copies signatures, which must not unbind it
+
+    def __deepcopy__(self, _memo: object) -> Ref[T]:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ref):
+            return NotImplemented
+        return self is other or (bool(self.wire) and self.wire == other.wire)
 
     def __hash__(self) -> int:
-        return hash(self.wire)
+        return hash(self.wire) if self.wire else id(self)
 
     def __repr__(self) -> str:
+        if self.serializer == "" and self.wire:
+            return "<Ref, not verified>"
         where = f"{self.digest[:11]}…" if self.digest else "inline"
         return f"<Ref {self.type or 'object'} {human_size(self.size)} {where}>"
 
@@ -163,6 +179,7 @@ class Keys:
         query: dict[str, str | int] = {}
         if digest is not None:
             query["d"] = digest
+        type = type[:_SHOWN].encode("utf-8", "replace").decode()
         query.update(n=size, s=serializer, t=type, c=int(created), u=int(until))
         if data is not None:
             query["i"] = base64.urlsafe_b64encode(data).decode("ascii")

@@ -1,0 +1,79 @@
+"""The errors: their tree, and that they come through Celery's result backend."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+from celery.exceptions import ImproperlyConfigured
+from kombu import exceptions as kombu
+
+from offload import errors
+from offload.errors import OffloadError
+
+ALL = [getattr(errors, name) for name in errors.__all__]
+
+
+def test_the_tree_is_as_drawn():
+    """The tree at the top of the file is the truth, kombu's classes included."""
+    drawn = {}
+    stack: list[str] = []
+    for line in errors.__doc__.splitlines():
+        match = re.search(
+            r"^ {4}(?P<lead>[ │├└─]*)(?P<name>[A-Z]\w+)(?: +\((?P<also>[\w.]+)\))?", line
+        )
+        if not match or not (match["name"].endswith(tuple("rdfentsyge"))):
+            continue
+        if match["name"] not in errors.__all__:
+            continue
+        depth = len(match["lead"]) // 4
+        del stack[depth:]
+        drawn[match["name"]] = (stack[-1] if stack else "Exception", match["also"])
+        stack.append(match["name"])
+    assert set(drawn) == set(errors.__all__)
+    for name, (parent, also) in drawn.items():
+        bases = getattr(errors, name).__bases__
+        assert bases[0].__name__ == parent, name
+        rest = [f"{base.__module__}.{base.__name__}" for base in bases[1:]]
+        assert rest == ([also] if also else []), name
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    (
+        (errors.ConfigurationError, ImproperlyConfigured),
+        (errors.SerializationError, kombu.EncodeError),
+        (errors.ValueTooLarge, kombu.EncodeError),
+        (errors.DeserializationError, kombu.DecodeError),
+        (errors.SerializerNotAccepted, kombu.ContentDisallowed),
+        (errors.StoreUnavailable, kombu.OperationalError),
+    ),
+)
+def test_code_that_handles_celerys_errors_goes_on_working(ours, theirs):
+    with pytest.raises(theirs):
+        raise ours("x")
+
+
+@pytest.mark.parametrize("error", ALL, ids=lambda error: error.__name__)
+def test_is_rebuilt_from_its_message(error):
+    """Celery rebuilds an exception from a JSON backend as ``type(*args)``."""
+    raised = error("what", task="t", argument="a", digest="b3:1", store="memory://")
+    again = error(*raised.args)
+    assert str(again) == str(raised) == "what"
+    assert (again.task, again.argument, again.digest, again.store) == (None,) * 4
+    assert error()
+
+
+@pytest.mark.parametrize("error", ALL, ids=lambda error: error.__name__)
+def test_is_pickled_with_what_it_knows(error):
+    """Between a pool's processes and in a pickle backend nothing of it is lost."""
+    raised = error("what", task="t", argument="a", digest="b3:1", store="memory://")
+    again = pickle.loads(pickle.dumps(raised))
+    assert type(again) is error
+    assert str(again) == "what"
+    assert vars(again) == vars(raised)
+
+
+def test_one_clause_catches_all():
+    assert all(issubclass(error, OffloadError) for error in ALL)

@@ -1,0 +1,268 @@
+"""References: what they look like, and that nothing but one of ours is taken for one."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import re
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu.utils import json as kombu_json
+
+from offload.digest import digest_of
+from offload.errors import InvalidRef, UnsupportedVersion
+from offload.ref import Keys, Ref, human_size, looks_like_ref, wire_text
+
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+DIGEST = digest_of([b"content"])
+KEYS = Keys([KEY])
+
+
+def signed(keys=KEYS, **changes):
+    fields = {
+        "digest": DIGEST,
+        "data": None,
+        "size": 41_200_000,
+        "serializer": "pickle",
+        "type": "DataFrame",
+        "created": 1_700_000_000.9,
+        "until": 1_700_086_400.9,
+    }
+    return keys.sign(**{**fields, **changes})
+
+
+def test_reads_as_people_expect():
+    """A reference shows its type, its size and the beginning of its digest."""
+    assert repr(Ref.unbound(signed().wire)) == "<Ref, not verified>"
+    assert re.fullmatch(r"<Ref DataFrame 41\.2 MB b3:[0-9a-f]{8}…>", repr(signed()))
+    assert repr(signed(digest=None, data=b"x", size=7, type="set")) == "<Ref set 7 B inline>"
+    assert repr(signed(type="")).startswith("<Ref object ")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    ((0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (41_200_000, "41.2 MB"), (3e15, "3000.0 TB")),
+)
+def test_sizes_are_shown_in_powers_of_1000(size, text):
+    assert human_size(size) == text
+
+
+texts = st.text(max_size=40)
+anything = st.characters() | st.characters(categories=["Cs"])  # lone surrogates, too
+
+
+@given(
+    digest=st.none() | st.binary().map(lambda b: digest_of([b])),
+    data=st.none() | st.binary(max_size=200),
+    size=st.integers(0, 2**60),
+    serializer=texts,
+    type=texts,
+    created=st.integers(0, 2**40),
+    until=st.integers(0, 2**40),
+)
+def test_every_field_survives_the_wire(**fields):
+    """What was signed is what is opened, whatever characters its fields hold."""
+    ref = KEYS.sign(**fields)
+    opened = KEYS.open(ref.wire)
+    assert opened == ref
+    for name, value in fields.items():
+        assert getattr(opened, name) == value, name
+
+
+def test_a_long_type_name_does_not_make_a_long_reference():
+    """A reference stays a few hundred bytes, however a class is called."""
+    assert len(signed().wire) < 260
+    assert len(signed(type="Ü" * 10_000).wire) < 700
+
+
+@given(st.data())
+def test_any_changed_character_is_refused(data):
+    """A reference with one character replaced, removed or added opens nothing."""
+    wire = signed().wire
+    at = data.draw(st.integers(0, len(wire) - 1), "at")
+    with_ = data.draw(anything, "with")
+    changed = data.draw(
+        st.sampled_from(
+            (
+                wire[:at] + with_ + wire[at + 1 :],
+                wire[:at] + wire[at + 1 :],
+                wire[:at] + with_ + wire[at:],
+            )
+        )
+    )
+    if changed != wire:
+        with pytest.raises(InvalidRef):
+            KEYS.open(changed)
+
+
+@given(
+    st.text(anything)
+    | st.text(anything).map(lambda t: f"offload:1?{t}&m={'0' * 32}")
+    | st.from_regex(r"offload:[0-9]{1,4}\?.*&m=[0-9a-f]{32}", fullmatch=True)
+)
+def test_no_text_is_a_reference_by_chance(text):
+    """Whatever users write, lone surrogates and all, is refused with our error."""
+    with pytest.raises(InvalidRef):
+        KEYS.open(text)
+
+
+@pytest.mark.parametrize("field", ("d", "n", "s", "t", "c", "u"))
+def test_every_field_is_signed(field):
+    """Changing the value of any field, and nothing else, is noticed."""
+    wire = signed().wire
+    changed = re.sub(
+        rf"(?<=[?&]{field}=)([^&])", lambda m: "1" if m[1] != "1" else "2", wire, count=1
+    )
+    assert changed != wire
+    with pytest.raises(InvalidRef, match="no valid signature"):
+        KEYS.open(changed)
+
+
+def test_another_secret_opens_nothing():
+    with pytest.raises(InvalidRef, match="made for another store or with another offload_secret"):
+        Keys([OTHER_KEY]).open(signed().wire)
+
+
+def test_after_rotation_the_old_secret_still_opens():
+    """The first key signs; every key listed opens; one that was taken out does not."""
+    old, new = signed(), signed(Keys([OTHER_KEY, KEY]))
+    assert Keys([OTHER_KEY, KEY]).open(old.wire) == old
+    assert Keys([OTHER_KEY]).open(new.wire) == new
+    with pytest.raises(InvalidRef):
+        Keys([OTHER_KEY]).open(old.wire)
+
+
+def test_no_key_no_reference():
+    """Without keys nothing is a reference: an empty list must not mean "anything goes"."""
+    with pytest.raises(InvalidRef):
+        Keys([]).open(signed().wire)
+
+
+def test_a_newer_version_says_so():
+    """A reference by a newer offload says what to upgrade, signed or not."""
+    wire = signed().wire.replace("offload:1?", "offload:2?")
+    with pytest.raises(UnsupportedVersion, match=r"version 2 .* upgrade offload here"):
+        KEYS.open(wire)
+
+
+def test_a_signed_reference_that_makes_no_sense_is_refused():
+    """What only a holder of the key could have written wrongly is an InvalidRef as well."""
+    from offload.ref import _mac
+
+    for text in ("offload:1?", "offload:1?s=a", "offload:1?n=x&s=a&t=b&c=1&u=1",
+                 "offload:1?d=b3:zz&n=1&s=a&t=b&c=1&u=1",
+                 "offload:1?i=!!&n=1&s=a&t=b&c=1&u=1"):  # fmt: skip
+        with pytest.raises(InvalidRef):
+            KEYS.open(f"{text}&m={_mac(KEY, text)}")
+
+
+def test_cannot_be_changed():
+    """A reference is immutable: no field can be set or removed."""
+    ref = signed()
+    for name in ("digest", "wire", "resolve", "anything"):
+        with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
+            setattr(ref, name, "x")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        del ref.wire
+
+
+def test_equal_and_hashable_by_what_it_refers_to():
+    """The same wire text is the same reference, bound or not; another one is another."""
+    ref = signed()
+    bound = dataclasses.replace(ref, resolve=lambda _: 1)
+    assert bound == ref
+    assert hash(bound) == hash(ref)
+    assert {ref: 1}[KEYS.open(ref.wire)] == 1
+    assert {ref: 1}[pickle.loads(pickle.dumps(ref))] == 1
+    assert signed(size=1) != ref
+    assert ref != ref.wire
+
+
+def test_local_references_are_equal_only_to_themselves():
+    """References to two values that are here already are two references."""
+    one, two = Ref.local([1]), Ref.local([1])
+    assert one == one
+    assert one != two
+
+
+def test_pickles_as_its_wire_text_only():
+    """Unpickled, a reference resolves nothing by itself and carries no way to a store."""
+    ref = dataclasses.replace(signed(), resolve=lambda _: "value")
+    pickled = pickle.dumps(ref)
+    assert len(pickled) < 400
+    again = pickle.loads(pickled)
+    assert again.wire == ref.wire
+    assert again.resolve is None
+    assert again.digest is None  # nothing that was not verified
+    with pytest.raises(InvalidRef, match="bound to no app"):
+        again.get()
+
+
+@pytest.mark.parametrize("copied", (copy.copy, copy.deepcopy))
+def test_copies_are_the_reference_itself(copied):
+    """Celery deep-copies signatures: a reference in one stays what it is, local ones too."""
+    bound = dataclasses.replace(signed(), resolve=lambda _: "value")
+    assert copied(bound).get() == "value"
+    assert copied(Ref.local("here")).get() == "here"
+
+
+def test_a_local_reference_pickles_with_its_value():
+    """A reference to a value that is here is pickled with that value, not emptied."""
+    assert pickle.loads(pickle.dumps(Ref.local([1, 2]))).get() == [1, 2]
+
+
+def test_travels_in_json_as_plain_data():
+    """In JSON a reference is the documented dict; reading it back gives that dict, no Ref."""
+    ref = signed()
+    text = kombu_json.dumps({"a": ref})
+    assert kombu_json.loads(text) == {"a": {"__type__": "offload", "__value__": ref.wire}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    (
+        {"__type__": "offload", "__value__": 5},
+        {"__type__": "offload", "__value__": None},
+        {"__type__": "offload", "__value__": "x", "more": 1},
+        {"__type__": "datetime", "__value__": "x"},
+        {"__type__": ["offload"], "__value__": "x"},
+        "offload:1?",
+        [],
+        None,
+    ),
+)
+def test_other_data_has_no_wire_text(value):
+    assert wire_text(value) is None
+
+
+def test_what_looks_like_one_is_told_by_form_only():
+    """The form is told from other data without looking at keys."""
+    assert looks_like_ref({"__type__": "offload", "__value__": 5})
+    assert wire_text({"__type__": "offload", "__value__": "x"}) == "x"
+    assert not looks_like_ref({"__type__": "offload"})
+
+
+def test_can_be_written_as_a_type():
+    """``Ref[X]`` is an annotation whose parts typing can take apart."""
+    annotation = Ref[dict[str, int]]
+    assert typing.get_origin(annotation) is Ref
+    assert typing.get_args(annotation) == (dict[str, int],)
+
+
+def test_a_local_reference_gives_its_value():
+    """`Ref.local` is never unresolved: its value is the very object."""
+    value = object()
+    ref = Ref.local(value)
+    assert ref.is_local
+    assert ref.get() is value
+    assert "object" in repr(ref)
+
+
+def test_keys_are_not_shown():
+    """Neither the repr of keys nor that of a reference shows a secret."""
+    assert "kkkk" not in repr(KEYS)
+    assert "kkkk" not in repr(signed())
