@@ -64,10 +64,19 @@ def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
     elif array.flags.f_contiguous:
         array, order = array.T, "F"
     else:
-        array, order = np.ascontiguousarray(array), "C"
+        array, order = _contiguous(array), "C"
     if not array.nbytes:
         return memoryview(b""), order
     return memoryview(array.reshape(-1).view(np.uint8)), order
+
+
+def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if array.dtype.names is None:
+        return np.ascontiguousarray(array)
+    # Zeros, as between the fields there would be what the memory held before.
+    copy = np.zeros(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def from_bytes(

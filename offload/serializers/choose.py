@@ -126,7 +126,7 @@ class Registry:
                 return self._tree.encode(value)
             except NotData:
                 pass
-        return self._pickle.encode(value)
+        return self._pickle.encode(value, as_celery=True)
 
     def _as_sent(self, value: Any) -> Payload:
         pickles = "pickle" in self.accept
@@ -163,4 +163,5 @@ def _in_band(value: Any) -> bool:
     """Return whether pickle would copy memory that the tree leaves where it is."""
     if _is_of(value, "polars", "pyarrow"):
         return True
-    return _is_of(value, "numpy") and type(value).__name__ == "ndarray" and value.ndim > 0
+    # Celery's pickle would bring foreign byte orders into the machine's.
+    return _is_of(value, "numpy") and type(value).__name__ == "ndarray" and value.dtype.isnative

@@ -264,6 +264,11 @@ def _read_values(node: Node, reader: Reader) -> Any:
     return _VALUES[kind](body, reader)
 
 
+def _read_array(node: Node, reader: Reader) -> Any:
+    values = _read_values(node, reader)
+    return pd.arrays.NumpyExtensionArray(values) if type(values) is np.ndarray else values
+
+
 def _read_numpy(body: Node, reader: Reader) -> Any:
     array = reader.value(body)
     if type(array) is not np.ndarray:
@@ -348,7 +353,7 @@ _READERS: dict[str, Callable[[Node, Reader], Any]] = {
     "frame": _read_frame,
     "series": _read_series,
     "index": _read_index,
-    "values": _read_values,
+    "values": _read_array,
     "missing": lambda body, _: {"NaT": pd.NaT, "NA": pd.NA}[body],
     "Timestamp": _read_timestamp,
     "Timedelta": lambda body, _: pd.Timedelta(np.timedelta64(*body)),

@@ -6,7 +6,8 @@ import copyreg
 import io
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from offload.errors import DeserializationError
@@ -19,6 +20,9 @@ __all__ = ("Pickle",)
 _SMALL = 4096
 """Buffers under this many bytes stay in the pickle."""
 
+_DISGUISED = (memoryview, io.TextIOWrapper)
+"""Cloudpickle would carry these, but as something else: as bytes, as a StringIO."""
+
 
 class Pickle:
     """What plain Celery's pickle delivers, and what cloudpickle can do beyond it.
@@ -29,15 +33,21 @@ class Pickle:
     name = "pickle"
     data_only = False
 
-    def encode(self, value: Any) -> Payload | None:
-        """Return *value* pickled, or None if it cannot be."""
+    def encode(self, value: Any, *, as_celery: bool = False) -> Payload | None:
+        """Return *value* pickled, or None if it cannot be.
+
+        Args:
+            value: any object.
+            as_celery: it shall arrive as from plain Celery, not as sent. They differ
+                in arrays of a foreign byte order.
+        """
         try:
-            head, buffers = _dump(value, pickle.Pickler)
+            head, buffers = _dump(value, partial(_plain_pickler, as_celery=as_celery))
             by_value = b"__main__" in head
         except Exception:
             by_value = True
         if by_value:
-            pickler = _by_value_pickler()
+            pickler = _by_value_pickler(as_celery=as_celery)
             if pickler is None:
                 return None
             try:
@@ -56,7 +66,7 @@ class Pickle:
             ) from error
 
 
-def _dump(value: Any, pickler_class: Callable[..., Any]) -> tuple[bytes, list[memoryview]]:
+def _dump(value: Any, make_pickler: Callable[..., Any]) -> tuple[bytes, list[memoryview]]:
     buffers: list[memoryview] = []
 
     def out_of_band(buffer: pickle.PickleBuffer) -> bool:
@@ -70,41 +80,63 @@ def _dump(value: Any, pickler_class: Callable[..., Any]) -> tuple[bytes, list[me
         return False
 
     file = io.BytesIO()
-    pickler = pickler_class(file, protocol=5, buffer_callback=out_of_band)
-    if "numpy" in sys.modules:
-        import numpy as np
-
-        table = dict(getattr(pickler, "dispatch_table", copyreg.dispatch_table))
-        table[np.ndarray] = _reduce_array
-        pickler.dispatch_table = table
-    pickler.dump(value)
+    make_pickler(file, protocol=5, buffer_callback=out_of_band).dump(value)
     return file.getvalue(), buffers
 
 
-def _reduce_array(array: Any) -> Any:
-    """Reduce an array as numpy does, but so that it arrives writable.
+def _plain_pickler(*args: Any, as_celery: bool, **kwargs: Any) -> pickle.Pickler:
+    pickler = pickle.Pickler(*args, **kwargs)
+    pickler.dispatch_table = _table(copyreg.dispatch_table, as_celery=as_celery)
+    return pickler
 
-    Plain Celery's pickle copies, and so read-only arrays arrive writable; with protocol
-    5 they would stay read-only.
+
+def _table(reducers: Mapping[type, Any], *, as_celery: bool) -> dict[type, Any]:
+    table = dict(reducers)
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        table[np.ndarray] = partial(_reduce_array, as_celery=as_celery)
+    return table
+
+
+def _reduce_array(array: Any, *, as_celery: bool) -> Any:
+    """Reduce an array so that it is not copied, but arrives as from plain Celery.
+
+    There it would be copied by an older protocol, after which it is writable, whatever
+    it was, and in the machine's byte order. Numpy's own reduction for protocol 5 leaves
+    both as they are, and copies times.
     """
-    reduced = array.__reduce_ex__(5)
-    rebuild, args = reduced[:2]
-    if args and isinstance(args[0], pickle.PickleBuffer):
-        view = args[0].raw()
-        if view.readonly and view.nbytes:
-            writable = alias(array.ctypes.data, view.nbytes, array)
-            return rebuild, (pickle.PickleBuffer(writable), *args[1:]), *reduced[2:]
-    return reduced
+    import numpy as np
+
+    from offload.serializers.arrays import flat_bytes
+
+    dtype = array.dtype
+    swaps = not dtype.isnative
+    if dtype.hasobject or (as_celery if swaps else array.nbytes < _SMALL):
+        return array.__reduce__()
+    if not array.nbytes:
+        return np.zeros, (array.shape, dtype)
+    view, order = flat_bytes(array)
+    if view.readonly:
+        view = alias(array.ctypes.data, view.nbytes, array)
+    rebuild = np.zeros(1).__reduce_ex__(5)[0]
+    return rebuild, (pickle.PickleBuffer(view), dtype, array.shape, order)
 
 
-def _by_value_pickler() -> Callable[..., Any] | None:
+def _by_value_pickler(*, as_celery: bool) -> Callable[..., Any] | None:
     try:
         import cloudpickle
     except ImportError:
         return None
 
+    table = _table(cloudpickle.Pickler.dispatch_table, as_celery=as_celery)
+    for kind in _DISGUISED:
+        table.pop(kind, None)
+
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]
         """Cloudpickle's, where a worker's own ``__main__`` goes before the one sent."""
+
+        dispatch_table = table
 
         def reducer_override(self, obj: Any) -> Any:
             if getattr(obj, "__module__", None) == "__main__" and _in_main(obj):
