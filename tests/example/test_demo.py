@@ -43,6 +43,13 @@ def processes_of(tmp_path):
     return found
 
 
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def assert_clean(tmp_path):
     """Nothing runs any more, and nothing is left in the temporary folder."""
     deadline = time.monotonic() + 5
@@ -79,10 +86,26 @@ def test_interrupted_it_cleans_up(tmp_path, sent):
     assert_clean(tmp_path)
 
 
-def test_a_broken_worker_is_reported(tmp_path):
+def test_a_failing_producer_is_reported(tmp_path):
     """When a side fails, the demo says why, ends everything and does not exit with 0."""
     process = demo(tmp_path, "--rows", "0")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" in output
+    assert "the producer ended with exit code 1" in output
+    assert_clean(tmp_path)
+
+
+def test_a_dead_worker_is_reported(tmp_path):
+    """Nobody waits for the answers of a worker that has ended."""
+    process = demo(tmp_path)
+    deadline = time.monotonic() + 30
+    worker = []
+    while not worker and time.monotonic() < deadline:
+        worker = [pid for pid in processes_of(tmp_path) if b"\0worker\0" in command_of(pid)]
+        time.sleep(0.05)
+    os.kill(min(worker), signal.SIGKILL)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the worker ended before all was done" in output
     assert_clean(tmp_path)

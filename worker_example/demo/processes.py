@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 from offload.testing.servers import redis_server
 from worker_example.demo.memory import children_of, peak_memory
@@ -77,6 +78,8 @@ def events(
     folder: Path, worker: subprocess.Popen[str], producer: subprocess.Popen[str]
 ) -> Iterator[dict]:
     assert producer.stdout
+    # The producer would wait for answers in vain.
+    Thread(target=lambda: (worker.wait(), producer.terminate()), daemon=True).start()
     for line in producer.stdout:
         event = json.loads(line)
         if event["event"] == "end":
@@ -90,6 +93,8 @@ def events(
     for name in ("worker", "producer"):
         log = (folder / f"{name}.log").read_text(errors="replace")
         print(f"--- the {name}'s last lines ---\n{log[-3000:]}", file=sys.stderr)
+    if producer.returncode == -signal.SIGTERM:
+        raise DemoFailed("the worker ended before all was done; see above")
     raise DemoFailed(f"the producer ended with exit code {producer.returncode}; see above")
 
 
