@@ -6,6 +6,9 @@ import math
 import os
 import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
@@ -17,7 +20,14 @@ from offload.stores import open_store
 from offload.stores.redis import blobs as redis_blobs
 from offload.stores.redis.link import script
 from offload.stores.redis.packer import PACKER, Bulk
-from offload.testing.servers import free_port, redis_client, redis_server, wait_until
+from offload.testing.servers import (
+    free_port,
+    redis_client,
+    redis_cluster,
+    redis_sentinel,
+    redis_server,
+    wait_until,
+)
 from offload.testing.store import HOUR, blob, blobs, contents
 
 pytestmark = pytest.mark.server
@@ -461,13 +471,33 @@ def test_connections_have_a_limit(own):
     assert store.pointers.read("p") is None
 
 
+def test_greenlets_share_a_store(redis):
+    """With gevent, greenlets of one store wait for each other and get their own answers."""
+    pytest.importorskip("gevent")
+    code = """
+        from gevent import monkey; monkey.patch_all()
+        import gevent, sys
+        from offload.stores import open_store
+        from offload.testing.store import blobs, contents
+        store = open_store(sys.argv[1])
+        def work():
+            own = blobs(20, 5000)
+            store.blobs.put(own, 100)
+            assert store.blobs.missing(list(own), 100) == set()
+            return contents(store, own) == [content for (content,) in own.values()]
+        jobs = [gevent.spawn(work) for _ in range(10)]
+        gevent.joinall(jobs, timeout=30)
+        sys.exit(not all(job.value for job in jobs))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), redis.url]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+
+
 # ------------------------------------------------------------------ Sentinel and Cluster
 
 
-def test_a_failover_is_followed(request):
+def test_a_failover_is_followed():
     """After a failover the store goes on with the new primary, with all that was in sync."""
-    from offload.testing.servers import redis_sentinel
-
     with redis_sentinel() as setup:
         store = open_store(setup.url, socket_timeout=2)
         many = blobs(20, 1000)
@@ -503,6 +533,33 @@ def test_blobs_are_spread_over_a_cluster(cluster):
     assert {info.digest for info in store.blobs.scan()} >= set(many)
     store.blobs.delete(many)
     assert store.blobs.missing(list(many), 1) == set(many)
+
+
+def test_a_cluster_node_comes_back():
+    """While a node is down its blobs are unavailable; when it is back they work again."""
+    with redis_cluster() as setup:
+        store = open_store(setup.url, socket_timeout=1, socket_connect_timeout=1)
+        many = blobs(60, 100)
+        store.blobs.put(many, HOUR)
+        setup.nodes[1].stop()
+        for call in (
+            lambda: store.blobs.missing(list(many), HOUR),
+            lambda: store.blobs.put(many, HOUR),
+            lambda: contents(store, many),
+            lambda: list(store.blobs.scan()),
+        ):
+            with pytest.raises(StoreUnavailable):
+                call()
+        setup.nodes[1].start()
+
+        def works():
+            try:
+                store.blobs.put(many, HOUR)
+            except StoreUnavailable:
+                return False
+            return contents(store, many) == [content for (content,) in many.values()]
+
+        wait_until(works, "the node is used again")
 
 
 def test_moved_slots_are_followed(cluster):

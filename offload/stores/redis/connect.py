@@ -120,7 +120,11 @@ def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[
     hosts = _hosts(url, SENTINEL_PORT)
     options["db"] = _database(url)
     # The Sentinels have their own users; TLS and timeouts are the same.
-    own = {key: value for key, value in options.items() if key.startswith(("ssl_", "socket_"))}
+    own = {
+        name: value
+        for name, value in options.items()
+        if name.startswith(("ssl_", "socket_")) and name != "socket_read_size"
+    }
     own["username"] = url.take("sentinel_username", text, None)
     own["password"] = url.take("sentinel_password", text, None)
     for each in (options, own):

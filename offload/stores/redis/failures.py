@@ -63,7 +63,7 @@ def translate(exc: Exception, url: str) -> StoreError:
     for kind, word in _CLASSES.items():
         if isinstance(exc, kind):
             return StoreUnavailable(f"{url} refuses for now: {_PASSING[word]} ({said})", store=url)
-    if isinstance(exc, driver.MaxConnectionsError):
+    if "Too many connections" in said:  # the driver's pool; it has no class before 5.3
         return StoreUnavailable(
             f"all connections to {url} are in use: raise max_connections", store=url
         )
