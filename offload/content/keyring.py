@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
+from offload.errors import StoreError
 from offload.ref import Keys
 from offload.stores.base import PointerStore
 
@@ -32,4 +33,9 @@ def keys_from_store(pointers: PointerStore) -> Keys:
     while key is None:
         pointers.swap(_POINTER, None, secrets.token_bytes(_BYTES))
         key = pointers.read(_POINTER)
+    if len(key) != _BYTES:
+        raise StoreError(
+            f"the pointer {_POINTER} holds {len(key)} bytes, which is no signing key: delete it, "
+            "and the next process makes a new one (references that exist become invalid)"
+        )
     return Keys([key])

@@ -1,8 +1,10 @@
 """Remembers what immutable objects were stored as, so that they are not hashed again.
 
 Immutable are ``bytes``, ``str``, Arrow tables, batches and arrays, and numpy arrays that
-are read-only down to the array that owns the memory. (Making such an array writable,
-changing it and making it read-only again between two publishings defeats this.)
+are read-only down to the array that owns the memory and hold no objects. (Making such an array writable,
+changing it and making it read-only again between two publishings defeats this; so does
+changing memory of numpy's that an Arrow array was made over without a copy, which Arrow
+forbids.)
 """
 
 from __future__ import annotations
@@ -88,6 +90,8 @@ def is_immutable(value: object) -> bool:
         return True
     if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
         array: Any = value
+        if array.dtype.hasobject:  # what it holds may change
+            return False
         while type(array).__module__ == "numpy":
             if array.flags.writeable:
                 return False

@@ -71,13 +71,10 @@ def decode(stored: Buffer, limit: int, where: str) -> memoryview:
         return content
     if kind != ZSTD:
         raise IntegrityError(f"{where} is stored in an unknown way ({bytes(kind).hex() or 'empty'})")
-    try:
-        claimed = zstandard.frame_content_size(content)
-        if not 0 <= claimed <= limit:
-            raise IntegrityError(f"{where} claims {claimed} bytes, at most {limit} are allowed")
-        target = memoryview(bytearray(claimed))
-    except zstandard.ZstdError as exc:
-        raise IntegrityError(f"{where} does not decompress: {exc}") from exc
+    claimed = _claimed(content, where)
+    if not 0 <= claimed <= limit:
+        raise IntegrityError(f"{where} claims {claimed} bytes, at most {limit} are allowed")
+    target = memoryview(bytearray(claimed))
     _decompress(content, target, where)
     return target
 
@@ -91,9 +88,21 @@ def decode_into(stored: Buffer, target: memoryview, where: str) -> None:
             raise IntegrityError(f"{where} has {len(content)} bytes instead of {len(target)}")
         target[:] = content
     elif kind == ZSTD:
+        claimed = _claimed(content, where)  # it also bounds the decompressor's own buffers
+        if claimed != len(target):
+            raise IntegrityError(f"{where} claims {claimed} bytes instead of {len(target)}")
         _decompress(content, target, where)
     else:
         raise IntegrityError(f"{where} is stored in an unknown way ({bytes(kind).hex() or 'empty'})")
+
+
+def _claimed(content: memoryview, where: str) -> int:
+    """Return the plain size that a frame's header claims, -1 where it claims none."""
+    try:
+        claimed: int = zstandard.frame_content_size(content)
+    except zstandard.ZstdError as exc:
+        raise IntegrityError(f"{where} does not decompress: {exc}") from exc
+    return claimed
 
 
 def _decompress(content: memoryview, target: memoryview, where: str) -> None:

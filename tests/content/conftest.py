@@ -1,0 +1,108 @@
+"""A content store over a memory store that counts what it is asked, with a clock of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from offload.content.store import ContentStore
+from offload.counters import Counters
+from offload.serializers.choose import Registry
+from offload.settings import RetryPolicy, Settings
+from offload.stores.memory import MemoryStore
+
+HOUR = 3600.0
+
+
+class Counting:
+    """One part of a store; counts calls, lets a test break them, and looks at their arguments."""
+
+    def __init__(self, inner, calls):
+        self._inner = inner
+        self.calls = calls
+        self.fail = None
+        self.asked = []
+
+    def __getattr__(self, name):
+        method = getattr(self._inner, name)
+
+        def call(*args):
+            self.calls[name] += 1
+            self.asked.append((name, *args))
+            if self.fail is not None:
+                self.fail(name, *args)
+            return method(*args)
+
+        return call
+
+
+class CountingStore:
+    """A memory store whose calls are counted: each is one round trip."""
+
+    def __init__(self, clock):
+        self.raw = MemoryStore("test", clock=clock)
+        self.url = self.raw.url
+        self.calls = Counter()
+        self.blobs = Counting(self.raw.blobs, self.calls)
+        self.pointers = Counting(self.raw.pointers, self.calls)
+        self.leases = self.raw.leases
+
+    @property
+    def stored(self):
+        """The raw blobs, to look at and to alter behind the content store's back."""
+        return self.raw.blobs._blobs
+
+    def replace(self, digest, content):
+        self.stored[digest].content = bytes(content)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_700_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Parts:
+    """All that a content store is made of, each within reach of the test."""
+
+    def __init__(self, *, accept=("json", "pickle"), **settings):
+        settings.setdefault("retry", RetryPolicy(max_retries=3, interval_start=1.0))
+        self.clock = Clock()
+        self.store = CountingStore(self.clock)
+        self.settings = Settings(**settings)
+        self.counters = Counters()
+        self.slept = []
+        self.content = self.another(accept=accept)
+
+    def another(self, *, accept=("json", "pickle"), **settings):
+        """A second content store, as another process has one over the same store."""
+        return ContentStore(
+            self.store,
+            Registry(accept),
+            Settings(**settings) if settings else self.settings,
+            self.counters,
+            clock=self.clock,
+            sleep=self.slept.append,
+        )
+
+    def put(self, value, native="json", ttl=HOUR):
+        return self.content.put(value, native=native, ttl=ttl)
+
+    def uploads(self, value, native="json"):
+        """Store *value*; return how many blobs that uploaded."""
+        before = self.counters.snapshot()["blobs_uploaded"]
+        self.put(value, native)
+        return self.counters.snapshot()["blobs_uploaded"] - before
+
+
+@pytest.fixture
+def parts():
+    return Parts()
+
+
+@pytest.fixture
+def make_parts():
+    return Parts

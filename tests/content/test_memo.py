@@ -1,0 +1,154 @@
+"""What is remembered of immutable values."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from offload.content.memo import Memo, is_immutable
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+WRITABLE = np.zeros(10)
+VIEW_OF_WRITABLE = frozen(WRITABLE[:5])
+
+
+class Bytes(bytes):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "immutable"),
+    (
+        (b"x", True),
+        ("x", True),
+        (frozen(np.zeros(3)), True),
+        (frozen(np.zeros(10))[2:5], True),
+        (np.frombuffer(b"12345678"), True),
+        (pa.table({"a": [1, 2]}), True),
+        (pa.array([1, 2]), True),
+        (pa.record_batch({"a": [1]}), True),
+        (bytearray(b"x"), False),
+        (memoryview(b"x"), False),
+        (np.zeros(3), False),
+        (VIEW_OF_WRITABLE, False),
+        (frozen(np.frombuffer(bytearray(8))), False),
+        (frozen(np.array([object()])), False),
+        (Bytes(b"x"), False),
+        ((1, 2), False),
+        ([1], False),
+        (None, False),
+    ),
+    ids=lambda v: type(v).__name__,
+)
+def test_what_is_immutable(value, immutable):
+    """Only what cannot change while it is the same object; a read-only view of memory that
+    can be written through another name is not.
+    """
+    assert is_immutable(value) is immutable
+
+
+def test_finds_the_very_object_only():
+    """An equal object is another one, and so is the same one for another serializer."""
+    memo = Memo(1000)
+    value = b"value"
+    memo.remember(value, "json", 1)
+    assert memo.find(value, "json") == 1
+    assert memo.find(b"".join([b"val", b"ue"]), "json") is None
+    assert memo.find(value, "pickle") is None
+    memo.forget(value, "json")
+    assert memo.find(value, "json") is None
+
+
+def test_remembers_nothing_that_can_change():
+    memo = Memo(1000)
+    value = bytearray(b"x")
+    memo.remember(value, "json", 1)
+    assert memo.find(value, "json") is None
+
+
+def test_an_array_made_writable_is_forgotten():
+    memo = Memo(1000)
+    array = frozen(np.zeros(3))
+    memo.remember(array, "json", 1)
+    array.flags.writeable = True
+    assert memo.find(array, "json") is None
+    array.flags.writeable = False
+    assert memo.find(array, "json") is None
+
+
+def test_size_is_bounded_least_recently_used_first_out():
+    """Bytes and texts are kept alive up to so many bytes; what is looked for stays longest."""
+    memo = Memo(3 * 200)
+    values = [bytes([i]) * 100 for i in range(4)]  # about 133 bytes each, as objects
+    for i, value in enumerate(values[:4]):
+        memo.remember(value, "json", i)
+        memo.find(values[0], "json")
+    memo.remember(b"z" * 100, "json", 9)
+    assert memo.find(values[0], "json") == 0
+    assert memo.find(values[1], "json") is None
+    assert memo._held <= 600
+    memo.remember(b"y" * 1000, "json", 5)  # larger than all the room there is
+    assert memo.find(values[0], "json") == 0
+
+
+def test_a_size_of_zero_remembers_nothing():
+    memo = Memo(0)
+    for value in (b"x", frozen(np.zeros(3))):
+        memo.remember(value, "json", 1)
+        assert memo.find(value, "json") is None
+
+
+def test_arrays_are_not_kept_alive():
+    """When an array ends, so does what was remembered of it, and the memory is free."""
+    memo = Memo(1000)
+    arrays = [frozen(np.zeros(1000)) for _ in range(50)]
+    for array in arrays:
+        memo.remember(array, "json", object())
+    assert len(memo._entries) == 50
+    del array, arrays
+    gc.collect()
+    assert not memo._entries
+
+
+def test_a_new_object_at_an_old_address_is_not_the_old_one():
+    """An id that comes again after its object ended never finds the old entry."""
+    memo = Memo(10_000)
+    for i in range(2000):
+        array = frozen(np.full(3, i))
+        assert memo.find(array, "json") is None
+        memo.remember(array, "json", i)
+        assert memo.find(array, "json") == i
+
+
+def test_threads_may_share_it():
+    """Threads that remember, find and forget at once break nothing and lose no count."""
+    memo = Memo(5000)
+    failed = []
+
+    def work(seed):
+        try:
+            for i in range(500):
+                value = bytes([seed]) * (50 + i % 100)
+                memo.remember(value, "json", (seed, i))
+                found = memo.find(value, "json")
+                assert found in (None, (seed, i))
+                memo.remember(frozen(np.zeros(4)), "json", i)
+        except BaseException as exc:
+            failed.append(exc)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not failed
+    assert 0 <= memo._held <= 5000

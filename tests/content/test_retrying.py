@@ -1,0 +1,66 @@
+"""Trying a store again."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from offload.content.retrying import Retrying
+from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
+from offload.settings import RetryPolicy
+
+
+def failing(times, error=StoreUnavailable):
+    """A function that fails so often, then returns how often it was called."""
+    calls = []
+
+    def function():
+        calls.append(1)
+        if len(calls) <= times:
+            raise error("redis://host:1/0 does not answer")
+        return len(calls)
+
+    return function
+
+
+def test_waits_longer_each_time_and_counts():
+    """The waits grow by the factor, never exceed the limit, and each retry is counted."""
+    slept, retries = [], []
+    policy = RetryPolicy(max_retries=5, interval_start=1, interval_step=3, interval_max=10)
+    again = Retrying(
+        policy, on_retry=lambda: retries.append(1), sleep=slept.append, chance=lambda: 1.0
+    )
+    assert again(failing(5)) == 6
+    assert slept == [1, 3, 9, 10, 10]
+    assert len(retries) == 5
+
+
+@pytest.mark.parametrize(("chance", "wait"), ((0.0, 0.5), (0.5, 0.75), (1.0, 1.0)))
+def test_half_of_each_wait_is_left_to_chance(chance, wait):
+    slept = []
+    Retrying(RetryPolicy(interval_start=1), sleep=slept.append, chance=lambda: chance)(failing(1))
+    assert slept == [wait]
+
+
+def test_gives_up_with_the_last_error():
+    slept = []
+    again = Retrying(RetryPolicy(max_retries=2), sleep=slept.append)
+    with pytest.raises(StoreUnavailable, match="redis://host:1/0"):
+        again(failing(3))
+    assert len(slept) == 2
+
+
+@pytest.mark.parametrize("error", (BlobMissing, IntegrityError, StoreError, ValueError))
+def test_only_an_absent_store_is_tried_again(error):
+    """What trying again cannot mend is raised at once."""
+    slept = []
+    with pytest.raises(error):
+        Retrying(RetryPolicy(), sleep=slept.append)(failing(1, error))
+    assert not slept
+
+
+def test_says_so_in_the_log(caplog):
+    with caplog.at_level(logging.WARNING, "offload"):
+        Retrying(RetryPolicy(), sleep=lambda _: None)(failing(1))
+    assert "store does not answer" in caplog.text
