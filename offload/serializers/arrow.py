@@ -269,7 +269,8 @@ def _read_array(kind: pa.DataType, node: Node, reader: Reader) -> pa.Array:
 
 def _assemble(kind: pa.DataType, node: Node, parts: list[pa.Array], reader: Reader) -> pa.Array:
     length, nulls = node["length"], node["nulls"]
-    if type(length) is not int or type(nulls) is not int or not 0 <= nulls <= length < 1 << 48:
+    # A column of nulls alone is as long as it says, so it must not say too much.
+    if type(length) is not int or type(nulls) is not int or not 0 <= nulls <= length < 1 << 32:
         raise ValueError("not a length")
     own = [None if b is None else pa.py_buffer(reader.buffer(b)) for b in node["buffers"]]
     wanted = 1 + bool(_offset_width(kind) or _is_fixed(kind)) + _is_text(kind)
@@ -288,14 +289,18 @@ def _write_polars(value: Any, writer: Writer) -> Node:
         return {**_write_polars(value.to_frame(), writer), "kind": "Series"}
     if type(value) is not pl.DataFrame:
         raise NotData(f"it is of type {type_name(value)}")
+    # By position, as polars takes an empty name from Arrow for none.
+    names = [writer.node(name) for name in value.columns]
+    numbered = value.rename({name: str(i) for i, name in enumerate(value.columns)})
     try:
-        back: Any = pl.from_arrow(value.clear().to_arrow())
-        odd = [name for name, dtype in value.schema.items() if back.schema[name] != dtype]
+        back: Any = pl.from_arrow(numbered.clear().to_arrow())
     except Exception as error:
         raise NotData(f"Arrow cannot carry this polars frame ({error})") from error
-    if odd:
-        raise NotData(f"its column {odd[0]!r} is of dtype {value.schema[odd[0]]}")
-    return {**_write_table(value.to_arrow(), writer), "kind": "DataFrame"}
+    for name, sent, got in zip(value.columns, value.dtypes, back.dtypes, strict=True):
+        if sent != got:
+            raise NotData(f"its column {name!r} is of dtype {sent}")
+    table = _write_table(numbered.to_arrow(), writer)
+    return {**table, "kind": "DataFrame", "names": names}
 
 
 def _read_polars(body: Node, reader: Reader) -> Any:
@@ -306,4 +311,5 @@ def _read_polars(body: Node, reader: Reader) -> Any:
             'reading a value of polars\' needs polars: pip install "offload[arrow]"'
         ) from error
     frame: Any = pl.from_arrow(_read_table(body, reader), rechunk=False)
+    frame.columns = reader.items(body["names"])
     return frame.to_series() if body["kind"] == "Series" else frame

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import pytest
 from kombu.serialization import dumps, loads
@@ -186,17 +185,3 @@ class Helpers:
 @pytest.fixture(scope="session")
 def help_():
     return Helpers
-
-
-@pytest.fixture
-def without(monkeypatch):
-    """Make packages unimportable for one test, and what was built on them forgotten."""
-
-    def take_away(*packages):
-        for name in list(sys.modules):
-            if name.partition(".")[0] in packages or name.startswith("offload.serializers."):
-                monkeypatch.delitem(sys.modules, name)
-        for package in packages:
-            monkeypatch.setitem(sys.modules, package, None)
-
-    return take_away

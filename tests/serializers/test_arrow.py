@@ -97,7 +97,10 @@ def test_a_table_arrives_the_same(help_, name, native):
 @pytest.mark.parametrize("name", POLARS)
 def test_a_polars_series_of_every_dtype_arrives_the_same(help_, name, native):
     series = POLARS[name].alias("n")
-    for sent in (series, series[1:], series[:0], series.to_frame(), series.append(series)):
+    empty_name = series.alias("")
+    for sent in (series, series[1:], series[:0], empty_name, empty_name.to_frame()):
+        assert help_.same(help_.through(sent, native, {native}), sent)
+    for sent in (series.to_frame(), series.append(series)):
         assert help_.same(help_.through(sent, native, {native}), sent)
 
 

@@ -1,0 +1,219 @@
+"""Bytes from anyone: reading them back fails with our error, or gives harmless data."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offload.errors import DeserializationError, SerializerNotAccepted
+from offload.serializers import Registry
+
+REGISTRY = Registry({"json"})
+SAMPLES = {
+    "raw": memoryview(bytes(24)).cast("I", (2, 3)),
+    "text": "some text",
+    "json": [{"a": 1}, [2.5]],
+    "containers": [{1: (2, {3})}, b"x" * 300, 2**70, "\ud800", 1j],
+    "array": np.arange(90.0).reshape(9, 10),
+    "structured": np.zeros(50, [("a", "i4"), ("b", "f8", (2,))]),
+    "masked": np.ma.array(np.arange(80), mask=np.arange(80) % 2),
+    "table": pa.table(
+        {
+            "n": list(range(99)),
+            "s": [str(i) * 5 for i in range(99)],
+            "l": [[i, None] for i in range(99)],
+            "d": pa.array(["x", "y", "z"] * 33).dictionary_encode(),
+            "st": [{"a": i, "b": str(i)} for i in range(99)],
+        }
+    ),
+    "polars": pl.DataFrame({"s": [str(i) for i in range(99)], "l": [["a", "b"]] * 99}),
+    "frame": pd.DataFrame(
+        {
+            "f": np.arange(99.0),
+            "t": pd.date_range("2020", periods=99, tz="Europe/Berlin"),
+            "c": pd.Categorical(["a", "b", "c"] * 33),
+            "s": ["x"] * 99,
+            "o": [(1, 2)] * 99,
+            "i": pd.array([1, None, 3] * 33, dtype="Int64"),
+        },
+        index=pd.period_range("2020", periods=99, freq="D"),
+    ),
+}
+
+
+def read(serializer, head, buffers):
+    """Read, allowing for nothing but our own error."""
+    try:
+        return REGISTRY.decode(serializer, head, buffers)
+    except DeserializationError:
+        return None
+
+
+def parts(name):
+    payload = REGISTRY.encode(SAMPLES[name], "json")
+    return payload.serializer, bytearray(payload.head), [bytearray(b) for b in payload.buffers]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_changed_bytes_never_raise_anything_but_our_error(name):
+    serializer, head, buffers = parts(name)
+    chance = random.Random(name)
+    for _ in range(400):
+        targets = [bytearray(head), *map(bytearray, buffers)]
+        for _ in range(chance.choice((1, 1, 3))):
+            target = chance.choice(targets)
+            if not target:
+                continue
+            at = chance.randrange(len(target))
+            change = chance.randrange(4)
+            if change == 0:
+                target[at] = chance.randrange(256)
+            elif change == 1:
+                target[at : at + 1] = b"0123456789-"[chance.randrange(11) :][:1]
+            elif change == 2:
+                del target[at:]
+            else:
+                target[at:at] = bytes(chance.randrange(256) for _ in range(8))
+        got = read(serializer, targets[0], list(map(memoryview, targets[1:])))
+        if got is not None:
+            repr(got)
+
+
+numbers = st.sampled_from((0, 1, -1, 2**31, 2**62, 2**63 - 1, 10**30, 1.5, True, None))
+words = st.sampled_from(("", "<f8", "|O", "O8", "C", "F", "array", "a", "AAAA", "json", "nan"))
+words |= st.sampled_from(("numpy", "pandas", "pyarrow", "polars", "tuple", "dict", "raw", "set"))
+words |= st.sampled_from(("kind", "dtype", "shape", "order", "data", "frame", "values", "schema"))
+nodes = st.recursive(
+    numbers | words,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(words, inner, max_size=1),
+        st.dictionaries(words, inner, max_size=4),
+        st.fixed_dictionaries(
+            {
+                "numpy": st.fixed_dictionaries(
+                    {
+                        "kind": st.sampled_from(("array", "scalar", "matrix", "masked", "dtype")),
+                        "dtype": words | inner,
+                        "shape": st.lists(numbers, max_size=3),
+                        "order": words,
+                        "data": st.just(0) | inner,
+                    }
+                )
+            }
+        ),
+    ),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(nodes, st.binary(max_size=40))
+def test_heads_of_any_shape_never_raise_anything_but_our_error(node, content):
+    def readable(value):
+        return json.dumps(value).encode()
+
+    repr(read("tree", readable(node), [memoryview(bytearray(content))]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(("raw", "json", "tree", "native:json", "nonsense", "native:nonsense", "")),
+    st.binary(max_size=60),
+    st.lists(st.binary(max_size=30), max_size=3),
+)
+def test_random_bytes_never_raise_anything_but_our_error(serializer, head, buffers):
+    read(serializer, head, [memoryview(bytearray(b)) for b in buffers])
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    (
+        *("O", "|O", "O8", ">O", "object", "f8,O", "T", "U1,i4", "(2,)O"),
+        {"base": "O", "shape": [2]},
+        {"names": ["a"], "formats": ["|O"], "offsets": [0], "itemsize": 8, "aligned": 0},
+    ),
+    ids=str,
+)
+def test_an_array_of_object_pointers_is_never_built(dtype):
+    body = {"kind": "array", "dtype": dtype, "shape": [1], "order": "C", "data": "A" * 8 + "AAA="}
+    with pytest.raises(DeserializationError):
+        REGISTRY.decode("tree", json.dumps({"numpy": body}).encode(), [])
+
+
+def of_size(shape, dtype="<f8", data=0):
+    body = {"kind": "array", "dtype": dtype, "shape": shape, "order": "C", "data": data}
+    return json.dumps({"numpy": body}).encode()
+
+
+@pytest.mark.parametrize(
+    ("head", "buffer"),
+    (
+        (of_size([10**9]), b"x" * 8),
+        (of_size([2**62, 4]), b""),
+        (of_size([-1, -8]), b"x" * 64),
+        (of_size([1], "S2000000000"), b""),
+        (of_size([1], {"base": "<f8", "shape": [10**9]}), b""),
+        (b'{"raw": ["memoryview Q 1000000000000", 0]}', b""),
+        (b'[{"raw": ["bytes", 0]}' + b', {"raw": ["bytes", 0]}' * 1000 + b"]", b"x" * 10**6),
+    ),
+    ids=("length", "product", "negative", "itemsize", "subarray", "memoryview", "again and again"),
+)
+def test_memory_is_never_reserved_by_what_a_head_claims(head, buffer):
+    tracemalloc.start()
+    try:
+        with pytest.raises(DeserializationError):
+            REGISTRY.decode("tree", head, [memoryview(bytearray(buffer))])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+@pytest.mark.parametrize("opening", (b"[", b'{"tuple":[', b'{"dict":[['))
+def test_deep_nesting_is_our_error_and_not_the_stacks(opening):
+    with pytest.raises(DeserializationError):
+        REGISTRY.decode("tree", opening * 100_000, [])
+    closing = b"]" * 900 if opening == b"[" else b"]}" * 400
+    read("tree", opening * (900 if opening == b"[" else 400) + closing, [])
+
+
+@pytest.mark.parametrize("serializer", ("pickle", "native:pickle", "native:yaml", "native:msgpack"))
+def test_what_the_app_does_not_accept_is_refused_unread(serializer):
+    bomb = pickle.dumps(pytest.fail)
+    with pytest.raises(SerializerNotAccepted, match="accept_content"):
+        REGISTRY.decode(serializer, bomb, [memoryview(bomb)])
+
+
+@pytest.mark.parametrize("serializer", ("nonsense", "native:nonsense", "", "native:"))
+def test_an_unknown_serializer_is_our_error(serializer):
+    with pytest.raises(DeserializationError):
+        Registry({"json", "nonsense", ""}).decode(serializer, b"", [memoryview(b"")])
+
+
+def test_offsets_that_point_outside_of_a_column_are_refused():
+    serializer, head, buffers = parts("table")
+    texts = next(i for i, b in enumerate(buffers) if bytes(b[:4]) == bytes(4) and len(b) == 400)
+    buffers[texts][200:204] = (2**30).to_bytes(4, "little")
+    with pytest.raises(DeserializationError):
+        REGISTRY.decode(serializer, head, list(map(memoryview, buffers)))
+
+
+def test_dictionary_indices_outside_of_the_dictionary_are_refused():
+    sent = pa.array(["x", "y", "z"] * 100).dictionary_encode()
+    payload = REGISTRY.encode(sent, "json")
+    buffers = [bytearray(b) for b in payload.buffers]
+    largest = max(buffers, key=len)
+    largest[:4] = (1000).to_bytes(4, "little")
+    with pytest.raises(DeserializationError):
+        REGISTRY.decode(payload.serializer, payload.head, list(map(memoryview, buffers)))

@@ -1,0 +1,251 @@
+"""The registry: what it costs, what it says when it fails, and what it does not import."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
+
+from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
+from offload.serializers import Registry
+from offload.serializers.describe import short_repr
+
+
+class Loud:
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+class Endless:
+    def __repr__(self):
+        return "x" * 10**6
+
+
+@pytest.mark.parametrize("accept", ({"json"}, {"json", "pickle"}), ids=("json", "pickle"))
+@pytest.mark.parametrize(
+    "value",
+    (threading.Lock(), (i for i in ()), [1, {"deep": threading.Lock()}], open(os.devnull)),  # noqa: SIM115, PTH123
+    ids=("lock", "generator", "within", "file"),
+)
+def test_what_nothing_can_carry_is_an_error_that_names_it(value, accept):
+    with pytest.raises(SerializationError) as caught:
+        Registry(accept).encode(value, "json")
+    assert isinstance(caught.value, EncodeError)
+    message = str(caught.value)
+    assert type(value).__name__ in message
+    assert short_repr(value) in message
+    assert ("add 'pickle' to accept_content" in message) == ("pickle" not in accept)
+
+
+def test_an_error_says_where_in_the_value_the_trouble_is():
+    with pytest.raises(SerializationError, match=r"of type lock at \['rows'\]\[2\]"):
+        Registry({"json"}).encode({"rows": [1, 2, threading.Lock()]}, "json")
+
+
+@pytest.mark.parametrize(
+    "value",
+    (Loud(), Endless(), "x" * 10**7, [[["x" * 10**6] * 1000] * 1000] * 1000, 10**5000, "\ud800"),
+    ids=("raises", "endless", "long", "wide", "number", "surrogate"),
+)
+def test_a_repr_is_short_whatever_the_value_does(value):
+    tracemalloc.start()
+    text = short_repr(value)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < len(text) <= 200
+    assert text.encode()
+    assert peak < 4_000_000
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
+@pytest.mark.parametrize("size", (100, 10**6))
+def test_bytes_and_ascii_text_are_not_copied(native, size):
+    registry = Registry({native})
+    content = bytes(size)
+    [view] = registry.encode(content, native).buffers
+    assert view.obj is content
+    text = "x" * size
+    tracemalloc.start()
+    payload = registry.encode(text, native)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000
+    assert bytes(payload.buffers[0]) == text.encode()
+    assert payload.buffers[0].readonly
+
+
+def test_the_view_of_a_text_keeps_the_text_alive():
+    text = "".join(map(str, range(50_000)))
+    expected = text.encode()
+    [view] = Registry({"json"}).encode(text, "json").buffers
+    assert ctypes.addressof(view.obj) > 0
+    del text
+    gc.collect()
+    junk = ["y" * len(expected) for _ in range(10)]
+    assert bytes(view) == expected
+    del junk
+
+
+def test_the_view_of_a_text_is_the_same_where_ctypes_cannot_be_asked(monkeypatch):
+    from offload.serializers import memory
+
+    monkeypatch.setattr(memory, "_CPYTHON", False)
+    assert bytes(memory.utf8("x" * 10**5)) == b"x" * 10**5
+
+
+def test_a_small_value_is_recognised_without_being_serialised(monkeypatch):
+    registry = Registry({"json"})
+    monkeypatch.setattr(Registry, "encode", None)
+    for value in (2, None, True, 1.5, "text", b"bytes", [1, 2], {"a": (1, None)}):
+        assert registry.certainly_small(value, 4096, "json")
+    for value in (2**64, "x" * 4096, "é", [0] * 10**6, {1: 2}, {3}, object(), np.zeros(1)):
+        assert not registry.certainly_small(value, 4096, "json")
+    for value in (1, None, "", [], b""):
+        assert not registry.certainly_small(value, 0, "json")
+
+
+def test_a_circular_container_is_not_small():
+    circle = []
+    circle.append(circle)
+    assert not Registry({"json"}).certainly_small(circle, 10**6, "json")
+
+
+@pytest.mark.parametrize(
+    ("value", "native", "carried"),
+    (
+        ({1: 2}, "json", True),
+        ({1, 2}, "json", False),
+        ({1, 2}, "yaml", True),
+        (np.zeros(1), "json", False),
+        (np.zeros(1), "pickle", True),
+        (2**70, "msgpack", False),
+    ),
+)
+def test_carries_says_whether_the_messages_own_serializer_writes_a_value(value, native, carried):
+    assert Registry({"json"}).carries(value, native) is carried
+
+
+def test_accepted_contents_may_be_named_by_their_types():
+    registry = Registry({"application/json", "application/x-python-serialize"})
+    assert registry.accept == {"json", "pickle"}
+
+
+def test_errors_are_kombus_as_well():
+    registry = Registry({"json"})
+    with pytest.raises(ContentDisallowed):
+        registry.decode("pickle", b"", [])
+    with pytest.raises(DecodeError):
+        registry.decode("json", b"", [memoryview(b"{")])
+    with pytest.raises(SerializationError, match="nonsense"):
+        registry.encode([1], "nonsense")
+    assert issubclass(SerializerNotAccepted, DeserializationError)
+
+
+def test_a_lambda_travels_with_pickle_and_not_without(help_):
+    assert help_.through(lambda x: x + 1, "json", {"json", "pickle"})(1) == 2
+    assert help_.through([lambda x: x + 1], "pickle", {"pickle"})[0](1) == 2
+    with pytest.raises(SerializationError, match="type function"):
+        help_.through(lambda x: x)
+
+
+def python(code, **env):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_and_using_the_registry_imports_no_optional_package():
+    python(
+        "import sys\n"
+        "from offload.serializers import Registry\n"
+        "r = Registry({'json', 'pickle'})\n"
+        "for v in ([1, {'a': 'b'}], {1, 2}, 'x' * 10**5, b'x', [(1,), {2}]):\n"
+        "    for native in ('json', 'pickle'):\n"
+        "        p = r.encode(v, native)\n"
+        "        r.decode(p.serializer, p.head, [memoryview(bytearray(b)) for b in p.buffers])\n"
+        "loaded = {'numpy', 'pandas', 'polars', 'pyarrow'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+
+
+def test_equal_values_are_equal_bytes_in_every_process():
+    code = (
+        "import hashlib, numpy as np, pandas as pd, pyarrow as pa\n"
+        "from offload.serializers import Registry\n"
+        "values = [{'b': 1, 'a': [1.5]}, {'x', 'y', 'z', 1}, [frozenset({'p', 'q'}), {'r'}],\n"
+        "    np.arange(9.0), pd.DataFrame({'a': [1, 2], 's': ['x', None]}, index=['p', 'q']),\n"
+        "    pa.table({'a': [1, 2], 's': ['x', 'y']}), {'n': np.arange(400), 't': (1, {2})}]\n"
+        "for v in values:\n"
+        "    p = Registry({'json'}).encode(v, 'json')\n"
+        "    print(hashlib.sha256(b'|'.join([p.head, *p.buffers])).hexdigest())\n"
+    )
+    assert len({python(code, PYTHONHASHSEED=seed) for seed in ("1", "2", "3")}) == 1
+
+
+def test_a_class_of_main_is_the_readers_own_else_the_one_sent():
+    write = (
+        "from offload.serializers import Registry\n"
+        "class Own:\n    size = 5\n"
+        "p = Registry({'pickle'}).encode([Own(), Own], 'pickle')\n"
+        "assert not p.buffers\nprint(p.head.hex())\n"
+    )
+    head = python(write)
+    read = (
+        "from offload.serializers import Registry\n"
+        f"one, kind = Registry({{'pickle'}}).decode('pickle', bytes.fromhex('{head}'), [])\n"
+        "assert type(one) is kind\nprint(one.size, kind is globals().get('Own'))\n"
+    )
+    assert python(read) == "5 False"
+    assert python("class Own:\n    size = 7\n" + read) == "7 True"
+
+
+@pytest.mark.parametrize(
+    ("value", "package", "extra"),
+    (
+        (np.zeros(2), "numpy", "numpy"),
+        (__import__("pandas").Series([1]), "pandas", "arrow"),
+        (__import__("polars").Series([1]), "polars", "arrow"),
+        (__import__("pyarrow").array([1]), "pyarrow", "arrow"),
+    ),
+    ids=("numpy", "pandas", "polars", "pyarrow"),
+)
+def test_a_missing_package_is_an_error_that_names_the_extra(value, package, extra):
+    payload = Registry({"json"}).encode(value, "json")
+    code = (
+        "import sys\n"
+        f"sys.modules['{package}'] = None\n"
+        "from offload.errors import DeserializationError\n"
+        "from offload.serializers import Registry\n"
+        f"buffers = [memoryview(bytearray(b)) for b in {[bytes(b) for b in payload.buffers]!r}]\n"
+        "try:\n"
+        f"    Registry({{'json'}}).decode('tree', {payload.head!r}, buffers)\n"
+        "except DeserializationError as error:\n"
+        "    print(error)\n"
+    )
+    message = python(code)
+    assert package in message
+    assert f'pip install "offload[{extra}]"' in message
+
+
+def test_payloads_say_what_type_they_carry_and_how_large_it_is():
+    registry = Registry({"json"})
+    payload = registry.encode(np.zeros(1000), "json")
+    assert payload.type == "ndarray"
+    assert payload.size == 8000 + len(payload.head)
+    assert registry.encode("x" * 10, "json").type == "str"
+    assert hashlib.sha256(payload.head).hexdigest()
