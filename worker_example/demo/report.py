@@ -111,4 +111,7 @@ def seconds(number: float) -> str:
 
 
 def ratio(before: float, after: float) -> str:
-    return f"{before / after:,.1f}" if before and after else ""
+    if not before or not after:
+        return ""
+    value = before / after
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
