@@ -24,14 +24,15 @@ def keys_from_secrets(given: Sequence[str]) -> Keys:
     return Keys(derived)
 
 
-def keys_from_store(pointers: PointerStore) -> Keys:
+def keys_from_store(pointers: PointerStore, own: bytes | None = None) -> Keys:
     """Return the store's own random key; the first caller provisions it.
 
-    Any number may call at once: compare-and-swap lets one of them set it.
+    Any number may call at once: compare-and-swap lets one of them set it. *own* is the
+    key to provision, for a process that has had one before the store lost it.
     """
     key = pointers.read(_POINTER)
     while key is None:
-        pointers.swap(_POINTER, None, secrets.token_bytes(_BYTES))
+        pointers.swap(_POINTER, None, own or secrets.token_bytes(_BYTES))
         key = pointers.read(_POINTER)
     if len(key) != _BYTES:
         raise StoreError(

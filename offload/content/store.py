@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -25,7 +26,14 @@ from offload.content.retrying import Retrying
 from offload.content.stored import MAX_OVERHEAD, decode, decode_into, encoder
 from offload.counters import Counters
 from offload.digest import Buffer, Digest, digest_of
-from offload.errors import BlobMissing, IntegrityError, InvalidRef, StoreUnavailable, ValueTooLarge
+from offload.errors import (
+    BlobMissing,
+    IntegrityError,
+    InvalidRef,
+    StoreUnavailable,
+    UnsupportedVersion,
+    ValueTooLarge,
+)
 from offload.ref import Keys, Ref, human_size
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
@@ -39,6 +47,9 @@ T = TypeVar("T")
 _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
 _MARGIN = 1.25  # what is promised beyond retention, so that a Ref passed on soon costs nothing
 _SKEW = 60.0  # seconds by which the clocks of publishers may differ
+_KEYS_AGE = 30.0  # seconds from which the store's signing key is looked at with an upload
+_KEYS_AGAIN = 1.0  # seconds between looks at it because a reference was refused
+_KEYS_KEPT = 4
 _REMEMBERED = 4096  # references whose chunks a process remembers
 
 
@@ -75,6 +86,7 @@ class ContentStore:
         self._memo: Memo[tuple[Ref[Any], list[Digest]]] = Memo(settings.memo_size)
         self._lock = threading.Lock()
         self._keys: Keys | None = None
+        self._keys_seen = 0.0
         self._known: OrderedDict[Digest, tuple[float, list[Digest]]] = OrderedDict()
 
     # -- references
@@ -87,7 +99,25 @@ class ContentStore:
                 self._keys = keys_from_secrets(self._settings.secret)
             else:
                 self._keys = self._retrying(lambda: keys_from_store(self.store.pointers))
+                self._keys_seen = self._clock()
         return self._keys
+
+    def _agree_on_keys(self, age: float) -> bool:
+        """Look at the store's signing key again if the last look is *age* seconds old;
+        return whether it is another one.
+
+        A store that was emptied has lost it. Without this, processes that knew it and
+        ones that came later would refuse each other's references until a restart.
+        """
+        if self._settings.secret or 0 <= self._clock() - self._keys_seen < age:
+            return False
+        old = self.keys
+        self._keys_seen = self._clock()
+        (key,) = keys_from_store(self.store.pointers, old.keys[0]).keys
+        if key == old.keys[0]:
+            return False
+        self._keys = Keys([key, *(k for k in old.keys if k != key)][:_KEYS_KEPT])
+        return True
 
     def open(self, wire: str) -> Ref[Any]:
         """Return the reference that *wire* is, bound to this store.
@@ -95,9 +125,21 @@ class ContentStore:
         Raises InvalidRef (counted) for what is not a reference of ours.
         """
         try:
-            return self._bound(self.keys.open(wire))
+            return self._bound(self._open(wire))
         except InvalidRef:
             self._counters.add(refs_refused=1)
+            raise
+
+    def _open(self, wire: str) -> Ref[Any]:
+        keys = self.keys
+        try:
+            return keys.open(wire)
+        except UnsupportedVersion:
+            raise
+        except InvalidRef:
+            with suppress(StoreUnavailable):
+                if self._agree_on_keys(_KEYS_AGAIN):
+                    return self.keys.open(wire)
             raise
 
     def _bound(self, ref: Ref[T]) -> Ref[T]:
@@ -230,6 +272,7 @@ class ContentStore:
 
     def _upload(self, packed: Packed, missing: set[Digest], ttl: float) -> None:
         """Write what is missing: chunks first, so that a root is there only with them."""
+        self._retrying(lambda: self._agree_on_keys(_KEYS_AGE))
         wanted: dict[Digest, Sequence[Buffer]] = {
             chunk.digest: parts for chunk, parts in packed.chunks if chunk.digest in missing
         }
@@ -323,16 +366,18 @@ class ContentStore:
         (stored,) = self._blobs(ref, [digest], ROOT_LIMIT + MAX_OVERHEAD)
         try:
             root = decode(stored, ROOT_LIMIT, where)
-            self._verify(ref, digest, root)
-            return read_root(root, size=ref.size, where=where)
         except IntegrityError as exc:
             raise self._altered(ref, digest, str(exc)) from exc
+        self._verify(ref, digest, root)
+        return read_root(root, size=ref.size, where=where)
 
     def _blobs(self, ref: Ref[Any], digests: Sequence[Digest], limit: int) -> Iterable[Buffer]:
         try:
             yield from self.store.blobs.get(digests, limit)
         except BlobMissing as exc:
             raise self._gone(ref, exc.digest or digests[0]) from exc
+        except IntegrityError as exc:
+            raise self._altered(ref, exc.digest or digests[0], str(exc)) from exc
 
     def _verify(self, ref: Ref[Any], digest: Digest, plain: memoryview) -> None:
         found = digest_of([plain])
