@@ -114,7 +114,8 @@ def run(method: str, target: Callable[..., None], *args: Any) -> None:
 
 def start(method: str, target: Callable[..., None], *args: Any) -> list[Any]:
     context: Any = multiprocessing.get_context(method)
-    children = [context.Process(target=target, args=args) for _ in range(PROCESSES)]
+    number = PROCESSES if method == "fork" else 2  # a fresh interpreter takes its time
+    children = [context.Process(target=target, args=args) for _ in range(number)]
     for child in children:
         child.start()
     return children

@@ -148,6 +148,16 @@ def test_numbers_rise_when_the_clock_stands(store, raw):
     assert store.leases.acquire("l", "you", 10) == ahead + 1
 
 
+def test_a_key_that_scan_repeats_is_told_once(store, raw, monkeypatch):
+    """SCAN may give a key twice (while the server's table grows); a blob is yielded once."""
+    many = blobs(3)
+    store.blobs.put(many, HOUR)
+    client = store._link._client()
+    scan = client.scan_iter
+    monkeypatch.setattr(client, "scan_iter", lambda **options: [*scan(**options)] * 2)
+    assert sorted(info.digest for info in store.blobs.scan()) == sorted(many)
+
+
 # ------------------------------------------------------------------ round trips
 
 
@@ -469,6 +479,31 @@ def test_connections_have_a_limit(own):
         os.kill(own.pid, signal.SIGCONT)
         busy.join()
     assert store.pointers.read("p") is None
+
+
+@pytest.mark.parametrize("name", ("redis", "sentinel", "cluster"))
+def test_an_interrupted_call_leaves_no_answers_behind(request, name, monkeypatch):
+    """A call interrupted half way (by a soft time limit) does not disturb the next one."""
+    from redis.connection import Connection
+
+    store = open_store(request.getfixturevalue(name).url)
+    many = blobs(5)
+    store.blobs.put(many, HOUR)
+    read = Connection.read_response
+    reading = []
+
+    def interrupted(connection, *args, **options):
+        reading.append(connection)
+        if len(reading) == 2:
+            raise KeyboardInterrupt
+        return read(connection, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "read_response", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            contents(store, many, 1000)
+    assert reading[-1]._sock is None
+    assert contents(store, many) == [content for (content,) in many.values()]
 
 
 def test_greenlets_share_a_store(redis):

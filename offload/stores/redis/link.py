@@ -11,8 +11,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import redis
 from redis import Redis, RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from offload.stores.processes import PerProcess
 from offload.stores.redis.failures import driver_errors, translate
@@ -113,12 +114,42 @@ class Link:
         if not commands:
             return []
         client = self._client()
-        with driver_errors(self.url), client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return list(pipeline.execute(raise_on_error=False))
+        with driver_errors(self.url):
+            if not isinstance(client, RedisCluster):
+                return _exchange(client.connection_pool, commands)
+            with client.pipeline() as pipeline:  # type: ignore[no-untyped-call]
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return list(pipeline.execute(raise_on_error=False))
 
     def _checked(self, answer: Any) -> Any:
         if isinstance(answer, Exception):
             raise translate(answer, self.url) from answer
         return answer
+
+
+# Before 5.3 the pool wanted to know the command; since then it warns if told.
+_COMMAND = ("_",) if tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) else ()
+
+
+def _exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
+    """Send *commands* on one connection and return their answers, errors among them.
+
+    redis-py's pipeline would give a connection back to the pool with answers still to come
+    when something else interrupts it half way (as Celery's soft time limit does), and the
+    next call would take them for its own. Here such a connection is closed.
+    """
+    connection = pool.get_connection(*_COMMAND)
+    answers: list[Any] = []
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))
+        while len(answers) < len(commands):
+            try:
+                answers.append(connection.read_response())
+            except ResponseError as exc:
+                answers.append(exc)
+    finally:
+        if len(answers) < len(commands):
+            connection.disconnect()
+        pool.release(connection)
+    return answers
