@@ -16,7 +16,14 @@ from offload.settings import TaskOptions
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("Delivery", "current_delivery", "resolve_direct")
+__all__ = ("EMBED", "REQUIRED", "Delivery", "current_delivery", "mark_refs", "resolve_direct")
+
+EMBED = "offload"
+"""Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
+REQUIRED = "__offload__"
+"""A keyword argument that makes a worker without this library fail, where the serializer
+would not: no task has a parameter of this name."""
+
 
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
 
@@ -74,7 +81,7 @@ class Delivery:
                 self._check(note)
                 self._resolve(request, note, facts)
             elif request.get("is_eager"):
-                self.args, self.kwargs = resolve_direct(args, kwargs)
+                self.args, self.kwargs = resolve_direct(self.hook, facts, args, kwargs)
             if facts.wants_ref:
                 self._wrap(facts)
         except Exception as exc:  # raised by the guard, where Celery reports it as the task's
@@ -98,7 +105,7 @@ class Delivery:
         if not refs and not keep:
             return
         root = {**request, "args": list(self.args), "kwargs": dict(self.kwargs)}
-        root["kwargs"].pop("__offload__", None)
+        root["kwargs"].pop(REQUIRED, None)
         bound = replace_each(
             root, [*refs, *keep], lambda node, path: self._bind(node, path, facts)
         )
@@ -169,22 +176,53 @@ class Delivery:
 
 
 def resolve_direct(
-    args: Sequence[Any], kwargs: Mapping[str, Any]
+    hook: Offload, facts: TaskFacts, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Resolve Refs in a call that went through no message (eager, or a direct call)."""
-    if contains(list(args), (Ref,)) or contains(dict(kwargs), (Ref,)):
-        return [_resolved(v) for v in args], {k: _resolved(v) for k, v in kwargs.items()}
-    return args, kwargs
+    if not contains(list(args), (Ref,)) and not contains(dict(kwargs), (Ref,)):
+        return args, kwargs
+    return (
+        [
+            value if _asked_for(("args", i), facts) else _resolved(hook, value)
+            for i, value in enumerate(args)
+        ],
+        {
+            key: value if key in facts.wants_ref else _resolved(hook, value)
+            for key, value in kwargs.items()
+        },
+    )
 
 
-def _resolved(value: Any) -> Any:
+def _resolved(hook: Offload, value: Any) -> Any:
     if isinstance(value, Ref):
-        return value.get()
+        return hook.get(value)
     if not contains(value, (Ref,)):
         return value
     if isinstance(value, dict):
-        return {key: _resolved(item) for key, item in value.items()}
-    return type(value)(_resolved(item) for item in value)
+        return {key: _resolved(hook, item) for key, item in value.items()}
+    return type(value)(_resolved(hook, item) for item in value)
+
+
+def mark_refs(request: dict[str, Any]) -> None:
+    """Put an unverified Ref wherever the note in *request* says that a reference stands.
+
+    For a request that is not executed here but ended or sent again (its task was killed,
+    revoked or expired): what it carries goes on as references, and nothing is fetched.
+    """
+    note = request.pop(EMBED, None)
+    if not isinstance(note, dict) or note.get("v") != NOTE_VERSION:
+        return
+    paths = [*note.get("refs", ()), *note.get("keep", ())]
+    if not paths:
+        return
+    root = {**request, "kwargs": dict(request["kwargs"])}
+    root["kwargs"].pop(REQUIRED, None)
+    request.update(replace_each(root, paths, lambda node, _path: _unverified(node)))
+
+
+def _unverified(node: Any) -> Any:
+    text = wire_text(node)
+    return node if text is None else Ref.unbound(text)
 
 
 def _wire(value: Any) -> Any:

@@ -149,20 +149,39 @@ class Outgoing:
         name = str(signature["task"])
         options, facts = self.hook.options(name, own.get("offload"))
         ttl, self.ttl = self.ttl, self.ttl + _delay(own)
+        kwargs = signature["kwargs"] or {}
+        if name.startswith("celery."):
+            self._canvas(name, kwargs, options, path)
+            kwargs = {}
         self._arguments(
-            name,
-            signature["args"] or (),
-            signature["kwargs"] or {},
-            options,
-            facts,
-            path,
-            keep=True,
-            plain=True,
+            name, signature["args"] or (), kwargs, options, facts, path, keep=True, plain=True
         )
         for link in _LINKS:
             if own.get(link):
                 self._signatures(own[link], (*path, "options", link))
         self.ttl = ttl
+
+    def _canvas(
+        self, name: str, kwargs: Mapping[str, Any], options: TaskOptions, path: tuple[Any, ...]
+    ) -> None:
+        """Look at what a chain, group, chord, map or chunks is made of.
+
+        Celery reads that itself, before any task runs: signatures and numbers stay, and of
+        what is mapped over only as much is replaced as Celery does not look into.
+        """
+        look = _Look(self, name, options, keep=True, plain=True)
+        for key, value in kwargs.items():
+            where = (*path, "kwargs", key)
+            if is_signature(value, plain=True) or _holds_signatures(value):
+                look.value(value, where, key)
+            elif key != "it":
+                continue
+            elif name != "celery.chunks":
+                look.value(value, where, key)
+            elif isinstance(value, (list, tuple)):
+                for i, call in enumerate(value):
+                    for j, item in enumerate(call if isinstance(call, (list, tuple)) else ()):
+                        look.value(item, (*where, i, j), f"it[{i}][{j}]")
 
     # -- storing
 
@@ -261,7 +280,8 @@ class _Look:
 
 
 def _holds_signatures(value: Any) -> bool:
-    return type(value) in (list, tuple) and any(is_signature(v, plain=True) for v in value)
+    # Also Celery's own list of signatures that are still to come from a generator.
+    return isinstance(value, (list, tuple)) and any(is_signature(v, plain=True) for v in value)
 
 
 def _delay(options: Mapping[str, Any]) -> float:

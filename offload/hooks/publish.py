@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 
-from offload.hooks.delivery import current_delivery
+from offload.hooks.delivery import EMBED, REQUIRED, current_delivery
 from offload.hooks.outgoing import Outgoing
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
@@ -25,23 +25,16 @@ if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
 __all__ = (
-    "EMBED",
     "HEADER",
     "MESSAGE_VERSION",
-    "REQUIRED",
     "OffloadAMQP",
     "amqp_class",
     "resending",
     "wire_form",
 )
 
-EMBED = "offload"
-"""Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
 HEADER = "offload"
 """Message header for people and monitoring: how many references, how many bytes."""
-REQUIRED = "__offload__"
-"""A keyword argument that makes a worker without this library fail, where the serializer
-would not: no task has a parameter of this name."""
 MESSAGE_VERSION = 1
 
 _PARAMETERS = tuple(inspect.signature(AMQP.as_task_v2).parameters)[1:]

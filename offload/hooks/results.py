@@ -64,6 +64,19 @@ class ResultMeta(dict):  # type: ignore[type-arg]
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default
 
+    def items(self) -> Any:
+        return self._whole().items()
+
+    def values(self) -> Any:
+        return self._whole().values()
+
+    def copy(self) -> dict[str, Any]:
+        return self._whole()
+
+    def _whole(self) -> dict[str, Any]:
+        """Return all of it as a plain dict, the result as its value."""
+        return {key: self[key] for key in self}
+
     def __copy__(self) -> ResultMeta:
         return self
 

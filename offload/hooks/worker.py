@@ -20,12 +20,19 @@ from celery.app import trace
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Reject, Retry
 from celery.result import ResultBase
+from kombu.utils.objects import cached_property
 
 from offload.errors import OffloadError, StoreUnavailable
-from offload.hooks.delivery import Delivery, current_delivery, resolve_direct
+from offload.hooks.delivery import (
+    EMBED,
+    Delivery,
+    current_delivery,
+    mark_refs,
+    resolve_direct,
+)
 from offload.hooks.options import effective
 from offload.hooks.outgoing import described
-from offload.hooks.publish import EMBED, resending
+from offload.hooks.publish import resending
 from offload.ref import Ref, looks_like_ref
 from offload.serializers.small import certainly_small
 
@@ -37,6 +44,7 @@ __all__ = ("install",)
 _GUARD = "_offload_guard"
 _PATCH = "_offload_original"
 _NAME = "build_tracer"
+_CONTEXT = "_context"
 
 
 def install() -> None:
@@ -52,6 +60,7 @@ def install() -> None:
             return original(name, task, *args, **kwargs)
         hook.check_task(name)
         _guard_task(hook, task)
+        _guard_requests()
         return _tracer(hook, task, original(name, task, *args, **kwargs))
 
     setattr(build_tracer, _PATCH, original)
@@ -59,6 +68,29 @@ def install() -> None:
     consumer = sys.modules.get("celery.worker.consumer.consumer")
     if consumer is not None:  # it has imported the function by name
         setattr(consumer, _NAME, build_tracer)
+
+
+def _guard_requests() -> None:
+    """Have the worker's main process pass references on; once per process.
+
+    Where it ends a task itself (killed, lost, revoked, expired) it calls errbacks, fails
+    chords and sends the task again out of the message as it was decoded.
+    """
+    module = sys.modules.get("celery.worker.request")
+    if module is None or hasattr(module.Request, _PATCH):
+        return
+    original = module.Request._context.func
+
+    def context(self: Any) -> Any:
+        made = original(self)
+        if getattr(self.app, "_offload", None) is not None:
+            mark_refs(vars(made))
+        return made
+
+    guarded = cached_property(context)
+    guarded.__set_name__(module.Request, _CONTEXT)
+    setattr(module.Request, _CONTEXT, guarded)
+    setattr(module.Request, _PATCH, original)
 
 
 def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,7 +138,7 @@ def _guarded_call(call: Callable[..., Any]) -> Callable[..., Any]:
 def _call(hook: Offload, task: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     delivery = current_delivery()
     if delivery is None or delivery.task is not task or delivery.started:
-        args, kwargs = resolve_direct(args, kwargs)  # a plain call of the function
+        args, kwargs = resolve_direct(hook, hook.tasks[task.name], args, kwargs)  # a plain call
         return function(*args, **kwargs)
     delivery.started = True
     if delivery.error is not None:
