@@ -159,7 +159,7 @@ class Settings:
             the same object is not hashed again.
     """
 
-    store: str | tuple[str, ...] | None = None
+    store: str | tuple[str, ...] | None = field(default=None, repr=False)  # may hold a password
     mode: str = "on"
     threshold: int = 32 * 1024
     results: bool = True
