@@ -283,10 +283,12 @@ def test_a_child_forked_under_a_lock_does_not_keep_it(folder):
     with store._disk.lock("00"):
         child = context.Process(target=ended.wait)
         child.start()
-    with store._disk.lock("00"):
-        pass
-    ended.set()
-    child.join()
+    try:
+        with store._disk.lock("00"):
+            pass
+    finally:
+        ended.set()
+        child.join()
 
 
 def test_a_removed_lock_file_locks_nobody_in(folder):
