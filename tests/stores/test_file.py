@@ -341,3 +341,20 @@ def test_a_damaged_lease_is_no_lease(store, folder):
     found.write_bytes(b"l\n{")
     second = store.leases.acquire("l", "you", HOUR)
     assert second >= first
+
+
+def test_a_life_prolonged_meanwhile_is_kept(store, folder, monkeypatch):
+    """If another prolongs a life between a question's look and its hand, the longer stays."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, 10)
+    lock = store._disk.lock
+
+    def prolonged_meanwhile(stripe):
+        monkeypatch.undo()
+        assert store.blobs.missing([digest], 1000) == set()
+        return lock(stripe)
+
+    monkeypatch.setattr(store._disk, "lock", prolonged_meanwhile)
+    assert store.blobs.missing([digest], 100) == set()
+    (info,) = store.blobs.scan()
+    assert info.ttl > 1000
