@@ -31,10 +31,9 @@ test-all: ## Run the fast tests on every Python found and on the lowest dependen
 
 lint: ## Check style, types and import layers
 	@$(BOOTSTRAP) dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@status=0; for check in "ruff check ." "ruff format --check ." mypy lint-imports; do \
+	    echo "$$check"; $(BIN)/$$check || status=1; \
+	done; exit $$status
 
 format: ## Format the code and repair what can be repaired
 	@$(BOOTSTRAP) dev
