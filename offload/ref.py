@@ -21,7 +21,7 @@ import binascii
 import hmac
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
@@ -30,7 +30,7 @@ from urllib.parse import parse_qsl, urlencode
 from offload.digest import Digest, parse_digest
 from offload.errors import InvalidRef, UnsupportedVersion
 
-__all__ = ("WIRE_VERSION", "Keys", "Ref", "looks_like_ref", "wire_text")
+__all__ = ("WIRE_VERSION", "Keys", "Ref", "has_wire_form", "looks_like_ref", "wire_text")
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ _MAC = re.compile(  # printable ASCII only: what `Keys.sign` makes, and hashing 
     r"(?P<signed>offload:(?P<version>[0-9]{1,4})\?[!-~]*)&m=(?P<mac>[0-9a-f]{32})"
 )
 _SHOWN = 48  # characters of a type's name
+_NEVER_TAKEN_FOR_ONE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -150,8 +151,21 @@ def wire_text(value: object) -> str | None:
 
 
 def looks_like_ref(value: object) -> bool:
-    """Return whether plain *value* could be mistaken for a reference where one may stand."""
-    return type(value) is dict and len(value) == 2 and value.get(TYPE_KEY) == MARKER
+    """Return whether *value*, once JSON has carried it, could be mistaken for a reference."""
+    kind = type(value)
+    if kind in _NEVER_TAKEN_FOR_ONE:
+        return False
+    if kind is not dict and hasattr(kind, "__json__") and kind is not Ref:
+        try:
+            value = value.__json__()  # type: ignore[attr-defined]  # kombu's JSON asks it, too
+        except Exception:
+            return False
+    return isinstance(value, Mapping) and len(value) == 2 and value.get(TYPE_KEY) == MARKER
+
+
+def has_wire_form(text: str) -> bool:
+    """Return whether *text* is, to the letter, of the form that references have."""
+    return _MAC.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)

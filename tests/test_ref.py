@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import pickle
 import re
+import types
 import typing
 
 import pytest
@@ -266,3 +268,22 @@ def test_keys_are_not_shown():
     """Neither the repr of keys nor that of a reference shows a secret."""
     assert "kkkk" not in repr(KEYS)
     assert "kkkk" not in repr(signed())
+
+
+@pytest.mark.parametrize(
+    "make",
+    (
+        collections.OrderedDict,
+        types.MappingProxyType,
+        collections.UserDict,
+        lambda data: type("Own", (), {"__json__": lambda _self: data})(),
+    ),
+)
+def test_what_json_writes_like_one_is_told_as_well(make):
+    """A mapping of any class, or an object that gives kombu's JSON one, can be mistaken too."""
+    assert looks_like_ref(make({"__type__": "offload", "__value__": "x"}))
+    assert not looks_like_ref(make({"__type__": "offload", "value": "x", "more": 1}))
+
+
+def test_a_reducer_that_fails_is_nothing_of_ours():
+    assert not looks_like_ref(type("Own", (), {"__json__": lambda: 1})())

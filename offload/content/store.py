@@ -47,6 +47,7 @@ T = TypeVar("T")
 _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
 _MARGIN = 1.25  # what is promised beyond retention, so that a Ref passed on soon costs nothing
 _SKEW = 60.0  # seconds by which the clocks of publishers may differ
+_WITHIN = 4096  # bytes up to which data that looks like a reference travels within one
 _KEYS_AGE = 30.0  # seconds from which the store's signing key is looked at with an upload
 _KEYS_AGAIN = 1.0  # seconds between looks at it because a reference was refused
 _KEYS_KEPT = 4
@@ -223,6 +224,13 @@ class ContentStore:
                 raise
             self._counters.add(outage_inline=1)
             return None if self.serializers.carries(value, native) else self.within(payload)
+
+    def put_disguised(self, value: Any, *, native: str, ttl: float) -> Ref[Any]:
+        """Return a reference to a user's data that has the form of a reference itself."""
+        payload = self.serializers.encode(value, native)
+        if payload.size < _WITHIN:
+            return self.within(payload)
+        return self.put_payload(payload, ttl=ttl)
 
     def check_size(self, payload: Payload) -> None:
         """Raise ValueTooLarge if *payload* is over ``offload_max_size``."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
-from offload.errors import InvalidRef, OffloadError, UnsupportedVersion
+from offload.errors import InvalidRef, OffloadError, StoreUnavailable, UnsupportedVersion
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import described
 from offload.hooks.paths import Path, contains, label, replace_each
@@ -16,13 +16,15 @@ from offload.settings import TaskOptions
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("EMBED", "REQUIRED", "Delivery", "current_delivery", "mark_refs", "resolve_direct")
+__all__ = ("EMBED", "REQUIRED", "REQUIRED_BYTES", "Delivery", "current_delivery", "mark_refs", "resolve_direct")
 
 EMBED = "offload"
 """Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
 REQUIRED = "__offload__"
 """A keyword argument that makes a worker without this library fail, where the serializer
 would not: no task has a parameter of this name."""
+REQUIRED_BYTES = REQUIRED.encode()
+"""The same where the serializer keeps bytes as keys: then not even ``**kwargs`` takes it."""
 
 
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
@@ -82,10 +84,14 @@ class Delivery:
                 self._resolve(request, note, facts)
             elif request.get("is_eager"):
                 self.args, self.kwargs = resolve_direct(self.hook, facts, args, kwargs)
-            if facts.wants_ref:
+            if facts.wants_ref and self.error is None:
                 self._wrap(facts)
         except Exception as exc:  # raised by the guard, where Celery reports it as the task's
             self.error = exc
+        if self.error is not None and note is not None and self.bound is None:
+            # It is not known where references stand. Callbacks must not get them as data.
+            request.update({key: _all_unverified(request[key]) for key in request})
+            self.args, self.kwargs = _all_unverified(list(args)), _all_unverified(dict(kwargs))
 
     def _check(self, note: Any) -> None:
         if not isinstance(note, dict) or not isinstance(note.get("v"), int):
@@ -105,13 +111,15 @@ class Delivery:
         if not refs and not keep:
             return
         root = {**request, "args": list(self.args), "kwargs": dict(self.kwargs)}
-        root["kwargs"].pop(REQUIRED, None)
+        _without_required(root["kwargs"])
         bound = replace_each(
             root, [*refs, *keep], lambda node, path: self._bind(node, path, facts)
         )
         request.update({key: bound[key] for key in request if key not in ("args", "kwargs")})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]
+        if self.error is not None:
+            return
         wanted = [path for path in refs if not _asked_for(path, facts)]
         resolved = replace_each(
             {"args": self.args, "kwargs": self.kwargs},
@@ -130,10 +138,13 @@ class Delivery:
                 task=self.task.name,
                 argument=where,
             )
-        try:
-            return self.hook.content.open(text)
-        except OffloadError as exc:
-            raise described(exc, self.task.name, where) from exc
+        if not isinstance(self.error, StoreUnavailable):
+            try:
+                return self.hook.content.open(text)
+            except OffloadError as exc:
+                self.error = self.error or described(exc, self.task.name, where)
+        # It goes on as what it is said to be, never as data, and is verified where it arrives.
+        return Ref.unbound(text)
 
     def _get(self, ref: Ref[Any], path: Path, facts: TaskFacts) -> Any:
         try:
@@ -210,19 +221,37 @@ def mark_refs(request: dict[str, Any]) -> None:
     revoked or expired): what it carries goes on as references, and nothing is fetched.
     """
     note = request.pop(EMBED, None)
+    if note is None:
+        return
     if not isinstance(note, dict) or note.get("v") != NOTE_VERSION:
+        request.update({key: _all_unverified(request[key]) for key in request})
         return
     paths = [*note.get("refs", ()), *note.get("keep", ())]
     if not paths:
         return
     root = {**request, "kwargs": dict(request["kwargs"])}
-    root["kwargs"].pop(REQUIRED, None)
+    _without_required(root["kwargs"])
     request.update(replace_each(root, paths, lambda node, _path: _unverified(node)))
 
 
 def _unverified(node: Any) -> Any:
     text = wire_text(node)
     return node if text is None else Ref.unbound(text)
+
+
+def _all_unverified(value: Any) -> Any:
+    """Return *value* with all that has the form of a reference as an unverified Ref."""
+    text = wire_text(value)
+    if text is not None:
+        return Ref.unbound(text)
+    if type(value) is dict:
+        return {key: _all_unverified(item) for key, item in value.items()}
+    return type(value)(map(_all_unverified, value)) if type(value) in (list, tuple) else value
+
+
+def _without_required(kwargs: dict[Any, Any]) -> None:
+    kwargs.pop(REQUIRED, None)
+    kwargs.pop(REQUIRED_BYTES, None)
 
 
 def _wire(value: Any) -> Any:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from celery.canvas import Signature
 
-from offload.errors import OffloadError
+from offload.errors import OffloadError, SerializationError
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, contains, is_signature, replace_each
 from offload.hooks.together import published_together
 from offload.ref import Ref
 from offload.serializers.base import Payload
+from offload.serializers.describe import short_repr, type_name
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
 
@@ -75,6 +76,7 @@ class Outgoing:
     result_ref: Callable[[Any, str], Ref[Any] | None]
     resending: bool = False
     slots: list[_Slot] = field(default_factory=list)
+    inline: list[tuple[str, str, Any]] = field(default_factory=list)
 
     def task(
         self,
@@ -95,12 +97,26 @@ class Outgoing:
 
     def store(self) -> None:
         """Store what was found, and find the references of all places."""
+        if self.slots:
+            self._check_inline()
         for slot in self.slots:
             try:
                 slot.ref = self._reference(slot)
             except OffloadError as exc:
                 raise described(exc, slot.task, slot.argument) from exc
         self.slots = [slot for slot in self.slots if slot.ref is not None]
+
+    def _check_inline(self) -> None:
+        """Find out before anything is stored if what stays in the message cannot."""
+        serializers = self.hook.content.serializers
+        for task, argument, value in self.inline:
+            if not serializers.carries(value, self.native):
+                raise SerializationError(
+                    f"task {task!r}, {argument}: {self.native} cannot carry {type_name(value)} "
+                    f"{short_repr(value)}, and it is to stay in the message (inline)",
+                    task=task,
+                    argument=argument,
+                )
 
     def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
         """Return the message *root* with ``make(ref)`` in each place."""
@@ -227,7 +243,9 @@ class _Look:
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for key, item in items:
                 self.value(item, (*path, key), f"{argument}[{key!r}]")
-        elif self.options.enabled and not self._inline(argument):
+        elif self._inline(argument):
+            out.inline.append((self.task, argument, value))
+        elif self.options.enabled:
             try:
                 self._plain(value, path, argument, threshold)
             except OffloadError as exc:
@@ -241,8 +259,11 @@ class _Look:
         if ref.is_local:
             self.value(ref.get(), path, argument)
             return
-        if ref.resolve is None:
-            ref = self.out.hook.content.open(ref.wire)
+        if not self.out.resending:  # it may be another app's, or changed
+            try:
+                ref = self.out.hook.content.open(ref.wire)
+            except OffloadError as exc:
+                raise described(exc, self.task, argument) from exc
         self._slot(path, argument, ref=ref)
 
     def _plain(self, value: Any, path: Path, argument: str, threshold: int) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 
-from offload.hooks.delivery import EMBED, REQUIRED, current_delivery
+from offload.hooks.delivery import EMBED, REQUIRED, REQUIRED_BYTES, current_delivery
 from offload.hooks.outgoing import Outgoing
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
@@ -43,6 +43,7 @@ _EMBEDDED_AT = [_PARAMETERS.index(name) - 4 for name in _EMBEDDED]  # after name
 _LAST_EMBEDDED = max(_EMBEDDED_AT)
 _embedded = itemgetter(*_EMBEDDED_AT)
 _LOOKED_AT = frozenset((*_EMBEDDED, "offload"))
+_BYTES_AS_KEYS = frozenset({"msgpack", "yaml"})
 _SELF_TELLING = frozenset({"json", "pickle"})  # an unknown reference fails to decode by itself
 
 resending: ContextVar[int] = ContextVar("offload_resending", default=0)
@@ -170,7 +171,8 @@ def _marked(message: Any, out: Outgoing, call: TaskOptions, native: str, attempt
         embed = out.place(root, lambda ref: wire_form(ref, native))
         args, kwargs = embed.pop("args"), embed.pop("kwargs")
         if native not in _SELF_TELLING:
-            kwargs = {**kwargs, REQUIRED: MESSAGE_VERSION}
+            required = REQUIRED_BYTES if native in _BYTES_AS_KEYS else REQUIRED
+            kwargs = {**kwargs, required: MESSAGE_VERSION}
         message.headers[HEADER] = {
             "refs": len(out.slots),
             "bytes": sum(slot.ref.size for slot in out.slots if slot.ref is not None),

@@ -17,7 +17,7 @@ from celery import states
 from offload.errors import InvalidRef
 from offload.hooks.delivery import current_delivery
 from offload.hooks.publish import wire_form
-from offload.ref import Ref, wire_text
+from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
@@ -47,18 +47,19 @@ class ResultMeta(dict):  # type: ignore[type-arg]
     with plain Celery, one result object gives the same value object every time.
     """
 
-    def __init__(self, meta: dict[str, Any], ref: Ref[Any]) -> None:
+    def __init__(self, meta: dict[str, Any], find: Callable[[], Ref[Any]]) -> None:
         super().__init__(meta)
-        self.ref = ref
+        self._find: Callable[[], Ref[Any]] | None = find
 
     def __getitem__(self, key: str) -> Any:
-        if key != "result" or self.ref is None:
+        if key != "result" or self._find is None:
             return super().__getitem__(key)
+        ref = self._find()
         if _as_refs.get() or _unlocking_chord():
-            return self.ref
-        value = self.ref.get()
+            return ref
+        value = ref.get()
         super().__setitem__("result", value)
-        self.ref = None  # type: ignore[assignment]
+        self._find = None
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -88,6 +89,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     encode_result: Callable[..., Any] = backend.encode_result
     meta_from_decoded: Callable[..., Any] = backend.meta_from_decoded
     store_result: Callable[..., Any] = backend.store_result
+    mark_as_done: Callable[..., Any] = backend.mark_as_done
     part_return: Callable[..., Any] = backend.on_chord_part_return
 
     def offload_encode_result(result: Any, state: str) -> Any:
@@ -96,6 +98,10 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             ref = delivery.result_ref(result, backend.serializer)
             if ref is not None:
                 return wire_form(ref, backend.serializer)
+        if state == states.SUCCESS and looks_like_ref(result):  # stored by a task's own hand
+            ttl = hook.settings.retention
+            ref = hook.content.put_disguised(result, native=backend.serializer, ttl=ttl)
+            return wire_form(ref, backend.serializer)
         return encode_result(result, state)
 
     def offload_meta_from_decoded(meta: Any) -> Any:
@@ -107,8 +113,10 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
                 meta[key] = _with_refs(hook, meta[key])
         if meta["status"] != states.SUCCESS:
             return meta
-        ref = _opened(hook, meta["result"])
-        return meta if ref is None else ResultMeta(meta, ref)
+        text = _reference(meta["result"])
+        if text is None:
+            return meta
+        return ResultMeta(meta, lambda: hook.results_content.open(text))
 
     def offload_store_result(
         task_id: str,
@@ -126,6 +134,14 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
         with results_as_refs():
             return part_return(request, state, result, **options)
 
+    def offload_mark_as_done(*args: Any, **options: Any) -> Any:
+        done = mark_as_done(*args, **options)
+        delivery = current_delivery()
+        if delivery is not None:  # from here on the task's own hooks may change its result
+            delivery.keep_result(None, {})
+        return done
+
+    backend.mark_as_done = offload_mark_as_done
     backend.encode_result = offload_encode_result
     backend.meta_from_decoded = offload_meta_from_decoded
     backend.store_result = offload_store_result
@@ -135,16 +151,26 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
 
         def offload_unpack(*args: Any, **options: Any) -> Any:
             part = unpack(*args, **options)
-            ref = _opened(hook, part)
-            return part if ref is None else ref
+            text = _reference(part)
+            return part if text is None else hook.results_content.open(text)
 
         backend._unpack_chord_result = offload_unpack
     setattr(backend, _HOOKED, True)
     return backend
 
 
+def _reference(value: Any) -> str | None:
+    """Return the text of the reference that a stored result is, or None if it is data.
+
+    Data that looks so is never stored as it is (`ContentStore.put_disguised`), so this is
+    one that was written here, or one that has to be refused.
+    """
+    text = wire_text(value)
+    return text if text is not None and has_wire_form(text) else None
+
+
 def _opened(hook: Offload, value: Any) -> Ref[Any] | None:
-    """Return the reference that a stored result is, or None if it is data."""
+    """Return the reference that a stored argument is, or None if it is data."""
     text = wire_text(value)
     if text is None:
         return None

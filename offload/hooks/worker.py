@@ -34,6 +34,7 @@ from offload.hooks.options import effective
 from offload.hooks.outgoing import described
 from offload.hooks.publish import resending
 from offload.ref import Ref, looks_like_ref
+from offload.settings import TaskOptions
 from offload.serializers.small import certainly_small
 
 if TYPE_CHECKING:
@@ -112,12 +113,28 @@ def _guard_task(hook: Offload, task: Any) -> None:
             kind.__call__ = _guarded_call(kind.__call__)
     elif not hasattr(task.run, _GUARD):
         task.run = _guarded_run(hook, task, task.run)
+    if trace.task_has_custom(task, "before_start") and not hasattr(task.before_start, _GUARD):
+        task.before_start = _guarded_start(hook, task, task.before_start)
 
 
 def _guarded_run(hook: Offload, task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         return _call(hook, task, run, args, kwargs)
+
+    setattr(guarded, _GUARD, True)
+    return guarded
+
+
+def _guarded_start(hook: Offload, task: Any, start: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's own ``before_start`` gets values; where there are none it is not called."""
+
+    @functools.wraps(start)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        delivery = current_delivery()
+        if delivery is not None and delivery.task is task and delivery.error is not None:
+            _give_up(hook, task, delivery, delivery.error)
+        return start(*args, **kwargs)
 
     setattr(guarded, _GUARD, True)
     return guarded
@@ -169,10 +186,13 @@ def _give_up(hook: Offload, task: Any, delivery: Delivery, error: Exception) -> 
     )
     hook.counters.add(task_retries=1)
     token = resending.set(delivery.attempt + 1)
+    options = {} if delivery.options == TaskOptions() else {"offload": delivery.options}
     try:
-        signature.apply_async()
+        signature.apply_async(**options)
     except Exception as exc:
-        raise Reject(exc, requeue=False) from error
+        if task.acks_late:  # the broker has the message still, and gives it again
+            raise Reject(exc, requeue=True) from error
+        raise error from exc
     finally:
         resending.reset(token)
     raise Retry(exc=error, when=countdown, sig=signature)
@@ -206,7 +226,7 @@ def _result_ref(hook: Offload, options: Any, result: Any, native: str) -> Ref[An
         hook.content.keep(ref, hook.result_ttl(options))
         return ref
     if looks_like_ref(result):  # a user's data: it must not be read as a reference
-        return hook.content.within(hook.content.serializers.encode(result, native))
+        return hook.content.put_disguised(result, native=native, ttl=hook.result_ttl(options))
     threshold = options.threshold
     if threshold and certainly_small(result, threshold - 1, native):
         return None
