@@ -21,6 +21,7 @@ from offload.serializers.tree import Node, NotData, Reader, Writer
 
 __all__ = ("read", "write")
 
+_Plain: Any = getattr(pd.arrays, "NumpyExtensionArray", None) or getattr(pd.arrays, "PandasArray")
 _MASKED = {
     "IntegerArray": pd.arrays.IntegerArray,
     "FloatingArray": pd.arrays.FloatingArray,
@@ -204,7 +205,7 @@ def _read_index(node: Node, reader: Reader) -> Any:
 def _write_values(values: Any, writer: Writer) -> Node:
     """Return the node of a column, after seeing an empty one of its kind come back."""
     node = _values_node(values, writer)
-    if type(values) is not pd.arrays.NumpyExtensionArray:
+    if type(values) is not _Plain:
         empty, spare = values[:0], Writer()
         back = _read_values(_values_node(empty, spare), spare.reader())
         if type(back) is not type(empty) or back.dtype != empty.dtype:
@@ -214,7 +215,7 @@ def _write_values(values: Any, writer: Writer) -> Node:
 
 def _values_node(values: Any, writer: Writer) -> Node:
     kind = type(values)
-    if kind is pd.arrays.NumpyExtensionArray:
+    if kind is _Plain:
         array = values.to_numpy()
         if array.dtype == object:
             return {"objects": writer.items(list(array))}
@@ -266,7 +267,7 @@ def _read_values(node: Node, reader: Reader) -> Any:
 
 def _read_array(node: Node, reader: Reader) -> Any:
     values = _read_values(node, reader)
-    return pd.arrays.NumpyExtensionArray(values) if type(values) is np.ndarray else values
+    return _Plain(values) if type(values) is np.ndarray else values
 
 
 def _read_numpy(body: Node, reader: Reader) -> Any:
@@ -319,8 +320,9 @@ def _read_strings(body: Node, reader: Reader) -> Any:
     from offload.serializers.arrow import read_chunks
 
     (storage, missing), chunks = body
-    na_value: Any = {"NA": pd.NA, "nan": np.nan}[missing]
-    dtype: Any = pd.StringDtype(storage, na_value=na_value)
+    make: Any = pd.StringDtype
+    # Before pandas 2.3 the storage alone says it.
+    dtype = make(storage, na_value=np.nan) if missing == "nan" else make(storage)
     return dtype.__from_arrow__(read_chunks(chunks, reader))
 
 

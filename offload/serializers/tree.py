@@ -112,9 +112,18 @@ class Writer:
             return write(self, value)
         package = kind.__module__.partition(".")[0]
         if package in _MODULES:
-            module = importlib.import_module(_MODULES[package][0])
-            return {package: module.write(value, self)}
+            return {package: self._foreign(value, package)}
         raise NotData(f"it is of type {type_name(value)}")
+
+    def _foreign(self, value: Any, package: str) -> Node:
+        try:
+            return importlib.import_module(_MODULES[package][0]).write(value, self)
+        except NotData:
+            raise
+        except Exception as error:
+            # Also ImportError: texts of pandas' travel by pyarrow, which may be missing.
+            reason = f"{type(error).__name__}: {error}"
+            raise NotData(f"{package} does not give out its content ({reason})") from error
 
     def buffer(self, view: memoryview) -> Node:
         """Return a reference to the bytes of *view*, which is flat and of format ``B``."""

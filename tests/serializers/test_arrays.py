@@ -159,3 +159,10 @@ def test_the_buffers_keep_their_array_alive():
 def test_pickle_keeps_small_arrays_inside():
     payload = Registry({"pickle"}).encode([np.zeros(4)] * 3, "pickle")
     assert not payload.buffers
+
+
+def test_a_copy_holds_nothing_between_its_fields():
+    dtype = np.dtype([("a", "u1"), ("b", "f8")], align=True)
+    array = np.full(dtype.itemsize * 200, 0xFF, "u1").view(dtype)[::2]
+    [view] = Registry({"json"}).encode(array, "json").buffers
+    assert np.frombuffer(view, "u1").reshape(-1, dtype.itemsize)[:, 1:8].sum() == 0
