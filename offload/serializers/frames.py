@@ -21,7 +21,8 @@ from offload.serializers.tree import Node, NotData, Reader, Writer
 
 __all__ = ("read", "write")
 
-_Plain: Any = getattr(pd.arrays, "NumpyExtensionArray", None) or getattr(pd.arrays, "PandasArray")
+_arrays: Any = pd.arrays
+_Plain: Any = getattr(_arrays, "NumpyExtensionArray", None) or _arrays.PandasArray  # before 2.1
 _MASKED = {
     "IntegerArray": pd.arrays.IntegerArray,
     "FloatingArray": pd.arrays.FloatingArray,
