@@ -15,7 +15,7 @@ from kombu.utils.json import register_type
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
-from offload.hooks import together, worker
+from offload.hooks import results, together, worker
 from offload.hooks.locate import store_urls
 from offload.hooks.observe import Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -222,6 +222,7 @@ def _install(hook: Offload, app: Any) -> None:
     hook_backend(hook, getattr(app, "_backend", None))
     worker.install()
     together.install()
+    results.install()
 
 
 def _plain(text: Any) -> Any:

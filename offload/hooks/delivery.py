@@ -30,6 +30,7 @@ REQUIRED_BYTES = REQUIRED.encode()
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
 
 NOTE_VERSION = 1
+_NO_OPTIONS = TaskOptions.read(None, "message")
 
 
 def current_delivery() -> Delivery | None:
@@ -58,7 +59,7 @@ class Delivery:
         self.error: Exception | None = None
         self.attempt = 0
         self.started = False
-        self.options = TaskOptions()
+        self.options = _NO_OPTIONS
         self._result: Any = None
         self._result_refs: dict[str, Ref[Any]] = {}
 
@@ -76,7 +77,6 @@ class Delivery:
     ) -> None:
         """Resolve what *note* says are references; keeps the error if that fails."""
         self.args, self.kwargs = args, kwargs
-        facts = TaskFacts()
         try:
             facts = self.hook.tasks[self.task.name]
             if note is not None:

@@ -7,12 +7,14 @@ The backend object is hooked, not ``app.AsyncResult``: results are also read thr
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from celery.result import AsyncResult
 
 from offload.errors import InvalidRef
 from offload.hooks.delivery import current_delivery
@@ -22,9 +24,10 @@ from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("ResultMeta", "hook_backend")
+__all__ = ("ResultMeta", "hook_backend", "install")
 
 _HOOKED = "_offload_hooked"
+_PATCH = "_offload_original"
 _CHORD_UNLOCK = "celery.chord_unlock"
 
 _as_refs: ContextVar[bool] = ContextVar("offload_results_as_refs", default=False)
@@ -80,6 +83,24 @@ class ResultMeta(dict):  # type: ignore[type-arg]
 
     def __copy__(self) -> ResultMeta:
         return self
+
+
+def install() -> None:
+    """Let a result ask its parents for their errors without their values; once per process.
+
+    A chain's ``get()`` looks at every result before its own, only for a failure to raise.
+    """
+    original = AsyncResult._maybe_reraise_parent_error
+    if hasattr(original, _PATCH):
+        return
+
+    @functools.wraps(original)
+    def maybe_reraise_parent_error(self: Any) -> Any:
+        with results_as_refs():
+            return original(self)
+
+    setattr(maybe_reraise_parent_error, _PATCH, original)
+    setattr(AsyncResult, original.__name__, maybe_reraise_parent_error)
 
 
 def hook_backend(hook: Offload, backend: Any) -> Any:

@@ -30,7 +30,6 @@ from offload.hooks.delivery import (
     mark_refs,
     resolve_direct,
 )
-from offload.hooks.options import effective
 from offload.hooks.outgoing import described
 from offload.hooks.publish import resending
 from offload.ref import Ref, looks_like_ref
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ("install",)
 
 _GUARD = "_offload_guard"
+_ANY_SERIALIZER = ""
 _PATCH = "_offload_original"
 _NAME = "build_tracer"
 _CONTEXT = "_context"
@@ -199,9 +199,11 @@ def _give_up(hook: Offload, task: Any, delivery: Delivery, error: Exception) -> 
 
 
 def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> None:
+    options = delivery.options.over(hook.options(task.name)[0])
+    if _needs_no_look(result, options.threshold):
+        return
     request = task.request
-    options = effective(delivery.options, hook.tasks[task.name].options, hook.settings)
-    stored = not trace.get_actual_ignore_result(task, request)
+    stored = not _ignored(task, request)
     stored = stored and not isinstance(task.backend, DisabledBackend)
     if request.is_eager:
         stored = stored and task.store_eager_result
@@ -217,6 +219,28 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
         raise described(exc, task.name, "result") from exc
     if ref is not None:
         delivery.keep_result(result, {native: ref})
+
+
+def _ignored(task: Any, request: Any) -> bool:
+    """Return whether nobody wants the result; before Celery 5.6, a request could only add
+    to what the task says."""
+    try:
+        from celery.app.task import get_actual_ignore_result
+    except ImportError:
+        return bool(task.ignore_result or request.ignore_result)
+    return bool(get_actual_ignore_result(task, request))
+
+
+def _needs_no_look(result: Any, threshold: int | None) -> bool:
+    """Return whether *result* surely goes as it is, by every serializer.
+
+    Of most results this is all that is asked.
+    """
+    return (
+        bool(threshold)
+        and not looks_like_ref(result)
+        and certainly_small(result, threshold - 1, _ANY_SERIALIZER)  # type: ignore[operator]
+    )
 
 
 def _result_ref(hook: Offload, options: Any, result: Any, native: str) -> Ref[Any] | None:
