@@ -11,6 +11,7 @@ from offload.stores.base import Parts
 __all__ = ("PACKER", "Bulk")
 
 _SMALL = 6000  # bytes up to which redis-py joins what it sends
+_JOINED = 1 << 16  # bytes of a command up to which one copy is cheaper than several sends
 _PIECE = 1 << 20  # bytes sent by one call, each with the socket's timeout for itself
 
 
@@ -56,6 +57,8 @@ class _PartsPacker(PythonRespSerializer):
                 data = self.encode(arg)
                 head += b"$%d\r\n%b\r\n" % (len(data), data)
         output.append(head)
+        if sum(map(len, output)) <= _JOINED:
+            return [b"".join(output)]
         return output
 
 
