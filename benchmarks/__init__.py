@@ -1,0 +1,1 @@
+"""What offload costs and gains against plain Celery: one module per question."""

@@ -1,0 +1,75 @@
+"""The app that is measured: one for each way that arguments can travel.
+
+A worker imports it as ``benchmarks.app``; environment variables say which way, and
+where the servers are.
+"""
+
+import os
+from typing import Any
+
+from celery import Celery
+
+from offload import Offload
+
+PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, OFFLOAD = (
+    "plain json",
+    "plain pickle",
+    "proxystore",
+    "offload",
+)
+WAYS = (PROXYSTORE, PLAIN_JSON, PLAIN_PICKLE, OFFLOAD)  # ProxyStore knows database 0 only
+_PICKLED = (PLAIN_PICKLE, PROXYSTORE)
+_SIGNED_WITH = "for these benchmarks only"  # so that a store may be emptied between rounds
+
+
+def make_app(way: str, urls: dict[str, str], **settings: Any) -> Celery:
+    """Return the app; *urls* are of ``broker``, ``backend`` and ``store``."""
+    app = Celery("bench", broker=urls["broker"], backend=urls["backend"], set_as_current=False)
+    if way in _PICKLED:
+        app.conf.update(
+            task_serializer="pickle", result_serializer="pickle", accept_content=["pickle", "json"]
+        )
+    if way == OFFLOAD:
+        app.offload = Offload(app, store=urls["store"], secret=(_SIGNED_WITH,), **settings)
+    for function in (add, take, grow, part, gather):
+        app.task(function, name=function.__name__, shared=False)
+    app.finalize()
+    return app
+
+
+def add(x: float, y: float) -> float:
+    return x + y
+
+
+def take(value: Any, _number: int = 0) -> int:
+    """Use *value* a little, and return how long it is."""
+    return len(value)
+
+
+def grow(value: Any) -> Any:
+    """A step of a chain: a large value in, another one of the same size out."""
+    return value + 1
+
+
+def part(size: int, seed: int) -> Any:
+    """Make one of a chord's large parts."""
+    from benchmarks.values import array
+
+    return array(size, seed)
+
+
+def gather(parts: Any) -> float:
+    return float(sum(part[0] for part in parts))
+
+
+def from_environment() -> Celery:
+    """Return the app of a subprocess."""
+    urls = {name: os.environ[f"BENCH_{name.upper()}"] for name in ("broker", "backend", "store")}
+    settings = {}
+    if threshold := os.environ.get("BENCH_THRESHOLD"):
+        settings["threshold"] = int(threshold)
+    return make_app(os.environ["BENCH_WAY"], urls, **settings)
+
+
+if "BENCH_WAY" in os.environ:
+    app = from_environment()

@@ -1,0 +1,119 @@
+"""Reading clocks, memories and servers' counters."""
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def timed(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
+    function()
+    return clock() - start
+
+
+def alternately(functions: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Call each function *rounds* times, A B A B …, in turned order every second round."""
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(rounds):
+        names = list(functions) if number % 2 == 0 else list(reversed(functions))
+        for name in names:
+            found[name].append(functions[name]())
+    return found
+
+
+def ratio(ones: Sequence[float], others: Sequence[float]) -> float:
+    """Return the median of the ratios one / other of each round."""
+    return median([one / other for one, other in zip(ones, others, strict=True)])
+
+
+def cpu_of_calls(function: Callable[[], Any], number: int) -> float:
+    """Return this process' CPU seconds per call, without garbage collections."""
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.process_time()
+        for _ in range(number):
+            function()
+        return (time.process_time() - start) / number
+    finally:
+        gc.enable()
+
+
+# -- memory
+
+
+def resident(pid: int | str = "self") -> int:
+    """Return the bytes of memory that a process has now."""
+    return _status(pid, "VmRSS")
+
+
+def peak(pid: int | str = "self") -> int:
+    """Return the most bytes that it had since `reset_peak`."""
+    return _status(pid, "VmHWM")
+
+
+def reset_peak(pid: int | str = "self") -> None:
+    """Have the kernel forget the high-water mark."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _status(pid: int | str, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used (in steps of 10 ms)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+# -- servers
+
+
+def commands(client: redis.Redis) -> dict[str, int]:
+    """Return how often each command was called since `reset_counters`.
+
+    What scripts call is left out: it costs no round trip.
+    """
+    stats = client.info("commandstats")
+    calls = {name.removeprefix("cmdstat_"): int(entry["calls"]) for name, entry in stats.items()}
+    if "evalsha" in calls or "eval" in calls:
+        for inner in ("pttl", "pexpire"):
+            calls.pop(inner, None)
+    for own in ("info", "config|resetstat"):
+        calls.pop(own, None)
+    return calls
+
+
+def reset_counters(client: redis.Redis) -> None:
+    client.config_resetstat()
+
+
+def network(client: redis.Redis) -> int:
+    """Return bytes in and out since `reset_counters`."""
+    info = client.info("stats")
+    return int(info["total_net_input_bytes"]) + int(info["total_net_output_bytes"])
+
+
+def wait_drained(results: Sequence[Any], timeout: float = 120.0) -> None:
+    """Return when the last of *results*, which one worker handles in order, is there."""
+    results[-1].get(timeout=timeout)

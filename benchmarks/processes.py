@@ -1,0 +1,182 @@
+"""The servers, workers and publishers of a measurement, all ended when it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+
+from benchmarks.app import OFFLOAD, PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, WAYS, make_app
+from benchmarks.measure import children, peak, reset_peak, resident
+from offload.testing.servers import Server, redis_client, redis_server
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 60.0
+_STORED = {  # which database, which keys
+    PROXYSTORE: ("broker", "????????-????-????-????-????????????"),
+    PLAIN_JSON: ("store", "*"),
+    PLAIN_PICKLE: ("store", "*"),
+    OFFLOAD: ("store", "offload:blob:*"),
+}
+
+
+@dataclass
+class Worker:
+    """A prefork worker."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    _before: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def pids(self) -> list[int]:
+        """The main process, then its pool's children."""
+        return [self.pid, *children(self.pid)]
+
+    def watch(self) -> None:
+        """Begin to watch the memory of all its processes."""
+        for pid in self.pids:
+            reset_peak(pid)
+            self._before[pid] = resident(pid)
+
+    @property
+    def growth(self) -> tuple[int, int]:
+        """Bytes beyond what there were at `watch`, at most.
+
+        Of the main process, and of the child that grew most.
+        """
+        main, *pool = (peak(pid) - self._before.get(pid, 0) for pid in self.pids)
+        return main, max(pool, default=0)
+
+
+class Setting:
+    """Servers, and the workers on them.
+
+    Attributes:
+        servers: of ``broker``, ``backend`` and ``store``; one server in the place of
+            all unless they are *separate*.
+    """
+
+    def __init__(self, stack: ExitStack, *, separate: bool) -> None:
+        self._stack = stack
+        self.folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="offload-bench-"))
+        )
+        roles = ("broker", "backend", "store")
+        if separate:
+            self.servers = {role: stack.enter_context(redis_server()) for role in roles}
+        else:
+            self.servers = dict.fromkeys(roles, stack.enter_context(redis_server()))
+        self.workers: dict[str, Worker] = {}
+        self._thresholds: dict[str, int] = {}
+
+    def urls(self, way: str) -> dict[str, str]:
+        """Each way has databases of its own."""
+        return {
+            role: f"redis://{server.host}:{server.port}/{3 * WAYS.index(way) + i}"
+            for i, (role, server) in enumerate(self.servers.items())
+        }
+
+    def app(self, way: str, **settings: Any) -> Celery:
+        """Return an app for this process."""
+        return make_app(way, self.urls(way), **settings)
+
+    def client(self, role: str = "store") -> redis.Redis:
+        return self._stack.enter_context(redis_client(self.servers[role]))
+
+    def server(self, role: str = "store") -> Server:
+        return self.servers[role]
+
+    def environment(self, way: str, threshold: int | None = None) -> dict[str, str]:
+        env = {f"BENCH_{role.upper()}": url for role, url in self.urls(way).items()}
+        if threshold is not None:
+            env["BENCH_THRESHOLD"] = str(threshold)
+        # Plain Celery refuses pickle as root, rightly; here nobody else reaches the broker.
+        return {**os.environ, **env, "BENCH_WAY": way, "C_FORCE_ROOT": "1"}
+
+    def worker(self, way: str, *, concurrency: int = 1, threshold: int | None = None) -> Worker:
+        """Start a worker and return when it has done a task."""
+        log = self.folder / f"worker-{way.replace(' ', '-')}.log"
+        command = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker"]
+        command += ["--pool", "prefork", "--concurrency", str(concurrency)]
+        command += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
+        command += ["--hostname", f"{way.replace(' ', '-')}@bench"]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environment(way, threshold),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        self._stack.callback(_end, process)
+        app = self.app(way)
+        results = [app.tasks["add"].delay(1, 1) for _ in range(4 * concurrency)]
+        try:
+            for result in results:
+                result.get(timeout=PATIENCE)
+        except Exception:
+            print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
+            raise
+        worker = self.workers[way] = Worker(process, log)
+        return worker
+
+    def publisher(self, way: str, job: dict[str, Any]) -> dict[str, Any]:
+        """Run *job* in a fresh process; see `benchmarks.publisher`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.publisher", json.dumps(job)],
+            cwd=ROOT,
+            env=self.environment(way),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            log = self.workers[way].log.read_text(errors="replace") if way in self.workers else ""
+            raise RuntimeError(f"the publisher failed:\n{done.stderr[-3000:]}\n{log[-3000:]}")
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    def empty_store(self, way: str) -> None:
+        """Remove what *way* stored besides messages and results."""
+        database, pattern = _STORED[way]
+        with redis.Redis.from_url(self.urls(way)[database]) as client:
+            for key in client.scan_iter(match=pattern, count=1000):
+                client.delete(key)
+
+
+@contextmanager
+def setting(
+    ways: Sequence[str] = (), *, separate: bool = False, concurrency: int = 1
+) -> Iterator[Setting]:
+    """Start servers, and a worker for each of *ways*."""
+    with ExitStack() as stack:
+        made = Setting(stack, separate=separate)
+        for way in ways:
+            made.worker(way, concurrency=concurrency)
+        yield made
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # its children with it
+    process.wait()

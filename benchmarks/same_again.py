@@ -1,0 +1,94 @@
+"""Question 4: what does content cost that is stored already?
+
+All in one process that stays warm, the cases taking turns. The floor is what cannot be
+left out: hashing the bytes once, and asking the store once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.app import OFFLOAD
+from benchmarks.measure import alternately, commands, median, ratio, reset_counters, timed
+from benchmarks.processes import setting
+from benchmarks.report import Judge, Scale
+from benchmarks.values import array, equal, text
+from offload.content.manifest import CHUNK
+from offload.digest import digest_of
+
+TITLE = "The same content again"
+_UPLOADS = ("set", "getrange", "get")
+
+
+def run(scale: Scale, judge: Judge) -> None:
+    with setting(separate=True) as servers:
+        app = servers.app(OFFLOAD)
+        broker, store = servers.client("broker"), servers.client("store")
+        take = app.tasks["take"]
+        numbers, words = array(scale.again, 1), text(scale.again, 1)
+        ref = app.offload.put(numbers)
+        reset_counters(store)
+        app.offload.put(numbers)
+        trips = commands(store)
+        take.delay(words)
+        shared = text(min(scale.again, app.offload.settings.memo_size // 2), 2)
+        take.delay(shared)
+        pieces = memoryview(numbers).cast("B")
+
+        def floor() -> None:
+            for at in range(0, len(pieces), CHUNK):
+                digest_of([pieces[at : at + CHUNK]])
+            store.ping()
+
+        def publish(large: Any, *, fresh: bool = False) -> Callable[[], float]:
+            def measured() -> float:
+                broker.flushall()
+                argument = equal(large) if fresh else large
+                return timed(lambda: take.delay(argument))
+
+            return measured
+
+        found = alternately(
+            {
+                "floor": lambda: timed(floor),
+                "array": publish(numbers),
+                "other str": publish(words, fresh=True),
+                "same str": publish(shared),
+                "ref": publish(ref),
+                "small": publish([1, 2]),
+            },
+            max(1, 6 * scale.rounds),
+        )
+    ms = {name: median(times) * 1e3 for name, times in found.items()}
+    size = f"{scale.again / 1e6:g} MB"
+    judge.row("bare hash and one round trip", "ms", {"floor": ms["floor"]})
+    for name, what in (
+        ("array", f"array of {size} again"),
+        ("other str", f"str of {size} again, another object"),
+    ):
+        judge.row(
+            what,
+            "ms",
+            {"floor": ms["floor"], "offload": ms[name]},
+            ratio=ratio(found[name], found["floor"]),
+            at_most=1.5,
+        )
+    judge.row(
+        f"str of {len(shared) / 1e6:.3g} MB again, the same object",
+        "ms",
+        {"small task": ms["small"], "offload": ms["same str"]},
+        ratio=ratio(found["same str"], found["small"]),
+    )
+    judge.row(
+        f"uploads or reads for an array of {size} again",
+        "",
+        {"offload": sum(trips.get(name, 0) for name in _UPLOADS)},
+        at_most=0,
+    )
+    judge.row("round trips to the store", "", {"offload": sum(trips.values())}, at_most=1)
+    judge.row(
+        "put() once, its Ref passed",
+        "ms",
+        {"small task": ms["small"], "offload": ms["ref"]},
+        ratio=ratio(found["ref"], found["small"]),
+        at_most=2,
+    )

@@ -1,0 +1,38 @@
+"""Question 3: how much memory do queued tasks with the same argument take?
+
+No worker runs; what the one server (broker and store) uses more than before is read
+from its INFO.
+"""
+
+from benchmarks.app import OFFLOAD, PLAIN_JSON, PLAIN_PICKLE
+from benchmarks.processes import setting
+from benchmarks.report import Judge, Scale
+from benchmarks.values import value
+
+TITLE = "Queued tasks with the same argument: memory of broker and store"
+_WAYS = {"array": (PLAIN_PICKLE, OFFLOAD), "str": (PLAIN_JSON, PLAIN_PICKLE, OFFLOAD)}
+
+
+def run(scale: Scale, judge: Judge) -> None:
+    number, size = scale.shared
+    with setting() as servers:
+        client = servers.client()
+        for kind, ways in _WAYS.items():
+            used = {}
+            for way in ways:
+                client.flushall()
+                take = servers.app(way).tasks["take"]
+                take.delay([])  # the queue, the connections' buffers
+                shared = value(kind, size, seed=1)
+                before = client.info("memory")["used_memory"]
+                for at in range(number):
+                    take.delay(shared, at)
+                used[way] = (client.info("memory")["used_memory"] - before) / 1e6
+            least = min(used[way] for way in ways if way != OFFLOAD)
+            judge.row(
+                f"{number} tasks with one {kind} of {size / 1e6:g} MB",
+                "MB",
+                used,
+                ratio=least / used[OFFLOAD],
+                at_least=50,
+            )

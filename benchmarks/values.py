@@ -1,0 +1,41 @@
+"""The values that travel: no two seeds give the same content, and nothing compresses.
+
+(Real text and tables do compress; offload then writes less, plain Celery does not.
+Leaving that gain out keeps the comparison one of the way and not of the data.)
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def value(kind: str, size: int, seed: int) -> Any:
+    return {"array": array, "str": text, "frame": frame}[kind](size, seed)
+
+
+def array(size: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(max(1, size // 8))
+
+
+def text(size: int, seed: int) -> str:
+    """ASCII: 93 different characters (no quote, no backslash), at random."""
+    codes = np.random.default_rng(seed).integers(33, 126, size, dtype=np.uint8)
+    codes[codes == ord("\\")] = ord("~")
+    codes[codes == ord('"')] = ord("!")
+    return codes.tobytes().decode("ascii")
+
+
+def frame(size: int, seed: int) -> pd.DataFrame:
+    """Ten columns: eight of floats, one of whole numbers, one of times."""
+    rows = max(1, size // 80)
+    rng = np.random.default_rng(seed)
+    columns: dict[str, Any] = {f"x{i}": rng.random(rows) for i in range(8)}
+    columns["count"] = rng.integers(0, 2**62, rows)
+    columns["when"] = rng.integers(0, 2**60, rows).astype("datetime64[ns]")
+    return pd.DataFrame(columns)
+
+
+def equal(value: Any) -> Any:
+    """Return another object of the same content."""
+    return "".join([value[:1], value[1:]]) if isinstance(value, str) else value.copy()

@@ -1,0 +1,82 @@
+"""Each benchmark runs, at a size that says nothing about speed, and writes what it promises."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from offload.testing.servers import find_program
+
+ROOT = Path(__file__).resolve().parents[2]
+FIELDS = {"question", "what", "unit", "figures", "ratio", "target", "met"}
+EXPECTED = {  # some of what each question is to answer
+    1: ("publish, CPU of a call", "store commands", "end to end"),
+    2: ("publish, first", "latency, again", "publisher's extra peak", "worker main process grows"),
+    3: ("tasks with one array", "tasks with one str"),
+    4: ("bare hash", "again, another object", "round trips", "its Ref passed"),
+    5: ("chain of 3", "chord of 3", "bytes in and out of the broker", "blobs written", "peak"),
+    6: ("1 kB, 1 distinct", "100 kB, 4 distinct"),
+}
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.server,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+]
+
+
+def benchmark(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def needed():
+    find_program()
+    pytest.importorskip("proxystore")
+    pytest.importorskip("pandas")
+
+
+@pytest.mark.parametrize("question", sorted(EXPECTED))
+def test_a_question_runs_and_writes_its_figures(question, needed, tmp_path):
+    done = benchmark(str(question), "--scale", "tiny", "--output", str(tmp_path))
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert {"scale", "python", "celery", "redis-py", "offload", "machine"} <= found.keys()
+    assert found["rows"]
+    for row in found["rows"]:
+        assert row.keys() == FIELDS
+        assert row["question"] == question
+        assert all(figure >= 0 for figure in row["figures"].values()), row
+        assert row["met"] is None, "nothing is judged at this size"
+    names = [row["what"] for row in found["rows"]]
+    for part in EXPECTED[question]:
+        assert any(part in name for name in names), (part, names)
+    assert f"**{question}. " in (tmp_path / "results.md").read_text()
+    assert names[0] in done.stdout
+
+
+def test_small_tasks_cost_the_store_nothing(needed, tmp_path):
+    assert benchmark("1", "--scale", "tiny", "--output", str(tmp_path)).returncode == 0
+
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    (commands,) = [row for row in rows if "store commands" in row["what"]]
+    assert commands["figures"] == {"offload": 0}
+
+
+def test_an_unknown_question_is_refused_with_the_list():
+    done = benchmark("speed")
+
+    assert done.returncode == 2
+    assert "small_tasks, large_arguments" in done.stderr
