@@ -110,7 +110,7 @@ class Delivery:
         keep: list[Path] = note.get("keep", [])
         if not refs and not keep:
             return
-        root = {**request, "args": list(self.args), "kwargs": dict(self.kwargs)}
+        root = {**request, "args": self.args, "kwargs": dict(self.kwargs)}
         _without_required(root["kwargs"])
         bound = replace_each(
             root, [*refs, *keep], lambda node, path: self._bind(node, path, facts)
@@ -159,7 +159,7 @@ class Delivery:
         for i, name in enumerate(facts.parameters[: len(args)]):
             if name in facts.wants_ref:
                 args[i] = _as_ref(args[i])
-        self.args = args
+        self.args = tuple(args) if isinstance(self.args, tuple) else args
         self.kwargs = {
             key: _as_ref(value) if key in facts.wants_ref else value
             for key, value in self.kwargs.items()

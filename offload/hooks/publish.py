@@ -7,7 +7,7 @@ receivers raise: a store outage would publish the raw value, silently.)
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from operator import itemgetter
@@ -123,6 +123,8 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     """Return the message that *build* makes of *call*, with large values replaced."""
     given = call.pop("offload", None)
     name, args, kwargs = call["name"], call.get("args") or (), call.get("kwargs") or {}
+    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
+        return build(**call)  # which says what is wrong with them
     options, facts = hook.options(name, given)
     native = call.get("serializer") or hook.app.conf.task_serializer
     attempt = resending.get()
@@ -140,7 +142,7 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
         out.embedded(field, call.get(field))
     out.store()
     if out.slots:
-        root: dict[str, Any] = {"args": list(args), "kwargs": dict(kwargs)}
+        root: dict[str, Any] = {"args": args, "kwargs": kwargs}
         root.update({field: call.get(field) for field in _EMBEDDED})
         call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
     message = build(**call)
@@ -153,6 +155,10 @@ def _marked(message: Any, out: Outgoing, call: TaskOptions, native: str, attempt
     """Return *message* with Refs in their wire form and a note of where they are."""
     args, kwargs, embed = message.body
     resolve, keep = out.paths
+    if native == "pickle":
+        # Signatures are taken apart and built again as they are unpickled, so no path into
+        # them holds; and what is a Ref in a pickle needs no path to be told from data.
+        keep = []
     note: dict[str, Any] = {"v": MESSAGE_VERSION, "refs": resolve, "keep": keep}
     if attempt:
         note["attempt"] = attempt
