@@ -1,5 +1,6 @@
 """The servers, workers and publishers of a measurement, all ended when it ends."""
 
+import gc
 import json
 import os
 import signal
@@ -92,7 +93,9 @@ class Setting:
 
     def app(self, way: str, **settings: Any) -> Celery:
         """Return an app for this process."""
-        return make_app(way, self.urls(way), **settings)
+        app = make_app(way, self.urls(way), **settings)
+        self._stack.callback(_close, app)
+        return app
 
     def client(self, role: str = "store") -> redis.Redis:
         return self._stack.enter_context(redis_client(self.servers[role]))
@@ -171,6 +174,13 @@ def setting(
         for way in ways:
             made.worker(way, concurrency=concurrency)
         yield made
+
+
+def _close(app: Celery) -> None:
+    """Let go of the servers before they end; results that are garbage do so themselves."""
+    gc.collect()
+    app.backend.result_consumer.stop()
+    app.close()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,7 @@
 """Question 3: how much memory do queued tasks with the same argument take?
 
-No worker runs; what the one server (broker and store) uses more than before is read
-from its INFO.
+No worker runs; what one server (broker and store, a new one for each way) uses more than
+before is read from its INFO.
 """
 
 from benchmarks.app import OFFLOAD, PLAIN_JSON, PLAIN_PICKLE
@@ -15,24 +15,25 @@ _WAYS = {"array": (PLAIN_PICKLE, OFFLOAD), "str": (PLAIN_JSON, PLAIN_PICKLE, OFF
 
 def run(scale: Scale, judge: Judge) -> None:
     number, size = scale.shared
+    for kind, ways in _WAYS.items():
+        used = {way: _memory(way, kind, number, size) for way in ways}
+        least = min(used[way] for way in ways if way != OFFLOAD)
+        judge.row(
+            f"{number} tasks with one {kind} of {size / 1e6:g} MB",
+            "MB",
+            used,
+            ratio=least / used[OFFLOAD],
+            at_least=50,
+        )
+
+
+def _memory(way: str, kind: str, number: int, size: int) -> float:
     with setting() as servers:
         client = servers.client()
-        for kind, ways in _WAYS.items():
-            used = {}
-            for way in ways:
-                client.flushall()
-                take = servers.app(way).tasks["take"]
-                take.delay([])  # the queue, the connections' buffers
-                shared = value(kind, size, seed=1)
-                before = client.info("memory")["used_memory"]
-                for at in range(number):
-                    take.delay(shared, at)
-                used[way] = (client.info("memory")["used_memory"] - before) / 1e6
-            least = min(used[way] for way in ways if way != OFFLOAD)
-            judge.row(
-                f"{number} tasks with one {kind} of {size / 1e6:g} MB",
-                "MB",
-                used,
-                ratio=least / used[OFFLOAD],
-                at_least=50,
-            )
+        take = servers.app(way).tasks["take"]
+        take.delay([])  # the queue, the connections' buffers
+        shared = value(kind, size, seed=1)
+        before = client.info("memory")["used_memory"]
+        for at in range(number):
+            take.delay(shared, at)
+        return (client.info("memory")["used_memory"] - before) / 1e6

@@ -4,10 +4,14 @@
 Leaving that gain out keeps the comparison one of the way and not of the data.)
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def value(kind: str, size: int, seed: int) -> Any:
@@ -28,6 +32,8 @@ def text(size: int, seed: int) -> str:
 
 def frame(size: int, seed: int) -> pd.DataFrame:
     """Ten columns: eight of floats, one of whole numbers, one of times."""
+    import pandas as pd  # not in workers that get arrays: it shows in their memory
+
     rows = max(1, size // 80)
     rng = np.random.default_rng(seed)
     columns: dict[str, Any] = {f"x{i}": rng.random(rows) for i in range(8)}

@@ -13,10 +13,10 @@ from offload.testing.servers import find_program
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"question", "what", "unit", "figures", "ratio", "target", "met"}
 EXPECTED = {  # some of what each question is to answer
-    1: ("publish, CPU of a call", "store commands", "end to end"),
+    1: ("publish, CPU of a call", "function calls", "store commands", "end to end"),
     2: ("publish, first", "latency, again", "publisher's extra peak", "worker main process grows"),
     3: ("tasks with one array", "tasks with one str"),
-    4: ("bare hash", "again, another object", "round trips", "its Ref passed"),
+    4: ("array of 0.1 MB again", "again, another object", "round trips", "its Ref passed"),
     5: ("chain of 3", "chord of 3", "bytes in and out of the broker", "blobs written", "peak"),
     6: ("1 kB, 1 distinct", "100 kB, 4 distinct"),
 }
