@@ -212,7 +212,9 @@ def _install(hook: Offload, app: Any) -> None:
     """Connect the three seams: publishing, executing, results."""
     app._offload = hook
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
-    app.__dict__.pop("amqp", None)  # one that was made before is of the old class
+    before = app.__dict__.pop("amqp", None)  # it is of the old class
+    if before is not None and "queues" in before.__dict__:
+        app.amqp.__dict__["queues"] = before.queues  # with what was added to them
     get_backend = app._get_backend
 
     def offload_get_backend() -> Any:

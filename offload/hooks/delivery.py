@@ -103,7 +103,7 @@ class Delivery:
                 task=self.task.name,
             )
         self.attempt = int(note.get("attempt", 0))
-        self.options = TaskOptions.read(note.get("results"), "message")
+        self.options = TaskOptions.read(note.get("call"), "message")
 
     def _resolve(self, request: dict[str, Any], note: Any, facts: TaskFacts) -> None:
         refs: list[Path] = note.get("refs", [])

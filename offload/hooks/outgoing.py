@@ -144,9 +144,10 @@ class Outgoing:
         *,
         keep: bool,
         plain: bool,
+        shift: int = 0,
     ) -> None:
         look = _Look(self, name, options, keep, plain)
-        names = facts.parameters
+        names = facts.parameters[shift:]
         for i, value in enumerate(args):
             argument = names[i] if i < len(names) else f"args[{i}]"
             look.value(value, (*path, "args", i), argument)
@@ -170,7 +171,15 @@ class Outgoing:
             self._canvas(name, kwargs, options, path)
             kwargs = {}
         self._arguments(
-            name, signature["args"] or (), kwargs, options, facts, path, keep=True, plain=True
+            name,
+            signature["args"] or (),
+            kwargs,
+            options,
+            facts,
+            path,
+            keep=True,
+            plain=True,
+            shift=0 if signature.get("immutable") else 1,  # a result will stand before them
         )
         for link in _LINKS:
             if own.get(link):

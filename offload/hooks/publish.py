@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import asdict
 from datetime import datetime, timezone
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ _LOOKED_AT = frozenset((*_EMBEDDED, "offload"))
 _BYTES_AS_KEYS = frozenset({"msgpack", "yaml"})
 _SELF_TELLING = frozenset({"json", "pickle"})  # an unknown reference fails to decode by itself
 
+_NO_CALL = TaskOptions.read(None, "call")
+
 resending: ContextVar[int] = ContextVar("offload_resending", default=0)
 """How many times the message being published was sent again for a store outage."""
 
@@ -64,7 +67,7 @@ class OffloadAMQP(AMQP):
     ) -> Any:
         hook: Offload | None = getattr(self.app, "_offload", None)
         build = super().as_task_v2
-        if hook is None or certainly_plain(hook, name, args, kwargs, given, options):
+        if hook is None or certainly_plain(hook, task_id, name, args, kwargs, given, options):
             return build(task_id, name, args, kwargs, *given, **options)
         call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given)))
         return publish(hook, build, {**call, **options})
@@ -91,7 +94,13 @@ def amqp_class(base: type) -> type:
 
 
 def certainly_plain(
-    hook: Offload, name: str, args: Any, kwargs: Any, given: Sequence[Any], options: dict[str, Any]
+    hook: Offload,
+    task_id: str,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    given: Sequence[Any],
+    options: dict[str, Any],
 ) -> bool:
     """Return whether a call surely makes the same message as without offload.
 
@@ -104,6 +113,7 @@ def certainly_plain(
         or any(_embedded(given))
         or not _LOOKED_AT.isdisjoint(options)
         or resending.get()
+        or _of_first_try(task_id, name) is not None
     ):
         return False
     limit = (hook.options(name)[0].threshold or 0) - 1
@@ -119,9 +129,19 @@ def certainly_plain(
     return True
 
 
+def _of_first_try(task_id: str, name: str) -> TaskOptions | None:
+    """Return what the call said that the message being executed and now retried is of."""
+    delivery = current_delivery()
+    if delivery is None or delivery.options is _NO_CALL or delivery.task.name != name:
+        return None
+    return delivery.options if delivery.task.request.id == task_id else None
+
+
 def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> Any:
     """Return the message that *build* makes of *call*, with large values replaced."""
     given = call.pop("offload", None)
+    if given is None:
+        given = _of_first_try(call["task_id"], call["name"])
     name, args, kwargs = call["name"], call.get("args") or (), call.get("kwargs") or {}
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
         return build(**call)  # which says what is wrong with them
@@ -162,16 +182,9 @@ def _marked(message: Any, out: Outgoing, call: TaskOptions, native: str, attempt
     note: dict[str, Any] = {"v": MESSAGE_VERSION, "refs": resolve, "keep": keep}
     if attempt:
         note["attempt"] = attempt
-    if call.results is not None or call.threshold is not None or call.enabled is not None:
-        note["results"] = {
-            key: value
-            for key, value in (
-                ("enabled", call.enabled),
-                ("results", call.results),
-                ("threshold", call.threshold),
-            )
-            if value is not None
-        }
+    said = {key: value for key, value in asdict(call).items() if value is not None}
+    if said:
+        note["call"] = said  # it holds for the result and for retries, too
     if out.slots:
         root = {"args": args, "kwargs": kwargs, **embed}
         embed = out.place(root, lambda ref: wire_form(ref, native))

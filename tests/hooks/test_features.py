@@ -1,0 +1,599 @@
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Optional
+
+import numpy as np
+import pytest
+from celery import Celery, chain, shared_task, signature
+from celery.result import AsyncResult
+
+from offload import ConfigurationError, Offload, Ref
+from offload.ref import wire_text
+from tests.hooks.wire import make_wire
+
+BIG = {"numbers": list(range(2000)), "text": "big"}
+SMALL = {"small": True}
+
+
+def same(value=None, **more):
+    return value
+
+
+@pytest.fixture
+def wire():
+    return make_wire()
+
+
+def is_ref(value):
+    return wire_text(value) is not None
+
+
+@pytest.fixture
+def tasks(wire):
+    app = wire.app
+
+    class Tasks:
+        @app.task(name="echo", shared=False)
+        def echo(value, *more):
+            return value
+
+        @app.task(name="kind", shared=False)
+        def kind(value, other=None):
+            return type(value).__name__
+
+        @app.task(name="inline_config", shared=False, offload={"inline": ["config"]})
+        def inline_config(frame, config):
+            return [frame == BIG, config == BIG]
+
+        @app.task(name="inline_all", shared=False, offload={"inline": ("*",)})
+        def inline_all(frame, config=None):
+            return frame == BIG
+
+        @app.task(name="no_results", shared=False, offload={"results": False})
+        def no_results(value):
+            return value
+
+        @app.task(name="never", shared=False, offload=False)
+        def never(value):
+            return value
+
+        @app.task(name="tiny", shared=False, offload={"threshold": 10})
+        def tiny(value):
+            return value
+
+        @app.task(name="wants", shared=False)
+        def wants(value: Ref):
+            return [type(value).__name__, value.get()]
+
+        @app.task(name="wants_of", shared=False)
+        def wants_of(other, *, value: Ref[list]):
+            return [type(value).__name__, value.get(), type(other).__name__]
+
+        @app.task(name="wants_text", shared=False)
+        def wants_text(value: Ref[DataFrame]):  # noqa: F821  # as under TYPE_CHECKING
+            return [type(value).__name__, value.get()]
+
+        @app.task(name="wants_optional", shared=False)
+        def wants_optional(value: Optional[Ref] = None):  # noqa: UP045
+            return [type(value).__name__]
+
+        @app.task(name="wants_list", shared=False)
+        def wants_list(parts: list[Ref]):
+            return [[type(part).__name__, part.get()] for part in parts]
+
+        @app.task(name="pass_on", shared=False)
+        def pass_on(value: Ref):
+            Tasks.echo.delay(value)
+            return value
+
+        @app.task(name="size", shared=False)
+        def size(value):
+            return len(value)
+
+    return Tasks
+
+
+# -- which values travel by reference
+
+
+def test_large_values_travel_by_reference(wire, tasks):
+    """A value from the threshold on is replaced, positional or by keyword; others stay."""
+    args, kwargs, _ = wire.body(tasks.echo, BIG, SMALL, "x" * 2000)
+    assert is_ref(args[0])
+    assert args[1] == SMALL
+    assert is_ref(args[2])
+    args, kwargs, _ = wire.body(tasks.kind, value=SMALL, other=BIG)
+    assert kwargs["value"] == SMALL
+    assert is_ref(kwargs["other"])
+
+
+def test_the_threshold_is_exact(wire, tasks):
+    """A value of exactly so many serialised bytes is replaced, one byte less stays."""
+    beyond = wire.hook.put("").size
+    args, _, _ = wire.body(tasks.echo, "x" * (999 - beyond), "x" * (1000 - beyond))
+    assert args[0] == "x" * (999 - beyond)
+    assert is_ref(args[1])
+
+
+def test_inline_by_name(wire, tasks):
+    """A parameter named in ``inline`` stays in the message, positional and by keyword."""
+    args, _, _ = wire.body(tasks.inline_config, BIG, BIG)
+    assert (is_ref(args[0]), args[1]) == (True, BIG)
+    _, kwargs, _ = wire.body(tasks.inline_config, frame=BIG, config=BIG)
+    assert (is_ref(kwargs["frame"]), kwargs["config"]) == (True, BIG)
+    wire.work()
+
+
+def test_inline_all(wire, tasks):
+    """``inline=("*",)`` keeps every argument in the message."""
+    args, kwargs, _ = wire.body(tasks.inline_all, BIG, config=BIG)
+    assert (args[0], kwargs["config"]) == (BIG, BIG)
+    assert wire.calls == []
+
+
+def test_inline_in_embedded_signatures(wire, tasks):
+    """A task's options hold for its signature in another task's message too."""
+    body = tasks.echo.s(1) | tasks.inline_config.s(BIG) | tasks.inline_all.s(BIG)
+    body.delay()
+    _, _, embed = wire.sent[-1][1]
+    last, middle = embed["chain"]
+    assert middle["args"][0] == BIG
+    assert last["args"][0] == BIG
+
+
+def test_results_false(wire, tasks):
+    """With ``results: False`` a large result is stored as plain Celery stores it."""
+    result = tasks.no_results.delay(BIG)
+    assert wire.get(result) == BIG
+    assert wire.app.backend.decode(wire.app.backend.get(key(wire, result)))["result"] == BIG
+    result = tasks.echo.delay(BIG)
+    assert wire.get(result) == BIG
+    assert is_ref(wire.app.backend.decode(wire.app.backend.get(key(wire, result)))["result"])
+
+
+def key(wire, result):
+    return wire.app.backend.get_key_for_task(result.id)
+
+
+def test_offload_false(wire, tasks):
+    """``offload=False`` keeps a task's arguments and results where plain Celery has them."""
+    args, _, _ = wire.body(tasks.never, BIG)
+    assert args[0] == BIG
+    assert wire.run(tasks.never, BIG) == BIG
+    assert wire.calls == []
+
+
+def test_threshold_of_a_task(wire, tasks):
+    """A task's own threshold holds for its arguments and its result."""
+    args, _, _ = wire.body(tasks.tiny, "x" * 20)
+    assert is_ref(args[0])
+    result = tasks.tiny.delay("x" * 20)
+    assert wire.get(result) == "x" * 20
+    assert is_ref(wire.app.backend.decode(wire.app.backend.get(key(wire, result)))["result"])
+
+
+@pytest.mark.parametrize(
+    ("app", "task", "call", "by_reference"),
+    [
+        (app, task, call, next(o for o in (call, task, app) if o is not None))
+        for app in (True, False)
+        for task in (None, True, False)
+        for call in (None, True, False)
+    ],
+)
+def test_a_call_overrides_a_task_overrides_the_app(app, task, call, by_reference):
+    """Options hold in the order call, task, app."""
+    thresholds = {True: 100, False: 100_000, None: None}
+    wire = make_wire(threshold=thresholds[app])
+    own = {} if task is None else {"offload": {"threshold": thresholds[task]}}
+    options = {} if call is None else {"offload": {"threshold": thresholds[call]}}
+    echo = wire.app.task(name="echo", shared=False, **own)(same)
+    result = echo.apply_async(("x" * 1000,), **options)
+    assert is_ref(wire.sent[-1][1][0][0]) is by_reference
+    assert wire.get(result) == "x" * 1000
+    stored = wire.app.backend.decode(wire.app.backend.get(key(wire, result)))["result"]
+    assert is_ref(stored) is by_reference
+
+
+def test_options_of_a_call_survive_a_retry(wire):
+    """What a call says holds for its retries too."""
+    app = wire.app
+
+    @app.task(name="again", shared=False, bind=True)
+    def again(self, value):
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        return value
+
+    result = again.apply_async((BIG,), offload={"results": False, "inline": ["value"]})
+    assert wire.get(result) == BIG
+    bodies = [body for _, body in wire.sent]
+    assert [body[0][0] for body in bodies] == [BIG, BIG]
+    assert wire.app.backend.decode(wire.app.backend.get(key(wire, result)))["result"] == BIG
+
+
+def test_options_in_a_signature(wire, tasks):
+    """``.set(offload=…)`` holds wherever the signature is sent from."""
+    tasks.echo.s(BIG).set(offload={"inline": ["*"]}).delay()
+    assert wire.sent[-1][1][0][0] == BIG
+    (tasks.echo.s(1) | tasks.kind.s(BIG).set(offload=False)).delay()
+    assert wire.sent[-1][1][2]["chain"][0]["args"][0] == BIG
+    wire.work()
+
+
+@pytest.mark.parametrize("offload", ({"inlin": []}, {"threshold": -1}, 7, {"results": "no"}))
+def test_a_wrong_option_is_refused(wire, tasks, offload):
+    """A wrong option of a call raises ConfigurationError naming the task; nothing is sent."""
+    with pytest.raises(ConfigurationError, match="echo"):
+        tasks.echo.apply_async((1,), offload=offload)
+    assert wire.sent == []
+
+
+# -- Ref as a parameter
+
+
+@pytest.mark.parametrize("value", (BIG, SMALL, 1), ids=("large", "small", "scalar"))
+def test_an_annotated_parameter_receives_the_reference(wire, tasks, value):
+    """A parameter annotated Ref gets one, large value or small."""
+    assert wire.run(tasks.wants, value) == ["Ref", value]
+    assert wire.run(tasks.wants, value=value) == ["Ref", value]
+    assert wire.run(tasks.wants_text, value) == ["Ref", value]
+    assert wire.run(tasks.wants_of, value, value=value)[:2] == ["Ref", value]
+    assert wire.run(tasks.wants_optional, value) == ["Ref"]
+
+
+def test_others_are_resolved_beside_it(wire, tasks):
+    """Of several arguments only the annotated one is a reference."""
+    assert wire.run(tasks.wants_of, BIG, value=BIG)[2] == "dict"
+    assert wire.run(tasks.wants_optional) == ["NoneType"]
+
+
+def test_a_list_of_references(wire, tasks):
+    """A parameter annotated ``list[Ref]`` gets a list of references, from a chord as well."""
+    refs = [wire.hook.put([i] * 1000) for i in range(3)]
+    assert wire.run(tasks.wants_list, refs) == [["Ref", [i] * 1000] for i in range(3)]
+
+
+def test_an_annotated_parameter_fetches_nothing(wire, tasks):
+    """A reference that is not asked for its value costs no read."""
+    result = tasks.wants_optional.delay(BIG)
+    wire.calls.clear()
+    wire.work()
+    assert "get" not in wire.calls
+    assert result.get() == ["Ref"]
+
+
+def test_a_reference_is_passed_on(wire, tasks):
+    """A task may pass its Ref to another task and return it; neither stores it again."""
+    result = tasks.pass_on.delay(BIG)
+    uploads = wire.calls.count("put")
+    assert wire.get(result) == BIG
+    assert wire.calls.count("put") == uploads
+
+
+def test_a_direct_call_gets_what_it_is_given(wire, tasks):
+    """Called as a function within a worker, a task's annotated parameter keeps the Ref."""
+    app = wire.app
+    wire.run(tasks.wants, 1)  # as a worker prepares all its tasks when it starts
+    wire.run(tasks.kind, 1)
+
+    @app.task(name="caller", shared=False)
+    def caller(value: Ref):
+        return [tasks.wants(value), tasks.kind(value)]
+
+    assert wire.run(caller, BIG) == [["Ref", BIG], "dict"]
+
+
+def test_eager_gets_the_reference(wire, tasks):
+    """In eager mode an annotated parameter gets a Ref and another gets the value."""
+    ref = wire.hook.put(BIG)
+    assert tasks.wants.apply((BIG,)).get() == ["Ref", BIG]
+    assert tasks.wants.apply((ref,)).get() == ["Ref", BIG]
+    assert tasks.kind.apply((ref,)).get() == "dict"
+
+
+def test_eager_needs_no_store(wire, tasks):
+    """Eager tasks leave the store alone."""
+    assert tasks.echo.apply((BIG,)).get() == BIG
+    assert chain(tasks.echo.s(BIG), tasks.kind.s()).apply().get() == "dict"
+    assert wire.calls == []
+
+
+# -- put
+
+
+def test_put_once_and_pass_often(wire, tasks):
+    """A Ref passed a hundred times costs the store nothing beyond its put."""
+    ref = wire.hook.put(BIG)
+    wire.calls.clear()
+    results = [tasks.size.delay(ref) for _ in range(100)]
+    assert wire.calls == []
+    wire.work()
+    assert {result.get() for result in results} == {2}
+    assert set(wire.calls) == {"get"}
+
+
+def test_references_within_containers(wire, tasks):
+    """Refs in lists, tuples and dicts of arguments arrive as their values."""
+    ref = wire.hook.put(BIG)
+    value = {"a": [ref, {"b": (ref, 1)}], "c": 2}
+    assert wire.run(tasks.echo, value) == {"a": [BIG, {"b": [BIG, 1]}], "c": 2}
+    assert value["a"][0] is ref
+
+
+def test_numbers_as_keys_beside_references(wire, tasks):
+    """A dict's whole numbers become texts under JSON, also beside a Ref."""
+    ref = wire.hook.put(BIG)
+    assert wire.run(tasks.echo, {1: ref, "1a": 0}) == {"1": BIG, "1a": 0}
+
+
+def test_private_values(wire, tasks):
+    """What one task does to its value no other sees, however often it is passed."""
+    app = wire.app
+    seen = []
+
+    @app.task(name="spoil", shared=False)
+    def spoil(array, table):
+        seen.append((int(array.sum()), len(table["numbers"])))
+        array[:] = 7
+        table["numbers"].clear()
+
+    array, table = wire.hook.put(np.ones(1000)), wire.hook.put(BIG)
+    for _ in range(3):
+        wire.run(spoil, array, table)
+    assert seen == [(1000, 2000)] * 3
+
+
+def test_a_returned_reference(wire, tasks):
+    """A task that returns a Ref gives its value to who asks for the result."""
+    app = wire.app
+    ref = wire.hook.put(BIG)
+
+    @app.task(name="give", shared=False)
+    def given():
+        return ref
+
+    assert wire.run(given) == BIG
+    assert wire.get(chain(given.s(), tasks.kind.s())()) == "dict"
+
+
+@pytest.mark.parametrize("native", ("json", "pickle"))
+def test_numpy_arrives_as_sent(native):
+    """An array, which JSON cannot carry, arrives equal, large or small."""
+    wire = make_wire(conf={"task_serializer": native, "result_serializer": native})
+    seen = []
+
+    @wire.app.task(name="take", shared=False)
+    def take(array):
+        seen.append(array)
+        return array
+
+    for size in (3, 10_000):
+        array = np.arange(size, dtype="float32")
+        result = wire.run(take, array)
+        assert result.dtype == seen[-1].dtype == array.dtype
+        assert (result == array).all()
+        assert (seen[-1] == array).all()
+
+
+# -- cost
+
+
+def test_small_tasks_leave_the_store_alone(wire, tasks):
+    """Tasks with small arguments and results make no call to the store at all."""
+    for value in (1, "text", None, SMALL, [1, 2, 3], {"a": {"b": [1.5]}}):
+        assert wire.run(tasks.echo, value) == value
+    assert wire.run(tasks.kind, "a", other=SMALL) == "str"
+    result = wire.get(chain(tasks.echo.s(1), tasks.echo.s(), tasks.kind.s())())
+    assert result == "int"
+    assert wire.calls == []
+
+
+def test_a_chain_uploads_once(wire, tasks):
+    """A value that goes through a chain unchanged is serialised and uploaded once."""
+    result = chain(tasks.echo.s(BIG), tasks.echo.s(), tasks.echo.s())()
+    wire.work()
+    counts = wire.hook.counters.snapshot()
+    assert counts["blobs_uploaded"] == 1
+    assert result.get() == BIG
+
+
+def test_looking_at_a_state_reads_nothing(wire, tasks):
+    """State, success and metadata of a result are told without reading its value."""
+    result = tasks.echo.delay(BIG)
+    wire.work()
+    wire.calls.clear()
+    again = AsyncResult(result.id, app=wire.app)
+    assert (again.state, again.ready(), again.successful()) == ("SUCCESS", True, True)
+    assert wire.app.backend.get_task_meta(result.id)["status"] == "SUCCESS"
+    assert wire.app.backend.get_state(result.id) == "SUCCESS"
+    assert wire.calls == []
+    assert again.result == BIG
+    assert "get" in wire.calls
+
+
+# -- modes
+
+
+def bodies_of(wire):
+    return [json.dumps(body) for _, body in wire.sent]
+
+
+def calls_for_modes(wire):
+    echo = wire.app.task(name="echo", shared=False)(same)
+    ids = (f"id-{i}" for i in itertools.count())
+    for value in (BIG, SMALL, "x" * 5000):
+        echo.apply_async((value,), {"named": value}, task_id=next(ids))
+    echo.apply_async((1,), task_id=next(ids), link=echo.si(BIG).set(task_id="linked"))
+    return echo
+
+
+def test_observe_changes_no_message():
+    """In mode observe bodies are byte for byte those of mode off, and savings are counted."""
+    plain, observing = make_wire(mode="off"), make_wire(mode="observe")
+    for wire in (plain, observing):
+        calls_for_modes(wire)
+    assert bodies_of(plain) == bodies_of(observing)
+    assert all("offload" not in headers for headers, _ in observing.sent)
+    assert observing.calls == []
+    counts = observing.hook.counters.snapshot()
+    assert counts["observed_values"] >= 4
+    assert counts["observed_bytes"] > 10_000
+    assert counts["values_offloaded"] == 0
+
+
+@pytest.mark.parametrize("mode", ("observe", "off"))
+def test_other_modes_need_no_store(mode):
+    """An app without any Redis runs in modes observe and off with nothing to be set."""
+    wire = make_wire(mode=mode, store=None, watch=False)
+    echo = calls_for_modes(wire)
+    assert wire.run(echo, BIG) == BIG
+
+
+@pytest.mark.parametrize("mode", ("observe", "off"))
+def test_other_modes_resolve_what_arrives(mode):
+    """Messages that were published in mode on are understood in every mode."""
+    wire = make_wire()
+    echo = wire.app.task(name="echo", shared=False)(same)
+    result = echo.delay(BIG)
+    other = make_wire(mode=mode, store=wire.hook.settings.store, watch=False)
+    seen = []
+
+    @other.app.task(name="echo", shared=False)
+    def echo_elsewhere(value):
+        seen.append(value)
+
+    other.app.conf.task_default_queue = wire.app.conf.task_default_queue
+    other.work()
+    assert seen == [BIG]
+    assert result.id
+
+
+# -- connecting
+
+
+def test_a_second_offload_is_refused(wire):
+    """An app takes one Offload; connecting it again changes nothing."""
+    amqp = wire.app.amqp_cls
+    wire.hook.init_app(wire.app)
+    assert wire.app.amqp_cls is amqp
+    with pytest.raises(ConfigurationError, match="already"):
+        Offload(wire.app)
+    with pytest.raises(ConfigurationError, match="belongs"):
+        wire.hook.init_app(Celery("other", set_as_current=False))
+
+
+def test_before_init_app_there_is_no_app():
+    """An Offload without an app says so."""
+    with pytest.raises(ConfigurationError, match="init_app"):
+        _ = Offload().app
+
+
+@pytest.mark.parametrize("used_before", (True, False))
+def test_a_factory(used_before):
+    """``init_app`` works whatever of the app was used and defined before."""
+    hook = Offload(threshold=100, store="memory://factory")
+    app = Celery("factory", broker="memory://", backend="cache+memory://", set_as_current=False)
+    early = app.task(name="early", shared=False)(same)
+    if used_before:
+        app.finalize()
+        assert app.amqp.queues is not None
+        assert app.backend is not None
+        assert early.backend is not None
+    hook.init_app(app)
+    late = app.task(name="late", shared=False)(same)
+    for task in (early, late):
+        result = task.delay("x" * 1000)
+        message = app.amqp.create_task_message("id", task.name, ("x" * 1000,), {})
+        assert is_ref(message.body[0][0])
+        stored = app.backend
+        assert stored._offload_hooked
+        assert result.id
+
+
+def test_queues_made_before_stay():
+    """Queues added to the app before it was connected are there afterwards."""
+    app = Celery("queues", broker="memory://", set_as_current=False)
+    app.amqp.queues.add("special")
+    Offload(app, store="memory://queues")
+    assert "special" in app.amqp.queues
+
+
+class Configuration:
+    CELERY_BROKER_URL = "memory://"
+    CELERY_OFFLOAD_STORE = "memory://django"
+    CELERY_OFFLOAD_THRESHOLD = 10
+    CELERY_TASK_DEFAULT_QUEUE = "django"
+
+
+@pytest.mark.parametrize("before", (True, False))
+def test_djangos_way(before):
+    """``config_from_object`` with a namespace works before and after connecting."""
+    app = Celery("django", set_as_current=False)
+    hook = Offload(app) if before else None
+    app.config_from_object(Configuration, namespace="CELERY")
+    hook = hook or Offload(app)
+    assert hook.settings.threshold == 10
+    assert hook.settings.store == "memory://django"
+    message = app.amqp.create_task_message("id", "any", ("x" * 100,), {})
+    assert is_ref(message.body[0][0])
+
+
+@pytest.mark.parametrize("before", (True, False))
+def test_flasks_way(before):
+    """``app.conf.update`` works before and after connecting."""
+    app = Celery("flask", set_as_current=False)
+    conf = {"broker_url": "memory://", "offload_store": "memory://flask", "offload_threshold": 10}
+    if before:
+        app.conf.update(conf)
+    hook = Offload(app)
+    if not before:
+        app.conf.update(conf)
+    assert hook.settings.threshold == 10
+
+
+def test_a_wrong_setting_in_conf_is_named():
+    """A setting that does not exist is refused with its key and the ones that do."""
+    app = Celery("wrong", broker="memory://", set_as_current=False)
+    app.conf.offload_treshold = 1
+    with pytest.raises(ConfigurationError, match=r"offload_treshold.*did you mean.*threshold"):
+        _ = Offload(app).settings
+
+
+def test_shared_tasks():
+    """A shared task is offloaded like the app's own."""
+    wire = make_wire()
+
+    @shared_task(name="shared-here")
+    def shared_here(value):
+        return value
+
+    wire.app.finalize()
+    task = wire.app.tasks["shared-here"]
+    assert is_ref(wire.body(task, BIG)[0][0])
+
+
+def test_by_name_to_a_task_unknown_here(wire):
+    """A task of which only the name is known is sent by reference all the same."""
+    wire.app.send_task("somewhere.else", (BIG,), {"named": BIG})
+    args, kwargs, _ = wire.sent[-1][1]
+    assert is_ref(args[0])
+    assert is_ref(kwargs["named"])
+    wire.app.send_task("somewhere.else", (BIG,), offload={"inline": ["*"]})
+    assert wire.sent[-1][1][0][0] == BIG
+    signature("somewhere.else", (BIG,), app=wire.app).delay()
+    assert is_ref(wire.sent[-1][1][0][0])
+
+
+# -- what looks like a reference
+
+
+def test_data_shaped_like_a_reference_stays_data(wire, tasks):
+    """A genuine reference's text in a user's data is data: it is handed over as it is."""
+    text = wire.hook.put(BIG).wire
+    fake = {"__type__": "offload", "__value__": text}
+    for value in (fake, [fake], {"a": fake}, {"__type__": "offload", "__value__": "nonsense"}):
+        assert wire.run(tasks.echo, value) == value
+        assert wire.run(tasks.kind, other=value, value=1) == "int"
