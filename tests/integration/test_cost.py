@@ -1,0 +1,255 @@
+"""What offload asks of its store: counted by the store's server and by both processes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import uuid
+
+import pytest
+from celery import chain, chord, group
+from celery.result import AsyncResult
+
+from offload.testing.servers import redis_client, wait_until
+from tests.integration.features import create
+from tests.integration.harness import Process, environment, worker
+
+pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
+
+SIZE = 50_000  # items of a large list
+TIMEOUT = 30
+
+
+@pytest.fixture(scope="module")
+def config(broker_server, store_server):
+    for server in (broker_server, store_server):
+        with redis_client(server) as client:
+            client.flushall()
+    base = f"redis://{broker_server.host}:{broker_server.port}"
+    return {
+        "broker": f"{base}/0",
+        "backend": f"{base}/1",
+        "offload": {"store": store_server.url},
+    }
+
+
+@pytest.fixture(scope="module")
+def app(config, tmp_path_factory):
+    """The publishing side of an app that has a worker with two threads."""
+    folder = tmp_path_factory.mktemp("cost")
+    with worker(folder, config, pool="threads", app="tests.integration.features", args=("-E",)):
+        app = create(config)
+        # Both processes know the store's key from here on, and have their connections.
+        app.tasks["same"].delay([0] * SIZE).get(timeout=TIMEOUT)
+        yield app
+        app.close()
+
+
+@pytest.fixture
+def commands(store_server):
+    """Ask the store's server which commands it was given since the last time, how often."""
+
+    def counts():
+        with redis_client(store_server) as client:
+            found = {
+                name.removeprefix("cmdstat_"): stat["calls"]
+                for name, stat in client.info("commandstats").items()
+            }
+            client.config_resetstat()
+        ignored = (
+            "info",
+            "config|resetstat",
+            "client|setinfo",
+            "client|setname",
+            "hello",
+            "select",
+        )
+        return {name: calls for name, calls in found.items() if name not in ignored}
+
+    counts()
+    return counts
+
+
+@pytest.fixture
+def counted(app):
+    """What both processes' counters rose by since the test began, added up."""
+
+    def totals():
+        there = app.tasks["counters"].delay().get(timeout=TIMEOUT)
+        here = app.offload.counters.snapshot()
+        return {name: here[name] + there[name] for name in here}
+
+    before = totals()
+    return lambda: {name: value - before[name] for name, value in totals().items()}
+
+
+def test_small_tasks_ask_nothing(app, commands):
+    """Small arguments and results, also in a chain and a chord, reach no store."""
+    same = app.tasks["same"]
+    assert [same.delay(i, "text", {"a": [i]}).get(timeout=TIMEOUT) for i in range(5)] == [*range(5)]
+    assert chain(same.s(1), same.s(), same.s())().get(timeout=TIMEOUT) == 1
+    assert chord([same.s([i]) for i in range(3)])(app.tasks["lengths"].s()).get(
+        timeout=TIMEOUT
+    ) == [1, 1, 1]
+    assert commands() == {}
+
+
+def test_a_chain_stores_each_value_once(app, counted, commands):
+    """In ``a | b | c`` every large value is serialised and uploaded once."""
+    value = [1.5] * SIZE
+    result = chain(*(app.tasks["same"].s() for _ in range(3))).apply_async((value,))
+    wait_until(result.ready, "the chain is done")
+    counts = counted()
+    assert counts["blobs_uploaded"] == 1
+    assert counts["values_fetched"] == 3
+    assert result.get(timeout=TIMEOUT) == value
+
+
+def test_a_chord_stores_each_part_once_and_gathers_nothing(app, counted, commands):
+    """A chord's parts are uploaded once each, and fetched by its body alone."""
+    parts = [app.tasks["make"].s(number, SIZE) for number in range(100, 108)]
+    result = chord(parts)(app.tasks["lengths"].s())
+    assert result.get(timeout=TIMEOUT) == [SIZE] * 8
+    counts = counted()
+    assert counts["blobs_uploaded"] == 8
+    assert counts["values_offloaded"] == 8
+    assert counts["values_fetched"] == 8
+
+
+def test_a_chord_whose_body_wants_references_fetches_nothing(app, counted):
+    """Where the body takes ``list[Ref]`` not one part is read."""
+    parts = [app.tasks["make"].s(number, SIZE) for number in range(200, 204)]
+    assert chord(parts)(app.tasks["counted"].s()).get(timeout=TIMEOUT) == 4
+    counts = counted()
+    assert counts["blobs_uploaded"] == 4
+    assert counts["values_fetched"] == 0
+
+
+def test_a_reference_costs_what_a_small_value_does(app, commands):
+    """Publishing with a Ref asks the store nothing, however often it is passed."""
+    ref = app.offload.put([3] * SIZE)
+    commands()
+    results = group(app.tasks["same"].s(0, ref) for _ in range(20))
+    messages = [app.amqp.create_task_message(f"id{i}", "same", (0, ref), {}) for i in range(50)]
+    assert commands() == {}
+    assert len(messages) == 50
+    assert results().get(timeout=TIMEOUT) == [0] * 20
+
+
+def test_polling_a_state_asks_nothing(app, commands):
+    """States are told from the result backend alone."""
+    result = app.tasks["make"].delay(5, SIZE)
+    wait_until(result.ready, "the task is done")
+    commands()
+    for _ in range(5):
+        again = AsyncResult(result.id, app=app)
+        assert again.state == "SUCCESS"
+        assert again.successful()
+    assert commands() == {}
+    assert again.get(timeout=TIMEOUT) == [5] * SIZE
+    assert commands() != {}
+
+
+def test_the_same_content_is_uploaded_once(app, counted):
+    """Equal values in different tasks are one blob."""
+    results = [app.tasks["same"].delay(0, [7.25] * SIZE) for _ in range(5)]
+    assert [result.get(timeout=TIMEOUT) for result in results] == [0] * 5
+    counts = counted()
+    assert counts["blobs_uploaded"] == 1
+    assert counts["values_offloaded"] == 5
+
+
+def test_tasks_share_no_object(app):
+    """Tasks in threads of one process that get the same content never see another's changes."""
+    value = [0] * SIZE
+    results = [app.tasks["spoil"].delay(value, number) for number in range(1, 21)]
+    found = [result.get(timeout=TIMEOUT) for result in results]
+    assert found == [[[0], [number]] for number in range(1, 21)]
+
+
+def test_inspect_shows_references_and_reads_nothing(app, commands):
+    """What a worker says of its tasks is what stands in their messages."""
+    with redis_client_of(app) as client:
+        results = [app.tasks["wait"].delay([9] * SIZE, f"go-{i}") for i in range(6)]
+
+        def told():
+            active = app.control.inspect(timeout=1).active() or {}
+            return [task for tasks in active.values() for task in tasks]
+
+        wait_until(lambda: len(told()) == 2, "two tasks run")
+        commands()
+        reserved = app.control.inspect(timeout=1).reserved() or {}
+        waiting = [task for tasks in reserved.values() for task in tasks]
+        active = told()
+        assert commands() == {}
+        assert waiting
+        for task in (*active, *waiting):
+            assert len(repr(task["args"])) < 1000
+            assert "offload" in repr(task["args"])
+        for i in range(6):
+            client.rpush(f"go-{i}", "go")
+        assert [result.get(timeout=TIMEOUT) for result in results] == [SIZE] * 6
+
+
+def redis_client_of(app):
+    import redis
+
+    return redis.Redis.from_url(app.conf.result_backend)
+
+
+def test_events_show_references(app):
+    """Events of a task with a large argument are small and name its Ref."""
+    found, task_id = [], uuid.uuid4().hex
+    listening, done = threading.Event(), threading.Event()
+
+    def on_event(event):
+        listening.set()
+        if event.get("uuid") == task_id:
+            found.append(event)
+            if event["type"] == "task-succeeded":
+                done.set()
+
+    def capture():
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection, handlers={"*": on_event})
+            for _ in receiver.consume(limit=None, timeout=20, wakeup=False):
+                if done.is_set():
+                    return
+
+    thread = threading.Thread(target=capture, daemon=True)
+    thread.start()
+
+    def heard():
+        app.tasks["same"].delay(0)
+        return listening.wait(0.2)
+
+    wait_until(heard, "events arrive")
+    app.tasks["same"].apply_async((1, [4] * SIZE), task_id=task_id)
+    assert done.wait(20)
+    thread.join(20)
+    received = {event["type"]: event for event in found}
+    assert "<Ref list" in received["task-sent"]["args"]
+    assert "<Ref list" in received["task-received"]["args"]
+    assert max(len(repr(event)) for event in found) < 3000
+
+
+def test_beat_sends_references(config, tmp_path, store_server):
+    """A schedule's large keyword argument travels by reference, sent by a real beat."""
+    notes = config["broker"].rpartition("/")[0] + "/2"
+    parity = {**config, "notes": notes, "serializer": "json", "lacking": [], "beat": True}
+    parity["offload"] = {"store": store_server.url, "threshold": 1000}
+    command = [sys.executable, "-m", "celery", "-A", "tests.integration.app", "beat", "-l", "INFO"]
+    command += ["-s", str(tmp_path / "schedule"), "--pidfile="]
+    beat = Process(command, tmp_path / "beat.log", environment(parity))
+    import redis
+
+    try:
+        with (
+            worker(tmp_path, parity, pool="solo", name="beaten"),
+            redis.Redis.from_url(notes) as client,
+        ):
+            beat.wait_for(lambda: client.llen("seen:beat") >= 2, "tasks of the schedule ran", 30)
+            assert b"numbers" in client.lindex("seen:beat", 0)
+            assert b"tests.integration.app.remember" not in client.smembers("in_full")
+    finally:
+        beat.stop()
