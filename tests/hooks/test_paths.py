@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+from celery import Celery, chain, group
+
+from offload import InvalidRef, Ref
+from offload.hooks.paths import contains, is_signature, label, replace_at, replace_each
+
+app = Celery("paths", broker="memory://", set_as_current=False)
+
+
+@app.task(name="paths.task", shared=False)
+def task(*args):
+    return args
+
+
+def test_a_node_is_replaced_and_the_root_stays():
+    """What lies on the way is copied, the root is as before, and all else is shared."""
+    other = {"x": 1}
+    root = {"args": [[1, {"a": (1, 2, other)}], other], "kwargs": {}}
+    before = repr(root)
+    new = replace_at(root, ["args", 0, 1, "a", 1], "new")
+    assert new == {"args": [[1, {"a": (1, "new", {"x": 1})}], {"x": 1}], "kwargs": {}}
+    assert repr(root) == before
+    assert new["args"][1] is other
+    assert new["args"][0][1]["a"][2] is other
+
+
+def test_several_at_once():
+    """Each place gets what is made for it, from the node that stood there."""
+    root = {"args": (1, 2, [3]), "kwargs": {"k": 4}}
+    made = replace_each(
+        root,
+        [["args", 0], ["args", 2, 0], ["kwargs", "k"]],
+        lambda node, path: (node, list(path)),
+    )
+    assert made == {
+        "args": ((1, ["args", 0]), 2, [(3, ["args", 2, 0])]),
+        "kwargs": {"k": (4, ["kwargs", "k"])},
+    }
+
+
+def test_an_object_at_two_places_is_changed_at_one():
+    """Where the same list stands twice, only the place that was meant changes."""
+    shared = [1, 2]
+    root = {"args": [shared, shared]}
+    assert replace_at(root, ["args", 1, 0], "new") == {"args": [[1, 2], ["new", 2]]}
+    assert shared == [1, 2]
+
+
+def test_the_same_object_at_two_places_is_changed_at_both():
+    """Both places of the same list are changed if both are meant."""
+    shared = [1, 2]
+    made = replace_each(
+        {"args": [shared, shared]}, [["args", 0, 0], ["args", 1, 1]], lambda _, path: path[1]
+    )
+    assert made == {"args": [[0, 2], [1, 1]]}
+
+
+def test_signatures_stay_signatures():
+    """A signature on the way is copied as one; the caller's is not touched."""
+    steps = chain(task.s([1]), group(task.s(2), task.s(3)))
+    root = {"chain": [steps]}
+    new = replace_at(root, ["chain", 0, "kwargs", "tasks", 0, "args", 0], "new")
+    copy = new["chain"][0]
+    assert type(copy) is type(steps)
+    assert copy.tasks[0].args[0] == "new"
+    assert steps.tasks[0].args[0] == [1]
+    assert copy.app is steps.app
+
+
+def test_whole_numbers_as_keys_are_found_as_text():
+    """JSON makes texts of the whole numbers among a dict's keys."""
+    assert replace_at({"args": [{"7": 1}]}, ["args", 0, 7], "new") == {"args": [{"7": "new"}]}
+
+
+@pytest.mark.parametrize(
+    "path", (["args", 5], ["args", "x"], ["none"], ["args", 0, 0], ["kwargs", "a", "b"])
+)
+def test_a_path_that_leads_nowhere_is_refused(path):
+    """InvalidRef says where a reference should have stood."""
+    with pytest.raises(InvalidRef, match="no reference stands at"):
+        replace_at({"args": [1], "kwargs": {"a": "text"}}, path, "new")
+
+
+def test_contains():
+    """Refs are found in lists, tuples and dicts, not in other objects, and no deeper than said."""
+    ref = Ref.local(1)
+    assert contains(ref, (Ref,))
+    assert contains([1, {"a": (2, [ref])}], (Ref,))
+    assert not contains([1, {"a": (2, ["ref"])}], (Ref,))
+    assert not contains({ref}, (Ref,))
+    assert not contains([[[ref]]], (Ref,), depth=2)
+    cycle = []
+    cycle.append(cycle)
+    assert not contains(cycle, (Ref,))
+
+
+def test_is_signature():
+    """A dict is a signature only where plain ones are meant, and only with all its keys."""
+    signature = task.s(1)
+    assert is_signature(signature)
+    assert is_signature(dict(signature), plain=True)
+    assert not is_signature(dict(signature))
+    assert not is_signature({"task": "x", "args": [], "kwargs": {}}, plain=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "text"),
+    (
+        (["args", 0], ("frame",), "frame"),
+        (["args", 1], ("frame",), "args[1]"),
+        (["args", 0, "a", 2], ("frame",), "frame['a'][2]"),
+        (["kwargs", "config", "table"], (), "config['table']"),
+        (["chain", 0, "args", 1], ("frame",), "chain[0]['args'][1]"),
+        ([], (), "message"),
+    ),
+)
+def test_label(path, parameters, text):
+    """A path is shown as people write it."""
+    assert label(path, parameters) == text

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from offload import ConfigurationError, RetryPolicy, Settings, TaskOptions
+
+
+def test_defaults():
+    """Without any setting everything has a value, and the settings cannot be changed."""
+    settings = Settings.read({}, None, {})
+    assert (settings.mode, settings.store, settings.results) == ("on", None, True)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.mode = "off"
+
+
+@pytest.mark.parametrize(
+    ("conf", "namespace"),
+    (
+        ({"offload_threshold": 7, "broker_url": "x"}, None),
+        ({"CELERY_OFFLOAD_THRESHOLD": 7, "CELERY_BROKER_URL": "x"}, "CELERY"),
+        ({"SHOP_OFFLOAD_THRESHOLD": 7}, "SHOP"),
+    ),
+)
+def test_reading_from_celerys_settings(conf, namespace):
+    """``offload_…`` keys are read, in upper case and with Celery's namespace too."""
+    assert Settings.read(conf, namespace, {}).threshold == 7
+
+
+def test_other_peoples_settings_are_left_alone():
+    """With a namespace, upper-case names outside it are not ours."""
+    assert Settings.read({"OFFLOAD_EVERYTHING": 1}, "CELERY", {}) == Settings()
+
+
+def test_keywords_come_first():
+    """What is given by keyword overrides the app's configuration; None says nothing."""
+    assert Settings.read({"offload_threshold": 7}, None, {"threshold": 8}).threshold == 8
+    assert Settings.read({"offload_threshold": None}, None, {}).threshold == Settings().threshold
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    (
+        ({"treshold": 1}, r"treshold.*did you mean 'threshold'"),
+        ({"mode": "maybe"}, r"offload_mode: 'maybe'.*on, observe, off"),
+        ({"threshold": -1}, r"offload_threshold: -1"),
+        ({"threshold": 1.5}, r"offload_threshold: 1.5"),
+        ({"threshold": True}, r"offload_threshold: True"),
+        ({"max_size": "2GB"}, r"offload_max_size: '2GB'"),
+        ({"retention": 0}, r"offload_retention: 0"),
+        ({"retention": float("nan")}, r"offload_retention: nan"),
+        ({"results": 1}, r"offload_results: 1"),
+        ({"inline": "config"}, r"offload_inline: 'config'"),
+        ({"inline": [1]}, r"offload_inline"),
+        ({"store": []}, r"offload_store"),
+        ({"store": ["redis://a", None]}, r"offload_store"),
+        ({"secret": "short"}, r"offload_secret"),
+        ({"secret": ["long enough to pass", "no"]}, r"offload_secret"),
+        ({"on_outage": "panic"}, r"offload_on_outage"),
+        ({"compression": "gzip"}, r"offload_compression"),
+        ({"retry": 5}, r"offload_retry: 5"),
+        ({"retry": {"max_retry": 5}}, r"offload_retry.*did you mean 'max_retries'"),
+        ({"retry": {"max_retries": -1}}, r"offload_retry: -1"),
+        ({"retry": {"interval_max": "x"}}, r"offload_retry: 'x'"),
+    ),
+)
+def test_wrong_settings_are_refused(given, message):
+    """A wrong value or name raises ConfigurationError naming the key and what is possible."""
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.read({}, None, given)
+
+
+def test_a_secret_is_not_shown():
+    """Secrets stand in no repr and no error."""
+    secret = "correct horse battery"
+    assert secret not in repr(Settings(secret=secret))
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(secret=(secret, "horse"))
+    assert "horse" not in str(caught.value)
+
+
+def test_waiting():
+    """Waits grow by the factor up to the maximum; half of each is left to chance."""
+    policy = RetryPolicy(max_retries=9, interval_start=1, interval_step=2, interval_max=5)
+    assert [policy.wait(i, lambda: 1.0) for i in range(5)] == [1, 2, 4, 5, 5]
+    assert [policy.wait(i, lambda: 0.0) for i in range(3)] == [0.5, 1, 2]
+
+
+@pytest.mark.parametrize("given", (True, False))
+def test_options_as_a_switch(given):
+    """``offload=True`` and ``offload=False`` switch a task on and off."""
+    assert TaskOptions.read(given, "task").enabled is given
+
+
+def test_options_over_others():
+    """Options fill up from those they stand over."""
+    upper = TaskOptions(threshold=0, inline=())
+    lower = TaskOptions(threshold=5, inline=("a",), results=False)
+    assert upper.over(lower) == TaskOptions(threshold=0, inline=(), results=False)
+    assert TaskOptions.read(None, "x").over(lower) is lower
