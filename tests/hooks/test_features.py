@@ -6,7 +6,7 @@ from typing import Optional
 
 import numpy as np
 import pytest
-from celery import Celery, chain, shared_task, signature
+from celery import Celery, chain, group, shared_task, signature
 from celery.result import AsyncResult
 
 from offload import ConfigurationError, Offload, Ref
@@ -397,7 +397,24 @@ def test_a_chain_uploads_once(wire, tasks):
     wire.work()
     counts = wire.hook.counters.snapshot()
     assert counts["blobs_uploaded"] == 1
+    assert counts["values_offloaded"] == 4  # the argument, and each task's result: once each
     assert result.get() == BIG
+
+
+def test_signatures_from_a_generator(wire, tasks):
+    """Large arguments of a group's signatures are replaced, also if a generator makes them."""
+    chain(tasks.echo.s(1), group(tasks.echo.si([BIG, i]) for i in range(3)))()
+    (embedded,) = wire.sent[-1][1][2]["chain"]
+    assert [is_ref(task["args"][0]) for task in embedded["kwargs"]["tasks"]] == [True] * 3
+
+
+def test_chunks_in_a_chain(wire, tasks):
+    """What chunks are made of is replaced item by item: Celery itself must count them."""
+    chain(tasks.echo.s(1), tasks.echo.chunks([(BIG, i) for i in range(4)], 2))()
+    (embedded,) = wire.sent[-1][1][2]["chain"]
+    calls = embedded["kwargs"]["it"]
+    assert [(is_ref(value), i) for value, i in calls] == [(True, i) for i in range(4)]
+    assert embedded["kwargs"]["n"] == 2
 
 
 def test_looking_at_a_state_reads_nothing(wire, tasks):

@@ -101,6 +101,7 @@ def test_a_chain_stores_each_value_once(app, counted, commands):
     wait_until(result.ready, "the chain is done")
     counts = counted()
     assert counts["blobs_uploaded"] == 1
+    assert counts["values_offloaded"] == 4  # the argument, and each task's result: once each
     assert counts["values_fetched"] == 3
     assert result.get(timeout=TIMEOUT) == value
 
