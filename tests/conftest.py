@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from offload.testing.s3_server import s3_server
 from offload.testing.servers import redis_cluster, redis_sentinel, redis_server
 
 
@@ -35,3 +36,9 @@ def sentinel():
 def cluster():
     with redis_cluster() as setup:
         yield setup
+
+
+@pytest.fixture(scope="session")
+def s3():
+    with s3_server() as server:
+        yield server

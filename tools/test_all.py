@@ -22,7 +22,7 @@ import bootstrap
 ROOT = bootstrap.ROOT
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 FAST = "not server and not integration"
-USER_EXTRAS = ("numpy", "arrow")  # those whose lower bounds users rely on
+USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec")  # those whose lower bounds users rely on
 
 
 def main(arguments: list[str]) -> int:

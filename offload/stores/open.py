@@ -34,6 +34,8 @@ _FACTORIES: dict[str, str | Factory] = {
     "valkeys+sentinel": _REDIS,
     "valkey+cluster": _REDIS,
     "valkeys+cluster": _REDIS,
+    "s3": "offload.stores.s3.connect:open_s3",
+    "fsspec+…": "offload.stores.fsspec:open_fsspec",  # any protocol of its
 }
 
 
@@ -46,6 +48,9 @@ def open_store(url: str | Sequence[str], **options: Any) -> Store:
     - every Redis form: ``prefix`` of all keys (default ``offload``), ``socket_timeout``
       and ``socket_connect_timeout`` in seconds, ``max_connections``, ``ssl_ca_certs`` and
       others; see `offload.stores.redis.connect.open_redis`.
+    - ``s3``: ``endpoint_url``, ``region``, ``profile``, ``sse`` and others; see
+      `offload.stores.s3.connect.open_s3`.
+    - ``fsspec+PROTOCOL``: see `offload.stores.fsspec.open_fsspec`.
     - ``file``: ``skew`` and ``lock_timeout`` in seconds; see `offload.stores.file.FileStore`.
 
     Raises:
@@ -58,7 +63,8 @@ def open_store(url: str | Sequence[str], **options: Any) -> Store:
             raise ConfigurationError(f"a store is one URL, not {len(urls)} of them")
         url = urls[0]
     location = StoreURL(url, options)
-    factory = _FACTORIES.get(location.scheme)
+    base, plus, _ = location.scheme.partition("+")
+    factory = _FACTORIES.get(location.scheme) or _FACTORIES.get(f"{base}{plus}…")
     if factory is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
         what = f"{location.scheme}://" if location.scheme else "no scheme"

@@ -8,8 +8,19 @@ import pytest
 
 # The import that tells that a dependency is used, where it is not the package's name.
 IMPORTS = {"redis[hiredis]": "redis"}
-USER_EXTRAS = ("numpy", "arrow")
-OPTIONAL = ("numpy", "pandas", "polars", "pyarrow", "boto3", "rich", "msgpack", "pydantic")
+USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec")
+OPTIONAL = (
+    "numpy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "boto3",
+    "botocore",
+    "fsspec",
+    "rich",
+    "msgpack",
+    "pydantic",
+)
 
 
 def packages(requirements):

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from unittest.mock import patch
 
+import boto3
 import fakeredis
 import pytest
+from moto import mock_aws
 
 from offload.stores import open_store
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.stores.redis.packer import PACKER
 from offload.stores.redis.store import RedisStore
+from offload.stores.s3.store import S3Store
 from offload.testing.processes import ProcessSuite
 from offload.testing.stateful import store_machine
-from offload.testing.store import FakeClock, StoreSuite
+from offload.testing.store import (
+    HOUR,
+    BlobTests,
+    ExpiryTests,
+    FakeClock,
+    LeaseTests,
+    PointerTests,
+    StoreSuite,
+    blobs,
+)
 
 
 def fake_redis() -> RedisStore:
@@ -64,6 +79,44 @@ class TestFakeRedis(StoreSuite):
     @pytest.fixture
     def store(self):
         return fake_redis()
+
+
+@contextmanager
+def moto_s3(clock, **options):
+    """S3 in this process, by a clock that stands until it is moved."""
+
+    def stamp():
+        return datetime.fromtimestamp(clock(), timezone.utc).replace(tzinfo=None)
+
+    with mock_aws(), patch("moto.s3.models.utcnow", stamp):
+        session = boto3.session.Session("key", "secret", region_name="us-east-1")
+        client = session.client("s3")
+        client.create_bucket(Bucket="bucket")
+        yield S3Store(
+            lambda *, records: client,
+            bucket="bucket",
+            url="s3://bucket/offload",
+            threads=1,  # moto is not safe among them
+            ahead=0,
+            clock=clock,
+            sleep=lambda seconds: None,
+            **options,
+        )
+
+
+class TestMotoS3(BlobTests, ExpiryTests, PointerTests, LeaseTests):
+    clock, tick = FakeClockSuite.clock, FakeClockSuite.tick
+
+    @pytest.fixture
+    def store(self, clock):
+        with moto_s3(clock, skew=1) as store:
+            yield store
+
+    def test_missing_names_what_is_not_there(self, store):
+        """The same as for all, with fewer: moto is not fast."""
+        here, gone = blobs(50, 1), blobs(50, 8)
+        store.blobs.put(dict(here), HOUR)
+        assert store.blobs.missing([*here, *gone, *here, *gone], HOUR) == set(gone)
 
 
 class ServerSuite(StoreSuite, ProcessSuite):
@@ -117,6 +170,23 @@ class TestCluster(ServerSuite):
         return cluster
 
 
+@pytest.mark.server
+class TestS3(StoreSuite):
+    @pytest.fixture
+    def store(self, s3):
+        # A life as long as was asked for; but S3 counts in whole seconds.
+        store = open_store(s3.url(os.urandom(4).hex(), skew=1, ahead=0))
+        yield store
+        store.close()
+
+
+@pytest.mark.server
+class TestS3Processes(ProcessSuite):
+    @pytest.fixture
+    def url(self, s3):
+        return s3.url(os.urandom(4).hex())
+
+
 def make_memory():
     clock = FakeClock()
     return MemoryStore(clock=clock), clock.advance
@@ -143,6 +213,19 @@ def test_file_does_as_the_model(tmp_path):
 
 def test_fake_redis_does_as_the_model():
     machine(lambda: (fake_redis(), None), examples=10)
+
+
+def test_moto_s3_does_as_the_model():
+    clock = FakeClock()
+    with moto_s3(clock, skew=0) as store:
+        machine(lambda: (store, clock.advance), examples=10)
+
+
+@pytest.mark.server
+def test_an_s3_server_does_as_the_model(s3):
+    store = open_store(s3.url("machine", skew=1, ahead=0))
+    machine(lambda: (store, None), examples=5)
+    store.close()
 
 
 @pytest.mark.server

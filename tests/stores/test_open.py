@@ -76,7 +76,7 @@ def test_certificates_are_checked_by_default():
         ("", {}, "no scheme"),
         ("host:6379", {}, "memory://"),
         ("/a/path", {}, "no scheme"),
-        ("s3://bucket", {}, r"s3://; there are: file://, memory://, redis://, redis\+cluster://"),
+        ("s4://bucket", {}, r"s4://; there are: file://, fsspec\+…://, memory://, redis://"),
         ([], {}, "one URL, not 0"),
         (["memory://", "memory://"], {}, "one URL, not 2"),
         ("redis://h?nonsense=1", {}, "unknown option 'nonsense'; there are: .*socket_timeout"),

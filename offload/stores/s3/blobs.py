@@ -1,0 +1,268 @@
+"""Blobs in S3: one object each, which tells its life itself. See `offload.stores.s3`."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from offload.digest import Buffer, Digest, parse_digest
+from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
+from offload.stores.base import BlobInfo, Parts
+from offload.stores.checks import check_limit, check_ttl
+from offload.stores.s3.body import Body, body_of, size_of
+from offload.stores.s3.failures import driver_errors
+from offload.stores.s3.link import GONE_OR_CHANGED, Link, Response
+
+__all__ = ("S3Blobs",)
+
+NONCE = 16
+"""Random bytes that follow a blob, so that no two writes of it have the same ETag."""
+WINDOW = 32 << 20
+"""Bytes read ahead (or one blob, if that is more)."""
+LARGEST = 5 << 30
+"""Bytes that S3 takes in one request, and copies in one."""
+DELETES = 1000
+"""Objects that one request deletes."""
+_TURNS = 20
+_TTL, _BEFORE = "offload-ttl", "offload-before"
+_NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Life:
+    """What an answer says about a blob.
+
+    Attributes:
+        size: bytes of the object; None if the answer does not say.
+        now: when the answer was made.
+        modified: when the object was written, or copied onto itself.
+        ends: when the blob expires. An object that does not say (others put it there) is
+            taken to live for ever: better kept than lost.
+    """
+
+    size: int | None
+    etag: str
+    now: float
+    modified: datetime
+    ends: float
+
+    @property
+    def is_live(self) -> bool:
+        return self.now < self.ends
+
+
+class S3Blobs:
+    def __init__(self, link: Link, *, skew: float, ahead: float) -> None:
+        self._link = link
+        self._skew = skew
+        self._ahead = ahead
+
+    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
+        check_ttl(ttl)
+        asked = list(dict.fromkeys(digests))
+        there = self._link.threads.each(lambda digest: self._keep(digest, ttl), asked)
+        return {digest for digest, is_there in zip(asked, there, strict=True) if not is_there}
+
+    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+        check_ttl(ttl)
+        for digest, parts in blobs.items():
+            if size_of(parts) + NONCE > LARGEST:
+                raise StoreError(
+                    f"{digest} has {size_of(parts)} bytes; {self._link.url} takes up to {LARGEST}",
+                    digest=digest,
+                    store=self._link.url,
+                )
+        self._link.threads.each(lambda blob: self._put(*blob, ttl), blobs.items())
+
+    def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
+        check_limit(limit)
+        window = max(WINDOW // max(limit, 1), 1)
+        return self._link.threads.ahead(lambda digest: self._get(digest, limit), digests, window)
+
+    def delete(self, digests: Iterable[Digest]) -> None:
+        keys = [{"Key": self._key(digest)} for digest in digests]
+        batches = [keys[at : at + DELETES] for at in range(0, len(keys), DELETES)]
+        self._link.threads.each(self._delete, batches)
+
+    def scan(self) -> Iterator[BlobInfo]:
+        for digest, life in self._lives():
+            if life.is_live and life.size is not None:
+                yield BlobInfo(digest, max(life.size - NONCE, 0), life.ends - life.now)
+
+    def sweep(self) -> int:
+        """Remove what has expired, and return how many blobs that were.
+
+        The server must keep conditions on deletions: see `Conditions.require_deletes`.
+        """
+        expired = [
+            (self._key(digest), life.etag)
+            for digest, life in self._lives()
+            if life.now >= life.ends + self._skew
+        ]
+        return sum(self._link.threads.each(lambda found: self._remove(*found), expired))
+
+    # -- one blob
+
+    def _keep(self, digest: Digest, ttl: float) -> bool:
+        """Whether the blob is there; if so it lives for *ttl* seconds at least."""
+        for _ in range(_TURNS):
+            life = self._look(digest)
+            if life is None or not life.is_live:
+                return False
+            if self._lasts(life, ttl):
+                return True
+            done = self._prolong(digest, life, ttl)
+            if done is not None:
+                return done
+        raise self._contended(digest)
+
+    def _lasts(self, life: _Life, ttl: float) -> bool:
+        return life.ends >= life.now + check_ttl(ttl) + self._skew
+
+    def _prolong(self, digest: Digest, life: _Life, ttl: float) -> bool | None:
+        """Copy a blob onto itself, with a longer life; return whether it is there.
+
+        None: it changed since it was looked at.
+        """
+        # The condition is of whole seconds: in the second in which the object was written
+        # it could not tell that it was written again.
+        if (early := life.modified.timestamp() + 1 - life.now) > 0:
+            self._link.sleep(early)
+        key = self._key(digest)
+        status, answer = self._link.ask(
+            "copy_object",
+            GONE_OR_CHANGED,
+            Key=key,
+            CopySource={"Bucket": self._link.bucket, "Key": key},
+            CopySourceIfUnmodifiedSince=life.modified,
+            MetadataDirective="REPLACE",
+            Metadata={_TTL: self._life(ttl), _BEFORE: f"{life.ends:.3f}"},
+        )
+        if status == 404:
+            return False
+        if status != 200:
+            return None
+        stamped: datetime | None = answer.get("CopyObjectResult", {}).get("LastModified")
+        return stamped is None or int(stamped.timestamp()) < life.ends
+
+    def _put(self, digest: Digest, parts: Parts, ttl: float) -> None:
+        key = self._key(digest)
+        body = body_of([*parts, os.urandom(NONCE)])
+        condition: dict[str, Any] = {"IfNoneMatch": "*"}
+        for _ in range(_TURNS):
+            status, _answer = self._link.ask(
+                "put_object",
+                GONE_OR_CHANGED,
+                Key=key,
+                Body=body,
+                Metadata={_TTL: self._life(ttl)},
+                **condition,
+            )
+            if status == 200:
+                return
+            # It is there: stored by others, or by ourselves if an answer got lost; or it is
+            # what is left of one that expired.
+            life = self._look(digest)
+            if life is None:
+                condition = {"IfNoneMatch": "*"}
+            elif not life.is_live:
+                condition = {"IfMatch": life.etag}
+            elif self._lasts(life, ttl) or self._prolong(digest, life, ttl):
+                return
+            if isinstance(body, Body):
+                body.seek(0)
+        raise self._contended(digest)
+
+    def _get(self, digest: Digest, limit: int) -> Buffer:
+        url = self._link.url
+        status, answer = self._link.ask("get_object", (404,), Key=self._key(digest))
+        if status == 200:
+            life = self._life_of(answer)
+            # Closing what was not read to its end closes the connection.
+            with closing(answer["Body"]) as body, driver_errors(url):
+                if life.is_live:
+                    most = limit + NONCE
+                    size = most + 1 if life.size is None else life.size
+                    content: bytes = body.read() if size <= most else b""
+                    if life.size is None:  # a server that sends chunks does not say
+                        content = body.read(size)
+                        size = len(content)
+                    if size > most:
+                        raise self._too_large(digest, limit)
+                    return memoryview(content)[:-NONCE]
+        raise BlobMissing(
+            f"{url} has no {digest}: it expired or was deleted", digest=digest, store=url
+        )
+
+    def _look(self, digest: Digest) -> _Life | None:
+        status, answer = self._link.ask("head_object", (404,), Key=self._key(digest))
+        return None if status == 404 else self._life_of(answer)
+
+    def _life_of(self, answer: Response) -> _Life:
+        told: Mapping[str, str] = answer.get("Metadata", {})
+        modified: datetime = answer["LastModified"]
+        try:
+            ends = modified.timestamp() + float(told[_TTL])
+            if float(told.get(_BEFORE, math.inf)) <= modified.timestamp():
+                ends = -math.inf  # what was copied had expired: see the package
+        except (KeyError, ValueError):
+            ends = math.inf
+        return _Life(
+            size=answer.get("ContentLength"),
+            etag=answer.get("ETag", ""),
+            now=self._link.now(answer),
+            modified=modified,
+            ends=ends,
+        )
+
+    def _life(self, ttl: float) -> str:
+        return f"{check_ttl(check_ttl(ttl) * (1 + self._ahead)) + self._skew:.3f}"
+
+    # -- many
+
+    def _lives(self) -> Iterator[tuple[Digest, _Life]]:
+        """Look at every blob. A list does not show metadata, so each is asked for them."""
+        for page in self._link.pages("blobs"):
+            names = [entry["Key"].rpartition("/")[2] for entry in page]
+            found = [parse_digest(n.replace("-", ":")) for n in names if _NAME.fullmatch(n)]
+            for digest, life in zip(found, self._link.threads.each(self._look, found), strict=True):
+                if life is not None:
+                    yield digest, life
+
+    def _delete(self, keys: list[dict[str, str]]) -> None:
+        _, answer = self._link.ask("delete_objects", Delete={"Objects": keys, "Quiet": True})
+        for error in answer.get("Errors", []):
+            url, code, said = self._link.url, error.get("Code", ""), error.get("Message", "")
+            kind = StoreError if code == "AccessDenied" else StoreUnavailable
+            raise kind(f"{url} did not delete {error.get('Key')}: {code} {said}", store=url)
+
+    def _remove(self, key: str, etag: str) -> bool:
+        """Delete an object if it is the one that was seen."""
+        status, _ = self._link.ask("delete_object", GONE_OR_CHANGED, Key=key, IfMatch=etag)
+        return status in (200, 204)
+
+    def _key(self, digest: Digest) -> str:
+        name = digest.replace(":", "-")
+        if not _NAME.fullmatch(name):
+            raise StoreError(f"not a content digest: {digest[:100]!r}", store=self._link.url)
+        return f"{self._link.begin}blobs/{name}"
+
+    def _too_large(self, digest: Digest, limit: int) -> IntegrityError:
+        return IntegrityError(
+            f"{digest} in {self._link.url} is larger than the limit of {limit} bytes",
+            digest=digest,
+            store=self._link.url,
+        )
+
+    def _contended(self, digest: Digest) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{digest} in {self._link.url} changed whenever it was looked at, {_TURNS} times",
+            digest=digest,
+            store=self._link.url,
+        )

@@ -1,0 +1,145 @@
+"""boto3's errors as ours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from boto3.exceptions import Boto3Error
+from botocore import exceptions as driver
+from urllib3.exceptions import HTTPError
+
+from offload.errors import StoreError, StoreUnavailable
+
+__all__ = ("driver_errors", "server_time", "status_of", "translate")
+
+_SKEWED = 300.0  # seconds of difference from which a refusal is taken for a wrong clock
+
+# What a server says when it refuses for now.
+_PASSING = {
+    "SlowDown": "too many requests at once; they are tried again with backoff",
+    "Throttling": "too many requests at once; they are tried again with backoff",
+    "ThrottlingException": "too many requests at once; they are tried again with backoff",
+    "TooManyRequests": "too many requests at once; they are tried again with backoff",
+    "RequestLimitExceeded": "too many requests at once; they are tried again with backoff",
+    "BandwidthLimitExceeded": "too much data at once; it is tried again with backoff",
+    "RequestTimeout": "the request took too long to arrive",
+    "OperationAborted": "another change of the same object is under way",
+    "ConditionalRequestConflict": "another change of the same object is under way",
+    "InsufficientStorage": "its disk is full: make room, or lower offload_retention",
+    "XMinioStorageFull": "its disk is full: make room, or lower offload_retention",
+    "QuotaExceeded": "its quota is used up: make room, or lower offload_retention",
+}
+# What does not go away by itself, and what to do about it.
+_LASTING = {
+    "NoSuchBucket": "there is no such bucket: create it, or correct the store's URL",
+    "AccessDenied": "access is denied: the credentials need s3:GetObject, s3:PutObject, "
+    "s3:DeleteObject and s3:ListBucket on the bucket and prefix",
+    "AllAccessDisabled": "all access to the bucket is disabled",
+    "InvalidAccessKeyId": "it does not know the access key: check the credentials",
+    "SignatureDoesNotMatch": "the signature is wrong: check the secret key, and the region",
+    "ExpiredToken": "the session's token has expired: renew the credentials",
+    "InvalidToken": "the session's token is wrong: renew the credentials",
+    "TokenRefreshRequired": "the session's token must be renewed",
+    "AuthorizationHeaderMalformed": "the region is wrong: set region=… in the store's URL",
+    "PermanentRedirect": "the bucket is elsewhere: set region=… or endpoint_url=…",
+    "IllegalLocationConstraintException": "the bucket is in another region: set region=…",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it (NTP)",
+    "KMS.DisabledException": "the KMS key is disabled",
+    "NotImplemented": "the server does not know this kind of request",
+    "InvalidBucketName": "that is not the name of a bucket: correct the store's URL",
+    "EntityTooLarge": "the blob is too large for one request",
+}  # fmt: skip
+_BY_STATUS = {301: "PermanentRedirect", 501: "NotImplemented"}
+
+
+@contextmanager
+def driver_errors(url: str) -> Iterator[None]:
+    """Raise what boto3 and below raise in this block as a StoreError about *url*."""
+    try:
+        yield
+    except (driver.ClientError, driver.BotoCoreError, Boto3Error, HTTPError, OSError) as exc:
+        raise translate(exc, url) from exc
+
+
+def translate(exc: Exception, url: str) -> StoreError:
+    """Return our error for one of boto3's."""
+    if isinstance(exc, driver.ClientError):
+        return _refusal(exc, url)
+    said = " ".join(str(exc).split())[:500] or type(exc).__name__
+    if isinstance(exc, driver.NoCredentialsError | driver.PartialCredentialsError):
+        return StoreError(
+            f"{url}: no credentials were found ({said}): boto3 looks at the environment "
+            "(AWS_ACCESS_KEY_ID), profiles (profile=…) and the machine's role",
+            store=url,
+        )
+    if isinstance(exc, driver.ProfileNotFound | driver.UnknownCredentialError):
+        return StoreError(f"{url}: {said}: check profile=… and AWS_CONFIG_FILE", store=url)
+    if isinstance(exc, driver.SSOError | driver.UnauthorizedSSOTokenError):
+        return StoreError(f"{url}: {said}: log in again (aws sso login)", store=url)
+    if isinstance(exc, driver.NoRegionError):
+        return StoreError(f"{url}: no region is known: set region=… in the store's URL", store=url)
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return StoreError(
+            f"{url} shows a certificate that is not trusted ({said}): check ssl_ca_certs=…",
+            store=url,
+        )
+    if isinstance(exc, driver.ParamValidationError | driver.ResponseParserError):
+        return StoreError(
+            f"{url} does not answer as S3 does ({said}): check endpoint_url=…", store=url
+        )
+    if isinstance(exc, driver.IncompleteReadError | driver.ResponseStreamingError):
+        return StoreUnavailable(f"{url} cut an answer short ({said})", store=url)
+    if isinstance(exc, driver.ReadTimeoutError):
+        return StoreUnavailable(
+            f"{url} is too slow ({said}): check the network, or raise read_timeout=…", store=url
+        )
+    return StoreUnavailable(
+        f"{url} does not answer ({said}): "
+        "check endpoint_url=…, and that it can be reached from here",
+        store=url,
+    )
+
+
+def status_of(exc: driver.ClientError) -> int:
+    status: int = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status
+
+
+def server_time(response: Mapping[str, Any]) -> float | None:
+    """Return the seconds since 1970 that the server's answer is dated; None if it is not."""
+    date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return None
+
+
+def _refusal(exc: driver.ClientError, url: str) -> StoreError:
+    error = exc.response.get("Error", {})
+    status = status_of(exc)
+    code = str(error.get("Code", ""))
+    what = f"{exc.operation_name}: {code} {error.get('Message', '')}".strip()[:500]
+    if code in _PASSING or (code.isdigit() and status in (408, 429)):
+        meaning = _PASSING.get(code, "too many requests at once")
+        return StoreUnavailable(f"{url} refuses for now: {meaning} ({what})", store=url)
+    meaning = _LASTING.get(code) or _LASTING.get(_BY_STATUS.get(status, ""), "")
+    if not meaning and status == 403:  # the answer to HEAD has no text
+        dated = server_time(exc.response)
+        if dated is not None and abs(dated - time.time()) > _SKEWED:
+            code = "RequestTimeTooSkewed"
+            meaning = f"this machine's clock is {time.time() - dated:+.0f} s off: set it (NTP)"
+        else:
+            code = "AccessDenied"
+            meaning = (
+                f"{_LASTING[code]} (without s3:ListBucket it says so of every blob that is not "
+                "there); check also the secret key"
+            )
+    if meaning:
+        return StoreError(f"{url}: {meaning} ({what})", store=url)
+    if status >= 500 or status in (408, 429):
+        return StoreUnavailable(f"{url} fails for now ({status} {what})", store=url)
+    return StoreError(f"{url} refuses: {status} {what}", store=url)

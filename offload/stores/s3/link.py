@@ -1,0 +1,153 @@
+"""What blobs, pointers and leases in S3 share: clients, threads, requests, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Protocol
+
+from botocore.exceptions import ClientError
+
+from offload.stores.processes import PerProcess
+from offload.stores.s3.clock import ServerClock
+from offload.stores.s3.failures import driver_errors, server_time, status_of
+from offload.stores.threads import Threads
+
+__all__ = ("GONE_OR_CHANGED", "Connect", "Link")
+
+Client = Any  # boto3 makes its classes at run time
+Response = Mapping[str, Any]
+
+GONE_OR_CHANGED = (404, 409, 412)
+"""How servers say that a condition does not hold: moto says 404 for ``If-Match`` where there
+is nothing, SeaweedFS 412, and S3 says 409 if two conditional writes meet."""
+
+
+class Connect(Protocol):
+    """Makes boto3's S3 client.
+
+    For *records* (pointers and leases), whose content has no digest of its own, everything
+    is signed, and nothing is sent a second time by itself.
+    """
+
+    def __call__(self, *, records: bool) -> Client: ...
+
+
+class Link:
+    """The way to one bucket: clients and threads in each process, made when first needed.
+
+    Args:
+        connect: makes a client. It is boto3's business to be safe among threads; that
+            nothing crosses a fork is ours.
+        url: what errors show.
+        begin: what all keys begin with.
+        threads: requests under way at once, in each process.
+        common: arguments of every request.
+        writing: arguments of every request that writes an object.
+        clock: seconds since 1970, in place of the Date of the server's answers.
+        sleep: waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        bucket: str,
+        url: str,
+        begin: str = "",
+        threads: int = 16,
+        common: Mapping[str, Any] | None = None,
+        writing: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = url
+        self.bucket = bucket
+        self.begin = begin
+        self.threads = Threads(threads, "offload-s3")
+        self.sleep = sleep
+        self._common = {"Bucket": bucket, **(common or {})}
+        self._writing = dict(writing or {})
+        self._clock = clock
+        self._server_clock = ServerClock()
+        # A forked child must not even drop what it inherits: giving up a connection pool
+        # takes its lock, which a thread of the parent's may have held at that moment.
+        self._kept: list[Client] = []
+        self._clients = PerProcess(lambda: self._keep(connect(records=False)))
+        self._record_clients = PerProcess(lambda: self._keep(connect(records=True)))
+
+    # -- requests
+
+    def ask(
+        self,
+        operation: str,
+        accepted: Collection[int] = (),
+        *,
+        records: bool = False,
+        **arguments: Any,
+    ) -> tuple[int, Response]:
+        """Make one request; return the HTTP status and what boto3 makes of the answer.
+
+        A refusal is an error unless its status is among the *accepted*. (That there is no
+        bucket is always one, where the server says so.)
+        """
+        if operation in ("put_object", "copy_object"):
+            arguments = {**self._writing, **arguments}
+        if operation == "copy_object" and "ExpectedBucketOwner" in self._common:
+            arguments["ExpectedSourceBucketOwner"] = self._common["ExpectedBucketOwner"]
+        with driver_errors(self.url):
+            client = (self._record_clients if records else self._clients).get()
+            sent = time.monotonic()
+            try:
+                response: Response = getattr(client, operation)(**self._common, **arguments)
+                status = response["ResponseMetadata"]["HTTPStatusCode"]
+            except ClientError as exc:
+                response, status = exc.response, status_of(exc)
+                wanted = status in accepted and response["Error"].get("Code") != "NoSuchBucket"
+                if not wanted:
+                    raise
+        if records and self._clock is None:
+            # These are asked once only, so it is clear when the request was sent.
+            self._server_clock.learn(self.now(response), sent, time.monotonic())
+        return status, response
+
+    def pages(self, folder: str, prefix: str = "") -> Iterator[list[dict[str, Any]]]:
+        """Yield what is listed of the objects whose keys begin so, up to 1000 at a time."""
+        more: dict[str, Any] = {}
+        while True:
+            begin = f"{self.begin}{folder}/{prefix}"
+            _, page = self.ask("list_objects_v2", Prefix=begin, **more)
+            yield page.get("Contents", [])
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def now(self, response: Response) -> float:
+        """Return when *response* was made, in whole seconds since 1970, rounded down."""
+        if self._clock is not None:
+            return self._clock()
+        dated = server_time(response)
+        return time.time() if dated is None else dated
+
+    def bounds(self) -> tuple[float, float]:
+        """Return the earliest and latest server's time that it can be now, after a request
+        for a record.
+        """
+        if self._clock is not None:
+            return self._clock(), self._clock()
+        return self._server_clock.bounds()
+
+    # -- life
+
+    def close(self) -> None:
+        """Close this process's connections and end its threads; the next call makes new ones."""
+        self.threads.close()
+        for clients in (self._clients, self._record_clients):
+            client = clients.take()
+            if client is not None:
+                client.close()
+                self._kept.remove(client)
+
+    def _keep(self, client: Client) -> Client:
+        self._kept.append(client)
+        return client

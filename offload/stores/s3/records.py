@@ -1,0 +1,319 @@
+"""Small objects that change by compare-and-swap: pointers and leases."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from offload.errors import ConfigurationError, StoreError, StoreUnavailable
+from offload.stores.checks import MAX_POINTER, check_name, check_owner, check_ttl, check_value
+from offload.stores.processes import PerProcess
+from offload.stores.s3.failures import driver_errors
+from offload.stores.s3.link import GONE_OR_CHANGED, Link
+
+__all__ = ("Conditions", "Record", "Records", "S3Leases", "S3Pointers")
+
+NONCE = 16
+"""Random bytes with which a record begins, so that no two writes have the same ETag."""
+_TURNS = 100
+_REMEMBER = 86400.0
+"""Seconds for which a lease that ended keeps its last fencing number, and an unset pointer
+its object."""
+_OTHER_ETAG = '"00000000000000000000000000000000"'
+_LISTABLE = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
+
+
+class Conditions:
+    """Whether the server keeps conditions, asked once in each process, when it first matters.
+
+    A server that ignores them answers as if all were well; so they are tried on an object
+    of our own.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._found: PerProcess[dict[str, bool]] = PerProcess(dict)
+
+    def require(self) -> None:
+        """Raise ConfigurationError if PUT does not compare."""
+        if not self._known("put"):
+            raise ConfigurationError(
+                f"{self._link.url} ignores conditions (If-None-Match, If-Match) on writes, so "
+                "processes could overwrite each other's pointers and leases: put a store before "
+                "it that keeps them, or update the server",
+                store=self._link.url,
+            )
+
+    def require_deletes(self) -> None:
+        """Raise ConfigurationError if DELETE does not compare."""
+        if not self._known("delete"):
+            raise ConfigurationError(
+                f"{self._link.url} ignores If-Match on deletions, so a sweep could remove what "
+                "was stored again meanwhile: give the bucket a lifecycle rule instead",
+                store=self._link.url,
+            )
+
+    def _known(self, what: str) -> bool:
+        found = self._found.get()
+        if not found:
+            found.update(self._try())
+        return found[what]
+
+    def _try(self) -> dict[str, bool]:
+        key = f"{self._link.begin}probe/{os.urandom(NONCE).hex()}"
+        refusals = (*GONE_OR_CHANGED, 400, 501)
+
+        def put(**condition: str) -> int:
+            status, _ = self._link.ask(
+                "put_object", refusals, records=True, Key=key, Body=b"offload", **condition
+            )
+            return status
+
+        def delete(**condition: str) -> int:
+            status, _ = self._link.ask(
+                "delete_object", refusals, records=True, Key=key, **condition
+            )
+            return status
+
+        try:
+            compares = put(IfNoneMatch="*") == 200
+            compares = compares and put(IfNoneMatch="*") in GONE_OR_CHANGED
+            compares = compares and put(IfMatch=_OTHER_ETAG) in GONE_OR_CHANGED
+            return {"put": compares, "delete": delete(IfMatch=_OTHER_ETAG) in GONE_OR_CHANGED}
+        finally:
+            with suppress(StoreError):
+                delete()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a key held when it was read.
+
+    Attributes:
+        content: None where there is no object.
+        etag: None where there is no object.
+        earliest, latest: between which the server's time was when it had been read.
+    """
+
+    content: bytes | None
+    etag: str | None
+    earliest: float
+    latest: float
+
+
+class Records:
+    """Named contents in one folder of the bucket, each an object that is replaced by ETag.
+
+    A name's slashes are written ``!``: servers that keep objects as files could not have
+    ``a`` beside ``a/b``.
+    """
+
+    def __init__(self, link: Link, folder: str, conditions: Conditions) -> None:
+        self.url = link.url
+        self._link = link
+        self._folder = folder
+        self._conditions = conditions
+
+    def read(self, name: str) -> Record:
+        return _without_nonce(self._read(self._key(name)))
+
+    def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, Any]]) -> Any:
+        """Replace a record by what *decide* makes of it, in one step.
+
+        *decide* returns the new content (None: leave it) and what is returned in the end. It
+        is called again when others were faster.
+        """
+        self._conditions.require()
+        key = self._key(name)
+        body: bytes | None = None
+        failed: StoreUnavailable | None = None
+        result: Any = None
+        for turn in range(_TURNS):
+            seen = self._read(key)
+            if body is not None and seen.content == body:
+                return result  # it was done, and the answer got lost: the random bytes tell
+            if failed is not None:
+                raise failed
+            content, result = decide(_without_nonce(seen))
+            if content is None:
+                return result
+            body = os.urandom(NONCE) + content
+            condition = {"IfMatch": seen.etag} if seen.etag else {"IfNoneMatch": "*"}
+            try:
+                status, _ = self._link.ask(
+                    "put_object", GONE_OR_CHANGED, records=True, Key=key, Body=body, **condition
+                )
+            except StoreUnavailable as exc:
+                failed = exc
+                continue
+            if status == 200:
+                return result
+            self._link.sleep(random.uniform(0, 0.001 * turn))  # noqa: S311 (not for secrets)
+        raise StoreUnavailable(
+            f"{self.url}: {name!r} was changed by others {_TURNS} times in a row", store=self.url
+        )
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the names that begin so, with what the list says of their objects."""
+        if not _LISTABLE.fullmatch(prefix):
+            return
+        begin = self._begin
+        for page in self._link.pages(self._folder, prefix.replace("/", "!")):
+            for entry in page:
+                yield entry["Key"][len(begin) :].replace("!", "/"), entry
+
+    def remove_if(self, name: str, is_over: Callable[[Record], bool]) -> bool:
+        """Delete a record that is over, if nobody changes it meanwhile."""
+        seen = self.read(name)
+        if seen.etag is None or not is_over(seen):
+            return False
+        status, _ = self._link.ask(
+            "delete_object", GONE_OR_CHANGED, records=True, Key=self._key(name), IfMatch=seen.etag
+        )
+        return status in (200, 204)
+
+    def aged(self) -> Iterator[str]:
+        """Yield the names whose objects were not written for a day."""
+        _, answer = self._link.ask("list_objects_v2", Prefix=self._begin, MaxKeys=1)
+        latest = self._link.now(answer) - _REMEMBER
+        for name, entry in self.entries():
+            if entry["LastModified"].timestamp() < latest:
+                yield name
+
+    @property
+    def _begin(self) -> str:
+        return f"{self._link.begin}{self._folder}/"
+
+    def _read(self, key: str) -> Record:
+        status, answer = self._link.ask("get_object", (404,), records=True, Key=key)
+        if status == 404:
+            return Record(None, None, *self._link.bounds())
+        with driver_errors(self.url):
+            content = answer["Body"].read(MAX_POINTER * 2)
+            answer["Body"].close()
+        return Record(content, answer["ETag"], *self._link.bounds())
+
+    def _key(self, name: str) -> str:
+        return self._begin + check_name(name).replace("/", "!")
+
+
+def _without_nonce(record: Record) -> Record:
+    content = record.content
+    return replace(record, content=None if content is None else content[NONCE:])
+
+
+_UNSET, _SET = b"", b"\x01"
+
+
+class S3Pointers:
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def read(self, name: str) -> bytes | None:
+        return _value(self._records.read(name))
+
+    def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
+        content = _UNSET if value is None else _SET + bytes(check_value(value))
+
+        def decide(seen: Record) -> tuple[bytes | None, bool]:
+            current = _value(seen)
+            if current != expected or (current is None and value is None):
+                return None, current == expected
+            return content, True
+
+        swapped: bool = self._records.change(name, decide)
+        return swapped
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        for name, entry in self._records.entries(prefix):
+            if entry["Size"] > NONCE:
+                yield name
+
+    def sweep(self) -> int:
+        """Remove the objects of pointers that were unset a day ago."""
+        return sum(
+            self._records.remove_if(name, lambda seen: _value(seen) is None)
+            for name in self._records.aged()
+        )
+
+
+def _value(seen: Record) -> bytes | None:
+    return None if seen.content in (None, _UNSET) else (seen.content or b"")[len(_SET) :]
+
+
+@dataclass
+class _Lease:
+    owner: str = ""
+    fence: int = 0
+    until: float = 0.0
+
+
+class S3Leases:
+    """Leases by the server's clock.
+
+    How well that is known depends on how often it was asked (see `ServerClock`): a lease lasts
+    at least as long as it was taken for, and for a process that has just begun to ask, up to
+    two seconds longer.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def acquire(self, name: str, owner: str, ttl: float) -> int | None:
+        check_owner(owner)
+        ttl = check_ttl(ttl)
+
+        def decide(seen: Record) -> tuple[bytes | None, int | None]:
+            lease = _lease(seen)
+            if lease.until <= seen.earliest:
+                # By time, so that it goes on rising after the lease was forgotten.
+                lease = _Lease(owner, max(lease.fence + 1, int(seen.latest * 1e6)))
+            elif lease.owner != owner:
+                return None, None
+            lease.until = seen.latest + ttl
+            return _written(lease), lease.fence
+
+        fence: int | None = self._records.change(name, decide)
+        return fence
+
+    def renew(self, name: str, owner: str, ttl: float) -> bool:
+        return self._prolong(name, owner, check_ttl(ttl))
+
+    def release(self, name: str, owner: str) -> bool:
+        return self._prolong(name, owner, None)
+
+    def sweep(self) -> int:
+        """Forget leases that ended a day ago."""
+        return sum(
+            self._records.remove_if(
+                name, lambda seen: _lease(seen).until < seen.earliest - _REMEMBER
+            )
+            for name in self._records.aged()
+        )
+
+    def _prolong(self, name: str, owner: str, ttl: float | None) -> bool:
+        def decide(seen: Record) -> tuple[bytes | None, bool]:
+            lease = _lease(seen)
+            if lease.owner != owner or lease.until <= seen.earliest:
+                return None, False
+            lease.until = 0.0 if ttl is None else seen.latest + ttl
+            return _written(lease), True
+
+        done: bool = self._records.change(name, decide)
+        return done
+
+
+def _lease(seen: Record) -> _Lease:
+    with suppress(TypeError, ValueError):
+        return _Lease(**json.loads(seen.content or b"{}"))
+    return _Lease()  # what something else has damaged is no lease
+
+
+def _written(lease: _Lease) -> bytes:
+    return json.dumps(asdict(lease)).encode()

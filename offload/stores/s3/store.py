@@ -1,0 +1,78 @@
+"""`S3Store`: the three parts in one bucket."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from offload.stores.s3.blobs import S3Blobs
+from offload.stores.s3.link import Connect, Link
+from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
+
+__all__ = ("S3Store",)
+
+
+class S3Store:
+    """A store over the boto3 clients that *connect* makes, for each process.
+
+    See `offload.stores.s3.connect.open_s3` for the usual way, and `offload.stores.s3` for
+    what stands where and what is relied on.
+
+    Args:
+        url: what errors and operators are shown; no credentials.
+        prefix: what all keys begin with; empty for the bucket's top.
+        threads: requests under way at once, in each process.
+        skew: seconds by which the clocks of the servers behind one endpoint may differ,
+            and that a write may take; every blob lives longer by that. At least 1, for
+            S3 counts in whole seconds.
+        ahead: the share by which a life is written longer than asked.
+        common: arguments of every request.
+        writing: arguments of every request that writes.
+        clock: seconds since 1970, in place of the server's (for tests).
+        sleep: waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        bucket: str,
+        url: str,
+        prefix: str = "offload",
+        threads: int = 16,
+        skew: float = 60.0,
+        ahead: float = 1.0,
+        common: Mapping[str, Any] | None = None,
+        writing: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._link = Link(
+            connect,
+            bucket=bucket,
+            url=url,
+            begin=f"{prefix}/" if prefix else "",
+            threads=threads,
+            common=common,
+            writing=writing,
+            clock=clock,
+            sleep=sleep,
+        )
+        self._conditions = Conditions(self._link)
+        self.url = url
+        self.blobs = S3Blobs(self._link, skew=skew, ahead=ahead)
+        self.pointers = S3Pointers(Records(self._link, "pointers", self._conditions))
+        self.leases = S3Leases(Records(self._link, "leases", self._conditions))
+
+    def sweep(self) -> int:
+        """Remove what expired; return how many blobs, pointers and leases that were.
+
+        Raises ConfigurationError where the server deletes unconditionally.
+        """
+        self._conditions.require_deletes()
+        return self.blobs.sweep() + self.pointers.sweep() + self.leases.sweep()
+
+    def close(self) -> None:
+        """Close this process's connections and end its threads; the next call makes new ones."""
+        self._link.close()

@@ -1,0 +1,86 @@
+"""Asking a slow store several things at once: a bounded pool of threads in each process."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TypeVar
+
+from offload.stores.processes import PerProcess
+
+__all__ = ("Threads",)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Threads:
+    """At most *number* threads in each process, begun when there is more than one thing to do.
+
+    A forked child begins its own. Under gevent's monkey patching they are greenlets.
+    """
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        # A forked child does not even drop what it inherits: a thread of the parent's may
+        # have held one of its locks at that moment.
+        self._kept: list[ThreadPoolExecutor] = []
+        self._pools = PerProcess(lambda: self._keep(ThreadPoolExecutor(number, name)))
+
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Return what *function* gives for each item.
+
+        The first error is raised when nothing is under way any more: until then the
+        caller's memory is in use.
+        """
+        given = list(items)
+        if len(given) < 2 or self.number < 2:
+            return [function(item) for item in given]
+        pool = self._pools.get()
+        futures = [pool.submit(function, item) for item in given]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+
+    def ahead(self, function: Callable[[T], R], items: Sequence[T], window: int) -> Iterator[R]:
+        """Yield what *function* gives for each item, in order, at work on up to *window*."""
+        window = min(window, self.number)
+        if window < 2 or len(items) < 2:
+            yield from map(function, items)
+            return
+        pid = os.getpid()
+        rest = iter(items)
+        futures: deque[tuple[T, Future[R]]] = deque()
+        try:
+            while True:
+                for item in islice(rest, window - len(futures)):
+                    futures.append((item, self._pools.get().submit(function, item)))
+                if not futures:
+                    return
+                item, future = futures.popleft()
+                # In a forked child nobody works for the parent's futures.
+                result = future.result() if os.getpid() == pid else function(item)
+                del future
+                yield result
+                del result  # nothing here keeps what the caller has finished with
+        finally:
+            if os.getpid() == pid:  # else their locks are not ours to take
+                for _, future in futures:
+                    future.cancel()
+
+    def close(self) -> None:
+        """End this process's threads when they have finished; the next call begins new ones."""
+        pool = self._pools.take()
+        if pool is not None:
+            pool.shutdown(wait=True)
+            self._kept.remove(pool)
+
+    def _keep(self, pool: ThreadPoolExecutor) -> ThreadPoolExecutor:
+        self._kept.append(pool)
+        return pool

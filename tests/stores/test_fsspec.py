@@ -1,0 +1,225 @@
+"""Blobs by fsspec: on its local and its memory file system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import fsspec
+import pytest
+
+from offload.errors import BlobMissing, ConfigurationError, StoreError, StoreUnavailable
+from offload.stores import Store, open_store
+from offload.stores.fsspec import FsspecStore
+from offload.testing.processes import ProcessSuite
+from offload.testing.store import (
+    HOUR,
+    BlobTests,
+    ExpiryTests,
+    FakeClock,
+    blob,
+    blobs,
+    contents,
+)
+
+
+class BlobsOnlySuite(BlobTests, ExpiryTests):
+    """The suite without leases, of which there are none."""
+
+    test_a_lease_ends_by_itself = None
+    test_a_lease_that_ended_is_taken_anew = None
+    test_a_renewed_lease_lives_on = None
+
+    @pytest.fixture
+    def clock(self):
+        return FakeClock()
+
+    @pytest.fixture
+    def tick(self, clock):
+        return lambda: clock.advance(0.02)
+
+
+class TestMemory(BlobsOnlySuite):
+    @pytest.fixture
+    def store(self, clock):
+        root = f"/{os.urandom(4).hex()}"
+        return FsspecStore(
+            lambda: fsspec.filesystem("memory", skip_instance_cache=True),
+            url="fsspec+memory://",
+            root=root,
+            skew=0,
+            ahead=0,
+            clock=clock,
+        )
+
+
+class TestLocal(BlobsOnlySuite):
+    @pytest.fixture
+    def store(self, clock, tmp_path):
+        return FsspecStore(
+            lambda: fsspec.filesystem("file", skip_instance_cache=True),
+            url="fsspec+file://",
+            root=str(tmp_path / "store"),
+            skew=0,
+            ahead=0,
+            clock=clock,
+        )
+
+
+class TestProcesses(ProcessSuite):
+    test_no_swap_is_lost_among_processes = None
+    test_one_process_has_the_lease = None
+
+    @pytest.fixture
+    def url(self, tmp_path):
+        return f"fsspec+file://{tmp_path}/store"
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def store(tmp_path, clock):
+    system = fsspec.filesystem("file", skip_instance_cache=True)
+    return FsspecStore(lambda: system, url="fsspec+file://", root=str(tmp_path), clock=clock)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_url_opens_it(tmp_path):
+    """``fsspec+PROTOCOL://`` is the file system's own URL; options of its own are handed on."""
+    store = open_store(f"fsspec+file://{tmp_path}/a%20b?auto_mkdir=true&skew=5")
+    assert isinstance(store, Store)
+    assert store.url == f"fsspec+file://{tmp_path}/a%20b"
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    assert contents(store, [digest]) == [content]
+    assert (tmp_path / "a b" / "blobs").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    (
+        ("fsspec+nonsense://x", "nonsense"),
+        ("fsspec+file:///x?skew=soon", "skew='soon' is not a number of seconds"),
+        ("fsspec+memory://x?threads=many", "threads='many' is not a whole number"),
+    ),
+)
+def test_what_is_wrong_is_named(url, said):
+    """An unknown protocol or a wrong option is refused at once."""
+    with pytest.raises(ConfigurationError, match=said):
+        open_store(url)
+
+
+def test_without_fsspec_the_extra_is_named():
+    """Where fsspec is missing, opening says what to install."""
+    code = (
+        "import sys; sys.modules['fsspec'] = sys.modules['fsspec.core'] = None\n"
+        "from offload.stores import open_store\n"
+        "open_store('fsspec+memory://x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert 'pip install "offload[fsspec]"' in done.stderr
+
+
+def test_pointers_and_leases_are_refused(store):
+    """What needs compare-and-swap is refused, with what to do instead."""
+    for call in (
+        lambda: store.pointers.read("p"),
+        lambda: store.pointers.swap("p", None, b""),
+        lambda: store.pointers.names(),
+        lambda: store.leases.acquire("l", "me", 1),
+        lambda: store.leases.renew("l", "me", 1),
+        lambda: store.leases.release("l", "me"),
+    ):
+        with pytest.raises(ConfigurationError, match="put it second") as caught:
+            call()
+        assert caught.value.store == store.url
+
+
+def test_a_content_counts_when_it_is_marked(store, tmp_path):
+    """What a killed writer left is not there, and does not stand in the way."""
+    digest, content = blob()
+    folder = tmp_path / "blobs" / digest.replace(":", "-")
+    folder.mkdir(parents=True)
+    (folder / ("0" * 32)).write_bytes(content[:50])
+    assert store.blobs.missing([digest], HOUR) == {digest}
+    with pytest.raises(BlobMissing):
+        contents(store, [digest])
+    store.blobs.put({digest: [content]}, HOUR)
+    assert contents(store, [digest]) == [content]
+
+
+def test_asking_again_is_cheap(store, tmp_path, clock):
+    """A life is written twice as long as asked for, and again only when half of it is gone."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    for _ in range(5):
+        assert store.blobs.missing([digest], HOUR) == set()
+    assert len(files(tmp_path)) == 2
+    clock.advance(HOUR - 1)
+    assert store.blobs.missing([digest], HOUR) == set()
+    assert len(files(tmp_path)) == 2
+    clock.advance(2)
+    assert store.blobs.missing([digest], HOUR) == set()
+    assert len(files(tmp_path)) == 3
+
+
+def test_the_sweep_removes_what_ended(store, tmp_path, clock):
+    """What ended longer ago than clocks may differ is removed, and nothing else."""
+    ended, kept = blobs(3), blobs(2)
+    store.blobs.put(ended, HOUR)
+    store.blobs.put(kept, 3 * HOUR)
+    clock.advance(2 * HOUR + 61)
+    assert store.sweep() == 0
+    assert store.blobs.missing(list(ended), 1) == set(ended)
+    clock.advance(60)
+    assert store.sweep() == 3
+    assert len(files(tmp_path)) == 4
+    assert store.blobs.missing(list(kept), 1) == set()
+    again = next(iter(ended))
+    store.blobs.put({again: ended[again]}, HOUR)
+    assert contents(store, [again]) == ended[again]
+
+
+def test_a_short_content_is_noticed(store, tmp_path):
+    """A file that gives fewer bytes than were written is worth another try."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    (name,) = (path for path in tmp_path.rglob("*") if path.is_file() and "." not in path.name)
+    name.write_bytes(content[:10])
+    with pytest.raises(StoreUnavailable, match="10 of 100 bytes"):
+        contents(store, [digest])
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    ((PermissionError("no"), StoreError), (OSError("away"), StoreUnavailable)),
+)
+def test_its_errors_are_ours(clock, raised, expected):
+    """Whatever a file system raises comes as a StoreError with the URL in it."""
+
+    class Broken:
+        def __getattr__(self, name):
+            def call(*args, **options):
+                raise raised
+
+            return call
+
+    store = FsspecStore(Broken, url="fsspec+broken://x", root="/x", clock=clock)
+    digest, content = blob()
+    for call in (
+        lambda: store.blobs.put({digest: [content]}, HOUR),
+        lambda: store.blobs.missing([digest], HOUR),
+        lambda: contents(store, [digest]),
+        lambda: store.blobs.delete([digest]),
+        lambda: list(store.blobs.scan()),
+    ):
+        with pytest.raises(StoreError, match="fsspec\\+broken://x") as caught:
+            call()
+        assert type(caught.value) is expected
