@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from offload.errors import ConfigurationError
@@ -15,6 +17,8 @@ __all__ = ("RetryPolicy", "Settings", "TaskOptions")
 MODES = ("on", "observe", "off")
 OUTAGES = ("raise", "inline")
 COMPRESSIONS = ("auto", "zstd", "none")
+CACHES = ("auto", "off")
+VERIFICATIONS = ("none", "entry", "always")
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,11 @@ class Settings:
             ``none``.
         memo_size: bytes of immutable values per process that are remembered, so that
             the same object is not hashed again.
+        cache: folder of the node cache, where large values from a remote store are kept
+            for all processes of a machine; ``auto`` is one in ``/dev/shm``; ``off``.
+        cache_size: bytes of it at most, see `offload.content.cache_folder.Folder`.
+        verify: when the cache's files are verified, beyond what is read from a store,
+            which always is: ``none``; ``entry`` (their roots at each use); ``always``.
     """
 
     store: str | tuple[str, ...] | None = field(default=None, repr=False)  # may hold a password
@@ -173,6 +182,9 @@ class Settings:
     secret: tuple[str, ...] = field(default=(), repr=False)
     compression: str = "auto"
     memo_size: int = 64 * 1024**2
+    cache: str = "auto"
+    cache_size: int = 1024**3
+    verify: str = "entry"
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -189,14 +201,21 @@ class Settings:
             ("mode", MODES),
             ("on_outage", OUTAGES),
             ("compression", COMPRESSIONS),
+            ("verify", VERIFICATIONS),
         ):
             if getattr(self, name) not in allowed:
                 _refuse(f"offload_{name}", getattr(self, name), "one of " + ", ".join(allowed))
         if not isinstance(self.results, bool):
             _refuse("offload_results", self.results, "True or False")
-        for name in ("threshold", "max_size", "inline_limit", "memo_size"):
+        for name in ("threshold", "max_size", "inline_limit", "memo_size", "cache_size"):
             _whole(f"offload_{name}", getattr(self, name), "a number of bytes from 0")
         _seconds("offload_retention", self.retention)
+        if isinstance(self.cache, os.PathLike):
+            put("cache", os.fspath(self.cache))
+        if not isinstance(self.cache, str) or (
+            self.cache not in CACHES and not Path(self.cache).is_absolute()
+        ):
+            _refuse("offload_cache", self.cache, "'auto', 'off' or the absolute path of a folder")
         put("inline", _names("offload_inline", self.inline))
         put("accept", _names("offload_accept", self.accept))
         secret = (self.secret,) if isinstance(self.secret, str) else self.secret

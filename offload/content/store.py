@@ -11,10 +11,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
+from offload.content.cache import Assembly, NodeCache
+from offload.content.cache_file import InMemory
 from offload.content.keyring import keys_from_secrets, keys_from_store
 from offload.content.manifest import (
     ALIGNMENT,
     ROOT_LIMIT,
+    SINGLE,
     Manifest,
     Packed,
     pack,
@@ -23,11 +26,12 @@ from offload.content.manifest import (
 from offload.content.memo import Memo
 from offload.content.memory import allocate
 from offload.content.retrying import Retrying
-from offload.content.stored import MAX_OVERHEAD, decode, decode_into, encoder
+from offload.content.stored import MAX_OVERHEAD, decode, encoder
 from offload.counters import Counters
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import (
     BlobMissing,
+    DeserializationError,
     IntegrityError,
     InvalidRef,
     StoreUnavailable,
@@ -61,6 +65,7 @@ class ContentStore:
     kept here besides is safe to inherit.
 
     Args:
+        cache: where large values are looked for before the store is asked.
         clock: seconds since 1970.
         sleep: waits so many seconds between attempts.
     """
@@ -72,6 +77,7 @@ class ContentStore:
         settings: Settings,
         counters: Counters,
         *,
+        cache: NodeCache | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -79,6 +85,7 @@ class ContentStore:
         self.serializers = serializers
         self._settings = settings
         self._counters = counters
+        self._cache = cache
         self._clock = clock
         self._retrying = Retrying(
             settings.retry, on_retry=lambda: counters.add(store_retries=1), sleep=sleep
@@ -312,7 +319,7 @@ class ContentStore:
             return
         ttl = ttl * _MARGIN + _SKEW
         if not digests:
-            manifest = self._retrying(lambda: self._manifest(ref))
+            _, manifest = self._retrying(lambda: self._root(ref))
             digests = [digest, *(chunk.digest for chunk in manifest.chunks)]
         missing = self._retrying(lambda: self.store.blobs.missing(digests, ttl))
         if missing:
@@ -342,32 +349,34 @@ class ContentStore:
                 f"{ref!r} is over offload_max_size ({human_size(self._settings.max_size)})"
             )
         if ref.data is None:
-            value = self._retrying(lambda: self._fetch(ref))
-            self._counters.add(values_fetched=1, bytes_fetched=ref.size)
-            return value
+            return self._retrying(lambda: self._fetch(ref))
         manifest = read_root(memoryview(ref.data), size=ref.size, where=f"the content of {ref!r}")
         return self._value(ref, manifest, _copied(manifest.body))
 
     def _fetch(self, ref: Ref[T]) -> T:
-        manifest = self._manifest(ref)
-        if not manifest.chunks:
-            return self._value(ref, manifest, _copied(manifest.body))
-        body = allocate(manifest.body_size, ALIGNMENT)
-        offset = 0
-        limit = max(chunk.size for chunk in manifest.chunks) + MAX_OVERHEAD
-        blobs = self._blobs(ref, [chunk.digest for chunk in manifest.chunks], limit)
-        for chunk, stored in zip(manifest.chunks, blobs, strict=True):
-            target = body[offset : offset + chunk.size]
-            where = f"chunk {chunk.digest} of {ref!r} in {self.store.url}"
-            try:
-                decode_into(stored, target, where)
-            except IntegrityError as exc:
-                raise self._altered(ref, chunk.digest, str(exc)) from exc
-            self._verify(ref, chunk.digest, target)
-            offset += chunk.size
+        cache, digest = self._cache, ref.digest
+        if cache is None or digest is None or ref.size < SINGLE:
+            _, manifest = self._root(ref)
+            value = self._value(ref, manifest, self._body(ref, manifest, InMemory))
+            self._counters.add(values_fetched=1, bytes_fetched=ref.size)
+            return value
+        with cache.turn(digest, ref.size) as turn:
+            found = turn.found
+            if found is not None:
+                try:
+                    value = self._value(ref, found.manifest, found.body)
+                except (DeserializationError, IntegrityError):
+                    if cache.is_intact(found):
+                        raise
+                else:
+                    self._counters.add(cache_hits=1, cache_bytes=ref.size)
+                    return value
+            root, manifest = self._root(ref)
+            body = self._body(ref, manifest, lambda m: turn.assembly(root, m))
+        self._counters.add(values_fetched=1, bytes_fetched=ref.size, cache_misses=1)
         return self._value(ref, manifest, body)
 
-    def _manifest(self, ref: Ref[Any]) -> Manifest:
+    def _root(self, ref: Ref[Any]) -> tuple[memoryview, Manifest]:
         digest = ref.digest
         assert digest is not None
         where = f"{ref!r} in {self.store.url}"
@@ -377,7 +386,26 @@ class ContentStore:
         except IntegrityError as exc:
             raise self._altered(ref, digest, str(exc)) from exc
         self._verify(ref, digest, root)
-        return read_root(root, size=ref.size, where=where)
+        return root, read_root(root, size=ref.size, where=where)
+
+    def _body(
+        self, ref: Ref[Any], manifest: Manifest, assembly: Callable[[Manifest], Assembly]
+    ) -> memoryview:
+        """Fetch and verify all chunks, and return the body that they are put together to."""
+        if not manifest.chunks:
+            return _copied(manifest.body)
+        assembled = assembly(manifest)
+        limit = max(chunk.size for chunk in manifest.chunks) + MAX_OVERHEAD
+        blobs = self._blobs(ref, [chunk.digest for chunk in manifest.chunks], limit)
+        for chunk, stored in zip(manifest.chunks, blobs, strict=True):
+            where = f"chunk {chunk.digest} of {ref!r} in {self.store.url}"
+            try:
+                plain = assembled.decode(stored, chunk.size, where)
+            except IntegrityError as exc:
+                raise self._altered(ref, chunk.digest, str(exc)) from exc
+            self._verify(ref, chunk.digest, plain)
+            assembled.keep(plain)
+        return assembled.body()
 
     def _blobs(self, ref: Ref[Any], digests: Sequence[Digest], limit: int) -> Iterable[Buffer]:
         try:

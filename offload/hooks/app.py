@@ -12,6 +12,7 @@ from celery import Celery
 from kombu.utils.imports import symbol_by_name
 from kombu.utils.json import register_type
 
+from offload.content.cache import NodeCache, open_cache
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
@@ -161,14 +162,19 @@ class Offload:
     def _make_contents(self) -> tuple[int, ContentStore, ContentStore]:
         """Build anew in each process: locks and memories do not survive a fork well."""
         conf = self.app.conf
-        content = self._content(conf.accept_content)
+        cache = open_cache(self.store.url, self.settings, self.counters)
+        content = self._content(conf.accept_content, cache)
         if conf.result_accept_content in (None, conf.accept_content):
             return os.getpid(), content, content
-        return os.getpid(), content, self._content(conf.result_accept_content)
+        return os.getpid(), content, self._content(conf.result_accept_content, cache)
 
-    def _content(self, accepted: Iterable[str] | None) -> ContentStore:
+    def _content(self, accepted: Iterable[str] | None, cache: NodeCache | None) -> ContentStore:
         return ContentStore(
-            self.store, self._serializers(accepted), self.settings, self.counters
+            self.store,
+            self._serializers(accepted),
+            self.settings,
+            self.counters,
+            cache=cache,
         )
 
     @cached_property

@@ -1,0 +1,223 @@
+"""The form of a cached value, and the putting together of one.
+
+A file, in bytes::
+
+    0   8   magic "OFFCACH1"
+    8   8   length of the root blob, little-endian
+    16  16  the machine's boot, see `boot`
+    64  .   the root blob, as `offload.content.manifest` has it
+    .       zeros up to a multiple of 4096
+    .       the body: all chunks, one after another
+
+So a hit needs nothing from the store, and all of it can be verified by its name alone.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from offload.content.manifest import ALIGNMENT, CHUNK, ROOT_LIMIT, Manifest, read_root
+from offload.content.memory import allocate
+from offload.content.stored import decode, decode_into
+from offload.digest import Buffer, Digest, digest_of
+from offload.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from offload.content.cache_folder import Folder, Part
+
+__all__ = ("Cached", "InFile", "InMemory", "body_start", "map_value")
+
+_MAGIC = b"OFFCACH1"
+_PREFIX = struct.Struct("<8sQ16s")
+_ROOT = ALIGNMENT
+_PAGE = 4096
+
+# Before Python 3.13 each mapping keeps a file descriptor of its own.
+_UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+
+
+def body_start(root_size: int) -> int:
+    """Return where the body begins behind a root of *root_size* bytes."""
+    return -(-(_ROOT + root_size) // _PAGE) * _PAGE
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A cached value, mapped: writable, and nobody sees what is written."""
+
+    digest: Digest
+    root: memoryview
+    manifest: Manifest
+    body: memoryview
+    where: str
+
+    def check_root(self) -> None:
+        """Raise IntegrityError unless the root has the digest that the file is named by."""
+        self._check(self.digest, self.root)
+
+    def check_body(self) -> None:
+        """Raise IntegrityError unless each chunk has the digest that the root says."""
+        offset = 0
+        for chunk in self.manifest.chunks:
+            self._check(chunk.digest, self.body[offset : offset + chunk.size])
+            offset += chunk.size
+
+    def _check(self, digest: Digest, plain: memoryview) -> None:
+        found = digest_of([plain])
+        if found != digest:
+            raise IntegrityError(f"{self.where} was altered: {found} instead of {digest}")
+
+
+def map_value(fd: int, digest: Digest, size: int, *, where: str) -> Cached | None:
+    """Map a complete file; None if it is of a former boot.
+
+    Raises IntegrityError where it does not have the form of a value of *size* bytes.
+    """
+    length = os.fstat(fd).st_size
+    try:
+        view = memoryview(_map(fd, length))
+        magic, root_size, booted = _PREFIX.unpack_from(view)
+        start = body_start(root_size)
+        if magic != _MAGIC or root_size > ROOT_LIMIT or start > length:
+            raise ValueError("it does not begin as one does")
+    except (ValueError, struct.error) as exc:
+        raise IntegrityError(f"{where} is no cached value: {exc}") from exc
+    if booted != boot():
+        return None
+    root = view[_ROOT : _ROOT + root_size]
+    manifest = read_root(root, size=size, where=where)
+    if not manifest.chunks or start + manifest.body_size != length:
+        raise IntegrityError(f"{where} is not of the size that its root says")
+    return Cached(digest, root, manifest, view[start:], where)
+
+
+def _map(fd: int, length: int) -> mmap.mmap:
+    return mmap.mmap(fd, length, access=mmap.ACCESS_COPY, **_UNTRACKED)
+
+
+@cache
+def boot() -> bytes:
+    """Return what tells this run of the machine from others.
+
+    On a disk, a file that was not flushed may have its name after a power failure and not
+    its content. Flushing would cost more than fetching such files again.
+    """
+    try:
+        return UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+class InMemory:
+    """A value that is put together in private memory."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._body = allocate(manifest.body_size, ALIGNMENT)
+        self._filled = 0
+
+    def decode(self, stored: Buffer, size: int, where: str) -> memoryview:
+        """Return the plain bytes of the next chunk, to be verified and then kept.
+
+        Raises IntegrityError if they are not *size* bytes.
+        """
+        plain = self._body[self._filled : self._filled + size]
+        decode_into(stored, plain, where)
+        return plain
+
+    def keep(self, plain: memoryview) -> None:
+        """Keep the next chunk: what `decode` returned, or one from elsewhere."""
+        end = self._filled + len(plain)
+        if plain.obj is not self._body.obj:
+            self._body[self._filled : end] = plain
+        self._filled = end
+
+    def body(self) -> memoryview:
+        """Return the body, all chunks being there."""
+        return self._body
+
+
+class InFile:
+    """A value that is put together in a cache file; in memory, once that fails.
+
+    It is written by calls and not through a mapping: what does not fit is an error then,
+    and no SIGBUS. *failed* is told that error.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        part: Part,
+        root: Buffer,
+        manifest: Manifest,
+        failed: Callable[[OSError], None],
+    ) -> None:
+        self._folder = folder
+        self._part = part
+        self._manifest = manifest
+        self._failed = failed
+        self._start = body_start(len(root))
+        self._filled = 0
+        self._memory: InMemory | None = None
+        self._write(_PREFIX.pack(_MAGIC, len(root), boot()), 0)
+        self._write(root, _ROOT)
+
+    def decode(self, stored: Buffer, size: int, where: str) -> memoryview:
+        """Do as `InMemory.decode` does."""
+        if self._memory is not None:
+            return self._memory.decode(stored, size, where)
+        plain = decode(stored, size, where)
+        if len(plain) != size:
+            raise IntegrityError(f"{where} has {len(plain)} bytes instead of {size}")
+        return plain
+
+    def keep(self, plain: memoryview) -> None:
+        """Do as `InMemory.keep` does."""
+        if self._memory is None:
+            try:
+                self._write(plain, self._start + self._filled)
+                self._filled += len(plain)
+                return
+            except OSError as exc:
+                self._memory = self._moved(exc)
+        self._memory.keep(plain)
+
+    def body(self) -> memoryview:
+        """Give the file its name, and return the body mapped from it."""
+        if self._memory is None:
+            length = self._start + self._manifest.body_size
+            try:
+                mapping = _map(self._part.fd, length)
+                self._folder.finish(self._part)
+                return memoryview(mapping)[self._start :]
+            except (OSError, ValueError) as exc:
+                self._memory = self._moved(OSError(*exc.args))
+        return self._memory.body()
+
+    def _moved(self, exc: OSError) -> InMemory:
+        """Return what was written so far, in memory."""
+        memory = InMemory(self._manifest)
+        copied = 0
+        while copied < self._filled:
+            size = min(CHUNK, self._filled - copied)
+            piece = os.pread(self._part.fd, size, self._start + copied)
+            if not piece:
+                raise IntegrityError("a cache file became shorter while it was written") from exc
+            memory.keep(memoryview(piece))
+            copied += len(piece)
+        self._failed(exc)
+        return memory
+
+    def _write(self, content: Buffer, offset: int) -> None:
+        rest = memoryview(content)
+        while rest:
+            count = os.pwrite(self._part.fd, rest, offset)
+            rest, offset = rest[count:], offset + count

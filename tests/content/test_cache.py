@@ -1,0 +1,721 @@
+"""The node cache: once per machine, private to each reader, and never in the way."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from offload.content import cache as cache_module
+from offload.content import cache_file, cache_folder
+from offload.content.cache import open_cache
+from offload.content.cache_folder import Folder, is_tmpfs, memory_limit
+from offload.counters import Counters
+from offload.errors import (
+    BlobMissing,
+    ConfigurationError,
+    IntegrityError,
+    SerializerNotAccepted,
+    ValueTooLarge,
+)
+from offload.settings import Settings
+from tests.content.cache_parts import CHUNKS, LARGE, MB, Child, Machine, noise
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flock, /proc and tmpfs")
+
+AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path / "cache")
+
+
+@contextmanager
+def mounted(folder, options):
+    """A tmpfs; skipped where this may not mount one."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not AS_ROOT or shutil.which("mount") is None:
+        pytest.skip("only root can mount a tmpfs")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"mode=700,{options}", "none", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"mount: {done.stderr}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+# -- hits
+
+VALUES = {
+    "array": noise(LARGE),
+    "bytes": bytes(noise(LARGE)),
+    "text": "\N{SNOWMAN}" * MB,
+    "frame": pd.DataFrame({"a": np.arange(MB), "b": np.arange(MB) / 2}),
+    "mixed": {"x": noise(MB), "y": [noise(2 * MB, 2), "z"]},
+    "compressible": np.zeros(MB),
+    "one mebibyte": noise(MB),
+}
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, pd.DataFrame):
+        return a.equals(b)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+@pytest.mark.parametrize("verify", ("none", "entry", "always"))
+@pytest.mark.parametrize("name", VALUES)
+def test_a_second_reader_asks_the_store_for_nothing(machine, name, verify):
+    """What one process has fetched, another has without reading a blob, and it is the same."""
+    ref = machine.put(VALUES[name])
+    first, second = machine.reader(verify=verify), machine.reader(verify=verify)
+    assert same(first.get(ref), VALUES[name])
+    assert machine.store.take_reads() > 1
+    assert same(second.get(ref), VALUES[name])
+    assert machine.store.take_reads() == 0
+    assert first.counted() == {"misses": 1}
+    assert second.counted() == {"hits": 1}
+    assert second.counters.snapshot()["cache_bytes"] == ref.size
+    assert second.counters.snapshot()["values_fetched"] == 0
+    assert machine.names() == {machine.file(ref).name}
+
+
+def test_small_values_are_not_kept(machine):
+    """A value that is one blob costs the store one read and the machine no file."""
+    ref = machine.put(noise(MB - 1000))
+    reader = machine.reader()
+    reader.get(ref)
+    reader.get(ref)
+    assert machine.store.take_reads() == 2
+    assert reader.counted() == {}
+    assert not machine.path.exists()
+
+
+def test_a_hit_outlives_the_store(machine):
+    """A cached value is resolved although the store has lost it and does not answer."""
+    ref = machine.put(noise(LARGE))
+    machine.reader().get(ref)
+    opened = machine.reader().content.open(ref.wire)
+    machine.store.blobs = None
+    assert np.array_equal(opened.get(), noise(LARGE))
+
+
+def test_what_a_receiver_writes_is_its_own(machine):
+    """Every receiver can write, and neither another, past or to come, nor the file sees it."""
+    ref = machine.put(noise(LARGE))
+    readers = [machine.reader() for _ in range(3)]
+    values = [reader.get(ref) for reader in readers]  # the first fetched it
+    for value in values:
+        value[:] = 7
+    values[0][:] = 8
+    assert (values[1] == 7).all()
+    assert np.array_equal(machine.reader(verify="always").get(ref), noise(LARGE))
+    assert machine.store.take_reads() == 1 + CHUNKS
+
+
+def test_a_value_is_the_mapped_file(machine):
+    """Fetched or found, an array's memory is the file's own, mapped privately, not a copy."""
+    ref = machine.put(noise(LARGE))
+    reader = machine.reader()
+    for value in (reader.get(ref), reader.get(ref)):
+        address = value.__array_interface__["data"][0]
+        assert address % 64 == 0
+        (line,) = [
+            line
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            for start, end in [line.split()[0].split("-")]
+            if int(start, 16) <= address < int(end, 16)
+        ]
+        assert line.split()[1] == "rw-p"
+        assert str(machine.file(ref)) in line or str(machine.part(ref)) in line
+
+
+def test_a_file_is_its_owners_alone(machine):
+    """Folder and files are for their owner only, whatever the umask."""
+    before = os.umask(0)
+    try:
+        ref = machine.put(noise(LARGE))
+        machine.reader().get(ref)
+    finally:
+        os.umask(before)
+    assert machine.path.stat().st_mode & 0o777 == 0o700
+    assert machine.file(ref).stat().st_mode & 0o777 == 0o600
+
+
+# -- what is checked all the same
+
+
+def test_a_cached_value_is_for_those_who_may_have_it(machine):
+    """Serializer, size and signature are checked although the value is at hand."""
+    ref = machine.put({1, *range(400_000)})
+    machine.reader().get(ref)
+    with pytest.raises(SerializerNotAccepted):
+        machine.reader(accept=("json",)).get(ref)
+    with pytest.raises(ValueTooLarge):
+        machine.reader(max_size=MB).get(ref)
+    assert machine.reader().counted() == {}
+
+
+@pytest.mark.parametrize("verify", ("none", "entry", "always"))
+def test_what_comes_from_the_store_is_verified_whatever_is_set(machine, verify):
+    """A chunk altered in the store is refused and not cached, also where nothing is to be
+    verified in the cache.
+    """
+    ref = machine.put(noise(LARGE))
+    machine.store.alter(list(machine.store.blobs._inner._blobs)[-2])
+    reader = machine.reader(verify=verify)
+    with pytest.raises(IntegrityError):
+        reader.get(ref)
+    assert machine.names() == set()
+
+
+def test_a_value_that_is_gone_leaves_nothing(machine):
+    """BlobMissing in the middle leaves neither a file nor a lock behind."""
+    ref = machine.put(noise(LARGE))
+    chunk = list(machine.store.blobs._inner._blobs)[1]
+    machine.store.blobs.delete([chunk])
+    for _ in range(2):
+        with pytest.raises(BlobMissing):
+            machine.reader(patience=0).get(ref)
+    assert machine.names() == set()
+
+
+# -- altered files
+
+
+def change(offset):
+    def alter(path):
+        with path.open("r+b") as file:
+            file.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
+
+    return alter
+
+
+def replaced(make):
+    def alter(path):
+        kept = path.with_name("kept")
+        path.rename(kept)
+        make(kept, path)
+
+    return alter
+
+
+ALTERED = {
+    "magic": change(0),
+    "length of the root": change(8),
+    "form of the root": change(64),
+    "root": change(200),
+    "cut short": lambda path: os.truncate(path, LARGE),
+    "cut to nothing": lambda path: os.truncate(path, 0),
+    "longer": lambda path: os.truncate(path, 2 * LARGE),
+    "open to others": lambda path: path.chmod(0o644),
+    "a link": replaced(lambda kept, path: path.symlink_to(kept)),
+    "a pipe": replaced(lambda kept, path: os.mkfifo(path, 0o600)),
+}
+if AS_ROOT:
+    ALTERED["another user's"] = lambda path: os.chown(path, 12345, 12345)
+
+
+@pytest.mark.parametrize("verify", ("entry", "always"))
+@pytest.mark.parametrize("what", ALTERED)
+def test_an_altered_file_is_dropped(machine, what, verify, caplog):
+    """A file that is not what was put there is dropped, said, counted, and fetched anew."""
+    ref = machine.put(noise(LARGE))
+    machine.reader().get(ref)
+    ALTERED[what](machine.file(ref))
+    reader = machine.reader(verify=verify)
+    assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert reader.counted() == {"altered": 1, "misses": 1}
+    assert "dropped" in caplog.text
+    assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert reader.counted() == {"altered": 1, "misses": 1, "hits": 1}
+
+
+def test_always_notices_a_changed_body(machine):
+    """Under ``always`` one changed byte in the last page is not handed out."""
+    ref = machine.put(noise(LARGE))
+    machine.reader().get(ref)
+    change(-1)(machine.file(ref))
+    reader = machine.reader(verify="always")
+    assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert reader.counted() == {"altered": 1, "misses": 1}
+
+
+@pytest.mark.parametrize("verify", ("none", "entry"))
+def test_a_body_that_does_not_decode_is_fetched_anew(machine, verify):
+    """A changed body that cannot be read is told from a value that never could be."""
+    value = {"a": "x" * MB, "other": 1}
+    ref = machine.put(value, "json")
+    machine.reader().get(ref)
+    content = machine.file(ref).read_bytes()
+    machine.file(ref).write_bytes(content.replace(b'"other"', b"}}}}}}}"))
+    assert machine.file(ref).read_bytes() != content
+    reader = machine.reader(verify=verify)
+    assert reader.get(ref) == value
+    assert reader.counted() == {"altered": 1, "misses": 1, "unused": 1}
+    assert machine.names() == set()
+
+
+def test_a_file_of_a_former_boot_is_fetched_anew(machine, monkeypatch):
+    """What may have lost its content in a power failure is not trusted, and not reported."""
+    ref = machine.put(noise(LARGE))
+    machine.reader().get(ref)
+    monkeypatch.setattr(cache_file, "boot", lambda: b"another boot    ")
+    reader = machine.reader()
+    reader.get(ref)
+    assert reader.counted() == {"misses": 1}
+    reader.get(ref)
+    assert reader.counted() == {"misses": 1, "hits": 1}
+
+
+# -- folders that cannot be used
+
+
+def a_link(path):
+    (path.parent / "elsewhere").mkdir(mode=0o700)
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def a_file(path):
+    path.write_text("")
+
+
+def open_to_others(path):
+    path.mkdir()
+    path.chmod(0o750)
+
+
+def of_another_user(path):
+    if not AS_ROOT:
+        pytest.skip("only root can give folders away")
+    path.mkdir(mode=0o700)
+    os.chown(path, 12345, 12345)
+
+
+def replaceable(path):
+    path.parent.chmod(0o777)
+    path.mkdir(mode=0o700)
+
+
+def without_a_place(path):
+    path.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    (
+        (a_link, "it is a link"),
+        (a_file, "it is no folder"),
+        (open_to_others, "others may use it"),
+        (of_another_user, "belongs to user 12345"),
+        (replaceable, "no sticky bit"),
+        (without_a_place, "No such file"),
+    ),
+)
+def test_a_folder_that_is_not_safe_is_not_used(tmp_path, caplog, make, said):
+    """Such a folder stays empty; values come from the store, and the log says why, once."""
+    (tmp_path / "above").mkdir()
+    machine = Machine(tmp_path / "above" / "cache")
+    make(machine.path)
+    ref = machine.put(noise(LARGE))
+    reader = machine.reader()
+    for _ in range(3):
+        assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert reader.counted() == {"misses": 3, "unused": 3}
+    assert [said in record.getMessage() for record in caplog.records] == [True]
+    assert not machine.path.is_dir() or list(machine.path.iterdir()) == []
+
+
+def test_the_refusal_is_typed(tmp_path):
+    """`Folder.check` raises ConfigurationError naming the setting and the folder."""
+    (tmp_path / "cache").mkdir(mode=0o755)
+    with pytest.raises(ConfigurationError, match=f"offload_cache: .*{tmp_path}.*755"):
+        Folder(tmp_path / "cache", 1).check()
+
+
+def test_a_folder_that_cannot_be_written_serves_what_it_has(machine):
+    """On a read-only file system what is there is used, and the rest comes from the store."""
+    machine.path.mkdir()
+    with mounted(machine.path, "size=64m"):
+        ref, other = machine.put(noise(LARGE)), machine.put(noise(LARGE, 2))
+        machine.reader().get(ref)
+        subprocess.run(["mount", "-o", "remount,ro", str(machine.path)], check=True)
+        reader = machine.reader()
+        assert np.array_equal(reader.get(ref), noise(LARGE))
+        assert np.array_equal(reader.get(other), noise(LARGE, 2))
+        assert reader.counted() == {"hits": 1, "misses": 1, "unused": 1}
+
+
+# -- full disks
+
+
+def test_what_does_not_fit_the_disk_is_not_kept(machine):
+    """A value larger than the free space comes from the store and takes none of it."""
+    machine.path.mkdir()
+    with mounted(machine.path, "size=8m"):
+        ref = machine.put(noise(LARGE))
+        reader = machine.reader()
+        assert np.array_equal(reader.get(ref), noise(LARGE))
+        assert reader.counted() == {"misses": 1, "unused": 1}
+        assert machine.names() == set()
+
+
+def test_a_disk_that_fills_up_meanwhile(machine, caplog):
+    """Others fill the disk in the middle: the value goes on in memory, whole."""
+    machine.path.mkdir()
+    with mounted(machine.path, "size=32m"):
+        ref = machine.put(noise(LARGE))
+
+        def fill(number):
+            if number == 1:
+                with pytest.raises(OSError), (machine.path / "others").open("wb", 0) as file:
+                    while True:
+                        file.write(bytes(MB))
+
+        machine.store.blobs.before = fill
+        reader = machine.reader()
+        value = reader.get(ref)
+        assert np.array_equal(value, noise(LARGE))
+        value[:] = 0
+        assert machine.names() == {"others"}
+        assert reader.counted() == {"misses": 1, "unused": 1}
+        assert os.strerror(errno.ENOSPC) in caplog.text
+
+
+def test_a_limit_of_file_sizes(machine):
+    """Under ``ulimit -f`` values come from the store."""
+    ref = machine.put(noise(LARGE))
+    reader = machine.reader()
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MB, MB))
+        good = np.array_equal(reader.get(ref), noise(LARGE))
+        return good, reader.counted()
+
+    assert Child(limited).result() == (True, {"misses": 1, "unused": 1})
+    assert machine.names() == set()
+
+
+@pytest.mark.parametrize("number", (0, 1, 2, 1 + CHUNKS))
+def test_a_write_that_fails(machine, monkeypatch, number):
+    """Whichever write fails, first, middle or last, the value is whole."""
+    ref = machine.put(noise(LARGE))
+    writes = []
+    pwrite = os.pwrite
+
+    def failing(fd, data, offset):
+        writes.append(offset)
+        if len(writes) == number + 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pwrite(fd, data[: 3 * MB], offset)
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    reader = machine.reader()
+    assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert reader.counted() == {"misses": 1, "unused": 1}
+    assert machine.names() == set()
+
+
+def test_a_file_that_gets_no_name(machine, monkeypatch):
+    """The value is whole although its complete file cannot be renamed."""
+    ref = machine.put(noise(LARGE))
+
+    def fails(self, part):
+        raise PermissionError(errno.EPERM, "not now")
+
+    monkeypatch.setattr(Folder, "finish", fails)
+    reader = machine.reader()
+    value = reader.get(ref)
+    assert np.array_equal(value, noise(LARGE))
+    value[:] = 0
+    assert reader.counted() == {"misses": 1, "unused": 1}
+    assert machine.names() == set()
+
+
+# -- room
+
+FILE = LARGE + 4096
+
+
+def used(machine, ref, ago):
+    """Have *ref* used so many seconds ago."""
+    at = machine.path.stat().st_mtime - ago
+    os.utime(machine.file(ref), (at, at))
+
+
+def test_the_least_recently_used_goes(machine):
+    """What was used longest ago makes room; reading is using, being evicted harms no reader."""
+    refs = [machine.put(noise(LARGE, seed)) for seed in range(4)]
+    reader = machine.reader(size=3 * FILE)
+    values = [reader.get(ref) for ref in refs[:3]]
+    for ref, ago in zip(refs, (300, 200, 100), strict=False):
+        used(machine, ref, ago)
+    reader.get(refs[0])
+    reader.get(refs[3])
+    assert machine.names() == {machine.file(refs[n]).name for n in (0, 2, 3)}
+    assert reader.counted() == {"misses": 4, "hits": 1, "evicted": 1}
+    assert np.array_equal(values[1], noise(LARGE, 1))
+
+
+def test_no_file_goes_for_a_value_that_does_not_fit(machine):
+    """A value larger than the cache is not kept, and what is there stays."""
+    small, large = machine.put(noise(LARGE)), machine.put(noise(3 * LARGE))
+    reader = machine.reader(size=2 * FILE)
+    reader.get(small)
+    assert np.array_equal(reader.get(large), noise(3 * LARGE))
+    assert machine.names() == {machine.file(small).name}
+    assert reader.counted() == {"misses": 2, "unused": 1}
+
+
+def test_no_file_goes_where_another_download_takes_the_room(machine):
+    """What another process is filling is not removed, nor anything in vain."""
+    refs = [machine.put(noise(LARGE, seed)) for seed in range(3)]
+    reader = machine.reader(size=2 * FILE - 1)
+    machine.path.mkdir(0o700)
+    part = reader.folder.lock(refs[0].digest)
+    assert reader.folder.reserve(part, FILE) == (True, 0)
+    reader.get(refs[1])
+    assert machine.names() == {machine.part(refs[0]).name}
+    assert reader.counted() == {"misses": 1, "unused": 1}
+    part.close()
+    reader.get(refs[1])
+    assert machine.names() == {machine.file(refs[1]).name}
+
+
+def test_what_nobody_uses_goes(machine):
+    """A file unused for longer than values are kept goes, though there is room."""
+    old, new = machine.put(noise(LARGE)), machine.put(noise(LARGE, 2))
+    reader = machine.reader(unused=1000.0)
+    reader.get(old)
+    used(machine, old, 1010)
+    reader.get(new)
+    assert machine.names() == {machine.file(new).name}
+
+
+def test_files_of_others_stay(machine):
+    """What is not a value's file is neither counted nor removed."""
+    machine.path.mkdir(mode=0o700)
+    (machine.path / "notes.txt").write_bytes(bytes(MB))
+    ref = machine.put(noise(LARGE))
+    machine.reader(size=FILE).get(ref)
+    assert machine.names() == {"notes.txt", machine.file(ref).name}
+
+
+def test_the_folder_may_be_removed_at_any_time(machine):
+    """After ``rm -r`` values are fetched and kept again; mapped ones stay good."""
+    ref = machine.put(noise(LARGE))
+    reader = machine.reader()
+    value = reader.get(ref)
+    shutil.rmtree(machine.path)
+    assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert np.array_equal(value, noise(LARGE))
+    assert machine.names() == {machine.file(ref).name}
+
+
+def test_a_shared_file_system_is_taken_by_half_at_most(machine, monkeypatch):
+    """In /dev/shm the cache has half of it or a quarter of the container's memory at most."""
+    machine.path.mkdir()
+    with mounted(machine.path, "size=64m"):
+        monkeypatch.setattr(cache_folder, "memory_limit", lambda: None)
+        assert Folder(machine.path, 1024 * MB, shared=True).limit() == 32 * MB
+        assert Folder(machine.path, 1024 * MB).limit() == 1024 * MB
+        assert Folder(machine.path, 5 * MB, shared=True).limit() == 5 * MB
+        monkeypatch.setattr(cache_folder, "memory_limit", lambda: 100 * MB)
+        assert Folder(machine.path, 1024 * MB, shared=True).limit() == 25 * MB
+        assert is_tmpfs(machine.path)
+
+
+def test_the_machine_is_understood():
+    """A limit of memory is a number or unknown, and a file system in /proc is no tmpfs."""
+    assert memory_limit() is None or memory_limit() > MB
+    assert not is_tmpfs(Path("/proc/self"))
+    assert not is_tmpfs(Path("/no such folder"))
+
+
+# -- waiting
+
+
+class Time:
+    """A clock that only waiting moves."""
+
+    def __init__(self, during=lambda: None):
+        self.now = 0.0
+        self.during = during
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.during()
+
+    def clock(self):
+        return self.now
+
+
+def test_a_hung_download_is_not_waited_for(machine, caplog):
+    """When another process's download has stood still for so long, the value is fetched
+    without the cache.
+    """
+    ref = machine.put(noise(LARGE))
+    machine.path.mkdir(0o700)
+    part = Folder(machine.path, LARGE).lock(ref.digest)
+    time = Time()
+    reader = machine.reader(patience=5, sleep=time.sleep, clock=time.clock)
+    assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert 5 <= time.now < 5.1
+    assert reader.counted() == {"misses": 1, "unused": 1}
+    assert "has held" in caplog.text
+    part.close()
+
+
+def test_a_slow_download_is_waited_for(machine):
+    """While another process's download moves on, this one waits for longer than its patience."""
+    ref = machine.put(noise(LARGE))
+    machine.path.mkdir(0o700)
+    part = Folder(machine.path, LARGE).lock(ref.digest)
+
+    def write():
+        if time.now > 20:
+            part.close()
+        elif int(time.now) > os.fstat(part.fd).st_size:
+            os.ftruncate(part.fd, int(time.now))
+            os.utime(part.fd, (int(time.now), int(time.now)))
+
+    time = Time(write)
+    reader = machine.reader(patience=5, sleep=time.sleep, clock=time.clock)
+    reader.get(ref)
+    assert 20 < time.now < 21
+    assert reader.counted() == {"misses": 1}
+
+
+def test_others_that_fail_one_after_another_are_not_waited_for(machine):
+    """A download that another process begins again and again is no progress."""
+    ref = machine.put(noise(LARGE))
+    machine.path.mkdir(0o700)
+    folder = Folder(machine.path, LARGE)
+    parts = [folder.lock(ref.digest)]
+
+    def again():
+        if int(time.now * 2) >= len(parts):
+            machine.part(ref).rename(machine.path / f"old {len(parts)}")
+            parts.append(folder.lock(ref.digest))
+
+    time = Time(again)
+    reader = machine.reader(patience=5, sleep=time.sleep, clock=time.clock)
+    reader.get(ref)
+    assert 5 <= time.now < 5.1
+    for part in parts:
+        part.close()
+
+
+def test_a_hung_holder_of_the_folders_lock(machine, monkeypatch, caplog):
+    """Whoever hangs while making room keeps nobody from values."""
+    monkeypatch.setattr(cache_folder, "_LOCK_WAIT", 0.01)
+    ref = machine.put(noise(LARGE))
+    reader = machine.reader()
+    reader.folder.check()
+    with reader.folder._alone():
+        assert np.array_equal(machine.reader().get(ref), noise(LARGE))
+    assert "lock" in caplog.text
+    assert machine.names() == set()
+
+
+def test_leftovers_are_removed(machine):
+    """What a killed process left goes when another value needs room; what is held stays."""
+    left, held, ref = (machine.put(noise(LARGE, seed)) for seed in range(3))
+    machine.path.mkdir(0o700)
+    machine.part(left).write_bytes(b"half of it")
+    folder = Folder(machine.path, 10 * LARGE)
+    part = folder.lock(held.digest)
+    machine.reader().get(ref)
+    assert machine.names() == {machine.part(held).name, machine.file(ref).name}
+    part.close()
+
+
+def test_what_a_killed_process_left_is_filled_anew(machine):
+    """A leftover of the same value is no hindrance, whatever stands in it."""
+    ref = machine.put(noise(LARGE))
+    machine.path.mkdir(0o700)
+    machine.part(ref).write_bytes(b"x" * 3 * LARGE)
+    machine.part(ref).chmod(0o600)
+    reader = machine.reader(verify="always")
+    assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert np.array_equal(reader.get(ref), noise(LARGE))
+    assert reader.counted() == {"misses": 1, "hits": 1}
+
+
+# -- settings
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    (
+        {"cache": "relative/folder"},
+        {"cache": ""},
+        {"cache": True},
+        {"cache_size": -1},
+        {"cache_size": 1.5},
+        {"verify": "sometimes"},
+        {"verify": False},
+    ),
+)
+def test_wrong_settings_are_refused(wrong):
+    """Each is an error that names its key."""
+    with pytest.raises(ConfigurationError, match=f"offload_{next(iter(wrong))}: "):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    (
+        ("memory://", {}),
+        ("file:///var/blobs", {}),
+        ("redis://host", {"cache": "off"}),
+        ("redis://host", {"cache_size": 0}),
+    ),
+)
+def test_where_there_is_no_cache(url, settings):
+    """Local stores need none, and it can be switched off in two ways."""
+    assert open_cache(url, Settings(**settings), Counters()) is None
+
+
+def test_where_the_cache_is(tmp_path, monkeypatch):
+    """It is in the folder named, else in this user's own on the machine's tmpfs, else nowhere."""
+    counters = Counters()
+    named = open_cache("redis://host", Settings(cache=tmp_path, cache_size=5), counters)
+    assert (named.folder.path, named.folder.limit()) == (tmp_path, 5)
+    monkeypatch.setattr(cache_module, "_SHM", tmp_path)
+    assert open_cache("s3://bucket", Settings(), counters) is None
+    monkeypatch.setattr(cache_folder, "is_tmpfs", lambda path: path == tmp_path)
+    own = open_cache("s3://bucket", Settings(), counters)
+    assert own.folder.path == tmp_path / f"offload-{os.geteuid()}"
+    assert not own.folder.path.exists()
+
+
+@pytest.fixture(autouse=True)
+def _warnings(caplog):
+    caplog.set_level(logging.WARNING, "offload")
