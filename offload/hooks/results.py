@@ -7,6 +7,7 @@ The backend object is hooked, not ``app.AsyncResult``: results are also read thr
 from __future__ import annotations
 
 import copy
+import logging
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.result import AsyncResult
 
-from offload.errors import InvalidRef
+from offload.errors import InvalidRef, OffloadError
 from offload.hooks.delivery import current_delivery
+from offload.hooks.paths import contains
 from offload.hooks.publish import wire_form
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
 __all__ = ("ResultMeta", "hook_backend", "install")
+
+logger = logging.getLogger(__name__)
 
 _HOOKED = "_offload_hooked"
 _PATCH = "_offload_original"
@@ -111,6 +115,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     meta_from_decoded: Callable[..., Any] = backend.meta_from_decoded
     store_result: Callable[..., Any] = backend.store_result
     mark_as_done: Callable[..., Any] = backend.mark_as_done
+    call_errbacks: Callable[..., Any] = backend._call_task_errbacks
     part_return: Callable[..., Any] = backend.on_chord_part_return
 
     def offload_encode_result(result: Any, state: str) -> Any:
@@ -162,6 +167,21 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             delivery.keep_result(None, {})
         return done
 
+    def offload_call_task_errbacks(request: Any, exc: Any, traceback: Any) -> Any:
+        if not any(contains(dict(errback), (Ref,)) for errback in request.errbacks):
+            return call_errbacks(request, exc, traceback)
+        # Each by itself: one whose references are gone must not take the others along, nor,
+        # as what is raised here would do in some pools, end the worker.
+        for errback in request.errbacks:
+            only = copy.copy(request)
+            only.errbacks = [errback]
+            try:
+                call_errbacks(only, exc, traceback)
+            except OffloadError:
+                logger.exception("error callback %r cannot be called", errback.get("task"))
+        return None
+
+    backend._call_task_errbacks = offload_call_task_errbacks
     backend.mark_as_done = offload_mark_as_done
     backend.encode_result = offload_encode_result
     backend.meta_from_decoded = offload_meta_from_decoded

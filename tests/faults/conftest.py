@@ -1,0 +1,53 @@
+"""A broker, and apart from it a store behind a proxy that fails when told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from faults import a_setup  # it stands beside this file
+
+from offload.testing.servers import redis_server
+
+
+@pytest.fixture(scope="session")
+def broker():
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def store():
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def setup(broker, store, tmp_path):
+    """A fresh setup, JSON, without a worker."""
+    with a_setup(broker, store, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def running(broker, store, tmp_path_factory):
+    """A setup with one worker that the module's tests share. Its servers are not emptied
+    between them.
+    """
+    with a_setup(broker, store, tmp_path_factory.mktemp("worker")) as made:
+        made.shared = made.worker()
+        yield made
+        if made.shared.ended:
+            pytest.fail(f"the worker ended: {made.shared.log[-3000:]}")
+
+
+@pytest.fixture(autouse=True)
+def whole_network(request):
+    """Leave the proxy of a shared setup as it was."""
+    yield
+    if "running" in request.fixturenames:
+        request.getfixturevalue("running").proxy.restore()

@@ -1,0 +1,117 @@
+"""A TCP proxy between a client and a server, which a test has fail as networks do."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from contextlib import closing, suppress
+
+HOST = "127.0.0.1"
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
+
+
+class Proxy:
+    """Passes bytes between a free port and the server's port.
+
+    Modes: ``pass``; ``refuse`` (connections are reset at once, those that are open as well);
+    ``blackhole`` (connections are taken, what comes is swallowed, nothing is answered);
+    ``cut`` (each connection is reset after so many bytes from the client).
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server((HOST, 0))
+        self.port = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._mode, self._budget = "pass", 0
+        self.connections = 0
+        self.sent = 0  # bytes from clients
+        self._changed = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        # Short timeouts: a black hole is noticed within them.
+        return f"redis://{HOST}:{self.port}/0?socket_timeout=0.5&socket_connect_timeout=0.5"
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._listener.close()
+        self._reset_all()
+
+    def restore(self) -> None:
+        self._set("pass")
+
+    def refuse(self) -> None:
+        self._set("refuse")
+
+    def blackhole(self) -> None:
+        self._set("blackhole", reset=False)
+
+    def cut_after(self, count: int) -> None:
+        """Reset every connection, from now on, after *count* bytes from its client."""
+        self._set("cut", count)
+
+    def _set(self, mode: str, budget: int = 0, *, reset: bool = True) -> None:
+        self._mode, self._budget = mode, budget
+        if reset:
+            self._reset_all()
+
+    def _reset_all(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                _reset(connection)
+            self._open.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            if self._mode == "refuse":
+                _reset(client)
+                continue
+            try:
+                server = socket.create_connection((HOST, self._target), timeout=5)
+                server.settimeout(None)
+            except OSError:
+                _reset(client)
+                continue
+            with self._lock:
+                self._open |= {client, server}
+            left = [self._budget if self._mode == "cut" else None]
+            for source, sink, up in ((client, server, True), (server, client, False)):
+                threading.Thread(
+                    target=self._pump, args=(source, sink, up, left), daemon=True
+                ).start()
+
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, up: bool, left: list[int | None]
+    ) -> None:
+        with closing(source), closing(sink), suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self._mode == "blackhole":
+                    continue
+                if up:
+                    self.sent += len(data)
+                    if left[0] is not None:
+                        data, left[0] = data[: left[0]], left[0] - len(data)
+                sink.sendall(data)
+                if left[0] is not None and left[0] <= 0:
+                    _reset(source)
+                    _reset(sink)
+                    return
+
+
+def _reset(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        connection.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):
+        connection.close()
