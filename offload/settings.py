@@ -194,7 +194,11 @@ class Settings:
             put("store", tuple(self.store))
         if self.store is not None and not (
             isinstance(self.store, str)
-            or (self.store and all(isinstance(url, str) for url in self.store))
+            or (
+                isinstance(self.store, tuple)
+                and self.store
+                and all(isinstance(url, str) for url in self.store)
+            )
         ):
             _refuse("offload_store", self.store, "it is a URL or a list of URLs")
         for name, allowed in (

@@ -54,6 +54,7 @@ def test_keywords_come_first():
         ({"inline": "config"}, r"offload_inline: 'config'"),
         ({"inline": [1]}, r"offload_inline"),
         ({"store": []}, r"offload_store"),
+        ({"store": 5}, r"offload_store"),
         ({"store": ["redis://a", None]}, r"offload_store"),
         ({"secret": "short"}, r"offload_secret"),
         ({"secret": ["long enough to pass", "no"]}, r"offload_secret"),

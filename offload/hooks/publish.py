@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,8 @@ _BYTES_AS_KEYS = frozenset({"msgpack", "yaml"})
 _SELF_TELLING = frozenset({"json", "pickle"})  # an unknown reference fails to decode by itself
 
 _NO_CALL = TaskOptions.read(None, "call")
+
+_LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time that names no zone comes last
 
 resending: ContextVar[int] = ContextVar("offload_resending", default=0)
 """How many times the message being published was sent again for a store outage."""
@@ -219,5 +221,7 @@ def _delay(countdown: Any, eta: Any) -> float:
         eta = datetime.fromisoformat(eta.replace("Z", "+00:00"))
     if not isinstance(eta, datetime):
         return 0.0
-    now = datetime.now(timezone.utc)
-    return max(0.0, (eta - (now if eta.tzinfo else now.replace(tzinfo=None))).total_seconds())
+    if eta.tzinfo is None:
+        eta = eta.replace(tzinfo=_LATEST_ZONE)
+    left: float = (eta - datetime.now(timezone.utc)).total_seconds()
+    return max(0.0, left)

@@ -22,7 +22,7 @@ from celery.exceptions import Reject, Retry
 from celery.result import ResultBase
 from kombu.utils.objects import cached_property
 
-from offload.errors import OffloadError, StoreUnavailable
+from offload.errors import OffloadError, SerializationError, StoreUnavailable
 from offload.hooks.delivery import (
     EMBED,
     Delivery,
@@ -31,6 +31,7 @@ from offload.hooks.delivery import (
     resolve_direct,
 )
 from offload.hooks.outgoing import described
+from offload.hooks.paths import contains
 from offload.hooks.publish import resending
 from offload.ref import Ref, looks_like_ref
 from offload.settings import TaskOptions
@@ -214,11 +215,23 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
         return
     native = task.backend.serializer if stored or request.chord else hook.app.conf.task_serializer
     try:
+        if stored or request.chord:
+            _refuse_refs_within(result)
         ref = _result_ref(hook, options, result, native)
     except OffloadError as exc:
         raise described(exc, task.name, "result") from exc
     if ref is not None:
         delivery.keep_result(result, {native: ref})
+
+
+def _refuse_refs_within(result: Any) -> None:
+    """Raise SerializationError for Refs inside a result: its reader could not tell them
+    from data."""
+    if not isinstance(result, Ref) and contains(result, (Ref,)):
+        raise SerializationError(
+            f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
+            "the values, or one Ref to all of them made by Offload.put"
+        )
 
 
 def _ignored(task: Any, request: Any) -> bool:

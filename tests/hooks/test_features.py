@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from datetime import datetime, timedelta, timezone
 from typing import Optional
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from celery import Celery, chain, group, shared_task, signature
 from celery.result import AsyncResult
 
-from offload import ConfigurationError, Offload, Ref
+from offload import ConfigurationError, Offload, Ref, SerializationError
 from offload.ref import wire_text
 from tests.hooks.wire import make_wire
 
@@ -614,3 +615,24 @@ def test_data_shaped_like_a_reference_stays_data(wire, tasks):
     for value in (fake, [fake], {"a": fake}, {"__type__": "offload", "__value__": "nonsense"}):
         assert wire.run(tasks.echo, value) == value
         assert wire.run(tasks.kind, other=value, value=1) == "int"
+
+
+def test_a_result_that_holds_refs_is_refused(wire, tasks):
+    """A reader could not tell Refs within a result from data, so the task fails and says so."""
+
+    @wire.app.task(name="holds_refs", shared=False)
+    def holds_refs():
+        return [wire.hook.put(BIG), 1]
+
+    with pytest.raises(SerializationError, match=r"task 'holds_refs', result: .*Offload\.put"):
+        wire.run(wire.app.tasks["holds_refs"])
+
+
+@pytest.mark.parametrize("days", [2, 30])
+def test_a_naive_eta_is_taken_in_the_latest_zone(wire, tasks, days):
+    """A time that names no zone may be meant in any: the value lives until the last of them."""
+    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    tasks.echo.apply_async((BIG,), eta=now + timedelta(days=days))
+    ref = wire.hook.content.open(wire_text(wire.sent[-1][1][0][0]))
+    kept = ref.until - ref.created
+    assert kept >= timedelta(days=days, hours=12).total_seconds() + wire.hook.settings.retention
