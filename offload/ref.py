@@ -143,7 +143,8 @@ def human_size(size: float) -> str:
 
 def wire_text(value: object) -> str | None:
     """Return the text of *value* if it has the wire form of a Ref, else None. Decides
-    nothing about whether it is one."""
+    nothing about whether it is one.
+    """
     if type(value) is dict and len(value) == 2 and value.get(TYPE_KEY) == MARKER:
         text = value.get(VALUE_KEY)
         return text if isinstance(text, str) else None
@@ -185,7 +186,7 @@ class Keys:
         data: bytes | None,
         size: int,
         serializer: str,
-        type: str,
+        type: str,  # noqa: A002 (the attribute's name)
         created: float,
         until: float,
     ) -> Ref[Any]:
@@ -193,13 +194,13 @@ class Keys:
         query: dict[str, str | int] = {}
         if digest is not None:
             query["d"] = digest
-        type = type[:_SHOWN].encode("utf-8", "replace").decode()
-        query.update(n=size, s=serializer, t=type, c=int(created), u=int(until))
+        shown = type[:_SHOWN].encode("utf-8", "replace").decode()
+        query.update(n=size, s=serializer, t=shown, c=int(created), u=int(until))
         if data is not None:
             query["i"] = base64.urlsafe_b64encode(data).decode("ascii")
         signed = f"{_PREFIX}{WIRE_VERSION}?{urlencode(query, safe=':=.')}"
         wire = f"{signed}&m={_mac(self.keys[0], signed)}"
-        return Ref(digest, size, serializer, type, int(created), int(until), wire, data)
+        return Ref(digest, size, serializer, shown, int(created), int(until), wire, data)
 
     def open(self, wire: str) -> Ref[Any]:
         """Return the reference that *wire* is.
@@ -226,8 +227,9 @@ class Keys:
 
     def _parse(self, wire: str, signed: str) -> Ref[Any]:
         try:
-            query = dict(parse_qsl(signed.partition("?")[2], strict_parsing=True,
-                                   keep_blank_values=True))
+            query = dict(
+                parse_qsl(signed.partition("?")[2], strict_parsing=True, keep_blank_values=True)
+            )
             return Ref(
                 digest=parse_digest(query["d"]) if "d" in query else None,
                 data=base64.b64decode(query["i"], b"-_", validate=True) if "i" in query else None,

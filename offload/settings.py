@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -240,9 +241,9 @@ class Settings:
             _refuse("offload_retry", self.retry, "a dict like Celery's retry_policy")
 
     @classmethod
-    def read(cls, conf: Mapping[str, Any], namespace: str | None, given: Mapping[str, Any]) -> (
-        Settings
-    ):
+    def read(
+        cls, conf: Mapping[str, Any], namespace: str | None, given: Mapping[str, Any]
+    ) -> Settings:
         """Return the settings from Celery's *conf*, overridden by those *given* by keyword.
 
         *namespace* is Celery's (``CELERY`` where Django's settings say
@@ -311,7 +312,7 @@ def _is_int(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not isnan(value)
 
 
 def _whole(where: str, value: object, wanted: str) -> None:

@@ -127,7 +127,7 @@ class Manifest:
 
 def pack(payload: Payload) -> Packed:
     """Lay *payload* out and name its parts. Hashes everything, copies nothing."""
-    head, buffers = payload.head, [b for b in payload.buffers]
+    head, buffers = payload.head, list(payload.buffers)
     header: dict[str, object] = {"s": payload.serializer}
     if len(head) > HEAD_LIMIT:
         buffers.insert(0, memoryview(head))
@@ -135,10 +135,9 @@ def pack(payload: Payload) -> Packed:
         head = b""
     header["b"] = [buffer.nbytes for buffer in buffers]
     body = [part for buffer in buffers for part in (buffer, _padding(buffer.nbytes)) if len(part)]
-    chunks = []
+    chunks: list[tuple[Chunk, list[Buffer]]] = []
     if payload.size >= SINGLE:
-        for parts in _cut(buffers):
-            chunks.append((Chunk(digest_of(parts), sum(map(len, parts))), parts))
+        chunks = [(Chunk(digest_of(parts), sum(map(len, parts))), parts) for parts in _cut(buffers)]
         header["c"] = [[chunk.digest, chunk.size] for chunk, _ in chunks]
         body = []
     text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
@@ -157,7 +156,8 @@ def _padding(size: int) -> bytes:
 
 def _cut(buffers: Sequence[memoryview]) -> Iterator[list[Buffer]]:
     """Yield the parts of each chunk. A large buffer begins a chunk, so that a value that
-    shares it with another shares its chunks whatever stands before it."""
+    shares it with another shares its chunks whatever stands before it.
+    """
     group: list[Buffer] = []
     filled = 0
     for buffer in buffers:

@@ -1,10 +1,10 @@
 """Remembers what immutable objects were stored as, so that they are not hashed again.
 
 Immutable are ``bytes``, ``str``, Arrow tables, batches and arrays, and numpy arrays that
-are read-only down to the array that owns the memory and hold no objects. (Making such an array writable,
-changing it and making it read-only again between two publishings defeats this; so does
-changing memory of numpy's that an Arrow array was made over without a copy, which Arrow
-forbids.)
+are read-only down to the array that owns the memory and hold no objects. (Making such an
+array writable, changing it and making it read-only again between two publishings defeats
+this; so does changing memory of numpy's that an Arrow array was made over without a copy,
+which Arrow forbids.)
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 __all__ = ("allocate",)
 
@@ -29,10 +30,8 @@ def allocate(size: int, alignment: int) -> memoryview:
 
 
 def _advise_huge(mapping: mmap.mmap) -> None:
-    try:
+    with suppress(OSError):  # a kernel built without them: ordinary pages serve as well
         mapping.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel built without them: ordinary pages serve as well
-        pass
 
 
 def _address(block: memoryview) -> int:

@@ -269,7 +269,7 @@ class ContentStore:
         return self._bound(ref)
 
     def _signed(
-        self, digests: list[Digest], size: int, serializer: str, type: str, ttl: float
+        self, digests: list[Digest], size: int, serializer: str, shown: str, ttl: float
     ) -> Ref[Any]:
         now = self._clock()
         until = now + ttl - _SKEW
@@ -279,7 +279,7 @@ class ContentStore:
             data=None,
             size=size,
             serializer=serializer,
-            type=type,
+            type=shown,
             created=now,
             until=until,
         )
@@ -378,7 +378,7 @@ class ContentStore:
 
     def _root(self, ref: Ref[Any]) -> tuple[memoryview, Manifest]:
         digest = ref.digest
-        assert digest is not None
+        assert digest is not None  # noqa: S101 (for the type checker: others hold data)
         where = f"{ref!r} in {self.store.url}"
         (stored,) = self._blobs(ref, [digest], ROOT_LIMIT + MAX_OVERHEAD)
         try:

@@ -70,7 +70,9 @@ def decode(stored: Buffer, limit: int, where: str) -> memoryview:
             raise IntegrityError(f"{where} has {len(content)} bytes, at most {limit} are allowed")
         return content
     if kind != ZSTD:
-        raise IntegrityError(f"{where} is stored in an unknown way ({bytes(kind).hex() or 'empty'})")
+        raise IntegrityError(
+            f"{where} is stored in an unknown way ({bytes(kind).hex() or 'empty'})"
+        )
     claimed = _claimed(content, where)
     if not 0 <= claimed <= limit:
         raise IntegrityError(f"{where} claims {claimed} bytes, at most {limit} are allowed")
@@ -93,7 +95,9 @@ def decode_into(stored: Buffer, target: memoryview, where: str) -> None:
             raise IntegrityError(f"{where} claims {claimed} bytes instead of {len(target)}")
         _decompress(content, target, where)
     else:
-        raise IntegrityError(f"{where} is stored in an unknown way ({bytes(kind).hex() or 'empty'})")
+        raise IntegrityError(
+            f"{where} is stored in an unknown way ({bytes(kind).hex() or 'empty'})"
+        )
 
 
 def _claimed(content: memoryview, where: str) -> int:

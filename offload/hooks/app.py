@@ -236,7 +236,8 @@ def _install(hook: Offload, app: Any) -> None:
 def _plain(text: Any) -> Any:
     """JSON's decoder for our type: gives the data back as it was. Where references stand
     is what a message's note says, never what its data looks like; that the type is
-    registered makes JSON fail where the library is missing."""
+    registered makes JSON fail where the library is missing.
+    """
     return {TYPE_KEY: MARKER, VALUE_KEY: text}
 
 

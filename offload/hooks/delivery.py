@@ -16,7 +16,15 @@ from offload.settings import TaskOptions
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("EMBED", "REQUIRED", "REQUIRED_BYTES", "Delivery", "current_delivery", "mark_refs", "resolve_direct")
+__all__ = (
+    "EMBED",
+    "REQUIRED",
+    "REQUIRED_BYTES",
+    "Delivery",
+    "current_delivery",
+    "mark_refs",
+    "resolve_direct",
+)
 
 EMBED = "offload"
 """Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
@@ -63,7 +71,7 @@ class Delivery:
         self._result: Any = None
         self._result_refs: dict[str, Ref[Any]] = {}
 
-    def __enter__(self) -> Delivery:
+    def __enter__(self) -> Delivery:  # noqa: PYI034 (typing.Self is of Python 3.11)
         self._token: Token[Delivery | None] = _current.set(self)
         return self
 
@@ -112,9 +120,7 @@ class Delivery:
             return
         root = {**request, "args": self.args, "kwargs": dict(self.kwargs)}
         _without_required(root["kwargs"])
-        bound = replace_each(
-            root, [*refs, *keep], lambda node, path: self._bind(node, path, facts)
-        )
+        bound = replace_each(root, [*refs, *keep], lambda node, path: self._bind(node, path, facts))
         request.update({key: bound[key] for key in request if key not in ("args", "kwargs")})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]

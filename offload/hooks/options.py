@@ -6,7 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
@@ -34,7 +34,7 @@ class TaskFacts:
         wants_ref: parameters annotated with Ref, which get the reference itself.
     """
 
-    options: TaskOptions = TaskOptions()
+    options: TaskOptions = field(default_factory=TaskOptions)
     parameters: tuple[str, ...] = ()
     wants_ref: frozenset[str] = frozenset()
 
@@ -70,9 +70,7 @@ class Tasks:
         return TaskFacts(
             options=options,
             parameters=tuple(
-                p.name
-                for p in parameters
-                if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+                p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
             ),
             wants_ref=frozenset(
                 p.name for p in parameters if _asks_for_ref(_annotation(task.run, p))

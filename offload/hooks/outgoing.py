@@ -216,7 +216,7 @@ class Outgoing:
                 self.hook.content.keep(slot.ref, slot.ttl)
             return slot.ref
         payload = slot.payload
-        assert payload is not None
+        assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
         ref = self.hook.content.put_or_inline(
             payload, ttl=slot.ttl, value=slot.value, native=self.native
         )
@@ -246,9 +246,7 @@ class _Look:
             self._slot(path, argument, ref=ref)
         elif is_signature(value, plain=self.plain):
             out._signature(value, tuple(path))
-        elif contains(value, (Ref, Signature)) or (
-            self.plain and _holds_signatures(value)
-        ):
+        elif contains(value, (Ref, Signature)) or (self.plain and _holds_signatures(value)):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for key, item in items:
                 self.value(item, (*path, key), f"{argument}[{key!r}]")

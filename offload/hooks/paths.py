@@ -26,7 +26,8 @@ _CONTAINERS = (list, tuple, dict)
 
 def is_signature(value: object, *, plain: bool = False) -> bool:
     """Return whether *value* is a Celery signature; with *plain* also one that went
-    through a message and came out as a dict."""
+    through a message and came out as a dict.
+    """
     if isinstance(value, Signature):
         return True
     return plain and type(value) is dict and value.keys() >= _SIGNATURE

@@ -71,7 +71,7 @@ class OffloadAMQP(AMQP):
         build = super().as_task_v2
         if hook is None or certainly_plain(hook, task_id, name, args, kwargs, given, options):
             return build(task_id, name, args, kwargs, *given, **options)
-        call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given)))
+        call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given), strict=False))
         return publish(hook, build, {**call, **options})
 
     def _create_task_sender(self) -> Any:

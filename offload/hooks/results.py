@@ -7,8 +7,8 @@ The backend object is hooked, not ``app.AsyncResult``: results are also read thr
 from __future__ import annotations
 
 import copy
-import logging
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -70,7 +70,7 @@ class ResultMeta(dict):  # type: ignore[type-arg]
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 (that is what this is)
 
     def items(self) -> Any:
         return self._whole().items()

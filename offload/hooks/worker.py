@@ -34,8 +34,8 @@ from offload.hooks.outgoing import described
 from offload.hooks.paths import contains
 from offload.hooks.publish import resending
 from offload.ref import Ref, looks_like_ref
-from offload.settings import TaskOptions
 from offload.serializers.small import certainly_small
+from offload.settings import TaskOptions
 
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
@@ -226,7 +226,8 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
 
 def _refuse_refs_within(result: Any) -> None:
     """Raise SerializationError for Refs inside a result: its reader could not tell them
-    from data."""
+    from data.
+    """
     if not isinstance(result, Ref) and contains(result, (Ref,)):
         raise SerializationError(
             f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
@@ -236,7 +237,8 @@ def _refuse_refs_within(result: Any) -> None:
 
 def _ignored(task: Any, request: Any) -> bool:
     """Return whether nobody wants the result; before Celery 5.6, a request could only add
-    to what the task says."""
+    to what the task says.
+    """
     try:
         from celery.app.task import get_actual_ignore_result
     except ImportError:

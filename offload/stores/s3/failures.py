@@ -10,12 +10,21 @@ from typing import Any
 
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as driver
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from offload.errors import StoreError, StoreUnavailable
 
 __all__ = ("driver_errors", "server_time", "status_of", "translate")
 
+_RAISED = (
+    driver.ClientError,
+    driver.BotoCoreError,
+    Boto3Error,
+    ResponseParserError,
+    HTTPError,
+    OSError,
+)
 _SKEWED = 300.0  # seconds of difference from which a refusal is taken for a wrong clock
 
 # What a server says when it refuses for now.
@@ -61,7 +70,7 @@ def driver_errors(url: str) -> Iterator[None]:
     """Raise what boto3 and below raise in this block as a StoreError about *url*."""
     try:
         yield
-    except (driver.ClientError, driver.BotoCoreError, Boto3Error, HTTPError, OSError) as exc:
+    except _RAISED as exc:
         raise translate(exc, url) from exc
 
 
@@ -87,7 +96,7 @@ def translate(exc: Exception, url: str) -> StoreError:
             f"{url} shows a certificate that is not trusted ({said}): check ssl_ca_certs=…",
             store=url,
         )
-    if isinstance(exc, driver.ParamValidationError | driver.ResponseParserError):
+    if isinstance(exc, driver.ParamValidationError | ResponseParserError):
         return StoreError(
             f"{url} does not answer as S3 does ({said}): check endpoint_url=…", store=url
         )

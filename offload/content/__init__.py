@@ -1,0 +1,1 @@
+"""Values in, references out: manifests, chunks, compression, integrity, the node cache."""

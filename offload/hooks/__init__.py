@@ -1,0 +1,1 @@
+"""Where Celery and offload meet: publishing, executing, results."""
