@@ -26,7 +26,7 @@ from pathlib import Path
 from offload.digest import Digest
 from offload.errors import ConfigurationError, IntegrityError
 
-__all__ = ("Folder", "Part", "is_tmpfs", "memory_limit")
+__all__ = ("Folder", "Part", "available_memory", "is_tmpfs", "memory_limit")
 
 _PART = ".part"
 _PREFIX = "b3-"
@@ -79,8 +79,9 @@ class Folder:
 
     Args:
         size: bytes that all its files together never exceed.
-        shared: whether the file system is for others as well: then they never exceed half
-            of it or a quarter of the memory that this process's control group is allowed.
+        shared: whether it is on a tmpfs that others use as well. Then its files never
+            exceed half of that, or a quarter of the memory that this process's control
+            group is allowed; and another never takes more than half of the free memory.
         unused: seconds after which a file that nobody used goes, whenever room is made.
     """
 
@@ -241,7 +242,11 @@ class Folder:
 
     def _free(self) -> int:
         system = os.statvfs(self.path)
-        return system.f_frsize * (system.f_bavail - system.f_blocks // _SPARE)
+        free = system.f_frsize * (system.f_bavail - system.f_blocks // _SPARE)
+        if not self._shared:
+            return free
+        memory = available_memory()
+        return free if memory is None else min(free, memory // 2)
 
     def _left_over(self, path: Path) -> bool:
         """Remove a file that a killed process began; return whether it was one."""
@@ -299,6 +304,16 @@ def is_tmpfs(path: Path) -> bool:
         line.split()[2] == number and line.partition(" - ")[2].startswith("tmpfs ")
         for line in mounts.splitlines()
     )
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that the machine has free for programs, if known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
 
 
 @cache

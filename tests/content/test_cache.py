@@ -19,7 +19,7 @@ import pytest
 from offload.content import cache as cache_module
 from offload.content import cache_file, cache_folder
 from offload.content.cache import open_cache
-from offload.content.cache_folder import Folder, is_tmpfs, memory_limit
+from offload.content.cache_folder import Folder, available_memory, is_tmpfs, memory_limit
 from offload.counters import Counters
 from offload.errors import (
     BlobMissing,
@@ -551,9 +551,22 @@ def test_a_shared_file_system_is_taken_by_half_at_most(machine, monkeypatch):
         assert is_tmpfs(machine.path)
 
 
+def test_a_machine_short_of_memory_is_left_alone(machine, monkeypatch):
+    """In /dev/shm a value of more than half of the free memory is not kept."""
+    ref = machine.put(noise(LARGE))
+    monkeypatch.setattr(cache_folder, "available_memory", lambda: 2 * LARGE)
+    short = machine.reader(shared=True)
+    assert np.array_equal(short.get(ref), noise(LARGE))
+    assert short.counted() == {"misses": 1, "unused": 1}
+    monkeypatch.setattr(cache_folder, "available_memory", lambda: 2 * FILE)
+    machine.reader(shared=True).get(ref)
+    assert machine.names() == {machine.file(ref).name}
+
+
 def test_the_machine_is_understood():
     """A limit of memory is a number or unknown, and a file system in /proc is no tmpfs."""
     assert memory_limit() is None or memory_limit() > MB
+    assert available_memory() > MB
     assert not is_tmpfs(Path("/proc/self"))
     assert not is_tmpfs(Path("/no such folder"))
 
@@ -642,6 +655,26 @@ def test_a_hung_holder_of_the_folders_lock(machine, monkeypatch, caplog):
         assert np.array_equal(machine.reader().get(ref), noise(LARGE))
     assert "lock" in caplog.text
     assert machine.names() == set()
+
+
+def test_what_will_not_be_kept_is_not_waited_for(machine):
+    """Where a value has no room, every process fetches it at once, and none waits for another."""
+    ref = machine.put(noise(LARGE))
+    machine.path.mkdir(0o700)
+    folder = Folder(machine.path, LARGE)
+    part = folder.lock(ref.digest)
+    time = Time()
+    machine.reader(size=LARGE - 1, sleep=time.sleep, clock=time.clock).get(ref)
+    assert time.now == 0.0
+    part.close()
+
+    def another(number):
+        folder.lock(ref.digest).close()
+
+    machine.store.blobs.before = lambda number: number == 1 and another(number)
+    reader = machine.reader(size=LARGE + 1000)  # too large by what stands before the body
+    reader.get(ref)
+    assert reader.counted() == {"misses": 1, "unused": 1}
 
 
 def test_leftovers_are_removed(machine):
