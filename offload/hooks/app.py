@@ -190,6 +190,8 @@ class Offload:
         facts = self.tasks[name]
         if call is not None:
             given = TaskOptions.read(call, f"apply_async(offload=…) of {name!r}")
+            if given.inline:
+                self.tasks.check_inline(name, given)
             return effective(given, facts.options, self.settings), facts
         known = self._options.get(name)
         if known is None or known[0] is not facts:
@@ -203,6 +205,11 @@ class Offload:
         """Raise ConfigurationError if settings or this task's options are wrong."""
         _ = self.settings
         _ = self.tasks[name]
+
+    def check_start(self) -> None:
+        """Raise ConfigurationError if a worker of the app must not start."""
+        if self.settings.mode == "on":
+            _ = self.store  # opened, not connected to: its server may be down now
 
     def result_ttl(self, options: TaskOptions) -> float:
         """Return for how many seconds a stored result is needed."""
@@ -228,6 +235,7 @@ def _install(hook: Offload, app: Any) -> None:
 
     app._get_backend = offload_get_backend
     hook_backend(hook, getattr(app, "_backend", None))
+    app.steps["worker"].add(worker.CheckConfiguration)
     worker.install()
     together.install()
     results.install()

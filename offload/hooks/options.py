@@ -62,6 +62,12 @@ class Tasks:
             known = self._facts[name] = (task, self._read(name, task))
         return known[1]
 
+    def check_inline(self, name: str, options: TaskOptions) -> None:
+        """Raise ConfigurationError for an inline name that task *name* has no parameter for."""
+        task = self._app._tasks.get(name)
+        if task is not None:
+            options.check_parameters(task.run, name)
+
     @staticmethod
     def _read(name: str, task: Any) -> TaskFacts:
         options = TaskOptions.read(getattr(task, "offload", None), f"task {name!r}")

@@ -74,6 +74,13 @@ class OffloadAMQP(AMQP):
         call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given), strict=False))
         return publish(hook, build, {**call, **options})
 
+    def as_task_v1(self, *given: Any, **options: Any) -> Any:
+        """Refuse the old protocol, by which values would be published unseen."""
+        hook: Offload | None = getattr(self.app, "_offload", None)
+        if hook is not None:
+            _ = hook.settings
+        return super().as_task_v1(*given, **options)
+
     def _create_task_sender(self) -> Any:
         send = super()._create_task_sender()
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app import trace
 from celery.backends.base import DisabledBackend
+from celery.bootsteps import Step
 from celery.exceptions import Reject, Retry
 from celery.result import ResultBase
 from kombu.utils.objects import cached_property
@@ -40,13 +41,23 @@ from offload.settings import TaskOptions
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("install",)
+__all__ = ("CheckConfiguration", "install")
 
 _GUARD = "_offload_guard"
 _ANY_SERIALIZER = ""
 _PATCH = "_offload_original"
 _NAME = "build_tracer"
 _CONTEXT = "_context"
+
+
+class CheckConfiguration(Step):
+    """Keeps a worker from starting where it could not get what tasks refer to."""
+
+    label = "offload"
+
+    def __init__(self, parent: Any, **_options: Any) -> None:
+        parent.app._offload.check_start()
+        super().__init__(parent)
 
 
 def install() -> None:
