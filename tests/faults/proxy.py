@@ -16,7 +16,8 @@ class Proxy:
 
     Modes: ``pass``; ``refuse`` (connections are reset at once, those that are open as well);
     ``blackhole`` (connections are taken, what comes is swallowed, nothing is answered);
-    ``cut`` (each connection is reset after so many bytes from the client).
+    ``cut`` (each connection is reset after so many bytes from the client); ``halt`` (after
+    so many bytes from a client nothing passes any more).
     """
 
     def __init__(self, port: int) -> None:
@@ -27,7 +28,8 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._mode, self._budget = "pass", 0
         self.connections = 0
-        self.sent = 0  # bytes from clients
+        self.swallowed = 0  # bytes that came in while a black hole
+        self.halted = False
         self._changed = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -55,6 +57,10 @@ class Proxy:
     def cut_after(self, count: int) -> None:
         """Reset every connection, from now on, after *count* bytes from its client."""
         self._set("cut", count)
+
+    def halt_after(self, count: int) -> None:
+        """Swallow everything after *count* bytes of one connection's client."""
+        self._set("halt", count)
 
     def _set(self, mode: str, budget: int = 0, *, reset: bool = True) -> None:
         self._mode, self._budget = mode, budget
@@ -97,9 +103,14 @@ class Proxy:
         with closing(source), closing(sink), suppress(OSError):
             while data := source.recv(1 << 16):
                 if self._mode == "blackhole":
+                    self.swallowed += len(data)
                     continue
+                if self._mode == "halt" and up:
+                    self._budget -= len(data)
+                    if self._budget < 0:
+                        self._mode, self.halted = "blackhole", True
+                        continue
                 if up:
-                    self.sent += len(data)
                     if left[0] is not None:
                         data, left[0] = data[: left[0]], left[0] - len(data)
                 sink.sendall(data)

@@ -1,0 +1,135 @@
+"""Killed at any point: nothing is lost that plain Celery would keep, and leftovers expire."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from faults import BIG, HERE, ROOT
+
+from offload.testing.servers import redis_client, redis_server, wait_until
+
+pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
+
+LARGE = 3_000_000
+
+
+def test_a_publisher_killed_before_it_publishes(setup, tmp_path):
+    """kill -9 after the upload leaves blobs with an expiry, and no message; publishing the same
+    again uses them."""
+    code = (
+        "import faulty_app, os, signal\n"
+        "app = faulty_app.app\n"
+        "app.stowaway.put  # connected\n"
+        "from kombu import Producer\n"
+        "Producer.publish = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"app.tasks['size'].delay({BIG!r})\n"
+    )
+    env = {**os.environ, "FAULTY_APP": json.dumps(setup.config),
+           "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"}  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not setup.messages()
+    (key,) = setup.blobs()
+    assert 0 < setup.stored.ttl(key) < 86400 * 1.25 + 61
+    setup.task("size").delay(BIG)
+    assert setup.blobs() == [key]
+    assert setup.offload.counters.snapshot()["blobs_uploaded"] == 0
+
+
+@pytest.fixture
+def halting(setup):
+    """A setup whose proxy can be told to swallow what comes while a worker is in the midst of
+    something; the worker's timeouts are long."""
+    url = setup.proxy.url.replace("=0.5", "=30")
+    setup.config["offload"]["store"] = url
+    setup.config["offload"]["compression"] = "none"
+    return setup
+
+
+def kill_child(worker):
+    (child,) = worker.children()
+    os.kill(child, signal.SIGKILL)
+
+
+def test_a_worker_killed_while_it_fetches(halting):
+    """With acks_late and reject_on_worker_lost the task is given to another process, fetches
+    its argument and runs once."""
+    worker = halting.worker("-P", "prefork", "-c", "1")
+    warm = halting.task("late").delay("small")
+    halting.wait(warm)
+    _ = halting.offload.content.keys
+    result = halting.task("late").apply_async((BIG,), countdown=1)
+    halting.proxy.blackhole()
+    sent = halting.proxy.swallowed
+    wait_until(lambda: halting.proxy.swallowed > sent, "the worker asks for the value", 30)
+    kill_child(worker)
+    halting.proxy.restore()
+    assert halting.wait(result).get() == len(BIG)
+    assert len(halting.entered(result)) == 1
+
+
+def test_a_worker_killed_while_it_uploads(halting):
+    """Killed in the midst of storing its result, the task runs again and its result is whole;
+    what the first left behind expires."""
+    worker = halting.worker("-P", "prefork", "-c", "1")
+    halting.proxy.halt_after(LARGE // 2)
+    result = halting.task("late_produce").delay(LARGE)
+    wait_until(lambda: halting.proxy.halted, "the upload has begun", 30)
+    assert len(halting.entered(result)) == 1
+    kill_child(worker)
+    halting.proxy.restore()
+    assert len(halting.wait(result).get()) == LARGE
+    assert len(halting.entered(result)) == 2
+    for key in halting.blobs():
+        assert halting.stored.ttl(key) > 0
+
+
+def test_a_whole_worker_killed_while_it_fetches(halting):
+    """The same when the machine goes down: what was not acknowledged is delivered again by the
+    broker, its reference as good as before."""
+    halting.config["conf"]["task_acks_late"] = True
+    worker = halting.worker()
+    _ = halting.offload.content.keys
+    warm = halting.task("late").delay("small")
+    halting.wait(warm)
+    result = halting.task("late").apply_async((BIG,), countdown=1)
+    halting.proxy.blackhole()
+    sent = halting.proxy.swallowed
+    wait_until(lambda: halting.proxy.swallowed > sent, "the worker asks for the value", 30)
+    worker.stop()
+    halting.proxy.restore()
+    # The broker's visibility timeout, at once: its message goes back to the queue.
+    with halting.app.connection_for_read() as connection:
+        connection.transport_options = {"visibility_timeout": 0}
+        connection.default_channel.qos.restore_visible(interval=0)
+    assert halting.messages()
+    halting.worker()
+    assert halting.wait(result).get() == len(BIG)
+    assert len(halting.entered(result)) == 1
+
+
+def test_a_store_that_evicts(setup):
+    """A store that evicts what is referred to fails the task with BlobMissing that says that it
+    may evict; it does not hang and gives no other value."""
+    with redis_server(args=("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")) as small:
+        setup.config["offload"]["store"] = small.url
+        setup.config["offload"]["compression"] = "none"
+        app = setup.publisher(secret="a secret of enough length")
+        result = setup.task("size", app).delay("first" + BIG)
+        with redis_client(small) as client:
+            first = client.keys("offload:blob:*")
+            deadline = time.monotonic() + 20
+            n = 0
+            while client.exists(*first) and time.monotonic() < deadline:
+                n += 1
+                app.stowaway.put(f"{n}" + BIG * 3)
+        setup.worker(secret="a secret of enough length")
+        error = setup.failure(result)
+        assert type(error).__name__ == "BlobMissing"
+        assert "evicts keys" in str(error)
