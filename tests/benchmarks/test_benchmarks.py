@@ -19,6 +19,7 @@ EXPECTED = {  # some of what each question is to answer
     4: ("array of 0.1 MB again", "again, another object", "round trips", "its Ref passed"),
     5: ("chain of 3", "chord of 3", "bytes in and out of the broker", "blobs written", "peak"),
     6: ("1 kB, 1 distinct", "100 kB, 4 distinct"),
+    7: ("read, by the cache's state", "they grow by", "others that see it", "again: latency"),
 }
 
 pytestmark = [
