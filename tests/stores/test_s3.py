@@ -1,0 +1,693 @@
+"""What only a store in S3 promises; looked at through a plain client."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from datetime import datetime, timezone
+from unittest.mock import patch
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from offload.errors import ConfigurationError, IntegrityError, StoreError, StoreUnavailable
+from offload.stores import open_store
+from offload.stores.s3.blobs import NONCE
+from offload.stores.s3.body import Body, body_of
+from offload.stores.s3.clock import ServerClock
+from offload.stores.s3.store import S3Store
+from offload.stores.threads import Threads
+from offload.testing.s3_server import BUCKET, s3_client
+from offload.testing.servers import wait_until
+from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, scanned, unique
+
+
+class Client:
+    """A client that counts its calls, and lets others do something before one of them."""
+
+    def __init__(self, client):
+        self._client = client
+        self.calls = []
+        self.before = {}
+
+    def __getattr__(self, name):
+        def call(**options):
+            self.calls.append((name, options))
+            self.before.pop(name, lambda: None)()
+            return getattr(self._client, name)(**options)
+
+        return call
+
+    def count(self, name):
+        return sum(called == name for called, _ in self.calls)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def raw(clock):
+    """A plain client of moto's bucket, whose stamps are by *clock*."""
+
+    def stamp():
+        return datetime.fromtimestamp(clock(), timezone.utc).replace(tzinfo=None)
+
+    with mock_aws(), patch("moto.s3.models.utcnow", stamp):
+        client = boto3.session.Session("key", "secret", region_name="us-east-1").client("s3")
+        client.create_bucket(Bucket="bucket")
+        yield client
+
+
+@pytest.fixture
+def client(raw):
+    return Client(raw)
+
+
+def make_store(client, clock, **options):
+    options = {"threads": 1, "clock": clock, "sleep": lambda seconds: None, **options}
+    url = "s3://bucket/offload"
+    return S3Store(lambda *, records: client, bucket="bucket", url=url, **options)
+
+
+@pytest.fixture
+def store(client, clock):
+    return make_store(client, clock)
+
+
+def key_of(digest):
+    return f"offload/blobs/{digest.replace(':', '-')}"
+
+
+def keys(raw):
+    return sorted(
+        entry["Key"] for entry in raw.list_objects_v2(Bucket="bucket").get("Contents", [])
+    )
+
+
+# -- what stands where
+
+
+def test_a_blob_is_one_object(store, raw):
+    """A blob is an object of its content and 16 random bytes; its metadata tell its life."""
+    digest, content = blob()
+    store.blobs.put({digest: [b"\0", content]}, 100)
+    assert keys(raw) == [key_of(digest)]
+    found = raw.get_object(Bucket="bucket", Key=key_of(digest))
+    assert found["Body"].read()[:-NONCE] == b"\0" + content
+    assert found["Metadata"] == {"offload-ttl": "260.000"}
+
+
+def test_no_two_writes_have_one_etag(store, raw):
+    """What is stored again has another ETag, so that conditions tell them apart."""
+    digest, content = blob()
+    etags = set()
+    for _ in range(3):
+        store.blobs.put({digest: [content]}, 100)
+        etags.add(raw.head_object(Bucket="bucket", Key=key_of(digest))["ETag"])
+        store.blobs.delete([digest])
+    assert len(etags) == 3
+
+
+def test_pointers_and_leases_are_small_objects(store, raw):
+    """A pointer's name has ! for /, its value follows random bytes; unset, it stays empty."""
+    store.pointers.swap("a/b", None, b"value")
+    store.leases.acquire("a/b", "me", 10)
+    assert keys(raw) == ["offload/leases/a!b", "offload/pointers/a!b"]
+    body = raw.get_object(Bucket="bucket", Key="offload/pointers/a!b")["Body"].read()
+    assert body[NONCE:] == b"\x01value"
+    store.pointers.swap("a/b", b"value", None)
+    body = raw.get_object(Bucket="bucket", Key="offload/pointers/a!b")["Body"].read()
+    assert len(body) == NONCE
+    assert list(store.pointers.names()) == []
+
+
+def test_encryption_and_owner_are_asked_for(client, clock):
+    """SSE options go with every write, the owner with every request."""
+    store = make_store(
+        client,
+        clock,
+        ahead=0,
+        writing={"ServerSideEncryption": "AES256"},
+        common={"ExpectedBucketOwner": "123456789012"},
+    )
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, 10)
+    clock.advance(2)
+    store.blobs.missing([digest], 100)
+    store.pointers.swap("p", None, b"1")
+    assert contents(store, [digest]) == [content]
+    for name, options in client.calls:
+        assert options["ExpectedBucketOwner"] == "123456789012"
+        assert ("ServerSideEncryption" in options) == (name in ("put_object", "copy_object"))
+        assert ("ExpectedSourceBucketOwner" in options) == (name == "copy_object")
+
+
+# -- lives
+
+
+def test_asking_again_is_cheap(store, client, clock):
+    """A life is written twice as long as asked for, and copied when half of it is gone."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    for _ in range(5):
+        assert store.blobs.missing([digest], HOUR) == set()
+        store.blobs.put({digest: [content]}, HOUR)
+        clock.advance(HOUR / 5)
+    assert client.count("copy_object") == 0
+    clock.advance(1)
+    assert store.blobs.missing([digest], HOUR) == set()
+    assert store.blobs.missing([digest], HOUR) == set()
+    assert client.count("copy_object") == 1
+    assert scanned(store)[digest].ttl == 2 * HOUR + 60
+
+
+def test_one_request_for_each_that_is_asked_for(store, client):
+    """Asking whether blobs are there is one HEAD each, and nothing more."""
+    here, gone = blobs(3), blobs(2)
+    store.blobs.put(here, HOUR)
+    client.calls.clear()
+    assert store.blobs.missing([*here, *gone, *here], HOUR) == set(gone)
+    assert [name for name, _ in client.calls] == ["head_object"] * 5
+
+
+def test_a_copy_that_came_too_late_does_not_count(store, client, raw, clock):
+    """A life that ended while it was being prolonged has ended, and the blob is stored anew."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, 10)  # 80 seconds in all
+    first = raw.head_object(Bucket="bucket", Key=key_of(digest))["ETag"]
+    clock.advance(70)
+    client.before["copy_object"] = lambda: clock.advance(10)
+    assert store.blobs.missing([digest], HOUR) == {digest}
+    assert client.count("copy_object") == 1
+    assert store.blobs.missing([digest], 1) == {digest}
+    store.blobs.put({digest: [content]}, HOUR)
+    assert raw.head_object(Bucket="bucket", Key=key_of(digest))["ETag"] != first
+    assert store.blobs.missing([digest], HOUR) == set()
+
+
+def test_who_looks_in_the_same_second_waits_for_the_next(client, clock):
+    """Whole seconds cannot tell two writes of one second apart, so no copy follows in it."""
+    waits = []
+    store = make_store(client, clock, sleep=waits.append)
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, 1)
+    assert store.blobs.missing([digest], HOUR) == set()
+    assert waits == [1.0]
+
+
+def test_an_ended_blob_is_replaced_only_as_it_was_seen(store, client, raw, clock):
+    """Of two that store an ended blob again, the second finds the first's."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, 10)
+    clock.advance(100)
+    other = make_store(raw, clock)
+    # Between the second's look and its write:
+    puts = iter((lambda: None, lambda: other.blobs.put({digest: [content]}, 5 * HOUR)))
+
+    def before():
+        client.before["put_object"] = before
+        next(puts, lambda: None)()
+
+    client.before["put_object"] = before
+    client.calls.clear()
+    store.blobs.put({digest: [content]}, HOUR)
+    assert scanned(store)[digest].ttl == 10 * HOUR + 60
+    assert client.count("put_object") == 2
+
+
+def test_the_sweep_removes_what_ended(store, raw, clock):
+    """What ended longer ago than clocks may differ is removed, and nothing else."""
+    ended, kept = blobs(3), blobs(2)
+    store.blobs.put(ended, HOUR)
+    store.blobs.put(kept, 3 * HOUR)
+    raw.put_object(Bucket="bucket", Key="offload/blobs/something-else", Body=b"")
+    raw.put_object(Bucket="bucket", Key="other", Body=b"")
+    clock.advance(2 * HOUR + 60)
+    assert store.blobs.missing(list(ended), 1) == set(ended)
+    assert store.sweep() == 0
+    clock.advance(60)
+    assert store.sweep() == 3
+    assert keys(raw) == sorted([*map(key_of, kept), "offload/blobs/something-else", "other"])
+
+
+def test_the_sweep_spares_what_was_stored_again(store, client, raw, clock):
+    """A blob that is stored again between the sweep's look and its deletion stays."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    clock.advance(3 * HOUR)
+    other = make_store(raw, clock)
+    store._conditions.require_deletes()  # so that the next deletion is of the blob
+    client.before["delete_object"] = lambda: other.blobs.put({digest: [content]}, HOUR)
+    assert store.sweep() == 0
+    assert contents(store, [digest]) == [content]
+
+
+def test_the_sweep_forgets_old_pointers_and_leases(store, raw, clock):
+    """Unset pointers and ended leases are forgotten after a day; fencing numbers still rise."""
+    store.pointers.swap("set", None, b"1")
+    store.pointers.swap("unset", None, b"1")
+    store.pointers.swap("unset", b"1", None)
+    number = store.leases.acquire("lease", "me", 10)
+    held = store.leases.acquire("held", "me", 1e9)
+    clock.advance(80_000)
+    assert store.sweep() == 0
+    clock.advance(10_000)
+    assert store.sweep() == 2
+    assert keys(raw) == ["offload/leases/held", "offload/pointers/set"]
+    assert store.leases.acquire("lease", "me", 10) > number
+    assert store.leases.acquire("held", "me", 10) == held
+
+
+def test_what_does_not_tell_its_life_is_kept(store, raw, clock):
+    """An object without our metadata, as a tool may have copied it, is there for ever."""
+    digest, content = blob()
+    raw.put_object(Bucket="bucket", Key=key_of(digest), Body=content + bytes(NONCE))
+    clock.advance(1e9)
+    assert store.blobs.missing([digest], HOUR) == set()
+    assert contents(store, [digest]) == [content]
+    assert scanned(store)[digest].ttl == math.inf
+    assert store.sweep() == 0
+
+
+# -- bounds
+
+
+class Unread(io.BytesIO):
+    def read(self, *_args):
+        raise AssertionError("a content over the limit was read")
+
+
+def test_the_limit_holds_before_content_is_read(store, client, raw):
+    """An object that is too large is refused by its length."""
+    digest, content = blob(1000)
+    store.blobs.put({digest: [content]}, HOUR)
+    answer = raw.get_object(Bucket="bucket", Key=key_of(digest))
+    with (
+        patch.object(client, "get_object", lambda **_: {**answer, "Body": Unread()}, create=True),
+        pytest.raises(IntegrityError),
+    ):
+        contents(store, [digest], 999)
+
+
+@pytest.mark.parametrize("limit", (999, 1000))
+def test_the_limit_holds_where_no_length_is_told(store, client, raw, limit):
+    """From a server that does not tell the length, one byte over the limit is read."""
+    digest, content = blob(1000)
+    store.blobs.put({digest: [content]}, HOUR)
+    answer = raw.get_object(Bucket="bucket", Key=key_of(digest))
+    del answer["ContentLength"]
+    with patch.object(client, "get_object", lambda **_: answer, create=True):
+        if limit == 1000:
+            assert contents(store, [digest], limit) == [content]
+        else:
+            with pytest.raises(IntegrityError):
+                contents(store, [digest], limit)
+
+
+def test_what_one_request_cannot_take_is_refused(store):
+    """A blob over S3's 5 GiB is refused before anything is sent."""
+    digest, _ = blob()
+    part = memoryview(bytearray(1 << 20))
+    with pytest.raises(StoreError, match="takes up to"):
+        store.blobs.put({digest: [part] * 5121}, HOUR)
+
+
+def test_a_body_is_the_callers_memory():
+    """Large parts are sent as views, in pieces; what is small is joined."""
+    parts = [b"\0", memoryview(bytearray(3 << 20)), os.urandom(10)]
+    body = body_of(parts)
+    assert isinstance(body, Body)
+    pieces = list(iter(body.read, b""))
+    assert b"".join(pieces) == b"".join(parts)
+    assert len(body) == sum(map(len, parts)) == body.tell()
+    assert [len(piece) for piece in pieces] == [1, *[1 << 20] * 3, 10]
+    assert pieces[1].obj is parts[1].obj
+    assert body.seek(0) == 0
+    assert body.read() == b"\0"
+    assert body.tell() == 1
+    with pytest.raises(OSError, match="begin of a piece"):
+        body.seek(5)
+    assert body_of([b"a", memoryview(b"b")]) == b"ab"
+
+
+# -- servers that are not S3 enough
+
+
+def ignoring(raw, *names):
+    """Make *raw* send no such headers."""
+
+    def drop(request, **_):
+        for name in names:
+            del request.headers[name]
+
+    raw.meta.events.register("before-sign.s3", drop)
+
+
+@pytest.mark.parametrize("name", ("If-None-Match", "If-Match"))
+def test_a_server_that_ignores_conditions(store, client, raw, name):
+    """It is found out when it first matters, once, and refused for pointers and leases only."""
+    ignoring(raw, name)
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    assert contents(store, [digest]) == [content]
+    assert store.pointers.read("p") is None
+    for _ in range(2):
+        for call in (
+            lambda: store.pointers.swap("p", None, b"1"),
+            lambda: store.leases.acquire("l", "me", 1),
+        ):
+            with pytest.raises(ConfigurationError, match="ignores conditions") as caught:
+                call()
+            assert caught.value.store == store.url
+    assert client.count("put_object") <= 4
+    assert keys(raw) == [key_of(digest)]  # what it was tried on is gone
+
+
+def test_a_server_that_deletes_unconditionally(store, raw, clock):
+    """It has pointers and leases, but no sweep: a lifecycle rule must do that."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    clock.advance(10 * HOUR)
+
+    def drop(request, **_):
+        if request.method == "DELETE":
+            del request.headers["If-Match"]
+
+    raw.meta.events.register("before-sign.s3", drop)
+    assert store.pointers.swap("p", None, b"1")
+    with pytest.raises(ConfigurationError, match="lifecycle rule"):
+        store.sweep()
+    assert key_of(digest) in keys(raw)
+
+
+def test_conditions_are_tried_once(store, client):
+    """One process tries conditions once, and forgets nothing for it."""
+    for number in range(3):
+        store.pointers.swap(f"p{number}", None, b"1")
+    probes = [name for name, options in client.calls if "/probe/" in options.get("Key", "")]
+    assert len(probes) == 5
+
+
+def test_a_pointer_that_vanishes_meanwhile(store, client, raw):
+    """If what is to be replaced is deleted meanwhile, servers say 404 or 412; it is seen."""
+    store.pointers.swap("p", None, b"1")
+    client.before["put_object"] = lambda: raw.delete_object(
+        Bucket="bucket", Key="offload/pointers/p"
+    )
+    assert not store.pointers.swap("p", b"1", b"2")
+    assert store.pointers.read("p") is None
+
+
+def test_what_always_changes_has_an_end(store, client, raw, clock):
+    """Where every write is refused, the call ends with StoreUnavailable."""
+    digest, content = blob()
+    refusal = raw.exceptions.ClientError(
+        {"Error": {"Code": "Conflict"}, "ResponseMetadata": {"HTTPStatusCode": 409}}, "PutObject"
+    )
+
+    def refuse(**_):
+        raise refusal
+
+    with patch.object(client, "put_object", refuse, create=True):
+        with pytest.raises(StoreUnavailable, match="20 times"):
+            store.blobs.put({digest: [content]}, HOUR)
+        store._conditions._found.get().update(put=True)
+        with pytest.raises(StoreUnavailable, match="100 times"):
+            store.pointers.swap("p", None, b"1")
+
+
+# -- from a URL
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    (
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/a/b?region=eu-central-1", "s3://bucket/a/b"),
+        ("s3://key:secret@bucket/a", "s3://bucket/a"),
+        (
+            "s3://key:se%2Fcret@bucket/a?endpoint_url=http://h:9000",
+            "s3://bucket/a?endpoint_url=http://h:9000",
+        ),
+    ),
+)
+def test_a_url_is_shown_without_credentials(url, shown):
+    """A store's URL says where it is, with the endpoint, and nothing that is secret."""
+    assert open_store(url).url == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    (
+        ("s3://", "a bucket is written"),
+        ("s3://bucket:80", "a bucket is written"),
+        ("s3://a,b", "a bucket is written"),
+        ("s3://bucket/a//b", "a prefix is of"),
+        ("s3://bucket/a b", "a prefix is of"),
+        ("s3://bucket/..", "a prefix is of"),
+        ("s3://bucket?regio=x", "unknown option 'regio'; there are: .*region"),
+        ("s3://bucket?endpoint_url=host:9000", "is not a URL as https"),
+        ("s3://bucket?endpoint_url=http://u:p@h", "is not a URL as https"),
+        ("s3://bucket?addressing_style=dns", "one of auto, path, virtual"),
+        ("s3://bucket?threads=0", "a whole number from 1"),
+        ("s3://bucket?max_attempts=x", "a whole number"),
+        ("s3://bucket?read_timeout=0", "a positive number of seconds"),
+        ("s3://bucket?sse=rot13", "one of AES256, aws:kms"),
+        ("s3://bucket?sse=AES256&sse_kms_key_id=x", "need sse=aws:kms"),
+        ("s3://key@bucket", "an access key and a secret key"),
+        ("s3://key:secret@bucket?profile=x", "not in both"),
+    ),
+)
+def test_what_is_wrong_is_named(url, said):
+    """A wrong URL or option is refused by its name."""
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value).replace("a secret key: s3://key:secret@", "")
+
+
+def test_options_reach_boto3(monkeypatch):
+    """Region, endpoint, addressing, timeouts and credentials are the client's."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    store = open_store(
+        "s3://us%2Fer:p%2Fw@bucket?region=eu-west-3&endpoint_url=https://h:1&connect_timeout=2"
+        "&read_timeout=3&max_attempts=4&threads=5&sse=aws:kms&sse_kms_key_id=k&sse_bucket_key=1"
+    )
+    client = store._link._clients.get()
+    credentials = client._request_signer._credentials
+    config = client.meta.config
+    assert (credentials.access_key, credentials.secret_key) == ("us/er", "p/w")
+    assert (client.meta.region_name, client.meta.endpoint_url) == ("eu-west-3", "https://h:1")
+    assert (config.connect_timeout, config.read_timeout) == (2, 3)
+    assert config.retries["total_max_attempts"] == 4
+    assert config.s3["addressing_style"] == "path"
+    assert store._link._record_clients.get().meta.config.retries["total_max_attempts"] == 1
+    assert store._link.threads.number == 5
+    assert store._link._writing == {
+        "ServerSideEncryption": "aws:kms",
+        "SSEKMSKeyId": "k",
+        "BucketKeyEnabled": True,
+    }
+    found = open_store("s3://bucket?region=eu-west-3")._link._clients.get()
+    assert found.meta.config.s3["addressing_style"] == "auto"
+    assert "amazonaws.com" in found.meta.endpoint_url
+
+
+@pytest.fixture
+def nobody(monkeypatch, tmp_path):
+    """No credentials anywhere."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    return tmp_path
+
+
+def test_credentials_are_boto3s(nobody, monkeypatch):
+    """Profiles and the environment count; where there are none, the error says where it looked."""
+    with pytest.raises(StoreError, match="AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket").blobs.missing([blob()[0]], 1)
+    with pytest.raises(StoreError, match=r"\(team\).*check profile="):
+        open_store("s3://bucket?profile=team").blobs.missing([blob()[0]], 1)
+    (nobody / "credentials").write_text(
+        "[team]\naws_access_key_id = from-profile\naws_secret_access_key = x\n"
+    )
+    client = open_store("s3://bucket?profile=team")._link._clients.get()
+    assert client._request_signer._credentials.access_key == "from-profile"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from-environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    client = open_store("s3://bucket")._link._clients.get()
+    assert client._request_signer._credentials.access_key == "from-environment"
+
+
+def test_without_boto3_the_extra_is_named():
+    """Where boto3 is missing, opening says what to install; importing needs it not."""
+    code = (
+        "import sys; sys.modules['boto3'] = None; sys.modules['botocore'] = None\n"
+        "import offload.stores.s3.connect\n"
+        "from offload.stores import open_store\n"
+        "open_store('s3://bucket')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert 'ConfigurationError: store s3://bucket: S3 needs boto3: pip install "offload[s3]"' in (
+        done.stderr
+    )
+
+
+# -- the server's clock
+
+
+def test_dates_bound_the_servers_time(monkeypatch):
+    """Whole seconds, asked for often, tell the time to within a request's."""
+    now = [50.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    clock = ServerClock()
+    assert clock.bounds() == (-math.inf, math.inf)
+    ahead = 1000.3  # what is to be found out
+
+    def ask(at):
+        now[0] = at + 0.01
+        clock.learn(math.floor(at + 0.005 + ahead), at, at + 0.01)
+        earliest, latest = clock.bounds()
+        assert earliest <= now[0] + ahead <= latest
+        return latest - earliest
+
+    assert ask(50.0) <= 1.02
+    for step in range(300):
+        width = ask(50.1 + step * 0.013)
+    assert width < 0.04
+    ahead -= 500.0  # its clock was set
+    assert ask(60.0) > 0.9
+
+
+# -- threads
+
+
+def test_threads_are_bounded_and_begun_late():
+    """One thing is done by the caller; of many, so many at once, and errors come after all."""
+    threads = Threads(3, "test")
+    caller = threading.get_ident()
+    assert threads.each(lambda _: threading.get_ident(), [1]) == [caller]
+    assert list(threads.ahead(lambda _: threading.get_ident(), [1], 5)) == [caller]
+    assert threads._pools.take() is None
+    meeting = threading.Barrier(3)
+    found = threads.each(lambda _: meeting.wait(10) and 0 or threading.get_ident(), range(6))
+    assert len(set(found)) == 3
+    under_way = []
+
+    def fail(number):
+        under_way.append(number)
+        if number == 0:
+            raise ValueError
+        under_way.remove(number)
+
+    with pytest.raises(ValueError):
+        threads.each(fail, range(20))
+    assert under_way == [0]
+    threads.close()
+    assert threads.each(lambda number: number, range(5)) == list(range(5))
+    threads.close()
+
+
+def test_reading_ahead_is_bounded():
+    """No more is read ahead than the window, and what was not begun when left never is."""
+    threads = Threads(8, "test")
+    begun = []
+    reading = threads.ahead(begun.append, range(100), 3)
+    next(reading)
+    reading.close()
+    threads.close()
+    assert len(begun) <= 4
+
+
+# -- a real server
+
+
+@pytest.fixture
+def real(s3):
+    store = open_store(s3.url(os.urandom(4).hex()))
+    yield store
+    store.close()
+
+
+@pytest.mark.server
+def test_a_late_copy_cannot_shorten_a_life(s3, real):
+    """Who would prolong a life that others have prolonged since must look again."""
+    digest, content = blob()
+    real.blobs.put({digest: [content]}, 10)
+    seen = real.blobs._look(digest)
+    other = open_store(s3.url(real._link.begin.strip("/")))
+    assert other.blobs.missing([digest], 100 * HOUR) == set()
+    assert real.blobs._prolong(digest, seen, HOUR) is None
+    assert scanned(real)[digest].ttl > 150 * HOUR
+    other.close()
+
+
+@pytest.mark.server
+def test_a_real_sweep(s3, real):
+    """The sweep on a real server: conditions on deletions hold, what lives stays."""
+    short = open_store(s3.url(real._link.begin.strip("/"), skew=0, ahead=0))
+    ended, kept = blobs(5), blobs(5)
+    short.blobs.put(ended, 0.001)
+    real.blobs.put(kept, HOUR)
+    removed = []
+    wait_until(lambda: removed.append(short.sweep()) or sum(removed) == 5, "all five are removed")
+    listed = s3_client(s3).list_objects_v2(Bucket=BUCKET, Prefix=real._link.begin)["Contents"]
+    assert len(listed) == 5
+    assert contents(real, kept) == [content for (content,) in kept.values()]
+    short.close()
+
+
+@pytest.mark.server
+def test_going_up_copies_nothing(real):
+    """Storing needs no memory of the size of what is stored."""
+    content = memoryview(bytearray(os.urandom(1 << 20) * 24))
+    digests = [blob()[0] for _ in range(6)]
+    chunks = {
+        digest: [b"\0", content[at << 22 : (at + 1) << 22]] for at, digest in enumerate(digests)
+    }
+    real.blobs.put(blobs(2), HOUR)  # clients and threads are there
+    tracemalloc.start()
+    try:
+        real.blobs.put(chunks, HOUR)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 << 20
+    assert [bytes(found) for found in real.blobs.get(digests, 5 << 20)] == [
+        b"".join(parts) for parts in chunks.values()
+    ]
+
+
+@pytest.mark.server
+def test_greenlets_work_at_once(s3):
+    """Under gevent several greenlets put and get many blobs."""
+    code = """
+        from gevent import monkey; monkey.patch_all()
+        import sys, gevent
+        from offload.stores import open_store
+        from offload.testing.store import HOUR, blobs, contents
+        store = open_store(sys.argv[1])
+        def work():
+            many = blobs(8, 100_000)
+            store.blobs.put(many, HOUR)
+            assert store.blobs.missing(list(many), HOUR) == set()
+            assert contents(store, many) == [content for (content,) in many.values()]
+            return True
+        jobs = [gevent.spawn(work) for _ in range(5)]
+        gevent.joinall(jobs, raise_error=True)
+        assert all(job.value for job in jobs)
+        store.close()
+    """
+    lines = "\n".join(line[8:] for line in code.splitlines())
+    command = [sys.executable, "-W", "ignore", "-c", lines, s3.url(unique())]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,460 @@
+"""S3 when the network, the server or the setup fails: by a proxy before a real server."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import threading
+from contextlib import closing, suppress
+
+import pytest
+
+from offload.content.retrying import Retrying
+from offload.errors import BlobMissing, StoreError, StoreUnavailable
+from offload.settings import RetryPolicy
+from offload.stores import open_store
+from offload.testing.s3_server import s3_server
+from offload.testing.servers import HOST, free_port
+from offload.testing.store import HOUR, blob, blobs, contents, unique
+
+pytestmark = pytest.mark.server
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
+
+
+class Proxy:
+    """Passes HTTP requests on, each by itself, but for those that a fault waits for.
+
+    A fault is a function of the exchange; it answers, or lets it pass and spoils the answer.
+    """
+
+    def __init__(self, port):
+        self._target = port
+        self._faults = []
+        self.seen = []
+        self._listener = socket.create_server((HOST, 0))
+        self.port = self._listener.getsockname()[1]
+        self._ended = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc):
+        self._ended.set()
+        self._listener.close()
+
+    def fail(self, fault, *methods, times=1):
+        """Let *fault* meet the next requests of these methods (all, if none is given)."""
+        self._faults += [(fault, methods)] * times
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        with closing(client), suppress(OSError), client.makefile("rb") as reader:
+            while (
+                exchange := Exchange.read(client, reader, self._target, self._ended)
+            ) is not None:
+                self.seen.append(exchange)
+                self._fault_for(exchange)(exchange)
+                if exchange.is_over:
+                    return
+
+    def _fault_for(self, exchange):
+        for at, (fault, methods) in enumerate(self._faults):
+            if not methods or exchange.method in methods:
+                del self._faults[at]
+                return fault
+        return Exchange.pass_on
+
+
+class Exchange:
+    """One request, and what becomes of it."""
+
+    @classmethod
+    def read(cls, client, reader, target, ended):
+        line = reader.readline()
+        if not line:
+            return None
+        self = cls()
+        self.client, self.reader, self.target, self.ended = client, reader, target, ended
+        self.is_over = False
+        self.line = line
+        self.method, self.path, _ = line.decode().split()
+        self.headers = http.client.parse_headers(reader)
+        self.size = int(self.headers.get("Content-Length") or 0)
+        return self
+
+    def body(self, size=None):
+        if self.headers.get("Expect"):
+            self.client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            del self.headers["Expect"]
+        return self.reader.read(self.size if size is None else size)
+
+    def forward(self):
+        """Have the server do it; return its answer."""
+        body = self.body()
+        with closing(socket.create_connection((HOST, self.target), timeout=10)) as server:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+            server.sendall(self.line + lines.encode() + b"\r\n" + body)
+            answer = http.client.HTTPResponse(server, method=self.method)
+            answer.begin()
+            return answer, answer.read()
+
+    def send(self, answer, body, size=None):
+        lines = "".join(f"{name}: {value}\r\n" for name, value in answer.getheaders())
+        head = f"HTTP/1.1 {answer.status} {answer.reason}\r\n{lines}\r\n"
+        self.client.sendall(head.encode() + body[:size])
+
+    def pass_on(self):
+        self.send(*self.forward())
+
+    def reset(self):
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.is_over = True
+
+
+def refused(exchange):
+    exchange.reset()
+
+
+def lost(exchange):
+    """The server does it, and nobody hears of it."""
+    exchange.forward()
+    exchange.reset()
+
+
+def silent(exchange):
+    exchange.body()
+    exchange.ended.wait(10)
+    exchange.is_over = True
+
+
+def cut_upload(size):
+    def fault(exchange):
+        exchange.body(size)
+        exchange.reset()
+
+    return fault
+
+
+def cut(size):
+    """The answer's body ends early."""
+
+    def fault(exchange):
+        exchange.send(*exchange.forward(), size)
+        exchange.is_over = True
+
+    return fault
+
+
+def stalled(size):
+    def fault(exchange):
+        exchange.send(*exchange.forward(), size)
+        exchange.ended.wait(10)
+        exchange.is_over = True
+
+    return fault
+
+
+def says(status, code, date=None):
+    """The server refuses."""
+
+    def fault(exchange):
+        exchange.body()
+        body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+        dated = f"Date: {date}\r\n" if date else ""
+        head = f"HTTP/1.1 {status} X\r\n{dated}Content-Length: {len(body)}\r\n\r\n"
+        exchange.client.sendall(head.encode() + (b"" if exchange.method == "HEAD" else body))
+
+    return fault
+
+
+@pytest.fixture
+def proxy(s3):
+    with Proxy(s3.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def opened(s3, proxy):
+    """Open stores through the proxy: ``opened(max_attempts=1)``."""
+    stores = []
+
+    def opened(**options):
+        stores.append(open_store(s3.url("faults", port=proxy.port, **options)))
+        return stores[-1]
+
+    yield opened
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(opened):
+    return opened(max_attempts=1, read_timeout=0.5)
+
+
+def calls(store):
+    """Every call that a store has, each to fail."""
+    digest, content = blob()
+    name = unique("n")
+    return {
+        "get": lambda: contents(store, [digest]),
+        "missing": lambda: store.blobs.missing([digest], HOUR),
+        "put": lambda: store.blobs.put({digest: [content]}, HOUR),
+        "delete": lambda: store.blobs.delete([digest]),
+        "scan": lambda: list(store.blobs.scan()),
+        "read": lambda: store.pointers.read(name),
+        "swap": lambda: store.pointers.swap(name, None, b"1"),
+        "names": lambda: list(store.pointers.names()),
+        "acquire": lambda: store.leases.acquire(name, "me", 1),
+        "renew": lambda: store.leases.renew(name, "me", 1),
+        "release": lambda: store.leases.release(name, "me"),
+    }
+
+
+NAMES = tuple(calls(None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_says_that_the_server_is_away(s3, name):
+    """With nobody listening, every call is StoreUnavailable and names the endpoint."""
+    store = open_store(s3.url(port=free_port(), max_attempts=1))
+    with pytest.raises(StoreUnavailable, match="endpoint_url") as caught:
+        calls(store)[name]()
+    assert caught.value.store == store.url
+    assert "secret" not in str(caught.value)
+    store.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_survives_a_reset(store, proxy, name):
+    """A connection that is reset is worth another try, and the next call is fine."""
+    proxy.fail(refused, times=2)  # a pointer's answer that got lost is looked up
+    call = calls(store)[name]
+    with pytest.raises(StoreUnavailable):
+        call()
+    proxy._faults.clear()
+    with suppress(BlobMissing):
+        call()
+
+
+def test_a_name_that_does_not_resolve(s3):
+    """A wrong host in the endpoint is named."""
+    url = s3.url().replace(f"{HOST}%3A{s3.port}", "nowhere.invalid")
+    store = open_store(url, max_attempts=1)
+    with pytest.raises(StoreUnavailable, match=r"nowhere\.invalid.*endpoint_url"):
+        store.blobs.missing([blob()[0]], HOUR)
+
+
+def test_a_silent_server(store, proxy):
+    """A server that takes requests and never answers is noticed by the read timeout."""
+    proxy.fail(silent)
+    with pytest.raises(StoreUnavailable, match="too slow.*read_timeout"):
+        store.blobs.missing([blob()[0]], HOUR)
+
+
+def test_no_such_bucket(s3):
+    """A bucket that is not there is an error for good, where the server says so."""
+    store = open_store(s3.url().replace("offload-test", "no-such-bucket"))
+    found = calls(store)
+    for name in set(NAMES) - {"missing"}:  # the answer to HEAD has no text
+        with pytest.raises(StoreError, match="no such bucket.*create it") as caught:
+            found[name]()
+        assert not isinstance(caught.value, StoreUnavailable)
+    assert len(found["missing"]()) == 1
+    store.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_credentials(s3, name):
+    """Wrong credentials are an error for good that says what to check."""
+    store = open_store(s3.url().replace("with%2Bsigns", "with%2Bsins"))
+    with pytest.raises(StoreError, match="secret key") as caught:
+        calls(store)[name]()
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert "with+" not in str(caught.value)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    (
+        ("AccessDenied", 403, "s3:ListBucket"),
+        ("ExpiredToken", 400, "renew the credentials"),
+        ("RequestTimeTooSkewed", 403, "clock is wrong.*NTP"),
+        ("PermanentRedirect", 301, "region="),
+        ("NotImplemented", 501, "does not know"),
+        ("SomethingNew", 400, "refuses: 400 PutObject: SomethingNew injected"),
+    ),
+)
+def test_a_refusal_for_good(store, proxy, code, status, said):
+    """What trying again cannot mend is a StoreError that says what to do."""
+    digest, content = blob()
+    proxy.fail(says(status, code))
+    with pytest.raises(StoreError, match=said) as caught:
+        store.blobs.put({digest: [content]}, HOUR)
+    assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_a_wrong_clock_is_told_from_a_refusal(store, proxy):
+    """The answer to HEAD has no text; its date tells whose clock is wrong."""
+    proxy.fail(says(403, "RequestTimeTooSkewed", "Sat, 01 Jan 2000 00:00:00 GMT"))
+    with pytest.raises(StoreError, match="clock is .* s off"):
+        store.blobs.missing([blob()[0]], HOUR)
+    proxy.fail(says(403, "AccessDenied"))
+    with pytest.raises(StoreError, match="s3:ListBucket"):
+        store.blobs.missing([blob()[0]], HOUR)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    (
+        ("SlowDown", 503),
+        ("InternalError", 500),
+        ("TooManyRequests", 429),
+        ("XMinioStorageFull", 507),
+    ),
+)
+def test_a_refusal_for_now_is_tried_again(store, proxy, code, status):
+    """Throttling and the like are StoreUnavailable, so that our retries back off."""
+    many = blobs(5)
+    proxy.fail(says(status, code), "PUT", times=7)
+    waits = []
+    retrying = Retrying(RetryPolicy(max_retries=5), sleep=waits.append)
+    retrying(lambda: store.blobs.put(many, HOUR))
+    assert len(waits) >= 2
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+def test_boto_tries_once_more_within(opened, proxy):
+    """One lost connection of many does not cost them all."""
+    store = opened()
+    many = blobs(5)
+    proxy.fail(refused, "PUT")
+    store.blobs.put(many, HOUR)
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+@pytest.mark.parametrize("size", (0, 1, 60_000, 100_015))
+def test_a_truncated_body(store, proxy, size):
+    """An answer that ends early is worth another try, and never a shorter blob."""
+    digest, content = blob(100_000)
+    store.blobs.put({digest: [content]}, HOUR)
+    proxy.fail(cut(size), "GET")
+    with pytest.raises(StoreUnavailable, match="short"):
+        contents(store, [digest])
+    assert contents(store, [digest]) == [content]
+
+
+def test_a_slow_body(store, proxy):
+    """A body that stops coming is noticed by the read timeout."""
+    digest, content = blob(100_000)
+    store.blobs.put({digest: [content]}, HOUR)
+    proxy.fail(stalled(5000), "GET")
+    with pytest.raises(StoreUnavailable, match="too slow"):
+        contents(store, [digest])
+    assert contents(store, [digest]) == [content]
+
+
+def test_one_bad_answer_among_many(store, proxy):
+    """Whoever reads many blobs at once gets those before the bad one, then the error."""
+    many = blobs(12, 100_000)
+    store.blobs.put(many, HOUR)
+    proxy.fail(cut(10), "GET")
+    with pytest.raises(StoreUnavailable):
+        contents(store, many)
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+def test_an_upload_that_breaks_off(store, proxy):
+    """A blob whose upload broke off is not there, and can be put again."""
+    digest, content = blob(3 << 20)
+    proxy.fail(cut_upload(1 << 20), "PUT")
+    with pytest.raises(StoreUnavailable):
+        store.blobs.put({digest: [content]}, HOUR)
+    assert store.blobs.missing([digest], HOUR) == {digest}
+    store.blobs.put({digest: [content]}, HOUR)
+    assert contents(store, [digest]) == [content]
+
+
+@pytest.mark.parametrize("size", (100, 1 << 20))
+def test_a_blob_whose_answer_got_lost(opened, proxy, size):
+    """boto3 sends it again and is told that it is there: that is success."""
+    store = opened(read_timeout=5)
+    digest, content = blob(size)
+    proxy.fail(lost, "PUT")
+    store.blobs.put({digest: [content]}, HOUR)
+    assert [exchange.method for exchange in proxy.seen] == ["PUT", "PUT", "HEAD"]
+    assert contents(store, [digest]) == [content]
+
+
+def test_a_swap_whose_answer_got_lost(store, proxy):
+    """A swap is sent once; if the answer gets lost, it is looked up whether it was done."""
+    name = unique()
+    assert store.pointers.swap(name, None, b"0")
+    proxy.fail(lost, "PUT")
+    assert store.pointers.swap(name, b"0", b"1")
+    proxy.fail(lost, "PUT")
+    assert store.pointers.swap(name, b"1", None)
+    assert store.pointers.swap(name, None, b"2")
+    proxy.fail(refused, "PUT")
+    with pytest.raises(StoreUnavailable):
+        store.pointers.swap(name, b"2", b"3")
+    assert store.pointers.read(name) == b"2"
+
+
+def test_a_lease_whose_answer_got_lost(store, proxy):
+    """A lease that was taken without hearing of it is the taker's."""
+    name = unique("lease")
+    store.leases.acquire(name, "before", HOUR)
+    store.leases.release(name, "before")
+    proxy.fail(lost, "PUT")
+    number = store.leases.acquire(name, "one", HOUR)
+    assert number
+    assert store.leases.acquire(name, "two", HOUR) is None
+    proxy.fail(lost, "PUT")
+    assert store.leases.release(name, "one")
+    assert store.leases.acquire(name, "two", HOUR) > number
+
+
+def test_what_is_signed(opened, proxy):
+    """Pointers are signed with their content; blobs, whose name says it, without."""
+    store = opened()
+    store.blobs.put(blobs(1, 200_000), HOUR)
+    store.pointers.swap(unique(), None, b"1")
+    hashes = {
+        exchange.path.split("/")[3]: exchange.headers["X-Amz-Content-SHA256"]
+        for exchange in proxy.seen
+        if exchange.method == "PUT"
+    }
+    assert hashes["blobs"] == "UNSIGNED-PAYLOAD"
+    assert len(hashes["pointers"]) == 64
+    assert not any(name.lower().startswith("x-amz-checksum") for name in proxy.seen[0].headers)
+    proxy.seen.clear()
+    opened(sign_payload=True).blobs.put(blobs(1, 200_000), HOUR)
+    assert len(proxy.seen[0].headers["X-Amz-Content-SHA256"]) == 64
+
+
+def test_a_server_that_comes_back():
+    """Killed and started again, the server has what it confirmed, and clients go on."""
+    with s3_server() as server:
+        store = open_store(server.url(max_attempts=1))
+        digest, content = blob(100_000)
+        store.blobs.put({digest: [content]}, HOUR)
+        store.pointers.swap("p", None, b"1")
+        server.stop()
+        with pytest.raises(StoreUnavailable):
+            contents(store, [digest])
+        with pytest.raises(StoreUnavailable):
+            store.pointers.swap("p", b"1", b"2")
+        server.start()
+        assert contents(store, [digest]) == [content]
+        assert store.pointers.swap("p", b"1", b"2")
+        store.close()
