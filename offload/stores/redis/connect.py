@@ -14,7 +14,6 @@ from redis.sentinel import Sentinel
 
 from offload.stores.redis.link import Client
 from offload.stores.redis.packer import PACKER
-from offload.stores.redis.reader import PARSER
 from offload.stores.redis.store import RedisStore
 from offload.stores.urls import StoreURL, boolean, count, key_prefix, seconds, text
 
@@ -103,9 +102,7 @@ def _cert_reqs(value: Any) -> str:
 
 
 def _pooled(options: dict[str, Any]) -> Callable[[], Client]:
-    return lambda: redis.Redis(
-        connection_pool=_Pool(**options, parser_class=PARSER, retry=_no_retry())
-    )
+    return lambda: redis.Redis(connection_pool=_Pool(**options, retry=_no_retry()))
 
 
 def _single(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
@@ -138,7 +135,7 @@ def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[
             hosts, sentinel_kwargs={**own, "retry": _no_retry()}
         )
         client: redis.Redis = sentinel.master_for(
-            master, **options, command_packer=PACKER, parser_class=PARSER, retry=_no_retry()
+            master, **options, command_packer=PACKER, retry=_no_retry()
         )
         return client
 
