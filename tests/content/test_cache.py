@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import resource
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from tests.content.cache_parts import CHUNKS, LARGE, MB, Child, Machine, noise
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flock, /proc and tmpfs")
 
+FILE = LARGE + 4096
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -386,6 +388,21 @@ def test_what_does_not_fit_the_disk_is_not_kept(machine):
         assert machine.names() == set()
 
 
+def test_room_that_is_promised_is_not_free(machine):
+    """What another download has still to write counts as taken."""
+    machine.path.mkdir()
+    with mounted(machine.path, "size=24m"):
+        one, other = machine.put(noise(LARGE)), machine.put(noise(LARGE, 2))
+        folder = Folder(machine.path, 1024 * MB)
+        part = folder.lock(one.digest)
+        assert folder.reserve(part, FILE) == (True, 0)
+        second = folder.lock(other.digest)
+        assert folder.reserve(second, FILE) == (False, 0)
+        part.close()
+        assert folder.reserve(second, FILE) == (True, 0)
+        second.close()
+
+
 def test_a_disk_that_fills_up_meanwhile(machine, caplog):
     """Others fill the disk in the middle: the value goes on in memory, whole."""
     machine.path.mkdir()
@@ -459,8 +476,6 @@ def test_a_file_that_gets_no_name(machine, monkeypatch):
 
 
 # -- room
-
-FILE = LARGE + 4096
 
 
 def used(machine, ref, ago):
@@ -675,6 +690,43 @@ def test_what_will_not_be_kept_is_not_waited_for(machine):
     reader = machine.reader(size=LARGE + 1000)  # too large by what stands before the body
     reader.get(ref)
     assert reader.counted() == {"misses": 1, "unused": 1}
+
+
+def test_the_folders_lock_is_needed_for_a_name(machine, monkeypatch):
+    """A complete file gets its name only under the lock, so who makes room sees it once."""
+    monkeypatch.setattr(cache_folder, "_LOCK_WAIT", 0.01)
+    ref = machine.put(noise(LARGE))
+    reader = machine.reader()
+    with ExitStack() as stack:
+
+        def hold(number):
+            if number == 1:
+                stack.enter_context(machine.reader().folder._alone())
+
+        machine.store.blobs.before = hold
+        assert np.array_equal(reader.get(ref), noise(LARGE))
+        assert machine.names() == set()
+    assert reader.counted() == {"misses": 1, "unused": 1}
+
+
+def test_a_file_that_gets_its_name_meanwhile_is_not_taken(machine, monkeypatch):
+    """Who opened a part, and got its lock when it was complete, leaves that alone."""
+    ref = machine.put(noise(LARGE))
+    machine.reader().get(ref)
+    machine.file(ref).rename(machine.part(ref))
+    flock = fcntl.flock
+
+    def finished(fd, operation):
+        if machine.part(ref).exists():
+            machine.part(ref).rename(machine.file(ref))
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", finished)
+    assert Folder(machine.path, LARGE).lock(ref.digest) is None
+    monkeypatch.undo()
+    reader = machine.reader(verify="always")
+    reader.get(ref)
+    assert reader.counted() == {"hits": 1}
 
 
 def test_leftovers_are_removed(machine):
