@@ -46,7 +46,8 @@ def test_is_the_same_in_another_process():
 @pytest.mark.parametrize(
     "text",
     ("", "b3:", "b3:" + "0" * 63, "b3:" + "0" * 65, "b3:" + "G" * 64, "b3:" + "A" * 64,
-     "sha256:" + "0" * 64, "b3:" + "0" * 64 + "\n", "b3:" + "\N{ARABIC-INDIC DIGIT ZERO}" * 64, "../" + "0" * 64),
+     "sha256:" + "0" * 64, "b3:" + "0" * 64 + "\n",
+     "b3:" + "\N{ARABIC-INDIC DIGIT ZERO}" * 64, "../" + "0" * 64),
 )  # fmt: skip
 def test_only_digests_are_parsed(text):
     """Anything that is not a digest to the letter is refused: it would become a key or path."""

@@ -34,7 +34,7 @@ class Worker:
         env = {**os.environ, "FAULTY_APP": json.dumps(config), "C_FORCE_ROOT": "1",
                "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"}  # fmt: skip
         command = [sys.executable, "-m", "celery", "-A", "faulty_app", "worker", "-l", "INFO",
-                   "--without-gossip", "--without-mingle", "--without-heartbeat", *args]  # fmt: skip
+                   "--without-gossip", "--without-mingle", *args]  # fmt: skip
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,

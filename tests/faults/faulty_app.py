@@ -34,7 +34,7 @@ def make_app(broker, conf, offload=None, *, backend=None, block=False):
 
         app.stowaway = Offload(app, **offload)
     for options, function in TASKS:
-        app.task(name=function.__name__.rstrip("_"), **options)(function)
+        app.task(name=function.__name__, shared=False, **options)(function)
     app.raw = redis.Redis.from_url(broker)
     return app
 

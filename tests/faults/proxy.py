@@ -38,7 +38,7 @@ class Proxy:
         # Short timeouts: a black hole is noticed within them.
         return f"redis://{HOST}:{self.port}/0?socket_timeout=0.5&socket_connect_timeout=0.5"
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self):
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -110,9 +110,8 @@ class Proxy:
                     if self._budget < 0:
                         self._mode, self.halted = "blackhole", True
                         continue
-                if up:
-                    if left[0] is not None:
-                        data, left[0] = data[: left[0]], left[0] - len(data)
+                if up and left[0] is not None:
+                    data, left[0] = data[: left[0]], left[0] - len(data)
                 sink.sendall(data)
                 if left[0] is not None and left[0] <= 0:
                     _reset(source)

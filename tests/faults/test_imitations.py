@@ -54,7 +54,8 @@ def imitations(setup):
 
 def test_in_arguments(spoken):
     """At the top, nested, in a keyword argument, beside a real reference: it arrives as it was
-    sent, and of the store nothing is fetched for it."""
+    sent, and of the store nothing is fetched for it.
+    """
     for name, data in imitations(spoken).items():
         nested = [data, {"in": data}]
         before = fetched(spoken)

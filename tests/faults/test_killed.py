@@ -21,7 +21,8 @@ LARGE = 3_000_000
 
 def test_a_publisher_killed_before_it_publishes(setup, tmp_path):
     """kill -9 after the upload leaves blobs with an expiry, and no message; publishing the same
-    again uses them."""
+    again uses them.
+    """
     code = (
         "import faulty_app, os, signal\n"
         "app = faulty_app.app\n"
@@ -45,7 +46,8 @@ def test_a_publisher_killed_before_it_publishes(setup, tmp_path):
 @pytest.fixture
 def halting(setup):
     """A setup whose proxy can be told to swallow what comes while a worker is in the midst of
-    something; the worker's timeouts are long."""
+    something; the worker's timeouts are long.
+    """
     url = setup.proxy.url.replace("=0.5", "=30")
     setup.config["offload"]["store"] = url
     setup.config["offload"]["compression"] = "none"
@@ -59,7 +61,8 @@ def kill_child(worker):
 
 def test_a_worker_killed_while_it_fetches(halting):
     """With acks_late and reject_on_worker_lost the task is given to another process, fetches
-    its argument and runs once."""
+    its argument and runs once.
+    """
     worker = halting.worker("-P", "prefork", "-c", "1")
     warm = halting.task("late").delay("small")
     halting.wait(warm)
@@ -76,7 +79,8 @@ def test_a_worker_killed_while_it_fetches(halting):
 
 def test_a_worker_killed_while_it_uploads(halting):
     """Killed in the midst of storing its result, the task runs again and its result is whole;
-    what the first left behind expires."""
+    what the first left behind expires.
+    """
     worker = halting.worker("-P", "prefork", "-c", "1")
     halting.proxy.halt_after(LARGE // 2)
     result = halting.task("late_produce").delay(LARGE)
@@ -92,7 +96,8 @@ def test_a_worker_killed_while_it_uploads(halting):
 
 def test_a_whole_worker_killed_while_it_fetches(halting):
     """The same when the machine goes down: what was not acknowledged is delivered again by the
-    broker, its reference as good as before."""
+    broker, its reference as good as before.
+    """
     halting.config["conf"]["task_acks_late"] = True
     worker = halting.worker()
     _ = halting.offload.content.keys
@@ -116,7 +121,8 @@ def test_a_whole_worker_killed_while_it_fetches(halting):
 
 def test_a_store_that_evicts(setup):
     """A store that evicts what is referred to fails the task with BlobMissing that says that it
-    may evict; it does not hang and gives no other value."""
+    may evict; it does not hang and gives no other value.
+    """
     with redis_server(args=("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")) as small:
         setup.config["offload"]["store"] = small.url
         setup.config["offload"]["compression"] = "none"

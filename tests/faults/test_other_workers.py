@@ -27,7 +27,8 @@ def test_over_the_readers_largest_size(setup):
 
 def test_a_fresh_worker_without_its_store(setup):
     """A worker that has never reached the store, and so has no signing key, sends the task
-    again too, and runs it when the store is there."""
+    again too, and runs it when the store is there.
+    """
     result = setup.task("size").delay(BIG)
     setup.proxy.refuse()
     setup.worker(retry={"max_retries": 20, "interval_start": 0.05, "interval_max": 0.1})

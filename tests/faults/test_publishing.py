@@ -215,10 +215,9 @@ def test_small_arguments_need_no_store(setup):
 @pytest.fixture
 def forgiving(setup):
     """A publisher that sends values in the message while the store is away."""
-    app = setup.publisher(
+    return setup.publisher(
         on_outage="inline", inline_limit=100_000, secret="a secret for the tests of faults"
     )
-    return app
 
 
 @pytest.mark.parametrize("fault", ("refuse", "blackhole"))

@@ -42,7 +42,8 @@ IDS = [next(iter(given.items())).__repr__()[:40] for given, *_ in WRONG]
 @pytest.mark.parametrize(("given", "key", "says"), WRONG, ids=IDS)
 def test_wrong_settings_by_keyword(given, key, says):
     """A wrong or unknown setting is refused when Offload is made, by its name, with what there
-    is; a secret is not shown."""
+    is; a secret is not shown.
+    """
     with pytest.raises(ConfigurationError) as error:
         Offload(Celery("wrong"), **given)
     assert key in str(error.value)
@@ -86,12 +87,13 @@ def test_a_configuration_that_is_there_already_is_checked_at_once():
 @pytest.mark.parametrize("where", ("task", "call"))
 def test_wrong_options_of_a_task_or_call(options, says, where):
     """An unknown or wrong option of a task or call, or an inline name that the task has no
-    parameter for, is an error from `.delay()` that names it and lists what there is."""
+    parameter for, is an error from `.delay()` that names it and lists what there is.
+    """
     app = Celery("wrong", broker="memory://")
     Offload(app, store="memory://start")
     given = {"offload": options}
 
-    @app.task(name="job", **(given if where == "task" else {}))
+    @app.task(name="job", shared=False, **(given if where == "task" else {}))
     def job(frame, config=None): ...
 
     with pytest.raises(ConfigurationError) as error:
@@ -165,7 +167,8 @@ WORKERS = {
 @pytest.mark.parametrize("what", WORKERS)
 def test_a_worker_refuses_to_start(setup, what, pool):
     """With a wrong setting, task option or store URL a worker ends at once, not well, and its
-    log says why."""
+    log says why.
+    """
     given, conf, says = WORKERS[what]
     worker = setup.worker("-P", pool, "-c", "1", conf=conf, wait=False, **given)
     wait_until(lambda: worker.ended, "the worker has ended", 30)

@@ -31,7 +31,8 @@ SAID = {
 @pytest.mark.parametrize("native", SAID)
 def test_a_worker_without_the_library(setups, native, name):
     """The task fails, or its message is refused in the log, with words that lead to the cause;
-    its function is not entered, whatever parameters it takes, and the worker lives."""
+    its function is not entered, whatever parameters it takes, and the worker lives.
+    """
     setup = setups
     app = setup.publisher(conf={"task_serializer": native})
     seen = len(setup.shared.log)
