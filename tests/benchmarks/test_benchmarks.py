@@ -20,6 +20,7 @@ EXPECTED = {  # some of what each question is to answer
     5: ("chain of 3", "chord of 3", "bytes in and out of the broker", "blobs written", "peak"),
     6: ("1 kB, 1 distinct", "100 kB, 4 distinct"),
     7: ("read, by the cache's state", "they grow by", "others that see it", "again: latency"),
+    8: ("SeaweedFS: 0.1 MB up", "that forgets: 0.1 MB down", "client's CPU", "beyond the value"),
 }
 
 pytestmark = [

@@ -579,7 +579,7 @@ def test_threads_are_bounded_and_begun_late():
     assert list(threads.ahead(lambda _: threading.get_ident(), [1], 5)) == [caller]
     assert threads._pools.take() is None
     meeting = threading.Barrier(3)
-    found = threads.each(lambda _: meeting.wait(10) and 0 or threading.get_ident(), range(6))
+    found = threads.each(lambda _: (meeting.wait(10) and 0) or threading.get_ident(), range(6))
     assert len(set(found)) == 3
     under_way = []
 

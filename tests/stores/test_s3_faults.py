@@ -256,7 +256,7 @@ def test_a_name_that_does_not_resolve(s3):
 def test_a_silent_server(store, proxy):
     """A server that takes requests and never answers is noticed by the read timeout."""
     proxy.fail(silent)
-    with pytest.raises(StoreUnavailable, match="too slow.*read_timeout"):
+    with pytest.raises(StoreUnavailable, match=r"too slow.*read_timeout"):
         store.blobs.missing([blob()[0]], HOUR)
 
 
@@ -265,7 +265,7 @@ def test_no_such_bucket(s3):
     store = open_store(s3.url().replace("offload-test", "no-such-bucket"))
     found = calls(store)
     for name in set(NAMES) - {"missing"}:  # the answer to HEAD has no text
-        with pytest.raises(StoreError, match="no such bucket.*create it") as caught:
+        with pytest.raises(StoreError, match=r"no such bucket.*create it") as caught:
             found[name]()
         assert not isinstance(caught.value, StoreUnavailable)
     assert len(found["missing"]()) == 1
@@ -306,7 +306,7 @@ def test_a_refusal_for_good(store, proxy, code, status, said):
 def test_a_wrong_clock_is_told_from_a_refusal(store, proxy):
     """The answer to HEAD has no text; its date tells whose clock is wrong."""
     proxy.fail(says(403, "RequestTimeTooSkewed", "Sat, 01 Jan 2000 00:00:00 GMT"))
-    with pytest.raises(StoreError, match="clock is .* s off"):
+    with pytest.raises(StoreError, match=r"clock is .* s off"):
         store.blobs.missing([blob()[0]], HOUR)
     proxy.fail(says(403, "AccessDenied"))
     with pytest.raises(StoreError, match="s3:ListBucket"):
