@@ -6,7 +6,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -120,8 +119,8 @@ class ContentStore:
         if self._settings.secret or 0 <= self._clock() - self._keys_seen < age:
             return False
         old = self.keys
+        (key,) = self._retrying(lambda: keys_from_store(self.store.pointers, old.keys[0])).keys
         self._keys_seen = self._clock()
-        (key,) = keys_from_store(self.store.pointers, old.keys[0]).keys
         if key == old.keys[0]:
             return False
         self._keys = Keys([key, *(k for k in old.keys if k != key)][:_KEYS_KEPT])
@@ -130,7 +129,8 @@ class ContentStore:
     def open(self, wire: str) -> Ref[Any]:
         """Return the reference that *wire* is, bound to this store.
 
-        Raises InvalidRef (counted) for what is not a reference of ours.
+        Raises InvalidRef (counted) for what is not a reference of ours, StoreUnavailable
+        where that cannot be told.
         """
         try:
             return self._bound(self._open(wire))
@@ -145,9 +145,9 @@ class ContentStore:
         except UnsupportedVersion:
             raise
         except InvalidRef:
-            with suppress(StoreUnavailable):
-                if self._agree_on_keys(_KEYS_AGAIN):
-                    return self.keys.open(wire)
+            # While the store is away this says so: the reference may be good.
+            if self._agree_on_keys(_KEYS_AGAIN):
+                return self.keys.open(wire)
             raise
 
     def _bound(self, ref: Ref[T]) -> Ref[T]:
@@ -287,7 +287,7 @@ class ContentStore:
 
     def _upload(self, packed: Packed, missing: set[Digest], ttl: float) -> None:
         """Write what is missing: chunks first, so that a root is there only with them."""
-        self._retrying(lambda: self._agree_on_keys(_KEYS_AGE))
+        self._agree_on_keys(_KEYS_AGE)
         wanted: dict[Digest, Sequence[Buffer]] = {
             chunk.digest: parts for chunk, parts in packed.chunks if chunk.digest in missing
         }
