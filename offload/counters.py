@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 
@@ -37,21 +38,36 @@ NAMES = {
 
 
 class Counters:
-    """Named whole numbers that only rise; safe among threads."""
+    """Named whole numbers that only rise, of one process; safe among threads."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
+    def _mine(self) -> Counter[str]:
+        """Return this process's counts.
+
+        A forked child begins anew: its parent's lock may have been held at the fork.
+        """
+        if self._pid != os.getpid():
+            self._begin()
+        return self._counts
+
     def add(self, **amounts: int) -> None:
         """Raise each named counter; KeyError for a name that is not in `NAMES`."""
+        counts = self._mine()
         with self._lock:
             for name, amount in amounts.items():
                 if name not in NAMES:
                     raise KeyError(name)
-                self._counts[name] += amount
+                counts[name] += amount
 
     def snapshot(self) -> dict[str, int]:
         """Return all counters, those at zero as well."""
+        counts = self._mine()
         with self._lock:
-            return {name: self._counts[name] for name in NAMES}
+            return {name: counts[name] for name in NAMES}

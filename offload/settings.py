@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from math import isnan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ class Settings:
 
     store: str | tuple[str, ...] | None = field(default=None, repr=False)  # may hold a password
     mode: str = "on"
-    threshold: int = 32 * 1024
+    threshold: int = 64 * 1024
     results: bool = True
     inline: tuple[str, ...] = ()
     max_size: int = 2 * 1024**3
@@ -299,7 +299,7 @@ def _prefixed(names: Iterable[str]) -> list[str]:
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"{what} is unknown{hint} There are: {', '.join(known) or 'none'}"
 
 
@@ -312,7 +312,7 @@ def _is_int(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not isnan(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def _whole(where: str, value: object, wanted: str) -> None:

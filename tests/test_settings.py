@@ -55,6 +55,8 @@ def test_keywords_come_first():
         ({"inline": [1]}, r"offload_inline"),
         ({"store": []}, r"offload_store"),
         ({"store": 5}, r"offload_store"),
+        ({"retention": float("inf")}, r"offload_retention"),
+        ({"retry": {"interval_max": float("inf")}}, r"offload_retry"),
         ({"store": ["redis://a", None]}, r"offload_store"),
         ({"secret": "short"}, r"offload_secret"),
         ({"secret": ["long enough to pass", "no"]}, r"offload_secret"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, TypeVar
@@ -53,7 +52,6 @@ class Offload:
         self._given = settings
         self._settings: Settings | None = None
         self._app: Celery | None = None
-        self._lock = threading.Lock()
         self._contents: tuple[int, ContentStore, ContentStore] | None = None
         self._store: Store | None = None
         self._no_call = TaskOptions()
@@ -136,9 +134,8 @@ class Offload:
     def store(self) -> Store:
         """The store, opened at first use. Raises ConfigurationError where none can be found."""
         if self._store is None:
-            with self._lock:
-                if self._store is None:
-                    self._store = open_store(store_urls(self.settings, self.app.conf))
+            # Opening connects to nothing, so threads that come first together may each do it.
+            self._store = open_store(store_urls(self.settings, self.app.conf))
         return self._store
 
     # -- for the hooks

@@ -44,9 +44,8 @@ def test_the_snippets_of_a_page_run(path: Path, redis: Server, tmp_path: Path) -
 
 def test_the_table_of_settings_is_complete_and_true() -> None:
     """README's table has every setting, with its real default."""
-    rows = dict(
-        re.findall(r"^\| `offload_(\w+)` \| (.+?) \|", (ROOT / "README.md").read_text(), re.M)
-    )
+    row = re.compile(r"^\| `offload_(\w+)` \| (.+?) \|", re.MULTILINE)
+    rows = dict(row.findall((ROOT / "README.md").read_text()))
     defaults = Settings()
     assert list(rows) == [field.name for field in fields(Settings)]
     described = {"store", "retry", "secret"}

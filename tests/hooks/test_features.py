@@ -628,7 +628,7 @@ def test_a_result_that_holds_refs_is_refused(wire, tasks):
         wire.run(wire.app.tasks["holds_refs"])
 
 
-@pytest.mark.parametrize("days", [2, 30])
+@pytest.mark.parametrize("days", (2, 30))
 def test_a_naive_eta_is_taken_in_the_latest_zone(wire, tasks, days):
     """A time that names no zone may be meant in any: the value lives until the last of them."""
     now = datetime.now(timezone.utc).replace(tzinfo=None)
