@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import kombu.pools
 import pytest
 
 from offload.testing.s3_server import s3_server
 from offload.testing.servers import redis_cluster, redis_sentinel, redis_server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_connections_left():
+    """Close what a module's apps left open: kombu has a forked child close it, which waits
+    for ever on a connection that was waiting for a message.
+    """
+    yield
+    kombu.pools.reset()
 
 
 @pytest.fixture(scope="session")

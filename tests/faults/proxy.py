@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 HOST = "127.0.0.1"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
@@ -42,7 +43,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._listener.close()
+        _end(self._listener)
         self._reset_all()
 
     def restore(self) -> None:
@@ -100,7 +101,7 @@ class Proxy:
     def _pump(
         self, source: socket.socket, sink: socket.socket, up: bool, left: list[int | None]
     ) -> None:
-        with closing(source), closing(sink), suppress(OSError):
+        with _ending(source), _ending(sink), suppress(OSError):
             while data := source.recv(1 << 16):
                 if self._mode == "blackhole":
                     self.swallowed += len(data)
@@ -119,9 +120,23 @@ class Proxy:
                     return
 
 
-def _reset(connection: socket.socket) -> None:
+@contextmanager
+def _ending(connection: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _end(connection)
+
+
+def _end(connection: socket.socket) -> None:
+    """Close; what waits on it in another thread wakes up, as it would not by closing alone."""
     with suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         connection.shutdown(socket.SHUT_RDWR)
     with suppress(OSError):
         connection.close()
+
+
+def _reset(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    _end(connection)
