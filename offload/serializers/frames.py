@@ -53,7 +53,9 @@ def write(value: Any, writer: Writer) -> Node:
         return {"missing": "NaT" if value is pd.NaT else "NA"}
     if kind is pd.Timestamp:
         moment = value.asm8
-        return {"Timestamp": [int(moment.view("i8")), value.unit, writer.node(value.tzinfo)]}
+        return {
+            "Timestamp": [int(moment.view("i8")), value.unit, _write_zone(value.tzinfo, writer)]
+        }
     if kind is pd.Timedelta:
         return {"Timedelta": [int(value.asm8.view("i8")), value.unit]}
     raise NotData(f"it is of type {type_name(value)}")
@@ -214,6 +216,14 @@ def _write_values(values: Any, writer: Writer) -> Node:
     return node
 
 
+def _write_zone(zone: Any, writer: Writer) -> Node:
+    """Return the node of a time zone; pandas before 3 makes those of pytz from names."""
+    name = getattr(zone, "zone", None)
+    if type(zone).__module__.partition(".")[0] == "pytz" and isinstance(name, str):
+        return {"pytz": name}
+    return writer.node(zone)
+
+
 def _values_node(values: Any, writer: Writer) -> Node:
     kind = type(values)
     if kind is _Plain:
@@ -223,7 +233,7 @@ def _values_node(values: Any, writer: Writer) -> Node:
         return {"numpy": writer.node(array)}
     if kind is pd.arrays.DatetimeArray or kind is pd.arrays.TimedeltaArray:
         letter = "M" if kind is pd.arrays.DatetimeArray else "m"
-        zone = writer.node(values.tz) if letter == "M" else None
+        zone = _write_zone(values.tz, writer) if letter == "M" else None
         array = values.asi8.view(f"{letter}8[{values.unit}]")
         return {"times": [writer.node(array), zone]}
     if kind is pd.Categorical:
@@ -324,7 +334,10 @@ def _read_strings(body: Node, reader: Reader) -> Any:
     make: Any = pd.StringDtype
     # Before pandas 2.3 the storage alone says it.
     dtype = make(storage, na_value=np.nan) if missing == "nan" else make(storage)
-    return dtype.__from_arrow__(read_chunks(chunks, reader))
+    array = dtype.__from_arrow__(read_chunks(chunks, reader))
+    if type(array) is dtype.construct_array_type():
+        return array
+    return pd.array(array.to_numpy(), dtype=dtype)  # pandas 2.3 makes its other kind of texts
 
 
 def _read_arrow(body: Node, reader: Reader) -> Any:

@@ -136,6 +136,12 @@ def _read_zoneinfo(body: Node) -> ZoneInfo:
     return ZoneInfo(text(body))
 
 
+def _read_pytz(body: Node) -> tzinfo:
+    import pytz  # pandas before 3 requires it
+
+    return pytz.timezone(text(body))
+
+
 WRITERS: dict[type, Callable[[Any], Node]] = {
     type(None): lambda value: value,
     bool: lambda value: value,
@@ -165,4 +171,5 @@ READERS: dict[str, Callable[[Node], Any]] = {
     "datetime": _read_datetime,
     "timezone": _read_timezone,
     "ZoneInfo": _read_zoneinfo,
+    "pytz": _read_pytz,
 }

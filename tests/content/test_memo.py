@@ -35,7 +35,7 @@ class Bytes(bytes):
         (np.frombuffer(b"12345678"), True),
         (pa.table({"a": [1, 2]}), True),
         (pa.array([1, 2]), True),
-        (pa.record_batch({"a": [1]}), True),
+        (pa.RecordBatch.from_pydict({"a": [1]}), True),
         (bytearray(b"x"), False),
         (memoryview(b"x"), False),
         (np.zeros(3), False),

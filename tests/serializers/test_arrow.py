@@ -13,7 +13,22 @@ import pytest
 from offload.errors import SerializationError
 from offload.serializers import Registry
 
-UUIDS = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16)], pa.binary(16)))
+
+class Tagged(pa.ExtensionType):
+    """A type of a user's own."""
+
+    def __init__(self):
+        super().__init__(pa.binary(16), "offload.tests.tagged")
+
+    def __arrow_ext_serialize__(self):
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, _storage_type, _serialized):
+        return cls()
+
+
+UUIDS = pa.ExtensionArray.from_storage(Tagged(), pa.array([bytes(16)], pa.binary(16)))
 NOW = dt.datetime(2026, 1, 1, 10)
 ARRAYS = {
     **{
