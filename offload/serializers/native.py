@@ -18,10 +18,10 @@ __all__ = ("PREFIX", "carries", "decode", "encode", "is_kombus_own", "name_of")
 PREFIX = "native:"
 
 _HOMES = {
-    "json": ("kombu.utils.json", "kombu.utils.json"),
-    "pickle": ("kombu.serialization", "kombu.serialization"),
-    "msgpack": ("kombu.serialization", "kombu.serialization"),
-    "yaml": ("yaml", "kombu.serialization"),
+    "json": {("kombu.utils.json", "kombu.utils.json")},
+    "pickle": {("kombu.serialization", "kombu.serialization")},
+    "msgpack": {("kombu.serialization", "kombu.serialization")},
+    "yaml": {("yaml", "kombu.serialization"), ("yaml", "yaml")},  # the second before kombu 5.4
 }
 
 
@@ -32,10 +32,11 @@ def is_kombus_own(native: str) -> bool:
     if home is None or codec is None:
         return False
     decoder = registry._decoders.get(codec.content_type)
-    return home == (
+    modules = (
         getattr(codec.encoder, "__module__", None),
         getattr(decoder, "__module__", None),
     )
+    return modules in home
 
 
 def name_of(content_type: str) -> str:
