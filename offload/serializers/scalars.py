@@ -139,7 +139,8 @@ def _read_zoneinfo(body: Node) -> ZoneInfo:
 def _read_pytz(body: Node) -> tzinfo:
     import pytz  # pandas before 3 requires it
 
-    return pytz.timezone(text(body))
+    zone: tzinfo = pytz.timezone(text(body))
+    return zone
 
 
 WRITERS: dict[type, Callable[[Any], Node]] = {
