@@ -73,9 +73,11 @@ def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
 def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if array.dtype.names is None:
         return np.ascontiguousarray(array)
-    # Zeros, as between the fields there would be what the memory held before.
+    # Zeros, as between the fields there would be what the memory held before; by fields, as
+    # numpy 2.5 copies whole items with what lies between.
     copy = np.zeros(array.shape, array.dtype)
-    copy[...] = array
+    for name in array.dtype.names:
+        copy[name] = array[name]
     return copy
 
 
