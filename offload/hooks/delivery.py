@@ -38,6 +38,7 @@ REQUIRED_BYTES = REQUIRED.encode()
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
 
 NOTE_VERSION = 1
+"""Of the note on references in a message: what is written, and the newest that is read."""
 _NO_OPTIONS = TaskOptions.read(None, "message")
 
 

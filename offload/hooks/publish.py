@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 
-from offload.hooks.delivery import EMBED, REQUIRED, REQUIRED_BYTES, current_delivery
+from offload.hooks.delivery import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES, current_delivery
 from offload.hooks.outgoing import Outgoing
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = (
     "HEADER",
-    "MESSAGE_VERSION",
     "OffloadAMQP",
     "amqp_class",
     "resending",
@@ -36,7 +35,6 @@ __all__ = (
 
 HEADER = "offload"
 """Message header for people and monitoring: how many references, how many bytes."""
-MESSAGE_VERSION = 1
 
 _PARAMETERS = tuple(inspect.signature(AMQP.as_task_v2).parameters)[1:]
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
@@ -188,7 +186,7 @@ def _marked(message: Any, out: Outgoing, call: TaskOptions, native: str, attempt
         # Signatures are taken apart and built again as they are unpickled, so no path into
         # them holds; and what is a Ref in a pickle needs no path to be told from data.
         keep = []
-    note: dict[str, Any] = {"v": MESSAGE_VERSION, "refs": resolve, "keep": keep}
+    note: dict[str, Any] = {"v": NOTE_VERSION, "refs": resolve, "keep": keep}
     if attempt:
         note["attempt"] = attempt
     said = {key: value for key, value in asdict(call).items() if value is not None}
@@ -200,7 +198,7 @@ def _marked(message: Any, out: Outgoing, call: TaskOptions, native: str, attempt
         args, kwargs = embed.pop("args"), embed.pop("kwargs")
         if native not in _SELF_TELLING:
             required = REQUIRED_BYTES if native in _BYTES_AS_KEYS else REQUIRED
-            kwargs = {**kwargs, required: MESSAGE_VERSION}
+            kwargs = {**kwargs, required: NOTE_VERSION}
         message.headers[HEADER] = {
             "refs": len(out.slots),
             "bytes": sum(slot.ref.size for slot in out.slots if slot.ref is not None),

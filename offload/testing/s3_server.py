@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from offload.testing.servers import HOST, unavailable, wait_until
+from offload.testing.servers import HOST, end_process, unavailable, wait_until
 
 __all__ = ("BUCKET", "S3Server", "s3_client", "s3_server")
 
@@ -96,13 +96,7 @@ class S3Server:
 
     def stop(self, sig: int = signal.SIGKILL) -> None:
         """End the process and wait for its end; no error if it has ended."""
-        if self.process.poll() is None:
-            self.process.send_signal(sig)
-            if sig != signal.SIGKILL:
-                with suppress(subprocess.TimeoutExpired):
-                    self.process.wait(10)
-            self.process.kill()
-        self.process.wait()
+        end_process(self.process, sig)
         for number in self.ports.values():  # left in the folder for temporary files
             for found in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108
                 found.unlink(missing_ok=True)

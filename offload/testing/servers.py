@@ -106,6 +106,17 @@ def find_program(program: str | None = None) -> str:
     unavailable(" or ".join(names))
 
 
+def end_process(process: subprocess.Popen[Any], sig: int) -> None:
+    """Send *sig*, kill after 10 seconds what has not ended, and wait for the end."""
+    if process.poll() is None:
+        process.send_signal(sig)
+        if sig != signal.SIGKILL:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        process.kill()
+    process.wait()
+
+
 @dataclass
 class Server:
     """One server process.
@@ -150,13 +161,7 @@ class Server:
 
     def stop(self, sig: int = signal.SIGTERM) -> None:
         """End the process and wait for its end; no error if it has ended."""
-        if self.process.poll() is None:
-            self.process.send_signal(sig)
-            if sig != signal.SIGKILL:
-                with suppress(subprocess.TimeoutExpired):
-                    self.process.wait(10)
-            self.process.kill()
-            self.process.wait()
+        end_process(self.process, sig)
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
