@@ -9,26 +9,30 @@
 
 from __future__ import annotations
 
-from offload.counters import Counters
-from offload.errors import (
-    BlobMissing,
-    ConfigurationError,
-    DeserializationError,
-    IntegrityError,
-    InvalidRef,
-    LeaseLost,
-    OffloadError,
-    SerializationError,
-    SerializerNotAccepted,
-    StoreError,
-    StoreUnavailable,
-    UnsupportedVersion,
-    ValueTooLarge,
-)
-from offload.hooks.app import Offload
-from offload.ref import Ref
-from offload.settings import RetryPolicy, Settings, TaskOptions
-from offload.stores import open_store
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offload.counters import Counters
+    from offload.errors import (
+        BlobMissing,
+        ConfigurationError,
+        DeserializationError,
+        IntegrityError,
+        InvalidRef,
+        LeaseLost,
+        OffloadError,
+        SerializationError,
+        SerializerNotAccepted,
+        StoreError,
+        StoreUnavailable,
+        UnsupportedVersion,
+        ValueTooLarge,
+    )
+    from offload.hooks.app import Offload
+    from offload.ref import Ref
+    from offload.settings import RetryPolicy, Settings, TaskOptions
+    from offload.stores import open_store
 
 __version__ = "0.1.0"
 
@@ -54,3 +58,27 @@ __all__ = (
     "ValueTooLarge",
     "open_store",
 )
+
+# Each is imported when it is first asked for. `celery` imports this package at every call
+# to find its command (offload.cli), and must not become slower by what it does not use.
+_ELSEWHERE = {
+    "Counters": "offload.counters",
+    "Offload": "offload.hooks.app",
+    "Ref": "offload.ref",
+    "RetryPolicy": "offload.settings",
+    "Settings": "offload.settings",
+    "TaskOptions": "offload.settings",
+    "open_store": "offload.stores",
+}
+_ERRORS = "offload.errors"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_ELSEWHERE.get(name, _ERRORS)), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from celery import Celery
 from kombu.utils.imports import symbol_by_name
-from kombu.utils.json import register_type
 
 from offload.content.cache import NodeCache, open_cache
 from offload.content.store import ContentStore
@@ -21,7 +20,7 @@ from offload.hooks.observe import Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.publish import amqp_class
 from offload.hooks.results import hook_backend
-from offload.ref import MARKER, TYPE_KEY, VALUE_KEY, Ref
+from offload.ref import Ref
 from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions
 from offload.stores import open_store
@@ -236,14 +235,3 @@ def _install(hook: Offload, app: Any) -> None:
     worker.install()
     together.install()
     results.install()
-
-
-def _plain(text: Any) -> Any:
-    """JSON's decoder for our type: gives the data back as it was. Where references stand
-    is what a message's note says, never what its data looks like; that the type is
-    registered makes JSON fail where the library is missing.
-    """
-    return {TYPE_KEY: MARKER, VALUE_KEY: text}
-
-
-register_type(Ref, MARKER, lambda ref: ref.wire, _plain)

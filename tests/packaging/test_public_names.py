@@ -1,23 +1,65 @@
 """The public names: what `offload` exports is exactly what it says."""
 
+import ast
+import subprocess
+import sys
 import types
+from pathlib import Path
+
+import pytest
 
 import offload
+
+OWN_MEANS = {"Any", "TYPE_CHECKING", "annotations", "import_module"}
 
 
 def public():
     return {
         name
-        for name, value in vars(offload).items()
+        for name in dir(offload)
         if not name.startswith("_")
-        and name != "annotations"
-        and not (isinstance(value, types.ModuleType) and value.__name__ == f"offload.{name}")
+        and name not in OWN_MEANS
+        and not (
+            isinstance(value := getattr(offload, name), types.ModuleType)
+            and value.__name__ == f"offload.{name}"
+        )
     }
 
 
 def test_exported_names_are_those_of_all():
     """Nothing is public by accident, and nothing that is promised is missing."""
-    assert public() == {name for name in offload.__all__ if not name.startswith("__")}
+    assert public() == set(offload.__all__)
+
+
+def test_type_checkers_see_the_same_names():
+    """Each name is at run time what the import for type checkers says."""
+    tree = ast.parse(Path(offload.__file__).read_text())
+    checking = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module
+        for node in checking.body
+        for alias in node.names
+        if alias.asname is None
+    }
+    assert sorted(seen) == list(offload.__all__)
+    for name, module in seen.items():
+        assert getattr(offload, name) is getattr(sys.modules[module], name)
+
+
+def test_importing_the_package_imports_nothing_else():
+    """Celery imports it at every call of ``celery``, for its command."""
+    code = (
+        "import sys, offload; print(sorted(n for n in sys.modules if n.startswith('offload.')));"
+        "print([n for n in ('celery', 'redis', 'blake3') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    """As it is of any module."""
+    with pytest.raises(AttributeError, match="'offload' has no attribute 'Ofload'"):
+        _ = offload.Ofload
 
 
 def test_exported_names_are_sorted():
