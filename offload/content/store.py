@@ -179,7 +179,7 @@ class ContentStore:
         ref, digests = found
         ttl = ttl * _MARGIN + _SKEW
         try:
-            gone = self.store.blobs.missing(digests, ttl)
+            gone = self.store.blobs.hold(digests, ttl)
         except StoreUnavailable:
             return None
         if gone:
@@ -201,7 +201,7 @@ class ContentStore:
         packed = pack(payload)
         ttl = ttl * _MARGIN + _SKEW
         digests = packed.digests
-        missing = self._retrying(lambda: self.store.blobs.missing(digests, ttl))
+        missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl))
         self._counters.add(
             values_offloaded=1,
             bytes_offloaded=payload.size,
@@ -321,7 +321,7 @@ class ContentStore:
         if not digests:
             _, manifest = self._retrying(lambda: self._root(ref))
             digests = [digest, *(chunk.digest for chunk in manifest.chunks)]
-        missing = self._retrying(lambda: self.store.blobs.missing(digests, ttl))
+        missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl))
         if missing:
             raise self._gone(ref, min(missing))
         self._know(digests, self._clock() + ttl - _SKEW)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from offload.stores.base import BlobInfo, BlobStore, LeaseStore, Parts, PointerStore, Store
+from offload.stores.base import (
+    PUT,
+    BlobInfo,
+    BlobStore,
+    LeaseStore,
+    Parts,
+    PointerStore,
+    Store,
+    Swept,
+)
 from offload.stores.open import open_store, register_scheme
 
 __all__ = (
+    "PUT",
     "BlobInfo",
     "BlobStore",
     "LeaseStore",
     "Parts",
     "PointerStore",
     "Store",
+    "Swept",
     "open_store",
     "register_scheme",
 )

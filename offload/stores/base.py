@@ -10,7 +10,7 @@ them):
 - Calls are safe from several threads and processes at once, and after a fork.
 - Times to live are seconds from now by the *store's* clock where it has one, so that a
   client's clock does not matter.
-- Nothing ever shortens the life of a blob except `BlobStore.delete`.
+- Nothing ever shortens the life of a blob except `BlobStore.release` and `BlobStore.delete`.
 - A driver's error leaves a store as `StoreUnavailable` (trying again may help) or as
   another `StoreError`, with the store's URL in it, and never as the driver's own type.
 - A store does not look into blobs; whoever reads one checks its digest.
@@ -24,10 +24,22 @@ from typing import Protocol, runtime_checkable
 
 from offload.digest import Buffer, Digest
 
-__all__ = ("BlobInfo", "BlobStore", "LeaseStore", "Parts", "PointerStore", "Store")
+__all__ = (
+    "PUT",
+    "BlobInfo",
+    "BlobStore",
+    "LeaseStore",
+    "Parts",
+    "PointerStore",
+    "Store",
+    "Swept",
+)
 
 Parts = Sequence[Buffer]
 """The bytes of one blob, as buffers to be stored one after another without joining."""
+
+PUT = "put"
+"""The holder that all share who only want a blob to live for some time."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +56,68 @@ class BlobInfo:
     ttl: float
 
 
+@dataclass(frozen=True)
+class Swept:
+    """Something that a sweep removed, or would remove.
+
+    Attributes:
+        kind: ``blob``, ``pointer``, ``lease`` or ``file`` (what a killed writer left).
+        name: the digest, or the name.
+        size: stored bytes.
+        why: for people.
+    """
+
+    kind: str
+    name: str
+    size: int
+    why: str
+
+
 @runtime_checkable
 class BlobStore(Protocol):
-    """Immutable bytes by digest, each with an expiry."""
+    """Immutable bytes by digest, each with an expiry.
 
-    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
-        """Make each blob that is there live at least *ttl* seconds more; return the others.
+    A *hold* is somebody's stated need of a blob for some time. Where a store keeps account
+    of them (`keeps_holds`), a blob ends soon after its last hold is given up; elsewhere each
+    lives as long as the longest that was ever asked for, whoever gives up what.
 
-        "Is it there" and "keep it" are one step for each blob: one that is not
-        returned cannot expire within *ttl*. One round trip for any number of digests.
+    Attributes:
+        keeps_holds: whether `release` does anything.
+    """
+
+    @property
+    def keeps_holds(self) -> bool: ...
+
+    def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
+        """Keep each blob for *ttl* seconds in the name of *holder*; return those not there.
+
+        "Is it there" and "keep it" are one step for each blob: one that is not returned
+        cannot end within *ttl*, unless *holder* releases it. The hold of one that is not
+        there is noted all the same: whoever stores it next keeps it for this holder, too.
+        A holder has one hold of a blob, the longest it asked for. One round trip for any
+        number of digests.
         """
 
-    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
-        """Store blobs that live at least *ttl* seconds.
+    def put(
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
+    ) -> None:
+        """Store blobs that live *ttl* seconds, unless a holder releases them before.
 
         A blob that is there already stays as it is and only lives longer if need be. A
-        blob is seen whole or not at all, whenever the writer dies.
+        blob is seen whole or not at all, whenever the writer dies. *value_size* is how many
+        bytes the value has that they are of, for stores that choose a place by it.
         """
+
+    def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
+        """Give up what *holder* holds.
+
+        A blob then ends with the last hold that is left, but not before *grace* seconds
+        have passed; its life is never prolonged. What *holder* does not hold stays as it
+        is. One round trip for any number of digests.
+        """
+
+    def holders(self, digest: Digest) -> Mapping[str, float]:
+        """Return who holds a blob and for how many seconds; nothing where no account is kept."""
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         """Yield the stored bytes of each digest, in the order given.
@@ -133,6 +190,13 @@ class Store(Protocol):
     def pointers(self) -> PointerStore: ...
     @property
     def leases(self) -> LeaseStore: ...
+
+    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+        """Remove what has ended and does not go by itself, and yield each as it goes.
+
+        With *dry_run* nothing is removed. Several may sweep at once; nothing that anybody
+        may still need is removed, however they and others interleave.
+        """
 
     def close(self) -> None:
         """Give back connections and files. The store may be used again after it."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ("MAX_POINTER", "check_limit", "check_name", "check_owner", "check_ttl", "check_value")
+__all__ = (
+    "MAX_POINTER",
+    "check_holder",
+    "check_limit",
+    "check_name",
+    "check_owner",
+    "check_ttl",
+    "check_value",
+)
 
 MAX_POINTER = 64 * 1024
 """The greatest size of a pointer's value, in bytes."""
@@ -36,6 +44,17 @@ def check_owner(owner: str) -> str:
     if not 0 < len(owner) <= 200:
         raise ValueError(f"an owner is 1 to 200 characters, not {owner[:250]!r}")
     return owner
+
+
+def check_holder(holder: str) -> str:
+    """Return the *holder* of a blob; raises ValueError for other than 1 to 300 bytes of
+    UTF-8 that do not begin with ``@`` (which marks a store's own notes).
+    """
+    if not 0 < len(holder.encode("utf-8", "surrogatepass")) <= 300 or holder.startswith("@"):
+        raise ValueError(
+            f"a holder is a name of 1 to 300 bytes that does not begin with @, not {holder[:350]!r}"
+        )
+    return holder
 
 
 def check_ttl(ttl: float) -> float:

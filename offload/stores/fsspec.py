@@ -41,8 +41,8 @@ from offload.errors import (
     StoreError,
     StoreUnavailable,
 )
-from offload.stores.base import BlobInfo, Parts
-from offload.stores.checks import check_limit, check_ttl
+from offload.stores.base import PUT, BlobInfo, Parts, Swept
+from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.processes import PerProcess
 from offload.stores.threads import Threads
 from offload.stores.urls import StoreURL, count, duration
@@ -50,6 +50,7 @@ from offload.stores.urls import StoreURL, count, duration
 __all__ = ("FsspecStore", "open_fsspec")
 
 WINDOW = 32 << 20  # bytes read ahead
+_SWEPT_AT_ONCE = 256
 FileSystem = Any  # fsspec ships no types
 _NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
 _MARK = re.compile(r"([0-9a-f]{32})\.([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
@@ -87,9 +88,9 @@ class FsspecStore:
         self.pointers = NoPointers(url)
         self.leases = NoLeases(url)
 
-    def sweep(self) -> int:
-        """Remove what expired, and return how many blobs that were."""
-        return self.blobs.sweep()
+    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+        """Remove what expired, and yield it."""
+        return self.blobs.sweep(dry_run=dry_run)
 
     def close(self) -> None:
         """End this process's threads; the next call begins new ones."""
@@ -210,6 +211,8 @@ class _Folder:
 
 
 class FsspecBlobs:
+    keeps_holds = False
+
     def __init__(
         self,
         folder: _Folder,
@@ -225,13 +228,32 @@ class FsspecBlobs:
         self._ahead = ahead
         self._clock = clock
 
-    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
+    def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
+        check_holder(holder)
         check_ttl(ttl)
         asked = list(dict.fromkeys(digests))
         there = self._threads.each(lambda digest: self._keep(digest, ttl), asked)
         return {digest for digest, is_there in zip(asked, there, strict=True) if not is_there}
 
-    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+    def release(
+        self,
+        digests: Sequence[Digest],  # noqa: ARG002
+        holder: str,
+        grace: float,  # noqa: ARG002
+    ) -> None:
+        """Do nothing: a blob lives as long as was ever asked for."""
+        check_holder(holder)
+
+    def holders(self, digest: Digest) -> dict[str, float]:  # noqa: ARG002
+        return {}
+
+    def put(
+        self,
+        blobs: Mapping[Digest, Parts],
+        ttl: float,
+        *,
+        value_size: int | None = None,  # noqa: ARG002
+    ) -> None:
         check_ttl(ttl)
         self._threads.each(lambda blob: self._put(*blob, ttl), blobs.items())
 
@@ -249,9 +271,13 @@ class FsspecBlobs:
             if mark is not None:
                 yield BlobInfo(digest, mark.size, mark.until - self._clock())
 
-    def sweep(self) -> int:
-        """Remove what expired, and what killed writers left; return how many blobs that were."""
-        return sum(self._threads.each(self._sweep, list(self._digests())))
+    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+        """Remove what expired, and what killed writers left, unless *dry_run*; yield it."""
+        digests = list(self._digests())
+        for at in range(0, len(digests), _SWEPT_AT_ONCE):
+            some = digests[at : at + _SWEPT_AT_ONCE]
+            found = self._threads.each(lambda digest: self._sweep(digest, dry_run=dry_run), some)
+            yield from filter(None, found)
 
     def _keep(self, digest: Digest, ttl: float) -> bool:
         mark = self._live(digest)
@@ -304,19 +330,23 @@ class FsspecBlobs:
         if names:
             self._folder.remove_folder(_file(digest))
 
-    def _sweep(self, digest: Digest) -> bool:
+    def _sweep(self, digest: Digest, *, dry_run: bool) -> Swept | None:
         """Remove a blob if it is over, file by file: one that was stored again stays."""
         names = self._folder.names(_file(digest))
         marks = _marks(names)
         now = self._clock()
-        if not marks or max(mark.until for mark in marks) > now - self._skew:
-            return False
+        last = max(marks, key=lambda mark: mark.until, default=None)
+        if last is None or last.until > now - self._skew:
+            return None
+        swept = Swept("blob", digest, last.size, f"expired {now - last.until:.0f} s ago")
+        if dry_run:
+            return swept
         ended = {mark.name for mark in marks}
         for name in sorted(names, key=len, reverse=True):
             if name.partition(".")[0] in ended:
                 self._folder.remove(_file(digest), name)
         self._folder.remove_folder(_file(digest))
-        return True
+        return swept
 
     def _live(self, digest: Digest) -> _Mark | None:
         marks = _marks(self._folder.names(_file(digest)))

@@ -16,8 +16,15 @@ from dataclasses import dataclass
 
 from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, IntegrityError
-from offload.stores.base import BlobInfo, Parts
-from offload.stores.checks import check_limit, check_name, check_owner, check_ttl, check_value
+from offload.stores.base import PUT, BlobInfo, Parts, Swept
+from offload.stores.checks import (
+    check_holder,
+    check_limit,
+    check_name,
+    check_owner,
+    check_ttl,
+    check_value,
+)
 from offload.stores.processes import PerProcess
 from offload.stores.urls import StoreURL
 
@@ -36,6 +43,10 @@ class MemoryStore:
         self.blobs = MemoryBlobs(self.url, clock, locks)
         self.pointers = MemoryPointers(locks)
         self.leases = MemoryLeases(clock, locks)
+
+    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+        """Drop what has expired, and yield it."""
+        return iter(self.blobs.sweep(dry_run=dry_run))
 
     def close(self) -> None:
         """Do nothing: there is nothing to give back, and the content stays."""
@@ -59,19 +70,53 @@ class _Blob:
 class MemoryBlobs:
     """Blobs in a dict; expired ones are dropped whenever something is stored."""
 
+    keeps_holds = True
+
     def __init__(self, url: str, clock: Clock, locks: Locks) -> None:
         self._url = url
         self._clock = clock
         self._locks = locks
         self._blobs: dict[Digest, _Blob] = {}
-        self._ends: list[tuple[float, Digest]] = []  # a heap: when to look at a blob again
+        self._holds: dict[Digest, dict[str, float]] = {}
+        self._ends: list[tuple[float, Digest]] = []  # a heap: when to look at a digest again
 
-    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
+    def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
         until = self._clock() + check_ttl(ttl)
+        check_holder(holder)
         with self._locks.get():
+            for digest in digests:
+                holds = self._holds.setdefault(digest, {})
+                if not holds:
+                    heapq.heappush(self._ends, (until, digest))
+                holds[holder] = max(holds.get(holder, until), until)
             return {digest for digest in digests if not self._extend(digest, until)}
 
-    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+    def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
+        now = self._clock()
+        with self._locks.get():
+            for digest in digests:
+                holds = self._holds.get(digest, {})
+                if holds.pop(check_holder(holder), now) <= now:
+                    continue
+                last = max(now + check_ttl(grace), *holds.values(), now)
+                blob = self._blobs.get(digest)
+                if blob is not None and blob.until > last:
+                    blob.until = last
+                    heapq.heappush(self._ends, (last, digest))
+
+    def holders(self, digest: Digest) -> Mapping[str, float]:
+        now = self._clock()
+        with self._locks.get():
+            holds = self._holds.get(digest, {})
+            return {holder: until - now for holder, until in holds.items() if until > now}
+
+    def put(
+        self,
+        blobs: Mapping[Digest, Parts],
+        ttl: float,
+        *,
+        value_size: int | None = None,  # noqa: ARG002
+    ) -> None:
         ttl = check_ttl(ttl)
         contents = {digest: b"".join(parts) for digest, parts in blobs.items()}
         until = self._clock() + ttl
@@ -128,17 +173,35 @@ class MemoryBlobs:
             blob.until = max(blob.until, until)
         return blob is not None
 
+    def sweep(self, *, dry_run: bool) -> list[Swept]:
+        """Drop what has expired, unless *dry_run*, and return it."""
+        now = self._clock()
+        with self._locks.get():
+            found = [
+                Swept("blob", digest, len(blob.content), "expired")
+                for digest, blob in self._blobs.items()
+                if blob.until <= now
+            ]
+            if not dry_run:
+                self._drop_expired()
+        return found
+
     def _drop_expired(self) -> None:
         now = self._clock()
         while self._ends and self._ends[0][0] <= now:
             _, digest = heapq.heappop(self._ends)
             blob = self._blobs.get(digest)
-            if blob is None:
-                continue
-            if blob.until <= now:
+            holds = self._holds.get(digest, {})
+            for holder in [holder for holder, until in holds.items() if until <= now]:
+                del holds[holder]
+            if blob is not None and blob.until <= now:
                 del self._blobs[digest]
-            else:
-                heapq.heappush(self._ends, (blob.until, digest))
+                blob = None
+            if not holds:
+                self._holds.pop(digest, None)
+            if blob is not None or holds:
+                again = max([*holds.values(), blob.until if blob is not None else now])
+                heapq.heappush(self._ends, (again, digest))
 
 
 class MemoryPointers:

@@ -98,7 +98,7 @@ class ProcessSuite:
             for seed in announced:
                 content = long_content(seed)
                 digest = digest_of([content])
-                if not store.blobs.missing([digest], HOUR):
+                if not store.blobs.hold([digest], HOUR):
                     found += 1
                     assert contents(store, [digest]) == [content]
                 store.blobs.put({digest: [content]}, HOUR)
@@ -161,7 +161,7 @@ def put_and_check(url: str, shared: list[bytes], rounds: int) -> None:
     for _ in range(rounds):
         own = blobs(10, 5000)
         store.blobs.put({**own, **common}, HOUR)
-        assert store.blobs.missing([*common, *own], HOUR) == set()
+        assert store.blobs.hold([*common, *own], HOUR) == set()
         assert contents(store, common) == shared
         assert contents(store, own) == [content for (content,) in own.values()]
 

@@ -35,6 +35,8 @@ groups = st.lists(digests, max_size=6)
 ttls = st.integers(1, 20)
 names = st.sampled_from(["a", "a/b", "B"])
 owners = st.sampled_from(["one", "two"])
+HOLDERS = ["put", "task:1", "result:1"]
+holders = st.sampled_from(HOLDERS)
 values = st.sampled_from([None, b"", b"1", b"2"])
 
 
@@ -51,6 +53,7 @@ class Model:
     def __init__(self) -> None:
         self.now = 0.0
         self.blobs: dict[Digest, float] = {}
+        self.holds: dict[Digest, dict[str, float]] = {}
         self.pointers: dict[str, bytes] = {}
         self.leases: dict[str, Lease] = {}
         self.fences: dict[str, int] = {}
@@ -61,6 +64,21 @@ class Model:
     def extend(self, digest: Digest, ttl: float) -> None:
         old = self.blobs.get(digest, 0.0)
         self.blobs[digest] = max(old if old > self.now else 0.0, self.now + ttl)
+
+    def held(self, digest: Digest) -> dict[str, float]:
+        holds = self.holds.get(digest, {})
+        return {holder: until for holder, until in holds.items() if until > self.now}
+
+    def hold(self, digest: Digest, holder: str, ttl: float) -> None:
+        holds = self.held(digest)
+        self.holds[digest] = {**holds, holder: max(holds.get(holder, 0.0), self.now + ttl)}
+
+    def release(self, digest: Digest, holder: str, grace: float) -> None:
+        holds = self.held(digest)
+        if holds.pop(holder, None) is not None and digest in self.live():
+            last = max(self.now + grace, *holds.values(), 0.0)
+            self.blobs[digest] = min(self.blobs[digest], last)
+        self.holds[digest] = holds
 
     def holder(self, name: str) -> Lease | None:
         lease = self.leases.get(name)
@@ -85,6 +103,8 @@ def store_machine(
             self.unit = 1.0 if self.advance else 3600.0
             self.base = unique("machine")
             self.store.blobs.delete(BLOBS)
+            for holder in HOLDERS:
+                self.store.blobs.release(list(BLOBS), holder, 1.0)
 
         @rule(group=groups, ttl=ttls)
         def put(self, group: list[Digest], ttl: int) -> None:
@@ -93,12 +113,21 @@ def store_machine(
             for digest in group:
                 self.model.extend(digest, ttl * self.unit)
 
-        @rule(group=groups, ttl=ttls)
-        def missing(self, group: list[Digest], ttl: int) -> None:
+        @rule(group=groups, ttl=ttls, holder=holders)
+        def hold(self, group: list[Digest], ttl: int, holder: str) -> None:
             live = self.model.live()
-            assert self.store.blobs.missing(group, ttl * self.unit) == set(group) - live
+            assert self.store.blobs.hold(group, ttl * self.unit, holder) == set(group) - live
+            for digest in set(group):
+                self.model.hold(digest, holder, ttl * self.unit)
             for digest in set(group) & live:
                 self.model.extend(digest, ttl * self.unit)
+
+        @rule(group=groups, grace=ttls, holder=holders)
+        def release(self, group: list[Digest], grace: int, holder: str) -> None:
+            self.store.blobs.release(group, holder, grace * self.unit)
+            if self.store.blobs.keeps_holds:
+                for digest in set(group):
+                    self.model.release(digest, holder, grace * self.unit)
 
         @rule(group=groups, limit=st.sampled_from([0, 60, 100_000]))
         def get(self, group: list[Digest], limit: int) -> None:
@@ -152,7 +181,7 @@ def store_machine(
                 lease.until = self.model.now + ttl * self.unit
 
         @rule(name=names, owner=owners)
-        def release(self, name: str, owner: str) -> None:
+        def give_up(self, name: str, owner: str) -> None:
             lease = self.model.holder(name)
             has = lease is not None and lease.owner == owner
             assert self.store.leases.release(f"{self.base}/{name}", owner) == has
@@ -165,6 +194,17 @@ def store_machine(
             assert self.advance is not None
             self.advance(seconds)
             self.model.now += seconds
+
+        @rule(digest=digests)
+        def tell_holders(self, digest: Digest) -> None:
+            if self.store.blobs.keeps_holds:
+                found = self.store.blobs.holders(digest)
+                assert set(found) == set(self.model.held(digest))
+
+        @rule()
+        def sweep(self) -> None:
+            live = self.model.live()
+            assert not {swept.name for swept in self.store.sweep()} & live
 
         @rule()
         def scan(self) -> None:

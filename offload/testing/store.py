@@ -29,7 +29,7 @@ from offload.stores import BlobInfo, Parts, Store
 from offload.stores.checks import MAX_POINTER
 from offload.testing.servers import wait_until
 
-__all__ = ("FakeClock", "StoreSuite", "blob", "blobs")
+__all__ = ("FakeClock", "StoreSuite", "blob", "blobs", "swept")
 
 HOUR = 3600.0
 SHORT = 0.05  # seconds; for what shall have ended
@@ -79,6 +79,11 @@ def scanned(store: Store) -> Mapping[Digest, BlobInfo]:
     return {info.digest: info for info in store.blobs.scan()}
 
 
+def swept(store: Store, *, dry_run: bool = False) -> int:
+    """Sweep *store*, and return how many things that removed (or would)."""
+    return sum(1 for _ in store.sweep(dry_run=dry_run))
+
+
 class BlobTests:
     """Blobs."""
 
@@ -126,7 +131,7 @@ class BlobTests:
         """Calls about no blobs do nothing."""
         store.blobs.put({}, HOUR)
         store.blobs.delete([])
-        assert store.blobs.missing([], HOUR) == set()
+        assert store.blobs.hold([], HOUR) == set()
         assert contents(store, []) == []
 
     def test_missing_names_what_is_not_there(self, store: Store) -> None:
@@ -134,7 +139,7 @@ class BlobTests:
         here, gone = blobs(1500, 1), blobs(1500, 8)
         store.blobs.put(dict(here), HOUR)
         asked = [*here, *gone, *here, *gone]
-        assert store.blobs.missing(asked, HOUR) == set(gone) - set(here)
+        assert store.blobs.hold(asked, HOUR) == set(gone) - set(here)
 
     def test_one_that_is_not_there_is_missed(self, store: Store) -> None:
         """`get` raises BlobMissing that names digest and store."""
@@ -173,7 +178,7 @@ class BlobTests:
         store.blobs.put(many, HOUR)
         store.blobs.delete([first])
         store.blobs.delete([first])
-        assert store.blobs.missing(list(many), HOUR) == {first}
+        assert store.blobs.hold(list(many), HOUR) == {first}
         assert first not in scanned(store)
         with pytest.raises(BlobMissing):
             contents(store, [first])
@@ -196,15 +201,125 @@ class BlobTests:
         with pytest.raises(ValueError, match="time to live"):
             store.blobs.put({digest: [content]}, ttl)
         with pytest.raises(ValueError, match="time to live"):
-            store.blobs.missing([digest], ttl)
-        assert store.blobs.missing([digest], HOUR) == {digest}
+            store.blobs.hold([digest], ttl)
+        assert store.blobs.hold([digest], HOUR) == {digest}
 
     def test_a_very_long_life_is_no_error(self, store: Store) -> None:
         """A time to live may be any positive number, infinity among them."""
         digest, content = blob()
         store.blobs.put({digest: [content]}, float("inf"))
-        assert store.blobs.missing([digest], 1e30) == set()
+        assert store.blobs.hold([digest], 1e30) == set()
         assert scanned(store)[digest].ttl > 365 * 86400
+
+
+class HoldTests:
+    """Holds: who needs a blob, and for how long."""
+
+    GRACE = 60.0
+    SLACK = 130.0  # seconds: what stores add to a life for the difference of clocks, and time
+
+    def test_a_hold_names_its_holder(self, store: Store) -> None:
+        """`holders` tells who holds a blob and for how long, where account is kept."""
+        (digest, content), (other, _) = blob(), blob()
+        assert store.blobs.hold([digest], HOUR, "task:1") == {digest}
+        store.blobs.put({digest: [content]}, HOUR)
+        assert store.blobs.hold([digest, other], HOUR / 2, "result:ä") == {other}
+        found = store.blobs.holders(digest)
+        if not store.blobs.keeps_holds:
+            assert found == {}
+            return
+        assert sorted(found) == ["result:ä", "task:1"]
+        assert HOUR - 60 < found["task:1"] <= HOUR
+        assert HOUR / 2 - 60 < found["result:ä"] <= HOUR / 2
+        assert list(store.blobs.holders(other)) == ["result:ä"]
+        assert store.blobs.holders(blob()[0]) == {}
+
+    def test_a_hold_is_the_longest_asked_for(self, store: Store) -> None:
+        """Holding again for less time changes nothing."""
+        digest, content = blob()
+        store.blobs.put({digest: [content]}, HOUR)
+        for ttl in (HOUR, 2 * HOUR, 1):
+            store.blobs.hold([digest], ttl, "task:1")
+        assert scanned(store)[digest].ttl > 2 * HOUR - 60
+        if store.blobs.keeps_holds:
+            assert store.blobs.holders(digest)["task:1"] > 2 * HOUR - 60
+
+    def test_the_last_release_ends_a_life(self, store: Store) -> None:
+        """When its last holder gives it up, a blob lives for the grace, and no longer."""
+        digest, content = blob()
+        for holder in ("task:1", "task:2"):
+            store.blobs.hold([digest], HOUR, holder)
+        store.blobs.put({digest: [content]}, HOUR)
+        store.blobs.release([digest], "task:1", self.GRACE)
+        assert scanned(store)[digest].ttl > HOUR - 60
+        store.blobs.release([digest], "task:2", self.GRACE)
+        assert contents(store, [digest]) == [content]
+        left = scanned(store)[digest].ttl
+        if store.blobs.keeps_holds:
+            assert self.GRACE - 10 < left <= self.GRACE + 1
+            assert store.blobs.holders(digest) == {}
+        else:
+            assert left > HOUR - 60
+
+    def test_a_release_leaves_what_others_hold(self, store: Store) -> None:
+        """A blob that is given up ends with the last hold that is left."""
+        digest, content = blob()
+        store.blobs.hold([digest], HOUR, "put")
+        store.blobs.hold([digest], 4 * HOUR, "task:1")
+        store.blobs.put({digest: [content]}, 4 * HOUR)
+        store.blobs.release([digest], "task:1", self.GRACE)
+        left = scanned(store)[digest].ttl
+        assert left > HOUR - 60
+        if store.blobs.keeps_holds:
+            assert left <= HOUR + 1
+
+    def test_a_grace_prolongs_nothing(self, store: Store) -> None:
+        """Giving up a hold never makes a blob live longer."""
+        digest, content = blob()
+        store.blobs.hold([digest], HOUR, "task:1")
+        store.blobs.put({digest: [content]}, HOUR)
+        store.blobs.release([digest], "task:1", 10 * HOUR)
+        assert scanned(store)[digest].ttl <= 2 * HOUR + self.SLACK
+
+    def test_what_nobody_holds_is_not_released(self, store: Store) -> None:
+        """A release by somebody without a hold, or a second one, changes nothing."""
+        digest, content = blob()
+        store.blobs.put({digest: [content]}, HOUR)
+        store.blobs.release([digest], "task:1", 1)
+        assert scanned(store)[digest].ttl > HOUR - 60
+        store.blobs.hold([digest], HOUR, "task:1")
+        store.blobs.release([digest], "task:1", self.GRACE)
+        before = scanned(store)[digest].ttl
+        store.blobs.release([digest], "task:1", 1)
+        store.blobs.release([blob()[0]], "task:1", 1)
+        store.blobs.release([], "task:1", 1)
+        assert scanned(store)[digest].ttl > before - 10
+
+    def test_a_hold_of_what_is_not_there_counts(self, store: Store) -> None:
+        """Whoever stores a blob keeps it for those, too, who asked for it before."""
+        digest, content = blob()
+        store.blobs.hold([digest], 2 * HOUR, "task:1")
+        store.blobs.hold([digest], HOUR, "task:2")
+        store.blobs.put({digest: [content]}, 2 * HOUR)
+        store.blobs.release([digest], "task:2", 1)
+        assert scanned(store)[digest].ttl > 2 * HOUR - 60
+
+    @pytest.mark.parametrize("holder", ("", "@s3", "x" * 301))
+    def test_other_holders_are_refused(self, store: Store, holder: str) -> None:
+        """What is no holder raises ValueError."""
+        digest, _ = blob()
+        with pytest.raises(ValueError, match="a holder is"):
+            store.blobs.hold([digest], HOUR, holder)
+        with pytest.raises(ValueError, match="a holder is"):
+            store.blobs.release([digest], holder, HOUR)
+
+    def test_a_dry_sweep_removes_nothing(self, store: Store) -> None:
+        """What lives is neither named nor removed by a sweep; a dry one removes nothing at all."""
+        many = blobs(3)
+        store.blobs.put(many, HOUR)
+        for dry_run in (True, False):
+            assert not {each.name for each in store.sweep(dry_run=dry_run)} & set(many)
+        assert store.blobs.hold(list(many), HOUR) == set()
 
 
 class ExpiryTests:
@@ -220,12 +335,12 @@ class ExpiryTests:
         digest, content = blob()
         store.blobs.put({digest: [content]}, SHORT)
         wait_for_end(store, digest, tick)
-        assert store.blobs.missing([digest], HOUR) == {digest}
+        assert store.blobs.hold([digest], HOUR) == {digest}
         with pytest.raises(BlobMissing):
             contents(store, [digest])
         store.blobs.put({digest: [b"again"]}, HOUR)
         assert contents(store, [digest]) == [b"again"]
-        assert store.blobs.missing([digest], HOUR) == set()
+        assert store.blobs.hold([digest], HOUR) == set()
 
     @pytest.mark.parametrize("how", ("put", "missing"))
     def test_a_life_is_prolonged(self, store: Store, tick: Callable[[], None], how: str) -> None:
@@ -235,9 +350,9 @@ class ExpiryTests:
         if how == "put":
             store.blobs.put(kept, HOUR)
         else:
-            assert store.blobs.missing(list(kept), HOUR) == set()
+            assert store.blobs.hold(list(kept), HOUR) == set()
         wait_for_end(store, next(iter(ending)), tick)
-        assert store.blobs.missing(list(kept), HOUR) == set()
+        assert store.blobs.hold(list(kept), HOUR) == set()
         assert scanned(store)[next(iter(kept))].ttl > HOUR - 60
 
     @pytest.mark.parametrize("how", ("put", "missing"))
@@ -251,7 +366,7 @@ class ExpiryTests:
             store.blobs.put({**kept, **ending}, SHORT)
         else:
             store.blobs.put(ending, SHORT)
-            assert store.blobs.missing(list(kept), SHORT) == set()
+            assert store.blobs.hold(list(kept), SHORT) == set()
         wait_for_end(store, next(iter(ending)), tick)
         assert scanned(store)[next(iter(kept))].ttl > HOUR - 60
         assert len(contents(store, kept)) == 1
@@ -449,14 +564,14 @@ class ThreadTests:
         def work(_: int) -> None:
             own = blobs(20, 2000)
             store.blobs.put({**shared, **own}, HOUR)
-            assert store.blobs.missing([*own, *shared], HOUR) == set()
+            assert store.blobs.hold([*own, *shared], HOUR) == set()
             assert contents(store, own) == [content for (content,) in own.values()]
             assert contents(store, shared) == [content for (content,) in shared.values()]
 
         in_threads(work)
 
 
-class StoreSuite(BlobTests, ExpiryTests, PointerTests, LeaseTests, ThreadTests):
+class StoreSuite(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests, ThreadTests):
     """What every store must do; subclasses give the fixture ``store`` (and ``tick``)."""
 
     @pytest.fixture

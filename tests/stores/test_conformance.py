@@ -25,6 +25,7 @@ from offload.testing.store import (
     BlobTests,
     ExpiryTests,
     FakeClock,
+    HoldTests,
     LeaseTests,
     PointerTests,
     StoreSuite,
@@ -104,7 +105,7 @@ def moto_s3(clock, **options):
         )
 
 
-class TestMotoS3(BlobTests, ExpiryTests, PointerTests, LeaseTests):
+class TestMotoS3(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests):
     clock, tick = FakeClockSuite.clock, FakeClockSuite.tick
 
     @pytest.fixture
@@ -116,7 +117,7 @@ class TestMotoS3(BlobTests, ExpiryTests, PointerTests, LeaseTests):
         """The same as for all, with fewer: moto is not fast."""
         here, gone = blobs(50, 1), blobs(50, 8)
         store.blobs.put(dict(here), HOUR)
-        assert store.blobs.missing([*here, *gone, *here, *gone], HOUR) == set(gone)
+        assert store.blobs.hold([*here, *gone, *here, *gone], HOUR) == set(gone)
 
 
 class ServerSuite(StoreSuite, ProcessSuite):

@@ -17,7 +17,7 @@ import pytest
 from offload.errors import BlobMissing, StoreError, StoreUnavailable
 from offload.stores import open_store
 from offload.stores.file import FileStore
-from offload.testing.store import HOUR, FakeClock, blob, blobs, contents
+from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, swept
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_opening_writes_nothing(folder):
     """A store that was only opened and asked leaves no trace."""
     store = open_store(f"file://{folder}")
     digest, _ = blob()
-    assert store.blobs.missing([digest], 1) == {digest}
+    assert store.blobs.hold([digest], 1) == {digest}
     assert list(store.blobs.scan()) == []
     assert store.pointers.read("p") is None
     assert list(store.pointers.names()) == []
@@ -78,7 +78,7 @@ def test_a_host_with_a_fast_clock_reads_in_time(store, folder, clock):
     clock.advance(10)
     ahead = FileStore(folder, clock=lambda: clock.now + 59)
     assert contents(ahead, [digest]) == [content]
-    assert ahead.sweep() == 0
+    assert swept(ahead) == 0
 
 
 @pytest.mark.parametrize("code", (errno.ENOSPC, errno.EDQUOT, errno.EIO))
@@ -103,7 +103,7 @@ def test_a_full_disk_is_unavailable(store, folder, monkeypatch, code, call):
         with pytest.raises(StoreUnavailable):
             store.leases.acquire("l", "me", HOUR)
     assert files(folder) == []
-    assert store.blobs.missing([digest], HOUR) == {digest}
+    assert store.blobs.hold([digest], HOUR) == {digest}
     assert store.pointers.read("p") is None
 
 
@@ -121,7 +121,7 @@ def test_a_really_full_disk_is_unavailable(tmp_path):
         with pytest.raises(StoreUnavailable, match="full"):
             store.blobs.put({big: [content]}, HOUR)
         assert [path for path in files(small) if "tmp" in path.relative_to(small).parts] == []
-        assert store.blobs.missing([kept, big], HOUR) == {big}
+        assert store.blobs.hold([kept, big], HOUR) == {big}
         other, content = blob(300_000)
         store.blobs.put({other: [content]}, HOUR)
         assert contents(store, [kept, other]) == [kept_content, content]
@@ -166,7 +166,7 @@ def test_what_killed_writers_left_is_removed_by_age(store, folder, clock):
         left = folder / "tmp" / name
         left.write_bytes(b"half")
         os.utime(left, (clock.now - age, clock.now - age))
-    store.sweep()
+    swept(store)
     assert [path.name for path in (folder / "tmp").iterdir()] == ["new"]
 
 
@@ -178,12 +178,12 @@ def test_expired_blobs_are_removed(store, folder, clock):
     store.pointers.swap("p", None, b"1")
     store.leases.acquire("l", "me", 10)
     clock.advance(71)
-    assert store.sweep() == 30
-    assert store.sweep() == 0
+    assert swept(store) == 30
+    assert swept(store) == 0
     assert all(path_of(folder, digest).exists() for digest in kept)
     assert store.pointers.read("p") == b"1"
     clock.advance(2 * 86400)
-    assert store.sweep() == 21  # the rest, and the lease
+    assert swept(store) == 21  # the rest, and the lease
     assert not list((folder / "leases").rglob("*/*"))
 
 
@@ -225,11 +225,11 @@ def test_a_question_never_revives_what_the_sweep_takes(store, folder, clock, mon
     def swept_meanwhile(stripe):
         monkeypatch.undo()
         clock.advance(11)
-        assert store.sweep() == 1
+        assert swept(store) == 1
         return lock(stripe)
 
     monkeypatch.setattr(store._disk, "lock", swept_meanwhile)
-    assert store.blobs.missing([digest], HOUR) == {digest}
+    assert store.blobs.hold([digest], HOUR) == {digest}
 
 
 def test_racing_lives_leave_the_longest(folder):
@@ -243,7 +243,7 @@ def test_racing_lives_leave_the_longest(folder):
         def race(ttl, store=store, start=start):
             start.wait()
             store.blobs.put({digest: [content]}, ttl)
-            store.blobs.missing([digest], ttl / 2)
+            store.blobs.hold([digest], ttl / 2)
 
         threads = [threading.Thread(target=race, args=(ttl,)) for ttl in (10, 1000, 20, 500)]
         for thread in threads:
@@ -351,10 +351,10 @@ def test_a_life_prolonged_meanwhile_is_kept(store, folder, monkeypatch):
 
     def prolonged_meanwhile(stripe):
         monkeypatch.undo()
-        assert store.blobs.missing([digest], 1000) == set()
+        assert store.blobs.hold([digest], 1000) == set()
         return lock(stripe)
 
     monkeypatch.setattr(store._disk, "lock", prolonged_meanwhile)
-    assert store.blobs.missing([digest], 100) == set()
+    assert store.blobs.hold([digest], 100) == set()
     (info,) = store.blobs.scan()
     assert info.ttl > 1000

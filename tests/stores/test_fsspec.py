@@ -18,13 +18,15 @@ from offload.testing.store import (
     BlobTests,
     ExpiryTests,
     FakeClock,
+    HoldTests,
     blob,
     blobs,
     contents,
+    swept,
 )
 
 
-class BlobsOnlySuite(BlobTests, ExpiryTests):
+class BlobsOnlySuite(BlobTests, HoldTests, ExpiryTests):
     """The suite without leases, of which there are none."""
 
     test_a_lease_ends_by_itself = None
@@ -148,7 +150,7 @@ def test_a_content_counts_when_it_is_marked(store, tmp_path):
     folder = tmp_path / "blobs" / digest.replace(":", "-")
     folder.mkdir(parents=True)
     (folder / ("0" * 32)).write_bytes(content[:50])
-    assert store.blobs.missing([digest], HOUR) == {digest}
+    assert store.blobs.hold([digest], HOUR) == {digest}
     with pytest.raises(BlobMissing):
         contents(store, [digest])
     store.blobs.put({digest: [content]}, HOUR)
@@ -160,13 +162,13 @@ def test_asking_again_is_cheap(store, tmp_path, clock):
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     for _ in range(5):
-        assert store.blobs.missing([digest], HOUR) == set()
+        assert store.blobs.hold([digest], HOUR) == set()
     assert len(files(tmp_path)) == 2
     clock.advance(HOUR - 1)
-    assert store.blobs.missing([digest], HOUR) == set()
+    assert store.blobs.hold([digest], HOUR) == set()
     assert len(files(tmp_path)) == 2
     clock.advance(2)
-    assert store.blobs.missing([digest], HOUR) == set()
+    assert store.blobs.hold([digest], HOUR) == set()
     assert len(files(tmp_path)) == 3
 
 
@@ -176,12 +178,12 @@ def test_the_sweep_removes_what_ended(store, tmp_path, clock):
     store.blobs.put(ended, HOUR)
     store.blobs.put(kept, 3 * HOUR)
     clock.advance(2 * HOUR + 61)
-    assert store.sweep() == 0
-    assert store.blobs.missing(list(ended), 1) == set(ended)
+    assert swept(store) == 0
+    assert store.blobs.hold(list(ended), 1) == set(ended)
     clock.advance(60)
-    assert store.sweep() == 3
+    assert swept(store) == 3
     assert len(files(tmp_path)) == 4
-    assert store.blobs.missing(list(kept), 1) == set()
+    assert store.blobs.hold(list(kept), 1) == set()
     again = next(iter(ended))
     store.blobs.put({again: ended[again]}, HOUR)
     assert contents(store, [again]) == ended[again]
@@ -215,7 +217,7 @@ def test_its_errors_are_ours(clock, raised, expected):
     digest, content = blob()
     for call in (
         lambda: store.blobs.put({digest: [content]}, HOUR),
-        lambda: store.blobs.missing([digest], HOUR),
+        lambda: store.blobs.hold([digest], HOUR),
         lambda: contents(store, [digest]),
         lambda: store.blobs.delete([digest]),
         lambda: list(store.blobs.scan()),

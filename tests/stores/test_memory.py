@@ -17,8 +17,8 @@ def test_a_name_is_one_store():
     again = open_store("memory://one")
     again.close()
     assert contents(again, [digest]) == [content]
-    assert open_store("memory://other").blobs.missing([digest], 1) == {digest}
-    assert open_store("memory://").blobs.missing([digest], 1) == {digest}
+    assert open_store("memory://other").blobs.hold([digest], 1) == {digest}
+    assert open_store("memory://").blobs.hold([digest], 1) == {digest}
     assert open_store("memory://").url == "memory://"
 
 
@@ -28,7 +28,7 @@ def test_expired_blobs_are_dropped():
     store = MemoryStore(clock=clock)
     ending, prolonged = blobs(10), blobs(10)
     store.blobs.put({**ending, **prolonged}, 10)
-    store.blobs.missing(list(prolonged), 20)
+    store.blobs.hold(list(prolonged), 20)
     clock.advance(11)
     store.blobs.put(blobs(1), 1)
     assert set(store.blobs._blobs) >= set(prolonged)

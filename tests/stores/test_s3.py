@@ -25,7 +25,7 @@ from offload.stores.s3.store import S3Store
 from offload.stores.threads import Threads
 from offload.testing.s3_server import BUCKET, s3_client
 from offload.testing.servers import wait_until
-from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, scanned, unique
+from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, scanned, swept, unique
 
 
 class Client:
@@ -141,7 +141,7 @@ def test_encryption_and_owner_are_asked_for(client, clock):
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
     clock.advance(2)
-    store.blobs.missing([digest], 100)
+    store.blobs.hold([digest], 100)
     store.pointers.swap("p", None, b"1")
     assert contents(store, [digest]) == [content]
     for name, options in client.calls:
@@ -158,13 +158,13 @@ def test_asking_again_is_cheap(store, client, clock):
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     for _ in range(5):
-        assert store.blobs.missing([digest], HOUR) == set()
+        assert store.blobs.hold([digest], HOUR) == set()
         store.blobs.put({digest: [content]}, HOUR)
         clock.advance(HOUR / 5)
     assert client.count("copy_object") == 0
     clock.advance(1)
-    assert store.blobs.missing([digest], HOUR) == set()
-    assert store.blobs.missing([digest], HOUR) == set()
+    assert store.blobs.hold([digest], HOUR) == set()
+    assert store.blobs.hold([digest], HOUR) == set()
     assert client.count("copy_object") == 1
     assert scanned(store)[digest].ttl == 2 * HOUR + 60
 
@@ -174,7 +174,7 @@ def test_one_request_for_each_that_is_asked_for(store, client):
     here, gone = blobs(3), blobs(2)
     store.blobs.put(here, HOUR)
     client.calls.clear()
-    assert store.blobs.missing([*here, *gone, *here], HOUR) == set(gone)
+    assert store.blobs.hold([*here, *gone, *here], HOUR) == set(gone)
     assert [name for name, _ in client.calls] == ["head_object"] * 5
 
 
@@ -185,12 +185,12 @@ def test_a_copy_that_came_too_late_does_not_count(store, client, raw, clock):
     first = raw.head_object(Bucket="bucket", Key=key_of(digest))["ETag"]
     clock.advance(70)
     client.before["copy_object"] = lambda: clock.advance(10)
-    assert store.blobs.missing([digest], HOUR) == {digest}
+    assert store.blobs.hold([digest], HOUR) == {digest}
     assert client.count("copy_object") == 1
-    assert store.blobs.missing([digest], 1) == {digest}
+    assert store.blobs.hold([digest], 1) == {digest}
     store.blobs.put({digest: [content]}, HOUR)
     assert raw.head_object(Bucket="bucket", Key=key_of(digest))["ETag"] != first
-    assert store.blobs.missing([digest], HOUR) == set()
+    assert store.blobs.hold([digest], HOUR) == set()
 
 
 def test_who_looks_in_the_same_second_waits_for_the_next(client, clock):
@@ -199,7 +199,7 @@ def test_who_looks_in_the_same_second_waits_for_the_next(client, clock):
     store = make_store(client, clock, sleep=waits.append)
     digest, content = blob()
     store.blobs.put({digest: [content]}, 1)
-    assert store.blobs.missing([digest], HOUR) == set()
+    assert store.blobs.hold([digest], HOUR) == set()
     assert waits == [1.0]
 
 
@@ -231,10 +231,10 @@ def test_the_sweep_removes_what_ended(store, raw, clock):
     raw.put_object(Bucket="bucket", Key="offload/blobs/something-else", Body=b"")
     raw.put_object(Bucket="bucket", Key="other", Body=b"")
     clock.advance(2 * HOUR + 60)
-    assert store.blobs.missing(list(ended), 1) == set(ended)
-    assert store.sweep() == 0
+    assert store.blobs.hold(list(ended), 1) == set(ended)
+    assert swept(store) == 0
     clock.advance(60)
-    assert store.sweep() == 3
+    assert swept(store) == 3
     assert keys(raw) == sorted([*map(key_of, kept), "offload/blobs/something-else", "other"])
 
 
@@ -246,7 +246,7 @@ def test_the_sweep_spares_what_was_stored_again(store, client, raw, clock):
     other = make_store(raw, clock)
     store._conditions.require_deletes()  # so that the next deletion is of the blob
     client.before["delete_object"] = lambda: other.blobs.put({digest: [content]}, HOUR)
-    assert store.sweep() == 0
+    assert swept(store) == 0
     assert contents(store, [digest]) == [content]
 
 
@@ -258,9 +258,9 @@ def test_the_sweep_forgets_old_pointers_and_leases(store, raw, clock):
     number = store.leases.acquire("lease", "me", 10)
     held = store.leases.acquire("held", "me", 1e9)
     clock.advance(80_000)
-    assert store.sweep() == 0
+    assert swept(store) == 0
     clock.advance(10_000)
-    assert store.sweep() == 2
+    assert swept(store) == 2
     assert keys(raw) == ["offload/leases/held", "offload/pointers/set"]
     assert store.leases.acquire("lease", "me", 10) > number
     assert store.leases.acquire("held", "me", 10) == held
@@ -271,10 +271,10 @@ def test_what_does_not_tell_its_life_is_kept(store, raw, clock):
     digest, content = blob()
     raw.put_object(Bucket="bucket", Key=key_of(digest), Body=content + bytes(NONCE))
     clock.advance(1e9)
-    assert store.blobs.missing([digest], HOUR) == set()
+    assert store.blobs.hold([digest], HOUR) == set()
     assert contents(store, [digest]) == [content]
     assert scanned(store)[digest].ttl == math.inf
-    assert store.sweep() == 0
+    assert swept(store) == 0
 
 
 # -- bounds
@@ -384,7 +384,7 @@ def test_a_server_that_deletes_unconditionally(store, raw, clock):
     raw.meta.events.register("before-sign.s3", drop)
     assert store.pointers.swap("p", None, b"1")
     with pytest.raises(ConfigurationError, match="lifecycle rule"):
-        store.sweep()
+        swept(store)
     assert key_of(digest) in keys(raw)
 
 
@@ -514,9 +514,9 @@ def nobody(monkeypatch, tmp_path):
 def test_credentials_are_boto3s(nobody, monkeypatch):
     """Profiles and the environment count; where there are none, the error says where it looked."""
     with pytest.raises(StoreError, match="AWS_ACCESS_KEY_ID"):
-        open_store("s3://bucket").blobs.missing([blob()[0]], 1)
+        open_store("s3://bucket").blobs.hold([blob()[0]], 1)
     with pytest.raises(StoreError, match=r"\(team\).*check profile="):
-        open_store("s3://bucket?profile=team").blobs.missing([blob()[0]], 1)
+        open_store("s3://bucket?profile=team").blobs.hold([blob()[0]], 1)
     (nobody / "credentials").write_text(
         "[team]\naws_access_key_id = from-profile\naws_secret_access_key = x\n"
     )
@@ -625,7 +625,7 @@ def test_a_late_copy_cannot_shorten_a_life(s3, real):
     real.blobs.put({digest: [content]}, 10)
     seen = real.blobs._look(digest)
     other = open_store(s3.url(real._link.begin.strip("/")))
-    assert other.blobs.missing([digest], 100 * HOUR) == set()
+    assert other.blobs.hold([digest], 100 * HOUR) == set()
     assert real.blobs._prolong(digest, seen, HOUR) is None
     assert scanned(real)[digest].ttl > 150 * HOUR
     other.close()
@@ -639,7 +639,7 @@ def test_a_real_sweep(s3, real):
     short.blobs.put(ended, 0.001)
     real.blobs.put(kept, HOUR)
     removed = []
-    wait_until(lambda: removed.append(short.sweep()) or sum(removed) == 5, "all five are removed")
+    wait_until(lambda: removed.append(swept(short)) or sum(removed) == 5, "all five are removed")
     listed = s3_client(s3).list_objects_v2(Bucket=BUCKET, Prefix=real._link.begin)["Contents"]
     assert len(listed) == 5
     assert contents(real, kept) == [content for (content,) in kept.values()]
@@ -679,7 +679,7 @@ def test_greenlets_work_at_once(s3):
         def work():
             many = blobs(8, 100_000)
             store.blobs.put(many, HOUR)
-            assert store.blobs.missing(list(many), HOUR) == set()
+            assert store.blobs.hold(list(many), HOUR) == set()
             assert contents(store, many) == [content for (content,) in many.values()]
             return True
         jobs = [gevent.spawn(work) for _ in range(5)]

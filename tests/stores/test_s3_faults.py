@@ -206,7 +206,7 @@ def calls(store):
     name = unique("n")
     return {
         "get": lambda: contents(store, [digest]),
-        "missing": lambda: store.blobs.missing([digest], HOUR),
+        "missing": lambda: store.blobs.hold([digest], HOUR),
         "put": lambda: store.blobs.put({digest: [content]}, HOUR),
         "delete": lambda: store.blobs.delete([digest]),
         "scan": lambda: list(store.blobs.scan()),
@@ -250,14 +250,14 @@ def test_a_name_that_does_not_resolve(s3):
     url = s3.url().replace(f"{HOST}%3A{s3.port}", "nowhere.invalid")
     store = open_store(url, max_attempts=1)
     with pytest.raises(StoreUnavailable, match=r"nowhere\.invalid.*endpoint_url"):
-        store.blobs.missing([blob()[0]], HOUR)
+        store.blobs.hold([blob()[0]], HOUR)
 
 
 def test_a_silent_server(store, proxy):
     """A server that takes requests and never answers is noticed by the read timeout."""
     proxy.fail(silent)
     with pytest.raises(StoreUnavailable, match=r"too slow.*read_timeout"):
-        store.blobs.missing([blob()[0]], HOUR)
+        store.blobs.hold([blob()[0]], HOUR)
 
 
 def test_no_such_bucket(s3):
@@ -307,10 +307,10 @@ def test_a_wrong_clock_is_told_from_a_refusal(store, proxy):
     """The answer to HEAD has no text; its date tells whose clock is wrong."""
     proxy.fail(says(403, "RequestTimeTooSkewed", "Sat, 01 Jan 2000 00:00:00 GMT"))
     with pytest.raises(StoreError, match=r"clock is .* s off"):
-        store.blobs.missing([blob()[0]], HOUR)
+        store.blobs.hold([blob()[0]], HOUR)
     proxy.fail(says(403, "AccessDenied"))
     with pytest.raises(StoreError, match="s3:ListBucket"):
-        store.blobs.missing([blob()[0]], HOUR)
+        store.blobs.hold([blob()[0]], HOUR)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_an_upload_that_breaks_off(store, proxy):
     proxy.fail(cut_upload(1 << 20), "PUT")
     with pytest.raises(StoreUnavailable):
         store.blobs.put({digest: [content]}, HOUR)
-    assert store.blobs.missing([digest], HOUR) == {digest}
+    assert store.blobs.hold([digest], HOUR) == {digest}
     store.blobs.put({digest: [content]}, HOUR)
     assert contents(store, [digest]) == [content]
 

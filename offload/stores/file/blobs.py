@@ -12,8 +12,8 @@ from pathlib import Path
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
-from offload.stores.base import BlobInfo, Parts
-from offload.stores.checks import check_limit, check_ttl
+from offload.stores.base import PUT, BlobInfo, Parts, Swept
+from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.file.disk import Disk
 
 __all__ = ("FileBlobs",)
@@ -29,6 +29,8 @@ class FileBlobs:
     second at most), or all at once by `sweep`.
     """
 
+    keeps_holds = False
+
     def __init__(self, disk: Disk, skew: float) -> None:
         self._disk = disk
         self._skew = skew
@@ -37,12 +39,31 @@ class FileBlobs:
             next(self._turn)
         self._next_turn = 0.0
 
-    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
+    def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
+        check_holder(holder)
         until = self._until(ttl)
         with self._disk.errors():
             return {digest for digest in digests if not self._extend(digest, until)}
 
-    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+    def release(
+        self,
+        digests: Sequence[Digest],  # noqa: ARG002
+        holder: str,
+        grace: float,  # noqa: ARG002
+    ) -> None:
+        """Do nothing: a blob lives as long as was ever asked for."""
+        check_holder(holder)
+
+    def holders(self, digest: Digest) -> dict[str, float]:  # noqa: ARG002
+        return {}
+
+    def put(
+        self,
+        blobs: Mapping[Digest, Parts],
+        ttl: float,
+        *,
+        value_size: int | None = None,  # noqa: ARG002
+    ) -> None:
         check_ttl(ttl)
         with self._disk.errors():
             changed = [self._put(digest, parts, ttl) for digest, parts in blobs.items()]
@@ -69,10 +90,12 @@ class FileBlobs:
                 if stat.st_mtime > now:
                     yield BlobInfo(digest, stat.st_size, stat.st_mtime - now)
 
-    def sweep(self) -> int:
-        """Remove all expired blobs and return how many there were."""
-        with self._disk.errors():
-            return sum(map(self._sweep, _STRIPES))
+    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+        """Remove all expired blobs, unless *dry_run*, and yield them."""
+        for stripe in _STRIPES:
+            with self._disk.errors():
+                found = self._sweep(stripe, dry_run=dry_run)
+            yield from found
 
     def _put(self, digest: Digest, parts: Parts, ttl: float) -> list[Path]:
         if self._extend(digest, self._until(ttl)):
@@ -144,17 +167,24 @@ class FileBlobs:
                 with suppress(FileNotFoundError):
                     yield parse_digest(entry.name.replace("-", ":")), entry.stat()
 
-    def _sweep(self, stripe: str) -> int:
+    def _sweep(self, stripe: str, *, dry_run: bool = False) -> list[Swept]:
         now = self._disk.clock()
-        expired = [digest for digest, stat in self._stats(stripe) if stat.st_mtime <= now]
-        if not expired:
-            return 0
+        expired = [
+            Swept("blob", digest, stat.st_size, f"expired {now - stat.st_mtime:.0f} s ago")
+            for digest, stat in self._stats(stripe)
+            if stat.st_mtime <= now
+        ]
+        if dry_run or not expired:
+            return expired
         with self._disk.lock(stripe):
-            for digest in expired:
-                path = self._path(digest)
-                if self._expiry(path) <= now:  # nobody has stored it again since
-                    path.unlink(missing_ok=True)
-        return len(expired)
+            return [blob for blob in expired if self._remove(parse_digest(blob.name), now)]
+
+    def _remove(self, digest: Digest, now: float) -> bool:
+        path = self._path(digest)
+        if not 0.0 < self._expiry(path) <= now:  # stored again, or gone
+            return False
+        path.unlink(missing_ok=True)
+        return True
 
     def _sweep_some(self) -> None:
         now = self._disk.clock()

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from offload.digest import Buffer
 from offload.errors import StoreError, StoreUnavailable
+from offload.stores.base import Swept
 
 __all__ = ("Disk",)
 
@@ -135,13 +136,18 @@ class Disk:
                 )
             time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311 (not for secrets)
 
-    def sweep(self) -> None:
-        """Remove what killed writers left in ``tmp/``."""
+    def sweep(self, *, dry_run: bool = False) -> list[Swept]:
+        """Remove what killed writers left in ``tmp/``, unless *dry_run*; return it."""
         now = self.clock()
+        found = []
         for entry in self.entries(self.root / "tmp"):
             with suppress(FileNotFoundError):
-                if entry.stat().st_mtime < now - _ABANDONED:
-                    Path(entry.path).unlink()
+                stat = entry.stat()
+                if stat.st_mtime < now - _ABANDONED:
+                    if not dry_run:
+                        Path(entry.path).unlink()
+                    found.append(Swept("file", entry.name, stat.st_size, "left by a killed writer"))
+        return found
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
         """The files in a folder; none if it is not there."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from offload.stores.base import Swept
 from offload.stores.checks import check_name, check_owner, check_ttl, check_value
 from offload.stores.file.disk import Disk
 
@@ -121,16 +122,16 @@ class FileLeases:
     def release(self, name: str, owner: str) -> bool:
         return self._change(name, owner, 0.0)
 
-    def sweep(self) -> int:
-        """Forget leases that ended a day ago and return how many there were."""
-        gone = 0
+    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+        """Forget leases that ended a day ago, unless *dry_run*, and yield them."""
         with self._disk.errors():
             for name in list(self._records.names()):
                 with self._disk.lock(self._records.stripe(name)):
-                    if self._read(name).until < self._disk.clock() - _REMEMBER:
+                    ended = self._read(name).until < self._disk.clock() - _REMEMBER
+                    if ended and not dry_run:
                         self._records.write(name, None)
-                        gone += 1
-        return gone
+                if ended:
+                    yield Swept("lease", name, 0, "ended a day ago")
 
     def _change(self, name: str, owner: str, ttl: float) -> bool:
         with self._disk.errors(), self._disk.lock(self._records.stripe(name)):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from offload.stores.base import Swept
 from offload.stores.file.blobs import FileBlobs
 from offload.stores.file.disk import Disk
 from offload.stores.file.records import FileLeases, FilePointers
@@ -43,11 +44,13 @@ class FileStore:
         self.leases = FileLeases(disk)
         self._disk = disk
 
-    def sweep(self) -> int:
-        """Remove what expired or was left by killed writers; return how many blobs and leases."""
+    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+        """Remove what expired or was left by killed writers, and yield it."""
         with self._disk.errors():
-            self._disk.sweep()
-        return self.blobs.sweep() + self.leases.sweep()
+            left = self._disk.sweep(dry_run=dry_run)
+        yield from left
+        yield from self.blobs.sweep(dry_run=dry_run)
+        yield from self.leases.sweep(dry_run=dry_run)
 
     def close(self) -> None:
         """Do nothing: no file stays open between calls."""

@@ -1,19 +1,23 @@
-"""Blobs in Redis: one string each, under its own expiry."""
+"""Blobs in Redis: one string each, under its own expiry, and a sorted set of who holds it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError
-from offload.stores.base import BlobInfo, Parts
-from offload.stores.checks import check_limit, check_ttl
+from offload.stores.base import PUT, BlobInfo, Parts
+from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.redis.link import Link, script
 from offload.stores.redis.packer import Bulk
 
 __all__ = ("RedisBlobs",)
+
+GRACE = "grace"
+"""Who holds a blob that lies elsewhere while its grace lasts."""
 
 WINDOW = 17 << 20
 """Bytes under way in one round trip, up or down (or one blob, if that is more)."""
@@ -26,25 +30,41 @@ LARGEST = 512 << 20
 
 
 class RedisBlobs:
+    keeps_holds = True
+
     def __init__(self, link: Link) -> None:
         self._link = link
-        # In a Cluster the part in braces chooses the slot: what a later key says about
-        # this blob can stand beside it.
+        # In a Cluster the part in braces chooses the slot: what other keys say about a blob
+        # stands beside it. (While that slot moves to another node, `hold` has to wait.)
         self._begin = f"{link.prefix}:blob:{{"
+        self._holds = f"{link.prefix}:holds:{{"
+        self._place = f"{link.prefix}:place:{{"
 
-    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
-        life = _milliseconds(ttl)
-        groups = _batches(list(dict.fromkeys(digests)), KEYS if self._link.many_keys else 1)
-        calls = [(list(map(self._key, group)), (life,)) for group in groups]
-        answers = self._link.run_script(script("touch"), calls)
-        there = chain.from_iterable(answers)
-        return {
-            digest
-            for digest, is_there in zip(chain.from_iterable(groups), there, strict=True)
-            if not is_there
-        }
+    def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
+        found = self._hold(digests, ttl, holder)
+        return {digest for digest, answer in found.items() if answer != 1}
 
-    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+    def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
+        args = (check_holder(holder), _milliseconds(grace), GRACE)
+        calls = [(keys, args) for _, keys in self._keys(digests)]
+        self._link.run_script(script("release"), calls)
+
+    def holders(self, digest: Digest) -> dict[str, float]:
+        found, (seconds, micros) = self._link.run(
+            [("ZRANGE", f"{self._holds}{digest}}}", 0, -1, "WITHSCORES"), ("TIME",)]
+        )
+        now = int(seconds) + int(micros) / 1e6
+        pairs = zip(found[::2], found[1::2], strict=True)
+        holds = {name.decode("utf-8", "replace"): float(end) / 1000 - now for name, end in pairs}
+        return {holder: left for holder, left in holds.items() if left > 0}
+
+    def put(
+        self,
+        blobs: Mapping[Digest, Parts],
+        ttl: float,
+        *,
+        value_size: int | None = None,  # noqa: ARG002
+    ) -> None:
         life = _milliseconds(ttl)
         batch: dict[Digest, Bulk] = {}
         size = 0
@@ -73,8 +93,27 @@ class RedisBlobs:
             )
             # What was there already is made to live on; it may have expired just before.
             old = [digest for digest, stored in zip(batch, answers, strict=True) if not stored]
-            again = self.missing(old, life / 1000) if old else set()
+            again = self._gone(old, life)
             batch = {digest: bulk for digest, bulk in batch.items() if digest in again}
+
+    def _gone(self, digests: Sequence[Digest], life: int) -> set[Digest]:
+        """Make blobs live for *life* milliseconds at least; return those that are gone."""
+        calls = [((self._key(digest),), (life,)) for digest in digests]
+        answers = self._link.run_script(script("prolong"), calls)
+        return {d for d, is_there in zip(digests, answers, strict=True) if not is_there}
+
+    def _hold(self, digests: Sequence[Digest], ttl: float, holder: str) -> dict[Digest, Any]:
+        args = (_milliseconds(ttl), check_holder(holder))
+        groups = list(self._keys(digests))
+        answers = self._link.run_script(script("hold"), [(keys, args) for _, keys in groups])
+        asked = chain.from_iterable(group for group, _ in groups)
+        return dict(zip(asked, chain.from_iterable(answers), strict=True))
+
+    def _keys(self, digests: Sequence[Digest]) -> Iterator[tuple[Sequence[Digest], list[str]]]:
+        """Yield digests in groups for one run of a script each, with their keys."""
+        for group in _batches(list(dict.fromkeys(digests)), KEYS if self._link.many_keys else 1):
+            begins = (self._begin, self._holds, self._place)
+            yield group, [f"{begin}{digest}}}" for digest in group for begin in begins]
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)

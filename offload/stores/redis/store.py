@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from offload.stores.base import Swept
 from offload.stores.redis.blobs import RedisBlobs
 from offload.stores.redis.leases import RedisLeases
 from offload.stores.redis.link import Client, Link
@@ -21,6 +22,7 @@ class RedisStore:
     Args:
         url: what errors and operators are shown; no credentials.
         prefix: what all keys begin with: ``<prefix>:blob:{<digest>}``,
+            ``<prefix>:holds:{<digest>}``, ``<prefix>:place:{<digest>}``,
             ``<prefix>:pointer:<name>``, ``<prefix>:lease:<name>``.
     """
 
@@ -30,6 +32,10 @@ class RedisStore:
         self.blobs = RedisBlobs(self._link)
         self.pointers = RedisPointers(self._link)
         self.leases = RedisLeases(self._link)
+
+    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:  # noqa: ARG002
+        """Do nothing: the server removes what has expired."""
+        return iter(())
 
     def close(self) -> None:
         """Close this process's connections; the next call makes new ones."""

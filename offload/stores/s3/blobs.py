@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
-from offload.stores.base import BlobInfo, Parts
-from offload.stores.checks import check_limit, check_ttl
+from offload.stores.base import PUT, BlobInfo, Parts, Swept
+from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.s3.body import Body, body_of, size_of
 from offload.stores.s3.failures import driver_errors
 from offload.stores.s3.link import GONE_OR_CHANGED, Link, Response
@@ -58,18 +59,39 @@ class _Life:
 
 
 class S3Blobs:
+    keeps_holds = False
+
     def __init__(self, link: Link, *, skew: float, ahead: float) -> None:
         self._link = link
         self._skew = skew
         self._ahead = ahead
 
-    def missing(self, digests: Sequence[Digest], ttl: float) -> set[Digest]:
+    def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
+        check_holder(holder)
         check_ttl(ttl)
         asked = list(dict.fromkeys(digests))
         there = self._link.threads.each(lambda digest: self._keep(digest, ttl), asked)
         return {digest for digest, is_there in zip(asked, there, strict=True) if not is_there}
 
-    def put(self, blobs: Mapping[Digest, Parts], ttl: float) -> None:
+    def release(
+        self,
+        digests: Sequence[Digest],  # noqa: ARG002
+        holder: str,
+        grace: float,  # noqa: ARG002
+    ) -> None:
+        """Do nothing: a blob lives as long as was ever asked for."""
+        check_holder(holder)
+
+    def holders(self, digest: Digest) -> dict[str, float]:  # noqa: ARG002
+        return {}
+
+    def put(
+        self,
+        blobs: Mapping[Digest, Parts],
+        ttl: float,
+        *,
+        value_size: int | None = None,  # noqa: ARG002
+    ) -> None:
         check_ttl(ttl)
         for digest, parts in blobs.items():
             if size_of(parts) + NONCE > LARGEST:
@@ -95,17 +117,23 @@ class S3Blobs:
             if life.is_live and life.size is not None:
                 yield BlobInfo(digest, max(life.size - NONCE, 0), life.ends - life.now)
 
-    def sweep(self) -> int:
-        """Remove what has expired, and return how many blobs that were.
+    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+        """Remove what has expired, unless *dry_run*, and yield it.
 
         The server must keep conditions on deletions: see `Conditions.require_deletes`.
         """
-        expired = [
-            (self._key(digest), life.etag)
-            for digest, life in self._lives()
-            if life.now >= life.ends + self._skew
-        ]
-        return sum(self._link.threads.each(lambda found: self._remove(*found), expired))
+        expired = (
+            (digest, life) for digest, life in self._lives() if life.now >= life.ends + self._skew
+        )
+        while some := list(islice(expired, DELETES)):
+            gone = [True] * len(some)
+            if not dry_run:
+                seen = [(self._key(digest), life.etag) for digest, life in some]
+                gone = self._link.threads.each(lambda found: self._remove(*found), seen)
+            for (digest, life), is_gone in zip(some, gone, strict=True):
+                if is_gone:
+                    size = max((life.size or 0) - NONCE, 0)
+                    yield Swept("blob", digest, size, f"expired {life.now - life.ends:.0f} s ago")
 
     # -- one blob
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from offload.errors import ConfigurationError, StoreError, StoreUnavailable
+from offload.stores.base import Swept
 from offload.stores.checks import MAX_POINTER, check_name, check_owner, check_ttl, check_value
 from offload.stores.processes import PerProcess
 from offload.stores.s3.failures import driver_errors
@@ -168,17 +169,25 @@ class Records:
             for entry in page:
                 yield entry["Key"][len(begin) :].replace("!", "/"), entry
 
-    def remove_if(self, name: str, is_over: Callable[[Record], bool]) -> bool:
+    def sweep(self, is_over: Callable[[Record], bool], *, dry_run: bool) -> Iterator[str]:
+        """Delete, unless *dry_run*, the records that are over; yield their names."""
+        for name in self._aged():
+            if self._remove_if(name, is_over, dry_run=dry_run):
+                yield name
+
+    def _remove_if(self, name: str, is_over: Callable[[Record], bool], *, dry_run: bool) -> bool:
         """Delete a record that is over, if nobody changes it meanwhile."""
         seen = self.read(name)
         if seen.etag is None or not is_over(seen):
             return False
+        if dry_run:
+            return True
         status, _ = self._link.ask(
             "delete_object", GONE_OR_CHANGED, records=True, Key=self._key(name), IfMatch=seen.etag
         )
         return status in (200, 204)
 
-    def aged(self) -> Iterator[str]:
+    def _aged(self) -> Iterator[str]:
         """Yield the names whose objects were not written for a day."""
         _, answer = self._link.ask("list_objects_v2", Prefix=self._begin, MaxKeys=1)
         latest = self._link.now(answer) - _REMEMBER
@@ -235,12 +244,10 @@ class S3Pointers:
             if entry["Size"] > NONCE:
                 yield name
 
-    def sweep(self) -> int:
-        """Remove the objects of pointers that were unset a day ago."""
-        return sum(
-            self._records.remove_if(name, lambda seen: _value(seen) is None)
-            for name in self._records.aged()
-        )
+    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+        """Remove the objects of pointers that were unset a day ago, and yield them."""
+        for name in self._records.sweep(lambda seen: _value(seen) is None, dry_run=dry_run):
+            yield Swept("pointer", name, 0, "unset a day ago")
 
 
 def _value(seen: Record) -> bytes | None:
@@ -288,14 +295,14 @@ class S3Leases:
     def release(self, name: str, owner: str) -> bool:
         return self._prolong(name, owner, None)
 
-    def sweep(self) -> int:
-        """Forget leases that ended a day ago."""
-        return sum(
-            self._records.remove_if(
-                name, lambda seen: _lease(seen).until < seen.earliest - _REMEMBER
-            )
-            for name in self._records.aged()
-        )
+    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+        """Forget leases that ended a day ago, and yield them."""
+
+        def is_over(seen: Record) -> bool:
+            return _lease(seen).until < seen.earliest - _REMEMBER
+
+        for name in self._records.sweep(is_over, dry_run=dry_run):
+            yield Swept("lease", name, 0, "ended a day ago")
 
     def _prolong(self, name: str, owner: str, ttl: float | None) -> bool:
         def decide(seen: Record) -> tuple[bytes | None, bool]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from offload.stores.base import Swept
 from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.link import Connect, Link
 from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
@@ -65,13 +66,16 @@ class S3Store:
         self.pointers = S3Pointers(Records(self._link, "pointers", self._conditions))
         self.leases = S3Leases(Records(self._link, "leases", self._conditions))
 
-    def sweep(self) -> int:
-        """Remove what expired; return how many blobs, pointers and leases that were.
+    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+        """Remove what expired, and yield it.
 
         Raises ConfigurationError where the server deletes unconditionally.
         """
-        self._conditions.require_deletes()
-        return self.blobs.sweep() + self.pointers.sweep() + self.leases.sweep()
+        if not dry_run:
+            self._conditions.require_deletes()
+        yield from self.blobs.sweep(dry_run=dry_run)
+        yield from self.pointers.sweep(dry_run=dry_run)
+        yield from self.leases.sweep(dry_run=dry_run)
 
     def close(self) -> None:
         """Close this process's connections and end its threads; the next call makes new ones."""
