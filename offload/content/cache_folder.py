@@ -17,11 +17,13 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from offload.digest import Digest
 from offload.errors import ConfigurationError, IntegrityError
@@ -34,6 +36,8 @@ _LOCK = "lock"
 _LOCK_WAIT = 1.0  # seconds for others to make room, which takes milliseconds
 _SPARE = 16  # one in so many bytes of the file system stays free
 
+H = TypeVar("H", bound="Held")
+
 
 class Held:
     """A file that this process has locked."""
@@ -45,10 +49,11 @@ class Held:
 
     def let_go(self) -> None:
         """Close it, and with it the lock."""
-        fd, self.fd = self.fd, -1
-        _held.discard(self)
-        if fd >= 0:
-            os.close(fd)
+        with _forking:
+            fd, self.fd = self.fd, -1
+            _held.discard(self)
+            if fd >= 0:
+                os.close(fd)
 
 
 class Part(Held):
@@ -63,15 +68,19 @@ class Part(Held):
 
 
 _held: set[Held] = set()
+_forking = threading.RLock()  # so that no fork comes between a lock and its being noted
 
 
 def _after_fork() -> None:
     """Close a child's copies, which would keep the locks when the parent is gone."""
     for held in list(_held):
         held.let_go()
+    _forking.release()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_after_fork
+)
 
 
 class Folder:
@@ -166,9 +175,7 @@ class Folder:
 
     def lock(self, digest: Digest) -> Part | None:
         """Begin to fill a file; None while somebody else does. Never waits."""
-        path = self._part(digest)
-        fd = self._take(path)
-        return None if fd is None else Part(fd, path)
+        return self._take(self._part(digest), Part)
 
     def finish(self, part: Part) -> None:
         """Give a file that is complete its final name."""
@@ -250,13 +257,10 @@ class Folder:
 
     def _left_over(self, path: Path) -> bool:
         """Remove a file that a killed process began; return whether it was one."""
-        fd = self._take(path)
-        if fd is None:
+        left = self._take(path, Part)
+        if left is None:
             return False
-        try:
-            path.unlink()
-        finally:
-            os.close(fd)
+        left.close()
         return True
 
     @contextmanager
@@ -264,32 +268,32 @@ class Folder:
         """Hold the folder's lock; TimeoutError if others hold it for too long."""
         path = self.path / _LOCK
         deadline = time.monotonic() + _LOCK_WAIT
-        while (fd := self._take(path)) is None:
+        while (lock := self._take(path, Held)) is None:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"another process has held {path} for {_LOCK_WAIT:g} s")
             self._sleep(0.001)
-        lock = Held(fd, path)
         try:
             yield
         finally:
             lock.let_go()
 
     @staticmethod
-    def _take(path: Path) -> int | None:
+    def _take(path: Path, kind: type[H]) -> H | None:
         """Open and lock a file; None if somebody has it locked. Never waits."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have renamed or removed it meanwhile.
-            if os.path.samestat(os.fstat(fd), path.lstat()):
-                return fd
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except BaseException:
+        with _forking:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its last holder may have renamed or removed it meanwhile.
+                if os.path.samestat(os.fstat(fd), path.lstat()):
+                    return kind(fd, path)
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(fd)
-            raise
-        os.close(fd)
-        return None
+            return None
 
 
 def is_tmpfs(path: Path) -> bool:

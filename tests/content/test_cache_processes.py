@@ -163,6 +163,48 @@ def test_a_child_of_a_killed_process_holds_nothing(machine):
         done.set()
 
 
+@pytest.mark.parametrize("name", ("flock", "close"))
+def test_no_fork_comes_between_a_lock_and_its_being_noted(machine, monkeypatch, name):
+    """A fork at the very moment in which another thread takes a lock, or gives it up, leaves
+    the child without it.
+    """
+    folder = machine.reader().folder
+    folder.check()
+    module = fcntl if name == "flock" else os
+    original = getattr(module, name)
+    there, forked, done = threading.Event(), threading.Event(), FORK.Event()
+
+    def take():
+        with folder._alone():
+            pass
+
+    taking = threading.Thread(target=take)
+
+    def slow(*args):
+        if name == "flock":
+            original(*args)
+        if threading.current_thread() is taking:
+            there.set()
+            forked.wait(0.2)
+        if name == "close":
+            original(*args)
+
+    monkeypatch.setattr(module, name, slow)
+    taking.start()
+    assert there.wait(SECONDS)
+    monkeypatch.undo()
+    child = FORK.Process(target=done.wait, args=(SECONDS,))
+    child.start()
+    forked.set()
+    taking.join(SECONDS)
+    try:
+        with (machine.path / "lock").open() as again:
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        done.set()
+        child.join(SECONDS)
+
+
 def test_a_reader_from_before_a_fork_serves_both(machine):
     """A content store with its cache is used on both sides of a fork, and after the first use."""
     refs = [machine.put(noise(LARGE, seed)) for seed in range(3)]
