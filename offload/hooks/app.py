@@ -14,7 +14,7 @@ from offload.content.cache import NodeCache, open_cache
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
-from offload.hooks import results, together, worker
+from offload.hooks import periodic, results, together, worker
 from offload.hooks.locate import store_urls
 from offload.hooks.observe import Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -218,7 +218,7 @@ _NAMES_KEPT = 10_000
 
 
 def _install(hook: Offload, app: Any) -> None:
-    """Connect the three seams: publishing, executing, results."""
+    """Connect the three seams: publishing, executing, results; and add our own task."""
     app._offload = hook
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
     before = app.__dict__.pop("amqp", None)  # it is of the old class
@@ -232,6 +232,7 @@ def _install(hook: Offload, app: Any) -> None:
     app._get_backend = offload_get_backend
     hook_backend(hook, getattr(app, "_backend", None))
     app.steps["worker"].add(worker.CheckConfiguration)
+    periodic.install(hook, app)
     worker.install()
     together.install()
     results.install()

@@ -1,0 +1,57 @@
+"""Running ``celery -A … offload …`` as operators do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+APP = """
+from celery import Celery
+from offload import Offload
+
+app = Celery("proj", broker={broker!r}, set_as_current=True)
+Offload(app, {settings})
+"""
+
+
+class Project:
+    """A project ``proj`` in a folder of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def write(self, more="", *, broker="memory://", **settings):
+        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        text = APP.format(broker=broker, settings=given) + more
+        (self.folder / "proj.py").write_text(text)
+
+    def run(self, *words, app="proj", code=0, env=None):
+        """Run a command to its end; return what it printed, and on standard error."""
+        named = ["-A", app] if app else []
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", *named, "offload", *words],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout, done.stderr
+
+    def json(self, *words, **options):
+        return json.loads(self.run(*words, "--json", **options)[0])
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)

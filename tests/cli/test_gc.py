@@ -1,0 +1,131 @@
+"""``celery offload gc`` against real stores."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from offload.gc import NAME
+from offload.stores import open_store
+from offload.stores.file import FileStore
+from offload.testing.store import blobs
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """The URL of a folder with three blobs that ended an hour ago, and one that lives."""
+    root = tmp_path / "store"
+    store = FileStore(root, clock=lambda: time.time() - 7200)
+    old = blobs(3)
+    store.blobs.put(old, 3600)
+    FileStore(root).blobs.put(blobs(1), 3600)
+    return store.url, old
+
+
+def test_it_removes_what_ended(project, ended):
+    """The totals are told; a second time there is nothing to do."""
+    url, old = ended
+    project.write(store=url)
+    assert project.run("gc")[0].startswith(f"{url}: removed 3 blobs (")
+    assert project.run("gc")[0].startswith(f"{url}: removed nothing")
+    assert open_store(url).blobs.hold(list(old), 1) == set(old)
+
+
+def test_a_dry_run_removes_nothing(project, ended):
+    """It says what would go, each thing with its reason when asked to."""
+    url, old = ended
+    project.write(store=url)
+    for _ in range(2):
+        out, err = project.run("gc", "--dry-run", "--verbose")
+        *lines, total = out.splitlines()
+        assert total.startswith(f"{url}: would remove 3 blobs (")
+        assert {line.split("  ")[1] for line in lines} == set(old)
+        assert all(line.startswith("blob  ") and "expired" in line for line in lines)
+        assert err == ""  # progress is for terminals
+
+
+def test_json_is_one_document(project, ended):
+    """Programs get numbers, and with --verbose every name."""
+    url, old = ended
+    project.write(store=url)
+    dry = project.json("gc", "--dry-run", "-v")
+    assert {each["name"] for each in dry["swept"]} == set(old)
+    assert sum(each["bytes"] for each in dry["swept"]) == dry["bytes"]
+    done = project.json("gc")
+    assert (done["store"], done["dry_run"], done["busy"]) == (url, False, None)
+    assert done["kinds"] == {"blob": {"count": 3, "bytes": dry["bytes"]}}
+    assert "swept" not in done
+
+
+def test_a_sweep_under_way_is_no_error(project, ended):
+    """A second one says so, does nothing and ends well: a schedule need not avoid overlap."""
+    url, _ = ended
+    project.write(store=url)
+    assert open_store(url).leases.acquire(NAME, "someone", 600)
+    assert project.run("gc")[0] == f"nothing done: {url} is being swept by another process\n"
+    assert project.json("gc")["busy"] == "another process"
+    assert project.json("gc", "--dry-run")["count"] == 3
+
+
+def test_progress_is_drawn_on_a_terminal(project, ended):
+    """Standard output stays as it is, so that it can be read while standard error is watched."""
+    import pty
+    import subprocess
+    import sys
+
+    url, _ = ended
+    project.write(store=url)
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", "proj", "offload", "gc"],
+            cwd=project.folder,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            timeout=120,
+            check=True,
+        )
+        drawn = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert f"sweeping {url}: 0 found, 0 B" in drawn
+    assert drawn.endswith("\r\033[K")
+    assert done.stdout.decode().startswith(f"{url}: removed 3 blobs")
+
+
+@pytest.mark.server
+def test_redis_has_nothing_to_remove(project, redis):
+    """Redis removes what ended by itself, so the command is harmless there."""
+    project.write(store=redis.url)
+    assert project.json("gc")["count"] == 0
+
+
+@pytest.mark.server
+def test_an_unreachable_server_ends_it_as_unavailable(project):
+    """The exit code is that of Celery's own commands, 69."""
+    project.write(store="redis://localhost:1/0")
+    _, said = project.run("gc", code=69)
+    assert said.startswith("Error: redis://localhost:1/0 does not answer")
+
+
+@pytest.mark.server
+def test_s3_is_swept(project, s3):
+    """What ended goes from a bucket, too, by the server's clock; what lives stays."""
+    url = s3.url("gc-command") + "&skew=1&ahead=0"
+    store = open_store(url)
+    ending, living = blobs(3), blobs(1)
+    store.blobs.put(living, 3600)
+    store.blobs.put(ending, 0.001)
+    project.write(store=url)
+    removed = 0
+    deadline = time.monotonic() + 60
+    while removed < 3:
+        assert time.monotonic() < deadline
+        removed += project.json("gc")["count"]
+    assert removed == 3
+    assert store.blobs.hold(list(living), 1) == set()

@@ -1,0 +1,81 @@
+"""The command is a part of Celery's own, and costs those nothing who do not use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+from offload.cli import _NOUNS, offload
+
+ALLOWED = {"offload", "offload.cli", "offload.errors"}
+
+
+def test_it_is_installed_as_a_plugin():
+    """The package's metadata name it where Celery looks for commands."""
+    (point,) = [p for p in entry_points(group="celery.commands") if p.name == "offload"]
+    assert point.load() is offload
+
+
+def test_celery_loads_nothing_but_the_names():
+    """``celery --help`` shows the command without importing what it works with."""
+    code = """
+import json, runpy, sys
+sys.argv = ["celery", "--help"]
+try:
+    runpy.run_module("celery", run_name="__main__", alter_sys=True)
+except SystemExit:
+    pass
+print(json.dumps([n for n in sys.modules if n.partition(".")[0] in ("offload", "redis", "blake3")]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    *help_, loaded = done.stdout.splitlines()
+    assert any(line.split()[:1] == ["offload"] for line in help_)
+    assert set(json.loads(loaded)) == ALLOWED
+
+
+def test_every_noun_says_what_it_does():
+    """Each is found by its name and has a help text; an unknown one is no command."""
+    listed = offload.list_commands(None)
+    assert listed == sorted(_NOUNS)
+    for name in listed:
+        command = offload.get_command(None, name)
+        assert command.name == name
+        assert command.help
+    assert offload.get_command(None, "nothing") is None
+
+
+@pytest.mark.integration
+def test_an_app_without_offload_is_told_what_to_do(project):
+    """No traceback: which app it is, and what to write."""
+    project.write()
+    (project.folder / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
+    _, said = project.run("gc", app="plain", code=1)
+    assert said.startswith("Error: app 'plain' has no offload: name the app by -A, as in ")
+    assert "celery -A proj offload gc" in said
+    _, said = project.run("gc", app=None, code=1)
+    assert said.startswith("Error: app 'default' has no offload")
+
+
+@pytest.mark.integration
+def test_a_wrong_setting_is_an_error_of_one_line(project):
+    """A ConfigurationError is told as the library words it."""
+    project.write(more="app.conf.offload_retension = 5\n")
+    _, said = project.run("gc", code=1)
+    assert said.startswith("Error: ")
+    assert "did you mean 'offload_retention'?" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.integration
+def test_options_of_the_users_own_reach_it(project):
+    """Celery's preload options, which are given to every command, do not disturb it."""
+    project.write(
+        more="import click\n"
+        "app.user_options['preload'].add(click.Option(('-Z', '--zone'), default='here'))\n",
+        store="memory://",
+    )
+    project.run("gc")

@@ -1,0 +1,77 @@
+"""The task ``offload.gc``."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+
+from offload import Offload
+from offload.stores.file import FileStore
+from offload.testing.store import FakeClock, blobs
+
+
+def an_app(**conf):
+    app = Celery("periodic", broker="memory://", set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+def test_every_app_with_offload_has_it():
+    """It is there whether Offload comes before or after the app is finalized, and only there."""
+    before, after, without = an_app(), an_app(), an_app()
+    Offload(before)
+    after.finalize()
+    Offload(after)
+    for app in (before, after):
+        assert app.tasks["offload.gc"].app is app
+    assert "offload.gc" not in without.tasks
+
+
+def test_it_has_the_apps_own_base():
+    """A task class that is set after Offload is this task's as well, as it is of others."""
+    app = an_app()
+    Offload(app)
+
+    class Base(app.Task):
+        pass
+
+    app.Task = Base
+    assert isinstance(app.tasks["offload.gc"], Base)
+
+
+@pytest.mark.filterwarnings("ignore:Task name 'offload.gc' is already registered")
+def test_a_users_task_of_this_name_stays():
+    """Whoever registers it first has it: nothing is replaced."""
+    app = an_app()
+
+    @app.task(name="offload.gc", shared=False)
+    def own():
+        return "own"
+
+    Offload(app)
+    assert app.tasks["offload.gc"].run() == "own"
+
+
+@pytest.mark.parametrize("dry_run", (False, True))
+def test_it_sweeps(tmp_path, dry_run):
+    """Run by a worker's own way it removes what ended and returns the totals as plain data."""
+    clock = FakeClock()
+    store = FileStore(tmp_path, clock=clock, skew=1)
+    store.blobs.put(blobs(3), 10)
+    clock.advance(60)
+    app = an_app(task_always_eager=True)
+    hook = Offload(app, threshold=0)
+    hook._store = store
+    done = app.tasks["offload.gc"].apply(kwargs={"dry_run": dry_run}).get()
+    assert (done["count"], done["dry_run"]) == (3, dry_run)
+    assert len(list(store.sweep(dry_run=True))) == (3 if dry_run else 0)
+
+
+def test_its_message_needs_no_store():
+    """Beat can send it while the store is away: it is never carried by reference."""
+    app = an_app()
+    hook = Offload(app, store="redis://localhost:1/0", threshold=0, retry={"max_retries": 0})
+    app.finalize()  # as beat has it
+    message = app.amqp.as_task_v2("id", "offload.gc", [], {"dry_run": True})
+    assert message.body[1] == {"dry_run": True}
+    assert hook.counters.snapshot()["values_offloaded"] == 0
