@@ -28,6 +28,7 @@ NAMES = {
     "values_inline": "small values that travelled within their reference",
     "outage_inline": "values sent in the message because the store was away",
     "refs_refused": "references refused: forged, changed, or of another app",
+    "releases_failed": "values that were not released early, and end by their retention",
     "store_retries": "store calls tried again",
     "task_retries": "tasks sent again because the store was away",
     "observed_values": "values that would have been offloaded (mode observe)",

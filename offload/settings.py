@@ -150,7 +150,10 @@ class Settings:
         results: whether results are stored, too.
         inline: names of parameters that stay in the message, in every task.
         max_size: bytes of the largest value carried.
-        retention: seconds that a stored value is kept after its last publishing.
+        retention: seconds that a stored value is kept after its last publishing, unless it is
+            known earlier that nobody needs it.
+        grace: seconds that it is kept after that is known, besides the broker's own time to
+            give a message again (``visibility_timeout``).
         retry: what to do when a store does not answer; see `RetryPolicy`.
         on_outage: ``raise`` StoreUnavailable from publishing when the store stays
             away, or ``inline``: send values up to *inline_limit* bytes in the message.
@@ -176,6 +179,7 @@ class Settings:
     inline: tuple[str, ...] = ()
     max_size: int = 2 * 1024**3
     retention: float = 86400.0
+    grace: float = 3600.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     on_outage: str = "raise"
     inline_limit: int = 1024**2
@@ -215,6 +219,7 @@ class Settings:
         for name in ("threshold", "max_size", "inline_limit", "memo_size", "cache_size"):
             _whole(f"offload_{name}", getattr(self, name), "a number of bytes from 0")
         _seconds("offload_retention", self.retention)
+        _seconds("offload_grace", self.grace, "'grace'")
         if isinstance(self.cache, os.PathLike):
             put("cache", os.fspath(self.cache))
         if not isinstance(self.cache, str) or (
@@ -320,9 +325,9 @@ def _whole(where: str, value: object, wanted: str) -> None:
         _refuse(where, value, wanted)
 
 
-def _seconds(where: str, value: object) -> None:
+def _seconds(where: str, value: object, name: str = "'retention'") -> None:
     if not _is_number(value) or value <= 0:  # type: ignore[operator]
-        _refuse(where, value, "'retention' is a number of seconds above 0")
+        _refuse(where, value, f"{name} is a number of seconds above 0")
 
 
 def _names(where: str, value: object) -> tuple[str, ...]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -12,6 +10,7 @@ from typing import Any, TypeVar
 
 from offload.content.cache import Assembly, NodeCache
 from offload.content.cache_file import InMemory
+from offload.content.holds import Chunks, Hold
 from offload.content.keyring import keys_from_secrets, keys_from_store
 from offload.content.manifest import (
     ALIGNMENT,
@@ -41,20 +40,19 @@ from offload.ref import Keys, Ref, human_size
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
-from offload.stores.base import Parts, Store
+from offload.stores.base import PUT, Parts, Store
 
 __all__ = ("ContentStore",)
 
 T = TypeVar("T")
 
 _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
-_MARGIN = 1.25  # what is promised beyond retention, so that a Ref passed on soon costs nothing
+_MARGIN = 1.25  # what is promised beyond the need, so that a Ref passed on soon costs nothing
 _SKEW = 60.0  # seconds by which the clocks of publishers may differ
 _WITHIN = 4096  # bytes up to which data that looks like a reference travels within one
 _KEYS_AGE = 30.0  # seconds from which the store's signing key is looked at with an upload
 _KEYS_AGAIN = 1.0  # seconds between looks at it because a reference was refused
 _KEYS_KEPT = 4
-_REMEMBERED = 4096  # references whose chunks a process remembers
 
 
 class ContentStore:
@@ -91,10 +89,9 @@ class ContentStore:
         )
         self._encode = encoder(settings.compression)
         self._memo: Memo[tuple[Ref[Any], list[Digest]]] = Memo(settings.memo_size)
-        self._lock = threading.Lock()
+        self._chunks = Chunks()
         self._keys: Keys | None = None
         self._keys_seen = 0.0
-        self._known: OrderedDict[Digest, tuple[float, list[Digest]]] = OrderedDict()
 
     # -- references
 
@@ -155,20 +152,20 @@ class ContentStore:
 
     # -- values in
 
-    def put(self, value: Any, *, native: str, ttl: float) -> Ref[Any]:
-        """Store *value* for at least *ttl* seconds and return its reference.
+    def put(self, value: Any, *, native: str, hold: Hold) -> Ref[Any]:
+        """Store *value* for who needs it and return its reference.
 
         *native* is the Celery serializer whose round trip the value is to equal.
 
         Raises: SerializationError, ValueTooLarge, StoreUnavailable, StoreError.
         """
-        remembered = self.remembered(value, native=native, ttl=ttl)
+        remembered = self.remembered(value, native=native, hold=hold)
         if remembered is not None:
             return remembered
         payload = self.serializers.encode(value, native)
-        return self.put_payload(payload, ttl=ttl, value=value, native=native)
+        return self.put_payload(payload, hold=hold, value=value, native=native)
 
-    def remembered(self, value: Any, *, native: str, ttl: float) -> Ref[Any] | None:
+    def remembered(self, value: Any, *, native: str, hold: Hold) -> Ref[Any] | None:
         """Return a reference to immutable *value* if it was stored before and is there still.
 
         None also while the store is away: storing the value says what to do about that.
@@ -177,9 +174,9 @@ class ContentStore:
         if found is None:
             return None
         ref, digests = found
-        ttl = ttl * _MARGIN + _SKEW
+        ttl = self._asked(hold)
         try:
-            gone = self.store.blobs.hold(digests, ttl)
+            gone = self.store.blobs.hold(digests, ttl, hold.holder)
         except StoreUnavailable:
             return None
         if gone:
@@ -191,31 +188,31 @@ class ContentStore:
             values_deduplicated=1,
             values_remembered=1,
         )
-        return self._signed(digests, ref.size, ref.serializer, ref.type, ttl)
+        return self._signed(digests, ref.size, ref.serializer, ref.type, hold, ttl)
 
     def put_payload(
-        self, payload: Payload, *, ttl: float, value: Any = None, native: str = ""
+        self, payload: Payload, *, hold: Hold, value: Any = None, native: str = ""
     ) -> Ref[Any]:
         """Store a serialised value; *value* is what it was made of, to remember it by."""
         self.check_size(payload)
         packed = pack(payload)
-        ttl = ttl * _MARGIN + _SKEW
+        ttl = self._asked(hold)
         digests = packed.digests
-        missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl))
+        missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl, hold.holder))
         self._counters.add(
             values_offloaded=1,
             bytes_offloaded=payload.size,
             values_deduplicated=0 if missing else 1,
         )
         if missing:
-            self._upload(packed, missing, ttl)
-        ref = self._signed(digests, payload.size, payload.serializer, payload.type, ttl)
+            self._upload(packed, missing, ttl, payload.size)
+        ref = self._signed(digests, payload.size, payload.serializer, payload.type, hold, ttl)
         if native:
             self._memo.remember(value, native, (ref, digests))
         return ref
 
     def put_or_inline(
-        self, payload: Payload, *, ttl: float, value: Any, native: str
+        self, payload: Payload, *, hold: Hold, value: Any, native: str
     ) -> Ref[Any] | None:
         """Store a serialised value as `put_payload` does, for a message or a result.
 
@@ -224,7 +221,7 @@ class ContentStore:
         else a reference that holds it.
         """
         try:
-            return self.put_payload(payload, ttl=ttl, value=value, native=native)
+            return self.put_payload(payload, hold=hold, value=value, native=native)
         except StoreUnavailable:
             settings = self._settings
             if settings.on_outage != "inline" or payload.size > settings.inline_limit:
@@ -232,12 +229,12 @@ class ContentStore:
             self._counters.add(outage_inline=1)
             return None if self.serializers.carries(value, native) else self.within(payload)
 
-    def put_disguised(self, value: Any, *, native: str, ttl: float) -> Ref[Any]:
+    def put_disguised(self, value: Any, *, native: str, hold: Hold) -> Ref[Any]:
         """Return a reference to a user's data that has the form of a reference itself."""
         payload = self.serializers.encode(value, native)
         if payload.size < _WITHIN:
             return self.within(payload)
-        return self.put_payload(payload, ttl=ttl)
+        return self.put_payload(payload, hold=hold)
 
     def check_size(self, payload: Payload) -> None:
         """Raise ValueTooLarge if *payload* is over ``offload_max_size``."""
@@ -269,11 +266,17 @@ class ContentStore:
         return self._bound(ref)
 
     def _signed(
-        self, digests: list[Digest], size: int, serializer: str, shown: str, ttl: float
+        self,
+        digests: list[Digest],
+        size: int,
+        serializer: str,
+        shown: str,
+        hold: Hold,
+        ttl: float,
     ) -> Ref[Any]:
         now = self._clock()
         until = now + ttl - _SKEW
-        self._know(digests, until)
+        self._chunks.note(digests, until if self._is_sure(hold) else 0.0)
         ref = self.keys.sign(
             digest=digests[0],
             data=None,
@@ -285,7 +288,7 @@ class ContentStore:
         )
         return self._bound(ref)
 
-    def _upload(self, packed: Packed, missing: set[Digest], ttl: float) -> None:
+    def _upload(self, packed: Packed, missing: set[Digest], ttl: float, size: int) -> None:
         """Write what is missing: chunks first, so that a root is there only with them."""
         self._agree_on_keys(_KEYS_AGE)
         wanted: dict[Digest, Sequence[Buffer]] = {
@@ -296,7 +299,11 @@ class ContentStore:
         rest = iter(wanted.items())
         while plain := dict(islice(rest, _BATCH)):
             blobs = {digest: self._encode(parts) for digest, parts in plain.items()}
-            self._retrying(lambda blobs=blobs: self.store.blobs.put(blobs, ttl))  # type: ignore[misc]
+            self._retrying(
+                lambda blobs=blobs: self.store.blobs.put(  # type: ignore[misc]
+                    blobs, ttl, value_size=size
+                )
+            )
             self._counters.add(
                 blobs_uploaded=len(blobs),
                 bytes_uploaded=_total(plain),
@@ -305,33 +312,68 @@ class ContentStore:
 
     # -- lifetimes
 
-    def keep(self, ref: Ref[Any], ttl: float) -> None:
-        """Make sure that *ref* can be resolved for *ttl* seconds more.
+    def keep(self, ref: Ref[Any], hold: Hold) -> bool:
+        """Make sure that *ref* can be resolved for as long as *hold* says.
 
-        No round trip where that was promised already. Raises BlobMissing if it is gone.
+        No round trip where that is sure already. Returns whether there is something for the
+        holder to release. Raises BlobMissing if it is gone.
         """
         digest = ref.digest
         if digest is None:
-            return
-        with self._lock:
-            until, digests = self._known.get(digest, (0.0, []))
-        if max(until, ref.until) >= self._clock() + ttl:
-            return
-        ttl = ttl * _MARGIN + _SKEW
-        if not digests:
-            _, manifest = self._retrying(lambda: self._root(ref))
-            digests = [digest, *(chunk.digest for chunk in manifest.chunks)]
-        missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl))
+            return False
+        until, _ = self._chunks.find(digest)
+        if not self.store.blobs.keeps_holds:
+            until = max(until, ref.until)
+        if until >= self._clock() + hold.ttl:
+            return False
+        ttl = self._asked(hold)
+        digests = self._retrying(lambda: self._digests(ref))
+        missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl, hold.holder))
         if missing:
             raise self._gone(ref, min(missing))
-        self._know(digests, self._clock() + ttl - _SKEW)
+        self._chunks.note(digests, self._clock() + ttl - _SKEW if self._is_sure(hold) else 0.0)
+        return True
 
-    def _know(self, digests: list[Digest], until: float) -> None:
-        with self._lock:
-            self._known[digests[0]] = (until, digests)
-            self._known.move_to_end(digests[0])
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+    def release(self, refs: Iterable[Ref[Any]], holder: str, grace: float) -> None:
+        """Give up what *holder* holds of the values of *refs*; they live *grace* seconds more.
+
+        One attempt: what is not released ends when it was to end anyway. Raises StoreError.
+        """
+        if not self.store.blobs.keeps_holds:
+            return
+        digests: list[Digest] = []
+        for ref in refs:
+            try:
+                digests += self._digests(ref)
+            except BlobMissing:  # nothing is left to be given up
+                continue
+        if digests:
+            self.store.blobs.release(digests, holder, grace)
+
+    def _digests(self, ref: Ref[Any]) -> list[Digest]:
+        """Return the digests of all blobs of *ref*, its root's first."""
+        if ref.digest is None:
+            return []
+        if ref.size < SINGLE:
+            return [ref.digest]
+        _, digests = self._chunks.find(ref.digest)
+        if not digests:
+            _, manifest = self._root(ref)
+            digests = self._note(ref.digest, manifest)
+        return digests
+
+    def _note(self, digest: Digest, manifest: Manifest) -> list[Digest]:
+        digests = [digest, *(chunk.digest for chunk in manifest.chunks)]
+        self._chunks.note(digests)
+        return digests
+
+    def _asked(self, hold: Hold) -> float:
+        """Return the seconds for which the store is asked to keep what is needed by *hold*."""
+        return hold.ttl * (_MARGIN if self._is_sure(hold) else 1.0) + _SKEW
+
+    def _is_sure(self, hold: Hold) -> bool:
+        """Whether what *hold* was promised cannot be given up by somebody else."""
+        return hold.holder == PUT or not self.store.blobs.keeps_holds
 
     # -- values out
 
@@ -363,6 +405,7 @@ class ContentStore:
         with cache.turn(digest, ref.size) as turn:
             found = turn.found
             if found is not None:
+                self._note(digest, found.manifest)
                 try:
                     value = self._value(ref, found.manifest, found.body)
                 except (DeserializationError, IntegrityError):
@@ -386,7 +429,9 @@ class ContentStore:
         except IntegrityError as exc:
             raise self._altered(ref, digest, str(exc)) from exc
         self._verify(ref, digest, root)
-        return root, read_root(root, size=ref.size, where=where)
+        manifest = read_root(root, size=ref.size, where=where)
+        self._note(digest, manifest)
+        return root, manifest
 
     def _body(
         self, ref: Ref[Any], manifest: Manifest, assembly: Callable[[Manifest], Assembly]
@@ -435,8 +480,8 @@ class ContentStore:
     def _gone(self, ref: Ref[Any], digest: str) -> BlobMissing:
         return BlobMissing(
             f"{ref!r} (blob {digest}) is not in the store {self.store.url}; the reference is "
-            f"{self._age(ref)} old and was kept for {ref.until - ref.created:.0f} s: it outlived "
-            "offload_retention, or the store was emptied or evicts keys",
+            f"{self._age(ref)} old: it outlived offload_retention, or offload_grace after the end "
+            "of the task that it was for, or the store was emptied or evicts keys",
             digest=digest,
             store=self.store.url,
         )

@@ -11,6 +11,7 @@ from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
 from offload.content.cache import NodeCache, open_cache
+from offload.content.holds import Hold
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
@@ -19,6 +20,7 @@ from offload.hooks.locate import store_urls
 from offload.hooks.observe import Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.publish import amqp_class
+from offload.hooks.release import Releaser, redelivery_time
 from offload.hooks.results import hook_backend
 from offload.ref import Ref
 from offload.serializers.choose import Registry
@@ -115,7 +117,7 @@ class Offload:
         Raises: SerializationError, ValueTooLarge, StoreUnavailable, StoreError.
         """
         ttl = self.settings.retention if retention is None else retention
-        return self.content.put(value, native=self.app.conf.task_serializer, ttl=ttl)
+        return self.content.put(value, native=self.app.conf.task_serializer, hold=Hold(ttl))
 
     def get(self, ref: Ref[T]) -> T:
         """Return the value of *ref*, wherever the reference comes from.
@@ -172,6 +174,16 @@ class Offload:
             self.counters,
             cache=cache,
         )
+
+    @cached_property
+    def grace(self) -> float:
+        """Seconds that what is released lives on."""
+        return self.settings.grace + redelivery_time(self.app.conf)
+
+    @cached_property
+    def releaser(self) -> Releaser:
+        """What releases where nothing may wait for the store."""
+        return Releaser(self)
 
     @cached_property
     def observer(self) -> Observer:

@@ -10,7 +10,8 @@ from offload.errors import InvalidRef, OffloadError, StoreUnavailable, Unsupport
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import described
 from offload.hooks.paths import Path, contains, label, replace_each
-from offload.ref import Ref, wire_text
+from offload.hooks.release import is_done, release
+from offload.ref import Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "EMBED",
+    "HELD",
     "REQUIRED",
     "REQUIRED_BYTES",
     "Delivery",
@@ -28,6 +30,8 @@ __all__ = (
 
 EMBED = "offload"
 """Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
+HELD = "_offload_held"
+"""Attribute of a request in the worker's main process: the wire texts of what it holds."""
 REQUIRED = "__offload__"
 """A keyword argument that makes a worker without this library fail, where the serializer
 would not: no task has a parameter of this name."""
@@ -57,11 +61,14 @@ class Delivery:
         error: why they could not be resolved.
         attempt: how many times the message was sent again for a store outage.
         started: whether the task's own function was entered.
+        holder: in whose name its values are held.
+        holds: whether there is something to release in the end.
     """
 
-    def __init__(self, hook: Offload, task: Any) -> None:
+    def __init__(self, hook: Offload, task: Any, holder: str) -> None:
         self.hook = hook
         self.task = task
+        self.holder = holder
         self.args: Sequence[Any] = ()
         self.kwargs: Mapping[str, Any] = {}
         self.bound: tuple[Any, Any] | None = None
@@ -69,6 +76,9 @@ class Delivery:
         self.attempt = 0
         self.started = False
         self.options = _NO_OPTIONS
+        self.holds = False
+        self._held: list[Ref[Any]] = []
+        self._held_again: set[str | None] = set()
         self._result: Any = None
         self._result_refs: dict[str, Ref[Any]] = {}
 
@@ -113,6 +123,8 @@ class Delivery:
             )
         self.attempt = int(note.get("attempt", 0))
         self.options = TaskOptions.read(note.get("call"), "message")
+        self.holds = bool(note.get("holds"))
+        self._held += map(Ref.unbound, filter(has_wire_form, note.get("also", ())))
 
     def _resolve(self, request: dict[str, Any], note: Any, facts: TaskFacts) -> None:
         refs: list[Path] = note.get("refs", [])
@@ -121,7 +133,15 @@ class Delivery:
             return
         root = {**request, "args": self.args, "kwargs": dict(self.kwargs)}
         _without_required(root["kwargs"])
-        bound = replace_each(root, [*refs, *keep], lambda node, path: self._bind(node, path, facts))
+        own = {tuple(path) for path in refs}
+
+        def bind(node: Any, path: Path) -> Ref[Any]:
+            ref = self._bind(node, path, facts)
+            if tuple(path) in own:
+                self._held.append(ref)
+            return ref
+
+        bound = replace_each(root, [*refs, *keep], bind)
         request.update({key: bound[key] for key in request if key not in ("args", "kwargs")})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]
@@ -179,6 +199,24 @@ class Delivery:
         args, kwargs = self.bound
         return _wire(args), _wire(kwargs)
 
+    # -- holds
+
+    def held_again(self, name: str, refs: Sequence[Ref[Any]]) -> None:
+        """Remember what this task published under its own id: a retry, a replacement."""
+        if name == self.holder:
+            self._held_again.update(ref.digest for ref in refs)
+
+    def hold(self, ref: Ref[Any]) -> None:
+        """Have *ref* given up together with the message's references."""
+        self._held.append(ref)
+        self.holds = True
+
+    def finish(self, state: str, delivery_info: Mapping[str, Any] | None) -> None:
+        """Give up what the message held, if the task ended in a *state* that allows it."""
+        if self.holds and is_done(self.hook.app, self.task, state, delivery_info):
+            held = [ref for ref in self._held if ref.digest not in self._held_again]
+            release(self.hook, held, self.holder)
+
     # -- result
 
     def keep_result(self, result: Any, refs: Mapping[str, Ref[Any]]) -> None:
@@ -228,6 +266,7 @@ def mark_refs(request: dict[str, Any]) -> None:
     revoked or expired): what it carries goes on as references, and nothing is fetched.
     """
     note = request.pop(EMBED, None)
+    request[HELD] = []
     if note is None:
         return
     if not isinstance(note, dict) or note.get("v") != NOTE_VERSION:
@@ -238,7 +277,19 @@ def mark_refs(request: dict[str, Any]) -> None:
         return
     root = {**request, "kwargs": dict(request["kwargs"])}
     _without_required(root["kwargs"])
-    request.update(replace_each(root, paths, lambda node, _path: _unverified(node)))
+    own = {tuple(path) for path in note.get("refs", ())}
+    held = request[HELD]
+
+    def mark(node: Any, path: Path) -> Any:
+        ref = _unverified(node)
+        if tuple(path) in own and isinstance(ref, Ref):
+            held.append(ref.wire)
+        return ref
+
+    request.update(replace_each(root, paths, mark))
+    held += filter(has_wire_form, note.get("also", ()))
+    if not note.get("holds"):
+        held.clear()
 
 
 def _unverified(node: Any) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from celery.canvas import Signature
 
+from offload.content.holds import Hold
 from offload.errors import OffloadError, SerializationError
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, contains, is_signature, replace_each
+from offload.hooks.release import task_holder
 from offload.hooks.together import published_together
 from offload.ref import Ref
 from offload.serializers.base import Payload
@@ -43,13 +45,14 @@ def described(exc: OffloadError, task: str, argument: str) -> OffloadError:
 
 @dataclass
 class _Slot:
-    """A place in the message that gets a reference."""
+    """A place in the message that gets a reference; *held*, if its value is held already."""
 
     path: Path
     task: str
     argument: str
     keep: bool
-    ttl: float
+    hold: Hold
+    held: bool = False
     ref: Ref[Any] | None = None
     value: Any = None
     payload: Payload | None = None
@@ -64,7 +67,8 @@ class Outgoing:
 
     Args:
         native: the serializer of the message.
-        ttl: seconds that what it refers to is needed, counted from now.
+        hold: who needs what it refers to, for how long.
+        embedded_ttl: seconds for which what its callbacks and chain refer to is needed.
         result_ref: gives the reference of the running task's own result, if this
             object is it.
         resending: whether the message is one that is sent again because the store was away.
@@ -72,11 +76,13 @@ class Outgoing:
 
     hook: Offload
     native: str
-    ttl: float
+    hold: Hold
+    embedded_ttl: float
     result_ref: Callable[[Any, str], Ref[Any] | None]
     resending: bool = False
     slots: list[_Slot] = field(default_factory=list)
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
+    _holds: dict[tuple[str | None, str], float] = field(default_factory=dict)
 
     def task(
         self,
@@ -93,7 +99,9 @@ class Outgoing:
     def embedded(self, field: str, value: Any) -> None:
         """Look at the signatures that the message carries: callbacks, chain, chord."""
         if value:
+            own, self.hold = self.hold, replace(self.hold, ttl=self.embedded_ttl)
             self._signatures(value, (field,))
+            self.hold = own
 
     def store(self) -> None:
         """Store what was found, and find the references of all places."""
@@ -117,6 +125,19 @@ class Outgoing:
                     task=task,
                     argument=argument,
                 )
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is something to release when the task is done."""
+        return any(slot.held and slot.hold.holder == self.hold.holder for slot in self.slots)
+
+    def held_by(self, name: str, *, embedded: bool) -> list[Ref[Any]]:
+        """Return the references that *name* holds, in what is *embedded* or in all."""
+        return [
+            slot.ref
+            for slot in self.slots
+            if slot.ref is not None and slot.hold.holder == name and (slot.keep or not embedded)
+        ]
 
     def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
         """Return the message *root* with ``make(ref)`` in each place."""
@@ -165,7 +186,11 @@ class Outgoing:
         own = signature["options"] or {}
         name = str(signature["task"])
         options, facts = self.hook.options(name, own.get("offload"))
-        ttl, self.ttl = self.ttl, self.ttl + _delay(own)
+        before = self.hold
+        self.hold = Hold(
+            before.ttl + _delay(own),
+            task_holder(own["task_id"]) if own.get("task_id") else before.holder,
+        )
         kwargs = signature["kwargs"] or {}
         if name.startswith("celery."):
             self._canvas(name, kwargs, options, path)
@@ -184,7 +209,7 @@ class Outgoing:
         for link in _LINKS:
             if own.get(link):
                 self._signatures(own[link], (*path, "options", link))
-        self.ttl = ttl
+        self.hold = before
 
     def _canvas(
         self, name: str, kwargs: Mapping[str, Any], options: TaskOptions, path: tuple[Any, ...]
@@ -212,17 +237,29 @@ class Outgoing:
 
     def _reference(self, slot: _Slot) -> Ref[Any] | None:
         if slot.ref is not None:
-            if not self.resending:
-                self.hook.content.keep(slot.ref, slot.ttl)
+            if self.resending:
+                slot.held = True  # since it was sent before
+            elif not slot.held and self._is_new(slot):
+                slot.held = self.hook.content.keep(slot.ref, slot.hold)
             return slot.ref
         payload = slot.payload
         assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
         ref = self.hook.content.put_or_inline(
-            payload, ttl=slot.ttl, value=slot.value, native=self.native
+            payload, hold=slot.hold, value=slot.value, native=self.native
         )
+        slot.held = ref is not None and ref.digest is not None
         if ref is not None and (together := published_together()) is not None:
             together.remember(slot.value, self.native, ref)
         return ref
+
+    def _is_new(self, slot: _Slot) -> bool:
+        """Whether this message does not hold the slot's value for that long already."""
+        assert slot.ref is not None  # noqa: S101 (for the type checker)
+        key = slot.ref.digest, slot.hold.holder
+        if self._holds.get(key, 0.0) >= slot.hold.ttl:
+            return False
+        self._holds[key] = slot.hold.ttl
+        return True
 
 
 @dataclass
@@ -290,9 +327,9 @@ class _Look:
             )
             self._slot(path, argument, ref=shared)
             return
-        remembered = content.remembered(value, native=out.native, ttl=out.ttl)
+        remembered = content.remembered(value, native=out.native, hold=out.hold)
         if remembered is not None:
-            self._slot(path, argument, ref=remembered)
+            self._slot(path, argument, ref=remembered, held=True)
             return
         payload = content.serializers.encode(value, out.native)
         content.check_size(payload)
@@ -303,7 +340,7 @@ class _Look:
 
     def _slot(self, path: Path, argument: str, **what: Any) -> None:
         self.out.slots.append(
-            _Slot(list(path), self.task, argument, self.keep, self.out.ttl, **what)
+            _Slot(list(path), self.task, argument, self.keep, self.out.hold, **what)
         )
 
 

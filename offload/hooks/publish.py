@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 
+from offload.content.holds import Hold
 from offload.hooks.delivery import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES, current_delivery
 from offload.hooks.outgoing import Outgoing
+from offload.hooks.release import task_holder
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
@@ -157,10 +159,15 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     attempt = resending.get()
 
     delivery = current_delivery()
+    own = task_holder(call["task_id"], call.get("retries"))
+    expires = _seconds_until(call.get("expires"))
+    delay = max(_seconds_until(call.get("countdown")), _seconds_until(call.get("eta")))
+    ttl = expires + hook.grace if expires else (options.retention or 0.0) + delay
     out = Outgoing(
         hook=hook,
         native=native,
-        ttl=(options.retention or 0.0) + _delay(call.get("countdown"), call.get("eta")),
+        hold=Hold(ttl, own),
+        embedded_ttl=ttl + (options.retention or 0.0) if expires else ttl,
         result_ref=delivery.result_ref if delivery is not None else _no_result,
         resending=bool(attempt),
     )
@@ -168,17 +175,21 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     for field in _EMBEDDED:
         out.embedded(field, call.get(field))
     out.store()
+    if out.slots and delivery is not None:
+        delivery.held_again(own, out.held_by(own, embedded=False))
     if out.slots:
         root: dict[str, Any] = {"args": args, "kwargs": kwargs}
         root.update({field: call.get(field) for field in _EMBEDDED})
         call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
     message = build(**call)
     if out.slots or attempt or given is not None:
-        return _marked(message, out, TaskOptions.read(given, "call"), native, attempt)
+        return _marked(message, out, TaskOptions.read(given, "call"), native, attempt, own)
     return message
 
 
-def _marked(message: Any, out: Outgoing, call: TaskOptions, native: str, attempt: int) -> Any:
+def _marked(
+    message: Any, out: Outgoing, call: TaskOptions, native: str, attempt: int, own: str
+) -> Any:
     """Return *message* with Refs in their wire form and a note of where they are."""
     args, kwargs, embed = message.body
     resolve, keep = out.paths
@@ -187,6 +198,10 @@ def _marked(message: Any, out: Outgoing, call: TaskOptions, native: str, attempt
         # them holds; and what is a Ref in a pickle needs no path to be told from data.
         keep = []
     note: dict[str, Any] = {"v": NOTE_VERSION, "refs": resolve, "keep": keep}
+    if out.holds:
+        note["holds"] = True
+        if also := out.held_by(own, embedded=True):
+            note["also"] = [ref.wire for ref in also]
     if attempt:
         note["attempt"] = attempt
     said = {key: value for key, value in asdict(call).items() if value is not None}
@@ -219,14 +234,15 @@ def _no_result(_value: Any, _native: str) -> None:
     return None
 
 
-def _delay(countdown: Any, eta: Any) -> float:
-    if isinstance(countdown, (int, float)):
-        return max(0.0, float(countdown))
-    if isinstance(eta, str):
-        eta = datetime.fromisoformat(eta.replace("Z", "+00:00"))
-    if not isinstance(eta, datetime):
+def _seconds_until(when: Any) -> float:
+    """Return the seconds from now to *when*: a number of them, or a time as Celery takes it."""
+    if isinstance(when, (int, float)):
+        return max(0.0, float(when))
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when.replace("Z", "+00:00"))
+    if not isinstance(when, datetime):
         return 0.0
-    if eta.tzinfo is None:
-        eta = eta.replace(tzinfo=_LATEST_ZONE)
-    left: float = (eta - datetime.now(timezone.utc)).total_seconds()
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=_LATEST_ZONE)
+    left: float = (when - datetime.now(timezone.utc)).total_seconds()
     return max(0.0, left)

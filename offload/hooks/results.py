@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.result import AsyncResult
 
+from offload.content.holds import Hold, holder
 from offload.errors import InvalidRef, OffloadError
-from offload.hooks.delivery import current_delivery
+from offload.hooks.delivery import HELD, current_delivery
 from offload.hooks.paths import contains
 from offload.hooks.publish import wire_form
+from offload.hooks.release import is_done, release, task_holder
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
 if TYPE_CHECKING:
@@ -115,6 +117,9 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     meta_from_decoded: Callable[..., Any] = backend.meta_from_decoded
     store_result: Callable[..., Any] = backend.store_result
     mark_as_done: Callable[..., Any] = backend.mark_as_done
+    mark_as_failure: Callable[..., Any] = backend.mark_as_failure
+    mark_as_revoked: Callable[..., Any] = backend.mark_as_revoked
+    forget: Callable[..., Any] = backend.forget
     call_errbacks: Callable[..., Any] = backend._call_task_errbacks
     part_return: Callable[..., Any] = backend.on_chord_part_return
 
@@ -125,8 +130,8 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             if ref is not None:
                 return wire_form(ref, backend.serializer)
         if state == states.SUCCESS and looks_like_ref(result):  # stored by a task's own hand
-            ttl = hook.settings.retention
-            ref = hook.content.put_disguised(result, native=backend.serializer, ttl=ttl)
+            hold = Hold(hook.settings.retention)
+            ref = hook.content.put_disguised(result, native=backend.serializer, hold=hold)
             return wire_form(ref, backend.serializer)
         return encode_result(result, state)
 
@@ -167,6 +172,27 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             delivery.keep_result(None, {})
         return done
 
+    def offload_mark_as_failure(
+        task_id: str, exc: Any, *given: Any, request: Any = None, **options: Any
+    ) -> Any:
+        done = mark_as_failure(task_id, exc, *given, request=request, **options)
+        _release_request(hook, task_id, request, states.FAILURE)
+        return done
+
+    def offload_mark_as_revoked(
+        task_id: str, *given: Any, request: Any = None, **options: Any
+    ) -> Any:
+        done = mark_as_revoked(task_id, *given, request=request, **options)
+        _release_request(hook, task_id, request, states.REVOKED)
+        return done
+
+    def offload_forget(task_id: str) -> Any:
+        ref = _stored_ref(backend, task_id)
+        done = forget(task_id)
+        if ref is not None:
+            release(hook, [ref], holder("result", task_id))
+        return done
+
     def offload_call_task_errbacks(request: Any, exc: Any, traceback: Any) -> Any:
         if not any(contains(dict(errback), (Ref,)) for errback in request.errbacks):
             return call_errbacks(request, exc, traceback)
@@ -183,6 +209,9 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
 
     backend._call_task_errbacks = offload_call_task_errbacks
     backend.mark_as_done = offload_mark_as_done
+    backend.mark_as_failure = offload_mark_as_failure
+    backend.mark_as_revoked = offload_mark_as_revoked
+    backend.forget = offload_forget
     backend.encode_result = offload_encode_result
     backend.meta_from_decoded = offload_meta_from_decoded
     backend.store_result = offload_store_result
@@ -241,6 +270,27 @@ def _as_arrived(request: Any) -> Any:
     request = copy.copy(request)
     request.args, request.kwargs = arrived
     return request
+
+
+def _release_request(hook: Offload, task_id: str, request: Any, state: str) -> None:
+    """Give up what a message held that the worker's main process ended itself."""
+    held = getattr(request, HELD, None)
+    task = hook.app.tasks.get(getattr(request, "task", None))
+    if held and task is not None and is_done(hook.app, task, state, request.delivery_info):
+        hook.releaser.submit(held, task_holder(task_id, request.retries))
+
+
+def _stored_ref(backend: Any, task_id: str) -> Ref[Any] | None:
+    """Return the reference that is stored as a result; None where there is none to be had."""
+    try:
+        meta = backend.get_task_meta(task_id)
+        if isinstance(meta, ResultMeta):
+            with results_as_refs():
+                found = meta["result"]
+            return found if isinstance(found, Ref) else None
+    except Exception as exc:  # forgetting a result must work all the same
+        logger.info("result %s keeps its value until it expires: %s", task_id, exc)
+    return None
 
 
 def _unlocking_chord() -> bool:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from celery import states
 from celery.app import trace
 from celery.backends.base import DisabledBackend
 from celery.bootsteps import Step
@@ -23,6 +24,7 @@ from celery.exceptions import Reject, Retry
 from celery.result import ResultBase
 from kombu.utils.objects import cached_property
 
+from offload.content.holds import Hold, holder
 from offload.errors import OffloadError, SerializationError, StoreUnavailable
 from offload.hooks.delivery import (
     EMBED,
@@ -34,6 +36,7 @@ from offload.hooks.delivery import (
 from offload.hooks.outgoing import described
 from offload.hooks.paths import contains
 from offload.hooks.publish import resending
+from offload.hooks.release import task_holder
 from offload.ref import Ref, looks_like_ref
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
@@ -110,9 +113,13 @@ def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..
     def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         request = {} if request is None else request
         note = request.pop(EMBED, None)
-        with Delivery(hook, task) as delivery:
+        with Delivery(hook, task, task_holder(uuid, request.get("retries"))) as delivery:
             delivery.receive(args, kwargs, request, note)
-            return tracer(uuid, delivery.args, delivery.kwargs, request)
+            outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
+            if delivery.holds:
+                state = outcome.info.state if outcome.info is not None else states.SUCCESS
+                delivery.finish(state, request.get("delivery_info"))
+            return outcome
 
     return traced
 
@@ -228,11 +235,28 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
     try:
         if stored or request.chord:
             _refuse_refs_within(result)
-        ref = _result_ref(hook, options, result, native)
+        hold = _result_hold(hook, options, delivery, stored=stored)
+        ref = _result_ref(hook, options, result, native, hold)
     except OffloadError as exc:
         raise described(exc, task.name, "result") from exc
     if ref is not None:
         delivery.keep_result(result, {native: ref})
+        if hold.holder == delivery.holder:
+            delivery.hold(ref)
+
+
+def _result_hold(hook: Offload, options: TaskOptions, delivery: Delivery, *, stored: bool) -> Hold:
+    """Return who needs the result, and how long: a chord's body if it is its part, and the
+    message of the task itself where it only goes to callbacks, which hold it for themselves.
+    """
+    request = delivery.task.request
+    ttl = hook.result_ttl(options)
+    if stored:
+        return Hold(ttl, holder("result", request.id))
+    if request.chord:
+        body = (request.chord.get("options") or {}).get("task_id")
+        return Hold(ttl, task_holder(body) if body else holder("result", request.id))
+    return Hold(options.retention or ttl, delivery.holder)
 
 
 def _refuse_refs_within(result: Any) -> None:
@@ -269,14 +293,16 @@ def _needs_no_look(result: Any, threshold: int | None) -> bool:
     )
 
 
-def _result_ref(hook: Offload, options: Any, result: Any, native: str) -> Ref[Any] | None:
+def _result_ref(
+    hook: Offload, options: Any, result: Any, native: str, hold: Hold
+) -> Ref[Any] | None:
     """Return the reference by which *result* travels, None where it goes as it is."""
     if isinstance(result, Ref):
         ref = result if result.resolve is not None else hook.content.open(result.wire)
-        hook.content.keep(ref, hook.result_ttl(options))
+        hook.content.keep(ref, hold)
         return ref
     if looks_like_ref(result):  # a user's data: it must not be read as a reference
-        return hook.content.put_disguised(result, native=native, ttl=hook.result_ttl(options))
+        return hook.content.put_disguised(result, native=native, hold=hold)
     threshold = options.threshold
     if threshold and certainly_small(result, threshold - 1, native):
         return None
@@ -286,13 +312,13 @@ def _result_ref(hook: Offload, options: Any, result: Any, native: str) -> Ref[An
     if hook.settings.mode == "observe":
         hook.observer.value(result, native, threshold)
         return None
-    content, ttl = hook.content, hook.result_ttl(options)
-    if (remembered := content.remembered(result, native=native, ttl=ttl)) is not None:
+    content = hook.content
+    if (remembered := content.remembered(result, native=native, hold=hold)) is not None:
         return remembered
     payload = content.serializers.encode(result, native)
     content.check_size(payload)
     if payload.size >= threshold:
-        return content.put_or_inline(payload, ttl=ttl, value=result, native=native)
+        return content.put_or_inline(payload, hold=hold, value=result, native=native)
     if content.serializers.carries(result, native):
         return None
     return content.within(payload)

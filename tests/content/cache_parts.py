@@ -10,6 +10,7 @@ import numpy as np
 
 from offload.content.cache import NodeCache
 from offload.content.cache_folder import Folder
+from offload.content.holds import Hold
 from offload.content.manifest import CHUNK
 from offload.content.store import ContentStore
 from offload.counters import Counters
@@ -106,7 +107,7 @@ class Machine:
         )
 
     def put(self, value, native="pickle"):
-        return self._writer.put(value, native=native, ttl=HOUR)
+        return self._writer.put(value, native=native, hold=Hold(HOUR))
 
     def reader(self, **options):
         return Reader(self.store, options.pop("path", self.path), **options)

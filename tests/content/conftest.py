@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from offload.content.holds import Hold
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.serializers.choose import Registry
@@ -27,12 +28,15 @@ class Counting:
     def __getattr__(self, name):
         method = getattr(self._inner, name)
 
-        def call(*args):
+        if not callable(method):
+            return method
+
+        def call(*args, **kwargs):
             self.calls[name] += 1
             self.asked.append((name, *args))
             if self.fail is not None:
                 self.fail(name, *args)
-            return method(*args)
+            return method(*args, **kwargs)
 
         return call
 
@@ -89,7 +93,7 @@ class Parts:
         )
 
     def put(self, value, native="json", ttl=HOUR):
-        return self.content.put(value, native=native, ttl=ttl)
+        return self.content.put(value, native=native, hold=Hold(ttl))
 
     def uploads(self, value, native="json"):
         """Store *value*; return how many blobs that uploaded."""

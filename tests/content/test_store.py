@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offload.content import manifest, store
+from offload.content.holds import Hold
 from offload.content.manifest import CHUNK
 from offload.digest import digest_of
 from offload.errors import (
@@ -102,9 +103,9 @@ def test_the_same_content_again_uploads_nothing_in_one_round_trip(parts):
     _ = other.keys
     parts.store.calls.clear()
     before = parts.counters.snapshot()
-    other.put(noise(MB), native="json", ttl=HOUR)
+    other.put(noise(MB), native="json", hold=Hold(HOUR))
     after = parts.counters.snapshot()
-    assert parts.store.calls == {"missing": 1}
+    assert parts.store.calls == {"hold": 1}
     assert after["blobs_uploaded"] == before["blobs_uploaded"]
     assert after["values_deduplicated"] == before["values_deduplicated"] + 1
 
@@ -115,7 +116,7 @@ def test_how_it_is_stored_does_not_split_deduplication(make_parts):
     parts.put(np.zeros(MB))
     plain = parts.another(compression="none")
     before = parts.counters.snapshot()["blobs_uploaded"]
-    plain.put(np.zeros(MB), native="json", ttl=HOUR)
+    plain.put(np.zeros(MB), native="json", hold=Hold(HOUR))
     assert parts.counters.snapshot()["blobs_uploaded"] == before
 
 
@@ -152,7 +153,7 @@ def test_a_root_is_there_only_with_its_chunks(parts):
 
         parts.store.blobs.fail = fail
         try:
-            ref = parts.another().put(value, native="json", ttl=HOUR)
+            ref = parts.another().put(value, native="json", hold=Hold(HOUR))
         except StoreUnavailable:
             roots = [b for b in parts.store.stored.values() if b.content[1:9] == b"OFFLOAD1"]
             assert not roots
@@ -361,7 +362,7 @@ def test_immutable_values_are_not_hashed_again(parts, hashed, value):
     parts.store.calls.clear()
     again = parts.put(value)
     assert not hashed
-    assert parts.store.calls == {"missing": 1}
+    assert parts.store.calls == {"hold": 1}
     assert again.digest == first.digest
     assert parts.counters.snapshot()["values_remembered"] == 1
     assert same(again.get(), value)
@@ -401,15 +402,18 @@ def test_what_was_remembered_but_is_gone_is_stored_again(parts):
 
 
 def test_within_the_promise_keeping_costs_nothing(parts):
-    """A reference that is promised long enough is passed on without a round trip."""
+    """A reference that was put for long enough is passed on without a round trip; what others
+    may give up is held.
+    """
     ref = parts.put(noise(MB), ttl=HOUR)
     parts.store.calls.clear()
-    parts.content.keep(ref, HOUR)
+    parts.content.keep(ref, Hold(HOUR, "task:1"))
     other = parts.another()
     opened = other.open(ref.wire)
-    parts.store.calls.clear()
-    other.keep(opened, HOUR)
     assert not parts.store.calls
+    other.keep(opened, Hold(HOUR, "task:1"))
+    other.keep(opened, Hold(HOUR, "task:2"))
+    assert parts.store.calls == {"get": 1, "hold": 2}
 
 
 def test_beyond_the_promise_all_blobs_are_touched(parts):
@@ -418,13 +422,13 @@ def test_beyond_the_promise_all_blobs_are_touched(parts):
     """
     ref = parts.put(noise(MB), ttl=HOUR)
     for content, calls in (
-        (parts.content, {"missing": 1}),
-        (parts.another(), {"get": 1, "missing": 1}),
+        (parts.content, {"hold": 1}),
+        (parts.another(), {"get": 1, "hold": 1}),
     ):
         parts.clock.now += 2000
         opened = content.open(ref.wire)
         parts.store.calls.clear()
-        content.keep(opened, HOUR)
+        content.keep(opened, Hold(HOUR, "task:1"))
         assert parts.store.calls == calls
     parts.clock.now += HOUR + 59
     assert same(parts.another().open(ref.wire).get(), noise(MB))
@@ -436,9 +440,9 @@ def test_what_is_gone_cannot_be_kept(parts):
     ref = parts.put(noise(MB), ttl=HOUR)
     parts.clock.now += 2 * HOUR
     with pytest.raises(BlobMissing, match="7200 s old"):
-        parts.content.keep(ref, HOUR)
+        parts.content.keep(ref, Hold(HOUR, "task:1"))
     with pytest.raises(BlobMissing):
-        parts.another().keep(ref, HOUR)
+        parts.another().keep(ref, Hold(HOUR, "task:1"))
 
 
 def test_a_value_within_its_reference_needs_no_store(make_parts):
@@ -449,7 +453,7 @@ def test_a_value_within_its_reference_needs_no_store(make_parts):
     ref = parts.content.within(payload)
     other = parts.another(secret="a secret of enough length")
     opened = other.open(ref.wire)
-    other.keep(opened, HOUR)
+    other.keep(opened, Hold(HOUR, "task:1"))
     assert opened.get() == value
     assert not parts.store.calls
 
@@ -497,16 +501,16 @@ def test_a_store_that_was_emptied_does_not_part_processes_for_ever(parts):
     made a new one understand each other again, without a restart.
     """
     publisher, worker = parts.content, parts.another()
-    worker.open(publisher.put("x" * 5000, native="json", ttl=HOUR).wire)
+    worker.open(publisher.put("x" * 5000, native="json", hold=Hold(HOUR)).wire)
     parts.store.stored.clear()
     parts.store.raw.pointers._values.clear()
     newcomer = parts.another()
     _ = newcomer.keys
     parts.clock.now += 120
-    ref = publisher.put("y" * 5000, native="json", ttl=HOUR)
+    ref = publisher.put("y" * 5000, native="json", hold=Hold(HOUR))
     assert newcomer.open(ref.wire).get() == "y" * 5000
     assert worker.open(ref.wire).get() == "y" * 5000
-    ref = newcomer.put("z" * 5000, native="json", ttl=HOUR)
+    ref = newcomer.put("z" * 5000, native="json", hold=Hold(HOUR))
     assert worker.open(ref.wire).get() == "z" * 5000
     assert publisher.open(ref.wire).get() == "z" * 5000
 
@@ -564,11 +568,11 @@ def test_goes_on_after_a_fork_over_redis(redis):
     content = ContentStore(
         open_store(f"{redis.url}?prefix=fork"), Registry(["json"]), Settings(), Counters()
     )
-    ref = content.put(noise(MB), native="json", ttl=60)
+    ref = content.put(noise(MB), native="json", hold=Hold(60))
     for _ in range(3):
         assert in_child(lambda: same(ref.get(), noise(MB))) == ("ok", True)
         assert same(ref.get(), noise(MB))
-        wire = in_child(lambda: content.put("x" * 50_000, native="json", ttl=60).wire)
+        wire = in_child(lambda: content.put("x" * 50_000, native="json", hold=Hold(60)).wire)
         assert content.open(wire[1]).get() == "x" * 50_000
 
 

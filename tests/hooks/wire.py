@@ -35,17 +35,21 @@ class Wire:
             queue = queue(connection.default_channel)
             while message := queue.get():
                 message.ack()
-                headers = dict(message.headers)
-                request = {**headers, "delivery_info": {}, "hostname": "here"}
-                trace_task_ret(
-                    headers["task"],
-                    headers["id"],
-                    request,
-                    message.body,
-                    message.content_type,
-                    message.content_encoding,
-                    app=self.app,
-                )
+                self.execute(message)
+
+    def execute(self, message: Any) -> None:
+        """Execute one message, as often as this is called."""
+        headers = dict(message.headers)
+        request = {**headers, "delivery_info": {"exchange": ""}, "hostname": "here"}
+        trace_task_ret(
+            headers["task"],
+            headers["id"],
+            request,
+            message.body,
+            message.content_type,
+            message.content_encoding,
+            app=self.app,
+        )
 
     def get(self, result: Any) -> Any:
         """Return the result of a task that was sent, after all work is done."""
@@ -92,7 +96,7 @@ def make_wire(*, watch: bool = True, conf: dict[str, Any] | None = None, **setti
 def record_calls(wire: Wire) -> None:
     store = wire.hook.store
     for part in ("blobs", "pointers"):
-        for name in ("put", "get", "missing", "read", "swap"):
+        for name in ("put", "get", "hold", "release", "read", "swap"):
             method = getattr(getattr(store, part), name, None)
             if method is None:
                 continue

@@ -1,0 +1,127 @@
+"""Giving up what a message held, once nobody can need it for that message any more.
+
+Only what is certain counts. A message that went to a dead letter queue, or of which other
+workers may have copies, gives nothing up here: its values end by their retention.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from celery import states
+
+from offload.content.holds import holder
+from offload.errors import OffloadError
+from offload.ref import Ref
+from offload.stores.processes import PerProcess
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("Releaser", "is_done", "redelivery_time", "release", "task_holder")
+
+logger = logging.getLogger(__name__)
+
+_FINAL = frozenset({states.SUCCESS, states.FAILURE, states.RETRY, states.IGNORED, states.REVOKED})
+_VISIBILITY = {"redis": 3600.0, "rediss": 3600.0, "sentinel": 3600.0, "sqs": 1800.0}
+_WAITING = 10_000  # releases that wait for the thread; what is more ends by its retention
+
+
+def task_holder(task_id: Any, retries: int | None = 0) -> str:
+    """Return the holder of what the message of a task refers to.
+
+    A retry has the task's id and is another message: one that is delivered a second time
+    must not give up what the retry needs.
+    """
+    return holder("task", f"{task_id}+{retries}" if retries else str(task_id))
+
+
+def redelivery_time(conf: Any) -> float:
+    """Return the seconds after which the broker may give a message again that was not
+    acknowledged, as when its worker was killed at its very end.
+    """
+    options = conf.broker_transport_options or {}
+    url = conf.broker_read_url or conf.broker_url
+    first = url[0] if isinstance(url, (list, tuple)) and url else url
+    default = _VISIBILITY.get(urlsplit(str(first)).scheme.partition("+")[0], 0.0)
+    return float(options.get("visibility_timeout", default) or 0.0)
+
+
+def is_done(app: Any, task: Any, state: str, delivery_info: Mapping[str, Any] | None) -> bool:
+    """Return whether the message of a task that ended in *state* cannot come again.
+
+    A retry is another message, with holds of its own.
+    """
+    if state not in _FINAL:
+        return False
+    if state == states.FAILURE and task.acks_late and not _acks_failures(task):
+        return False  # it goes back to the queue, or to a dead letter queue
+    return _is_only_copy(app, (delivery_info or {}).get("exchange"))
+
+
+def _acks_failures(task: Any) -> bool:
+    names = ("acks_on_failure_or_timeout", "acks_on_failure", "acks_on_timeout")
+    return all(getattr(task, name, True) is not False for name in names)
+
+
+def _is_only_copy(app: Any, exchange: str | None) -> bool:
+    """Return whether messages of *exchange* go to one queue: a fanout's go to many, a topic's
+    may.
+    """
+    if not exchange:
+        return exchange == ""  # the broker's own, to the queue named
+    kinds = {
+        queue.exchange.type
+        for queue in app.amqp.queues.values()
+        if queue.exchange is not None and queue.exchange.name == exchange
+    }
+    return kinds == {"direct"}
+
+
+def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
+    """Give up what *name* holds. What fails is counted: it ends by its retention."""
+    try:
+        content = hook.content
+        opened = [ref if ref.resolve is not None else content.open(ref.wire) for ref in refs]
+        content.release(opened, name, hook.grace)
+    except OffloadError as exc:
+        hook.counters.add(releases_failed=1)
+        logger.info("%s keeps its values until they expire: %s", name, exc)
+
+
+class Releaser:
+    """Releases in a thread of its own, for a worker's main process, which must not wait.
+
+    The thread is begun at the first need, in each process that has one.
+    """
+
+    def __init__(self, hook: Offload) -> None:
+        self._hook = hook
+        self._queues = PerProcess(self._begin)
+
+    def submit(self, wires: Iterable[str], name: str) -> None:
+        """Have what *name* holds of these references given up soon."""
+        try:
+            self._queues.get().put_nowait((list(wires), name))
+        except queue.Full:
+            self._hook.counters.add(releases_failed=1)
+
+    def _begin(self) -> queue.Queue[tuple[list[str], str]]:
+        waiting: queue.Queue[tuple[list[str], str]] = queue.Queue(_WAITING)
+        threading.Thread(
+            target=self._run, args=(waiting,), name="offload-release", daemon=True
+        ).start()
+        return waiting
+
+    def _run(self, waiting: queue.Queue[tuple[list[str], str]]) -> None:
+        while True:
+            wires, name = waiting.get()
+            try:
+                release(self._hook, map(Ref.unbound, wires), name)
+            except Exception:  # one of them must not end the thread
+                logger.exception("%s keeps its values until they expire", name)

@@ -1,0 +1,366 @@
+"""Who holds what, from publishing to the end: on a memory store, by messages that are bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+from celery import chain, chord, group, states
+from celery.app.amqp import Queues
+from celery.exceptions import Ignore, Reject
+from kombu import Exchange, Queue
+
+from offload import Ref
+from offload.hooks.release import is_done, redelivery_time
+from tests.hooks.wire import make_wire
+
+BIG = list(range(2000))
+HOUR = 3600.0
+
+
+@pytest.fixture
+def wire():
+    return make_wire(retention=10 * HOUR, grace=HOUR, conf={"result_expires": 5 * HOUR})
+
+
+@pytest.fixture
+def tasks(wire):
+    app = wire.app
+
+    class Tasks:
+        @app.task(name="size", shared=False)
+        def size(value, *more):
+            return len(value)
+
+        @app.task(name="echo", shared=False)
+        def echo(value, *more):
+            return value
+
+        @app.task(name="silent", shared=False, ignore_result=True)
+        def silent(value):
+            return value
+
+        @app.task(name="fails", shared=False)
+        def fails(value):
+            raise RuntimeError("as it is meant to")
+
+        @app.task(name="late", shared=False, acks_late=True, acks_on_failure_or_timeout=False)
+        def late(value):
+            raise RuntimeError("as it is meant to")
+
+        @app.task(name="ends", shared=False)
+        def ends(value, how):
+            raise {"reject": Reject("no"), "ignore": Ignore()}[how]
+
+        @app.task(name="again", shared=False, bind=True, max_retries=2)
+        def again(self, value, other=None):
+            if self.request.retries < 2:
+                raise self.retry(countdown=0, args=(value,), kwargs={"other": other})
+            return len(value)
+
+        @app.task(name="replaced", shared=False, bind=True)
+        def replaced(self, value):
+            return self.replace(Tasks.size.s(value))
+
+        @app.task(name="looks", shared=False)
+        def looks(value: Ref, seen=None):
+            return value.digest
+
+    return Tasks
+
+
+def holders(wire):
+    """Return how many blobs each holder holds; also blobs that are not there (any more)."""
+    blobs = wire.hook.store.blobs
+    return Counter(name for digest in list(blobs._holds) for name in blobs.holders(digest))
+
+
+def lives(wire):
+    """Return the seconds that each blob has left."""
+    return sorted(info.ttl for info in wire.hook.store.blobs.scan())
+
+
+def held_for(wire, name):
+    """Return the seconds for which *name* holds something."""
+    blobs = wire.hook.store.blobs
+    return max(
+        left for d in list(blobs._holds) for n, left in blobs.holders(d).items() if n == name
+    )
+
+
+def near(seconds):
+    return pytest.approx(seconds, abs=90)
+
+
+# -- messages
+
+
+def test_a_message_holds_what_it_refers_to(wire, tasks):
+    """From publishing on, a message holds its values for the retention, by its task's id."""
+    result = tasks.size.delay(BIG)
+    assert holders(wire) == {f"task:{result.id}": 1}
+    assert lives(wire) == [near(10 * HOUR)]
+
+
+def test_a_task_that_is_done_gives_its_values_up(wire, tasks):
+    """After a task, its values live for the grace and no longer, whether it failed or not."""
+    for task in (tasks.size, tasks.fails):
+        task.delay([*BIG, task.name])
+    wire.work()
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR), near(HOUR)]
+
+
+def test_another_message_keeps_a_shared_value(wire, tasks):
+    """A value that two messages carry lives until the second is done."""
+    tasks.size.delay(BIG)
+    other = tasks.size.apply_async((BIG,), queue="elsewhere")
+    wire.work()
+    assert holders(wire) == {f"task:{other.id}": 1}
+    assert lives(wire) == [near(10 * HOUR)]
+
+
+def test_chunks_are_held_and_given_up_as_well(wire, tasks):
+    """Every blob of a large value is held, and given up without being read again."""
+    result = tasks.size.delay(np.arange(2_000_000))
+    assert holders(wire) == {f"task:{result.id}": 5}
+    wire.work()
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR)] * 5
+    assert wire.calls.count("release") == 1
+    assert wire.calls.count("get") == 2  # its root, and its chunks
+
+
+def test_an_unread_reference_is_given_up_as_well(wire, tasks):
+    """A task that never asked for its large value gives all of it up."""
+    tasks.looks.delay(np.arange(2_000_000))
+    wire.work()
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR)] * 5
+
+
+@pytest.mark.parametrize("how", ("ignore", "reject"))
+def test_what_may_come_again_is_kept(wire, tasks, how):
+    """A rejected message may be in a dead letter queue: it keeps what it holds. An ignored
+    result is an end.
+    """
+    result = tasks.ends.delay(BIG, how)
+    wire.work()
+    expected = {f"task:{result.id}": 1} if how == "reject" else {}
+    assert holders(wire) == expected
+
+
+def test_a_failure_that_goes_to_a_dead_letter_queue_is_kept(wire, tasks):
+    """A task that is not acknowledged when it fails keeps what its message holds."""
+    result = tasks.late.delay(BIG)
+    wire.work()
+    assert holders(wire) == {f"task:{result.id}": 1}
+
+
+def test_a_retry_holds_for_itself(wire, tasks):
+    """Each try's message has a hold of its own, and nothing is left after the last."""
+    result = tasks.again.delay(BIG)
+    seen = []
+    publish = wire.app.amqp.__dict__["create_task_message"]
+
+    def watched(task_id, *args, **options):
+        message = publish(task_id, *args, **options)
+        seen.append(dict(holders(wire)))
+        return message
+
+    wire.app.amqp.__dict__["create_task_message"] = watched
+    assert wire.get(result) == 2000
+    first, second, third = (f"task:{result.id}{more}" for more in ("", "+1", "+2"))
+    assert seen == [{first: 1, second: 1}, {second: 1, third: 1}]
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR)]
+
+
+def test_a_second_delivery_leaves_the_retry_its_value(wire, tasks):
+    """A message that is delivered twice does not give up what the first delivery's retry needs."""
+    result = tasks.again.delay(BIG)
+    with wire.app.connection_for_read() as connection:
+        queue = wire.app.amqp.queues[wire.app.conf.task_default_queue](connection.default_channel)
+        message = queue.get()
+    for _ in range(2):
+        wire.execute(message)
+        assert holders(wire) == {f"task:{result.id}+1": 1}
+
+
+def test_a_replacement_keeps_what_it_needs(wire, tasks):
+    """A task replaced by another under its own id leaves it its value, which gives it up."""
+    result = tasks.replaced.delay(BIG)
+    assert wire.get(result) == 2000
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR)]
+
+
+# -- how long
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    (
+        ({}, 10 * HOUR),
+        ({"countdown": 100 * HOUR}, 110 * HOUR),
+        ({"eta": lambda: datetime.now(timezone.utc) + timedelta(hours=20)}, 30 * HOUR),
+        ({"expires": 60}, 60 + HOUR),
+        ({"expires": 50 * HOUR}, 51 * HOUR),
+        ({"expires": 50 * HOUR, "countdown": 20 * HOUR}, 51 * HOUR),
+        ({"offload": {"retention": 2 * HOUR}}, 2 * HOUR),
+    ),
+)
+def test_a_message_holds_as_long_as_it_may_wait(wire, tasks, options, seconds):
+    """countdown and eta are added to the retention; expires says it all."""
+    given = {key: value() if callable(value) else value for key, value in options.items()}
+    result = tasks.size.apply_async((BIG,), **given)
+    assert held_for(wire, f"task:{result.id}") == near(seconds)
+
+
+def test_the_grace_covers_a_second_delivery():
+    """What is released lives on for the broker's time to give a message again, too."""
+    wire = make_wire(grace=HOUR, conf={"broker_transport_options": {"visibility_timeout": 7200}})
+    assert wire.hook.grace == 3 * HOUR
+    assert redelivery_time(make_wire().app.conf) == 0
+    for url, seconds in (("redis://x", 3600), ("sqs://", 1800), ("amqp://x", 0)):
+        conf = make_wire(conf={"broker_url": url}, watch=False).app.conf
+        assert redelivery_time(conf) == seconds
+
+
+@pytest.mark.parametrize(
+    ("exchange", "only"),
+    (("", True), ("direct", True), ("topic", False), ("fanout", False), ("unknown", False)),
+)
+@pytest.mark.usefixtures("tasks")
+def test_a_message_with_copies_is_not_given_up(wire, exchange, only):
+    """A broadcast goes to many workers: the first that is done gives nothing up."""
+    wire.app.amqp.queues = Queues(
+        [
+            Queue(kind, Exchange(kind, type=kind), routing_key=kind)
+            for kind in ("direct", "topic", "fanout")
+        ]
+    )
+    task = wire.app.tasks["size"]
+    assert is_done(wire.app, task, states.SUCCESS, {"exchange": exchange}) is only
+    assert not is_done(wire.app, task, states.SUCCESS, None)
+
+
+# -- canvas
+
+
+def test_a_chain_holds_under_frozen_ids(wire, tasks):
+    """What a chain's later tasks need is held under their own ids, and given up by them."""
+    signature = chain(tasks.size.s(BIG), tasks.echo.si([*BIG, 1]), tasks.size.si([*BIG, 2]))
+    result = signature.delay()
+    names = [f"task:{each.id}" for each in (result, result.parent, result.parent.parent)]
+    assert holders(wire) == dict.fromkeys(names, 1)
+    assert wire.get(result) == 2001
+    assert holders(wire) == {f"result:{result.parent.id}": 1}
+    assert lives(wire) == [near(HOUR), near(HOUR), near(10 * HOUR)]
+
+
+def test_a_callback_holds_under_its_task(wire, tasks):
+    """What callbacks without an id need is held by the task that calls them, until it ends."""
+    result = tasks.size.apply_async(
+        ([1],), link=tasks.size.si(BIG), link_error=tasks.size.si([*BIG, 1])
+    )
+    assert holders(wire) == {f"task:{result.id}": 2}
+    wire.work()
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR), near(HOUR)]
+
+
+def test_a_chord_gives_everything_up(wire, tasks):
+    """After a chord only what its stored results need is held."""
+    header = group(tasks.echo.s([*BIG, n]) for n in range(3))
+    result = chord(header)(tasks.echo.si([*BIG, "body"]))
+    assert holders(wire)[f"task:{result.id}"] == 1
+    wire.work()
+    held = holders(wire)
+    assert {name.partition(":")[0] for name in held} == {"result"}
+
+
+def test_a_result_that_is_only_passed_on_is_given_up(wire, tasks):
+    """A result that nobody stores ends with the task that it was passed to."""
+    result = chain(tasks.silent.s([*BIG, 1]), tasks.size.s())
+    result.delay()
+    wire.work()
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR)]
+
+
+# -- results, put
+
+
+def test_a_result_is_held_until_it_expires(wire, tasks):
+    """A stored result is held by its task's id for result_expires or retention."""
+    result = tasks.echo.apply_async((BIG,), offload={"retention": HOUR})
+    wire.work()
+    assert holders(wire) == {f"result:{result.id}": 1}
+    assert lives(wire) == [near(5 * HOUR)]
+    assert result.get() == BIG
+
+
+def test_a_forgotten_result_is_given_up(wire, tasks):
+    """forget() ends the hold of a result; one that is small or not there is no error."""
+    large = tasks.echo.delay(BIG)
+    small = tasks.size.delay(BIG)
+    wire.work()
+    for result in (large, small, wire.app.AsyncResult("never")):
+        result.forget()
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR)]
+
+
+def test_what_was_put_is_nobodys_to_give_up(wire, tasks):
+    """A value that was put lives for its retention, however many tasks used it; they need
+    neither hold it nor give it up.
+    """
+    ref = wire.hook.put(BIG)
+    wire.calls.clear()
+    for _ in range(3):
+        tasks.size.delay(ref)
+    wire.work()
+    assert set(wire.calls) == {"get"}
+    assert holders(wire) == {"put": 1}
+    assert lives(wire)[0] > 10 * HOUR
+
+
+def test_a_short_put_is_held_by_the_message(wire, tasks):
+    """A Ref whose value would end before the message does is held by it."""
+    ref = wire.hook.put(BIG, retention=60)
+    result = tasks.size.delay(ref)
+    assert held_for(wire, f"task:{result.id}") == near(10 * HOUR)
+    wire.work()
+    assert list(holders(wire)) == ["put"]
+
+
+# -- faults
+
+
+def test_a_release_that_fails_harms_nobody(wire, tasks, monkeypatch):
+    """While the store is away a task succeeds; its values end by their retention, and it is
+    counted.
+    """
+    from offload.errors import StoreUnavailable
+
+    def away(*_args):
+        raise StoreUnavailable("away")
+
+    result = tasks.size.delay(BIG)
+    monkeypatch.setattr(wire.hook.store.blobs, "release", away)
+    assert wire.get(result) == 2000
+    assert wire.hook.counters.snapshot()["releases_failed"] == 1
+    assert holders(wire) == {f"task:{result.id}": 1}
+
+
+def test_a_deduplicated_publish_is_one_round_trip(wire, tasks):
+    """With holds, publishing what is stored already asks the store once; its end gives it up
+    in one more.
+    """
+    tasks.size.delay(np.arange(2_000_000))
+    wire.calls.clear()
+    tasks.size.delay(np.arange(2_000_000))
+    assert wire.calls == ["hold"]
