@@ -12,6 +12,7 @@ from kombu.utils.imports import symbol_by_name
 
 from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold
+from offload.content.pins import Pins
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
@@ -130,6 +131,26 @@ class Offload:
             return ref.get()
         opened: Ref[T] = self.content.open(ref.wire)
         return opened.get()
+
+    def pin(self, ref: Ref[Any], name: str) -> None:
+        """Keep the value of *ref* until `unpin`, in place of what has this name.
+
+        Raises BlobMissing if it is gone, ConfigurationError for a store without account of
+        who needs what (S3 or files alone), ValueError for what cannot be a name.
+        """
+        self._pins.pin(self.content.open(ref.wire), name)
+
+    def unpin(self, name: str) -> bool:
+        """Let what was pinned go, after ``offload_grace``; return whether there was a pin."""
+        return self._pins.unpin(name)
+
+    def pinned(self, name: str) -> Ref[Any] | None:
+        """Return what is pinned under *name*, None where there is nothing."""
+        return self._pins.find(name)
+
+    @property
+    def _pins(self) -> Pins:
+        return Pins(self.content, self.grace)
 
     @property
     def store(self) -> Store:

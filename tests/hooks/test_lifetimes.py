@@ -12,7 +12,7 @@ from celery.app.amqp import Queues
 from celery.exceptions import Ignore, Reject
 from kombu import Exchange, Queue
 
-from offload import Ref
+from offload import ConfigurationError, Ref
 from offload.hooks.release import is_done, redelivery_time
 from tests.hooks.wire import make_wire
 
@@ -364,3 +364,41 @@ def test_a_deduplicated_publish_is_one_round_trip(wire, tasks):
     wire.calls.clear()
     tasks.size.delay(np.arange(2_000_000))
     assert wire.calls == ["hold"]
+
+
+# -- pins
+
+
+def test_a_pin_keeps_a_value(wire, tasks):
+    """A pinned value outlives its retention and is found by its name; unpinned, it ends."""
+    hook = wire.hook
+    hook.pin(hook.put(BIG, retention=60), "models/latest")
+    assert holders(wire) == {"put": 1, "pin:models/latest": 1}
+    assert lives(wire)[0] > 10 * 365 * 86400
+    assert hook.pinned("models/latest").get() == BIG
+    assert wire.run(tasks.size, hook.pinned("models/latest")) == 2000
+    assert hook.unpin("models/latest")
+    assert not hook.unpin("models/latest")
+    assert hook.pinned("models/latest") is None
+    assert holders(wire) == {"put": 1}
+    assert lives(wire) == [near(HOUR)]
+
+
+def test_a_pin_moves_to_another_value(wire):
+    """What is pinned in place of another lets that go, but for the chunks that both have."""
+    hook = wire.hook
+    first, second = np.zeros(1 << 20), np.zeros(1 << 20)
+    first[-1], second[-1] = 1, 2
+    hook.pin(hook.put(first), "model")
+    hook.pin(hook.put(second), "model")
+    pinned = [left for left in lives(wire) if left > 100 * HOUR]
+    assert (len(lives(wire)), len(pinned)) == (5, 3)  # they share the first chunk
+    np.testing.assert_array_equal(hook.pinned("model").get(), second)
+    assert list(hook._pins.names()) == ["model"]
+
+
+def test_a_store_by_age_refuses_pins(tmp_path):
+    """Where a pin could not be taken away again there is none."""
+    wire = make_wire(store=f"file://{tmp_path}")
+    with pytest.raises(ConfigurationError, match="by their age alone"):
+        wire.hook.pin(wire.hook.put(BIG), "model")
