@@ -18,7 +18,8 @@ class Proxy:
     Modes: ``pass``; ``refuse`` (connections are reset at once, those that are open as well);
     ``blackhole`` (connections are taken, what comes is swallowed, nothing is answered);
     ``cut`` (each connection is reset after so many bytes from the client); ``halt`` (after
-    so many bytes from a client nothing passes any more).
+    so many bytes from a client nothing passes any more); ``hold`` (what a connection carries
+    after so many bytes waits until `let_go`).
     """
 
     def __init__(self, port: int) -> None:
@@ -31,6 +32,9 @@ class Proxy:
         self.connections = 0
         self.swallowed = 0  # bytes that came in while a black hole
         self.halted = False
+        self.held = 0  # connections that wait for `let_go`
+        self._held_way = ""
+        self._let_go = threading.Event()
         self._changed = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -43,6 +47,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.let_go()
         _end(self._listener)
         self._reset_all()
 
@@ -62,6 +67,19 @@ class Proxy:
     def halt_after(self, count: int) -> None:
         """Swallow everything after *count* bytes of one connection's client."""
         self._set("halt", count)
+
+    def hold_after(self, count: int, way: str) -> None:
+        """Keep back what each connection carries after *count* further bytes of ``requests``
+        or of ``answers``.
+        """
+        self._let_go.clear()
+        self._held_way = way
+        self._set("hold", count, reset=False)
+
+    def let_go(self) -> None:
+        """Pass on what was held, and everything after it."""
+        self._set("pass", reset=False)
+        self._let_go.set()
 
     def _set(self, mode: str, budget: int = 0, *, reset: bool = True) -> None:
         self._mode, self._budget = mode, budget
@@ -101,8 +119,14 @@ class Proxy:
     def _pump(
         self, source: socket.socket, sink: socket.socket, up: bool, left: list[int | None]
     ) -> None:
+        passed = 0
+        way = "requests" if up else "answers"
         with _ending(source), _ending(sink), suppress(OSError):
             while data := source.recv(1 << 16):
+                if self._mode == "hold" and self._held_way == way:
+                    passed += len(data)
+                    if passed > self._budget:
+                        self._hold()
                 if self._mode == "blackhole":
                     self.swallowed += len(data)
                     continue
@@ -118,6 +142,13 @@ class Proxy:
                     _reset(source)
                     _reset(sink)
                     return
+
+    def _hold(self) -> None:
+        with self._lock:
+            self.held += 1
+        self._let_go.wait()
+        with self._lock:
+            self.held -= 1
 
 
 @contextmanager

@@ -1,0 +1,162 @@
+"""Large values in parallel: in every pool, from threads and from greenlets."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from offload.testing.servers import redis_client, wait_until
+from tests.faults.proxy import Proxy
+from tests.integration.harness import Process, environment, worker
+from tests.integration.pools import MB, common, create, digest, large, spoiled
+from tests.integration.publishers import TASKS, THREADS
+
+pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
+
+APP = "tests.integration.pools"
+GREENLETS = 20
+TIMEOUT = 40
+HELD = 200_000  # bytes after which the proxy holds a connection: no small value has as many
+
+
+CONCURRENCY = {"prefork": 4, "threads": 8, "gevent": GREENLETS}
+EVERYWHERE = tuple((pool, kind) for pool in CONCURRENCY for kind in ("redis", "s3"))
+
+
+@pytest.fixture(scope="module")
+def workers(broker_server, store_server, tmp_path_factory, request):
+    """Start a worker of this pool, its store of this kind, unless a test has already."""
+    for each in (broker_server, store_server):
+        with redis_client(each) as client:
+            client.flushall()
+    started = {}
+    with ExitStack() as stack:
+
+        def start(pool, kind):
+            if (pool, kind) not in started:
+                server = request.getfixturevalue("s3") if kind == "s3" else store_server
+                folder = tmp_path_factory.mktemp(f"{pool}-{kind}")
+                numbers = 2 * len(started), 2 * len(started) + 1  # databases of its own
+                urls = [f"redis://{broker_server.host}:{broker_server.port}/{n}" for n in numbers]
+                setup = a_worker(pool, kind, server, urls, folder)
+                started[pool, kind] = stack.enter_context(setup)
+            return started[pool, kind]
+
+        yield start
+
+
+@contextmanager
+def a_worker(pool, kind, server, urls, folder):
+    """A worker, a proxy between it and the store, and an app that goes to the store itself."""
+    prefix = f"pools/{uuid.uuid4().hex}"
+
+    def config(port, cache):
+        is_s3 = kind == "s3"
+        store = server.url(prefix, port=port) if is_s3 else f"redis://{server.host}:{port}/0"
+        offload = {"store": store, "cache": cache}
+        return {"broker": urls[0], "backend": urls[1], "offload": offload}
+
+    cache = folder / "cache"
+    with Proxy(server.port) as proxy:
+        app = create(config(server.port, "off"))
+        config = config(proxy.port, str(cache))
+        with worker(folder, config, pool=pool, concurrency=CONCURRENCY[pool], app=APP) as process:
+            yield SimpleNamespace(app=app, proxy=proxy, config=config, cache=cache, kind=kind)
+            process.popen.kill()  # a pool takes seconds to end of itself
+        app.close()
+
+
+@pytest.fixture
+def running(workers, request):
+    """The worker that the test's parameter says."""
+    return workers(*request.param)
+
+
+def on(*rows):
+    """Run a test with each of these pools and kinds of store."""
+    return pytest.mark.parametrize("running", rows, indirect=True, ids="-".join)
+
+
+@on(*EVERYWHERE)
+def test_large_values_in_parallel(running):
+    """Of many tasks at once each gets its values whole and returns what it made of them; what
+    one writes into a value that others have as well, none of them sees.
+    """
+    count = 60 if running.kind == "redis" else 20
+    shared = [common(number) for number in range(3)]
+    results = [
+        running.app.tasks["mix"].delay(large(number), shared[number // 2 % 3], number)
+        for number in range(count)
+    ]
+    for number, result in enumerate(results):
+        told = result.get(timeout=TIMEOUT)
+        own, theirs = large(number), common(number // 2 % 3)
+        assert told["seen"] == [digest(own), digest(theirs)]
+        assert told["changed"] == [digest(spoiled(own, number)), digest(spoiled(theirs, number))]
+        assert told["later"] == told["changed"]
+        assert digest(told["own"]) == told["changed"][0]
+    # Each value once, for all processes, and nothing unfinished.
+    names = [path.name for path in running.cache.iterdir() if path.name != "lock"]
+    assert len(names) == count + len(shared)
+    assert not [name for name in names if name.endswith(".part")]
+
+
+@on(("gevent", "redis"), ("gevent", "s3"))
+def test_greenlets_do_not_wait_for_each_others_values(running):
+    """While many greenlets are in the middle of fetching large values, another takes a task,
+    runs it and returns: no socket blocks them all, nor do boto3's threads.
+    """
+    app, proxy, many = running.app, running.proxy, GREENLETS - 1
+    assert app.tasks["change"].delay(b"1" * MB, 1).get(timeout=TIMEOUT) == b"1" * MB
+    entered = app.backend.client.get("entered")
+    proxy.hold_after(HELD, "answers")
+    results = [app.tasks["change"].delay(large(n), n) for n in range(100, 100 + many)]
+    wait_until(lambda: proxy.held >= many, "every greenlet is at its value")
+    assert [app.tasks["small"].delay(n).get(timeout=TIMEOUT) for n in range(5)] == [*range(5)]
+    assert proxy.held >= many
+    assert app.backend.client.get("entered") == entered
+    proxy.let_go()
+    found = [digest(result.get(timeout=TIMEOUT)) for result in results]
+    assert found == [digest(spoiled(large(n), n)) for n in range(100, 100 + many)]
+
+
+@pytest.mark.parametrize(
+    ("made_of", "running"),
+    (
+        ("threads", ("threads", "redis")),
+        ("greenlets", ("threads", "redis")),
+        ("greenlets", ("gevent", "s3")),
+    ),
+    indirect=["running"],
+    ids=["threads-redis", "greenlets-redis", "greenlets-s3"],
+)
+def test_publishing_in_parallel(running, tmp_path, made_of):
+    """Threads or greenlets that share an app publish at once, from its first use on; a small
+    task goes out and comes back while all of them are in the middle of an upload.
+    """
+    proxy, config = running.proxy, running.config
+    publishers = {**config, "first": {"threads": 200, "greenlets": 300}[made_of]}
+    publishers["offload"] = {**config["offload"], "cache": "off"}
+    patched = ["gevent.monkey", "--module"] if made_of == "greenlets" else []
+    command = [sys.executable, "-m", *patched, "tests.integration.publishers"]
+    proxy.hold_after(HELD, "requests")
+    process = Process(command, tmp_path / "publisher.log", environment(publishers))
+    try:
+        with redis.Redis.from_url(config["backend"]) as notes:
+            notes.delete("go", "gone")
+            process.wait_for(lambda: proxy.held >= THREADS, "all are uploading", TIMEOUT)
+            notes.rpush("go", "go")
+            process.wait_for(lambda: notes.llen("gone"), "small tasks are done", TIMEOUT)
+        proxy.let_go()
+        process.finish(TIMEOUT)
+        told = next(line for line in process.log().splitlines() if line.startswith("{"))
+    finally:
+        proxy.let_go()
+        process.stop()
+    assert json.loads(told) == {"made_of": made_of, "before": 0, "right": THREADS * TASKS}
