@@ -72,9 +72,11 @@ def make_wire(*, watch: bool = True, conf: dict[str, Any] | None = None, **setti
         f"wire{number}", broker="memory://", backend="cache+memory://", set_as_current=False
     )
     app.conf.update(
-        task_default_queue=f"wire{number}",
-        accept_content=["json", "pickle"],
-        **(conf or {}),
+        {
+            "task_default_queue": f"wire{number}",
+            "accept_content": ["json", "pickle"],
+            **(conf or {}),
+        }
     )
     settings = {"store": f"memory://wire{number}", "threshold": 1000, **settings}
     hook = Offload(app, **settings)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from datetime import datetime, timezone
-from unittest.mock import patch
 
-import boto3
 import fakeredis
 import pytest
-from moto import mock_aws
 
 from offload.stores import open_store
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.stores.redis.packer import PACKER
 from offload.stores.redis.store import RedisStore
-from offload.stores.s3.store import S3Store
 from offload.testing.processes import ProcessSuite
 from offload.testing.stateful import store_machine
 from offload.testing.store import (
@@ -31,6 +25,7 @@ from offload.testing.store import (
     StoreSuite,
     blobs,
 )
+from tests.stores.moto_s3 import moto_s3
 
 
 def fake_redis() -> RedisStore:
@@ -80,29 +75,6 @@ class TestFakeRedis(StoreSuite):
     @pytest.fixture
     def store(self):
         return fake_redis()
-
-
-@contextmanager
-def moto_s3(clock, **options):
-    """S3 in this process, by a clock that stands until it is moved."""
-
-    def stamp():
-        return datetime.fromtimestamp(clock(), timezone.utc).replace(tzinfo=None)
-
-    with mock_aws(), patch("moto.s3.models.utcnow", stamp):
-        session = boto3.session.Session("key", "secret", region_name="us-east-1")
-        client = session.client("s3")
-        client.create_bucket(Bucket="bucket")
-        yield S3Store(
-            lambda *, records: client,
-            bucket="bucket",
-            url="s3://bucket/offload",
-            threads=1,  # moto is not safe among them
-            ahead=0,
-            clock=clock,
-            sleep=lambda seconds: None,
-            **options,
-        )
 
 
 class TestMotoS3(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests):

@@ -1,0 +1,118 @@
+"""No held blob is ever missing, and after the last hold and its grace nothing remains."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from offload.content import manifest, store
+from offload.stores import open_store
+from offload.stores.file.store import FileStore
+from offload.stores.memory import MemoryStore
+from offload.testing.servers import redis_client
+from offload.testing.store import FakeClock
+from tests.hooks.lifetimes import Setup, lifetimes_machine
+from tests.stores.moto_s3 import moto_s3
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Values of kilobytes are cut as others of megabytes are."""
+    for name, module in (("CHUNK", manifest), ("SINGLE", manifest), ("SINGLE", store)):
+        monkeypatch.setattr(module, name, 4096)
+
+
+@pytest.fixture
+def prove(capsys):
+    def prove(name, make, examples):
+        counts = Counter()
+        run_state_machine_as_test(
+            lifetimes_machine(make, counts),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        with capsys.disabled():
+            told = ", ".join(f"{number} {what}" for what, number in counts.items())
+            print(f"\nlifetimes on {name}: {told}")
+        assert counts["histories"] >= examples
+
+    return prove
+
+
+def test_on_memory(prove):
+    def make():
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        return Setup(store, clock.advance, lambda: [*store.blobs._blobs, *store.blobs._holds])
+
+    prove("memory", make, 60)
+
+
+def test_on_files(prove, tmp_path):
+    def make():
+        clock, folder = FakeClock(), tmp_path / os.urandom(4).hex()
+        store = FileStore(folder, clock=clock, skew=60, fsync=False)
+
+        def remains():
+            return [
+                str(path)
+                for part in ("blobs", "tmp")
+                for path in (folder / part).rglob("*")
+                if path.is_file()
+            ]
+
+        return Setup(store, clock.advance, remains, skew=60)
+
+    prove("files", make, 20)
+
+
+@pytest.mark.server
+def test_on_redis(prove, redis):
+    with redis_client(redis) as raw:
+
+        def make():
+            prefix = f"proof-{os.urandom(4).hex()}"
+            keys = lambda: raw.scan_iter(f"{prefix}:*", count=1000)  # noqa: E731
+
+            def advance(seconds):
+                """Move the clock: of a server, what is left of each life is made shorter."""
+                gone = int(seconds * 1000)
+                for key in list(keys()):
+                    left = raw.pttl(key)
+                    if left >= 0:
+                        raw.pexpire(key, left - gone)
+                    if b":holds:" in key and raw.exists(key):
+                        for member in raw.zrange(key, 0, -1):
+                            raw.zincrby(key, -gone, member)
+
+            return Setup(
+                open_store(f"{redis.url}?prefix={prefix}"),
+                advance,
+                lambda: [str(key) for key in keys()],
+            )
+
+        prove("Redis", make, 20)
+
+
+def test_on_s3(prove):
+    clock = FakeClock()
+    with moto_s3(clock, skew=60) as store:
+
+        def make():
+            store.blobs.delete([info.digest for info in store.blobs.scan()])
+
+            def remains():
+                found = store._link._client.list_objects_v2(Bucket="bucket")
+                return [entry["Key"] for entry in found.get("Contents", [])]
+
+            return Setup(store, clock.advance, remains, skew=120)
+
+        prove("S3", make, 8)

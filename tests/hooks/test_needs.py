@@ -1,0 +1,150 @@
+"""How long an app may ask its store to keep something, against what it really asks for."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from celery import Celery, chain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offload import ConfigurationError, Offload
+from offload.hooks.needs import has_pins, longest_life, needs
+from offload.stores.lifecycle import DAY, days_for
+from offload.stores.s3.store import S3Store
+from tests.hooks.wire import make_wire
+
+BIG = "x" * 2000
+_fresh = itertools.count()
+
+seconds = st.floats(1, 200 * DAY)
+
+
+def same(value=None):
+    return value
+
+
+def spied(wire, keeps_holds):
+    """Return the list to which every time to live that the store is asked for is added."""
+    asked = []
+    blobs = wire.hook.store.blobs
+    hold, put = blobs.hold, blobs.put
+
+    def spy_hold(digests, ttl, *given, **more):
+        asked.append(ttl)
+        return hold(digests, ttl, *given, **more)
+
+    def spy_put(contents, ttl, **more):
+        asked.append(ttl)
+        return put(contents, ttl, **more)
+
+    blobs.hold, blobs.put, blobs.keeps_holds = spy_hold, spy_put, keeps_holds
+    return asked
+
+
+def calls(wire, task, delay, half):
+    """Everything by which a value gets into the store; delays of at most *delay* in all."""
+    value = f"{next(_fresh)}{BIG}"
+    eta = datetime.now(timezone.utc) + timedelta(seconds=delay)
+    yield lambda: wire.hook.put(value)
+    yield lambda: task.apply_async((value,), countdown=delay)
+    yield lambda: task.apply_async((value,), eta=eta)
+    yield lambda: task.apply_async((value,), expires=delay)
+    yield lambda: task.apply_async((value,), eta=eta, expires=eta)
+    yield lambda: task.apply_async((1,), link=task.si(value).set(countdown=half), countdown=half)
+    later = task.si(value).set(countdown=half)
+    yield lambda: chain(task.si(1).set(countdown=half), later).apply_async()
+    yield lambda: chain(task.si(1).set(expires=half), later).apply_async()
+    yield lambda: task.delay(value)
+    yield wire.work  # the results, too
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    retention=seconds,
+    own=st.none() | seconds,
+    grace=seconds,
+    expires=st.none() | seconds | st.builds(timedelta, seconds=seconds),
+    delay=seconds,
+    given_retention=seconds,
+    skew=st.floats(1, 1000),
+    ahead=st.floats(0, 10),
+    keeps_holds=st.booleans(),
+)
+def test_a_rule_outlasts_every_life_as_written(
+    retention, own, grace, expires, delay, given_retention, skew, ahead, keeps_holds
+):
+    """Whatever the settings: nothing that S3 is asked to keep is written for longer than the
+    days of the lifecycle rule.
+    """
+    wire = make_wire(
+        conf={"result_expires": expires}, watch=False, retention=retention, grace=grace
+    )
+    options = {} if own is None else {"retention": own}
+    task = wire.app.task(name="keep", shared=False, offload=options)(same)
+    asked = spied(wire, keeps_holds)
+    for call in calls(wire, task, delay, delay / 2):
+        call()
+    if expires is not None:
+        found = needs(wire.hook, delay=delay, retention=None)
+    else:  # the operator says for how long results are read
+        with pytest.raises(ConfigurationError, match="result_expires"):
+            needs(wire.hook, delay=delay)
+        found = needs(wire.hook, delay=delay, retention=given_retention)
+        asked = [ttl for ttl in asked if ttl < 9 * 365 * DAY]  # all but the results
+    s3 = S3Store(lambda records: None, bucket="b", url="s3://b", skew=skew, ahead=ahead)
+    assert len(asked) > 8
+    longest = longest_life(found[0])
+    assert max(asked) <= longest * (1 + 1e-9)
+    rule = s3.lifecycle(longest)
+    assert max(float(s3.blobs._life(ttl)) for ttl in asked) <= rule.days * DAY
+
+
+def an_app(**conf):
+    app = Celery("needs", broker="memory://", set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+def test_each_need_says_why():
+    """An operator sees which setting or task it is that needs something for so long."""
+    app = an_app(result_expires=5000)
+    hook = Offload(app, retention=100, grace=10)
+    app.task(name="long", shared=False, offload={"retention": 300})(same)
+    found = needs(hook, delay=1, retention=200)
+    assert [(need.seconds, need.why) for need in found] == [
+        (5000, "result_expires"),
+        (311, "retention of task long"),
+        (211, "the retention given"),
+        (111, "offload_retention"),
+    ]
+
+
+def test_results_that_are_not_stored_need_nothing():
+    """Where no task stores results by reference, it does not matter that they never expire."""
+    app = an_app(result_expires=None)
+    hook = Offload(app, retention=100, grace=10, results=False)
+    assert [need.why for need in needs(hook)] == ["offload_retention"]
+    app.task(name="one", shared=False, offload={"results": True})(same)
+    with pytest.raises(ConfigurationError, match="result_expires"):
+        needs(hook)
+
+
+@pytest.mark.parametrize(
+    ("life", "days"), ((1, 2), (DAY - 1, 2), (DAY, 2), (DAY + 1, 3), (10 * DAY, 11))
+)
+def test_days_are_whole_and_one_more(life, days):
+    """Servers that count dates, not hours, come up to a day early."""
+    assert days_for(life) == days
+
+
+def test_pins_are_told():
+    """A pinned value is needed for ever; a store without holds can have none."""
+    hook = make_wire().hook
+    assert not has_pins(hook)
+    hook.pin(hook.put(BIG), "model")
+    assert has_pins(hook)
+    hook.unpin("model")
+    assert not has_pins(hook)
