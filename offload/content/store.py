@@ -42,7 +42,7 @@ from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.base import PUT, Parts, Store
 
-__all__ = ("ContentStore",)
+__all__ = ("ContentStore", "longest_asked")
 
 T = TypeVar("T")
 
@@ -53,6 +53,11 @@ _WITHIN = 4096  # bytes up to which data that looks like a reference travels wit
 _KEYS_AGE = 30.0  # seconds from which the store's signing key is looked at with an upload
 _KEYS_AGAIN = 1.0  # seconds between looks at it because a reference was refused
 _KEYS_KEPT = 4
+
+
+def longest_asked(ttl: float) -> float:
+    """Return the most seconds that a store is asked to keep what is needed for *ttl*."""
+    return ttl * _MARGIN + _SKEW
 
 
 class ContentStore:
@@ -380,7 +385,7 @@ class ContentStore:
 
     def _asked(self, hold: Hold) -> float:
         """Return the seconds for which the store is asked to keep what is needed by *hold*."""
-        return hold.ttl * (_MARGIN if self._is_sure(hold) else 1.0) + _SKEW
+        return longest_asked(hold.ttl) if self._is_sure(hold) else hold.ttl + _SKEW
 
     def _is_sure(self, hold: Hold) -> bool:
         """Whether what *hold* was promised cannot be given up by somebody else."""

@@ -240,11 +240,16 @@ class Offload:
         if self.settings.mode == "on":
             _ = self.store  # opened, not connected to: its server may be down now
 
-    def result_ttl(self, options: TaskOptions) -> float:
-        """Return for how many seconds a stored result is needed."""
+    @property
+    def result_expires(self) -> float | None:
+        """Seconds after which the backend removes a result; None: never."""
         expires = self.app.conf.result_expires
         seconds = expires.total_seconds() if hasattr(expires, "total_seconds") else expires
-        return max(options.retention or 0.0, float(seconds) if seconds else _FOREVER)
+        return float(seconds) if seconds else None
+
+    def result_ttl(self, options: TaskOptions) -> float:
+        """Return for how many seconds a stored result is needed."""
+        return max(options.retention or 0.0, self.result_expires or _FOREVER)
 
 
 _NAMES_KEPT = 10_000

@@ -135,6 +135,10 @@ class S3Blobs:
                     size = max((life.size or 0) - NONCE, 0)
                     yield Swept("blob", digest, size, f"expired {life.now - life.ends:.0f} s ago")
 
+    def life(self, ttl: float) -> float:
+        """Return the seconds for which a blob is written that is asked for for *ttl* seconds."""
+        return check_ttl(check_ttl(ttl) * (1 + self._ahead)) + self._skew
+
     # -- one blob
 
     def _keep(self, digest: Digest, ttl: float) -> bool:
@@ -250,7 +254,7 @@ class S3Blobs:
         )
 
     def _life(self, ttl: float) -> str:
-        return f"{check_ttl(check_ttl(ttl) * (1 + self._ahead)) + self._skew:.3f}"
+        return f"{self.life(ttl):.3f}"
 
     # -- many
 

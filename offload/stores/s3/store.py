@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from offload.stores.base import Swept
+from offload.stores.findings import Finding
+from offload.stores.lifecycle import Rule, days_for
 from offload.stores.s3.blobs import S3Blobs
+from offload.stores.s3.diagnose import diagnose
 from offload.stores.s3.link import Connect, Link
 from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
 
@@ -76,6 +80,18 @@ class S3Store:
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.pointers.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
+
+    def lifecycle(self, longest: float) -> Rule:
+        """Return the rule with the fewest days that is safe where nothing is ever asked to be
+        kept for more than *longest* seconds at a time.
+        """
+        begin = f"{self._link.begin}blobs/"
+        return Rule(self._link.bucket, begin, days_for(self.blobs.life(longest)))
+
+    def diagnose(self, *, longest: float) -> Iterator[Finding]:
+        """Look at the server's clock, its conditions and the bucket's rules."""
+        rule = self.lifecycle(longest) if math.isfinite(longest) else None
+        return diagnose(self._link, self._conditions, rule)
 
     def close(self) -> None:
         """Close this process's connections and end its threads; the next call makes new ones."""

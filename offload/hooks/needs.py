@@ -1,0 +1,84 @@
+"""For how long an app may ask its store to keep something, as far as its settings tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from offload.content.store import longest_asked
+from offload.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("Need", "has_pins", "longest_life", "needs")
+
+
+@dataclass(frozen=True)
+class Need:
+    """A reason to keep something.
+
+    Attributes:
+        seconds: from its publishing on.
+        why: the settings that say so, for people.
+    """
+
+    seconds: float
+    why: str
+
+
+def needs(hook: Offload, *, delay: float = 0.0, retention: float | None = None) -> list[Need]:
+    """Return what the settings, and the options of all tasks of the app, ask for; the longest
+    first.
+
+    What a single call asks for cannot be known here:
+
+    Args:
+        delay: the longest ``eta``, ``countdown`` or ``expires`` that is used, in seconds;
+            those of a chain's tasks add up.
+        retention: the longest retention that calls ask for (``Offload.put(retention=…)``,
+            ``apply_async(offload={"retention": …})``), and that results are read for.
+
+    Raises:
+        ConfigurationError: settings or a task's options are wrong; or large results are
+            stored and never expire, and *retention* is None.
+    """
+    found = list(_needs(hook, delay, retention))
+    return sorted(found, key=lambda need: need.seconds, reverse=True)
+
+
+def longest_life(longest: Need) -> float:
+    """Return the most seconds that a store is asked to keep what is needed so."""
+    return longest_asked(longest.seconds)
+
+
+def has_pins(hook: Offload) -> bool:
+    """Return whether anything is pinned, and so needed until it is unpinned.
+
+    Raises what the store says.
+    """
+    return hook.store.blobs.keeps_holds and any(True for _ in hook._pins.names())
+
+
+def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Need]:
+    allowed = delay + hook.grace
+    yield Need(hook.settings.retention + allowed, "offload_retention")
+    if retention is not None:
+        yield Need(retention + allowed, "the retention given")
+    results = hook.settings.results
+    for name in hook.app.tasks:
+        options = hook.options(name)[0]
+        results = results or bool(options.results)
+        if options.retention is not None and hook.tasks[name].options.retention is not None:
+            yield Need(options.retention + allowed, f"retention of task {name}")
+    expires = hook.result_expires
+    if not results:
+        return
+    if expires is not None:
+        yield Need(expires, "result_expires")
+    elif retention is None:
+        raise ConfigurationError(
+            "results never expire (result_expires is not set), so large ones are needed for "
+            "ever: set result_expires, or say for how long results are read"
+        )

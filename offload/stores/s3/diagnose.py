@@ -1,0 +1,110 @@
+"""What can be wrong with a bucket or its server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from offload.errors import ConfigurationError, StoreError
+from offload.stores.findings import Finding, clock_finding
+from offload.stores.lifecycle import Rule
+from offload.stores.s3.link import Link
+from offload.stores.s3.records import Conditions
+
+__all__ = ("diagnose",)
+
+_COMMAND = "write a rule with `celery offload store lifecycle`"
+
+
+def diagnose(link: Link, conditions: Conditions, rule: Rule | None) -> Iterator[Finding]:
+    """Look at clock, conditions and lifecycle rules.
+
+    *rule* is the one with the fewest days that is safe; None where none is.
+    """
+    yield _clock(link)
+    yield _deletes(conditions)
+    try:
+        _, answer = link.ask("get_bucket_lifecycle_configuration", (404, 501))
+    except StoreError as exc:
+        yield Finding(
+            "info",
+            f"the bucket's lifecycle rules cannot be read ({exc})",
+            "grant s3:GetLifecycleConfiguration to have them checked",
+        )
+        return
+    yield from _rules(answer.get("Rules", []), link.begin, rule)
+
+
+def _clock(link: Link) -> Finding:
+    link.ask("list_objects_v2", records=True, Prefix=f"{link.begin}blobs/", MaxKeys=1)
+    earliest, latest = link.bounds()
+    now = time.time()
+    return clock_finding(max(earliest - now, 0.0) or min(latest - now, 0.0))
+
+
+def _deletes(conditions: Conditions) -> Finding:
+    try:
+        conditions.require_deletes()
+    except ConfigurationError as exc:
+        return Finding("warning", str(exc), _COMMAND)
+    return Finding("ok", "it keeps conditions on deletions, so it can be swept")
+
+
+def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> Iterator[Finding]:
+    """Tell which of the bucket's rules remove what is still needed."""
+    for rule in rules:
+        expiration = rule.get("Expiration", {})
+        if rule.get("Status") != "Enabled" or not {"Days", "Date"} & set(expiration):
+            continue
+        prefix = _prefix(rule)
+        if prefix is None:
+            continue
+        name, when = rule.get("ID", ""), _when(expiration)
+        for folder in ("pointers", "leases"):
+            if _overlap(prefix, f"{begin}{folder}/"):
+                yield Finding(
+                    "error",
+                    f"the lifecycle rule {name!r} removes {begin}{folder}/ {when}, and with it "
+                    "the key that references are signed with",
+                    f"limit it to {begin}blobs/: {_COMMAND}",
+                )
+                break
+        if not _overlap(prefix, f"{begin}blobs/"):
+            continue
+        days = expiration.get("Days")
+        if least is None:
+            yield Finding(
+                "error",
+                f"the lifecycle rule {name!r} removes {begin}blobs/ {when}, but something "
+                "there may be needed for ever: a pin, or a result that never expires",
+                "remove the rule and run `celery offload gc`, or set result_expires",
+            )
+        elif days is None or days < least.days:
+            yield Finding(
+                "error",
+                f"the lifecycle rule {name!r} removes {begin}blobs/ {when}, but what is written "
+                f"there may be needed for {least.days} days",
+                _COMMAND,
+            )
+        else:
+            yield Finding("ok", f"the lifecycle rule {name!r} removes {begin}blobs/ {when}")
+
+
+def _prefix(rule: Mapping[str, Any]) -> str | None:
+    """Return what the keys that a rule is for begin with; None if it is for tagged ones."""
+    chosen: Mapping[str, Any] = rule.get("Filter") or {}
+    chosen = chosen.get("And", chosen)
+    if chosen.get("Tag") or chosen.get("Tags"):
+        return None  # no object of ours has a tag
+    return str(chosen.get("Prefix") or rule.get("Prefix") or "")
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
+def _when(expiration: Mapping[str, Any]) -> str:
+    if "Days" in expiration:
+        return f"after {expiration['Days']} days"
+    return f"on {expiration['Date']}"

@@ -1,0 +1,129 @@
+"""``celery offload store lifecycle``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from offload import open_store
+from offload.testing.s3_server import BUCKET, s3_client
+from tests.hooks.wire import make_wire
+
+pytestmark = pytest.mark.integration
+
+URL = "s3://key:secret@buck/pre/fix?endpoint_url=http://127.0.0.1:1&region=here"
+
+
+def rule_of(document):
+    (rule,) = document["Rules"]
+    return rule
+
+
+def test_it_writes_the_rule(project):
+    """It is for blobs alone, never for pointers and leases, and asks the server nothing."""
+    project.write(store=URL, broker="amqp://nowhere:1", retention=86400)
+    rule = rule_of(project.json("store", "lifecycle", "--delay", "0"))
+    # (a day + an hour of grace) * 1.25 + a minute, written twice as long + a minute: 2.6 days
+    assert rule["Filter"] == {"Prefix": "pre/fix/blobs/"}
+    assert rule["Expiration"] == {"Days": 4}
+    assert rule["Status"] == "Enabled"
+
+
+def test_options_and_tasks_make_it_longer(project):
+    """The longest of the settings, the tasks' own options and what the command is told."""
+    more = "@app.task(offload={'retention': 40 * 86400})\ndef keep(value): ...\n"
+    project.write(store=URL)
+    days = [
+        rule_of(project.json("store", "lifecycle", *words))["Expiration"]["Days"]
+        for words in (("--delay", "0"), (), ("--delay", "60"), ("--retention", "100"))
+    ]
+    project.write(more, store=URL)
+    days.append(rule_of(project.json("store", "lifecycle"))["Expiration"]["Days"])
+    assert days == [4, 79, 154, 327, 177]
+
+
+def test_it_explains_itself_apart_from_the_rule(project):
+    """Standard output can go to a file for aws as it is; the reasons stand on standard error."""
+    project.write(store=URL)
+    out, err = project.run("store", "lifecycle")
+    assert rule_of(json.loads(out))
+    assert "31.04  offload_retention" in err
+    assert "aws s3api put-bucket-lifecycle-configuration --bucket buck" in err
+
+
+def test_results_that_never_expire_refuse_a_rule(project):
+    """Unless it is said for how long they are read."""
+    project.write("app.conf.result_expires = None\n", store=URL)
+    out, err = project.run("store", "lifecycle", code=1)
+    assert out == ""
+    assert err.startswith("Error: results never expire (result_expires is not set)")
+    assert rule_of(project.json("store", "lifecycle", "--retention", "3"))
+
+
+def test_other_stores_have_none(project):
+    """Redis and folders have no such rules, and the message says what removes things there."""
+    project.write(store="redis://localhost:1/0")
+    _, err = project.run("store", "lifecycle", code=1)
+    assert err.startswith("Error: redis://localhost:1/0 is not S3")
+
+
+class Tiered:
+    """A store of two tiers, as far as the command looks at it."""
+
+    def __init__(self, first, second):
+        self.tiers = (first, second)
+        self.url, self.pointers, self.blobs = first.url, first.pointers, first.blobs
+
+
+def lifecycle(hook, *words):
+    from celery.bin.base import CLIContext
+    from click.testing import CliRunner
+
+    from offload.cli import offload
+
+    return CliRunner().invoke(
+        offload, ["store", "lifecycle", *words], obj=CLIContext(hook.app, True, None)
+    )
+
+
+def test_a_tier_behind_one_with_pins():
+    """The rule of a lower tier is written only if it is said that nobody pins values, and
+    never where somebody does.
+    """
+    hook = make_wire(watch=False).hook
+    hook._store = Tiered(hook.store, open_store(URL))
+    refused = lifecycle(hook)
+    assert refused.exit_code == 1
+    assert "say --no-pins if nobody uses Offload.pin" in refused.output
+    done = lifecycle(hook, "--no-pins", "--json")
+    assert rule_of(json.loads(done.output))["Filter"]["Prefix"] == "pre/fix/blobs/"
+    hook.pin(hook.put("x" * 2000), "model")
+    refused = lifecycle(hook, "--no-pins")
+    assert refused.exit_code == 1
+    assert "has pins" in refused.output
+
+
+def test_several_buckets_are_asked_for_by_name():
+    """A configuration is one bucket's."""
+    hook = make_wire().hook
+    hook._store = Tiered(open_store(URL), open_store(URL.replace("buck", "other")))
+    assert "say --bucket buck" in lifecycle(hook).output
+    assert "not third" in lifecycle(hook, "--bucket", "third").output
+    assert rule_of(json.loads(lifecycle(hook, "--bucket", "other", "--json").output))
+
+
+@pytest.mark.server
+def test_a_real_server_takes_it(project, s3):
+    """What is printed is what the API takes; the server gives it back."""
+    project.write(store=s3.url("life"))
+    document = project.json("store", "lifecycle")
+    client = s3_client(s3)
+    try:
+        client.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration=document)
+        (rule,) = client.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
+        assert rule["Expiration"]["Days"] == document["Rules"][0]["Expiration"]["Days"]
+        assert rule["Filter"]["Prefix"] == "life/blobs/"
+    finally:
+        client.delete_bucket_lifecycle(Bucket=BUCKET)
+        client.close()
