@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
-import socket
-import struct
-import threading
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import pytest
 
@@ -17,167 +13,24 @@ from offload.stores import open_store
 from offload.testing.s3_server import s3_server
 from offload.testing.servers import HOST, free_port
 from offload.testing.store import HOUR, blob, blobs, contents, unique
+from tests.faults.http_proxy import (
+    HTTPProxy,
+    cut,
+    cut_upload,
+    lost,
+    refused,
+    says,
+    silent,
+    stalled,
+    web_page,
+)
 
 pytestmark = pytest.mark.server
-
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
-
-
-class Proxy:
-    """Passes HTTP requests on, each by itself, but for those that a fault waits for.
-
-    A fault is a function of the exchange; it answers, or lets it pass and spoils the answer.
-    """
-
-    def __init__(self, port):
-        self._target = port
-        self._faults = []
-        self.seen = []
-        self._listener = socket.create_server((HOST, 0))
-        self.port = self._listener.getsockname()[1]
-        self._ended = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_exc):
-        self._ended.set()
-        self._listener.close()
-
-    def fail(self, fault, *methods, times=1):
-        """Let *fault* meet the next requests of these methods (all, if none is given)."""
-        self._faults += [(fault, methods)] * times
-
-    def _accept(self):
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client):
-        with closing(client), suppress(OSError), client.makefile("rb") as reader:
-            while (
-                exchange := Exchange.read(client, reader, self._target, self._ended)
-            ) is not None:
-                self.seen.append(exchange)
-                self._fault_for(exchange)(exchange)
-                if exchange.is_over:
-                    return
-
-    def _fault_for(self, exchange):
-        for at, (fault, methods) in enumerate(self._faults):
-            if not methods or exchange.method in methods:
-                del self._faults[at]
-                return fault
-        return Exchange.pass_on
-
-
-class Exchange:
-    """One request, and what becomes of it."""
-
-    @classmethod
-    def read(cls, client, reader, target, ended):
-        line = reader.readline()
-        if not line:
-            return None
-        self = cls()
-        self.client, self.reader, self.target, self.ended = client, reader, target, ended
-        self.is_over = False
-        self.line = line
-        self.method, self.path, _ = line.decode().split()
-        self.headers = http.client.parse_headers(reader)
-        self.size = int(self.headers.get("Content-Length") or 0)
-        return self
-
-    def body(self, size=None):
-        if self.headers.get("Expect"):
-            self.client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            del self.headers["Expect"]
-        return self.reader.read(self.size if size is None else size)
-
-    def forward(self):
-        """Have the server do it; return its answer."""
-        body = self.body()
-        with closing(socket.create_connection((HOST, self.target), timeout=10)) as server:
-            lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
-            server.sendall(self.line + lines.encode() + b"\r\n" + body)
-            answer = http.client.HTTPResponse(server, method=self.method)
-            answer.begin()
-            return answer, answer.read()
-
-    def send(self, answer, body, size=None):
-        lines = "".join(f"{name}: {value}\r\n" for name, value in answer.getheaders())
-        head = f"HTTP/1.1 {answer.status} {answer.reason}\r\n{lines}\r\n"
-        self.client.sendall(head.encode() + body[:size])
-
-    def pass_on(self):
-        self.send(*self.forward())
-
-    def reset(self):
-        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.is_over = True
-
-
-def refused(exchange):
-    exchange.reset()
-
-
-def lost(exchange):
-    """The server does it, and nobody hears of it."""
-    exchange.forward()
-    exchange.reset()
-
-
-def silent(exchange):
-    exchange.body()
-    exchange.ended.wait(10)
-    exchange.is_over = True
-
-
-def cut_upload(size):
-    def fault(exchange):
-        exchange.body(size)
-        exchange.reset()
-
-    return fault
-
-
-def cut(size):
-    """The answer's body ends early."""
-
-    def fault(exchange):
-        exchange.send(*exchange.forward(), size)
-        exchange.is_over = True
-
-    return fault
-
-
-def stalled(size):
-    def fault(exchange):
-        exchange.send(*exchange.forward(), size)
-        exchange.ended.wait(10)
-        exchange.is_over = True
-
-    return fault
-
-
-def says(status, code, date=None):
-    """The server refuses."""
-
-    def fault(exchange):
-        exchange.body()
-        body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
-        dated = f"Date: {date}\r\n" if date else ""
-        head = f"HTTP/1.1 {status} X\r\n{dated}Content-Length: {len(body)}\r\n\r\n"
-        exchange.client.sendall(head.encode() + (b"" if exchange.method == "HEAD" else body))
-
-    return fault
 
 
 @pytest.fixture
 def proxy(s3):
-    with Proxy(s3.port) as proxy:
+    with HTTPProxy(s3.port) as proxy:
         yield proxy
 
 
@@ -240,7 +93,7 @@ def test_every_call_survives_a_reset(store, proxy, name):
     call = calls(store)[name]
     with pytest.raises(StoreUnavailable):
         call()
-    proxy._faults.clear()
+    proxy.mend()
     with suppress(BlobMissing):
         call()
 
@@ -251,6 +104,48 @@ def test_a_name_that_does_not_resolve(s3):
     store = open_store(url, max_attempts=1)
     with pytest.raises(StoreUnavailable, match=r"nowhere\.invalid.*endpoint_url"):
         store.blobs.hold([blob()[0]], HOUR)
+
+
+@pytest.mark.parametrize("status", (200, 403, 404, 501))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"missing"}))
+def test_a_web_server_in_its_place(store, proxy, name, status):
+    """That a web server has no such page does not mean that something is not in the store."""
+    proxy.fail(web_page(status), times=9)
+    with pytest.raises(
+        StoreError, match=rf"\({status}, a web page\): check endpoint_url"
+    ) as caught:
+        calls(store)[name]()
+    assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_a_question_to_a_web_server(store, proxy):
+    """A refusal of HEAD has no text to go by, so storing says it; a page is no blob."""
+    digest, content = blob()
+    proxy.fail(web_page(404), times=2)
+    assert store.blobs.hold([digest], HOUR) == {digest}
+    with pytest.raises(StoreError, match="a web page"):
+        store.blobs.put({digest: [content]}, HOUR)
+    proxy.fail(web_page(200))
+    with pytest.raises(StoreError, match="a web page"):
+        store.blobs.hold([digest], HOUR)
+
+
+@pytest.mark.parametrize("status", (429, 502, 503))
+def test_a_page_that_says_later(store, proxy, status):
+    """A load balancer's page before S3 is worth another try."""
+    proxy.fail(web_page(status))
+    with pytest.raises(StoreUnavailable):
+        contents(store, [blob()[0]])
+
+
+def test_something_else_in_its_place(redis):
+    """A port on which another protocol is spoken is named with the endpoint."""
+    url = f"s3://key:secret@bucket/x?endpoint_url=http%3A//{HOST}%3A{redis.port}&max_attempts=1"
+    store = open_store(f"{url}&region=us-east-1")
+    for call in calls(store).values():
+        with pytest.raises(StoreUnavailable, match=f"{redis.port}.*check endpoint_url"):
+            call()
+    store.close()
 
 
 def test_a_silent_server(store, proxy):

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from offload.errors import StoreError, StoreUnavailable
 
-__all__ = ("driver_errors", "server_time", "status_of", "translate")
+__all__ = ("check_answer", "driver_errors", "server_time", "status_of", "translate")
 
 _RAISED = (
     driver.ClientError,
@@ -111,6 +111,19 @@ def translate(exc: Exception, url: str) -> StoreError:
         "check endpoint_url=…, and that it can be reached from here",
         store=url,
     )
+
+
+def check_answer(response: Mapping[str, Any], url: str) -> None:
+    """Raise StoreError for a web page: that a web server has no such page says nothing."""
+    about = response.get("ResponseMetadata", {})
+    status = about.get("HTTPStatusCode", 0)
+    is_page = about.get("HTTPHeaders", {}).get("content-type", "").startswith("text/html")
+    # A proxy before S3 says with a page, too, that S3 is away.
+    if is_page and status not in (408, 429) and (status < 500 or status == 501):
+        raise StoreError(
+            f"{url} does not answer as S3 does ({status}, a web page): check endpoint_url=…",
+            store=url,
+        )
 
 
 def status_of(exc: driver.ClientError) -> int:

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from offload.stores.processes import PerProcess
 from offload.stores.s3.clock import ServerClock
-from offload.stores.s3.failures import driver_errors, server_time, status_of
+from offload.stores.s3.failures import check_answer, driver_errors, server_time, status_of
 from offload.stores.threads import Threads
 
 __all__ = ("GONE_OR_CHANGED", "Connect", "Link")
@@ -103,9 +103,13 @@ class Link:
                 status = response["ResponseMetadata"]["HTTPStatusCode"]
             except ClientError as exc:
                 response, status = exc.response, status_of(exc)
+                if operation != "head_object":  # of whose refusals only the status counts
+                    check_answer(response, self.url)
                 wanted = status in accepted and response["Error"].get("Code") != "NoSuchBucket"
                 if not wanted:
                     raise
+            else:
+                check_answer(response, self.url)
         if records and self._clock is None:
             # These are asked once only, so it is clear when the request was sent.
             self._server_clock.learn(self.now(response), sent, time.monotonic())
