@@ -33,8 +33,8 @@ HOUR = 3600.0
 RETENTION, GRACE, EXPIRES = 20 * HOUR, HOUR, 30 * HOUR
 SLACK = 70.0
 """Seconds for what the library adds for clocks that differ."""
-PUT_MARGIN = 1.25
-"""By this what is put lives longer, so that it can be passed on soon without a round trip."""
+MARGIN = 1.25
+"""By this what cannot be given up lives longer, so that it can be passed on soon for free."""
 
 
 def _values() -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Setup:
         store: without any content.
         advance: moves its clock by seconds; None where that cannot be.
         remains: what is left in it, apart from pointers and leases.
-        ahead: by which share it lives longer where it goes by age.
+        skew: seconds by which what is in it lives longer.
     """
 
     store: Store
@@ -89,11 +89,12 @@ class Model:
     graces: dict[str, float] = field(default_factory=dict)
     ages: dict[str, float] = field(default_factory=dict)
 
-    def hold(self, holder: str, digests: list[str], seconds: float, margin: float = 1.0) -> None:
+    def hold(self, holder: str, digests: list[str], seconds: float) -> None:
         for digest in digests:
-            until = max(self.needs.get((holder, digest), 0.0), self.now + seconds * margin)
+            until = max(self.needs.get((holder, digest), 0.0), self.now + seconds)
             self.needs[holder, digest] = until
-            self.ages[digest] = max(self.ages.get(digest, 0.0), until)
+            age = max(self.ages.get(digest, 0.0), self.now + seconds * MARGIN)
+            self.ages[digest] = age
 
     def release(self, holder: str, digests: list[str]) -> None:
         for digest in digests:
@@ -162,7 +163,7 @@ def lifetimes_machine(
         @rule(key=keys, retention=st.sampled_from([RETENTION, 2 * HOUR]))
         def put(self, key: str, retention: float) -> None:
             ref = self.wire.hook.put(VALUES[key], retention=retention)
-            self.model.hold("put", self.digests[key], retention, PUT_MARGIN)
+            self.model.hold("put", self.digests[key], retention * MARGIN)
             self.refs.append((ref, key, self.model.now + retention))
             counts["put"] += 1
 
@@ -269,7 +270,9 @@ def lifetimes_machine(
             span = RETENTION + _seconds(headers["eta"])
             if headers["expires"]:
                 span = _seconds(headers["expires"]) + GRACE
-            sent = Sent(message, holder, args[0], self.model.now + span, [], bool(headers["expires"]))
+            sent = Sent(
+                message, holder, args[0], self.model.now + span, [], bool(headers["expires"])
+            )
             self._hold(holder, args[0], span)
             for signature in embed["chain"] or ():
                 embedded = f"task:{signature['options']['task_id']}"
@@ -389,5 +392,3 @@ def _seconds(when: str | None) -> float:
     if not when:
         return 0.0
     return (datetime.fromisoformat(when) - datetime.now(timezone.utc)).total_seconds()
-
-
