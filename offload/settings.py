@@ -19,6 +19,7 @@ MODES = ("on", "observe", "off")
 OUTAGES = ("raise", "inline")
 COMPRESSIONS = ("auto", "zstd", "none")
 CACHES = ("auto", "off")
+PREFETCHES = ("auto", "on", "off")
 VERIFICATIONS = ("none", "entry", "always")
 
 
@@ -168,6 +169,8 @@ class Settings:
         cache: folder of the node cache, where large values from a remote store are kept
             for all processes of a machine; ``auto`` is one in ``/dev/shm``; ``off``.
         cache_size: bytes of it at most, see `offload.content.cache_folder.Folder`.
+        prefetch: whether a worker fetches large values into the node cache for tasks that
+            wait in it: ``auto`` in prefork workers; ``on`` in every pool; ``off``.
         verify: when the cache's files are verified, beyond what is read from a store,
             which always is: ``none``; ``entry`` (their roots at each use); ``always``.
     """
@@ -189,6 +192,7 @@ class Settings:
     memo_size: int = 64 * 1024**2
     cache: str = "auto"
     cache_size: int = 1024**3
+    prefetch: str = "auto"
     verify: str = "entry"
 
     def __post_init__(self) -> None:
@@ -210,6 +214,7 @@ class Settings:
             ("mode", MODES),
             ("on_outage", OUTAGES),
             ("compression", COMPRESSIONS),
+            ("prefetch", PREFETCHES),
             ("verify", VERIFICATIONS),
         ):
             if getattr(self, name) not in allowed:

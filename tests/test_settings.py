@@ -62,6 +62,7 @@ def test_keywords_come_first():
         ({"secret": ["long enough to pass", "no"]}, r"offload_secret"),
         ({"on_outage": "panic"}, r"offload_on_outage"),
         ({"compression": "gzip"}, r"offload_compression"),
+        ({"prefetch": True}, r"offload_prefetch: True.*auto, on, off"),
         ({"retry": 5}, r"offload_retry: 5"),
         ({"retry": {"max_retry": 5}}, r"offload_retry.*did you mean 'max_retries'"),
         ({"retry": {"max_retries": -1}}, r"offload_retry: -1"),

@@ -36,6 +36,7 @@ Assembly = Union[InMemory, InFile]
 PATIENCE = 10.0
 """Seconds that another process's download may make no progress before this one does its own."""
 _LOCAL = ("memory:", "file:")  # stores that are no slower than a cache of them
+_AHEAD = 4  # what nobody asked for yet takes one part in so many
 _POLLS = (0.001, 0.005)  # seconds between looks at what another process is filling
 _SHM = Path("/dev/shm")  # noqa: S108 (a folder of our own in it, checked before each use)
 
@@ -86,23 +87,23 @@ class NodeCache:
         self._said: set[str] = set()
 
     @contextmanager
-    def turn(self, digest: Digest, size: int) -> Iterator[Turn]:
+    def turn(self, digest: Digest, size: int, *, wait: bool = True) -> Iterator[Turn]:
         """Hold this process's turn at a value: it is there, or this process is to fetch it.
 
-        While another process fetches it, this one waits, as long as that makes progress.
-        *size* is the value's, as its reference says.
+        While another process fetches it, this one waits, as long as that makes progress,
+        unless told not to. *size* is the value's, as its reference says.
         """
         turn = Turn(self)
         try:
             try:
-                self._take(turn, digest, size)
+                self._take(turn, digest, size, wait)
             except (OSError, ConfigurationError) as exc:
                 self.without(exc)
             yield turn
         finally:
             turn.end()
 
-    def _take(self, turn: Turn, digest: Digest, size: int) -> None:
+    def _take(self, turn: Turn, digest: Digest, size: int, wait: bool) -> None:
         self.folder.check()
         turn.found = self.find(digest, size)
         if turn.found is not None:
@@ -118,7 +119,7 @@ class NodeCache:
             if turn.found is not None:
                 turn.end()
                 return
-            if turn.part is not None:
+            if turn.part is not None or not wait:
                 return
             before, progress = progress, self.folder.progress(digest)
             # Another file is another process that tries: that alone is no progress.
@@ -129,6 +130,15 @@ class NodeCache:
                 return
             self._sleep(pause)
             pause = min(pause * 1.5, longest)
+
+    def ahead(self) -> int:
+        """Return how many bytes of values may be fetched before anybody asks for them."""
+        try:
+            self.folder.check()
+            return self.folder.limit() // _AHEAD
+        except (OSError, ConfigurationError) as exc:
+            self.without(exc)
+            return 0
 
     def find(self, digest: Digest, size: int) -> Cached | None:
         """Return what is cached under *digest*; drop it if it is not what it should be."""
@@ -206,23 +216,42 @@ class Turn:
 
     def assembly(self, root: Buffer, manifest: Manifest) -> Assembly:
         """Return what the value is put together in: a cache file, or private memory."""
+        found = self._file(root, manifest, self._failed)
+        if found is None:
+            self._failed(None)
+            return InMemory(manifest)
+        return found
+
+    def file(self, root: Buffer, manifest: Manifest) -> InFile | None:
+        """Return the cache file that the value is put together in, None if there is no room.
+
+        Where it proves to be too little later, that is an OSError.
+        """
+        return self._file(root, manifest, self._given_up)
+
+    def _file(
+        self, root: Buffer, manifest: Manifest, failed: Callable[[OSError], None]
+    ) -> InFile | None:
         part, folder = self.part, self.cache.folder
         if part is not None:
             try:
                 fits, evicted = folder.reserve(part, body_start(len(root)) + manifest.body_size)
                 self.cache.evicted(evicted)
                 if fits:
-                    return InFile(folder, part, root, manifest, self._failed)
+                    return InFile(folder, part, root, manifest, failed)
             except (OSError, ConfigurationError) as exc:
                 self.cache.without(exc)
-        self._failed(None)
-        return InMemory(manifest)
+        return None
 
     def _failed(self, exc: OSError | None) -> None:
         if exc is not None:
             self.cache.without(exc)
         self.cache.uncached()
         self.end()  # others need not wait for what will not come
+
+    @staticmethod
+    def _given_up(exc: OSError) -> None:
+        raise exc
 
     def end(self) -> None:
         """Give the turn up; a file that is not complete goes away."""

@@ -401,15 +401,45 @@ class ContentStore:
             ValueTooLarge: it is over ``offload_max_size``; nothing was fetched.
             BlobMissing, IntegrityError, StoreUnavailable: see `offload.errors`.
         """
+        self._check(ref)
+        if ref.data is None:
+            return self._retrying(lambda: self._fetch(ref))
+        manifest = read_root(memoryview(ref.data), size=ref.size, where=f"the content of {ref!r}")
+        return self._value(ref, manifest, _copied(manifest.body))
+
+    def _check(self, ref: Ref[Any]) -> None:
         self.serializers.check_accepted(ref.serializer)
         if ref.size > self._settings.max_size:
             raise ValueTooLarge(
                 f"{ref!r} is over offload_max_size ({human_size(self._settings.max_size)})"
             )
-        if ref.data is None:
-            return self._retrying(lambda: self._fetch(ref))
-        manifest = read_root(memoryview(ref.data), size=ref.size, where=f"the content of {ref!r}")
-        return self._value(ref, manifest, _copied(manifest.body))
+
+    def room_ahead(self) -> int:
+        """Return how many bytes of values `warm` may fetch for those who wait; 0 is off."""
+        return 0 if self._cache is None else self._cache.ahead()
+
+    def warm(self, ref: Ref[Any]) -> bool:
+        """Fetch the value of *ref*, which `open` gave, into the node cache, decoding nothing.
+
+        False if it was not fetched: it is there, is being fetched by another process, is too
+        small, or there is no room. The store is asked once, and not again if that fails.
+
+        Raises what `get` does, and OSError where the cache fails.
+        """
+        self._check(ref)
+        cache, digest = self._cache, ref.digest
+        if cache is None or digest is None or ref.size < SINGLE:
+            return False
+        with cache.turn(digest, ref.size, wait=False) as turn:
+            if turn.found is not None or turn.part is None:
+                return False
+            root, manifest = self._root(ref)
+            file = turn.file(root, manifest) if manifest.chunks else None
+            if file is None:
+                return False
+            self._body(ref, manifest, lambda _: file)
+        self._counters.add(prefetch_done=1, prefetch_bytes=ref.size)
+        return True
 
     def _fetch(self, ref: Ref[T]) -> T:
         cache, digest = self._cache, ref.digest

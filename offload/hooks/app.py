@@ -16,10 +16,11 @@ from offload.content.pins import Pins
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
-from offload.hooks import periodic, results, together, worker
+from offload.hooks import periodic, prefetch, results, together, worker
 from offload.hooks.locate import store_urls
 from offload.hooks.observe import Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
+from offload.hooks.prefetch import Prefetcher
 from offload.hooks.publish import amqp_class
 from offload.hooks.release import Releaser, redelivery_time
 from offload.hooks.results import hook_backend
@@ -60,6 +61,7 @@ class Offload:
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
         """What this process did so far; see `offload.counters.NAMES`."""
+        self.prefetcher = Prefetcher(self)
         Settings.read({}, None, settings)
         if app is not None:
             self.init_app(app)
@@ -274,3 +276,4 @@ def _install(hook: Offload, app: Any) -> None:
     worker.install()
     together.install()
     results.install()
+    prefetch.install()

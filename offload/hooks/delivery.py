@@ -25,6 +25,7 @@ __all__ = (
     "Delivery",
     "current_delivery",
     "mark_refs",
+    "needed_wires",
     "resolve_direct",
 )
 
@@ -290,6 +291,27 @@ def mark_refs(request: dict[str, Any]) -> None:
     held += filter(has_wire_form, note.get("also", ()))
     if not note.get("holds"):
         held.clear()
+
+
+def needed_wires(
+    args: Sequence[Any], kwargs: Mapping[str, Any], note: Any, facts: TaskFacts
+) -> list[str]:
+    """Return the texts, unverified, of the references that a message's task is given the
+    values of. Raises InvalidRef where *note* is not true.
+    """
+    if note["v"] != NOTE_VERSION:
+        return []
+    found: list[str] = []
+
+    def see(node: Any, _path: Path) -> Any:
+        text = wire_text(node)
+        if text is not None:
+            found.append(text)
+        return node
+
+    wanted = [path for path in note.get("refs", ()) if not _asked_for(path, facts)]
+    replace_each({"args": args, "kwargs": kwargs}, wanted, see)
+    return found
 
 
 def _unverified(node: Any) -> Any:

@@ -17,6 +17,7 @@ from celery import states
 
 from offload.content.holds import holder
 from offload.errors import OffloadError
+from offload.hooks.forks import guard_forks
 from offload.ref import Ref
 from offload.stores.processes import PerProcess
 
@@ -112,6 +113,7 @@ class Releaser:
             self._hook.counters.add(releases_failed=1)
 
     def _begin(self) -> queue.Queue[tuple[list[str], str]]:
+        guard_forks()
         waiting: queue.Queue[tuple[list[str], str]] = queue.Queue(_WAITING)
         threading.Thread(
             target=self._run, args=(waiting,), name="offload-release", daemon=True

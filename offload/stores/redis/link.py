@@ -53,7 +53,10 @@ class Link:
     def __init__(self, connect: Callable[[], Client], url: str, prefix: str) -> None:
         self.url = url
         self.prefix = prefix
-        self._clients = PerProcess(connect)
+        # A forked child does not even drop what it inherits: giving up a Cluster's client
+        # takes its lock, which a thread of the parent's may have held at that moment.
+        self._kept: list[Client] = []
+        self._clients = PerProcess(lambda: self._keep(connect()))
 
     @property
     def many_keys(self) -> bool:
@@ -105,6 +108,11 @@ class Link:
         if client is not None:
             with suppress(RedisError, OSError):
                 client.close()
+            self._kept.remove(client)
+
+    def _keep(self, client: Client) -> Client:
+        self._kept.append(client)
+        return client
 
     def _client(self) -> Client:
         with driver_errors(self.url):  # a Cluster's client asks for the slots at once
