@@ -16,7 +16,7 @@ from offload.errors import OffloadError, StoreUnavailable
 
 __all__ = ("offload",)
 
-_NOUNS = ("gc", "store")  # each a command of that name in a module of that name
+_NOUNS = ("doctor", "gc", "store")  # each a command of that name in a module of that name
 
 
 class _Unavailable(click.ClickException):

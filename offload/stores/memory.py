@@ -25,6 +25,7 @@ from offload.stores.checks import (
     check_ttl,
     check_value,
 )
+from offload.stores.findings import Finding
 from offload.stores.processes import PerProcess
 from offload.stores.urls import StoreURL
 
@@ -47,6 +48,14 @@ class MemoryStore:
     def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
         """Drop what has expired, and yield it."""
         return iter(self.blobs.sweep(dry_run=dry_run))
+
+    def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
+        """Tell what it is for."""
+        yield Finding(
+            "warning",
+            "it is this process's own memory: no worker process sees what a publisher stores",
+            "set offload_store to Redis, S3 or a folder that all share; this is for tests",
+        )
 
     def close(self) -> None:
         """Do nothing: there is nothing to give back, and the content stays."""

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from offload.stores.base import Swept
 from offload.stores.file.blobs import FileBlobs
+from offload.stores.file.diagnose import diagnose
 from offload.stores.file.disk import Disk
 from offload.stores.file.records import FileLeases, FilePointers
+from offload.stores.findings import Finding
 from offload.stores.urls import StoreURL, boolean, duration, seconds
 
 __all__ = ("FileStore", "open_file")
@@ -51,6 +53,10 @@ class FileStore:
         yield from left
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
+
+    def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
+        """Look at the room on the disk."""
+        return diagnose(self._disk)
 
     def close(self) -> None:
         """Do nothing: no file stays open between calls."""

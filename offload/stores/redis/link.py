@@ -102,6 +102,18 @@ class Link:
                     found = []
         yield found
 
+    def each_server(self, command: str) -> Iterator[tuple[str, Any]]:
+        """Yield what each primary answers to *command*, as redis-py reads it, with its name
+        where there are several.
+        """
+        client: Any = self._client()
+        nodes = [None] if self.many_keys else client.get_primaries()
+        for node in nodes:
+            options = {} if node is None else {"target_nodes": node}
+            with driver_errors(self.url):
+                answer = client.execute_command(command, **options)
+            yield "" if node is None else node.name, answer
+
     def close(self) -> None:
         """Close this process's connections; the next call makes new ones."""
         client = self._clients.take()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from offload.stores.base import Swept
+from offload.stores.findings import Finding
 from offload.stores.redis.blobs import RedisBlobs
+from offload.stores.redis.diagnose import diagnose
 from offload.stores.redis.leases import RedisLeases
 from offload.stores.redis.link import Client, Link
 from offload.stores.redis.pointers import RedisPointers
@@ -36,6 +38,10 @@ class RedisStore:
     def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:  # noqa: ARG002
         """Do nothing: the server removes what has expired."""
         return iter(())
+
+    def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
+        """Look at the server's version, memory, persistence and clock."""
+        return diagnose(self._link)
 
     def close(self) -> None:
         """Close this process's connections; the next call makes new ones."""

@@ -80,7 +80,7 @@ def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> It
                 "there may be needed for ever: a pin, or a result that never expires",
                 "remove the rule and run `celery offload gc`, or set result_expires",
             )
-        elif days is None or days < least.days:
+        elif days is None or days + 1 < least.days:  # which has one more for certainty
             yield Finding(
                 "error",
                 f"the lifecycle rule {name!r} removes {begin}blobs/ {when}, but what is written "
@@ -106,5 +106,6 @@ def _overlap(one: str, other: str) -> bool:
 
 def _when(expiration: Mapping[str, Any]) -> str:
     if "Days" in expiration:
-        return f"after {expiration['Days']} days"
+        days = expiration["Days"]
+        return f"after {days} day{'s' * (days != 1)}"
     return f"on {expiration['Date']}"

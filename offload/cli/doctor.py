@@ -1,0 +1,65 @@
+"""``celery offload doctor``: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import click
+
+from offload.cli.context import hook_of
+from offload.cli.output import print_json
+from offload.doctor import Examined, examine
+from offload.errors import OffloadError
+from offload.stores.findings import Finding
+
+__all__ = ("doctor",)
+
+_INDENT = 9
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Look for what goes wrong, or will, and say what to do.
+
+    Run it where publishers and workers run, with their settings. It writes a few bytes to the
+    store and removes them. It ends with 1 if there is an error; warnings and infos are none.
+    """
+    found = []
+    for examined in _examined(ctx):
+        found.append(examined)
+        if not as_json:
+            _print(examined)
+    errors, warnings = (
+        sum(each.finding.level == level for each in found) for level in ("error", "warning")
+    )
+    if as_json:
+        listed = [{"subject": each.subject, **asdict(each.finding)} for each in found]
+        print_json({"errors": errors, "warnings": warnings, "findings": listed})
+    else:
+        click.echo(f"{errors} errors, {warnings} warnings")
+    if errors:
+        ctx.exit(1)
+
+
+def _examined(ctx: click.Context) -> Iterator[Examined]:
+    try:
+        hook = hook_of(ctx)
+    except OffloadError:
+        raise
+    except Exception as exc:  # of the modules that the app names
+        what = f"the app's modules cannot be imported: {type(exc).__name__}: {exc}"
+        yield Examined("app", Finding("error", what))
+        return
+    yield from examine(hook)
+
+
+def _print(examined: Examined) -> None:
+    finding = examined.finding
+    told = finding.what.startswith(examined.subject)  # as stores' own errors do
+    subject = "" if told else f"{examined.subject}: "
+    click.echo(f"{finding.level:<{_INDENT}}{subject}{finding.what}")
+    if finding.remedy:
+        click.echo(f"{'':<{_INDENT}}-> {finding.remedy}")

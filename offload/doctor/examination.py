@@ -1,0 +1,88 @@
+"""All checks, one after another; one that fails keeps no other from running."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from offload.doctor import app as of_app
+from offload.doctor import store as of_store
+from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
+from offload.hooks.app import Offload
+from offload.hooks.needs import has_pins, longest_life, needs
+from offload.stores.findings import Diagnosed, Finding
+from offload.stores.tiers import tiers_of
+
+__all__ = ("Examined", "examine")
+
+Check = Callable[[], Iterable[Finding]]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A finding, and what was looked at: ``settings``, a store's URL, …"""
+
+    subject: str
+    finding: Finding
+
+
+def examine(hook: Offload) -> Iterator[Examined]:
+    """Look at everything, and yield what is found.
+
+    It stores a small blob, a pointer and a lease, and removes them again.
+    """
+    try:
+        _ = hook.settings
+    except ConfigurationError as exc:
+        yield Examined("settings", Finding("error", str(exc)))
+        return  # nothing else can be asked
+    for subject, check in of_app.CHECKS.items():
+        yield from _checked(subject, partial(check, hook))
+    try:
+        tiers = tiers_of(hook.store)
+    except OffloadError as exc:
+        yield Examined("store", Finding("error", str(exc)))
+        return
+    yield from _checked("node cache", partial(of_app.node_cache, hook))
+    for tier in tiers:
+        checks: list[Check] = [partial(of_store.blobs, tier)]
+        if tier is tiers[0]:
+            checks += [partial(of_store.pointers, tier), partial(of_store.leases, tier)]
+        if isinstance(tier, Diagnosed):
+            checks.append(partial(_diagnosed, hook, tier))
+        if tier is tiers[0]:
+            checks.append(partial(of_store.sweeping, hook.store))
+        yield from _checked(tier.url, *checks)
+
+
+def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
+    for check in checks:
+        try:
+            for finding in check():
+                yield Examined(subject, finding)
+        except StoreUnavailable as exc:
+            yield Examined(subject, Finding("error", str(exc)))
+            return  # the others would only wait for it once more
+        except OffloadError as exc:
+            yield Examined(subject, Finding("error", str(exc)))
+        except Exception as exc:
+            yield Examined(
+                subject,
+                Finding("error", f"could not be examined: {type(exc).__name__}: {exc}"),
+            )
+
+
+def _diagnosed(hook: Offload, tier: Diagnosed) -> Iterator[Finding]:
+    return tier.diagnose(longest=_longest(hook))
+
+
+def _longest(hook: Offload) -> float:
+    """Return for how many seconds the store is asked to keep something, delays apart."""
+    if has_pins(hook):
+        return math.inf
+    try:
+        return longest_life(needs(hook)[0])
+    except ConfigurationError:  # results never expire
+        return math.inf

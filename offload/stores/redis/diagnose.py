@@ -1,0 +1,83 @@
+"""What can be wrong with a Redis server or how it is set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from offload.ref import human_size
+from offload.stores.findings import Finding, clock_finding
+from offload.stores.redis.link import Link
+
+__all__ = ("diagnose",)
+
+OLDEST = (6, 2)
+"""The first version that has what the scripts use (``ZADD GT``)."""
+_FULL = 0.9  # of maxmemory
+
+
+def diagnose(link: Link) -> Iterator[Finding]:
+    """Look at each server (in a Cluster: each primary)."""
+    for name, info in link.each_server("INFO"):
+        where = f"{name}: " if name else ""
+        for finding in (_version(info), _eviction(info), _memory(info), _persistence(info)):
+            yield Finding(finding.level, where + finding.what, finding.remedy)
+    sent = time.time()
+    for name, (seconds, micros) in link.each_server("TIME"):
+        ahead = int(seconds) + int(micros) / 1e6 - (sent + time.time()) / 2
+        finding = clock_finding(ahead)
+        yield Finding(finding.level, f"{name}: {finding.what}" if name else finding.what)
+        sent = time.time()
+
+
+def _version(info: Mapping[str, Any]) -> Finding:
+    said = str(info.get("redis_version", ""))
+    kind = "Valkey" if "valkey_version" in info else "Redis"
+    shown = f"{kind} {info.get('valkey_version', said)}"
+    try:
+        known = tuple(int(part) for part in said.split(".")[:2])
+    except ValueError:
+        return Finding("info", f"the server does not say its version ({said!r})")
+    if known < OLDEST:
+        return Finding("error", f"{shown} is too old", "use Redis 6.2 or later, or Valkey")
+    return Finding("ok", shown)
+
+
+def _eviction(info: Mapping[str, Any]) -> Finding:
+    policy = str(info.get("maxmemory_policy", "unknown"))
+    if policy == "noeviction":
+        return Finding("ok", "maxmemory-policy is noeviction")
+    return Finding(
+        "warning",
+        f"maxmemory-policy is {policy}: when its memory is full the server drops values that "
+        "messages refer to, and their tasks fail with BlobMissing",
+        "set maxmemory-policy noeviction; where the server is a cache for others as well, give "
+        "offload one of its own",
+    )
+
+
+def _memory(info: Mapping[str, Any]) -> Finding:
+    used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if not most:
+        return Finding(
+            "info",
+            f"maxmemory is not set; {human_size(used)} are used",
+            "set maxmemory below the machine's memory: then publishing fails with "
+            "StoreUnavailable where else the server would be killed",
+        )
+    shown = f"{human_size(used)} of {human_size(most)} (maxmemory) are used"
+    if used > most * _FULL:
+        return Finding("warning", shown, "raise maxmemory, or lower offload_retention")
+    return Finding("ok", shown)
+
+
+def _persistence(info: Mapping[str, Any]) -> Finding:
+    if info.get("aof_enabled"):
+        return Finding("ok", "what it holds outlives a restart (appendonly yes)")
+    return Finding(
+        "info",
+        "appendonly is off: what was stored since the last snapshot is lost if the server stops, "
+        "and tasks whose messages outlive it fail with BlobMissing",
+        "set appendonly yes where the broker's messages outlive a restart",
+    )

@@ -1,0 +1,417 @@
+"""What is found in apps and stores that are well, and in those that are not."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+
+from offload import Offload, StoreUnavailable
+from offload.doctor import examine
+from offload.gc import NAME, collect
+from offload.stores.base import BlobStore
+from offload.stores.memory import MemoryStore
+from offload.stores.redis import diagnose as of_redis
+from offload.testing.s3_server import BUCKET, s3_client
+from offload.testing.servers import redis_server
+from offload.testing.store import unique
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from careless_s3 import careless_s3  # it stands beside this file
+
+
+def value(value=None):
+    return value
+
+
+def an_app(*, broker="memory://", conf=None, **settings):
+    app = Celery("doctor", broker=broker, set_as_current=False)
+    app.conf.update(conf or {})
+    return app, Offload(app, **{"store": "memory://", "cache": "off", **settings})
+
+
+def found(hook, *levels):
+    """Return the findings of these levels (all but ``ok`` by default), as texts."""
+    levels = levels or ("info", "warning", "error")
+    return [
+        f"{each.subject}: {each.finding.what}"
+        for each in examine(hook)
+        if each.finding.level in levels
+    ]
+
+
+def of_store(store, *levels):
+    """Return what is found of a store object."""
+    _, hook = an_app()
+    hook._store = store
+    return found(hook, *levels)
+
+
+class Watched(MemoryStore):
+    """A store in memory that is not for tests only, so that nothing is found in it."""
+
+    def diagnose(self, *, longest):
+        yield from ()
+
+
+# -- the app
+
+
+def test_an_app_that_is_well():
+    """Nothing but ok, for an app with usual settings and a store that keeps its promises."""
+    assert of_store(Watched()) == []
+    assert len(of_store(Watched(), "ok")) >= 6
+
+
+def test_settings_that_cannot_be_read_end_it():
+    """One error that names the setting; the rest could only repeat it."""
+    app, hook = an_app()
+    app.conf.offload_retension = 5
+    (error,) = found(hook)
+    assert "did you mean 'offload_retention'?" in error
+
+
+@pytest.mark.parametrize("mode", ("observe", "off"))
+def test_a_mode_that_stores_nothing_is_told(mode):
+    """Nobody wonders why nothing is stored."""
+    _, hook = an_app(mode=mode)
+    assert any(f"offload_mode is {mode}" in each for each in found(hook, "info"))
+
+
+def test_a_tasks_wrong_option_is_an_error():
+    """Each task's options are read, as at a worker's start, and the others as well."""
+    app, hook = an_app()
+    app.task(name="bad", shared=False, offload={"inlined": ["x"]})(value)
+    app.task(name="worse", shared=False, offload={"retention": -1})(value)
+    errors = found(hook, "error")
+    assert len(errors) == 2
+    assert "task 'bad'" in errors[0]
+    assert "task 'worse'" in errors[1]
+
+
+def test_no_store_is_an_error():
+    """Where neither the settings nor Celery's own say where to store."""
+    _, hook = an_app(store=None)
+    (error,) = found(hook, "error")
+    assert "no store" in error
+
+
+@pytest.mark.parametrize(
+    ("broker", "options", "retention", "warned"),
+    (
+        ("redis://localhost:1", {}, 3600, True),
+        ("redis://localhost:1", {}, 3601, False),
+        ("redis://localhost:1", {"visibility_timeout": 7200}, 3601, True),
+        ("sqs://", {}, 1000, True),
+        ("amqp://localhost:1", {}, 10, False),
+    ),
+)
+def test_retention_shorter_than_redelivery(broker, options, retention, warned):
+    """A message that the broker gives again must find its values; tasks' own are looked at."""
+    conf = {"broker_transport_options": options}
+    app, hook = an_app(broker=broker, conf=conf, retention=retention)
+    assert any("offload_retention is" in each for each in found(hook, "warning")) is warned
+    app.task(name="own", shared=False, offload={"retention": 5})(value)
+    told = any("retention of task own is 5 s" in each for each in found(hook, "warning"))
+    assert told is (not broker.startswith("amqp"))
+
+
+def test_results_that_never_expire():
+    """Their values would be kept for years; not if there are no results."""
+    conf = {"result_expires": None, "result_backend": "cache+memory://"}
+    _, hook = an_app(conf=conf)
+    assert any("results never expire" in each for each in found(hook, "warning"))
+    _, hook = an_app(conf=conf, results=False)
+    assert not any("results never expire" in each for each in found(hook))
+
+
+@pytest.mark.parametrize(
+    "how",
+    (
+        {"conf": {"accept_content": ["json", "pickle"]}},
+        {"conf": {"accept_content": ["application/x-python-serialize"]}},
+        {"accept": ("pickle",)},
+    ),
+)
+def test_pickle_is_told(how):
+    """An operator knows that publishers can run code."""
+    _, hook = an_app(**how)
+    assert any("pickle is accepted" in each for each in found(hook, "info"))
+
+
+def test_a_node_cache_that_is_refused(tmp_path):
+    """With the reason; everything works without it, so it is a warning."""
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o755)
+    _, hook = an_app(store="redis://localhost:1/0", cache=str(folder))
+    assert any("others may use it" in each for each in found(hook, "warning"))
+    folder.chmod(0o700)
+    assert not any(each.startswith("node cache") for each in found(hook))
+
+
+def test_a_small_node_cache(tmp_path):
+    """As in a container with Docker's 64 MB of shared memory."""
+    _, hook = an_app(store="redis://localhost:1/0", cache=str(tmp_path / "c"), cache_size=1 << 20)
+    assert any("has room for 1.0 MB only" in each for each in found(hook, "info"))
+
+
+# -- any store
+
+
+def test_a_check_that_breaks_keeps_no_other_from_running():
+    """An error nobody thought of is a finding, and all else is looked at."""
+    store = Watched()
+    store.blobs.put = None
+    (error,) = of_store(store, "error")
+    assert "could not be examined: TypeError" in error
+    assert any("a lease has one owner" in each for each in of_store(store, "ok"))
+
+
+def test_a_store_that_is_away_is_asked_once():
+    """Nobody waits for each check's timeout."""
+    store = Watched()
+    asked = []
+
+    def away(*args, **options):
+        asked.append(args)
+        raise StoreUnavailable("away")
+
+    store.blobs.put = away
+    store.pointers.swap = store.leases.acquire = away
+    assert of_store(store) == ["memory://: away"]
+    assert len(asked) == 1
+
+
+class Broken:
+    """A part of a store with one method that does something else."""
+
+    def __init__(self, part, **instead):
+        self._part = part
+        vars(self).update(instead)
+
+    def __getattr__(self, name):
+        return getattr(self._part, name)
+
+
+@pytest.mark.parametrize(
+    ("part", "instead", "error"),
+    (
+        ("blobs", {"get": lambda *_: iter([b"other"])}, "came back as something else"),
+        ("blobs", {"delete": lambda *_: None}, "deleted is still there"),
+        ("pointers", {"swap": lambda *_: True}, "overwritten without comparing"),
+        ("leases", {"acquire": lambda *_: 1}, "two owners got the same lease"),
+    ),
+)
+def test_a_store_that_breaks_a_promise(part, instead, error):
+    """Each promise that is tried is noticed when it is broken."""
+    store = Watched()
+    setattr(store, part, Broken(getattr(store, part), **instead))
+    (only,) = of_store(store, "error")
+    assert error in only
+
+
+def test_nothing_is_left_behind():
+    """The blob is deleted, the pointer unset, the lease free."""
+    store = Watched()
+    of_store(store)
+    assert list(store.blobs.scan()) == []
+    assert list(store.pointers.names()) == []
+
+
+def test_a_store_in_memory_is_for_tests():
+    """No worker would see what a publisher stores."""
+    assert any("no worker process sees" in each for each in of_store(MemoryStore(), "warning"))
+
+
+class Tiered(Watched):
+    def __init__(self, *tiers):
+        super().__init__()
+        self.tiers = tiers
+
+
+def test_each_tier_is_looked_at(tmp_path):
+    """Pointers and leases are the first tier's; that a lower one has none is no error."""
+    _, hook = an_app(store=f"fsspec+file://{tmp_path}/remote")
+    lower = hook.store
+    assert len(found(hook, "error")) == 2  # alone it cannot serve
+    hook._store = Tiered(Watched(), lower)
+    assert found(hook, "error") == []
+    written = [each for each in found(hook, "ok") if "a blob was written" in each]
+    assert [each.partition(": ")[0] for each in written] == ["memory://", lower.url]
+
+
+def test_somebody_must_sweep(tmp_path):
+    """Where the server does not remove what ended: nobody ever did, does, or has stopped."""
+    _, hook = an_app(store=f"file://{tmp_path}/store")
+    (never,) = found(hook, "warning")
+    assert "nobody has swept file://" in never
+    collect(hook.store)
+    assert found(hook, "warning") == []
+    assert any("was last swept 0.0 hours ago by" in each for each in found(hook, "ok"))
+    note = hook.store.pointers.read(NAME)
+    old = f'{{"by": "host:1", "began": 1, "ended": {time.time() - 3 * 86400}}}'.encode()
+    assert hook.store.pointers.swap(NAME, note, old)
+    (seldom,) = found(hook, "warning")
+    assert "was last swept 72.0 hours ago by host:1" in seldom
+
+
+def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
+    """Before publishing fails."""
+    _, hook = an_app(store=f"file://{tmp_path}/store")
+    room = SimpleNamespace(f_bavail=4, f_blocks=100, f_frsize=10**9)
+    monkeypatch.setattr("os.statvfs", lambda path: room)
+    assert any("4.0 GB of 100.0 GB are free" in each for each in found(hook, "warning"))
+
+
+# -- Redis
+
+
+@pytest.mark.server
+def test_a_redis_that_is_set_well():
+    """With a limit, no eviction, persistence and a right clock there is nothing to say."""
+    args = ("--maxmemory", "200mb", "--appendonly", "yes")
+    with redis_server(args=args) as server:
+        _, hook = an_app(store=server.url)
+        assert found(hook) == []
+
+
+@pytest.mark.server
+def test_a_redis_that_evicts_and_forgets():
+    """Each with its remedy, for the first server of Redis' or Valkey's kind."""
+    args = ("--maxmemory", "2mb", "--maxmemory-policy", "allkeys-lru")
+    with redis_server(args=args) as server:
+        _, hook = an_app(store=server.url)
+        warnings, infos = found(hook, "warning"), found(hook, "info")
+    assert any("maxmemory-policy is allkeys-lru" in each for each in warnings)
+    assert any("appendonly is off" in each for each in infos)
+    assert found(hook, "error") != []  # it is gone now
+
+
+@pytest.mark.server
+def test_valkey_is_known_by_its_own_version(valkey):
+    """It calls itself Redis 7.2 for old clients' sake."""
+    _, hook = an_app(store=valkey.url)
+    assert any(": Valkey 9" in each for each in found(hook, "ok"))
+
+
+@pytest.mark.server
+def test_each_primary_of_a_cluster_is_looked_at(cluster):
+    """One with another policy would be enough to lose values."""
+    _, hook = an_app(store=cluster.url)
+    assert found(hook, "error") == []
+    named = [each for each in found(hook, "ok") if "maxmemory-policy is noeviction" in each]
+    assert len(named) == len(cluster.nodes)
+    assert all(any(f":{node.port}: " in each for each in named) for node in cluster.nodes)
+
+
+@pytest.mark.server
+def test_sentinels_primary_is_looked_at(sentinel):
+    """By whichever connection the store has."""
+    _, hook = an_app(store=sentinel.url)
+    assert found(hook, "error") == []
+    assert any("noeviction" in each for each in found(hook, "ok"))
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("off", "said"), ((100, "100 s behind"), (-100, "100 s ahead of")))
+def test_a_clock_that_differs(redis, monkeypatch, off, said):
+    """Told in seconds, and which way."""
+    clock = SimpleNamespace(time=lambda: time.time() + off)
+    monkeypatch.setattr(of_redis, "time", clock)
+    _, hook = an_app(store=redis.url)
+    assert any(f"its clock is {said} this machine's" in each for each in found(hook, "warning"))
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    (("6.0.16", "error"), ("5.0", "error"), ("6.2.0", "ok"), ("7.4.1", "ok"), ("", "info")),
+)
+def test_versions(version, level):
+    """What is too old for the scripts is an error before the first of them fails."""
+    assert of_redis._version({"redis_version": version}).level == level
+
+
+def test_a_redis_that_is_nearly_full():
+    """Publishing will fail soon."""
+    finding = of_redis._memory({"used_memory": 95 << 20, "maxmemory": 100 << 20})
+    assert finding.level == "warning"
+
+
+# -- S3
+
+
+@pytest.mark.server
+def test_an_s3_that_keeps_conditions(s3):
+    """Only that nobody has swept it yet."""
+    _, hook = an_app(store=s3.url(unique("doctor")))
+    (only,) = found(hook)
+    assert "nobody has swept s3://" in only
+    assert any("it keeps conditions on deletions" in each for each in found(hook, "ok"))
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("rule", "pins", "errors"),
+    (
+        ({"Filter": {"Prefix": "{begin}/blobs/"}, "Expiration": {"Days": 3}}, False, ["6 days"]),
+        ({"Filter": {"Prefix": "{begin}/blobs/"}, "Expiration": {"Days": 5}}, False, []),
+        ({"Filter": {"Prefix": "{begin}/blobs/"}, "Expiration": {"Days": 9}}, False, []),
+        ({"Filter": {"Prefix": "{begin}/blobs/"}, "Expiration": {"Days": 9}}, True, ["for ever"]),
+        ({"Filter": {"Prefix": "{begin}"}, "Expiration": {"Days": 9}}, False, ["signed with"]),
+        ({"Filter": {"Prefix": "elsewhere/"}, "Expiration": {"Days": 1}}, False, []),
+    ),
+)
+def test_lifecycle_rules_of_the_bucket(s3, monkeypatch, rule, pins, errors):
+    """One that removes what is still needed, or pointers, is found before it does."""
+    begin = unique("rules")
+    _, hook = an_app(store=s3.url(begin), retention=1.7 * 86400, conf={"result_expires": 60})
+    monkeypatch.setattr("offload.doctor.examination.has_pins", lambda hook: pins)
+    rule = {**rule, "ID": "theirs", "Status": "Enabled"}
+    rule["Filter"] = {"Prefix": rule["Filter"]["Prefix"].format(begin=begin)}
+    client = s3_client(s3)
+    try:
+        client.put_bucket_lifecycle_configuration(
+            Bucket=BUCKET, LifecycleConfiguration={"Rules": [rule]}
+        )
+        told = found(hook, "error")
+    finally:
+        client.delete_bucket_lifecycle(Bucket=BUCKET)
+        client.close()
+    assert len(told) == len(errors)
+    for text, error in zip(told, errors, strict=True):
+        assert "the lifecycle rule 'theirs' removes" in text
+        assert error in text
+
+
+def test_an_s3_that_ignores_conditions():
+    """As the only store it cannot serve, and it cannot be swept; blobs alone it can hold."""
+    with careless_s3() as url:
+        _, hook = an_app(store=url)
+        errors, warnings = found(hook, "error"), found(hook, "warning")
+        assert len(errors) == 2  # pointers and leases
+        assert all("ignores conditions (If-None-Match, If-Match)" in each for each in errors)
+        assert any("ignores If-Match on deletions" in each for each in warnings)
+        hook._store = Tiered(Watched(), hook.store)
+        assert found(hook, "error") == []
+        assert any("ignores If-Match on deletions" in each for each in found(hook, "warning"))
+
+
+@pytest.mark.parametrize(("ahead", "said"), ((120, "ahead of"), (-120, "behind")))
+def test_an_s3_with_a_wrong_clock(ahead, said):
+    """By the dates of its answers, which count whole seconds."""
+    with careless_s3(ahead) as url:
+        _, hook = an_app(store=url)
+        (told,) = [each for each in found(hook, "warning") if "its clock" in each]
+    seconds = int(told.partition("its clock is ")[2].partition(" s ")[0])
+    assert said in told
+    assert 115 <= seconds <= 121
+
+
+def test_every_store_here_is_one():
+    """The stand-ins of this file keep the protocol that checks rely on."""
+    assert isinstance(Watched().blobs, BlobStore)
