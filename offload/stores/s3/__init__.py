@@ -41,6 +41,7 @@ What is relied on:
   seen within ``skew`` of its stamp.
 
 A lifecycle rule that expires ``<prefix>/blobs/`` by age may stand beside this, if its days are
-longer than the longest time that anything is kept, times ``1 + ahead``; and one for incomplete
-uploads is not needed, for blobs go up in one piece.
+longer than the longest time that anything is kept, times ``1 + ahead``
+(``celery offload store lifecycle`` writes it); and one for incomplete uploads is not needed, for
+blobs go up in one piece.
 """
