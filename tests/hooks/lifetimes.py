@@ -133,7 +133,7 @@ def lifetimes_machine(
             self.wire.hook.releaser.submit = self._release_now  # type: ignore[method-assign]
             self.model = Model()
             self.messages: list[Sent] = []
-            self.results: dict[str, tuple[Any, str, float]] = {}
+            self.results: dict[str, tuple[str, float]] = {}
             self.refs: list[tuple[Ref[Any], str, float]] = []
             self.outcome = ""
             self.failures: list[str] = []
@@ -192,7 +192,7 @@ def lifetimes_machine(
         @rule(data=st.data())
         def read_a_result(self, data: st.DataObject) -> None:
             task_id = data.draw(st.sampled_from(sorted(self.results)), label="result")
-            result, key, until = self.results[task_id]
+            key, until = self.results[task_id]
             if until > self.model.now:
                 assert _same(self.wire.app.AsyncResult(task_id).get(timeout=1), key)
                 counts["read"] += 1
@@ -201,7 +201,7 @@ def lifetimes_machine(
         @rule(data=st.data())
         def forget(self, data: st.DataObject) -> None:
             task_id = data.draw(st.sampled_from(sorted(self.results)), label="result")
-            _, key, _ = self.results.pop(task_id)
+            key, _ = self.results.pop(task_id)
             self.wire.app.AsyncResult(task_id).forget()
             self.model.release(f"result:{task_id}", self.digests[key])
             counts["forgotten"] += 1
@@ -306,7 +306,7 @@ def lifetimes_machine(
 
         def _hold_result(self, task_id: str, key: str) -> None:
             self.model.hold(f"result:{task_id}", self.digests[key], EXPIRES)
-            self.results[task_id] = (None, key, self.model.now + EXPIRES)
+            self.results[task_id] = (key, self.model.now + EXPIRES)
             counts["results"] += 1
 
         def _revoke(self, sent: Sent) -> None:
