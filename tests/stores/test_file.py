@@ -358,3 +358,126 @@ def test_a_life_prolonged_meanwhile_is_kept(store, folder, monkeypatch):
     assert store.blobs.hold([digest], 100) == set()
     (info,) = store.blobs.scan()
     assert info.ttl > 1000
+
+
+# -- a host whose clock is wrong
+
+
+@pytest.fixture
+def hosts(folder):
+    """A store as this host sees it, and as one does whose clock is an hour ahead."""
+    right, ahead = FileStore(folder, skew=0), FileStore(folder, skew=0)
+    ahead._disk.clock = lambda: time.time() + HOUR
+    return right, ahead
+
+
+def age(path, seconds):
+    """Have a file's mtime be so many seconds ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_a_clock_that_is_ahead_removes_nothing_early(hosts, folder):
+    """Neither the sweep nor storing removes what lives by the file system's clock; both remove
+    what does not.
+    """
+    right, ahead = hosts
+    lives, over = blobs(300), blobs(20)
+    right.blobs.put(lives, 600)
+    right.blobs.put(over, 600)
+    for digest in over:
+        age(path_of(folder, digest), 1)
+    assert {found.name for found in ahead.sweep(dry_run=True)} == set(over)
+    assert {found.name for found in ahead.sweep()} == set(over)
+    for _ in range(256):  # bit by bit, all of it
+        ahead.blobs._next_turn = 0.0
+        ahead.blobs._sweep_some()
+    assert all(path_of(folder, digest).exists() for digest in lives)
+    assert right.blobs.hold(list(lives), 600) == set()
+
+
+def test_storing_sweeps_by_both_clocks(hosts, folder):
+    """What has expired by both is removed bit by bit by a host whose clock is ahead as well."""
+    right, ahead = hosts
+    over = blobs(300)
+    right.blobs.put(over, 600)
+    for digest in over:
+        age(path_of(folder, digest), 1)
+    for _ in range(256):
+        ahead.blobs._next_turn = 0.0
+        ahead.blobs._sweep_some()
+    assert not any(path_of(folder, digest).exists() for digest in over)
+
+
+def test_a_clock_that_is_ahead_misses_nothing(hosts, folder):
+    """Such a host reads and keeps what lives by the file system's clock."""
+    right, ahead = hosts
+    digest, content = blob()
+    right.blobs.put({digest: [content]}, 600)
+    assert contents(ahead, [digest]) == [content]
+    assert ahead.blobs.hold([digest], 10) == set()
+    gone, content = blob()
+    right.blobs.put({gone: [content]}, 600)
+    age(path_of(folder, gone), 1)
+    assert ahead.blobs.hold([gone], 1) == {gone}
+    with pytest.raises(BlobMissing):
+        contents(ahead, [gone])
+
+
+def test_a_clock_that_is_ahead_forgets_nothing_early(hosts, folder):
+    """Leases and half-written files are old by the file system's clock, or they stay."""
+    right, ahead = hosts
+    ahead._disk.clock = lambda: time.time() + 3 * 86400
+    number = right.leases.acquire("l", "me", 1)
+    right.blobs.put(blobs(1), HOUR)
+    for name, seconds in (("old", 90_000), ("new", 60)):
+        left = folder / "tmp" / name
+        left.write_bytes(b"half")
+        age(left, seconds)
+    assert {found.name for found in ahead.sweep()} == {"old"}
+    assert right.leases.acquire("l", "me", 1) == number
+
+
+def test_a_file_servers_clock_that_is_ahead_counts_for_nothing(folder, clock):
+    """Nothing ends before it has expired by the host's own clock, either."""
+    store = FileStore(folder, clock=clock, skew=0)
+    store._disk._its_clock = lambda: clock.now + HOUR
+    store.blobs.put(blobs(5), 10)
+    assert swept(store) == 0
+    clock.advance(10)
+    assert swept(store) == 5
+
+
+def test_a_sweep_needs_no_room(hosts, folder, monkeypatch):
+    """On a full disk what has expired is removed: telling the time writes nothing."""
+    right, _ = hosts
+    over = blobs(5)
+    right.blobs.put(over, 600)
+    for digest in over:
+        age(path_of(folder, digest), 1)
+    before = files(folder)
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(right._disk, "write_aside", full)
+        assert swept(right) == 5
+    assert files(folder) == [path for path in before if path.name[:2] != "b3"]
+
+
+@pytest.mark.parametrize("code", (errno.EROFS, errno.EACCES))
+def test_what_may_only_be_looked_at_can_be(hosts, monkeypatch, code):
+    """Where nothing may be changed, a dry run and reading go by the host's clock."""
+    _, ahead = hosts
+    digest, content = blob()
+    ahead.blobs.put({digest: [content]}, 600)
+
+    def refuse(path, *args, **options):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert contents(ahead, [digest]) == [content]
+    assert list(ahead.sweep(dry_run=True)) == []
+    ahead._disk.clock = lambda: time.time() + 2 * HOUR
+    assert [found.name for found in ahead.sweep(dry_run=True)] == [digest]

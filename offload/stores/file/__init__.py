@@ -17,7 +17,10 @@ What is relied on, and for what:
   and leases comparable-and-swappable. It ends with its owner, so a killed process leaves
   nothing locked. Linux carries it over NFS to other hosts, unless the mount says ``nolock``
   or ``local_lock``: then pointers and leases are safe only among the processes of one host.
-- **clocks of hosts differ by less than** ``skew``, which every blob lives longer for that.
+- **no host's clock is behind by more than** ``skew``, which every blob lives longer for that.
+  One that is ahead, by however much, removes nothing early, and misses nothing: what has
+  expired by its clock must have done so by the file system's (the file server's, over NFS)
+  as well.
 
 The files' mtimes are data: copy such a folder with them (``cp -a``, ``rsync -a``).
 """

@@ -26,7 +26,8 @@ class FileBlobs:
     """Blobs in 256 folders. A blob's mtime is the moment at which it expires.
 
     Expired blobs are removed bit by bit as others are stored (one folder of the 256 a
-    second at most), or all at once by `sweep`.
+    second at most), or all at once by `sweep`. What is removed, or said not to be there,
+    has expired by the file system's clock as well as by this host's.
     """
 
     keeps_holds = False
@@ -116,7 +117,7 @@ class FileBlobs:
             try:
                 with self._path(digest).open("rb") as file:
                     stat = os.fstat(file.fileno())
-                    if stat.st_mtime > self._disk.clock():
+                    if self._lives(stat.st_mtime):
                         if stat.st_size > limit:
                             raise IntegrityError(
                                 f"{digest} in {url} has {stat.st_size} bytes, "
@@ -131,17 +132,21 @@ class FileBlobs:
             f"{url} has no {digest}: it expired or was deleted", digest=digest, store=url
         )
 
+    def _lives(self, until: float) -> bool:
+        """Whether a blob of this expiry (0: there is none) is there."""
+        return until > self._disk.clock() or 0.0 < until > self._disk.sure_time()
+
     def _extend(self, digest: Digest, until: float) -> bool:
         """Whether the blob is there; if so it lives until then at least."""
         path = self._path(digest)
         expiry = self._expiry(path)
         if expiry >= until:
             return True  # only expired blobs are removed behind our back
-        if expiry <= self._disk.clock():
+        if not self._lives(expiry):
             return False
         with self._disk.lock(_stripe(digest)):
             expiry = self._expiry(path)
-            if expiry <= self._disk.clock():
+            if not self._lives(expiry):
                 return False
             _live_until(path, max(expiry, until))
             return True
@@ -168,16 +173,21 @@ class FileBlobs:
                     yield parse_digest(entry.name.replace("-", ":")), entry.stat()
 
     def _sweep(self, stripe: str, *, dry_run: bool = False) -> list[Swept]:
-        now = self._disk.clock()
-        expired = [
-            Swept("blob", digest, stat.st_size, f"expired {now - stat.st_mtime:.0f} s ago")
-            for digest, stat in self._stats(stripe)
-            if stat.st_mtime <= now
-        ]
+        if not self._expired(stripe, self._disk.clock()):
+            return []
+        now = self._disk.sure_time()
+        expired = self._expired(stripe, now)
         if dry_run or not expired:
             return expired
         with self._disk.lock(stripe):
             return [blob for blob in expired if self._remove(parse_digest(blob.name), now)]
+
+    def _expired(self, stripe: str, now: float) -> list[Swept]:
+        return [
+            Swept("blob", digest, stat.st_size, f"expired {now - stat.st_mtime:.0f} s ago")
+            for digest, stat in self._stats(stripe)
+            if stat.st_mtime <= now
+        ]
 
     def _remove(self, digest: Digest, now: float) -> bool:
         path = self._path(digest)

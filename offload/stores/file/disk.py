@@ -33,6 +33,7 @@ _PASSING = {
     errno.EBUSY: "it is busy",
     errno.EAGAIN: "it is busy",
 }
+_LOOK_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # nothing can be removed there, either
 
 
 class Disk:
@@ -40,7 +41,8 @@ class Disk:
 
     Args:
         root: the folder; made (for its owner alone) when something is first written.
-        clock: returns seconds since the epoch.
+        clock: returns seconds since the epoch. One other than `time.time` is in place of the
+            file system's as well.
         lock_timeout: seconds to wait for another process's change of the same file.
         fsync: whether what is written must outlive a power failure.
     """
@@ -51,6 +53,7 @@ class Disk:
         self.root = root
         self.url = url
         self.clock = clock
+        self._its_clock = self._touch if clock is time.time else clock
         self._lock_timeout = lock_timeout
         self._fsync = fsync
 
@@ -136,17 +139,42 @@ class Disk:
                 )
             time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311 (not for secrets)
 
+    def sure_time(self) -> float:
+        """Return a time that has come, for who removes things by their age: by this host's
+        clock and by the file system's, so that neither being ahead makes anything end early.
+        """
+        return min(self.clock(), self._its_clock())
+
+    def _touch(self) -> float:
+        """Return the file system's time: a file server stamps the touch of a folder itself.
+
+        It needs no room, for a full disk is what a sweep is to help.
+        """
+        try:
+            os.utime(self.root)
+        except OSError as exc:
+            if exc.errno in _LOOK_ONLY:
+                return self.clock()
+            raise
+        return self.root.stat().st_mtime
+
     def sweep(self, *, dry_run: bool = False) -> list[Swept]:
         """Remove what killed writers left in ``tmp/``, unless *dry_run*; return it."""
-        now = self.clock()
+        found = self._left_before(self.clock() - _ABANDONED)
+        if found:
+            found = self._left_before(self.sure_time() - _ABANDONED)
+        for path, _ in found if not dry_run else ():
+            path.unlink(missing_ok=True)
+        return [Swept("file", path.name, size, "left by a killed writer") for path, size in found]
+
+    def _left_before(self, moment: float) -> list[tuple[Path, int]]:
+        """Return the files in ``tmp/`` that were last written before, and their sizes."""
         found = []
         for entry in self.entries(self.root / "tmp"):
             with suppress(FileNotFoundError):
                 stat = entry.stat()
-                if stat.st_mtime < now - _ABANDONED:
-                    if not dry_run:
-                        Path(entry.path).unlink()
-                    found.append(Swept("file", entry.name, stat.st_size, "left by a killed writer"))
+                if stat.st_mtime < moment:
+                    found.append((Path(entry.path), stat.st_size))
         return found
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:

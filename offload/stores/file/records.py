@@ -94,7 +94,7 @@ class FileLeases:
     """Leases by the clock of whoever asks.
 
     A host whose clock runs ahead of the owner's may take a lease that much too early;
-    the fencing number tells the owners apart all the same.
+    the fencing number tells the owners apart all the same. It does not forget one early.
     """
 
     def __init__(self, disk: Disk) -> None:
@@ -127,7 +127,8 @@ class FileLeases:
         with self._disk.errors():
             for name in list(self._records.names()):
                 with self._disk.lock(self._records.stripe(name)):
-                    ended = self._read(name).until < self._disk.clock() - _REMEMBER
+                    until = self._read(name).until + _REMEMBER
+                    ended = until < self._disk.clock() and until < self._disk.sure_time()
                     if ended and not dry_run:
                         self._records.write(name, None)
                 if ended:

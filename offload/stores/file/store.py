@@ -26,7 +26,8 @@ class FileStore:
         lock_timeout: seconds to wait while another process changes the same file.
         fsync: whether what was stored must outlive a power failure. Without it a blob may
             be there after one with a wrong content, which its readers notice.
-        clock: returns seconds since the epoch.
+        clock: returns seconds since the epoch, in place of this host's clock and the file
+            system's.
     """
 
     def __init__(
