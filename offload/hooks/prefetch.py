@@ -127,7 +127,7 @@ class _Ahead:
         return True
 
     def _end(self) -> None:
-        """End the thread: one that an interpreter leaves behind in a driver may crash it."""
+        """Fetch nothing more. What is under way comes to its end, lest half a file stay."""
         if self._thread is None or os.getpid() != self._pid:
             return
         with self._changed:

@@ -457,6 +457,25 @@ def test_apps_without_offload_are_left_alone(make):
     assert len(receivers) == len(set(receivers))
 
 
+def test_the_end_of_a_worker_leaves_no_half_a_file(make):
+    """A process that ends finishes the value that it is fetching, and begins no other."""
+    node = make()
+    reached, go_on = node.hang()
+    node.waiting()
+    assert reached.wait(30)
+    node.waiting()
+    ahead = node.hook.prefetcher._ahead.get()
+    assert list(node.folder.glob("*.part"))
+    ending = threading.Thread(target=ahead._end)
+    ending.start()
+    wait_until(lambda: ahead._ended, "the process ends")
+    go_on.set()
+    ending.join(30)
+    assert not ahead._thread.is_alive()
+    assert len(node.cached()) == 1
+    assert not list(node.folder.glob("*.part"))
+
+
 def test_a_forked_child_begins_with_nothing(make):
     """A child forked while the thread is at work has no thread, waits for none, and ends."""
     node = make()

@@ -45,6 +45,10 @@ def create(config: dict[str, Any]) -> Any:
     def counters() -> Any:
         return app.offload.counters.snapshot()
 
+    @app.task(name="counted_with", shared=False)
+    def counted_with(value: Any) -> Any:
+        return len(value), app.offload.counters.snapshot()
+
     @app.task(name="spoil", shared=False)
     def spoil(value: Any, number: int) -> Any:
         found = sorted(set(value))
