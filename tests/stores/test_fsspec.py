@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from datetime import datetime, timedelta, timezone
 
 import fsspec
 import pytest
@@ -187,6 +189,74 @@ def test_the_sweep_removes_what_ended(store, tmp_path, clock):
     again = next(iter(ended))
     store.blobs.put({again: ended[again]}, HOUR)
     assert contents(store, [again]) == ended[again]
+
+
+@pytest.fixture(params=("file", "memory"))
+def hosts(request, tmp_path):
+    """A store as this host sees it, and as one does whose clock is an hour ahead."""
+    root = str(tmp_path / "store") if request.param == "file" else f"/{os.urandom(4).hex()}"
+
+    def store():
+        system = fsspec.filesystem(request.param, skip_instance_cache=True)
+        return FsspecStore(lambda: system, url="fsspec+x://", root=root, skew=0, ahead=0)
+
+    right, ahead = store(), store()
+    ahead.blobs._clock = lambda: time.time() + HOUR
+    return right, ahead
+
+
+def test_a_clock_that_is_ahead_removes_nothing_early(hosts):
+    """The sweep removes what ended by the file system's clock as well, and leaves no trace."""
+    right, ahead = hosts
+    lives, over = blobs(5), blobs(3)
+    right.blobs.put(lives, HOUR / 2)
+    right.blobs._clock = lambda: time.time() - HOUR
+    right.blobs.put(over, 10)
+    for dry_run in (True, False):
+        assert {found.name for found in ahead.sweep(dry_run=dry_run)} == set(over)
+    right.blobs._clock = time.time
+    assert right.blobs.hold(list(lives), 1) == set()
+    folder = right.blobs._folder
+    assert {name.replace("-", ":", 1) for name in folder.names()} == set(lives)
+
+
+@pytest.mark.parametrize("zone", (None, timezone.utc, timezone(timedelta(hours=5))))
+def test_whatever_zone_its_times_are_of(hosts, monkeypatch, zone):
+    """A file system's time is taken as it is meant; without a zone, of UTC."""
+    right, _ = hosts
+    told = datetime(2020, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone(zone or timezone.utc)
+    system = right.blobs._folder._systems.get()
+    monkeypatch.setattr(system, "modified", lambda path: told.replace(tzinfo=zone))
+    assert right.blobs._folder.time() == 1577934245.0
+
+
+@pytest.mark.parametrize("raised", (NotImplementedError, FileNotFoundError, KeyError))
+def test_a_file_system_that_tells_no_time(hosts, monkeypatch, raised):
+    """There the sweep goes by the host's clock alone."""
+    right, ahead = hosts
+
+    def modified(path):
+        raise raised(path)
+
+    monkeypatch.setattr(ahead.blobs._folder._systems.get(), "modified", modified)
+    right.blobs.put(blobs(2), HOUR / 2)
+    assert swept(ahead) == 2
+
+
+def test_a_file_system_that_cannot_be_written(hosts, monkeypatch):
+    """Without knowing its time nothing is removed; who may only look is shown what has ended."""
+    right, ahead = hosts
+    right.blobs.put(blobs(2), HOUR / 2)
+
+    def refused(*args, **options):
+        raise PermissionError("read only")
+
+    system = ahead.blobs._folder._systems.get()
+    monkeypatch.setattr(system, "pipe_file", refused)
+    assert len(list(ahead.sweep(dry_run=True))) == 2
+    with pytest.raises(StoreError, match="rights"):
+        swept(ahead)
+    assert len(list(right.blobs.scan())) == 2
 
 
 def test_a_short_content_is_noticed(store, tmp_path):

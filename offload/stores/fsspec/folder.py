@@ -1,0 +1,97 @@
+"""One folder in a file system that fsspec reaches, and its errors as ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timezone
+from typing import Any
+
+from offload.errors import OffloadError, StoreError, StoreUnavailable
+from offload.stores.processes import PerProcess
+
+__all__ = ("FileSystem", "Folder")
+
+FileSystem = Any  # fsspec ships no types
+
+
+class Folder:
+    """The folder *root* of the file systems that *connect* makes, one for each process."""
+
+    def __init__(self, connect: Callable[[], FileSystem], url: str, root: str) -> None:
+        self.url = url
+        self._root = root.rstrip("/")
+        self._systems = PerProcess(connect)
+
+    def path(self, *names: str) -> str:
+        return "/".join((self._root, "blobs", *names))
+
+    def names(self, *folder: str) -> list[str]:
+        """Return the names in a folder; none if it is not there."""
+        path = self.path(*folder)
+        try:
+            with self._errors() as system:
+                system.invalidate_cache(path)
+                found = system.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return [str(name).rstrip("/").rpartition("/")[2] for name in found]
+
+    def write(self, content: bytes, *names: str) -> None:
+        with self._errors() as system:
+            system.makedirs(self.path(*names[:-1]), exist_ok=True)
+            system.pipe_file(self.path(*names), content)
+
+    def read(self, *names: str) -> bytes:
+        with self._errors() as system:
+            content: bytes = system.cat_file(self.path(*names))
+            return content
+
+    def remove(self, *names: str) -> None:
+        with suppress(FileNotFoundError), self._errors() as system:
+            system.rm_file(self.path(*names))
+
+    def time(self) -> float | None:
+        """Return the file system's time, as it stamps a file just written; None if it does
+        not say.
+        """
+        name = f"clock-{os.urandom(16).hex()}"
+        self.write(b"", name)
+        try:
+            with self._errors() as system:
+                try:
+                    told = system.modified(self.path(name))
+                    # One without a zone is of UTC; if it is not, the sweep is late at worst.
+                    return float(
+                        (told if told.tzinfo else told.replace(tzinfo=timezone.utc)).timestamp()
+                    )
+                except (NotImplementedError, AttributeError, LookupError, TypeError, ValueError):
+                    return None
+        except FileNotFoundError:
+            return None
+        finally:
+            self.remove(name)
+
+    def remove_folder(self, *names: str) -> None:
+        """Remove a folder that may be empty, where the file system has such things."""
+        with suppress(StoreError, FileNotFoundError), self._errors() as system:
+            system.rmdir(self.path(*names))
+
+    @contextmanager
+    def _errors(self) -> Iterator[FileSystem]:
+        try:
+            yield self._systems.get()
+        except (FileNotFoundError, OffloadError):
+            raise
+        except PermissionError as exc:
+            raise StoreError(
+                f"{self.url} refuses ({exc}): check the credentials and rights", store=self.url
+            ) from exc
+        except Exception as exc:  # each file system has its own
+            said = " ".join(str(exc).split())[:500]
+            raise StoreUnavailable(
+                f"{self.url} fails ({type(exc).__name__}: {said}): check that it can be reached "
+                "from here, and the credentials",
+                store=self.url,
+            ) from exc
