@@ -266,6 +266,30 @@ def test_the_sweep_forgets_old_pointers_and_leases(store, raw, clock):
     assert store.leases.acquire("held", "me", 10) == held
 
 
+def test_the_sweep_removes_what_asking_left(store, client, raw, clock):
+    """A process that is killed while it tries conditions leaves an object, which goes once
+    nobody can be at it any more.
+    """
+
+    def killed(**_):
+        raise KeyboardInterrupt
+
+    dying = patch.object(client, "delete_object", killed, create=True)
+    with dying, pytest.raises(KeyboardInterrupt):
+        store.pointers.swap("p", None, b"1")
+    (left,) = keys(raw)
+    assert left.startswith("offload/probe/")
+    clock.advance(3000)
+    assert swept(store) == 0
+    assert left in keys(raw)
+    clock.advance(1000)
+    (seen,) = store.sweep(dry_run=True)
+    assert (seen.kind, seen.size) == ("file", 7)
+    assert left in keys(raw)
+    assert swept(store) == 1
+    assert keys(raw) == []
+
+
 def test_what_does_not_tell_its_life_is_kept(store, raw, clock):
     """An object without our metadata, as a tool may have copied it, is there for ever."""
     digest, content = blob()
@@ -623,7 +647,7 @@ def test_a_late_copy_cannot_shorten_a_life(s3, real):
     """Who would prolong a life that others have prolonged since must look again."""
     digest, content = blob()
     real.blobs.put({digest: [content]}, 10)
-    seen = real.blobs._look(digest)
+    seen = real.blobs.look(digest)
     other = open_store(s3.url(real._link.begin.strip("/")))
     assert other.blobs.hold([digest], 100 * HOUR) == set()
     assert real.blobs._prolong(digest, seen, HOUR) is None

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,10 +22,13 @@ __all__ = ("Conditions", "Record", "Records", "S3Leases", "S3Pointers")
 
 NONCE = 16
 """Random bytes with which a record begins, so that no two writes have the same ETag."""
+_PROBE = "probe"
 _TURNS = 100
 _REMEMBER = 86400.0
 """Seconds for which a lease that ended keeps its last fencing number, and an unset pointer
 its object."""
+_ASKING = 3600.0
+"""Seconds after which nobody is asking any more by the object that was written for it."""
 _OTHER_ETAG = '"00000000000000000000000000000000"'
 _LISTABLE = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
 
@@ -60,6 +63,14 @@ class Conditions:
                 store=self._link.url,
             )
 
+    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+        """Remove, unless *dry_run*, what killed processes left that were asking; yield it."""
+        for entry in _aged(self._link, _PROBE, _ASKING):
+            if not dry_run:
+                self._link.ask("delete_object", (404,), records=True, Key=entry["Key"])
+            name = entry["Key"][len(self._link.begin) :]
+            yield Swept("file", name, entry["Size"], "left by a process that was killed")
+
     def _known(self, what: str) -> bool:
         found = self._found.get()
         if not found:
@@ -67,7 +78,7 @@ class Conditions:
         return found[what]
 
     def _try(self) -> dict[str, bool]:
-        key = f"{self._link.begin}probe/{os.urandom(NONCE).hex()}"
+        key = f"{self._link.begin}{_PROBE}/{os.urandom(NONCE).hex()}"
         refusals = (*GONE_OR_CHANGED, 400, 501)
 
         def put(**condition: str) -> int:
@@ -164,14 +175,14 @@ class Records:
         """Yield the names that begin so, with what the list says of their objects."""
         if not _LISTABLE.fullmatch(prefix):
             return
-        begin = self._begin
         for page in self._link.pages(self._folder, prefix.replace("/", "!")):
             for entry in page:
-                yield entry["Key"][len(begin) :].replace("!", "/"), entry
+                yield self._name(entry), entry
 
     def sweep(self, is_over: Callable[[Record], bool], *, dry_run: bool) -> Iterator[str]:
         """Delete, unless *dry_run*, the records that are over; yield their names."""
-        for name in self._aged():
+        for entry in _aged(self._link, self._folder, _REMEMBER):
+            name = self._name(entry)
             if self._remove_if(name, is_over, dry_run=dry_run):
                 yield name
 
@@ -186,14 +197,6 @@ class Records:
             "delete_object", GONE_OR_CHANGED, records=True, Key=self._key(name), IfMatch=seen.etag
         )
         return status in (200, 204)
-
-    def _aged(self) -> Iterator[str]:
-        """Yield the names whose objects were not written for a day."""
-        _, answer = self._link.ask("list_objects_v2", Prefix=self._begin, MaxKeys=1)
-        latest = self._link.now(answer) - _REMEMBER
-        for name, entry in self.entries():
-            if entry["LastModified"].timestamp() < latest:
-                yield name
 
     @property
     def _begin(self) -> str:
@@ -210,6 +213,18 @@ class Records:
 
     def _key(self, name: str) -> str:
         return self._begin + check_name(name).replace("/", "!")
+
+    def _name(self, entry: Mapping[str, Any]) -> str:
+        key: str = entry["Key"]
+        return key[len(self._begin) :].replace("!", "/")
+
+
+def _aged(link: Link, folder: str, age: float) -> Iterator[dict[str, Any]]:
+    """Yield what is listed of the objects that were not written for *age* seconds."""
+    _, answer = link.ask("list_objects_v2", Prefix=f"{link.begin}{folder}/", MaxKeys=1)
+    latest = link.now(answer) - age
+    for page in link.pages(folder):
+        yield from (entry for entry in page if entry["LastModified"].timestamp() < latest)
 
 
 def _without_nonce(record: Record) -> Record:

@@ -80,6 +80,7 @@ class S3Store:
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.pointers.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
+        yield from self._conditions.sweep(dry_run=dry_run)
 
     def lifecycle(self, longest: float) -> Rule:
         """Return the rule with the fewest days that is safe where nothing is ever asked to be
