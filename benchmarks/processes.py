@@ -156,6 +156,13 @@ class Setting:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
 
+    def settle(self) -> None:
+        """Return when the workers have finished what came before: also what a task does after
+        its result is there. (Each has one process.)
+        """
+        for way in self.workers:
+            self.app(way).tasks["add"].delay(1, 1).get(timeout=PATIENCE)
+
     def empty_store(self, way: str) -> None:
         """Remove what *way* stored besides messages and results."""
         database, pattern = _STORED[way]

@@ -45,6 +45,7 @@ class Scale:
         shared: tasks and bytes of question 3.
         result, parts: bytes of a result, and how many parts a chord has.
         sizes: of question 6.
+        blobs: small blobs of question 9.
         tasks: small tasks published at once in question 1.
         rounds: how often each is repeated, at least.
     """
@@ -62,6 +63,7 @@ class Scale:
     parts: int
     sizes: Sequence[int]
     distinct_tasks: int
+    blobs: int
 
 
 MB = 10**6
@@ -79,6 +81,7 @@ FULL = Scale(
     parts=20,
     sizes=(1000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, MB, 10 * MB, 100 * MB),
     distinct_tasks=100,
+    blobs=100_000,
 )
 QUICK = Scale(
     name="quick",
@@ -94,6 +97,7 @@ QUICK = Scale(
     parts=20,
     sizes=(1000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, MB),
     distinct_tasks=30,
+    blobs=100_000,
 )
 TINY = Scale(
     name="tiny",
@@ -109,6 +113,7 @@ TINY = Scale(
     parts=3,
     sizes=(1000, 100_000),
     distinct_tasks=4,
+    blobs=2000,
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 
