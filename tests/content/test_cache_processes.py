@@ -197,9 +197,15 @@ def test_no_fork_comes_between_a_lock_and_its_being_noted(machine, monkeypatch, 
     child.start()
     forked.set()
     taking.join(SECONDS)
-    try:
-        with (machine.path / "lock").open() as again:
+
+    def is_free():
+        with (machine.path / "lock").open() as again, suppress(BlockingIOError):
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    try:
+        wait_for(is_free)
     finally:
         done.set()
         child.join(SECONDS)
