@@ -6,12 +6,11 @@ a copy of its own.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from offload.digest import Buffer, Digest
@@ -26,13 +25,12 @@ from offload.stores.checks import (
     check_value,
 )
 from offload.stores.findings import Finding
+from offload.stores.memory_places import Blob, Clock, Locks, MemoryPlaces
+from offload.stores.places import elsewhere
 from offload.stores.processes import PerProcess
 from offload.stores.urls import StoreURL
 
 __all__ = ("MemoryStore", "open_memory")
-
-Clock = Callable[[], float]
-Locks = PerProcess[threading.Lock]
 
 
 class MemoryStore:
@@ -41,7 +39,9 @@ class MemoryStore:
     def __init__(self, name: str = "", *, clock: Clock = time.monotonic) -> None:
         self.url = f"memory://{name}"
         locks: Locks = PerProcess(threading.Lock)
-        self.blobs = MemoryBlobs(self.url, clock, locks)
+        blobs: dict[Digest, Blob] = {}
+        self.places = MemoryPlaces(clock, locks, blobs)
+        self.blobs = MemoryBlobs(self.url, clock, locks, blobs, self.places)
         self.pointers = MemoryPointers(locks)
         self.leases = MemoryLeases(clock, locks)
 
@@ -70,54 +70,33 @@ def open_memory(url: StoreURL) -> MemoryStore:
     return _stores.setdefault(name, MemoryStore(name))
 
 
-@dataclass
-class _Blob:
-    content: bytes
-    until: float
-
-
 class MemoryBlobs:
     """Blobs in a dict; expired ones are dropped whenever something is stored."""
 
     keeps_holds = True
 
-    def __init__(self, url: str, clock: Clock, locks: Locks) -> None:
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        locks: Locks,
+        blobs: dict[Digest, Blob],
+        places: MemoryPlaces,
+    ) -> None:
         self._url = url
         self._clock = clock
         self._locks = locks
-        self._blobs: dict[Digest, _Blob] = {}
-        self._holds: dict[Digest, dict[str, float]] = {}
-        self._ends: list[tuple[float, Digest]] = []  # a heap: when to look at a digest again
+        self._blobs = blobs
+        self._places = places
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        until = self._clock() + check_ttl(ttl)
-        check_holder(holder)
-        with self._locks.get():
-            for digest in digests:
-                holds = self._holds.setdefault(digest, {})
-                if not holds:
-                    heapq.heappush(self._ends, (until, digest))
-                holds[holder] = max(holds.get(holder, until), until)
-            return {digest for digest in digests if not self._extend(digest, until)}
+        return set(self._places.hold(digests, ttl, check_holder(holder)))
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
-        now = self._clock()
-        with self._locks.get():
-            for digest in digests:
-                holds = self._holds.get(digest, {})
-                if holds.pop(check_holder(holder), now) <= now:
-                    continue
-                last = max(now + check_ttl(grace), *holds.values(), now)
-                blob = self._blobs.get(digest)
-                if blob is not None and blob.until > last:
-                    blob.until = last
-                    heapq.heappush(self._ends, (last, digest))
+        self._places.release(digests, check_holder(holder), grace)
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
-        now = self._clock()
-        with self._locks.get():
-            holds = self._holds.get(digest, {})
-            return {holder: until - now for holder, until in holds.items() if until > now}
+        return self._places.holders(digest)
 
     def put(
         self,
@@ -131,10 +110,10 @@ class MemoryBlobs:
         until = self._clock() + ttl
         with self._locks.get():
             for digest, content in contents.items():
-                if not self._extend(digest, until):
-                    self._blobs[digest] = _Blob(content, until)
-                    heapq.heappush(self._ends, (until, digest))
-            self._drop_expired()
+                if not self._places.extend(digest, until):
+                    self._blobs[digest] = Blob(content, until)
+                    self._places.look_again(digest, until)
+            self._places.drop_expired()
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
@@ -157,7 +136,10 @@ class MemoryBlobs:
 
     def _get(self, digest: Digest, limit: int) -> Buffer:
         with self._locks.get():
-            blob = self._live(digest)
+            blob = self._blobs[digest] if self._places.is_here(digest) else None
+            place = self._places.elsewhere(digest)
+        if blob is None and place is not None:
+            raise elsewhere(digest, place.tier, self._url)
         if blob is None:
             raise BlobMissing(
                 f"{self._url} has no {digest}: it expired, was deleted, or another process has it",
@@ -172,16 +154,6 @@ class MemoryBlobs:
             )
         return blob.content
 
-    def _live(self, digest: Digest) -> _Blob | None:
-        blob = self._blobs.get(digest)
-        return blob if blob is not None and blob.until > self._clock() else None
-
-    def _extend(self, digest: Digest, until: float) -> bool:
-        blob = self._live(digest)
-        if blob is not None:
-            blob.until = max(blob.until, until)
-        return blob is not None
-
     def sweep(self, *, dry_run: bool) -> list[Swept]:
         """Drop what has expired, unless *dry_run*, and return it."""
         now = self._clock()
@@ -192,25 +164,8 @@ class MemoryBlobs:
                 if blob.until <= now
             ]
             if not dry_run:
-                self._drop_expired()
+                self._places.drop_expired()
         return found
-
-    def _drop_expired(self) -> None:
-        now = self._clock()
-        while self._ends and self._ends[0][0] <= now:
-            _, digest = heapq.heappop(self._ends)
-            blob = self._blobs.get(digest)
-            holds = self._holds.get(digest, {})
-            for holder in [holder for holder, until in holds.items() if until <= now]:
-                del holds[holder]
-            if blob is not None and blob.until <= now:
-                del self._blobs[digest]
-                blob = None
-            if not holds:
-                self._holds.pop(digest, None)
-            if blob is not None or holds:
-                again = max([*holds.values(), blob.until if blob is not None else now])
-                heapq.heappush(self._ends, (again, digest))
 
 
 class MemoryPointers:

@@ -39,11 +39,17 @@ _FACTORIES: dict[str, str | Factory] = {
 }
 
 
-def open_store(url: str | Sequence[str], **options: Any) -> Store:
-    """Return the store at *url*.
+def open_store(
+    url: str | Sequence[str], *, tier_sizes: Sequence[int] | None = None, **options: Any
+) -> Store:
+    """Return the store at *url*; several are the tiers of one, see `offload.stores.tiered`.
 
     Nothing is connected to until the store is first used, so a server may be down now.
-    Options may stand in the URL's query or be given by keyword:
+
+    *tier_sizes* are the bytes of a value from which it goes to the second tier, the third and
+    so on; needed where there are more than two.
+
+    Options may stand in the URL's query or (but for tiers) be given by keyword:
 
     - every Redis form: ``prefix`` of all keys (default ``offload``), ``socket_timeout``
       and ``socket_connect_timeout`` in seconds, ``max_connections``, ``ssl_ca_certs`` and
@@ -60,7 +66,7 @@ def open_store(url: str | Sequence[str], **options: Any) -> Store:
     if not isinstance(url, str):
         urls = list(url)
         if len(urls) != 1:
-            raise ConfigurationError(f"a store is one URL, not {len(urls)} of them")
+            return _open_tiers(urls, tier_sizes, options)
         url = urls[0]
     location = StoreURL(url, options)
     base, plus, _ = location.scheme.partition("+")
@@ -75,6 +81,20 @@ def open_store(url: str | Sequence[str], **options: Any) -> Store:
     store = factory(location)
     location.finish()
     return store
+
+
+def _open_tiers(urls: list[str], sizes: Sequence[int] | None, options: dict[str, Any]) -> Store:
+    if not urls:
+        raise ConfigurationError("a store is one URL or several, not an empty list")
+    if options:
+        raise ConfigurationError(
+            f"{', '.join(sorted(options))}: options of several stores stand in the URL of each"
+        )
+    from offload.stores.tiered import TieredStore
+    from offload.stores.tiered.store import SIZES
+
+    first, *lower = map(open_store, urls)
+    return TieredStore(first, lower, SIZES if sizes is None else sizes)
 
 
 def register_scheme(scheme: str, factory: Factory) -> None:

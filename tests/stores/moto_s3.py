@@ -26,8 +26,7 @@ def moto_s3(clock, **options):
             bucket="bucket",
             url="s3://bucket/offload",
             threads=1,  # moto is not safe among them
-            ahead=0,
             clock=clock,
             sleep=lambda seconds: None,
-            **options,
+            **{"ahead": 0, **options},
         )

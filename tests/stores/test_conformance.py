@@ -12,6 +12,7 @@ from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.stores.redis.packer import PACKER
 from offload.stores.redis.store import RedisStore
+from offload.stores.tiered import TieredStore
 from offload.testing.processes import ProcessSuite
 from offload.testing.stateful import store_machine
 from offload.testing.store import (
@@ -92,6 +93,28 @@ class TestMotoS3(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests):
         assert store.blobs.hold([*here, *gone, *here, *gone], HOUR) == set(gone)
 
 
+def tiered(first, lower, **options):
+    """Two tiers, such that blobs of all sizes but the smallest go to the lower one."""
+    return TieredStore(first, [lower], (1000,), small=0, **options)
+
+
+class TestMemoryAndFile(FakeClockSuite):
+    @pytest.fixture
+    def store(self, tmp_path, clock):
+        file = FileStore(tmp_path / "store", clock=clock, skew=0, fsync=False)
+        return tiered(MemoryStore(clock=clock), file, clock=clock)
+
+
+class TestMemoryAndMotoS3(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests):
+    clock, tick = FakeClockSuite.clock, FakeClockSuite.tick
+    test_missing_names_what_is_not_there = TestMotoS3.test_missing_names_what_is_not_there
+
+    @pytest.fixture
+    def store(self, clock):
+        with moto_s3(clock, skew=1) as lower:
+            yield tiered(MemoryStore(clock=clock), lower, clock=clock)
+
+
 class ServerSuite(StoreSuite, ProcessSuite):
     @pytest.fixture
     def url(self, server):
@@ -160,6 +183,31 @@ class TestS3Processes(ProcessSuite):
         return s3.url(os.urandom(4).hex())
 
 
+@pytest.mark.server
+class TestRedisAndS3(StoreSuite):
+    @pytest.fixture
+    def store(self, redis, s3):
+        store = tiered(open_store(redis.url), open_store(s3.url(os.urandom(4).hex(), skew=1)))
+        yield store
+        store.close()
+
+
+@pytest.mark.server
+class TestClusterAndFile(StoreSuite):
+    @pytest.fixture
+    def store(self, cluster, tmp_path):
+        store = tiered(open_store(cluster.url), FileStore(tmp_path / "store"))
+        yield store
+        store.close()
+
+
+@pytest.mark.server
+class TestTieredProcesses(ProcessSuite):
+    @pytest.fixture
+    def url(self, redis, s3):
+        return [redis.url, s3.url(os.urandom(4).hex())]
+
+
 def make_memory():
     clock = FakeClock()
     return MemoryStore(clock=clock), clock.advance
@@ -192,6 +240,32 @@ def test_moto_s3_does_as_the_model():
     clock = FakeClock()
     with moto_s3(clock, skew=0) as store:
         machine(lambda: (store, clock.advance), examples=10)
+
+
+def test_tiers_do_as_the_model():
+    clock = FakeClock()
+    with moto_s3(clock, skew=0) as lower:
+
+        def make():
+            return tiered(MemoryStore(clock=clock), lower, clock=clock), clock.advance
+
+        machine(make, examples=40)
+
+
+def test_tiers_without_versions_do_as_the_model(tmp_path):
+    def make():
+        clock = FakeClock()
+        file = FileStore(tmp_path / os.urandom(4).hex(), clock=clock, skew=0, fsync=False)
+        return tiered(MemoryStore(clock=clock), file, clock=clock), clock.advance
+
+    machine(make, examples=40)
+
+
+@pytest.mark.server
+def test_tiers_on_servers_do_as_the_model(redis, s3):
+    store = tiered(open_store(redis.url), open_store(s3.url("machine", skew=1)))
+    machine(lambda: (store, None), examples=5)
+    store.close()
 
 
 @pytest.mark.server

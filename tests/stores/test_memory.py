@@ -36,7 +36,7 @@ def test_expired_blobs_are_dropped():
     clock.advance(11)
     store.blobs.put({}, 1)
     assert store.blobs._blobs == {}
-    assert store.blobs._ends == []
+    assert store.places._ends == []
 
 
 def test_a_fork_during_a_call_locks_nobody_out():

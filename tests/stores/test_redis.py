@@ -29,6 +29,7 @@ from offload.testing.servers import (
     wait_until,
 )
 from offload.testing.store import HOUR, blob, blobs, contents
+from tests.stores.wire import Wire
 
 pytestmark = pytest.mark.server
 
@@ -67,24 +68,6 @@ def calls(client, work):
         for name, stat in client.info("commandstats").items()
         if not name.startswith(("cmdstat_config", "cmdstat_client", "cmdstat_info"))
     }
-
-
-class Wire:
-    """What a store's connections send; each sending is the begin of a round trip."""
-
-    def __init__(self, monkeypatch):
-        from redis.connection import Connection
-
-        self.trips, self.sizes, self.sent = 0, [], []
-        send = Connection.send_packed_command
-
-        def counted(connection, command, check_health=True):
-            self.trips += 1
-            self.sent += command
-            self.sizes.append(sum(map(len, command)))
-            return send(connection, command, check_health)
-
-        monkeypatch.setattr(Connection, "send_packed_command", counted)
 
 
 # ------------------------------------------------------------------ what is stored

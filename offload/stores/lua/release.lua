@@ -3,8 +3,9 @@
 -- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
 -- ARGV[1]  holder
 -- ARGV[2]  milliseconds that a blob lives on at least
--- ARGV[3]  the holder in whose name a blob that lies elsewhere is kept for that time
 -- returns  how many holds there were
+--
+-- What the keys hold: see hold.lua.
 --
 -- Why a script: somebody may take a hold between the look at those that are left and the
 -- shortening of the life.
@@ -14,25 +15,39 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local over = string.format('%.0f', now)
 local grace = tonumber(ARGV[2])
 local released = 0
+
+-- Milliseconds from now to the end of the last hold; of holders alone, or of all names.
+local function last(holds, all)
+  local at = 0
+  while true do
+    local found = redis.call('ZREVRANGE', holds, at, at, 'WITHSCORES')
+    if not found[1] then
+      return 0
+    end
+    if all or string.sub(found[1], 1, 1) ~= '@' then
+      return tonumber(found[2]) - now
+    end
+    at = at + 1
+  end
+end
+
 for i = 1, #KEYS, 3 do
-  local blob, holds, place = KEYS[i], KEYS[i + 1], KEYS[i + 2]
+  local blob, holds = KEYS[i], KEYS[i + 1]
   redis.call('ZREMRANGEBYSCORE', holds, '-inf', over)
   if redis.call('ZREM', holds, ARGV[1]) == 1 then
     released = released + 1
-    local last = redis.call('ZREVRANGE', holds, 0, 0, 'WITHSCORES')
-    local left = last[2] and tonumber(last[2]) - now or 0
-    if left < grace then
-      left = grace
-      if redis.call('EXISTS', place) == 1 then
-        redis.call('ZADD', holds, 'GT', string.format('%.0f', now + grace), ARGV[3])
-      end
-    end
-    -- Only ever shorter: the key was made to last until its latest hold.
-    if redis.call('PTTL', holds) > left then
-      redis.call('PEXPIRE', holds, string.format('%.0f', left))
-    end
+    local left = math.max(grace, last(holds, false))
     if redis.call('PTTL', blob) > left then
       redis.call('PEXPIRE', blob, string.format('%.0f', left))
+    end
+    local lives = redis.call('ZSCORE', holds, '@life')
+    if lives and tonumber(lives) - now > left then
+      redis.call('ZADD', holds, string.format('%.0f', now + left), '@life')
+    end
+    -- Only ever shorter: the key was made to last until its latest hold.
+    local all = last(holds, true)
+    if all > 0 and redis.call('PTTL', holds) > all then
+      redis.call('PEXPIRE', holds, string.format('%.0f', all))
     end
   end
 end

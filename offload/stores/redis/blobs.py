@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError
 from offload.stores.base import PUT, BlobInfo, Parts
-from offload.stores.checks import check_holder, check_limit, check_ttl
+from offload.stores.checks import check_holder, check_limit
+from offload.stores.places import elsewhere
 from offload.stores.redis.link import Link, script
 from offload.stores.redis.packer import Bulk
+from offload.stores.redis.places import KEYS, RedisPlaces, milliseconds
 
 __all__ = ("RedisBlobs",)
-
-GRACE = "grace"
-"""Who holds a blob that lies elsewhere while its grace lasts."""
 
 WINDOW = 17 << 20
 """Bytes under way in one round trip, up or down (or one blob, if that is more)."""
 MANY = 256
 """Blobs under way in one round trip."""
-KEYS = 1000
-"""Blobs that one run of a script looks at: about a millisecond of the server's time."""
 LARGEST = 512 << 20
 """Bytes that a Redis string can hold."""
 
@@ -32,31 +27,19 @@ LARGEST = 512 << 20
 class RedisBlobs:
     keeps_holds = True
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, places: RedisPlaces) -> None:
         self._link = link
-        # In a Cluster the part in braces chooses the slot: what other keys say about a blob
-        # stands beside it. (While that slot moves to another node, `hold` has to wait.)
+        self._places = places
         self._begin = f"{link.prefix}:blob:{{"
-        self._holds = f"{link.prefix}:holds:{{"
-        self._place = f"{link.prefix}:place:{{"
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        found = self._hold(digests, ttl, holder)
-        return {digest for digest, answer in found.items() if answer != 1}
+        return set(self._places.hold(digests, ttl, check_holder(holder)))
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
-        args = (check_holder(holder), _milliseconds(grace), GRACE)
-        calls = [(keys, args) for _, keys in self._keys(digests)]
-        self._link.run_script(script("release"), calls)
+        self._places.release(digests, check_holder(holder), grace)
 
     def holders(self, digest: Digest) -> dict[str, float]:
-        found, (seconds, micros) = self._link.run(
-            [("ZRANGE", f"{self._holds}{digest}}}", 0, -1, "WITHSCORES"), ("TIME",)]
-        )
-        now = int(seconds) + int(micros) / 1e6
-        pairs = zip(found[::2], found[1::2], strict=True)
-        holds = {name.decode("utf-8", "replace"): float(end) / 1000 - now for name, end in pairs}
-        return {holder: left for holder, left in holds.items() if left > 0}
+        return self._places.holders(digest)
 
     def put(
         self,
@@ -65,7 +48,7 @@ class RedisBlobs:
         *,
         value_size: int | None = None,  # noqa: ARG002
     ) -> None:
-        life = _milliseconds(ttl)
+        life = milliseconds(ttl)
         batch: dict[Digest, Bulk] = {}
         size = 0
         for digest, parts in blobs.items():
@@ -102,19 +85,6 @@ class RedisBlobs:
         answers = self._link.run_script(script("prolong"), calls)
         return {d for d, is_there in zip(digests, answers, strict=True) if not is_there}
 
-    def _hold(self, digests: Sequence[Digest], ttl: float, holder: str) -> dict[Digest, Any]:
-        args = (_milliseconds(ttl), check_holder(holder))
-        groups = list(self._keys(digests))
-        answers = self._link.run_script(script("hold"), [(keys, args) for _, keys in groups])
-        asked = chain.from_iterable(group for group, _ in groups)
-        return dict(zip(asked, chain.from_iterable(answers), strict=True))
-
-    def _keys(self, digests: Sequence[Digest]) -> Iterator[tuple[Sequence[Digest], list[str]]]:
-        """Yield digests in groups for one run of a script each, with their keys."""
-        for group in _batches(list(dict.fromkeys(digests)), KEYS if self._link.many_keys else 1):
-            begins = (self._begin, self._holds, self._place)
-            yield group, [f"{begin}{digest}}}" for digest in group for begin in begins]
-
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
         at_once = min(max(WINDOW // max(limit, 1), 1), MANY)
@@ -137,8 +107,12 @@ class RedisBlobs:
         there = self._link.run([("EXISTS", self._key(digest)) for digest in empty])
         gone = {digest for digest, is_there in zip(empty, there, strict=True) if not is_there}
         url = self._link.url
+        places = self._places.find(list(gone))
         for digest, content in zip(batch, contents, strict=True):
             if digest in gone:
+                place = places.get(digest)
+                if place is not None and place.life:
+                    raise elsewhere(digest, place.tier, url)
                 raise BlobMissing(
                     f"{url} has no {digest}: it expired, or was deleted or evicted",
                     digest=digest,
@@ -166,10 +140,6 @@ class RedisBlobs:
 
     def _key(self, digest: Digest) -> str:
         return f"{self._begin}{digest}}}"
-
-
-def _milliseconds(ttl: float) -> int:
-    return math.ceil(check_ttl(ttl) * 1000)
 
 
 def _batches(items: Sequence[Digest], size: int) -> list[Sequence[Digest]]:

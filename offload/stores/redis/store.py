@@ -10,6 +10,7 @@ from offload.stores.redis.blobs import RedisBlobs
 from offload.stores.redis.diagnose import diagnose
 from offload.stores.redis.leases import RedisLeases
 from offload.stores.redis.link import Client, Link
+from offload.stores.redis.places import RedisPlaces
 from offload.stores.redis.pointers import RedisPointers
 
 __all__ = ("RedisStore",)
@@ -31,7 +32,8 @@ class RedisStore:
     def __init__(self, connect: Callable[[], Client], *, url: str, prefix: str = "offload") -> None:
         self._link = Link(connect, url, prefix)
         self.url = url
-        self.blobs = RedisBlobs(self._link)
+        self.places = RedisPlaces(self._link)
+        self.blobs = RedisBlobs(self._link, self.places)
         self.pointers = RedisPointers(self._link)
         self.leases = RedisLeases(self._link)
 

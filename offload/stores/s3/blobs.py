@@ -36,7 +36,7 @@ _NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class _Life:
+class Life:
     """What an answer says about a blob.
 
     Attributes:
@@ -70,8 +70,8 @@ class S3Blobs:
         check_holder(holder)
         check_ttl(ttl)
         asked = list(dict.fromkeys(digests))
-        there = self._link.threads.each(lambda digest: self._keep(digest, ttl), asked)
-        return {digest for digest, is_there in zip(asked, there, strict=True) if not is_there}
+        kept = self._link.threads.each(lambda digest: self.keep(digest, ttl), asked)
+        return {digest for digest, left in zip(asked, kept, strict=True) if left is None}
 
     def release(
         self,
@@ -92,6 +92,10 @@ class S3Blobs:
         *,
         value_size: int | None = None,  # noqa: ARG002
     ) -> None:
+        self.store(blobs, ttl, anew=False)
+
+    def store(self, blobs: Mapping[Digest, Parts], ttl: float, *, anew: bool) -> None:
+        """Do as `put`; *anew* writes also what is there, and leaves it no shorter a life."""
         check_ttl(ttl)
         for digest, parts in blobs.items():
             if size_of(parts) + NONCE > LARGEST:
@@ -100,7 +104,7 @@ class S3Blobs:
                     digest=digest,
                     store=self._link.url,
                 )
-        self._link.threads.each(lambda blob: self._put(*blob, ttl), blobs.items())
+        self._link.threads.each(lambda blob: self._store(*blob, ttl, anew=anew), blobs.items())
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
@@ -128,8 +132,8 @@ class S3Blobs:
         while some := list(islice(expired, DELETES)):
             gone = [True] * len(some)
             if not dry_run:
-                seen = [(self._key(digest), life.etag) for digest, life in some]
-                gone = self._link.threads.each(lambda found: self._remove(*found), seen)
+                seen = [(digest, life.etag) for digest, life in some]
+                gone = self._link.threads.each(lambda found: self.remove(*found), seen)
             for (digest, life), is_gone in zip(some, gone, strict=True):
                 if is_gone:
                     size = max((life.size or 0) - NONCE, 0)
@@ -137,27 +141,31 @@ class S3Blobs:
 
     def life(self, ttl: float) -> float:
         """Return the seconds for which a blob is written that is asked for for *ttl* seconds."""
-        return check_ttl(check_ttl(ttl) * (1 + self._ahead)) + self._skew
+        return self.promise(ttl) + self._skew
+
+    def promise(self, ttl: float) -> float:
+        """Return the seconds for which such a blob is sure to be there."""
+        return check_ttl(check_ttl(ttl) * (1 + self._ahead))
 
     # -- one blob
 
-    def _keep(self, digest: Digest, ttl: float) -> bool:
-        """Whether the blob is there; if so it lives for *ttl* seconds at least."""
+    def keep(self, digest: Digest, ttl: float) -> float | None:
+        """Keep a blob for *ttl* seconds at least; return for how many, None if it is not there."""
         for _ in range(_TURNS):
-            life = self._look(digest)
+            life = self.look(digest)
             if life is None or not life.is_live:
-                return False
+                return None
             if self._lasts(life, ttl):
-                return True
+                return life.ends - life.now - self._skew
             done = self._prolong(digest, life, ttl)
             if done is not None:
-                return done
+                return self.promise(ttl) if done else None
         raise self._contended(digest)
 
-    def _lasts(self, life: _Life, ttl: float) -> bool:
+    def _lasts(self, life: Life, ttl: float) -> bool:
         return life.ends >= life.now + check_ttl(ttl) + self._skew
 
-    def _prolong(self, digest: Digest, life: _Life, ttl: float) -> bool | None:
+    def _prolong(self, digest: Digest, life: Life, ttl: float) -> bool | None:
         """Copy a blob onto itself, with a longer life; return whether it is there.
 
         None: it changed since it was looked at.
@@ -183,28 +191,30 @@ class S3Blobs:
         stamped: datetime | None = answer.get("CopyObjectResult", {}).get("LastModified")
         return stamped is None or int(stamped.timestamp()) < life.ends
 
-    def _put(self, digest: Digest, parts: Parts, ttl: float) -> None:
+    def _store(self, digest: Digest, parts: Parts, ttl: float, *, anew: bool) -> None:
         key = self._key(digest)
         body = body_of([*parts, os.urandom(NONCE)])
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
+        written = self.life(ttl)
         for _ in range(_TURNS):
             status, _answer = self._link.ask(
                 "put_object",
                 GONE_OR_CHANGED,
                 Key=key,
                 Body=body,
-                Metadata={_TTL: self._life(ttl)},
+                Metadata={_TTL: f"{written:.3f}"},
                 **condition,
             )
             if status == 200:
                 return
             # It is there: stored by others, or by ourselves if an answer got lost; or it is
             # what is left of one that expired.
-            life = self._look(digest)
+            life = self.look(digest)
             if life is None:
                 condition = {"IfNoneMatch": "*"}
-            elif not life.is_live:
+            elif anew or not life.is_live:
                 condition = {"IfMatch": life.etag}
+                written = max(self.life(ttl), life.ends - life.now)
             elif self._lasts(life, ttl) or self._prolong(digest, life, ttl):
                 return
             if isinstance(body, Body):
@@ -232,11 +242,12 @@ class S3Blobs:
             f"{url} has no {digest}: it expired or was deleted", digest=digest, store=url
         )
 
-    def _look(self, digest: Digest) -> _Life | None:
+    def look(self, digest: Digest) -> Life | None:
+        """Return what is there of a blob, expired or not."""
         status, answer = self._link.ask("head_object", (404,), Key=self._key(digest))
         return None if status == 404 else self._life_of(answer)
 
-    def _life_of(self, answer: Response) -> _Life:
+    def _life_of(self, answer: Response) -> Life:
         told: Mapping[str, str] = answer.get("Metadata", {})
         modified: datetime = answer["LastModified"]
         try:
@@ -245,7 +256,7 @@ class S3Blobs:
                 ends = -math.inf  # what was copied had expired: see the package
         except (KeyError, ValueError):
             ends = math.inf
-        return _Life(
+        return Life(
             size=answer.get("ContentLength"),
             etag=answer.get("ETag", ""),
             now=self._link.now(answer),
@@ -258,12 +269,12 @@ class S3Blobs:
 
     # -- many
 
-    def _lives(self) -> Iterator[tuple[Digest, _Life]]:
+    def _lives(self) -> Iterator[tuple[Digest, Life]]:
         """Look at every blob. A list does not show metadata, so each is asked for them."""
         for page in self._link.pages("blobs"):
             names = [entry["Key"].rpartition("/")[2] for entry in page]
             found = [parse_digest(n.replace("-", ":")) for n in names if _NAME.fullmatch(n)]
-            for digest, life in zip(found, self._link.threads.each(self._look, found), strict=True):
+            for digest, life in zip(found, self._link.threads.each(self.look, found), strict=True):
                 if life is not None:
                     yield digest, life
 
@@ -274,9 +285,11 @@ class S3Blobs:
             kind = StoreError if code == "AccessDenied" else StoreUnavailable
             raise kind(f"{url} did not delete {error.get('Key')}: {code} {said}", store=url)
 
-    def _remove(self, key: str, etag: str) -> bool:
-        """Delete an object if it is the one that was seen."""
-        status, _ = self._link.ask("delete_object", GONE_OR_CHANGED, Key=key, IfMatch=etag)
+    def remove(self, digest: Digest, etag: str) -> bool:
+        """Delete a blob's object if it is the one that was seen."""
+        status, _ = self._link.ask(
+            "delete_object", GONE_OR_CHANGED, Key=self._key(digest), IfMatch=etag
+        )
         return status in (200, 204)
 
     def _key(self, digest: Digest) -> str:

@@ -14,6 +14,7 @@ from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.diagnose import diagnose
 from offload.stores.s3.link import Connect, Link
 from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
+from offload.stores.s3.versions import S3Versions
 
 __all__ = ("S3Store",)
 
@@ -67,6 +68,7 @@ class S3Store:
         self._conditions = Conditions(self._link)
         self.url = url
         self.blobs = S3Blobs(self._link, skew=skew, ahead=ahead)
+        self.versions = S3Versions(self._link, self.blobs, self._conditions)
         self.pointers = S3Pointers(Records(self._link, "pointers", self._conditions))
         self.leases = S3Leases(Records(self._link, "leases", self._conditions))
 

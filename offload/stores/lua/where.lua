@@ -1,0 +1,34 @@
+-- Tell where blobs lie.
+--
+-- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
+-- returns  for each: 1 if the blob is here; 0 if it is nowhere; or {its note, milliseconds that
+--          it was promised there, that it lives still, that anybody needs it still}, each 0 if
+--          that is over
+--
+-- What the keys hold: see hold.lua.
+--
+-- Why a script: a blob may move while several commands look at it, and be seen nowhere.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function left(score)
+  return score and math.max(tonumber(score) - now, 0) or 0
+end
+
+local found = {}
+for i = 1, #KEYS, 3 do
+  local blob, holds, place = KEYS[i], KEYS[i + 1], KEYS[i + 2]
+  if redis.call('EXISTS', blob) == 1 then
+    found[#found + 1] = 1
+  else
+    local note = redis.call('GET', place)
+    found[#found + 1] = note and {
+      note,
+      redis.call('PTTL', place),
+      left(redis.call('ZSCORE', holds, '@life')),
+      left(redis.call('ZREVRANGE', holds, 0, 0, 'WITHSCORES')[2]),
+    } or 0
+  end
+end
+return found

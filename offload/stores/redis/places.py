@@ -1,0 +1,149 @@
+"""Which blobs lie elsewhere, in Redis: one string each beside their holds. See hold.lua."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from offload.digest import Digest, parse_digest
+from offload.stores.checks import check_ttl
+from offload.stores.places import RESERVED, Place
+from offload.stores.redis.link import Link, script
+
+__all__ = ("KEYS", "RedisPlaces", "milliseconds")
+
+KEYS = 1000
+"""Blobs that one run of a script looks at: about a millisecond of the server's time."""
+
+
+class RedisPlaces:
+    """The account that a Redis keeps as the first of several tiers."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        # In a Cluster the part in braces chooses the slot: what other keys say about a blob
+        # stands beside it. (While that slot moves to another node, scripts have to wait.)
+        self._blob, self._holds, self._place = (
+            f"{link.prefix}:{what}:{{" for what in ("blob", "holds", "place")
+        )
+
+    def hold(
+        self, digests: Sequence[Digest], ttl: float, holder: str
+    ) -> dict[Digest, Place | None]:
+        return self._held(digests, ttl, holder, "")
+
+    def reserve(
+        self, digests: Sequence[Digest], ttl: float, name: str
+    ) -> dict[Digest, Place | None]:
+        return self._held(digests, ttl, name, milliseconds(min(ttl, RESERVED)))
+
+    def note(
+        self, digests: Sequence[Digest], note: str, *, life: float, promised: float, name: str
+    ) -> dict[Digest, float]:
+        asked = milliseconds(promised)
+        answers = self._run("note", digests, (note, milliseconds(life), asked, name))
+        return {digest: left / 1000 for digest, left in answers.items() if left > asked}
+
+    def promise(self, promised: Mapping[Digest, tuple[Place, float]]) -> set[Digest]:
+        answers: list[Any] = []
+        calls = [
+            (
+                [f"{self._place}{digest}}}" for digest in group],
+                [
+                    word
+                    for place, left in map(promised.__getitem__, group)
+                    for word in (place.note, milliseconds(left))
+                ],
+            )
+            for group in self._groups(list(promised))
+        ]
+        for answer in self._link.run_script(script("promise"), calls):
+            answers += answer
+        return {digest for digest, done in zip(promised, answers, strict=True) if not done}
+
+    def find(self, digests: Sequence[Digest]) -> dict[Digest, Place | None]:
+        return {
+            digest: None if answer == 0 else _place(*answer)
+            for digest, answer in self._run("where", digests, ()).items()
+            if answer != 1
+        }
+
+    def forget(self, places: Mapping[Digest, Place]) -> None:
+        calls = [
+            (
+                [f"{begin}{d}}}" for d in group for begin in (self._place, self._holds)],
+                [places[digest].note for digest in group],
+            )
+            for group in self._groups(list(places))
+        ]
+        self._link.run_script(script("forget"), calls)
+
+    def noted(self) -> Iterator[list[Digest]]:
+        for keys in self._link.keys(self._place):
+            yield [parse_digest(key[len(self._place) : -1]) for key in keys]
+
+    # -- for blobs as well
+
+    def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
+        """Do as `BlobStore.release`."""
+        self._link.run_script(
+            script("release"), self._calls(digests, (holder, milliseconds(grace)))
+        )
+
+    def holders(self, digest: Digest) -> dict[str, float]:
+        """Do as `BlobStore.holders`."""
+        found, (seconds, micros) = self._link.run(
+            [("ZRANGE", f"{self._holds}{digest}}}", 0, -1, "WITHSCORES"), ("TIME",)]
+        )
+        now = int(seconds) + int(micros) / 1e6
+        pairs = zip(found[::2], found[1::2], strict=True)
+        holds = {name.decode("utf-8", "replace"): float(end) / 1000 - now for name, end in pairs}
+        return {
+            holder: left
+            for holder, left in holds.items()
+            if left > 0 and not holder.startswith("@")  # notes of our own: see hold.lua
+        }
+
+    def _held(
+        self, digests: Sequence[Digest], ttl: float, name: str, reserved: int | str
+    ) -> dict[Digest, Place | None]:
+        answers = self._run("hold", digests, (milliseconds(ttl), name, reserved))
+        return {
+            digest: None if answer == 0 else _place(answer[0], answer[1], ttl * 1000, ttl * 1000)
+            for digest, answer in answers.items()
+            if answer != 1
+        }
+
+    def _run(self, name: str, digests: Sequence[Digest], args: Sequence[Any]) -> dict[Digest, Any]:
+        """Run a script about blobs; return what it answers about each."""
+        asked = list(dict.fromkeys(digests))
+        answers = self._link.run_script(script(name), self._calls(asked, args))
+        return dict(zip(asked, chain.from_iterable(answers), strict=True))
+
+    def _calls(
+        self, digests: Sequence[Digest], args: Sequence[Any]
+    ) -> list[tuple[list[str], Sequence[Any]]]:
+        begins = (self._blob, self._holds, self._place)
+        return [
+            ([f"{begin}{digest}}}" for digest in group for begin in begins], args)
+            for group in self._groups(list(dict.fromkeys(digests)))
+        ]
+
+    def _groups(self, digests: Sequence[Digest]) -> list[Sequence[Digest]]:
+        """Return digests in groups for one run of a script each."""
+        if not digests:
+            return []
+        size = KEYS if self._link.many_keys else 1
+        return [digests[at : at + size] for at in range(0, len(digests), size)]
+
+
+def _place(note: bytes, promised: float, life: float, held: float) -> Place:
+    left = math.inf if promised < 0 else promised / 1000  # an operator made it permanent
+    return Place(note.decode("utf-8", "replace"), left, life / 1000, held / 1000)
+
+
+def milliseconds(ttl: float) -> int:
+    """Return *ttl* seconds as Redis takes them; raises ValueError if not positive."""
+    return math.ceil(check_ttl(ttl) * 1000)

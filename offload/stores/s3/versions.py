@@ -1,0 +1,45 @@
+"""Blobs in S3 as a lower tier has them: an ETag tells one writing from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from offload.digest import Digest
+from offload.stores.base import Parts
+from offload.stores.places import Version
+from offload.stores.s3.blobs import NONCE, S3Blobs
+from offload.stores.s3.link import Link
+from offload.stores.s3.records import Conditions
+
+__all__ = ("S3Versions",)
+
+
+class S3Versions:
+    """See `offload.stores.places.Versioned`."""
+
+    def __init__(self, link: Link, blobs: S3Blobs, conditions: Conditions) -> None:
+        self._link = link
+        self._blobs = blobs
+        self._conditions = conditions
+
+    def prolong(self, digests: Sequence[Digest], ttl: float) -> dict[Digest, float]:
+        kept = self._link.threads.each(lambda digest: self._blobs.keep(digest, ttl), digests)
+        return {d: left for d, left in zip(digests, kept, strict=True) if left is not None}
+
+    def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> float:
+        self._blobs.store(blobs, ttl, anew=True)
+        return self._blobs.promise(ttl)
+
+    def versions(self, digests: Sequence[Digest]) -> dict[Digest, Version]:
+        seen = self._link.threads.each(self._blobs.look, digests)
+        return {
+            digest: Version(life.etag, max((life.size or 0) - NONCE, 0))
+            for digest, life in zip(digests, seen, strict=True)
+            if life is not None
+        }
+
+    def discard(self, versions: Mapping[Digest, Version]) -> set[Digest]:
+        self._conditions.require_deletes()
+        tags = [(digest, version.tag) for digest, version in versions.items()]
+        done = self._link.threads.each(lambda seen: self._blobs.remove(*seen), tags)
+        return {digest for digest, is_gone in zip(versions, done, strict=True) if is_gone}

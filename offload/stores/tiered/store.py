@@ -1,0 +1,120 @@
+"""`TieredStore`: the three parts over several stores."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, pairwise
+
+from offload.errors import ConfigurationError, StoreUnavailable
+from offload.stores.base import LeaseStore, PointerStore, Store, Swept
+from offload.stores.places import Places
+from offload.stores.tiered.blobs import TieredBlobs
+from offload.stores.tiered.sweep import sweep
+from offload.stores.tiered.tier import Tier
+
+__all__ = ("SIZES", "TieredStore")
+
+logger = logging.getLogger(__name__)
+
+SIZES = (1 << 20,)
+"""Bytes of a value from which it goes to the second of two tiers, where nothing else is said."""
+SMALL = 64 << 10
+
+
+class TieredStore:
+    """Several stores as one; see `offload.stores.tiered`.
+
+    Args:
+        first: has pointers, leases and small blobs and keeps account of the others; a
+            `RedisStore` (or, in tests, a `MemoryStore`).
+        lower: at least one.
+        sizes: for each of *lower* the bytes of a value from which it goes there, rising.
+        small: blobs below so many bytes stay in the first tier.
+        clock: seconds that only rise.
+
+    Attributes:
+        tiers: all of the stores.
+
+    Raises ConfigurationError where these do not make one store.
+    """
+
+    def __init__(
+        self,
+        first: Store,
+        lower: Sequence[Store],
+        sizes: Sequence[int] = SIZES,
+        *,
+        small: int = SMALL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tiers = (first, *lower)
+        self.url = " + ".join(store.url for store in self.tiers)
+        places = getattr(first, "places", None)
+        if not isinstance(places, Places):
+            raise ConfigurationError(
+                f"{first.url} cannot be the first of several stores, for it keeps no account of "
+                "who needs what: put a Redis before it",
+                store=self.url,
+            )
+        self._lower = [Tier(store, clock) for store in lower]
+        _check(self.tiers, self._lower, sizes, self.url)
+        self._first = first
+        self._places = places
+        self.blobs = TieredBlobs(first, places, self._lower, sizes=sizes, small=small, url=self.url)
+
+    @property
+    def pointers(self) -> PointerStore:
+        return self._first.pointers
+
+    @property
+    def leases(self) -> LeaseStore:
+        return self._first.leases
+
+    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+        """Remove what nobody holds any more, and what expired in each tier; yield each.
+
+        A tier that does not answer keeps no other from being swept; its StoreUnavailable is
+        raised in the end. One that cannot be swept safely is left to its own rules, which
+        the log tells.
+        """
+        away: list[StoreUnavailable] = []
+        for each in (
+            self._first.sweep(dry_run=dry_run),
+            *(sweep(self._places, tier, dry_run=dry_run) for tier in self._lower),
+            *(tier.store.sweep(dry_run=dry_run) for tier in self._lower),
+        ):
+            try:
+                yield from each
+            except ConfigurationError as exc:
+                logger.warning("not swept: %s", exc)
+            except StoreUnavailable as exc:
+                away.append(exc)
+        if away:
+            raise away[0]
+
+    def close(self) -> None:
+        """Close all tiers; the next call opens them again."""
+        for store in self.tiers:
+            store.close()
+
+
+def _check(stores: Sequence[Store], lower: Sequence[Tier], sizes: Sequence[int], url: str) -> None:
+    if not lower:
+        raise ConfigurationError(f"{url}: several stores are at least two", store=url)
+    seen = sorted([stores[0].url.partition("?")[0], *(tier.place for tier in lower)])
+    for place, group in groupby(seen):
+        if len(list(group)) > 1:
+            raise ConfigurationError(f"{url}: {place} is there twice", store=url)
+    if len(sizes) != len(lower):
+        raise ConfigurationError(
+            f"{url}: {len(stores)} stores need {len(lower)} sizes (offload_tier_sizes) from which "
+            f"values go to the next, not {len(sizes)}",
+            store=url,
+        )
+    if sizes[0] <= 0 or any(a >= b for a, b in pairwise(sizes)):
+        raise ConfigurationError(
+            f"{url}: the sizes of tiers are rising numbers of bytes above 0, not {tuple(sizes)}",
+            store=url,
+        )

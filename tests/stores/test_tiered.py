@@ -1,0 +1,606 @@
+"""What only several stores in one promise: where blobs lie, and when they go from there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+
+import pytest
+
+from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
+from offload.stores import open_store
+from offload.stores.file import FileStore
+from offload.stores.memory import MemoryStore
+from offload.stores.tiered import TieredStore
+from offload.testing.store import HOUR, FakeClock, blobs, contents, scanned, swept
+from tests.stores.moto_s3 import moto_s3
+from tests.stores.wire import Wire
+
+KIB = 1024
+LARGE = 100 * KIB
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def first(clock):
+    return MemoryStore("first", clock=clock)
+
+
+@pytest.fixture
+def lower(clock):
+    with moto_s3(clock, skew=1, ahead=1) as store:
+        yield store
+
+
+@pytest.fixture
+def store(first, lower, clock):
+    return TieredStore(first, [lower], clock=clock)
+
+
+@pytest.fixture
+def requests(lower, monkeypatch):
+    """The names of the requests that S3 gets."""
+    made = []
+    ask = lower._link.ask
+
+    def counted(operation, *args, **options):
+        made.append(operation)
+        return ask(operation, *args, **options)
+
+    monkeypatch.setattr(lower._link, "ask", counted)
+    return made
+
+
+def put(store, many, ttl=HOUR, holder="task:1", size=1024 * KIB):
+    """Store blobs of a large value as a publisher does; return those that were not there."""
+    missing = store.blobs.hold(list(many), ttl, holder)
+    if missing:
+        store.blobs.put({digest: many[digest] for digest in missing}, ttl, value_size=size)
+    return missing
+
+
+def there(store):
+    return {info.digest for info in store.blobs.scan()}
+
+
+def before(monkeypatch, target, name, action):
+    """Have *action* done once, just before *target* is called by *name*."""
+    real = getattr(target, name)
+
+    def call(*args, **options):
+        monkeypatch.setattr(target, name, real)
+        action()
+        return real(*args, **options)
+
+    monkeypatch.setattr(target, name, call)
+
+
+def after(monkeypatch, target, name, action):
+    """Have *action* done once, just after *target* was called by *name*."""
+    real = getattr(target, name)
+
+    def call(*args, **options):
+        monkeypatch.setattr(target, name, real)
+        result = real(*args, **options)
+        action()
+        return result
+
+    monkeypatch.setattr(target, name, call)
+
+
+# ------------------------------------------------------------------ where blobs lie
+
+
+def test_a_value_goes_by_its_size(clock):
+    """Blobs lie in the tier of their value's size; small ones always in the first."""
+    tiers = [MemoryStore(name, clock=clock) for name in "abc"]
+    store = TieredStore(tiers[0], tiers[1:], (200 * KIB, 1000 * KIB))
+    small, large = blobs(2, 64 * KIB - 1), blobs(2, 64 * KIB)
+    for size, at in ((199, 0), (200, 1), (999, 1), (1000, 2), (5000, 2)):
+        store.blobs.put({**small, **large}, HOUR, value_size=size * KIB)
+        assert [there(tier) for tier in tiers[1:]] == [
+            set(large) if at == number else set() for number in (1, 2)
+        ]
+        assert there(tiers[0]) == {*small, *(large if at == 0 else ())}
+        assert contents(store, [*small, *large]) == [
+            x for (x,) in [*small.values(), *large.values()]
+        ]
+        store.blobs.delete([*small, *large])
+
+
+def test_without_a_value_a_blobs_own_size_decides(store, first, lower):
+    """A blob of which nobody says how large its value is goes by its own size."""
+    small, large = blobs(1, 1024 * KIB - 1), blobs(1, 1024 * KIB)
+    store.blobs.put({**small, **large}, HOUR)
+    assert (there(first), there(lower)) == (set(small), set(large))
+
+
+def test_pointers_and_leases_are_the_first_tiers(store, first, lower, requests):
+    """A lower tier holds blobs alone."""
+    assert store.pointers.swap("p", None, b"1")
+    assert store.leases.acquire("l", "me", 10)
+    assert first.pointers.read("p") == b"1"
+    assert requests == []
+
+
+def test_a_blob_that_is_in_the_first_tier_is_not_stored_again(store, first, lower):
+    """What a smaller value has stored already stays where it is."""
+    many = blobs(1, LARGE)
+    assert put(store, many, size=LARGE) == set(many)
+    assert put(store, many) == set()
+    store.blobs.put(many, HOUR, value_size=5000 * KIB)
+    assert (there(first), there(lower)) == (set(many), set())
+
+
+def test_reading_keeps_the_order_over_tiers(store, first, lower, monkeypatch):
+    """Blobs come in the order asked for, whichever tiers they are in, after one question."""
+    low, high = blobs(4, LARGE), blobs(4, 10)
+    put(store, low)
+    put(store, high)
+    many = {**low, **high}
+    order = random.Random(1).choices(list(many), k=30)
+    asked = []
+    find = first.places.find
+    monkeypatch.setattr(first.places, "find", lambda digests: asked.append(1) or find(digests))
+    assert contents(store, order) == [many[digest][0] for digest in order]
+    assert asked == [1]
+
+
+def test_a_tier_is_known_however_it_is_reached(first, lower, clock):
+    """Another endpoint of the same bucket, and another order of tiers, are the same tiers."""
+    other = MemoryStore("other", clock=clock)
+    many = blobs(2, LARGE)
+    put(TieredStore(first, [other, lower], (1, 1000 * KIB), clock=clock), many)
+    lower.url += "?endpoint_url=http://elsewhere"
+    again = TieredStore(first, [lower, other], (1000 * KIB, 2000 * KIB), clock=clock)
+    assert contents(again, many) == [content for (content,) in many.values()]
+    assert again.blobs.hold(list(many), HOUR, "task:2") == set()
+
+
+@pytest.mark.parametrize(
+    ("urls", "sizes", "said"),
+    (
+        (["file:///x", "memory://a"], None, "file:///x cannot be the first.*put a Redis before"),
+        (["s3://bucket/x", "redis://a"], None, "cannot be the first"),
+        (["memory://a", "memory://a"], None, "memory://a is there twice"),
+        (["redis://a", "file:///x", "file:///x"], (1, 2), "file:///x is there twice"),
+        (["redis://a", "s3://b?region=x", "s3://b?region=y"], (1, 2), "s3://b is there twice"),
+        (["memory://a", "memory://b", "memory://c"], None, "3 stores need 2 sizes .* not 1"),
+        (["memory://a", "memory://b"], (1, 2), "2 stores need 1 sizes .* not 2"),
+        (["memory://a", "memory://b", "memory://c"], (2, 2), "rising numbers of bytes"),
+        (["memory://a", "memory://b"], (0,), "rising numbers of bytes"),
+        ([], None, "not an empty list"),
+    ),
+)
+def test_what_makes_no_store_is_refused(urls, sizes, said):
+    """Tiers that cannot work together are refused, saying why."""
+    with pytest.raises(ConfigurationError, match=said):
+        open_store(urls, tier_sizes=sizes)
+
+
+def test_a_tier_alone_is_no_store(first):
+    """Several stores are two at least."""
+    with pytest.raises(ConfigurationError, match="at least two"):
+        TieredStore(first, [])
+
+
+def test_options_belong_to_one_url():
+    """What is meant for one of several stores stands in its URL."""
+    with pytest.raises(ConfigurationError, match="prefix: options of several stores"):
+        open_store(["redis://a", "redis://b"], prefix="x")
+
+
+def test_credentials_are_not_shown():
+    """The URL of several stores has no secrets, nor what is noted of them."""
+    store = open_store(["redis://:secret@a/1?prefix=p", "s3://key:secret@b/p?region=x"])
+    assert store.url == "redis://a/1?prefix=p + s3://b/p"
+    assert [tier.place for tier in store._lower] == ["s3://b/p"]
+
+
+# ------------------------------------------------------------------ what it costs
+
+
+@pytest.mark.server
+def test_a_deduplicated_publish_is_one_round_trip(redis, lower, requests, monkeypatch):
+    """To hold what is there takes one round trip to Redis, and none to S3."""
+    store = TieredStore(open_store(redis.url, prefix=os.urandom(4).hex()), [lower])
+    many = {**blobs(25, LARGE), **blobs(1, 100)}
+    put(store, many)
+    assert set(requests) == {"put_object"}
+    assert len(requests) == 25
+    store.blobs.hold(list(many), HOUR / 2, "task:2")
+    store.blobs.release(list(many), "task:2", 60)  # it knows the scripts from here on
+    requests.clear()
+    wire = Wire(monkeypatch)
+    assert put(store, many, HOUR / 2, "task:3") == set()
+    assert (wire.trips, requests) == (1, [])
+    store.blobs.release(list(many), "task:3", 60)
+    assert (wire.trips, requests) == (2, [])
+    store.close()
+
+
+@pytest.mark.server
+def test_a_root_is_read_in_one_round_trip(redis, lower, requests, monkeypatch):
+    """What lies in the first tier is read without asking where it is."""
+    store = TieredStore(open_store(redis.url, prefix=os.urandom(4).hex()), [lower])
+    root, chunks = blobs(1, 100), blobs(3, LARGE)
+    put(store, {**root, **chunks})
+    contents(store, chunks)
+    requests.clear()
+    wire = Wire(monkeypatch)
+    assert contents(store, root) == [next(iter(root.values()))[0]]
+    assert (wire.trips, requests) == (1, [])
+    contents(store, chunks)
+    assert (wire.trips, requests) == (2, ["get_object"] * 3)
+    store.close()
+
+
+def test_a_lower_tier_is_asked_when_its_promise_is_too_short(clock, first, requests, lower):
+    """Who needs a blob for longer than was promised has the promise prolonged, once."""
+    store = TieredStore(first, [lower], clock=clock)
+    many = blobs(1, LARGE)
+    put(store, many, HOUR)
+    requests.clear()
+    clock.advance(60)
+    assert store.blobs.hold(list(many), 2 * HOUR - 60, "task:2") == set()
+    assert requests == []
+    assert store.blobs.hold(list(many), 2 * HOUR, "task:3") == set()
+    assert requests == ["head_object", "copy_object"]
+    requests.clear()
+    clock.advance(HOUR)
+    assert store.blobs.hold(list(many), 3 * HOUR, "task:4") == set()
+    assert requests == []
+    clock.advance(3 * HOUR - 1)
+    assert swept(store) == 0
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+# ------------------------------------------------------------------ when blobs go
+
+
+def test_what_was_released_goes_from_s3(store, lower, clock):
+    """A blob that its last holder gave up is swept after the grace, long before its age."""
+    many, kept = blobs(3, LARGE), blobs(1, LARGE)
+    put(store, many, 24 * HOUR)
+    put(store, kept, 24 * HOUR, "task:2")
+    store.blobs.release([*many, *kept], "task:1", 60)
+    clock.advance(59)
+    assert swept(store) == 0
+    assert contents(store, many) == [content for (content,) in many.values()]
+    clock.advance(1)
+    assert store.blobs.hold(list(many), 1, "task:3") == set(many)
+    assert swept(store) == 0  # somebody is about to store it
+    clock.advance(1)
+    found = list(store.sweep(dry_run=True))
+    assert there(lower) == {*many, *kept}
+    assert list(store.sweep()) == found
+    assert sorted(each.name for each in found) == sorted(many)
+    assert {(each.kind, each.size) for each in found} == {("blob", LARGE)}
+    assert "nobody holds it" in found[0].why
+    assert there(lower) == set(kept)
+    assert list(store._places.find(list(many)).values()) == [None] * 3  # nor a note is left
+
+
+def test_what_ended_goes_with_the_sweep(store, lower, clock):
+    """Also a blob that was never released goes when its last hold has ended."""
+    many = blobs(1, LARGE)
+    put(store, many, HOUR)
+    store.blobs.hold(list(many), 5 * HOUR, "task:2")
+    clock.advance(2 * HOUR)
+    assert swept(store) == 0
+    clock.advance(3 * HOUR + 1)
+    assert swept(store) == 1
+    assert there(lower) == set()
+
+
+def test_what_a_killed_publisher_left_goes_in_the_end(store, lower, clock):
+    """Blobs that were stored and never noted go by their own age."""
+    many = blobs(1, LARGE)
+    store.blobs.hold(list(many), HOUR, "task:1")
+    lower.versions.replace(many, HOUR)
+    clock.advance(2 * HOUR)
+    assert swept(store) == 0
+    clock.advance(10)
+    assert swept(store) == 1
+    assert there(lower) == set()
+
+
+STEPS = 5  # of a sweeper, each a call of one of the tiers
+
+
+def pausing(monkeypatch, first, lower, step, action):
+    """Have *action* done before the call of either tier that a sweeper makes as number *step*;
+    return the list of its calls.
+    """
+    made = []
+
+    def wrap(target, name):
+        real = getattr(target, name)
+
+        def call(*args, **options):
+            if len(made) <= step and sys._getframe(1).f_code.co_name in ("sweep", "_ended"):
+                made.append(name)
+                if len(made) == step + 1:
+                    action()
+            return real(*args, **options)
+
+        monkeypatch.setattr(target, name, call)
+
+    for name in ("find", "forget"):
+        wrap(first.places, name)
+    for name in ("versions", "discard"):
+        wrap(lower.versions, name)
+    return made
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+@pytest.mark.parametrize("holds", (True, False))
+def test_what_is_published_again_meanwhile_is_not_swept(
+    store, first, lower, clock, monkeypatch, step, holds
+):
+    """Wherever a sweeper pauses, a blob that is stored again in the meantime stays."""
+    many = blobs(1, LARGE)
+    put(store, many, 24 * HOUR)
+    store.blobs.release(list(many), "task:1", 1)
+    clock.advance(2)
+
+    def publish():
+        if holds:
+            assert put(store, many, HOUR, "task:2") == set(many)
+        else:
+            store.blobs.put(many, HOUR, value_size=1024 * KIB)
+
+    made = pausing(monkeypatch, first, lower, step, publish)
+    swept(store)
+    assert ["find", "versions", "find", "discard", "forget"][: step + 1] == made
+    assert contents(store, many) == [content for (content,) in many.values()]
+    assert store.blobs.hold(list(many), HOUR, "task:3") == set()
+    clock.advance(HOUR / 2)
+    assert swept(store) == 0
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+@pytest.mark.parametrize("holds", (True, False))
+def test_a_publisher_who_is_slow_to_note_loses_nothing(
+    store, first, lower, clock, monkeypatch, holds
+):
+    """A sweep between the storing of a blob and its noting leaves what was stored."""
+    many = blobs(1, LARGE)
+    put(store, many, 24 * HOUR)
+    store.blobs.release(list(many), "task:1", 1)
+    clock.advance(2)
+    removed = []
+    before(monkeypatch, first.places, "note", lambda: removed.append(swept(store)))
+    if holds:
+        assert put(store, many, HOUR, "task:2") == set(many)
+    else:
+        store.blobs.put(many, HOUR, value_size=1024 * KIB)
+    assert removed == [0]
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+def test_a_sweep_that_was_killed_is_brought_to_an_end(store, first, lower, clock, monkeypatch):
+    """What a sweeper deleted and did not live to forget is forgotten by the next."""
+    many = blobs(2, LARGE)
+    put(store, many, 24 * HOUR)
+    store.blobs.release(list(many), "task:1", 1)
+    clock.advance(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(first.places, "forget", lambda places: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            swept(store)
+    assert there(lower) == set()
+    assert store._places.find(list(many)).keys() == many.keys()
+    assert swept(store) == 0
+    assert list(store._places.find(list(many)).values()) == [None] * 2
+
+
+def test_a_promise_to_one_is_kept_by_who_stores_anew(store, first, lower, clock, monkeypatch):
+    """One who stores a blob anew, for less time, keeps what others were promised meanwhile."""
+    many = blobs(1, LARGE)
+    (digest,) = many
+    replace = lower.versions.replace
+
+    def slow(some, ttl):
+        # Another stores it first, a third needs it for long; and our write then comes over
+        # it as one that was looked at before, with a life as short as ours.
+        monkeypatch.setattr(lower.versions, "replace", replace)
+        assert put(store, many, HOUR, "task:2") == set(many)
+        assert put(store, many, 9 * HOUR, "task:3") == set()
+        lower.blobs.delete([digest])
+        return replace(some, ttl)
+
+    monkeypatch.setattr(lower.versions, "replace", slow)
+    assert put(store, many, HOUR, "task:1") == set(many)
+    clock.advance(9 * HOUR - 1)
+    assert swept(store) == 0
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+def test_a_promise_is_asked_for_again_of_what_was_stored_anew(
+    store, first, lower, clock, monkeypatch
+):
+    """One who has a life prolonged while another stores the blob anew has that prolonged, too."""
+    many = blobs(1, LARGE)
+    (digest,) = many
+    put(store, many, HOUR)
+    clock.advance(60)
+
+    def store_anew():
+        lower.blobs.delete([digest])
+        lower.versions.replace(many, HOUR)
+        place = first.places.find([digest])[digest]
+        note = f"another {place.tier}"
+        first.places.note([digest], note, life=HOUR, promised=HOUR, name="@put:other")
+
+    after(monkeypatch, lower.versions, "prolong", store_anew)
+    assert store.blobs.hold([digest], 9 * HOUR, "task:2") == set()
+    clock.advance(9 * HOUR - 1)
+    assert swept(store) == 0
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+def test_what_always_changes_has_an_end(store, first, clock, monkeypatch):
+    """Who finds a blob stored anew at each look gives up for now."""
+    many = blobs(1, LARGE)
+    put(store, many, HOUR)
+    monkeypatch.setattr(first.places, "promise", set)
+    with pytest.raises(StoreUnavailable, match="changed whenever it was looked at"):
+        store.blobs.hold(list(many), 9 * HOUR, "task:2")
+
+
+def test_a_server_that_deletes_unconditionally(store, lower, clock, monkeypatch, caplog):
+    """It is left to its lifecycle rule, with a warning; the other tiers are swept."""
+    many = blobs(1, LARGE)
+    put(store, many, 24 * HOUR)
+    store.blobs.release(list(many), "task:1", 1)
+    clock.advance(2)
+    monkeypatch.setattr(lower._conditions, "_known", lambda what: what != "delete")
+    with caplog.at_level(logging.WARNING):
+        assert swept(store) == 0
+    assert "lifecycle rule" in caplog.text
+    assert there(lower) == set(many)
+    assert store.blobs.hold(list(many), HOUR, "task:2") == set(many)
+
+
+def test_a_tier_without_versions_goes_by_age(first, tmp_path, clock):
+    """In files a blob stays until its own time, for half as long again, whoever gives it up."""
+    file = FileStore(tmp_path, clock=clock, skew=0)
+    store = TieredStore(first, [file], (1,), clock=clock)
+    many = blobs(1, LARGE)
+    put(store, many, 10 * HOUR)
+    store.blobs.release(list(many), "task:1", 1)
+    clock.advance(2)
+    assert store.blobs.hold(list(many), HOUR, "task:1") == set(many)
+    assert swept(store) == 0
+    clock.advance(15 * HOUR)
+    assert swept(store) == 1
+
+
+# ------------------------------------------------------------------ when something is lost
+
+
+def test_a_first_tier_that_lost_its_notes(first, lower, clock):
+    """What lies in S3 without a note is read from there, stored anew when it is published, and
+    removed by its own age alone.
+    """
+    many, root = blobs(3, LARGE), blobs(1, 10)
+    put(TieredStore(first, [lower], clock=clock), {**many, **root}, 10 * HOUR)
+    emptied = MemoryStore("first", clock=clock)
+    store = TieredStore(emptied, [lower], clock=clock)
+    assert contents(store, many) == [content for (content,) in many.values()]
+    assert contents(store, list(many)[:1]) == next(iter(many.values()))
+    with pytest.raises(BlobMissing):
+        contents(store, [*many, *root])
+    assert there(store) == set(many)
+    assert swept(store) == 0
+    again, *rest = many
+    assert put(store, {again: many[again]}, HOUR, "task:2") == {again}
+    assert scanned(lower)[again].ttl > 9 * HOUR  # of use to those who still refer to it
+    clock.advance(1.5 * HOUR)
+    assert {each.name for each in store.sweep()} == {again}
+    assert there(store) == set(rest)
+    clock.advance(18.5 * HOUR + 2)
+    assert swept(store) == 2
+    assert there(lower) == set()
+
+
+def test_an_object_that_was_lost_is_stored_again(store, lower, clock):
+    """Who finds that a noted blob is gone has it be missing for those who come after."""
+    many = blobs(3, LARGE)
+    read, prolonged, unseen = many
+    put(store, many)
+    lower.blobs.delete(many)
+    with pytest.raises(BlobMissing) as caught:
+        contents(store, [read])
+    assert caught.value.store == store.url
+    assert store.blobs.hold([prolonged], 5 * HOUR, "task:2") == {prolonged}
+    assert store.blobs.hold(list(many), 1, "task:2") == {read, prolonged}
+    assert unseen not in there(store)
+
+
+def test_what_moved_between_question_and_reading_is_found(store, first, lower, clock, monkeypatch):
+    """A blob that was put into the first tier while it is read from another is read there."""
+    many = blobs(2, LARGE)
+    put(store, many)
+    one, _ = many
+
+    def move():
+        lower.blobs.delete([one])
+        first.blobs.put({one: many[one]}, HOUR)
+
+    after(monkeypatch, first.places, "find", move)
+    assert contents(store, many) == [content for (content,) in many.values()]
+
+
+def test_a_tier_that_was_taken_away(first, lower, clock):
+    """What lies in a tier that is not configured is not lost: reading says which to add, and
+    publishing stores it again.
+    """
+    other = MemoryStore("other", clock=clock)
+    many = blobs(2, LARGE)
+    one, two = many
+    put(TieredStore(first, [lower], clock=clock), many)
+    tiers = TieredStore(first, [other], clock=clock)
+    for store in (tiers, first):
+        for asked in ([one], [one, two]):
+            with pytest.raises(StoreUnavailable, match=r"lies in s3://bucket/offload.*add it"):
+                contents(store, asked)
+    assert swept(tiers) == 0
+    assert tiers.blobs.hold([one], HOUR, "task:2") == {one}
+    put(tiers, {one: many[one]}, HOUR, "task:2")
+    assert first.blobs.hold([two], HOUR, "task:3") == {two}
+    first.blobs.put({two: many[two]}, HOUR)
+    assert contents(tiers, many) == contents(TieredStore(first, [lower, other], (1, 2)), many)
+    assert there(lower) == set(many)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", ("redis", "cluster"))
+def test_a_redis_without_its_tier_says_so(request, name, lower):
+    """A Redis that goes on alone does not call missing what lies in S3."""
+    alone = open_store(request.getfixturevalue(name).url)
+    many = {**blobs(2, LARGE), **blobs(1, 10)}
+    one, two, root = many
+    put(TieredStore(alone, [lower]), many)
+    assert contents(alone, [root]) == [many[root][0]]
+    with pytest.raises(StoreUnavailable, match=r"lies in s3://bucket/offload.*add it") as caught:
+        contents(alone, [root, two, one])
+    assert caught.value.digest == two
+    assert alone.blobs.hold(list(many), HOUR, "task:2") == {one, two}
+    alone.close()
+
+
+def test_the_sweep_of_one_tier_does_not_wait_for_another(first, clock, lower, monkeypatch):
+    """A tier that is away keeps none from being swept, and is told of in the end."""
+    other = MemoryStore("other", clock=clock)
+    store = TieredStore(first, [lower, other], (1000 * KIB, 2000 * KIB), clock=clock)
+    many = blobs(1, LARGE)
+    put(store, many, size=2000 * KIB)
+    clock.advance(2 * HOUR)
+
+    def away(*_args, **_options):
+        raise StoreUnavailable("it is away")
+
+    monkeypatch.setattr(lower._link, "ask", away)
+    found = []
+    with pytest.raises(StoreUnavailable, match="away"):
+        found.extend(each.name for each in store.sweep())
+    assert there(other) == set()
+
+
+def test_deleted_is_gone_everywhere(store, first, lower):
+    """A deleted blob is in no tier, nor noted to be."""
+    many = {**blobs(1, LARGE), **blobs(1, 10)}
+    put(store, many)
+    store.blobs.delete(many)
+    assert (there(first), there(lower), there(store)) == (set(), set(), set())
+    assert store.blobs.hold(list(many), 1, "task:2") == set(many)
+    put(store, many)
+    assert contents(store, many) == [content for (content,) in many.values()]

@@ -1,0 +1,172 @@
+"""Redis before S3, on real servers: many processes at once, and outages."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from offload.digest import digest_of
+from offload.errors import StoreUnavailable
+from offload.stores import open_store
+from offload.testing.servers import redis_client, wait_until
+from offload.testing.store import HOUR, blobs, contents
+from tests.faults.proxy import Proxy
+
+pytestmark = pytest.mark.server
+
+LARGE = 100 << 10
+SECONDS = 12.0
+JOIN = 60.0
+
+
+@pytest.fixture
+def urls(redis, s3):
+    """A store of its own for each test."""
+    return [f"{redis.url}?prefix={os.urandom(4).hex()}", s3.url(os.urandom(4).hex())]
+
+
+# ------------------------------------------------------------------ many processes
+
+
+CONTENTS = [bytes([number]) * LARGE for number in range(6)]
+BLOBS = {digest_of([content]): content for content in CONTENTS}
+
+
+def publish(urls, results):
+    """Hold, store, read and give up, all the time; nothing that is held may be missing."""
+    store, seen = open_store(urls, tier_sizes=(1,)), Counter()
+    chance, deadline = random.Random(os.getpid()), time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        holder = f"task:{os.getpid()}-{seen['turns']}"
+        some = chance.sample(list(BLOBS), chance.randint(1, 3))
+        missing = store.blobs.hold(some, HOUR, holder)
+        seen["stored"] += len(missing)
+        if missing:
+            store.blobs.put({digest: [BLOBS[digest]] for digest in missing}, HOUR)
+        time.sleep(chance.choice((0, 0.01)))  # who sweeps gets its turn, at random
+        assert contents(store, some) == [BLOBS[digest] for digest in some]
+        assert store.blobs.hold(some, HOUR, holder) == set()
+        store.blobs.release(some, holder, 0.001)
+        seen["turns"] += 1
+    results.put(seen)
+
+
+def sweep(urls, results):
+    store, seen = open_store(urls, tier_sizes=(1,)), Counter()
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        seen["swept"] += sum(1 for _ in store.sweep())
+    results.put(seen)
+
+
+def test_nothing_that_is_held_is_swept(urls):
+    """However publishers and sweepers in several processes interleave, what is held is there."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    children = [
+        context.Process(target=target, args=(urls, results))
+        for target in (publish, publish, publish, sweep, sweep)
+    ]
+    for child in children:
+        child.start()
+    total = Counter()
+    for child in children:
+        child.join(SECONDS + JOIN)
+    assert [child.exitcode for child in children] == [0] * 5
+    for _ in children:
+        total += results.get(timeout=JOIN)
+    print(dict(total))
+    assert total["swept"] > 10
+    assert total["stored"] > 10
+    store = open_store(urls)
+    time_over = lambda: sum(1 for _ in store.sweep()) == 0 and not list(store.blobs.scan())
+    wait_until(time_over, "nothing is left when nobody holds anything")
+    store.close()
+
+
+# ------------------------------------------------------------------ outages
+
+
+@pytest.fixture
+def proxy(s3):
+    with Proxy(s3.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def store(redis, s3, proxy):
+    lower = s3.url(
+        os.urandom(4).hex(), port=proxy.port, max_attempts=1, connect_timeout=0.5, read_timeout=0.5
+    )
+    store = open_store([f"{redis.url}?prefix={os.urandom(4).hex()}", lower])
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("how", ("refuse", "blackhole"))
+def test_without_s3_small_values_go_on(store, proxy, how):
+    """While S3 is away its values are unavailable, others are not; when it is back all is well."""
+    old, new, small = blobs(2, LARGE), blobs(2, LARGE), blobs(5, 1000)
+    store.blobs.put(old, HOUR, value_size=1 << 20)
+    getattr(proxy, how)()
+    for call in (
+        lambda: store.blobs.put(new, HOUR, value_size=1 << 20),
+        lambda: contents(store, old),
+        lambda: contents(store, list(old)[:1]),
+        lambda: store.blobs.hold(list(old), 9 * HOUR),
+        lambda: list(store.sweep()),
+    ):
+        with pytest.raises(StoreUnavailable, match="s3://"):
+            call()
+    store.blobs.put(small, HOUR, value_size=1000)
+    assert contents(store, small) == [content for (content,) in small.values()]
+    assert store.blobs.hold([*old, *new, *small], HOUR, "task:1") == set(new)
+    assert store.pointers.swap("p", None, b"1")
+    proxy.restore()
+    store.blobs.put(new, HOUR, value_size=1 << 20)
+    many = {**old, **new, **small}
+    assert contents(store, many) == [content for (content,) in many.values()]
+    assert store.blobs.hold(list(many), 9 * HOUR, "task:1") == set()
+    assert list(store.sweep()) == []
+
+
+def test_without_redis_nothing_goes(s3, redis):
+    """Without the first tier every call is unavailable."""
+    with Proxy(redis.port) as proxy:
+        store = open_store([proxy.url, s3.url(os.urandom(4).hex())])
+        many = blobs(2, LARGE)
+        store.blobs.put(many, HOUR, value_size=1 << 20)
+        proxy.refuse()
+        for call in (
+            lambda: store.blobs.put(many, HOUR, value_size=1 << 20),
+            lambda: store.blobs.hold(list(many), HOUR),
+            lambda: contents(store, many),
+            lambda: list(store.sweep()),
+        ):
+            with pytest.raises(StoreUnavailable, match="redis://"):
+                call()
+        proxy.restore()
+        assert contents(store, many) == [content for (content,) in many.values()]
+        store.close()
+
+
+def test_a_redis_that_was_emptied_and_stopped_governing(store, redis):
+    """What Redis knows nothing of any more is not swept, is read, and is stored anew."""
+    many = blobs(3, LARGE)
+    store.blobs.hold(list(many), HOUR, "task:1")
+    store.blobs.put(many, HOUR, value_size=1 << 20)
+    with redis_client(redis) as client:
+        client.flushall()
+    assert list(store.sweep()) == []
+    assert contents(store, many) == [content for (content,) in many.values()]
+    assert store.blobs.hold(list(many), HOUR, "task:1") == set(many)
+    store.blobs.put(many, HOUR, value_size=1 << 20)
+    assert store.blobs.hold(list(many), HOUR, "task:1") == set()
+    assert contents(store, many) == [content for (content,) in many.values()]
+    store.blobs.release(list(many), "task:1", 0.001)
+    wait_until(lambda: sum(1 for _ in store.sweep()) == 3, "they are swept")

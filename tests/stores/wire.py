@@ -1,0 +1,21 @@
+"""Counting round trips to Redis."""
+
+from __future__ import annotations
+
+
+class Wire:
+    """What a store's connections send; each sending is the begin of a round trip."""
+
+    def __init__(self, monkeypatch):
+        from redis.connection import Connection
+
+        self.trips, self.sizes, self.sent = 0, [], []
+        send = Connection.send_packed_command
+
+        def counted(connection, command, check_health=True):
+            self.trips += 1
+            self.sent += command
+            self.sizes.append(sum(map(len, command)))
+            return send(connection, command, check_health)
+
+        monkeypatch.setattr(Connection, "send_packed_command", counted)
