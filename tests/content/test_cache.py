@@ -795,6 +795,9 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert (named.folder.path, named.folder.limit()) == (tmp_path, 5)
     monkeypatch.setattr(cache_module, "_SHM", tmp_path)
     assert open_cache("s3://bucket", Settings(), counters) is None
+    monkeypatch.setattr(cache_module, "_SHM", tmp_path / "missing")
+    assert open_cache("s3://bucket", Settings(), counters) is None
+    monkeypatch.setattr(cache_module, "_SHM", tmp_path)
     monkeypatch.setattr(cache_folder, "is_tmpfs", lambda path: path == tmp_path)
     own = open_cache("s3://bucket", Settings(), counters)
     assert own.folder.path == tmp_path / f"offload-{os.geteuid()}"

@@ -13,7 +13,7 @@ from celery import Celery
 from offload import Offload
 
 MB = 1024**2
-SIZES = (1, 2, 1, 8)  # MB
+SIZES = (1, 1, 2, 1, 4, 8)  # MB
 
 
 def large(number: int) -> Any:

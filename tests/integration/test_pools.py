@@ -88,7 +88,7 @@ def test_large_values_in_parallel(running):
     """Of many tasks at once each gets its values whole and returns what it made of them; what
     one writes into a value that others have as well, none of them sees.
     """
-    count = 60 if running.kind == "redis" else 20
+    count = 60 if running.kind == "redis" else 16
     shared = [common(number) for number in range(3)]
     results = [
         running.app.tasks["mix"].delay(large(number), shared[number // 2 % 3], number)
