@@ -20,6 +20,7 @@ from benchmarks import (
     shared_argument,
     sizes,
     small_tasks,
+    tiers,
 )
 from benchmarks.report import FULL, QUICK, SCALES, Judge, Row, document, show, write
 
@@ -33,6 +34,7 @@ QUESTIONS = {
     7: node_cache,
     8: s3,
     9: lifetimes,
+    10: tiers,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

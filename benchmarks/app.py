@@ -23,14 +23,14 @@ _SIGNED_WITH = "for these benchmarks only"  # so that a store may be emptied bet
 
 
 def make_app(way: str, urls: dict[str, str], **settings: Any) -> Celery:
-    """Return the app; *urls* are of ``broker``, ``backend`` and ``store``."""
+    """Return the app; *urls* are of ``broker``, ``backend`` and ``store`` (of tiers: several)."""
     app = Celery("bench", broker=urls["broker"], backend=urls["backend"], set_as_current=False)
     if way in _PICKLED:
         app.conf.update(
             task_serializer="pickle", result_serializer="pickle", accept_content=["pickle", "json"]
         )
     if way == OFFLOAD:
-        app.offload = Offload(app, store=urls["store"], secret=(_SIGNED_WITH,), **settings)
+        app.offload = Offload(app, store=urls["store"].split(), secret=(_SIGNED_WITH,), **settings)
     for function in (add, take, grow, part, gather):
         app.task(function, name=function.__name__, shared=False)
     app.finalize()

@@ -69,6 +69,7 @@ class Setting:
     Attributes:
         servers: of ``broker``, ``backend`` and ``store``; one server in the place of
             all unless they are *separate*.
+        store_after: URL of a second tier of the store.
     """
 
     def __init__(self, stack: ExitStack, *, separate: bool) -> None:
@@ -81,15 +82,17 @@ class Setting:
             self.servers = {role: stack.enter_context(redis_server()) for role in roles}
         else:
             self.servers = dict.fromkeys(roles, stack.enter_context(redis_server()))
+        self.store_after = ""
         self.workers: dict[str, Worker] = {}
         self._thresholds: dict[str, int] = {}
 
     def urls(self, way: str) -> dict[str, str]:
         """Each way has databases of its own."""
-        return {
+        urls = {
             role: f"redis://{server.host}:{server.port}/{3 * WAYS.index(way) + i}"
             for i, (role, server) in enumerate(self.servers.items())
         }
+        return {**urls, "store": f"{urls['store']} {self.store_after}".strip()}
 
     def app(self, way: str, **settings: Any) -> Celery:
         """Return an app for this process."""

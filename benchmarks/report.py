@@ -46,6 +46,7 @@ class Scale:
         result, parts: bytes of a result, and how many parts a chord has.
         sizes: of question 6.
         blobs: small blobs of question 9.
+        tiered: tasks, arrays and bytes of an array, of question 10.
         tasks: small tasks published at once in question 1.
         rounds: how often each is repeated, at least.
     """
@@ -64,6 +65,7 @@ class Scale:
     sizes: Sequence[int]
     distinct_tasks: int
     blobs: int
+    tiered: tuple[int, int, int]
 
 
 MB = 10**6
@@ -82,6 +84,7 @@ FULL = Scale(
     sizes=(1000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, MB, 10 * MB, 100 * MB),
     distinct_tasks=100,
     blobs=100_000,
+    tiered=(1000, 8, 20 * MB),
 )
 QUICK = Scale(
     name="quick",
@@ -98,6 +101,7 @@ QUICK = Scale(
     sizes=(1000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, MB),
     distinct_tasks=30,
     blobs=100_000,
+    tiered=(200, 8, 20 * MB),
 )
 TINY = Scale(
     name="tiny",
@@ -114,6 +118,7 @@ TINY = Scale(
     sizes=(1000, 100_000),
     distinct_tasks=4,
     blobs=2000,
+    tiered=(20, 2, 2 * MB),
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 
