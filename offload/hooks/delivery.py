@@ -10,7 +10,7 @@ from offload.errors import InvalidRef, OffloadError, StoreUnavailable, Unsupport
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import described
 from offload.hooks.paths import Path, contains, label, replace_each
-from offload.hooks.release import is_done, release
+from offload.hooks.release import is_done, message_name, release, task_holder
 from offload.ref import Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
 
@@ -23,7 +23,9 @@ __all__ = (
     "REQUIRED",
     "REQUIRED_BYTES",
     "Delivery",
+    "body_of",
     "current_delivery",
+    "ignores_result",
     "mark_refs",
     "needed_wires",
     "resolve_direct",
@@ -32,7 +34,9 @@ __all__ = (
 EMBED = "offload"
 """Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
 HELD = "_offload_held"
-"""Attribute of a request in the worker's main process: the wire texts of what it holds."""
+"""Attribute of a request in the worker's main process: in what name its message holds
+something, and the wire texts of that.
+"""
 REQUIRED = "__offload__"
 """A keyword argument that makes a worker without this library fail, where the serializer
 would not: no task has a parameter of this name."""
@@ -62,14 +66,12 @@ class Delivery:
         error: why they could not be resolved.
         attempt: how many times the message was sent again for a store outage.
         started: whether the task's own function was entered.
-        holder: in whose name its values are held.
-        holds: whether there is something to release in the end.
+        message: in what name its values are held, see `task_holder`; empty: in none.
     """
 
-    def __init__(self, hook: Offload, task: Any, holder: str) -> None:
+    def __init__(self, hook: Offload, task: Any, task_id: Any) -> None:
         self.hook = hook
         self.task = task
-        self.holder = holder
         self.args: Sequence[Any] = ()
         self.kwargs: Mapping[str, Any] = {}
         self.bound: tuple[Any, Any] | None = None
@@ -77,9 +79,10 @@ class Delivery:
         self.attempt = 0
         self.started = False
         self.options = _NO_OPTIONS
-        self.holds = False
+        self.message = ""
+        self._task_id = task_id
         self._held: list[Ref[Any]] = []
-        self._held_again: set[str | None] = set()
+        self._parts: tuple[str, Sequence[Ref[Any]]] = ("", ())
         self._result: Any = None
         self._result_refs: dict[str, Ref[Any]] = {}
 
@@ -124,7 +127,7 @@ class Delivery:
             )
         self.attempt = int(note.get("attempt", 0))
         self.options = TaskOptions.read(note.get("call"), "message")
-        self.holds = bool(note.get("holds"))
+        self.message = _name(note)
         self._held += map(Ref.unbound, filter(has_wire_form, note.get("also", ())))
 
     def _resolve(self, request: dict[str, Any], note: Any, facts: TaskFacts) -> None:
@@ -134,12 +137,10 @@ class Delivery:
             return
         root = {**request, "args": self.args, "kwargs": dict(self.kwargs)}
         _without_required(root["kwargs"])
-        own = {tuple(path) for path in refs}
 
         def bind(node: Any, path: Path) -> Ref[Any]:
             ref = self._bind(node, path, facts)
-            if tuple(path) in own:
-                self._held.append(ref)
+            self._held.append(ref)
             return ref
 
         bound = replace_each(root, [*refs, *keep], bind)
@@ -202,21 +203,38 @@ class Delivery:
 
     # -- holds
 
-    def held_again(self, name: str, refs: Sequence[Ref[Any]]) -> None:
-        """Remember what this task published under its own id: a retry, a replacement."""
-        if name == self.holder:
-            self._held_again.update(ref.digest for ref in refs)
+    @property
+    def holder(self) -> str:
+        """In whose name the message's values are held. Asked for the first time by a task
+        whose message held none, it makes a name.
+        """
+        self.message = self.message or message_name()
+        return task_holder(self._task_id, self.message)
 
     def hold(self, ref: Ref[Any]) -> None:
         """Have *ref* given up together with the message's references."""
         self._held.append(ref)
-        self.holds = True
+
+    def published(self, task_id: Any, refs: Sequence[Ref[Any]]) -> None:
+        """Note what a message that this task published refers to, and holds from now on."""
+        request = self.task.request
+        if task_id == body_of(request) and ignores_result(self.task, request):
+            self._parts = task_holder(task_id), refs  # by that name they were kept until now
+
+    def sent_again(self) -> None:
+        """Leave what the message holds to the one that it was sent again as."""
+        self.message = ""
 
     def finish(self, state: str, delivery_info: Mapping[str, Any] | None) -> None:
         """Give up what the message held, if the task ended in a *state* that allows it."""
-        if self.holds and is_done(self.hook.app, self.task, state, delivery_info):
-            held = [ref for ref in self._held if ref.digest not in self._held_again]
-            release(self.hook, held, self.holder)
+        parts_holder, parts = self._parts
+        if not (self.message or parts):
+            return
+        if is_done(self.hook.app, self.task, state, delivery_info):
+            if self.message:
+                release(self.hook, self._held, self.holder)
+            if parts:
+                release(self.hook, parts, parts_holder)
 
     # -- result
 
@@ -230,6 +248,22 @@ class Delivery:
         if self._result_refs and value is self._result:
             return self._result_refs.get(native)
         return None
+
+
+def body_of(request: Any) -> Any:
+    """Return the id of the body of the chord that *request* is a part of; None: of none."""
+    return ((request.chord or {}).get("options") or {}).get("task_id")
+
+
+def ignores_result(task: Any, request: Any) -> bool:
+    """Return whether nobody wants the result; before Celery 5.6, a request could only add
+    to what the task says.
+    """
+    try:
+        from celery.app.task import get_actual_ignore_result
+    except ImportError:
+        return bool(task.ignore_result or request.ignore_result)
+    return bool(get_actual_ignore_result(task, request))
 
 
 def resolve_direct(
@@ -267,7 +301,7 @@ def mark_refs(request: dict[str, Any]) -> None:
     revoked or expired): what it carries goes on as references, and nothing is fetched.
     """
     note = request.pop(EMBED, None)
-    request[HELD] = []
+    request[HELD] = "", []
     if note is None:
         return
     if not isinstance(note, dict) or note.get("v") != NOTE_VERSION:
@@ -278,19 +312,22 @@ def mark_refs(request: dict[str, Any]) -> None:
         return
     root = {**request, "kwargs": dict(request["kwargs"])}
     _without_required(root["kwargs"])
-    own = {tuple(path) for path in note.get("refs", ())}
-    held = request[HELD]
+    held: list[str] = []
 
-    def mark(node: Any, path: Path) -> Any:
+    def mark(node: Any, _path: Path) -> Any:
         ref = _unverified(node)
-        if tuple(path) in own and isinstance(ref, Ref):
+        if isinstance(ref, Ref):
             held.append(ref.wire)
         return ref
 
     request.update(replace_each(root, paths, mark))
     held += filter(has_wire_form, note.get("also", ()))
-    if not note.get("holds"):
-        held.clear()
+    request[HELD] = _name(note), held
+
+
+def _name(note: dict[str, Any]) -> str:
+    name = note.get("holds")
+    return name if isinstance(name, str) else ""
 
 
 def needed_wires(

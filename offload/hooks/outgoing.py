@@ -12,7 +12,6 @@ from offload.content.holds import Hold
 from offload.errors import OffloadError, SerializationError
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, contains, is_signature, replace_each
-from offload.hooks.release import task_holder
 from offload.hooks.together import published_together
 from offload.ref import Ref
 from offload.serializers.base import Payload
@@ -82,7 +81,7 @@ class Outgoing:
     resending: bool = False
     slots: list[_Slot] = field(default_factory=list)
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
-    _holds: dict[tuple[str | None, str], float] = field(default_factory=dict)
+    _holds: dict[str | None, float] = field(default_factory=dict)
 
     def task(
         self,
@@ -129,15 +128,17 @@ class Outgoing:
     @property
     def holds(self) -> bool:
         """Whether there is something to release when the task is done."""
-        return any(slot.held and slot.hold.holder == self.hold.holder for slot in self.slots)
+        return any(slot.held for slot in self.slots)
 
-    def held_by(self, name: str, *, embedded: bool) -> list[Ref[Any]]:
-        """Return the references that *name* holds, in what is *embedded* or in all."""
-        return [
-            slot.ref
-            for slot in self.slots
-            if slot.ref is not None and slot.hold.holder == name and (slot.keep or not embedded)
-        ]
+    @property
+    def refs(self) -> list[Ref[Any]]:
+        """All references in the message."""
+        return [slot.ref for slot in self.slots if slot.ref is not None]
+
+    @property
+    def embedded_refs(self) -> list[Ref[Any]]:
+        """Those of them that stand in signatures."""
+        return [slot.ref for slot in self.slots if slot.ref is not None and slot.keep]
 
     def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
         """Return the message *root* with ``make(ref)`` in each place."""
@@ -187,10 +188,7 @@ class Outgoing:
         name = str(signature["task"])
         options, facts = self.hook.options(name, own.get("offload"))
         before = self.hold
-        self.hold = Hold(
-            before.ttl + _delay(own),
-            task_holder(own["task_id"]) if own.get("task_id") else before.holder,
-        )
+        self.hold = replace(before, ttl=before.ttl + _delay(own))
         kwargs = signature["kwargs"] or {}
         if name.startswith("celery."):
             self._canvas(name, kwargs, options, path)
@@ -255,10 +253,10 @@ class Outgoing:
     def _is_new(self, slot: _Slot) -> bool:
         """Whether this message does not hold the slot's value for that long already."""
         assert slot.ref is not None  # noqa: S101 (for the type checker)
-        key = slot.ref.digest, slot.hold.holder
-        if self._holds.get(key, 0.0) >= slot.hold.ttl:
+        digest = slot.ref.digest
+        if self._holds.get(digest, 0.0) >= slot.hold.ttl:
             return False
-        self._holds[key] = slot.hold.ttl
+        self._holds[digest] = slot.hold.ttl
         return True
 
 

@@ -19,7 +19,7 @@ from celery.app.amqp import AMQP
 from offload.content.holds import Hold
 from offload.hooks.delivery import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES, current_delivery
 from offload.hooks.outgoing import Outgoing
-from offload.hooks.release import task_holder
+from offload.hooks.release import message_name, task_holder
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
@@ -159,14 +159,15 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     attempt = resending.get()
 
     delivery = current_delivery()
-    own = task_holder(call["task_id"], call.get("retries"))
+    # What is sent again while the store is away goes on in the name it has: it cannot get another.
+    message = delivery.message if attempt and delivery is not None else message_name()
     expires = _seconds_until(call.get("expires"))
     delay = max(_seconds_until(call.get("countdown")), _seconds_until(call.get("eta")))
     ttl = expires + hook.grace if expires else (options.retention or 0.0) + delay
     out = Outgoing(
         hook=hook,
         native=native,
-        hold=Hold(ttl, own),
+        hold=Hold(ttl, task_holder(call["task_id"], message)),
         embedded_ttl=ttl + (options.retention or 0.0) if expires else ttl,
         result_ref=delivery.result_ref if delivery is not None else _no_result,
         resending=bool(attempt),
@@ -176,19 +177,20 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
         out.embedded(field, call.get(field))
     out.store()
     if out.slots and delivery is not None:
-        delivery.held_again(own, out.held_by(own, embedded=False))
+        delivery.published(call["task_id"], out.refs)
     if out.slots:
         root: dict[str, Any] = {"args": args, "kwargs": kwargs}
         root.update({field: call.get(field) for field in _EMBEDDED})
         call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
-    message = build(**call)
+    made = build(**call)
     if out.slots or attempt or given is not None:
-        return _marked(message, out, TaskOptions.read(given, "call"), native, attempt, own)
-    return message
+        holds = message if out.holds else ""
+        return _marked(made, out, TaskOptions.read(given, "call"), native, attempt, holds)
+    return made
 
 
 def _marked(
-    message: Any, out: Outgoing, call: TaskOptions, native: str, attempt: int, own: str
+    message: Any, out: Outgoing, call: TaskOptions, native: str, attempt: int, holds: str
 ) -> Any:
     """Return *message* with Refs in their wire form and a note of where they are."""
     args, kwargs, embed = message.body
@@ -198,10 +200,10 @@ def _marked(
         # them holds; and what is a Ref in a pickle needs no path to be told from data.
         keep = []
     note: dict[str, Any] = {"v": NOTE_VERSION, "refs": resolve, "keep": keep}
-    if out.holds:
-        note["holds"] = True
-        if also := out.held_by(own, embedded=True):
-            note["also"] = [ref.wire for ref in also]
+    if holds:
+        note["holds"] = holds
+        if native == "pickle" and (embedded := out.embedded_refs):
+            note["also"] = [ref.wire for ref in embedded]
     if attempt:
         note["attempt"] = attempt
     said = {key: value for key, value in asdict(call).items() if value is not None}

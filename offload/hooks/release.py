@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import secrets
 import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,14 @@ from offload.stores.processes import PerProcess
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("Releaser", "is_done", "redelivery_time", "release", "task_holder")
+__all__ = (
+    "Releaser",
+    "is_done",
+    "message_name",
+    "redelivery_time",
+    "release",
+    "task_holder",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +41,19 @@ _VISIBILITY = {"redis": 3600.0, "rediss": 3600.0, "sentinel": 3600.0, "sqs": 180
 _WAITING = 10_000  # releases that wait for the thread; what is more ends by its retention
 
 
-def task_holder(task_id: Any, retries: int | None = 0) -> str:
-    """Return the holder of what the message of a task refers to.
+def task_holder(task_id: Any, message: str = "") -> str:
+    """Return the holder of what a message of a task refers to; without *message*, of what is
+    kept for a task that has none yet (a chord's body).
 
-    A retry has the task's id and is another message: one that is delivered a second time
-    must not give up what the retry needs.
+    A task can have several messages on their way: retries, what replaces it, calls with an id
+    that was given. None of them may give up what another needs.
     """
-    return holder("task", f"{task_id}+{retries}" if retries else str(task_id))
+    return holder("task", f"{task_id}+{message}" if message else str(task_id))
+
+
+def message_name() -> str:
+    """Return a new name for a message."""
+    return secrets.token_hex(6)
 
 
 def redelivery_time(conf: Any) -> float:

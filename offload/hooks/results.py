@@ -274,10 +274,12 @@ def _as_arrived(request: Any) -> Any:
 
 def _release_request(hook: Offload, task_id: str, request: Any, state: str) -> None:
     """Give up what a message held that the worker's main process ended itself."""
-    held = getattr(request, HELD, None)
-    task = hook.app.tasks.get(getattr(request, "task", None))
-    if held and task is not None and is_done(hook.app, task, state, request.delivery_info):
-        hook.releaser.submit(held, task_holder(task_id, request.retries))
+    message, held = getattr(request, HELD, ("", []))
+    if not (message and held):
+        return
+    task = hook.app.tasks.get(request.task)
+    if task is not None and is_done(hook.app, task, state, request.delivery_info):
+        hook.releaser.submit(held, task_holder(task_id, message))
 
 
 def _stored_ref(backend: Any, task_id: str) -> Ref[Any] | None:

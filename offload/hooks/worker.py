@@ -29,7 +29,9 @@ from offload.errors import OffloadError, SerializationError, StoreUnavailable
 from offload.hooks.delivery import (
     EMBED,
     Delivery,
+    body_of,
     current_delivery,
+    ignores_result,
     mark_refs,
     resolve_direct,
 )
@@ -113,12 +115,11 @@ def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..
     def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         request = {} if request is None else request
         note = request.pop(EMBED, None)
-        with Delivery(hook, task, task_holder(uuid, request.get("retries"))) as delivery:
+        with Delivery(hook, task, uuid) as delivery:
             delivery.receive(args, kwargs, request, note)
             outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
-            if delivery.holds:
-                state = outcome.info.state if outcome.info is not None else states.SUCCESS
-                delivery.finish(state, request.get("delivery_info"))
+            state = outcome.info.state if outcome.info is not None else states.SUCCESS
+            delivery.finish(state, request.get("delivery_info"))
             return outcome
 
     return traced
@@ -214,6 +215,7 @@ def _give_up(hook: Offload, task: Any, delivery: Delivery, error: Exception) -> 
         raise error from exc
     finally:
         resending.reset(token)
+    delivery.sent_again()
     raise Retry(exc=error, when=countdown, sig=signature)
 
 
@@ -222,7 +224,7 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
     if _needs_no_look(result, options.threshold):
         return
     request = task.request
-    stored = not _ignored(task, request)
+    stored = not ignores_result(task, request)
     stored = stored and not isinstance(task.backend, DisabledBackend)
     if request.is_eager:
         stored = stored and task.store_eager_result
@@ -241,7 +243,7 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
         raise described(exc, task.name, "result") from exc
     if ref is not None:
         delivery.keep_result(result, {native: ref})
-        if hold.holder == delivery.holder:
+        if not stored and not request.chord:
             delivery.hold(ref)
 
 
@@ -254,7 +256,7 @@ def _result_hold(hook: Offload, options: TaskOptions, delivery: Delivery, *, sto
     if stored:
         return Hold(ttl, holder("result", request.id))
     if request.chord:
-        body = (request.chord.get("options") or {}).get("task_id")
+        body = body_of(request)
         return Hold(ttl, task_holder(body) if body else holder("result", request.id))
     return Hold(options.retention or ttl, delivery.holder)
 
@@ -268,17 +270,6 @@ def _refuse_refs_within(result: Any) -> None:
             f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
             "the values, or one Ref to all of them made by Offload.put"
         )
-
-
-def _ignored(task: Any, request: Any) -> bool:
-    """Return whether nobody wants the result; before Celery 5.6, a request could only add
-    to what the task says.
-    """
-    try:
-        from celery.app.task import get_actual_ignore_result
-    except ImportError:
-        return bool(task.ignore_result or request.ignore_result)
-    return bool(get_actual_ignore_result(task, request))
 
 
 def _needs_no_look(result: Any, threshold: int | None) -> bool:

@@ -30,12 +30,17 @@ class Wire:
 
     def work(self) -> None:
         """Execute messages until there are none."""
+        while message := self.take():
+            self.execute(message)
+
+    def take(self) -> Any:
+        """Return the next message from the queue; None where there is none."""
         with self.app.connection_for_read() as connection:
             queue = self.app.amqp.queues[self.app.conf.task_default_queue]
-            queue = queue(connection.default_channel)
-            while message := queue.get():
+            message = queue(connection.default_channel).get()
+            if message is not None:
                 message.ack()
-                self.execute(message)
+            return message
 
     def execute(self, message: Any) -> None:
         """Execute one message, as often as this is called."""

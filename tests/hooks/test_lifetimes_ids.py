@@ -1,0 +1,164 @@
+"""Ids that several messages have: none of them gives up what another needs."""
+
+from __future__ import annotations
+
+import pytest
+from celery import chain, chord, group
+
+from offload.errors import StoreUnavailable
+from tests.hooks.wire import make_wire
+
+BIG = list(range(2000))
+HOUR = 3600.0
+RETENTION = 10 * HOUR
+
+
+@pytest.fixture
+def wire():
+    return make_wire(retention=RETENTION, grace=HOUR, conf={"result_expires": 5 * HOUR})
+
+
+@pytest.fixture
+def size(wire):
+    @wire.app.task(name="size", shared=False)
+    def size(value=(), *more):
+        return len(value)
+
+    return size
+
+
+@pytest.fixture
+def replaced(wire):
+    """A task that is replaced by what this is given to make; without anything it fails."""
+    by = []
+
+    @wire.app.task(name="replaced", shared=False, bind=True)
+    def replaced(self, value=None):
+        return self.replace(by.pop()(value))
+
+    replaced.by = by
+    return replaced
+
+
+def lives(wire):
+    """Return the seconds that each blob has left."""
+    return sorted(info.ttl for info in wire.hook.store.blobs.scan())
+
+
+def near(seconds):
+    return pytest.approx(seconds, abs=90)
+
+
+REPLACEMENTS = {
+    "a task": lambda size, value: size.si(value),
+    "a chain": lambda size, value: chain(size.si([1]), size.si(value)),
+    "a group": lambda size, value: group(size.si([1]), size.si(value)),
+    "a chord": lambda size, value: chord([size.si([1]), size.si([2])], size.si(value)),
+}
+
+
+@pytest.mark.parametrize("kind", REPLACEMENTS)
+def test_what_replaces_a_task_keeps_its_value(wire, size, replaced, kind):
+    """The last task of what replaces another has its id, and keeps the value that it was given
+    while it waits; in the end it is given up.
+    """
+    replaced.by.append(lambda value: REPLACEMENTS[kind](size, value))
+    replaced.delay(BIG)
+    wire.execute(wire.take())
+    assert lives(wire) == [near(RETENTION)]
+    wire.work()
+    assert lives(wire) == [near(HOUR)]
+
+
+def test_what_replaces_a_task_keeps_its_callbacks(wire, size, replaced):
+    """The callbacks of a replaced task go on with what replaces it, and their values stay."""
+    replaced.by.append(lambda _: size.si([1]))
+    replaced.apply_async(link=size.si(BIG), link_error=size.si([*BIG, 1]))
+    wire.execute(wire.take())
+    assert lives(wire) == [near(RETENTION)] * 2
+    wire.work()
+    assert lives(wire) == [near(HOUR)] * 2
+
+
+def test_a_second_delivery_leaves_the_replacement_its_value(wire, size, replaced):
+    """A replaced task whose message comes again, and fails now, takes nothing away."""
+    replaced.by.append(size.si)
+    replaced.delay(BIG)
+    message = wire.take()
+    wire.execute(message)
+    wire.execute(message)
+    assert lives(wire) == [near(RETENTION)]
+
+
+def test_a_given_id_may_be_given_again(wire, size):
+    """Of two messages with one id, the first that is done leaves the other its value."""
+    size.apply_async((BIG,), task_id="nightly")
+    size.apply_async((BIG,), task_id="nightly", countdown=3 * HOUR)
+    wire.execute(wire.take())
+    assert lives(wire) == [near(3 * HOUR + RETENTION)]
+    wire.work()
+    assert lives(wire) == [near(HOUR)]
+
+
+def test_a_callback_with_an_id_can_be_of_two_tasks(wire, size):
+    """A signature with an id that two tasks call back has its value each time."""
+    callback = size.si(BIG)
+    callback.freeze()
+    for number in (1, 2):
+        size.apply_async(([number],), link=callback)
+    for _ in range(3):  # both, and the first one's callback
+        last = wire.take()
+        wire.execute(last)
+    assert last.headers["id"] == callback.id
+    assert lives(wire) == [near(RETENTION)]
+
+
+def test_a_message_sent_again_keeps_everything(wire, size, monkeypatch):
+    """While the store is away a message goes on in the name that its values are held in."""
+    size.apply_async((BIG,), link=size.si([*BIG, 1]))
+    blobs = wire.hook.store.blobs
+    get = blobs.get
+
+    def away(*_args):
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(wire.hook.content._retrying, "_sleep", lambda _: None)
+    monkeypatch.setattr(blobs, "get", away)
+    wire.execute(wire.take())
+    assert lives(wire) == [near(RETENTION)] * 2
+    monkeypatch.setattr(blobs, "get", get)
+    wire.work()
+    assert lives(wire) == [near(HOUR)] * 2
+
+
+@pytest.mark.server
+def test_parts_that_nobody_stores_end_with_the_chord(redis, monkeypatch):
+    """Results of a chord's parts that are not stored are kept until the body's message holds
+    them, and end with it.
+    """
+    wire = make_wire(
+        retention=RETENTION,
+        grace=HOUR,
+        conf={"result_backend": redis.url},
+    )
+    backend = wire.app.backend
+    monkeypatch.setattr(backend, "add_pending_result", lambda result, **_: result)  # nobody waits
+
+    @wire.app.task(name="part", shared=False, ignore_result=True)
+    def part(number):
+        return [*BIG, number]
+
+    @wire.app.task(name="body", shared=False)
+    def body(parts):
+        return sum(map(len, parts))
+
+    result = chord(part.s(n) for n in range(3))(body.s())
+    for _ in range(2):
+        wire.execute(wire.take())
+    blobs = wire.hook.store.blobs
+    assert {name for info in blobs.scan() for name in blobs.holders(info.digest)} == {
+        f"task:{result.id}"
+    }
+    wire.work()
+    assert backend.get_result(result.id) == 6003
+    assert lives(wire) == [near(HOUR)] * 3
