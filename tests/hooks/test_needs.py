@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from offload import ConfigurationError, Offload
 from offload.hooks.needs import has_pins, longest_life, needs
 from offload.stores.lifecycle import DAY, days_for
+from offload.stores.memory import MemoryStore
 from offload.stores.s3.store import S3Store
+from offload.stores.tiered import TieredStore
+from offload.testing.store import FakeClock
 from tests.hooks.wire import make_wire
+from tests.stores.moto_s3 import moto_s3
 
 BIG = "x" * 2000
 _fresh = itertools.count()
@@ -100,6 +104,25 @@ def test_a_rule_outlasts_every_life_as_written(
     assert max(asked) <= longest * (1 + 1e-9)
     rule = s3.lifecycle(longest)
     assert max(float(s3.blobs._life(ttl)) for ttl in asked) <= rule.days * DAY
+
+
+def test_a_rule_outlasts_what_a_lower_tier_writes():
+    """Behind a store that keeps holds, too, no object in S3 is written for longer."""
+    clock = FakeClock()
+    wire = make_wire(watch=False, retention=30 * DAY)
+    task = wire.app.task(name="keep", shared=False)(same)
+    delay = DAY / 10
+    with moto_s3(clock, ahead=1) as s3:
+        store = TieredStore(MemoryStore(clock=clock), [s3], [1000], small=1, clock=clock)
+        wire.hook._store = store
+        for call in calls(wire, task, delay, delay / 2):
+            call()
+            clock.advance(DAY)  # so that some lives are prolonged
+        life = s3.blobs.life(longest_life(needs(wire.hook, delay=delay)[0]))
+        link = s3._link
+        keys = [entry["Key"] for page in link.pages("blobs") for entry in page]
+        told = [link.ask("head_object", Key=key)[1]["Metadata"] for key in keys]
+    assert 0.9 * life < max(float(each["offload-ttl"]) for each in told) <= life
 
 
 def an_app(**conf):
