@@ -143,8 +143,10 @@ class Settings:
     """All settings. As Celery settings their names begin with ``offload_``.
 
     Attributes:
-        store: URL of the store, or several. Default: the result backend's Redis, else
-            the broker's.
+        store: URL of the store, or several, which are its tiers. Default: the result
+            backend's Redis, else the broker's.
+        tier_sizes: bytes of a value from which it goes to the second tier, the third and so
+            on; one number fewer than there are tiers.
         mode: ``on``; ``observe`` leaves messages as they are and only counts what
             would have been stored; ``off`` does nothing but resolve what still comes.
         threshold: bytes from which a value is stored rather than sent.
@@ -176,6 +178,7 @@ class Settings:
     """
 
     store: str | tuple[str, ...] | None = field(default=None, repr=False)  # may hold a password
+    tier_sizes: tuple[int, ...] = (1024**2,)
     mode: str = "on"
     threshold: int = 64 * 1024
     results: bool = True
@@ -210,6 +213,9 @@ class Settings:
             )
         ):
             _refuse("offload_store", self.store, "it is a URL or a list of URLs")
+        if _is_int(self.tier_sizes):
+            put("tier_sizes", (self.tier_sizes,))
+        put("tier_sizes", _tier_sizes(self.tier_sizes, self.store))
         for name, allowed in (
             ("mode", MODES),
             ("on_outage", OUTAGES),
@@ -328,6 +334,23 @@ def _is_number(value: object) -> bool:
 def _whole(where: str, value: object, wanted: str) -> None:
     if not _is_int(value) or value < 0:  # type: ignore[operator]
         _refuse(where, value, wanted)
+
+
+def _tier_sizes(sizes: Any, store: str | tuple[str, ...] | None) -> tuple[int, ...]:
+    where, stores = "offload_tier_sizes", len(store) if isinstance(store, tuple) else 1
+    if not isinstance(sizes, (list, tuple)):
+        _refuse(where, sizes, "a list of numbers of bytes")
+    for size, before in zip(sizes, [0, *sizes], strict=False):
+        _whole(where, size, "numbers of bytes")
+        if size <= before:
+            _refuse(where, tuple(sizes), "numbers of bytes above 0, each greater than the last")
+    if len(sizes) != stores - 1 and not (stores == 1 and tuple(sizes) == Settings.tier_sizes):
+        wanted = f"offload_store is {stores} URLs, so it is {stores - 1} numbers: from how many "
+        wanted += "bytes on a value goes to the second, the third and so on"
+        if stores == 1:
+            wanted = "it is for several URLs in offload_store, which is one"
+        _refuse(where, tuple(sizes), wanted)
+    return tuple(sizes)
 
 
 def _seconds(where: str, value: object, name: str = "'retention'") -> None:

@@ -58,6 +58,17 @@ def test_keywords_come_first():
         ({"retention": float("inf")}, r"offload_retention"),
         ({"retry": {"interval_max": float("inf")}}, r"offload_retry"),
         ({"store": ["redis://a", None]}, r"offload_store"),
+        ({"store": "redis://a", "tier_sizes": 5}, r"offload_tier_sizes: \(5,\).*which is one"),
+        ({"tier_sizes": (1, 2)}, r"offload_tier_sizes: \(1, 2\).*which is one"),
+        ({"store": ["a", "b", "c"]}, r"offload_tier_sizes: \(1048576,\).*3 URLs, so it is 2"),
+        ({"store": ["a", "b"], "tier_sizes": ()}, r"offload_tier_sizes: \(\).*2 URLs, so it is 1"),
+        ({"store": ["a", "b"], "tier_sizes": 0}, r"offload_tier_sizes: \(0,\).*above 0"),
+        ({"store": ["a", "b"], "tier_sizes": "5"}, r"offload_tier_sizes: '5'"),
+        ({"store": ["a", "b"], "tier_sizes": [1.5]}, r"offload_tier_sizes: 1.5"),
+        (
+            {"store": ["a", "b", "c"], "tier_sizes": [5, 5]},
+            r"offload_tier_sizes: \(5, 5\).*greater",
+        ),
         ({"secret": "short"}, r"offload_secret"),
         ({"secret": ["long enough to pass", "no"]}, r"offload_secret"),
         ({"on_outage": "panic"}, r"offload_on_outage"),
@@ -73,6 +84,22 @@ def test_wrong_settings_are_refused(given, message):
     """A wrong value or name raises ConfigurationError naming the key and what is possible."""
     with pytest.raises(ConfigurationError, match=message):
         Settings.read({}, None, given)
+
+
+@pytest.mark.parametrize(
+    ("stores", "given", "sizes"),
+    (
+        (["a", "b"], None, (1 << 20,)),
+        (["a", "b"], 5, (5,)),
+        (["a", "b"], [5], (5,)),
+        (["a", "b", "c"], [5, 6], (5, 6)),
+        (["a"], None, (1 << 20,)),
+    ),
+)
+def test_the_sizes_of_tiers(stores, given, sizes):
+    """One size fewer than there are stores; one may be given as it is."""
+    settings = Settings.read({"offload_store": stores, "offload_tier_sizes": given}, None, {})
+    assert (settings.store, settings.tier_sizes) == (tuple(stores), sizes)
 
 
 def test_a_secret_is_not_shown():

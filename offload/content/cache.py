@@ -43,7 +43,8 @@ _SHM = Path("/dev/shm")  # noqa: S108 (a folder of our own in it, checked before
 
 def open_cache(url: str, settings: Settings, counters: Counters) -> NodeCache | None:
     """Return the cache in front of the store at *url*, or None where there is to be none."""
-    if settings.cache == "off" or not settings.cache_size or url.startswith(_LOCAL):
+    is_local = all(tier.startswith(_LOCAL) for tier in url.split(" + "))
+    if settings.cache == "off" or not settings.cache_size or is_local:
         return None
     try:
         from offload.content.cache_folder import Folder, is_tmpfs

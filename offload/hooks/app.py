@@ -159,7 +159,8 @@ class Offload:
         """The store, opened at first use. Raises ConfigurationError where none can be found."""
         if self._store is None:
             # Opening connects to nothing, so threads that come first together may each do it.
-            self._store = open_store(store_urls(self.settings, self.app.conf))
+            urls = store_urls(self.settings, self.app.conf)
+            self._store = open_store(urls, tier_sizes=self.settings.tier_sizes)
         return self._store
 
     # -- for the hooks

@@ -82,15 +82,15 @@ class MemoryPlaces:
     # -- notes
 
     def note(
-        self, digests: Sequence[Digest], note: str, *, life: float, promised: float, name: str
+        self, promised: Mapping[Digest, float], note: str, *, life: float, name: str
     ) -> dict[Digest, float]:
         now = self._clock()
         more: dict[Digest, float] = {}
         with self._locks.get():
-            for digest in digests:
+            for digest, left in promised.items():
                 self._holds.get(digest, {}).pop(name, None)
                 old = self._notes.get(digest)
-                new = self._notes[digest] = _Note(note, now + check_ttl(promised), now + life)
+                new = self._notes[digest] = _Note(note, now + check_ttl(left), now + life)
                 if old is not None and min(old.life, old.until) > now:
                     new.life = max(new.life, old.life)
                     if _tier(old.text) == _tier(note) and old.until > new.until:

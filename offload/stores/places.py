@@ -84,12 +84,13 @@ class Places(Protocol):
         """
 
     def note(
-        self, digests: Sequence[Digest], note: str, *, life: float, promised: float, name: str
+        self, promised: Mapping[Digest, float], note: str, *, life: float, name: str
     ) -> Mapping[Digest, float]:
-        """Note where blobs lie now, and end the reservation called *name*.
+        """Note where blobs lie now and for how many seconds that is *promised*, and that they
+        live; and end the reservation called *name*.
 
         A life that has not ended, and what the same tier promised for it, only get longer.
-        Returns the seconds that are now noted as promised, where they are more than *promised*.
+        Returns the seconds that are now noted as promised, where they are more.
         """
 
     def promise(self, promised: Mapping[Digest, tuple[Place, float]]) -> set[Digest]:
@@ -125,10 +126,10 @@ class Versioned(Protocol):
     def prolong(self, digests: Sequence[Digest], ttl: float) -> Mapping[Digest, float]:
         """Keep what is there of these blobs for *ttl* seconds at least; return for how many."""
 
-    def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> float:
+    def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> Mapping[Digest, float]:
         """Store blobs that live *ttl* seconds at least, each as a version that never was there.
 
-        None lives shorter than it would have. Returns for how many seconds they are kept.
+        None lives shorter than it would have. Returns for how many seconds each is kept.
         """
 
     def versions(self, digests: Sequence[Digest]) -> Mapping[Digest, Version]:

@@ -779,6 +779,7 @@ def test_wrong_settings_are_refused(wrong):
     (
         ("memory://", {}),
         ("file:///var/blobs", {}),
+        ("memory://a + file:///var/blobs", {}),
         ("redis://host", {"cache": "off"}),
         ("redis://host", {"cache_size": 0}),
     ),
@@ -799,6 +800,7 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert open_cache("s3://bucket", Settings(), counters) is None
     monkeypatch.setattr(cache_module, "_SHM", tmp_path)
     monkeypatch.setattr(cache_folder, "is_tmpfs", lambda path: path == tmp_path)
+    assert open_cache("memory:// + s3://bucket", Settings(), counters) is not None
     own = open_cache("s3://bucket", Settings(), counters)
     assert own.folder.path == tmp_path / f"offload-{os.geteuid()}"
     assert not own.folder.path.exists()

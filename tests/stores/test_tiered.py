@@ -437,7 +437,7 @@ def test_a_promise_is_asked_for_again_of_what_was_stored_anew(
         lower.versions.replace(many, HOUR)
         place = first.places.find([digest])[digest]
         note = f"another {place.tier}"
-        first.places.note([digest], note, life=HOUR, promised=HOUR, name="@put:other")
+        first.places.note({digest: HOUR}, note, life=HOUR, name="@put:other")
 
     after(monkeypatch, lower.versions, "prolong", store_anew)
     assert store.blobs.hold([digest], 9 * HOUR, "task:2") == set()

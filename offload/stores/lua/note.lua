@@ -3,8 +3,8 @@
 -- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
 -- ARGV[1]  the note: a word that is new, a space, the tier
 -- ARGV[2]  milliseconds that they shall live at least
--- ARGV[3]  milliseconds that the tier promised
--- ARGV[4]  in whose name they were reserved
+-- ARGV[3]  in whose name they were reserved
+-- ARGV     one more for each: milliseconds that the tier promised
 -- returns  for each: milliseconds that are now noted as promised
 --
 -- What the keys hold: see hold.lua. A life without a note is of a blob that is gone.
@@ -21,8 +21,8 @@ local promises = {}
 for i = 1, #KEYS, 3 do
   local holds, place = KEYS[i + 1], KEYS[i + 2]
   redis.call('ZREMRANGEBYSCORE', holds, '-inf', over)
-  redis.call('ZREM', holds, ARGV[4])
-  local promised = tonumber(ARGV[3])
+  redis.call('ZREM', holds, ARGV[3])
+  local promised = tonumber(ARGV[3 + (i + 2) / 3])
   local old = redis.call('GET', place)
   if old and redis.call('ZSCORE', holds, '@life') then
     redis.call('ZADD', holds, 'GT', until_, '@life')

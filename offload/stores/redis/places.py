@@ -40,11 +40,23 @@ class RedisPlaces:
         return self._held(digests, ttl, name, milliseconds(min(ttl, RESERVED)))
 
     def note(
-        self, digests: Sequence[Digest], note: str, *, life: float, promised: float, name: str
+        self, promised: Mapping[Digest, float], note: str, *, life: float, name: str
     ) -> dict[Digest, float]:
-        asked = milliseconds(promised)
-        answers = self._run("note", digests, (note, milliseconds(life), asked, name))
-        return {digest: left / 1000 for digest, left in answers.items() if left > asked}
+        asked = {digest: milliseconds(left) for digest, left in promised.items()}
+        begins = (self._blob, self._holds, self._place)
+        calls = [
+            (
+                [f"{begin}{digest}}}" for digest in group for begin in begins],
+                (note, milliseconds(life), name, *map(asked.__getitem__, group)),
+            )
+            for group in self._groups(list(asked))
+        ]
+        noted = chain.from_iterable(self._link.run_script(script("note"), calls))
+        return {
+            digest: left / 1000
+            for digest, left in zip(asked, noted, strict=True)
+            if left > asked[digest]
+        }
 
     def promise(self, promised: Mapping[Digest, tuple[Place, float]]) -> set[Digest]:
         answers: list[Any] = []

@@ -94,8 +94,13 @@ class S3Blobs:
     ) -> None:
         self.store(blobs, ttl, anew=False)
 
-    def store(self, blobs: Mapping[Digest, Parts], ttl: float, *, anew: bool) -> None:
-        """Do as `put`; *anew* writes also what is there, and leaves it no shorter a life."""
+    def store(
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, anew: bool
+    ) -> dict[Digest, float]:
+        """Do as `put`, and return for how many seconds each blob is sure to be there.
+
+        *anew* writes also what is there, and leaves it no shorter a life.
+        """
         check_ttl(ttl)
         for digest, parts in blobs.items():
             if size_of(parts) + NONCE > LARGEST:
@@ -104,7 +109,10 @@ class S3Blobs:
                     digest=digest,
                     store=self._link.url,
                 )
-        self._link.threads.each(lambda blob: self._store(*blob, ttl, anew=anew), blobs.items())
+        kept = self._link.threads.each(
+            lambda blob: self._store(*blob, ttl, anew=anew), blobs.items()
+        )
+        return dict(zip(blobs, kept, strict=True))
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
@@ -191,7 +199,7 @@ class S3Blobs:
         stamped: datetime | None = answer.get("CopyObjectResult", {}).get("LastModified")
         return stamped is None or int(stamped.timestamp()) < life.ends
 
-    def _store(self, digest: Digest, parts: Parts, ttl: float, *, anew: bool) -> None:
+    def _store(self, digest: Digest, parts: Parts, ttl: float, *, anew: bool) -> float:
         key = self._key(digest)
         body = body_of([*parts, os.urandom(NONCE)])
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
@@ -206,7 +214,7 @@ class S3Blobs:
                 **condition,
             )
             if status == 200:
-                return
+                return written - self._skew
             # It is there: stored by others, or by ourselves if an answer got lost; or it is
             # what is left of one that expired.
             life = self.look(digest)
@@ -216,7 +224,7 @@ class S3Blobs:
                 condition = {"IfMatch": life.etag}
                 written = max(self.life(ttl), life.ends - life.now)
             elif self._lasts(life, ttl) or self._prolong(digest, life, ttl):
-                return
+                return check_ttl(ttl)
             if isinstance(body, Body):
                 body.seek(0)
         raise self._contended(digest)

@@ -26,9 +26,8 @@ class S3Versions:
         kept = self._link.threads.each(lambda digest: self._blobs.keep(digest, ttl), digests)
         return {d: left for d, left in zip(digests, kept, strict=True) if left is not None}
 
-    def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> float:
-        self._blobs.store(blobs, ttl, anew=True)
-        return self._blobs.promise(ttl)
+    def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> dict[Digest, float]:
+        return self._blobs.store(blobs, ttl, anew=True)
 
     def versions(self, digests: Sequence[Digest]) -> dict[Digest, Version]:
         seen = self._link.threads.each(self._blobs.look, digests)

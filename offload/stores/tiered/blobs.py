@@ -94,7 +94,7 @@ class TieredBlobs:
         lost = places.keys() - kept.keys()
         self._places.forget({digest: places[digest] for digest in lost})
         missing |= lost
-        return self._places.promise({d: (places[d], left) for d, left in kept.items() if left > 0})
+        return self._places.promise({d: (places[d], left) for d, left in kept.items()})
 
     def _tier_of(self, place: Place | None) -> Tier | None:
         return None if place is None else self._tiers.get(place.tier)
@@ -130,13 +130,8 @@ class TieredBlobs:
         if not missing:
             return
         promised = tier.add({d: parts for d, parts in blobs.items() if d in missing}, ttl)
-        more = self._places.note(
-            list(missing),
-            f"{os.urandom(8).hex()} {tier.place}",
-            life=ttl,
-            promised=max(promised, 0.001),
-            name=name,
-        )
+        note = f"{os.urandom(8).hex()} {tier.place}"
+        more = self._places.note(promised, note, life=ttl, name=name)
         if more:  # others stored these meanwhile, and were promised more
             tier.keep(list(more), max(more.values()))
 

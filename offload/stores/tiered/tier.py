@@ -32,18 +32,19 @@ class Tier:
         self.versions: Versioned | None = found if isinstance(found, Versioned) else None
         self._clock = clock
 
-    def add(self, blobs: Mapping[Digest, Parts], ttl: float) -> float:
-        """Store blobs for *ttl* seconds at least, and return for how many they are kept from now.
+    def add(self, blobs: Mapping[Digest, Parts], ttl: float) -> dict[Digest, float]:
+        """Store blobs for *ttl* seconds at least, and return for how many each is kept from now.
 
         Where there are versions, each is a new one.
         """
         began = self._clock()
         if self.versions is not None:
-            promised = self.versions.replace(blobs, ttl)
+            kept = dict(self.versions.replace(blobs, ttl))
         else:
             promised = ttl * (1 + AHEAD)
             self.store.blobs.put(blobs, promised)
-        return promised - (self._clock() - began)
+            kept = dict.fromkeys(blobs, promised)
+        return self._from_now(kept, began)
 
     def keep(self, digests: Sequence[Digest], ttl: float) -> dict[Digest, float]:
         """Keep blobs for *ttl* seconds at least; return for how many those are kept from now
@@ -56,5 +57,9 @@ class Tier:
             promised = ttl * (1 + AHEAD)
             gone = self.store.blobs.hold(digests, promised, PUT)
             kept = {digest: promised for digest in digests if digest not in gone}
+        return self._from_now(kept, began)
+
+    def _from_now(self, kept: Mapping[Digest, float], began: float) -> dict[Digest, float]:
+        """Return what was promised between *began* and now as what is left of it for sure."""
         took = self._clock() - began
-        return {digest: left - took for digest, left in kept.items()}
+        return {digest: max(left - took, 0.001) for digest, left in kept.items()}
