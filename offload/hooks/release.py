@@ -37,7 +37,10 @@ __all__ = (
 logger = logging.getLogger(__name__)
 
 _FINAL = frozenset({states.SUCCESS, states.FAILURE, states.RETRY, states.IGNORED, states.REVOKED})
-_VISIBILITY = {"redis": 3600.0, "rediss": 3600.0, "sentinel": 3600.0, "sqs": 1800.0}
+_VISIBILITY = {
+    **dict.fromkeys(("redis", "rediss", "sentinel"), 3600.0),
+    **dict.fromkeys(("sqs", "pgmq", "slmq"), 1800.0),
+}
 _WAITING = 10_000  # releases that wait for the thread; what is more ends by its retention
 
 
@@ -76,7 +79,7 @@ def is_done(app: Any, task: Any, state: str, delivery_info: Mapping[str, Any] | 
         return False
     if state == states.FAILURE and task.acks_late and not _acks_failures(task):
         return False  # it goes back to the queue, or to a dead letter queue
-    return _is_only_copy(app, (delivery_info or {}).get("exchange"))
+    return _is_only_copy(app, delivery_info or {})
 
 
 def _acks_failures(task: Any) -> bool:
@@ -84,29 +87,43 @@ def _acks_failures(task: Any) -> bool:
     return all(getattr(task, name, True) is not False for name in names)
 
 
-def _is_only_copy(app: Any, exchange: str | None) -> bool:
-    """Return whether messages of *exchange* go to one queue: a fanout's go to many, a topic's
-    may.
+def _is_only_copy(app: Any, delivery_info: Mapping[str, Any]) -> bool:
+    """Return whether a message surely went to one queue: a fanout exchange copies it to many, a
+    topic exchange may, and a direct one does where several queues are bound by its key.
     """
+    exchange, key = delivery_info.get("exchange"), delivery_info.get("routing_key")
     if not exchange:
         return exchange == ""  # the broker's own, to the queue named
-    kinds = {
-        queue.exchange.type
-        for queue in app.amqp.queues.values()
-        if queue.exchange is not None and queue.exchange.name == exchange
-    }
-    return kinds == {"direct"}
+    kinds, names = set(), set()
+    for each in list(app.amqp.queues.values()):  # threads that publish may add some
+        for bound in (each, *(each.bindings or ())):
+            if bound.exchange is not None and bound.exchange.name == exchange:
+                kinds.add(bound.exchange.type)
+                if bound.routing_key == key:
+                    names.add(each.name)
+    return kinds == {"direct"} and len(names) == 1
 
 
 def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
-    """Give up what *name* holds. What fails is counted: it ends by its retention."""
+    """Give up what *name* holds. What fails is counted: it ends by its retention.
+
+    Nothing is raised, not even a time limit that is reached meanwhile: what a task did is
+    known to others by then, and must not be reported as its failure.
+    """
     try:
         content = hook.content
         opened = [ref if ref.resolve is not None else content.open(ref.wire) for ref in refs]
         content.release(opened, name, hook.grace)
-    except OffloadError as exc:
+    except Exception as exc:
         hook.counters.add(releases_failed=1)
-        logger.info("%s keeps its values until they expire: %s", name, exc)
+        expected = isinstance(exc, OffloadError)
+        logger.log(
+            logging.INFO if expected else logging.WARNING,
+            "%s keeps its values until they expire: %r",
+            name,
+            exc,
+            exc_info=not expected,
+        )
 
 
 class Releaser:
@@ -137,7 +154,4 @@ class Releaser:
     def _run(self, waiting: queue.Queue[tuple[list[str], str]]) -> None:
         while True:
             wires, name = waiting.get()
-            try:
-                release(self._hook, map(Ref.unbound, wires), name)
-            except Exception:  # one of them must not end the thread
-                logger.exception("%s keeps its values until they expire", name)
+            release(self._hook, map(Ref.unbound, wires), name)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from celery.exceptions import Reject
 from celery.result import AsyncResult
 
 from offload.content.holds import Hold, holder
@@ -172,18 +173,15 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             delivery.keep_result(None, {})
         return done
 
-    def offload_mark_as_failure(
-        task_id: str, exc: Any, *given: Any, request: Any = None, **options: Any
-    ) -> Any:
-        done = mark_as_failure(task_id, exc, *given, request=request, **options)
-        _release_request(hook, task_id, request, states.FAILURE)
+    def offload_mark_as_failure(task_id: str, exc: Any, *given: Any, **options: Any) -> Any:
+        done = mark_as_failure(task_id, exc, *given, **options)
+        if not isinstance(exc, Reject):  # such a message may go to a dead letter queue
+            _release_request(hook, task_id, _request(given, options), states.FAILURE)
         return done
 
-    def offload_mark_as_revoked(
-        task_id: str, *given: Any, request: Any = None, **options: Any
-    ) -> Any:
-        done = mark_as_revoked(task_id, *given, request=request, **options)
-        _release_request(hook, task_id, request, states.REVOKED)
+    def offload_mark_as_revoked(task_id: str, *given: Any, **options: Any) -> Any:
+        done = mark_as_revoked(task_id, *given, **options)
+        _release_request(hook, task_id, _request(given, options), states.REVOKED)
         return done
 
     def offload_forget(task_id: str) -> Any:
@@ -270,6 +268,11 @@ def _as_arrived(request: Any) -> Any:
     request = copy.copy(request)
     request.args, request.kwargs = arrived
     return request
+
+
+def _request(given: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    """Return the request that is among the arguments from the third on, the second of them."""
+    return options.get("request", given[1] if len(given) > 1 else None)
 
 
 def _release_request(hook: Offload, task_id: str, request: Any, state: str) -> None:

@@ -7,10 +7,14 @@ from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
+from billiard.einfo import ExceptionInfo
 from celery import chain, chord, group, states
 from celery.app.amqp import Queues
-from celery.exceptions import Ignore, Reject
-from kombu import Exchange, Queue
+from celery.app.task import Context
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerLostError
+from celery.worker.request import Request
+from celery.worker.state import revoked
+from kombu import Exchange, Queue, binding
 
 from offload import ConfigurationError, Ref
 from offload.hooks.release import is_done, redelivery_time
@@ -49,6 +53,10 @@ def tasks(wire):
         @app.task(name="late", shared=False, acks_late=True, acks_on_failure_or_timeout=False)
         def late(value):
             raise RuntimeError("as it is meant to")
+
+        @app.task(name="acked", shared=False, acks_late=True)
+        def acked(value):
+            return len(value)
 
         @app.task(name="ends", shared=False)
         def ends(value, how):
@@ -203,6 +211,66 @@ def test_a_replacement_keeps_what_it_needs(wire, tasks):
     assert lives(wire) == [near(HOUR)]
 
 
+# -- what the worker's main process ends
+
+
+@pytest.fixture
+def received(wire, tasks, monkeypatch):
+    """Return a function that calls a task and gives its message as a worker has it, and the
+    names that this gives up.
+    """
+    released = []
+    monkeypatch.setattr(wire.hook.releaser, "submit", lambda wires, name: released.append(name))
+    wire.run(tasks.size, [])  # by the first task that a worker knows its requests are guarded
+
+    def received(task):
+        result = task.delay(BIG)
+        request = Request(
+            wire.take(), app=wire.app, task=task, on_ack=lambda *_: None, on_reject=lambda *_: None
+        )
+        request.delivery_info["exchange"] = ""
+        return result, request
+
+    return received, released
+
+
+def raised(exc):
+    try:
+        raise exc
+    except type(exc):
+        return ExceptionInfo()
+
+
+@pytest.mark.parametrize(
+    ("exc", "given_up"), ((WorkerLostError("killed"), True), (Reject("no"), False))
+)
+def test_a_main_process_gives_up_what_is_certain(received, tasks, exc, given_up):
+    """A task whose process was killed has ended; a rejected message may be in a dead letter
+    queue, also where the worker takes it for a failure.
+    """
+    receive, released = received
+    result, request = receive(tasks.acked)
+    request.on_failure(raised(exc))
+    assert [name.partition("+")[0] for name in released] == [f"task:{result.id}"] * given_up
+
+
+def test_a_revoked_message_is_given_up(received, tasks):
+    """A task that was revoked before it ran gives up what its message holds."""
+    receive, released = received
+    result, request = receive(tasks.size)
+    revoked.add(result.id)
+    assert request.revoked()
+    assert [name.partition("+")[0] for name in released] == [f"task:{result.id}"]
+
+
+def test_backends_are_called_as_ever(wire):
+    """Celery's methods take the request by position as well as by name."""
+    for request in (None, Context(id="x")):
+        wire.app.backend.mark_as_failure("x", RuntimeError("as it is meant to"), None, request)
+        wire.app.backend.mark_as_revoked("x", "reason", request, True)
+    assert wire.app.AsyncResult("x").state == states.REVOKED
+
+
 # -- how long
 
 
@@ -236,20 +304,36 @@ def test_the_grace_covers_a_second_delivery():
 
 
 @pytest.mark.parametrize(
-    ("exchange", "only"),
-    (("", True), ("direct", True), ("topic", False), ("fanout", False), ("unknown", False)),
+    ("exchange", "key", "only"),
+    (
+        ("", "any", True),
+        ("direct", "direct", True),
+        ("direct", "also", True),
+        ("direct", "twice", False),
+        ("direct", "both", False),
+        ("direct", "unknown", False),
+        ("topic", "topic", False),
+        ("fanout", "fanout", False),
+        ("unknown", "unknown", False),
+    ),
 )
 @pytest.mark.usefixtures("tasks")
-def test_a_message_with_copies_is_not_given_up(wire, exchange, only):
-    """A broadcast goes to many workers: the first that is done gives nothing up."""
+def test_a_message_with_copies_is_not_given_up(wire, exchange, key, only):
+    """A broadcast goes to many workers, and a direct exchange's message to all queues that are
+    bound by its key: the first that is done gives nothing up.
+    """
+    direct = Exchange("direct", type="direct")
+    more = [binding(direct, name) for name in ("also", "both")]
     wire.app.amqp.queues = Queues(
         [
-            Queue(kind, Exchange(kind, type=kind), routing_key=kind)
-            for kind in ("direct", "topic", "fanout")
+            *(Queue(k, Exchange(k, type=k), routing_key=k) for k in ("direct", "topic", "fanout")),
+            Queue("one", direct, routing_key="twice", bindings=more),
+            Queue("two", direct, routing_key="twice", bindings=more[1:]),
         ]
     )
     task = wire.app.tasks["size"]
-    assert is_done(wire.app, task, states.SUCCESS, {"exchange": exchange}) is only
+    given = {"exchange": exchange, "routing_key": key}
+    assert is_done(wire.app, task, states.SUCCESS, given) is only
     assert not is_done(wire.app, task, states.SUCCESS, None)
 
 
@@ -361,6 +445,21 @@ def test_a_release_that_fails_harms_nobody(wire, tasks, monkeypatch):
     assert wire.get(result) == 2000
     assert wire.hook.counters.snapshot()["releases_failed"] == 1
     assert holders(wire) == {f"task:{result.id}": 1}
+
+
+def test_a_time_limit_during_a_release_is_none_of_the_task(wire, tasks, monkeypatch):
+    """What is raised while a task that is done gives its values up is not reported as its own
+    failure: its result is stored by then, and its callbacks are called.
+    """
+
+    def late(*_args):
+        raise SoftTimeLimitExceeded
+
+    tasks.size.delay(BIG)
+    monkeypatch.setattr(wire.hook.store.blobs, "release", late)
+    failed, _, _ = wire.execute(wire.take())
+    assert not failed
+    assert wire.hook.counters.snapshot()["releases_failed"] == 1
 
 
 def test_a_deduplicated_publish_is_one_round_trip(wire, tasks):

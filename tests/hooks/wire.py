@@ -42,11 +42,13 @@ class Wire:
                 message.ack()
             return message
 
-    def execute(self, message: Any) -> None:
-        """Execute one message, as often as this is called."""
+    def execute(self, message: Any) -> Any:
+        """Execute one message, as often as this is called; return what the pool is told: whether
+        it failed, the result as text or what was raised, and seconds.
+        """
         headers = dict(message.headers)
         request = {**headers, "delivery_info": {"exchange": ""}, "hostname": "here"}
-        trace_task_ret(
+        return trace_task_ret(
             headers["task"],
             headers["id"],
             request,
