@@ -1,11 +1,13 @@
 """Pins: names that keep a value until they are taken away.
 
-A pin is a pointer ``pins/<name>`` with the reference's text, and a hold of the value's blobs
-in the pin's name.
+A pin is a pointer ``pins/<name>`` with the reference's text and a number, and a hold of the
+value's blobs by the holder ``pin:<name>+<number>``. The number is another one at each pinning,
+so that who takes one pin away, however late, takes no other that has its name.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,35 +48,44 @@ class Pins:
                 'pinned: put a Redis before it, as in store=["redis://…", "s3://…"]',
                 store=self._content.store.url,
             )
-        pointer, owner = _FOLDER + name, holder("pin", name)
+        pointer, pin = _FOLDER + name, f"{ref.wire} {secrets.token_hex(6)}".encode()
+        owner = _owner(name, pin)
         self._content.keep(ref, Hold(_MEANWHILE, owner))
         while True:
             before = self._pointers.read(pointer)
-            if self._pointers.swap(pointer, before, ref.wire.encode()):
+            if self._pointers.swap(pointer, before, pin):
                 break
         self._content.keep(ref, Hold(_FOREVER, owner))
         if before is not None:
-            self._release(before, owner, keeping=ref)
+            self._release(name, before)
+        if self._pointers.read(pointer) != pin:  # taken away before it was kept for ever
+            self._release(name, pin)
 
     def unpin(self, name: str) -> bool:
         """Take the pin away; return whether there was one."""
         pointer = _FOLDER + name
         while (before := self._pointers.read(pointer)) is not None:
             if self._pointers.swap(pointer, before, None):
-                self._release(before, holder("pin", name))
+                self._release(name, before)
                 return True
         return False
 
     def find(self, name: str) -> Ref[Any] | None:
         """Return the reference that is pinned under *name*, None where there is none."""
-        wire = self._pointers.read(_FOLDER + name)
-        return None if wire is None else self._content.open(wire.decode())
+        pin = self._pointers.read(_FOLDER + name)
+        return None if pin is None else self._ref(pin)
 
     def names(self) -> Iterator[str]:
         """Yield the names of all pins."""
         for name in self._pointers.names(_FOLDER):
             yield name[len(_FOLDER) :]
 
-    def _release(self, wire: bytes, owner: str, keeping: Ref[Any] | None = None) -> None:
-        ref = self._content.open(wire.decode())
-        self._content.release([ref], owner, self._grace, keeping=keeping)
+    def _ref(self, pin: bytes) -> Ref[Any]:
+        return self._content.open(pin.decode().partition(" ")[0])
+
+    def _release(self, name: str, pin: bytes) -> None:
+        self._content.release([self._ref(pin)], _owner(name, pin), self._grace)
+
+
+def _owner(name: str, pin: bytes) -> str:
+    return holder("pin", f"{name}+{pin.decode().partition(' ')[2]}")

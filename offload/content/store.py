@@ -339,18 +339,10 @@ class ContentStore:
         self._chunks.note(digests, self._clock() + ttl - _SKEW if self._is_sure(hold) else 0.0)
         return True
 
-    def release(
-        self,
-        refs: Iterable[Ref[Any]],
-        holder: str,
-        grace: float,
-        *,
-        keeping: Ref[Any] | None = None,
-    ) -> None:
+    def release(self, refs: Iterable[Ref[Any]], holder: str, grace: float) -> None:
         """Give up what *holder* holds of the values of *refs*; they live *grace* seconds more.
 
-        What is of the value *keeping* as well stays held. One attempt: what is not released
-        ends when it was to end anyway. Raises StoreError.
+        One attempt: what is not released ends when it was to end anyway. Raises StoreError.
         """
         if not self.store.blobs.keeps_holds:
             return
@@ -360,9 +352,6 @@ class ContentStore:
                 digests += self._digests(ref)
             except BlobMissing:  # nothing is left to be given up
                 continue
-        if keeping is not None:
-            kept = set(self._digests(keeping))
-            digests = [digest for digest in digests if digest not in kept]
         if digests:
             self.store.blobs.release(digests, holder, grace)
 

@@ -503,6 +503,62 @@ def test_a_pin_moves_to_another_value(wire):
     assert list(hook._pins.names()) == ["model"]
 
 
+@pytest.fixture
+def meanwhile(wire, monkeypatch):
+    """Return a function that has something done by another process right after the next change
+    of a pointer.
+    """
+    pointers = wire.hook.store.pointers
+    swap = pointers.swap
+
+    def meanwhile(do):
+        def once(*args):
+            done = swap(*args)
+            monkeypatch.setattr(pointers, "swap", swap)
+            do()
+            return done
+
+        monkeypatch.setattr(pointers, "swap", once)
+
+    return meanwhile
+
+
+def test_a_name_that_two_pin_at_once_keeps_the_last(wire, meanwhile):
+    """Who pinned another value under the name in between takes that away, and not what is pinned
+    there now.
+    """
+    hook = wire.hook
+    first, second = (hook.put([*BIG, n], retention=60) for n in (1, 2))
+    hook.pin(first, "model")
+    meanwhile(lambda: hook.pin(first, "model"))
+    hook.pin(second, "model")
+    assert hook.pinned("model") == first
+    assert holders(wire) == {"put": 2, "pin:model": 1}
+    (kept,) = (info.digest for info in hook.store.blobs.scan() if info.ttl > 100 * HOUR)
+    assert kept == first.digest
+
+
+def test_a_pin_that_is_taken_away_at_once_is_gone(wire, meanwhile):
+    """An unpinning that comes before the pinning is through leaves nothing behind."""
+    hook = wire.hook
+    ref = hook.put(BIG, retention=60)
+    meanwhile(lambda: hook.unpin("model"))
+    hook.pin(ref, "model")
+    assert hook.pinned("model") is None
+    assert holders(wire) == {"put": 1}
+
+
+def test_a_late_unpinning_takes_no_later_pin(wire, meanwhile):
+    """What is pinned again while an unpinning is under way stays."""
+    hook = wire.hook
+    ref = hook.put(BIG, retention=60)
+    hook.pin(ref, "model")
+    meanwhile(lambda: hook.pin(ref, "model"))
+    assert hook.unpin("model")
+    assert hook.pinned("model") == ref
+    assert holders(wire) == {"put": 1, "pin:model": 1}
+
+
 def test_a_store_by_age_refuses_pins(tmp_path):
     """Where a pin could not be taken away again there is none."""
     wire = make_wire(store=f"file://{tmp_path}")
