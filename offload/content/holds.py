@@ -12,7 +12,7 @@ from offload.stores.base import PUT
 
 __all__ = ("Chunks", "Hold", "holder")
 
-_LONGEST = 200  # characters of an id or a name that are shown as they are
+_LONGEST = 200  # bytes of an id or a name that are shown as they are
 _REMEMBERED = 1 << 16  # digests
 
 
@@ -29,11 +29,15 @@ class Hold:
     holder: str = PUT
 
 
-def holder(kind: str, name: str) -> str:
-    """Return the holder of *kind* (``task``, ``result``, ``pin``) called *name*."""
-    if len(name) > _LONGEST or not name.isprintable():
-        name = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=20).hexdigest()
-    return f"{kind}:{name}"
+def holder(kind: str, name: object) -> str:
+    """Return the holder of *kind* (``task``, ``result``, ``pin``) called *name*, which may be
+    anything that Celery takes for an id.
+    """
+    shown = str(name)
+    encoded = shown.encode("utf-8", "backslashreplace")
+    if len(encoded) > _LONGEST or not shown.isprintable():
+        shown = hashlib.blake2b(encoded, digest_size=20).hexdigest()
+    return f"{kind}:{shown}"
 
 
 class Chunks:

@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
+from celery.utils.time import maybe_iso8601
 
 from offload.content.holds import Hold
 from offload.hooks.delivery import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES, current_delivery
@@ -241,7 +242,10 @@ def _seconds_until(when: Any) -> float:
     if isinstance(when, (int, float)):
         return max(0.0, float(when))
     if isinstance(when, str):
-        when = datetime.fromisoformat(when.replace("Z", "+00:00"))
+        try:
+            when = maybe_iso8601(when)  # which workers read it by
+        except ValueError:
+            return 0.0  # they will refuse it
     if not isinstance(when, datetime):
         return 0.0
     if when.tzinfo is None:

@@ -51,7 +51,7 @@ def task_holder(task_id: Any, message: str = "") -> str:
     A task can have several messages on their way: retries, what replaces it, calls with an id
     that was given. None of them may give up what another needs.
     """
-    return holder("task", f"{task_id}+{message}" if message else str(task_id))
+    return holder("task", f"{task_id}+{message}" if message else task_id)
 
 
 def message_name() -> str:

@@ -22,6 +22,7 @@ from tests.hooks.wire import make_wire
 
 BIG = list(range(2000))
 HOUR = 3600.0
+NEXT = datetime(datetime.now().year + 1, 2, 1)
 
 
 @pytest.fixture
@@ -280,6 +281,8 @@ def test_backends_are_called_as_ever(wire):
         ({}, 10 * HOUR),
         ({"countdown": 100 * HOUR}, 110 * HOUR),
         ({"eta": lambda: datetime.now(timezone.utc) + timedelta(hours=20)}, 30 * HOUR),
+        ({"eta": f"{NEXT.year}-02"}, (NEXT - datetime.now()).total_seconds() + 22 * HOUR),
+        ({"eta": "soon"}, 10 * HOUR),
         ({"expires": 60}, 60 + HOUR),
         ({"expires": 50 * HOUR}, 51 * HOUR),
         ({"expires": 50 * HOUR, "countdown": 20 * HOUR}, 51 * HOUR),

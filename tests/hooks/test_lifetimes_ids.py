@@ -131,6 +131,21 @@ def test_a_message_sent_again_keeps_everything(wire, size, monkeypatch):
     assert lives(wire) == [near(HOUR)] * 2
 
 
+@pytest.mark.parametrize("task_id", (5, "任" * 150, "x" * 300, "a\nb", "\ud800"))
+def test_any_id_will_do(wire, task_id):
+    """What Celery takes for an id holds, and gives up: numbers, long ones, of any characters."""
+
+    @wire.app.task(name="silent", shared=False, ignore_result=True)
+    def silent(value):
+        return value
+
+    silent.apply_async((BIG,), task_id=task_id)
+    assert lives(wire) == [near(RETENTION)]
+    failed, _, _ = wire.execute(wire.take())
+    assert not failed
+    assert lives(wire) == [near(HOUR)]
+
+
 @pytest.mark.server
 def test_parts_that_nobody_stores_end_with_the_chord(redis, monkeypatch):
     """Results of a chord's parts that are not stored are kept until the body's message holds
