@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from offload.content.cache import Assembly, NodeCache
@@ -318,26 +318,37 @@ class ContentStore:
     # -- lifetimes
 
     def keep(self, ref: Ref[Any], hold: Hold) -> bool:
-        """Make sure that *ref* can be resolved for as long as *hold* says.
+        """Do as `keep_all` for one reference."""
+        return self.keep_all([ref], hold)
 
-        No round trip where that is sure already. Returns whether there is something for the
-        holder to release. Raises BlobMissing if it is gone.
+    def keep_all(self, refs: Iterable[Ref[Any]], hold: Hold) -> bool:
+        """Make sure that *refs* can be resolved for as long as *hold* says.
+
+        One round trip for all of them, none where that is sure already. Returns whether there
+        is something for the holder to release. Raises BlobMissing if one of them is gone.
         """
-        digest = ref.digest
-        if digest is None:
-            return False
-        until, _ = self._chunks.find(digest)
-        if not self.store.blobs.keeps_holds:
-            until = max(until, ref.until)
-        if until >= self._clock() + hold.ttl:
+        needed = [ref for ref in refs if not self._is_kept(ref, hold.ttl)]
+        if not needed:
             return False
         ttl = self._asked(hold)
-        digests = self._retrying(lambda: self._digests(ref))
-        missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl, hold.holder))
-        if missing:
-            raise self._gone(ref, min(missing))
-        self._chunks.note(digests, self._clock() + ttl - _SKEW if self._is_sure(hold) else 0.0)
+        found = [self._retrying(lambda ref=ref: self._digests(ref)) for ref in needed]  # type: ignore[misc]
+        every = list(dict.fromkeys(chain.from_iterable(found)))
+        missing = self._retrying(lambda: self.store.blobs.hold(every, ttl, hold.holder))
+        until = self._clock() + ttl - _SKEW if self._is_sure(hold) else 0.0
+        for ref, digests in zip(needed, found, strict=True):
+            if gone := missing.intersection(digests):
+                raise self._gone(ref, min(gone))
+            self._chunks.note(digests, until)
         return True
+
+    def _is_kept(self, ref: Ref[Any], ttl: float) -> bool:
+        """Return whether *ref* is sure to live for *ttl* seconds."""
+        if ref.digest is None:
+            return True
+        until, _ = self._chunks.find(ref.digest)
+        if not self.store.blobs.keeps_holds:
+            until = max(until, ref.until)
+        return until >= self._clock() + ttl
 
     def release(self, refs: Iterable[Ref[Any]], holder: str, grace: float) -> None:
         """Give up what *holder* holds of the values of *refs*; they live *grace* seconds more.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celery.canvas import Signature
 
 from offload.content.holds import Hold
-from offload.errors import OffloadError, SerializationError
+from offload.errors import BlobMissing, OffloadError, SerializationError
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, contains, is_signature, replace_each
 from offload.hooks.together import published_together
@@ -81,7 +81,6 @@ class Outgoing:
     resending: bool = False
     slots: list[_Slot] = field(default_factory=list)
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
-    _holds: dict[str | None, float] = field(default_factory=dict)
 
     def task(
         self,
@@ -104,13 +103,16 @@ class Outgoing:
 
     def store(self) -> None:
         """Store what was found, and find the references of all places."""
-        if self.slots:
-            self._check_inline()
+        if not self.slots:
+            return
+        self._check_inline()
+        self._keep([slot for slot in self.slots if slot.ref is not None and not slot.held])
         for slot in self.slots:
-            try:
-                slot.ref = self._reference(slot)
-            except OffloadError as exc:
-                raise described(exc, slot.task, slot.argument) from exc
+            if slot.ref is None:
+                try:
+                    self._put(slot)
+                except OffloadError as exc:
+                    raise described(exc, slot.task, slot.argument) from exc
         self.slots = [slot for slot in self.slots if slot.ref is not None]
 
     def _check_inline(self) -> None:
@@ -233,31 +235,48 @@ class Outgoing:
 
     # -- storing
 
-    def _reference(self, slot: _Slot) -> Ref[Any] | None:
-        if slot.ref is not None:
-            if self.resending:
-                slot.held = True  # since it was sent before
-            elif not slot.held and self._is_new(slot):
-                slot.held = self.hook.content.keep(slot.ref, slot.hold)
-            return slot.ref
+    def _keep(self, slots: Sequence[_Slot]) -> None:
+        """Hold what there are references to already: one round trip for each time to live."""
+        if self.resending:  # it is held since it was sent before
+            return
+        longest: dict[str | None, _Slot] = {}
+        for slot in slots:
+            digest = slot.ref.digest if slot.ref is not None else None
+            if digest is not None and _ttl(longest.get(digest)) < slot.hold.ttl:
+                longest[digest] = slot
+        alike: dict[float, list[_Slot]] = {}
+        for slot in longest.values():
+            alike.setdefault(slot.hold.ttl, []).append(slot)
+        for some in alike.values():
+            self._keep_alike(some)
+
+    def _keep_alike(self, slots: Sequence[_Slot]) -> None:
+        first, *more = slots
+        refs = [slot.ref for slot in slots if slot.ref is not None]
+        try:
+            first.held = self.hook.content.keep_all(refs, first.hold)
+        except BlobMissing as exc:
+            for slot in slots if more else ():  # to tell which of them it is
+                self._keep_alike([slot])
+            if not more:
+                raise described(exc, first.task, first.argument) from exc
+        except OffloadError as exc:
+            raise described(exc, first.task, first.argument) from exc
+
+    def _put(self, slot: _Slot) -> None:
         payload = slot.payload
         assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
         ref = self.hook.content.put_or_inline(
             payload, hold=slot.hold, value=slot.value, native=self.native
         )
+        slot.ref = ref
         slot.held = ref is not None and ref.digest is not None
         if ref is not None and (together := published_together()) is not None:
             together.remember(slot.value, self.native, ref)
-        return ref
 
-    def _is_new(self, slot: _Slot) -> bool:
-        """Whether this message does not hold the slot's value for that long already."""
-        assert slot.ref is not None  # noqa: S101 (for the type checker)
-        digest = slot.ref.digest
-        if self._holds.get(digest, 0.0) >= slot.hold.ttl:
-            return False
-        self._holds[digest] = slot.hold.ttl
-        return True
+
+def _ttl(slot: _Slot | None) -> float:
+    return slot.hold.ttl if slot is not None else -1.0
 
 
 @dataclass

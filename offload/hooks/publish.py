@@ -185,7 +185,7 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
         call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
     made = build(**call)
     if out.slots or attempt or given is not None:
-        holds = message if out.holds else ""
+        holds = message if out.holds or attempt else ""
         return _marked(made, out, TaskOptions.read(given, "call"), native, attempt, holds)
     return made
 

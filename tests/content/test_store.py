@@ -408,9 +408,10 @@ def test_within_the_promise_keeping_costs_nothing(parts):
     ref = parts.put(noise(MB), ttl=HOUR)
     parts.store.calls.clear()
     parts.content.keep(ref, Hold(HOUR, "task:1"))
+    assert not parts.store.calls
     other = parts.another()
     opened = other.open(ref.wire)
-    assert not parts.store.calls
+    parts.store.calls.clear()
     other.keep(opened, Hold(HOUR, "task:1"))
     other.keep(opened, Hold(HOUR, "task:2"))
     assert parts.store.calls == {"get": 1, "hold": 2}

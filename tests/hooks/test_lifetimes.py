@@ -16,7 +16,7 @@ from celery.worker.request import Request
 from celery.worker.state import revoked
 from kombu import Exchange, Queue, binding
 
-from offload import ConfigurationError, Ref
+from offload import BlobMissing, ConfigurationError, Ref
 from offload.hooks.release import is_done, redelivery_time
 from tests.hooks.wire import make_wire
 
@@ -473,6 +473,23 @@ def test_a_deduplicated_publish_is_one_round_trip(wire, tasks):
     wire.calls.clear()
     tasks.size.delay(np.arange(2_000_000))
     assert wire.calls == ["hold"]
+
+
+def test_the_steps_of_a_chain_are_held_at_once(wire, tasks):
+    """However many values a message carries on, it holds them by one round trip."""
+    chain(tasks.size.si([*BIG, n]) for n in range(9)).delay()
+    wire.calls.clear()
+    wire.execute(wire.take())
+    assert wire.calls == ["get", "hold", "release"]
+
+
+def test_of_many_values_the_one_that_is_gone_is_named(wire, tasks):
+    """Where one of a message's values is missing, the error says which argument it is."""
+    one, other = (wire.hook.put([*BIG, n], retention=60) for n in (1, 2))
+    wire.hook.store.blobs.delete([other.digest])
+    with pytest.raises(BlobMissing, match="task 'again', other") as caught:
+        tasks.again.delay(one, other=other)
+    assert caught.value.digest == other.digest
 
 
 # -- pins
