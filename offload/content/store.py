@@ -325,7 +325,8 @@ class ContentStore:
         """Make sure that *refs* can be resolved for as long as *hold* says.
 
         One round trip for all of them, none where that is sure already. Returns whether there
-        is something for the holder to release. Raises BlobMissing if one of them is gone.
+        is something for the holder to release. Raises BlobMissing if one of them is gone,
+        StoreUnavailable also if it lies in a store that is not among the app's any more.
         """
         needed = [ref for ref in refs if not self._is_kept(ref, hold.ttl)]
         if not needed:
@@ -337,6 +338,8 @@ class ContentStore:
         until = self._clock() + ttl - _SKEW if self._is_sure(hold) else 0.0
         for ref, digests in zip(needed, found, strict=True):
             if gone := missing.intersection(digests):
+                # Reading says it, should it lie in a store that this app does not use any more.
+                list(self._blobs(ref, [min(gone)], ROOT_LIMIT + MAX_OVERHEAD))
                 raise self._gone(ref, min(gone))
             self._chunks.note(digests, until)
         return True

@@ -29,6 +29,8 @@ from offload.errors import (
     StoreUnavailable,
     ValueTooLarge,
 )
+from offload.stores.memory import MemoryStore
+from offload.stores.tiered import TieredStore
 
 HOUR = 3600.0
 MB = 10**6
@@ -444,6 +446,17 @@ def test_what_is_gone_cannot_be_kept(parts):
         parts.content.keep(ref, Hold(HOUR, "task:1"))
     with pytest.raises(BlobMissing):
         parts.another().keep(ref, Hold(HOUR, "task:1"))
+
+
+def test_what_lies_in_a_store_that_was_taken_away_is_not_called_gone(parts):
+    """Passing on a reference to it says which store to add again."""
+    lower, first = MemoryStore("lower", clock=parts.clock), parts.store.raw
+    parts.store = TieredStore(first, [lower], (1000,))
+    ref = parts.another().put(noise(MB), native="json", hold=Hold(HOUR, "task:1"))
+    for parts.store in (TieredStore(first, [MemoryStore("other")], (1000,)), first):
+        with pytest.raises(StoreUnavailable, match=r"lies in memory://lower.*add it") as caught:
+            parts.another().keep(ref, Hold(HOUR, "task:2"))
+        assert caught.value.digest in {info.digest for info in lower.blobs.scan()}
 
 
 def test_a_value_within_its_reference_needs_no_store(make_parts):
