@@ -11,22 +11,25 @@ what ended before.
 
 A life that ended does not begin again: the blob is missing for every call until it was
 stored anew, as another version of the object, and noted again. So a sweeper that saw a version,
-and after that saw that the blob has ended, may delete that version whenever it likes.
+and after that saw that nobody needs the blob, may delete that version whenever it likes. And
+whoever stores it holds it first, at least by a reservation, so that no sweeper who saw what is
+written from then on can see that nobody needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from offload.digest import Digest
 from offload.errors import StoreUnavailable
-from offload.stores.base import Parts
+from offload.stores.base import Parts, Swept
 
 __all__ = (
     "RESERVED",
     "Elsewhere",
+    "Noted",
     "Place",
     "Places",
     "Version",
@@ -36,6 +39,9 @@ __all__ = (
 )
 
 RESERVED = 3600.0
+
+Noted = Callable[[Sequence[Digest]], Collection[Digest]]
+"""Returns those of some blobs of which there is a note."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,10 @@ class Versioned(Protocol):
         """Keep what is there of these blobs for *ttl* seconds at least; return for how many."""
 
     def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> Mapping[Digest, float]:
-        """Store blobs that live *ttl* seconds at least, each as a version that never was there.
+        """Store blobs that live *ttl* seconds at least; none lives shorter than it would have.
 
-        None lives shorter than it would have. Returns for how many seconds each is kept.
+        Each is then a version that was not there before this was called (another's, if that was
+        stored meanwhile). Returns for how many seconds each is kept.
         """
 
     def versions(self, digests: Sequence[Digest]) -> Mapping[Digest, Version]:
@@ -140,6 +147,9 @@ class Versioned(Protocol):
 
         Raises ConfigurationError where that cannot be made sure of.
         """
+
+    def sweep(self, noted: Noted, *, dry_run: bool) -> Iterator[Swept]:
+        """Do as `Store.sweep`, without a look at blobs that are *noted*."""
 
 
 class Elsewhere(StoreUnavailable):

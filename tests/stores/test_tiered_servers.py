@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -86,6 +88,32 @@ def test_nothing_that_is_held_is_swept(urls):
     store = open_store(urls)
     time_over = lambda: sum(1 for _ in store.sweep()) == 0 and not list(store.blobs.scan())
     wait_until(time_over, "nothing is left when nobody holds anything")
+    store.close()
+
+
+def test_many_store_the_same_at_once(urls, monkeypatch):
+    """Of many who store the same new blob at once, each is done after two uploads at most."""
+    store, number = open_store(urls, tier_sizes=(1,)), 40
+    (lower,) = (tier.store for tier in store._lower)
+    uploads, ask = Counter(), lower._link.ask
+
+    def counted(operation, *args, **options):
+        uploads[threading.get_ident()] += operation == "put_object"
+        return ask(operation, *args, **options)
+
+    monkeypatch.setattr(lower._link, "ask", counted)
+    together = threading.Barrier(number)
+
+    def put(turn):
+        store.blobs.hold(list(BLOBS)[:1], HOUR, f"task:{turn}")
+        together.wait(JOIN)
+        store.blobs.put({digest: [BLOBS[digest]] for digest in list(BLOBS)[:1]}, HOUR)
+
+    with ThreadPoolExecutor(number) as pool:
+        for done in [pool.submit(put, turn) for turn in range(number)]:
+            done.result()
+    assert max(uploads.values()) <= 2
+    assert contents(store, list(BLOBS)[:1]) == CONTENTS[:1]
     store.close()
 
 

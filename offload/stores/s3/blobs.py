@@ -16,6 +16,7 @@ from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
 from offload.stores.base import PUT, BlobInfo, Parts, Swept
 from offload.stores.checks import check_holder, check_limit, check_ttl
+from offload.stores.places import Noted
 from offload.stores.s3.body import Body, body_of, size_of
 from offload.stores.s3.failures import driver_errors
 from offload.stores.s3.link import GONE_OR_CHANGED, Link, Response
@@ -99,7 +100,7 @@ class S3Blobs:
     ) -> dict[Digest, float]:
         """Do as `put`, and return for how many seconds each blob is sure to be there.
 
-        *anew* writes also what is there, and leaves it no shorter a life.
+        *anew* leaves nothing as it was when this was called; but no life gets shorter.
         """
         check_ttl(ttl)
         for digest, parts in blobs.items():
@@ -129,13 +130,15 @@ class S3Blobs:
             if life.is_live and life.size is not None:
                 yield BlobInfo(digest, max(life.size - NONCE, 0), life.ends - life.now)
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
-        """Remove what has expired, unless *dry_run*, and yield it.
+    def sweep(self, noted: Noted | None = None, *, dry_run: bool) -> Iterator[Swept]:
+        """Remove what has expired, unless *dry_run*, and yield it; leave what is *noted*.
 
         The server must keep conditions on deletions: see `Conditions.require_deletes`.
         """
         expired = (
-            (digest, life) for digest, life in self._lives() if life.now >= life.ends + self._skew
+            (digest, life)
+            for digest, life in self._lives(noted)
+            if life.now >= life.ends + self._skew
         )
         while some := list(islice(expired, DELETES)):
             gone = [True] * len(some)
@@ -223,6 +226,7 @@ class S3Blobs:
             elif anew or not life.is_live:
                 condition = {"IfMatch": life.etag}
                 written = max(self.life(ttl), life.ends - life.now)
+                anew = False  # if it changes now, others have written it anew
             elif self._lasts(life, ttl) or self._prolong(digest, life, ttl):
                 return check_ttl(ttl)
             if isinstance(body, Body):
@@ -277,11 +281,16 @@ class S3Blobs:
 
     # -- many
 
-    def _lives(self) -> Iterator[tuple[Digest, Life]]:
-        """Look at every blob. A list does not show metadata, so each is asked for them."""
+    def _lives(self, noted: Noted | None = None) -> Iterator[tuple[Digest, Life]]:
+        """Look at every blob but those *noted*. A list does not show metadata, so each is asked
+        for them.
+        """
         for page in self._link.pages("blobs"):
             names = [entry["Key"].rpartition("/")[2] for entry in page]
             found = [parse_digest(n.replace("-", ":")) for n in names if _NAME.fullmatch(n)]
+            if noted is not None and found:
+                known = noted(found)
+                found = [digest for digest in found if digest not in known]
             for digest, life in zip(found, self._link.threads.each(self.look, found), strict=True):
                 if life is not None:
                     yield digest, life

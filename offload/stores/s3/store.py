@@ -10,6 +10,7 @@ from typing import Any
 from offload.stores.base import Swept
 from offload.stores.findings import Finding
 from offload.stores.lifecycle import Rule, days_for
+from offload.stores.places import Noted
 from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.diagnose import diagnose
 from offload.stores.s3.link import Connect, Link
@@ -68,7 +69,7 @@ class S3Store:
         self._conditions = Conditions(self._link)
         self.url = url
         self.blobs = S3Blobs(self._link, skew=skew, ahead=ahead)
-        self.versions = S3Versions(self._link, self.blobs, self._conditions)
+        self.versions = S3Versions(self._link, self.blobs, self._conditions, self._sweep)
         self.pointers = S3Pointers(Records(self._link, "pointers", self._conditions))
         self.leases = S3Leases(Records(self._link, "leases", self._conditions))
 
@@ -77,9 +78,12 @@ class S3Store:
 
         Raises ConfigurationError where the server deletes unconditionally.
         """
+        return self._sweep(None, dry_run=dry_run)
+
+    def _sweep(self, noted: Noted | None, *, dry_run: bool) -> Iterator[Swept]:
         if not dry_run:
             self._conditions.require_deletes()
-        yield from self.blobs.sweep(dry_run=dry_run)
+        yield from self.blobs.sweep(noted, dry_run=dry_run)
         yield from self.pointers.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
         yield from self._conditions.sweep(dry_run=dry_run)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from offload.digest import Digest
-from offload.stores.base import Parts
-from offload.stores.places import Version
+from offload.stores.base import Parts, Swept
+from offload.stores.places import Noted, Version
 from offload.stores.s3.blobs import NONCE, S3Blobs
 from offload.stores.s3.link import Link
 from offload.stores.s3.records import Conditions
@@ -17,10 +17,17 @@ __all__ = ("S3Versions",)
 class S3Versions:
     """See `offload.stores.places.Versioned`."""
 
-    def __init__(self, link: Link, blobs: S3Blobs, conditions: Conditions) -> None:
+    def __init__(
+        self,
+        link: Link,
+        blobs: S3Blobs,
+        conditions: Conditions,
+        sweep: Callable[..., Iterator[Swept]],
+    ) -> None:
         self._link = link
         self._blobs = blobs
         self._conditions = conditions
+        self._sweep = sweep
 
     def prolong(self, digests: Sequence[Digest], ttl: float) -> dict[Digest, float]:
         kept = self._link.threads.each(lambda digest: self._blobs.keep(digest, ttl), digests)
@@ -42,3 +49,6 @@ class S3Versions:
         tags = [(digest, version.tag) for digest, version in versions.items()]
         done = self._link.threads.each(lambda seen: self._blobs.remove(*seen), tags)
         return {digest for digest, is_gone in zip(versions, done, strict=True) if is_gone}
+
+    def sweep(self, noted: Noted, *, dry_run: bool) -> Iterator[Swept]:
+        return self._sweep(noted, dry_run=dry_run)

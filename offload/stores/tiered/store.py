@@ -83,7 +83,6 @@ class TieredStore:
         for each in (
             self._first.sweep(dry_run=dry_run),
             *(sweep(self._places, tier, dry_run=dry_run) for tier in self._lower),
-            *(tier.store.sweep(dry_run=dry_run) for tier in self._lower),
         ):
             try:
                 yield from each

@@ -1,4 +1,4 @@
-"""Removing from a lower tier what nobody holds any more."""
+"""Removing from a lower tier what nobody holds any more, and what has expired."""
 
 from __future__ import annotations
 
@@ -6,27 +6,41 @@ from collections.abc import Iterator, Sequence
 
 from offload.digest import Digest
 from offload.stores.base import Swept
-from offload.stores.places import Place, Places, Version
+from offload.stores.places import Place, Places, Version, Versioned
 from offload.stores.tiered.tier import Tier
 
 __all__ = ("sweep",)
 
 
 def sweep(places: Places, tier: Tier, *, dry_run: bool) -> Iterator[Swept]:
-    """Remove from *tier*, unless *dry_run*, what *places* says that nobody needs; yield it.
+    """Remove from *tier*, unless *dry_run*, what *places* says that nobody needs, and what is
+    not noted there and has expired; yield it.
 
-    Nothing where the tier has no versions.
+    Where the tier has no versions, all goes by its age.
     """
     if tier.versions is None:
+        yield from tier.store.sweep(dry_run=dry_run)
         return
+    yield from _sweep_ended(places, tier, tier.versions, dry_run=dry_run)
+
+    def noted(digests: Sequence[Digest]) -> set[Digest]:
+        found = places.find(digests)
+        return {d for d, place in found.items() if place and place.tier == tier.place}
+
+    yield from tier.versions.sweep(noted, dry_run=dry_run)
+
+
+def _sweep_ended(
+    places: Places, tier: Tier, versions: Versioned, *, dry_run: bool
+) -> Iterator[Swept]:
     for digests in places.noted():
         ended = _ended(places, tier, digests)
         # In this order: of what has ended after it was seen, that version is not needed again.
-        seen = tier.versions.versions(list(ended)) if ended else {}
+        seen = versions.versions(list(ended)) if ended else {}
         ended = _ended(places, tier, list(ended))
         found = {digest: seen[digest] for digest in ended if digest in seen}
         if not dry_run:
-            gone = tier.versions.discard(found) if found else set()
+            gone = versions.discard(found) if found else set()
             changed = found.keys() - gone  # they are looked at again by the next sweep
             places.forget({d: place for d, place in ended.items() if d not in changed})
             found = {d: version for d, version in found.items() if d in gone}
