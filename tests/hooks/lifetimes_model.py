@@ -1,0 +1,127 @@
+"""What the proof of lifetimes knows: who needs which values until when, by the messages alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from offload.stores import Store
+
+HOUR = 3600.0
+FOREVER = 100 * 365 * 24 * HOUR
+RETENTION, GRACE, EXPIRES = 20 * HOUR, HOUR, 30 * HOUR
+SLACK = 70.0
+"""Seconds for what the library adds for clocks that differ."""
+MARGIN = 1.25
+"""By this what cannot be given up lives longer, so that it can be passed on soon for free."""
+
+
+def _values() -> dict[str, Any]:
+    """Return many, so that most are needed by one alone; large ones have all but a chunk alike."""
+    shared = np.arange(30_000, dtype=np.uint8)
+    found: dict[str, Any] = {"other": shared[::-1]}
+    for n in range(4):
+        changed = shared.copy()
+        changed[-1] = n
+        found[f"large {n}"] = changed
+        found[f"small {n}"] = list(range(n, 900))
+    return found
+
+
+VALUES = _values()
+
+
+@dataclass
+class Setup:
+    """One store to try.
+
+    Attributes:
+        store: without any content.
+        advance: moves its clock by seconds; None where that cannot be.
+        remains: what is left in it, apart from pointers and leases.
+        skew: seconds by which what is in it lives longer.
+    """
+
+    store: Store
+    advance: Callable[[float], None] | None
+    remains: Callable[[], list[str]]
+    skew: float = 0.0
+
+
+@dataclass
+class Sent:
+    """A message that a broker may deliver, also a second time.
+
+    Attributes:
+        holder: what it is called; what is sent again for an outage is called as it was before.
+        key: which of the values its task is given.
+        carried: which it holds: that one, and those of its callbacks, chain and chord.
+        until: when its values may end, if it was not done until then.
+    """
+
+    message: Any
+    holder: str
+    key: str
+    carried: list[str]
+    until: float
+    expires: bool
+    is_part: bool
+    runs: int = 0
+
+
+@dataclass
+class Model:
+    """Who needs which blobs until when, and until when at the latest anything may be there."""
+
+    now: float = 0.0
+    needs: dict[tuple[str, str], float] = field(default_factory=dict)
+    graces: dict[str, float] = field(default_factory=dict)
+    ages: dict[str, float] = field(default_factory=dict)
+
+    def hold(self, holder: str, digests: list[str], seconds: float) -> None:
+        for digest in digests:
+            until = max(self.needs.get((holder, digest), 0.0), self.now + seconds)
+            self.needs[holder, digest] = until
+            age = max(self.ages.get(digest, 0.0), self.now + seconds * MARGIN)
+            self.ages[digest] = age
+
+    def release(self, holder: str, digests: list[str]) -> None:
+        for digest in digests:
+            until = self.needs.pop((holder, digest), 0.0)
+            if until > self.now:
+                end = min(until, self.now + GRACE)
+                self.graces[digest] = max(self.graces.get(digest, 0.0), end)
+
+    def left(self, digest: str) -> float:
+        """Return for how many seconds more a blob is needed."""
+        ends = (end for (_, held), end in self.needs.items() if held == digest)
+        return max([self.graces.get(digest, 0.0), *ends]) - self.now
+
+    def needed(self) -> set[str]:
+        """Return the blobs that are needed now."""
+        held = {digest for (_, digest), end in self.needs.items() if end > self.now}
+        return held | {digest for digest, end in self.graces.items() if end > self.now}
+
+
+def carried_by(node: Any) -> Iterator[str]:
+    """Yield the keys of the values in all signatures in *node*."""
+    if isinstance(node, dict) and str(node.get("task", "")).startswith("work"):
+        yield node["args"][0]
+        node = node["options"]
+    if isinstance(node, (dict, list)):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from carried_by(inner)
+
+
+def same(value: Any, key: str) -> bool:
+    return type(value) is type(VALUES[key]) and bool(np.array_equal(value, VALUES[key]))
+
+
+def seconds_until(when: str | None) -> float:
+    if not when:
+        return 0.0
+    return (datetime.fromisoformat(when) - datetime.now(timezone.utc)).total_seconds()
