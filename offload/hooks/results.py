@@ -185,7 +185,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
         return done
 
     def offload_forget(task_id: str) -> Any:
-        ref = _stored_ref(backend, task_id)
+        ref = _stored_ref(hook, backend, task_id)
         done = forget(task_id)
         if ref is not None:
             release(hook, [ref], holder("result", task_id))
@@ -285,9 +285,13 @@ def _release_request(hook: Offload, task_id: str, request: Any, state: str) -> N
         hook.releaser.submit(held, task_holder(task_id, message))
 
 
-def _stored_ref(backend: Any, task_id: str) -> Ref[Any] | None:
-    """Return the reference that is stored as a result; None where there is none to be had."""
+def _stored_ref(hook: Offload, backend: Any, task_id: str) -> Ref[Any] | None:
+    """Return the reference that is stored as a result and held; None where there is none to be
+    had.
+    """
     try:
+        if not hook.store.blobs.keeps_holds:
+            return None
         meta = backend.get_task_meta(task_id)
         if isinstance(meta, ResultMeta):
             with results_as_refs():

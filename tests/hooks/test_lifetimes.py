@@ -408,6 +408,16 @@ def test_a_forgotten_result_is_given_up(wire, tasks):
     assert lives(wire) == [near(HOUR)]
 
 
+def test_where_nothing_is_given_up_forgetting_reads_nothing(tmp_path, monkeypatch):
+    """On a store that goes by age alone forget() does what it did without offload."""
+    wire = make_wire(store=f"file://{tmp_path}")
+    backend = wire.app.backend
+    asked = []
+    monkeypatch.setattr(backend, "get_task_meta", lambda *args: asked.append(args))
+    wire.app.AsyncResult("any").forget()
+    assert not asked
+
+
 def test_what_was_put_is_nobodys_to_give_up(wire, tasks):
     """A value that was put lives for its retention, however many tasks used it; they need
     neither hold it nor give it up.
