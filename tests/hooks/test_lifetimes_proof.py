@@ -14,6 +14,7 @@ from offload.content import manifest, store
 from offload.stores import open_store
 from offload.stores.file.store import FileStore
 from offload.stores.memory import MemoryStore
+from offload.stores.tiered import TieredStore
 from offload.testing.servers import redis_client
 from offload.testing.store import FakeClock
 from tests.hooks.lifetimes import Setup, lifetimes_machine
@@ -117,11 +118,26 @@ def test_on_s3(prove):
         def make():
             store.blobs.delete([info.digest for info in store.blobs.scan()])
 
-            def remains():
-                client = boto3.client("s3", region_name="us-east-1")
-                found = client.list_objects_v2(Bucket="bucket")
-                return [entry["Key"] for entry in found.get("Contents", [])]
+            return Setup(store, clock.advance, _in_bucket, skew=120)
 
-            return Setup(store, clock.advance, remains, skew=120)
+        prove("S3", make, 4)
 
-        prove("S3", make, 6)
+
+def test_on_tiers(prove):
+    """The account of the first tier ends what lies in S3."""
+    clock = FakeClock()
+    with moto_s3(clock, skew=60) as lower:
+
+        def make():
+            lower.blobs.delete([info.digest for info in lower.blobs.scan()])
+            first = MemoryStore(clock=clock)
+            store = TieredStore(first, [lower], [3000], small=1000, clock=clock)
+            return Setup(store, clock.advance, lambda: [*_inside(first.blobs), *_in_bucket()])
+
+        prove("memory and S3", make, 6)
+
+
+def _in_bucket():
+    found = boto3.client("s3", region_name="us-east-1").list_objects_v2(Bucket="bucket")
+    keys = [entry["Key"] for entry in found.get("Contents", [])]
+    return [key for key in keys if "/blobs/" in key]

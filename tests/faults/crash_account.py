@@ -1,0 +1,137 @@
+"""The full account after the crash test: what became of every task that was published."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from crash_journal import lines
+
+OWN_FAULTS = {"fail": "MeantError"}  # by kind
+NOT_RUN = {"expires": "expired", "revoke": "revoked"}
+LOST = "WorkerLostError"
+
+
+class Account:
+    """Read from the journals when all processes have ended.
+
+    Args:
+        killed: process ids.
+        broker: what the broker says, see `crash_broker.Watch`.
+    """
+
+    def __init__(self, folder, killed, broker):
+        self._broker = broker
+        self._wanted = {}
+        self.sent = set()
+        self.forgot = set()
+        self.results = {}
+        self.faults = []
+        for path in sorted(folder.glob("published-*")):
+            for line in lines(path):
+                self._published(line)
+        self._begun, self._ended = Counter(), Counter()
+        self._history = defaultdict(list)
+        self._became = defaultdict(set)
+        self.retries = 0
+        self._read_tasks(folder / "tasks", killed)
+        self.swept = Counter(line["what"] for line in lines(folder / "swept"))
+
+    def _published(self, line):
+        what, task_id = line["what"], line.get("id")
+        if what == "want":
+            self._wanted[task_id] = line
+        elif what == "sent":
+            self.sent.add(task_id)
+        elif what == "forgot":
+            self.forgot.add(task_id)
+        elif what == "result":
+            self.results[task_id] = line["wanted"]
+        elif what == "error" or (what == "read" and not line["right"]):
+            self.faults.append(line)
+
+    def _read_tasks(self, path, killed):
+        """Read what workers noted, and find the victims: what a killed process was at."""
+        has, at = {}, {}  # which worker has a task, and which task a child began last
+        for line in lines(path):
+            what, task_id, pid = line["what"], line.get("id"), line.get("pid")
+            self._history[task_id].append(line)
+            if what == "received":
+                has[task_id] = pid
+            elif what == "begin":
+                self._begun[task_id] += 1
+                at[pid] = task_id
+            elif what in ("end", "again"):
+                has.pop(task_id, None)
+                self._ended[task_id] += what == "end"
+                self.retries += what == "again"
+                if not line["right"]:
+                    self.faults.append(line)
+            elif what == "failed":
+                self._became[task_id].add(line["kind"])
+                own = OWN_FAULTS.get(self._kind(task_id))
+                if line["kind"] not in (own, LOST):
+                    self.faults.append(line)
+            else:
+                self._became[task_id].add(what)
+        found = [*((pid, task_id) for task_id, pid in has.items()), *at.items()]
+        self._victims = {task_id for pid, task_id in found if pid in killed}
+
+    def _kind(self, task_id):
+        return self._wanted.get(task_id, {}).get("kind")
+
+    # -- what became of a task
+
+    def is_done(self, task_id):
+        return bool(self._ended[task_id]) or NOT_RUN.get(self._kind(task_id)) in (
+            self._became[task_id] or ()
+        )
+
+    def why_lost(self, task_id):
+        """Return how plain Celery came to lose a task; None if that is not how it was lost.
+
+        The transport takes a message and notes so in two steps. A task acknowledged early is
+        lost also with the process that has it. What comes after others is lost with them, or
+        with the process that was to publish it: of a chord also where its parts are
+        acknowledged late, for these have succeeded then and do not run again.
+        """
+        wanted = self._wanted[task_id]
+        needs, late = wanted["needs"], wanted["late"]
+        if self._broker.is_waiting(task_id):
+            return "by the transport"
+        if not self._broker.was_published(task_id):
+            if not all(map(self.is_done, needs)) or (
+                not (late and wanted["kind"] != "chord") and not self._victims.isdisjoint(needs)
+            ):
+                return "with what comes before"
+        elif not late and (task_id in self._victims or LOST in self._became[task_id]):
+            return "with their process"
+        return None
+
+    def lost(self):
+        """Return what was lost, by how; those of which that cannot be told under None."""
+        found = defaultdict(list)
+        for task_id in self.sent:
+            if not self.is_done(task_id):
+                found[self.why_lost(task_id)].append(task_id)
+        return found
+
+    def shown(self, task_id):
+        """Return all that is known of a task, for people."""
+        wanted = self._wanted.get(task_id, {})
+        lines = [wanted, *self._history[task_id], self._broker.shown(task_id)]
+        for other in wanted.get("needs", ()):
+            lines += ["after", *self._history[other], self._broker.shown(other)]
+        return "\n".join(map(str, lines))
+
+    def counts(self):
+        became = [self._became[task_id] for task_id in self.sent]
+        ended = [self._ended[task_id] for task_id in self.sent]
+        return {
+            "published": len(self.sent),
+            "executed": sum(map(bool, ended)),
+            "retried": self.retries,
+            "executed again": sum(count > 1 for count in ended),
+            "failed as meant": sum("MeantError" in each for each in became),
+            "revoked or expired": sum(bool(each & set(NOT_RUN.values())) for each in became),
+            **{f"lost as by plain Celery {why}": len(ids) for why, ids in self.lost().items()},
+        }

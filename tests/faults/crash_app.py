@@ -1,0 +1,120 @@
+"""The app of the crash test: its tasks check what they get and keep a journal of it.
+
+CRASH_APP in the environment holds its settings, for publishers and for workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import zip_longest
+from pathlib import Path
+
+from celery import Celery, signals
+from crash_broker import VISIBLE
+from crash_journal import Journal
+from crash_values import is_right, make
+
+from offload import Offload
+
+CONFIG = json.loads(os.environ["CRASH_APP"])
+JOURNAL = Journal(Path(CONFIG["folder"], "tasks"))
+
+
+class MeantError(Exception):
+    """A task's own fault."""
+
+
+app = Celery("crash_app", broker=CONFIG["broker"], backend=CONFIG["broker"])
+app.conf.update(
+    broker_transport_options=VISIBLE,
+    result_expires=600,
+    worker_prefetch_multiplier=1,
+    worker_send_task_events=False,
+    broker_connection_retry_on_startup=True,
+)
+offload = Offload(app, threshold=1000, retention=600, **CONFIG["offload"])
+if "skew" in CONFIG:
+    from offload.content import store
+
+    store._SKEW = CONFIG["skew"]  # one machine has one clock
+
+
+def both(**options):
+    """Register a task twice: acknowledged early, and late."""
+
+    def register(function):
+        name = function.__name__
+        app.task(name=name, bind=True, shared=False, **options)(function)
+        late = {"acks_late": True, "reject_on_worker_lost": True}
+        app.task(name=f"{name}_late", bind=True, shared=False, **late, **options)(function)
+
+    return register
+
+
+def begin(task):
+    JOURNAL.note("begin", id=task.request.id, pid=os.getpid())
+
+
+def end(task, *checks):
+    """Note whether each value was the one whose sum is wanted."""
+    right = all(is_right(value, wanted) for value, wanted in checks)
+    JOURNAL.note("end", id=task.request.id, pid=os.getpid(), right=right)
+
+
+@both()
+def take(self, value, wanted):
+    begin(self)
+    end(self, (value, wanted))
+
+
+@both(max_retries=5)
+def again(self, value, wanted, times):
+    """Runs *times* times before it ends."""
+    begin(self)
+    if self.request.retries + 1 < times:
+        JOURNAL.note("again", id=self.request.id, right=is_right(value, wanted))
+        raise self.retry(countdown=self.request.retries)
+    end(self, (value, wanted))
+
+
+@both()
+def produce(self, seed, size, value, wanted):
+    begin(self)
+    end(self, (value, wanted))
+    return make(seed, size)
+
+
+@both()
+def meet(self, made, made_wanted, value, wanted):
+    """Takes the result of the task before it as well."""
+    begin(self)
+    end(self, (made, made_wanted), (value, wanted))
+
+
+@both()
+def gather(self, parts, parts_wanted, value, wanted):
+    begin(self)
+    end(self, *zip_longest(parts, parts_wanted), (value, wanted))
+
+
+@both()
+def fail(self, value, wanted):
+    begin(self)
+    end(self, (value, wanted))
+    raise MeantError
+
+
+@signals.task_received.connect
+def note_received(request, **_more):
+    JOURNAL.note("received", id=request.id, pid=os.getpid())
+
+
+@signals.task_revoked.connect
+def note_revoked(request, expired, **_more):
+    JOURNAL.note("expired" if expired else "revoked", id=request.id)
+
+
+@signals.task_failure.connect
+def note_failure(task_id, exception, **_more):
+    JOURNAL.note("failed", id=task_id, kind=type(exception).__name__, said=str(exception)[:500])

@@ -1,0 +1,180 @@
+"""The stores of the crash test: what is in them, and how their time is made to pass."""
+
+from __future__ import annotations
+
+import time
+from pathlib import PurePosixPath
+
+from offload.stores import open_store
+from offload.testing.s3_server import BUCKET, s3_client
+from offload.testing.servers import redis_client
+
+LONG = 5000.0  # seconds: longer than anything is kept
+STAYS = ("pointer", "lease", "pointers", "leases")  # the signing key, who swept last
+NAME = "crash"
+
+
+class InRedis:
+    """What the test knows of a Redis: keys, and lives that end by themselves."""
+
+    def __init__(self, server):
+        self._client = redis_client(server)
+        self._client.flushall()
+        self.url = f"{server.url}?prefix={NAME}"
+
+    def close(self):
+        self._client.close()
+
+    def digests(self, kind="blob"):
+        """Return of what there is a key."""
+        begin = f"{NAME}:{kind}:{{"
+        return {key.decode()[len(begin) : -1] for key in self._client.scan_iter(f"{begin}*")}
+
+    def holders(self, digest):
+        """Return who holds a blob, also who was about to store it."""
+        found = self._client.zrange(f"{NAME}:holds:{{{digest}}}", 0, -1, withscores=True)
+        names = {name.decode() for name, until in found if until / 1000 > time.time()}
+        return names - {"@life"}
+
+    def let_time_pass(self):
+        """Have every life and every hold end that much earlier."""
+        for key in self._client.scan_iter(f"{NAME}:*"):
+            left = self._client.pttl(key)
+            if left < 0 or self._stays(key):
+                continue
+            if self._client.type(key) == b"zset":
+                for name, until in self._client.zrange(key, 0, -1, withscores=True):
+                    self._client.zadd(key, {name: until - LONG * 1000})
+            self._client.pexpire(key, int(left - LONG * 1000))
+
+    def left(self):
+        """Return what is there besides what stays."""
+        return [key.decode() for key in self._client.scan_iter("*") if not self._stays(key)]
+
+    def _stays(self, key):
+        return key.decode().split(":")[1] in STAYS
+
+
+class InS3:
+    """What the test knows of a bucket."""
+
+    def __init__(self, server, **options):
+        self._client = s3_client(server)
+        self.url = server.url(NAME, skew=1, **options)
+        for key in self._keys():
+            self._client.delete_object(Bucket=BUCKET, Key=key)
+
+    def close(self):
+        self._client.close()
+
+    def digests(self):
+        return {
+            PurePosixPath(key).name.replace("-", ":") for key in self._keys() if "/blobs/" in key
+        }
+
+    def let_time_pass(self, store):
+        """Have *store* take all dates for that much later."""
+        now = store._link.now
+        store._link.now = lambda answer: now(answer) + LONG
+
+    def left(self):
+        return [key for key in self._keys() if key.split("/")[1] not in STAYS]
+
+    def _keys(self):
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=BUCKET, Prefix=f"{NAME}/"
+        )
+        return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+
+
+class OnRedis:
+    """It keeps account of holds, and removes by itself what has ended."""
+
+    def __init__(self, redis, s3):
+        self._redis = InRedis(redis)
+        self._store = open_store(self._redis.url)
+        self.config = {"offload": {"store": self._redis.url, "grace": 5}}
+
+    def close(self):
+        self._store.close()
+        self._redis.close()
+
+    def blobs(self):
+        """Return the digests of what is there."""
+        return self._redis.digests()
+
+    def held(self):
+        """Return who holds each blob."""
+        return {digest: self._redis.holders(digest) for digest in self.blobs()}
+
+    def end(self):
+        """Let all time pass, and sweep."""
+        self._redis.let_time_pass()
+        return list(self._store.sweep())
+
+    def left(self):
+        return self._redis.left()
+
+
+class OnS3:
+    """It goes by age, and what has ended is there until it is swept."""
+
+    def __init__(self, redis, s3):
+        self._s3 = InS3(s3(), ahead=0)
+        self._store = open_store(self._s3.url)
+        self.config = {"offload": {"store": self._s3.url, "grace": 0.5}, "skew": 1.0}
+
+    def close(self):
+        self._store.close()
+        self._s3.close()
+
+    def blobs(self):
+        return self._s3.digests()
+
+    def held(self):
+        return {}
+
+    def end(self):
+        self._s3.let_time_pass(self._store)
+        return list(self._store.sweep())
+
+    def left(self):
+        return self._s3.left()
+
+
+class OnTiers:
+    """Redis before S3: its holds govern what lies in either."""
+
+    def __init__(self, redis, s3):
+        self._redis, self._s3 = InRedis(redis), InS3(s3())
+        urls = [self._redis.url, self._s3.url]
+        self._store = open_store(urls, tier_sizes=[TIER])
+        # What is compressed is too small for a lower tier.
+        options = {"store": urls, "tier_sizes": TIER, "compression": "none", "grace": 5}
+        self.config = {"offload": options, "most": 300_000}
+
+    def close(self):
+        self._store.close()
+        self._redis.close()
+        self._s3.close()
+
+    def blobs(self):
+        return self._redis.digests() | self._s3.digests()
+
+    def held(self):
+        """Return who holds each blob, but for those that only their age ends: they were stored
+        by who was killed before it could note so.
+        """
+        known = self._redis.digests() | (self._s3.digests() & self._redis.digests("place"))
+        return {digest: self._redis.holders(digest) for digest in known}
+
+    def end(self):
+        self._redis.let_time_pass()
+        self._s3.let_time_pass(self._store.tiers[1])
+        return list(self._store.sweep())
+
+    def left(self):
+        return self._redis.left() + self._s3.left()
+
+
+TIER = 64 << 10  # bytes, from which a blob may lie in a lower tier
