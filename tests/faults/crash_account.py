@@ -24,7 +24,8 @@ class Account:
         self._wanted = {}
         self.sent = set()
         self.forgot = set()
-        self.results = {}
+        self._states = {}
+        self.read = 0
         self.faults = []
         for path in sorted(folder.glob("published-*")):
             for line in lines(path):
@@ -44,10 +45,11 @@ class Account:
             self.sent.add(task_id)
         elif what == "forgot":
             self.forgot.add(task_id)
-        elif what == "result":
-            self.results[task_id] = line["wanted"]
+        elif what == "state":
+            self._states[task_id] = line["state"]
         elif what == "error" or (what == "read" and not line["right"]):
             self.faults.append(line)
+        self.read += what == "read"
 
     def _read_tasks(self, path, killed):
         """Read what workers noted, and find the victims: what a killed process was at."""
@@ -115,6 +117,29 @@ class Account:
                 found[self.why_lost(task_id)].append(task_id)
         return found
 
+    def lost_results(self):
+        """Return the tasks that came to their end undisturbed and have no result."""
+        return [
+            task_id
+            for task_id, state in self._states.items()
+            if state != "SUCCESS" and self._ended[task_id] and task_id not in self._victims
+        ]
+
+    def may_hold(self, holder):
+        """Whether *holder* may hold something still: it could not give it up."""
+        kind, _, name = holder.partition(":")
+        task_id = name.partition("+")[0]
+        if kind == "@put":
+            return True  # it was killed before it had stored what it was about to
+        if kind == "result":
+            return task_id not in self.forgot or self._begun[task_id] > 1
+        if task_id not in self.sent or not self.is_done(task_id):
+            return True  # its publisher was killed; or it was lost
+        publishers = self._wanted[task_id]["needs"]  # each may be what was to publish it
+        return self._broker.is_waiting(task_id) or not self._victims.isdisjoint(
+            [task_id, *publishers]
+        )
+
     def shown(self, task_id):
         """Return all that is known of a task, for people."""
         wanted = self._wanted.get(task_id, {})
@@ -131,6 +156,7 @@ class Account:
             "executed": sum(map(bool, ended)),
             "retried": self.retries,
             "executed again": sum(count > 1 for count in ended),
+            "results read": self.read,
             "failed as meant": sum("MeantError" in each for each in became),
             "revoked or expired": sum(bool(each & set(NOT_RUN.values())) for each in became),
             **{f"lost as by plain Celery {why}": len(ids) for why, ids in self.lost().items()},

@@ -16,7 +16,7 @@ from kombu import Connection
 
 from offload.testing.servers import redis_client
 
-VISIBLE = {"visibility_timeout": 5, "unacked_mutex_expire": 2}
+VISIBLE = {"visibility_timeout": 4, "unacked_mutex_expire": 2}
 """The transport's options: a message is given again after so many seconds."""
 QUIET = 2.0  # seconds
 QUEUE, TAKEN = "celery", "unacked"

@@ -43,7 +43,7 @@ class Chaos:
             for number in range(count):
                 self.start(kind, number)
 
-    def start(self, kind, number):
+    def start(self, kind, number=0):
         self._started[kind] += 1
         life = self._started[kind]
         args = {"worker": [*WORKER, "-n", f"{number}@%h"], "publisher": [life, self.seed]}

@@ -92,6 +92,7 @@ def main():
         "worker": lambda *args: crash_app.app.worker_main(["worker", *args]),
         "publisher": lambda *args: crash_publisher.Publisher(*args).run(),
         "sweeper": crash_sweeper.run,
+        "reader": crash_publisher.read_results,
     }
     signal.signal(signal.SIGCHLD, note_ends)
     for line in iter(sys.stdin.readline, ""):

@@ -14,7 +14,7 @@ from pathlib import Path
 from celery import chain, chord, group, uuid
 from crash_app import CONFIG, app
 from crash_broker import QUEUE
-from crash_journal import Journal
+from crash_journal import Journal, lines
 from crash_values import is_right, make, size_of
 
 from offload.errors import OffloadError
@@ -22,7 +22,7 @@ from offload.errors import OffloadError
 BACKLOG = 30  # messages that wait at most, so that none waits for longer than the grace
 SHARED = 8  # values that many tasks share, at a time
 TURN, TURNS = 2.0, 6  # seconds for which some of them are in use, and when these come again
-WAIT = 12.0  # seconds, more than what is released lives on
+WAIT = 14.0  # seconds, more than what is released lives on
 MOST = [CONFIG["most"]] if "most" in CONFIG else []  # bytes of most values
 
 KINDS = {
@@ -179,3 +179,22 @@ class Publisher:
         if self.random.random() < 0.8:
             result.forget()
             self.journal.note("forgot", id=result.id)
+
+
+def read_results():
+    """Note of every result that was not forgotten what it is."""
+    journal = Journal(Path(CONFIG["folder"], "published-read"))
+    noted = [line for path in Path(CONFIG["folder"]).glob("published-*") for line in lines(path)]
+    forgot = {line["id"] for line in noted if line["what"] == "forgot"}
+    for line in noted:
+        task_id = line.get("id")
+        if line["what"] != "result" or task_id in forgot:
+            continue
+        result = app.AsyncResult(task_id)
+        state = result.state
+        journal.note("state", id=task_id, state=state)
+        if state == "SUCCESS":
+            try:
+                journal.note("read", id=task_id, right=is_right(result.get(), line["wanted"]))
+            except OffloadError as exc:
+                journal.note("error", id=task_id, kind=type(exc).__name__, said=str(exc)[:500])

@@ -93,7 +93,7 @@ class OnRedis:
     def __init__(self, redis, s3):
         self._redis = InRedis(redis)
         self._store = open_store(self._redis.url)
-        self.config = {"offload": {"store": self._redis.url, "grace": 5}}
+        self.config = {"offload": {"store": self._redis.url, "grace": 8}}
 
     def close(self):
         self._store.close()
@@ -150,7 +150,7 @@ class OnTiers:
         urls = [self._redis.url, self._s3.url]
         self._store = open_store(urls, tier_sizes=[TIER])
         # What is compressed is too small for a lower tier.
-        options = {"store": urls, "tier_sizes": TIER, "compression": "none", "grace": 5}
+        options = {"store": urls, "tier_sizes": TIER, "compression": "none", "grace": 8}
         self.config = {"offload": options, "most": 300_000}
 
     def close(self):

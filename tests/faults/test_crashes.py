@@ -18,10 +18,10 @@ from crash_stores import OnRedis, OnS3, OnTiers
 
 from offload.testing.servers import wait_until
 
-SECONDS = float(os.environ.get("CRASH_SECONDS", "18"))
+SECONDS = float(os.environ.get("CRASH_SECONDS", "15"))
 SEED = os.environ.get("CRASH_SEED") or str(random.randrange(10**6))
 PACE = 0.35  # seconds between kills, on average
-LOOK = 1.0  # seconds between looks at the store, and at what is to be given again
+LOOK = 0.5  # seconds between looks at the store, and at what is to be given again
 DRAINED = 60.0  # seconds
 GRACE = 40.0  # seconds, more than what is released lives on
 PAUSE = threading.Event()  # never set
@@ -51,6 +51,7 @@ def test_no_value_is_lost_and_none_stays(under_test, broker, tmp_path, capsys):
     """
     dice = random.Random(SEED)
     config = {"broker": broker.url, "folder": str(tmp_path), **under_test.config}
+    config["offload"]["cache"] = str(tmp_path / "cache")
     config["last"] = time.time() + SECONDS - 6  # when no task is published any more that waits
     print(f"seed {SEED}")
     queue = Broker(broker)
@@ -64,6 +65,8 @@ def test_no_value_is_lost_and_none_stays(under_test, broker, tmp_path, capsys):
         wait_until(queue.is_drained, "all messages are done", DRAINED)
         chaos.stop_workers()
         assert queue.is_empty()
+        chaos.start("reader")
+        chaos.finish("reader")
         ever |= under_test.blobs()
         account = Account(tmp_path, chaos.killed, watch)
         check_tasks(account, chaos)
@@ -79,6 +82,7 @@ def test_no_value_is_lost_and_none_stays(under_test, broker, tmp_path, capsys):
     left = under_test.left()
     with capsys.disabled():
         print("\n" + line(type(under_test).__name__, account, chaos, ever, kept, left))
+    check_holds(account, kept)
     assert left == []
 
 
@@ -104,8 +108,16 @@ def check_tasks(account, chaos):
     for kind in ("worker", "publisher", "sweeper"):
         for error in ("BlobMissing", "IntegrityError", "InvalidRef"):
             assert error not in chaos.log(kind)
-    unexplained = account.lost().get(None, [])
+    unexplained = [*account.lost().get(None, ()), *account.lost_results()]
     assert not unexplained, "\n".join(map(account.shown, unexplained))
+
+
+def check_holds(account, kept):
+    """What is held still is held by what a killed process was at, and by stored results: all
+    others gave up what they held.
+    """
+    holders = {holder for held in kept.values() for holder in held}
+    assert [holder for holder in holders if not account.may_hold(holder)] == []
 
 
 def line(store, account, chaos, ever, kept, left):
