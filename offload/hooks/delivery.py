@@ -307,12 +307,13 @@ def mark_refs(request: dict[str, Any]) -> None:
     if not isinstance(note, dict) or note.get("v") != NOTE_VERSION:
         request.update({key: _all_unverified(request[key]) for key in request})
         return
+    held = [*filter(has_wire_form, note.get("also", ()))]
+    request[HELD] = _name(note), held
     paths = [*note.get("refs", ()), *note.get("keep", ())]
     if not paths:
         return
     root = {**request, "kwargs": dict(request["kwargs"])}
     _without_required(root["kwargs"])
-    held: list[str] = []
 
     def mark(node: Any, _path: Path) -> Any:
         ref = _unverified(node)
@@ -321,8 +322,6 @@ def mark_refs(request: dict[str, Any]) -> None:
         return ref
 
     request.update(replace_each(root, paths, mark))
-    held += filter(has_wire_form, note.get("also", ()))
-    request[HELD] = _name(note), held
 
 
 def _name(note: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerLostE
 from celery.worker.request import Request
 from celery.worker.state import revoked
 from kombu import Exchange, Queue, binding
+from kombu.serialization import prepare_accept_content
 
 from offload import BlobMissing, ConfigurationError, Ref
 from offload.hooks.release import is_done, redelivery_time
@@ -224,10 +225,12 @@ def received(wire, tasks, monkeypatch):
     monkeypatch.setattr(wire.hook.releaser, "submit", lambda wires, name: released.append(name))
     wire.run(tasks.size, [])  # by the first task that a worker knows its requests are guarded
 
-    def received(task):
-        result = task.delay(BIG)
+    def received(task, *args, **options):
+        result = task.apply_async(args or (BIG,), **options)
+        message = wire.take()
+        message.accept = prepare_accept_content(wire.app.conf.accept_content)
         request = Request(
-            wire.take(), app=wire.app, task=task, on_ack=lambda *_: None, on_reject=lambda *_: None
+            message, app=wire.app, task=task, on_ack=lambda *_: None, on_reject=lambda *_: None
         )
         request.delivery_info["exchange"] = ""
         return result, request
@@ -255,10 +258,14 @@ def test_a_main_process_gives_up_what_is_certain(received, tasks, exc, given_up)
     assert [name.partition("+")[0] for name in released] == [f"task:{result.id}"] * given_up
 
 
-def test_a_revoked_message_is_given_up(received, tasks):
-    """A task that was revoked before it ran gives up what its message holds."""
+@pytest.mark.parametrize("serializer", ("json", "pickle"))
+def test_a_revoked_message_is_given_up(received, tasks, serializer):
+    """A task that was revoked before it ran gives up what its message holds, be it only for
+    its callbacks.
+    """
     receive, released = received
-    result, request = receive(tasks.size)
+    link = tasks.size.si(BIG)
+    result, request = receive(tasks.size, [1], link=link, serializer=serializer)
     revoked.add(result.id)
     assert request.revoked()
     assert [name.partition("+")[0] for name in released] == [f"task:{result.id}"]
@@ -361,6 +368,15 @@ def test_a_callback_holds_under_its_task(wire, tasks):
         ([1],), link=tasks.size.si(BIG), link_error=tasks.size.si([*BIG, 1])
     )
     assert holders(wire) == {f"task:{result.id}": 2}
+    wire.work()
+    assert holders(wire) == {}
+    assert lives(wire) == [near(HOUR), near(HOUR)]
+
+
+def test_under_pickle_callbacks_are_given_up_as_well(wire, tasks):
+    """Where no path leads into signatures, what they need is given up all the same."""
+    for value in ([1], [*BIG, 1]):
+        tasks.size.apply_async((value,), link=tasks.size.si(BIG), serializer="pickle")
     wire.work()
     assert holders(wire) == {}
     assert lives(wire) == [near(HOUR), near(HOUR)]
