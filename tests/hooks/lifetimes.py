@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import celery
 import celery.worker.request
 import hypothesis.strategies as st
 from celery import _state, chain, chord, group
@@ -49,8 +50,11 @@ EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 REPLACED_BY: dict[str, Callable[[Any], Any]] = {
     "a task": lambda again: again,
     "a chain": lambda again: again.clone() | again,
-    "a group": lambda again: group(again.clone(), again),
 }
+SOUND = celery.VERSION[:2] >= (5, 7)
+"""Whether Celery gets by with parts of nested chords that fail or are revoked; 5.3 does not."""
+if SOUND:
+    REPLACED_BY["a group"] = lambda again: group(again.clone(), again)
 GOES_ON_BY = ["retry", "outage", "by hand", *REPLACED_BY]
 ENDS_BY = ["result", "small", "fail", "ignore", "reject", "revoked"]
 OUTCOMES = [*GOES_ON_BY, *ENDS_BY]
@@ -80,6 +84,7 @@ def lifetimes_machine(
                     "accept_content": ["json"],
                     "result_expires": EXPIRES,
                     "task_allow_error_cb_on_chord_header": True,
+                    "result_chord_join_timeout": 0.01,  # results may be forgotten before
                 },
             )
             self.wire.hook._store = self.setup.store
@@ -138,6 +143,7 @@ def lifetimes_machine(
             signatures = map(self._signature, (first, second, third))
             self._send(chain(*signatures).delay)
 
+        @precondition(lambda _: SOUND)
         @rule(parts=st.lists(keys, min_size=2, max_size=3), body=keys, then=keys)
         def publish_chord(self, parts: list[str], body: str, then: str) -> None:
             header = group(map(self._signature, parts))
@@ -335,10 +341,10 @@ def lifetimes_machine(
                 self._succeeded(task_id, sent.key, stored=outcome == "result")
             self._collect()
             self.running = None
-            published = len(self.messages) > before
-            if published:
+            new = self.messages[before:]
+            if new:
                 counts[f"went on by {outcome}"] += 1
-            if outcome != "reject" and not (outcome == "outage" and published):
+            if outcome != "reject" and all(each.holder != sent.holder for each in new):
                 self._done(sent)
 
         def _done(self, sent: Sent) -> None:

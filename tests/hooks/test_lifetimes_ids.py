@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from celery import chain, chord, group
+from celery import _state, chain, chord, group
 
 from offload.errors import StoreUnavailable
 from tests.hooks.wire import make_wire
@@ -156,6 +156,7 @@ def test_parts_that_nobody_stores_end_with_the_chord(redis, monkeypatch):
         grace=HOUR,
         conf={"result_backend": redis.url},
     )
+    monkeypatch.setattr(_state._tls, "current_app", wire.app)  # by which Celery finds the group
     backend = wire.app.backend
     monkeypatch.setattr(backend, "add_pending_result", lambda result, **_: result)  # nobody waits
 

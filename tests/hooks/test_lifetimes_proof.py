@@ -56,7 +56,7 @@ def test_on_memory(prove):
         store = MemoryStore(clock=clock)
         return Setup(store, clock.advance, lambda: _inside(store.blobs))
 
-    prove("memory", make, 60)
+    prove("memory", make, 40)
 
 
 def _inside(blobs):
@@ -80,7 +80,7 @@ def test_on_files(prove, tmp_path):
 
         return Setup(store, clock.advance, remains, skew=60)
 
-    prove("files", make, 25)
+    prove("files", make, 20)
 
 
 @pytest.mark.server
