@@ -288,7 +288,7 @@ def test_backends_are_called_as_ever(wire):
         ({}, 10 * HOUR),
         ({"countdown": 100 * HOUR}, 110 * HOUR),
         ({"eta": lambda: datetime.now(timezone.utc) + timedelta(hours=20)}, 30 * HOUR),
-        ({"eta": f"{NEXT.year}-02"}, (NEXT - datetime.now()).total_seconds() + 22 * HOUR),
+        ({"eta": f"{NEXT.year}-02"}, lambda: (NEXT - datetime.now()).total_seconds() + 22 * HOUR),
         ({"eta": "soon"}, 10 * HOUR),
         ({"expires": 60}, 60 + HOUR),
         ({"expires": 50 * HOUR}, 51 * HOUR),
@@ -300,7 +300,8 @@ def test_a_message_holds_as_long_as_it_may_wait(wire, tasks, options, seconds):
     """countdown and eta are added to the retention; expires says it all."""
     given = {key: value() if callable(value) else value for key, value in options.items()}
     result = tasks.size.apply_async((BIG,), **given)
-    assert held_for(wire, f"task:{result.id}") == near(seconds)
+    expected = seconds() if callable(seconds) else seconds
+    assert held_for(wire, f"task:{result.id}") == near(expected)
 
 
 def test_the_grace_covers_a_second_delivery():
