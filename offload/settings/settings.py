@@ -1,19 +1,19 @@
-"""What can be configured: one frozen `Settings`, read once and checked as a whole."""
+"""All settings, read once and checked as a whole."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from math import isfinite
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from offload.errors import ConfigurationError
+from offload.settings.checks import is_int, names, refuse, seconds, unknown, whole
+from offload.settings.options import TaskOptions
+from offload.settings.retry import RetryPolicy
 
-__all__ = ("RetryPolicy", "Settings", "TaskOptions")
+__all__ = ("Settings",)
 
 MODES = ("on", "observe", "off")
 OUTAGES = ("raise", "inline")
@@ -21,121 +21,9 @@ COMPRESSIONS = ("auto", "zstd", "none")
 CACHES = ("auto", "off")
 PREFETCHES = ("auto", "on", "off")
 VERIFICATIONS = ("none", "entry", "always")
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how long to try again; the names are those of Celery's ``retry_policy``.
-
-    Attributes:
-        max_retries: further attempts after the first.
-        interval_start: seconds before the first of them.
-        interval_step: factor by which each further wait is longer than the one before.
-        interval_max: seconds that no wait exceeds.
-    """
-
-    max_retries: int = 5
-    interval_start: float = 0.2
-    interval_step: float = 2.0
-    interval_max: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not _is_int(self.max_retries) or self.max_retries < 0:
-            _refuse("offload_retry", self.max_retries, "'max_retries' is a whole number from 0")
-        for name in ("interval_start", "interval_step", "interval_max"):
-            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
-                _refuse("offload_retry", getattr(self, name), f"{name!r} is a number from 0")
-
-    def wait(self, attempt: int, random: Callable[[], float]) -> float:
-        """Return the seconds to wait before retry number *attempt* (from 0).
-
-        Exponential backoff with equal jitter: half the interval for certain, the other
-        half times *random()* (0 to 1), so that many clients do not return at once.
-        """
-        interval = min(self.interval_start * self.interval_step**attempt, self.interval_max)
-        return interval * (0.5 + random() / 2)
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """The options that a task or a call may set for itself; None means "as configured".
-
-    Attributes:
-        enabled: False keeps this task's values in its messages.
-        inline: names of parameters whose values stay in the message; ``("*",)`` is all.
-        results: whether large results are stored by reference.
-        threshold: bytes from which a value is stored.
-        retention: seconds that stored values are kept.
-    """
-
-    enabled: bool | None = None
-    inline: tuple[str, ...] | None = None
-    results: bool | None = None
-    threshold: int | None = None
-    retention: float | None = None
-
-    def __post_init__(self) -> None:
-        where = "option offload"
-        for name in ("enabled", "results"):
-            if getattr(self, name) not in (None, True, False):
-                _refuse(where, getattr(self, name), f"{name!r} is True or False")
-        if self.inline is not None:
-            object.__setattr__(self, "inline", _names(where, self.inline))
-        if self.threshold is not None:
-            _whole(where, self.threshold, "'threshold' is a number of bytes from 0")
-        if self.retention is not None:
-            _seconds(where, self.retention)
-
-    @classmethod
-    def read(cls, value: Any, where: str) -> TaskOptions:
-        """Return *value* (a mapping, a bool, None or TaskOptions) as options.
-
-        *where* tells a ConfigurationError's reader which task or call it is about.
-        """
-        if value is None:
-            return _NO_OPTIONS
-        if isinstance(value, TaskOptions):
-            return value
-        if isinstance(value, bool):
-            return cls(enabled=value)
-        if not isinstance(value, Mapping):
-            _refuse(where, value, "offload= takes a dict of options, True or False")
-        known = [f.name for f in fields(cls)]
-        for name in value:
-            if name not in known:
-                raise ConfigurationError(_unknown(f"{where}: option {name!r}", name, known))
-        try:
-            return cls(**value)
-        except ConfigurationError as exc:
-            raise ConfigurationError(f"{where}: {exc}") from None
-
-    def over(self, other: TaskOptions) -> TaskOptions:
-        """Return these options, filled up from *other* where they say nothing."""
-        if other is _NO_OPTIONS:
-            return self
-        if self is _NO_OPTIONS:
-            return other
-        return replace(
-            other, **{f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        )
-
-    def check_parameters(self, function: Callable[..., Any], task: str) -> None:
-        """Raise ConfigurationError for an inline name that *function* has no parameter for."""
-        if not self.inline or self.inline == ("*",):
-            return
-        parameters = inspect.signature(function).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
-        for name in self.inline:
-            if name not in parameters:
-                raise ConfigurationError(
-                    _unknown(f"task {task!r}: inline argument {name!r}", name, parameters),
-                    task=task,
-                    argument=name,
-                )
-
-
-_NO_OPTIONS = TaskOptions()
+CODES = ("off", "signed", "trusted")
+MIN_SECRET = 16
+MIN_PIN = 12
 
 
 @dataclass(frozen=True)
@@ -173,6 +61,16 @@ class Settings:
         cache_size: bytes of it at most, see `offload.content.cache_folder.Folder`.
         prefetch: whether a worker fetches large values into the node cache for tasks that
             wait in it: ``auto`` in prefork workers; ``on`` in every pool; ``off``.
+        code: what classes and functions a worker loads from the store: none (``off``), those
+            that a key of *verify_keys* signed (``signed``), or all (``trusted``). Unless it is
+            ``off``, such are also shipped; see `offload.registry`.
+        code_allow: patterns of their names, maybe with ``@`` and the begin of a hash; no others
+            are loaded. Default: all.
+        signing_key: signs what is shipped: ``ed25519:…``, ``hmac:…`` or the path of a PEM file.
+        verify_keys: whose signatures are accepted: such texts, or dicts of ``key``, ``name``
+            and ``until`` (a date). What *signing_key* signs is accepted as well.
+        ship_source: whether source is shipped along, and used where a version is of another
+            Python.
         verify: when the cache's files are verified, beyond what is read from a store,
             which always is: ``none``; ``entry`` (their roots at each use); ``always``.
     """
@@ -197,6 +95,11 @@ class Settings:
     cache_size: int = 1024**3
     prefetch: str = "auto"
     verify: str = "entry"
+    code: str = "off"
+    code_allow: tuple[str, ...] = ()
+    signing_key: str | None = field(default=None, repr=False)
+    verify_keys: tuple[str | Mapping[str, Any], ...] = field(default=(), repr=False)
+    ship_source: bool = False
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -212,8 +115,8 @@ class Settings:
                 and all(isinstance(url, str) for url in self.store)
             )
         ):
-            _refuse("offload_store", self.store, "it is a URL or a list of URLs")
-        if _is_int(self.tier_sizes):
+            refuse("offload_store", self.store, "it is a URL or a list of URLs")
+        if is_int(self.tier_sizes):
             put("tier_sizes", (self.tier_sizes,))
         put("tier_sizes", _tier_sizes(self.tier_sizes, self.store))
         for name, allowed in (
@@ -222,23 +125,25 @@ class Settings:
             ("compression", COMPRESSIONS),
             ("prefetch", PREFETCHES),
             ("verify", VERIFICATIONS),
+            ("code", CODES),
         ):
             if getattr(self, name) not in allowed:
-                _refuse(f"offload_{name}", getattr(self, name), "one of " + ", ".join(allowed))
-        if not isinstance(self.results, bool):
-            _refuse("offload_results", self.results, "True or False")
+                refuse(f"offload_{name}", getattr(self, name), "one of " + ", ".join(allowed))
+        for name in ("results", "ship_source"):
+            if not isinstance(getattr(self, name), bool):
+                refuse(f"offload_{name}", getattr(self, name), "True or False")
         for name in ("threshold", "max_size", "inline_limit", "memo_size", "cache_size"):
-            _whole(f"offload_{name}", getattr(self, name), "a number of bytes from 0")
-        _seconds("offload_retention", self.retention)
-        _seconds("offload_grace", self.grace, "'grace'")
+            whole(f"offload_{name}", getattr(self, name), "a number of bytes from 0")
+        seconds("offload_retention", self.retention)
+        seconds("offload_grace", self.grace, "'grace'")
         if isinstance(self.cache, os.PathLike):
             put("cache", os.fspath(self.cache))
         if not isinstance(self.cache, str) or (
             self.cache not in CACHES and not Path(self.cache).is_absolute()
         ):
-            _refuse("offload_cache", self.cache, "'auto', 'off' or the absolute path of a folder")
-        put("inline", _names("offload_inline", self.inline))
-        put("accept", _names("offload_accept", self.accept))
+            refuse("offload_cache", self.cache, "'auto', 'off' or the absolute path of a folder")
+        put("inline", names("offload_inline", self.inline))
+        put("accept", names("offload_accept", self.accept))
         secret = (self.secret,) if isinstance(self.secret, str) else self.secret
         if secret is None:
             secret = ()
@@ -247,14 +152,37 @@ class Settings:
                 f"offload_secret: every secret is a text of at least {MIN_SECRET} characters"
             )
         put("secret", tuple(secret))
+        self._check_code(put)
         if isinstance(self.retry, Mapping):
             known = [f.name for f in fields(RetryPolicy)]
             for name in self.retry:
                 if name not in known:
-                    raise ConfigurationError(_unknown(f"offload_retry: {name!r}", name, known))
+                    raise ConfigurationError(unknown(f"offload_retry: {name!r}", name, known))
             put("retry", RetryPolicy(**self.retry))
         if not isinstance(self.retry, RetryPolicy):
-            _refuse("offload_retry", self.retry, "a dict like Celery's retry_policy")
+            refuse("offload_retry", self.retry, "a dict like Celery's retry_policy")
+
+    def _check_code(self, put: Callable[[str, object], None]) -> None:
+        put("code_allow", names("offload_code_allow", self.code_allow))
+        for pattern in self.code_allow:
+            pinned = pattern.partition("@")[2]
+            if not pattern.partition("@")[0] or ("@" in pattern and len(pinned) < MIN_PIN):
+                wanted = f"a pattern of names, maybe with @ and {MIN_PIN} digits of a hash or more"
+                refuse("offload_code_allow", pattern, wanted)
+        if isinstance(self.signing_key, os.PathLike):
+            put("signing_key", os.fspath(self.signing_key))
+        if self.signing_key is not None and not isinstance(self.signing_key, str):
+            raise ConfigurationError("offload_signing_key: ed25519:…, hmac:… or a PEM file's path")
+        keys = self.verify_keys
+        keys = (keys,) if isinstance(keys, (str, Mapping)) else tuple(keys or ())
+        if not all(isinstance(key, (str, Mapping)) for key in keys):
+            raise ConfigurationError("offload_verify_keys: a list of keys, each a text or a dict")
+        put("verify_keys", keys)
+        if self.code == "signed" and not keys and self.signing_key is None:
+            raise ConfigurationError(
+                "offload_code is 'signed', and there is no key to verify signatures by: set "
+                "offload_verify_keys (`celery offload classes keygen` makes a pair)"
+            )
 
     @classmethod
     def read(
@@ -273,12 +201,12 @@ class Settings:
                 continue
             if name not in known:
                 raise ConfigurationError(
-                    _unknown(f"setting {key!r}", f"offload_{name}", _prefixed(known))
+                    unknown(f"setting {key!r}", f"offload_{name}", _prefixed(known))
                 )
             values[name] = conf[key]
         for name in given:
             if name not in known:
-                raise ConfigurationError(_unknown(f"Offload({name}=…)", name, known))
+                raise ConfigurationError(unknown(f"Offload({name}=…)", name, known))
         values.update(given)
         return cls(**{name: value for name, value in values.items() if value is not None})
 
@@ -291,9 +219,6 @@ class Settings:
             threshold=self.threshold,
             retention=self.retention,
         )
-
-
-MIN_SECRET = 16
 
 
 def _short(key: object, namespace: str | None) -> str | None:
@@ -312,55 +237,18 @@ def _prefixed(names: Iterable[str]) -> list[str]:
     return [f"offload_{name}" for name in names]
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"{what} is unknown{hint} There are: {', '.join(known) or 'none'}"
-
-
-def _refuse(where: str, value: object, wanted: str) -> None:
-    raise ConfigurationError(f"{where}: {value!r} is refused: {wanted}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-
-
-def _whole(where: str, value: object, wanted: str) -> None:
-    if not _is_int(value) or value < 0:  # type: ignore[operator]
-        _refuse(where, value, wanted)
-
-
 def _tier_sizes(sizes: Any, store: str | tuple[str, ...] | None) -> tuple[int, ...]:
     where, stores = "offload_tier_sizes", len(store) if isinstance(store, tuple) else 1
     if not isinstance(sizes, (list, tuple)):
-        _refuse(where, sizes, "a list of numbers of bytes")
+        refuse(where, sizes, "a list of numbers of bytes")
     for size, before in zip(sizes, [0, *sizes], strict=False):
-        _whole(where, size, "numbers of bytes")
+        whole(where, size, "numbers of bytes")
         if size <= before:
-            _refuse(where, tuple(sizes), "numbers of bytes above 0, each greater than the last")
+            refuse(where, tuple(sizes), "numbers of bytes above 0, each greater than the last")
     if len(sizes) != stores - 1 and not (stores == 1 and tuple(sizes) == Settings.tier_sizes):
         wanted = f"offload_store is {stores} URLs, so it is {stores - 1} numbers: from how many "
         wanted += "bytes on a value goes to the second, the third and so on"
         if stores == 1:
             wanted = "it is for several URLs in offload_store, which is one"
-        _refuse(where, tuple(sizes), wanted)
+        refuse(where, tuple(sizes), wanted)
     return tuple(sizes)
-
-
-def _seconds(where: str, value: object, name: str = "'retention'") -> None:
-    if not _is_number(value) or value <= 0:  # type: ignore[operator]
-        _refuse(where, value, f"{name} is a number of seconds above 0")
-
-
-def _names(where: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, (list, tuple, set, frozenset)):
-        _refuse(where, value, "a list of names")
-    if not all(isinstance(name, str) for name in value):  # type: ignore[attr-defined]
-        _refuse(where, value, "a list of names")
-    return tuple(value)  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""What a task or a call may set for itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from offload.errors import ConfigurationError
+from offload.settings.checks import names, refuse, seconds, unknown, whole
+
+__all__ = ("TaskOptions",)
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The options that a task or a call may set for itself; None means "as configured".
+
+    Attributes:
+        enabled: False keeps this task's values in its messages.
+        inline: names of parameters whose values stay in the message; ``("*",)`` is all.
+        results: whether large results are stored by reference.
+        threshold: bytes from which a value is stored.
+        retention: seconds that stored values are kept.
+    """
+
+    enabled: bool | None = None
+    inline: tuple[str, ...] | None = None
+    results: bool | None = None
+    threshold: int | None = None
+    retention: float | None = None
+
+    def __post_init__(self) -> None:
+        where = "option offload"
+        for name in ("enabled", "results"):
+            if getattr(self, name) not in (None, True, False):
+                refuse(where, getattr(self, name), f"{name!r} is True or False")
+        if self.inline is not None:
+            object.__setattr__(self, "inline", names(where, self.inline))
+        if self.threshold is not None:
+            whole(where, self.threshold, "'threshold' is a number of bytes from 0")
+        if self.retention is not None:
+            seconds(where, self.retention)
+
+    @classmethod
+    def read(cls, value: Any, where: str) -> TaskOptions:
+        """Return *value* (a mapping, a bool, None or TaskOptions) as options.
+
+        *where* tells a ConfigurationError's reader which task or call it is about.
+        """
+        if value is None:
+            return _NO_OPTIONS
+        if isinstance(value, TaskOptions):
+            return value
+        if isinstance(value, bool):
+            return cls(enabled=value)
+        if not isinstance(value, Mapping):
+            refuse(where, value, "offload= takes a dict of options, True or False")
+        known = [f.name for f in fields(cls)]
+        for name in value:
+            if name not in known:
+                raise ConfigurationError(unknown(f"{where}: option {name!r}", name, known))
+        try:
+            return cls(**value)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{where}: {exc}") from None
+
+    def over(self, other: TaskOptions) -> TaskOptions:
+        """Return these options, filled up from *other* where they say nothing."""
+        if other is _NO_OPTIONS:
+            return self
+        if self is _NO_OPTIONS:
+            return other
+        return replace(
+            other, **{f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        )
+
+    def check_parameters(self, function: Callable[..., Any], task: str) -> None:
+        """Raise ConfigurationError for an inline name that *function* has no parameter for."""
+        if not self.inline or self.inline == ("*",):
+            return
+        parameters = inspect.signature(function).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for name in self.inline:
+            if name not in parameters:
+                raise ConfigurationError(
+                    unknown(f"task {task!r}: inline argument {name!r}", name, parameters),
+                    task=task,
+                    argument=name,
+                )
+
+
+_NO_OPTIONS = TaskOptions()

@@ -1,0 +1,43 @@
+"""How often and how long to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from offload.settings.checks import is_int, is_number, refuse
+
+__all__ = ("RetryPolicy",)
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how long to try again; the names are those of Celery's ``retry_policy``.
+
+    Attributes:
+        max_retries: further attempts after the first.
+        interval_start: seconds before the first of them.
+        interval_step: factor by which each further wait is longer than the one before.
+        interval_max: seconds that no wait exceeds.
+    """
+
+    max_retries: int = 5
+    interval_start: float = 0.2
+    interval_step: float = 2.0
+    interval_max: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not is_int(self.max_retries) or self.max_retries < 0:
+            refuse("offload_retry", self.max_retries, "'max_retries' is a whole number from 0")
+        for name in ("interval_start", "interval_step", "interval_max"):
+            if not is_number(getattr(self, name)) or getattr(self, name) < 0:
+                refuse("offload_retry", getattr(self, name), f"{name!r} is a number from 0")
+
+    def wait(self, attempt: int, random: Callable[[], float]) -> float:
+        """Return the seconds to wait before retry number *attempt* (from 0).
+
+        Exponential backoff with equal jitter: half the interval for certain, the other
+        half times *random()* (0 to 1), so that many clients do not return at once.
+        """
+        interval = min(self.interval_start * self.interval_step**attempt, self.interval_max)
+        return interval * (0.5 + random() / 2)
