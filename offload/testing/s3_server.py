@@ -122,7 +122,12 @@ class S3Server:
         return [self.program, "-logtostderr=true", "mini", *flags]
 
     def _serves_or_ended(self, client: Any) -> bool:
-        return self.process.poll() is not None or bool(client.head_bucket(Bucket=BUCKET))
+        if self.process.poll() is not None:
+            return True
+        # The bucket is there before what holds the objects' content is.
+        client.put_object(Bucket=BUCKET, Key="ready", Body=b"yes")
+        client.get_object(Bucket=BUCKET, Key="ready")["Body"].read()
+        return bool(client.delete_object(Bucket=BUCKET, Key="ready"))
 
 
 @contextmanager
