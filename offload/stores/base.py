@@ -145,6 +145,12 @@ class PointerStore(Protocol):
     def read(self, name: str) -> bytes | None:
         """Return the value, or None where the name is unset."""
 
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return what `read` would for each name, but not all of one moment.
+
+        One round trip where the store can answer for several names at once.
+        """
+
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         """Set *name* to *value* if it is *expected* now (None: unset), atomically.
 

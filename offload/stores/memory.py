@@ -176,6 +176,9 @@ class MemoryPointers:
     def read(self, name: str) -> bytes | None:
         return self._values.get(check_name(name))
 
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        return list(map(self.read, names))
+
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         check_name(name)
         with self._locks.get():

@@ -441,6 +441,7 @@ class PointerTests:
     def test_other_names_are_refused(self, store: Store, name: str) -> None:
         """What is not a name raises ValueError, for pointers and leases."""
         for call in (
+            lambda: store.pointers.read_all([GOOD_NAMES[0], name]),
             lambda: store.pointers.read(name),
             lambda: store.pointers.swap(name, None, b""),
             lambda: store.leases.acquire(name, "me", 1),
@@ -457,6 +458,10 @@ class PointerTests:
         assert [store.pointers.read(name) for name in GOOD_NAMES] == [
             name.encode() for name in GOOD_NAMES
         ]
+        asked = [*GOOD_NAMES, unique(), *reversed(GOOD_NAMES)]
+        told = [name.encode() if name in GOOD_NAMES else None for name in asked]
+        assert store.pointers.read_all(asked) == told
+        assert store.pointers.read_all([]) == []
         assert set(GOOD_NAMES) <= set(store.pointers.names())
         for name in GOOD_NAMES:
             assert store.pointers.swap(name, name.encode(), None)

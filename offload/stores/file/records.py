@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +66,9 @@ class FilePointers:
     def read(self, name: str) -> bytes | None:
         with self._disk.errors():
             return self._records.read(name)
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        return list(map(self.read, names))
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         if value is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -109,6 +109,9 @@ class NoPointers:
         self._url = url
 
     def read(self, name: str) -> bytes | None:  # noqa: ARG002
+        self._refuse()
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:  # noqa: ARG002
         self._refuse()
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:  # noqa: ARG002

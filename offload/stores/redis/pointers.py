@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from offload.stores.checks import check_name, check_value
 from offload.stores.redis.link import Link, script
@@ -18,6 +18,10 @@ class RedisPointers:
     def read(self, name: str) -> bytes | None:
         value: bytes | None = self._link.run([("GET", self._begin + check_name(name))])[0]
         return value
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        commands = [("GET", self._begin + check_name(name)) for name in names]
+        return self._link.run(commands) if commands else []
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         key = self._begin + check_name(name)

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -135,6 +135,9 @@ class Records:
     def read(self, name: str) -> Record:
         return _without_nonce(self._read(self._key(name)))
 
+    def read_all(self, names: Sequence[str]) -> list[Record]:
+        return self._link.threads.each(self.read, names)
+
     def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, Any]]) -> Any:
         """Replace a record by what *decide* makes of it, in one step.
 
@@ -241,6 +244,10 @@ class S3Pointers:
 
     def read(self, name: str) -> bytes | None:
         return _value(self._records.read(name))
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """One request for each name, several at once."""
+        return [_value(seen) for seen in self._records.read_all(names)]
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         content = _UNSET if value is None else _SET + bytes(check_value(value))
