@@ -16,21 +16,28 @@ if TYPE_CHECKING:
     from offload.counters import Counters
     from offload.errors import (
         BlobMissing,
+        CodeError,
+        CodeRefused,
         ConfigurationError,
         DeserializationError,
         IntegrityError,
         InvalidRef,
         LeaseLost,
+        NotShippable,
         OffloadError,
         SerializationError,
         SerializerNotAccepted,
         StoreError,
         StoreUnavailable,
+        UnknownClass,
         UnsupportedVersion,
         ValueTooLarge,
+        VersionMissing,
+        WrongPython,
     )
     from offload.hooks.app import Offload
     from offload.ref import Ref
+    from offload.registry.registry import ClassRegistry
     from offload.settings import RetryPolicy, Settings, TaskOptions
     from offload.stores import open_store
 
@@ -38,12 +45,16 @@ __version__ = "0.1.0"
 
 __all__ = (
     "BlobMissing",
+    "ClassRegistry",
+    "CodeError",
+    "CodeRefused",
     "ConfigurationError",
     "Counters",
     "DeserializationError",
     "IntegrityError",
     "InvalidRef",
     "LeaseLost",
+    "NotShippable",
     "Offload",
     "OffloadError",
     "Ref",
@@ -54,14 +65,18 @@ __all__ = (
     "StoreError",
     "StoreUnavailable",
     "TaskOptions",
+    "UnknownClass",
     "UnsupportedVersion",
     "ValueTooLarge",
+    "VersionMissing",
+    "WrongPython",
     "open_store",
 )
 
 # Each is imported when it is first asked for. `celery` imports this package at every call
 # to find its command (offload.cli), and must not become slower by what it does not use.
 _ELSEWHERE = {
+    "ClassRegistry": "offload.registry.registry",
     "Counters": "offload.counters",
     "Offload": "offload.hooks.app",
     "Ref": "offload.ref",

@@ -10,6 +10,12 @@
     │   └── SerializerNotAccepted   (kombu.exceptions.ContentDisallowed)
     ├── InvalidRef
     │   └── UnsupportedVersion
+    ├── CodeError
+    │   ├── NotShippable            (TypeError)
+    │   ├── UnknownClass            (ValueError)
+    │   ├── VersionMissing          (FileNotFoundError)
+    │   ├── CodeRefused
+    │   └── WrongPython
     └── StoreError
         ├── StoreUnavailable        (kombu.exceptions.OperationalError)  worth another try
         ├── BlobMissing
@@ -30,18 +36,24 @@ from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError, Operat
 
 __all__ = (
     "BlobMissing",
+    "CodeError",
+    "CodeRefused",
     "ConfigurationError",
     "DeserializationError",
     "IntegrityError",
     "InvalidRef",
     "LeaseLost",
+    "NotShippable",
     "OffloadError",
     "SerializationError",
     "SerializerNotAccepted",
     "StoreError",
     "StoreUnavailable",
+    "UnknownClass",
     "UnsupportedVersion",
     "ValueTooLarge",
+    "VersionMissing",
+    "WrongPython",
 )
 
 
@@ -97,6 +109,30 @@ class InvalidRef(OffloadError):
 
 class UnsupportedVersion(InvalidRef):
     """A message was written by a newer version of offload than this one reads."""
+
+
+class CodeError(OffloadError):
+    """A class or function cannot be shipped, or be had from a class registry."""
+
+
+class NotShippable(CodeError, TypeError):
+    """What should be a class or function is neither."""
+
+
+class UnknownClass(CodeError, ValueError):
+    """A class registry has nothing of this name, or several."""
+
+
+class VersionMissing(CodeError, FileNotFoundError):
+    """A class registry has the class, but not this version of it."""
+
+
+class CodeRefused(CodeError):
+    """A version may not be loaded here: nobody trusted signed it, or it was altered."""
+
+
+class WrongPython(CodeError):
+    """A version is the bytecode of another Python, and its source cannot be used."""
 
 
 class StoreError(OffloadError):

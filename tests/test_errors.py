@@ -35,7 +35,8 @@ def test_the_tree_is_as_drawn():
     for name, (parent, also) in drawn.items():
         bases = getattr(errors, name).__bases__
         assert bases[0].__name__ == parent, name
-        rest = [f"{base.__module__}.{base.__name__}" for base in bases[1:]]
+        names = [f"{base.__module__}.{base.__name__}" for base in bases[1:]]
+        rest = [name.removeprefix("builtins.") for name in names]
         assert rest == ([also] if also else []), name
 
 

@@ -232,7 +232,8 @@ class ContentStore:
             if settings.on_outage != "inline" or payload.size > settings.inline_limit:
                 raise
             self._counters.add(outage_inline=1)
-            return None if self.serializers.carries(value, native) else self.within(payload)
+            carried = not payload.ships_code and self.serializers.carries(value, native)
+            return None if carried else self.within(payload)
 
     def put_disguised(self, value: Any, *, native: str, hold: Hold) -> Ref[Any]:
         """Return a reference to a user's data that has the form of a reference itself."""

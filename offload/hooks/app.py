@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, TypeVar
 
-from celery import Celery
+from celery import Celery, current_app
 from kombu.utils.imports import symbol_by_name
 
 from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold
 from offload.content.pins import Pins
+from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
@@ -25,6 +26,10 @@ from offload.hooks.publish import amqp_class
 from offload.hooks.release import Releaser, redelivery_time
 from offload.hooks.results import hook_backend
 from offload.ref import Ref
+from offload.registry.keys import own_key
+from offload.registry.policy import Policy
+from offload.registry.registry import ClassRegistry, Means
+from offload.registry.shipping import Shipping
 from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions
 from offload.stores import open_store
@@ -61,6 +66,8 @@ class Offload:
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
         """What this process did so far; see `offload.counters.NAMES`."""
+        self.classes = ClassRegistry.of_means(self._means, self.counters)
+        """Classes and functions that are shipped; see `offload.registry.registry`."""
         self.prefetcher = Prefetcher(self)
         Settings.read({}, None, settings)
         if app is not None:
@@ -163,7 +170,19 @@ class Offload:
             self._store = open_store(urls, tier_sizes=self.settings.tier_sizes)
         return self._store
 
+    def __reduce__(self) -> Any:
+        """Be the current app's Offload where this is read, as in classes that are shipped."""
+        return _current, ()
+
     # -- for the hooks
+
+    def _means(self) -> Means:
+        settings = self.settings
+        key = settings.signing_key
+        keys = (*settings.verify_keys, *own_key(key))
+        policy = Policy(settings.code, keys=keys, allow=settings.code_allow)
+        retrying = Retrying(settings.retry, on_retry=lambda: self.counters.add(store_retries=1))
+        return Means(self.store, policy, key, settings.ship_source, retrying)
 
     @property
     def content(self) -> ContentStore:
@@ -215,7 +234,8 @@ class Offload:
         return Observer(self._serializers(self.app.conf.accept_content), self.counters)
 
     def _serializers(self, accepted: Iterable[str] | None) -> Registry:
-        return Registry(frozenset((*(accepted or ()), *self.settings.accept)))
+        accept = frozenset((*(accepted or ()), *self.settings.accept))
+        return Registry(accept, Shipping(self.classes))
 
     def options(self, name: str, call: Any = None) -> tuple[TaskOptions, TaskFacts]:
         """Return the options in force for a call of task *name*, and what is known of it."""
@@ -256,6 +276,11 @@ class Offload:
 
 
 _NAMES_KEPT = 10_000
+
+
+def _current() -> Offload:
+    hook: Offload = current_app._offload
+    return hook
 
 
 def _install(hook: Offload, app: Any) -> None:

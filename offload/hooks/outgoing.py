@@ -352,7 +352,7 @@ class _Look:
         content.check_size(payload)
         if payload.size >= threshold:
             self._slot(path, argument, payload=payload, value=value)
-        elif not content.serializers.carries(value, out.native):
+        elif payload.ships_code or not content.serializers.carries(value, out.native):
             self._slot(path, argument, ref=content.within(payload))
 
     def _slot(self, path: Path, argument: str, **what: Any) -> None:

@@ -310,6 +310,6 @@ def _result_ref(
     content.check_size(payload)
     if payload.size >= threshold:
         return content.put_or_inline(payload, hold=hold, value=result, native=native)
-    if content.serializers.carries(result, native):
+    if not payload.ships_code and content.serializers.carries(result, native):
         return None
     return content.within(payload)

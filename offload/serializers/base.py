@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ("Payload", "Serializer")
+__all__ = ("Code", "Payload", "Serializer")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Payload:
     head: bytes
     buffers: Sequence[memoryview] = ()
     type: str = ""
+    ships_code: bool = False
+    """Whether reading it needs a class or function from a `Code`."""
     size: int = field(init=False)
     """Bytes of the head and all buffers."""
 
@@ -59,3 +62,25 @@ class Serializer(Protocol):
         DeserializationError for bytes that are not what `encode` makes; never
         reserves memory by what untrusted lengths claim.
         """
+
+
+class Code(Protocol):
+    """Classes and functions that are shipped: known by a name and a hash, not by an import."""
+
+    def shipped(self, obj: Any) -> tuple[str, str] | None:
+        """Return name and hash of a class or function, after which it can be loaded by them.
+
+        None for one that is to be imported where it is needed.
+        """
+
+    def reduced(self, obj: Any) -> tuple[Any, ...] | None:
+        """Return the same as pickle writes it."""
+
+    def named_in(self, pickled: bytes) -> bool:
+        """Return whether plain pickle may have written an import of something that is shipped."""
+
+    def load(self, name: str, code_hash: str) -> Any:
+        """Return what has this name and hash; raises CodeError if that may not be."""
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Within this, pickle reads what `reduced` gave."""

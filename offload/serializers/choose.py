@@ -12,7 +12,7 @@ from typing import Any
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers import native as kombu_native
-from offload.serializers.base import Payload, Serializer
+from offload.serializers.base import Code, Payload, Serializer
 from offload.serializers.describe import short_repr, type_name
 from offload.serializers.json import Json
 from offload.serializers.pickle import Pickle
@@ -31,14 +31,15 @@ class Registry:
     Args:
         accept: names of the content serializers that the app accepts, as kombu knows
             them. Our own that are data only are accepted in any case.
+        code: gives the classes that are shipped; None: none are.
     """
 
-    def __init__(self, accept: Iterable[str]) -> None:
+    def __init__(self, accept: Iterable[str], code: Code | None = None) -> None:
         self.accept = frozenset(map(kombu_native.name_of, accept))
         self._raw = Raw()
         self._json = Json()
-        self._tree = Tree()
-        self._pickle = Pickle()
+        self._tree = Tree(code)
+        self._pickle = Pickle(code)
         all_: tuple[Serializer, ...] = (self._raw, self._json, self._tree, self._pickle)
         self._by_name: dict[str, Serializer] = {s.name: s for s in all_}
 

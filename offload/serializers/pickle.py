@@ -7,11 +7,13 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
+from types import FunctionType
 from typing import Any
 
-from offload.errors import DeserializationError
-from offload.serializers.base import Payload
+from offload.errors import DeserializationError, OffloadError
+from offload.serializers.base import Code, Payload
 from offload.serializers.describe import type_name
 from offload.serializers.memory import alias
 
@@ -33,6 +35,9 @@ class Pickle:
     name = "pickle"
     data_only = False
 
+    def __init__(self, code: Code | None = None) -> None:
+        self._code = code
+
     def encode(self, value: Any, *, as_celery: bool = False) -> Payload | None:
         """Return *value* pickled, or None if it cannot be.
 
@@ -41,25 +46,33 @@ class Pickle:
             as_celery: it shall arrive as from plain Celery, not as sent. They differ
                 in arrays of a foreign byte order.
         """
+        code = self._code
         try:
             head, buffers = _dump(value, partial(_plain_pickler, as_celery=as_celery))
-            by_value = b"__main__" in head
+            by_value = b"__main__" in head or (code is not None and code.named_in(head))
         except Exception:
             by_value = True
+        ships_code = False
         if by_value:
-            pickler = _by_value_pickler(as_celery=as_celery)
+            pickler = _by_value_pickler(code, as_celery=as_celery)
             if pickler is None:
                 return None
             try:
                 head, buffers = _dump(value, pickler)
+            except OffloadError:
+                raise
             except Exception:
                 return None
-        return Payload(self.name, head, buffers, type_name(value))
+            ships_code = pickler.ships_code
+        return Payload(self.name, head, buffers, type_name(value), ships_code)
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
         """Return the value, its arrays built on the buffers."""
         try:
-            return pickle.loads(head, buffers=buffers)
+            with self._code.loading() if self._code is not None else nullcontext():
+                return pickle.loads(head, buffers=buffers)
+        except OffloadError:
+            raise
         except Exception as error:
             raise DeserializationError(
                 f"pickle cannot read the value: {type(error).__name__}: {error}"
@@ -123,7 +136,7 @@ def _reduce_array(array: Any, *, as_celery: bool) -> Any:
     return rebuild, (pickle.PickleBuffer(view), dtype, array.shape, order)
 
 
-def _by_value_pickler(*, as_celery: bool) -> Callable[..., Any] | None:
+def _by_value_pickler(code: Code | None, *, as_celery: bool) -> Any:
     try:
         import cloudpickle
     except ImportError:
@@ -134,11 +147,20 @@ def _by_value_pickler(*, as_celery: bool) -> Callable[..., Any] | None:
         table.pop(kind, None)
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]
-        """Cloudpickle's, where a worker's own ``__main__`` goes before the one sent."""
+        """Cloudpickle's, where a worker's own ``__main__`` goes before the one sent.
+
+        What is shipped otherwise goes by name and hash.
+        """
 
         dispatch_table = table
+        ships_code = False
 
         def reducer_override(self, obj: Any) -> Any:
+            if code is not None and isinstance(obj, (type, FunctionType)):
+                reduced = code.reduced(obj)
+                if reduced is not None:
+                    type(self).ships_code = True
+                    return reduced
             if getattr(obj, "__module__", None) == "__main__" and _in_main(obj):
                 return _from_main, (obj.__qualname__, cloudpickle.dumps(obj, protocol=5))
             return super().reducer_override(obj)

@@ -24,9 +24,9 @@ from typing import Any
 
 import orjson
 
-from offload.errors import DeserializationError
-from offload.serializers import scalars
-from offload.serializers.base import Payload
+from offload.errors import DeserializationError, OffloadError
+from offload.serializers import objects, scalars
+from offload.serializers.base import Code, Payload
 from offload.serializers.describe import type_name
 from offload.serializers.json import is_plain
 from offload.serializers.raw import Raw
@@ -58,27 +58,30 @@ class Tree:
     name = "tree"
     data_only = True
 
+    def __init__(self, code: Code | None = None) -> None:
+        self._code = code
+
     def encode(self, value: Any) -> Payload | None:
         """Return *value* serialised; raises NotData where it holds something else."""
         try:
-            return self._encode(value, Writer())
+            return self._encode(value, Writer(self._code))
         except TypeError:
             # A part left to JSON as a whole is not for it: a wide int, a lone surrogate.
             pass
         try:
-            return self._encode(value, Writer(spell_out=True))
+            return self._encode(value, Writer(self._code, spell_out=True))
         except TypeError as error:
             raise NotData(f"it is nested too deep ({error})") from error
 
     def _encode(self, value: Any, writer: Writer) -> Payload:
         head = orjson.dumps(writer.node(value))
-        return Payload(self.name, head, writer.buffers, type_name(value))
+        return Payload(self.name, head, writer.buffers, type_name(value), writer.ships_code)
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
         """Return the value, its arrays and frames built on the buffers."""
         try:
-            return Reader(buffers).value(orjson.loads(head))
-        except DeserializationError:
+            return Reader(buffers, self._code).value(orjson.loads(head))
+        except OffloadError:
             raise
         except Exception as error:
             raise DeserializationError(
@@ -90,13 +93,17 @@ class Writer:
     """Turns values into nodes, and gathers what stays outside of them.
 
     Args:
+        code: gives the classes that are shipped; None: none are.
         spell_out: write item by item what else would be left to JSON as a whole.
 
     Attributes:
+        ships_code: whether something of *code* stands in the nodes written so far.
         buffers: the memory that the nodes written so far refer to.
     """
 
-    def __init__(self, *, spell_out: bool = False) -> None:
+    def __init__(self, code: Code | None = None, *, spell_out: bool = False) -> None:
+        self.code = code
+        self.ships_code = False
         self.buffers: list[memoryview] = []
         self.spell_out = spell_out
         self._depth = 0
@@ -113,6 +120,9 @@ class Writer:
         package = kind.__module__.partition(".")[0]
         if package in _MODULES:
             return {package: self._foreign(value, package)}
+        node = objects.write(value, self) if self.code is not None else None
+        if node is not None:
+            return node
         raise NotData(f"it is of type {type_name(value)}")
 
     def _foreign(self, value: Any, package: str) -> Node:
@@ -134,7 +144,7 @@ class Writer:
 
     def reader(self) -> Reader:
         """Return a reader of what was written, to try that it can be read."""
-        return Reader([memoryview(bytearray(b)) for b in self.buffers])
+        return Reader([memoryview(bytearray(b)) for b in self.buffers], self.code)
 
     def items(self, values: Sequence[Any], names: Sequence[Any] | None = None) -> list[Node]:
         """Return the nodes for the items of a container.
@@ -168,7 +178,8 @@ class Writer:
 class Reader:
     """Turns nodes back into values. Nodes may come from anyone."""
 
-    def __init__(self, buffers: Sequence[memoryview]) -> None:
+    def __init__(self, buffers: Sequence[memoryview], code: Code | None = None) -> None:
+        self.code = code
         self._buffers: list[memoryview | None] = list(buffers)
 
     def value(self, node: Node) -> Any:
@@ -288,4 +299,5 @@ _READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "dict": _read_dict,
     "set": lambda reader, body: set(reader.items(body)),
     "frozenset": lambda reader, body: frozenset(reader.items(body)),
+    **objects.READERS,
 }

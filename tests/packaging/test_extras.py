@@ -8,7 +8,7 @@ import pytest
 
 # The import that tells that a dependency is used, where it is not the package's name.
 IMPORTS = {"redis[hiredis]": "redis"}
-USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec")
+USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec", "signing")
 OPTIONAL = (
     "numpy",
     "pandas",
@@ -20,6 +20,7 @@ OPTIONAL = (
     "rich",
     "msgpack",
     "pydantic",
+    "cryptography",
 )
 
 

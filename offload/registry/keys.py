@@ -1,0 +1,233 @@
+"""Keys that sign versions, and keys that tell who signed them.
+
+Two kinds, as text:
+
+- ``ed25519:<base64>``: with producers the 32 bytes of a private key, with workers those of its
+  public key (RFC 8032), or the path of a PEM file with either. Needs the package *cryptography*.
+- ``hmac:<secret>``: one secret for both (HMAC-SHA-256, RFC 2104). Whoever can verify can sign.
+
+A key that verifies may have a name, which logs show, and an end: ``{"key": …, "name": "ci",
+"until": "2027-06-30"}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+from offload.errors import ConfigurationError
+
+__all__ = ("Signer", "VerifyKey", "generate", "own_key", "signer", "verify_keys")
+
+_MIN_SECRET = 16
+_ED25519, _HMAC = "ed25519:", "hmac:"
+
+
+class Signer(Protocol):
+    """Signs.
+
+    Attributes:
+        id: the first 16 hexadecimal digits of the SHA-256 of what verifies.
+        public: what verifies, as text; empty where that is secret.
+    """
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def public(self) -> str: ...
+
+    def sign(self, content: bytes) -> bytes: ...
+
+
+class _Verifier(Protocol):
+    @property
+    def id(self) -> str: ...
+
+    def verify(self, signature: bytes, content: bytes) -> bool: ...
+
+
+@dataclass(frozen=True)
+class VerifyKey:
+    """A key by which signatures are checked.
+
+    Attributes:
+        name: whose it is, for people.
+        until: seconds since 1970 after which nothing that it signed is accepted; None: no end.
+    """
+
+    verifier: _Verifier
+    name: str
+    until: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self.verifier.id
+
+    def is_expired(self, now: float) -> bool:
+        return self.until is not None and now >= self.until
+
+
+def signer(key: str) -> Signer:
+    """Return what signs with *key*; raises ConfigurationError if it is no private key."""
+    where = "offload_signing_key"
+    if key.startswith(_HMAC):
+        return _Hmac(_secret(where, key))
+    return _Ed25519(*_ed25519(where, key, private=True))
+
+
+def own_key(signing_key: str | None) -> tuple[dict[str, Any], ...]:
+    """Return what verifies what *signing_key* signs, as `verify_keys` takes it."""
+    if signing_key is None:
+        return ()
+    key = signing_key if signing_key.startswith(_HMAC) else signer(signing_key).public
+    return ({"key": key, "name": "this process"},)
+
+
+def verify_keys(given: Iterable[str | Mapping[str, Any]]) -> dict[str, VerifyKey]:
+    """Return keys by their id; raises ConfigurationError for what is no key."""
+    found = [_verify_key({"key": each} if isinstance(each, str) else each) for each in given]
+    return {key.id: key for key in found}
+
+
+def generate() -> tuple[str, str]:
+    """Return a new private key and its public key, as settings take them."""
+    private = _cryptography().Ed25519PrivateKey.generate()
+    return (
+        _ED25519 + base64.b64encode(private.private_bytes_raw()).decode(),
+        _ED25519 + base64.b64encode(private.public_key().public_bytes_raw()).decode(),
+    )
+
+
+def _verify_key(given: Mapping[str, Any]) -> VerifyKey:
+    where = "offload_verify_keys"
+    unknown = set(given) - {"key", "name", "until"}
+    key = given.get("key")
+    if unknown or not isinstance(key, str):
+        raise ConfigurationError(
+            f"{where}: a key is a text, or a dict of 'key' and maybe 'name' and 'until'"
+        )
+    verifier: _Verifier
+    if key.startswith(_HMAC):
+        verifier = _Hmac(_secret(where, key))
+    else:
+        verifier = _Ed25519(*_ed25519(where, key, private=False))
+    return VerifyKey(
+        verifier, str(given.get("name") or verifier.id), _moment(where, given.get("until"))
+    )
+
+
+def _moment(where: str, until: Any) -> float | None:
+    """Return when *until* has passed, which is the end of its day if it is a date (UTC)."""
+    try:
+        if isinstance(until, str):
+            until = datetime.fromisoformat(until) if len(until) > 10 else date.fromisoformat(until)
+        if isinstance(until, date) and not isinstance(until, datetime):
+            until = datetime.combine(until, time.max)
+        if isinstance(until, datetime):
+            moment: datetime = until if until.tzinfo else until.replace(tzinfo=timezone.utc)
+            return moment.timestamp()
+        if until is None or isinstance(until, (int, float)):
+            return None if until is None else float(until)
+    except ValueError:
+        pass
+    raise ConfigurationError(f"{where}: 'until' is a date as 2027-06-30, not {until!r}")
+
+
+def _secret(where: str, key: str) -> bytes:
+    secret = key[len(_HMAC) :].encode()
+    if len(secret) < _MIN_SECRET:
+        raise ConfigurationError(f"{where}: an hmac: secret has {_MIN_SECRET} characters or more")
+    return secret
+
+
+class _Hmac:
+    public = ""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self.id = hashlib.sha256(b"offload hmac key\0" + secret).hexdigest()[:16]
+
+    def sign(self, content: bytes) -> bytes:
+        return hmac.digest(self._secret, content, "sha256")
+
+    def verify(self, signature: bytes, content: bytes) -> bool:
+        return hmac.compare_digest(signature, self.sign(content))
+
+
+class _Ed25519:
+    def __init__(self, private: Any, public: Any) -> None:
+        self._private = private
+        self._public = public
+        self.id = hashlib.sha256(public.public_bytes_raw()).hexdigest()[:16]
+
+    @property
+    def public(self) -> str:
+        return _ED25519 + base64.b64encode(self._public.public_bytes_raw()).decode()
+
+    def sign(self, content: bytes) -> bytes:
+        signature: bytes = self._private.sign(content)
+        return signature
+
+    def verify(self, signature: bytes, content: bytes) -> bool:
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._public.verify(signature, content)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def _cryptography() -> Any:
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as exc:
+        raise ConfigurationError(
+            'Ed25519 keys need the package cryptography: pip install "offload[signing]"'
+        ) from exc
+    return ed25519
+
+
+def _ed25519(where: str, key: str, *, private: bool) -> tuple[Any, Any]:
+    module = _cryptography()
+    wanted = module.Ed25519PrivateKey if private else module.Ed25519PublicKey
+    kind = "private" if private else "public"
+    if key.startswith(_ED25519):
+        try:
+            raw = base64.b64decode(key[len(_ED25519) :], validate=True)
+            make = wanted.from_private_bytes if private else wanted.from_public_bytes
+            found = make(raw)
+        except (binascii.Error, ValueError) as exc:
+            raise ConfigurationError(
+                f"{where}: ed25519: is followed by the 32 bytes of a {kind} key in base64"
+            ) from exc
+    else:
+        found = _pem(where, key, private=private)
+        if not isinstance(found, wanted):
+            raise ConfigurationError(f"{where}: {key} holds no {kind} key of Ed25519")
+    return (found, found.public_key()) if private else (None, found)
+
+
+def _pem(where: str, path: str, *, private: bool) -> Any:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            f"{where}: a key is ed25519:…, hmac:… or the path of a PEM file that can be read"
+        ) from exc
+    try:
+        if private:
+            return serialization.load_pem_private_key(content, password=None)
+        return serialization.load_pem_public_key(content)
+    except (ValueError, TypeError) as exc:
+        raise ConfigurationError(f"{where}: {path} cannot be read: {exc}") from exc

@@ -1,0 +1,64 @@
+"""The versions that a process has: each is one class there, however often it is asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from offload.registry.pickling import Pair
+from offload.stores.processes import PerProcess
+
+__all__ = ("Loaded",)
+
+
+class Loaded:
+    """What was loaded or shipped in this process; children of a fork have it, too."""
+
+    def __init__(self) -> None:
+        self._versions: dict[Pair, Any] = {}
+        self._begun: PerProcess[dict[Pair, Any]] = PerProcess(dict)
+        self._pairs: dict[int, tuple[Any, Pair]] = {}  # by id: classes may have odd hashes
+        self._lock = PerProcess(threading.RLock)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Let one thread load; others wait, and find what it loaded.
+
+        What was begun is given up if that fails.
+        """
+        with self._lock.get():
+            begun = self._begun.get()
+            before = set(begun)
+            try:
+                yield
+            finally:
+                for pair in begun.keys() - before:
+                    del begun[pair]
+
+    def find(self, pair: Pair) -> Any:
+        """Return a version that is loaded, None if it is not."""
+        return self._versions.get(pair)
+
+    def find_begun(self, pair: Pair) -> Any:
+        """Return one that the calling thread has begun to load."""
+        return self._begun.get().get(pair)
+
+    def begin(self, pair: Pair, obj: Any) -> None:
+        self._begun.get()[pair] = obj
+
+    def add(self, pair: Pair, obj: Any) -> Any:
+        """Take a version; return it, or the one that was there before."""
+        kept = self._versions.setdefault(pair, obj)
+        self._pairs[id(kept)] = (kept, pair)
+        return kept
+
+    def pair_of(self, obj: Any) -> Pair | None:
+        """Return which version *obj* was loaded as; None if it was not."""
+        found = self._pairs.get(id(obj))
+        return found[1] if found is not None and found[0] is obj else None
+
+    def pairs(self) -> list[Pair]:
+        """Return all versions that are loaded."""
+        return list(self._versions)

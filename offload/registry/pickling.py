@@ -1,0 +1,191 @@
+"""A class or function as bytes, by value, and back.
+
+By cloudpickle, with these differences: what is importable here goes by value as well; other
+classes that are shipped go by name and hash, so that they are the same classes everywhere; the
+Celery app and its tasks are those of the process that reads; and what cloudpickle cannot carry
+of the standard library's decorators is carried.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import cloudpickle
+from celery import Celery, current_app
+
+from offload.errors import CodeRefused, SerializationError
+from offload.registry.scope import Scope
+from offload.stores.processes import PerProcess
+
+__all__ = ("Loader", "Pair", "dump", "load", "loading", "reduce_pair")
+
+Pair = tuple[str, str]
+"""The name and hash of a version."""
+
+_by_value_lock = PerProcess(threading.RLock)
+
+
+class Loader(Protocol):
+    """Where versions come from while something is read that refers to them."""
+
+    def load(self, name: str, code_hash: str) -> Any:
+        """Return a version."""
+
+    def begin(self, name: str, code_hash: str, obj: Any) -> None:
+        """Take note of a version that is still being read, and that refers to itself."""
+
+
+_loader: ContextVar[Loader | None] = ContextVar("offload_loader", default=None)
+
+
+@contextmanager
+def loading(loader: Loader) -> Iterator[None]:
+    """Within this, pairs are resolved by *loader*."""
+    token = _loader.set(loader)
+    try:
+        yield
+    finally:
+        _loader.reset(token)
+
+
+def reduce_pair(pair: Pair) -> tuple[Callable[..., Any], Pair]:
+    """Return what pickle writes for the class or function of this name and hash."""
+    return shipped, pair
+
+
+def dump(obj: Any, pair: Pair, scope: Scope, pair_of: Callable[[Any], Pair]) -> bytes:
+    """Return *obj* by value.
+
+    Args:
+        scope: what else goes by value.
+        pair_of: gives the name and hash of a class that *obj* refers to and that is shipped.
+
+    Raises SerializationError if it depends on what cannot be pickled.
+    """
+    file = io.BytesIO()
+    try:
+        with _by_value(scope):
+            _Pickler(file, obj, pair, scope, pair_of).dump(obj)
+    except SerializationError:
+        raise
+    except Exception as exc:
+        raise SerializationError(
+            f"{pair[0]} cannot be shipped: {type(exc).__name__}: {exc}"
+        ) from exc
+    return file.getvalue()
+
+
+def load(content: bytes, loader: Loader) -> Any:
+    """Return what `dump` wrote. Runs its code: it is to be trusted before."""
+    with loading(loader):
+        return pickle.loads(content)
+
+
+def shipped(name: str, code_hash: str) -> Any:
+    """Return a version while something is read that refers to it."""
+    return _current().load(name, code_hash)
+
+
+def _current() -> Loader:
+    loader = _loader.get()
+    if loader is None:
+        raise CodeRefused(
+            "this was written with a class that is shipped, and is read without a class registry; "
+            "read it as an argument or result of a task of an app with Offload"
+        )
+    return loader
+
+
+def _skeleton(name: str, code_hash: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    made = make(*args)
+    _current().begin(name, code_hash, made)
+    return made
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]
+    def __init__(
+        self,
+        file: io.BytesIO,
+        root: Any,
+        pair: Pair,
+        scope: Scope,
+        pair_of: Callable[[Any], Pair],
+    ) -> None:
+        super().__init__(file, protocol=5)
+        self._root = root
+        self._pair = pair
+        self._scope = scope
+        self._pair_of = pair_of
+
+    def reducer_override(self, obj: Any) -> Any:
+        write = _REDUCERS.get(type(obj))
+        if write is not None:
+            return write(obj)
+        if isinstance(obj, Celery):
+            return _app, ()
+        if not isinstance(obj, type):
+            return super().reducer_override(obj)
+        if obj is self._root:
+            make, args, *rest = super().reducer_override(obj)
+            return (_skeleton, (*self._pair, make, _untracked(args)), *rest)
+        if obj in self._scope:
+            return reduce_pair(self._pair_of(obj))
+        return super().reducer_override(obj)
+
+
+def _untracked(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what cloudpickle makes a class of, without the id by which it would take a class
+    that this process has, and write into it.
+
+    That id is the last but one of the arguments of ``_make_skeleton_class`` and of
+    ``_make_skeleton_enum``.
+    """
+    *first, _tracker, extra = args
+    return (*first, None, extra)
+
+
+@contextmanager
+def _by_value(scope: Scope) -> Iterator[None]:
+    """Within this, cloudpickle takes what is in *scope*'s modules by value."""
+    with _by_value_lock.get():
+        before = cloudpickle.list_registry_pickle_by_value()
+        modules = [sys.modules[m] for m in scope.modules - before if m in sys.modules]
+        for module in modules:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in modules:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+def _app() -> Celery:
+    app: Celery = current_app._get_current_object()
+    return app
+
+
+def _cached(parameters: dict[str, Any], function: Any) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _cached_property(function: Any, name: str | None) -> Any:
+    made = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
+_REDUCERS: dict[type, Callable[[Any], Any]] = {
+    functools._lru_cache_wrapper: lambda it: (
+        _cached,
+        (dict(it.cache_parameters()), it.__wrapped__),
+    ),
+    functools.cached_property: lambda it: (_cached_property, (it.func, it.attrname)),
+}

@@ -1,0 +1,650 @@
+"""ClassRegistry: classes and functions under their names and hashes, in a store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from types import FunctionType, ModuleType
+from typing import Any, TypeVar, overload
+
+from offload.counters import Counters
+from offload.digest import digest_of
+from offload.errors import (
+    CodeRefused,
+    ConfigurationError,
+    NotShippable,
+    OffloadError,
+    UnknownClass,
+    VersionMissing,
+    WrongPython,
+)
+from offload.registry.identity import Identity, identify, python_tag
+from offload.registry.keys import Signer, own_key, signer
+from offload.registry.loaded import Loaded
+from offload.registry.names import Names, check_hash, name_of
+from offload.registry.pickling import Pair, dump, load
+from offload.registry.policy import OFF, SIGNED, Policy
+from offload.registry.rebuild import rebuild
+from offload.registry.record import CLASS, FUNCTION, LATEST, Record, Signature, tagged
+from offload.registry.scope import Scope
+from offload.registry.source import diff, source_of
+from offload.registry.storage import Storage, Stored
+from offload.stores import open_store
+from offload.stores.base import Store
+
+__all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "ClassRegistry", "Means")
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
+AUTO, MANUAL = "auto", "manual"
+_TURNS = 20
+_SURE = 60.0  # seconds for which a version that was seen in the store is taken to be there
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a registry works with.
+
+    Attributes:
+        policy: what may be loaded.
+        signing_key: signs what is pushed; None: nothing does.
+        ship_source: whether source is pushed along, and used where the Python is another.
+        retrying: calls what may be called twice again while the store is away.
+    """
+
+    store: Store
+    policy: Policy
+    signing_key: str | None = None
+    ship_source: bool = False
+    retrying: Callable[[Callable[[], Any]], Any] = lambda call: call()
+
+    @cached_property
+    def signer(self) -> Signer | None:
+        """Raises ConfigurationError if the key is none."""
+        return None if self.signing_key is None else signer(self.signing_key)
+
+
+class ClassRegistry:
+    """Classes and functions in a store, each version under its hash.
+
+    Args:
+        store: a store, or its URL.
+        mode: what may be loaded: ``off`` (nothing), ``signed`` or ``trusted`` (everything).
+        signing_key: signs what is pushed; see `offload.registry.keys`.
+        verify_keys: whose signatures are accepted in mode ``signed``, besides one's own.
+        allow: patterns of the names that may be loaded; empty: all.
+        ship_source: whether source is pushed along, and, where a version was pushed by another
+            Python, classes are built from it.
+        counters: are raised by what is pushed, loaded and refused.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: Store | str,
+        *,
+        mode: str = OFF,
+        signing_key: str | None = None,
+        verify_keys: Iterable[str | Mapping[str, Any]] = (),
+        allow: Iterable[str] = (),
+        ship_source: bool = False,
+        counters: Counters | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        opened = open_store(store) if isinstance(store, str) else store
+        keys = (*verify_keys, *own_key(signing_key))
+        policy = Policy(mode, keys=keys, allow=allow, clock=clock)
+        self._begin(lambda: Means(opened, policy, signing_key, ship_source), counters, clock)
+
+    @classmethod
+    def of_means(cls, means: Callable[[], Means], counters: Counters) -> ClassRegistry:
+        """Return a registry that asks for what it works with when it first needs it."""
+        made = cls.__new__(cls)
+        made._begin(means, counters, time.time)
+        return made
+
+    def _begin(
+        self, means: Callable[[], Means], counters: Counters | None, clock: Callable[[], float]
+    ) -> None:
+        self._make_means = means
+        self._clock = clock
+        self._counters = counters or Counters()
+        self._loaded = Loaded()
+        self._modules: set[str] = set()
+        self._registered: dict[str, tuple[Any, str]] = {}
+        self._known: dict[str, tuple[Any, Identity]] = {}
+        self._stored: dict[Pair, float] = {}
+
+    @cached_property
+    def _means(self) -> Means:
+        return self._make_means()
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return Storage(self._means.store.pointers, self._means.retrying)
+
+    @property
+    def store(self) -> Store:
+        """Where versions are."""
+        return self._means.store
+
+    @property
+    def policy(self) -> Policy:
+        """What may be loaded."""
+        return self._means.policy
+
+    # -- what is shipped
+
+    @overload
+    def register(self, obj: T, *, push: str = AUTO) -> T: ...
+    @overload
+    def register(self, obj: None = None, *, push: str = AUTO) -> Callable[[T], T]: ...
+    def register(self, obj: Any = None, *, push: str = AUTO) -> Any:
+        """Have a class, a function or all of a module shipped to who cannot import it.
+
+        A decorator, with or without arguments, or a call.
+
+        Args:
+            push: ``auto``: its version is pushed when it is first sent; ``manual``: it has to
+                have been pushed before, as by ``celery offload classes push``.
+        """
+        if push not in (AUTO, MANUAL):
+            raise ConfigurationError(f"register(push={push!r}): it is 'auto' or 'manual'")
+        if obj is None:
+            return lambda obj: self.register(obj, push=push)
+        if isinstance(obj, ModuleType):
+            self._modules.add(obj.__name__)
+        else:
+            self._registered[name_of(_checked(obj))] = (obj, push)
+        return obj
+
+    @property
+    def registered(self) -> list[Any]:
+        """The classes and functions that were registered, with those of registered modules."""
+        here = [obj for obj, _ in self._registered.values()]
+        for name in sorted(self._modules):
+            module = import_module(name)
+            here += [obj for obj in vars(module).values() if _is_of(obj, name)]
+        return list({id(obj): obj for obj in here}.values())
+
+    @property
+    def shipped_modules(self) -> set[str]:
+        """The modules in which something was registered."""
+        return self._modules | {obj.__module__ for obj, _ in self._registered.values()}
+
+    @property
+    def scope(self) -> Scope:
+        """What is shipped without being asked for by name."""
+        return Scope(self._modules)
+
+    def ships(self, obj: Any) -> bool:
+        """Return whether a class or function is one that others cannot be expected to import."""
+        if isinstance(obj, type) and self._loaded.pair_of(obj) is not None:
+            return True
+        kept = self._registered.get(f"{obj.__module__}.{obj.__qualname__}")
+        return (kept is not None and kept[0] is obj) or obj in self.scope
+
+    # -- hashes
+
+    def get_class_hash(self, cls: Any) -> str:
+        """Return the hash of a class or function; see `offload.registry.identity`.
+
+        Raises NotShippable (a TypeError) for anything else.
+        """
+        return self._pair(cls)[1]
+
+    def check_status(self, cls: Any) -> str:
+        """Return how the class stands to the latest version of its name in the store:
+        ``untracked`` (there is none), ``synced`` or ``out_of_sync``.
+        """
+        name, code_hash = self._pair(cls)
+        latest = self._latest(Names(name))
+        if latest is None:
+            return UNTRACKED
+        return SYNCED if latest.hash == code_hash else OUT_OF_SYNC
+
+    def statuses(self) -> dict[str, str]:
+        """Return the status of all that is registered, by name; in one round trip."""
+        pairs = [self._pair(obj) for obj in self.registered]
+        return {
+            name: UNTRACKED if latest is None else SYNCED if latest.hash == own else OUT_OF_SYNC
+            for (name, own), latest in zip(pairs, self._latests(pairs), strict=True)
+        }
+
+    # -- pushing
+
+    def persist_class(self, cls: Any) -> str:
+        """Store this version, and what it needs; leave the latest as it is. Return the hash."""
+        pair = self._pair(cls)
+        self._persist(cls, pair)
+        return pair[1]
+
+    def push(self, cls: Any) -> str:
+        """Store this version and make it the latest; return the hash. Again changes nothing."""
+        pair = self._pair(cls)
+        names = Names(pair[0])
+        [content] = self._storage.read([names.latest])
+        self._push(cls, pair, names, content)
+        return pair[1]
+
+    def push_all(self, classes: Iterable[Any] | None = None) -> dict[str, str]:
+        """Push all that is registered, or *classes*; return the hashes of those that changed.
+
+        What is up to date costs nothing but its part in one common round trip.
+        """
+        pushed: dict[str, str] = {}
+        objs = self.registered if classes is None else list(classes)
+        pairs = [self._pair(obj) for obj in objs]
+        names = [Names(name) for name, _ in pairs]
+        contents = self._storage.read(each.latest for each in names)
+        for obj, pair, each, content in zip(objs, pairs, names, contents, strict=True):
+            if self._push(obj, pair, each, content):
+                pushed[pair[0]] = pair[1]
+        return pushed
+
+    def ship(self, obj: Any) -> Pair:
+        """Return name and hash of what is about to be sent, having made sure that it is stored."""
+        pair = self._loaded.pair_of(obj)
+        if pair is not None and self._known.get(pair[0], (None,))[0] is not obj:
+            return pair  # it came from the store
+        pair = self._pair(obj)
+        now = self._clock()
+        if not 0 <= now - self._stored.get(pair, -_SURE) < _SURE:
+            kept = self._registered.get(pair[0])
+            if kept is None or kept[0] is not obj:
+                self._persist(obj, pair)
+            elif kept[1] == AUTO:
+                self.push(obj)
+            elif self._storage.get([pair]) == [None]:
+                raise VersionMissing(
+                    f"{pair[0]}@{pair[1][:12]} was not pushed, and is registered with "
+                    "push='manual': run celery offload classes push, or registry.push(…)"
+                )
+            self._stored[pair] = now
+        return pair
+
+    def tag(self, name: str, tag: str, code_hash: str) -> None:
+        """Give a version a tag, in place of the one that has it.
+
+        Raises UnknownClass, VersionMissing.
+        """
+        names, record = self._version(name, code_hash)
+        self._point(names.tag(tag), record, tagged(tag))
+
+    def rollback(self, name: str, code_hash: str) -> None:
+        """Make a version that is stored the latest. Raises UnknownClass, VersionMissing."""
+        names, record = self._version(name, code_hash)
+        self._point(names.latest, record, LATEST)
+
+    # -- pulling
+
+    def pull(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Any:
+        """Return a class or function from the store: the latest, or the version asked for.
+
+        It is the same object every time in a process, and the process' own where that has this
+        version.
+
+        Args:
+            name: module and qualified name; the last part of it where that is unambiguous.
+
+        Raises:
+            UnknownClass: there is none of this name (a ValueError).
+            VersionMissing: there is, but not this version (a FileNotFoundError).
+            CodeRefused: this process may not load it.
+            WrongPython: it is another Python's.
+        """
+        return self.load(*self.resolve(name, code_hash, tag=tag))
+
+    def resolve(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Pair:
+        """Return the whole name and hash that are meant. Raises as `pull` does."""
+        if code_hash is not None and tag is not None:
+            raise ValueError("a version is asked for by its hash or by a tag, not by both")
+        if code_hash is not None:
+            return self.full_name(name), check_hash(code_hash)
+        names = Names(self.full_name(name))
+        self.policy.check_name(names.name, None)
+        pointer = names.latest if tag is None else names.tag(tag)
+        [content] = self._storage.read([pointer])
+        if content is None:
+            raise self._missing(names, f"tag {tag!r}" if tag else "latest version")
+        record = self._pointed(content, names, pointer, LATEST if tag is None else tagged(tag))
+        self._trusted(record)
+        return names.name, record.hash
+
+    def load(self, name: str, code_hash: str) -> Any:
+        """Return the version of exactly this name and hash. Raises as `pull` does."""
+        pair = (name, code_hash)
+        there = self._loaded.find(pair) or self._own(pair)
+        if there is not None:
+            return there
+        with self._loaded.one_at_a_time():
+            there = self._loaded.find(pair) or self._loaded.find_begun(pair)
+            return there if there is not None else self._load(pair)
+
+    def begin(self, name: str, code_hash: str, obj: Any) -> None:
+        """Take note of a version that is being read; for `offload.registry.pickling`."""
+        self._loaded.begin((name, code_hash), obj)
+
+    def recover_class(self, name: str, code_hash: str) -> Any:
+        """Return a version read anew from the store, and verified: its hash is *code_hash*.
+
+        It is another class than the one `pull` returns. Raises as `pull` does, CodeRefused also
+        if it is not what its hash says.
+        """
+        stored = self._trusted_version((self.full_name(name), check_hash(code_hash)))
+        obj = _Fresh(self).load(stored.record.class_name, code_hash)
+        if stored.record.python == python_tag():
+            actual = identify(obj, Scope(stored.record.modules)).hash
+            if actual != code_hash:
+                raise CodeRefused(
+                    f"{stored.record.class_name}@{code_hash[:12]}: what is stored has the hash "
+                    f"{actual[:12]}; it was altered, or pushed by a version of offload that "
+                    "counts otherwise"
+                )
+        return obj
+
+    def verify(self, name: str, code_hash: str | None = None) -> Record:
+        """Return the record of a version that this process would load; nothing of it runs.
+
+        Raises as `pull` does.
+        """
+        return self._trusted_version(self.resolve(name, code_hash)).record
+
+    # -- looking
+
+    def classes(self) -> dict[str, Record]:
+        """Return the record of the latest version of every class, by name.
+
+        Nothing is said about whether to trust it.
+        """
+        names = [each for each in self._storage.names() if each.endswith("/latest.json")]
+        found = {}
+        for name, content in zip(names, self._storage.read(names), strict=True):
+            if content is not None:
+                record = Record.from_bytes(content, name)
+                found[record.class_name] = record
+        return dict(sorted(found.items()))
+
+    def versions(self, name: str) -> list[Record]:
+        """Return the records of all versions, the oldest first. Raises UnknownClass."""
+        names = Names(self.full_name(name))
+        found = self._storage.records(names)
+        if not found:
+            raise self._missing(names, "version")
+        return found
+
+    def tags(self, name: str) -> dict[str, str]:
+        """Return the tags of a class, ``latest`` among them, and the hashes they stand for."""
+        names = Names(self.full_name(name))
+        pointers = [n for n in self._storage.names(names.folder) if n.endswith(".json")]
+        contents = zip(pointers, self._storage.read(pointers), strict=True)
+        return {
+            pointer.rpartition("/")[2][: -len(".json")]: Record.from_bytes(content, pointer).hash
+            for pointer, content in contents
+            if content is not None
+        }
+
+    def diff(self, name: str, a: str, b: str) -> str:
+        """Return how the source of version *b* differs from that of *a*, as a unified diff.
+
+        Raises VersionMissing, also where no source was pushed.
+        """
+        full = self.full_name(name)
+        stored = self._storage.get([(full, check_hash(a)), (full, check_hash(b))])
+        for code_hash, each in zip((a, b), stored, strict=True):
+            if each is None:
+                raise self._missing(Names(full), f"version {code_hash[:12]}")
+            if not each.source:
+                raise VersionMissing(
+                    f"{full}@{code_hash[:12]} was pushed without its source; set "
+                    "offload_ship_source where it is pushed"
+                )
+        first, second = (each for each in stored if each is not None)
+        return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
+
+    def full_name(self, name: str) -> str:
+        """Return the whole name for a short one. Raises UnknownClass if it is ambiguous."""
+        if "." in name:
+            return name
+        known = {*self._registered, *(n for n, _ in self._loaded.pairs())}
+        matches = {each for each in known if each.rpartition(".")[2] == name}
+        matches |= {each for each in self.classes() if each.rpartition(".")[2] == name}
+        if len(matches) > 1:
+            raise UnknownClass(f"{name!r} may be {' or '.join(sorted(matches))}: say which")
+        return matches.pop() if matches else name
+
+    # -- inside
+
+    def _pair(self, obj: Any) -> Pair:
+        name = name_of(_checked(obj))
+        loaded = self._loaded.pair_of(obj)
+        known = self._known.get(name)
+        if known is None or known[0] is not obj or not known[1].holds():
+            if loaded is not None and known is None:
+                return loaded
+            known = self._known[name] = (obj, identify(obj, self.scope))
+        return name, known[1].hash
+
+    def _persist(self, obj: Any, pair: Pair) -> None:
+        """Store a version if it is not there, after those that it needs."""
+        asked = [(obj, pair)]
+        stored: list[Stored] = []
+        seen = {pair}
+        while asked:
+            obj, pair = asked.pop()
+            [there] = self._storage.get([pair])
+            if there is not None:
+                self._check_there(there)
+                continue
+            made, needed = self._dumped(obj, pair)
+            stored.append(made)
+            asked += [(each, its) for its, each in needed.items() if its not in seen]
+            seen.update(needed)
+        for each in reversed(stored):
+            if self._storage.put(each):
+                self._counters.add(classes_pushed=1)
+                logger.info("pushed %s", _shown(each.record))
+
+    def _check_there(self, stored: Stored) -> None:
+        if self.policy.mode == SIGNED:
+            self._trusted(stored.record)
+
+    def _dumped(self, obj: Any, pair: Pair) -> tuple[Stored, dict[Pair, Any]]:
+        needed: dict[Pair, Any] = {}
+
+        def pair_of(other: Any) -> Pair:
+            its = self._loaded.pair_of(other) or self._pair(other)
+            needed[its] = other
+            return its
+
+        scope = self.scope.including(obj.__module__)
+        content = dump(obj, pair, scope, pair_of)
+        source = source_of(obj, scope, pair_of) if self._means.ship_source else b""
+        record = Record(
+            class_name=pair[0],
+            hash=pair[1],
+            digest=digest_of([content]),
+            size=len(content),
+            python=python_tag(),
+            kind=CLASS if isinstance(obj, type) else FUNCTION,
+            created=self._clock(),
+            modules=tuple(sorted(self._modules)),
+            needs=tuple(needed),
+            source=digest_of([source]) if source else "",
+            source_size=len(source),
+        )
+        return Stored(self._signed(record), content, source), needed
+
+    def _signed(self, record: Record) -> Record:
+        record = replace(record, signature=None)
+        signer = self._means.signer
+        if signer is None:
+            if self.policy.mode == SIGNED:
+                raise ConfigurationError(
+                    f"{record.class_name} cannot be pushed: offload_code is 'signed', and there is "
+                    "no offload_signing_key"
+                )
+            return record
+        value = signer.sign(record.signed_bytes).hex()
+        return replace(record, signature=Signature(signer.id, value))
+
+    def _push(self, obj: Any, pair: Pair, names: Names, latest: bytes | None) -> bool:
+        if latest is not None:
+            record = self._pointed(latest, names, names.latest, LATEST)
+            if record.hash == pair[1]:
+                self._check_there(Stored(record, b""))
+                return False
+        self._persist(obj, pair)
+        [stored] = self._storage.get([pair])
+        if stored is None:
+            raise self._missing(names, f"version {pair[1][:12]}")
+        self._point(names.latest, stored.record, LATEST, latest)
+        return True
+
+    def _point(
+        self, pointer: str, record: Record, purpose: str, current: bytes | None = None
+    ) -> None:
+        """Have a pointer say which version is meant, by compare-and-swap."""
+        new = self._signed(replace(record, purpose=purpose, created=self._clock()))
+        for _ in range(_TURNS):
+            if self._storage.swap(pointer, current, new.to_bytes()):
+                return
+            [current] = self._storage.read([pointer])
+        raise OffloadError(
+            f"{pointer} changed whenever it was looked at, {_TURNS} times",
+            store=self.store.url,
+        )
+
+    def _version(self, name: str, code_hash: str) -> tuple[Names, Record]:
+        names = Names(self.full_name(name))
+        [stored] = self._storage.get([(names.name, check_hash(code_hash))])
+        if stored is None:
+            raise self._missing(names, f"version {code_hash[:12]}")
+        self._check_there(stored)
+        return names, stored.record
+
+    def _latest(self, names: Names) -> Record | None:
+        [content] = self._storage.read([names.latest])
+        return content if content is None else self._read_latest(names, content)
+
+    def _latests(self, pairs: Iterable[Pair]) -> list[Record | None]:
+        names = [Names(name) for name, _ in pairs]
+        contents = self._storage.read(each.latest for each in names)
+        return [
+            None if content is None else self._read_latest(each, content)
+            for each, content in zip(names, contents, strict=True)
+        ]
+
+    def _read_latest(self, names: Names, content: bytes) -> Record:
+        record = self._pointed(content, names, names.latest, LATEST)
+        self._check_there(Stored(record, b""))
+        return record
+
+    def _pointed(self, content: bytes, names: Names, pointer: str, purpose: str) -> Record:
+        record = Record.from_bytes(content, pointer)
+        if record.class_name != names.name or record.purpose != purpose:
+            self._counters.add(classes_refused=1)
+            raise CodeRefused(
+                f"{pointer} holds {record.purpose} of {record.class_name}@{record.hash[:12]}: it "
+                "was put in the place of another"
+            )
+        return record
+
+    def _trusted(self, record: Record) -> str:
+        try:
+            return self.policy.check(record)
+        except CodeRefused:
+            self._counters.add(classes_refused=1)
+            raise
+
+    def _trusted_version(self, pair: Pair) -> Stored:
+        """Return a version that may be loaded; nothing of it ran."""
+        try:
+            self.policy.check_name(*pair)
+            [stored] = self._storage.get([pair])
+        except CodeRefused:
+            self._counters.add(classes_refused=1)
+            raise
+        if stored is None:
+            raise self._missing(Names(pair[0]), f"version {pair[1][:12]}")
+        self._trusted(stored.record)
+        return stored
+
+    def _load(self, pair: Pair) -> Any:
+        stored = self._trusted_version(pair)
+        by = self.policy.check(stored.record)
+        obj = self._made(stored, self)
+        logger.info("loaded %s%s", _shown(stored.record), f", signed by {by}" if by else "")
+        self._counters.add(classes_loaded=1)
+        return self._loaded.add(pair, obj)
+
+    def _made(self, stored: Stored, loader: Any) -> Any:
+        record = stored.record
+        if record.python == python_tag():
+            return load(stored.content, loader)
+        if not (self._means.ship_source and stored.source):
+            raise WrongPython(
+                f"{record.class_name}@{record.hash[:12]} is the bytecode of {record.python}, and "
+                f"this is {python_tag()}: run both sides on one minor version of Python, push it "
+                "from this one, too, or set offload_ship_source on both sides"
+            )
+        return rebuild(stored.source, record, loader)
+
+    def _own(self, pair: Pair) -> Any:
+        """Return the process' own class or function, if that is exactly this version."""
+        for each, _push in self._registered.values():
+            if name_of(each) == pair[0] and self._pair(each) == pair:
+                return each
+        known = self._known.get(pair[0])
+        if known is not None and known[1].hash == pair[1] and known[1].holds():
+            return known[0]
+        return None
+
+    def _missing(self, names: Names, what: str) -> OffloadError:
+        if any(True for _ in self._storage.names(names.folder)):
+            return VersionMissing(
+                f"{self.store.url} has no {what} of {names.name}; it has others",
+                store=self.store.url,
+            )
+        return UnknownClass(
+            f"{self.store.url} has no class or function {names.name!r}: push it first",
+            store=self.store.url,
+        )
+
+
+class _Fresh:
+    """Loads a version, and all that it needs, anew."""
+
+    def __init__(self, registry: ClassRegistry) -> None:
+        self._registry = registry
+        self._made: dict[Pair, Any] = {}
+
+    def load(self, name: str, code_hash: str) -> Any:
+        pair = (name, code_hash)
+        if pair not in self._made:
+            stored = self._registry._trusted_version(pair)
+            self._made[pair] = self._registry._made(stored, self)
+        return self._made[pair]
+
+    def begin(self, name: str, code_hash: str, obj: Any) -> None:
+        self._made[name, code_hash] = obj
+
+
+def _checked(obj: Any) -> Any:
+    if not isinstance(obj, (type, FunctionType)):
+        raise NotShippable(f"a class or function is wanted, this is a {type(obj).__name__}")
+    return obj
+
+
+def _is_of(obj: Any, module: str) -> bool:
+    return isinstance(obj, (type, FunctionType)) and obj.__module__ == module
+
+
+def _shown(record: Record) -> str:
+    return f"{record.kind} {record.class_name}@{record.hash[:12]}"

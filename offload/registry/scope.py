@@ -1,0 +1,54 @@
+"""What goes along with a class by value, and what the receiving side is to import."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ("Scope",)
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or as if by one
+
+
+class Scope:
+    """The modules whose classes and functions are shipped.
+
+    What is in ``__main__``, and what cannot be found under its own name in its module
+    (lambdas, what stands within a function), is shipped in any case.
+
+    Args:
+        modules: names of modules; their submodules are shipped, too.
+    """
+
+    def __init__(self, modules: Iterable[str] = ()) -> None:
+        self.modules = frozenset(modules)
+
+    def __contains__(self, obj: Any) -> bool:
+        """Return whether the class, function or module *obj* is shipped."""
+        if isinstance(obj, type(sys)):
+            return self._has(obj.__name__)
+        module = getattr(obj, "__module__", None)
+        if isinstance(obj, type) and not obj.__flags__ & _HEAP_TYPE:
+            return False
+        return self._has(module) or found(module, getattr(obj, "__qualname__", "")) is not obj
+
+    def _has(self, module: str | None) -> bool:
+        if module is None or module == "__main__":
+            return True
+        if not self.modules:
+            return False
+        parts = module.split(".")
+        return any(".".join(parts[: i + 1]) in self.modules for i in range(len(parts)))
+
+    def including(self, module: str | None) -> Scope:
+        """Return this scope and *module*."""
+        return self if module is None or module in self.modules else Scope({*self.modules, module})
+
+
+def found(module: str | None, qualname: str) -> Any:
+    """Return what has this name in an imported module; None if there is nothing."""
+    at: Any = sys.modules.get(module or "")
+    for part in qualname.split("."):
+        at = getattr(at, part, None)
+    return at

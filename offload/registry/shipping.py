@@ -1,0 +1,41 @@
+"""Classes in values: which go by name and hash, and where those come from."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from offload.registry.pickling import Pair, loading, reduce_pair
+from offload.registry.policy import OFF
+from offload.registry.registry import ClassRegistry
+
+__all__ = ("Shipping",)
+
+
+class Shipping:
+    """What serializers ask of a registry; see `offload.serializers.base.Code`."""
+
+    def __init__(self, registry: ClassRegistry) -> None:
+        self._registry = registry
+
+    def shipped(self, obj: Any) -> Pair | None:
+        registry = self._registry
+        if registry.policy.mode == OFF or not registry.ships(obj):
+            return None
+        return registry.ship(obj)
+
+    def reduced(self, obj: Any) -> tuple[Any, ...] | None:
+        pair = self.shipped(obj)
+        return None if pair is None else reduce_pair(pair)
+
+    def named_in(self, pickled: bytes) -> bool:
+        registry = self._registry
+        return registry.policy.mode != OFF and any(
+            module.encode() in pickled for module in registry.shipped_modules
+        )
+
+    def load(self, name: str, code_hash: str) -> Any:
+        return self._registry.load(name, code_hash)
+
+    def loading(self) -> AbstractContextManager[None]:
+        return loading(self._registry)
