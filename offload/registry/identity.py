@@ -13,9 +13,11 @@ of Python is part of it, as bytecode is.
 from __future__ import annotations
 
 import copyreg
+import dataclasses
 import functools
 import hashlib
 import logging
+import reprlib
 import struct
 import sys
 import types
@@ -48,6 +50,7 @@ _DERIVED = frozenset(
         "__module__",
         "__parameters__",
         "__qualname__",
+        "__slotnames__",
         "__static_attributes__",
         "__type_params__",
         "__weakref__",
@@ -76,6 +79,8 @@ _MODULES_OWN = frozenset(
 )
 """Globals that say where code stands."""
 _DOCS = "__doc__"
+_IN_USE = {(module.__file__, "repr_running") for module in (dataclasses, reprlib)}
+"""Variables that only say what is going on right now."""
 
 
 def python_tag() -> str:
@@ -259,6 +264,8 @@ class _Walk:
         self.named("attributes", function.__dict__)
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         for name, cell in cells:
+            if (function.__code__.co_filename, name) in _IN_USE:
+                continue
             self.text("closure", name)
             self._part(name, lambda cell=cell: self.cell(cell))  # type: ignore[misc]
         self._globals(function, used)

@@ -598,12 +598,9 @@ class ClassRegistry:
 
     def _own(self, pair: Pair) -> Any:
         """Return the process' own class or function, if that is exactly this version."""
-        for each, _push in self._registered.values():
-            if name_of(each) == pair[0] and self._pair(each) == pair:
-                return each
-        known = self._known.get(pair[0])
-        if known is not None and known[1].hash == pair[1] and known[1].holds():
-            return known[0]
+        for kept in (self._registered.get(pair[0]), self._known.get(pair[0])):
+            if kept is not None and self._pair(kept[0]) == pair:
+                return kept[0]
         return None
 
     def _missing(self, names: Names, what: str) -> OffloadError:
