@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import (
     canvas,
+    classes,
     large_arguments,
     lifetimes,
     node_cache,
@@ -35,6 +36,7 @@ QUESTIONS = {
     8: s3,
     9: lifetimes,
     10: tiers,
+    11: classes,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -48,6 +48,7 @@ class Scale:
         blobs: small blobs of question 9.
         tiered: tasks, arrays and bytes of an array, of question 10.
         tasks: small tasks published at once in question 1.
+        classes: of which a few are pushed in question 11.
         rounds: how often each is repeated, at least.
     """
 
@@ -66,6 +67,7 @@ class Scale:
     distinct_tasks: int
     blobs: int
     tiered: tuple[int, int, int]
+    classes: int
 
 
 MB = 10**6
@@ -85,6 +87,7 @@ FULL = Scale(
     distinct_tasks=100,
     blobs=100_000,
     tiered=(1000, 8, 20 * MB),
+    classes=200,
 )
 QUICK = Scale(
     name="quick",
@@ -102,6 +105,7 @@ QUICK = Scale(
     distinct_tasks=30,
     blobs=100_000,
     tiered=(200, 8, 20 * MB),
+    classes=200,
 )
 TINY = Scale(
     name="tiny",
@@ -119,6 +123,7 @@ TINY = Scale(
     distinct_tasks=4,
     blobs=2000,
     tiered=(20, 2, 2 * MB),
+    classes=10,
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 

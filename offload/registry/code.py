@@ -11,6 +11,7 @@ The opcodes are those of `dis`: https://docs.python.org/3/library/dis.html
 from __future__ import annotations
 
 import dis
+import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,9 +38,14 @@ _GLOBALS = {
 """Opcodes that take a global's name: by how many bits its number is shifted."""
 _STORE_NAME = dis.opmap["STORE_NAME"]
 _MAKE_FUNCTION = dis.opmap["MAKE_FUNCTION"] if sys.version_info < (3, 11) else -1
-_OF_INTEREST = frozenset(
-    {*_GLOBALS, *dis.hasconst, _EXTENDED, _SMALL_INT, _BUILD_SET, _STORE_NAME, _MAKE_FUNCTION}
-    - {-1}
+_OF_INTEREST = re.compile(
+    b"[%b]"
+    % re.escape(
+        bytes(
+            {*_GLOBALS, *dis.hasconst, _SMALL_INT, _BUILD_SET, _STORE_NAME, _MAKE_FUNCTION} - {-1}
+        )
+    ),
+    re.DOTALL,
 )
 _WHERE = frozenset({"__doc__", "__qualname__", "__firstlineno__", "__static_attributes__"})
 """What the body of a class sets and that says where it stands, or is derived."""
@@ -67,7 +73,7 @@ class Instructions:
     constants: tuple[Any, ...]
     unordered: tuple[tuple[int, int], ...]
     globals: tuple[str, ...]
-    shape: tuple[Any, ...]
+    shape: bytes
     reads_docs: bool
 
 
@@ -80,17 +86,18 @@ def instructions(code: CodeType) -> Instructions:
     constants: list[Any] = []
     unordered: list[tuple[int, int]] = []
     used: set[str] = set()
-    extended = row = 0
-    last = -1
+    row, last = 0, -1
     sets_doc = False
-    for i, op in enumerate(raw[::2]):
-        if op not in _OF_INTEREST:
-            continue
-        argument = extended << 8 | raw[2 * i + 1]
-        extended = 0
-        if op == _EXTENDED:
-            extended = argument
-        elif op in _GLOBALS:
+    opcodes = raw[::2]
+    for match in _OF_INTEREST.finditer(opcodes):
+        i = match.start()
+        op = opcodes[i]
+        argument = raw[2 * i + 1]
+        before, shift = i - 1, 8
+        while before >= 0 and opcodes[before] == _EXTENDED:
+            argument |= raw[2 * before + 1] << shift
+            before, shift = before - 1, shift + 8
+        if op in _GLOBALS:
             used.add(names[argument >> _GLOBALS[op]])
         elif op == _STORE_NAME:
             name = names[argument]
@@ -114,17 +121,19 @@ def instructions(code: CodeType) -> Instructions:
         tuple(constants),
         tuple(unordered),
         tuple(sorted(used)),
-        (
-            code.co_argcount,
-            code.co_posonlyargcount,
-            code.co_kwonlyargcount,
-            code.co_flags & _FLAGS,
-            code.co_name,
-            names,
-            code.co_varnames,
-            code.co_cellvars,
-            code.co_freevars,
-            getattr(code, "co_exceptiontable", b""),
-        ),
+        repr(
+            (
+                code.co_argcount,
+                code.co_posonlyargcount,
+                code.co_kwonlyargcount,
+                code.co_flags & _FLAGS,
+                code.co_name,
+                names,
+                code.co_varnames,
+                code.co_cellvars,
+                code.co_freevars,
+                getattr(code, "co_exceptiontable", b""),
+            )
+        ).encode("utf-8", "surrogatepass"),
         not _READS_DOCS.isdisjoint(names) and not sets_doc,
     )

@@ -160,7 +160,7 @@ class _Walk:
         self._alive: list[Any] = []  # so that no two objects get the same id
 
     def root(self, obj: Any) -> None:
-        self.text("python", python_tag())
+        self.text(b"python", python_tag())
         self.function(obj) if isinstance(obj, types.FunctionType) else self.klass(obj)
 
     def digest(self) -> str:
@@ -172,44 +172,41 @@ class _Walk:
 
     # -- what is written
 
-    def raw(self, tag: str, content: bytes) -> None:
-        self.out.append(b"%s %d\0" % (tag.encode(), len(content)))
-        self.out.append(content)
+    def raw(self, tag: bytes, content: bytes) -> None:
+        self.out.append(b"%b %d\0%b" % (tag, len(content), content))
 
-    def text(self, tag: str, content: str) -> None:
+    def text(self, tag: bytes, content: str) -> None:
         self.raw(tag, content.encode("utf-8", "surrogatepass"))
 
-    def begin(self, tag: str, count: int) -> None:
-        self.out.append(b"%s[%d]\0" % (tag.encode(), count))
+    def begin(self, tag: bytes, count: int) -> None:
+        self.out.append(b"%b[%d]\0" % (tag, count))
 
-    def all(self, tag: str, values: Iterable[Any]) -> None:
+    def all(self, tag: bytes, values: Iterable[Any]) -> None:
         values = list(values)
         self.begin(tag, len(values))
         for value in values:
             self.value(value)
 
-    def named(self, tag: str, values: Mapping[str, Any]) -> None:
+    def named(self, tag: bytes, values: Mapping[str, Any]) -> None:
         """Write values in the order of their names."""
         self.begin(tag, len(values))
         for name in sorted(values, key=str):
-            self.text("name", str(name))
+            self.text(b"name", str(name))
             try:
                 self.value(values[name])
             except _NoContent as exc:
                 raise exc.below(str(name)) from exc.__cause__
 
-    def unordered(self, tag: str, values: Iterable[Any]) -> None:
+    def unordered(self, tag: bytes, values: Iterable[Any]) -> None:
         self.begin(tag, 0)
         for content in sorted(map(self._apart, values)):
-            self.raw("item", content)
+            self.raw(b"item", content)
 
     def _apart(self, value: Any) -> bytes:
         """Return what *value* is written as, as if nothing came after it."""
-        if type(value) in _ATOMS:
-            before, self.out = self.out, []
-            _EXACT[type(value)](self, value)
-            content, self.out = b"".join(self.out), before
-            return content
+        plain = _ATOMS.get(type(value))
+        if plain is not None:
+            return plain(value)
         out, seen = self.out, self._seen
         self.out, self._seen = [], dict(seen)
         try:
@@ -222,7 +219,7 @@ class _Walk:
         """Write that *obj* was met before, if it was; else remember it."""
         number = self._seen.get(id(obj))
         if number is not None:
-            self.begin("again", number)
+            self.begin(b"again", number)
             return True
         self._seen[id(obj)] = len(self._seen)
         self._alive.append(obj)
@@ -231,21 +228,25 @@ class _Walk:
     # -- values
 
     def value(self, value: Any) -> None:
+        plain = _ATOMS.get(type(value))
+        if plain is not None:
+            self.out.append(plain(value))
+            return
         write = _EXACT.get(type(value))
         if write is not None:
             write(self, value)
         elif isinstance(value, type):
             self.klass(value) if value in self.scope else self.reference(value)
         elif isinstance(value, Celery):
-            self.text("celery", value.main or "")
+            self.text(b"celery", value.main or "")
         elif isinstance(value, Task):
-            self.text("task", value.name)
+            self.text(b"task", value.name)
         elif not self._again(value):
             self.instance(value)
 
     def reference(self, obj: Any) -> None:
         """Write what is imported where it is needed."""
-        self.text("import", f"{obj.__module__}:{getattr(obj, '__qualname__', obj.__name__)}")
+        self.text(b"import", f"{obj.__module__}:{getattr(obj, '__qualname__', obj.__name__)}")
 
     def function(self, function: types.FunctionType) -> None:
         if self._again(function):
@@ -253,20 +254,20 @@ class _Walk:
         if function not in self.scope and self._seen[id(function)]:
             self.reference(function)
             return
-        self.begin("function", 0)
-        self.text("name", function.__name__)
+        self.begin(b"function", 0)
+        self.text(b"name", function.__name__)
         self._doc(function.__doc__)
         used: set[str] = set()
         self.code(function.__code__, used)
         self.value(function.__defaults__)
-        self.named("keyword defaults", function.__kwdefaults__ or {})
-        self.all("annotations", annotations_of(function).items())
-        self.named("attributes", function.__dict__)
+        self.named(b"keyword defaults", function.__kwdefaults__ or {})
+        self.all(b"annotations", annotations_of(function).items())
+        self.named(b"attributes", function.__dict__)
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         for name, cell in cells:
             if (function.__code__.co_filename, name) in _IN_USE:
                 continue
-            self.text("closure", name)
+            self.text(b"closure", name)
             self._part(name, lambda cell=cell: self.cell(cell))  # type: ignore[misc]
         self._globals(function, used)
 
@@ -274,7 +275,7 @@ class _Walk:
         try:
             content = cell.cell_contents
         except ValueError:
-            self.begin("empty", 0)
+            self.begin(b"empty", 0)
             return
         self._may_change(content)
         self.value(content)
@@ -284,15 +285,15 @@ class _Walk:
         found = instructions(code)
         used.update(found.globals)
         self.reads_docs = self.reads_docs or found.reads_docs
-        self.raw("code", found.steps)
-        self.out.append(repr(found.shape).encode("utf-8", "surrogatepass"))
+        self.raw(b"code", found.steps)
+        self.raw(b"shape", found.shape)
         at = 0
         for begin, end in (*found.unordered, (len(found.constants),) * 2):
-            self._constants("constants", found.constants[at:begin], used)
-            self.unordered("set", found.constants[begin:end])
+            self._constants(b"constants", found.constants[at:begin], used)
+            self.unordered(b"set", found.constants[begin:end])
             at = end
 
-    def _constants(self, tag: str, values: tuple[Any, ...], used: set[str]) -> None:
+    def _constants(self, tag: bytes, values: tuple[Any, ...], used: set[str]) -> None:
         self.begin(tag, len(values))
         for value in values:
             if isinstance(value, types.CodeType):
@@ -306,14 +307,14 @@ class _Walk:
             value = names.get(name, _MISSING)
             self.watched.append((names, name, value))
             if value is _MISSING:
-                self.text("builtin", name)
+                self.text(b"builtin", name)
                 continue
-            self.text("global", name)
+            self.text(b"global", name)
             self._may_change(value)
             if isinstance(value, types.ModuleType) and value in self.scope:
                 self._module(value, function.__code__)
             elif isinstance(value, logging.Logger) and value.name == names.get("__name__"):
-                self.begin("module's logger", 0)
+                self.begin(b"module's logger", 0)
             else:
                 self._part(name, lambda value=value: self.value(value))  # type: ignore[misc]
 
@@ -323,21 +324,21 @@ class _Walk:
             return
         found = {name: vars(module)[name] for name in names_in(code) if name in vars(module)}
         self.watched += [(vars(module), name, value) for name, value in found.items()]
-        self.named("module", found)
+        self.named(b"module", found)
 
     def klass(self, cls: type) -> None:
         if self._again(cls):
             return
         own = vars(cls)
-        self.text("class", cls.__name__)
+        self.text(b"class", cls.__name__)
         self.value(type(cls))
-        self.all("bases", own.get("__orig_bases__", cls.__bases__))
+        self.all(b"bases", own.get("__orig_bases__", cls.__bases__))
         self._doc(own.get(_DOCS))
-        self.all("annotations", annotations_of(cls).items())
+        self.all(b"annotations", annotations_of(cls).items())
         skipped = _DERIVED
         members = getattr(cls, "__members__", None)
         if members is not None and isinstance(members, Mapping):
-            self.all("members", ((name, member.value) for name, member in members.items()))
+            self.all(b"members", ((name, member.value) for name, member in members.items()))
             skipped = _DERIVED | _ENUM | set(members)
         attributes = {
             name: value
@@ -348,11 +349,11 @@ class _Walk:
         for name, value in attributes.items():
             if not (name.startswith("__") and name.endswith("__")):
                 self._may_change(value)
-        self.named("attributes", attributes)
+        self.named(b"attributes", attributes)
 
     def instance(self, value: Any) -> None:
         if isinstance(value, typing.TypeVar):
-            self.all("typevar", _typevar(value))
+            self.all(b"typevar", _typevar(value))
             return
         try:
             reduce = copyreg.dispatch_table.get(type(value))
@@ -365,22 +366,22 @@ class _Walk:
             self._by_name(value, reduced)
             return
         make, args, state, items, pairs = (*reduced, None, None, None)[:5]
-        self.begin("object", 0)
+        self.begin(b"object", 0)
         self.value(make)
         self.value(args)
         self.value(state)
-        self.all("items", items or ())
-        self.all("pairs", pairs or ())
+        self.all(b"items", items or ())
+        self.all(b"pairs", pairs or ())
 
     def _by_name(self, value: Any, name: str) -> None:
         """Write what pickle takes for something to be imported."""
         module = getattr(value, "__module__", None)
         if module in self.scope.modules or module == "__main__":  # as typing.NewType
-            self.text("named", name)
+            self.text(b"named", name)
             own = getattr(value, "__dict__", {})
-            self.named("of", {k: v for k, v in own.items() if k not in _DERIVED})
+            self.named(b"of", {k: v for k, v in own.items() if k not in _DERIVED})
         else:
-            self.text("import", f"{module}:{name}")
+            self.text(b"import", f"{module}:{name}")
 
     def _part(self, where: str, write: Callable[[], None]) -> None:
         try:
@@ -416,7 +417,6 @@ def _typevar(value: Any) -> tuple[Any, ...]:
     )
 
 
-_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 _DESCRIPTORS = frozenset({types.MemberDescriptorType, types.GetSetDescriptorType})
 _UNCHANGING = frozenset(
     {
@@ -428,19 +428,30 @@ _UNCHANGING = frozenset(
 )
 
 
-def _write_int(walk: _Walk, value: int) -> None:
-    walk.raw("int", value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+def _text(value: str) -> bytes:
+    content = value.encode("utf-8", "surrogatepass")
+    return b"text %d\0%b" % (len(content), content)
 
 
-def _write_float(walk: _Walk, value: float) -> None:
-    walk.raw("float", struct.pack(">d", value))
+def _int(value: int) -> bytes:
+    content = value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+    return b"int %d\0%b" % (len(content), content)
 
 
-def _write_complex(walk: _Walk, value: complex) -> None:
-    walk.raw("complex", struct.pack(">dd", value.real, value.imag))
+_ATOMS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"none\0",
+    bool: lambda value: b"true\0" if value else b"false\0",
+    type(...): lambda _: b"ellipsis\0",
+    type(NotImplemented): lambda _: b"not implemented\0",
+    int: _int,
+    float: lambda value: b"float\0" + struct.pack(">d", value),
+    complex: lambda value: b"complex\0" + struct.pack(">dd", value.real, value.imag),
+    str: _text,
+    bytes: lambda value: b"bytes %d\0%b" % (len(value), value),
+}
 
 
-def _write_container(tag: str) -> Callable[[_Walk, Any], None]:
+def _write_container(tag: bytes) -> Callable[[_Walk, Any], None]:
     def write(walk: _Walk, value: Any) -> None:
         if not walk._again(value):
             walk.all(tag, value)
@@ -450,38 +461,38 @@ def _write_container(tag: str) -> Callable[[_Walk, Any], None]:
 
 def _write_dict(walk: _Walk, value: dict[Any, Any]) -> None:
     if not walk._again(value):
-        walk.all("dict", value.items())
+        walk.all(b"dict", value.items())
 
 
 def _write_property(walk: _Walk, value: property) -> None:
-    walk.begin("property", 0)
+    walk.begin(b"property", 0)
     walk._doc(value.__doc__)
     for part in (value.fget, value.fset, value.fdel):
         walk.value(part)
 
 
 def _write_wrapped(walk: _Walk, value: Any) -> None:
-    walk.text("method", type(value).__name__)
+    walk.text(b"method", type(value).__name__)
     walk.value(value.__func__)
 
 
 def _write_method(walk: _Walk, value: types.MethodType) -> None:
-    walk.begin("bound", 0)
+    walk.begin(b"bound", 0)
     walk.value(value.__func__)
     walk.value(value.__self__)
 
 
 def _write_module(walk: _Walk, value: types.ModuleType) -> None:
-    walk.text("import", value.__name__)
+    walk.text(b"import", value.__name__)
 
 
 def _write_cached_property(walk: _Walk, value: Any) -> None:
-    walk.begin("cached property", 0)
+    walk.begin(b"cached property", 0)
     walk.value(value.func)
 
 
 def _write_lru_cache(walk: _Walk, value: Any) -> None:
-    walk.begin("cached", 0)
+    walk.begin(b"cached", 0)
     walk.value(value.cache_parameters())
     walk.value(value.__wrapped__)
 
@@ -491,21 +502,12 @@ def _write_code(walk: _Walk, value: types.CodeType) -> None:
 
 
 _EXACT: dict[type, Callable[[_Walk, Any], None]] = {
-    type(None): lambda walk, _: walk.begin("none", 0),
-    bool: lambda walk, value: walk.begin("bool", int(value)),
-    type(...): lambda walk, _: walk.begin("ellipsis", 0),
-    type(NotImplemented): lambda walk, _: walk.begin("not implemented", 0),
-    int: _write_int,
-    float: _write_float,
-    complex: _write_complex,
-    str: lambda walk, value: walk.text("text", value),
-    bytes: lambda walk, value: walk.raw("bytes", value),
-    tuple: lambda walk, value: walk.all("tuple", value),
-    list: _write_container("list"),
+    tuple: lambda walk, value: walk.all(b"tuple", value),
+    list: _write_container(b"list"),
     dict: _write_dict,
-    set: lambda walk, value: walk.unordered("set", value),
-    frozenset: lambda walk, value: walk.unordered("frozenset", value),
-    types.MappingProxyType: lambda walk, value: walk.all("mapping", value.items()),
+    set: lambda walk, value: walk.unordered(b"set", value),
+    frozenset: lambda walk, value: walk.unordered(b"frozenset", value),
+    types.MappingProxyType: lambda walk, value: walk.all(b"mapping", value.items()),
     types.FunctionType: lambda walk, value: walk.function(value),
     types.CodeType: _write_code,
     types.CellType: lambda walk, value: walk.cell(value),

@@ -21,6 +21,9 @@ EXPECTED = {  # some of what each question is to answer
     6: ("1 kB, 1 distinct", "100 kB, 4 distinct"),
     7: ("read, by the cache's state", "they grow by", "others that see it", "again: latency"),
     8: ("SeaweedFS: 0.1 MB up", "that forgets: 0.1 MB down", "client's CPU", "beyond the value"),
+    9: ("stored already: publishing", "the first hold of a blob", "sweep of Redis"),
+    10: ("delivered",),
+    11: ("hash of a class of 50", "message with", "its reading", "first pull", "round trips"),
 }
 
 pytestmark = [
