@@ -22,13 +22,13 @@ from typing import Any
 
 from offload.errors import NotShippable
 
-__all__ = ("FOLDER", "TAG", "Names", "check_hash", "name_of")
+__all__ = ("FOLDER", "TAG", "Names", "check_hash", "name_of", "versions_in")
 
 FOLDER = "plugins/"
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_.]", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_VERSION = re.compile(r"[0-9a-f]{64}\.pkl", re.ASCII)
+_VERSION = re.compile(r".*/([0-9a-f]{64})\.pkl", re.ASCII)
 _LONGEST = 100
 
 
@@ -47,6 +47,11 @@ def check_hash(code_hash: str) -> str:
     return code_hash
 
 
+def versions_in(pointers: Iterable[str]) -> list[str]:
+    """Return the hashes of the versions that are among the pointers of a class."""
+    return [match[1] for pointer in pointers if (match := _VERSION.fullmatch(pointer))]
+
+
 class Names:
     """The pointers of one class."""
 
@@ -62,10 +67,6 @@ class Names:
         """Return the names of what follows the first part of a long version."""
         begin = f"{self.folder}{check_hash(code_hash)}.{digest.partition(':')[2][:16]}"
         return [f"{begin}.{number}.pkl" for number in range(1, count)]
-
-    def versions(self, names: Iterable[str]) -> list[str]:
-        """Return those of some pointers that are the versions of this class."""
-        return [n for n in names if _VERSION.fullmatch(n[len(self.folder) :])]
 
     def tag(self, tag: str) -> str:
         """Return the name of a tag; raises ValueError if it cannot be one."""

@@ -63,7 +63,7 @@ class Policy:
         """Return who signed *record* ("" if nobody has to); raises CodeRefused."""
         self.check_name(record.class_name, record.hash)
         if self.mode == TRUSTED:
-            return self._signed_by(record) or ""
+            return self.signed_by(record) or ""
         what = f"{record.purpose} of {record.class_name}@{record.hash[:12]}"
         if record.signature is None:
             raise CodeRefused(f"{what} is not signed, and offload_code is 'signed'")
@@ -79,7 +79,10 @@ class Policy:
             raise CodeRefused(f"{what}: the signature by key {key.name} is wrong; it was altered")
         return key.name
 
-    def _signed_by(self, record: Record) -> str | None:
+    def signed_by(self, record: Record) -> str | None:
+        """Return the name of the key that signed *record*, also if it has expired; None if it is
+        not among ours, or the signature is wrong.
+        """
         key = self.keys.get(record.signature.key) if record.signature else None
         return key.name if key is not None and self._is_good(key, record) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,8 +25,16 @@ from offload.errors import (
 )
 from offload.registry.identity import Identity, identify, python_tag
 from offload.registry.keys import Signer, own_key, signer
+from offload.registry.listing import (
+    OUT_OF_SYNC,
+    SYNCED,
+    UNTRACKED,
+    Listed,
+    Standing,
+    listed,
+)
 from offload.registry.loaded import Loaded
-from offload.registry.names import Names, check_hash, name_of
+from offload.registry.names import TAG, Names, check_hash, name_of
 from offload.registry.pickling import Pair, dump, load
 from offload.registry.policy import OFF, SIGNED, Policy
 from offload.registry.rebuild import rebuild
@@ -41,8 +50,8 @@ __all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "ClassRegistry", "Means")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
 AUTO, MANUAL = "auto", "manual"
+_BEGIN = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _TURNS = 20
 _SURE = 60.0  # seconds for which a version that was seen in the store is taken to be there
 
@@ -203,19 +212,26 @@ class ClassRegistry:
         """Return how the class stands to the latest version of its name in the store:
         ``untracked`` (there is none), ``synced`` or ``out_of_sync``.
         """
-        name, code_hash = self._pair(cls)
-        latest = self._latest(Names(name))
-        if latest is None:
-            return UNTRACKED
-        return SYNCED if latest.hash == code_hash else OUT_OF_SYNC
+        [standing] = self.standings([cls])
+        return standing.status
 
     def statuses(self) -> dict[str, str]:
         """Return the status of all that is registered, by name; in one round trip."""
-        pairs = [self._pair(obj) for obj in self.registered]
-        return {
-            name: UNTRACKED if latest is None else SYNCED if latest.hash == own else OUT_OF_SYNC
-            for (name, own), latest in zip(pairs, self._latests(pairs), strict=True)
-        }
+        return {each.name: each.status for each in self.standings()}
+
+    def standings(self, classes: Iterable[Any] | None = None) -> list[Standing]:
+        """Return how all that is registered, or *classes*, stand to the store, in one round trip.
+
+        Raises CodeRefused where the latest is none, or in mode ``signed`` is signed by nobody
+        trusted.
+        """
+        pairs = [self._pair(obj) for obj in (self.registered if classes is None else classes)]
+        names = [Names(name) for name, _ in pairs]
+        contents = self._storage.read(each.latest for each in names)
+        return [
+            Standing(*pair, None if content is None else self._read_latest(each, content))
+            for pair, each, content in zip(pairs, names, contents, strict=True)
+        ]
 
     # -- pushing
 
@@ -349,27 +365,67 @@ class ClassRegistry:
                 )
         return obj
 
-    def verify(self, name: str, code_hash: str | None = None) -> Record:
-        """Return the record of a version that this process would load; nothing of it runs.
+    def verify(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
+        """Return the record of a version that this process trusts; nothing of it runs.
 
-        Raises as `pull` does.
+        Raises as `pull` does, except WrongPython.
         """
-        return self._trusted_version(self.resolve(name, code_hash)).record
+        return self._trusted_version(self.resolve(name, code_hash, tag=tag)).record
+
+    def check(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
+        """Return the record of a version that this process would load, with all that it needs;
+        nothing of it runs. Raises as `pull` does.
+        """
+        asked = [self.resolve(name, code_hash, tag=tag)]
+        records: dict[Pair, Record] = {}
+        while asked:
+            pair = asked.pop()
+            if pair not in records:
+                records[pair] = record = self.verify(*pair)
+                self._check_python(record)
+                asked += record.needs
+        return next(iter(records.values()))
 
     # -- looking
+
+    def listing(self) -> list[Listed]:
+        """Return all that is in the store, by name. Nothing is said about whether to trust it."""
+        return listed(self._storage)
 
     def classes(self) -> dict[str, Record]:
         """Return the record of the latest version of every class, by name.
 
-        Nothing is said about whether to trust it.
+        Nothing is said about whether to trust it; one that cannot be read is left out.
         """
-        names = [each for each in self._storage.names() if each.endswith("/latest.json")]
-        found = {}
-        for name, content in zip(names, self._storage.read(names), strict=True):
-            if content is not None:
-                record = Record.from_bytes(content, name)
-                found[record.class_name] = record
-        return dict(sorted(found.items()))
+        return {each.name: each.latest for each in self.listing() if each.latest is not None}
+
+    def stored(self, name: str, code_hash: str) -> Stored:
+        """Return a version as it is in the store. Nothing is said about whether to trust it.
+
+        Raises UnknownClass, VersionMissing; CodeRefused if it is not what its record says.
+        """
+        names = Names(self.full_name(name))
+        [stored] = self._storage.get([(names.name, check_hash(code_hash))])
+        if stored is None:
+            raise self._missing(names, f"version {code_hash[:12]}")
+        return stored
+
+    def find_hash(self, name: str, meant: str) -> str:
+        """Return the hash of a version of which *meant* is the begin (8 digits or more), or a tag.
+
+        Raises UnknownClass; VersionMissing if it is none or may be several.
+        """
+        names = Names(self.full_name(name))
+        hashes = self._storage.hashes(names)
+        found = {each for each in hashes if _BEGIN.fullmatch(meant) and each.startswith(meant)}
+        if TAG.fullmatch(meant):
+            found |= {each for tag, each in self.tags(names.name).items() if tag == meant}
+        if not found:
+            raise self._missing(names, f"version or tag {meant!r:.70}")
+        if len(found) > 1:
+            shown = " or ".join(sorted(found))
+            raise VersionMissing(f"{meant!r} of {names.name} may be {shown}: say which")
+        return found.pop()
 
     def versions(self, name: str) -> list[Record]:
         """Return the records of all versions, the oldest first. Raises UnknownClass."""
@@ -396,16 +452,13 @@ class ClassRegistry:
         Raises VersionMissing, also where no source was pushed.
         """
         full = self.full_name(name)
-        stored = self._storage.get([(full, check_hash(a)), (full, check_hash(b))])
-        for code_hash, each in zip((a, b), stored, strict=True):
-            if each is None:
-                raise self._missing(Names(full), f"version {code_hash[:12]}")
+        first, second = self.stored(full, a), self.stored(full, b)
+        for each in (first, second):
             if not each.source:
                 raise VersionMissing(
-                    f"{full}@{code_hash[:12]} was pushed without its source; set "
+                    f"{full}@{each.record.hash[:12]} was pushed without its source; set "
                     "offload_ship_source where it is pushed"
                 )
-        first, second = (each for each in stored if each is not None)
         return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
 
     def full_name(self, name: str) -> str:
@@ -414,7 +467,7 @@ class ClassRegistry:
             return name
         known = {*self._registered, *(n for n, _ in self._loaded.pairs())}
         matches = {each for each in known if each.rpartition(".")[2] == name}
-        matches |= {each for each in self.classes() if each.rpartition(".")[2] == name}
+        matches |= {each.name for each in self.listing() if each.name.rpartition(".")[2] == name}
         if len(matches) > 1:
             raise UnknownClass(f"{name!r} may be {' or '.join(sorted(matches))}: say which")
         return matches.pop() if matches else name
@@ -522,24 +575,9 @@ class ClassRegistry:
         )
 
     def _version(self, name: str, code_hash: str) -> tuple[Names, Record]:
-        names = Names(self.full_name(name))
-        [stored] = self._storage.get([(names.name, check_hash(code_hash))])
-        if stored is None:
-            raise self._missing(names, f"version {code_hash[:12]}")
+        stored = self.stored(name, code_hash)
         self._check_there(stored)
-        return names, stored.record
-
-    def _latest(self, names: Names) -> Record | None:
-        [content] = self._storage.read([names.latest])
-        return content if content is None else self._read_latest(names, content)
-
-    def _latests(self, pairs: Iterable[Pair]) -> list[Record | None]:
-        names = [Names(name) for name, _ in pairs]
-        contents = self._storage.read(each.latest for each in names)
-        return [
-            None if content is None else self._read_latest(each, content)
-            for each, content in zip(names, contents, strict=True)
-        ]
+        return Names(stored.record.class_name), stored.record
 
     def _read_latest(self, names: Names, content: bytes) -> Record:
         record = self._pointed(content, names, names.latest, LATEST)
@@ -586,15 +624,18 @@ class ClassRegistry:
 
     def _made(self, stored: Stored, loader: Any) -> Any:
         record = stored.record
+        self._check_python(record)
         if record.python == python_tag():
             return load(stored.content, loader)
-        if not (self._means.ship_source and stored.source):
+        return rebuild(stored.source, record, loader)
+
+    def _check_python(self, record: Record) -> None:
+        if record.python != python_tag() and not (self._means.ship_source and record.source):
             raise WrongPython(
                 f"{record.class_name}@{record.hash[:12]} is the bytecode of {record.python}, and "
                 f"this is {python_tag()}: run both sides on one minor version of Python, push it "
                 "from this one, too, or set offload_ship_source on both sides"
             )
-        return rebuild(stored.source, record, loader)
 
     def _own(self, pair: Pair) -> Any:
         """Return the process' own class or function, if that is exactly this version."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from offload.digest import digest_of
 from offload.errors import CodeRefused, SerializationError
-from offload.registry.names import FOLDER, Names
+from offload.registry.names import FOLDER, Names, versions_in
 from offload.registry.record import VERSION, Record
 from offload.stores.base import PointerStore
 from offload.stores.checks import MAX_POINTER
@@ -107,9 +107,24 @@ class Storage:
             for (names, code_hash), content in zip(asked, found, strict=True)
         ]
 
+    def hashes(self, names: Names) -> list[str]:
+        """Return the hashes of all versions of a class."""
+        return versions_in(self.names(names.folder))
+
+    def heads(self, pointers: Iterable[str]) -> list[Record | None]:
+        """Return the records of versions by their pointers; None for one that is none."""
+        pointers = list(pointers)
+        found: list[Record | None] = []
+        for pointer, content in zip(pointers, self.read(pointers), strict=True):
+            try:
+                found.append(None if content is None else _split(pointer, content)[0])
+            except CodeRefused:
+                found.append(None)
+        return found
+
     def records(self, names: Names) -> list[Record]:
         """Return the records of all versions of a class, the oldest first."""
-        found = names.versions(self.names(names.folder))
+        found = [names.version(code_hash) for code_hash in self.hashes(names)]
         contents = zip(found, self.read(found), strict=True)
         records = [_split(name, content)[0] for name, content in contents if content is not None]
         return sorted(records, key=lambda record: record.created)

@@ -1,0 +1,107 @@
+"""What is in a store, and how what a process has stands to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from offload.errors import CodeRefused
+from offload.registry.names import FOLDER, Names, versions_in
+from offload.registry.record import LATEST, Record
+from offload.registry.storage import Storage
+
+__all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "Listed", "Standing", "listed")
+
+UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a class or function of this process stands to the store.
+
+    Attributes:
+        name: module and qualified name.
+        hash: of what this process has.
+        latest: the latest version of this name in the store; None if there is none.
+    """
+
+    name: str
+    hash: str
+    latest: Record | None
+
+    @property
+    def status(self) -> str:
+        """``untracked``, ``synced`` or ``out_of_sync``."""
+        if self.latest is None:
+            return UNTRACKED
+        return SYNCED if self.latest.hash == self.hash else OUT_OF_SYNC
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A class or function in a store. Nothing is said about whether to trust it.
+
+    Attributes:
+        versions: their hashes, in no order.
+        latest: None where it was not said which is the latest, or *broken*.
+        broken: why the pointer to the latest cannot be read; "" if it can.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    latest: Record | None
+    broken: str = ""
+
+
+def listed(storage: Storage) -> list[Listed]:
+    """Return all that is in a store, by name. Few round trips for any number."""
+    folders: dict[str, list[str]] = {}
+    for pointer in storage.names():
+        written = pointer[len(FOLDER) :].partition("/")[0]
+        folders.setdefault(f"{FOLDER}{written}/", []).append(pointer)
+    contents = storage.read(f"{folder}latest.json" for folder in folders)
+    latests = {
+        folder: _latest(folder, content)
+        for folder, content in zip(folders, contents, strict=True)
+        if content is not None
+    }
+    names = _names(storage, folders, latests)
+    found = [
+        Listed(names[folder], tuple(versions_in(pointers)), *latests.get(folder, (None, "")))
+        for folder, pointers in folders.items()
+    ]
+    return sorted(found, key=lambda each: each.name)
+
+
+def _latest(folder: str, content: bytes) -> tuple[Record | None, str]:
+    """Return the record, or why it is none."""
+    where = f"{folder}latest.json"
+    try:
+        record = Record.from_bytes(content, where)
+    except CodeRefused as exc:
+        return None, str(exc)
+    if Names(record.class_name).folder != folder or record.purpose != LATEST:
+        return (
+            None,
+            f"{where} holds {record.purpose} of {record.class_name}: it is in a wrong place",
+        )
+    return record, ""
+
+
+def _names(
+    storage: Storage,
+    folders: Mapping[str, list[str]],
+    latests: Mapping[str, tuple[Record | None, str]],
+) -> dict[str, str]:
+    """Return what is in each folder; a version says it where the folder's name does not."""
+    names = {folder: folder[len(FOLDER) : -1] for folder in folders}
+    names |= {folder: record.class_name for folder, (record, _) in latests.items() if record}
+    asked = {
+        folder: f"{folder}{versions[0]}.pkl"
+        for folder, name in names.items()
+        if "-" in name and (versions := versions_in(folders[folder]))
+    }
+    for folder, record in zip(asked, storage.heads(asked.values()), strict=True):
+        if record is not None and Names(record.class_name).folder == folder:
+            names[folder] = record.class_name
+    return names
