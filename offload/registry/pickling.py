@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import Enum
+from types import MemberDescriptorType
 from typing import Any, Protocol
 
 import cloudpickle
@@ -135,7 +137,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
             return super().reducer_override(obj)
         if obj is self._root:
             make, args, *rest = super().reducer_override(obj)
-            return (_skeleton, (*self._pair, make, _untracked(args)), *rest)
+            args = _untracked(args)
+            if not issubclass(obj, Enum):
+                args, rest = _with_its_form(obj, args, rest)
+            return (_skeleton, (*self._pair, make, args), *rest)
         if obj in self._scope:
             return reduce_pair(self._pair_of(obj))
         return super().reducer_override(obj)
@@ -150,6 +155,25 @@ def _untracked(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     *first, _tracker, extra = args
     return (*first, None, extra)
+
+
+def _with_its_form(
+    cls: type, args: tuple[Any, ...], rest: list[Any]
+) -> tuple[tuple[Any, ...], list[Any]]:
+    """Return what cloudpickle makes *cls* of, with what has to be known when it is made: its
+    slots, without which its instances would get a ``__dict__``, and its qualified name.
+    """
+    *first, names, tracker, extra = args
+    (attributes, slot_state), *more = rest
+    names = {**names, "__qualname__": cls.__qualname__}
+    if "__slots__" in attributes:
+        names["__slots__"] = attributes["__slots__"]
+        attributes = {
+            name: value
+            for name, value in attributes.items()
+            if name != "__slots__" and not isinstance(value, MemberDescriptorType)
+        }
+    return (*first, names, tracker, extra), [(attributes, slot_state), *more]
 
 
 @contextmanager
