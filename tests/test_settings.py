@@ -78,6 +78,22 @@ def test_keywords_come_first():
         ({"retry": {"max_retry": 5}}, r"offload_retry.*did you mean 'max_retries'"),
         ({"retry": {"max_retries": -1}}, r"offload_retry: -1"),
         ({"retry": {"interval_max": "x"}}, r"offload_retry: 'x'"),
+        ({"code": "on"}, r"offload_code: 'on'.*off, signed, trusted"),
+        ({"code": True}, r"offload_code: True"),
+        ({"code": "signed"}, r"offload_code is 'signed'.*offload_verify_keys"),
+        ({"code": "signed", "verify_keys": []}, r"offload_code is 'signed'.*offload_verify_keys"),
+        ({"code_allow": "shop.*"}, r"offload_code_allow: 'shop.\*' is refused: a list"),
+        ({"code_allow": [5]}, r"offload_code_allow"),
+        ({"code_allow": [""]}, r"offload_code_allow: ''"),
+        ({"code_allow": ["shop.A@"]}, r"offload_code_allow: 'shop.A@' is refused.*12 or more"),
+        ({"code_allow": ["shop.A@abc"]}, r"offload_code_allow: 'shop.A@abc'"),
+        ({"code_allow": ["@" + 12 * "a"]}, r"offload_code_allow: '@aaaaaaaaaaaa'"),
+        ({"code_allow": ["shop.A@" + 12 * "A"]}, r"offload_code_allow: 'shop.A@AAAAAAAAAAAA'"),
+        ({"code_allow": ["a@" + 12 * "a" + "\n"]}, r"offload_code_allow"),
+        ({"signing_key": b"ed25519:"}, r"offload_signing_key: ed25519:…, hmac:… or a PEM"),
+        ({"verify_keys": 5}, r"offload_verify_keys: a list of keys"),
+        ({"verify_keys": [None]}, r"offload_verify_keys: a list of keys"),
+        ({"ship_source": "yes"}, r"offload_ship_source: 'yes'.*True or False"),
     ),
 )
 def test_wrong_settings_are_refused(given, message):
@@ -109,6 +125,42 @@ def test_a_secret_is_not_shown():
     with pytest.raises(ConfigurationError) as caught:
         Settings(secret=(secret, "horse"))
     assert "horse" not in str(caught.value)
+
+
+def test_code_is_off_unless_it_is_set():
+    """Without a setting no code is loaded, none is signed, and no source is sent."""
+    settings = Settings()
+    assert (settings.code, settings.code_allow, settings.verify_keys) == ("off", (), ())
+    assert (settings.signing_key, settings.ship_source) == (None, False)
+
+
+def test_settings_of_code(tmp_path):
+    """They are read as all others; one key may stand for a list, and a path for a text."""
+    conf = {
+        "CELERY_OFFLOAD_CODE": "signed",
+        "CELERY_OFFLOAD_CODE_ALLOW": ["shop.*", "jobs.A@" + 12 * "a"],
+        "CELERY_OFFLOAD_SIGNING_KEY": tmp_path / "key.pem",
+        "CELERY_OFFLOAD_VERIFY_KEYS": {"key": "ed25519:…", "until": "2030-01-01"},
+        "CELERY_OFFLOAD_SHIP_SOURCE": True,
+    }
+    settings = Settings.read(conf, "CELERY", {})
+    assert (settings.code, settings.ship_source) == ("signed", True)
+    assert settings.code_allow == ("shop.*", "jobs.A@aaaaaaaaaaaa")
+    assert settings.signing_key == str(tmp_path / "key.pem")
+    assert settings.verify_keys == ({"key": "ed25519:…", "until": "2030-01-01"},)
+    assert Settings(code="signed", verify_keys="hmac:x").verify_keys == ("hmac:x",)
+    assert Settings(code="signed", signing_key="hmac:x").verify_keys == ()
+
+
+def test_keys_are_not_shown():
+    """No key stands in a repr or an error, also not one that verifies: it may be a secret."""
+    shown = repr(Settings(code="signed", signing_key="hmac:horse", verify_keys=["hmac:battery"]))
+    assert "horse" not in shown
+    assert "battery" not in shown
+    for given in ({"signing_key": b"horse"}, {"verify_keys": ["a", b"horse"]}):
+        with pytest.raises(ConfigurationError) as caught:
+            Settings(**given)
+        assert "horse" not in str(caught.value)
 
 
 def test_waiting():

@@ -17,12 +17,13 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
 from offload.errors import ConfigurationError
+from offload.settings.checks import is_number
 
 __all__ = ("Signer", "VerifyKey", "generate", "own_key", "signer", "verify_keys")
 
@@ -92,9 +93,17 @@ def own_key(signing_key: str | None) -> tuple[dict[str, Any], ...]:
 
 
 def verify_keys(given: Iterable[str | Mapping[str, Any]]) -> dict[str, VerifyKey]:
-    """Return keys by their id; raises ConfigurationError for what is no key."""
-    found = [_verify_key({"key": each} if isinstance(each, str) else each) for each in given]
-    return {key.id: key for key in found}
+    """Return keys by their id; raises ConfigurationError for what is no key.
+
+    One that is given twice has its first name and its earliest end.
+    """
+    found: dict[str, VerifyKey] = {}
+    for each in given:
+        key = _verify_key({"key": each} if isinstance(each, str) else each)
+        first = found.setdefault(key.id, key)
+        ends = [it.until for it in (first, key) if it.until is not None]
+        found[key.id] = replace(first, until=min(ends, default=None))
+    return found
 
 
 def generate() -> tuple[str, str]:
@@ -134,8 +143,10 @@ def _moment(where: str, until: Any) -> float | None:
         if isinstance(until, datetime):
             moment: datetime = until if until.tzinfo else until.replace(tzinfo=timezone.utc)
             return moment.timestamp()
-        if until is None or isinstance(until, (int, float)):
-            return None if until is None else float(until)
+        if until is None:
+            return None
+        if is_number(until):
+            return float(until)
     except ValueError:
         pass
     raise ConfigurationError(f"{where}: 'until' is a date as 2027-06-30, not {until!r}")
@@ -222,9 +233,10 @@ def _pem(where: str, path: str, *, private: bool) -> Any:
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as exc:
-        raise ConfigurationError(
-            f"{where}: a key is ed25519:…, hmac:… or the path of a PEM file that can be read"
-        ) from exc
+        why = getattr(exc, "strerror", None) or "it is no path"
+        raise ConfigurationError(  # without its cause, which shows a key that was misspelt
+            f"{where}: a key is ed25519:…, hmac:… or the path of a PEM file that can be read: {why}"
+        ) from None
     try:
         if private:
             return serialization.load_pem_private_key(content, password=None)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from offload.errors import CodeRefused
+from offload.errors import CodeRefused, ConfigurationError
 from offload.registry.keys import VerifyKey, verify_keys
 from offload.registry.record import Record
+from offload.settings.checks import patterns, refuse
 
 __all__ = ("OFF", "SIGNED", "TRUSTED", "Policy")
 
@@ -19,12 +20,19 @@ OFF, SIGNED, TRUSTED = "off", "signed", "trusted"
 class Policy:
     """Says of each version whether it may be loaded.
 
+    In mode ``signed`` a key vouches for what stands under a name and a hash, and for which
+    version is the latest. It does not vouch for its being the newest that ever was: whoever
+    writes to the store may put back a pointer to the latest that was signed before.
+
     Args:
         mode: ``off``: no code; ``signed``: what one of *keys* signed; ``trusted``: everything
-            that is in the store.
+            that is in the store, under whatever name and hash it is there.
         allow: patterns of names as `fnmatch` has them, each maybe with ``@`` and the begin of
             a hash (12 digits or more); nothing else may be loaded. Empty: all names.
         clock: seconds since 1970.
+
+    Raises ConfigurationError for another mode, for a pattern that is none, and for ``signed``
+    without keys.
     """
 
     def __init__(
@@ -35,11 +43,18 @@ class Policy:
         allow: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if mode not in (OFF, SIGNED, TRUSTED):
+            refuse("offload_code", mode, f"one of {OFF}, {SIGNED}, {TRUSTED}")
         self.mode = mode
         self._given = tuple(keys)
-        self._allow = tuple(allow)
+        self._allow = patterns("offload_code_allow", allow)
         self._clock = clock
         self._keys: dict[str, VerifyKey] | None = None
+        if mode == SIGNED and not self._given:
+            raise ConfigurationError(
+                "offload_code is 'signed', and there is no key to verify signatures by: set "
+                "offload_verify_keys"
+            )
 
     @property
     def keys(self) -> dict[str, VerifyKey]:
@@ -57,27 +72,51 @@ class Policy:
                 "(offload_code is 'off'); its operator may set it to 'signed' or 'trusted'"
             )
         if self._allow and not any(_matches(each, name, code_hash) for each in self._allow):
-            raise CodeRefused(f"{what} is not loaded: no pattern of offload_code_allow allows it")
+            raise CodeRefused(
+                f"{what} is not loaded: no pattern of offload_code_allow allows it; "
+                "add one if it is to run here"
+            )
 
     def check(self, record: Record) -> str:
         """Return who signed *record* ("" if nobody has to); raises CodeRefused."""
         self.check_name(record.class_name, record.hash)
         if self.mode == TRUSTED:
             return self.signed_by(record) or ""
+        return self.check_signature(record)
+
+    def check_signature(self, record: Record) -> str:
+        """Return whose key signed *record*; raises CodeRefused if none that counts did."""
         what = f"{record.purpose} of {record.class_name}@{record.hash[:12]}"
         if record.signature is None:
-            raise CodeRefused(f"{what} is not signed, and offload_code is 'signed'")
+            raise CodeRefused(
+                f"{what} is not signed, and has to be: push it where offload_signing_key is set"
+            )
         key = self.keys.get(record.signature.key)
         if key is None:
             raise CodeRefused(
                 f"{what} is signed by key {record.signature.key[:16]}, which is not among "
-                f"offload_verify_keys ({', '.join(self.keys) or 'empty'})"
+                f"offload_verify_keys ({', '.join(self.keys) or 'empty'}): add it if it is to be "
+                "trusted, or push with a key that is"
             )
         if key.is_expired(self._clock()):
-            raise CodeRefused(f"{what} is signed by key {key.name}, which has expired")
+            raise CodeRefused(
+                f"{what} is signed by key {key.name}, which has expired: push it with a newer one"
+            )
         if not self._is_good(key, record):
-            raise CodeRefused(f"{what}: the signature by key {key.name} is wrong; it was altered")
+            raise CodeRefused(
+                f"{what}: the signature by key {key.name} is wrong, so it was altered: find out "
+                "who writes to the store, and push it again"
+            )
         return key.name
+
+    def check_signer(self, key_id: str) -> None:
+        """Raise ConfigurationError if what this key signs from now on is worth nothing."""
+        key = self.keys.get(key_id)
+        if key is not None and key.is_expired(self._clock()):
+            raise ConfigurationError(
+                f"offload_signing_key is {key.name}, which has expired (offload_verify_keys): set "
+                "a newer one"
+            )
 
     def signed_by(self, record: Record) -> str | None:
         """Return the name of the key that signed *record*, also if it has expired; None if it is

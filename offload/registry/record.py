@@ -98,12 +98,12 @@ def _read(found: Any) -> Record:
         **found, needs=tuple((_text(n), check_hash(h)) for n, h in needs), signature=signature
     )
     record = replace(record, modules=tuple(map(_text, record.modules)))
+    for text in (record.class_name, record.python, record.kind, record.purpose, record.source):
+        _text(text)
     check_hash(record.hash)
     parse_digest(record.digest)
     if record.source:
         parse_digest(record.source)
-    for text in (record.class_name, record.python, record.kind, record.purpose):
-        _text(text)
     for number in (record.size, record.source_size):
         if type(number) is not int or not 0 <= number < 1 << 32:
             raise ValueError(f"{number!r} is no size")

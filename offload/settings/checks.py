@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from math import isfinite
 from typing import NoReturn
 
 from offload.errors import ConfigurationError
 
-__all__ = ("is_int", "is_number", "names", "refuse", "seconds", "unknown", "whole")
+__all__ = ("is_int", "is_number", "names", "patterns", "refuse", "seconds", "unknown", "whole")
+
+_PATTERN = re.compile(r"[^@]+(@[0-9a-f]{12,64})?", re.DOTALL)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -47,3 +50,12 @@ def names(where: str, value: object) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in value):
         refuse(where, value, "a list of names")
     return tuple(value)
+
+
+def patterns(where: str, value: object) -> tuple[str, ...]:
+    """Return patterns of names, each maybe with ``@`` and the begin of a hash."""
+    found = names(where, value)
+    for each in found:
+        if not _PATTERN.fullmatch(each):
+            refuse(where, each, "a pattern of names, maybe with @ and 12 or more digits of a hash")
+    return found

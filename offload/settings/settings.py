@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offload.errors import ConfigurationError
-from offload.settings.checks import is_int, names, refuse, seconds, unknown, whole
+from offload.settings.checks import is_int, names, patterns, refuse, seconds, unknown, whole
 from offload.settings.options import TaskOptions
 from offload.settings.retry import RetryPolicy
 
@@ -23,7 +23,6 @@ PREFETCHES = ("auto", "on", "off")
 VERIFICATIONS = ("none", "entry", "always")
 CODES = ("off", "signed", "trusted")
 MIN_SECRET = 16
-MIN_PIN = 12
 
 
 @dataclass(frozen=True)
@@ -163,21 +162,18 @@ class Settings:
             refuse("offload_retry", self.retry, "a dict like Celery's retry_policy")
 
     def _check_code(self, put: Callable[[str, object], None]) -> None:
-        put("code_allow", names("offload_code_allow", self.code_allow))
-        for pattern in self.code_allow:
-            pinned = pattern.partition("@")[2]
-            if not pattern.partition("@")[0] or ("@" in pattern and len(pinned) < MIN_PIN):
-                wanted = f"a pattern of names, maybe with @ and {MIN_PIN} digits of a hash or more"
-                refuse("offload_code_allow", pattern, wanted)
+        put("code_allow", patterns("offload_code_allow", self.code_allow))
         if isinstance(self.signing_key, os.PathLike):
             put("signing_key", os.fspath(self.signing_key))
         if self.signing_key is not None and not isinstance(self.signing_key, str):
             raise ConfigurationError("offload_signing_key: ed25519:…, hmac:… or a PEM file's path")
         keys = self.verify_keys
-        keys = (keys,) if isinstance(keys, (str, Mapping)) else tuple(keys or ())
-        if not all(isinstance(key, (str, Mapping)) for key in keys):
+        keys = (keys,) if isinstance(keys, (str, Mapping)) else keys
+        if not isinstance(keys, (list, tuple)) or not all(
+            isinstance(key, (str, Mapping)) for key in keys
+        ):
             raise ConfigurationError("offload_verify_keys: a list of keys, each a text or a dict")
-        put("verify_keys", keys)
+        put("verify_keys", tuple(keys))
         if self.code == "signed" and not keys and self.signing_key is None:
             raise ConfigurationError(
                 "offload_code is 'signed', and there is no key to verify signatures by: set "
