@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from offload.doctor import app as of_app
+from offload.doctor import classes as of_classes
 from offload.doctor import store as of_store
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.app import Offload
@@ -46,6 +47,9 @@ def examine(hook: Offload) -> Iterator[Examined]:
         yield Examined("store", Finding("error", str(exc)))
         return
     yield from _checked("node cache", partial(of_app.node_cache, hook))
+    yield from _checked(
+        "classes", partial(of_classes.keys, hook), partial(of_classes.registered, hook)
+    )
     for tier in tiers:
         checks: list[Check] = [partial(of_store.blobs, tier)]
         if tier is tiers[0]:

@@ -262,6 +262,8 @@ class Offload:
         """Raise ConfigurationError if a worker of the app must not start."""
         if self.settings.mode == "on":
             _ = self.store  # opened, not connected to: its server may be down now
+        if self.settings.code != "off":
+            self.classes.check_keys()
 
     @property
     def result_expires(self) -> float | None:

@@ -148,6 +148,11 @@ class ClassRegistry:
         """What may be loaded."""
         return self._means.policy
 
+    def check_keys(self) -> None:
+        """Raise ConfigurationError if a key that is configured cannot be used."""
+        _ = self.policy.keys
+        _ = self._means.signer
+
     # -- what is shipped
 
     @overload

@@ -163,6 +163,39 @@ def test_a_small_node_cache(tmp_path):
 # -- any store
 
 
+def test_code_that_nobody_signs_is_told():
+    """Whoever can write to the store can then run code on workers."""
+    _, hook = an_app(code="trusted")
+    hook._store = Watched()
+    assert [text.partition(":")[0] for text in found(hook, "warning", "error")] == ["classes"]
+
+
+def test_keys_that_cannot_be_read_are_an_error():
+    _, hook = an_app(code="signed", verify_keys=["ed25519:short"])
+    assert [text for text in found(hook, "error") if text.startswith("classes: ")]
+
+
+@pytest.mark.parametrize(("days", "said"), ((-1, "has expired"), (3, "expires in 3 days")))
+def test_a_key_that_ends_is_told(days, said):
+    """So that another can be given out before nothing is loaded any more."""
+    key = {"key": "hmac:0123456789abcdef", "name": "ci", "until": time.time() + days * 86400}
+    _, hook = an_app(code="signed", verify_keys=[key])
+    assert [text for text in found(hook, "warning") if f"key ci {said}" in text]
+
+
+def test_a_registered_class_that_is_not_in_the_store_is_told():
+    _, hook = an_app(code="trusted")
+    hook._store = Watched()
+
+    @hook.classes.register
+    class Registered:
+        pass
+
+    assert "Registered is untracked" in " ".join(found(hook, "info"))
+    hook.classes.push(Registered)
+    assert "1 registered classes are as in the store" in " ".join(found(hook, "ok"))
+
+
 def test_a_check_that_breaks_keeps_no_other_from_running():
     """An error nobody thought of is a finding, and all else is looked at."""
     store = Watched()
