@@ -82,6 +82,8 @@ def _written(name: str) -> str:
         c if _PLAIN.match(c) else "".join(f"-{b:02x}" for b in c.encode("utf-8", "surrogatepass"))
         for c in name
     )
+    if written in ("", ".", ".."):
+        written = written.replace(".", "-2e") or "-"
     if len(written) > _LONGEST:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         written = f"{written[: _LONGEST - 18]}--{digest}"

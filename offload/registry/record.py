@@ -67,6 +67,11 @@ class Record:
     signature: Signature | None = field(default=None)
 
     @property
+    def pair(self) -> tuple[str, str]:
+        """Name and hash."""
+        return self.class_name, self.hash
+
+    @property
     def signed_bytes(self) -> bytes:
         """What a signature covers: everything but itself, as JSON with sorted keys."""
         plain = asdict(replace(self, signature=None))

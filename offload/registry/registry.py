@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar, overload
+
+from celery import current_task
 
 from offload.counters import Counters
 from offload.digest import digest_of
@@ -39,7 +42,7 @@ from offload.registry.pickling import Pair, dump, load
 from offload.registry.policy import OFF, SIGNED, Policy
 from offload.registry.rebuild import rebuild
 from offload.registry.record import CLASS, FUNCTION, LATEST, Record, Signature, tagged
-from offload.registry.scope import Scope
+from offload.registry.scope import Scope, found
 from offload.registry.source import diff, source_of
 from offload.registry.storage import Storage, Stored
 from offload.stores import open_store
@@ -125,7 +128,7 @@ class ClassRegistry:
         self._clock = clock
         self._counters = counters or Counters()
         self._loaded = Loaded()
-        self._modules: set[str] = set()
+        self._modules: dict[str, str] = {}
         self._registered: dict[str, tuple[Any, str]] = {}
         self._known: dict[str, tuple[Any, Identity]] = {}
         self._stored: dict[Pair, float] = {}
@@ -173,7 +176,7 @@ class ClassRegistry:
         if obj is None:
             return lambda obj: self.register(obj, push=push)
         if isinstance(obj, ModuleType):
-            self._modules.add(obj.__name__)
+            self._modules[obj.__name__] = push
         else:
             self._registered[name_of(_checked(obj))] = (obj, push)
         return obj
@@ -190,7 +193,7 @@ class ClassRegistry:
     @property
     def shipped_modules(self) -> set[str]:
         """The modules in which something was registered."""
-        return self._modules | {obj.__module__ for obj, _ in self._registered.values()}
+        return set(self._modules) | {obj.__module__ for obj, _ in self._registered.values()}
 
     @property
     def scope(self) -> Scope:
@@ -241,7 +244,11 @@ class ClassRegistry:
     # -- pushing
 
     def persist_class(self, cls: Any) -> str:
-        """Store this version, and what it needs; leave the latest as it is. Return the hash."""
+        """Store this version, and what it needs; leave the latest as it is. Return the hash.
+
+        One that is there stays as it is, unless it lacks a signature that it has to have, or its
+        source.
+        """
         pair = self._pair(cls)
         self._persist(cls, pair)
         return pair[1]
@@ -249,23 +256,27 @@ class ClassRegistry:
     def push(self, cls: Any) -> str:
         """Store this version and make it the latest; return the hash. Again changes nothing."""
         pair = self._pair(cls)
+        record = self._persist(cls, pair)
         names = Names(pair[0])
-        [content] = self._storage.read([names.latest])
-        self._push(cls, pair, names, content)
+        [latest] = self._storage.read([names.latest])
+        if not self._is_latest(cls, pair, names, latest):
+            self._point(names.latest, record, LATEST, latest)
         return pair[1]
 
     def push_all(self, classes: Iterable[Any] | None = None) -> dict[str, str]:
         """Push all that is registered, or *classes*; return the hashes of those that changed.
 
-        What is up to date costs nothing but its part in one common round trip.
+        What the store says is the latest costs nothing but its part in one common round trip;
+        whether that version is still whole is looked at by `push` and `verify`.
         """
         pushed: dict[str, str] = {}
         objs = self.registered if classes is None else list(classes)
         pairs = [self._pair(obj) for obj in objs]
         names = [Names(name) for name, _ in pairs]
-        contents = self._storage.read(each.latest for each in names)
-        for obj, pair, each, content in zip(objs, pairs, names, contents, strict=True):
-            if self._push(obj, pair, each, content):
+        latests = self._storage.read(each.latest for each in names)
+        for obj, pair, each, latest in zip(objs, pairs, names, latests, strict=True):
+            if not self._is_latest(obj, pair, each, latest):
+                self._point(each.latest, self._persist(obj, pair), LATEST, latest)
                 pushed[pair[0]] = pair[1]
         return pushed
 
@@ -276,17 +287,15 @@ class ClassRegistry:
             return pair  # it came from the store
         pair = self._pair(obj)
         now = self._clock()
-        if not 0 <= now - self._stored.get(pair, -_SURE) < _SURE:
-            kept = self._registered.get(pair[0])
-            if kept is None or kept[0] is not obj:
-                self._persist(obj, pair)
-            elif kept[1] == AUTO:
+        before = self._stored.get(pair)
+        if before is None or not 0 <= now - before < _SURE:
+            push = self._push_of(obj)
+            if push == MANUAL:
+                self._check_pushed(pair)
+            elif push == AUTO and before is None:
                 self.push(obj)
-            elif self._storage.get([pair]) == [None]:
-                raise VersionMissing(
-                    f"{pair[0]}@{pair[1][:12]} was not pushed, and is registered with "
-                    "push='manual': run celery offload classes push, or registry.push(…)"
-                )
+            else:  # once only, or it would undo what others push, and rollbacks
+                self._persist(obj, pair)
             self._stored[pair] = now
         return pair
 
@@ -329,45 +338,58 @@ class ClassRegistry:
         if code_hash is not None:
             return self.full_name(name), check_hash(code_hash)
         names = Names(self.full_name(name))
-        self.policy.check_name(names.name, None)
+        with self._refusing():
+            self.policy.check_name(names.name, None)
         pointer = names.latest if tag is None else names.tag(tag)
         [content] = self._storage.read([pointer])
         if content is None:
             raise self._missing(names, f"tag {tag!r}" if tag else "latest version")
         record = self._pointed(content, names, pointer, LATEST if tag is None else tagged(tag))
-        self._trusted(record)
+        with self._refusing():
+            self.policy.check(record)
         return names.name, record.hash
 
     def load(self, name: str, code_hash: str) -> Any:
-        """Return the version of exactly this name and hash. Raises as `pull` does."""
+        """Return the version of exactly this name and hash. Raises as `pull` does.
+
+        Nothing of it runs before it may be loaded, and all other versions that it needs.
+        """
         pair = (name, code_hash)
-        there = self._loaded.find(pair) or self._own(pair)
+        there = self._there(pair)
         if there is not None:
             return there
         with self._loaded.one_at_a_time():
-            there = self._loaded.find(pair) or self._loaded.find_begun(pair)
-            return there if there is not None else self._load(pair)
+            if self._loaded.find(pair) is None:
+                loading = _Loading(self, self._there)
+                loading.load(name, code_hash)
+                for each, obj in loading.made.items():
+                    self._loaded.add(each, obj)
+            return self._loaded.find(pair)
 
-    def begin(self, name: str, code_hash: str, obj: Any) -> None:
-        """Take note of a version that is being read; for `offload.registry.pickling`."""
-        self._loaded.begin((name, code_hash), obj)
+    def begin(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002
+        """Raise CodeRefused: a value may name a version, and not bring it along."""
+        raise CodeRefused(f"{name}@{code_hash[:12]} is not loaded: it is within a value")
 
     def recover_class(self, name: str, code_hash: str) -> Any:
         """Return a version read anew from the store, and verified: its hash is *code_hash*.
 
         It is another class than the one `pull` returns. Raises as `pull` does, CodeRefused also
-        if it is not what its hash says.
+        if it is not what its hash says: that is found out when it was made, as only trusted code
+        is.
         """
-        stored = self._trusted_version((self.full_name(name), check_hash(code_hash)))
-        obj = _Fresh(self).load(stored.record.class_name, code_hash)
-        if stored.record.python == python_tag():
-            actual = identify(obj, Scope(stored.record.modules)).hash
-            if actual != code_hash:
-                raise CodeRefused(
-                    f"{stored.record.class_name}@{code_hash[:12]}: what is stored has the hash "
-                    f"{actual[:12]}; it was altered, or pushed by a version of offload that "
-                    "counts otherwise"
-                )
+        pair = self.full_name(name), check_hash(code_hash)
+        loading = _Loading(self, lambda _: None)
+        obj = loading.load(*pair)
+        record = loading.stored[pair][0].record
+        if record.python == python_tag():
+            actual = identify(obj, Scope(record.modules)).hash
+            with self._refusing():
+                if actual != code_hash:
+                    raise CodeRefused(
+                        f"{pair[0]}@{code_hash[:12]}: what is stored has the hash {actual[:12]}; "
+                        "it was altered, or pushed by a version of offload that counts otherwise: "
+                        "push it again"
+                    )
         return obj
 
     def verify(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
@@ -410,7 +432,8 @@ class ClassRegistry:
         Raises UnknownClass, VersionMissing; CodeRefused if it is not what its record says.
         """
         names = Names(self.full_name(name))
-        [stored] = self._storage.get([(names.name, check_hash(code_hash))])
+        with self._refusing():
+            [stored] = self._storage.get([(names.name, check_hash(code_hash))])
         if stored is None:
             raise self._missing(names, f"version {code_hash[:12]}")
         return stored
@@ -461,8 +484,8 @@ class ClassRegistry:
         for each in (first, second):
             if not each.source:
                 raise VersionMissing(
-                    f"{full}@{each.record.hash[:12]} was pushed without its source; set "
-                    "offload_ship_source where it is pushed"
+                    f"{full}@{each.record.hash[:12]} was pushed without its source: push it "
+                    "where offload_ship_source is set"
                 )
         return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
 
@@ -481,37 +504,113 @@ class ClassRegistry:
 
     def _pair(self, obj: Any) -> Pair:
         name = name_of(_checked(obj))
-        loaded = self._loaded.pair_of(obj)
         known = self._known.get(name)
         if known is None or known[0] is not obj or not known[1].holds():
-            if loaded is not None and known is None:
+            loaded = self._loaded.pair_of(obj)
+            if loaded is not None and (known is None or known[0] is not obj):
                 return loaded
             known = self._known[name] = (obj, identify(obj, self.scope))
         return name, known[1].hash
 
-    def _persist(self, obj: Any, pair: Pair) -> None:
-        """Store a version if it is not there, after those that it needs."""
-        asked = [(obj, pair)]
-        stored: list[Stored] = []
-        seen = {pair}
-        while asked:
-            obj, pair = asked.pop()
-            [there] = self._storage.get([pair])
-            if there is not None:
-                self._check_there(there)
-                continue
-            made, needed = self._dumped(obj, pair)
-            stored.append(made)
-            asked += [(each, its) for its, each in needed.items() if its not in seen]
-            seen.update(needed)
-        for each in reversed(stored):
-            if self._storage.put(each):
-                self._counters.add(classes_pushed=1)
-                logger.info("pushed %s", _shown(each.record))
+    def _push_of(self, obj: Any) -> str:
+        """Return how *obj* is to be pushed; "" if it was not registered."""
+        name = name_of(obj)
+        kept = self._registered.get(name)
+        if kept is not None and kept[0] is obj:
+            return kept[1]
+        module = obj.__module__ or ""
+        while module and found(obj.__module__, obj.__qualname__) is obj:
+            if module in self._modules:
+                return self._modules[module]
+            module = module.rpartition(".")[0]
+        return ""
 
-    def _check_there(self, stored: Stored) -> None:
+    def _check_pushed(self, pair: Pair) -> None:
+        with self._refusing():
+            [there] = self._storage.get([pair])
+        if there is None:
+            raise VersionMissing(
+                f"{pair[0]}@{pair[1][:12]} was not pushed to {self.store.url}, and is registered "
+                "with push='manual': run celery offload classes push, or registry.push(…)",
+                store=self.store.url,
+            )
+
+    def _persist(self, obj: Any, pair: Pair) -> Record:
+        """Store a version and those that it needs, as far as they are not there; return the
+        record of the first.
+        """
+        records: dict[Pair, Record] = {}
+        made: list[tuple[Stored, bytes | None]] = []
+        asked = {pair: obj}
+        while asked:
+            contents = self._storage.read(Names(name).version(h) for name, h in asked)
+            needed: dict[Pair, Any] = {}
+            for (its, each), content in zip(asked.items(), contents, strict=True):
+                there = self._good(each, its, content)
+                if there is None:
+                    stored, needs = self._dumped(each, its)
+                    made.append((stored, content))
+                    needed |= needs
+                records[its] = there or stored.record
+            asked = {its: each for its, each in needed.items() if its not in records}
+        for stored, content in reversed(made):
+            records[stored.record.pair] = self._put(stored, content)
+        return records[pair]
+
+    def _good(self, obj: Any, pair: Pair, content: bytes | None) -> Record | None:
+        """Return the record of a version that is stored as it should be, None if it is not."""
+        if content is None:
+            return None
+        try:
+            record = self._storage.stored(Names(pair[0]), pair[1], content).record
+            lack = self._lack(obj, record)
+        except CodeRefused as exc:
+            lack = str(exc)
+        if lack:
+            logger.warning("in place of what is in %s it is pushed: %s", self.store.url, lack)
+            return None
+        return record
+
+    def _lack(self, obj: Any, record: Record) -> str:
+        """Return what is wrong with a record of this version; "" if nothing is."""
+        known = record.signature is None or record.signature.key in self.policy.keys
+        if self.policy.mode == SIGNED or (self._means.signer is not None and known):
+            try:
+                self.policy.check_signature(record)
+            except CodeRefused as exc:
+                return str(exc)
+        if self._means.ship_source and not record.source:
+            scope = self.scope.including(obj.__module__)
+            if source_of(obj, scope, lambda it: self._loaded.pair_of(it) or self._pair(it)):
+                return f"{_shown(record)} is without its source"
+        return ""
+
+    def _put(self, stored: Stored, instead: bytes | None) -> Record:
+        """Store a version; return the record of what is there then: another may come first."""
+        record = stored.record
+        if self._storage.put(stored, instead):
+            self._counters.add(classes_pushed=1)
+            logger.info("pushed %s to %s", _shown(record), self.store.url)
+            return record
+        there = self.stored(*record.pair)
+        self._check_there(there.record)
+        return there.record
+
+    def _is_latest(self, obj: Any, pair: Pair, names: Names, content: bytes | None) -> bool:
+        if content is None:
+            return False
+        try:
+            record = self._pointed(content, names, names.latest, LATEST)
+        except CodeRefused as exc:
+            logger.warning("in its place this version is pushed: %s", exc)
+            return False
+        return record.hash == pair[1] and not self._lack(obj, record)
+
+    def _check_there(self, record: Record) -> None:
+        """Raise CodeRefused if what is there would be trusted nowhere."""
         if self.policy.mode == SIGNED:
-            self._trusted(stored.record)
+            with self._refusing():
+                self.policy.check_signature(record)
 
     def _dumped(self, obj: Any, pair: Pair) -> tuple[Stored, dict[Pair, Any]]:
         needed: dict[Pair, Any] = {}
@@ -549,21 +648,9 @@ class ClassRegistry:
                     "no offload_signing_key"
                 )
             return record
+        self.policy.check_signer(signer.id)
         value = signer.sign(record.signed_bytes).hex()
         return replace(record, signature=Signature(signer.id, value))
-
-    def _push(self, obj: Any, pair: Pair, names: Names, latest: bytes | None) -> bool:
-        if latest is not None:
-            record = self._pointed(latest, names, names.latest, LATEST)
-            if record.hash == pair[1]:
-                self._check_there(Stored(record, b""))
-                return False
-        self._persist(obj, pair)
-        [stored] = self._storage.get([pair])
-        if stored is None:
-            raise self._missing(names, f"version {pair[1][:12]}")
-        self._point(names.latest, stored.record, LATEST, latest)
-        return True
 
     def _point(
         self, pointer: str, record: Record, purpose: str, current: bytes | None = None
@@ -581,58 +668,68 @@ class ClassRegistry:
 
     def _version(self, name: str, code_hash: str) -> tuple[Names, Record]:
         stored = self.stored(name, code_hash)
-        self._check_there(stored)
+        self._check_there(stored.record)
         return Names(stored.record.class_name), stored.record
 
     def _read_latest(self, names: Names, content: bytes) -> Record:
         record = self._pointed(content, names, names.latest, LATEST)
-        self._check_there(Stored(record, b""))
+        self._check_there(record)
         return record
 
     def _pointed(self, content: bytes, names: Names, pointer: str, purpose: str) -> Record:
-        record = Record.from_bytes(content, pointer)
-        if record.class_name != names.name or record.purpose != purpose:
-            self._counters.add(classes_refused=1)
-            raise CodeRefused(
-                f"{pointer} holds {record.purpose} of {record.class_name}@{record.hash[:12]}: it "
-                "was put in the place of another"
-            )
+        with self._refusing():
+            record = Record.from_bytes(content, pointer)
+            if record.class_name != names.name or record.purpose != purpose:
+                raise CodeRefused(
+                    f"{pointer} holds {record.purpose} of {record.class_name}@{record.hash[:12]}: "
+                    f"it was put in the place of another; find out who writes to the store, and "
+                    f"push {names.name} again"
+                )
         return record
 
-    def _trusted(self, record: Record) -> str:
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Count and log what is refused within this, and have the error name the store."""
         try:
-            return self.policy.check(record)
-        except CodeRefused:
+            yield
+        except CodeRefused as exc:
+            url = self.store.url
             self._counters.add(classes_refused=1)
-            raise
+            logger.warning("refused, from %s%s: %s", url, _for_task(), exc)
+            raise CodeRefused(f"{exc} (in {url})", digest=exc.digest, store=url) from exc
 
     def _trusted_version(self, pair: Pair) -> Stored:
         """Return a version that may be loaded; nothing of it ran."""
-        try:
-            self.policy.check_name(*pair)
-            [stored] = self._storage.get([pair])
-        except CodeRefused:
-            self._counters.add(classes_refused=1)
-            raise
-        if stored is None:
-            raise self._missing(Names(pair[0]), f"version {pair[1][:12]}")
-        self._trusted(stored.record)
+        [(stored, _by)] = self._trusted_versions([pair])
         return stored
 
-    def _load(self, pair: Pair) -> Any:
-        stored = self._trusted_version(pair)
-        by = self.policy.check(stored.record)
-        obj = self._made(stored, self)
-        logger.info("loaded %s%s", _shown(stored.record), f", signed by {by}" if by else "")
-        self._counters.add(classes_loaded=1)
-        return self._loaded.add(pair, obj)
+    def _trusted_versions(self, pairs: list[Pair]) -> list[tuple[Stored, str]]:
+        """Return versions that may be loaded, and by whose key; nothing of them ran."""
+        with self._refusing():
+            for pair in pairs:
+                self.policy.check_name(*pair)
+            found = self._storage.get(pairs)
+        trusted = []
+        for pair, stored in zip(pairs, found, strict=True):
+            if stored is None:
+                raise self._missing(Names(pair[0]), f"version {pair[1][:12]}")
+            with self._refusing():
+                trusted.append((stored, self.policy.check(stored.record)))
+        return trusted
 
-    def _made(self, stored: Stored, loader: Any) -> Any:
+    def _there(self, pair: Pair) -> Any:
+        """Return a version that this process has, None if it has to be loaded."""
+        there = self._loaded.find(pair)
+        return there if there is not None else self._own(pair)
+
+    def _made(self, stored: Stored, by: str, loader: Any) -> Any:
         record = stored.record
-        self._check_python(record)
-        if record.python == python_tag():
-            return load(stored.content, loader)
-        return rebuild(stored.source, record, loader)
+        same = record.python == python_tag()
+        obj = load(stored.content, loader) if same else rebuild(stored.source, record, loader)
+        signed = f", signed by {by}" if by else ""
+        logger.info("loaded %s from %s%s%s", _shown(record), self.store.url, _for_task(), signed)
+        self._counters.add(classes_loaded=1)
+        return obj
 
     def _check_python(self, record: Record) -> None:
         if record.python != python_tag() and not (self._means.ship_source and record.source):
@@ -661,22 +758,43 @@ class ClassRegistry:
         )
 
 
-class _Fresh:
-    """Loads a version, and all that it needs, anew."""
+class _Loading:
+    """Loads a version and what it needs; nothing of it runs before all of it may be loaded.
 
-    def __init__(self, registry: ClassRegistry) -> None:
+    Attributes:
+        stored: what was read, and by whose key it is signed.
+        made: what was made of it.
+    """
+
+    def __init__(self, registry: ClassRegistry, there: Callable[[Pair], Any]) -> None:
         self._registry = registry
-        self._made: dict[Pair, Any] = {}
+        self._there = there
+        self.stored: dict[Pair, tuple[Stored, str]] = {}
+        self.made: dict[Pair, Any] = {}
 
     def load(self, name: str, code_hash: str) -> Any:
         pair = (name, code_hash)
-        if pair not in self._made:
-            stored = self._registry._trusted_version(pair)
-            self._made[pair] = self._registry._made(stored, self)
-        return self._made[pair]
+        there = self.made.get(pair)
+        there = there if there is not None else self._there(pair)
+        if there is not None:
+            return there
+        if pair not in self.stored:
+            self._read(pair)
+        self.made[pair] = self._registry._made(*self.stored[pair], self)
+        return self.made[pair]
 
     def begin(self, name: str, code_hash: str, obj: Any) -> None:
-        self._made[name, code_hash] = obj
+        self.made[name, code_hash] = obj
+
+    def _read(self, pair: Pair) -> None:
+        asked = [pair]
+        while asked:
+            found = self._registry._trusted_versions(asked)
+            self.stored.update(zip(asked, found, strict=True))
+            needs = {need: None for stored, _ in found for need in stored.record.needs}
+            asked = [it for it in needs if it not in self.stored and self._there(it) is None]
+        for stored, _ in self.stored.values():
+            self._registry._check_python(stored.record)
 
 
 def _checked(obj: Any) -> Any:
@@ -691,3 +809,8 @@ def _is_of(obj: Any, module: str) -> bool:
 
 def _shown(record: Record) -> str:
     return f"{record.kind} {record.class_name}@{record.hash[:12]}"
+
+
+def _for_task() -> str:
+    task = current_task._get_current_object()
+    return f" for task {task.name}[{task.request.id}]" if task is not None else ""

@@ -42,7 +42,7 @@ class Stored:
         ):
             raise CodeRefused(
                 f"{record.class_name}@{record.hash[:12]} was altered: its content is not what its "
-                "record says",
+                "record says; find out who writes to the store, and push it again",
                 digest=record.digest,
             )
 
@@ -73,8 +73,8 @@ class Storage:
 
     # -- versions
 
-    def put(self, stored: Stored) -> bool:
-        """Store a version; return whether it was not there."""
+    def put(self, stored: Stored, instead: bytes | None = None) -> bool:
+        """Store a version where *instead* is (None: nothing); return whether that was there."""
         record = stored.record
         names = Names(record.class_name)
         tail = record.to_bytes()
@@ -92,8 +92,15 @@ class Storage:
         for name, part in zip(
             names.more(record.hash, record.digest, len(more) + 1), more, strict=True
         ):
-            self.swap(name, None, bytes(part))
-        return self.swap(names.version(record.hash), None, bytes(body[:first]) + tail)
+            self._set(name, bytes(part))
+        return self.swap(names.version(record.hash), instead, bytes(body[:first]) + tail)
+
+    def _set(self, name: str, part: bytes) -> None:
+        """Set a pointer that nobody sets to anything else, unless it was altered."""
+        if not self.swap(name, None, part):
+            [there] = self.read([name])
+            if there != part:
+                self.swap(name, there, part)
 
     def get(self, versions: Iterable[tuple[str, str]]) -> list[Stored | None]:
         """Return versions by name and hash; None for one that is not there.
@@ -103,7 +110,7 @@ class Storage:
         asked = [(Names(name), code_hash) for name, code_hash in versions]
         found = self.read(names.version(code_hash) for names, code_hash in asked)
         return [
-            None if content is None else self._stored(names, code_hash, content)
+            None if content is None else self.stored(names, code_hash, content)
             for (names, code_hash), content in zip(asked, found, strict=True)
         ]
 
@@ -129,16 +136,20 @@ class Storage:
         records = [_split(name, content)[0] for name, content in contents if content is not None]
         return sorted(records, key=lambda record: record.created)
 
-    def _stored(self, names: Names, code_hash: str, content: bytes) -> Stored:
+    def stored(self, names: Names, code_hash: str, content: bytes) -> Stored:
+        """Return the version that a pointer's *content* is or begins; raises as `get` does."""
         record, body = _split(names.version(code_hash), content)
         if (record.class_name, record.hash, record.purpose) != (names.name, code_hash, VERSION):
             raise CodeRefused(
                 f"{names.version(code_hash)} holds {record.purpose} of {record.class_name}@"
-                f"{record.hash[:12]}: it was put in the place of another"
+                f"{record.hash[:12]}: it was put in the place of another; find out who writes to "
+                f"the store, and push {names.name} again"
             )
         size = record.size + record.source_size
         if size > LARGEST:
-            raise CodeRefused(f"{names.version(code_hash)} says that it has {size} bytes")
+            raise CodeRefused(
+                f"{names.version(code_hash)} says that it has {size} bytes; at most {LARGEST} are"
+            )
         count = 1 + math.ceil(max(0, size - len(body)) / MAX_POINTER)
         for part in self.read(names.more(code_hash, record.digest, count)):
             body += part or b""
