@@ -18,35 +18,18 @@ class Loaded:
 
     def __init__(self) -> None:
         self._versions: dict[Pair, Any] = {}
-        self._begun: PerProcess[dict[Pair, Any]] = PerProcess(dict)
         self._pairs: dict[int, tuple[Any, Pair]] = {}  # by id: classes may have odd hashes
         self._lock = PerProcess(threading.RLock)
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Let one thread load; others wait, and find what it loaded.
-
-        What was begun is given up if that fails.
-        """
+        """Let one thread load; others wait, and find what it loaded."""
         with self._lock.get():
-            begun = self._begun.get()
-            before = set(begun)
-            try:
-                yield
-            finally:
-                for pair in begun.keys() - before:
-                    del begun[pair]
+            yield
 
     def find(self, pair: Pair) -> Any:
         """Return a version that is loaded, None if it is not."""
         return self._versions.get(pair)
-
-    def find_begun(self, pair: Pair) -> Any:
-        """Return one that the calling thread has begun to load."""
-        return self._begun.get().get(pair)
-
-    def begin(self, pair: Pair, obj: Any) -> None:
-        self._begun.get()[pair] = obj
 
     def add(self, pair: Pair, obj: Any) -> Any:
         """Take a version; return it, or the one that was there before."""
