@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from offload.errors import CodeRefused
-from offload.registry.names import FOLDER, Names, versions_in
+from offload.registry.names import FOLDER, Names, tags_in, versions_in
 from offload.registry.record import LATEST, Record
 from offload.registry.storage import Storage
 
@@ -43,12 +43,14 @@ class Listed:
 
     Attributes:
         versions: their hashes, in no order.
+        tags: their names.
         latest: None where it was not said which is the latest, or *broken*.
         broken: why the pointer to the latest cannot be read; "" if it can.
     """
 
     name: str
     versions: tuple[str, ...]
+    tags: tuple[str, ...]
     latest: Record | None
     broken: str = ""
 
@@ -67,7 +69,12 @@ def listed(storage: Storage) -> list[Listed]:
     }
     names = _names(storage, folders, latests)
     found = [
-        Listed(names[folder], tuple(versions_in(pointers)), *latests.get(folder, (None, "")))
+        Listed(
+            names[folder],
+            tuple(versions_in(pointers)),
+            tuple(tags_in(pointers)),
+            *latests.get(folder, (None, "")),
+        )
         for folder, pointers in folders.items()
     ]
     return sorted(found, key=lambda each: each.name)

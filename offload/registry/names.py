@@ -22,13 +22,14 @@ from typing import Any
 
 from offload.errors import NotShippable
 
-__all__ = ("FOLDER", "TAG", "Names", "check_hash", "name_of", "versions_in")
+__all__ = ("FOLDER", "TAG", "Names", "check_hash", "name_of", "tags_in", "versions_in")
 
 FOLDER = "plugins/"
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_.]", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _VERSION = re.compile(r".*/([0-9a-f]{64})\.pkl", re.ASCII)
+_TAGGED = re.compile(rf".*/tags/({TAG.pattern})\.json", re.ASCII)
 _LONGEST = 100
 
 
@@ -50,6 +51,11 @@ def check_hash(code_hash: str) -> str:
 def versions_in(pointers: Iterable[str]) -> list[str]:
     """Return the hashes of the versions that are among the pointers of a class."""
     return [match[1] for pointer in pointers if (match := _VERSION.fullmatch(pointer))]
+
+
+def tags_in(pointers: Iterable[str]) -> list[str]:
+    """Return the tags that are among the pointers of a class."""
+    return [match[1] for pointer in pointers if (match := _TAGGED.fullmatch(pointer))]
 
 
 class Names:

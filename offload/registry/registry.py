@@ -37,7 +37,7 @@ from offload.registry.listing import (
     listed,
 )
 from offload.registry.loaded import Loaded
-from offload.registry.names import TAG, Names, check_hash, name_of
+from offload.registry.names import Names, check_hash, name_of
 from offload.registry.pickling import Pair, dump, load
 from offload.registry.policy import OFF, SIGNED, Policy
 from offload.registry.rebuild import rebuild
@@ -438,18 +438,25 @@ class ClassRegistry:
             raise self._missing(names, f"version {code_hash[:12]}")
         return stored
 
-    def find_hash(self, name: str, meant: str) -> str:
-        """Return the hash of a version of which *meant* is the begin (8 digits or more), or a tag.
+    def find_hash(self, name: str, meant: str, *, tags: bool = False) -> str:
+        """Return the hash of the version of which *meant* is the begin (8 digits or more).
+
+        Args:
+            tags: whether *meant* may be a tag, or ``latest``, too. Nothing is said about whether
+                to trust what that points to.
 
         Raises UnknownClass; VersionMissing if it is none or may be several.
         """
         names = Names(self.full_name(name))
         hashes = self._storage.hashes(names)
         found = {each for each in hashes if _BEGIN.fullmatch(meant) and each.startswith(meant)}
-        if TAG.fullmatch(meant):
+        if tags:
             found |= {each for tag, each in self.tags(names.name).items() if tag == meant}
         if not found:
-            raise self._missing(names, f"version or tag {meant!r:.70}")
+            what = f"version{' or tag' if tags else ''} {meant!r:.70}"
+            if not _BEGIN.fullmatch(meant):
+                what += " (of a hash 8 digits or more are wanted)"
+            raise self._missing(names, what)
         if len(found) > 1:
             shown = " or ".join(sorted(found))
             raise VersionMissing(f"{meant!r} of {names.name} may be {shown}: say which")
