@@ -403,15 +403,10 @@ class ClassRegistry:
         """Return the record of a version that this process would load, with all that it needs;
         nothing of it runs. Raises as `pull` does.
         """
-        asked = [self.resolve(name, code_hash, tag=tag)]
-        records: dict[Pair, Record] = {}
-        while asked:
-            pair = asked.pop()
-            if pair not in records:
-                records[pair] = record = self.verify(*pair)
-                self._check_python(record)
-                asked += record.needs
-        return next(iter(records.values()))
+        pair = self.resolve(name, code_hash, tag=tag)
+        loading = _Loading(self, lambda _: None)
+        loading.read(pair)
+        return loading.stored[pair][0].record
 
     # -- looking
 
@@ -786,14 +781,15 @@ class _Loading:
         if there is not None:
             return there
         if pair not in self.stored:
-            self._read(pair)
+            self.read(pair)
         self.made[pair] = self._registry._made(*self.stored[pair], self)
         return self.made[pair]
 
     def begin(self, name: str, code_hash: str, obj: Any) -> None:
         self.made[name, code_hash] = obj
 
-    def _read(self, pair: Pair) -> None:
+    def read(self, pair: Pair) -> None:
+        """Read a version and what it needs; raises as `ClassRegistry.pull` does."""
         asked = [pair]
         while asked:
             found = self._registry._trusted_versions(asked)
