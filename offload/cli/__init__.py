@@ -16,7 +16,12 @@ from offload.errors import OffloadError, StoreUnavailable
 
 __all__ = ("offload",)
 
-_NOUNS = ("doctor", "gc", "store")  # each a command of that name in a module of that name
+_NOUNS = (
+    "classes",
+    "doctor",
+    "gc",
+    "store",
+)  # each a command of that name in a module of that name
 
 
 class _Unavailable(click.ClickException):
@@ -38,8 +43,10 @@ class _Nouns(click.Group):
         try:
             return super().invoke(ctx)
         except OffloadError as exc:
+            from offload.cli.output import printable  # what is in a store may be in a message
+
             kind = _Unavailable if isinstance(exc, StoreUnavailable) else click.ClickException
-            raise kind(str(exc)) from exc
+            raise kind("\n".join(map(printable, str(exc).splitlines()))) from exc
 
 
 def _offload(_ctx: click.Context, **_preload: Any) -> None:

@@ -1,0 +1,93 @@
+"""What a command is asked about: which registry, and which of the classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from offload.cli.context import hook_of
+from offload.errors import UnknownClass
+from offload.registry.names import Names, name_of
+from offload.registry.registry import ClassRegistry
+
+__all__ = (
+    "as_json",
+    "begin",
+    "check_one",
+    "check_tag",
+    "name",
+    "names",
+    "registered",
+    "registry_of",
+    "tag",
+    "version",
+)
+
+_logger = logging.getLogger("offload.registry")
+
+
+def check_tag(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Return *value* if it can be a tag, or is None."""
+    try:
+        if value is not None:
+            Names("any").tag(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+    return value
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+begin = click.option(
+    "--hash", "begin", metavar="HASH", help="This version; 8 digits or more of its hash."
+)
+tag = click.option("--tag", callback=check_tag, help="The version of this tag.")
+name = click.argument("name")
+names = click.argument("names", nargs=-1, metavar="[NAME]...")
+
+
+def check_one(begin: str | None, tag: str | None) -> None:
+    """Raise UsageError if a version is asked for in two ways."""
+    if begin is not None and tag is not None:
+        raise click.UsageError("a version is asked for by --hash or by --tag, not by both")
+
+
+def version(registry: ClassRegistry, name: str, begin: str | None, tag: str | None) -> str:
+    """Return the hash that is meant: the latest's if neither is given, whoever signed it.
+
+    Raises UnknownClass, VersionMissing.
+    """
+    if begin is not None:
+        return registry.find_hash(name, begin)
+    return registry.find_hash(name, tag or "latest", tags=True)
+
+
+def registry_of(ctx: click.Context) -> ClassRegistry:
+    """Return the class registry of the app that ``celery -A`` names."""
+    if not _logger.handlers:
+        _logger.addHandler(logging.NullHandler())  # what is refused is told by the commands
+    return hook_of(ctx).classes
+
+
+def registered(registry: ClassRegistry, names: Iterable[str]) -> list[Any]:
+    """Return what is registered in this process under *names*, whole or short; all if none is
+    given. Raises UnknownClass.
+    """
+    here = {name_of(obj): obj for obj in registry.registered}
+    return [here[_full(here, name)] for name in dict.fromkeys(names)] or list(here.values())
+
+
+def _full(here: Iterable[str], name: str) -> str:
+    if name in here:
+        return name
+    found = sorted(each for each in here if each.rpartition(".")[2] == name)
+    if len(found) > 1:
+        raise UnknownClass(f"{name!r} may be {' or '.join(found)}: say which")
+    if not found:
+        raise UnknownClass(
+            f"{name!r} is not registered in this process: see ClassRegistry.register, and whether "
+            "the app imports the module that calls it"
+        )
+    return found[0]

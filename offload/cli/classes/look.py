@@ -1,0 +1,238 @@
+"""Commands that look: ``list``, ``show``, ``status`` and ``diff``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from offload.cli.classes import asked
+from offload.cli.classes.told import at, described, moment, short, signer, signer_json
+from offload.cli.output import print_json, print_rows, printable
+from offload.errors import CodeError, CodeRefused
+from offload.ref import human_size
+from offload.registry.listing import Listed, Standing
+from offload.registry.names import name_of
+from offload.registry.record import Record
+from offload.registry.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
+
+__all__ = ("diff", "list_", "show", "status")
+
+_COLUMNS = ("NAME", "LATEST", "VERSIONS", "STATUS", "PYTHON", "SIGNED BY")
+_REFUSED = "refused"
+
+
+@click.command("list")
+@asked.as_json
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """List all that is in the store.
+
+    STATUS is how this process' own class of that name stands to the latest, where it has
+    registered one. Nothing is verified but signatures; see `verify`.
+    """
+    registry = asked.registry_of(ctx)
+    own = {name_of(obj): registry.get_class_hash(obj) for obj in registry.registered}
+    found = registry.listing()
+    standings = {
+        each.name: Standing(each.name, own[each.name], each.latest)
+        for each in found
+        if each.name in own and not each.broken
+    }
+    if as_json:
+        print_json([_listed_json(registry, each, standings) for each in found])
+    elif found:
+        print_rows([_COLUMNS, *(_listed_row(registry, each, standings) for each in found)])
+    else:
+        click.echo(f"{registry.store.url} has no classes")
+
+
+def _listed_row(
+    registry: ClassRegistry, listed: Listed, standings: Mapping[str, Standing]
+) -> list[str]:
+    latest = listed.latest
+    status = standings[listed.name].status if listed.name in standings else "-"
+    row = [listed.name, "broken" if listed.broken else "-", str(len(listed.versions)), status]
+    if latest is None:
+        return [*row, "-", "-"]
+    row[1] = short(latest.hash)
+    return [*row, latest.python, signer(registry.policy, latest)]
+
+
+def _listed_json(
+    registry: ClassRegistry, listed: Listed, standings: Mapping[str, Standing]
+) -> dict[str, object]:
+    latest = listed.latest
+    return {
+        "name": listed.name,
+        "latest": latest and latest.hash,
+        "versions": sorted(listed.versions),
+        "tags": sorted(listed.tags),
+        "status": standings[listed.name].status if listed.name in standings else None,
+        "kind": latest and latest.kind,
+        "python": latest and latest.python,
+        "signature": latest and signer_json(registry.policy, latest),
+        "broken": listed.broken or None,
+    }
+
+
+@click.command()
+@asked.name
+@asked.begin
+@asked.tag
+@asked.as_json
+@click.pass_context
+def show(ctx: click.Context, name: str, begin: str | None, tag: str | None, as_json: bool) -> None:
+    """Show what is known of a class.
+
+    It is the latest version if none is asked for; where it was not said which that is, as of
+    classes that messages alone brought, the newest. "loads here" says whether a process with
+    these settings would load it, with all that it needs; nothing of it runs.
+    """
+    asked.check_one(begin, tag)
+    registry = asked.registry_of(ctx)
+    name = registry.full_name(name)
+    versions, tags = registry.versions(name), registry.tags(name)
+    if begin is None and tag is None and "latest" not in tags:
+        begin = versions[-1].hash
+    record = registry.stored(name, asked.version(registry, name, begin, tag)).record
+    why_not = _why_not(registry, name, None if begin is None else record.hash, tag)
+    if as_json:
+        print_json(
+            {
+                **described(registry.policy, record),
+                "tags": _tags_of(tags, record.hash),
+                "loads_here": not why_not,
+                "why_not": why_not or None,
+                "versions": [
+                    {"hash": each.hash, "created": moment(each.created), "python": each.python}
+                    for each in versions
+                ],
+            }
+        )
+    else:
+        _print(registry, record, versions, tags, why_not)
+
+
+def _why_not(registry: ClassRegistry, name: str, code_hash: str | None, tag: str | None) -> str:
+    try:
+        registry.check(name, code_hash, tag=tag)
+    except CodeError as exc:
+        return str(exc)
+    return ""
+
+
+def _tags_of(tags: Mapping[str, str], code_hash: str) -> list[str]:
+    return sorted(tag for tag, its in tags.items() if its == code_hash)
+
+
+def _print(
+    registry: ClassRegistry,
+    record: Record,
+    versions: list[Record],
+    tags: Mapping[str, str],
+    why_not: str,
+) -> None:
+    source = f", with {human_size(record.source_size)} of source" if record.source else ""
+    print_rows(
+        [
+            ("name", record.class_name),
+            ("kind", record.kind),
+            ("hash", short(record.hash)),
+            ("tags", ", ".join(_tags_of(tags, record.hash)) or "-"),
+            ("python", record.python),
+            ("created", moment(record.created)),
+            ("size", human_size(record.size) + source),
+            ("needs", ", ".join(at(*need) for need in record.needs) or "-"),
+            ("signed by", signer(registry.policy, record)),
+            ("loads here", f"no: {why_not}" if why_not else "yes"),
+        ]
+    )
+    click.echo("versions")
+    print_rows(
+        (
+            "",
+            short(each.hash),
+            moment(each.created),
+            each.python,
+            ", ".join(_tags_of(tags, each.hash)),
+        )
+        for each in versions
+    )
+
+
+@click.command()
+@asked.names
+@asked.as_json
+@click.pass_context
+def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+    """Compare what is registered with the store.
+
+    It ends with 1 if something is out of sync or untracked, or if what is in the store is
+    refused. Names look at those alone.
+    """
+    registry = asked.registry_of(ctx)
+    found = _compared(registry, asked.registered(registry, names))
+    counted = Counter(each["status"] for each in found)
+    if as_json:
+        not_synced = len(found) - counted[SYNCED]
+        print_json({"synced": counted[SYNCED], "not_synced": not_synced, "classes": found})
+    elif found:
+        print_rows((each["status"], at(each["name"], each["hash"]), _why(each)) for each in found)
+        click.echo(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
+    else:
+        click.echo("nothing is registered")
+    if counted[SYNCED] < len(found):
+        ctx.exit(1)
+
+
+def _compared(registry: ClassRegistry, objs: list[Any]) -> list[dict[str, Any]]:
+    try:
+        standings = registry.standings(objs)
+    except CodeRefused as exc:
+        if len(objs) > 1:  # one by one, to tell which are
+            return [each for obj in objs for each in _compared(registry, [obj])]
+        own = {"name": name_of(objs[0]), "hash": registry.get_class_hash(objs[0])}
+        return [{**own, "status": _REFUSED, "latest": None, "why": str(exc)}]
+    return [
+        {
+            "name": each.name,
+            "hash": each.hash,
+            "status": each.status,
+            "latest": each.latest and each.latest.hash,
+            "why": None,
+        }
+        for each in standings
+    ]
+
+
+def _why(found: dict[str, Any]) -> str:
+    if found["status"] == OUT_OF_SYNC:
+        return f"latest is {short(found['latest'])}"
+    return found["why"] or ""
+
+
+@click.command()
+@asked.name
+@click.argument("a")
+@click.argument("b")
+@asked.as_json
+@click.pass_context
+def diff(ctx: click.Context, name: str, a: str, b: str, as_json: bool) -> None:
+    """Show how the source of version B differs from that of A.
+
+    A and B are tags, "latest", or 8 digits or more of a hash.
+    """
+    registry = asked.registry_of(ctx)
+    name = registry.full_name(name)
+    old, new = (registry.find_hash(name, each, tags=True) for each in (a, b))
+    text = registry.diff(name, old, new)
+    if as_json:
+        print_json({"name": name, "a": old, "b": new, "diff": text})
+        return
+    for line in text.splitlines():
+        click.echo(printable(line.replace("\t", "    ")))
+    if not text and old != new:
+        click.echo("the sources are the same; values, defaults or the Python differ", err=True)

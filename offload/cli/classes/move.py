@@ -1,0 +1,104 @@
+"""Commands that change the store: ``push``, ``tag`` and ``rollback``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from offload.cli.classes import asked
+from offload.cli.classes.told import at, short
+from offload.cli.output import print_json, print_rows
+from offload.errors import CodeError
+from offload.registry.names import name_of
+from offload.registry.registry import ClassRegistry
+
+__all__ = ("push", "rollback", "tag")
+
+
+@click.command()
+@asked.names
+@click.option("--no-latest", is_flag=True, help="Store the versions, and leave the latest alone.")
+@asked.as_json
+@click.pass_context
+def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: bool) -> None:
+    """Push what is registered, or those of it that are named.
+
+    Each becomes the latest version of its name. Again changes nothing: what is up to date takes
+    its part in one common round trip.
+    """
+    registry = asked.registry_of(ctx)
+    objs = {name_of(obj): obj for obj in asked.registered(registry, names)}
+    changed = _persisted(registry, objs) if no_latest else set(registry.push_all(objs.values()))
+    hashes = {name: registry.get_class_hash(obj) for name, obj in objs.items()}
+    words = ("present", "stored") if no_latest else ("synced", "pushed")
+    if as_json:
+        print_json(
+            [
+                {"name": name, "hash": code_hash, "changed": name in changed}
+                for name, code_hash in hashes.items()
+            ]
+        )
+    elif objs:
+        print_rows((words[name in changed], at(name, hashes[name])) for name in objs)
+    else:
+        click.echo("nothing is registered")
+
+
+def _persisted(registry: ClassRegistry, objs: dict[str, Any]) -> set[str]:
+    """Store versions; return the names of those that were not there."""
+    there = {(each.name, code_hash) for each in registry.listing() for code_hash in each.versions}
+    return {name for name, obj in objs.items() if (name, registry.persist_class(obj)) not in there}
+
+
+@click.command()
+@asked.name
+@click.argument("tag", callback=asked.check_tag)
+@click.argument("begin", metavar="HASH")
+@asked.as_json
+@click.pass_context
+def tag(ctx: click.Context, name: str, tag: str, begin: str, as_json: bool) -> None:
+    """Give a version a tag, in place of the version that has it.
+
+    HASH is 8 digits or more of it.
+    """
+    registry = asked.registry_of(ctx)
+    name = registry.full_name(name)
+    code_hash = registry.find_hash(name, begin)
+    was = _stands_for(registry, name, tag)
+    registry.tag(name, tag, code_hash)
+    _print(name, tag, code_hash, was, as_json=as_json)
+
+
+@click.command()
+@asked.name
+@click.argument("begin", metavar="HASH")
+@asked.as_json
+@click.pass_context
+def rollback(ctx: click.Context, name: str, begin: str, as_json: bool) -> None:
+    """Make a version that is in the store the latest.
+
+    HASH is 8 digits or more of it.
+    """
+    registry = asked.registry_of(ctx)
+    name = registry.full_name(name)
+    code_hash = registry.find_hash(name, begin)
+    was = _stands_for(registry, name, "latest")
+    registry.rollback(name, code_hash)
+    _print(name, "latest", code_hash, was, as_json=as_json)
+
+
+def _stands_for(registry: ClassRegistry, name: str, tag: str) -> str | None:
+    """Return the hash that a tag stands for; None also if that cannot be read: it is replaced."""
+    try:
+        return registry.tags(name).get(tag)
+    except CodeError:
+        return None
+
+
+def _print(name: str, tag: str, code_hash: str, was: str | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, "tag": tag, "hash": code_hash, "was": was})
+        return
+    before = "" if was is None else "as it was" if was == code_hash else f"was {short(was)}"
+    print_rows([(tag, at(name, code_hash), before)])
