@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,11 +31,12 @@ class Loaded:
         """Return a version that is loaded, None if it is not."""
         return self._versions.get(pair)
 
-    def add(self, pair: Pair, obj: Any) -> Any:
-        """Take a version; return it, or the one that was there before."""
-        kept = self._versions.setdefault(pair, obj)
-        self._pairs[id(kept)] = (kept, pair)
-        return kept
+    def add(self, versions: Mapping[Pair, Any]) -> None:
+        """Take versions that refer to each other: all of them or none, also in a child that is
+        forked meanwhile.
+        """
+        self._pairs.update({id(obj): (obj, pair) for pair, obj in versions.items()})
+        self._versions.update(versions)
 
     def pair_of(self, obj: Any) -> Pair | None:
         """Return which version *obj* was loaded as; None if it was not."""

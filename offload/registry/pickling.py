@@ -18,16 +18,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
 from types import MemberDescriptorType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
-from celery import Celery, current_app
 
 from offload.errors import CodeRefused, SerializationError
+from offload.registry.apps import loading_for, own, what_of_celery
+from offload.registry.creation import check_creation
 from offload.registry.scope import Scope
 from offload.stores.processes import PerProcess
 
-__all__ = ("Loader", "Pair", "dump", "load", "loading", "reduce_pair")
+__all__ = ("Loader", "Pair", "dump", "load", "loading", "own_registry", "reduce_pair")
 
 Pair = tuple[str, str]
 """The name and hash of a version."""
@@ -36,7 +37,18 @@ _by_value_lock = PerProcess(threading.RLock)
 
 
 class Loader(Protocol):
-    """Where versions come from while something is read that refers to them."""
+    """Where versions come from while something is read that refers to them.
+
+    Attributes:
+        registry: the class registry that code refers to from now on.
+        app: the Celery app that it refers to; None: the current one.
+    """
+
+    @property
+    def registry(self) -> Any: ...
+
+    @property
+    def app(self) -> Any: ...
 
     def load(self, name: str, code_hash: str) -> Any:
         """Return a version."""
@@ -51,11 +63,12 @@ _loader: ContextVar[Loader | None] = ContextVar("offload_loader", default=None)
 @contextmanager
 def loading(loader: Loader) -> Iterator[None]:
     """Within this, pairs are resolved by *loader*."""
-    token = _loader.set(loader)
+    token, app_token = _loader.set(loader), loading_for.set(loader.app)
     try:
         yield
     finally:
         _loader.reset(token)
+        loading_for.reset(app_token)
 
 
 def reduce_pair(pair: Pair) -> tuple[Callable[..., Any], Pair]:
@@ -73,6 +86,8 @@ def dump(obj: Any, pair: Pair, scope: Scope, pair_of: Callable[[Any], Pair]) -> 
     Raises SerializationError if it depends on what cannot be pickled.
     """
     file = io.BytesIO()
+    if isinstance(obj, type):
+        check_creation(obj)
     try:
         with _by_value(scope):
             _Pickler(file, obj, pair, scope, pair_of).dump(obj)
@@ -106,6 +121,11 @@ def _current() -> Loader:
     return loader
 
 
+def own_registry() -> Any:
+    """Return the registry that loads what is being read."""
+    return _current().registry
+
+
 def _skeleton(name: str, code_hash: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     made = make(*args)
     _current().begin(name, code_hash, made)
@@ -131,8 +151,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         write = _REDUCERS.get(type(obj))
         if write is not None:
             return write(obj)
-        if isinstance(obj, Celery):
-            return _app, ()
+        celery = what_of_celery(obj)
+        if celery is not None:
+            return own, celery
         if not isinstance(obj, type):
             return super().reducer_override(obj)
         if obj is self._root:
@@ -166,7 +187,7 @@ def _with_its_form(
     *first, names, tracker, extra = args
     (attributes, slot_state), *more = rest
     names = {**names, "__qualname__": cls.__qualname__}
-    if "__slots__" in attributes:
+    if "__slots__" in attributes and NamedTuple not in attributes.get("__orig_bases__", ()):
         names["__slots__"] = attributes["__slots__"]
         attributes = {
             name: value
@@ -189,11 +210,6 @@ def _by_value(scope: Scope) -> Iterator[None]:
         finally:
             for module in modules:
                 cloudpickle.unregister_pickle_by_value(module)
-
-
-def _app() -> Celery:
-    app: Celery = current_app._get_current_object()
-    return app
 
 
 def _cached(parameters: dict[str, Any], function: Any) -> Any:

@@ -20,13 +20,15 @@ from offload.digest import digest_of
 from offload.errors import (
     CodeRefused,
     ConfigurationError,
+    DeserializationError,
     NotShippable,
     OffloadError,
+    StoreUnavailable,
     UnknownClass,
     VersionMissing,
     WrongPython,
 )
-from offload.registry.identity import Identity, identify, python_tag
+from offload.registry.identity import identify, python_tag
 from offload.registry.keys import Signer, own_key, signer
 from offload.registry.listing import (
     OUT_OF_SYNC,
@@ -38,7 +40,8 @@ from offload.registry.listing import (
 )
 from offload.registry.loaded import Loaded
 from offload.registry.names import Names, check_hash, name_of
-from offload.registry.pickling import Pair, dump, load
+from offload.registry.own import Own
+from offload.registry.pickling import Pair, dump, load, own_registry
 from offload.registry.policy import OFF, SIGNED, Policy
 from offload.registry.rebuild import rebuild
 from offload.registry.record import CLASS, FUNCTION, LATEST, Record, Signature, tagged
@@ -68,6 +71,7 @@ class Means:
         signing_key: signs what is pushed; None: nothing does.
         ship_source: whether source is pushed along, and used where the Python is another.
         retrying: calls what may be called twice again while the store is away.
+        app: the Celery app that code which is loaded refers to; None: the current one.
     """
 
     store: Store
@@ -75,6 +79,7 @@ class Means:
     signing_key: str | None = None
     ship_source: bool = False
     retrying: Callable[[Callable[[], Any]], Any] = lambda call: call()
+    app: Any = None
 
     @cached_property
     def signer(self) -> Signer | None:
@@ -130,7 +135,9 @@ class ClassRegistry:
         self._loaded = Loaded()
         self._modules: dict[str, str] = {}
         self._registered: dict[str, tuple[Any, str]] = {}
-        self._known: dict[str, tuple[Any, Identity]] = {}
+        self._own = Own()
+        self._along: set[str] = set()
+        self._looked_at: set[Pair] = set()
         self._stored: dict[Pair, float] = {}
 
     @cached_property
@@ -150,6 +157,20 @@ class ClassRegistry:
     def policy(self) -> Policy:
         """What may be loaded."""
         return self._means.policy
+
+    @property
+    def app(self) -> Any:
+        """The Celery app that code which is loaded refers to; None: the current one."""
+        return self._means.app
+
+    @property
+    def registry(self) -> ClassRegistry:
+        """This one; see `offload.registry.pickling.Loader`."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Be the registry that loads it, in code that is shipped: keys are not stored."""
+        return own_registry, ()
 
     def check_keys(self) -> None:
         """Raise ConfigurationError if a key that is configured cannot be used."""
@@ -202,10 +223,22 @@ class ClassRegistry:
 
     def ships(self, obj: Any) -> bool:
         """Return whether a class or function is one that others cannot be expected to import."""
-        if isinstance(obj, type) and self._loaded.pair_of(obj) is not None:
+        return self.claims(obj) or obj in self.scope
+
+    def claims(self, obj: Any) -> bool:
+        """Return whether a class or function is shipped also where something else would do: what
+        is in ``__main__``, registered, referred to by what was registered, or loaded.
+        """
+        if self.scope.includes(obj.__module__) or self._loaded.pair_of(obj) is not None:
             return True
-        kept = self._registered.get(f"{obj.__module__}.{obj.__qualname__}")
-        return (kept is not None and kept[0] is obj) or obj in self.scope
+        name = f"{obj.__module__}.{obj.__qualname__}"
+        kept = self._registered.get(name)
+        return (kept is not None and kept[0] is obj) or name in self._along
+
+    @property
+    def can_push(self) -> bool:
+        """Whether what this process pushes can be signed, if it has to be."""
+        return self.policy.mode != SIGNED or self._means.signer is not None
 
     # -- hashes
 
@@ -256,11 +289,7 @@ class ClassRegistry:
     def push(self, cls: Any) -> str:
         """Store this version and make it the latest; return the hash. Again changes nothing."""
         pair = self._pair(cls)
-        record = self._persist(cls, pair)
-        names = Names(pair[0])
-        [latest] = self._storage.read([names.latest])
-        if not self._is_latest(cls, pair, names, latest):
-            self._point(names.latest, record, LATEST, latest)
+        self._push(cls, pair)
         return pair[1]
 
     def push_all(self, classes: Iterable[Any] | None = None) -> dict[str, str]:
@@ -282,22 +311,36 @@ class ClassRegistry:
 
     def ship(self, obj: Any) -> Pair:
         """Return name and hash of what is about to be sent, having made sure that it is stored."""
-        pair = self._loaded.pair_of(obj)
-        if pair is not None and self._known.get(pair[0], (None,))[0] is not obj:
-            return pair  # it came from the store
         pair = self._pair(obj)
+        if self._loaded.pair_of(obj) is not None:
+            return pair  # it came from the store
         now = self._clock()
         before = self._stored.get(pair)
         if before is None or not 0 <= now - before < _SURE:
-            push = self._push_of(obj)
-            if push == MANUAL:
-                self._check_pushed(pair)
-            elif push == AUTO and before is None:
-                self.push(obj)
-            else:  # once only, or it would undo what others push, and rollbacks
-                self._persist(obj, pair)
+            try:
+                self._ship(obj, pair, first=before is None)
+            except StoreUnavailable:
+                if before is None:
+                    raise
+                return pair  # it was there
             self._stored[pair] = now
         return pair
+
+    def _ship(self, obj: Any, pair: Pair, *, first: bool) -> None:
+        push = self._push_of(obj)
+        if push == MANUAL:
+            record = self._check_pushed(pair)
+        elif push == AUTO and first:
+            record = self._push(obj, pair)
+        else:  # once only, or it would undo what others push, and rollbacks
+            record = self._persist(obj, pair)
+        asked = [need for need in record.needs if need not in self._looked_at]
+        while asked:
+            found = self._storage.heads(Names(name).version(h) for name, h in asked)
+            self._along.update(name for name, _ in asked)
+            self._looked_at.update(asked)
+            needs = {need: None for each in found if each is not None for need in each.needs}
+            asked = [need for need in needs if need not in self._looked_at]
 
     def tag(self, name: str, tag: str, code_hash: str) -> None:
         """Give a version a tag, in place of the one that has it.
@@ -359,12 +402,10 @@ class ClassRegistry:
         if there is not None:
             return there
         with self._loaded.one_at_a_time():
-            if self._loaded.find(pair) is None:
-                loading = _Loading(self, self._there)
-                loading.load(name, code_hash)
-                for each, obj in loading.made.items():
-                    self._loaded.add(each, obj)
-            return self._loaded.find(pair)
+            loading = _Loading(self, self._there)
+            obj = loading.load(name, code_hash)
+            self._loaded.add(loading.made)
+            return obj
 
     def begin(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002
         """Raise CodeRefused: a value may name a version, and not bring it along."""
@@ -489,7 +530,13 @@ class ClassRegistry:
                     f"{full}@{each.record.hash[:12]} was pushed without its source: push it "
                     "where offload_ship_source is set"
                 )
-        return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
+        try:
+            return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
+        except (ValueError, TypeError, LookupError) as exc:
+            raise CodeRefused(
+                f"the source of {full}@{a[:12]} or @{b[:12]} in {self.store.url} is none",
+                store=self.store.url,
+            ) from exc
 
     def full_name(self, name: str) -> str:
         """Return the whole name for a short one. Raises UnknownClass if it is ambiguous."""
@@ -505,14 +552,7 @@ class ClassRegistry:
     # -- inside
 
     def _pair(self, obj: Any) -> Pair:
-        name = name_of(_checked(obj))
-        known = self._known.get(name)
-        if known is None or known[0] is not obj or not known[1].holds():
-            loaded = self._loaded.pair_of(obj)
-            if loaded is not None and (known is None or known[0] is not obj):
-                return loaded
-            known = self._known[name] = (obj, identify(obj, self.scope))
-        return name, known[1].hash
+        return self._loaded.pair_of(_checked(obj)) or self._own.pair(obj, self.scope)
 
     def _push_of(self, obj: Any) -> str:
         """Return how *obj* is to be pushed; "" if it was not registered."""
@@ -527,7 +567,15 @@ class ClassRegistry:
             module = module.rpartition(".")[0]
         return ""
 
-    def _check_pushed(self, pair: Pair) -> None:
+    def _push(self, obj: Any, pair: Pair) -> Record:
+        record = self._persist(obj, pair)
+        names = Names(pair[0])
+        [latest] = self._storage.read([names.latest])
+        if not self._is_latest(obj, pair, names, latest):
+            self._point(names.latest, record, LATEST, latest)
+        return record
+
+    def _check_pushed(self, pair: Pair) -> Record:
         with self._refusing():
             [there] = self._storage.get([pair])
         if there is None:
@@ -536,6 +584,7 @@ class ClassRegistry:
                 "with push='manual': run celery offload classes push, or registry.push(…)",
                 store=self.store.url,
             )
+        return there.record
 
     def _persist(self, obj: Any, pair: Pair) -> Record:
         """Store a version and those that it needs, as far as they are not there; return the
@@ -583,7 +632,7 @@ class ClassRegistry:
                 return str(exc)
         if self._means.ship_source and not record.source:
             scope = self.scope.including(obj.__module__)
-            if source_of(obj, scope, lambda it: self._loaded.pair_of(it) or self._pair(it)):
+            if source_of(obj, scope, self._pair):
                 return f"{_shown(record)} is without its source"
         return ""
 
@@ -618,7 +667,7 @@ class ClassRegistry:
         needed: dict[Pair, Any] = {}
 
         def pair_of(other: Any) -> Pair:
-            its = self._loaded.pair_of(other) or self._pair(other)
+            its = self._pair(other)
             needed[its] = other
             return its
 
@@ -722,12 +771,24 @@ class ClassRegistry:
     def _there(self, pair: Pair) -> Any:
         """Return a version that this process has, None if it has to be loaded."""
         there = self._loaded.find(pair)
-        return there if there is not None else self._own(pair)
+        if there is not None:
+            return there
+        registered = self._registered.get(pair[0], ())[:1]
+        return self._own.find(pair, registered, self.scope)
 
     def _made(self, stored: Stored, by: str, loader: Any) -> Any:
         record = stored.record
         same = record.python == python_tag()
-        obj = load(stored.content, loader) if same else rebuild(stored.source, record, loader)
+        try:
+            obj = load(stored.content, loader) if same else rebuild(stored.source, record, loader)
+        except OffloadError:
+            raise
+        except Exception as exc:
+            raise DeserializationError(
+                f"{_shown(record)} cannot be made here: {type(exc).__name__}: {exc}; what it "
+                "imports has to be installed, and its bases and metaclass have to make it as they "
+                "did before: without keywords, and before it has its attributes"
+            ) from exc
         signed = f", signed by {by}" if by else ""
         logger.info("loaded %s from %s%s%s", _shown(record), self.store.url, _for_task(), signed)
         self._counters.add(classes_loaded=1)
@@ -740,13 +801,6 @@ class ClassRegistry:
                 f"this is {python_tag()}: run both sides on one minor version of Python, push it "
                 "from this one, too, or set offload_ship_source on both sides"
             )
-
-    def _own(self, pair: Pair) -> Any:
-        """Return the process' own class or function, if that is exactly this version."""
-        for kept in (self._registered.get(pair[0]), self._known.get(pair[0])):
-            if kept is not None and self._pair(kept[0]) == pair:
-                return kept[0]
-        return None
 
     def _missing(self, names: Names, what: str) -> OffloadError:
         if any(True for _ in self._storage.names(names.folder)):
@@ -784,6 +838,14 @@ class _Loading:
             self.read(pair)
         self.made[pair] = self._registry._made(*self.stored[pair], self)
         return self.made[pair]
+
+    @property
+    def registry(self) -> ClassRegistry:
+        return self._registry
+
+    @property
+    def app(self) -> Any:
+        return self._registry.app
 
     def begin(self, name: str, code_hash: str, obj: Any) -> None:
         self.made[name, code_hash] = obj

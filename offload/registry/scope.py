@@ -27,13 +27,14 @@ class Scope:
     def __contains__(self, obj: Any) -> bool:
         """Return whether the class, function or module *obj* is shipped."""
         if isinstance(obj, type(sys)):
-            return self._has(obj.__name__)
+            return self.includes(obj.__name__)
         module = getattr(obj, "__module__", None)
         if isinstance(obj, type) and not obj.__flags__ & _HEAP_TYPE:
             return False
-        return self._has(module) or found(module, getattr(obj, "__qualname__", "")) is not obj
+        return self.includes(module) or found(module, getattr(obj, "__qualname__", "")) is not obj
 
-    def _has(self, module: str | None) -> bool:
+    def includes(self, module: str | None) -> bool:
+        """Return whether all of a module is shipped."""
         if module is None or module == "__main__":
             return True
         if not self.modules:

@@ -12,7 +12,8 @@ a tag, for everything else::
 Tags of other packages' types are read and written by the module that knows them,
 which is imported when the first one comes by.
 
-An object that stands in several places of a value arrives as several.
+A container that stands in several places of a value arrives as several; an instance of a
+shipped class as one, except where it is an item of a set or in a frame.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from offload.serializers.describe import type_name
 from offload.serializers.json import is_plain
 from offload.serializers.raw import Raw
 from offload.serializers.scalars import Node, NotData, text
+from offload.serializers.shipped import Found, Given
 
 __all__ = ("Node", "NotData", "Reader", "Tree", "Writer")
 
@@ -74,8 +76,9 @@ class Tree:
             raise NotData(f"it is nested too deep ({error})") from error
 
     def _encode(self, value: Any, writer: Writer) -> Payload:
-        head = orjson.dumps(writer.node(value))
-        return Payload(self.name, head, writer.buffers, type_name(value), writer.ships_code)
+        node, pairs = writer.node(value), writer.given.pairs
+        head = orjson.dumps({"shipped": [pairs, node]} if pairs else node)
+        return Payload(self.name, head, writer.buffers, type_name(value), bool(pairs))
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
         """Return the value, its arrays and frames built on the buffers."""
@@ -97,13 +100,13 @@ class Writer:
         spell_out: write item by item what else would be left to JSON as a whole.
 
     Attributes:
-        ships_code: whether something of *code* stands in the nodes written so far.
+        given: what of *code* stands in the nodes written so far.
         buffers: the memory that the nodes written so far refer to.
     """
 
     def __init__(self, code: Code | None = None, *, spell_out: bool = False) -> None:
         self.code = code
-        self.ships_code = False
+        self.given = Given(code)
         self.buffers: list[memoryview] = []
         self.spell_out = spell_out
         self._depth = 0
@@ -119,7 +122,8 @@ class Writer:
             return write(self, value)
         package = kind.__module__.partition(".")[0]
         if package in _MODULES:
-            return {package: self._foreign(value, package)}
+            with self.given.apart():
+                return {package: self._foreign(value, package)}
         node = objects.write(value, self) if self.code is not None else None
         if node is not None:
             return node
@@ -179,7 +183,7 @@ class Reader:
     """Turns nodes back into values. Nodes may come from anyone."""
 
     def __init__(self, buffers: Sequence[memoryview], code: Code | None = None) -> None:
-        self.code = code
+        self.found = Found(code)
         self._buffers: list[memoryview | None] = list(buffers)
 
     def value(self, node: Node) -> Any:
@@ -265,8 +269,11 @@ def _write_dict(writer: Writer, value: dict[Any, Any]) -> Node:
 
 def _write_set(writer: Writer, value: set[Any] | frozenset[Any]) -> Node:
     # Sorted by what they look like written, as sets have no order of their own.
-    items = list(value)
-    return {type(value).__name__: sorted(writer.items(items, items), key=orjson.dumps)}
+    nodes: list[Node] = []
+    for item in value:
+        with writer.given.apart():
+            nodes += writer.items([item], [item])
+    return {type(value).__name__: sorted(nodes, key=orjson.dumps)}
 
 
 _WRITERS: dict[type, Callable[[Writer, Any], Node]] = {

@@ -1,0 +1,45 @@
+"""What of Celery code refers to: it gets that of the process in which it is loaded.
+
+So the settings of an app, its passwords among them, are never stored.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+from celery import Celery, Task, current_app
+from celery.app.utils import Settings
+from celery.backends.base import Backend
+
+__all__ = ("loading_for", "own", "own_app", "what_of_celery")
+
+_KINDS = (Celery, Task, Settings, Backend)
+
+loading_for: ContextVar[Any] = ContextVar("offload_loading_for", default=None)
+"""The app that code is loaded for; None: the current one."""
+
+
+def what_of_celery(obj: Any) -> tuple[str, str] | None:
+    """Return what *obj* is of an app, and its name; None if it is nothing of one."""
+    if isinstance(obj, type) or not isinstance(obj, _KINDS):
+        return None
+    if isinstance(obj, Task):
+        return "task", obj.name
+    if isinstance(obj, Celery):
+        return "app", ""
+    return ("conf", "") if isinstance(obj, Settings) else ("backend", "")
+
+
+def own_app() -> Any:
+    """Return the app that code is being loaded for."""
+    app = loading_for.get()
+    return current_app._get_current_object() if app is None else app
+
+
+def own(what: str, name: str) -> Any:
+    """Return what this process has for what `what_of_celery` said."""
+    app = own_app()
+    if what == "app":
+        return app
+    return app.tasks[name] if what == "task" else getattr(app, what)

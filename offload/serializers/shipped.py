@@ -1,0 +1,101 @@
+"""What of shipped code a tree names, and which instances come in it more than once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from offload.errors import DeserializationError
+from offload.serializers.base import Code
+from offload.serializers.scalars import Node, text
+
+__all__ = ("Found", "Given")
+
+
+class Given:
+    """What a writer has met.
+
+    Attributes:
+        pairs: names and hashes, in the order in which they were met.
+    """
+
+    def __init__(self, code: Code | None) -> None:
+        self._code = code
+        self.pairs: list[tuple[str, str]] = []
+        self._places: dict[int, tuple[int | None, Any]] = {}  # by id, which lives as long
+        self._bodies: dict[int, tuple[list[Node], Any]] = {}
+        self._numbers = 0
+
+    def place(self, obj: Any) -> int | None:
+        """Return where a class or function stands among `pairs`; None if it is not shipped."""
+        if self._code is None:
+            return None
+        place, _ = self._places.get(id(obj), (-1, None))
+        if place == -1:
+            pair = self._code.shipped(obj)
+            place = None if pair is None else len(self.pairs)
+            if pair is not None:
+                self.pairs.append(pair)
+            self._places[id(obj)] = place, obj
+        return place
+
+    def again(self, value: Any) -> Node | None:
+        """Return the node of an instance that was met before, None if it was not."""
+        body, _ = self._bodies.get(id(value), (None, None))
+        if body is None:
+            return None
+        if not body[2]:
+            self._numbers += 1
+            body[2] = self._numbers
+        return {"again": body[2]}
+
+    def remember(self, value: Any, body: list[Node]) -> None:
+        """Take note of an instance, and of its node's body, which may be incomplete."""
+        self._bodies[id(value)] = body, value
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within this, nothing is what was met outside, and nothing is outside what was met here.
+
+        For what is put in another order, or is read by other packages.
+        """
+        before, self._bodies = self._bodies, {}
+        try:
+            yield
+        finally:
+            self._bodies = before
+
+
+class Found:
+    """What a reader has met."""
+
+    def __init__(self, code: Code | None) -> None:
+        self._code = code
+        self._pairs: list[Node] = []
+        self._loaded: dict[int, Any] = {}
+        self._made: dict[int, Any] = {}
+
+    def begin(self, pairs: Node) -> None:
+        """Take what the tree names."""
+        if self._pairs or type(pairs) is not list:
+            raise TypeError("not the names of what is shipped")
+        self._pairs = pairs
+
+    def load(self, place: Node) -> Any:
+        """Return the class or function that stands there."""
+        if place not in self._loaded:
+            if type(place) is not int or not 0 <= place < len(self._pairs):
+                raise ValueError("no such class or function")
+            name, code_hash = self._pairs[place]
+            if self._code is None:
+                raise DeserializationError(f"the value needs {text(name)[:100]}: shipped code")
+            self._loaded[place] = self._code.load(text(name), text(code_hash))
+        return self._loaded[place]
+
+    def remember(self, number: Node, made: Any) -> None:
+        if number:
+            self._made[number] = made
+
+    def again(self, number: Node) -> Any:
+        return self._made[number]
