@@ -1,17 +1,32 @@
-"""What happened in this process, counted."""
+"""What happened in this process, counted: in all, and by task and argument."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
-__all__ = ("NAMES", "Counters")
+from offload.errors import (
+    BlobMissing,
+    CodeError,
+    IntegrityError,
+    SerializationError,
+    StoreUnavailable,
+)
+
+__all__ = ("BOUNDS", "NAMES", "OTHER", "STEPS", "Counted", "Counters")
 
 NAMES = {
     "values_seen": "arguments and results looked at that were not certainly small",
     "values_offloaded": "values that travelled by reference",
     "bytes_offloaded": "serialised bytes of those values",
+    "bytes_deduplicated": "serialised bytes of those of which everything was in the store already",
     "values_deduplicated": "values of which everything was in the store already",
     "values_remembered": "immutable values that were not even hashed again",
     "blobs_uploaded": "blobs written to the store",
@@ -32,6 +47,12 @@ NAMES = {
     "outage_inline": "values sent in the message because the store was away",
     "refs_refused": "references refused: forged, changed, or of another app",
     "releases_failed": "values that were not released early, and end by their retention",
+    "errors_unavailable": "values not stored or fetched because the store was away",
+    "errors_missing": "values that were not in the store any more",
+    "errors_altered": "values that were altered in the store",
+    "errors_serialising": "values that could not be carried, or were too large",
+    "errors_code": "values whose class could not be shipped or loaded",
+    "errors_other": "values that failed for other reasons",
     "store_retries": "store calls tried again",
     "task_retries": "tasks sent again because the store was away",
     "classes_pushed": "versions of classes and functions written to the store",
@@ -44,6 +65,51 @@ NAMES = {
 """Every counter and what it counts."""
 
 
+STEPS = {
+    "serialise": "making bytes of a value",
+    "hash": "naming its content",
+    "upload": "asking the store for it, and writing what is missing",
+    "fetch": "reading it from the store or the node cache",
+    "decode": "making a value of bytes",
+}
+"""What is timed."""
+
+BOUNDS = (0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096, 16.384)
+"""Seconds up to which each but the last of a step's times are counted together."""
+
+OTHER = "(other)"
+"""The task of what is counted when there are too many."""
+
+_MOST = 1000
+
+
+_ERRORS = (
+    (StoreUnavailable, "errors_unavailable"),
+    (BlobMissing, "errors_missing"),
+    (IntegrityError, "errors_altered"),
+    (SerializationError, "errors_serialising"),
+    (CodeError, "errors_code"),
+    (Exception, "errors_other"),
+)
+
+
+class Counted(NamedTuple):
+    """What is counted apart.
+
+    Attributes:
+        name: one of `NAMES`; or of a step of `STEPS`: ``<step>_seconds_<number of its bound>`` and
+            ``<step>_microseconds``, which add up.
+        task, argument: "" where it is about none.
+    """
+
+    name: str
+    task: str = ""
+    argument: str = ""
+
+
+_about: ContextVar[tuple[str, str]] = ContextVar("offload_counted_about", default=("", ""))
+
+
 class Counters:
     """Named whole numbers that only rise, of one process; safe among threads."""
 
@@ -54,6 +120,7 @@ class Counters:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._apart: Counter[Counted] = Counter()
 
     def _mine(self) -> Counter[str]:
         """Return this process's counts.
@@ -64,17 +131,70 @@ class Counters:
             self._begin()
         return self._counts
 
+    @contextmanager
+    def about(self, task: str, argument: str = "") -> Iterator[None]:
+        """Within this, what is counted is counted for a task's argument."""
+        token = _about.set((task, argument))
+        try:
+            yield
+        finally:
+            _about.reset(token)
+
     def add(self, **amounts: int) -> None:
         """Raise each named counter; KeyError for a name that is not in `NAMES`."""
         counts = self._mine()
+        task, argument = _about.get()
         with self._lock:
             for name, amount in amounts.items():
                 if name not in NAMES:
                     raise KeyError(name)
-                counts[name] += amount
+                if amount:
+                    counts[name] += amount
+                    self._raise(Counted(name, task, argument), amount)
+
+    def failed(self, error: Exception) -> None:
+        """Count an error by its kind."""
+        name = next(name for kind, name in _ERRORS if isinstance(error, kind))
+        self.add(**{name: 1})
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Count how long this takes, if it ends well."""
+        begun = time.perf_counter()
+        yield
+        self.took(step, time.perf_counter() - begun)
+
+    def took(self, step: str, seconds: float) -> None:
+        """Count how long a step took; KeyError for one that is not in `STEPS`."""
+        if step not in STEPS:
+            raise KeyError(step)
+        self._mine()
+        task, _ = _about.get()
+        with self._lock:
+            self._raise(Counted(f"{step}_seconds_{bisect_left(BOUNDS, seconds)}", task), 1)
+            self._raise(Counted(f"{step}_microseconds", task), max(0, int(seconds * 1e6)))
+
+    def _raise(self, what: Counted, amount: int) -> None:
+        if what not in self._apart and len(self._apart) >= _MOST:
+            what = Counted(what.name, OTHER)
+        self._apart[what] += amount
 
     def snapshot(self) -> dict[str, int]:
         """Return all counters, those at zero as well."""
         counts = self._mine()
         with self._lock:
             return {name: counts[name] for name in NAMES}
+
+    def take(self) -> dict[Counted, int]:
+        """Return what was counted since this was called last."""
+        self._mine()
+        with self._lock:
+            taken, self._apart = self._apart, Counter()
+        return dict(taken)
+
+    def give_back(self, taken: Mapping[Counted, int]) -> None:
+        """Count again what was taken, as it could not be kept."""
+        self._mine()
+        with self._lock:
+            for what, amount in taken.items():
+                self._raise(what, amount)

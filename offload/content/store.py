@@ -167,8 +167,13 @@ class ContentStore:
         remembered = self.remembered(value, native=native, hold=hold)
         if remembered is not None:
             return remembered
-        payload = self.serializers.encode(value, native)
+        payload = self.serialise(value, native)
         return self.put_payload(payload, hold=hold, value=value, native=native)
+
+    def serialise(self, value: Any, native: str) -> Payload:
+        """Return *value* serialised, as `Registry.encode` does it."""
+        with self._counters.timed("serialise"):
+            return self.serializers.encode(value, native)
 
     def remembered(self, value: Any, *, native: str, hold: Hold) -> Ref[Any] | None:
         """Return a reference to immutable *value* if it was stored before and is there still.
@@ -191,6 +196,7 @@ class ContentStore:
             values_offloaded=1,
             bytes_offloaded=ref.size,
             values_deduplicated=1,
+            bytes_deduplicated=ref.size,
             values_remembered=1,
         )
         return self._signed(digests, ref.size, ref.serializer, ref.type, hold, ttl)
@@ -200,17 +206,20 @@ class ContentStore:
     ) -> Ref[Any]:
         """Store a serialised value; *value* is what it was made of, to remember it by."""
         self.check_size(payload)
-        packed = pack(payload)
+        with self._counters.timed("hash"):
+            packed = pack(payload)
         ttl = self._asked(hold)
         digests = packed.digests
-        missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl, hold.holder))
+        with self._counters.timed("upload"):
+            missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl, hold.holder))
+            if missing:
+                self._upload(packed, missing, ttl, payload.size)
         self._counters.add(
             values_offloaded=1,
             bytes_offloaded=payload.size,
             values_deduplicated=0 if missing else 1,
+            bytes_deduplicated=0 if missing else payload.size,
         )
-        if missing:
-            self._upload(packed, missing, ttl, payload.size)
         ref = self._signed(digests, payload.size, payload.serializer, payload.type, hold, ttl)
         if native:
             self._memo.remember(value, native, (ref, digests))
@@ -448,8 +457,10 @@ class ContentStore:
     def _fetch(self, ref: Ref[T]) -> T:
         cache, digest = self._cache, ref.digest
         if cache is None or digest is None or ref.size < SINGLE:
-            _, manifest = self._root(ref)
-            value = self._value(ref, manifest, self._body(ref, manifest, InMemory))
+            with self._counters.timed("fetch"):
+                _, manifest = self._root(ref)
+                body = self._body(ref, manifest, InMemory)
+            value = self._value(ref, manifest, body)
             self._counters.add(values_fetched=1, bytes_fetched=ref.size)
             return value
         with cache.turn(digest, ref.size) as turn:
@@ -464,8 +475,9 @@ class ContentStore:
                 else:
                     self._counters.add(cache_hits=1, cache_bytes=ref.size)
                     return value
-            root, manifest = self._root(ref)
-            body = self._body(ref, manifest, lambda m: turn.assembly(root, m))
+            with self._counters.timed("fetch"):
+                root, manifest = self._root(ref)
+                body = self._body(ref, manifest, lambda m: turn.assembly(root, m))
         self._counters.add(values_fetched=1, bytes_fetched=ref.size, cache_misses=1)
         return self._value(ref, manifest, body)
 
@@ -524,7 +536,8 @@ class ContentStore:
                 store=self.store.url,
             )
         head, buffers = manifest.split(body)
-        value: T = self.serializers.decode(ref.serializer, head, buffers)
+        with self._counters.timed("decode"):
+            value: T = self.serializers.decode(ref.serializer, head, buffers)
         return value
 
     def _gone(self, ref: Ref[Any], digest: str) -> BlobMissing:

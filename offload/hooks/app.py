@@ -23,6 +23,7 @@ from offload.hooks.observe import Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.prefetch import Prefetcher
 from offload.hooks.publish import amqp_class
+from offload.hooks.recorder import Recorder
 from offload.hooks.release import Releaser, redelivery_time
 from offload.hooks.results import hook_backend
 from offload.ref import Ref
@@ -167,7 +168,9 @@ class Offload:
         if self._store is None:
             # Opening connects to nothing, so threads that come first together may each do it.
             urls = store_urls(self.settings, self.app.conf)
-            self._store = open_store(urls, tier_sizes=self.settings.tier_sizes)
+            store = open_store(urls, tier_sizes=self.settings.tier_sizes)
+            self.recorder.ride(store)
+            self._store = store
         return self._store
 
     def __reduce__(self) -> Any:
@@ -217,6 +220,11 @@ class Offload:
             self.counters,
             cache=cache,
         )
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        """What writes this process' counters to the store."""
+        return Recorder(self.counters, self.settings.stats_interval)
 
     @cached_property
     def grace(self) -> float:

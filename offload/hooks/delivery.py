@@ -176,11 +176,14 @@ class Delivery:
         return Ref.unbound(text)
 
     def _get(self, ref: Ref[Any], path: Path, facts: TaskFacts) -> Any:
-        try:
-            return ref.get()
-        except OffloadError as exc:
-            where = label(path, facts.parameters)
-            raise described(exc, self.task.name, where) from exc
+        where = label(path, facts.parameters)
+        counters = self.hook.counters
+        with counters.about(self.task.name, where):
+            try:
+                return ref.get()
+            except OffloadError as exc:
+                counters.failed(exc)
+                raise described(exc, self.task.name, where) from exc
 
     def _wrap(self, facts: TaskFacts) -> None:
         """Give parameters annotated Ref one, also for what was small enough to be sent."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +110,20 @@ class Outgoing:
         self._keep([slot for slot in self.slots if slot.ref is not None and not slot.held])
         for slot in self.slots:
             if slot.ref is None:
-                try:
+                with self._counted(slot.task, slot.argument):
                     self._put(slot)
-                except OffloadError as exc:
-                    raise described(exc, slot.task, slot.argument) from exc
         self.slots = [slot for slot in self.slots if slot.ref is not None]
+
+    @contextmanager
+    def _counted(self, task: str, argument: str) -> Iterator[None]:
+        """Within this, what is counted and what goes wrong is about an argument."""
+        counters = self.hook.counters
+        with counters.about(task, argument):
+            try:
+                yield
+            except OffloadError as exc:
+                counters.failed(exc)
+                raise described(exc, task, argument) from exc
 
     def _check_inline(self) -> None:
         """Find out before anything is stored if what stays in the message cannot."""
@@ -307,10 +317,8 @@ class _Look:
         elif self._inline(argument):
             out.inline.append((self.task, argument, value))
         elif self.options.enabled:
-            try:
+            with out._counted(self.task, argument):
                 self._plain(value, path, argument, threshold)
-            except OffloadError as exc:
-                raise described(exc, self.task, argument) from exc
 
     def _inline(self, argument: str) -> bool:
         inline = self.options.inline or ()
@@ -340,6 +348,7 @@ class _Look:
                 values_offloaded=1,
                 bytes_offloaded=shared.size,
                 values_deduplicated=1,
+                bytes_deduplicated=shared.size,
                 values_remembered=1,
             )
             self._slot(path, argument, ref=shared)
@@ -348,7 +357,7 @@ class _Look:
         if remembered is not None:
             self._slot(path, argument, ref=remembered, held=True)
             return
-        payload = content.serializers.encode(value, out.native)
+        payload = content.serialise(value, out.native)
         content.check_size(payload)
         if payload.size >= threshold:
             self._slot(path, argument, payload=payload, value=value)

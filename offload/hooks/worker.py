@@ -234,13 +234,15 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
     if not (stored or passed_on) or isinstance(result, ResultBase):
         return
     native = task.backend.serializer if stored or request.chord else hook.app.conf.task_serializer
-    try:
-        if stored or request.chord:
-            _refuse_refs_within(result)
-        hold = _result_hold(hook, options, delivery, stored=stored)
-        ref = _result_ref(hook, options, result, native, hold)
-    except OffloadError as exc:
-        raise described(exc, task.name, "result") from exc
+    with hook.counters.about(task.name, "result"):
+        try:
+            if stored or request.chord:
+                _refuse_refs_within(result)
+            hold = _result_hold(hook, options, delivery, stored=stored)
+            ref = _result_ref(hook, options, result, native, hold)
+        except OffloadError as exc:
+            hook.counters.failed(exc)
+            raise described(exc, task.name, "result") from exc
     if ref is not None:
         delivery.keep_result(result, {native: ref})
         if not stored and not request.chord:
@@ -306,7 +308,7 @@ def _result_ref(
     content = hook.content
     if (remembered := content.remembered(result, native=native, hold=hold)) is not None:
         return remembered
-    payload = content.serializers.encode(result, native)
+    payload = content.serialise(result, native)
     content.check_size(payload)
     if payload.size >= threshold:
         return content.put_or_inline(payload, hold=hold, value=result, native=native)

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from offload.errors import ConfigurationError
-from offload.settings.checks import is_int, names, patterns, refuse, seconds, unknown, whole
+from offload.settings.checks import (
+    is_int,
+    is_number,
+    names,
+    patterns,
+    refuse,
+    seconds,
+    unknown,
+    whole,
+)
 from offload.settings.options import TaskOptions
 from offload.settings.retry import RetryPolicy
 
@@ -70,6 +79,8 @@ class Settings:
             and ``until`` (a date). What *signing_key* signs is accepted as well.
         ship_source: whether source is shipped along, and used where a version is of another
             Python.
+        stats_interval: seconds between two writings of a process' statistics to the store, along
+            with what it is asked anyway; 0: none are kept.
         verify: when the cache's files are verified, beyond what is read from a store,
             which always is: ``none``; ``entry`` (their roots at each use); ``always``.
     """
@@ -99,6 +110,7 @@ class Settings:
     signing_key: str | None = field(default=None, repr=False)
     verify_keys: tuple[str | Mapping[str, Any], ...] = field(default=(), repr=False)
     ship_source: bool = False
+    stats_interval: float = 10.0
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -135,6 +147,8 @@ class Settings:
             whole(f"offload_{name}", getattr(self, name), "a number of bytes from 0")
         seconds("offload_retention", self.retention)
         seconds("offload_grace", self.grace, "'grace'")
+        if not is_number(self.stats_interval) or self.stats_interval < 0:
+            refuse("offload_stats_interval", self.stats_interval, "a number of seconds from 0")
         if isinstance(self.cache, os.PathLike):
             put("cache", os.fspath(self.cache))
         if not isinstance(self.cache, str) or (

@@ -26,6 +26,7 @@ from offload.stores.checks import (
 )
 from offload.stores.findings import Finding
 from offload.stores.memory_places import Blob, Clock, Locks, MemoryPlaces
+from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.places import elsewhere
 from offload.stores.processes import PerProcess
 from offload.stores.urls import StoreURL
@@ -44,6 +45,7 @@ class MemoryStore:
         self.blobs = MemoryBlobs(self.url, clock, locks, blobs, self.places)
         self.pointers = MemoryPointers(locks)
         self.leases = MemoryLeases(clock, locks)
+        self.tallies = MemoryTallies()
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
         """Drop what has expired, and yield it."""

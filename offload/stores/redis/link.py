@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 from redis import Redis, RedisCluster
@@ -23,6 +24,7 @@ __all__ = ("Client", "Link", "Script", "script")
 Client = Redis | RedisCluster
 Command = Sequence[Any]
 _SCAN = 1000  # keys looked at by one SCAN
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ def script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+class Riding(Protocol):
+    """Gives a command that is sent along with others, and what it stands for."""
+
+    def due(self) -> tuple[Any, Command] | None: ...
+
+    def lost(self, what: Any) -> None: ...
+
+
 class Link:
     """The way to one Redis: a client in each process, made when it is first needed.
 
@@ -53,6 +63,7 @@ class Link:
     def __init__(self, connect: Callable[[], Client], url: str, prefix: str) -> None:
         self.url = url
         self.prefix = prefix
+        self._riding: Riding | None = None
         # A forked child does not even drop what it inherits: giving up a Cluster's client
         # takes its lock, which a thread of the parent's may have held at that moment.
         self._kept: list[Client] = []
@@ -87,13 +98,17 @@ class Link:
                 answers[at] = answer
         return [self._checked(answer) for answer in answers]
 
-    def keys(self, begin: str) -> Iterator[list[str]]:
-        """Yield the string keys that begin so, each once, in lists of up to a few thousand."""
+    def ride(self, riding: Riding) -> None:
+        """Send what *riding* gives along with the commands that are sent anyway."""
+        self._riding = riding
+
+    def keys(self, begin: str, *, kind: str = "string") -> Iterator[list[str]]:
+        """Yield the keys of a kind that begin so, each once, in lists of up to a few thousand."""
         pattern = re.sub(r"[*?\[\]\\]", r"\\\g<0>", begin) + "*"
         seen: set[bytes] = set()
         found: list[str] = []
         with driver_errors(self.url):
-            for key in self._client().scan_iter(match=pattern, count=_SCAN, _type="string"):
+            for key in self._client().scan_iter(match=pattern, count=_SCAN, _type=kind):
                 if key not in seen:
                     seen.add(key)
                     found.append(key.decode())
@@ -133,6 +148,20 @@ class Link:
     def _run(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []
+        due = self._riding.due() if self._riding is not None else None
+        if self._riding is None or due is None:
+            return self._sent(commands)
+        tally, extra = due
+        try:
+            *answers, own = self._sent([*commands, extra])
+        except BaseException:
+            self._riding.lost(tally)
+            raise
+        if isinstance(own, Exception):
+            logger.warning("%s takes no statistics: %s", self.url, own)
+        return answers
+
+    def _sent(self, commands: Sequence[Command]) -> list[Any]:
         client = self._client()
         with driver_errors(self.url):
             if not isinstance(client, RedisCluster):

@@ -12,6 +12,7 @@ from offload.stores.redis.leases import RedisLeases
 from offload.stores.redis.link import Client, Link
 from offload.stores.redis.places import RedisPlaces
 from offload.stores.redis.pointers import RedisPointers
+from offload.stores.redis.tallies import RedisTallies
 
 __all__ = ("RedisStore",)
 
@@ -26,7 +27,7 @@ class RedisStore:
         url: what errors and operators are shown; no credentials.
         prefix: what all keys begin with: ``<prefix>:blob:{<digest>}``,
             ``<prefix>:holds:{<digest>}``, ``<prefix>:place:{<digest>}``,
-            ``<prefix>:pointer:<name>``, ``<prefix>:lease:<name>``.
+            ``<prefix>:pointer:<name>``, ``<prefix>:lease:<name>``, ``<prefix>:{stats}…``.
     """
 
     def __init__(self, connect: Callable[[], Client], *, url: str, prefix: str = "offload") -> None:
@@ -36,6 +37,7 @@ class RedisStore:
         self.blobs = RedisBlobs(self._link, self.places)
         self.pointers = RedisPointers(self._link)
         self.leases = RedisLeases(self._link)
+        self.tallies = RedisTallies(self._link)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:  # noqa: ARG002
         """Do nothing: the server removes what has expired."""

@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 from offload.errors import ConfigurationError, StoreUnavailable
 from offload.stores.base import LeaseStore, PointerStore, Store, Swept
 from offload.stores.places import Places
+from offload.stores.tallies import Tallies
 from offload.stores.tiered.blobs import TieredBlobs
 from offload.stores.tiered.sweep import sweep
 from offload.stores.tiered.tier import Tier
@@ -71,6 +72,12 @@ class TieredStore:
     @property
     def leases(self) -> LeaseStore:
         return self._first.leases
+
+    @property
+    def tallies(self) -> Tallies:
+        """Those of the first tier. Raises AttributeError where it keeps none."""
+        tallies: Tallies = self._first.tallies  # type: ignore[attr-defined]
+        return tallies
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
         """Remove what nobody holds any more, and what expired in each tier; yield each.

@@ -1,0 +1,127 @@
+"""From a process's counters to the store's tallies."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from celery import signals
+
+from offload.counters import Counted, Counters
+from offload.errors import StoreError
+from offload.stores.base import Store
+from offload.stores.processes import PerProcess
+from offload.stores.tallies import LABEL, Tallied, Tallies, Tally
+
+__all__ = ("Recorder",)
+
+logger = logging.getLogger(__name__)
+
+_LONGEST = 200  # characters of a task's or argument's name
+
+
+class Recorder:
+    """Gives what was counted to a store, at most once in *interval* seconds.
+
+    It rides on what the store is asked anyway; `write` is for the end of a process. What was
+    counted since the last writing is lost if the process is killed.
+
+    Args:
+        clock: seconds that only rise.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        interval: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tallies: Tallies | None = None
+        self._counters = counters
+        self._interval = interval
+        self._clock = clock
+        self._clock = clock
+        begun = clock()
+        self._states = PerProcess(lambda: _State(begun + interval))
+
+    def ride(self, store: Store) -> None:
+        """Write to *store* from now on, and at the end of each process."""
+        if self._interval and isinstance(store, Tallied):
+            self._tallies = store.tallies
+            self._tallies.ride(self)
+            _recorders.add(self)
+
+    def due(self) -> Tally | None:
+        state = self._states.get()
+        if self._clock() < state.next or not state.lock.acquire(blocking=False):
+            return None
+        try:
+            state.next = self._clock() + self._interval
+            return self._next(state)
+        finally:
+            state.lock.release()
+
+    def lost(self, tally: Tally) -> None:
+        self._states.get().again.append(tally)
+
+    def write(self) -> None:
+        """Write what is left, now. If the store fails it is lost."""
+        state, tallies = self._states.get(), self._tallies
+        if tallies is None or state.again:  # the store was away just now
+            return
+        with state.lock:
+            left = [*iter(lambda: self._next(state), None)]
+        try:
+            for tally in left:
+                tallies.add(tally)
+        except StoreError as exc:
+            logger.info("some statistics are lost: %s", exc)
+
+    def _next(self, state: _State) -> Tally | None:
+        if state.again:
+            return state.again.pop()
+        taken = self._counters.take()
+        if not taken:
+            return None
+        state.number += 1
+        total: Counter[str] = Counter()
+        series: Counter[str] = Counter()
+        for what, amount in taken.items():
+            total[_text(what)] += amount
+            series[_text(what._replace(argument=""))] += amount
+        return Tally(state.process, state.number, total, series)
+
+
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _write_all(**_signal: Any) -> None:
+    for recorder in list(_recorders):
+        recorder.write()
+
+
+atexit.register(_write_all)
+signals.worker_process_shutdown.connect(_write_all, weak=False)  # children end without atexit
+
+
+class _State:
+    def __init__(self, now: float) -> None:
+        self.process = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self.number = 0
+        self.next = now
+        self.again: list[Tally] = []
+        self.lock = threading.Lock()
+
+
+def _text(what: Counted) -> str:
+    labels = (what.task[:_LONGEST], what.argument[:_LONGEST])
+    return LABEL.join((what.name, *(label.replace(LABEL, " ") for label in labels)))

@@ -1,0 +1,83 @@
+"""What is counted, in Redis: a hash for the total, and one for each minute, hour and day."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from offload.stores.redis.link import Link, script
+from offload.stores.tallies import FIELDS, Rider, Span, Tally
+
+__all__ = ("RedisTallies",)
+
+
+class RedisTallies:
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        # In a Cluster the part in braces chooses the slot.
+        self._key = f"{link.prefix}:{{stats}}"
+
+    def ride(self, rider: Rider) -> None:
+        self._link.ride(_Riding(rider, self))
+
+    def add(self, tally: Tally) -> None:
+        self._link.run_script(script("count"), [((self._key,), self.arguments(tally))])
+
+    def command(self, tally: Tally) -> tuple[str | int, ...]:
+        """Return the command that adds *tally*, to a server that may not know the script."""
+        return ("EVAL", script("count").text, 1, self._key, *self.arguments(tally))
+
+    @staticmethod
+    def arguments(tally: Tally) -> tuple[str | int, ...]:
+        total, series = _flat(tally.total), _flat(tally.series)
+        return (tally.process, tally.number, FIELDS, len(total), *total, *series)
+
+    def total(self) -> dict[str, int]:
+        return _read(self._link.run([("HGETALL", self._key)])[0])
+
+    def series(self, span: Span) -> dict[int, dict[str, int]]:
+        begin = f"{self._key}:{span}:"
+        keys = sorted(key for some in self._link.keys(begin, kind="hash") for key in some)
+        answers = self._link.run([("HGETALL", key) for key in keys])
+        return {
+            int(key[len(begin) :]): _read(answer) for key, answer in zip(keys, answers, strict=True)
+        }
+
+    def clear(self) -> None:
+        keys = [key for some in self._link.keys(f"{self._key}:", kind="hash") for key in some]
+        self._link.run([("UNLINK", key) for key in (self._key, *keys)])
+
+
+class _Riding:
+    """Makes commands of what a rider gives."""
+
+    def __init__(self, rider: Rider, tallies: RedisTallies) -> None:
+        self._rider = rider
+        self._tallies = tallies
+
+    def due(self) -> tuple[Tally, tuple[str | int, ...]] | None:
+        tally = self._rider.due()
+        return None if tally is None else (tally, self._tallies.command(tally))
+
+    def lost(self, tally: Tally) -> None:
+        self._rider.lost(tally)
+
+
+def _flat(amounts: Mapping[str, int]) -> list[str | int]:
+    return [part for pair in amounts.items() for part in pair]
+
+
+def _read(answer: object) -> dict[str, int]:
+    """Return a hash; what is no number in it (others wrote it) is left out."""
+    pairs = answer.items() if isinstance(answer, dict) else _pairs(answer)
+    found: dict[str, int] = {}
+    for name, amount in pairs:
+        try:
+            found[name.decode("utf-8", "replace")] = int(amount)
+        except ValueError:
+            continue
+    return found
+
+
+def _pairs(answer: object) -> list[tuple[bytes, bytes]]:
+    flat = list(answer) if isinstance(answer, (list, tuple)) else []
+    return list(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,187 @@
+"""From counters to a store's tallies: when, and that nothing is counted twice or lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from offload import Counters, Offload
+from offload.counters import BOUNDS, OTHER, Counted
+from offload.errors import BlobMissing, OffloadError, StoreUnavailable, ValueTooLarge
+from offload.hooks.recorder import Recorder
+from offload.stores import open_store
+from offload.stores.memory import MemoryStore
+from offload.stores.tallies import LABEL
+
+ROOT = Path(__file__).parents[2]
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def counters():
+    return Counters()
+
+
+@pytest.fixture
+def recorder(counters, clock):
+    return Recorder(counters, 10, clock=clock)
+
+
+def test_what_was_counted_is_due_once_in_an_interval(recorder, counters, clock):
+    counters.add(values_seen=1)
+    assert recorder.due() is None
+    clock.now += 10
+    tally = recorder.due()
+    assert tally is not None
+    assert tally.total == {LABEL.join(("values_seen", "", "")): 1}
+    counters.add(values_seen=1)
+    assert recorder.due() is None
+    clock.now += 10
+    assert recorder.due().number == tally.number + 1
+    clock.now += 10
+    assert recorder.due() is None  # nothing was counted since
+
+
+def test_what_was_lost_is_due_again_as_it_was(recorder, counters, clock):
+    """Under the same number, so that it counts once if it did arrive."""
+    counters.add(values_seen=1)
+    clock.now += 10
+    tally = recorder.due()
+    recorder.lost(tally)
+    counters.add(values_seen=1)
+    clock.now += 10
+    assert recorder.due() is tally
+    clock.now += 10
+    assert recorder.due().number == tally.number + 1
+
+
+def test_arguments_are_told_apart_in_the_total_and_tasks_in_the_series(recorder, counters, clock):
+    for argument in ("a", "b"):
+        with counters.about("shop.total", argument):
+            counters.add(values_seen=1)
+            counters.took("fetch", 0.002)
+    clock.now += 10
+    tally = recorder.due()
+    names = {tuple(text.split(LABEL)): amount for text, amount in tally.total.items()}
+    assert names["values_seen", "shop.total", "a"] == 1
+    assert names["fetch_seconds_1", "shop.total", ""] == 2
+    assert names["fetch_microseconds", "shop.total", ""] == 4000
+    series = {tuple(text.split(LABEL)): amount for text, amount in tally.series.items()}
+    assert series["values_seen", "shop.total", ""] == 2
+
+
+def test_the_end_of_a_process_writes_what_is_left(recorder, counters):
+    store = MemoryStore()
+    recorder.ride(store)
+    counters.add(values_seen=3)
+    recorder.write()
+    assert store.tallies.total() == {LABEL.join(("values_seen", "", "")): 3}
+    recorder.write()
+    assert store.tallies.total() == {LABEL.join(("values_seen", "", "")): 3}
+
+
+def test_names_cannot_break_the_account(recorder, counters, clock):
+    """Task names come from messages: separators in them are taken out, long ones are cut."""
+    with counters.about(f"a{LABEL}b", "x" * 1000):
+        counters.add(values_seen=1)
+    clock.now += 10
+    [text] = recorder.due().total
+    assert text == LABEL.join(("values_seen", "a b", "x" * 200))
+
+
+def test_too_many_tasks_are_counted_together(counters):
+    """A process's memory does not grow with the names that it meets."""
+    for number in range(3000):
+        with counters.about(f"task {number}"):
+            counters.add(values_seen=1)
+    taken = counters.take()
+    assert len(taken) <= 1001
+    assert sum(taken.values()) == 3000
+    assert taken[Counted("values_seen", OTHER)] == 2000
+    assert counters.take() == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    (
+        (StoreUnavailable("x"), "errors_unavailable"),
+        (BlobMissing("x"), "errors_missing"),
+        (ValueTooLarge("x"), "errors_serialising"),
+        (OffloadError("x"), "errors_other"),
+    ),
+)
+def test_errors_are_counted_by_kind(counters, error, name):
+    counters.failed(error)
+    assert {k: v for k, v in counters.snapshot().items() if v} == {name: 1}
+
+
+def test_every_time_has_its_bound(counters):
+    for seconds in (0, *BOUNDS, 1e9):
+        counters.took("decode", seconds)
+    taken = {what.name: amount for what, amount in counters.take().items()}
+    assert [taken[f"decode_seconds_{n}"] for n in range(len(BOUNDS) + 1)] == [2] + [1] * 8
+    with pytest.raises(KeyError):
+        counters.took("sleep", 1)
+
+
+def test_a_publisher_and_a_worker_are_added_up(redis):
+    """What is published in one process and executed in another stands in one account, by task
+    and argument; both write it when they end.
+    """
+    url = f"{redis.url}?prefix=recorder-{os.getpid()}"
+    script = f"""
+import sys
+from celery import Celery
+from offload import Offload
+app = Celery("counted", broker="memory://", backend="cache+memory://")
+offload = Offload(app, store={url!r}, cache="off")
+@app.task(name="take")
+def take(one, two=None):
+    return one
+if sys.argv[1] == "publish":
+    for _ in range(3):
+        take.delay("x" * 100_000, two=["y"] * 100_000)
+else:
+    take.apply(args=(offload.put("x" * 100_000),))
+"""
+    for side in ("publish", "run"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, side],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    total = {tuple(k.split(LABEL)): v for k, v in open_store(url).tallies.total().items()}
+    assert total["values_offloaded", "take", "one"] == 3
+    assert total["values_deduplicated", "take", "one"] == 2
+    assert total["bytes_offloaded", "take", "two"] > 3 * 100_000
+    assert total["values_fetched", "", ""] == 1  # a direct call is about no message's argument
+
+
+def test_statistics_can_be_switched_off(redis):
+    """With an interval of 0 nothing is written."""
+    url = f"{redis.url}?prefix=off-{os.getpid()}"
+    app = Celery("off", broker="memory://", set_as_current=False)
+    hook = Offload(app, store=url, stats_interval=0)
+    hook.put("x" * 100_000)
+    hook.recorder.write()
+    assert open_store(url).tallies.total() == {}

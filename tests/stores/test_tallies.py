@@ -1,0 +1,196 @@
+"""What is counted is added up exactly, from any number of processes, and stays bounded."""
+
+from __future__ import annotations
+
+import threading
+from itertools import count
+
+import fakeredis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offload.errors import StoreUnavailable
+from offload.stores import open_store
+from offload.stores import tallies as of_tallies
+from offload.stores.memory_tallies import MemoryTallies
+from offload.stores.redis.packer import PACKER
+from offload.stores.redis.store import RedisStore
+from offload.stores.tallies import LABEL, Tallied, Tally
+from offload.testing.servers import redis_client, redis_server
+from offload.testing.store import unique
+
+DIGEST = "b3:" + "0" * 64
+
+
+@pytest.fixture(params=["memory", "fake", "redis", "valkey", "cluster", "tiers"])
+def tallies(request, tmp_path):
+    kind = request.param
+    if kind == "memory":
+        return MemoryTallies()
+    if kind == "fake":
+        server = fakeredis.FakeServer()
+
+        def connect():
+            client = fakeredis.FakeRedis(server=server, protocol=2)
+            client.connection_pool.connection_kwargs["command_packer"] = PACKER
+            return client
+
+        return RedisStore(connect, url="redis://fake").tallies
+    prefix = f"prefix={unique().replace('/', '-')}"
+    if kind == "tiers":
+        url = request.getfixturevalue("redis").url
+        return open_store([f"{url}?{prefix}", f"file://{tmp_path}"]).tallies
+    url = request.getfixturevalue(kind).url
+    return open_store(f"{url}{'&' if '?' in url else '?'}{prefix}").tallies
+
+
+def text(name, task="", argument=""):
+    return LABEL.join((name, task, argument))
+
+
+def test_every_tally_is_added(tallies):
+    """The total is the sum of all tallies; the series has it by minute, hour and day."""
+    for process, number in (("a", 1), ("b", 1), ("a", 2)):
+        amounts = {text("seen", "t", "x"): 2, text("seen", "t", "y"): 1}
+        tallies.add(Tally(process, number, amounts, {text("seen", "t"): 3}))
+    assert tallies.total() == {text("seen", "t", "x"): 6, text("seen", "t", "y"): 3}
+    for span, seconds in of_tallies.SPANS.items():
+        series = tallies.series(span)
+        assert all(begin % seconds == 0 for begin in series)
+        name = "seen" if span == "minute" else text("seen", "t")
+        assert sum(counts[name] for counts in series.values()) == 9
+    tallies.clear()
+    assert tallies.total() == {}
+    assert not any(tallies.series(span) for span in of_tallies.SPANS)
+
+
+def test_a_tally_that_comes_twice_counts_once(tallies):
+    """A writer that got no answer may send it again."""
+    tally = Tally("a", 1, {text("seen"): 5}, {text("seen"): 5})
+    tallies.add(tally)
+    tallies.add(tally)
+    assert tallies.total() == {text("seen"): 5}
+    assert [counts["seen"] for counts in tallies.series("minute").values()] == [5]
+
+
+def test_an_account_that_is_full_takes_no_more_names(tallies, monkeypatch):
+    """What comes then is counted together, and nothing is lost."""
+    monkeypatch.setattr("offload.stores.memory_tallies.FIELDS", 10)
+    monkeypatch.setattr("offload.stores.redis.tallies.FIELDS", 10)
+    for number in range(30):
+        one = {text("seen", f"task {number}"): 1}
+        tallies.add(Tally("a", number, one, one))
+    tallies.add(Tally("a", 30, {text("seen", "task 0"): 1}, {}))
+    total = tallies.total()
+    assert len(total) == 11
+    assert total[text("seen", "task 0")] == 2
+    assert total[text("seen", "(other)")] == 20
+    assert len(next(iter(tallies.series("hour").values()))) == 11
+
+
+@given(
+    given_=st.lists(
+        st.dictionaries(st.text(max_size=20), st.integers(1, 1 << 40), max_size=5), max_size=6
+    )
+)
+def test_any_names_are_added_up(given_):
+    """Names may be of any characters; each is counted for itself."""
+    server = fakeredis.FakeServer()
+    stores = [
+        MemoryTallies(),
+        RedisStore(
+            lambda: fakeredis.FakeRedis(server=server, protocol=2), url="redis://fake"
+        ).tallies,
+    ]
+    expected = {}
+    for number, names in enumerate(given_):
+        amounts = {}
+        for name, amount in names.items():
+            clean = name.replace(LABEL, " ").encode("utf-8", "replace").decode()
+            amounts[text("seen", clean)] = amounts.get(text("seen", clean), 0) + amount
+        for name, amount in amounts.items():
+            expected[name] = expected.get(name, 0) + amount
+        for tallies in stores:
+            tallies.add(Tally("a", number, amounts, {}))
+    for tallies in stores:
+        assert tallies.total() == expected
+
+
+class Once:
+    """Gives one tally; remembers what was lost."""
+
+    def __init__(self):
+        self.tally = Tally("rider", 1, {text("seen"): 1}, {text("seen"): 1})
+        self.given = []
+        self.back = []
+
+    def due(self):
+        given, self.tally = self.tally, None
+        if given is not None:
+            self.given.append(given)
+        return given
+
+    def lost(self, tally):
+        self.back.append(tally)
+        self.tally = tally
+
+
+def test_a_rider_costs_no_round_trip():
+    """What it gives goes out together with what the store is asked anyway, and is answered so."""
+    with redis_server() as server, redis_client(server) as client:
+        store = open_store(server.url)
+        assert isinstance(store, Tallied)
+        store.pointers.swap("p", None, b"1")
+        store.tallies.ride(rider := Once())
+        before = client.info("stats")["total_reads_processed"]
+        idle = client.info("stats")["total_reads_processed"] - before
+        assert store.pointers.read("p") == b"1"
+        assert client.info("stats")["total_reads_processed"] - before - idle == idle + 1
+        assert rider.given
+        assert store.tallies.total() == {text("seen"): 1}
+
+
+def test_what_a_rider_gave_is_lost_and_found(valkey):
+    """While the server is away it takes back what it gave; later it is counted, once."""
+    with redis_server() as server:
+        store = open_store(f"{server.url}?socket_timeout=1")
+        store.tallies.ride(rider := Once())
+        server.stop()
+        with pytest.raises(StoreUnavailable):
+            store.pointers.read("p")
+        assert rider.back
+        server.start()
+        assert store.pointers.read("p") is None
+        assert store.tallies.total() == {text("seen"): 1}
+
+
+def test_a_server_that_refuses_scripts_answers_all_the_same(redis):
+    """Statistics that cannot be written spoil nothing else."""
+    with redis_client(redis) as client:
+        user = unique().replace("/", "")
+        client.acl_setuser(
+            user, enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-eval"]
+        )
+        port = client.connection_pool.connection_kwargs["port"]
+        store = open_store(f"redis://{user}:x@127.0.0.1:{port}")
+        store.tallies.ride(rider := Once())
+        assert store.pointers.read("nothing") is None
+        assert rider.given
+        client.acl_deluser(user)
+
+
+def test_threads_that_add_at_once_lose_nothing(tallies):
+    numbers = count()
+
+    def add():
+        for _ in range(20):
+            name = f"p{next(numbers)}"
+            tallies.add(Tally(name, 1, {text("seen"): 1}, {text("seen"): 1}))
+
+    threads = [threading.Thread(target=add) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tallies.total() == {text("seen"): 100}
