@@ -114,6 +114,26 @@ class TestRealProcesses:
         assert "\nError: redis://localhost:1/0 does not answer" in f"\n{said}"
 
 
+@pytest.mark.server
+@pytest.mark.parametrize("server", ("redis", "s3"))
+def test_real_stores(server, request):
+    """What is listed and gone back to there is what was pushed."""
+    running = request.getfixturevalue(server)
+    url = running.url("classes") if server == "s3" else f"{running.url}?prefix=classes"
+    command = Command(store=url)
+    command.registry.register(made("Filter"))
+    (first,) = command.json("push")
+    command.registry.register(made("Filter", times=3))
+    command("status", code=1)
+    (second,) = command.json("push")
+    command("tag", "Filter", "good", first["hash"][:8])
+    command("rollback", "Filter", first["hash"][:8])
+    (listed,) = command.json("list")
+    assert (listed["latest"], listed["tags"]) == (first["hash"], ["good"])
+    assert listed["versions"] == sorted([first["hash"], second["hash"]])
+    assert command("verify", "--all-versions").splitlines()[-1] == "4 ok, 0 refused"
+
+
 class Watched:
     """Notes which methods of an object are asked for."""
 
