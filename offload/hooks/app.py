@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, TypeVar
 
-from celery import Celery, current_app
+from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
 from offload.content.cache import NodeCache, open_cache
@@ -27,6 +27,7 @@ from offload.hooks.recorder import Recorder
 from offload.hooks.release import Releaser, redelivery_time
 from offload.hooks.results import hook_backend
 from offload.ref import Ref
+from offload.registry.apps import own_app
 from offload.registry.keys import own_key
 from offload.registry.policy import Policy
 from offload.registry.registry import ClassRegistry, Means
@@ -174,7 +175,7 @@ class Offload:
         return self._store
 
     def __reduce__(self) -> Any:
-        """Be the current app's Offload where this is read, as in classes that are shipped."""
+        """Be the Offload of the app that reads this, as in classes that are shipped."""
         return _current, ()
 
     # -- for the hooks
@@ -185,7 +186,7 @@ class Offload:
         keys = (*settings.verify_keys, *own_key(key))
         policy = Policy(settings.code, keys=keys, allow=settings.code_allow)
         retrying = Retrying(settings.retry, on_retry=lambda: self.counters.add(store_retries=1))
-        return Means(self.store, policy, key, settings.ship_source, retrying)
+        return Means(self.store, policy, key, settings.ship_source, retrying, self.app)
 
     @property
     def content(self) -> ContentStore:
@@ -238,12 +239,14 @@ class Offload:
 
     @cached_property
     def observer(self) -> Observer:
-        """What counts in mode ``observe``; needs no store."""
-        return Observer(self._serializers(self.app.conf.accept_content), self.counters)
+        """What counts in mode ``observe``; needs no store, and pushes no classes."""
+        return Observer(Registry(self._accepted(self.app.conf.accept_content)), self.counters)
 
     def _serializers(self, accepted: Iterable[str] | None) -> Registry:
-        accept = frozenset((*(accepted or ()), *self.settings.accept))
-        return Registry(accept, Shipping(self.classes))
+        return Registry(self._accepted(accepted), Shipping(self.classes))
+
+    def _accepted(self, accepted: Iterable[str] | None) -> frozenset[str]:
+        return frozenset((*(accepted or ()), *self.settings.accept))
 
     def options(self, name: str, call: Any = None) -> tuple[TaskOptions, TaskFacts]:
         """Return the options in force for a call of task *name*, and what is known of it."""
@@ -289,7 +292,7 @@ _NAMES_KEPT = 10_000
 
 
 def _current() -> Offload:
-    hook: Offload = current_app._offload
+    hook: Offload = own_app()._offload
     return hook
 
 

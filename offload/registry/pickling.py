@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
-from types import MemberDescriptorType
+from types import FunctionType, MemberDescriptorType
 from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
@@ -25,7 +25,7 @@ import cloudpickle
 from offload.errors import CodeRefused, SerializationError
 from offload.registry.apps import loading_for, own, what_of_celery
 from offload.registry.creation import check_creation
-from offload.registry.scope import Scope
+from offload.registry.scope import Scope, found
 from offload.stores.processes import PerProcess
 
 __all__ = ("Loader", "Pair", "dump", "load", "loading", "own_registry", "reduce_pair")
@@ -212,7 +212,23 @@ def _by_value(scope: Scope) -> Iterator[None]:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
+def cached_by(obj: Any) -> Any:
+    """Return the function that `functools.lru_cache` made *obj* of, None if it did not."""
+    if not isinstance(obj, functools._lru_cache_wrapper):
+        return None
+    function = obj.__wrapped__
+    return function if isinstance(function, FunctionType) else None
+
+
+def reduce_cached(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return what pickle writes for what `functools.lru_cache` made."""
+    return _cached, (dict(obj.cache_parameters()), obj.__wrapped__)
+
+
 def _cached(parameters: dict[str, Any], function: Any) -> Any:
+    own = found(function.__module__, function.__qualname__)
+    if cached_by(own) is function:
+        return own
     return functools.lru_cache(**parameters)(function)
 
 
@@ -223,9 +239,6 @@ def _cached_property(function: Any, name: str | None) -> Any:
 
 
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
-    functools._lru_cache_wrapper: lambda it: (
-        _cached,
-        (dict(it.cache_parameters()), it.__wrapped__),
-    ),
+    functools._lru_cache_wrapper: reduce_cached,
     functools.cached_property: lambda it: (_cached_property, (it.func, it.attrname)),
 }

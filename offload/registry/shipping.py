@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from types import FunctionType
 from typing import Any
 
-from offload.registry.pickling import Pair, loading, reduce_pair
+from offload.registry.pickling import Pair, cached_by, loading, reduce_cached, reduce_pair
 from offload.registry.policy import OFF
 from offload.registry.registry import ClassRegistry
 
@@ -22,11 +23,20 @@ class Shipping:
         registry = self._registry
         if registry.policy.mode == OFF or not registry.ships(obj):
             return None
+        if not registry.can_push and not registry.claims(obj):
+            return None  # as ever: a worker without a key may make classes within its functions
         return registry.ship(obj)
 
+    def claims(self, kind: type) -> bool:
+        registry = self._registry
+        return registry.policy.mode != OFF and registry.claims(kind)
+
     def reduced(self, obj: Any) -> tuple[Any, ...] | None:
-        pair = self.shipped(obj)
-        return None if pair is None else reduce_pair(pair)
+        if isinstance(obj, (type, FunctionType)):
+            pair = self.shipped(obj)
+            return None if pair is None else reduce_pair(pair)
+        wrapped = cached_by(obj)
+        return None if wrapped is None or self.shipped(wrapped) is None else reduce_cached(obj)
 
     def named_in(self, pickled: bytes) -> bool:
         registry = self._registry

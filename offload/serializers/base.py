@@ -73,8 +73,13 @@ class Code(Protocol):
         None for one that is to be imported where it is needed.
         """
 
+    def claims(self, kind: type) -> bool:
+        """Return whether instances of a class are to arrive as such also where plain Celery's
+        serializer would make something simpler of them, as a list of a named tuple.
+        """
+
     def reduced(self, obj: Any) -> tuple[Any, ...] | None:
-        """Return the same as pickle writes it."""
+        """Return what pickle writes for it, or for a cached function of the kind; else None."""
 
     def named_in(self, pickled: bytes) -> bool:
         """Return whether plain pickle may have written an import of something that is shipped."""

@@ -13,6 +13,7 @@ from typing import Any
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers import native as kombu_native
 from offload.serializers.base import Code, Payload, Serializer
+from offload.serializers.claimed import holds_claimed
 from offload.serializers.describe import short_repr, type_name
 from offload.serializers.json import Json
 from offload.serializers.pickle import Pickle
@@ -36,6 +37,7 @@ class Registry:
 
     def __init__(self, accept: Iterable[str], code: Code | None = None) -> None:
         self.accept = frozenset(map(kombu_native.name_of, accept))
+        self._code = code
         self._raw = Raw()
         self._json = Json()
         self._tree = Tree(code)
@@ -54,7 +56,7 @@ class Registry:
             SerializationError: if nothing that the app accepts can carry it.
         """
         payload = self._as_celery(value, native)
-        return payload if payload is not None else self._as_sent(value)
+        return payload if payload is not None else self._as_sent(value, native)
 
     def decode(
         self, serializer: str, head: bytes | memoryview, buffers: Sequence[memoryview]
@@ -117,6 +119,8 @@ class Registry:
             payload = self._json.encode(value)
             if payload is not None:
                 return payload
+        if self._code is not None and holds_claimed(value, self._code):
+            return None
         return kombu_native.encode(value, native)
 
     def _as_pickle(self, value: Any) -> Payload | None:
@@ -129,7 +133,7 @@ class Registry:
                 pass
         return self._pickle.encode(value, as_celery=True)
 
-    def _as_sent(self, value: Any) -> Payload:
+    def _as_sent(self, value: Any, native: str) -> Payload:
         pickles = "pickle" in self.accept
         payload = self._raw.encode(value)
         if payload is None and pickles and _is_of(value, "pandas"):
@@ -143,6 +147,11 @@ class Registry:
             reason = f"{error.reason}{where}"
         if payload is None and pickles:
             payload = self._pickle.encode(value)
+        if payload is not None:
+            return payload
+        if self._code is not None and native != "pickle":
+            # What is claimed stands beside what only plain Celery makes something of.
+            payload = kombu_native.encode(value, native)
         if payload is not None:
             return payload
         advice = (

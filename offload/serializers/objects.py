@@ -44,7 +44,7 @@ _TYPES: dict[str, type] = {
         *(list, tuple, dict, set, frozenset, date, datetime, time, timedelta, Decimal, UUID),
     )
 }
-"""What an alias of a shipped class may be of, besides other shipped classes."""
+"""What an instance or an alias of a shipped class may hold, besides other shipped classes."""
 
 
 def write(value: Any, writer: Writer) -> Node | None:
@@ -53,6 +53,8 @@ def write(value: Any, writer: Writer) -> Node | None:
     kind = type(value)
     if isinstance(value, (type, FunctionType)):
         place = given.place(value)
+        if place is None and given.inside and _is_simple(value):
+            return {"type": value.__name__}
         return None if place is None else {"code": place}
     if kind is functools.partial:
         return _write_partial(value, writer)
@@ -103,7 +105,14 @@ def _parts(writer: Writer, **parts: Any) -> list[Node]:
     A state that is false but not None is one all the same: a ``__setstate__`` may want it.
     """
     wanted = [part if part or name == "state" else None for name, part in parts.items()]
-    return writer.items(wanted, [*parts])
+    writer.given.inside += 1
+    nodes = writer.items(wanted, [*parts])
+    writer.given.inside -= 1
+    return nodes
+
+
+def _is_simple(value: Any) -> bool:
+    return isinstance(value, type) and _TYPES.get(value.__name__) is value
 
 
 def _write_partial(value: functools.partial[Any], writer: Writer) -> Node | None:
@@ -132,9 +141,9 @@ def _write_alias(value: Any, writer: Writer) -> Node | None:
 def _write_type(value: Any, writer: Writer) -> Node:
     if value is ...:
         return {"type": "..."}
-    if isinstance(value, type) and _TYPES.get(value.__name__) is value:
+    if _is_simple(value):
         return {"type": value.__name__}
-    if type(value) is GenericAlias and _TYPES.get(value.__origin__.__name__) is value.__origin__:
+    if type(value) is GenericAlias and _is_simple(value.__origin__):
         parts = (value.__origin__, *value.__args__)
         return {"alias": [_write_type(each, writer) for each in parts]}
     node = write(value, writer)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = ("Pickle",)
 _SMALL = 4096
 """Buffers under this many bytes stay in the pickle."""
 
+_CODE = (type, FunctionType, functools._lru_cache_wrapper)
 _DISGUISED = (memoryview, io.TextIOWrapper)
 """Cloudpickle would carry these, but as something else: as bytes, as a StringIO."""
 
@@ -48,7 +49,7 @@ class Pickle:
         """
         code = self._code
         try:
-            head, buffers = _dump(value, partial(_plain_pickler, as_celery=as_celery))
+            head, buffers = _dump(value, functools.partial(_plain_pickler, as_celery=as_celery))
             by_value = b"__main__" in head or (code is not None and code.named_in(head))
         except Exception:
             by_value = True
@@ -108,7 +109,7 @@ def _table(reducers: Mapping[type, Any], *, as_celery: bool) -> dict[type, Any]:
     if "numpy" in sys.modules:
         import numpy as np
 
-        table[np.ndarray] = partial(_reduce_array, as_celery=as_celery)
+        table[np.ndarray] = functools.partial(_reduce_array, as_celery=as_celery)
     return table
 
 
@@ -156,7 +157,7 @@ def _by_value_pickler(code: Code | None, *, as_celery: bool) -> Any:
         ships_code = False
 
         def reducer_override(self, obj: Any) -> Any:
-            if code is not None and isinstance(obj, (type, FunctionType)):
+            if code is not None and isinstance(obj, _CODE):
                 reduced = code.reduced(obj)
                 if reduced is not None:
                     type(self).ships_code = True

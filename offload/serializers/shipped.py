@@ -18,11 +18,13 @@ class Given:
 
     Attributes:
         pairs: names and hashes, in the order in which they were met.
+        inside: of how many instances, one in the other, the parts are being written.
     """
 
     def __init__(self, code: Code | None) -> None:
         self._code = code
         self.pairs: list[tuple[str, str]] = []
+        self.inside = 0
         self._places: dict[int, tuple[int | None, Any]] = {}  # by id, which lives as long
         self._bodies: dict[int, tuple[list[Node], Any]] = {}
         self._numbers = 0
