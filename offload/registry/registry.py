@@ -41,12 +41,13 @@ from offload.registry.listing import (
 from offload.registry.loaded import Loaded
 from offload.registry.names import Names, check_hash, name_of
 from offload.registry.own import Own
+from offload.registry.parts import Source, diff
 from offload.registry.pickling import Pair, dump, load, own_registry
 from offload.registry.policy import OFF, SIGNED, Policy
 from offload.registry.rebuild import rebuild
 from offload.registry.record import CLASS, FUNCTION, LATEST, Record, Signature, tagged
 from offload.registry.scope import Scope, found
-from offload.registry.source import diff, source_of
+from offload.registry.source import source_of
 from offload.registry.storage import Storage, Stored
 from offload.stores import open_store
 from offload.stores.base import Store
@@ -252,6 +253,10 @@ class ClassRegistry:
     def check_status(self, cls: Any) -> str:
         """Return how the class stands to the latest version of its name in the store:
         ``untracked`` (there is none), ``synced`` or ``out_of_sync``.
+
+        Bytecode is part of a version: where the latest was pushed by another minor version of
+        Python, a class of this process is ``out_of_sync``, even if it is written the same. A
+        class that was made from source is the version that it was made of.
         """
         [standing] = self.standings([cls])
         return standing.status
@@ -416,7 +421,9 @@ class ClassRegistry:
 
         It is another class than the one `pull` returns. Raises as `pull` does, CodeRefused also
         if it is not what its hash says: that is found out when it was made, as only trusted code
-        is.
+        is. What was made from the source of another Python's version has no hash to compare: of
+        that, as always, what is stored is verified, its digests and in mode ``signed`` its
+        signature.
         """
         pair = self.full_name(name), check_hash(code_hash)
         loading = _Loading(self, lambda _: None)
@@ -794,13 +801,26 @@ class ClassRegistry:
         self._counters.add(classes_loaded=1)
         return obj
 
-    def _check_python(self, record: Record) -> None:
-        if record.python != python_tag() and not (self._means.ship_source and record.source):
-            raise WrongPython(
-                f"{record.class_name}@{record.hash[:12]} is the bytecode of {record.python}, and "
-                f"this is {python_tag()}: run both sides on one minor version of Python, push it "
-                "from this one, too, or set offload_ship_source on both sides"
-            )
+    def _needs(self, stored: Stored) -> list[Pair]:
+        """Return what a version needs here: of another Python it is made of its source.
+
+        Raises WrongPython if it cannot be made here.
+        """
+        record = stored.record
+        if record.python == python_tag():
+            return list(record.needs)
+        if record.source and self._means.ship_source:
+            return list(Source.from_bytes(stored.source).needs())
+        if record.source:
+            lack, do = "offload_ship_source is not set here", "set offload_ship_source"
+        else:
+            lack = "no source of it was pushed"
+            do = "push it from a file or notebook where offload_ship_source is set"
+        raise WrongPython(
+            f"{record.class_name}@{record.hash[:12]} is the bytecode of {record.python}, this is "
+            f"{python_tag()}, and {lack}: run both sides on one minor version of Python, push it "
+            f"from this one, too, or {do}"
+        )
 
     def _missing(self, names: Names, what: str) -> OffloadError:
         if any(True for _ in self._storage.names(names.folder)):
@@ -856,10 +876,8 @@ class _Loading:
         while asked:
             found = self._registry._trusted_versions(asked)
             self.stored.update(zip(asked, found, strict=True))
-            needs = {need: None for stored, _ in found for need in stored.record.needs}
+            needs = {need: None for stored, _ in found for need in self._registry._needs(stored)}
             asked = [it for it in needs if it not in self.stored and self._there(it) is None]
-        for stored, _ in self.stored.values():
-            self._registry._check_python(stored.record)
 
 
 def _checked(obj: Any) -> Any:

@@ -4,86 +4,99 @@ What is shipped with a class is taken module by module: what it imports, its con
 versions of other classes it names, and its definitions as they are written. From that
 `offload.registry.rebuild` puts the modules together again and runs the definitions; nothing else
 of the original modules runs.
+
+The hash covers what a class is when it is pushed; the source says how it was made. What was done
+to it after its definition is in the hash, and not in the source: attributes that were set or
+replaced, decorators that were called and not written above it. What stands within a function has
+values that only bytecode carries (closures), so there is no source of it; nor of lambdas, unless
+an assignment gives them a name that other definitions use.
+
+Values of constants are those of the moment of pushing. Two constants of one version that share an
+object share it again, as do all that use it; constants of two versions do not.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
 import inspect
 import io
 import linecache
+import logging
 import pickle
+import pprint
+import re
 import sys
-import textwrap
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from types import CodeType, FunctionType, ModuleType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from types import FunctionType, ModuleType
 from typing import Any
 
-import orjson
-
 from offload.errors import SerializationError
-from offload.registry.pickling import Pair, reduce_pair
-from offload.registry.scope import Scope
+from offload.registry.apps import what_of_celery
+from offload.registry.parts import Module, Source, Step
+from offload.registry.pickling import Pair
+from offload.registry.scope import Scope, found
+from offload.registry.uses import (
+    attributes_of,
+    attributes_used,
+    globals_in,
+    inner_classes,
+    names_in_annotations,
+)
+from offload.registry.written import Written, definition, import_of, namespace_of, statement
+from offload.serializers.describe import short_repr
 
-__all__ = ("Source", "diff", "source_of")
+__all__ = ("source_of",)
 
+logger = logging.getLogger(__name__)
 
-@dataclass
-class Source:
-    """What is taken of one module.
-
-    Attributes:
-        module: its name.
-        imports: names and what they are imported as: a module, and maybe a name in it.
-        constants: names and their values, pickled, in base64.
-        classes: names and the versions of classes that they are; whether a definition needs it
-            when it is made, not only when it is used.
-        others: names that are functions of other modules here: module and name.
-        definitions: line and source of each, in their order.
-        future: whether annotations are not evaluated (PEP 563).
-    """
-
-    module: str
-    imports: dict[str, list[str]] = field(default_factory=dict)
-    constants: dict[str, str] = field(default_factory=dict)
-    classes: dict[str, tuple[str, str, bool]] = field(default_factory=dict)
-    others: dict[str, tuple[str, str]] = field(default_factory=dict)
-    definitions: list[tuple[int, str]] = field(default_factory=list)
-    future: bool = False
+_NOT_TAKEN = frozenset({"__name__", "__package__", "__builtins__", "__spec__", "__loader__"})
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_SHOWN = 2000  # characters of a constant
 
 
 def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], Pair]) -> bytes:
-    """Return the source of *obj* and of the functions that are shipped with it, as JSON.
+    """Return the source of *obj* and of what is shipped with it, as JSON.
 
-    Empty if it is not to be had: it stands within a function, was made at run time, or depends
-    on what only bytecode carries.
+    Empty if it is not to be had: it stands within a function, was made at run time or by what
+    was not written to a file (``python -c``), or depends on what only bytecode carries.
     """
     taking = _Taking(obj, scope, pair_of)
     try:
         taking.definition(obj)
-    except _NoSource:
+        steps = taking.ordered()
+    except (_NoSource, SerializationError) as exc:
+        logger.info("%s.%s goes without source: %s", obj.__module__, obj.__qualname__, exc)
         return b""
-    modules = [asdict(source) for source in taking.sources.values()]
-    # Those that were met last are needed by those before.
-    return orjson.dumps({"root": [obj.__module__, obj.__qualname__], "modules": modules[::-1]})
-
-
-def diff(a: bytes, b: bytes, name_a: str, name_b: str) -> str:
-    """Return how source *b* differs from *a*, as a unified diff."""
-    old, new = ([f"{line}\n" for line in _text(each).splitlines()] for each in (a, b))
-    return "".join(difflib.unified_diff(old, new, name_a, name_b))
-
-
-def _text(source: bytes) -> str:
-    modules = orjson.loads(source)["modules"]
-    return "\n\n".join(text for each in modules for _line, text in each["definitions"])
+    at = [step is taking.nodes[id(obj)].step for step in steps].index(True)
+    modules = [taking.modules[name] for name in sorted(taking.modules)]
+    root = (obj.__module__, obj.__qualname__)
+    return Source(root, at, modules, taking.plain_constants(), steps).to_bytes()
 
 
 class _NoSource(Exception):
     """Something's source is not to be had."""
+
+
+_Key = Any  # of a step: the id of what is defined, or the module and name of a constant
+
+
+@dataclass
+class _Node:
+    step: Step
+    place: tuple[Any, ...]
+    at_once: set[_Key] = field(default_factory=set)
+    later: set[_Key] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a name is used: the globals of a module, and how it uses them."""
+
+    names: Mapping[str, Any]
+    written: Written
+    module: str
 
 
 class _Taking:
@@ -91,163 +104,294 @@ class _Taking:
         self.root = root
         self.scope = scope
         self.pair_of = pair_of
-        self.sources: dict[str, Source] = {}
-        self._seen: set[int] = set()
+        self.modules: dict[str, Module] = {}
+        self.nodes: dict[_Key, _Node] = {}
+        self._plain: dict[str, dict[str, Any]] = {}
+        self._entered: set[tuple[str, str, bool]] = set()
 
-    def definition(self, obj: Any) -> None:
+    # -- definitions
+
+    def definition(self, obj: Any) -> _Key:
         """Take a class or function, and what it names."""
-        if id(obj) in self._seen:
-            return
-        self._seen.add(id(obj))
-        source = self.sources.setdefault(obj.__module__, Source(obj.__module__))
-        written = _written(obj)
-        source.definitions = sorted([*source.definitions, (written.line, written.text)])
-        source.future = source.future or written.future
-        early = _names(written.tree, early=True)
-        for name in sorted(_names(written.tree)):
-            if name in written.names and written.names[name] is not self.root:
-                self._name(source, name, written.names[name], early=name in early)
+        key = id(obj)
+        if key not in self.nodes:
+            written = definition(obj)
+            if written is None:
+                raise _NoSource(f"how {obj.__qualname__} is written is not to be had")
+            self._statement(
+                key, obj.__qualname__, _Place(namespace_of(obj), written, obj.__module__)
+            )
+            if isinstance(obj, type):
+                self._nested(obj, written)
+        return key
 
-    def _name(self, source: Source, name: str, value: Any, *, early: bool) -> None:
-        function = inspect.unwrap(value) if callable(value) else value
+    def _statement(self, key: _Key, name: str, place: _Place) -> None:
+        written = place.written
+        step = Step(place.module, name, written.text, future=written.future)
+        cells = list(linecache.cache)
+        cell = cells.index(written.file) if written.file in cells else -1
+        node = _Node(step, (place.module == self.root.__module__, place.module, cell, written.line))
+        self.nodes[key] = node
+        self._module(place.module)
+        early, late = globals_in(written.code)
+        late |= names_in_annotations(written.tree)
+        for each in sorted((early | late) - _NOT_TAKEN):
+            if each in place.names:
+                keys = self._name(place, each, place.names[each], early=each in early)
+                (node.at_once if each in early else node.later).update(keys)
+
+    def _nested(self, cls: type, written: Written) -> None:
+        """Take the classes that stand within another one as the versions that they are."""
+        for path in inner_classes(written.tree):
+            inner: Any = cls
+            if path.startswith(f"{cls.__qualname__}."):
+                for part in path[len(cls.__qualname__) + 1 :].split("."):
+                    inner = vars(inner).get(part) if isinstance(inner, type) else None
+                if isinstance(inner, type) and inner.__qualname__ == path and inner in self.scope:
+                    self._module(cls.__module__).classes[path] = (*self.pair_of(inner), True)
+
+    def _module(self, name: str) -> Module:
+        return self.modules.setdefault(name, Module(name))
+
+    # -- what they use
+
+    def _name(self, place: _Place, name: str, value: Any, *, early: bool) -> set[_Key]:
+        """Take what a name stands for; return the steps by which it gets that."""
+        module = self._module(place.module)
         if isinstance(value, ModuleType):
-            source.imports[name] = [value.__name__]
-        elif isinstance(value, type) and value in self.scope:
-            before = source.classes.get(name, ("", "", False))[2]
-            source.classes[name] = (*self.pair_of(value), early or before)
-        elif isinstance(function, FunctionType) and function in self.scope:
-            self.definition(value)
-            if value.__module__ != source.module or value.__qualname__ != name:
-                source.others[name] = (value.__module__, value.__qualname__)
-        elif isinstance(value, (type, FunctionType)):
-            source.imports[name] = [value.__module__, value.__qualname__]
-        else:
-            source.constants[name] = b64encode(self._pickled(value)).decode()
+            return self._imported_module(place, name, value, early=early)
+        if isinstance(value, type):
+            if value is self.root:
+                return {self._alias(id(value), place.module, name)}
+            if value in self.scope:
+                before = module.classes.get(name, ("", "", False))[2]
+                module.classes[name] = (*self.pair_of(value), early or before)
+                return set()
+        elif what_of_celery(value) or not callable(value) or _is_named(value, self.scope):
+            return self._constant(place, name, value, early=early)
+        elif isinstance(inspect.unwrap(value), FunctionType) and value in self.scope:
+            return {self._function(place, name, value)}
+        path = _path(value)
+        if not path and isinstance(value, (type, FunctionType)):
+            path = import_of(name, place.names, (place.written.file,))
+            if not path or found(*path) is not value:
+                raise _NoSource(f"{name} cannot be imported")
+        if not path:
+            return self._constant(place, name, value, early=early)
+        module.imports[name] = path
+        return set()
 
-    def _pickled(self, value: Any) -> bytes:
-        taking = self
+    def _imported_module(
+        self, place: _Place, name: str, value: ModuleType, *, early: bool
+    ) -> set[_Key]:
+        module = self._module(place.module)
+        if value not in self.scope:
+            module.imports[name] = [value.__name__]
+            for path in sorted(set(attributes_of(name, place.written.tree))):
+                loaded = value.__name__ + path
+                if loaded in sys.modules and loaded not in module.loads:
+                    module.loads.append(loaded)
+            return set()
+        module.modules[name] = value.__name__
+        self._module(value.__name__)
+        used = attributes_used(place.written.tree)
+        inside = _Place(vars(value), place.written, value.__name__)
+        keys: set[_Key] = set()
+        for each in sorted(used & vars(value).keys() - _NOT_TAKEN):
+            entering = (value.__name__, each, early)
+            if entering not in self._entered:
+                self._entered.add(entering)
+                keys |= self._name(inside, each, vars(value)[each], early=early)
+        return keys
 
-        class Pickler(pickle.Pickler):
-            def reducer_override(self, obj: Any) -> Any:
-                if isinstance(obj, type) and obj in taking.scope:
-                    return reduce_pair(taking.pair_of(obj))
-                if isinstance(obj, FunctionType) and obj in taking.scope:
-                    raise _NoSource(obj.__qualname__)
-                return NotImplemented
+    def _function(self, place: _Place, name: str, value: Any) -> _Key:
+        """Take a function that is shipped, by its definition, else by what gives it its name."""
+        if len(getattr(value, "registry", ())) > 1:  # by functools.singledispatch
+            raise _NoSource(f"{name} was put together of several functions")
+        if value is self.root or self._is_bound(value):
+            return self._alias(self.definition(value), place.module, name)
+        return self._named(place, name)
 
-        file = io.BytesIO()
+    def _named(self, place: _Place, name: str) -> _Key:
+        """Take the statement that gives a name its value."""
+        key = (place.module, name)
+        if key not in self.nodes:
+            written = statement(name, place.names, (place.written.file,))
+            if written is None:
+                raise _NoSource(f"how {name} is written is not to be had")
+            self._statement(key, name, _Place(place.names, written, place.module))
+        return key
+
+    @staticmethod
+    def _is_bound(function: Any) -> bool:
+        return namespace_of(function).get(function.__qualname__) is function
+
+    def _alias(self, key: _Key, module: str, name: str) -> _Key:
+        step = self.nodes[key].step
+        if (step.module, step.name) != (module, name) and (module, name) not in step.aliases:
+            step.aliases.append((module, name))
+        return key
+
+    # -- constants
+
+    def _constant(self, place: _Place, name: str, value: Any, *, early: bool) -> set[_Key]:
+        key = (place.module, name)
+        if key in self.nodes:
+            self.nodes[key].step.early |= early
+            return {key}
+        if name in self._plain.get(place.module, ()):
+            return set()
+        if _is_named(value, self.scope):  # as a TypeVar
+            return {self._named(place, name)}
+        pickler = _Pickler(self, place)
+        content = pickler.content(value)
+        self._module(place.module).shown[name] = _pretty(value, content)
+        if not pickler.pairs and not pickler.keys:
+            self._plain.setdefault(place.module, {})[name] = value
+            return set()
+        step = Step(place.module, name, pickle=_text(content), needs=pickler.pairs, early=early)
+        self.nodes[key] = _Node(step, (False, place.module, -2, name), at_once=pickler.keys)
+        return {key}
+
+    def plain_constants(self) -> str:
+        """Return the constants without anything of their own, by module and name."""
+        everything = {module: self._plain[module] for module in sorted(self._plain)}
+        return _text(_Pickler(self, None).content(everything))
+
+    # -- their order
+
+    def ordered(self) -> list[Step]:
+        """Return the steps as they are written, but each after what it needs at once."""
+        done: dict[_Key, Step] = {}
+        begun: set[_Key] = set()
+
+        def put(key: _Key) -> None:
+            if key in begun:
+                return
+            begun.add(key)
+            needed = self.nodes[key].at_once
+            for each in sorted(needed, key=self._place):
+                put(each)
+            for each in sorted(self._called(needed) - needed, key=self._place):
+                # What those call may have to wait for this one, and then is not called yet.
+                if self._needed({each}).isdisjoint(begun - done.keys()):
+                    put(each)
+            done[key] = self.nodes[key].step
+
+        for key in sorted(self.nodes, key=self._place):
+            put(key)
+        return list(done.values())
+
+    def _place(self, key: _Key) -> tuple[Any, ...]:
+        return self.nodes[key].place
+
+    def _called(self, keys: set[_Key]) -> set[_Key]:
+        return _reached(keys, lambda key: self.nodes[key].at_once | self.nodes[key].later)
+
+    def _needed(self, keys: set[_Key]) -> set[_Key]:
+        return _reached(keys, lambda key: self.nodes[key].at_once)
+
+
+def _reached(begin: set[_Key], following: Callable[[_Key], set[_Key]]) -> set[_Key]:
+    reached: set[_Key] = set()
+    waiting = set(begin)
+    while waiting:
+        reached |= waiting
+        waiting = set().union(*map(following, waiting)) - reached
+    return reached
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles constants; what is shipped, and what is imported, is named.
+
+    Attributes:
+        pairs: the versions that were named.
+        keys: the steps that define what was named.
+    """
+
+    def __init__(self, taking: _Taking, place: _Place | None) -> None:
+        self._file = io.BytesIO()
+        super().__init__(self._file, protocol=4)  # which all Pythons read
+        self._taking = taking
+        self._use = place
+        self.pairs: list[Pair] = []
+        self.keys: set[_Key] = set()
+
+    def content(self, value: Any) -> bytes:
+        """Return *value* pickled; raises _NoSource if it cannot be."""
         try:
-            Pickler(file, protocol=4).dump(value)  # which all Pythons read
-        except SerializationError:
+            self.dump(value)
+        except (_NoSource, SerializationError):
             raise
         except Exception as exc:
-            raise _NoSource(str(exc)) from exc
-        return file.getvalue()
+            raise _NoSource(f"{short_repr(value)}: {exc}") from exc
+        return self._file.getvalue()
+
+    def persistent_id(self, obj: Any) -> tuple[str, ...] | None:
+        taking = self._taking
+        if isinstance(obj, ModuleType):
+            return ("import", obj.__name__)
+        celery = what_of_celery(obj)
+        if celery is not None:
+            return ("own", *celery)
+        if isinstance(obj, type):
+            if obj in taking.scope:
+                pair = taking.pair_of(obj)
+                self.pairs.append(pair)
+                self.keys |= {id(obj)} & taking.nodes.keys()
+                return ("version", *pair)
+        elif isinstance(obj, FunctionType):
+            if obj in taking.scope:
+                if not (obj is taking.root or taking._is_bound(obj)):
+                    raise _NoSource(f"{obj.__qualname__} is within a constant")
+                self.keys.add(taking.definition(obj))
+                return ("name", obj.__module__, obj.__qualname__)
+        elif _is_named(obj, taking.scope):
+            name, use = obj.__name__, self._use
+            if use is None or use.names.get(name) is not obj:
+                raise _NoSource(f"{name} is within a constant")
+            self.keys.add(taking._named(use, name))
+            return ("name", use.module, name)
+        else:
+            return None
+        path = _path(obj)
+        return ("import", *path) if path else None
 
 
-@dataclass
-class _Written:
-    line: int
-    text: str
-    tree: ast.AST
-    names: Mapping[str, Any]
-    future: bool
+def _text(content: bytes) -> str:
+    return b64encode(content).decode()
 
 
-def _written(obj: Any) -> _Written:
-    """Return how *obj* is written: at a module's outermost level."""
-    if not obj.__qualname__.isidentifier():
-        raise _NoSource(obj.__qualname__)
-    for code in _codes(obj):
-        lines = linecache.getlines(code.co_filename)
-        try:
-            file = ast.parse("".join(lines))
-        except SyntaxError:
-            continue
-        for node in file.body:
-            begin = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
-            end = node.end_lineno or begin
-            if getattr(node, "name", "") == obj.__qualname__ and (
-                begin <= code.co_firstlineno <= end
-            ):
-                names = _namespace(obj)
-                text = "".join(lines[begin - 1 : end])
-                node.decorator_list = [  # type: ignore[attr-defined]
-                    each
-                    for each in node.decorator_list  # type: ignore[attr-defined]
-                    if not _registers(each, names)
-                ]
-                kept = min([node.lineno, *(d.lineno for d in node.decorator_list)])  # type: ignore[attr-defined]
-                text = text if kept == begin else "".join(lines[kept - 1 : end])
-                return _Written(begin, textwrap.dedent(text), node, names, _has_future(file))
-    raise _NoSource(obj.__qualname__)
+def _pretty(value: Any, content: bytes) -> str:
+    """Return what people are shown of a constant, the same for the same value."""
+    try:
+        text = _ADDRESS.sub("", pprint.pformat(value, width=100, sort_dicts=False))
+    except Exception:
+        text = short_repr(value)
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN]}… ({len(content)} bytes, {sha256(text.encode()).hexdigest()[:12]})"
+    return text
 
 
-def _has_future(file: ast.Module) -> bool:
-    return any(
-        isinstance(node, ast.ImportFrom)
-        and node.module == "__future__"
-        and any(each.name == "annotations" for each in node.names)
-        for node in file.body
+def _is_named(value: Any, scope: Scope) -> bool:
+    """Return whether pickle would only name *value*, in a module that is shipped."""
+    return (
+        type(value).__module__ == "typing"
+        and scope.includes(value.__module__)
+        and isinstance(value.__reduce_ex__(4), str)
     )
 
 
-def _functions(obj: Any) -> Iterator[FunctionType]:
-    for value in vars(obj).values():
-        for part in (value, getattr(value, "__func__", None), getattr(value, "fget", None)):
-            if isinstance(part, FunctionType) and part.__module__ == obj.__module__:
-                yield inspect.unwrap(part)
+def _path(obj: Any) -> list[str]:
+    """Return where something can be imported from: a module, as public as can be, and a name.
 
-
-def _codes(obj: Any) -> Iterator[CodeType]:
-    """Yield code whose file and line are within the definition of *obj*."""
-    if not isinstance(obj, type):
-        yield inspect.unwrap(obj).__code__
-        return
-    yield from (function.__code__ for function in _functions(obj))
-    try:  # a class without methods
-        lines, line = inspect.getsourcelines(obj)
-        file = inspect.getsourcefile(obj)
-    except (OSError, TypeError):
-        return
-    if file is not None and lines:
-        yield compile("\n" * (max(line, 1) - 1) + "0", file, "eval")
-
-
-def _namespace(obj: Any) -> Mapping[str, Any]:
-    if not isinstance(obj, type):
-        names: dict[str, Any] = inspect.unwrap(obj).__globals__
-        return names
-    for function in _functions(obj):
-        if function.__globals__.get("__name__") == obj.__module__:
-            return function.__globals__
-    return vars(sys.modules[obj.__module__]) if obj.__module__ in sys.modules else {}
-
-
-def _registers(decorator: ast.expr, names: Mapping[str, Any]) -> bool:
-    """Return whether a decorator only registers what it decorates, by `ClassRegistry.register`."""
-    at = decorator.func if isinstance(decorator, ast.Call) else decorator
-    path: list[str] = []
-    while isinstance(at, ast.Attribute):
-        path.insert(0, at.attr)
-        at = at.value
-    value = names.get(at.id) if isinstance(at, ast.Name) else None
-    for part in path:
-        value = getattr(value, part, None)
-    return getattr(value, "__qualname__", "") == "ClassRegistry.register"
-
-
-def _names(tree: ast.AST, *, early: bool = False) -> set[str]:
-    """Return the names that a definition uses; with *early*, only those it uses at once."""
-    found: set[str] = set()
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            found.add(node.id)
-        for name, value in ast.iter_fields(node):
-            if early and name == "body" and not isinstance(node, ast.ClassDef):
-                continue
-            inner = value if isinstance(value, list) else [value]
-            waiting += [each for each in inner if isinstance(each, ast.AST)]
-    return found
+    Its own module may be there in one version of Python only, as ``pathlib._local`` is.
+    """
+    module, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str):
+        return []
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        if found(".".join(parts[:end]), qualname) is obj:
+            return [".".join(parts[:end]), qualname]
+    return []
