@@ -19,7 +19,9 @@ __all__ = ("offload",)
 _NOUNS = (
     "classes",
     "doctor",
+    "exporter",
     "gc",
+    "stats",
     "store",
 )  # each a command of that name in a module of that name
 

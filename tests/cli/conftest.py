@@ -38,7 +38,7 @@ class Project:
         done = subprocess.run(
             [sys.executable, "-m", "celery", *named, "offload", *words],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}", **(env or {})},
+            env={**self.environment, **(env or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -47,6 +47,10 @@ class Project:
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout, done.stderr
+
+    @property
+    def environment(self):
+        return {**os.environ, "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}"}
 
     def json(self, *words, **options):
         return json.loads(self.run(*words, "--json", **options)[0])

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 # The import that tells that a dependency is used, where it is not the package's name.
-IMPORTS = {"redis[hiredis]": "redis"}
-USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec", "signing")
+IMPORTS = {"redis[hiredis]": "redis", "prometheus-client": "prometheus_client"}
+USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec", "prometheus", "signing")
 OPTIONAL = (
     "numpy",
     "pandas",
@@ -21,6 +21,7 @@ OPTIONAL = (
     "msgpack",
     "pydantic",
     "cryptography",
+    "prometheus_client",
 )
 
 
@@ -47,7 +48,7 @@ def test_every_dependency_is_used(source, pyproject):
 def test_every_extra_is_used(source, pyproject, extra):
     """No extra promises a feature that is not there."""
     for package in packages(pyproject["project"]["optional-dependencies"][extra]):
-        assert imports(source, package), package
+        assert imports(source, IMPORTS.get(package, package)), package
 
 
 def test_every_extra_is_known(pyproject):

@@ -1,0 +1,40 @@
+"""``celery offload exporter``: what was counted, for Prometheus."""
+
+from __future__ import annotations
+
+import threading
+
+import click
+
+from offload.cli.context import hook_of
+
+__all__ = ("exporter",)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", default=9540, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--tasks",
+    default=200,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="So many tasks have a label of their own, those with the most bytes.",
+)
+@click.pass_context
+def exporter(ctx: click.Context, host: str, port: int, tasks: int) -> None:
+    """Serve what all processes counted to Prometheus, at /metrics.
+
+    It reads the store at every scrape; one for each store is enough.
+    """
+    from offload.stats.exporter import serve
+    from offload.stats.report import tallies_of
+
+    hook = hook_of(ctx)
+    tallies_of(hook.store)
+    port, server = serve(hook.store, host, port, tasks=tasks)
+    click.echo(f"http://{host}:{port}/metrics serves the statistics of {hook.store.url}")
+    try:
+        threading.Event().wait()
+    finally:
+        server.shutdown()  # type: ignore[attr-defined]

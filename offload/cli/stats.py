@@ -1,0 +1,197 @@
+"""``celery offload stats``: what it saves, and whether anything is wrong."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from offload.cli.context import hook_of
+from offload.cli.output import print_json, print_rows, printable
+from offload.counters import STEPS
+from offload.hooks.app import Offload
+from offload.ref import human_size
+from offload.stats import Figures, Report, report
+from offload.stats.report import tallies_of
+
+__all__ = ("stats",)
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_COLUMNS = (
+    "VALUES",
+    "BY REFERENCE",
+    "BYTES",
+    "UPLOADED",
+    "DEDUP",
+    "FETCHED",
+    "CACHE HITS",
+    "ERRORS",
+)
+
+
+class _Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        match = re.fullmatch(r"([0-9]{1,6})([smhd])", str(value))
+        if match is None or not int(match[1]):
+            self.fail(f"{value!r} is no time as 30m, 6h or 7d", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+
+@click.command()
+@click.option("--since", type=_Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d …")
+@click.option("--by", type=click.Choice(["task", "argument"]), help="A row for each.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--watch", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Again and again.")
+@click.option("--reset", is_flag=True, help="Forget all that was counted.")
+@click.pass_context
+def stats(
+    ctx: click.Context,
+    since: float | None,
+    by: str | None,
+    as_json: bool,
+    watch: float | None,
+    reset: bool,
+) -> None:
+    """Show what all processes counted: values and bytes, what was stored once, errors, times.
+
+    A process writes its counts every few seconds (offload_stats_interval) and when it ends; what
+    one that is killed has not written is not counted. Arguments are told apart in all that was
+    counted, tasks also by hour.
+    """
+    if since is not None and by == "argument":
+        raise click.UsageError("arguments are counted in all only: leave --since or --by argument")
+    hook = hook_of(ctx)
+    if reset:
+        hook.recorder.write()
+        tallies_of(hook.store).clear()
+        click.echo(f"{hook.store.url}: counting begins anew")
+        return
+    while True:
+        _show(hook, since, by, as_json=as_json)
+        if watch is None:
+            return
+        time.sleep(watch)
+        click.clear()
+
+
+def _show(hook: Offload, since: float | None, by: str | None, *, as_json: bool) -> None:
+    hook.recorder.write()
+    found = report(tallies_of(hook.store), since, tasks=by is not None or as_json)
+    if as_json:
+        print_json(_document(hook, found))
+        return
+    rows = _rows(found, by)
+    when = (
+        "in all" if since is None else time.strftime("since %F %H:%M", time.localtime(found.begin))
+    )
+    click.echo(f"{hook.store.url}, {when}")
+    if by is not None:
+        if rows:
+            print_rows([(by.upper(), *_COLUMNS), *rows])
+        else:
+            click.echo("nothing was counted")
+        return
+    for line in _lines(found.total):
+        click.echo(line)
+
+
+def _rows(found: Report, by: str | None) -> list[tuple[str, ...]]:
+    if by == "task":
+        named = dict(found.tasks)
+    elif by == "argument":
+        named = {f"{task} {argument}": each for (task, argument), each in found.arguments.items()}
+    else:
+        return []
+    ordered = sorted(named.items(), key=lambda item: (-item[1]["bytes_offloaded"], item[0]))
+    return [(name or "-", *_row(figures)) for name, figures in ordered]
+
+
+def _row(figures: Figures) -> tuple[str, ...]:
+    return (
+        f"{figures['values_seen']:,}",
+        f"{figures['values_offloaded']:,}",
+        human_size(figures["bytes_offloaded"]),
+        human_size(figures["bytes_uploaded"]),
+        _times(figures.deduplication),
+        f"{figures['values_fetched'] + figures['cache_hits']:,}",
+        _percent(figures.hit_ratio),
+        f"{sum(figures.errors.values()):,}",
+    )
+
+
+def _lines(total: Figures) -> list[str]:
+    def size(name: str) -> str:
+        return human_size(total[name])
+
+    def number(name: str) -> str:
+        return f"{total[name]:,}"
+
+    errors = ", ".join(f"{count:,} {kind}" for kind, count in total.errors.items()) or "none"
+    dedup, hits = _times(total.deduplication), _percent(total.hit_ratio)
+    told = {
+        "values": f"{number('values_seen')} looked at, {number('values_offloaded')} by reference, "
+        f"{number('values_deduplicated')} of them stored before",
+        "bytes": f"{size('bytes_offloaded')} kept out of messages and results, "
+        f"{size('bytes_uploaded')} uploaded ({dedup} deduplicated), {size('bytes_stored')} stored",
+        "fetched": f"{number('values_fetched')} values, {size('bytes_fetched')}; the machine had "
+        f"{number('cache_hits')} more ({hits}), {size('cache_bytes')}",
+        "errors": f"{errors}; tried again: {number('store_retries')} store calls, "
+        f"{number('task_retries')} tasks; refused: {number('refs_refused')} references",
+    }
+    if total["observed_values"]:
+        told["observed"] = (
+            f"{number('observed_values')} values would travel by reference, "
+            f"{size('observed_bytes')}, of which {size('observed_repeated_bytes')} came again"
+        )
+    told.update({step: _timing(total, step) for step in STEPS if total.times(step)[-1]})
+    return [printable(f"{name:<10}{text}") for name, text in told.items()]
+
+
+def _timing(total: Figures, step: str) -> str:
+    count = total.times(step)[-1]
+    half, most = (_seconds(total.quantile(step, part)) for part in (0.5, 0.99))
+    average = total.seconds(step) / count * 1e3
+    return f"{count:,} times, {average:,.1f} ms on average, half within {half}, 99 % within {most}"
+
+
+def _document(hook: Offload, found: Report) -> dict[str, Any]:
+    return {
+        "store": hook.store.url,
+        "since": found.begin,
+        "total": _counts(found.total),
+        "tasks": {task: _counts(each) for task, each in sorted(found.tasks.items())},
+        "arguments": [
+            {"task": task, "argument": argument, **_counts(each)}
+            for (task, argument), each in sorted(found.arguments.items())
+        ],
+    }
+
+
+def _counts(figures: Figures) -> Mapping[str, Any]:
+    ratio = figures.deduplication
+    return {
+        **dict(sorted(figures.counts.items())),
+        "deduplication": None if ratio is None or math.isinf(ratio) else round(ratio, 3),
+    }
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return "all" if math.isinf(ratio) else f"{ratio:,.1f}x"
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{part:.0%}"
+
+
+def _seconds(bound: float | None) -> str:
+    if bound is None:
+        return "-"
+    return "longer" if math.isinf(bound) else f"{bound * 1e3:g} ms"

@@ -1,0 +1,134 @@
+"""What was counted, as Prometheus reads it. Needs the extra ``prometheus``.
+
+Everything is read from the store when it is asked for, so it is right for any number of processes;
+one exporter for each store is enough. Conventions: https://prometheus.io/docs/practices/naming/
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+
+from offload.counters import BOUNDS, NAMES, OTHER, STEPS
+from offload.errors import ConfigurationError, StoreError
+from offload.stats.figures import Figures
+from offload.stats.report import report, tallies_of
+from offload.stores.base import Store
+
+try:
+    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+except ImportError as exc:
+    raise ConfigurationError(
+        'the exporter needs prometheus_client: pip install "offload[prometheus]"'
+    ) from exc
+
+__all__ = ("Collector", "metric_of", "serve")
+
+logger = logging.getLogger(__name__)
+
+_ERRORS = "errors_"
+
+
+def metric_of(name: str) -> str:
+    """Return the metric for a counter: ``bytes_stored`` is ``offload_stored_bytes_total``."""
+    for unit in ("values", "bytes", "blobs"):
+        if name.startswith(f"{unit}_"):
+            return f"offload_{name.removeprefix(f'{unit}_')}_{unit}_total"
+    return f"offload_{name}_total"
+
+
+class Collector:
+    """Asks *store* at every scrape.
+
+    Args:
+        tasks: so many, those with the most bytes, have a label of their own; the others are
+            counted together.
+    """
+
+    def __init__(self, store: Store, *, tasks: int = 200) -> None:
+        self._store = store
+        self._tasks = tasks
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics; only ``offload_up`` 0 while the store does not answer."""
+        begun = time.perf_counter()
+        try:
+            found = report(tallies_of(self._store))
+        except StoreError as exc:
+            logger.warning("nothing to export: %s", exc)
+            yield _gauge("offload_up", "Whether the store answered.", 0)
+            return
+        yield _gauge("offload_up", "Whether the store answered.", 1)
+        tasks = self._labelled(found.tasks)
+        yield from _counters(tasks)
+        yield from _histograms(tasks)
+        yield _gauge(
+            "offload_scrape_duration_seconds",
+            "How long reading the store took.",
+            time.perf_counter() - begun,
+        )
+
+    def _labelled(self, tasks: Mapping[str, Figures]) -> dict[str, Figures]:
+        ordered = sorted(tasks, key=lambda task: (-tasks[task]["bytes_offloaded"], task))
+        kept = {task: tasks[task] for task in ordered[: self._tasks] if task != OTHER}
+        rest = [tasks[task].counts for task in ordered if task not in kept]
+        return {**kept, OTHER: Figures.sum(rest)} if rest else kept
+
+
+def serve(store: Store, host: str, port: int, *, tasks: int = 200) -> tuple[int, object]:
+    """Serve ``/metrics`` from a thread; return the port and the server.
+
+    Args:
+        port: 0 takes a free one.
+    """
+    registry = CollectorRegistry()
+    registry.register(Collector(store, tasks=tasks))  # type: ignore[arg-type,unused-ignore]
+    server, _thread = start_http_server(port, host, registry)
+    return int(server.server_port), server
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counters(tasks: Mapping[str, Figures]) -> Iterator[Metric]:
+    for name, text in NAMES.items():
+        if name.startswith(_ERRORS):
+            continue
+        family = CounterMetricFamily(metric_of(name), f"{text.capitalize()}.", labels=["task"])
+        for task, figures in tasks.items():
+            family.add_metric([task], figures[name])
+        yield family
+    errors = CounterMetricFamily(
+        "offload_errors_total",
+        "Values that could not be stored or fetched.",
+        labels=["task", "kind"],
+    )
+    for task, figures in tasks.items():
+        for name in NAMES:
+            if name.startswith(_ERRORS):
+                errors.add_metric([task, name.removeprefix(_ERRORS)], figures[name])
+    yield errors
+
+
+def _histograms(tasks: Mapping[str, Figures]) -> Iterator[Metric]:
+    family = HistogramMetricFamily(
+        "offload_step_duration_seconds",
+        "How long a step took for one value: " + "; ".join(f"{s}, {t}" for s, t in STEPS.items()),
+        labels=["task", "step"],
+    )
+    bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
+    for task, figures in tasks.items():
+        for step in STEPS:
+            times = figures.times(step)
+            if times[-1]:
+                buckets = list(zip(bounds, times, strict=True))
+                family.add_metric([task, step], buckets, sum_value=figures.seconds(step))
+    yield family

@@ -1,0 +1,99 @@
+"""Reading tallies: all of an app, by task, by argument, over time."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from offload.errors import ConfigurationError
+from offload.stats.figures import Figures
+from offload.stores.base import Store
+from offload.stores.tallies import KEPT, LABEL, SPANS, Span, Tallied, Tallies
+
+__all__ = ("Report", "report", "tallies_of", "timeline")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was counted.
+
+    Attributes:
+        begin: since when, in seconds since 1970; None: since anything was.
+        total: of all.
+        tasks: by task; "" is what is about none. Empty where only totals are kept.
+        arguments: by task and argument; only of all time.
+    """
+
+    begin: float | None
+    total: Figures
+    tasks: Mapping[str, Figures]
+    arguments: Mapping[tuple[str, str], Figures]
+
+
+def tallies_of(store: Store) -> Tallies:
+    """Return the tallies of *store*; raises ConfigurationError if it keeps none."""
+    if isinstance(store, Tallied):
+        return store.tallies
+    raise ConfigurationError(
+        f"{store.url} keeps no statistics: Redis does, also as the first of several stores",
+        store=store.url,
+    )
+
+
+def report(
+    tallies: Tallies,
+    since: float | None = None,
+    *,
+    tasks: bool = False,
+    now: Callable[[], float] = time.time,
+) -> Report:
+    """Return what was counted, in the last *since* seconds or in all.
+
+    Minutes, hours or days count whole if they end in that time. *tasks* wants them apart, which
+    minutes have not.
+    """
+    if since is None:
+        return _report(None, [tallies.total()])
+    begin = now() - since
+    span = _span(since, tasks=tasks)
+    series = tallies.series(span)
+    return _report(begin, (c for at, c in series.items() if at + SPANS[span] > begin))
+
+
+def timeline(tallies: Tallies, span: Span) -> dict[int, Figures]:
+    """Return the figures of all minutes, hours or days that are kept, by when they began."""
+    return {
+        begin: _report(None, [counts]).total
+        for begin, counts in sorted(tallies.series(span).items())
+    }
+
+
+def _span(since: float, *, tasks: bool) -> Span:
+    for span in SPANS:
+        if since <= KEPT[span] and not (tasks and span == "minute"):
+            return span
+    days = KEPT["day"] // SPANS["day"]
+    raise ConfigurationError(f"statistics over time are kept for {days} days")
+
+
+def _report(begin: float | None, accounts: Iterable[Mapping[str, int]]) -> Report:
+    tasks: dict[str, list[dict[str, int]]] = defaultdict(list)
+    arguments: dict[tuple[str, str], list[dict[str, int]]] = defaultdict(list)
+    labelled = False
+    for account in accounts:
+        for text, amount in account.items():
+            name, *labels = text.split(LABEL)
+            labelled = labelled or bool(labels)
+            task, argument = (*labels, "", "")[:2]
+            tasks[task].append({name: amount})
+            if argument:
+                arguments[task, argument].append({name: amount})
+    by_task = {task: Figures.sum(parts) for task, parts in tasks.items()}
+    return Report(
+        begin,
+        Figures.sum(figures.counts for figures in by_task.values()),
+        by_task if labelled else {},
+        {key: Figures.sum(parts) for key, parts in arguments.items()},
+    )

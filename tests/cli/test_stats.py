@@ -1,0 +1,130 @@
+"""``celery offload stats`` and ``exporter``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from celery.bin.base import CLIContext
+from click.testing import CliRunner
+
+from offload.cli import offload
+from offload.testing.servers import end_process, wait_until
+from tests.hooks.wire import make_wire
+
+
+@pytest.fixture
+def command(redis):
+    """Run ``celery offload stats`` for an app that published two arguments three times."""
+    url = f"{redis.url}?prefix=stats-cli-{os.getpid()}-{os.urandom(3).hex()}"
+    wire = make_wire(store=url)
+
+    @wire.app.task(name="shop.report")
+    def make_report(rows, title=""):
+        return None
+
+    for _ in range(3):
+        make_report.delay(["row"] * 50_000, title="t" * 100_000)
+
+    def run(*words, code=0):
+        context = CLIContext(wire.app, True, None)
+        done = CliRunner().invoke(offload, ["stats", *words], obj=context, catch_exceptions=False)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    return run
+
+
+def test_totals_say_what_was_saved(command):
+    out = command()
+    assert "6 looked at, 6 by reference, 4 of them stored before" in out
+    assert "3.0x deduplicated" in out
+    assert "errors    none" in out
+    assert re.search(r"^upload +6 times", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("since", ((), ("--since", "10m"), ("--since", "2d")))
+def test_a_row_for_each_task(command, since):
+    head, row = command("--by", "task", *since).splitlines()[1:]
+    assert head.split()[0] == "TASK"
+    assert row.split()[:3] == ["shop.report", "6", "6"]
+
+
+def test_a_row_for_each_argument(command):
+    rows = [line.split() for line in command("--by", "argument").splitlines()[2:]]
+    assert {(task, argument, n) for task, argument, n, *_ in rows} == {
+        ("shop.report", "rows", "3"),
+        ("shop.report", "title", "3"),
+    }
+
+
+def test_json_has_the_same_numbers(command):
+    found = json.loads(command("--json"))
+    assert found["total"]["values_offloaded"] == 6
+    assert found["total"]["deduplication"] == pytest.approx(3, abs=0.01)
+    assert found["tasks"]["shop.report"]["values_offloaded"] == 6
+    assert {each["argument"]: each["values_seen"] for each in found["arguments"]} == {
+        "rows": 3,
+        "title": 3,
+    }
+
+
+def test_counting_begins_anew(command):
+    assert "begins anew" in command("--reset")
+    assert "0 looked at" in command()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    (
+        (("--since", "soon"), "is no time"),
+        (("--since", "0h"), "is no time"),
+        (("--since", "1h", "--by", "argument"), "in all only"),
+    ),
+)
+def test_what_is_not_meant_is_refused(command, words, said):
+    assert said in command(*words, code=2)
+
+
+def test_an_hour_that_is_not_kept_is_refused(command):
+    assert "90 days" in command("--since", "99d", code=1)
+
+
+def test_a_store_without_statistics_says_so(tmp_path):
+    wire = make_wire(store=f"file://{tmp_path}")
+    context = CLIContext(wire.app, True, None)
+    done = CliRunner().invoke(offload, ["stats"], obj=context)
+    assert done.exit_code == 1
+    assert "keeps no statistics" in done.output
+
+
+@pytest.mark.integration
+def test_the_exporter_serves_until_it_is_ended(project, redis, tmp_path):
+    """On localhost, what all processes counted."""
+    url = f"{redis.url}?prefix=exporter-{os.getpid()}"
+    project.write(store=url)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "proj", "offload", "exporter", "--port", "0"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        [address] = re.findall(r"http://127\.0\.0\.1:[0-9]+/metrics", line)
+
+        def answered():
+            with urllib.request.urlopen(address) as answer:
+                return b"offload_up 1.0" in answer.read()
+
+        wait_until(answered, "the exporter answers")
+    finally:
+        end_process(process, signal.SIGINT)
+        process.stdout.close()

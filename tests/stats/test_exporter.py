@@ -1,0 +1,179 @@
+"""What Prometheus reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from offload import Counters
+from offload.counters import NAMES, STEPS
+from offload.hooks.recorder import Recorder
+from offload.stats.exporter import metric_of, serve
+from offload.stores import open_store
+from offload.stores.memory import MemoryStore
+from offload.testing.servers import end_process, free_port, redis_server, wait_until
+
+HOST = "127.0.0.1"
+
+
+def fill(store, tasks=("shop.total", "shop.report"), amount=5):
+    """Count something for every task, in ascending bytes."""
+    counters = Counters()
+    recorder = Recorder(counters, 1)
+    recorder.ride(store)
+    for number, task in enumerate(tasks):
+        with counters.about(task, "rows"):
+            counters.add(**dict.fromkeys(NAMES, amount + number))
+            for step in STEPS:
+                counters.took(step, 0.003)
+    recorder.write()
+
+
+@pytest.fixture
+def exported():
+    servers = []
+
+    def start(store, **options):
+        port, server = serve(store, HOST, 0, **options)
+        servers.append(server)
+        return port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def scrape(port):
+    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics") as answer:
+        return answer.read().decode()
+
+
+def samples(port):
+    """Return all samples: name and labels -> value."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(scrape(port))
+        for sample in family.samples
+    }
+
+
+def test_every_counter_is_exported_under_its_task(exported):
+    store = MemoryStore()
+    fill(store)
+    found = samples(exported(store))
+    assert found["offload_up",] == 1
+    for name in NAMES:
+        if name.startswith("errors_"):
+            key = ("offload_errors_total", ("kind", name[7:]), ("task", "shop.report"))
+        else:
+            key = (metric_of(name), ("task", "shop.report"))
+        assert found[key] == 6, name
+    for step in STEPS:
+        labels = (("step", step), ("task", "shop.total"))
+        metric = "offload_step_duration_seconds"
+        assert found[(f"{metric}_count", *labels)] == 1
+        assert found[(f"{metric}_sum", *labels)] == pytest.approx(0.003)
+        assert found[(f"{metric}_bucket", ("le", "0.001"), *labels)] == 0
+        assert found[(f"{metric}_bucket", ("le", "0.004"), *labels)] == 1
+
+
+def test_tasks_are_bounded_and_none_is_left_out(exported):
+    """Those with the most bytes are named, the others counted together."""
+    store = MemoryStore()
+    fill(store, [f"task {number}" for number in range(10)])
+    found = samples(exported(store, tasks=3))
+    seen = {
+        dict(key[1:])["task"]: v
+        for key, v in found.items()
+        if key[0] == "offload_seen_values_total"
+    }
+    assert set(seen) == {"task 9", "task 8", "task 7", "(other)"}
+    assert sum(seen.values()) == sum(range(5, 15))
+
+
+def test_hostile_names_stay_names(exported):
+    """Quotes, newlines and the like in a task's name neither break nor forge a line."""
+    name = 'x"} 1\noffload_forged_total 9\n{a="\\'
+    store = MemoryStore()
+    fill(store, [name])
+    found = samples(exported(store))
+    assert found["offload_seen_values_total", ("task", name)] == 5
+    assert not [key for key in found if key[0] == "offload_forged_total"]
+
+
+def test_a_store_that_is_away_is_told_and_comes_back(exported):
+    with redis_server() as server:
+        store = open_store(f"{server.url}?socket_timeout=1")
+        fill(store)
+        port = exported(store)
+        assert samples(port)["offload_up",] == 1
+        server.stop()
+        assert samples(port) == {("offload_up",): 0}
+        server.start()
+        assert samples(port)["offload_up",] == 1
+
+
+def test_conventions_are_kept(exported):
+    """As promtool sees it."""
+    promtool = shutil.which("promtool") or pytest.skip("promtool is not installed")
+    store = MemoryStore()
+    fill(store)
+    done = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=scrape(exported(store)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.integration
+def test_prometheus_scrapes_it(exported, tmp_path):
+    """A real one has the numbers, and sees them rise."""
+    program = shutil.which("prometheus") or pytest.skip("prometheus is not installed")
+    store = MemoryStore()
+    fill(store)
+    (tmp_path / "prometheus.yml").write_text(
+        f"""
+scrape_configs:
+  - job_name: offload
+    scrape_interval: 1s
+    static_configs:
+      - targets: ["{HOST}:{exported(store)}"]
+"""
+    )
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={tmp_path / 'prometheus.yml'}",
+                f"--storage.tsdb.path={tmp_path / 'data'}",
+                f"--web.listen-address={HOST}:{port}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        query = 'sum(offload_offloaded_bytes_total{task="shop.total"})'
+
+        def value():
+            url = f"http://{HOST}:{port}/api/v1/query?query={quote(query)}"
+            with urllib.request.urlopen(url) as answer:
+                result = json.load(answer)["data"]["result"]
+            return float(result[0]["value"][1]) if result else None
+
+        wait_until(lambda: value() == 5, f"prometheus has it: {Path(tmp_path / 'log')}")
+        fill(store)
+        wait_until(lambda: value() == 10, "prometheus has what was counted since")
+    finally:
+        end_process(process, 15)

@@ -1,0 +1,51 @@
+"""What the counters say."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offload import Counters
+from offload.counters import BOUNDS
+from offload.stats import Figures
+
+
+def test_deduplication_is_what_travelled_for_what_was_uploaded():
+    assert Figures({}).deduplication is None
+    assert Figures({"bytes_offloaded": 10}).deduplication == inf
+    assert Figures({"bytes_offloaded": 10, "bytes_uploaded": 4}).deduplication == 2.5
+
+
+def test_hits_are_of_what_the_cache_was_asked_for():
+    assert Figures({"values_fetched": 7}).hit_ratio is None
+    assert Figures({"cache_hits": 3, "cache_misses": 1, "values_fetched": 9}).hit_ratio == 0.75
+
+
+def test_errors_are_those_that_happened():
+    counts = {"errors_missing": 2, "errors_other": 0, "values_seen": 1}
+    assert Figures(counts).errors == {"missing": 2}
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=60), st.floats(0.01, 1))
+def test_a_quantile_bounds_the_true_one(seconds, part):
+    """As many times as asked for lie within it, and not within the bound below it."""
+    counters = Counters()
+    for each in seconds:
+        counters.took("fetch", each)
+    figures = Figures({what.name: amount for what, amount in counters.take().items()})
+    found = figures.quantile("fetch", part)
+    within = sum(each <= found for each in seconds)
+    assert within >= part * len(seconds)
+    bounds = [0.0, *BOUNDS, inf]
+    below = bounds[bounds.index(found) - 1]
+    assert below == 0 or sum(each <= below for each in seconds) < part * len(seconds)
+    assert figures.times("fetch")[-1] == len(seconds)
+    assert figures.seconds("fetch") == pytest.approx(sum(seconds), abs=1e-6 * len(seconds))
+
+
+def test_nothing_took_no_time():
+    assert Figures({}).quantile("fetch", 0.5) is None
+    assert Figures({}).seconds("fetch") == 0

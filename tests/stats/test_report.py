@@ -1,0 +1,113 @@
+"""Reading tallies."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload.errors import ConfigurationError
+from offload.stats import report, timeline
+from offload.stats.report import tallies_of
+from offload.stores import open_store
+from offload.stores.memory_tallies import MemoryTallies
+from offload.stores.tallies import LABEL, Tally
+
+DAY = 86400
+NOON = 20_000 * DAY + DAY // 2
+
+
+class Clock:
+    now = float(NOON)
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def tallies(clock):
+    return MemoryTallies(clock)
+
+
+def count(tallies, number, **amounts):
+    """Add a tally of ``task__argument=amount`` values seen."""
+    total = {LABEL.join(("values_seen", *what.split("__"))): n for what, n in amounts.items()}
+    series = {}
+    for what, n in amounts.items():
+        text = LABEL.join(("values_seen", what.split("__")[0], ""))
+        series[text] = series.get(text, 0) + n
+    tallies.add(Tally("p", number, total, series))
+
+
+def test_all_by_task_by_argument(tallies):
+    count(tallies, 1, a__x=1, a__y=2, b__x=4)
+    found = report(tallies)
+    assert found.begin is None
+    assert found.total["values_seen"] == 7
+    assert {task: each["values_seen"] for task, each in found.tasks.items()} == {"a": 3, "b": 4}
+    assert {key: each["values_seen"] for key, each in found.arguments.items()} == {
+        ("a", "x"): 1,
+        ("a", "y"): 2,
+        ("b", "x"): 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"), ((600, 1), (3 * 3600, 3), (5 * 3600, 3), (2 * DAY, 7), (89 * DAY, 15))
+)
+def test_only_what_is_not_older(tallies, clock, since, expected):
+    """By minutes, hours or days, as long as each is kept."""
+    for number, ago in enumerate((30 * DAY, DAY, 2 * 3600, 60)):
+        clock.now = NOON - ago
+        count(tallies, number, a__x=2 ** (3 - number))
+    clock.now = NOON
+    assert report(tallies, since, now=clock).total["values_seen"] == expected
+
+
+def test_tasks_apart_are_of_hours(tallies, clock):
+    """Minutes are only kept in all."""
+    count(tallies, 1, a__x=1)
+    assert report(tallies, 600, now=clock).tasks == {}
+    found = report(tallies, 600, tasks=True, now=clock)
+    assert {task: each["values_seen"] for task, each in found.tasks.items()} == {"a": 1}
+
+
+def test_what_is_older_than_all_is_refused(tallies, clock):
+    with pytest.raises(ConfigurationError, match="90 days"):
+        report(tallies, 91 * DAY, now=clock)
+
+
+def test_old_minutes_go(tallies, clock):
+    """The series is bounded, the total keeps everything."""
+    for hour in range(200):
+        clock.now = NOON + hour * 3600
+        count(tallies, hour, a__x=1)
+    assert len(tallies.series("minute")) <= 4
+    assert len(tallies.series("hour")) <= 73
+    assert report(tallies, now=clock).total["values_seen"] == 200
+
+
+def test_a_timeline_is_in_order(tallies, clock):
+    for number, hour in enumerate((3, 1, 2)):
+        clock.now = NOON + hour * 3600
+        count(tallies, number, a__x=hour)
+    line = timeline(tallies, "hour")
+    assert [each["values_seen"] for each in line.values()] == [1, 2, 3]
+    assert list(line) == sorted(line)
+
+
+def test_counts_of_a_newer_version_are_read(tallies):
+    """Names and labels that are not known here are summed up, not stumbled over."""
+    texts = {"values_tasted": 1, LABEL.join(("values_seen", "t", "x", "region")): 2, "": 3}
+    tallies.add(Tally("p", 1, texts, texts))
+    found = report(tallies)
+    assert found.total["values_tasted"] == 1
+    assert found.tasks["t"]["values_seen"] == 2
+
+
+def test_a_store_without_statistics_says_so(tmp_path):
+    with pytest.raises(ConfigurationError, match="keeps no statistics"):
+        tallies_of(open_store(f"file://{tmp_path}"))
