@@ -8,6 +8,7 @@ from typing import Any
 
 __all__ = ("Scope",)
 
+_COMPILED = (type(str.upper), type(str.__len__))
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or as if by one
 
 
@@ -31,7 +32,9 @@ class Scope:
         module = getattr(obj, "__module__", None)
         if isinstance(obj, type) and not obj.__flags__ & _HEAP_TYPE:
             return False
-        return self.includes(module) or found(module, getattr(obj, "__qualname__", "")) is not obj
+        if not self.includes(module) and found(module, getattr(obj, "__qualname__", "")) is obj:
+            return False
+        return not isinstance(obj, type) or not _is_compiled(obj)
 
     def includes(self, module: str | None) -> bool:
         """Return whether all of a module is shipped."""
@@ -45,6 +48,13 @@ class Scope:
     def including(self, module: str | None) -> Scope:
         """Return this scope and *module*."""
         return self if module is None or module in self.modules else Scope({*self.modules, module})
+
+
+def _is_compiled(cls: type) -> bool:
+    """Return whether a class was not made by Python's code, as that of locks."""
+    return any(
+        type(value) in _COMPILED and value.__objclass__ is cls for value in vars(cls).values()
+    )
 
 
 def found(module: str | None, qualname: str) -> Any:

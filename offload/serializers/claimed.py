@@ -16,7 +16,7 @@ _EXACT = frozenset({*_SIMPLE, *_CONTAINERS, bool, type(None)})
 
 def holds_claimed(value: Any, code: Code) -> bool:
     """Return whether *value* is or holds an instance of a class that *code* claims, and that is
-    a subclass of a simple type. One that says itself what JSON makes of it goes as that.
+    a subclass of a simple type.
     """
     claims: dict[type, bool] = dict.fromkeys(_EXACT, False)
     waiting = [value]
@@ -26,8 +26,7 @@ def holds_claimed(value: Any, code: Code) -> bool:
         kind = type(each)
         claimed = claims.get(kind)
         if claimed is None:
-            simple = issubclass(kind, _SIMPLE) and not hasattr(kind, "__json__")
-            claimed = claims[kind] = simple and code.claims(kind)
+            claimed = claims[kind] = issubclass(kind, _SIMPLE) and code.claims(kind)
         if claimed:
             return True
         if kind in _CONTAINERS and id(each) not in seen:

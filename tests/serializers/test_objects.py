@@ -1,0 +1,227 @@
+"""Instances of shipped classes: as data with a name and a hash, or within a pickle."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import numpy as np
+import orjson
+import pytest
+
+from offload.errors import CodeRefused, DeserializationError, SerializationError
+from offload.serializers import Registry
+from offload.stores.memory import MemoryStore
+from tests.registry.sides import Side, cells, content
+
+WAYS = ("json", "json with pickle", "pickle")
+MAIN = cells()
+
+
+@pytest.fixture(params=WAYS)
+def sides(request):
+    """Who sends and who receives, and the serializer of their messages."""
+    accept = ("json",) if request.param == "json" else ("json", "pickle")
+    native = "pickle" if request.param == "pickle" else "json"
+    store = MemoryStore()
+    return Side(store, accept=accept), Side(store, accept=accept), native
+
+
+@pytest.mark.parametrize("kind", MAIN["VALUES"])
+def test_an_instance_arrives_as_one_of_the_same_class_and_comes_home(sides, kind):
+    """It does there what it did here; sent back it is of the sender's own class, and equal."""
+    here, there, native = sides
+    value = MAIN["VALUES"][kind]()
+    payload = here.write(value, native)
+    assert payload.ships_code
+    assert payload.serializer == ("pickle" if native == "pickle" else "tree")
+    arrived = there.read(payload)
+    assert type(arrived) is not type(value)
+    assert type(arrived).__qualname__ == type(value).__qualname__
+    assert repr(arrived.run()) == repr(value.run())
+    home = here.read(there.write(arrived, native))
+    assert type(home) is type(value)
+    assert MAIN["state"](home) == MAIN["state"](value)
+
+
+@pytest.mark.parametrize("kind", MAIN["CALLABLES"])
+def test_a_callable_does_there_what_it_does_here(sides, kind):
+    """Functions, closures, partials and methods are callable there; classes and functions come
+    home as themselves.
+    """
+    here, there, native = sides
+    function, *args = MAIN["CALLABLES"][kind]
+    expected = function(*args)
+    arrived = there.read(here.write(function, native))
+    assert repr(arrived(*args)) == repr(expected)
+    home = here.read(there.write(arrived, native))
+    assert repr(home(*args)) == repr(expected)
+    if kind in ("function", "lambda", "closure", "recursive", "class"):
+        assert home is function
+
+
+def test_members_of_an_enum_are_those_of_its_class(sides):
+    """They are the very members, there and when they come home, and so are classes as values."""
+    here, there, native = sides
+    color = MAIN["Color"]
+    arrived = there.read(here.write([color.RED, color, {color.BLUE: 1}], native))
+    assert arrived[0] is arrived[1].RED
+    assert list(arrived[2]) == [arrived[1].BLUE]
+    home = here.read(there.write(arrived, native))
+    assert home[0] is color.RED
+    assert home[1] is color
+
+
+def test_what_stands_in_a_value_twice_arrives_as_one(sides):
+    """Instances keep their identity within a value, also if they refer to themselves."""
+    here, there, native = sides
+    point = MAIN["Point"](1)
+    point.y.append(point)
+    first, [second], third = there.read(here.write((point, [point], MAIN["Point"](1)), native))
+    assert first is second
+    assert first is first.y[0]
+    assert third is not first
+
+
+def test_items_of_sets_are_shipped(sides):
+    """Equal sets give the same bytes, and arrive."""
+    here, there, native = sides
+    frozen = MAIN["Frozen"]
+    shared = frozen(9)
+    value = {frozen(1), frozen(2), frozenset({frozen(3)}), (shared, shared)}
+    arrived = there.read(here.write(value, native))
+    assert len(arrived) == len(value)
+    assert {type(each).__name__ for each in arrived} == {"Frozen", "frozenset", "tuple"}
+    assert here.read(there.write(arrived, native)) == value
+
+
+def test_arrays_in_instances_are_not_copied(sides):
+    """Their memory is among the buffers, and arrays arrive writable."""
+    here, there, native = sides
+    weights = np.arange(10_000.0)
+    payload = here.write(MAIN["Network"](weights), native)
+    assert sum(view.nbytes for view in payload.buffers) == weights.nbytes
+    assert np.shares_memory(np.frombuffer(payload.buffers[0]), weights)
+    arrived = there.read(payload)
+    arrived.weights[0] = 1
+
+
+def test_nothing_but_name_and_hash_is_written(sides):
+    """Of a class the bytes hold name and hash, once however many instances there are."""
+    here, _there, native = sides
+    many = content(here.write([MAIN["Rich"]() for _ in range(100)], native))
+    name, code_hash = "__main__.Rich", here.registry.get_class_hash(MAIN["Rich"])
+    assert many.count(name.encode()) == many.count(code_hash.encode()) == 1
+    for absent in (b"doubled", b"cached", b"limit", b"Twice", b"cloudpickle", b"co_"):
+        assert absent not in many
+
+
+def test_what_json_would_flatten_is_shipped_if_it_is_in_main():
+    """A named tuple of ``__main__`` arrives as one also beside plain data; one made within a
+    function of a module arrives as plain Celery has it, and so does what stands in containers
+    that are no data.
+    """
+    here, there = (Side(store) for store in [MemoryStore()] * 2)
+    pair, level = MAIN["Pair"](1), MAIN["Level"].LOW
+    arrived = there.read(here.write({"rows": [pair, (1, 2)], "level": level}))
+    assert type(arrived["rows"][0]).__name__ == "Pair"
+    assert type(arrived["rows"][1]) is tuple
+    assert arrived["level"].name == "LOW"
+
+    class Local(list):
+        pass
+
+    assert there.read(here.write(Local([1]))) == [1]
+    within = Side(MemoryStore()).write([functools.reduce(lambda a, _: a, [Counted(a=level)])])
+    assert within.serializer == "native:json"
+
+
+class Counted(dict):
+    """A dict that only plain Celery makes something of."""
+
+
+def test_one_that_says_what_json_makes_of_it_goes_as_that():
+    """A class with ``__json__`` arrives as plain Celery delivers it."""
+    names = {"__name__": "__main__"}
+    exec("class Own:\n    def __json__(self): return {'own': 1}", names)
+    here, there = (Side(store) for store in [MemoryStore()] * 2)
+    assert there.read(here.write(names["Own"]())) == {"own": 1}
+
+
+@pytest.mark.parametrize("options", ({"mode": "off"}, None), ids=("off", "no registry"))
+@pytest.mark.parametrize("native", ("json", "pickle"))
+def test_without_code_nothing_changes(options, native):
+    """In mode off, and without a registry, instances go as before: by pickle or not at all,
+    and subclasses of simple types as plain Celery has them.
+    """
+    side = Side(MemoryStore(), accept=("json", "pickle"), **(options or {}))
+    serializers = side.serializers if options else Registry({"json", "pickle"})
+    plain = Registry({"json"}, side.code if options else None)
+    point = MAIN["Point"](1)
+    payload = serializers.encode(point, native)
+    assert (payload.serializer, payload.ships_code) == ("pickle", False)
+    assert type(serializers.decode("pickle", payload.head, [])) is type(point)
+    for value in (point, MAIN["Box"][int], functools.partial(MAIN["scale"], 1), MAIN["scale"]):
+        with pytest.raises(SerializationError, match="can only travel with pickle"):
+            plain.encode(value, "json")
+    pair = plain.encode(MAIN["Pair"](1), "json")
+    assert plain.decode(pair.serializer, pair.head, pair.buffers) == [1, "b"]
+    assert not side.calls
+
+
+def test_what_is_no_data_in_an_instance_is_an_error_that_says_where():
+    """The path leads into the instance's state."""
+    point = MAIN["Point"](1, [threading.Lock()])
+    with pytest.raises(SerializationError, match=r"of type lock at \['state'\]\['y'\]\[0\]"):
+        Side(MemoryStore()).write(point)
+
+
+def test_who_may_not_load_is_refused():
+    """A reader whose operator allows no code gets an error that names class and setting."""
+    store = MemoryStore()
+    payload = Side(store).write(MAIN["Point"](1))
+    with pytest.raises(CodeRefused, match=r"__main__\.Point@.*offload_code is 'off'"):
+        Side(store, mode="off").read(payload)
+    with pytest.raises(DeserializationError, match=r"__main__\.Point"):
+        Registry({"json"}).decode(payload.serializer, payload.head, payload.buffers)
+
+
+POINT = ["__main__.Point", Side(MemoryStore()).registry.get_class_hash(MAIN["Point"])]
+FUNCTION = ["__main__.scale", Side(MemoryStore()).registry.get_class_hash(MAIN["scale"])]
+
+
+@pytest.mark.parametrize(
+    "node",
+    (
+        {"code": 0},
+        {"shipped": [[POINT], {"code": 1}]},
+        {"shipped": [[POINT], {"code": -1}]},
+        {"shipped": [[POINT], {"code": True}]},
+        {"shipped": [[POINT], {"code": None}]},
+        {"shipped": [[["__main__.Point"]], {"code": 0}]},
+        {"shipped": [[[1, 2]], {"code": 0}]},
+        {"shipped": ["no", 1]},
+        {"shipped": [[POINT], {"shipped": [[POINT], {"code": 0}]}]},
+        {"shipped": [[FUNCTION], {"object": ["new", 0, 0]}]},
+        {"shipped": [[POINT], {"object": ["other", 0, 0]}]},
+        {"shipped": [[POINT], {"object": ["call", {"type": "object"}, 0]}]},
+        {"shipped": [[POINT], {"object": ["call", 5, 0]}]},
+        {"shipped": [[POINT], {"object": ["call", {"bound": [{"code": 0}, "mro"]}, 0]}]},
+        {"shipped": [[POINT], {"bound": [{"code": 0}, "__subclasses__"]}]},
+        {"shipped": [[POINT], {"bound": ["text", "upper"]}]},
+        {"shipped": [[POINT], {"bound": [{"code": 0}, 5]}]},
+        {"shipped": [[POINT], {"alias": [5, 6]}]},
+        {"shipped": [[POINT], {"partial": [5, [], {}]}]},
+        {"shipped": [[POINT], {"again": 1}]},
+        {"type": "Exception"},
+        {"type": ["int"]},
+    ),
+    ids=str,
+)
+def test_what_is_not_written_is_not_read(node):
+    """Nodes that no writer makes are an error, and call nothing that is not shipped."""
+    store = MemoryStore()
+    here, there = Side(store), Side(store)
+    here.write([MAIN["Point"](1), MAIN["scale"]])
+    with pytest.raises(DeserializationError):
+        there.serializers.decode("tree", orjson.dumps(node), [])
