@@ -21,6 +21,7 @@ from benchmarks import (
     shared_argument,
     sizes,
     small_tasks,
+    statistics,
     tiers,
 )
 from benchmarks.report import FULL, QUICK, SCALES, Judge, Row, document, show, write
@@ -37,6 +38,7 @@ QUESTIONS = {
     9: lifetimes,
     10: tiers,
     11: classes,
+    12: statistics,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -49,6 +49,7 @@ class Scale:
         tiered: tasks, arrays and bytes of an array, of question 10.
         tasks: small tasks published at once in question 1.
         classes: of which a few are pushed in question 11.
+        kinds_of_tasks: counted in question 12.
         rounds: how often each is repeated, at least.
     """
 
@@ -68,6 +69,7 @@ class Scale:
     blobs: int
     tiered: tuple[int, int, int]
     classes: int
+    kinds_of_tasks: int
 
 
 MB = 10**6
@@ -88,6 +90,7 @@ FULL = Scale(
     blobs=100_000,
     tiered=(1000, 8, 20 * MB),
     classes=200,
+    kinds_of_tasks=500,
 )
 QUICK = Scale(
     name="quick",
@@ -106,6 +109,7 @@ QUICK = Scale(
     blobs=100_000,
     tiered=(200, 8, 20 * MB),
     classes=200,
+    kinds_of_tasks=500,
 )
 TINY = Scale(
     name="tiny",
@@ -124,6 +128,7 @@ TINY = Scale(
     blobs=2000,
     tiered=(20, 2, 2 * MB),
     classes=10,
+    kinds_of_tasks=5,
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 

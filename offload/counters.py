@@ -7,8 +7,8 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from offload.errors import (
     StoreUnavailable,
 )
 
-__all__ = ("BOUNDS", "NAMES", "OTHER", "STEPS", "Counted", "Counters")
+__all__ = ("BOUNDS", "BY_TASK", "NAMES", "OTHER", "STEPS", "Counted", "Counters")
 
 NAMES = {
     "values_seen": "arguments and results looked at that were not certainly small",
@@ -65,6 +65,16 @@ NAMES = {
 """Every counter and what it counts."""
 
 
+BY_TASK = frozenset(
+    {
+        *("values_seen", "values_offloaded", "values_deduplicated", "values_fetched"),
+        *("bytes_offloaded", "bytes_uploaded", "bytes_stored", "bytes_fetched"),
+        *("cache_hits", "cache_misses", "observed_values", "observed_bytes"),
+        *(name for name in NAMES if name.startswith("errors_")),
+    }
+)
+"""What is told apart by task over time, too; of all else only the sum."""
+
 STEPS = {
     "serialise": "making bytes of a value",
     "hash": "naming its content",
@@ -107,7 +117,39 @@ class Counted(NamedTuple):
     argument: str = ""
 
 
+_TIMES = {
+    step: ([f"{step}_seconds_{n}" for n in range(len(BOUNDS) + 1)], f"{step}_microseconds")
+    for step in STEPS
+}
 _about: ContextVar[tuple[str, str]] = ContextVar("offload_counted_about", default=("", ""))
+
+
+class _About:
+    __slots__ = ("_labels", "_token")
+
+    def __init__(self, labels: tuple[str, str]) -> None:
+        self._labels = labels
+
+    def __enter__(self) -> None:
+        self._token = _about.set(self._labels)
+
+    def __exit__(self, *_: object) -> None:
+        _about.reset(self._token)
+
+
+class _Timed:
+    __slots__ = ("_begun", "_counters", "_step")
+
+    def __init__(self, counters: Counters, step: str) -> None:
+        self._counters = counters
+        self._step = step
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._counters.took(self._step, time.perf_counter() - self._begun)
 
 
 class Counters:
@@ -120,7 +162,7 @@ class Counters:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._apart: Counter[Counted] = Counter()
+        self._apart: dict[tuple[str, str, str], int] = {}
 
     def _mine(self) -> Counter[str]:
         """Return this process's counts.
@@ -131,14 +173,9 @@ class Counters:
             self._begin()
         return self._counts
 
-    @contextmanager
-    def about(self, task: str, argument: str = "") -> Iterator[None]:
+    def about(self, task: str, argument: str = "") -> AbstractContextManager[None]:
         """Within this, what is counted is counted for a task's argument."""
-        token = _about.set((task, argument))
-        try:
-            yield
-        finally:
-            _about.reset(token)
+        return _About((task, argument))
 
     def add(self, **amounts: int) -> None:
         """Raise each named counter; KeyError for a name that is not in `NAMES`."""
@@ -150,34 +187,33 @@ class Counters:
                     raise KeyError(name)
                 if amount:
                     counts[name] += amount
-                    self._raise(Counted(name, task, argument), amount)
+                    self._raise((name, task, argument), amount)
 
     def failed(self, error: Exception) -> None:
         """Count an error by its kind."""
         name = next(name for kind, name in _ERRORS if isinstance(error, kind))
         self.add(**{name: 1})
 
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
+    def timed(self, step: str) -> AbstractContextManager[None]:
         """Count how long this takes, if it ends well."""
-        begun = time.perf_counter()
-        yield
-        self.took(step, time.perf_counter() - begun)
+        return _Timed(self, step)
 
     def took(self, step: str, seconds: float) -> None:
         """Count how long a step took; KeyError for one that is not in `STEPS`."""
-        if step not in STEPS:
-            raise KeyError(step)
+        names, sum_ = _TIMES[step]
         self._mine()
         task, _ = _about.get()
         with self._lock:
-            self._raise(Counted(f"{step}_seconds_{bisect_left(BOUNDS, seconds)}", task), 1)
-            self._raise(Counted(f"{step}_microseconds", task), max(0, int(seconds * 1e6)))
+            self._raise((names[bisect_left(BOUNDS, seconds)], task, ""), 1)
+            self._raise((sum_, task, ""), max(0, int(seconds * 1e6)))
 
-    def _raise(self, what: Counted, amount: int) -> None:
-        if what not in self._apart and len(self._apart) >= _MOST:
-            what = Counted(what.name, OTHER)
-        self._apart[what] += amount
+    def _raise(self, what: tuple[str, str, str], amount: int) -> None:
+        apart = self._apart
+        before = apart.get(what)
+        if before is None and len(apart) >= _MOST:
+            what = (what[0], OTHER, "")
+            before = apart.get(what)
+        apart[what] = amount if before is None else before + amount
 
     def snapshot(self) -> dict[str, int]:
         """Return all counters, those at zero as well."""
@@ -189,8 +225,8 @@ class Counters:
         """Return what was counted since this was called last."""
         self._mine()
         with self._lock:
-            taken, self._apart = self._apart, Counter()
-        return dict(taken)
+            taken, self._apart = self._apart, {}
+        return {Counted(*what): amount for what, amount in taken.items()}
 
     def give_back(self, taken: Mapping[Counted, int]) -> None:
         """Count again what was taken, as it could not be kept."""

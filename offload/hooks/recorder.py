@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import signals
 
-from offload.counters import Counted, Counters
+from offload.counters import BY_TASK, Counted, Counters
 from offload.errors import StoreError
 from offload.stores.base import Store
 from offload.stores.processes import PerProcess
@@ -97,7 +97,7 @@ class Recorder:
         series: Counter[str] = Counter()
         for what, amount in taken.items():
             total[_text(what)] += amount
-            series[_text(what._replace(argument=""))] += amount
+            series[_text(Counted(what.name, what.task if what.name in BY_TASK else ""))] += amount
         return Tally(state.process, state.number, total, series)
 
 
