@@ -26,10 +26,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery import Celery, Task
-
 from offload.errors import SerializationError
 from offload.registry.annotations import annotations_of
+from offload.registry.apps import what_of_celery
 from offload.registry.code import instructions
 from offload.registry.scope import Scope
 from offload.serializers.describe import short_repr, type_name
@@ -237,10 +236,8 @@ class _Walk:
             write(self, value)
         elif isinstance(value, type):
             self.klass(value) if value in self.scope else self.reference(value)
-        elif isinstance(value, Celery):
-            self.text(b"celery", value.main or "")
-        elif isinstance(value, Task):
-            self.text(b"task", value.name)
+        elif (celery := what_of_celery(value)) is not None:
+            self.text(b"celery", " ".join(celery))
         elif not self._again(value):
             self.instance(value)
 
