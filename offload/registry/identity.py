@@ -155,10 +155,13 @@ class _Walk:
         self.reads_docs = False
         self.watched: list[tuple[Mapping[str, Any], str, Any]] = []
         self.constant = True
+        self._root: Any = None
         self._seen: dict[int, int] = {}
+        self._classes: dict[int, int] = {}
         self._alive: list[Any] = []  # so that no two objects get the same id
 
     def root(self, obj: Any) -> None:
+        self._root = obj
         self.text(b"python", python_tag())
         self.function(obj) if isinstance(obj, types.FunctionType) else self.klass(obj)
 
@@ -206,13 +209,13 @@ class _Walk:
         plain = _ATOMS.get(type(value))
         if plain is not None:
             return plain(value)
-        out, seen = self.out, self._seen
-        self.out, self._seen = [], dict(seen)
+        out, seen, classes = self.out, self._seen, self._classes
+        self.out, self._seen, self._classes = [], dict(seen), dict(classes)
         try:
             self.value(value)
             return b"".join(self.out)
         finally:
-            self.out, self._seen = out, seen
+            self.out, self._seen, self._classes = out, seen, classes
 
     def _again(self, obj: Any) -> bool:
         """Write that *obj* was met before, if it was; else remember it."""
@@ -248,7 +251,7 @@ class _Walk:
     def function(self, function: types.FunctionType) -> None:
         if self._again(function):
             return
-        if function not in self.scope and self._seen[id(function)]:
+        if function not in self.scope and function is not self._root:
             self.reference(function)
             return
         self.begin(b"function", 0)
@@ -324,8 +327,20 @@ class _Walk:
         self.named(b"module", found)
 
     def klass(self, cls: type) -> None:
-        if self._again(cls):
+        """Write a class. It is a version of its own: besides classes, nothing in it is the same
+        object as something in another one, as it would not be once it was loaded.
+        """
+        number = self._classes.get(id(cls))
+        if number is not None:
+            self.begin(b"class again", number)
             return
+        self._classes[id(cls)] = len(self._classes)
+        self._alive.append(cls)
+        outside, self._seen = self._seen, {}
+        self._class(cls)
+        self._seen = outside
+
+    def _class(self, cls: type) -> None:
         own = vars(cls)
         self.text(b"class", cls.__name__)
         self.value(type(cls))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
-from types import FunctionType, MemberDescriptorType
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
@@ -32,6 +32,10 @@ __all__ = ("Loader", "Pair", "dump", "load", "loading", "own_registry", "reduce_
 
 Pair = tuple[str, str]
 """The name and hash of a version."""
+
+_DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
+_MADE_ANEW = frozenset({"_abc_impl", "__annotate_func__"})
+"""Attributes of a class that Python makes with it."""
 
 _by_value_lock = PerProcess(threading.RLock)
 
@@ -182,17 +186,23 @@ def _with_its_form(
     cls: type, args: tuple[Any, ...], rest: list[Any]
 ) -> tuple[tuple[Any, ...], list[Any]]:
     """Return what cloudpickle makes *cls* of, with what has to be known when it is made: its
-    slots, without which its instances would get a ``__dict__``, and its qualified name.
+    slots, without which its instances would get a ``__dict__``, and its qualified name; and
+    with the attributes that cloudpickle leaves out because a base has the same.
     """
     *first, names, tracker, extra = args
     (attributes, slot_state), *more = rest
+    attributes |= {
+        name: value
+        for name, value in vars(cls).items()
+        if name not in attributes and name not in _MADE_ANEW and type(value) not in _DESCRIPTORS
+    }
     names = {**names, "__qualname__": cls.__qualname__}
     if "__slots__" in attributes and NamedTuple not in attributes.get("__orig_bases__", ()):
         names["__slots__"] = attributes["__slots__"]
         attributes = {
             name: value
             for name, value in attributes.items()
-            if name != "__slots__" and not isinstance(value, MemberDescriptorType)
+            if name != "__slots__" and type(value) not in _DESCRIPTORS
         }
     return (*first, names, tracker, extra), [(attributes, slot_state), *more]
 

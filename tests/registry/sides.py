@@ -7,10 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 from offload.counters import Counters
+from offload.errors import StoreUnavailable
 from offload.registry.registry import ClassRegistry
 from offload.registry.shipping import Shipping
 from offload.serializers import Registry
-from tests.registry.conftest import CountingStore
+from tests.registry.conftest import Counting, CountingStore
 
 CELLS = Path(__file__).with_name("cells.py")
 
@@ -26,11 +27,23 @@ def cells():
     return vars(module)
 
 
+class Pointers(Counting):
+    """Pointers that count how often they are asked, of a store that may be away."""
+
+    away = False
+
+    def __getattr__(self, name):
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        return super().__getattr__(name)
+
+
 class Side:
     """A process as far as code is concerned."""
 
     def __init__(self, store, *, accept=("json",), mode="trusted", **options):
         self.store = CountingStore(store)
+        self.store.pointers = Pointers(store.pointers)
         self.counters = Counters()
         self.registry = ClassRegistry(self.store, mode=mode, counters=self.counters, **options)
         self.code = Shipping(self.registry)
