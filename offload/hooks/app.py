@@ -17,7 +17,7 @@ from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
-from offload.hooks import periodic, prefetch, results, together, worker
+from offload.hooks import control, periodic, prefetch, results, together, worker
 from offload.hooks.locate import store_urls
 from offload.hooks.observe import Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -313,6 +313,7 @@ def _install(hook: Offload, app: Any) -> None:
     app.steps["worker"].add(worker.CheckConfiguration)
     periodic.install(hook, app)
     worker.install()
+    control.install()
     together.install()
     results.install()
     prefetch.install()

@@ -26,6 +26,7 @@ from kombu.utils.objects import cached_property
 
 from offload.content.holds import Hold, holder
 from offload.errors import OffloadError, SerializationError, StoreUnavailable
+from offload.hooks import control
 from offload.hooks.delivery import (
     EMBED,
     Delivery,
@@ -62,6 +63,7 @@ class CheckConfiguration(Step):
 
     def __init__(self, parent: Any, **_options: Any) -> None:
         parent.app._offload.check_start()
+        control.install()  # where the app was made before Celery's worker was imported
         super().__init__(parent)
 
 

@@ -1,0 +1,86 @@
+"""``celery -A proj inspect offload``: what each worker is set to, has, and did."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from offload.content.cache import open_cache
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("install", "state_of")
+
+_NAME = "offload"
+_FILE = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)  # of a value, in the node cache
+_UNTOLD = frozenset({"store", "secret", "signing_key", "verify_keys"})  # may hold passwords
+
+
+def install() -> None:
+    """Have workers answer, and ``celery inspect`` know it; once per process.
+
+    Only those two have imported what knows the commands: publishers shall not.
+    """
+    control = sys.modules.get("celery.worker.control")
+    if control is not None and _NAME not in control.Panel.data:
+        told = "What offload is set to, has in its cache, and did."
+        control.inspect_command(name=_NAME, help=told)(_answer)
+
+
+def _answer(state: Any, **_: Any) -> dict[str, Any]:
+    hook = getattr(state.app, "_offload", None)
+    return {} if hook is None else state_of(hook)
+
+
+def state_of(hook: Offload) -> dict[str, Any]:
+    """Return what this process is set to, what its machine has in the node cache, and what the
+    process itself counted; plain data without passwords. In a prefork worker the children
+    count what they do: see `celery offload stats`.
+    """
+    return {
+        "version": metadata.version("offload"),
+        "pid": os.getpid(),
+        "store": hook.store.url,
+        "settings": _settings(hook),
+        "cache": _cache(hook),
+        "counters": {name: count for name, count in hook.counters.snapshot().items() if count},
+    }
+
+
+def _settings(hook: Offload) -> dict[str, Any]:
+    """Return what can be told of the settings."""
+    settings = hook.settings
+    told: dict[str, Any] = {
+        field.name: _plain(getattr(settings, field.name))
+        for field in fields(settings)
+        if field.name not in _UNTOLD
+    }
+    if settings.code != "off":
+        told["verify_keys"] = sorted(hook.classes.policy.keys)  # their ids
+    return told
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, (str, int, float, bool)) else vars(value)
+
+
+def _cache(hook: Offload) -> Mapping[str, Any] | None:
+    cache = open_cache(hook.store.url, hook.settings, hook.counters)
+    if cache is None:
+        return None
+    folder = cache.folder
+    try:
+        with os.scandir(folder.path) as entries:
+            sizes = [entry.stat().st_size for entry in entries if _FILE.fullmatch(entry.name)]
+        limit = folder.limit()
+    except OSError:  # nothing was kept in it yet, or a file went just now
+        return {"folder": str(folder.path)}
+    return {"folder": str(folder.path), "values": len(sizes), "bytes": sum(sizes), "limit": limit}

@@ -1,0 +1,70 @@
+"""Operators ask workers: ``celery inspect offload``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from offload.testing.servers import redis_client
+from tests.integration.features import create
+from tests.integration.harness import ROOT, environment, worker
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(sys.platform != "linux", reason="the node cache needs flock and tmpfs"),
+]
+
+
+@pytest.fixture
+def config(broker_server, store_server, tmp_path):
+    with redis_client(broker_server) as client:
+        client.flushall()
+    base = f"redis://{broker_server.host}:{broker_server.port}"
+    store = f"redis://:secret@{store_server.host}:{store_server.port}"
+    with redis_client(store_server) as client:
+        client.config_set("requirepass", "secret")
+    yield {
+        "broker": f"{base}/0",
+        "backend": f"{base}/1",
+        "offload": {
+            "store": store,
+            "cache": str(tmp_path / "cache"),
+            "secret": "a secret of the app's own",
+            "threshold": 1000,
+            "code": "signed",
+            "signing_key": "hmac:another secret of the app's own",
+        },
+    }
+    with redis_client(store_server, password="secret") as client:
+        client.config_set("requirepass", "")
+
+
+def test_a_worker_says_what_it_is_set_to_and_has(config, tmp_path):
+    """Its settings, its store and its node cache; and no password or key."""
+    app = create(config)
+    with worker(tmp_path, config, app="tests.integration.features", pool="threads"):
+        app.tasks["counted_with"].delay(os.urandom(1 << 20).hex()).get(timeout=30)
+        celery = [sys.executable, "-m", "celery", "-A", "tests.integration.features"]
+        done = subprocess.run(
+            [*celery, "inspect", "offload", "--json", "--timeout", "10"],
+            cwd=ROOT,
+            env=environment(config),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    app.close()
+    assert done.returncode == 0, done.stdout + done.stderr
+    [told] = json.loads(done.stdout).values()
+    assert told["settings"]["threshold"] == 1000
+    assert told["settings"]["code"] == "signed"
+    assert told["cache"]["values"] == 1
+    assert told["cache"]["bytes"] >= 2 << 20
+    assert told["counters"]["values_fetched"] == 1
+    assert "secret" not in done.stdout
