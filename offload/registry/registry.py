@@ -301,15 +301,25 @@ class ClassRegistry:
         """Push all that is registered, or *classes*; return the hashes of those that changed.
 
         What the store says is the latest costs nothing but its part in one common round trip;
-        whether that version is still whole is looked at by `push` and `verify`.
+        that it is signed, too, where it has to be. Whether it is still whole is looked at by
+        `push` and `verify`.
         """
         pushed: dict[str, str] = {}
         objs = self.registered if classes is None else list(classes)
         pairs = [self._pair(obj) for obj in objs]
         names = [Names(name) for name, _ in pairs]
-        latests = self._storage.read(each.latest for each in names)
-        for obj, pair, each, latest in zip(objs, pairs, names, latests, strict=True):
-            if not self._is_latest(obj, pair, each, latest):
+        asked = [each.latest for each in names]
+        signing = self.policy.mode == SIGNED or self._means.signer is not None
+        if signing:
+            asked += [each.version(pair[1]) for each, pair in zip(names, pairs, strict=True)]
+        found = self._storage.read(asked)
+        latests, versions = found[: len(objs)], found[len(objs) :] or [None] * len(objs)
+        for obj, pair, each, latest, version in zip(
+            objs, pairs, names, latests, versions, strict=True
+        ):
+            if not self._is_latest(obj, pair, each, latest) or (
+                signing and self._recorded(obj, pair, version) is None
+            ):
                 self._point(each.latest, self._persist(obj, pair), LATEST, latest)
                 pushed[pair[0]] = pair[1]
         return pushed
@@ -344,7 +354,12 @@ class ClassRegistry:
             found = self._storage.heads(Names(name).version(h) for name, h in asked)
             self._along.update(name for name, _ in asked)
             self._looked_at.update(asked)
-            needs = {need: None for each in found if each is not None for need in each.needs}
+            needs = {
+                need: None
+                for pair, each in zip(asked, found, strict=True)
+                if each is not None and each.pair == pair and self._is_believed(each)
+                for need in each.needs
+            }
             asked = [need for need in needs if need not in self._looked_at]
 
     def tag(self, name: str, tag: str, code_hash: str) -> None:
@@ -591,6 +606,7 @@ class ClassRegistry:
                 "with push='manual': run celery offload classes push, or registry.push(…)",
                 store=self.store.url,
             )
+        self._check_there(there.record)
         return there.record
 
     def _persist(self, obj: Any, pair: Pair) -> Record:
@@ -617,17 +633,31 @@ class ClassRegistry:
 
     def _good(self, obj: Any, pair: Pair, content: bytes | None) -> Record | None:
         """Return the record of a version that is stored as it should be, None if it is not."""
+        record = self._recorded(obj, pair, content)
+        if record is None or content is None:
+            return None
+        try:
+            return self._storage.stored(Names(pair[0]), pair[1], content).record
+        except CodeRefused as exc:
+            self._warn(str(exc))
+            return None
+
+    def _recorded(self, obj: Any, pair: Pair, content: bytes | None) -> Record | None:
+        """The same, with a look at the record alone."""
         if content is None:
             return None
         try:
-            record = self._storage.stored(Names(pair[0]), pair[1], content).record
+            record = self._storage.record(Names(pair[0]), pair[1], content)
             lack = self._lack(obj, record)
         except CodeRefused as exc:
             lack = str(exc)
         if lack:
-            logger.warning("in place of what is in %s it is pushed: %s", self.store.url, lack)
+            self._warn(lack)
             return None
         return record
+
+    def _warn(self, why: str) -> None:
+        logger.warning("in place of what is in %s it is pushed: %s", self.store.url, why)
 
     def _lack(self, obj: Any, record: Record) -> str:
         """Return what is wrong with a record of this version; "" if nothing is."""
@@ -663,6 +693,10 @@ class ClassRegistry:
             logger.warning("in its place this version is pushed: %s", exc)
             return False
         return record.hash == pair[1] and not self._lack(obj, record)
+
+    def _is_believed(self, record: Record) -> bool:
+        """Return whether a record that is there is to be believed."""
+        return self.policy.mode != SIGNED or self.policy.signed_by(record) is not None
 
     def _check_there(self, record: Record) -> None:
         """Raise CodeRefused if what is there would be trusted nowhere."""

@@ -136,15 +136,13 @@ class Storage:
         records = [_split(name, content)[0] for name, content in contents if content is not None]
         return sorted(records, key=lambda record: record.created)
 
+    def record(self, names: Names, code_hash: str, content: bytes) -> Record:
+        """Return the record of a version from a pointer's *content*; raises as `get` does."""
+        return self._begun(names, code_hash, content)[0]
+
     def stored(self, names: Names, code_hash: str, content: bytes) -> Stored:
         """Return the version that a pointer's *content* is or begins; raises as `get` does."""
-        record, body = _split(names.version(code_hash), content)
-        if (record.class_name, record.hash, record.purpose) != (names.name, code_hash, VERSION):
-            raise CodeRefused(
-                f"{names.version(code_hash)} holds {record.purpose} of {record.class_name}@"
-                f"{record.hash[:12]}: it was put in the place of another; find out who writes to "
-                f"the store, and push {names.name} again"
-            )
+        record, body = self._begun(names, code_hash, content)
         size = record.size + record.source_size
         if size > LARGEST:
             raise CodeRefused(
@@ -156,6 +154,16 @@ class Storage:
         stored = Stored(record, body[: record.size], body[record.size :])
         stored.check()
         return stored
+
+    def _begun(self, names: Names, code_hash: str, content: bytes) -> tuple[Record, bytes]:
+        record, body = _split(names.version(code_hash), content)
+        if (record.class_name, record.hash, record.purpose) != (names.name, code_hash, VERSION):
+            raise CodeRefused(
+                f"{names.version(code_hash)} holds {record.purpose} of {record.class_name}@"
+                f"{record.hash[:12]}: it was put in the place of another; find out who writes to "
+                f"the store, and push {names.name} again"
+            )
+        return record, body
 
 
 def _split(name: str, content: bytes) -> tuple[Record, bytes]:

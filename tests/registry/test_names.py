@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offload.errors import NotShippable
@@ -12,10 +12,12 @@ from offload.stores.checks import check_name
 
 HASH = "0123456789abcdef" * 4
 DIGEST = "b3:" + HASH
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ANY = st.text(st.characters(), max_size=150)  # surrogates as well: Python's names may have them
 CLOSE = st.text("aA.-_/<é\ud800", max_size=120)
 
 
+@SLOW
 @given(ANY | CLOSE)
 def test_every_name_can_be_a_pointers(name):
     """Whatever a class is called, a store takes its pointers: also the longest of them."""
@@ -30,6 +32,7 @@ def test_every_name_can_be_a_pointers(name):
         assert pointer.startswith(names.folder)
 
 
+@SLOW
 @given(st.lists(ANY | CLOSE, min_size=2, max_size=5, unique=True))
 def test_two_names_never_share_a_pointer(names):
     """Different names have different folders, none of them within another."""

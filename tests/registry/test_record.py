@@ -7,7 +7,7 @@ import json
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offload.errors import CodeRefused
@@ -117,6 +117,7 @@ def test_what_is_no_record(changed):
         Record.from_bytes(json.dumps(plain(**changed)).encode(), "here")
 
 
+ANY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -124,6 +125,7 @@ JSON = st.recursive(
 )
 
 
+@ANY
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_hostile_bytes(content):
     """Whatever a pointer holds, it is a record or is refused."""
@@ -131,6 +133,7 @@ def test_hostile_bytes(content):
         Record.from_bytes(content, "here")
 
 
+@ANY
 @given(st.dictionaries(st.sampled_from(sorted(plain())), JSON), st.integers(0, 3))
 def test_hostile_fields(changed, dropped):
     """The same for records of which some fields are anything, and some are missing."""

@@ -187,6 +187,30 @@ class TestSigned:
         assert worker.pull("F")().go() == 1
         assert [each.hash for each in worker.versions("F")] == [code_hash]
 
+    def test_rotation_after_a_rollback(self, store, turn):
+        """Pushing all sees to the versions as well as to the pointers that say which is meant:
+        a rollback signs only these. It is one round trip all the same.
+        """
+        old = ClassRegistry(store, mode="signed", signing_key=CI[0])
+        code_hash = old.push(turn(1))
+        both = [CI[1], NEXT[1]]
+        new = ClassRegistry(store, mode="signed", signing_key=NEXT[0], verify_keys=both)
+        new.rollback("F", code_hash)
+        alone = ClassRegistry(store, mode="signed", signing_key=NEXT[0])
+        assert alone.push_all([turn(1)]) == {"__main__.F": code_hash}
+        worker = ClassRegistry(store, mode="signed", verify_keys=[NEXT[1]])
+        assert worker.pull("F")().go() == 1
+
+    def test_round_trips_of_pushing_all(self, counting, defined):
+        """What is synced and signed costs one round trip for all, also where it is large."""
+        registry = ClassRegistry(counting, mode="signed", signing_key=CI[0])
+        source = "class F{0}:\n    data = {1!r}"
+        classes = [defined(source.format(i, os.urandom(50_000)), f"F{i}") for i in range(20)]
+        assert len(registry.push_all(classes)) == 20
+        counting.pointers.calls.clear()
+        assert registry.push_all(classes) == {}
+        assert [call[0] for call in counting.pointers.calls] == ["read_all"]
+
     def test_pushing_with_a_key_that_ended(self, store, turn):
         """It is refused: nobody would take what it signs."""
         producer = ClassRegistry(
@@ -385,6 +409,30 @@ class TestTampered:
                 ask("F", hashes[1])
             assert counted(worker) == i
         assert counted(worker, "classes_loaded") == 0
+
+    def test_what_is_sent_is_not_said_by_forged_records(self, store, producer, hashes, turn):
+        """What needs what is taken from records that are signed: nobody else has a producer
+        store classes that it would not have sent.
+        """
+        [need] = producer.stored("F", hashes[1]).record.needs
+        part = producer.stored("P", need[1])
+        wanted = (("json.decoder.JSONDecoder", "e" * 64),)
+        put(store, replace(part, record=replace(part.record, needs=wanted)))
+        sending = ClassRegistry(store, mode="signed", signing_key=CI[0])
+        sending.ship(turn(2))
+        assert sending.claims(turn(2).made)
+        assert not sending.claims(json.decoder.JSONDecoder)
+
+    def test_what_has_to_be_pushed_before_is_pushed_and_signed(self, store, turn, defined):
+        """A version that is there and that nobody would load is not sent."""
+        cls = defined("class F:\n    pass")
+        ClassRegistry(store).push(cls)
+        sending = ClassRegistry(store, mode="signed", signing_key=CI[0])
+        sending.register(cls, push="manual")
+        with pytest.raises(CodeRefused, match="is not signed"):
+            sending.ship(cls)
+        sending.push(cls)
+        assert sending.ship(cls)[0] == "__main__.F"
 
     def test_status_and_tags_are_not_taken_from_forged_pointers(
         self, store, producer, hashes, turn
