@@ -132,7 +132,9 @@ class _Making:
 
     def _begin(self) -> Any:
         module, name = self.source.root
-        obj = attrgetter(name)(self.modules[module])
+        obj: Any = self.modules[module]
+        for part in name.split("."):
+            obj = getattr(obj, part, None)
         if not isinstance(obj, (type, FunctionType)):
             raise CodeRefused(f"the source of {self.record.class_name} does not define it")
         self.underway[self.pair] = obj

@@ -22,8 +22,8 @@ import io
 import linecache
 import logging
 import pickle
-import pprint
 import re
+import reprlib
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -362,10 +362,24 @@ def _text(content: bytes) -> str:
     return b64encode(content).decode()
 
 
+class _Repr(reprlib.Repr):
+    """Shows all of a value, sets in the order of their items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 20
+        self.maxtuple = self.maxlist = self.maxset = self.maxfrozenset = sys.maxsize
+        self.maxdeque = self.maxarray = self.maxlong = self.maxstring = self.maxother = sys.maxsize
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        items = (f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in x.items())
+        return f"{{{', '.join(items)}}}"
+
+
 def _pretty(value: Any, content: bytes) -> str:
     """Return what people are shown of a constant, the same for the same value."""
     try:
-        text = _ADDRESS.sub("", pprint.pformat(value, width=100, sort_dicts=False))
+        text = _ADDRESS.sub("", _Repr().repr(value))
     except Exception:
         text = short_repr(value)
     if len(text) > _SHOWN:

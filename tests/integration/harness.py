@@ -90,9 +90,10 @@ def worker(
     args: tuple[str, ...] = (),
     app: str = "tests.integration.app",
     name: str = "worker",
+    python: str = sys.executable,
 ) -> Iterator[Process]:
     """A worker that takes tasks; its log is printed when the block raises."""
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", pool]
+    command = [python, "-m", "celery", "-A", app, "worker", "-P", pool]
     command += ["-c", str(concurrency), "-l", "INFO", "-n", f"{name}-{os.getpid()}@%h"]
     command += ["--without-mingle", "--without-gossip", *args]
     process = Process(command, folder / f"{name}.log", environment(config))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import textwrap
 
 import fakeredis
 import pytest
 
+from offload.registry import identity, rebuild
+from offload.registry import registry as registry_module
 from offload.registry.registry import ClassRegistry
 from offload.stores import open_store
 from offload.stores.file import FileStore
@@ -123,3 +127,54 @@ def counting(store):
 def registry(store):
     """A registry that loads all that is in the store."""
     return ClassRegistry(store, mode="trusted")
+
+
+class Modules:
+    """Modules that are written to files, and imported where they are.
+
+    Elsewhere, which is on another Python, they cannot be.
+    """
+
+    def __init__(self, folder, monkeypatch):
+        self._folder = folder
+        self._monkeypatch = monkeypatch
+        self._names = set()
+
+    def __call__(self, source, name="written_shop"):
+        """Write a module and return it; from now on this process is where modules are."""
+        self._go(str(self._folder), identity.python_tag)
+        path = self._folder.joinpath(*name.split("."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".py").write_text(textwrap.dedent(source))
+        importlib.invalidate_caches()
+        parts = name.split(".")
+        self._names |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+        sys.modules.pop(name, None)
+        return importlib.import_module(name)
+
+    def leave(self, tag="cpython-399"):
+        """Have this process be elsewhere, on the Python of *tag*."""
+        self._go(None, lambda: tag)
+
+    def _go(self, folder, python_tag):
+        for module in (registry_module, rebuild):
+            self._monkeypatch.setattr(module, "python_tag", python_tag)
+        for name in self._names:
+            sys.modules.pop(name, None)
+        path = [each for each in sys.path if each != str(self._folder)]
+        self._monkeypatch.setattr(sys, "path", [folder, *path] if folder else path)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Return what writes a module to a file and imports it."""
+    (tmp_path / "modules").mkdir()
+    modules = Modules(tmp_path / "modules", monkeypatch)
+    yield modules
+    modules.leave()
+
+
+@pytest.fixture
+def elsewhere(written):
+    """Return what makes this process one of another Python, without the modules written."""
+    return written.leave
