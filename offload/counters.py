@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from types import TracebackType
 from typing import NamedTuple
 
 from offload.errors import (
@@ -19,6 +20,7 @@ from offload.errors import (
     SerializationError,
     StoreUnavailable,
 )
+from offload.tracing import span
 
 __all__ = ("BOUNDS", "BY_TASK", "NAMES", "OTHER", "STEPS", "Counted", "Counters")
 
@@ -138,18 +140,26 @@ class _About:
 
 
 class _Timed:
-    __slots__ = ("_begun", "_counters", "_step")
+    __slots__ = ("_begun", "_counters", "_span", "_step")
 
     def __init__(self, counters: Counters, step: str) -> None:
         self._counters = counters
         self._step = step
+        self._span = span(step, *_about.get())
 
     def __enter__(self) -> None:
+        self._span.__enter__()
         self._begun = time.perf_counter()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if kind is None:
             self._counters.took(self._step, time.perf_counter() - self._begun)
+        self._span.__exit__(kind, error, traceback)
 
 
 class Counters:
@@ -195,7 +205,7 @@ class Counters:
         self.add(**{name: 1})
 
     def timed(self, step: str) -> AbstractContextManager[None]:
-        """Count how long this takes, if it ends well."""
+        """Count how long this takes, if it ends well; a span of OpenTelemetry in any case."""
         return _Timed(self, step)
 
     def took(self, step: str, seconds: float) -> None:

@@ -43,6 +43,7 @@ from offload.hooks.release import task_holder
 from offload.ref import Ref, looks_like_ref
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
+from offload.tracing import received
 
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
@@ -118,7 +119,8 @@ def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..
         request = {} if request is None else request
         note = request.pop(EMBED, None)
         with Delivery(hook, task, uuid) as delivery:
-            delivery.receive(args, kwargs, request, note)
+            with received(request):
+                delivery.receive(args, kwargs, request, note)
             outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
             state = outcome.info.state if outcome.info is not None else states.SUCCESS
             delivery.finish(state, request.get("delivery_info"))

@@ -7,8 +7,12 @@ import sys
 import pytest
 
 # The import that tells that a dependency is used, where it is not the package's name.
-IMPORTS = {"redis[hiredis]": "redis", "prometheus-client": "prometheus_client"}
-USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec", "prometheus", "signing")
+IMPORTS = {
+    "redis[hiredis]": "redis",
+    "prometheus-client": "prometheus_client",
+    "opentelemetry-api": "opentelemetry",
+}
+USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec", "otel", "prometheus", "signing")
 OPTIONAL = (
     "numpy",
     "pandas",
@@ -22,6 +26,7 @@ OPTIONAL = (
     "pydantic",
     "cryptography",
     "prometheus_client",
+    "opentelemetry",
 )
 
 

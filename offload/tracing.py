@@ -1,0 +1,54 @@
+"""Spans of OpenTelemetry, where the process has it: https://opentelemetry.io/docs/specs/otel/trace/
+
+A span that begins here is a child of the current one: of whoever publishes, or on a worker, where
+references are resolved before Celery's own span begins, of the span that the message came from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+__all__ = ("received", "span")
+
+_NAME = "offload"
+_NOTHING = nullcontext()
+
+
+def span(step: str, task: str, argument: str) -> AbstractContextManager[Any]:
+    """Return a span ``offload.<step>`` with attributes ``offload.task`` and ``offload.argument``.
+
+    It records an error that leaves it. Nothing is done in a process that has not imported
+    OpenTelemetry.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        return _NOTHING
+    from opentelemetry import trace
+
+    labels = {"offload.task": task, "offload.argument": argument}
+    given: AbstractContextManager[Any] = trace.get_tracer(_NAME).start_as_current_span(
+        f"{_NAME}.{step}", attributes={name: value for name, value in labels.items() if value}
+    )
+    return given
+
+
+def received(headers: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Within this, spans belong to the trace that a message came with, if it came with one."""
+    return _received(headers) if "opentelemetry.trace" in sys.modules else _NOTHING
+
+
+@contextmanager
+def _received(headers: Mapping[str, Any]) -> Iterator[None]:
+    from opentelemetry import context, propagate, trace
+
+    if trace.get_current_span().get_span_context().is_valid:  # of who calls the task eagerly
+        yield
+        return
+    texts = {name: value for name, value in headers.items() if isinstance(value, str)}
+    token = context.attach(propagate.extract(texts))
+    try:
+        yield
+    finally:
+        context.detach(token)

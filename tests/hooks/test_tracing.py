@@ -1,0 +1,121 @@
+"""Traces of OpenTelemetry show where time went."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import json, sys
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+from opentelemetry import trace
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from offload import Offload
+
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+CeleryInstrumentor().instrument()
+
+app = Celery("traced", broker="memory://", backend="cache+memory://")
+app.conf.update(worker_hijack_root_logger=False, worker_enable_remote_control=False)
+Offload(app, store=sys.argv[1], cache="off", retry={"max_retries": 0})
+
+@app.task(name="take")
+def take(rows):
+    return len(rows)
+
+with start_worker(app, pool="solo", perform_ping_check=False):
+    with trace.get_tracer("test").start_as_current_span("caller"):
+        result = take.delay(["row"] * 50_000)
+    assert result.get(timeout=20) == 50_000
+if len(sys.argv) > 2:
+    app._offload._store = None
+    app._offload._contents = None
+    app._offload._settings = None
+    app._offload._given["store"] = sys.argv[2]
+    try:
+        with trace.get_tracer("test").start_as_current_span("failing"):
+            take.delay(["other"] * 50_000)
+    except Exception as exc:
+        print(type(exc).__name__, file=sys.stderr)
+
+print(json.dumps([
+    {
+        "name": span.name,
+        "trace": span.context.trace_id,
+        "id": span.context.span_id,
+        "parent": span.parent and span.parent.span_id,
+        "attributes": dict(span.attributes),
+        "ok": span.status.is_ok,
+    }
+    for span in exporter.get_finished_spans()
+]))
+"""
+
+
+@pytest.fixture(scope="module")
+def spans(redis):
+    url = f"{redis.url}?prefix=traced-{os.getpid()}"
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, url, "redis://127.0.0.1:1/0"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def one(spans, name, trace=None):
+    [found] = [span for span in spans if span["name"] == name and trace in (None, span["trace"])]
+    return found
+
+
+def test_what_publishing_does_is_part_of_the_callers_span(spans):
+    caller = one(spans, "caller")
+    for step in ("serialise", "hash", "upload"):
+        span = one(spans, f"offload.{step}", caller["trace"])
+        assert span["parent"] == caller["id"], step
+        assert span["attributes"] == {"offload.task": "take", "offload.argument": "rows"}
+
+
+def test_what_a_worker_does_is_part_of_the_trace_of_its_message(spans):
+    """Celery's own span of the task begins later; both are children of the publishing's."""
+    caller, run = one(spans, "caller"), one(spans, "run/take")
+    for step in ("fetch", "decode"):
+        span = one(spans, f"offload.{step}")
+        assert span["trace"] == caller["trace"] == run["trace"]
+        assert span["parent"] == run["parent"]
+        assert span["attributes"] == {"offload.task": "take", "offload.argument": "rows"}
+
+
+def test_a_step_that_fails_says_so(spans):
+    failed = [span["name"] for span in spans if not span["ok"]]
+    assert "offload.upload" in failed
+
+
+def test_a_process_without_it_pays_nothing():
+    """It is not imported on offload's behalf."""
+    code = (
+        "import sys, offload.tracing as t\n"
+        "with t.span('fetch', 'a', 'b'), t.received({}): pass\n"
+        "assert 'opentelemetry' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )
