@@ -10,10 +10,12 @@ from __future__ import annotations
 import __future__
 
 import ast
+import copy
 import inspect
 import linecache
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -309,17 +311,16 @@ def _written(
 ) -> Written:
     *around, node = nodes
     begin, end = _begin(node), node.end_lineno or node.lineno
-    left_out = {
-        line
-        for each in getattr(node, "decorator_list", ())
-        if _registers(each, names)
-        for line in range(each.lineno, (each.end_lineno or each.lineno) + 1)
-    }
-    text = "".join(lines[n - 1] for n in range(begin, end + 1) if n not in left_out)
+    left_out = [each for each in getattr(node, "decorator_list", ()) if _registers(each, names)]
+    without = {n for each in left_out for n in range(each.lineno, (each.end_lineno or 0) + 1)}
+    text = "".join(lines[n - 1] for n in range(begin, end + 1) if n not in without)
     before = lines[begin - 1].encode()[: node.col_offset].strip()
     after = lines[end - 1].encode()[node.end_col_offset :].strip()
     if (before and not before.startswith(b"@")) or (after and not after.startswith(b"#")):
-        text = " " * node.col_offset + ast.unparse(node)  # shares its line with another one
+        alone: Any = copy.copy(node)  # it shares its line with another one
+        if left_out:
+            alone.decorator_list = [each for each in alone.decorator_list if each not in left_out]
+        text = textwrap.indent(ast.unparse(alone), " " * node.col_offset)
     headers = [" " * each.col_offset + f"class {each.name}:\n" for each in around]  # type: ignore[attr-defined]
     if nodes[0].col_offset:
         headers.insert(0, "if True:\n")

@@ -13,7 +13,7 @@ class Shape:
     Attributes:
         source: defines ``F``.
         expression: what is asked of ``F``.
-        value: what is answered; made of what JSON has.
+        value: what is answered, as JSON has it.
     """
 
     source: str
@@ -769,5 +769,167 @@ SHAPES = {
         """,
         "[F(parts=[{'n': '4', 'whole': {}}]).model_dump()]",
         [{"parts": [{"n": 4, "whole": {"parts": [], "name": None}}], "name": None}],
+    ),
+    "one line within another": shape(
+        """
+        def other(cls): cls.mark = 1; return cls
+        if True: F = 3; x = 2
+        if x:
+            @other
+            class F: y = x; z = [y]  # and a comment
+        """,
+        "[F.y, F.z, F.mark]",
+        [2, [2], 1],
+    ),
+    "abstract and generic": shape(
+        """
+        from abc import ABC, abstractmethod
+        from functools import total_ordering, wraps
+        from typing import (Annotated, Any, Callable, Generic, Iterable, Literal, NamedTuple,
+                            Protocol, TypedDict, TypeVar, runtime_checkable)
+
+        from typing_extensions import ParamSpec
+
+        T_co = TypeVar("T_co", covariant=True)
+        P = ParamSpec("P")
+        Key = Literal["a", "b"]
+
+        @runtime_checkable
+        class Runs(Protocol[T_co]):
+            def run(self) -> T_co: ...
+
+        class Options(TypedDict, total=False):
+            key: Key
+
+        class Pair(NamedTuple):
+            first: "Options"
+            second: Annotated[int, "more"] = 2
+
+        def logged(function: Callable[P, T_co]) -> Callable[P, T_co]:
+            @wraps(function)
+            def call(*args: P.args, **kwargs: P.kwargs) -> T_co:
+                return function(*args, **kwargs)
+            return call
+
+        class Base(ABC, Generic[T_co]):
+            @abstractmethod
+            def run(self) -> T_co:
+                raise NotImplementedError
+
+        @total_ordering
+        class F(Base[int]):
+            def __init__(self, x: int = 1) -> None:
+                self.x = x
+
+            def __eq__(self, other: Any) -> bool:
+                return self.x == other.x
+
+            def __lt__(self, other: Any) -> bool:
+                return self.x < other.x
+
+            @logged
+            def run(self) -> Pair:
+                return Pair({"key": "a"})
+        """,
+        "[F().run(), F(2) >= F(1), F.__abstractmethods__ == set()]",
+        [[{"key": "a"}, 2], True, True],
+    ),
+    "constants of shipped classes": shape(
+        """
+        import enum
+        import re
+        from collections import defaultdict
+        from dataclasses import dataclass, field
+
+        class Unit(enum.Enum):
+            METRE = "m"
+            FOOT = "ft"
+
+        class Access(enum.Flag):
+            READ = enum.auto()
+            WRITE = enum.auto()
+
+        @dataclass(frozen=True)
+        class Point:
+            x: int
+            y: int = field(default_factory=lambda: ORIGIN_Y)
+
+        ORIGIN_Y = 3
+        ALL = Access.READ | Access.WRITE
+        FACTORS = {Unit.METRE: 1.0, Unit.FOOT: 0.3}
+        NAMES = {Point(1, 2): "a", Point(0): "b"}
+        UNITS = frozenset({Unit.METRE})
+        COUNTS = defaultdict(list, {Unit.FOOT: [1]})
+        CLASSES = [Unit, Point, dict, re.Pattern]
+
+        class F:
+            def run(self, unit=Unit.FOOT):
+                COUNTS[Unit.METRE].append(2)
+                return [FACTORS[unit], NAMES[Point(0)], Unit("m") in UNITS, COUNTS[Unit.METRE],
+                        CLASSES[0] is Unit, CLASSES[1] is Point, ALL == Access(3),
+                        [each for each in FACTORS] == list(Unit)]
+        """,
+        "F().run()",
+        [0.3, "b", True, [2], True, True, True, True],
+    ),
+    "a function that is decorated": shape(
+        """
+        from contextlib import contextmanager
+
+        class Opened(list):
+            pass
+
+        @contextmanager
+        def F(x, kind=Opened):
+            opened = kind([x])
+            try:
+                yield opened
+            finally:
+                opened.append("closed")
+        """,
+        "(lambda c: [c.__enter__(), c.__exit__(None, None, None)])(F(1))",
+        [[1, "closed"], False],
+    ),
+    "code at the outermost level of a class": shape(
+        """
+        import sys
+
+        NAMES = ("a", "b")
+
+        def maker(name):
+            return lambda self: name + SUFFIX
+
+        SUFFIX = "!"
+
+        class F:
+            if sys.version_info >= (3, 0):
+                def run(self):
+                    return [self.a(), self.b(), self.table, self.lengths]
+
+            table = {name: [name + SUFFIX for _ in range(1)] for name in NAMES}
+            lengths = sorted(NAMES, key=lambda name: -ord(name))
+            for _name in NAMES:
+                locals()[_name] = maker(_name)
+        """,
+        "F().run()",
+        ["a!", "b!", {"a": ["a!"], "b": ["b!"]}, ["b", "a"]],
+    ),
+    "syntax": shape(
+        """
+        class F:
+            def run(self, x, /, *args, key=None, **kwargs):
+                match x:
+                    case {"a": [int(first), *rest]} if (found := first):
+                        return [found, rest, args, key, kwargs, f"{x!r:>20}"]
+                    case _:
+                        nonlocal_ = 0
+                        def inner():
+                            nonlocal nonlocal_
+                            nonlocal_ += 1
+                            return nonlocal_
+                        return [inner(), inner()]
+        """,
+        "[F().run({'a': [1, 2]}, 3, key=4, more=5), F().run(0)]",
+        [[1, [2], [3], 4, {"more": 5}, "       {'a': [1, 2]}"], [1, 2]],
     ),
 }
