@@ -7,6 +7,7 @@ one exporter for each store is enough. Conventions: https://prometheus.io/docs/p
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 
@@ -49,12 +50,15 @@ class Collector:
 
     Args:
         tasks: so many, those with the most bytes, have a label of their own; the others are
-            counted together.
+            counted together. Who has one keeps it, as a counter that moved would be seen to
+            fall and to rise.
     """
 
     def __init__(self, store: Store, *, tasks: int = 200) -> None:
         self._store = store
         self._tasks = tasks
+        self._named: set[str] = set()
+        self._lock = threading.Lock()  # scrapes may overlap
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; only ``offload_up`` 0 while the store does not answer."""
@@ -77,7 +81,11 @@ class Collector:
 
     def _labelled(self, tasks: Mapping[str, Figures]) -> dict[str, Figures]:
         ordered = sorted(tasks, key=lambda task: (-tasks[task]["bytes_offloaded"], task))
-        kept = {task: tasks[task] for task in ordered[: self._tasks] if task != OTHER}
+        with self._lock:
+            self._named &= tasks.keys()  # else what a reset removed would keep its place
+            new = [task for task in ordered if task not in self._named and task != OTHER]
+            self._named.update(new[: self._tasks - len(self._named)])
+            kept = {task: tasks[task] for task in ordered if task in self._named}
         rest = [tasks[task].counts for task in ordered if task not in kept]
         return {**kept, OTHER: Figures.sum(rest)} if rest else kept
 

@@ -99,6 +99,20 @@ def test_tasks_are_bounded_and_none_is_left_out(exported):
     assert sum(seen.values()) == sum(range(5, 15))
 
 
+def test_a_task_keeps_its_label(exported):
+    """No counter falls: who came first is named for good, whoever has more bytes later."""
+    store = MemoryStore()
+    fill(store, ["first", "second"])
+    port = exported(store, tasks=1)
+    before = samples(port)
+    fill(store, ["first"], amount=1000)
+    after = samples(port)
+    assert set(before) == set(after)
+    key = ("offload_offloaded_bytes_total", ("task", "second"))
+    assert (before[key], after[key]) == (6, 6)
+    assert after["offload_offloaded_bytes_total", ("task", "(other)")] == 1005
+
+
 def test_hostile_names_stay_names(exported):
     """Quotes, newlines and the like in a task's name neither break nor forge a line."""
     name = 'x"} 1\noffload_forged_total 9\n{a="\\'
