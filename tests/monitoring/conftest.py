@@ -1,0 +1,35 @@
+"""A Prometheus with the rules, that has seen counters rise."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload.stats.exporter import serve
+from offload.stores.memory import MemoryStore
+from offload.testing.servers import HOST, wait_until
+from tests.monitoring.live import RULES, count, prometheus
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """It has scraped one value of every counter, and then a greater one."""
+    store = MemoryStore()
+    count(store)
+    port, exporter = serve(store, HOST, 0)
+    config = f"""
+global: {{ scrape_interval: 200ms, evaluation_interval: 200ms }}
+rule_files: ["{RULES}"]
+scrape_configs:
+  - job_name: offload
+    static_configs: [{{ targets: ["{HOST}:{port}"] }}]
+"""
+    rise = "min(increase(offload_seen_values_total[1m])) > 0"
+    try:
+        with prometheus(tmp_path_factory.mktemp("prometheus"), config) as server:
+            wait_until(lambda: server.query("offload_seen_values_total"), "it was scraped")
+            count(store)
+            wait_until(lambda: server.query(rise), "it was scraped again")
+            yield server
+    finally:
+        exporter.shutdown()
+        exporter.server_close()

@@ -1,0 +1,96 @@
+"""A real Prometheus that scrapes what real counters counted, or what else it is told to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+
+from offload import Counters
+from offload.counters import NAMES, STEPS
+from offload.hooks.recorder import Recorder
+from offload.testing.servers import HOST, free_port, unavailable
+from tests.integration.harness import Process
+
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "monitoring"
+RULES = MONITORING / "prometheus" / "offload.rules.yml"
+
+
+class Prometheus:
+    """One that runs; *url* is where it answers."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, path: str, **parameters: str) -> dict:
+        """Return the data of an answer of its API; AssertionError with what it did not like."""
+        try:
+            with urllib.request.urlopen(
+                f"{self.url}/api/v1/{path}?{urlencode(parameters)}"
+            ) as answer:
+                return json.load(answer)["data"]
+        except HTTPError as exc:
+            raise AssertionError(f"{parameters}: {json.load(exc)['error']}") from exc
+
+    def query(self, expression: str) -> list[float]:
+        """Return the values of an expression now."""
+        data = self.get("query", query=expression)
+        rows = [data] if data["resultType"] == "scalar" else data["result"]
+        return [float(row["value"][1]) for row in rows]
+
+    def alerts(self) -> dict[str, dict]:
+        """Return the alerts that are pending or firing, by name."""
+        return {each["labels"]["alertname"]: each for each in self.get("alerts")["alerts"]}
+
+
+def program(name: str) -> str:
+    """Return the path of prometheus or promtool; where there is none the test is skipped."""
+    return shutil.which(name) or unavailable(name)
+
+
+@contextmanager
+def prometheus(folder: Path, config: str) -> Iterator[Prometheus]:
+    """Run it with *config*, the text of prometheus.yml, which may name files of *folder*."""
+    file = folder / "prometheus.yml"
+    file.write_text(config)
+    port = free_port()
+    command = [
+        program("prometheus"),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={HOST}:{port}",
+    ]
+    process = Process(command, folder / "prometheus.log", {})
+    server = Prometheus(f"http://{HOST}:{port}")
+
+    def ready() -> bool:
+        try:
+            return "status" not in server.get("status/runtimeinfo")
+        except OSError:
+            return False
+
+    try:
+        process.wait_for(ready, "prometheus is ready", 30)
+        yield server
+    finally:
+        process.stop()
+
+
+def count(store, tasks=("shop.total", "shop.report"), amount: int = 5) -> None:
+    """Count everything there is to count for each task, and write it to *store*."""
+    counters = Counters()
+    recorder = Recorder(counters, 1)
+    recorder.ride(store)
+    for number, task in enumerate(tasks, 1):
+        with counters.about(task, "rows"):
+            counters.add(**{name: amount * number + at for at, name in enumerate(NAMES)})
+            for step in STEPS:
+                for seconds in (0.003, 0.1, 2):
+                    counters.took(step, seconds * number)
+    recorder.write()

@@ -1,0 +1,94 @@
+"""The alert rules: what promtool says, and what a real Prometheus makes of real counters."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from math import isfinite
+from pathlib import Path
+
+import pytest
+import yaml
+
+from offload.testing.servers import wait_until
+from tests.monitoring.live import RULES, program
+
+CASES = sorted(Path(__file__).with_name("rules").glob("*.test.yml"))
+GROUPS = yaml.safe_load(RULES.read_text())["groups"]
+RECORDED = {rule["record"]: rule for group in GROUPS for rule in group["rules"] if "record" in rule}
+ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
+SELECTOR = re.compile(r"\b(?:up|offload[\w:]+)(?:\{[^}]*\})?")
+
+
+def run(*command):
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rules_are_valid():
+    """Promtool finds no fault in the file, nor in the configuration that names it."""
+    run(program("promtool"), "check", "rules", str(RULES))
+    run(program("promtool"), "check", "config", str(RULES.with_name("prometheus.yml")))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.split(".")[0])
+def test_alerts_fire_when_they_should(case):
+    """Promtool plays each case: what fires, when, with what text, and what does not."""
+    run(program("promtool"), "test", "rules", str(case))
+
+
+def test_every_alert_is_seen_to_fire():
+    """No alert is without a case that expects it."""
+    text = "".join(case.read_text() for case in CASES)
+    assert [name for name in ALERTS if f'alertname="{name}"' not in text] == ["OffloadStoreAway"]
+    assert "alertname: OffloadStoreAway" in text  # with all its text
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_how_bad_it_is_and_what_to_do(name):
+    """Severity, summary, description and action, and nothing else."""
+    rule = ALERTS[name]
+    assert rule["labels"]["severity"] in ("warning", "critical")
+    assert list(rule["annotations"]) == ["summary", "description", "action"]
+    assert all(rule["annotations"].values())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_is_recorded_has_a_value(live, name):
+    """Each recording rule gives a number once counters have risen."""
+    wait_until(lambda: any(map(isfinite, live.query(name))), f"{name} has a value")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ALERTS)
+def test_what_an_alert_asks_for_is_there(live, name):
+    """Its expression is understood, and each series that it names exists."""
+    expression = ALERTS[name]["expr"]
+    live.query(expression)
+    selectors = SELECTOR.findall(expression)
+    assert selectors
+    for selector in selectors:
+        wait_until(lambda: live.query(selector), f"{selector} has a value")  # noqa: B023
+
+
+@pytest.mark.integration
+def test_alerts_fire_on_real_counters(live):
+    """What happened once fires at once, with its text filled in; the rest does not."""
+    once = {
+        "OffloadBlobsMissing",
+        "OffloadContentAltered",
+        "OffloadReferencesRefused",
+        "OffloadClassesRefused",
+        "OffloadCacheAltered",
+    }
+    wait_until(lambda: once <= set(live.alerts()), "they fire")
+    for name, alert in live.alerts().items():
+        assert (alert["state"] == "firing") == (name in once), name
+        for text in alert["annotations"].values():
+            assert not re.search(r"<no value>|<error|\{\{", text)
+    assert live.alerts()["OffloadBlobsMissing"]["annotations"]["summary"].startswith(
+        "Values of shop."
+    )
+    away = {"OffloadExporterAway", "OffloadStoreAway"}
+    assert not away & set(live.alerts())
