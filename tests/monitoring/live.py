@@ -71,7 +71,7 @@ def prometheus(folder: Path, config: str) -> Iterator[Prometheus]:
 
     def ready() -> bool:
         try:
-            return "status" not in server.get("status/runtimeinfo")
+            return bool(urllib.request.urlopen(f"{server.url}/-/ready").read())
         except OSError:
             return False
 
