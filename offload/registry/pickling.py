@@ -25,6 +25,7 @@ import cloudpickle
 from offload.errors import CodeRefused, SerializationError
 from offload.registry.apps import loading_for, own, what_of_celery
 from offload.registry.creation import check_creation
+from offload.registry.kinds import amended_enum, reduce_named
 from offload.registry.scope import Scope, found
 from offload.stores.processes import PerProcess
 
@@ -57,8 +58,11 @@ class Loader(Protocol):
     def load(self, name: str, code_hash: str) -> Any:
         """Return a version."""
 
-    def begin(self, name: str, code_hash: str, obj: Any) -> None:
-        """Take note of a version that is still being read, and that refers to itself."""
+    def begin(self, name: str, code_hash: str, obj: Any) -> Any:
+        """Take note of a version that is still being read, and that refers to itself.
+
+        Return what it is from now on: what it needs may have needed it, and begun it before.
+        """
 
 
 _loader: ContextVar[Loader | None] = ContextVar("offload_loader", default=None)
@@ -131,9 +135,7 @@ def own_registry() -> Any:
 
 
 def _skeleton(name: str, code_hash: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    made = make(*args)
-    _current().begin(name, code_hash, made)
-    return made
+    return _current().begin(name, code_hash, make(*args))
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]
@@ -159,9 +161,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         if celery is not None:
             return own, celery
         if not isinstance(obj, type):
+            named = reduce_named(obj)
+            if named is not None and self._scope.includes(obj.__module__):
+                return named
             return super().reducer_override(obj)
         if obj is self._root:
-            make, args, *rest = super().reducer_override(obj)
+            reduced = super().reducer_override(obj)
+            if issubclass(obj, Enum):
+                reduced = amended_enum(obj, reduced)
+            make, args, *rest = reduced
             args = _untracked(args)
             if not issubclass(obj, Enum):
                 args, rest = _with_its_form(obj, args, rest)

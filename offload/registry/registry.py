@@ -901,8 +901,8 @@ class _Loading:
     def app(self) -> Any:
         return self._registry.app
 
-    def begin(self, name: str, code_hash: str, obj: Any) -> None:
-        self.made[name, code_hash] = obj
+    def begin(self, name: str, code_hash: str, obj: Any) -> Any:
+        return self.made.setdefault((name, code_hash), obj)
 
     def read(self, pair: Pair) -> None:
         """Read a version and what it needs; raises as `ClassRegistry.pull` does."""

@@ -59,6 +59,22 @@ def test_what_is_made_from_source_behaves_as_what_was_pushed(two, written, elsew
     assert RUN not in sys.modules
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_loaded_as_bytecode_behaves_as_what_was_pushed(two, written, elsewhere, name):
+    """The same on the same Python, where the class itself travels."""
+    shape = SHAPES[name]
+    pushing, loading = two
+    code_hash = pushing.push(written(shape.source).F)
+    elsewhere(python_tag())
+
+    made = loading.pull("F")
+
+    assert json.loads(json.dumps(eval(shape.expression, {"F": made}))) == shape.value
+    assert loading.ship(made) == (f"{RUN}.F", code_hash)
+    recovered = loading.recover_class("F", code_hash)
+    assert json.loads(json.dumps(eval(shape.expression, {"F": recovered}))) == shape.value
+
+
 # -- versions that need each other
 
 CLASSES = "ABCDEF"
