@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
+from types import CellType, FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
@@ -25,6 +25,12 @@ import cloudpickle
 from offload.errors import CodeRefused, SerializationError
 from offload.registry.apps import loading_for, own, what_of_celery
 from offload.registry.creation import check_creation
+from offload.registry.functions import (
+    Cells,
+    is_dispatching,
+    reduce_dispatching,
+    reduce_dispatching_method,
+)
 from offload.registry.kinds import amended_enum, reduce_named
 from offload.registry.scope import Scope, found
 from offload.stores.processes import PerProcess
@@ -152,6 +158,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         self._pair = pair
         self._scope = scope
         self._pair_of = pair_of
+        self._cells = Cells()
 
     def reducer_override(self, obj: Any) -> Any:
         write = _REDUCERS.get(type(obj))
@@ -160,6 +167,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         celery = what_of_celery(obj)
         if celery is not None:
             return own, celery
+        if isinstance(obj, FunctionType):
+            return self._function(obj)
+        if isinstance(obj, CellType):
+            return self._cells.reduce(obj) or super().reducer_override(obj)
         if not isinstance(obj, type):
             named = reduce_named(obj)
             if named is not None and self._scope.includes(obj.__module__):
@@ -177,6 +188,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         if obj in self._scope:
             return reduce_pair(self._pair_of(obj))
         return super().reducer_override(obj)
+
+    def _function(self, function: FunctionType) -> Any:
+        if is_dispatching(function):
+            return reduce_dispatching(function)
+        made = super().reducer_override(function)
+        return made if made is NotImplemented else self._cells.amended(function, made)
 
 
 def _untracked(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -258,5 +275,6 @@ def _cached_property(function: Any, name: str | None) -> Any:
 
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     functools._lru_cache_wrapper: reduce_cached,
+    functools.singledispatchmethod: reduce_dispatching_method,
     functools.cached_property: lambda it: (_cached_property, (it.func, it.attrname)),
 }

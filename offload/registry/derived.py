@@ -1,0 +1,158 @@
+"""What of a class Python or a library makes from the rest, some of it only when it is needed."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ("DERIVED", "attributes_of", "members_of", "state_of", "subclasses_of")
+
+DERIVED = frozenset(
+    {
+        "__abstractmethods__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations__",
+        "__annotations_cache__",
+        "__classdictcell__",
+        "__dict__",
+        "__doc__",
+        "__firstlineno__",
+        "__module__",
+        "__orig_bases__",
+        "__parameters__",
+        "__qualname__",
+        "__slotnames__",
+        "__static_attributes__",
+        "__type_params__",
+        "__weakref__",
+        "_abc_impl",
+    }
+)
+"""Of any class: written apart, or made by Python from the rest."""
+_ENUM = frozenset(
+    {
+        "_member_map_",
+        "_member_names_",
+        "_member_type_",
+        "_value2member_map_",
+        "_hashable_values_",
+        "_unhashable_values_",
+        "_unhashable_values_map_",
+        "_value_repr_",
+        "_use_args_",
+        "_new_member_",
+        "__new__",
+        "_order_",
+    }
+)
+"""Of an enum. What it has as ``__new__`` itself is kept as ``__new_member__``."""
+_PROTOCOL = frozenset(
+    {
+        "__callable_proto_members_only__",
+        "__non_callable_proto_members__",
+        "__protocol_attrs__",
+    }
+)
+_PYDANTIC = frozenset(
+    {
+        "__pydantic_complete__",
+        "__pydantic_core_schema__",
+        "__pydantic_fields_complete__",
+        "__pydantic_parent_namespace__",
+        "__pydantic_serializer__",
+        "__pydantic_setattr_handlers__",
+        "__pydantic_validator__",
+        "__signature__",
+    }
+)
+_STATES: dict[tuple[str, str], frozenset[str]] = {
+    ("pydantic._internal._decorators", "Decorator"): frozenset({"cls_ref"}),
+    ("pydantic.fields", "FieldInfo"): frozenset(
+        {
+            "annotation",
+            "evaluated",
+            "_attributes_set",
+            "_complete",
+            "_original_annotation",
+            "_original_assignment",
+        }
+    ),
+}
+"""Of what is found in attributes, by module and class: what holds an address, or is known from
+annotations."""
+
+
+def attributes_of(cls: type) -> dict[str, Any]:
+    """Return the attributes of *cls* itself that decide what it does."""
+    own = vars(cls)
+    skipped = DERIVED
+    if "_member_map_" in own:
+        skipped = skipped | _ENUM | own["_member_map_"].keys()
+    if typing.Protocol in cls.__mro__:
+        skipped |= _PROTOCOL
+        if own.get("__init__") is _inherited(cls):
+            skipped |= {"__init__"}  # set when its first instance is made
+    if "__pydantic_decorators__" in own or "__pydantic_validator__" in own:
+        skipped |= _PYDANTIC
+    return {
+        name: value
+        for name, value in own.items()
+        if name not in skipped
+        and not (type(value) is types.MemberDescriptorType and _is_slot(cls, name, value))
+    }
+
+
+def _inherited(cls: type) -> Any:
+    """Return the ``__init__`` that *cls* would have if no base were a protocol."""
+    nothing = vars(typing)["_no_init_or_replace_init"]
+    inits = (vars(base).get("__init__", nothing) for base in cls.__mro__[1:])
+    return next(init for init in inits if init is not nothing)
+
+
+def _is_slot(cls: type, name: str, value: types.MemberDescriptorType) -> bool:
+    mangled = f"_{cls.__name__.lstrip('_')}{value.__name__}"
+    return value.__objclass__ is cls and name in (value.__name__, mangled)
+
+
+def members_of(cls: type) -> list[tuple[str, Any, dict[str, Any]]]:
+    """Return name, value and attributes of an enum's members, aliases among them."""
+    members: Mapping[str, Any] = vars(cls).get("_member_map_", {})
+    return [
+        (name, member._value_, {k: v for k, v in vars(member).items() if not _is_own(k)})
+        for name, member in members.items()
+    ]
+
+
+def _is_own(name: str) -> bool:
+    """Return whether an attribute of a member is the enum's: ``_value_``, ``__objclass__``."""
+    return name.startswith("_") and name.endswith("_")
+
+
+def subclasses_of(cls: type) -> list[type]:
+    """Return the classes that were registered as subclasses of an abstract one."""
+    if "_abc_impl" not in vars(cls):
+        return []
+    registry = _registry_of(cls)
+    return [found for reference in registry if (found := reference()) is not None]
+
+
+def _registry_of(cls: type) -> Any:
+    from _abc import _get_dump  # type: ignore[import-not-found]
+
+    return _get_dump(cls)[0]
+
+
+def state_of(value: Any, state: Any) -> Any:
+    """Return of the state that pickle takes of *value* what decides what it does."""
+    kind = type(value)
+    without = _STATES.get((kind.__module__, kind.__qualname__))
+    if without is None:
+        return state
+    return {
+        name: getattr(value, name)
+        for name in getattr(kind, "__slots__", None) or vars(value)
+        if name not in without and hasattr(value, name)
+    }
