@@ -77,6 +77,21 @@ def test_the_cell_that_defined_a_class_is_taken(notebook, body):
     assert texts(third) == [cell.format(1) + "\n"]
 
 
+def test_a_cell_that_failed_before_its_class_is_not_taken(notebook):
+    """What is written in the newest cell has not run if something before it raised."""
+    main = notebook("""
+        class F:
+            x = 1
+    """)
+    with pytest.raises(ZeroDivisionError):
+        notebook("""
+            0 / 0
+            class F:
+                x = 2
+        """)
+    assert texts(main.F) == ["class F:\n    x = 1\n"]
+
+
 def test_cells_are_put_in_an_order_in_which_they_run(notebook):
     """What a definition needs at once comes before it, also where its cell was run again later."""
     notebook("""
