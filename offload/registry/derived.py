@@ -70,12 +70,15 @@ _PYDANTIC = frozenset(
 )
 _STATES: dict[tuple[str, str], frozenset[str]] = {
     ("pydantic._internal._decorators", "Decorator"): frozenset({"cls_ref"}),
+    ("pydantic.fields", "ComputedFieldInfo"): frozenset(),
+    ("pydantic.fields", "ModelPrivateAttr"): frozenset({"_default_factory_takes_validated_data"}),
     ("pydantic.fields", "FieldInfo"): frozenset(
         {
             "annotation",
             "evaluated",
             "_attributes_set",
             "_complete",
+            "_default_factory_takes_validated_data",
             "_original_annotation",
             "_original_assignment",
         }
@@ -151,8 +154,18 @@ def state_of(value: Any, state: Any) -> Any:
     without = _STATES.get((kind.__module__, kind.__qualname__))
     if without is None:
         return state
-    return {
+    found = {
         name: getattr(value, name)
         for name in getattr(kind, "__slots__", None) or vars(value)
         if name not in without and hasattr(value, name)
     }
+    if kind.__name__ == "ComputedFieldInfo":
+        wrapped = value.wrapped_property
+        function = getattr(wrapped, "fget", None) or getattr(wrapped, "func", None)
+        annotation = getattr(function, "__annotations__", {}).get("return")
+        if (
+            isinstance(annotation, str)
+            or type(value.return_type).__name__ == "PydanticUndefinedType"
+        ):
+            found["return_type"] = annotation  # which it is set to later
+    return found

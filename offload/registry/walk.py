@@ -76,6 +76,7 @@ class Walk:
         self._functions: deque[tuple[types.FunctionType, list[str]]] = deque()
         self._where: list[str] = []
         self._settled = False
+        self._home: Any = None  # the name of the module whose code it is at
         self._modules: dict[int, set[str]] = {}
 
     def root(self, obj: Any) -> Content:
@@ -138,13 +139,16 @@ class Walk:
         else:
             self._out += [tagged(b"item", each) for each in sorted(i.written for i in items)]
 
-    def _apart(self, value: Any) -> Content:
-        """Return what *value* is written as, as if nothing came after it."""
+    def _apart(self, value: Any, *, alone: bool = False) -> Content:
+        """Return what *value* is written as, as if nothing came after it; with *alone*, as if
+        nothing came before it, too.
+        """
         atom = ATOMS.get(type(value))
         if atom is not None:
             return Content(atom(value), ())
         before = self._out, self._references, self._seen, self._functions
-        self._out, self._references, self._seen = [], [], dict(self._seen)
+        self._out, self._references = [], []
+        self._seen = {} if alone else dict(self._seen)
         self._functions = deque()
         self.value(value)
         self._drain()
@@ -230,7 +234,8 @@ class Walk:
         self._unordered(b"registry", registry.items())
 
     def _function(self, function: types.FunctionType) -> None:
-        code = function.__code__
+        code, names = function.__code__, function.__globals__
+        self._home = names.get("__name__")
         self.watch.function(function)
         self._begin(b"body", self._seen[id(function)])
         self._text(b"name", function.__name__)
@@ -253,7 +258,6 @@ class Walk:
             if (file, name) not in _IN_USE:
                 self._text(b"closure", name)
                 self._part(name, cell)
-        names = function.__globals__
         for name in sorted(found.globals - _MODULES_OWN):
             value = names.get(name, MISSING)
             self.watch.name(names, name, value)
@@ -263,8 +267,6 @@ class Walk:
             self._text(b"global", name)
             if isinstance(value, types.ModuleType) and value in self.scope:
                 self._module(value, code)
-            elif isinstance(value, logging.Logger) and value.name == names.get("__name__"):
-                self._begin(b"module's logger")
             else:
                 self._part(name, value)
 
@@ -306,6 +308,7 @@ class Walk:
 
     def _class(self, cls: type) -> None:
         own = vars(cls)
+        self._home = cls.__module__
         self._text(b"class", cls.__name__)
         self.value(type(cls))
         self.watch.bases(cls)
@@ -326,10 +329,7 @@ class Walk:
             self._text(b"name", name)
             before = self._settled
             self._settled = before or (name.startswith("__") and name.endswith("__"))
-            if isinstance(value, logging.Logger) and value.name == cls.__module__:
-                self._begin(b"module's logger")
-            else:
-                self._part(name, value)
+            self._part(name, value)
             self._settled = before
 
     # -- instances
@@ -338,16 +338,25 @@ class Walk:
         if isinstance(value, typing.TypeVar):
             self._all(b"typevar", _typevar(value))
             return
+        if isinstance(value, logging.Logger) and value.name == self._home:
+            self._begin(b"module's logger")
+            return
         reduced = _reduced(value)
         if isinstance(reduced, str):
             self._by_name(value, reduced)
+            return
+        if _is_dtype(value):
+            # It may be one or two, and so may be what it consists of.
+            found = self._apart(reduced, alone=True)
+            self._out.append(tagged(b"dtype", found.written))
+            self._references += found.references
             return
         make, args, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
         items, pairs = list(items or ()), list(pairs or ())
         if not _is_value(value, state, items, pairs):
             if self._again(value):
                 return
-            if not isinstance(value, _UNCHANGED):
+            if not (isinstance(value, _UNCHANGED) or self._is_sentinel(value, reduced)):
                 self._changes()
         self._begin(b"object")
         self.value(make)
@@ -356,6 +365,16 @@ class Walk:
         self._all(b"items", items)
         self._all(b"pairs", pairs)
         self.value(setter)
+
+    def _is_sentinel(self, value: Any, reduced: tuple[Any, ...]) -> bool:
+        """Return whether *value* is an object of a library that has no content."""
+        kind: Any = type(value)
+        return (
+            kind.__reduce_ex__ is object.__reduce_ex__
+            and kind.__reduce__ is object.__reduce__
+            and not any(reduced[2:])
+            and kind not in self.scope
+        )
 
     def _by_name(self, value: Any, name: str) -> None:
         """Write what pickle takes for something to be imported."""
@@ -389,13 +408,15 @@ def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> boo
     kind = type(value)
     if isinstance(value, _VALUES):
         return True
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, (numpy.dtype, numpy.generic)):
-        return True
     if state is not None or items or pairs or kind.__name__ in ("bytearray", "array"):
         return False
     its: list[Any] = [kind.__reduce_ex__, kind.__reduce__]
     return kind in copyreg.dispatch_table or its != [object.__reduce_ex__, object.__reduce__]
+
+
+def _is_dtype(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.dtype)
 
 
 def _typevar(value: Any) -> tuple[Any, ...]:

@@ -1,0 +1,38 @@
+"""Defines classes and functions from source: as a script, a module or a notebook does."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import types
+from contextlib import contextmanager
+
+
+def define(source, name="F"):
+    """Return what *source* defines, as in ``__main__``."""
+    names = {"__name__": "__main__"}
+    exec(compile(source, "<source>", "exec", dont_inherit=True), names)
+    return names[name]
+
+
+def in_notebook(source, number):
+    """Return what *source* defines in a cell of a notebook."""
+    file = f"<ipython-input-{number}-0123456789ab>"
+    lines = source.splitlines(keepends=True)
+    linecache.cache[file] = (len(source), None, lines, file)
+    names = {"__name__": "__main__", "In": [source], "Out": {}, "__file__": file}
+    exec(compile(source, file, "exec", dont_inherit=True), names)
+    return names["F"]
+
+
+@contextmanager
+def module(name, source="", file="shop.py"):
+    """Yield a module that can be imported by *name*."""
+    made = types.ModuleType(name)
+    made.__file__ = file
+    sys.modules[name] = made
+    try:
+        exec(compile(source, file, "exec", dont_inherit=True), vars(made))
+        yield made
+    finally:
+        del sys.modules[name]
