@@ -12,6 +12,7 @@ from offload.hooks.outgoing import described
 from offload.hooks.paths import Path, contains, label, replace_each
 from offload.hooks.release import is_done, message_name, release, task_holder
 from offload.ref import Ref, has_wire_form, wire_text
+from offload.registry.apps import for_task
 from offload.settings import TaskOptions
 
 if TYPE_CHECKING:
@@ -88,10 +89,12 @@ class Delivery:
 
     def __enter__(self) -> Delivery:  # noqa: PYI034 (typing.Self is of Python 3.11)
         self._token: Token[Delivery | None] = _current.set(self)
+        self._task_token = for_task.set(f"{self.task.name}[{self._task_id}]")
         return self
 
     def __exit__(self, *_exc: object) -> None:
         _current.reset(self._token)
+        for_task.reset(self._task_token)
 
     # -- arguments
 

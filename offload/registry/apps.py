@@ -12,12 +12,15 @@ from celery import Celery, Task, current_app
 from celery.app.utils import Settings
 from celery.backends.base import Backend
 
-__all__ = ("loading_for", "own", "own_app", "what_of_celery")
+__all__ = ("for_task", "loading_for", "own", "own_app", "what_of_celery")
 
 _KINDS = (Celery, Task, Settings, Backend)
 
 loading_for: ContextVar[Any] = ContextVar("offload_loading_for", default=None)
 """The app that code is loaded for; None: the current one."""
+
+for_task: ContextVar[str] = ContextVar("offload_code_for_task", default="")
+"""The task, as ``name[id]``, whose arguments need code before it is Celery's current one."""
 
 
 def what_of_celery(obj: Any) -> tuple[str, str] | None:

@@ -28,6 +28,7 @@ from offload.errors import (
     VersionMissing,
     WrongPython,
 )
+from offload.registry.apps import for_task
 from offload.registry.identity import identify, python_tag
 from offload.registry.keys import Signer, own_key, signer
 from offload.registry.listing import (
@@ -929,5 +930,7 @@ def _shown(record: Record) -> str:
 
 
 def _for_task() -> str:
+    if for_task.get():
+        return f" for task {for_task.get()}"
     task = current_task._get_current_object()
     return f" for task {task.name}[{task.request.id}]" if task is not None else ""

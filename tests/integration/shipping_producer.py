@@ -1,0 +1,247 @@
+"""Who sends: a script, so that workers cannot import what is in it. Arguments: what to do."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+from celery import chain, chord, group
+
+from offload.errors import CodeRefused, SerializationError, VersionMissing
+from offload.testing.servers import wait_until
+from tests.integration.shipping_app import Own, app
+
+TIMEOUT = 60
+CELLS = Path(__file__).parents[1] / "registry" / "cells.py"
+exec(compile(CELLS.read_text(), str(CELLS), "exec"))  # as the cells of a notebook are
+offload = app.offload
+task = app.tasks
+
+
+def pushed():
+    return offload.counters.snapshot()["classes_pushed"]
+
+
+def got(signature):
+    return signature.delay().get(timeout=TIMEOUT)
+
+
+def values():
+    """Every kind of instance does in the worker what it does here, and comes home."""
+    for name, make in VALUES.items():  # noqa: F821 (of the cells)
+        value = make()
+        was = state(value)  # noqa: F821
+        ran, home = task["run"].delay(value), task["echo"].delay(value)
+        assert ran.get(timeout=TIMEOUT) == repr(value.run()), name
+        back = home.get(timeout=TIMEOUT)
+        assert type(back) is type(value), name
+        assert state(back) == was, name  # noqa: F821
+
+
+def callables():
+    """Functions and what is made of them can be called in the worker."""
+    for name, (function, *args) in CALLABLES.items():  # noqa: F821
+        assert got(task["call"].s(function, *args)) == repr(function(*args)), name
+        assert repr(got(task["echo"].s(function))(*args)) == repr(function(*args)), name
+
+
+def canvases():
+    """Instances are passed on by chains, groups, chords, links and retries."""
+    echo, gather = task["echo"], task["gather"]
+    point, network = Point(7), Network(np.ones(50_000))  # noqa: F821
+    for value in (point, network):
+        back = got(chain(echo.s(value), echo.s(), task["retried"].s()))
+        assert type(back[0]) is type(value)
+        parts, kinds = got(chord([echo.s(value), echo.s(value)], gather.s()))
+        assert kinds == 1
+        assert [type(part) for part in parts] == [type(value)] * 2
+        assert [type(each) for each in got(group(echo.s(value), echo.s([value])))] == [
+            type(value),
+            list,
+        ]
+        mapped, kinds = got(gather.s([value, value]))
+        assert kinds == 1
+        assert type(mapped[0]) is type(value)
+        ref = offload.put({"value": value})
+        assert type(got(echo.s(ref))["value"]) is type(value)
+    linked = echo.apply_async((1,), link=task["run"].si(point))
+    assert linked.get(timeout=TIMEOUT) == 1
+
+
+REDEFINED = """
+class Point:
+    def __init__(self, x): self.x = x
+    def run(self): return 'second'
+"""
+
+
+def versions():
+    """A class redefined while its first version is on its way: each behaves as it was sent."""
+    first = Point(1)  # noqa: F821
+    waiting = task["wait"].delay("go", first)
+    exec(REDEFINED, globals())
+    second = Point(2)  # noqa: F821
+    assert got(task["run"].s(second)) == "'second'"
+    app.backend.client.rpush("go", 1)
+    assert waiting.get(timeout=TIMEOUT) == "1001"
+    back = got(task["echo"].s([first, second, first]))
+    assert [type(each) for each in back] == [type(first), type(second), type(first)]
+    assert type(first) is not type(second)
+
+
+def same_class():
+    """In one process all tasks see one class; each process loads it once, of two uploads none
+    is the second; and a message holds nothing of the class.
+    """
+    found = group(task["seen_before"].s(Rich()) for _ in range(20)).delay()  # noqa: F821
+    seen = found.get(timeout=TIMEOUT)
+    assert pushed() == 1
+    assert all(same for _pid, same, _loaded in seen)
+    for pid in {pid for pid, _, _ in seen}:
+        assert len({loaded for each, _, loaded in seen if each == pid}) == 1
+    task["echo"].apply_async((Rich(),), queue="nobody")  # noqa: F821
+    [message] = app.connection().default_channel.client.lrange("nobody", 0, -1)
+    texts = [message]
+    for _ in range(3):  # the body, the reference in it, the value in that
+        found = (re.findall(rb"[A-Za-z0-9+/_-]{24,}", text) for text in texts)
+        texts += [base64.b64decode(each + b"==", b"-_") for some in found for each in some]
+    everything = b"\n".join(texts)
+    assert b"__main__.Rich" in everything
+    for absent in (b"doubled", b"partialmethod", b"Twice", b"later", b"cloudpickle"):
+        assert absent not in everything
+    assert len(message) < 2500, len(message)
+
+
+def registered():
+    """What only the producer can import is shipped once it is registered, by itself or when it
+    was pushed.
+    """
+    shop = importlib.import_module("shop_of_the_producer")
+    offload.classes.register(shop.Order)
+    back = got(task["echo"].s(shop.Order(3)))
+    assert type(back) is shop.Order
+    assert got(task["run"].s(back)) == "3"
+    assert [version.hash for version in offload.classes.versions("shop_of_the_producer.Order")]
+    manual = importlib.import_module("manual_of_the_producer")
+    offload.classes.register(manual, push="manual")
+    try:
+        task["run"].delay(manual.Order(4))
+    except VersionMissing as exc:
+        assert "push='manual'" in str(exc)  # noqa: PT017 (no pytest here)
+    else:
+        raise AssertionError
+    assert "manual_of_the_producer.Order" in offload.classes.push_all()
+    assert got(task["run"].s(manual.Order(4))) == "4"
+
+
+def own():
+    """A class that both sides import goes as on plain Celery."""
+    try:
+        back = got(task["echo"].s(Own(3)))
+    except SerializationError as exc:
+        assert app.conf.task_serializer == "json"
+        assert "can only travel with pickle" in str(exc)  # noqa: PT017
+    else:
+        assert app.conf.task_serializer == "pickle"
+        assert (type(back), back.value) == (Own, 3)
+    assert not pushed()
+
+
+def refers():
+    """A class that uses the app gets the worker's, with its tasks."""
+
+    class Local:
+        def run(self):
+            return app.main, echo.name, echo.app is app, offload.app is app
+
+    echo = task["echo"]
+    assert got(task["run"].s(Local())) == "('shipping', 'echo', True, True)"
+
+
+def refused():
+    """A worker that takes no code fails the task at once, and runs nothing of the class."""
+    path = os.environ["SHIPPING_WRITES"]
+    Point.note = Writing(path)  # noqa: F821
+    result = task["echo"].apply_async((Point(1),), link_error=task["note_error"].s())  # noqa: F821
+    try:
+        result.get(timeout=TIMEOUT)
+    except CodeRefused as exc:
+        assert "__main__.Point@" in str(exc)  # noqa: PT017
+        assert "offload_code is 'off'" in str(exc)  # noqa: PT017
+    else:
+        raise AssertionError
+    wait_until(lambda: app.backend.client.llen("errors"), "the error callback is called", TIMEOUT)
+    assert not Path(path).exists()
+
+
+class Writing:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def missing():
+    """A version that is gone from the store fails the task at once."""
+    value = Point(1)  # noqa: F821
+    offload.put(value)
+    pointers = offload.store.pointers
+    for name in list(pointers.names("plugins/__main__.Point/")):
+        pointers.swap(name, pointers.read(name), None)
+    try:
+        got(task["echo"].s(value))
+    except LookupError as exc:
+        raise AssertionError from exc
+    except (FileNotFoundError, ValueError) as exc:
+        assert "__main__.Point" in str(exc)  # noqa: PT017
+    else:
+        raise AssertionError
+
+
+def send():
+    """Send one instance and wait for its result; say when it is sent."""
+    result = task["run"].delay(Point(5))  # noqa: F821
+    print("sent", flush=True)
+    assert result.get(timeout=TIMEOUT) == "1005"
+
+
+def many():
+    """Send some instances, and wait for all."""
+    results = [task["run"].delay(Child()) for _ in range(8)]  # noqa: F821
+    expected = repr(Child().run())  # noqa: F821
+    assert [result.get(timeout=TIMEOUT) for result in results] == [expected] * 8
+
+
+def ahead():
+    """What waits is fetched ahead while the only child is busy; `inspect` shows references, and
+    the worker's main process loads nothing.
+    """
+    first = task["wait"].delay("go", Point(1))  # noqa: F821
+    network = Network(np.arange(400_000.0))  # noqa: F821
+    second = task["run"].delay(network)
+    cache = Path(os.environ["SHIPPING_CACHE"])
+    wait_until(lambda: list(cache.glob("*-*")), "the second one's value is cached", TIMEOUT)
+    shown = []
+
+    def look():
+        shown[:] = [str(app.control.inspect().active()), str(app.control.inspect().reserved())]
+        return "wait" in shown[0] and "run" in shown[1]
+
+    wait_until(look, "the tasks are shown", TIMEOUT)
+    assert all("offload:1?" in text for text in shown), shown
+    app.backend.client.rpush("go", 1)
+    assert first.get(timeout=TIMEOUT) == "1001"
+    assert second.get(timeout=TIMEOUT) == repr(network.run())
+    counters = got(task["counters"].s())
+    assert counters["cache_hits"] == 1, counters
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        globals()[name]()
+        print("done", name, flush=True)
