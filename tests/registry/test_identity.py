@@ -77,7 +77,9 @@ SOURCES = {
     "function": "def helper(): return F\ndef F(x: int = 3): return helper() or F(x)",
     "enum": "class F(enum.Enum):\n    A = 1\n    def other(self): return F.A",
     "NamedTuple": "class F(NamedTuple):\n    a: int = 1\n    def b(self): return F",
-    "generic": "T = TypeVar('T')\nclass F(Generic[T]):\n    def f(self, x: T) -> 'F[T]': return F[int]()",
+    "generic": (
+        "T = TypeVar('T')\nclass F(Generic[T]):\n    def f(self, x: T) -> 'F[T]': return F[int]()"
+    ),
     "NewType": "I = NewType('I', int)\ndef F(x: I) -> I: pass",
 }
 
@@ -115,7 +117,7 @@ def _using(names, imports):
 
 @pytest.mark.parametrize(
     ("used", "imports", "is_value"),
-    [
+    (
         ("helper()", "from shop.helpers import helper", False),
         ("Base", "from shop.helpers import Base", False),
         ("LIMIT", "from shop.helpers import LIMIT", True),
@@ -123,7 +125,7 @@ def _using(names, imports):
         ("h.helper()", "import shop.helpers as h", False),
         ("h.LIMIT", "import shop.helpers as h", False),
         ("getattr(h, 'LIMIT')", "import shop.helpers as h", False),
-    ],
+    ),
 )
 def test_what_is_imported_counts_where_it_is_shipped(used, imports, is_value):
     """Code and modules count by content if they are shipped, else by name; values always do."""
@@ -318,7 +320,7 @@ def test_what_has_no_content_is_refused_by_name(name):
             assert type(value).__name__ in message
 
 
-@pytest.mark.parametrize("value", [1, None, "F", len, functools.partial(len), object()])
+@pytest.mark.parametrize("value", (1, None, "F", len, functools.partial(len), object()))
 def test_only_classes_and_functions_have_a_hash(value):
     """Anything else is a TypeError."""
     with pytest.raises(TypeError, match="a class or function is wanted"):
@@ -385,7 +387,7 @@ def test_a_hash_is_remembered_until_something_changes(name):
     assert after.holds()
 
 
-@pytest.mark.parametrize("value", [[1], {"a": 1}, {1}, types.SimpleNamespace(a=1)])
+@pytest.mark.parametrize("value", ([1], {"a": 1}, {1}, types.SimpleNamespace(a=1)))
 @pytest.mark.parametrize("place", PLACES)
 def test_a_hash_of_what_can_change_is_not_remembered(place, value):
     """A list may change unnoticed wherever it stands, so it is looked at every time."""
