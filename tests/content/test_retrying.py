@@ -64,3 +64,20 @@ def test_says_so_in_the_log(caplog):
     with caplog.at_level(logging.WARNING, "offload"):
         Retrying(RetryPolicy(), sleep=lambda _: None)(failing(1))
     assert "store does not answer" in caplog.text
+
+
+def test_attempts_do_not_multiply():
+    """What is retried within what is retried is called once for each attempt of the outer one."""
+    calls = []
+
+    def fail():
+        calls.append(1)
+        raise StoreUnavailable
+
+    inner, outer = (Retrying(RetryPolicy(max_retries=3), sleep=lambda _: None) for _ in range(2))
+    with pytest.raises(StoreUnavailable):
+        outer(lambda: inner(fail))
+    assert len(calls) == 4
+    with pytest.raises(StoreUnavailable):
+        inner(fail)
+    assert len(calls) == 8

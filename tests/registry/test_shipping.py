@@ -10,7 +10,10 @@ from types import ModuleType
 
 import cloudpickle
 import pytest
+from celery import Celery
+from kombu.exceptions import EncodeError
 
+from offload import Offload
 from offload.errors import (
     CodeRefused,
     ConfigurationError,
@@ -544,3 +547,18 @@ def test_the_store_may_be_of_any_kind(store):
     main = cells()
     network = main["Network"](main["np"].arange(3.0))
     assert there.read(here.write(network)).run() == network.run()
+
+
+@pytest.mark.parametrize("serializer", ("json", "pickle"))
+def test_nothing_is_pushed_where_it_is_only_observed(serializer):
+    """In mode observe messages stay as they are, and no class is stored."""
+    app = Celery("observed", broker="memory://", set_as_current=False)
+    app.conf.update(task_serializer=serializer, accept_content=["json", "pickle"])
+    store = f"memory://observed-{serializer}"
+    offload = Offload(app, mode="observe", store=store, code="trusted", threshold=0)
+    try:
+        app.send_task("observed.task", (cells()["Level"].LOW,))
+    except EncodeError:  # as on plain Celery
+        assert serializer == "pickle"
+    assert not list(offload.store.pointers.names("plugins/"))
+    app.close()
