@@ -46,5 +46,5 @@ bench: ## Run the benchmarks
 
 clean: ## Remove everything that these commands made
 	rm -rf $(VENV) .venvs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
-	    .import_linter_cache *.egg-info
+	    .import_linter_cache *.egg-info tests/monitoring/grafana/node_modules
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,124 @@
+"""The Grafana dashboard: Grafana itself is not run, but its types and a real Prometheus are."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from itertools import combinations
+from math import isfinite
+from pathlib import Path
+
+import pytest
+import yaml
+
+from offload.testing.servers import wait_until
+from tests.monitoring.live import MONITORING, ROOT
+
+GRAFANA = MONITORING / "grafana"
+FILE = GRAFANA / "dashboards" / "offload.json"
+BOARD = json.loads(FILE.read_text())
+PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+VARIABLES = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
+
+# What Grafana replaces in an expression: with All chosen, and a range that holds all there is.
+FILLED_IN = {"$instance": ".*", "$task": ".*", "$__rate_interval": "10m", "$__range": "1h"}
+
+EXPRESSIONS = {
+    f"{panel['title']} {target['refId']}": target["expr"]
+    for panel in PANELS
+    for target in panel["targets"]
+} | {each["name"]: each["target"]["expr"] for each in BOARD["annotations"]["list"]}
+
+TYPES = Path(__file__).with_name("grafana")
+COMPILER = TYPES / "node_modules" / ".bin" / "tsc"
+REQUIRED = {"id", "type", "title", "description", "datasource", "gridPos", "targets"}
+REQUIRED |= {"fieldConfig", "options"}
+
+
+def filled_in(expression):
+    for name, value in FILLED_IN.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression
+    return expression
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_expressions_give_numbers(live, name):
+    """Prometheus understands each expression, and has numbers for it once counters have risen."""
+    expression = filled_in(EXPRESSIONS[name])
+
+    def numbers():
+        found = live.query(expression)
+        return found and all(map(isfinite, found))
+
+    wait_until(numbers, expression)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ("instance", "task"))
+def test_variables_have_values(live, name):
+    """The lists to choose from are filled by what the exporter serves."""
+    query = filled_in(VARIABLES[name]["query"])
+    metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()
+    wait_until(lambda: live.query(f"count by ({label}) ({metric})"), query)
+
+
+@pytest.mark.parametrize("change", (None, ('"drawStyle"', '"drawStile"'), ('"bars"', '"bar"')))
+def test_follows_grafanas_types(tmp_path, change):
+    """Keys and types are those that Grafana publishes; the check is not blind."""
+    if not COMPILER.exists():
+        pytest.skip(f"needs npm install --no-package-lock --prefix {TYPES.relative_to(ROOT)}")
+    board = FILE.read_text()
+    if change:
+        assert change[0] in board
+        board = board.replace(*change)
+    board_type = json.dumps(str(TYPES / "board"))
+    (tmp_path / "check.ts").write_text(
+        f"import type {{ Board }} from {board_type};\nexport const board: Board = {board};\n"
+    )
+    config = {"extends": str(TYPES / "tsconfig.json"), "files": ["check.ts"]}
+    (tmp_path / "tsconfig.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        [COMPILER, "--project", tmp_path], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode == 0) == (change is None), done.stdout
+
+
+def test_panels_are_complete():
+    """By hand, where there is no compiler: known kinds with all they need, each told apart."""
+    assert {panel["type"] for panel in PANELS} <= {"stat", "timeseries", "heatmap", "table"}
+    for panel in PANELS:
+        assert set(panel) - {"transformations"} == REQUIRED, panel["title"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        letters = [target["refId"] for target in panel["targets"]]
+        assert letters
+        assert len(set(letters)) == len(letters)
+    identifiers = [panel["id"] for panel in BOARD["panels"]]
+    assert len(set(identifiers)) == len(identifiers)
+
+
+def test_panels_lie_beside_each_other():
+    """None covers another, and none reaches beyond the 24 columns."""
+
+    def cells(panel):
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        columns, lines = range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"])
+        return {(x, y) for x in columns for y in lines}
+
+    for first, second in combinations(BOARD["panels"], 2):
+        assert not cells(first) & cells(second), (first["title"], second["title"])
+
+
+def test_provisioning_fits():
+    """The data source that is provisioned is the one that the dashboard begins with."""
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    assert VARIABLES["datasource"]["current"]["value"] == source["uid"]
+    assert VARIABLES["datasource"]["current"]["text"] == source["name"]
+    assert VARIABLES["datasource"]["query"] == source["type"] == "prometheus"
+    every = yaml.safe_load((MONITORING / "prometheus" / "prometheus.yml").read_text())["global"]
+    assert source["jsonData"]["timeInterval"] == every["scrape_interval"]
