@@ -31,4 +31,5 @@ app.conf.update(
 if os.environ.get("OFFLOAD", "on") != "off":
     from offload import Offload
 
-    offload = Offload(app, store=os.environ.get("OFFLOAD_STORE", f"{REDIS}/2"))
+    # One URL, or several with spaces between: tiers.
+    offload = Offload(app, store=os.environ.get("OFFLOAD_STORE", f"{REDIS}/2").split())

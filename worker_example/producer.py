@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import time
+from itertools import cycle
 
 import pandas as pd
 from celery import chain, chord
@@ -58,7 +60,23 @@ JOBS = {"fan-out": fan_out, "chain": hand_on, "chord": gather}
 def main() -> None:
     parser = argparse.ArgumentParser(description="Send the example's jobs and print the answers.")
     parser.add_argument("--rows", type=int, help="only so many of the flights")
-    flights = load_flights(parser.parse_args().rows)
+    parser.add_argument(
+        "--every",
+        type=float,
+        metavar="SECONDS",
+        help="go on for ever, each time without another month: much is stored already, not all",
+    )
+    options = parser.parse_args()
+    flights = load_flights(options.rows)
+    if options.every is None:
+        run(flights)
+        return
+    for month in cycle(range(1, 13)):
+        run(flights[flights["month"] != month].reset_index(drop=True))
+        time.sleep(options.every)
+
+
+def run(flights: pd.DataFrame) -> None:
     for name, job in JOBS.items():
         answer = job(flights)
         print(f"{name}: {json.dumps(answer)[:300]}", flush=True)

@@ -37,12 +37,53 @@ def test_schema_check_finds_faults(tmp_path):
 
 
 def test_services(services):
-    """A server, a worker and a producer; whoever needs another waits for its health."""
-    assert set(services) == {"redis", "worker", "producer"}
+    """All that the example is made of; whoever needs another waits for its health."""
+    example = {"redis", "s3", "worker", "producer", "exporter"}
+    assert set(services) == example | {"prometheus", "grafana"}
     for service in services.values():
         for name, condition in service.get("depends_on", {}).items():
             assert condition == {"condition": "service_healthy"}
             assert "healthcheck" in services[name]
+
+
+def test_images_are_of_one_version(services):
+    """What is not built here is pinned by a version's tag."""
+    for service in services.values():
+        assert re.fullmatch(r"[a-z/]+:v?\d[\w.-]*", service["image"]) or "build" in service
+
+
+def test_only_this_machine_reaches_them(services):
+    """Ports are published on localhost alone."""
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert sorted(ports) == ["127.0.0.1:3000:3000", "127.0.0.1:9090:9090"]
+
+
+def test_mounted_files_are_here(services):
+    """What is mounted is in the repository, is not written to, and is what is then named."""
+    mounted = {}
+    for name in ("prometheus", "grafana"):
+        for source, target, mode in (text.split(":") for text in services[name]["volumes"]):
+            assert (ROOT / source).is_dir()
+            assert mode == "ro"
+            mounted[target] = ROOT / source
+    assert "--config.file=/etc/prometheus/prometheus.yml" in services["prometheus"]["command"]
+    assert (mounted["/etc/prometheus"] / "prometheus.yml").is_file()
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == "/etc/grafana/dashboards/offload.json"
+    assert (mounted["/etc/grafana/dashboards"] / "offload.json").is_file()
+    providers = mounted["/etc/grafana/provisioning/dashboards"] / "offload.yml"
+    (provider,) = yaml.safe_load(providers.read_text())["providers"]
+    assert provider["options"]["path"] == "/etc/grafana/dashboards"
+
+
+def test_who_watches_finds_whom_it_watches(services):
+    """Prometheus scrapes the exporter's port, and Grafana asks Prometheus at its own."""
+    config = yaml.safe_load((ROOT / "monitoring/prometheus/prometheus.yml").read_text())
+    assert config["scrape_configs"][0]["static_configs"][0]["targets"] == ["exporter:9540"]
+    assert services["exporter"]["command"][-2:] == ["--port", "9540"]
+    sources = ROOT / "monitoring/grafana/provisioning/datasources/prometheus.yml"
+    (source,) = yaml.safe_load(sources.read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
 
 
 def test_redis_never_evicts(services):
@@ -50,7 +91,7 @@ def test_redis_never_evicts(services):
     assert services["redis"]["command"][-2:] == ["--maxmemory-policy", "noeviction"]
 
 
-@pytest.mark.parametrize("name", ("worker", "producer"))
+@pytest.mark.parametrize("name", ("worker", "producer", "exporter"))
 def test_commands_name_modules_that_exist(services, name):
     """Each command's module is in the example."""
     command = services[name]["command"]
@@ -60,11 +101,19 @@ def test_commands_name_modules_that_exist(services, name):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
 
 
-@pytest.mark.parametrize("name", ("worker", "producer"))
+@pytest.mark.parametrize("name", ("worker", "producer", "exporter"))
 def test_servers_are_those_of_the_file(services, name):
-    """Worker and producer speak to the redis service, by the variable that the app reads."""
-    assert services[name]["environment"] == {"REDIS_URL": "redis://redis:6379"}
-    assert 'os.environ.get("REDIS_URL"' in (ROOT / "worker_example" / "app.py").read_text()
+    """All speak to the same servers, by the variables that the app reads."""
+    environment = services[name]["environment"]
+    assert environment["REDIS_URL"] == "redis://redis:6379"
+    redis, s3 = environment["OFFLOAD_STORE"].split()
+    assert redis == "redis://redis:6379/2"
+    assert s3.startswith("s3://offload/flights?endpoint_url=http://s3:8333&")
+    app = (ROOT / "worker_example" / "app.py").read_text()
+    assert all(f'os.environ.get("{name}"' in app for name in ("REDIS_URL", "OFFLOAD_STORE"))
+    key = services["s3"]["environment"]
+    assert key.items() <= environment.items()
+    assert "-bucket=offload" in services["s3"]["command"]
 
 
 def test_dockerfile_copies_what_exists(services):
@@ -78,7 +127,8 @@ def test_dockerfile_copies_what_exists(services):
         assert f"!{path}" in ignore, path
 
 
-def test_dockerfile_installs_an_extra_that_exists(pyproject):
-    """The extra that the image installs stands in pyproject.toml."""
-    extra = re.search(r'pip install .*"\.\[(\w+)\]"', DOCKERFILE.read_text())[1]
-    assert extra in pyproject["project"]["optional-dependencies"]
+def test_dockerfile_installs_extras_that_exist(pyproject):
+    """The extras that the image installs stand in pyproject.toml."""
+    extras = re.search(r'pip install .*"\.\[([\w,]+)\]"', DOCKERFILE.read_text())[1].split(",")
+    assert set(extras) <= set(pyproject["project"]["optional-dependencies"])
+    assert {"prometheus", "s3"} <= set(extras)

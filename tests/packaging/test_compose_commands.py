@@ -1,0 +1,163 @@
+"""Every command of the Compose file, run without containers: as processes, on free ports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from math import isfinite
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import redis
+import yaml
+
+from offload.testing.s3_server import _free_ports, find_weed
+from offload.testing.servers import HOST, find_program, free_port
+from tests.integration.harness import ROOT, Process
+from tests.monitoring.live import Prometheus, program
+
+FILE = ROOT / "docker-compose.yml"
+PATIENCE = 90
+
+pytestmark = [pytest.mark.integration, pytest.mark.server]
+
+
+class Example:
+    """The services as processes; what they say of each other is turned into free ports.
+
+    What is not run: Grafana, which no package brings along; the image's build; and the programs
+    of the images, in place of which are those installed here.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.services = yaml.safe_load(FILE.read_text())["services"]
+        self.folder = folder
+        self.ports = {name: free_port() for name in ("redis", "exporter", "prometheus")}
+        self.s3_ports = _free_ports()
+        self.ports["s3"] = self.s3_ports["s3.port"]
+        self._stack = stack
+        self._words = {
+            f"{name}:{port}": f"{HOST}:{self.ports[name]}"
+            for name, port in (("redis", 6379), ("s3", 8333), ("exporter", 9540))
+        }
+        self._words |= {
+            f"{HOST}:{port}": f"{HOST}:{self.ports[name]}"
+            for name, port in (("s3", 8333), ("exporter", 9540), ("prometheus", 9090))
+        }
+        self._words |= {
+            "0.0.0.0": HOST,
+            "-ip=s3": f"-ip={HOST}",
+            "/data": str(folder / "s3"),
+            "/prometheus": str(folder / "tsdb"),
+        }
+        (folder / "s3").mkdir()
+
+    def own(self, text: str) -> str:
+        """Return *text* with the addresses and folders of this run."""
+        for word, here in self._words.items():
+            text = text.replace(word, here)
+        return text
+
+    def words(self, name: str) -> list[str]:
+        """Return a service's command as it is run here, less its program where an image has it."""
+        return [self.own(word) for word in self.services[name]["command"]]
+
+    def command(self, name: str) -> list[str]:
+        first, *rest = words = self.words(name)
+        if name == "redis":
+            own = ["--port", str(self.ports[name]), "--bind", HOST, "--dir", str(self.folder)]
+            return [find_program(first), *rest, *own, "--save", ""]
+        if name == "s3":
+            return [find_weed(), *words, *(f"-{each}={n}" for each, n in self.s3_ports.items())]
+        if name == "prometheus":
+            mounted = ROOT / "monitoring" / "prometheus"
+            for path in mounted.iterdir():
+                text = self.own(path.read_text()).replace("interval: 10s", "interval: 1s")
+                (self.folder / path.name).write_text(text)
+            words[0] = f"--config.file={self.folder / 'prometheus.yml'}"
+            return [program(name), *words, f"--web.listen-address={HOST}:{self.ports[name]}"]
+        assert first in ("celery", "python")
+        modules = ["-m", "celery"] if first == "celery" else []
+        own = {"9540": str(self.ports["exporter"]), "10": "1"}  # 10: seconds between two rounds
+        return [sys.executable, *modules, *(own.get(word, word) for word in rest)]
+
+    def environment(self, name: str) -> dict[str, str]:
+        said = self.services[name].get("environment", {})
+        return {
+            **os.environ,
+            **{key: self.own(value) for key, value in said.items()},
+            "C_FORCE_ROOT": "1",  # in the image they run as another user
+            "TMPDIR": str(self.folder),
+        }
+
+    def start(self, name: str) -> Process:
+        """Start a service and return once its own health check says that it is well."""
+        log = self.folder / f"{name}.log"
+        process = Process(self.command(name), log, self.environment(name))
+        self._stack.callback(process.stop)
+        if "healthcheck" in self.services[name]:
+            process.wait_for(lambda: self.healthy(name), f"{name} is healthy", PATIENCE)
+        return process
+
+    def healthy(self, name: str) -> bool:
+        """Do what a service's health check does, without the programs that are in images only."""
+        how, *test = (self.own(word) for word in self.services[name]["healthcheck"]["test"])
+        assert how == "CMD"
+        if test == ["redis-cli", "ping"]:
+            return answers(redis.Redis(HOST, self.ports["redis"]).ping)
+        if test[0] == "wget":
+            return answers(lambda: urlopen(test[-1]).close())
+        python = {"celery": [sys.executable, "-m", "celery"], "python": [sys.executable]}
+        command = [*python[test[0]], *test[1:]]
+        env = self.environment(name)
+        done = subprocess.run(command, check=False, capture_output=True, env=env, cwd=ROOT)
+        return done.returncode == 0
+
+
+def answers(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except (OSError, redis.ConnectionError):
+        return False
+    return True
+
+
+@pytest.fixture
+def example(tmp_path):
+    with ExitStack() as stack:
+        yield Example(tmp_path, stack)
+
+
+@pytest.mark.timeout(400)
+def test_everything_is_alive_and_data_flows(example):
+    """Each is well by its own health check; values go to Redis and S3, and Prometheus sees it."""
+    order = ("redis", "s3", "worker", "exporter", "prometheus", "producer")
+    assert {*order, "grafana"} == set(example.services)
+    processes = {name: example.start(name) for name in order}
+    producer, worker = processes["producer"], processes["worker"]
+    producer.wait_for(lambda: producer.log().count("chord:") >= 2, "two rounds", 2 * PATIENCE)
+
+    server = Prometheus(f"http://{HOST}:{example.ports['prometheus']}")
+
+    def seen(expression):
+        found = server.query(expression)
+        return found and all(map(isfinite, found)) and min(found) > 0
+
+    for expression in (
+        "offload_up",
+        "sum(increase(offload_offloaded_bytes_total[5m]))",
+        "sum(increase(offload_uploaded_bytes_total[5m]))",
+        "sum(increase(offload_cache_hits_total[5m]))",
+        "offload:deduplication:ratio1h",
+        'offload:step_duration_seconds:p95_10m{step="upload"}',
+    ):
+        worker.wait_for(lambda: seen(expression), expression, PATIENCE)  # noqa: B023
+    assert server.query("sum(offload_errors_total)") == [0]
+    assert server.alerts() == {}
+    assert any(path.stat().st_size > 1_000_000 for path in (example.folder / "s3").rglob("*.dat"))
+    for name, process in processes.items():
+        assert process.popen.poll() is None, f"{name} ended:\n{process.log()[-4000:]}"
