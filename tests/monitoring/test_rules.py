@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from offload.testing.servers import wait_until
-from tests.monitoring.live import RULES, program
+from tests.monitoring.live import ROOT, RULES, program
 
 CASES = sorted(Path(__file__).with_name("rules").glob("*.test.yml"))
 GROUPS = yaml.safe_load(RULES.read_text())["groups"]
@@ -92,3 +92,13 @@ def test_alerts_fire_on_real_counters(live):
     )
     away = {"OffloadExporterAway", "OffloadStoreAway"}
     assert not away & set(live.alerts())
+
+
+def test_the_operators_page_names_every_alert():
+    """Each stands there, in the column of its severity."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    rows = re.search(r"\| critical \| warning \|\n.*\n((?:  \|.*\n)+)", page)[1].splitlines()
+    for column, severity in ((1, "critical"), (2, "warning")):
+        named = re.findall(r"`(Offload\w+)`", " ".join(row.split("|")[column] for row in rows))
+        rules = {name for name, rule in ALERTS.items() if rule["labels"]["severity"] == severity}
+        assert sorted(named) == sorted(rules)
