@@ -29,8 +29,9 @@ from offload.hooks.results import hook_backend
 from offload.ref import Ref
 from offload.registry.apps import own_app
 from offload.registry.keys import own_key
+from offload.registry.means import Means
 from offload.registry.policy import Policy
-from offload.registry.registry import ClassRegistry, Means
+from offload.registry.registry import ClassRegistry
 from offload.registry.shipping import Shipping
 from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions

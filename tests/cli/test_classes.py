@@ -152,7 +152,7 @@ class TestStatus:
             command.registry.register(made(f"C{number}"))
         command("push")
         asked = []
-        storage = command.registry._storage
+        storage = command.registry._versions.storage
         storage._pointers = Watched(storage._pointers, asked)
         command("status")
         assert asked == ["read_all"]

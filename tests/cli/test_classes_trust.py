@@ -75,7 +75,7 @@ class TestShow:
 
     def test_another_python(self, command, versions, monkeypatch):
         """It says both."""
-        monkeypatch.setattr("offload.registry.registry.python_tag", lambda: "cpython-399")
+        monkeypatch.setattr("offload.registry.loading.python_tag", lambda: "cpython-399")
         found = command.json("show", "Filter")
         assert not found["loads_here"]
         assert found["python"] in found["why_not"]
@@ -115,7 +115,7 @@ class TestPull:
         other = command.registry.stored("Filter", versions[0])
         there = command.hook.store.pointers.read(Names("shop.models.Filter").version(versions[1]))
         record = replace(other.record, hash=versions[1])
-        assert command.registry._storage.put(Stored(record, other.content), there)
+        assert command.registry._versions.storage.put(Stored(record, other.content), there)
         assert "what is stored has the hash" in command("pull", "Filter", code=1)
 
     def test_what_cannot_be_imported_here(self, command, monkeypatch):

@@ -10,7 +10,7 @@ import textwrap
 import fakeredis
 import pytest
 
-from offload.registry import identity, rebuild
+from offload.registry import identity, loading, pushing, rebuild
 from offload.registry import registry as registry_module
 from offload.registry.registry import ClassRegistry
 from offload.stores import open_store
@@ -157,7 +157,7 @@ class Modules:
         self._go(None, lambda: tag)
 
     def _go(self, folder, python_tag):
-        for module in (registry_module, rebuild):
+        for module in (registry_module, loading, pushing, rebuild):
             self._monkeypatch.setattr(module, "python_tag", python_tag)
         for name in self._names:
             sys.modules.pop(name, None)

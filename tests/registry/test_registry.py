@@ -213,7 +213,9 @@ class TestSequences:
         h1, h2 = registry.push(defined(V1)), registry.push(defined(V2))
         stored = registry.stored("F", h2)
         there = store.pointers.read(Names("__main__.F").version(h1))
-        registry._storage.put(replace(stored, record=replace(stored.record, hash=h1)), there)
+        registry._versions.storage.put(
+            replace(stored, record=replace(stored.record, hash=h1)), there
+        )
         with pytest.raises(CodeRefused, match=f"has the hash {h2[:12]}.*push it again"):
             other.recover_class("F", h1)
         assert count(other, "classes_refused") == 1
@@ -599,7 +601,7 @@ class TestDiff:
         for content in (b"x", b"[]", b"{}", b'{"modules":5}', b'{"modules":[{"definitions":[5]}]}'):
             record = replace(stored.record, source=digest_of([content]), source_size=len(content))
             there = memory.pointers.read(Names("shop_c.F").version(code_hash))
-            registry._storage.put(replace(stored, record=record, source=content), there)
+            registry._versions.storage.put(replace(stored, record=record, source=content), there)
             with pytest.raises(CodeRefused, match="source"):
                 registry.diff("F", code_hash, code_hash)
 

@@ -1,0 +1,176 @@
+"""Versions in a store, and whether to trust what is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+
+from celery import current_task
+
+from offload.counters import Counters
+from offload.errors import (
+    CodeRefused,
+    ConfigurationError,
+    OffloadError,
+    UnknownClass,
+    VersionMissing,
+)
+from offload.registry import apps
+from offload.registry.means import Means
+from offload.registry.names import Names, check_hash
+from offload.registry.pickling import Pair
+from offload.registry.policy import SIGNED
+from offload.registry.record import LATEST, Record, Signature
+from offload.registry.storage import Storage, Stored
+
+__all__ = ("Versions", "for_task", "shown")
+
+logger = logging.getLogger(__name__)
+
+_TURNS = 20
+
+
+class Versions:
+    """Reads records and versions as *means* allow, and signs what is written.
+
+    What is refused is counted and logged, and the error names the store.
+
+    Args:
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, means: Means, counters: Counters, clock: Callable[[], float]) -> None:
+        self.means = means
+        self.counters = counters
+        self.clock = clock
+
+    @cached_property
+    def storage(self) -> Storage:
+        return Storage(self.means.store.pointers, self.means.retrying)
+
+    @property
+    def url(self) -> str:
+        return self.means.store.url
+
+    def stored(self, name: str, code_hash: str) -> Stored:
+        """Return a version as it is in the store. Nothing is said about whether to trust it.
+
+        Raises UnknownClass, VersionMissing; CodeRefused if it is not what its record says.
+        """
+        names = Names(name)
+        with self.refusing():
+            [stored] = self.storage.get([(names.name, check_hash(code_hash))])
+        if stored is None:
+            raise self.missing(names, f"version {code_hash[:12]}")
+        return stored
+
+    def trusted_one(self, pair: Pair) -> Stored:
+        """Return a version that may be loaded; nothing of it ran."""
+        [(stored, _by)] = self.trusted([pair])
+        return stored
+
+    def trusted(self, pairs: list[Pair]) -> list[tuple[Stored, str]]:
+        """Return versions that may be loaded, and by whose key; nothing of them ran."""
+        with self.refusing():
+            for pair in pairs:
+                self.means.policy.check_name(*pair)
+            found = self.storage.get(pairs)
+        trusted = []
+        for pair, stored in zip(pairs, found, strict=True):
+            if stored is None:
+                raise self.missing(Names(pair[0]), f"version {pair[1][:12]}")
+            with self.refusing():
+                trusted.append((stored, self.means.policy.check(stored.record)))
+        return trusted
+
+    def read_latest(self, names: Names, content: bytes) -> Record:
+        record = self.pointed(content, names, names.latest, LATEST)
+        self.check_there(record)
+        return record
+
+    def pointed(self, content: bytes, names: Names, pointer: str, purpose: str) -> Record:
+        with self.refusing():
+            record = Record.from_bytes(content, pointer)
+            if record.class_name != names.name or record.purpose != purpose:
+                raise CodeRefused(
+                    f"{pointer} holds {record.purpose} of {record.class_name}@{record.hash[:12]}: "
+                    f"it was put in the place of another; find out who writes to the store, and "
+                    f"push {names.name} again"
+                )
+        return record
+
+    def check_there(self, record: Record) -> None:
+        """Raise CodeRefused if what is there would be trusted nowhere."""
+        if self.means.policy.mode == SIGNED:
+            with self.refusing():
+                self.means.policy.check_signature(record)
+
+    def is_believed(self, record: Record) -> bool:
+        """Return whether a record that is there is to be believed."""
+        return self.means.policy.mode != SIGNED or self.means.policy.signed_by(record) is not None
+
+    def signed(self, record: Record) -> Record:
+        record = replace(record, signature=None)
+        signer = self.means.signer
+        if signer is None:
+            if self.means.policy.mode == SIGNED:
+                raise ConfigurationError(
+                    f"{record.class_name} cannot be pushed: offload_code is 'signed', and there is "
+                    "no offload_signing_key"
+                )
+            return record
+        self.means.policy.check_signer(signer.id)
+        value = signer.sign(record.signed_bytes).hex()
+        return replace(record, signature=Signature(signer.id, value))
+
+    def point(
+        self, pointer: str, record: Record, purpose: str, current: bytes | None = None
+    ) -> None:
+        """Have a pointer say which version is meant, by compare-and-swap."""
+        new = self.signed(replace(record, purpose=purpose, created=self.clock()))
+        for _ in range(_TURNS):
+            if self.storage.swap(pointer, current, new.to_bytes()):
+                return
+            [current] = self.storage.read([pointer])
+        raise OffloadError(
+            f"{pointer} changed whenever it was looked at, {_TURNS} times",
+            store=self.url,
+        )
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Count and log what is refused within this, and have the error name the store."""
+        try:
+            yield
+        except CodeRefused as exc:
+            url = self.url
+            self.counters.add(classes_refused=1)
+            logger.warning("refused, from %s%s: %s", url, for_task(), exc)
+            raise CodeRefused(f"{exc} (in {url})", digest=exc.digest, store=url) from exc
+
+    def missing(self, names: Names, what: str) -> OffloadError:
+        if any(True for _ in self.storage.names(names.folder)):
+            return VersionMissing(
+                f"{self.url} has no {what} of {names.name}; it has others",
+                store=self.url,
+            )
+        return UnknownClass(
+            f"{self.url} has no class or function {names.name!r}: push it first",
+            store=self.url,
+        )
+
+
+def shown(record: Record) -> str:
+    """Return what a record is of, for people."""
+    return f"{record.kind} {record.class_name}@{record.hash[:12]}"
+
+
+def for_task() -> str:
+    """Return for which task something is done, if it is for one."""
+    if apps.for_task.get():
+        return f" for task {apps.for_task.get()}"
+    task = current_task._get_current_object()
+    return f" for task {task.name}[{task.request.id}]" if task is not None else ""
