@@ -38,6 +38,7 @@ from offload.registry.own import Own
 from offload.registry.parts import diff
 from offload.registry.pickling import Pair, own_registry
 from offload.registry.policy import OFF, SIGNED, Policy
+from offload.registry.pruning import prune
 from offload.registry.pushing import Pushing
 from offload.registry.record import LATEST, Record, tagged
 from offload.registry.scope import Scope, found
@@ -329,6 +330,17 @@ class ClassRegistry:
         """Make a version that is stored the latest. Raises UnknownClass, VersionMissing."""
         names, record = self._version(name, code_hash)
         self._versions.point(names.latest, record, LATEST)
+
+    def prune(self, older_than: float, *, dry_run: bool = False) -> list[Record]:
+        """Remove versions that were pushed more than *older_than* seconds ago, and return them.
+
+        Not those that are the latest, have a tag, or are needed by one that stays. Every version
+        that was ever sent is kept until this is called: it is for a time that no message waits
+        and no process goes on sending. What is sent all the same after that is pushed again, by
+        who has it, within a minute.
+        """
+        before = self._clock() - older_than
+        return list(prune(self._versions.storage, before, dry_run=dry_run))
 
     # -- pulling
 

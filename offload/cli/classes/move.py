@@ -1,4 +1,4 @@
-"""Commands that change the store: ``push``, ``tag`` and ``rollback``."""
+"""Commands that change the store: ``push``, ``tag``, ``rollback`` and ``prune``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import click
 
 from offload.cli.classes import asked
 from offload.cli.classes.told import at, short
-from offload.cli.output import print_json, print_rows
+from offload.cli.output import print_json, print_rows, printable
 from offload.errors import CodeError
 from offload.registry.names import name_of
 from offload.registry.registry import ClassRegistry
 
-__all__ = ("push", "rollback", "tag")
+__all__ = ("prune", "push", "rollback", "tag")
+
+
+_DAY = 86400.0  # seconds
 
 
 @click.command()
@@ -102,3 +105,32 @@ def _print(name: str, tag: str, code_hash: str, was: str | None, *, as_json: boo
         return
     before = "" if was is None else "as it was" if was == code_hash else f"was {short(was)}"
     print_rows([(tag, at(name, code_hash), before)])
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0, min_open=True),
+    required=True,
+    metavar="DAYS",
+    help="Longer than any message waits, and than any process goes on sending.",
+)
+@click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; say what would be removed.")
+@asked.as_json
+@click.pass_context
+def prune(ctx: click.Context, older_than: float, dry_run: bool, as_json: bool) -> None:
+    """Remove old versions, but those that are the latest, have a tag or are needed by others.
+
+    Every version that was ever sent stays in the store until it is removed by this.
+    """
+    registry = asked.registry_of(ctx)
+    found = registry.prune(older_than * _DAY, dry_run=dry_run)
+    if as_json:
+        print_json(
+            [{"name": each.class_name, "hash": each.hash, "size": each.size} for each in found]
+        )
+        return
+    for each in found:
+        click.echo(printable(at(each.class_name, each.hash)))
+    did = "would remove" if dry_run else "removed"
+    click.echo(f"{registry.store.url}: {did} {len(found)} versions")
