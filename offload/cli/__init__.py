@@ -21,6 +21,10 @@ _NOUNS = (
     "doctor",
     "exporter",
     "gc",
+    "get",
+    "inspect",
+    "ls",
+    "rm",
     "stats",
     "store",
 )  # each a command of that name in a module of that name

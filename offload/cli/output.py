@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import click
 
-__all__ = ("print_json", "print_rows", "printable")
+__all__ = ("print_json", "print_json_list", "print_rows", "printable")
+
+
+_TOGETHER = 500  # a line by itself takes more time to be written than to be made
 
 
 def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
+
+
+def print_json_list(documents: Iterable[Any]) -> None:
+    """Print one JSON document, a list, item by item: it may be long."""
+    begin, rest = "[", iter(documents)
+    while some := list(islice(rest, _TOGETHER)):
+        click.echo(begin + ",".join(f"\n  {json.dumps(document)}" for document in some), nl=False)
+        begin = ","
+    click.echo("[]" if begin == "[" else "\n]")
 
 
 def print_rows(rows: Iterable[Sequence[str]]) -> None:

@@ -38,9 +38,12 @@ __all__ = (
     "Chunk",
     "Manifest",
     "Packed",
+    "Sketch",
     "aligned",
+    "is_root",
     "pack",
     "read_root",
+    "sketch",
 )
 
 ALIGNMENT = 64
@@ -178,11 +181,12 @@ def _cut(buffers: Sequence[memoryview]) -> Iterator[list[Buffer]]:
         yield group
 
 
-def read_root(root: memoryview, *, size: int, where: str) -> Manifest:
+def read_root(root: memoryview, *, size: int | None, where: str) -> Manifest:
     """Return the manifest in a verified root blob.
 
     *size* is what the reference says; a root that does not fit it raises IntegrityError,
-    so nothing is reserved by what a blob alone claims. *where* goes into the message.
+    so nothing is reserved by what a blob alone claims. None is for who has no reference, and
+    reserves nothing. *where* goes into the message.
     """
     try:
         magic, header_size, head_size = _PREFIX.unpack_from(root)
@@ -197,7 +201,7 @@ def read_root(root: memoryview, *, size: int, where: str) -> Manifest:
         chunks = [Chunk(parse_digest(d), _size(s)) for d, s in header.get("c", ())]
         manifest = Manifest(header["s"], head, sizes, chunks, root[aligned(end) :])
         held = sum(chunk.size for chunk in chunks) if chunks else len(manifest.body)
-        if held != manifest.body_size or manifest.value_size != size:
+        if held != manifest.body_size or size not in (None, manifest.value_size):
             raise ValueError(f"it describes {manifest.value_size} bytes, its reference {size}")
         if head is None and not sizes:
             raise ValueError("its head is missing")
@@ -206,6 +210,52 @@ def read_root(root: memoryview, *, size: int, where: str) -> Manifest:
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise IntegrityError(f"{where} is not a stored value: {exc}") from exc
     return manifest
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What the beginning of a root blob says, not verified.
+
+    Attributes:
+        head: the serializer's head; None where it is not within that beginning.
+        body: the first few bytes of the body, where there are no chunks.
+        size: bytes of the value.
+    """
+
+    serializer: str
+    head: bytes | None
+    body: bytes
+    size: int
+    chunks: Sequence[Chunk]
+
+
+def is_root(begin: bytes) -> bool | None:
+    """Return whether a blob that begins so is a root; None if there is too little of it."""
+    return begin[: len(_MAGIC)] == _MAGIC if len(begin) >= len(_MAGIC) else None
+
+
+def sketch(begin: bytes) -> Sketch | None:
+    """Return what a root says that begins so; None if its header is not whole, or none."""
+    try:
+        _, header_size, head_size = _PREFIX.unpack_from(begin)
+        at = _PREFIX.size + header_size
+        end = at + head_size
+        if at > len(begin):
+            return None
+        header = orjson.loads(begin[_PREFIX.size : at])
+        chunks = [Chunk(parse_digest(d), _size(s)) for d, s in header.get("c", ())]
+        size = sum(map(_size, header["b"])) + head_size
+        head = None if header.get("x") or end > len(begin) else begin[at:end]
+        body = b"" if chunks else begin[aligned(end) : aligned(end) + ALIGNMENT]
+        return Sketch(_text(header["s"]), head, body, size, chunks)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
 
 
 def _size(value: object) -> int:

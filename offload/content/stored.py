@@ -13,7 +13,7 @@ import zstandard
 from offload.digest import Buffer
 from offload.errors import IntegrityError
 
-__all__ = ("MAX_OVERHEAD", "Encoder", "decode", "decode_into", "encoder")
+__all__ = ("MAX_OVERHEAD", "Encoder", "decode", "decode_begin", "decode_into", "encoder")
 
 Encoder = Callable[[Sequence[Buffer]], Sequence[Buffer]]
 
@@ -21,6 +21,7 @@ PLAIN, ZSTD = b"\x00", b"\x01"
 MAX_OVERHEAD = 1
 """Bytes by which stored bytes may exceed the plain ones: what does not shrink stays plain."""
 
+_WINDOW = 32 << 20  # bytes that a frame of unknown origin may have reserved; ours need 16 MiB
 _LEVEL = 1  # zstd's fastest regular level: about 1 GB/s on text
 _PROBE = 32 * 1024
 _SMALL = 512  # below this a frame's own bytes eat the gain
@@ -119,3 +120,22 @@ def _decompress(content: memoryview, target: memoryview, where: str) -> None:
                 raise IntegrityError(f"{where} does not expand to {len(target)} bytes")
     except zstandard.ZstdError as exc:
         raise IntegrityError(f"{where} does not decompress: {exc}") from exc
+
+
+def decode_begin(begin: Buffer, size: int) -> bytes:
+    """Return the first plain bytes of a blob of which only the first stored ones are there.
+
+    Up to *size* of them; fewer, or none, where these do not tell more.
+    """
+    view = memoryview(begin)
+    kind, content = view[:1], view[1:]
+    if kind == PLAIN:
+        return bytes(content[:size])
+    if kind != ZSTD:
+        return b""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    try:
+        with decompressor.stream_reader(content, closefd=False) as reader:
+            return reader.read(size)
+    except zstandard.ZstdError:
+        return b""

@@ -18,7 +18,7 @@ from offload.errors import DeserializationError
 from offload.serializers.describe import type_name
 from offload.serializers.tree import Node, NotData, Reader, Writer
 
-__all__ = ("read", "read_chunks", "write", "write_chunks")
+__all__ = ("read", "read_chunks", "read_schema", "write", "write_chunks")
 
 _VIEWS = {
     kind(): plain()
@@ -79,7 +79,7 @@ def write_chunks(kind: pa.DataType, chunks: Iterable[pa.Array], writer: Writer) 
 
 def read_chunks(body: Node, reader: Reader) -> pa.ChunkedArray:
     """Return the arrays again, as chunks of one."""
-    schema = _read_schema(body["schema"], reader)
+    schema = read_schema(body["schema"], reader)
     if len(schema) != 1:
         raise ValueError("not the schema of an array")
     return _read_column(schema.field(0), body["chunks"], reader)
@@ -98,7 +98,7 @@ def _write_table(table: pa.Table, writer: Writer) -> Node:
 
 
 def _read_table(body: Node, reader: Reader) -> pa.Table:
-    schema = _read_schema(body["schema"], reader)
+    schema = read_schema(body["schema"], reader)
     if len(schema) != len(body["columns"]):
         raise ValueError("not as many columns as the schema has")
     columns = [
@@ -119,7 +119,7 @@ def _write_schema(schema: pa.Schema, writer: Writer) -> Node:
     return writer.buffer(memoryview(schema.serialize()).cast("B"))
 
 
-def _read_schema(node: Node, reader: Reader) -> pa.Schema:
+def read_schema(node: Node, reader: Reader) -> pa.Schema:
     schema = pa.ipc.read_schema(pa.py_buffer(reader.buffer(node)))
     if any(_has_extension(field.type) for field in schema):
         raise ValueError("an Arrow extension type")

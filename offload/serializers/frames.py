@@ -19,7 +19,7 @@ from offload.serializers.describe import type_name
 from offload.serializers.scalars import text
 from offload.serializers.tree import Node, NotData, Reader, Writer
 
-__all__ = ("read", "write")
+__all__ = ("read", "read_index", "write")
 
 _arrays: Any = pd.arrays
 _Plain: Any = getattr(_arrays, "NumpyExtensionArray", None) or _arrays.PandasArray  # before 2.1
@@ -92,7 +92,7 @@ def _read_frame(body: Node, reader: Reader) -> Any:
     # In the order in which they were written: each buffer is read once.
     block = reader.value(values["block"]) if "block" in values else None
     columns = [_read_values(node, reader) for node in values.get("columns", ())]
-    index, names = _read_index(index_node, reader), _read_index(names_node, reader)
+    index, names = read_index(index_node, reader), read_index(names_node, reader)
     if block is not None:
         frame = pd.DataFrame(block, index=index, copy=False)
     else:
@@ -126,7 +126,7 @@ def _write_series(series: Any, writer: Writer) -> Node:
 def _read_series(body: Node, reader: Reader) -> Any:
     values_node, index_node, name, attrs, unique = body
     values = _read_values(values_node, reader)
-    series = _series(values, _read_index(index_node, reader))
+    series = _series(values, read_index(index_node, reader))
     series.name = reader.value(name)
     return _read_extras(series, attrs, unique, reader)
 
@@ -154,7 +154,7 @@ def _write_index(index: Any, writer: Writer) -> Node:
     """Return the node of an index, after seeing an empty one of its kind come back."""
     node = _index_node(index, writer)
     empty, spare = index[:0], Writer()
-    back = _read_index(_index_node(empty, spare), spare.reader())
+    back = read_index(_index_node(empty, spare), spare.reader())
     if type(back) is not type(empty) or not back.identical(empty):
         raise NotData(f"its index {index!r:.60} would not arrive the same")
     return node
@@ -186,13 +186,13 @@ def _index_node(index: Any, writer: Writer) -> Node:
     return node
 
 
-def _read_index(node: Node, reader: Reader) -> Any:
+def read_index(node: Node, reader: Reader) -> Any:
     names = reader.items(node["names"])
     if "range" in node:
         start, stop, step = node["range"]
         return pd.RangeIndex(start, stop, step).set_names(names)
     if "levels" in node:
-        levels = [_read_index(level, reader) for level in node["levels"]]
+        levels = [read_index(level, reader) for level in node["levels"]]
         codes = reader.items(node["codes"])
         return pd.MultiIndex(levels, codes, names=names)
     values = _read_values(node["values"], reader)
@@ -306,7 +306,7 @@ def _read_times(body: Node, reader: Reader) -> Any:
 
 def _read_categories(body: Node, reader: Reader) -> Any:
     categories_node, codes, ordered = body
-    dtype = pd.CategoricalDtype(_read_index(categories_node, reader), bool(ordered))
+    dtype = pd.CategoricalDtype(read_index(categories_node, reader), bool(ordered))
     return pd.Categorical.from_codes(_read_numpy(codes, reader), dtype=dtype)
 
 
@@ -318,7 +318,7 @@ def _read_periods(body: Node, reader: Reader) -> Any:
 
 def _read_intervals(body: Node, reader: Reader) -> Any:
     left, right, closed = body
-    ends = _read_index(left, reader), _read_index(right, reader)
+    ends = read_index(left, reader), read_index(right, reader)
     return pd.arrays.IntervalArray.from_arrays(*ends, closed=closed)
 
 
@@ -368,7 +368,7 @@ _VALUES: dict[str, Callable[[Node, Reader], Any]] = {
 _READERS: dict[str, Callable[[Node, Reader], Any]] = {
     "frame": _read_frame,
     "series": _read_series,
-    "index": _read_index,
+    "index": read_index,
     "values": _read_array,
     "missing": lambda body, _: {"NaT": pd.NaT, "NA": pd.NA}[body],
     "Timestamp": _read_timestamp,

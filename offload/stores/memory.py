@@ -25,6 +25,7 @@ from offload.stores.checks import (
     check_value,
 )
 from offload.stores.findings import Finding
+from offload.stores.looking import Seen
 from offload.stores.memory_places import Blob, Clock, Locks, MemoryPlaces
 from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.places import elsewhere
@@ -100,6 +101,12 @@ class MemoryBlobs:
     def holders(self, digest: Digest) -> Mapping[str, float]:
         return self._places.holders(digest)
 
+    def count_holders(self, digests: Sequence[Digest]) -> list[int]:
+        return self._places.count_holders(digests)
+
+    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
+        return self._places.drop(digests)
+
     def put(
         self,
         blobs: Mapping[Digest, Parts],
@@ -135,6 +142,21 @@ class MemoryBlobs:
                 if blob.until > now
             ]
         return iter(found)
+
+    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+        check_limit(size)
+        now = self._clock()
+        with self._locks.get():
+            found = [
+                self._blobs[digest] if self._places.is_here(digest) else None for digest in digests
+            ]
+        return [
+            None if b is None else Seen(len(b.content), b.until - now, b.content[:size])
+            for b in found
+        ]
+
+    def named(self, begin: str) -> Iterator[Digest]:
+        return (info.digest for info in self.scan() if info.digest.startswith(begin))
 
     def _get(self, digest: Digest, limit: int) -> Buffer:
         with self._locks.get():

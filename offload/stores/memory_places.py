@@ -79,6 +79,25 @@ class MemoryPlaces:
             holds = _of_holders(self._holds.get(digest, {}))
             return {holder: until - now for holder, until in holds.items() if until > now}
 
+    def count_holders(self, digests: Sequence[Digest]) -> list[int]:
+        """Do as `Accounted.count_holders`."""
+        return [len(self.holders(digest)) for digest in digests]
+
+    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Do as `Accounted.drop`."""
+        now = self._clock()
+        stay: set[Digest] = set()
+        with self._locks.get():
+            for digest in digests:
+                note = self._notes.get(digest)
+                if any(until > now for until in self._holds.get(digest, {}).values()):
+                    stay.add(digest)
+                else:
+                    self._blobs.pop(digest, None)
+                    if note is not None:
+                        note.life = min(note.life, now)
+        return stay
+
     # -- notes
 
     def note(

@@ -27,6 +27,7 @@ from offload.digest import Digest, digest_of
 from offload.errors import BlobMissing, IntegrityError
 from offload.stores import BlobInfo, Parts, Store
 from offload.stores.checks import MAX_POINTER
+from offload.stores.looking import Accounted, Looked, accounted
 from offload.testing.servers import wait_until
 
 __all__ = ("FakeClock", "StoreSuite", "blob", "blobs", "swept")
@@ -82,6 +83,19 @@ def scanned(store: Store) -> Mapping[Digest, BlobInfo]:
 def swept(store: Store, *, dry_run: bool = False) -> int:
     """Sweep *store*, and return how many things that removed (or would)."""
     return sum(1 for _ in store.sweep(dry_run=dry_run))
+
+
+def _looked(store: Store) -> Looked:
+    if not isinstance(store.blobs, Looked):
+        pytest.skip("its blobs cannot be looked at")
+    return store.blobs
+
+
+def _accounted(store: Store) -> Accounted:
+    account = accounted(store)
+    if account is None:
+        pytest.skip("it keeps no account of who holds what")
+    return account
 
 
 class BlobTests:
@@ -193,6 +207,29 @@ class BlobTests:
         for info in found:
             assert info.size == len(many[info.digest][0])
             assert HOUR - 60 < info.ttl <= HOUR + 60.1
+
+    @pytest.mark.parametrize("size", (0, 1, 5000))
+    def test_a_look_tells_how_blobs_begin(self, store: Store, size: int) -> None:
+        """Where blobs can be looked at, each is told with its size, life and first bytes."""
+        blobs_ = _looked(store)
+        here, gone = {**blobs(3, 2000), **blobs(1, 0)}, blobs(1)
+        store.blobs.put(here, HOUR)
+        *found, missing = blobs_.look([*here, *gone], size)
+        assert missing is None
+        for (content,), seen in zip(here.values(), found, strict=True):
+            assert seen is not None
+            assert (seen.size, seen.begin) == (len(content), content[:size])
+            assert HOUR - 60 < seen.ttl <= HOUR + 60.1
+
+    def test_digests_are_found_by_their_begin(self, store: Store) -> None:
+        """Where blobs can be looked at, a few digits name one of them."""
+        blobs_ = _looked(store)
+        here, gone = blobs(3, 2000), next(iter(blobs(1)))
+        store.blobs.put(here, HOUR)
+        for digest in here:
+            assert [*blobs_.named(digest[:20])] == [digest]
+            assert digest in [*blobs_.named(digest[:4])]
+        assert [*blobs_.named(gone)] == []
 
     @pytest.mark.parametrize("ttl", (0, -1, float("nan")))
     def test_a_life_is_positive(self, store: Store, ttl: float) -> None:
@@ -312,6 +349,38 @@ class HoldTests:
             store.blobs.hold([digest], HOUR, holder)
         with pytest.raises(ValueError, match="a holder is"):
             store.blobs.release([digest], holder, HOUR)
+
+    def test_holders_are_counted(self, store: Store) -> None:
+        """Where account is kept, each holder counts once, until it releases."""
+        account = _accounted(store)
+        (one, two), gone = blobs(2, 2000).items(), next(iter(blobs(1)))
+        store.blobs.hold([one[0], two[0]], HOUR, "task:1")
+        store.blobs.put(dict((one, two)), HOUR)
+        for holder in ("task:1", "task:2", "put"):
+            store.blobs.hold([one[0]], HOUR, holder)
+        assert account.count_holders([one[0], gone, two[0]]) == [3, 0, 1]
+        store.blobs.release([one[0]], "task:2", HOUR)
+        assert account.count_holders([one[0]]) == [2]
+
+    def test_what_nobody_holds_is_dropped(self, store: Store) -> None:
+        """Where account is kept, what is dropped is missing at once, and can be stored again;
+        what somebody holds, or has asked for, stays.
+        """
+        account = _accounted(store)
+        many = blobs(3, 2000)
+        free, held, asked = many
+        store.blobs.hold([held], HOUR, "task:1")
+        store.blobs.put({free: many[free], held: many[held]}, HOUR)
+        store.blobs.hold([asked], HOUR, "task:2")
+        assert account.drop([free, held, asked]) == {held, asked}
+        assert contents(store, [held]) == many[held]
+        with pytest.raises(BlobMissing):
+            contents(store, [free])
+        assert free not in scanned(store)
+        assert _looked(store).look([free], 1) == [None]
+        assert store.blobs.hold([free, held], HOUR, "task:3") == {free}
+        store.blobs.put({free: many[free]}, HOUR)
+        assert contents(store, [free]) == many[free]
 
     def test_a_dry_sweep_removes_nothing(self, store: Store) -> None:
         """What lives is neither named nor removed by a sweep; a dry one removes nothing at all."""

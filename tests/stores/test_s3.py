@@ -647,7 +647,7 @@ def test_a_late_copy_cannot_shorten_a_life(s3, real):
     """Who would prolong a life that others have prolonged since must look again."""
     digest, content = blob()
     real.blobs.put({digest: [content]}, 10)
-    seen = real.blobs.look(digest)
+    seen = real.blobs.life_at(digest)
     other = open_store(s3.url(real._link.begin.strip("/")))
     assert other.blobs.hold([digest], 100 * HOUR) == set()
     assert real.blobs._prolong(digest, seen, HOUR) is None

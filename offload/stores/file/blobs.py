@@ -15,6 +15,7 @@ from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavail
 from offload.stores.base import PUT, BlobInfo, Parts, Swept
 from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.file.disk import Disk
+from offload.stores.looking import Seen
 
 __all__ = ("FileBlobs",)
 
@@ -90,6 +91,28 @@ class FileBlobs:
             for digest, stat in found:
                 if stat.st_mtime > now:
                     yield BlobInfo(digest, stat.st_size, stat.st_mtime - now)
+
+    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+        check_limit(size)
+        with self._disk.errors():
+            return [self._look(digest, size) for digest in digests]
+
+    def _look(self, digest: Digest, size: int) -> Seen | None:
+        try:
+            with self._path(digest).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                if not self._lives(stat.st_mtime):
+                    return None
+                return Seen(stat.st_size, stat.st_mtime - self._disk.clock(), file.read(size))
+        except FileNotFoundError:
+            return None
+
+    def named(self, begin: str) -> Iterator[Digest]:
+        for stripe in _STRIPES:
+            if f"b3:{stripe}".startswith(begin[:5]):
+                with self._disk.errors():
+                    found = [digest for digest, _ in self._stats(stripe)]
+                yield from (digest for digest in found if digest.startswith(begin))
 
     def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
         """Remove all expired blobs, unless *dry_run*, and yield them."""

@@ -15,6 +15,7 @@ from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavail
 from offload.stores.base import PUT, BlobInfo, Parts, Swept
 from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.fsspec.folder import Folder
+from offload.stores.looking import Seen
 from offload.stores.threads import Threads
 
 __all__ = ("FsspecBlobs",)
@@ -95,6 +96,23 @@ class FsspecBlobs:
             mark = self._live(digest)
             if mark is not None:
                 yield BlobInfo(digest, mark.size, mark.until - self._clock())
+
+    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+        check_limit(size)
+        return self._threads.each(lambda digest: self._look(digest, size), digests)
+
+    def _look(self, digest: Digest, size: int) -> Seen | None:
+        mark = self._live(digest)
+        if mark is None:
+            return None
+        try:
+            begin = self._folder.read(_file(digest), mark.name, size=min(size, mark.size))
+        except FileNotFoundError:
+            return None
+        return Seen(mark.size, mark.until - self._clock(), begin[:size])
+
+    def named(self, begin: str) -> Iterator[Digest]:
+        return (digest for digest in self._digests() if digest.startswith(begin))
 
     def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
         """Remove what expired, and what killed writers left, unless *dry_run*; yield it."""

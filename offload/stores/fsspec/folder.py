@@ -43,9 +43,11 @@ class Folder:
             system.makedirs(self.path(*names[:-1]), exist_ok=True)
             system.pipe_file(self.path(*names), content)
 
-    def read(self, *names: str) -> bytes:
+    def read(self, *names: str, size: int | None = None) -> bytes:
+        """Return a file's content, or no more than the first *size* bytes."""
         with self._errors() as system:
-            content: bytes = system.cat_file(self.path(*names))
+            part = {} if size is None else {"start": 0, "end": size}
+            content: bytes = system.cat_file(self.path(*names), **part)
             return content
 
     def remove(self, *names: str) -> None:

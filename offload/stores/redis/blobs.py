@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError
 from offload.stores.base import PUT, BlobInfo, Parts
 from offload.stores.checks import check_holder, check_limit
+from offload.stores.looking import Seen
 from offload.stores.places import elsewhere
 from offload.stores.redis.link import Link, script
 from offload.stores.redis.packer import Bulk
@@ -40,6 +43,12 @@ class RedisBlobs:
 
     def holders(self, digest: Digest) -> dict[str, float]:
         return self._places.holders(digest)
+
+    def count_holders(self, digests: Sequence[Digest]) -> list[int]:
+        return self._places.count_holders(digests)
+
+    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
+        return self._places.drop(digests)
 
     def put(
         self,
@@ -134,12 +143,41 @@ class RedisBlobs:
             commands = [(name, key) for key in keys for name in ("STRLEN", "PTTL")]
             answers = iter(self._link.run(commands))
             for key, size, left in zip(keys, answers, answers, strict=False):
-                if left != -2:
-                    digest = parse_digest(key[len(self._begin) : -1])
-                    yield BlobInfo(digest, size, math.inf if left < 0 else left / 1000)
+                digest = self._digest(key)
+                if left != -2 and digest is not None:
+                    yield BlobInfo(digest, size, _seconds(left))
+
+    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+        check_limit(size)
+        found: list[Seen | None] = []
+        for batch in _batches(digests, min(max(WINDOW // max(size, 1), 1), MANY)):
+            keys = map(self._key, batch)
+            commands: list[tuple[Any, ...]] = []
+            for key in keys:
+                commands += [("STRLEN", key), ("PTTL", key), ("GETRANGE", key, 0, size)]
+            answers = iter(self._link.run(commands))
+            found += [
+                None if left == -2 else Seen(length, _seconds(left), bytes(begin[:size]))
+                for length, left, begin in zip(answers, answers, answers, strict=True)
+            ]
+        return found
+
+    def named(self, begin: str) -> Iterator[Digest]:
+        for keys in self._link.keys(self._begin + begin):
+            yield from filter(None, map(self._digest, keys))
+
+    def _digest(self, key: str) -> Digest | None:
+        """Return whose key this is; None for one that others wrote."""
+        with suppress(ValueError):
+            return parse_digest(key[len(self._begin) : -1])
+        return None
 
     def _key(self, digest: Digest) -> str:
         return f"{self._begin}{digest}}}"
+
+
+def _seconds(left: int) -> float:
+    return math.inf if left < 0 else left / 1000  # an operator made it permanent
 
 
 def _batches(items: Sequence[Digest], size: int) -> list[Sequence[Digest]]:

@@ -118,6 +118,15 @@ class RedisPlaces:
             if left > 0 and not holder.startswith("@")  # notes of our own: see hold.lua
         }
 
+    def count_holders(self, digests: Sequence[Digest]) -> list[int]:
+        """Do as `Accounted.count_holders`. Names of who is about to store a blob count, too."""
+        counts = self._run("held", digests, ())
+        return [counts[digest] for digest in digests]
+
+    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Do as `Accounted.drop`."""
+        return {digest for digest, stays in self._run("drop", digests, ()).items() if stays}
+
     def _held(
         self, digests: Sequence[Digest], ttl: float, name: str, reserved: int | str
     ) -> dict[Digest, Place | None]:

@@ -16,6 +16,7 @@ from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
 from offload.stores.base import PUT, BlobInfo, Parts, Swept
 from offload.stores.checks import check_holder, check_limit, check_ttl
+from offload.stores.looking import Seen
 from offload.stores.places import Noted
 from offload.stores.s3.body import Body, body_of, size_of
 from offload.stores.s3.failures import driver_errors
@@ -130,6 +131,33 @@ class S3Blobs:
             if life.is_live and life.size is not None:
                 yield BlobInfo(digest, max(life.size - NONCE, 0), life.ends - life.now)
 
+    def look_at(self, digest: Digest, size: int) -> Seen | None:
+        """Return what there is of a blob, with its first *size* bytes; None if it has ended."""
+        key = self._key(digest)
+        # An object is never empty (see NONCE), so a range of it is never refused.
+        status, answer = self._link.ask(
+            "get_object", (404,), Key=key, Range=f"bytes=0-{max(size, 1) - 1}"
+        )
+        if status == 404:
+            return None
+        life = self._life_of(answer)
+        with closing(answer["Body"]) as body, driver_errors(self._link.url):
+            begin: bytes = body.read(size)
+        whole = _whole(answer)
+        if not life.is_live or whole is None:
+            return None
+        length = max(whole - NONCE, 0)
+        age = max(life.now - life.modified.timestamp(), 0.0)
+        return Seen(length, life.ends - life.now, begin[:length], age)
+
+    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+        check_limit(size)
+        return self._link.threads.each(lambda digest: self.look_at(digest, size), digests)
+
+    def named(self, begin: str) -> Iterator[Digest]:
+        for page in self._link.pages("blobs", begin.replace(":", "-")):
+            yield from _digests(page)
+
     def sweep(self, noted: Noted | None = None, *, dry_run: bool) -> Iterator[Swept]:
         """Remove what has expired, unless *dry_run*, and yield it; leave what is *noted*.
 
@@ -163,7 +191,7 @@ class S3Blobs:
     def keep(self, digest: Digest, ttl: float) -> float | None:
         """Keep a blob for *ttl* seconds at least; return for how many, None if it is not there."""
         for _ in range(_TURNS):
-            life = self.look(digest)
+            life = self.life_at(digest)
             if life is None or not life.is_live:
                 return None
             if self._lasts(life, ttl):
@@ -220,7 +248,7 @@ class S3Blobs:
                 return written - self._skew
             # It is there: stored by others, or by ourselves if an answer got lost; or it is
             # what is left of one that expired.
-            life = self.look(digest)
+            life = self.life_at(digest)
             if life is None:
                 condition = {"IfNoneMatch": "*"}
             elif anew or not life.is_live:
@@ -254,7 +282,7 @@ class S3Blobs:
             f"{url} has no {digest}: it expired or was deleted", digest=digest, store=url
         )
 
-    def look(self, digest: Digest) -> Life | None:
+    def life_at(self, digest: Digest) -> Life | None:
         """Return what is there of a blob, expired or not."""
         status, answer = self._link.ask("head_object", (404,), Key=self._key(digest))
         return None if status == 404 else self._life_of(answer)
@@ -286,12 +314,13 @@ class S3Blobs:
         for them.
         """
         for page in self._link.pages("blobs"):
-            names = [entry["Key"].rpartition("/")[2] for entry in page]
-            found = [parse_digest(n.replace("-", ":")) for n in names if _NAME.fullmatch(n)]
+            found = _digests(page)
             if noted is not None and found:
                 known = noted(found)
                 found = [digest for digest in found if digest not in known]
-            for digest, life in zip(found, self._link.threads.each(self.look, found), strict=True):
+            for digest, life in zip(
+                found, self._link.threads.each(self.life_at, found), strict=True
+            ):
                 if life is not None:
                     yield digest, life
 
@@ -328,3 +357,15 @@ class S3Blobs:
             digest=digest,
             store=self._link.url,
         )
+
+
+def _digests(page: Iterable[Mapping[str, Any]]) -> list[Digest]:
+    names = [entry["Key"].rpartition("/")[2] for entry in page]
+    return [parse_digest(n.replace("-", ":")) for n in names if _NAME.fullmatch(n)]
+
+
+def _whole(answer: Response) -> int | None:
+    """Return the size of an object of which a part was asked for."""
+    told = str(answer.get("ContentRange", "")).rpartition("/")[2]
+    size = int(told) if told.isdigit() else answer.get("ContentLength")
+    return None if size is None else int(size)

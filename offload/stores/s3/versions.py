@@ -37,7 +37,7 @@ class S3Versions:
         return self._blobs.store(blobs, ttl, anew=True)
 
     def versions(self, digests: Sequence[Digest]) -> dict[Digest, Version]:
-        seen = self._link.threads.each(self._blobs.look, digests)
+        seen = self._link.threads.each(self._blobs.life_at, digests)
         return {
             digest: Version(life.etag, max((life.size or 0) - NONCE, 0))
             for digest, life in zip(digests, seen, strict=True)

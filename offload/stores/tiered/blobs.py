@@ -9,9 +9,10 @@ from dataclasses import replace
 from itertools import groupby, islice
 
 from offload.digest import Buffer, Digest
-from offload.errors import BlobMissing, StoreUnavailable
+from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
 from offload.stores.base import PUT, BlobInfo, Parts, Store
 from offload.stores.checks import check_holder, check_limit, check_ttl
+from offload.stores.looking import Accounted, Seen, accounted, looked
 from offload.stores.places import Elsewhere, Place, Places, elsewhere
 from offload.stores.tiered.tier import Tier
 
@@ -55,6 +56,12 @@ class TieredBlobs:
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
         return self._first.blobs.holders(digest)
+
+    def count_holders(self, digests: Sequence[Digest]) -> list[int]:
+        return _accounted(self._first).count_holders(digests)
+
+    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
+        return _accounted(self._first).drop(digests)
 
     def _missing(self, found: Mapping[Digest, Place | None], ttl: float) -> set[Digest]:
         """Return what of *found* is nowhere, once all others are promised for *ttl* seconds.
@@ -230,3 +237,33 @@ class TieredBlobs:
                         yield some[digest]
                     elif place.tier == tier.place and place.life:
                         yield replace(some[digest], ttl=place.life)
+
+    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+        seen = dict(zip(digests, looked(self._first).look(digests, size), strict=True))
+        rest = [digest for digest, found in seen.items() if found is None]
+        places = self._places.find(rest) if rest else {}
+        for tier in self._lower:
+            # What is noted nowhere may be in any: the first tier may have lost its notes.
+            some = [d for d in rest if seen[d] is None and self._may_be_in(tier, places.get(d))]
+            for digest, found in zip(some, looked(tier.store).look(some, size), strict=True):
+                place = places.get(digest)
+                seen[digest] = found if found is None or place is None else _until(found, place)
+        return [seen[digest] for digest in digests]
+
+    def _may_be_in(self, tier: Tier, place: Place | None) -> bool:
+        return place is None or (place.tier == tier.place and place.life > 0)
+
+    def named(self, begin: str) -> Iterator[Digest]:
+        for store in (self._first, *(tier.store for tier in self._lower)):
+            yield from looked(store).named(begin)
+
+
+def _until(seen: Seen, place: Place) -> Seen:
+    return replace(seen, ttl=place.life)
+
+
+def _accounted(store: Store) -> Accounted:
+    found = accounted(store)
+    if found is None:
+        raise ConfigurationError(f"{store.url} cannot count who holds what", store=store.url)
+    return found

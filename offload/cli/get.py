@@ -1,0 +1,137 @@
+"""``celery offload get``: the content of a value, as a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from offload.cli.context import hook_of
+from offload.cli.named import digest_begin, find, is_ref
+from offload.cli.output import print_json, printable
+from offload.cli.written import write_value
+from offload.content.looking import Content, content_of
+from offload.errors import ConfigurationError, InvalidRef, SerializerNotAccepted
+from offload.hooks.app import Offload
+from offload.ref import Ref, human_size
+from offload.serializers.preview import holds_code
+
+__all__ = ("get",)
+
+
+@click.command()
+@click.argument("what", metavar="REF|DIGEST")
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file, which must not be there.",
+)
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option("--decode", is_flag=True, help="Write the value, not the bytes that it is stored as.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def get(
+    ctx: click.Context, what: str, output: Path, force: bool, decode: bool, as_json: bool
+) -> None:
+    """Write the content of a value to a file, verified.
+
+    These are the bytes of bytes, the UTF-8 of texts, JSON as such, the memory of arrays, and a
+    pickle as it is: nothing is decoded, and nothing runs. What a value of several parts has is
+    written one after another. Of a chunk, its bytes are written.
+
+    With --decode arrays are written as .npy, frames and tables as Arrow files, lists and
+    dicts as JSON. A pickle is decoded only if the app accepts pickle, and only by its reference,
+    which says that the app made it.
+    """
+    if output.exists() and not force:
+        raise click.UsageError(f"{output} is there already: say --force to replace it")
+    hook = hook_of(ctx)
+    ref = hook.content.open(what) if is_ref(what) else None
+    content = _content(hook, what, ref)
+    with _file(output) as file:
+        if decode:
+            form = write_value(_decoded(hook, content, ref), file)
+        else:
+            form = _form(content)
+            for piece in _pieces(content):
+                file.write(piece)
+        size = file.tell()
+    told = {"digest": content.digest, "bytes": size, "output": str(output), "form": form}
+    if as_json:
+        print_json(told)
+    else:
+        click.echo(printable(f"{output}: {human_size(size)}, {form}"))
+
+
+def _content(hook: Offload, what: str, ref: Ref[Any] | None) -> Content:
+    if ref is not None:
+        return content_of(hook.store, ref.digest, data=ref.data, size=ref.size)
+    begin = digest_begin(what)
+    if begin is None:
+        raise InvalidRef(f"{what[:100]!r} is no reference, and no digest of 8 digits or more")
+    return content_of(hook.store, find(hook.store, begin))
+
+
+def _form(content: Content) -> str:
+    manifest = content.manifest
+    if manifest is None:
+        return "a chunk"
+    parts = len(manifest.sizes) - content.first
+    said = f", {parts} parts one after another" if parts > 1 else ""
+    return f"as {manifest.serializer} has it{said}"
+
+
+def _pieces(content: Content) -> Iterable[bytes | memoryview]:
+    """Return what is written: the head as well where there would be nothing without."""
+    manifest = content.manifest
+    if manifest is None:
+        return content.buffers()
+    pickled = manifest.serializer == "pickle"
+    if pickled or len(manifest.sizes) == content.first:
+        return chain([content.head()], content.buffers())
+    return content.buffers()
+
+
+def _decoded(hook: Offload, content: Content, ref: Ref[Any] | None) -> Any:
+    manifest = content.manifest
+    if manifest is None:
+        raise ConfigurationError(f"{content.digest} is a chunk, which is no value: leave --decode")
+    if ref is None:
+        if holds_code(manifest.serializer):
+            raise SerializerNotAccepted(
+                f"{content.digest} is of serializer {manifest.serializer}, which runs what its "
+                "bytes ask for, and a digest does not say that this app made it: give its "
+                "reference (offload:…), or leave --decode",
+                digest=content.digest,
+                store=hook.store.url,
+            )
+        ref = Ref(content.digest, content.size, manifest.serializer, "", 0, 0, "")
+    return hook.content.get(ref)
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file aside, and give it its name when it is whole. Only its owner may read it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            file = open(aside, "xb", opener=_private)  # noqa: SIM115 (closed below)
+        except OSError as exc:
+            raise click.FileError(str(path), exc.strerror or str(exc)) from exc
+        with file:
+            yield file
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,69 @@
+"""What a command is asked about: a digest or its begin, or a reference."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import islice
+
+from offload.digest import Digest, parse_digest
+from offload.errors import BlobMissing, InvalidRef
+from offload.stores.base import Store
+from offload.stores.looking import looked
+
+__all__ = ("digest_begin", "find", "is_ref", "lasts", "short")
+
+_DIGEST = re.compile(r"(?:b3[:-])?(?P<digits>[0-9a-f]{8,64})…?", re.ASCII)
+_WHOLE = len("b3:") + 64
+_SHOWN = 3  # of several that are meant
+_DURATIONS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+def is_ref(text: str) -> bool:
+    return text.startswith("offload:")
+
+
+def digest_begin(text: str) -> str | None:
+    """Return how the digest begins that is meant, ``b3:`` and digits; None if none is.
+
+    It may be written as people are shown it: without ``b3:``, and cut.
+    """
+    match = _DIGEST.fullmatch(text)
+    return None if match is None else f"b3:{match['digits']}"
+
+
+def find(store: Store, begin: str) -> Digest:
+    """Return the digest in *store* that begins so; a whole one is not looked for.
+
+    Raises BlobMissing if there is none, InvalidRef if there are several.
+    """
+    if len(begin) == _WHOLE:
+        return parse_digest(begin)
+    found = list(islice(dict.fromkeys(looked(store).named(begin)), _SHOWN + 1))
+    if not found:
+        raise BlobMissing(
+            f"{store.url} has no blob whose digest begins with {begin}",
+            digest=begin,
+            store=store.url,
+        )
+    if len(found) > 1:
+        listed = ", ".join(found[:_SHOWN]) + (" …" if len(found) > _SHOWN else "")
+        raise InvalidRef(f"{begin} may be each of {listed}: say which", store=store.url)
+    return found[0]
+
+
+def short(digest: str) -> str:
+    """Return the begin of a digest that people are shown, and that commands understand."""
+    return digest[:15]
+
+
+def lasts(seconds: float | None) -> str:
+    """Return seconds as people read them: ``45 s``, ``2.0 h``; ``-`` where they are not known."""
+    if seconds is None:
+        return "-"
+    if math.isinf(seconds):
+        return "for ever"
+    for size, unit in _DURATIONS:
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"

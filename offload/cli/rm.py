@@ -1,0 +1,110 @@
+"""``celery offload rm``: remove blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from offload.cli.context import hook_of
+from offload.cli.named import digest_begin, find, lasts
+from offload.cli.output import print_json, print_rows, printable
+from offload.digest import Digest
+from offload.errors import InvalidRef
+from offload.ref import human_size
+from offload.stores.base import Store
+from offload.stores.looking import accounted, looked
+
+__all__ = ("rm",)
+
+_SHOWN = 5  # holders
+
+
+@click.command()
+@click.argument("digests", nargs=-1, required=True, metavar="DIGEST...")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also what somebody holds, or may.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; needs --yes.")
+@click.pass_context
+def rm(ctx: click.Context, digests: tuple[str, ...], yes: bool, force: bool, as_json: bool) -> None:
+    """Remove blobs from the store.
+
+    A digest may be its first 8 digits or more. What a message, a result, a pin or a put holds
+    stays, also if it was not held yet when this was asked, unless --force is said: tasks that need
+    it fail with BlobMissing. Where no account is kept of who needs what (files, S3), nothing is
+    removed without --force. Chunks of a value stay: they may be others' as well, and end by
+    themselves.
+
+    It ends with 1 if something stays.
+    """
+    if as_json and not yes:
+        raise click.UsageError("--json asks nothing: say --yes")
+    store = hook_of(ctx).store
+    wanted = list(dict.fromkeys(_digest(store, text) for text in digests))
+    sizes = _sizes(store, wanted)
+    there = [digest for digest in wanted if digest in sizes]
+    if not as_json:
+        _show(store, wanted, sizes)
+    if there and not yes:
+        click.confirm(f"Remove {len(there)} of {printable(store.url)}?", abort=True)
+    held = _remove(store, there, force=force)
+    gone = [digest for digest in there if digest not in held]
+    if as_json:
+        missing = [digest for digest in wanted if digest not in sizes]
+        print_json({"removed": gone, "held": held, "missing": missing})
+    else:
+        for digest, holders in held.items():
+            click.echo(printable(f"{digest} stays: {_said(holders)}"), err=True)
+        click.echo(f"removed {len(gone)}")
+    if len(gone) < len(wanted):
+        ctx.exit(1)
+
+
+def _digest(store: Store, text: str) -> Digest:
+    begin = digest_begin(text)
+    if begin is None:
+        raise InvalidRef(f"{text[:100]!r} is no digest of 8 digits or more")
+    return find(store, begin)
+
+
+def _sizes(store: Store, digests: Sequence[Digest]) -> dict[Digest, int]:
+    found = zip(digests, looked(store).look(digests, 1), strict=True)
+    return {digest: seen.size for digest, seen in found if seen is not None}
+
+
+def _show(store: Store, digests: Sequence[Digest], sizes: Mapping[Digest, int]) -> None:
+    rows = []
+    for digest in digests:
+        if digest in sizes:
+            rows.append((digest, human_size(sizes[digest]), _said(_holders(store, digest))))
+        else:
+            rows.append((digest, "-", "not in the store"))
+    print_rows(rows)
+
+
+def _holders(store: Store, digest: Digest) -> Mapping[str, float] | None:
+    return store.blobs.holders(digest) if store.blobs.keeps_holds else None
+
+
+def _said(holders: Mapping[str, float] | None) -> str:
+    if holders is None:
+        return "nobody knows who needs it, for no account is kept here"
+    if not holders:
+        return "nobody holds it"
+    longest = sorted(holders.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{name} for {lasts(left)}" for name, left in longest[:_SHOWN])
+    more = len(longest) - _SHOWN
+    return f"held by {named}" + (f" and {more:,} more" if more > 0 else "")
+
+
+def _remove(
+    store: Store, digests: Sequence[Digest], *, force: bool
+) -> dict[Digest, Mapping[str, float] | None]:
+    """Remove blobs; return those that stay, and who holds them."""
+    account = accounted(store)
+    if force:
+        store.blobs.delete(digests)
+        return {}
+    stay: Any = digests if account is None else account.drop(digests)
+    return {digest: _holders(store, digest) for digest in digests if digest in set(stay)}

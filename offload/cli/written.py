@@ -1,0 +1,77 @@
+"""Decoded values as files that other programs read."""
+
+from __future__ import annotations
+
+import json
+from typing import IO, Any
+
+from offload.errors import SerializationError
+from offload.serializers.describe import type_name
+
+__all__ = ("write_value",)
+
+
+def write_value(value: Any, file: IO[bytes]) -> str:
+    """Write *value* and return what the file is.
+
+    Raises SerializationError for what there is no file of.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        file.write(value)
+        return "its bytes"
+    if isinstance(value, str):
+        file.write(value.encode("utf-8", "surrogatepass"))
+        return "UTF-8 text"
+    package = type(value).__module__.partition(".")[0]
+    if package == "numpy":
+        return _write_array(value, file)
+    if package in ("pandas", "polars", "pyarrow"):
+        return _write_table(value, file)
+    try:
+        file.write(json.dumps(value, ensure_ascii=False, allow_nan=True).encode())
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _no_file(value) from exc
+    return "JSON"
+
+
+def _write_array(value: Any, file: IO[bytes]) -> str:
+    import numpy as np
+
+    try:
+        np.save(file, value, allow_pickle=False)
+    except ValueError as exc:
+        raise _no_file(value) from exc
+    return "an array for numpy.load"
+
+
+def _write_table(value: Any, file: IO[bytes]) -> str:
+    import pyarrow as pa
+
+    try:
+        table = _table(value)
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    except (pa.ArrowException, TypeError, ValueError) as exc:
+        raise _no_file(value) from exc
+    return "an Arrow file (Feather)"
+
+
+def _table(value: Any) -> Any:
+    import pyarrow as pa
+
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+    if kind == "pandas.DataFrame":
+        return pa.Table.from_pandas(value)
+    if kind == "polars.DataFrame":
+        return value.to_arrow()
+    if kind == "pyarrow.RecordBatch":
+        return pa.Table.from_batches([value])
+    if kind == "pyarrow.Table":
+        return value
+    return pa.table({"values": pa.array(value)})
+
+
+def _no_file(value: Any) -> SerializationError:
+    return SerializationError(
+        f"there is no file of a {type_name(value)}: leave --decode to write what it is stored as"
+    )
