@@ -1,0 +1,88 @@
+"""What is told of values that nobody decodes, whoever wrote them."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offload.serializers.choose import Registry
+from offload.serializers.preview import holds_code, kind, preview
+
+TAGS = (
+    *("numpy", "pandas", "polars", "pyarrow", "json", "dict", "tuple", "set", "raw", "shipped"),
+    *("object", "code", "frame", "kind", "array", "dtype", "shape", "names", "base", "float"),
+    *("columns", "block", "range", "index", "values", "schema", "rows", "DataFrame", "Table"),
+)
+NODES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 9) | st.sampled_from(TAGS) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(TAGS), inner),
+    max_leaves=30,
+)
+
+
+def previewed(value, limit=200):
+    payload = Registry(["json", "pickle"]).encode(value, "json")
+    buffers = [bytes(buffer) for buffer in payload.buffers]
+    sizes = [len(buffer) for buffer in buffers]
+    return preview(
+        payload.serializer, payload.head, sizes, lambda n, size: buffers[n][:size], limit
+    )
+
+
+@given(NODES)
+def test_any_head_is_told(node):
+    """Whatever JSON stands where a tree's head should, something bounded is told of it."""
+    head = orjson.dumps(node)
+    assert isinstance(kind("tree", head, b""), str)
+    found = preview("tree", head, [], lambda _number, _size: b"", 100)
+    assert found.text is None or len(found.text) <= 100
+
+
+@pytest.mark.parametrize("part", (b"[", b'{"tuple":[', b'{"shipped":[[],', b'{"json":'))
+def test_a_deep_head_is_told(part):
+    """One that is nested as deep as JSON may be, or deeper, is no end of the process."""
+    for depth in (100, 800, 100_000):
+        closing = {b"[": b"]", b'{"json":': b"}"}.get(part, b"]}")
+        head = part * depth + b"1" + closing * depth
+        assert kind("tree", head, b"") is not None
+        preview("tree", head, [], lambda _number, _size: b"", 100)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "text"),
+    (
+        ("text" * 100, "str", "text" * 50),
+        (b"\x00\xff" * 200, "bytes", r"\x00\xff"),
+        ([1, {"a": None}], "list", '[1,{"a":null}]'),
+        ({"a": 1}, "dict", '{"a":1}'),
+        (None, "None", "null"),
+        (12, "number", "12"),
+        ({1, 2}, "set", "{1, 2}"),
+    ),
+)
+def test_values_are_shown_as_they_begin(value, shown, text):
+    """Texts and data as they are written, bytes as Python writes them."""
+    found = previewed(value)
+    assert found.kind == shown
+    assert found.text.startswith(text)
+    assert len(found.text) <= 800
+
+
+@pytest.mark.parametrize(
+    ("serializer", "may"),
+    (
+        *(("raw", False), ("json", False), ("tree", False), ("native:json", False)),
+        *(("native:yaml", False), ("native:msgpack", False)),
+        *(("pickle", True), ("native:pickle", True), ("native:own", True), ("unknown", True)),
+    ),
+)
+def test_what_may_run_is_not_read(serializer, may):
+    """Of pickles, and of serializers that are not known here, not a byte is read."""
+    read = []
+    found = preview(serializer, b"", [5], lambda number, _size: read.append(number) or b"", 100)
+    assert holds_code(serializer) is may
+    if may:
+        assert (found.text, read) == (None, [])
+        assert found.why
