@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from offload.registry.flow import followed
 from offload.registry.opcodes import (
@@ -41,27 +41,30 @@ _DOC = "__doc__"
 _WHERE = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
 """What the body of a class sets and that says where it stands, or is derived."""
 _READS_DOCS = frozenset({_DOC, "getdoc"})
+_HELP = "help"
 _FLAGS = 0xFFFF & ~0x50
 """Those of ``co_flags`` that say how it runs. 0x10 says that it stands within another function,
 0x40 is derived, the higher ones are of the compiler and the file."""
 _NONE: frozenset[int] = frozenset()
+_SHOWN = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
+"""Types whose values have a repr that no other value has."""
+_MOST_BITS = 4096  # Python shows no integers that are much larger
 _MOST = 4096
 _OF_INTEREST = one_of({*LOADS, *NAMES, SMALL_INT, BUILD_SET, MAKE_FUNCTION})
 _BRANCHES = one_of({*JUMPS, JOIN, HANDLER})
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(NamedTuple):
     """What a code object, and the code within it, does.
 
     Attributes:
         content: no two that do different things have the same.
-        globals: the names of the globals that it uses.
+        globals: the names of the globals that it uses, sorted.
         reads_docs: whether it asks for docstrings.
     """
 
     content: bytes
-    globals: frozenset[str]
+    globals: tuple[str, ...]
     reads_docs: bool
 
 
@@ -82,7 +85,7 @@ def written(code: CodeType, *, docs: bool = False) -> Code:
 def forget() -> None:
     """Forget all code that was met."""
     _written.clear()
-    followed.cache_clear()
+    _body.cache_clear()
 
 
 def names_in(code: CodeType) -> set[str]:
@@ -97,40 +100,60 @@ def names_in(code: CodeType) -> set[str]:
 
 
 def _write(code: CodeType, docs: bool) -> Code:
-    body = _Body(code, docs)
-    out = [_shape(code)]
-    if docs and code.co_flags & 1 and code.co_consts and isinstance(code.co_consts[0], str):
-        out.append(text(b"doc", code.co_consts[0]))
-    out.append(tagged(b"steps", struct.pack(f"<{len(body.steps)}Q", *body.steps)))
-    out.append(tagged(b"names", "\0".join(body.names).encode("utf-8", "surrogatepass")))
-    used, reads_docs = body.globals, body.reads_docs
+    all_names, all_constants = code.co_names, code.co_consts
+    unnamed = _NONE
+    if not code.co_flags & 1:  # the body of a class
+        left_out = _WHERE if docs else _WHERE | {_DOC}
+        unnamed = frozenset(at for at, name in enumerate(all_names) if name in left_out)
+    body = _body(code.co_code, getattr(code, "co_exceptiontable", b""), unnamed)
+    names = [all_names[at] for at in body.names]
+    used = {all_names[at] for at in body.globals}
+    reads_docs = _HELP in used or not _READS_DOCS.isdisjoint([all_names[at] for at in body.reads])
+    values = [all_constants[at] if type(at) is int else at.value for at in body.constants]
+    reads_docs = reads_docs or _DOC in values
     contents = []
-    for value in body.constants:
-        if isinstance(value, CodeType):
+    for first, last in body.sets:
+        items = values[first:last]
+        if len(set(items)) == len(items):  # of 1 and True the first one stays
+            contents.append(b"%d set " % first + b"".join(sorted(map(_constant, items))))
+            values[first:last] = [_ELSEWHERE] * len(items)
+    for at, value in enumerate(values):
+        kind = type(value)
+        if kind is CodeType:
             inner = written(value, docs=docs)
-            contents.append(inner.content)
-            used |= inner.globals
+            contents.append(b"%d " % at + inner.content)
+            used.update(inner.globals)
             reads_docs = reads_docs or inner.reads_docs
+        elif value is _ELSEWHERE:
+            continue
+        elif kind not in _SHOWN or (kind is int and value.bit_length() > _MOST_BITS):
+            contents.append(b"%d " % at + _constant(value))
         else:
-            contents.append(_constant(value))
-    for first, last in body.sets():
-        contents[first:last] = sorted(contents[first:last])
-    out += (begin(b"constants", len(contents)), *contents)
-    return Code(tagged(b"code", b"".join(out)), frozenset(used), reads_docs)
+            continue
+        values[at] = _ELSEWHERE
+    doc = all_constants[0] if docs and code.co_flags & 1 and all_constants else None
+    content = b"".join(
+        (
+            _shape(code),
+            text(b"doc", doc) if isinstance(doc, str) else b"",
+            body.steps,
+            text(b"names", "\0".join(names)),
+            text(b"constants", repr(values)),
+            begin(b"others", len(contents)),
+            *contents,
+        )
+    )
+    return Code(tagged(b"code", content), tuple(sorted(used)), reads_docs)
 
 
 def _shape(code: CodeType) -> bytes:
-    shape = (
-        code.co_argcount,
-        code.co_posonlyargcount,
-        code.co_kwonlyargcount,
-        code.co_flags & _FLAGS,
-        code.co_name,
-        code.co_varnames,
-        code.co_cellvars,
-        code.co_freevars,
+    local, cells, free = code.co_varnames, code.co_cellvars, code.co_freevars
+    names = "\0".join((code.co_name, *local, *cells, *free))
+    counts = (
+        f"{code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount} "
+        f"{code.co_flags & _FLAGS} {len(local)} {len(cells)} {len(free)}"
     )
-    return text(b"shape", repr(shape))
+    return text(b"shape", f"{counts}\0{names}")
 
 
 def _constant(value: Any) -> bytes:
@@ -144,74 +167,82 @@ def _constant(value: Any) -> bytes:
     return begin(b"tuple", len(value)) + b"".join(contents)
 
 
-class _Body:
-    """The instructions of a code object, with names and constants in the order of their use."""
+class _Elsewhere:
+    """Stands for a constant that is written apart."""
 
-    def __init__(self, code: CodeType, docs: bool) -> None:
-        self.code = code
-        is_class = not code.co_flags & 1
-        unnamed = (
-            frozenset(
-                number
-                for number, name in enumerate(code.co_names)
-                if name in _WHERE or (name == _DOC and not docs)
-            )
-            if is_class
-            else _NONE
-        )
-        steps, opcodes = followed(code.co_code, getattr(code, "co_exceptiontable", b""), unnamed)
-        self.steps = list(steps)
-        self.names: dict[str, int] = {}
-        self.constants: list[Any] = []
-        self.globals: set[str] = set()
-        self.reads_docs = False
-        self._own: set[str] = set()  # names that a class has certainly set
-        branch = _BRANCHES.search(opcodes) if is_class else None
-        self._straight = branch.start() if branch else len(opcodes)
-        self._sets: list[tuple[int, int]] = []
-        self._take(opcodes)
+    def __repr__(self) -> str:
+        return "<>"
 
-    def _take(self, opcodes: bytes) -> None:
-        steps = self.steps
-        row, last = 0, -1
-        for match in _OF_INTEREST.finditer(opcodes):
-            at = match.start()
-            op, argument = opcodes[at], steps[at] >> 8
-            if op in NAMES:
-                steps[at] = self._named(op, argument, at) << 8 | op
-            elif op in LOADS or op == SMALL_INT:
-                self._load(argument if op == SMALL_INT else self.code.co_consts[argument])
-                steps[at] = LOAD_CONST if op == SMALL_INT else op
-                row = row + 1 if last == at - 1 else 1
-                last = at
-            elif op == MAKE_FUNCTION:
-                self.constants[-1] = None  # its qualified name
-            elif row >= argument > 1 and last == at - 1:
-                self._sets.append((len(self.constants) - argument, len(self.constants)))
 
-    def _load(self, value: Any) -> None:
-        self.constants.append(value)
-        if type(value) is str and value == _DOC:
-            self.reads_docs = True
+_ELSEWHERE = _Elsewhere()
 
-    def _named(self, op: int, argument: int, at: int) -> int:
-        shift = NAMES[op]
-        name = self.code.co_names[argument >> shift]
-        number = self.names.setdefault(name, len(self.names))
-        if op in GLOBALS or (op == LOAD_NAME and name not in self._own):
-            self.globals.add(name)
-            self.reads_docs = self.reads_docs or name == "help"
-        elif op == STORE_NAME and at < self._straight:
-            self._own.add(name)
-        elif op in STORES_NAME:
-            self._own.discard(name)
-        if name in _READS_DOCS and op not in STORES_NAME:
-            self.reads_docs = True
-        return number << shift | argument & ((1 << shift) - 1)
 
-    def sets(self) -> Iterator[tuple[int, int]]:
-        """Yield begin and end of constants that become a set, whose order decides nothing."""
-        for first, last in self._sets:
-            values = self.constants[first:last]
-            if len(set(values)) == len(values):  # of 1 and True the first one stays
-                yield first, last
+class _Given(NamedTuple):
+    """A constant that is not among those of the code."""
+
+    value: Any
+
+
+class _Body(NamedTuple):
+    """Instructions, with names and constants by their number, in the order of their use.
+
+    Attributes:
+        steps: the instructions, as bytes.
+        names: all names.
+        globals: those of globals.
+        reads: those that are not only set.
+        constants: what is loaded.
+        sets: begins and ends of those constants that become a set.
+    """
+
+    steps: bytes
+    names: list[int]
+    globals: list[int]
+    reads: list[int]
+    constants: list[Any]
+    sets: list[tuple[int, int]]
+
+
+@lru_cache(maxsize=_MOST)
+def _body(raw: bytes, table: bytes, unnamed: frozenset[int]) -> _Body:
+    """Return what of a code object its constants and names do not decide.
+
+    See `offload.registry.flow.followed` for what is given.
+    """
+    steps, opcodes = followed(raw, table, unnamed)
+    names: dict[int, int] = {}
+    used: set[int] = set()
+    reads: set[int] = set()
+    own: set[int] = set()  # names that a class has certainly set
+    constants: list[Any] = []
+    sets: list[tuple[int, int]] = []
+    row, last = 0, -1
+    branch = _BRANCHES.search(opcodes)
+    straight = branch.start() if branch else len(opcodes)
+    for match in _OF_INTEREST.finditer(opcodes):
+        at = match.start()
+        op, argument = opcodes[at], steps[at] >> 8
+        if op in NAMES:
+            shift = NAMES[op]
+            name = argument >> shift
+            number = names.setdefault(name, len(names))
+            steps[at] = (number << shift | argument & ((1 << shift) - 1)) << 8 | op
+            if op in GLOBALS or (op == LOAD_NAME and name not in own):
+                used.add(name)
+            if op not in STORES_NAME:
+                reads.add(name)
+            elif op == STORE_NAME and at < straight:
+                own.add(name)
+            else:
+                own.discard(name)
+        elif op in LOADS or op == SMALL_INT:
+            constants.append(_Given(argument) if op == SMALL_INT else argument)
+            steps[at] = LOAD_CONST if op == SMALL_INT else op
+            row = row + 1 if last == at - 1 else 1
+            last = at
+        elif op == MAKE_FUNCTION:
+            constants[-1] = _Given(None)  # its qualified name
+        elif row >= argument > 1 and last == at - 1:
+            sets.append((len(constants) - argument, len(constants)))
+    packed = tagged(b"steps", struct.pack(f"<{len(steps)}Q", *steps))
+    return _Body(packed, list(names), list(used), list(reads), constants, sets)

@@ -13,7 +13,6 @@ import re
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import accumulate, compress
 
 from offload.registry.opcodes import (
@@ -54,8 +53,7 @@ _LONG = 10
 """The compiler writes ends of up to four instructions twice, each of which may stand for two."""
 
 
-@lru_cache(maxsize=1024)
-def followed(raw: bytes, table: bytes, unnamed: frozenset[int]) -> tuple[tuple[int, ...], bytes]:
+def followed(raw: bytes, table: bytes, unnamed: frozenset[int]) -> tuple[list[int], bytes]:
     """Return the instructions of a code object, and their opcodes alone.
 
     An instruction is its opcode and, from bit 8 on, its argument; that is 0 for jumps.
@@ -84,13 +82,12 @@ class _Flow:
         if not _SPECIAL.isdisjoint(opcodes):
             units, opcodes, places, origins = _spread(raw)
         is_step = opcodes.translate(_IS_STEP)
-        number = list(accumulate(is_step, initial=0))
         self.steps = list(compress(units, is_step))
         self.ops = bytearray(compress(opcodes, is_step))
-        self.targets = {
-            number[at]: number[places[target]]
-            for at, target in _jumps(units, opcodes, raw, origins)
-        }
+        jumps = list(_jumps(units, opcodes, raw, origins))
+        self.is_straight = not jumps and not table
+        number = [] if self.is_straight else list(accumulate(is_step, initial=0))
+        self.targets = {number[at]: number[places[target]] for at, target in jumps}
         self.handlers = [
             (number[places[begin]], number[places[end]], number[places[target]], how)
             for begin, end, target, how in _table(table)
@@ -195,8 +192,11 @@ class _Flow:
             at = self._goes_on(at + 1)
         return False
 
-    def followed(self) -> tuple[tuple[int, ...], bytes]:
+    def followed(self) -> tuple[list[int], bytes]:
         """Return the instructions in the order in which they are met."""
+        if self.is_straight and NOP not in self.ops:
+            end = _CUTS.search(self.ops).end()  # type: ignore[union-attr]
+            return self.steps[:end], bytes(self.ops[:end])
         found: list[int] = []
         opcodes = bytearray()
         number: dict[int, int] = {}
@@ -247,7 +247,7 @@ class _Flow:
                 waiting.append(target)
                 found.append(op)
                 opcodes.append(op)
-        return tuple(found), bytes(opcodes)
+        return found, bytes(opcodes)
 
     def _cuts(self) -> list[int]:
         """Return where something else than the next instruction may follow or come before."""

@@ -35,12 +35,12 @@ class Cells:
         """Return what pickle is to write for a function, given what cloudpickle would."""
         make, (*first, closure), (attributes, state), *rest = reduced
         names = function.__globals__
-        used = written(function.__code__).globals - state["__globals__"].keys()
+        used = written(function.__code__).globals
         state = {
             **state,
             "__globals__": {
                 **state["__globals__"],
-                **{name: names[name] for name in sorted(used) if name in names},
+                **{name: names[name] for name in used if name in names},
             },
         }
         if function.__closure__:

@@ -39,11 +39,6 @@ _MODULES_OWN = frozenset(
     {"__name__", "__file__", "__package__", "__path__", "__spec__", "__loader__", "__builtins__"}
 )
 """Globals that say where code stands."""
-_IN_USE = {
-    ("dataclasses.py", "repr_running"),
-    ("reprlib.py", "repr_running"),
-}
-"""Variables of wrappers that only say what is going on right now."""
 _UNCHANGED = (functools.partial, functools.partialmethod)
 """Their parts may change, they do not."""
 _VALUES = (tuple, str, bytes, int, float, complex, frozenset)
@@ -118,6 +113,8 @@ class Walk:
     def _named(self, tag: bytes, values: Mapping[str, Any]) -> None:
         """Write values in the order of their names."""
         self._begin(tag, len(values))
+        if not values:
+            return
         for name in sorted(values, key=str):
             self._text(b"name", str(name))
             self._part(str(name), values[name])
@@ -253,12 +250,13 @@ class Walk:
         self.watch.size(attributes)
         self.watch.names(attributes, attributes)
         self._named(b"attributes", attributes)
-        file = code.co_filename.replace("\\", "/").rpartition("/")[2]
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            if (file, name) not in _IN_USE:
+            if not _is_in_use(code, name):
                 self._text(b"closure", name)
                 self._part(name, cell)
-        for name in sorted(found.globals - _MODULES_OWN):
+        for name in found.globals:
+            if name in _MODULES_OWN:
+                continue
             value = names.get(name, MISSING)
             self.watch.name(names, name, value)
             if value is MISSING:
@@ -272,6 +270,9 @@ class Walk:
 
     def _annotations(self, obj: Any) -> None:
         found = annotations_of(obj)
+        if not found:
+            self._begin(b"annotations")
+            return
         self.watch.annotations(obj, found)
         self._quietly(lambda: self._all(b"annotations", found.items()))
 
@@ -387,6 +388,11 @@ class Walk:
             self._named(b"of", {k: v for k, v in own.items() if k not in DERIVED})
         else:
             self._text(b"import", f"{module}:{name}")
+
+
+def _is_in_use(code: types.CodeType, name: str) -> bool:
+    """Return whether a variable of a wrapper only says what is going on right now."""
+    return name == "repr_running" and code.co_filename.endswith(("dataclasses.py", "reprlib.py"))
 
 
 def _reduced(value: Any) -> Any:

@@ -489,8 +489,8 @@ CHANGES = {
         "class F(abc.ABC):\n    @abc.abstractmethod\n    def a(self): ...",
     ),
     "registered subclass": change(
-        "class A: pass\nclass F(abc.ABC): pass",
-        "class A: pass\nclass F(abc.ABC): pass\nF.register(A)",
+        "class A: pass\nclass F(abc.ABC):\n    def a(self): return A",
+        "class A: pass\nclass F(abc.ABC):\n    def a(self): return A\nF.register(A)",
     ),
     "which registered subclass": change(
         "class F(abc.ABC): pass\nF.register(int)", "class F(abc.ABC): pass\nF.register(str)"
@@ -865,6 +865,10 @@ SAME = {
     "order of sets": change(
         "A = {'x', 'y', 1, None}\nB = frozenset(['p', 'q'])\ndef F(x): return x in {'a', 'b', 'c'}, {'d', 'e'}, A, B",
         "A = {None, 1, 'y', 'x'}\nB = frozenset(['q', 'p'])\ndef F(x): return x in {'c', 'b', 'a'}, {'e', 'd'}, A, B",
+    ),
+    "order of sets of tuples": change(
+        "def F(x): return x in {(1, 2), (3, 4)}, {('a', 1), ('b', 2)}, {(1,), 2}",
+        "def F(x): return x in {(3, 4), (1, 2)}, {('b', 2), ('a', 1)}, {2, (1,)}",
     ),
     "order of a set of classes": change(
         "class A: pass\nclass B: pass\nX = {A, B, len}\ndef F(): return X",
