@@ -16,7 +16,6 @@ import pickle
 import sys
 import types
 import typing
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -31,6 +30,7 @@ from offload.registry.graph import Content, Reference, Several
 from offload.registry.plain import ATOMS, begin, tagged, text
 from offload.registry.scope import Scope
 from offload.registry.watch import MISSING, Watch
+from offload.registry.writers import WRITERS, NoContent
 from offload.serializers.describe import short_repr, type_name
 
 __all__ = ("Walk",)
@@ -42,10 +42,6 @@ _MODULES_OWN = frozenset(
 _UNCHANGED = (functools.partial, functools.partialmethod)
 """Their parts may change, they do not."""
 _VALUES = (tuple, str, bytes, int, float, complex, frozenset)
-
-
-class _NoContent(Exception):
-    """Something cannot be hashed."""
 
 
 class Walk:
@@ -85,7 +81,7 @@ class Walk:
                 self._again(obj)
                 self._functions.append((obj, []))
             self._drain()
-        except _NoContent as exc:
+        except NoContent as exc:
             where = f"{' > '.join(self._where)}: " if self._where else ""
             raise SerializationError(
                 f"{obj.__qualname__} cannot be shipped: {where}{exc}"
@@ -191,7 +187,7 @@ class Walk:
         if atom is not None:
             self._out.append(atom(value))
             return
-        write = _EXACT.get(kind)
+        write = WRITERS.get(kind)
         if write is not None:
             write(self, value)
         elif isinstance(value, type):
@@ -401,7 +397,7 @@ def _reduced(value: Any) -> Any:
         reduce = copyreg.dispatch_table.get(type(value))
         return reduce(value) if reduce is not None else value.__reduce_ex__(4)
     except Exception as exc:
-        raise _NoContent(
+        raise NoContent(
             f"{short_repr(value)} is a {type_name(value)}, which has no content to be shipped"
         ) from exc
 
@@ -433,120 +429,3 @@ def _typevar(value: Any) -> tuple[Any, ...]:
         value.__covariant__,
         value.__contravariant__,
     )
-
-
-def _container(tag: bytes) -> Callable[[Walk, Any], None]:
-    def write(walk: Walk, value: Any) -> None:
-        if not walk._again(value):
-            walk._changes()
-            walk._all(tag, value)
-
-    return write
-
-
-def _dict(walk: Walk, value: dict[Any, Any]) -> None:
-    if not walk._again(value):
-        walk._changes()
-        walk._all(b"dict", value.items())
-
-
-def _set(walk: Walk, value: set[Any]) -> None:
-    if not walk._again(value):
-        walk._changes()
-        walk._unordered(b"set", value)
-
-
-def _weak_set(walk: Walk, value: Any) -> None:
-    if not walk._again(value):
-        walk._changes()
-        walk._unordered(b"weak set", list(value))
-
-
-def _proxy(walk: Walk, value: types.MappingProxyType[Any, Any]) -> None:
-    if not walk._again(value):
-        walk._changes()
-        walk._all(b"mapping", value.items())
-
-
-def _property(walk: Walk, value: property) -> None:
-    walk._begin(b"property")
-    walk._doc(value.__doc__)
-    for part in (value.fget, value.fset, value.fdel):
-        walk.value(part)
-
-
-def _wrapped(walk: Walk, value: Any) -> None:
-    walk._text(b"method", type(value).__name__)
-    walk.value(value.__func__)
-
-
-def _method(walk: Walk, value: types.MethodType) -> None:
-    walk._begin(b"bound")
-    walk.value(value.__func__)
-    walk.value(value.__self__)
-
-
-def _descriptor(walk: Walk, value: Any) -> None:
-    if value.__objclass__ in walk.scope and value.__name__ not in ("__dict__", "__weakref__"):
-        raise _NoContent(f"{value!r} is a slot under another name than its own")
-    walk._text(b"descriptor", value.__name__)
-    walk.value(value.__objclass__)
-
-
-def _cached_property(walk: Walk, value: Any) -> None:
-    walk._begin(b"cached property")
-    walk.value(value.func)
-
-
-def _dispatch_method(walk: Walk, value: Any) -> None:
-    walk._begin(b"dispatching method")
-    walk.value(value.func)
-    walk.value(value.dispatcher)
-
-
-def _lru_cache(walk: Walk, value: Any) -> None:
-    walk._begin(b"cached")
-    walk._quietly(lambda: walk.value(value.cache_parameters()))
-    walk.value(value.__wrapped__)
-
-
-def _code(walk: Walk, value: types.CodeType) -> None:
-    walk._out.append(written(value, docs=walk.docs).content)
-
-
-def _alias(walk: Walk, value: types.GenericAlias) -> None:
-    walk._begin(b"alias", int(getattr(value, "__unpacked__", False)))
-    walk.value(value.__origin__)
-    walk.value(value.__args__)
-
-
-def _forward(walk: Walk, value: typing.ForwardRef) -> None:
-    walk._begin(b"forward")
-    walk.value(value.__forward_arg__)
-
-
-_EXACT: dict[type, Callable[[Walk, Any], None]] = {
-    tuple: lambda walk, value: walk._all(b"tuple", value),
-    list: _container(b"list"),
-    dict: _dict,
-    set: _set,
-    frozenset: lambda walk, value: walk._unordered(b"frozenset", value),
-    weakref.WeakSet: _weak_set,
-    memoryview: lambda walk, value: walk.value(value.tobytes()),
-    types.MappingProxyType: _proxy,
-    types.FunctionType: Walk.function,
-    types.CodeType: _code,
-    types.CellType: Walk.cell,
-    types.ModuleType: lambda walk, value: walk._text(b"import", value.__name__),
-    types.MethodType: _method,
-    types.GetSetDescriptorType: _descriptor,
-    types.MemberDescriptorType: _descriptor,
-    property: _property,
-    staticmethod: _wrapped,
-    classmethod: _wrapped,
-    functools.cached_property: _cached_property,
-    functools.singledispatchmethod: _dispatch_method,
-    functools._lru_cache_wrapper: _lru_cache,
-    types.GenericAlias: _alias,  # to Python 3.10 it says that it is a class
-    typing.ForwardRef: _forward,
-}

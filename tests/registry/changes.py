@@ -361,6 +361,32 @@ CHANGES = {
         "class A: pass\nclass B: pass\nclass F:\n    x = {'k': A}",
         "class A: pass\nclass B: pass\nclass F:\n    x = {'k': B}",
     ),
+    "which of two classes of one name": change(
+        """
+        def leaf(n):
+            class Leaf:
+                x = n
+            return Leaf
+        def inner(leaf):
+            class Inner:
+                def f(self): return leaf
+            return Inner
+        class F:
+            x, y = inner(leaf(1)), inner(leaf(2))
+        """,
+        """
+        def leaf(n):
+            class Leaf:
+                x = n
+            return Leaf
+        def inner(leaf):
+            class Inner:
+                def f(self): return leaf
+            return Inner
+        class F:
+            x, y = inner(leaf(2)), inner(leaf(1))
+        """,
+    ),
     "set of classes": change(
         "class A: pass\nclass B: pass\nclass C: pass\nX = {A, B}\ndef F(): return X",
         "class A: pass\nclass B: pass\nclass C: pass\nX = {A, C}\ndef F(): return X",
@@ -894,6 +920,31 @@ SAME = {
     "global that a nested class sets": change(
         "x = 1\ndef F():\n    class C:\n        x = 2\n        y = x\n    return C",
         "x = 3\ndef F():\n    class C:\n        x = 2\n        y = x\n    return C",
+    ),
+    "and and or on their own lines": change(
+        "def F(n): return n, abs(n) != 1 and 's' or '', (n or 1) and 2, n and (n or 3)",
+        """
+        def F(n):
+            return (
+                n,
+                abs(n) != 1
+                and 's'
+                or
+                '',
+                (
+                    n
+                    or 1
+                )
+                and 2,
+                n and (
+                    n
+                    or 3),
+            )
+        """,
+    ),
+    "what is set again": change(
+        "def F(x):\n    _, a, _, _, b = x\n    return a, b",
+        "def F(x):\n    (\n        _,\n        a,\n        _,\n        _,\n        b,\n    ) = x\n    return a, b",
     ),
     "where it stands": change(
         "class F:\n    def x(self): return 1",

@@ -113,6 +113,19 @@ def test_all_on_one_line_is_the_same():
                 else:
                     x = (i, x)
             return x
+
+        def g(name, a):
+            if name in a:
+                return "a", a[name]
+            if "b" in a:
+                b = a["b"]
+                if isinstance(b, dict):
+                    if name in b:
+                        return "b", b[name]
+                else:
+                    if hasattr(b, name):
+                        return "b", getattr(b, name)
+            return None, missing
     """
     tree = ast.parse(textwrap.dedent(source))
     assert contents(in_lines(tree, lambda: 1)) == contents(in_lines(tree, counted()))
