@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import bootstrap
@@ -22,7 +23,8 @@ import bootstrap
 ROOT = bootstrap.ROOT
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 FAST = "not server and not integration"
-USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec")  # those whose lower bounds users rely on
+USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec", "otel", "prometheus", "signing")
+"""Those whose lower bounds users rely on."""
 
 
 def main(arguments: list[str]) -> int:
@@ -71,7 +73,7 @@ def environment(name: str, interpreter: str) -> Path:
     if stamp.exists() and stamp.read_text() == state:
         return python
 
-    uv = [sys.executable, "-m", "uv"]
+    uv = _uv()
     env = bootstrap.uv_env()
     shutil.rmtree(venv, ignore_errors=True)
     made = subprocess.run(
@@ -87,6 +89,15 @@ def environment(name: str, interpreter: str) -> Path:
         raise bootstrap.BootstrapError(f"{name}: uv could not install; it says why above")
     stamp.write_text(state)
     return python
+
+
+@cache
+def _uv() -> list[str]:
+    """Return the command of uv; raises BootstrapError if there is none."""
+    found = bootstrap.find_uv(Path(sys.executable))
+    if found is None:
+        raise bootstrap.BootstrapError("uv could not be installed: python3 -m pip install uv")
+    return found
 
 
 def _lowest(uv: list[str], env: dict[str, str], python: Path, venv: Path) -> Path:
@@ -107,6 +118,7 @@ def _lowest(uv: list[str], env: dict[str, str], python: Path, venv: Path) -> Pat
 
 def run_tests(python: Path, arguments: list[str]) -> bool:
     command = [str(python), "-m", "pytest", "-m", FAST, "-q", "-p", "no:cacheprovider"]
+    command += ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
     return subprocess.run([*command, *arguments], check=False, cwd=ROOT).returncode == 0
 
 
@@ -132,7 +144,7 @@ def find(version: str) -> str | None:
     installed = pyenv.glob(f"versions/{version}.*/bin/python{version}")
     candidates += [str(path) for path in sorted(installed, key=_patch, reverse=True)]
     uv = subprocess.run(
-        [sys.executable, "-m", "uv", "python", "find", "--no-project", version],
+        [*_uv(), "python", "find", "--no-project", version],
         env=bootstrap.uv_env(),
         check=False,
         capture_output=True,
