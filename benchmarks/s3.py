@@ -94,11 +94,12 @@ def _transfers(
         )
         # With a client that takes no time at all, the server on all cores.
         least = median(servers[OFFLOAD]) / (os.cpu_count() or 1)
-        judge.row(
-            f"{what}: what no client can exceed on this machine",
-            "x",
-            {OFFLOAD: median(wall[BOTO3]) / least},
-        )
+        if least:  # a little is less than the kernel counts
+            judge.row(
+                f"{what}: what no client can exceed on this machine",
+                "x",
+                {OFFLOAD: median(wall[BOTO3]) / least},
+            )
 
 
 def _memory(endpoint: str, scale: Scale, judge: Judge) -> None:

@@ -22,7 +22,7 @@ EXPECTED = {  # some of what each question is to answer
     7: ("read, by the cache's state", "they grow by", "others that see it", "again: latency"),
     8: ("SeaweedFS: 0.1 MB up", "that forgets: 0.1 MB down", "client's CPU", "beyond the value"),
     9: ("stored already: publishing", "the first hold of a blob", "sweep of Redis"),
-    10: ("delivered",),
+    10: ("all bytes over the network", "values to S3, and from it"),
     11: ("hash of a class of 50", "message with", "its reading", "first pull", "round trips"),
     12: ("publishing a list", "resolving a list", "exchanges", "ever kept", "a scrape"),
 }
