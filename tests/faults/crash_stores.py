@@ -10,7 +10,7 @@ from offload.testing.s3_server import BUCKET, s3_client
 from offload.testing.servers import redis_client
 
 LONG = 5000.0  # seconds: longer than anything is kept
-STAYS = ("pointer", "lease", "pointers", "leases")  # the signing key, who swept last
+STAYS = ("pointer", "lease", "pointers", "leases", "{stats}")  # of all time
 NAME = "crash"
 
 
