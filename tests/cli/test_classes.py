@@ -40,7 +40,7 @@ def command():
 def test_every_command_says_what_it_does():
     """All are there, each with a help text, and --json where it prints data."""
     named = {"diff", "keygen", "list", "pull", "push", "rollback", "show", "status", "tag"}
-    assert set(classes.commands) == named | {"verify"}
+    assert set(classes.commands) == named | {"prune", "verify"}
     for each in classes.commands.values():
         assert each.help
         assert any("--json" in option.opts for option in each.params)
