@@ -20,10 +20,10 @@ _NOTHING = nullcontext()
 def span(step: str, task: str, argument: str) -> AbstractContextManager[Any]:
     """Return a span ``offload.<step>`` with attributes ``offload.task`` and ``offload.argument``.
 
-    It records an error that leaves it. Nothing is done in a process that has not imported
-    OpenTelemetry.
+    It records an error that leaves it. Nothing is done in a process that has not set
+    OpenTelemetry up.
     """
-    if "opentelemetry.trace" not in sys.modules:
+    if not _is_set_up():
         return _NOTHING
     from opentelemetry import trace
 
@@ -36,7 +36,15 @@ def span(step: str, task: str, argument: str) -> AbstractContextManager[Any]:
 
 def received(headers: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Within this, spans belong to the trace that a message came with, if it came with one."""
-    return _received(headers) if "opentelemetry.trace" in sys.modules else _NOTHING
+    return _received(headers) if _is_set_up() else _NOTHING
+
+
+def _is_set_up() -> bool:
+    """Return whether spans go anywhere; redis-py imports OpenTelemetry wherever it is installed."""
+    trace = sys.modules.get("opentelemetry.trace")
+    return trace is not None and not isinstance(
+        trace.get_tracer_provider(), trace.ProxyTracerProvider
+    )
 
 
 @contextmanager

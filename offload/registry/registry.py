@@ -54,7 +54,6 @@ logger = logging.getLogger(__name__)
 
 AUTO, MANUAL = "auto", "manual"
 _BEGIN = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
-_TURNS = 20
 _SURE = 60.0  # seconds for which a version that was seen in the store is taken to be there
 
 

@@ -7,7 +7,7 @@ and their labels are one text, `LABEL` between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -76,6 +76,3 @@ class Tallied(Protocol):
 
     @property
     def tallies(self) -> Tallies: ...
-
-
-Now = Callable[[], float]
