@@ -19,10 +19,11 @@ pytestmark = pytest.mark.integration
 def ended(tmp_path):
     """The URL of a folder with three blobs that ended an hour ago, and one that lives."""
     root = tmp_path / "store"
-    store = FileStore(root, clock=lambda: time.time() - 7200)
-    old = blobs(3)
-    store.blobs.put(old, 3600)
     FileStore(root).blobs.put(blobs(1), 3600)
+    old = blobs(3)
+    # Last: each put sweeps one folder, and by this clock none of them has ended.
+    store = FileStore(root, clock=lambda: time.time() - 7200)
+    store.blobs.put(old, 3600)
     return store.url, old
 
 
