@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import click
 
+from offload.catalog.naming import digest_begin, find, is_ref
 from offload.cli.context import hook_of
-from offload.cli.named import digest_begin, find, is_ref
 from offload.cli.output import print_json, printable
 from offload.cli.written import write_value
 from offload.content.looking import Content, content_of

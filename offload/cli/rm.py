@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import click
 
+from offload.catalog.naming import digest_begin, find
+from offload.catalog.removal import holders_of, remove, sizes_of
+from offload.catalog.times import lasts
 from offload.cli.context import hook_of
-from offload.cli.named import digest_begin, find, lasts
 from offload.cli.output import print_json, print_rows, printable
 from offload.digest import Digest
 from offload.errors import InvalidRef
 from offload.ref import human_size
 from offload.stores.base import Store
-from offload.stores.looking import accounted, looked
 
 __all__ = ("rm",)
 
@@ -42,13 +42,13 @@ def rm(ctx: click.Context, digests: tuple[str, ...], yes: bool, force: bool, as_
         raise click.UsageError("--json asks nothing: say --yes")
     store = hook_of(ctx).store
     wanted = list(dict.fromkeys(_digest(store, text) for text in digests))
-    sizes = _sizes(store, wanted)
+    sizes = sizes_of(store, wanted)
     there = [digest for digest in wanted if digest in sizes]
     if not as_json:
         _show(store, wanted, sizes)
     if there and not yes:
         click.confirm(f"Remove {len(there)} of {printable(store.url)}?", abort=True)
-    held = _remove(store, there, force=force)
+    held = remove(store, there, force=force)
     gone = [digest for digest in there if digest not in held]
     if as_json:
         missing = [digest for digest in wanted if digest not in sizes]
@@ -68,23 +68,14 @@ def _digest(store: Store, text: str) -> Digest:
     return find(store, begin)
 
 
-def _sizes(store: Store, digests: Sequence[Digest]) -> dict[Digest, int]:
-    found = zip(digests, looked(store).look(digests, 1), strict=True)
-    return {digest: seen.size for digest, seen in found if seen is not None}
-
-
 def _show(store: Store, digests: Sequence[Digest], sizes: Mapping[Digest, int]) -> None:
     rows = []
     for digest in digests:
         if digest in sizes:
-            rows.append((digest, human_size(sizes[digest]), _said(_holders(store, digest))))
+            rows.append((digest, human_size(sizes[digest]), _said(holders_of(store, digest))))
         else:
             rows.append((digest, "-", "not in the store"))
     print_rows(rows)
-
-
-def _holders(store: Store, digest: Digest) -> Mapping[str, float] | None:
-    return store.blobs.holders(digest) if store.blobs.keeps_holds else None
 
 
 def _said(holders: Mapping[str, float] | None) -> str:
@@ -96,15 +87,3 @@ def _said(holders: Mapping[str, float] | None) -> str:
     named = ", ".join(f"{name} for {lasts(left)}" for name, left in longest[:_SHOWN])
     more = len(longest) - _SHOWN
     return f"held by {named}" + (f" and {more:,} more" if more > 0 else "")
-
-
-def _remove(
-    store: Store, digests: Sequence[Digest], *, force: bool
-) -> dict[Digest, Mapping[str, float] | None]:
-    """Remove blobs; return those that stay, and who holds them."""
-    account = accounted(store)
-    if force:
-        store.blobs.delete(digests)
-        return {}
-    stay: Any = digests if account is None else account.drop(digests)
-    return {digest: _holders(store, digest) for digest in digests if digest in set(stay)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Any
 
+from offload.catalog.times import moment
 from offload.registry.policy import Policy
 from offload.registry.record import Record
 
-__all__ = ("at", "described", "moment", "short", "signer", "signer_json")
+__all__ = ("at", "described", "short", "signer", "signer_json")
 
 
 def short(code_hash: str) -> str:
@@ -18,14 +18,6 @@ def short(code_hash: str) -> str:
 
 def at(name: str, code_hash: str) -> str:
     return f"{name}@{short(code_hash)}"
-
-
-def moment(seconds: float) -> str:
-    """Return seconds since 1970 in ISO 8601; ``?`` for what is no such time."""
-    try:
-        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
-    except (OverflowError, OSError, ValueError):
-        return "?"
 
 
 def signer(policy: Policy, record: Record) -> str:

@@ -1,8 +1,7 @@
-"""What a command is asked about: a digest or its begin, or a reference."""
+"""What an operator asks about: a digest or its begin, or a reference."""
 
 from __future__ import annotations
 
-import math
 import re
 from itertools import islice
 
@@ -11,12 +10,11 @@ from offload.errors import BlobMissing, InvalidRef
 from offload.stores.base import Store
 from offload.stores.looking import looked
 
-__all__ = ("digest_begin", "find", "is_ref", "lasts", "short")
+__all__ = ("digest_begin", "find", "is_ref", "short")
 
 _DIGEST = re.compile(r"(?:b3[:-])?(?P<digits>[0-9a-f]{8,64})…?", re.ASCII)
 _WHOLE = len("b3:") + 64
 _SHOWN = 3  # of several that are meant
-_DURATIONS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def is_ref(text: str) -> bool:
@@ -55,15 +53,3 @@ def find(store: Store, begin: str) -> Digest:
 def short(digest: str) -> str:
     """Return the begin of a digest that people are shown, and that commands understand."""
     return digest[:15]
-
-
-def lasts(seconds: float | None) -> str:
-    """Return seconds as people read them: ``45 s``, ``2.0 h``; ``-`` where they are not known."""
-    if seconds is None:
-        return "-"
-    if math.isinf(seconds):
-        return "for ever"
-    for size, unit in _DURATIONS:
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -1,0 +1,137 @@
+"""What a reference, a blob or a task is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from offload.catalog.naming import digest_begin, find, is_ref
+from offload.catalog.removal import holders_of
+from offload.catalog.tasks import told_of_task
+from offload.catalog.times import moment
+from offload.content.looking import Content, content_of
+from offload.digest import Digest
+from offload.errors import BlobMissing
+from offload.hooks.app import Offload
+from offload.ref import Ref
+from offload.serializers.preview import preview
+from offload.stores.looking import Seen, looked
+
+__all__ = ("describe", "finite")
+
+_TEXT = 400  # characters of a preview
+
+
+def describe(hook: Offload, what: str) -> dict[str, Any]:
+    """Return what a reference, a blob or a task is, and who needs it for how long.
+
+    Values are not decoded and nothing in them runs. Texts are as they were found: who shows them
+    escapes them. ``what`` tells of which of the three it is; a result of a task and what a
+    reference refers to are described within.
+
+    Args:
+        what: the text of a reference, a digest or 8 digits or more of its begin, or else the id of
+            a task.
+
+    Raises BlobMissing, IntegrityError; InvalidRef for a reference that is not this app's, or a
+    begin that several digests have; StoreUnavailable.
+    """
+    if is_ref(what):
+        return {"what": "reference", **_ref(hook, hook.content.open(what))}
+    begin = digest_begin(what)
+    if begin is None:
+        return _task(hook, what)
+    try:
+        digest = find(hook.store, begin)
+    except BlobMissing:
+        task = _task(hook, what)  # an id of hexadecimal digits
+        if task["state"] != "PENDING":
+            return task
+        raise
+    return {"what": "blob", **_blob(hook, digest)}
+
+
+def _task(hook: Offload, task_id: str) -> dict[str, Any]:
+    told = told_of_task(hook, task_id)
+    result = told.pop("result_ref", None)
+    if isinstance(result, Ref):
+        told["result"] = _ref(hook, result)
+    return {"what": "task", **told}
+
+
+def _ref(hook: Offload, ref: Ref[Any]) -> dict[str, Any]:
+    """Return what is told of a reference that was verified."""
+    said = {
+        "type": ref.type,
+        "serializer": ref.serializer,
+        "value_bytes": ref.size,
+        "created": moment(ref.created),
+        "until": moment(ref.until),
+    }
+    if ref.data is not None:
+        content = content_of(hook.store, None, data=ref.data, size=ref.size)
+        return {"digest": None, **said, "inline": True, "preview": _preview(content)}
+    assert ref.digest is not None  # noqa: S101 (for the type checker: it has one or the other)
+    try:
+        return {**said, **_blob(hook, ref.digest, ref)}
+    except BlobMissing as exc:
+        return {"digest": ref.digest, **said, "missing": str(exc)}
+
+
+def _blob(hook: Offload, digest: Digest, ref: Ref[Any] | None = None) -> dict[str, Any]:
+    store = hook.store
+    [seen] = looked(store).look([digest], 1)
+    content = content_of(store, digest, size=None if ref is None else ref.size)
+    manifest = content.manifest
+    told: dict[str, Any] = {
+        "digest": digest,
+        "store": store.url,
+        "kind": "chunk" if manifest is None else "root",
+        **_seen(seen),
+        "holders": holders_of(store, digest),
+    }
+    if manifest is None:
+        return {**told, "content_bytes": content.size}
+    return {
+        **told,
+        "serializer": manifest.serializer,
+        "value_bytes": manifest.value_size,
+        "buffers": list(manifest.sizes),
+        "chunks": [{"digest": chunk.digest, "bytes": chunk.size} for chunk in manifest.chunks],
+        "preview": _preview(content),
+    }
+
+
+def _seen(seen: Seen | None) -> dict[str, Any]:
+    if seen is None:
+        return {"stored_bytes": None, "ttl": None, "age": None}
+    return {"stored_bytes": seen.size, "ttl": seen.ttl, "age": seen.age}
+
+
+def _preview(content: Content) -> dict[str, Any]:
+    manifest = content.manifest
+    assert manifest is not None  # noqa: S101 (for the type checker: roots only come here)
+    first = content.first
+    found = preview(
+        manifest.serializer,
+        content.head(),
+        list(manifest.sizes[first:]),
+        lambda number, limit: content.read(first + number, limit),
+        _TEXT,
+    )
+    return {
+        "type": found.kind,
+        **found.facts,
+        "text": found.text,
+        "cut": found.cut,
+        "not_shown": found.why or None,
+    }
+
+
+def finite(told: Any) -> Any:
+    """Return the same for JSON, which has no infinity: None is for ever."""
+    if isinstance(told, dict):
+        return {key: finite(value) for key, value in told.items()}
+    if isinstance(told, float) and not math.isfinite(told):
+        return None
+    return told
