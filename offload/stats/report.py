@@ -58,15 +58,17 @@ def report(
         return _report(None, [tallies.total()])
     begin = now() - since
     span = _span(since, tasks=tasks)
-    series = tallies.series(span)
+    series = tallies.series(span, since)
     return _report(begin, (c for at, c in series.items() if at + SPANS[span] > begin))
 
 
-def timeline(tallies: Tallies, span: Span) -> dict[int, Figures]:
-    """Return the figures of all minutes, hours or days that are kept, by when they began."""
+def timeline(tallies: Tallies, span: Span, since: float | None = None) -> dict[int, Figures]:
+    """Return the figures of minutes, hours or days, by when they began: all that are kept, or
+    those that end in the last *since* seconds.
+    """
     return {
         begin: _report(None, [counts]).total
-        for begin, counts in sorted(tallies.series(span).items())
+        for begin, counts in sorted(tallies.series(span, since).items())
     }
 
 
@@ -79,21 +81,23 @@ def _span(since: float, *, tasks: bool) -> Span:
 
 
 def _report(begin: float | None, accounts: Iterable[Mapping[str, int]]) -> Report:
-    tasks: dict[str, list[dict[str, int]]] = defaultdict(list)
-    arguments: dict[tuple[str, str], list[dict[str, int]]] = defaultdict(list)
-    labelled = False
+    labelled: dict[str, dict[str, int]] = defaultdict(dict)  # thousands of texts, of few labels
     for account in accounts:
         for text, amount in account.items():
-            name, *labels = text.split(LABEL)
-            labelled = labelled or bool(labels)
-            task, argument = (*labels, "", "")[:2]
-            tasks[task].append({name: amount})
-            if argument:
-                arguments[task, argument].append({name: amount})
+            name, _, labels = text.partition(LABEL)
+            counts = labelled[labels]
+            counts[name] = counts.get(name, 0) + amount
+    tasks: dict[str, list[dict[str, int]]] = defaultdict(list)
+    arguments: dict[tuple[str, str], list[dict[str, int]]] = defaultdict(list)
+    for labels, counts in labelled.items():
+        task, argument = (*labels.split(LABEL), "")[:2]
+        tasks[task].append(counts)
+        if argument:
+            arguments[task, argument].append(counts)
     by_task = {task: Figures.sum(parts) for task, parts in tasks.items()}
     return Report(
         begin,
         Figures.sum(figures.counts for figures in by_task.values()),
-        by_task if labelled else {},
+        by_task if any(labelled) else {},
         {key: Figures.sum(parts) for key, parts in arguments.items()},
     )

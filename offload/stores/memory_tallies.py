@@ -49,10 +49,12 @@ class MemoryTallies:
         with self._locks.get():
             return dict(self._total)
 
-    def series(self, span: Span) -> dict[int, dict[str, int]]:
+    def series(self, span: Span, since: float | None = None) -> dict[int, dict[str, int]]:
         self._take()
+        first = self._now() - (KEPT[span] if since is None else since) - SPANS[span]
         with self._locks.get():
-            return {begin: dict(counts) for begin, counts in sorted(self._series[span].items())}
+            kept = sorted(self._series[span].items())
+            return {begin: dict(counts) for begin, counts in kept if begin > first}
 
     def clear(self) -> None:
         self._seen: dict[str, int] = {}

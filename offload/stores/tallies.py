@@ -63,8 +63,12 @@ class Tallies(Protocol):
     def total(self) -> dict[str, int]:
         """Return the total."""
 
-    def series(self, span: Span) -> dict[int, dict[str, int]]:
-        """Return the series of minutes, hours or days, by when each began (seconds since 1970)."""
+    def series(self, span: Span, since: float | None = None) -> dict[int, dict[str, int]]:
+        """Return the series of minutes, hours or days, by when each began (seconds since 1970).
+
+        Args:
+            since: only those that end in the last so many seconds; else all that are kept.
+        """
 
     def clear(self) -> None:
         """Begin anew, from nothing."""

@@ -65,6 +65,29 @@ def test_every_tally_is_added(tallies):
     assert not any(tallies.series(span) for span in of_tallies.SPANS)
 
 
+def test_a_series_of_the_last_time_only(tallies):
+    """What ends in it; all else is not even read."""
+    one = {text("seen"): 1}
+    tallies.add(Tally("a", 1, one, one))
+    for since in (1, 60, 3600.5, 10**6):
+        for span, seconds in of_tallies.SPANS.items():
+            found = tallies.series(span, since)
+            assert sum(counts[name] for counts in found.values() for name in counts) == 1
+            assert len(found) <= since / seconds + 2
+
+
+def test_reading_a_series_costs_the_same_however_much_is_stored():
+    """Its keys are known, not looked for among all."""
+    with redis_server() as server, redis_client(server) as client:
+        tallies = open_store(server.url).tallies
+        tallies.add(Tally("a", 1, {text("seen"): 1}, {text("seen"): 1}))
+        client.mset({f"other-{number}": 1 for number in range(20_000)})
+        tallies.series("minute")
+        before = client.info("stats")["total_reads_processed"]
+        assert len(tallies.series("minute", 600)) == 1
+        assert client.info("stats")["total_reads_processed"] - before <= 2 + 1
+
+
 def test_a_tally_that_comes_twice_counts_once(tallies):
     """A writer that got no answer may send it again."""
     tally = Tally("a", 1, {text("seen"): 5}, {text("seen"): 5})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from offload.stores.redis.link import Link, script
-from offload.stores.tallies import FIELDS, Rider, Span, Tally
+from offload.stores.tallies import FIELDS, KEPT, SPANS, Rider, Span, Tally
 
 __all__ = ("RedisTallies",)
+
+_TIME = "return redis.call('TIME')"  # as a script, it is asked of the server that has the key
 
 
 class RedisTallies:
@@ -34,13 +37,16 @@ class RedisTallies:
     def total(self) -> dict[str, int]:
         return _read(self._link.run([("HGETALL", self._key)])[0])
 
-    def series(self, span: Span) -> dict[int, dict[str, int]]:
-        begin = f"{self._key}:{span}:"
-        keys = sorted(key for some in self._link.keys(begin, kind="hash") for key in some)
-        answers = self._link.run([("HGETALL", key) for key in keys])
-        return {
-            int(key[len(begin) :]): _read(answer) for key, answer in zip(keys, answers, strict=True)
-        }
+    def series(self, span: Span, since: float | None = None) -> dict[int, dict[str, int]]:
+        # The keys follow from the server's time; looking for them would read all keys there are.
+        [(now, _)] = self._link.run([("EVAL", _TIME, 1, self._key)])
+        seconds = SPANS[span]
+        last = int(now) // seconds
+        number = math.ceil((KEPT[span] if since is None else since) / seconds) + 1
+        begins = [at * seconds for at in range(last - number + 1, last + 1)]
+        answers = self._link.run([("HGETALL", f"{self._key}:{span}:{begin}") for begin in begins])
+        read = zip(begins, map(_read, answers), strict=True)
+        return {begin: counts for begin, counts in read if counts}
 
     def clear(self) -> None:
         keys = [key for some in self._link.keys(f"{self._key}:", kind="hash") for key in some]
