@@ -22,7 +22,17 @@ from offload.errors import (
 )
 from offload.tracing import span
 
-__all__ = ("BOUNDS", "BY_TASK", "NAMES", "OTHER", "STEPS", "Counted", "Counters")
+__all__ = (
+    "BOUNDS",
+    "BY_TASK",
+    "NAMES",
+    "OTHER",
+    "SIZES",
+    "STEPS",
+    "Counted",
+    "Counters",
+    "size_names",
+)
 
 NAMES = {
     "values_seen": "arguments and results looked at that were not certainly small",
@@ -89,6 +99,9 @@ STEPS = {
 BOUNDS = (0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096, 16.384)
 """Seconds up to which each but the last of a step's times are counted together."""
 
+SIZES = tuple(1 << bits for bits in range(10, 23))
+"""Bytes from 1 KiB to 4 MiB: where classes of sizes begin, besides the one of what is smaller."""
+
 OTHER = "(other)"
 """The task of what is counted when there are too many."""
 
@@ -110,7 +123,7 @@ class Counted(NamedTuple):
 
     Attributes:
         name: one of `NAMES`; or of a step of `STEPS`: ``<step>_seconds_<number of its bound>`` and
-            ``<step>_microseconds``, which add up.
+            ``<step>_microseconds``, which add up; or of a class of sizes, see `size_names`.
         task, argument: "" where it is about none.
     """
 
@@ -123,6 +136,10 @@ _TIMES = {
     step: ([f"{step}_seconds_{n}" for n in range(len(BOUNDS) + 1)], f"{step}_microseconds")
     for step in STEPS
 }
+_NAMES_OF_SIZES = [
+    (f"size_{exponent}", f"size_{exponent}_bytes", f"size_{exponent}_repeated")
+    for exponent in [0] * 11 + list(range(10, 23))
+]  # by bits of the size
 _about: ContextVar[tuple[str, str]] = ContextVar("offload_counted_about", default=("", ""))
 
 
@@ -162,6 +179,16 @@ class _Timed:
         self._span.__exit__(kind, error, traceback)
 
 
+def size_names(size: int) -> tuple[str, str, str]:
+    """Return the names under which values of *size* bytes are counted: how many they are, their
+    bytes, and those of their bytes that had been there before.
+
+    ``size_16``, ``size_16_bytes`` and ``size_16_repeated`` are of 2**16 bytes to less than twice
+    that, ``size_0`` is below the first of `SIZES`, and the last of them has no end.
+    """
+    return _NAMES_OF_SIZES[min(size.bit_length(), len(_NAMES_OF_SIZES) - 1)]
+
+
 class Counters:
     """Named whole numbers that only rise, of one process; safe among threads."""
 
@@ -198,6 +225,22 @@ class Counters:
                 if amount:
                     counts[name] += amount
                     self._raise((name, task, argument), amount)
+
+    def sized(self, size: int, repeated: int) -> None:
+        """Count a value by its size.
+
+        Args:
+            size: its serialised bytes.
+            repeated: those of them that had been there before.
+        """
+        self._mine()
+        task, _ = _about.get()
+        number, bytes_, again = size_names(size)
+        with self._lock:
+            self._raise((number, task, ""), 1)
+            self._raise((bytes_, task, ""), size)
+            if repeated:
+                self._raise((again, task, ""), repeated)
 
     def failed(self, error: Exception) -> None:
         """Count an error by its kind."""
