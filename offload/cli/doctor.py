@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from offload.cli.context import hook_of
-from offload.cli.output import print_json
+from offload.cli.output import print_json, printable
 from offload.doctor import Examined, examine
 from offload.errors import OffloadError
 from offload.stores.findings import Finding
@@ -20,15 +20,28 @@ _INDENT = 9
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--workers/--no-workers",
+    default=True,
+    show_default=True,
+    help="Ask the workers whether their settings go together with these.",
+)
+@click.option(
+    "--timeout",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 60),
+    help="Seconds that workers have to answer.",
+)
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, as_json: bool, workers: bool, timeout: float) -> None:
     """Look for what goes wrong, or will, and say what to do.
 
     Run it where publishers and workers run, with their settings. It writes a few bytes to the
     store and removes them. It ends with 1 if there is an error; warnings and infos are none.
     """
     found = []
-    for examined in _examined(ctx):
+    for examined in _examined(ctx, timeout if workers else None):
         found.append(examined)
         if not as_json:
             _print(examined)
@@ -44,7 +57,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def _examined(ctx: click.Context) -> Iterator[Examined]:
+def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:
     try:
         hook = hook_of(ctx)
     except OffloadError:
@@ -53,13 +66,13 @@ def _examined(ctx: click.Context) -> Iterator[Examined]:
         what = f"the app's modules cannot be imported: {type(exc).__name__}: {exc}"
         yield Examined("app", Finding("error", what))
         return
-    yield from examine(hook)
+    yield from examine(hook, workers=workers)
 
 
 def _print(examined: Examined) -> None:
     finding = examined.finding
     told = finding.what.startswith(examined.subject)  # as stores' own errors do
     subject = "" if told else f"{examined.subject}: "
-    click.echo(f"{finding.level:<{_INDENT}}{subject}{finding.what}")
+    click.echo(printable(f"{finding.level:<{_INDENT}}{subject}{finding.what}"))
     if finding.remedy:
-        click.echo(f"{'':<{_INDENT}}-> {finding.remedy}")
+        click.echo(printable(f"{'':<{_INDENT}}-> {finding.remedy}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from blake3 import blake3
 
@@ -11,11 +12,12 @@ from offload.errors import StoreError
 from offload.ref import Keys
 from offload.stores.base import PointerStore
 
-__all__ = ("keys_from_secrets", "keys_from_store")
+__all__ = ("fingerprints", "kept_keys", "keys_from_secrets", "keys_from_store")
 
 _CONTEXT = "offload 2026 reference signing key"
 _POINTER = "keys/ref"
 _BYTES = 32
+_TOLD = b"offload-key-name"
 
 
 def keys_from_secrets(given: Sequence[str]) -> Keys:
@@ -34,6 +36,21 @@ def keys_from_store(pointers: PointerStore, own: bytes | None = None) -> Keys:
     while key is None:
         pointers.swap(_POINTER, None, own or secrets.token_bytes(_BYTES))
         key = pointers.read(_POINTER)
+    return _checked(key)
+
+
+def kept_keys(pointers: PointerStore) -> Keys | None:
+    """Return the store's own key; None where nobody has provisioned it yet."""
+    key = pointers.read(_POINTER)
+    return None if key is None else _checked(key)
+
+
+def fingerprints(keys: Keys) -> list[str]:
+    """Return what tells keys apart and reveals none of them."""
+    return [blake2b(key=key, digest_size=8, person=_TOLD).hexdigest() for key in keys.keys]
+
+
+def _checked(key: bytes) -> Keys:
     if len(key) != _BYTES:
         raise StoreError(
             f"the pointer {_POINTER} holds {len(key)} bytes, which is no signing key: delete it, "

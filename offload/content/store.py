@@ -111,6 +111,11 @@ class ContentStore:
                 self._keys_seen = self._clock()
         return self._keys
 
+    @property
+    def known_keys(self) -> Keys | None:
+        """The same, if they are known without asking the store."""
+        return self.keys if self._settings.secret else self._keys
+
     def _agree_on_keys(self, age: float) -> bool:
         """Look at the store's signing key again if the last look is *age* seconds old;
         return whether it is another one.

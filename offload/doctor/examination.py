@@ -10,6 +10,7 @@ from functools import partial
 from offload.doctor import app as of_app
 from offload.doctor import classes as of_classes
 from offload.doctor import store as of_store
+from offload.doctor import workers as of_workers
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.app import Offload
 from offload.hooks.needs import has_pins, longest_life, needs
@@ -29,10 +30,11 @@ class Examined:
     finding: Finding
 
 
-def examine(hook: Offload) -> Iterator[Examined]:
+def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined]:
     """Look at everything, and yield what is found.
 
-    It stores a small blob, a pointer and a lease, and removes them again.
+    It stores a small blob, a pointer and a lease, and removes them again. *workers* is how many
+    seconds they have to answer; None: they are not asked.
     """
     try:
         _ = hook.settings
@@ -59,6 +61,8 @@ def examine(hook: Offload) -> Iterator[Examined]:
         if tier is tiers[0]:
             checks.append(partial(of_store.sweeping, hook.store))
         yield from _checked(tier.url, *checks)
+    if workers is not None:
+        yield from _checked("workers", partial(of_workers.agree, hook, workers))
 
 
 def _checked(subject: str, *checks: Check) -> Iterator[Examined]:

@@ -241,10 +241,15 @@ class Offload:
     @cached_property
     def observer(self) -> Observer:
         """What counts in mode ``observe``; needs no store, and pushes no classes."""
-        return Observer(Registry(self._accepted(self.app.conf.accept_content)), self.counters)
+        return Observer(Registry(self.accepted), self.counters)
 
     def _serializers(self, accepted: Iterable[str] | None) -> Registry:
         return Registry(self._accepted(accepted), Shipping(self.classes))
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The serializers that may be decoded in messages, as Celery names them."""
+        return self._accepted(self.app.conf.accept_content)
 
     def _accepted(self, accepted: Iterable[str] | None) -> frozenset[str]:
         return frozenset((*(accepted or ()), *self.settings.accept))

@@ -133,6 +133,12 @@ class ClassRegistry:
         return self._means.policy
 
     @property
+    def signer_id(self) -> str | None:
+        """The id of the key that signs what is pushed; None if it is not signed."""
+        signer = self._means.signer
+        return None if signer is None else signer.id
+
+    @property
     def app(self) -> Any:
         """The Celery app that code which is loaded refers to; None: the current one."""
         return self._means.app

@@ -7,7 +7,12 @@ import threading
 
 import pytest
 
-from offload.content.keyring import keys_from_secrets, keys_from_store
+from offload.content.keyring import (
+    fingerprints,
+    kept_keys,
+    keys_from_secrets,
+    keys_from_store,
+)
 from offload.errors import InvalidRef, StoreError
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
@@ -94,3 +99,22 @@ def test_the_secret_itself_is_not_the_key():
     """What signs is derived: the secret's own bytes never go into a hash as they are."""
     secret = "s" * 32
     assert keys_from_secrets([secret]).keys[0] != secret.encode()
+
+
+def test_fingerprints_tell_keys_apart():
+    """Equal for equal keys, others for others; and not the key."""
+    first, second = "a secret of some length", "another of some length"
+    one, other = fingerprints(keys_from_secrets([first, second]))
+    assert one != other
+    assert fingerprints(keys_from_secrets([first])) == [one]
+    assert len(one) == 16
+    assert one not in keys_from_secrets([first]).keys[0].hex()
+
+
+def test_looking_for_the_stores_key_makes_none():
+    """It is there once somebody signs."""
+    pointers = MemoryStore().pointers
+    assert kept_keys(pointers) is None
+    assert list(pointers.names()) == []
+    made = keys_from_store(pointers)
+    assert kept_keys(pointers).keys == made.keys

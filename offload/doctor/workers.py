@@ -1,0 +1,18 @@
+"""Whether workers are there, and set to what goes together with this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from offload.catalog.agreement import agreement
+from offload.catalog.workers import ask_workers, this_process
+from offload.hooks.app import Offload
+from offload.stores.findings import Finding
+
+__all__ = ("agree",)
+
+
+def agree(hook: Offload, timeout: float) -> Iterator[Finding]:
+    """Ask the workers on the app's broker; *timeout* is that of `ask_workers`, in seconds."""
+    asked = ask_workers(hook.app, timeout=timeout)
+    return agreement(this_process(hook), asked)

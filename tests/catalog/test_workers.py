@@ -1,0 +1,356 @@
+"""Workers are asked what they are set to, and what does not go together is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import pytest
+from celery import Celery
+
+from offload import Offload
+from offload.catalog import remote, workers
+from offload.catalog.agreement import agreement
+from offload.catalog.workers import ask_workers, this_process
+from offload.testing.servers import free_port, redis_server
+from tests.integration.features import create
+from tests.integration.harness import ROOT, environment, worker
+
+FEATURES = "tests.integration.features"
+OTHER = {"secret": "another secret than all", "max_size": 5000, "accept": ["pickle"]}
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with redis_server("redis-server") as server:
+        yield server
+
+
+def a_config(broker, store, **settings):
+    return {
+        "broker": f"redis://{broker.host}:{broker.port}/0",
+        "backend": f"redis://{broker.host}:{broker.port}/1",
+        "offload": {"store": store, "cache": "off", "threshold": 1000, **settings},
+    }
+
+
+@pytest.fixture(scope="class")
+def three(broker, redis, tmp_path_factory):
+    """Two workers of one app with different settings, and one that lacks the library."""
+    folder = tmp_path_factory.mktemp("three")
+    config = a_config(broker, redis.url, secret="what all of them share")
+    with ExitStack() as stack:
+        for name, app, more in (
+            ("alike", FEATURES, {"threshold": 2000}),
+            ("other", FEATURES, OTHER),
+            ("plain", "tests.catalog.plain_app", {}),
+        ):
+            its = {**config, "offload": {**config["offload"], **more}}
+            started = worker(folder, its, pool="solo", concurrency=1, app=app, name=name)
+            stack.enter_context(started)
+        yield config
+
+
+def by_begin(asked):
+    return {each.name.partition("-")[0]: each for each in asked.workers}
+
+
+@pytest.mark.server
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+class TestThreeWorkers:
+    def test_each_tells_what_it_is(self, three):
+        """Those with the library their settings, the other that it has none; no secret."""
+        app = create(three)
+        found = by_begin(ask_workers(app, timeout=5))
+        app.close()
+        assert {name: each.state for name, each in found.items()} == {
+            "alike": "connected",
+            "other": "connected",
+            "plain": "without",
+        }
+        assert found["alike"].store == three["offload"]["store"]
+        assert found["alike"].settings["threshold"] == 2000
+        assert found["alike"].app == "features"
+        assert found["alike"].pid
+        assert found["alike"].version
+        assert not any("secret than all" in json.dumps(each.told) for each in found.values())
+
+    def test_what_does_not_go_together_is_told(self, three):
+        """Each with its remedy; what may differ, as the threshold, is not."""
+        app = create(three)
+        found = list(agreement(this_process(app.offload), ask_workers(app, timeout=5)))
+        app.close()
+        told = {each.what: each for each in found}
+        assert all(each.remedy for each in found if each.level != "ok")
+        refused = next(what for what in told if "are refused by other-" in what)
+        assert told[refused].level == "error"
+        assert refused.startswith("references signed by this process, alike-")
+        assert "set offload_secret alike" in told[refused].remedy
+        assert any("offload_max_size differs: 2147483648 in this proc" in what for what in told)
+        assert any("what is accepted differs" in what for what in told)
+        [plain] = [what for what in told if "no offload there" in what]
+        assert plain.startswith("plain-")
+        assert not any("threshold" in what for what in told)
+
+    def test_doctor_tells_it_and_ends_with_one(self, three):
+        """As findings of its own subject; workers may be left out."""
+        celery = [sys.executable, "-m", "celery", "-A", FEATURES, "offload", "doctor", "--json"]
+
+        def doctor(*words, code):
+            done = subprocess.run(
+                [*celery, *words],
+                cwd=ROOT,
+                env=environment(three),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == code, done.stdout + done.stderr
+            found = json.loads(done.stdout)["findings"]
+            return [each for each in found if each["subject"] == "workers"]
+
+        assert doctor("--no-workers", code=0) == []
+        levels = {each["level"] for each in doctor("--timeout", "5", code=1)}
+        assert {"error", "warning"} <= levels
+
+
+@pytest.mark.server
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+def test_a_worker_that_agrees(broker, redis, tmp_path):
+    """Nothing is found but that; where the store keeps the key, once the worker knows that it
+    is one store under two names.
+    """
+    config = a_config(broker, redis.url)
+    same = redis.url.replace("127.0.0.1", "localhost")
+    assert same != redis.url
+    app = create(config)
+    its = {**config, "offload": {**config["offload"], "store": same}}
+    with worker(tmp_path, its, pool="solo", concurrency=1, app=FEATURES):
+        before = list(agreement(this_process(app.offload), ask_workers(app, timeout=5)))
+        app.tasks["same"].delay("x" * 5000).get(timeout=30)
+        after = list(agreement(this_process(app.offload), ask_workers(app, timeout=5)))
+    app.close()
+    [differs] = before
+    assert differs.level == "warning"
+    assert differs.what.startswith("offload_store differs")
+    assert [each.what for each in after] == ["1 worker and this process agree"]
+
+
+# -- where nobody can be asked
+
+
+def an_app(broker, **conf):
+    app = Celery("nobody", broker=broker, set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+def test_brokers_without_remote_control():
+    """Told at once, without waiting for anybody."""
+    assert "own memory" in ask_workers(an_app("memory://"), timeout=60).note
+    off = an_app("redis://localhost:1", worker_enable_remote_control=False)
+    assert "worker_enable_remote_control is off" in ask_workers(off, timeout=60).note
+
+
+def test_a_broker_that_carries_no_fanout(monkeypatch):
+    """As Amazon's SQS."""
+    from kombu.transport.redis import Transport
+
+    direct = Transport.implements.extend(exchange_type=frozenset({"direct"}))
+    monkeypatch.setattr(Transport, "implements", direct)
+    note = ask_workers(an_app("redis://localhost:1"), timeout=60).note
+    assert note == "a broker of redis carries no remote control"
+
+
+def test_a_broker_that_is_away():
+    """One try, and its driver's words: no waiting until it is back."""
+    port = free_port()
+    asked = ask_workers(an_app(f"redis://localhost:{port}"), timeout=60)
+    assert asked.workers == ()
+    assert "the broker could not be asked" in asked.note
+    assert "OperationalError" in asked.note
+
+
+def test_a_broker_that_does_not_exist():
+    """Neither does its transport."""
+    assert "could not be asked" in ask_workers(an_app("nowhere://"), timeout=60).note
+
+
+@pytest.mark.server
+def test_nobody_answers(broker):
+    """A note, within the time given."""
+    asked = ask_workers(an_app(broker.url), timeout=0.1)
+    assert asked.workers == ()
+    assert asked.note == "no worker answered within 0.1 s"
+    app = an_app(broker.url)
+    hook = Offload(app, store="memory://")
+    [only] = agreement(this_process(hook), asked)
+    assert only.level == "info"
+
+
+# -- hostile answers
+
+
+class Crowd:
+    """Workers that answer whatever a test wants."""
+
+    def __init__(self, monkeypatch, pings, answers):
+        self.asked = []
+
+        def ask(_self, command, *, timeout, workers=None):
+            self.asked.append((command, workers))
+            return pings if command == "ping" else answers
+
+        monkeypatch.setattr(remote.Remote, "ask", ask)
+        monkeypatch.setattr(workers, "why_not", lambda app: "")
+        app = an_app("memory://")
+        self.asked_workers = {each.name: each for each in ask_workers(app).workers}
+
+
+def test_answers_that_are_none_of_ours(monkeypatch):
+    """Each is told as what it is; nothing of it is more than data."""
+    answers = {
+        "list": [1, 2],
+        "none": {},
+        "key": {"error": "KeyError('offload')"},
+        "error": {"error": "RuntimeError('boom')"},
+        "odd": {"version": ["<b>"], "settings": 5, "cache": [], "pid": "7"},
+    }
+    found = Crowd(monkeypatch, dict.fromkeys([*answers, "mute"]), answers).asked_workers
+    assert {name: each.state for name, each in found.items()} == {
+        "list": "unreadable",
+        "none": "without",
+        "key": "without",
+        "error": "unreadable",
+        "odd": "connected",
+        "mute": "silent",
+    }
+    assert "boom" in found["error"].why
+    odd = found["odd"]
+    assert (odd.version, odd.pid, odd.settings, odd.cache) == ("", None, {}, {})
+    hook = Offload(an_app("memory://"), store="memory://")
+    assert list(agreement(this_process(hook), workers.Asked(0.0, tuple(found.values()))))
+
+
+def test_an_answer_is_cut_to_size(monkeypatch):
+    """However long its texts, many its items and deep its nesting."""
+    deep = "end"
+    for _ in range(100):
+        deep = {"more": [deep, object()]}
+    answer = {"deep": deep, "long": "x" * 10**6, "many": list(range(10**5)), "big": 10**400}
+    [found] = Crowd(monkeypatch, {"w": None}, {"w": answer}).asked_workers.values()
+    assert found.state == "connected"
+    assert len(json.dumps(found.told)) < 50_000
+
+
+class Endless:
+    """A mailbox in which answers never end."""
+
+    def __init__(self):
+        self.taken = 0
+
+    def multi_call(self, _command, *, timeout, limit, callback):
+        while True:
+            self.taken += 1
+            callback({f"worker{self.taken}": {"ok": "pong"}, 5: "five", "x" * 300: "long"})
+
+
+def test_endless_answers_end(monkeypatch):
+    """By the clock; and no more are kept than can be shown."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(remote.time, "monotonic", lambda: float(next(ticks)))
+    mailbox = Endless()
+    found = remote.Remote(mailbox).ask("ping", timeout=100.0)
+    assert len(found) == remote.MOST
+    assert set(map(type, found)) == {str}
+    assert mailbox.taken <= 1002
+    assert time.monotonic() > 0
+
+
+def test_another_app_on_the_broker_is_no_error(monkeypatch):
+    """Remote control reaches all apps of a broker, which need not agree."""
+    hook = Offload(Celery("mine", broker="memory://", set_as_current=False), store="memory://")
+    own = this_process(hook)
+    told = {**own.told, "app": "theirs", "references": {"own": True, "keys": ["a"]}}
+    asked = workers.Asked(0.0, (workers.Worker("w@h", "connected", told),))
+    [only] = agreement(own, asked)
+    assert only.level == "info"
+    assert "w@h is of another app, 'theirs', and does not go together" in only.what
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "said"),
+    (
+        ({"wire": 99}, "error", "older ones refuse"),
+        ({"version": "99"}, "info", "the version of offload differs"),
+        ({"store": "redis://elsewhere/0"}, "warning", "offload_store differs"),
+        (
+            {"serializer": "yaml"},
+            "error",
+            "in yaml (task_serializer) by w is not accepted by this",
+        ),
+        ({"packages": []}, "info", "the packages for numpy"),
+        (
+            {"references": {"own": True, "keys": ["a"]}},
+            "error",
+            "store's key by this process",
+        ),
+    ),
+)
+def test_each_difference(change, level, said):
+    """One finding for each, of its level, in words."""
+    hook = Offload(an_app("memory://"), store="memory://")
+    own = this_process(hook)
+    other = workers.Worker("w", "connected", {**own.told, **change})
+    [only] = agreement(own, workers.Asked(0.0, (other,)))
+    assert only.level == level
+    assert said in only.what
+
+
+def code(**changed):
+    signed = {"code": "signed", "code_allow": [], "verify_keys": ["k"], "signing_key": "k"}
+    return {**signed, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    (
+        ({"verify_keys": ["l"], "signing_key": "l"}, "with key l, are not loaded by here"),
+        ({"code": "off"}, "offload_code differs"),
+        ({"code_allow": ["a.*"]}, "offload_code_allow differs"),
+        ({"verify_keys": ["k", "l"]}, "offload_verify_keys differs"),
+    ),
+)
+def test_what_classes_are_loaded(changed, said):
+    """Who signs must be known to all who load; and the policy is one for all."""
+    hook = Offload(an_app("memory://"), store="memory://")
+    told = this_process(hook).told
+
+    def one(name, **changed):
+        settings = {**told["settings"], **code(**changed)}
+        return workers.Worker(name, "connected", {**told, "settings": settings})
+
+    found = agreement(one("here"), workers.Asked(0.0, (one("w", **changed),)))
+    assert any(said in each.what for each in found)
+
+
+def test_a_secret_that_is_being_changed():
+    """One that signs with the old secret and accepts the new agrees with its reverse."""
+    old, new = "the older of the secrets", "the newer of the secrets"
+    hooks = [
+        Offload(an_app("memory://"), store="memory://", secret=secret)
+        for secret in ((old, new), (new, old), (old,))
+    ]
+    first, second, third = (
+        workers.Worker(str(i), "connected", this_process(hook).told) for i, hook in enumerate(hooks)
+    )
+    [ok] = agreement(first, workers.Asked(0.0, (second,)))
+    assert ok.level == "ok"
+    [error] = agreement(second, workers.Asked(0.0, (third,)))
+    assert error.what.startswith("references signed by 1 are refused by 2")
