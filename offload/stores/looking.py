@@ -13,7 +13,7 @@ from offload.digest import Digest
 from offload.errors import ConfigurationError
 from offload.stores.base import Store
 
-__all__ = ("Accounted", "Looked", "Seen", "accounted", "looked")
+__all__ = ("Accounted", "Looked", "Seen", "accounted", "is_called", "looked")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Accounted(Protocol):
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         """Return how many hold each blob. One round trip."""
 
+    def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
+        """Return those that are held in the name of a task, a result or a pin of this *name*, or
+        by the holder *name*. Few round trips for any number of digests.
+        """
+
     def drop(self, digests: Sequence[Digest]) -> set[Digest]:
         """Remove blobs that nobody holds, or is about to store; return the others.
 
@@ -78,3 +83,11 @@ def accounted(store: Store) -> Accounted | None:
     """Return the blobs of *store* if it keeps account of holders, else None."""
     blobs = store.blobs
     return blobs if blobs.keeps_holds and isinstance(blobs, Accounted) else None
+
+
+def is_called(holder: str, name: str) -> bool:
+    """Return whether *holder* is ``<name>`` or ``<kind>:<name>``, each also with ``+<number>``."""
+    return any(
+        called == name or called.startswith(f"{name}+")
+        for called in (holder, holder.partition(":")[2])
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from offload.digest import Digest
 from offload.stores.checks import check_ttl
+from offload.stores.looking import is_called
 from offload.stores.places import RESERVED, Place
 from offload.stores.processes import PerProcess
 
@@ -82,6 +83,14 @@ class MemoryPlaces:
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         """Do as `Accounted.count_holders`."""
         return [len(self.holders(digest)) for digest in digests]
+
+    def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
+        """Do as `Accounted.held_by`."""
+        return {
+            digest
+            for digest in digests
+            if any(is_called(holder, name) for holder in self.holders(digest))
+        }
 
     def drop(self, digests: Sequence[Digest]) -> set[Digest]:
         """Do as `Accounted.drop`."""

@@ -362,6 +362,34 @@ class HoldTests:
         store.blobs.release([one[0]], "task:2", HOUR)
         assert account.count_holders([one[0]]) == [2]
 
+    def test_what_somebody_holds_is_found(self, store: Store) -> None:
+        """Where account is kept, blobs are found by who holds them now: by an id or a pin's name,
+        or a holder's whole name; also among many holders.
+        """
+        account = _accounted(store)
+        many = blobs(4, 2000)
+        one, two, crowd, gone = many
+        store.blobs.put(many, HOUR)
+        for digest, holder in (
+            (one, "task:id*1+ab12"),
+            (two, "result:id*1"),
+            (two, "task:id*12"),
+            (gone, "task:id*1"),
+            (crowd, "pin:model+07"),
+        ):
+            store.blobs.hold([digest], HOUR, holder)
+        for number in range(1500):
+            store.blobs.hold([crowd], HOUR, f"task:{number}")
+        store.blobs.release([gone], "task:id*1", HOUR)
+        asked = [one, two, crowd, gone, next(iter(blobs(1)))]
+        assert account.held_by(asked, "id*1") == {one, two}
+        assert account.held_by(asked, "task:id*1") == {one}
+        assert account.held_by(asked, "result:id*1") == {two}
+        assert account.held_by(asked, "model") == {crowd}
+        assert account.held_by(asked, "1499") == {crowd}
+        for name in ("id*", "id", "d*1", "id*1+", "other"):
+            assert account.held_by(asked, name) == set()
+
     def test_what_nobody_holds_is_dropped(self, store: Store) -> None:
         """Where account is kept, what is dropped is missing at once, and can be stored again;
         what somebody holds, or has asked for, stays.

@@ -19,7 +19,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from offload.stores.processes import PerProcess
 from offload.stores.redis.failures import driver_errors, translate
 
-__all__ = ("Client", "Link", "Script", "script")
+__all__ = ("Client", "Link", "Script", "escaped", "script")
 
 Client = Redis | RedisCluster
 Command = Sequence[Any]
@@ -104,7 +104,7 @@ class Link:
 
     def keys(self, begin: str, *, kind: str = "string") -> Iterator[list[str]]:
         """Yield the keys of a kind that begin so, each once, in lists of up to a few thousand."""
-        pattern = re.sub(r"[*?\[\]\\]", r"\\\g<0>", begin) + "*"
+        pattern = escaped(begin) + "*"
         seen: set[bytes] = set()
         found: list[str] = []
         with driver_errors(self.url):
@@ -175,6 +175,11 @@ class Link:
         if isinstance(answer, Exception):
             raise translate(answer, self.url) from answer
         return answer
+
+
+def escaped(text: str) -> str:
+    """Return the pattern that matches *text* alone."""
+    return re.sub(r"[*?\[\]\\]", r"\\\g<0>", text)
 
 
 # Before 5.3 the pool wanted to know the command; since then it warns if told.

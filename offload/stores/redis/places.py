@@ -9,8 +9,9 @@ from typing import Any
 
 from offload.digest import Digest, parse_digest
 from offload.stores.checks import check_ttl
+from offload.stores.looking import is_called
 from offload.stores.places import RESERVED, Place
-from offload.stores.redis.link import Link, script
+from offload.stores.redis.link import Link, escaped, script
 
 __all__ = ("KEYS", "RedisPlaces", "milliseconds")
 
@@ -123,6 +124,31 @@ class RedisPlaces:
         counts = self._run("held", digests, ())
         return [counts[digest] for digest in digests]
 
+    def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
+        """Do as `Accounted.held_by`. The holders of a blob are looked through some at a time: they
+        may be many, and no other client is to wait.
+        """
+        found: set[Digest] = set()
+        pattern = f"*{escaped(name)}*"
+        for at in range(0, len(digests), KEYS):
+            cursors: dict[Digest, Any] = dict.fromkeys(digests[at : at + KEYS], 0)
+            while cursors:
+                scans = [
+                    ("ZSCAN", f"{self._holds}{digest}}}", cursor, "MATCH", pattern, "COUNT", KEYS)
+                    for digest, cursor in cursors.items()
+                ]
+                (seconds, micros), *answers = self._link.run([("TIME",), *scans])
+                now = int(seconds) * 1000 + int(micros) // 1000
+                pairs = zip(list(cursors), answers, strict=True)
+                for digest, (cursor, holds) in pairs:
+                    if any(until > now and is_called(each, name) for each, until in _holds(holds)):
+                        found.add(digest)
+                    if digest in found or not int(cursor):
+                        del cursors[digest]
+                    else:
+                        cursors[digest] = cursor
+        return found
+
     def drop(self, digests: Sequence[Digest]) -> set[Digest]:
         """Do as `Accounted.drop`."""
         return {digest for digest, stays in self._run("drop", digests, ()).items() if stays}
@@ -163,6 +189,13 @@ class RedisPlaces:
 def _place(note: bytes, promised: float, life: float, held: float) -> Place:
     left = math.inf if promised < 0 else promised / 1000  # an operator made it permanent
     return Place(note.decode("utf-8", "replace"), left, life / 1000, held / 1000)
+
+
+def _holds(answer: Sequence[Any]) -> Iterator[tuple[str, float]]:
+    """Yield holder and milliseconds, as ZSCAN tells them: a Cluster's client has paired them."""
+    paired = bool(answer) and isinstance(answer[0], tuple)
+    for holder, until in answer if paired else zip(answer[::2], answer[1::2], strict=True):
+        yield holder.decode("utf-8", "replace"), float(until)
 
 
 def milliseconds(ttl: float) -> int:

@@ -60,6 +60,9 @@ class TieredBlobs:
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         return _accounted(self._first).count_holders(digests)
 
+    def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
+        return _accounted(self._first).held_by(digests, name)
+
     def drop(self, digests: Sequence[Digest]) -> set[Digest]:
         return _accounted(self._first).drop(digests)
 

@@ -1,0 +1,218 @@
+"""Snapshots of what a store has."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import tracemalloc
+from itertools import pairwise
+
+import pytest
+
+from offload.catalog.holding import held_by
+from offload.catalog.listing import Row, ordered, rows
+from offload.catalog.refreshed import Refreshed
+from offload.catalog.snapshot import Query, take
+from offload.errors import ConfigurationError
+from offload.stores import open_store
+from offload.stores.memory import MemoryStore
+from offload.testing.servers import wait_until
+
+HOUR = 3600.0
+
+
+def digest(at):
+    return f"b3:{at:064x}"
+
+
+def full(*sizes, ttl=HOUR):
+    """Return a store with a blob of each size, under the digests 0, 1 …"""
+    store = MemoryStore()
+    for at, size in enumerate(sizes):
+        store.blobs.put({digest(at): [bytes(size)]}, ttl)
+    return store
+
+
+def shown(snapshot, **query):
+    return [int(row.digest[3:], 16) for row in snapshot.choose(Query(**query)).rows]
+
+
+# -- what it says
+
+
+@pytest.mark.server
+def test_it_has_what_the_list_has(many):
+    """Sizes, holders and order are those of `offload ls`, for each of its orders."""
+    store, _ = many(3000)
+    snapshot = take(store)
+    for sort in ("size", "holders"):
+        expected = [(r.digest, r.size, r.holders) for r in ordered(rows(store), sort, 700)]
+        found = snapshot.choose(Query(sort=sort), 0, 700).rows
+        assert [(r.digest, r.size, r.holders) for r in found] == expected
+    by_expiry = snapshot.choose(Query(sort="expiry"), 0, 3000).rows
+    assert all(one.ttl <= other.ttl for one, other in pairwise(by_expiry))
+    assert {row.digest for row in by_expiry} == {row.digest for row in rows(store)}
+    totals = snapshot.totals
+    assert (totals.count, totals.held) == (3000, 1500)
+    assert totals.size == sum(row.size for row in rows(store))
+
+
+def test_pages_follow_each_other():
+    """Each blob is on one of them, and each tells how many there are."""
+    snapshot = take(full(*[at % 7 for at in range(100)]))
+    found = [snapshot.choose(Query(), offset, 30) for offset in range(0, 120, 30)]
+    assert [len(page.rows) for page in found] == [30, 30, 30, 10]
+    assert len({row.digest for page in found for row in page.rows}) == 100
+    assert {(page.count, page.size) for page in found} == {(100, sum(a % 7 for a in range(100)))}
+    assert snapshot.choose(Query(), 500, 30).rows == []
+
+
+def test_it_is_sorted_both_ways():
+    """Where values are equal, by digest."""
+    snapshot = take(full(5, 9, 5, 1))
+    assert shown(snapshot) == [1, 0, 2, 3]
+    assert shown(snapshot, descending=False) == [3, 0, 2, 1]
+    assert shown(snapshot, sort="digest") == [0, 1, 2, 3]
+    assert shown(snapshot, sort="digest", descending=True) == [3, 2, 1, 0]
+
+
+def test_it_is_filtered():
+    """By the begin of the digest, with or without b3:, by size, and by whether it is held."""
+    store = full(*range(40))
+    store.blobs.hold([digest(7), digest(16)], HOUR, "task:1")
+    snapshot = take(store)
+    begin = digest(16)[:-1]
+    for begun in (begin, begin[3:]):
+        assert shown(snapshot, begin=begun, sort="digest") == list(range(16, 32))
+    assert shown(snapshot, begin=digest(33)) == [33]
+    assert shown(snapshot, begin="b3:f") == []
+    assert shown(snapshot, larger_than=37) == [39, 38]
+    assert shown(snapshot, held=True) == [16, 7]
+    assert len(shown(snapshot, held=False)) == 38
+    assert shown(snapshot, held=True, begin=begin, larger_than=15) == [16]
+
+
+@pytest.mark.server
+def test_what_a_task_holds_is_found(many):
+    """By its id; and what somebody else holds is not."""
+    store, digests = many(60, held=3)
+    snapshot = take(store)
+    places = held_by(store, snapshot, "id-33")
+    assert [row.digest for row in snapshot.choose(Query(among=places)).rows] == [digests[33]]
+    assert snapshot.choose(Query(among=places, larger_than=1000)).rows == []
+    assert held_by(store, snapshot, "id-3")[0] != places[0]
+    assert held_by(store, snapshot, "id") == held_by(store, snapshot, "") == []
+
+
+def test_where_no_account_is_kept_holders_are_unknown(tmp_path):
+    """Nobody is shown as unheld who may be needed."""
+    store = open_store(f"file://{tmp_path}/store")
+    store.blobs.put({digest(1): [b"x"]}, HOUR)
+    snapshot = take(store)
+    assert not snapshot.knows_holders
+    assert snapshot[0].holders is None
+    assert (snapshot.totals.held, snapshot.totals.held_size) == (None, None)
+    with pytest.raises(ConfigurationError, match="keeps no account"):
+        held_by(store, snapshot, "1")
+
+
+def test_an_empty_store_has_nothing():
+    """It has totals and bars of nothing, and no page."""
+    snapshot = take(MemoryStore())
+    assert (snapshot.totals.count, snapshot.totals.size, snapshot.totals.largest) == (0, 0, 0)
+    assert sum(bucket.count for bucket in snapshot.by_size + snapshot.by_expiry) == 0
+    assert snapshot.choose(Query(begin="b3:0")).rows == []
+
+
+def test_blobs_are_divided_by_size_and_by_expiry():
+    """Each is in one bar, with its bytes; what never ends is in the last."""
+    store = full(0, 999, 1000, 150_000)
+    store.blobs._blobs[digest(3)].until = math.inf
+    snapshot = take(store)
+    counts = {bucket.below: (bucket.count, bucket.size) for bucket in snapshot.by_size}
+    assert counts[1e3] == (2, 999)
+    assert counts[10e3] == (1, 1000)
+    assert counts[1e6] == (1, 150_000)
+    assert sum(count for count, _ in counts.values()) == 4
+    ends = {bucket.below: bucket.count for bucket in snapshot.by_expiry}
+    assert (ends[3600.0] + ends[6 * 3600.0], ends[math.inf]) == (3, 1)
+
+
+# -- bounds
+
+
+def test_no_more_than_a_bound_are_kept():
+    """It says that there are more."""
+    store = full(*range(50))
+    some = take(store, limit=30)
+    assert (len(some), some.more) == (30, True)
+    assert take(store, limit=50).more is False
+
+
+@pytest.mark.server
+def test_a_hundred_thousand_take_little_memory(many):
+    """One look at the store for many pages; some megabytes, in a number of objects that does not
+    grow with the blobs.
+    """
+    store, _ = many(100_000)
+    taken = []
+
+    def scan():
+        taken.append(1)
+        return take(store)
+
+    refreshed = Refreshed(scan, every=1e6)
+    gc.collect()
+    objects = len(gc.get_objects())
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        wait_until(lambda: refreshed.look().value, "it is taken", 120)
+        snapshot = refreshed.look().value
+        for sort in ("size", "expiry", "holders", "digest"):
+            for descending in (False, True):
+                snapshot.choose(Query(sort=sort, descending=descending), 50_000)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 10e6
+    assert peak - before < 60e6
+    gc.collect()
+    assert len(gc.get_objects()) - objects < 1000
+    for offset in range(0, 100_000, 1000):
+        assert len(refreshed.look().value.choose(Query(), offset).rows) == 50
+    assert taken == [1]
+
+
+@pytest.mark.server
+def test_memory_stays_flat_over_a_day_of_refreshes(many):
+    """After 200 it has what it had after 20, and no thread is left."""
+    store, _ = many(200)
+    refreshed = Refreshed(lambda: take(store), every=0, share=0)
+    threads = threading.active_count()
+
+    def refresh(times):
+        for _ in range(times):
+            before = refreshed.look().value
+            wait_until(lambda old=before: refreshed.look().value is not old, "it is taken anew")
+            refreshed.look().value.choose(Query())
+
+    refresh(20)
+    tracemalloc.start()
+    try:
+        refresh(20)
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        refresh(180)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000
+    wait_until(lambda: threading.active_count() <= threads + 1, "no thread is left")
+
+
+def test_a_row_says_what_it_is_by_name():
+    """It is the row of a list."""
+    assert take(full(3))[0] == Row(digest(0), 3, pytest.approx(HOUR, abs=5), 0)
