@@ -6,19 +6,18 @@ import os
 from collections.abc import Iterator
 
 from offload.ref import human_size
+from offload.stores.capacity import Capacity
 from offload.stores.file.disk import Disk
 from offload.stores.findings import Finding
 
-__all__ = ("diagnose",)
+__all__ = ("capacity", "diagnose")
 
 _LITTLE = 0.05  # of the file system
 
 
 def diagnose(disk: Disk) -> Iterator[Finding]:
     """Look at the room that is left for this user."""
-    with disk.errors():
-        system = os.statvfs(disk.root)
-    free, whole = system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
+    free, whole = _room(disk)
     shown = f"{human_size(free)} of {human_size(whole)} are free"
     if free < whole * _LITTLE:
         yield Finding(
@@ -28,3 +27,17 @@ def diagnose(disk: Disk) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", shown)
+
+
+def capacity(disk: Disk) -> Iterator[Capacity]:
+    """Look at the whole file system that the folder is in."""
+    free, whole = _room(disk)
+    yield Capacity(kind="file system", used=whole - free, limit=whole)
+
+
+def _room(disk: Disk) -> tuple[int, int]:
+    """Return bytes that are free for this user, and all."""
+    with disk.errors():
+        there = next(path for path in (disk.root, *disk.root.parents) if path.exists())
+        system = os.statvfs(there)  # the folder is made when something is first written
+    return system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize

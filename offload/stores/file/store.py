@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from offload.stores.base import Swept
+from offload.stores.capacity import Capacity
 from offload.stores.file.blobs import FileBlobs
-from offload.stores.file.diagnose import diagnose
+from offload.stores.file.diagnose import capacity, diagnose
 from offload.stores.file.disk import Disk
 from offload.stores.file.records import FileLeases, FilePointers
 from offload.stores.findings import Finding
@@ -58,6 +59,10 @@ class FileStore:
     def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
         """Look at the room on the disk."""
         return diagnose(self._disk)
+
+    def capacity(self) -> Iterator[Capacity]:
+        """Look at the room on the disk."""
+        return capacity(self._disk)
 
     def close(self) -> None:
         """Do nothing: no file stays open between calls."""

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from offload.ref import human_size
+from offload.stores.capacity import Capacity
 from offload.stores.findings import Finding, clock_finding
 from offload.stores.redis.link import Link
 
-__all__ = ("diagnose",)
+__all__ = ("capacity", "diagnose")
 
 OLDEST = (6, 2)
 """The first version that has what the scripts use (``ZADD GT``)."""
@@ -31,10 +32,40 @@ def diagnose(link: Link) -> Iterator[Finding]:
         sent = time.time()
 
 
+def capacity(link: Link) -> Iterator[Capacity]:
+    """Ask each server (in a Cluster: each primary) what it holds."""
+    for name, info in link.each_server("INFO"):
+        kind, version = _kind(info)
+        yield Capacity(
+            server=name,
+            kind=f"{kind} {version}".strip(),
+            used=_number(info, "used_memory"),
+            limit=_number(info, "maxmemory") or None,
+            policy=str(info.get("maxmemory_policy", "")),
+            evicted=_number(info, "evicted_keys"),
+            keys=_keys(info, link.database),
+        )
+
+
+def _number(info: Mapping[str, Any], name: str) -> int | None:
+    value = info.get(name)
+    return value if type(value) is int else None
+
+
+def _keys(info: Mapping[str, Any], database: int) -> int | None:
+    space = info.get(f"db{database}", {"keys": 0})  # a database without keys is not told
+    return _number(space, "keys") if isinstance(space, Mapping) else None
+
+
+def _kind(info: Mapping[str, Any]) -> tuple[str, str]:
+    if "valkey_version" in info:
+        return "Valkey", str(info["valkey_version"])
+    return "Redis", str(info.get("redis_version", ""))
+
+
 def _version(info: Mapping[str, Any]) -> Finding:
     said = str(info.get("redis_version", ""))
-    kind = "Valkey" if "valkey_version" in info else "Redis"
-    shown = f"{kind} {info.get('valkey_version', said)}"
+    shown = " ".join(_kind(info))
     try:
         known = tuple(int(part) for part in said.split(".")[:2])
     except ValueError:

@@ -74,6 +74,14 @@ class Link:
         """Whether one command may take keys of any slots: not in a Cluster."""
         return not isinstance(self._client(), RedisCluster)
 
+    @property
+    def database(self) -> int:
+        """The number of the database that it works in."""
+        client = self._client()
+        if isinstance(client, RedisCluster):
+            return 0
+        return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Send *commands* in one round trip and return their answers in order.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from offload.stores.base import Swept
+from offload.stores.capacity import Capacity
 from offload.stores.findings import Finding
 from offload.stores.redis.blobs import RedisBlobs
-from offload.stores.redis.diagnose import diagnose
+from offload.stores.redis.diagnose import capacity, diagnose
 from offload.stores.redis.leases import RedisLeases
 from offload.stores.redis.link import Client, Link
 from offload.stores.redis.places import RedisPlaces
@@ -46,6 +47,10 @@ class RedisStore:
     def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
         """Look at the server's version, memory, persistence and clock."""
         return diagnose(self._link)
+
+    def capacity(self) -> Iterator[Capacity]:
+        """Ask the server for memory and keys."""
+        return capacity(self._link)
 
     def close(self) -> None:
         """Close this process's connections; the next call makes new ones."""
