@@ -41,6 +41,9 @@ class _Nothing(Counters):
     def add(self, **amounts: int) -> None:
         pass
 
+    def sized(self, size: int, repeated: int) -> None:
+        pass
+
     def timed(self, step: str) -> Any:  # noqa: ARG002
         return nullcontext()
 

@@ -7,6 +7,7 @@ references are resolved before Celery's own span begins, of the span that the me
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -14,17 +15,18 @@ from typing import Any
 __all__ = ("received", "span")
 
 _NAME = "offload"
+_LOOK = 0.1  # seconds until a process that sets OpenTelemetry up is seen to
 _NOTHING = nullcontext()
 
 
-def span(step: str, task: str, argument: str) -> AbstractContextManager[Any]:
+def span(step: str, task: str, argument: str) -> AbstractContextManager[Any] | None:
     """Return a span ``offload.<step>`` with attributes ``offload.task`` and ``offload.argument``.
 
-    It records an error that leaves it. Nothing is done in a process that has not set
-    OpenTelemetry up.
+    It records an error that leaves it. None in a process that has not set OpenTelemetry up, and
+    for a tenth of a second after it did.
     """
     if not _is_set_up():
-        return _NOTHING
+        return None
     from opentelemetry import trace
 
     labels = {"offload.task": task, "offload.argument": argument}
@@ -39,12 +41,25 @@ def received(headers: Mapping[str, Any]) -> AbstractContextManager[None]:
     return _received(headers) if _is_set_up() else _NOTHING
 
 
-def _is_set_up() -> bool:
-    """Return whether spans go anywhere; redis-py imports OpenTelemetry wherever it is installed."""
-    trace = sys.modules.get("opentelemetry.trace")
-    return trace is not None and not isinstance(
-        trace.get_tracer_provider(), trace.ProxyTracerProvider
-    )
+class _SetUp:
+    """Whether spans go anywhere; looked at now and then, as looking takes longer than counting."""
+
+    def __init__(self) -> None:
+        self._yes = False
+        self._again = 0.0
+
+    def __call__(self) -> bool:
+        if not self._yes and (now := time.monotonic()) >= self._again:
+            self._again = now + _LOOK
+            # redis-py imports OpenTelemetry wherever it is installed
+            trace = sys.modules.get("opentelemetry.trace")
+            self._yes = trace is not None and not isinstance(
+                trace.get_tracer_provider(), trace.ProxyTracerProvider
+            )
+        return self._yes
+
+
+_is_set_up = _SetUp()
 
 
 @contextmanager

@@ -43,3 +43,45 @@ def test_a_forked_child_counts_from_zero_though_the_parent_held_the_lock():
             os._exit(counters.snapshot()["values_seen"])
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert counters.snapshot()["values_seen"] == 5
+
+
+def test_what_waits_to_be_added_up_is_bounded():
+    """Counting goes on for ever where nobody asks for the numbers."""
+    counters = Counters()
+    for _ in range(5000):
+        counters.add(values_seen=1)
+        with counters.timed("hash"):
+            pass
+        counters.sized(2000, 0)
+    assert len(counters._waiting) < 1000
+    taken = {what.name: amount for what, amount in counters.take().items()}
+    assert taken["values_seen"] == taken["size_10"] == 5000
+    assert taken["size_10_bytes"] == 10_000_000
+    assert "size_10_repeated" not in taken
+
+
+def test_what_was_taken_is_not_taken_again_but_stays_in_the_snapshot():
+    counters = Counters()
+    counters.add(values_seen=2)
+    assert counters.take()
+    counters.add(values_seen=1)
+    assert [*counters.take().values()] == [1]
+    assert counters.take() == {}
+    assert counters.snapshot()["values_seen"] == 3
+
+
+def test_what_is_taken_while_threads_count_is_all_there():
+    """Nothing is lost or doubled between what was taken and what is counted meanwhile."""
+    counters = Counters()
+    threads = [
+        threading.Thread(target=lambda: [counters.add(values_seen=1) for _ in range(3000)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    taken = 0
+    while any(thread.is_alive() for thread in threads):
+        taken += sum(counters.take().values())
+    taken += sum(counters.take().values())
+    assert taken == 12_000
+    assert counters.snapshot()["values_seen"] == 12_000
