@@ -497,6 +497,18 @@ class ClassRegistry:
             raise self._versions.missing(names, "version")
         return found
 
+    def heads(self, name: str) -> dict[str, Record | None]:
+        """Return the records of all versions by their hashes; None for one that is none, or is
+        another's. Empty where there is no such class.
+        """
+        names = Names(self.full_name(name))
+        hashes = self._versions.storage.hashes(names)
+        records = self._versions.storage.heads(map(names.version, hashes))
+        return {
+            code_hash: record if record is None or record.pair == (names.name, code_hash) else None
+            for code_hash, record in zip(hashes, records, strict=True)
+        }
+
     def tags(self, name: str) -> dict[str, str]:
         """Return the tags of a class, ``latest`` among them, and the hashes they stand for."""
         names = Names(self.full_name(name))

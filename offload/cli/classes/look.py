@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from offload.catalog.times import moment
+from offload.catalog.versions import at, described, short, signer, signer_json
 from offload.cli.classes import asked
-from offload.cli.classes.told import at, described, short, signer, signer_json
 from offload.cli.output import print_json, print_rows, printable
 from offload.errors import CodeError, CodeRefused
 from offload.ref import human_size

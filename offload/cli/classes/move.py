@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from offload.catalog.versions import at, short
 from offload.cli.classes import asked
-from offload.cli.classes.told import at, short
 from offload.cli.output import print_json, print_rows, printable
 from offload.errors import CodeError
 from offload.registry.names import name_of

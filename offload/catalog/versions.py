@@ -1,4 +1,4 @@
-"""Versions as people and programs are told of them."""
+"""Versions of classes as people and programs are told of them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,96 @@
+"""Classes in a store as operators are told of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload.catalog.classes import MOST, classes_of, history_of
+from offload.registry.listing import OUT_OF_SYNC, SYNCED, UNTRACKED
+from offload.registry.names import Names
+from tests.cli.class_commands import HMAC, Command, made
+
+OTHER = "hmac:another secret that is long enough"
+
+
+@pytest.fixture
+def command():
+    return Command(code="signed", signing_key=HMAC)
+
+
+def test_how_own_classes_stand(command):
+    """Synced, out of sync, or not in the store at all; nothing is said of those of others."""
+    registry = command.registry
+    for name in ("Pushed", "Changed", "New"):
+        registry.register(made(name))
+    registry.push_all([each for each in registry.registered if each.__name__ != "New"])
+    registry.push(made("Theirs"))
+    registry.register(made("Changed", times=3))
+    found = {each.name.rpartition(".")[2]: each for each in classes_of(registry)}
+    assert {name: each.status for name, each in found.items()} == {
+        "Changed": OUT_OF_SYNC,
+        "New": UNTRACKED,
+        "Pushed": SYNCED,
+        "Theirs": "",
+    }
+    assert found["New"].latest is None
+    assert found["Pushed"].versions == 1
+    assert found["Pushed"].tags == ()
+    assert found["Pushed"].signer.startswith("this process")
+    assert not any(each.refused for each in found.values())
+
+
+def test_what_is_refused_and_why(command):
+    """Signed by nobody trusted here, or no record at all; nothing is where no code is loaded."""
+    command.registry.push(made("Signed"))
+    command.registry.push(made("Broken"))
+    command.change(Names("shop.models.Broken").latest, b"<script>")
+    other = command.another(code="signed", signing_key=OTHER).registry
+    broken, signed = classes_of(other)
+    assert "is no record of a class" in broken.refused
+    assert broken.latest is None
+    assert "not among offload_verify_keys" in signed.refused
+    assert "not verified" in signed.signer
+    off = command.another(code="off").registry
+    assert [each.refused for each in classes_of(off)][1] == ""
+
+
+def test_all_versions_of_a_class(command):
+    """The newest first, with tags, which of them is here, and one that was altered."""
+    registry = command.registry
+    clock = iter(range(1000, 2000))
+    registry._versions.clock = lambda: float(next(clock))
+    first, second, third = (made("Filter", times=n) for n in (1, 2, 3))
+    hashes = [registry.push(each) for each in (first, second, third)]
+    registry.tag("shop.models.Filter", "stable", hashes[0])
+    registry.register(second)
+    command.change(Names("shop.models.Filter").version(hashes[2]), b"nothing of ours")
+    history = history_of(registry, "shop.models.Filter")
+    found = {each.hash: each for each in history.versions}
+    assert [each.hash for each in history.versions] == [hashes[1], hashes[0], hashes[2]]
+    assert [found[each].tags for each in hashes] == [("stable",), (), ("latest",)]
+    assert [found[each].here for each in hashes] == [False, True, False]
+    assert found[hashes[2]].record is None
+    assert "no such version" in found[hashes[2]].refused
+    assert not found[hashes[0]].refused
+    assert (history.left_off, history.broken) == (0, "")
+
+
+def test_what_is_not_there(command):
+    """A class that nobody pushed has no versions; a tag that is broken hides none."""
+    assert history_of(command.registry, "shop.models.Nobody").versions == ()
+    code_hash = command.registry.push(made("Filter"))
+    command.registry.tag("shop.models.Filter", "stable", code_hash)
+    command.change(Names("shop.models.Filter").tag("stable"), b"{}")
+    history = history_of(command.registry, "shop.models.Filter")
+    assert [each.hash for each in history.versions] == [code_hash]
+    assert "is no record of a class" in history.broken
+
+
+def test_very_many_versions(command, monkeypatch):
+    """As many as can be shown, and how many more there are."""
+    monkeypatch.setattr("offload.catalog.classes.MOST", 3)
+    assert MOST > 3
+    for times in range(5):
+        command.registry.push(made("Filter", times=times))
+    history = history_of(command.registry, "shop.models.Filter")
+    assert (len(history.versions), history.left_off) == (3, 2)
