@@ -18,6 +18,7 @@ __all__ = ("offload",)
 
 _NOUNS = (
     "classes",
+    "dashboard",
     "doctor",
     "exporter",
     "gc",

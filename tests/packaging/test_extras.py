@@ -12,7 +12,7 @@ IMPORTS = {
     "prometheus-client": "prometheus_client",
     "opentelemetry-api": "opentelemetry",
 }
-USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec", "otel", "prometheus", "signing")
+USER_EXTRAS = ("dashboard", "numpy", "arrow", "s3", "fsspec", "otel", "prometheus", "signing")
 OPTIONAL = (
     "numpy",
     "pandas",
@@ -27,6 +27,10 @@ OPTIONAL = (
     "cryptography",
     "prometheus_client",
     "opentelemetry",
+    "jinja2",
+    "plotly",
+    "starlette",
+    "uvicorn",
 )
 
 

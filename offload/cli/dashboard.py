@@ -1,0 +1,82 @@
+"""``celery offload dashboard``: the statistics and what is stored, in a browser."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import click
+
+from offload.cli.context import hook_of
+from offload.errors import ConfigurationError
+
+__all__ = ("dashboard",)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", default=9541, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--basic-auth",
+    metavar="USER:PASSWORD[,…]",
+    envvar="OFFLOAD_DASHBOARD_BASIC_AUTH",
+    show_envvar=True,
+    help="Who may look.",
+)
+@click.option(
+    "--token",
+    envvar="OFFLOAD_DASHBOARD_TOKEN",
+    show_envvar=True,
+    help="May look: opened once as ?token=…, or sent as a Bearer.",
+)
+@click.option("--allow-delete", is_flag=True, help="Blobs may be removed.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name that it is asked for by.")
+@click.option("--root-path", default="", help="Where a proxy has it, as /offload.")
+@click.pass_context
+def dashboard(
+    ctx: click.Context,
+    host: str,
+    port: int,
+    basic_auth: str | None,
+    token: str | None,
+    allow_delete: bool,
+    allow_host: tuple[str, ...],
+    root_path: str,
+) -> None:
+    """Serve a web page with what is saved, what is stored, and what is wrong.
+
+    It listens on this machine only. To be reached from elsewhere it needs --basic-auth or
+    --token; give them by the environment, where other users of the machine do not see them, and
+    put TLS before it. Nothing can be changed by it unless --allow-delete is said.
+    """
+    from offload.dashboard import Basic, Token
+    from offload.dashboard import dashboard as made
+    from offload.dashboard.serving import serve
+
+    if basic_auth and token:
+        raise click.UsageError("say --basic-auth or --token, not both")
+    auth: Basic | Token | None = None
+    if basic_auth:
+        auth = Basic(dict(_user(each) for each in basic_auth.split(",")))
+    elif token:
+        auth = Token(token)
+    if auth is None and not _loopback(host):
+        raise ConfigurationError(
+            f"who reaches {host} could look at everything: say who may, by "
+            "OFFLOAD_DASHBOARD_TOKEN or OFFLOAD_DASHBOARD_BASIC_AUTH"
+        )
+    app = made(hook_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=allow_host or None)
+    serve(app, host, port, root_path=root_path, started=lambda url: click.echo(f"{url} is open"))
+
+
+def _user(text: str) -> tuple[str, str]:
+    name, _, password = text.partition(":")
+    return name, password
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

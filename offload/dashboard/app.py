@@ -1,0 +1,100 @@
+"""The dashboard as an ASGI app: its pages, and what stands before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from celery import Celery
+
+from offload.errors import ConfigurationError, InvalidRef, OffloadError, StoreUnavailable
+from offload.hooks.app import Offload
+
+try:
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.gzip import GZipMiddleware
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
+except ImportError as exc:
+    raise ConfigurationError(
+        'the dashboard needs Starlette, Jinja2 and Plotly: pip install "offload[dashboard]"'
+    ) from exc
+
+from offload.dashboard import overview, tasks
+from offload.dashboard.auth import Auth, Guard
+from offload.dashboard.board import Board
+from offload.dashboard.drawing import plotly
+from offload.dashboard.headers import LOOPBACK, Headers, Hosts
+from offload.dashboard.rendering import render
+
+__all__ = ("dashboard",)
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def dashboard(
+    app: Celery,
+    *,
+    auth: Auth | None = None,
+    allow_delete: bool = False,
+    hosts: Sequence[str] | None = None,
+) -> Starlette:
+    """Return the dashboard of *app*, to be served or mounted.
+
+    Args:
+        app: a Celery app with offload.
+        auth: who may look: `Basic` or `Token`. None: everybody who reaches it, or whom the app
+            that it is mounted in lets through.
+        allow_delete: whether blobs may be removed.
+        hosts: names by which it may be asked for (``"ops.example.com"``; ``"*"`` is any), as a
+            page elsewhere could make a browser ask by a name of its own. By default those of this
+            machine where *auth* is None, else any.
+
+    Raises ConfigurationError if the app has no offload, or an extra is missing.
+    """
+    hook = getattr(app, "_offload", None)
+    if not isinstance(hook, Offload):
+        raise ConfigurationError(
+            f"app {app.main or 'default'!r} has no offload: connect it by Offload(app)"
+        )
+    if hosts is None:
+        hosts = LOOPBACK if auth is None else ["*"]
+    served = Starlette(
+        routes=[
+            *overview.ROUTES,
+            *tasks.ROUTES,
+            Route("/healthz", _health, name="health"),
+            Route("/static/plotly.js", plotly, name="plotly"),
+            Mount("/static", StaticFiles(directory=_STATIC), name="static"),
+        ],
+        middleware=[
+            Middleware(Headers),
+            Middleware(Hosts, names=hosts),
+            Middleware(Guard, auth=auth),
+            Middleware(GZipMiddleware, minimum_size=1000),
+        ],
+        exception_handlers={OffloadError: _failed, 404: _missing},
+    )
+    served.state.board = Board(hook, allow_delete=allow_delete)
+    return served
+
+
+def _health(_: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """Say what is wrong, on a page that tries again by itself."""
+    away = isinstance(error, StoreUnavailable)
+    status = 503 if away else 400 if isinstance(error, InvalidRef) else 500
+    head = "The store does not answer" if away else "This cannot be shown"
+    return render(request, "error.html", status, title=head, error=str(error))
+
+
+def _missing(request: Request, _: Exception) -> Response:
+    return render(
+        request, "error.html", 404, title="There is no such page", error="Look at those above."
+    )

@@ -1,0 +1,134 @@
+"""Who may look at the dashboard."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import Protocol
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from offload.errors import ConfigurationError
+
+__all__ = ("Auth", "Basic", "Guard", "Token")
+
+_SHORTEST = 16  # characters of a token
+
+
+class Auth(Protocol):
+    """Lets requests through or not."""
+
+    def answer(self, request: Request) -> Response | None:
+        """Return None to let it through, or what it is answered."""
+
+
+class Basic:
+    """User and password, as browsers ask for by themselves (RFC 7617)."""
+
+    def __init__(self, users: dict[str, str]) -> None:
+        """Args: *users*: passwords by name. Raises ConfigurationError for an empty one."""
+        if not users or not all(name and password for name, password in users.items()):
+            raise ConfigurationError("basic authentication needs a user and a password")
+        if any(":" in name for name in users):
+            raise ConfigurationError("a user's name has no colon (RFC 7617)")
+        self._users = {name: password.encode() for name, password in users.items()}
+
+    def answer(self, request: Request) -> Response | None:
+        name, password = _basic(request.headers.get("authorization", ""))
+        # An unknown user takes as long as a wrong password.
+        wanted = self._users.get(name, b"")
+        if hmac.compare_digest(wanted, password) and wanted:
+            return None
+        return _refused(
+            "Say who you are.", {"www-authenticate": 'Basic realm="offload", charset="UTF-8"'}
+        )
+
+
+class Token:
+    """One secret: as ``Authorization: Bearer …``, or once as ``?token=…``, which gives a cookie."""
+
+    def __init__(self, token: str) -> None:
+        """Raises ConfigurationError for a token that could be guessed."""
+        if len(token) < _SHORTEST or not token.isascii():
+            raise ConfigurationError(
+                f"a token has {_SHORTEST} ASCII characters or more: "
+                "python3 -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+            )
+        self._token = token.encode()
+        # The cookie is not the token, which would work elsewhere as well. Its name is this
+        # token's, too: dashboards on other ports of this host share cookies.
+        made = hmac.new(self._token, b"offload dashboard", hashlib.sha256).hexdigest()
+        self._name, self._cookie = f"offload_{made[:8]}", made[8:]
+
+    def answer(self, request: Request) -> Response | None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._right(given.strip()):
+            return None
+        if hmac.compare_digest(request.cookies.get(self._name, "").encode(), self._cookie.encode()):
+            return None
+        if request.method == "GET" and self._right(request.query_params.get("token", "")):
+            return self._welcome(request)
+        return _refused(
+            "Open the address with ?token=… once, or send Authorization: Bearer …",
+            {"www-authenticate": 'Bearer realm="offload"'},
+        )
+
+    def _right(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), self._token)
+
+    def _welcome(self, request: Request) -> Response:
+        """Take the token out of the address, which is kept in histories."""
+        rest = [(k, v) for k, v in parse_qsl(request.url.query) if k != "token"]
+        url = request.url.path + (f"?{urlencode(rest)}" if rest else "")
+        answer = RedirectResponse(f"/{url.lstrip('/')}", 303)
+        answer.set_cookie(
+            self._name,
+            self._cookie,
+            path=request.scope.get("root_path") or "/",
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+        return answer
+
+
+class Guard:
+    """Asks *auth* about every request, but whether the dashboard is alive."""
+
+    def __init__(self, app: ASGIApp, auth: Auth | None) -> None:
+        self._app = app
+        self._auth = auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._auth is not None and scope["type"] == "http":
+            request = Request(scope)
+            if not request.url.path.endswith("/healthz"):
+                answer = self._auth.answer(request)
+                if answer is not None:
+                    await answer(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+def _basic(header: str) -> tuple[str, bytes]:
+    scheme, _, coded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return "", b""
+    try:
+        name, _, password = base64.b64decode(coded.strip(), validate=True).partition(b":")
+        return name.decode(), password
+    except (binascii.Error, UnicodeDecodeError):
+        return "", b""
+
+
+def _refused(text: str, headers: dict[str, str]) -> Response:
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>offload</title>'
+        f"<h1>Not for everybody</h1><p>{text}</p></html>"
+    )
+    return HTMLResponse(page, 401, headers)

@@ -1,0 +1,35 @@
+"""What all pages of one dashboard share."""
+
+from __future__ import annotations
+
+import secrets
+
+from starlette.requests import Request
+
+from offload.dashboard.statistics import Statistics
+from offload.hooks.app import Offload
+
+__all__ = ("Board", "board_of")
+
+
+class Board:
+    """An app's Offload, and what was read of its store just now.
+
+    Attributes:
+        hook: the app's.
+        allow_delete: whether blobs may be removed.
+        statistics: what was counted.
+        secret: of this dashboard; forms are signed by it.
+    """
+
+    def __init__(self, hook: Offload, *, allow_delete: bool) -> None:
+        self.hook = hook
+        self.allow_delete = allow_delete
+        self.statistics = Statistics(hook)
+        self.secret = secrets.token_bytes(32)
+
+
+def board_of(request: Request) -> Board:
+    """Return the dashboard's that is asked."""
+    board: Board = request.app.state.board
+    return board

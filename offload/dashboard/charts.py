@@ -1,0 +1,63 @@
+"""Charts as data: what is drawn, and in words for who does not see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+__all__ = ("Chart", "along_time")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines or bars over common places on the x axis.
+
+    Attributes:
+        name: on its page.
+        title: what it shows.
+        x: places: texts, or ISO 8601 times.
+        series: numbers by label.
+        unit: ``bytes``, ``seconds`` or "" (numbers).
+        kind: ``lines`` or ``bars``.
+        stacked: whether the numbers of a place add up.
+    """
+
+    name: str
+    title: str
+    x: Sequence[str]
+    series: Mapping[str, Sequence[float]]
+    unit: str = ""
+    kind: str = "lines"
+    stacked: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not any(any(numbers) for numbers in self.series.values())
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the browser draws."""
+        return {
+            "x": list(self.x),
+            "series": [
+                {"label": label, "y": list(numbers)} for label, numbers in self.series.items()
+            ],
+            "unit": self.unit,
+            "kind": self.kind,
+            "stacked": self.stacked,
+        }
+
+
+def along_time(
+    name: str,
+    title: str,
+    times: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    **more: Any,
+) -> Chart:
+    """Return a chart over moments (seconds since 1970)."""
+    x = [datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="seconds") for at in times]
+    return Chart(name, title, x, series, **more)

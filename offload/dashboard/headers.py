@@ -1,0 +1,66 @@
+"""What every answer says to browsers, and by which names the dashboard may be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers as Given
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ("LOOPBACK", "Headers", "Hosts")
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""This machine, as browsers name it."""
+
+_SAID = {
+    # Everything comes from here, and nothing stands in the page itself: text that came from
+    # a store could not run even if it were not escaped.
+    # (Plotly writes styles.)
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' "
+    "'unsafe-inline'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Headers:
+    """Adds them to every answer; pages are not kept by browsers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, text in _SAID.items():
+                    headers[name] = text
+                static = "etag" in headers
+                headers["cache-control"] = "private, no-cache" if static else "no-store"
+            await send(message)
+
+        await self._app(scope, receive, sending)
+
+
+class Hosts:
+    """Refuses requests by other names than *names*; ``"*"`` among them is any."""
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        self._app = app
+        self._names = frozenset(name.lower() for name in names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "*" not in self._names:
+            host = Given(scope=scope).get("host", "").lower()
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            if name not in self._names:
+                text = f"not asked for by a name that it has (hosts): {', '.join(self._names)}\n"
+                await PlainTextResponse(text, 400)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

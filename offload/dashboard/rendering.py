@@ -1,0 +1,74 @@
+"""Pages from templates: everything in them is escaped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from offload.dashboard import formats, forms
+from offload.dashboard.board import board_of
+
+__all__ = ("NAVIGATION", "render")
+
+NAVIGATION = {
+    "/": "Overview",
+    "/tasks": "Tasks",
+}
+"""Pages in the order in which they are named on each, by path."""
+
+
+def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    """Return a page. *context* has at least its ``title``."""
+    root = request.scope.get("root_path", "")
+    page = _TEMPLATES.get_template(template).render(
+        root=root,
+        path=request.url.path.removeprefix(root) or "/",
+        query=request.query_params,
+        navigation=NAVIGATION,
+        store=board_of(request).hook.store.url,
+        now=time.time(),
+        form_field=forms.FIELD,
+        form_token=forms.token_of(request),
+        **context,
+    )
+    answer = HTMLResponse(page, status)
+    forms.sign(request, answer)
+    return answer
+
+
+def _link(query: Mapping[str, str], **changed: object) -> str:
+    """Return the same page's address with some of its parameters changed; None leaves one out."""
+    given = {**query, **changed}
+    return "?" + urlencode({name: value for name, value in given.items() if value is not None})
+
+
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("offload.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        moment=formats.moment,
+        number=formats.number,
+        percent=formats.percent,
+        seconds=formats.seconds,
+        size=formats.size,
+        span=formats.span,
+        times=formats.times,
+        json=lambda value: json.dumps(value, separators=(",", ":")),
+    )
+    made.globals["link"] = _link
+    return made
+
+
+_TEMPLATES = _templates()

@@ -1,0 +1,39 @@
+"""Serving the dashboard by itself."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from offload.errors import ConfigurationError
+
+__all__ = ("serve",)
+
+
+def serve(
+    app: ASGIApp, host: str, port: int, *, root_path: str = "", started: Callable[[str], None]
+) -> None:
+    """Serve *app* until the process is asked to end.
+
+    Args:
+        port: 0 takes a free one.
+        root_path: where a proxy has it.
+        started: is called with its address once it can be reached.
+
+    Raises ConfigurationError if it cannot listen there.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(address[:2], family=family)
+    except OSError as exc:
+        raise ConfigurationError(f"{host}:{port} cannot be listened on: {exc}") from exc
+    with listening:
+        name = f"[{host}]" if ":" in host else host
+        started(f"http://{name}:{listening.getsockname()[1]}{root_path}/")
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, root_path=root_path
+        )
+        uvicorn.Server(config).run(sockets=[listening])

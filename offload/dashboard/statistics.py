@@ -1,0 +1,93 @@
+"""What was counted, as pages ask for it: in a stretch of time, and along it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from offload.dashboard.recent import Recent
+from offload.hooks.app import Offload
+from offload.stats import Figures, Report, report
+from offload.stats.report import tallies_of, timeline
+from offload.stores.tallies import SPANS, Span
+
+__all__ = ("STRETCHES", "Along", "Statistics", "Stretch")
+
+_SECONDS = 2.0  # for which what was read is shown again
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A time up to now that pages can be asked for.
+
+    Attributes:
+        name: in addresses.
+        label: for people.
+        seconds: None: since anything was counted.
+        span: in which steps it is drawn.
+    """
+
+    name: str
+    label: str
+    seconds: int | None
+    span: Span
+
+
+STRETCHES = {
+    stretch.name: stretch
+    for stretch in (
+        Stretch("1h", "1 hour", 3600, "minute"),
+        Stretch("3h", "3 hours", 3 * 3600, "minute"),
+        Stretch("1d", "1 day", 86400, "hour"),
+        Stretch("3d", "3 days", 3 * 86400, "hour"),
+        Stretch("30d", "30 days", 30 * 86400, "day"),
+        Stretch("90d", "90 days", 90 * 86400, "day"),
+        Stretch("all", "all time", None, "day"),
+    )
+}
+"""All of them, by name."""
+
+
+@dataclass(frozen=True)
+class Along:
+    """Figures by when their minutes, hours or days began (seconds since 1970), without gaps."""
+
+    seconds: int
+    figures: Mapping[int, Figures]
+
+    @classmethod
+    def filled(cls, seconds: int, found: Mapping[int, Figures], begin: float | None) -> Along:
+        """Return *found* since *begin*, with nothing where nothing was counted."""
+        kept = [at for at in found if begin is None or at + seconds > begin]
+        if not kept:
+            return cls(seconds, {})
+        every = range(min(kept), max(kept) + 1, seconds)
+        return cls(seconds, {at: found.get(at, Figures({})) for at in every})
+
+
+class Statistics:
+    """Reads the store's tallies, at most once in a while."""
+
+    def __init__(self, hook: Offload) -> None:
+        self._hook = hook
+        self._reports: Recent[Report] = Recent(self._report, _SECONDS)
+        self._lines: Recent[Mapping[int, Figures]] = Recent(self._line, _SECONDS)
+
+    def report(self, stretch: Stretch, *, tasks: bool = False) -> Report:
+        """Return what was counted; with *tasks*, also by task.
+
+        Raises ConfigurationError for a store without statistics, StoreUnavailable.
+        """
+        return self._reports.get(stretch, tasks)
+
+    def along(self, stretch: Stretch, begin: float | None) -> Along:
+        """Return what was counted since *begin*, along the time; raises as `report` does."""
+        return Along.filled(SPANS[stretch.span], self._lines.get(stretch.span), begin)
+
+    def _report(self, stretch: Stretch, tasks: bool) -> Report:
+        tallies = tallies_of(self._hook.store)
+        self._hook.recorder.write()
+        return report(tallies, stretch.seconds, tasks=tasks)
+
+    def _line(self, span: Span) -> Mapping[int, Figures]:
+        return timeline(tallies_of(self._hook.store), span)

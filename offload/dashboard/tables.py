@@ -1,0 +1,111 @@
+"""Tables that are sorted, filtered and paged by their address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from starlette.datastructures import QueryParams
+
+__all__ = ("PAGE", "Column", "Table", "number_of")
+
+T = TypeVar("T")
+
+PAGE = 100
+"""Rows on a page."""
+
+
+@dataclass(frozen=True)
+class Column(Generic[T]):
+    """One of a table's.
+
+    Attributes:
+        name: in addresses.
+        label: for people.
+        show: returns the text of a row's cell.
+        key: returns what rows are sorted by; None where they cannot be.
+        wide: whether it is text, that begins at the left.
+        hint: what the figures mean, where the label does not say it.
+        link: returns where a row's cell leads to, below the dashboard's root.
+    """
+
+    name: str
+    label: str
+    show: Callable[[T], object]
+    key: Callable[[T], Any] | None = None
+    wide: bool = False
+    hint: str = ""
+    link: Callable[[T], str] | None = None
+
+
+@dataclass(frozen=True)
+class Table(Generic[T]):
+    """Some rows, as they were asked for.
+
+    Attributes:
+        name: of the table, where a page has several; "" for the only one.
+        caption: what the rows are.
+        columns: the first names the row.
+        rows: those of this page.
+        identify: returns what a row is known by while the page is kept up to date.
+        sort, descending: by which column they are sorted.
+        total: rows on all pages.
+        page, pages: from 1.
+    """
+
+    name: str
+    caption: str
+    columns: Sequence[Column[T]]
+    rows: Sequence[T]
+    identify: Callable[[T], str]
+    sort: str
+    descending: bool
+    total: int
+    page: int = 1
+    pages: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        query: QueryParams,
+        columns: Sequence[Column[T]],
+        rows: Iterable[T],
+        *,
+        caption: str,
+        identify: Callable[[T], str],
+        sort: str,
+        descending: bool = True,
+        name: str = "",
+    ) -> Table[T]:
+        """Return the page of *rows* that *query* asks for (``sort``, ``desc``, ``page``).
+
+        Args:
+            sort, descending: what holds if it does not say.
+        """
+        keys = {column.name: column.key for column in columns if column.key is not None}
+        asked = query.get(f"{name}sort", "")
+        if asked in keys:
+            sort, descending = asked, query.get(f"{name}desc") == "1"
+        ordered = sorted(rows, key=identify)
+        ordered.sort(key=keys[sort], reverse=descending)
+        pages = max(-(-len(ordered) // PAGE), 1)
+        page = min(number_of(query, f"{name}page", 1), pages)
+        return cls(
+            name,
+            caption,
+            columns,
+            ordered[(page - 1) * PAGE : page * PAGE],
+            identify,
+            sort,
+            descending,
+            len(ordered),
+            page,
+            pages,
+        )
+
+
+def number_of(query: QueryParams, name: str, default: int) -> int:
+    """Return a number of 1 or more from an address; *default* if it has none."""
+    text = query.get(name, "")
+    return max(int(text), 1) if text.isdecimal() and len(text) <= 9 else default

@@ -1,0 +1,172 @@
+"""A dashboard of an app with something in its statistics, asked directly or in a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+from celery.bin.base import CLIContext
+from click.testing import CliRunner
+from starlette.testclient import TestClient
+
+from offload.cli import offload
+from offload.dashboard import dashboard
+from offload.testing.servers import unavailable
+from tests.hooks.wire import make_wire
+from tests.integration.harness import ROOT, Process
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+class Shop:
+    """An app that publishes to a store of its own in a real Redis."""
+
+    def __init__(self, url, **settings):
+        self.url = url
+        self.wire = make_wire(store=url, **settings)
+        self.app = self.wire.app
+        self.hook = self.app._offload
+
+        @self.app.task(name="shop.report")
+        def make_report(rows, title=""):
+            return None
+
+        @self.app.task(name="shop.count")
+        def count(rows):
+            return None
+
+        self.report, self.count = make_report, count
+
+    def work(self):
+        """Publish six values, four of them stored before, for one task, and two for another."""
+        for _ in range(3):
+            self.report.delay(["row"] * 50_000, title="t" * 100_000)
+        self.count.delay(["other"] * 50_000)
+        self.count.delay(["another"] * 50_000)
+
+    def task(self, name):
+        """Publish a large value for a task of any name."""
+
+        @self.app.task(name=name)
+        def named(value):
+            return None
+
+        named.delay("v" * 200_000)
+
+    def client(self, **options):
+        return TestClient(dashboard(self.app, hosts=["*"], **options))
+
+    def command(self, *words):
+        context = CLIContext(self.app, True, None)
+        done = CliRunner().invoke(offload, words, obj=context, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+
+@pytest.fixture
+def shop(redis):
+    shop = Shop(f"{redis.url}?prefix=dashboard-{os.getpid()}-{os.urandom(3).hex()}")
+    yield shop
+    shop.hook.store.close()
+
+
+class Served:
+    """``celery offload dashboard`` in a process of its own."""
+
+    def __init__(self, folder, store, *words, env=None, app="", broker="memory://"):
+        text = f"""
+from celery import Celery
+from offload import Offload
+
+app = Celery("proj", broker={broker!r}, set_as_current=True)
+Offload(app, store={store!r})
+{app}
+"""
+        (folder / "proj.py").write_text(text)
+        command = [sys.executable, "-m", "celery", "-A", "proj", "offload", "dashboard"]
+        path = f"{folder}{os.pathsep}{ROOT}"
+        self.process = Process(
+            [*command, "--port", "0", *words],
+            folder / "dashboard.log",
+            {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(env or {})},
+        )
+        try:
+            self.process.wait_for(lambda: " is open" in self.process.log(), "it is open", 60)
+        except BaseException:
+            self.process.stop()
+            raise
+        self.url = self.process.log().split(" is open")[0].split()[-1]
+
+    def get(self, path="", **headers):
+        """Return the status and text of an answer."""
+        asked = urllib.request.Request(self.url + path, headers=headers)
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Serve dashboards of a store; they end with the test."""
+    served = []
+
+    def start(store, *words, **options):
+        folder = tmp_path / f"served-{len(served)}"
+        folder.mkdir()
+        served.append(Served(folder, store, *words, **options))
+        return served[-1]
+
+    yield start
+    for each in served:
+        each.process.stop()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The system's Chromium, without a window."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        unavailable("Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # As root in a container Chromium has no sandbox; it sees nothing but these pages.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def look(browser):
+    """Open a page; what the browser complains about fails the test at its end."""
+    contexts, complaints = [], []
+
+    def open_page(url, **options):
+        expected = options.pop("expected", ())
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+
+        def complain(text):
+            if not any(each in text for each in expected):
+                complaints.append(text)
+
+        page.on(
+            "console",
+            lambda said: complain(said.text) if said.type in {"error", "warning"} else None,
+        )
+        page.on("pageerror", lambda error: complain(str(error)))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []

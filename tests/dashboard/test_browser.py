@@ -1,0 +1,153 @@
+"""The dashboard in a real browser, served by a real process."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from offload.ref import human_size
+
+pytestmark = [pytest.mark.integration, pytest.mark.server]
+
+PHONE = {"width": 360, "height": 740}
+
+
+def rows(page):
+    """Return the keys of the rows that are shown."""
+    return page.eval_on_selector_all(
+        "tbody tr[data-key]", "rows => rows.map(row => row.dataset.key)"
+    )
+
+
+def test_all_pages_load_without_a_complaint(shop, serve, look):
+    """Every page that is named on each opens, its charts are drawn, and the console is silent."""
+    shop.work()
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url)
+    places = page.eval_on_selector_all("header nav a", "links => links.map(a => a.href)")
+    assert len(places) >= 2
+    for place in places:
+        page.goto(place)
+        page.wait_for_selector("h1")
+        assert "Overview" in page.inner_text("header")
+        for plot in page.query_selector_all(".plot"):
+            plot.wait_for_selector("svg.main-svg", state="attached")
+    page.goto(places[0])
+    assert page.locator(".plot svg.main-svg").count() >= 2
+
+
+def test_numbers_are_those_of_the_command(shop, serve, look):
+    """What a reader sees is what `stats --json` says."""
+    shop.work()
+    shop.hook.recorder.write()
+    total = json.loads(shop.command("stats", "--json"))["total"]
+    page = look(serve(shop.url).url)
+    shown = page.inner_text("dl.figures")
+    assert human_size(total["bytes_offloaded"]) in shown
+    assert f"{total['deduplication']:.1f}x" in shown
+
+
+def test_it_is_kept_up_to_date(shop, serve, look):
+    """What is published while a page is open appears on it; what was opened stays so."""
+    shop.work()
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url)
+    page.locator("summary").first.click()
+    page.locator(".stretches a", has_text="1 day").focus()
+    page.evaluate("window.sameDocument = true")
+    assert "8 values by reference" in page.inner_text("dl.figures")
+    shop.work()
+    shop.hook.recorder.write()
+    expect(page.locator("dl.figures")).to_contain_text("16 values by reference", timeout=30_000)
+    assert page.evaluate("window.sameDocument")
+    assert page.locator("details").first.get_attribute("open") is not None
+    assert page.evaluate("document.activeElement.innerText") == "1 day"
+    assert page.locator(".plot").first.locator("svg.main-svg").count() >= 1
+
+
+def test_paused_it_stands_still(shop, serve, look):
+    """While updates are paused nothing is asked; afterwards it is, at once."""
+    page = look(serve(shop.url).url)
+    page.click("#pause")
+    assert page.get_attribute("#pause", "aria-pressed") == "true"
+    shop.work()
+    shop.hook.recorder.write()
+    with page.expect_response(lambda answer: answer.ok):
+        page.click("#pause")
+    expect(page.locator("dl.figures")).to_contain_text("8 values by reference", timeout=30_000)
+
+
+def test_tables_are_sorted_and_filtered(shop, serve, look):
+    """By the keyboard alone: a column's head sorts both ways, the search chooses."""
+    shop.work()
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url + "tasks")
+    assert rows(page) == ["shop.report", "shop.count"]
+    head = page.get_by_role("columnheader", name="Task")
+    head.get_by_role("link").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**sort=name**")
+    assert rows(page) == ["shop.count", "shop.report"]
+    assert page.get_by_role("columnheader", name="Task").get_attribute("aria-sort") == "ascending"
+    page.get_by_role("searchbox", name="Task").fill("report")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**q=report**")
+    assert rows(page) == ["shop.report"]
+
+
+def test_a_hostile_task_name_stays_text(shop, serve, look):
+    """What would run, were it markup, is shown as it is, also after an update."""
+    name = '<img src=x onerror="window.broken=1"><script>window.broken=1</script>'
+    page = look(serve(shop.url).url + "tasks")
+    shop.task(name)
+    shop.hook.recorder.write()
+    expect(page.locator("tbody tr[data-key]")).to_have_count(1, timeout=30_000)
+    assert rows(page) == [name]
+    assert page.inner_text("tbody th") == name
+    page.click("tbody th a")
+    page.wait_for_url("**task?name**")
+    assert page.inner_text("h1") == name
+    assert page.evaluate("window.broken") is None
+
+
+def test_a_phone_can_read_it(shop, serve, look):
+    """Nothing is wider than a small screen but what scrolls within itself."""
+    shop.work()
+    shop.task("a.very.long.task.name." * 8)
+    shop.hook.recorder.write()
+    served = serve(shop.url)
+    page = look(served.url, viewport=PHONE, is_mobile=True, has_touch=True)
+    for place in page.eval_on_selector_all("header nav a", "links => links.map(a => a.href)"):
+        page.goto(place)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], place
+
+
+@pytest.mark.parametrize("scheme", ("light", "dark"))
+def test_it_is_light_and_dark(shop, serve, look, scheme):
+    """It follows the system, until the reader chooses; text stays readable on its ground."""
+    page = look(serve(shop.url).url, color_scheme=scheme)
+
+    def brightness(name):
+        colour = page.evaluate(f"getComputedStyle(document.body).{name}")
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+    assert (brightness("backgroundColor") > 127) == (scheme == "light")
+    assert abs(brightness("backgroundColor") - brightness("color")) > 127
+    page.click("#theme")  # light
+    page.click("#theme")  # dark
+    assert brightness("backgroundColor") < 127
+    page.reload()
+    assert brightness("backgroundColor") < 127
+
+
+def test_without_scripts_it_is_a_page(shop, serve, look):
+    """Figures, tables and links need no JavaScript."""
+    shop.work()
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url, java_script_enabled=False)
+    assert "8 values by reference" in page.inner_text("dl.figures")
+    page.click("header nav a >> text=Tasks")
+    assert "shop.report" in page.inner_text("tbody")

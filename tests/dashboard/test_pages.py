@@ -1,0 +1,139 @@
+"""What the pages say, asked without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from offload.ref import human_size
+
+pytestmark = pytest.mark.server
+
+
+def cells(page, row):
+    """Return the texts of the row of a table that is known by its key."""
+    found = re.search(rf'<tr data-key="{re.escape(row)}">(.*?)</tr>', page, re.DOTALL)
+    assert found, page
+    return [
+        re.sub(r"<[^>]*>", "", cell).strip()
+        for cell in re.findall(r"<t[hd].*?</t[hd]>", found[1], re.DOTALL)
+    ]
+
+
+def test_the_overview_has_the_numbers_of_the_command(shop):
+    """What is saved is what `stats --json` says."""
+    shop.work()
+    page = shop.client().get("/").text
+    total = json.loads(shop.command("stats", "--json"))["total"]
+    assert total["values_offloaded"] == 8
+    assert human_size(total["bytes_offloaded"]) in page
+    assert human_size(total["bytes_uploaded"]) in page
+    assert f"{total['deduplication']:.1f}x" in page
+    assert "Nothing went wrong." in page
+
+
+def test_tasks_have_the_numbers_of_the_command(shop):
+    """Each task's row has the figures of `stats --by task`."""
+    shop.work()
+    page = shop.client().get("/tasks").text
+    rows = [line.split("  ") for line in shop.command("stats", "--by", "task").splitlines()]
+    for name in ("shop.report", "shop.count"):
+        (said,) = [[text.strip() for text in row if text.strip()] for row in rows if row[0] == name]
+        shown = list(cells(page, name))
+        assert shown == said
+
+
+def test_tasks_are_sorted_and_filtered_by_the_address(shop):
+    """Any column sorts, both ways, and part of a name chooses."""
+    shop.work()
+    client = shop.client()
+
+    def names(query):
+        return re.findall(r'<tr data-key="([^"]*)">', client.get(f"/tasks?{query}").text)
+
+    assert names("sort=bytes&desc=1") == ["shop.report", "shop.count"]
+    assert names("sort=bytes&desc=0") == ["shop.count", "shop.report"]
+    assert names("sort=name&desc=1") == ["shop.report", "shop.count"]
+    assert names("q=COUNT") == ["shop.count"]
+    assert names("q=nothing") == []
+    assert names("sort=<script>&page=-3&desc=x") == ["shop.report", "shop.count"]
+
+
+def test_a_task_has_its_arguments(shop):
+    """Each argument is a row, with how often it was looked at."""
+    shop.work()
+    page = shop.client().get("/task", params={"name": "shop.report"}).text
+    assert cells(page, "rows")[1] == "3"
+    assert cells(page, "title")[1] == "3"
+    assert "upload" in page
+    assert "Nothing was counted" in shop.client().get("/task?name=unknown").text
+
+
+def test_hostile_names_stay_text(shop):
+    """What a task is called is never markup, wherever it is shown."""
+    name = "<script>alert(1)</script>\"' onload=x"
+    shop.task(name)
+    client = shop.client()
+    for page in (client.get("/tasks"), client.get("/task", params={"name": name})):
+        assert "<script>alert" not in page.text
+        assert "&lt;script&gt;alert(1)" in page.text
+
+
+def test_an_empty_store_has_pages(shop):
+    """Nothing was counted, which is said, and is no error."""
+    client = shop.client()
+    assert "Nothing was counted." in client.get("/").text
+    assert "Nothing." in client.get("/tasks").text
+
+
+@pytest.mark.parametrize("since", ("1h", "3h", "1d", "3d", "30d", "90d", "all", "<b>"))
+def test_any_stretch_of_time(shop, since):
+    """Minutes, hours and days have what was counted just now."""
+    shop.work()
+    assert "8 values by reference" in shop.client().get("/", params={"since": since}).text
+
+
+def test_there_is_no_such_page(shop):
+    answer = shop.client().get("/nowhere")
+    assert answer.status_code == 404
+    assert "There is no such page" in answer.text
+
+
+def test_answers_tell_browsers_to_run_nothing_else(shop):
+    """Scripts come from the dashboard alone, pages are not framed and not kept."""
+    headers = shop.client().get("/").headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe-eval" not in policy
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize("coding", ("gzip", "identity"))
+def test_the_script_of_charts_is_sent_once(shop, coding):
+    """It comes whole, compressed or not, and a browser that has it is told so."""
+    client = shop.client()
+    for _ in range(2):
+        answer = client.get("/static/plotly.js", headers={"accept-encoding": coding})
+        assert answer.headers.get("content-encoding", "identity") == coding
+        assert "window.Plotly" in answer.text
+    tag = answer.headers["etag"]
+    again = client.get("/static/plotly.js", headers={"if-none-match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_browsers_together_read_the_store_once(shop):
+    """Many that look at the same page within two seconds cost the store one reading."""
+    shop.work()
+    client = shop.client()
+    client.get("/")
+    asked = shop.hook.store.tallies._link
+    sent = []
+    real = asked._sent
+    asked._sent = lambda commands: sent.append(commands) or real(commands)
+    for _ in range(10):
+        client.get("/")
+    assert sent == []
