@@ -25,21 +25,28 @@ class ClassState:
     """A class or function in the store, or registered here. Texts of a store are data.
 
     Attributes:
-        latest: None where nobody said which is, or *refused*.
-        versions: how many there are.
+        latest: None where nobody said which is, or *broken*.
+        versions: their hashes, in no order; none where it is only registered here.
         status: how this process' own stands to the latest; "" where it has none.
         signer: whose signature the latest has, as far as this process can tell; "" without latest.
+        broken: why it cannot be read which is the latest; "" if it can.
         refused: why the latest would not be loaded here; "" if it would, or if this process loads
             no code at all.
     """
 
     name: str
-    latest: Record | None
-    versions: int
-    tags: tuple[str, ...]
-    status: str
-    signer: str
-    refused: str
+    latest: Record | None = None
+    versions: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    status: str = ""
+    signer: str = ""
+    broken: str = ""
+    refused: str = ""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there is anything of it in the store."""
+        return bool(self.versions or self.tags or self.latest or self.broken)
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,7 @@ def classes_of(registry: ClassRegistry) -> list[ClassState]:
     found = registry.listing()
     states = [_state(registry, each, own.get(each.name)) for each in found]
     there = {each.name for each in found}
-    states += [
-        ClassState(name, None, 0, (), UNTRACKED, "", "") for name in own if name not in there
-    ]
+    states += [ClassState(name, status=UNTRACKED) for name in own if name not in there]
     return sorted(states, key=lambda state: state.name)
 
 
@@ -125,11 +130,12 @@ def _state(registry: ClassRegistry, listed: Listed, own: str | None) -> ClassSta
     return ClassState(
         listed.name,
         latest,
-        len(listed.versions),
+        listed.versions,
         tuple(sorted(listed.tags)),
         status,
         signer(registry.policy, latest) if latest is not None else "",
-        listed.broken or (_refused(registry, latest) if latest is not None else ""),
+        listed.broken,
+        _refused(registry, latest) if latest is not None else "",
     )
 
 

@@ -33,7 +33,7 @@ def test_how_own_classes_stand(command):
         "Theirs": "",
     }
     assert found["New"].latest is None
-    assert found["Pushed"].versions == 1
+    assert len(found["Pushed"].versions) == 1
     assert found["Pushed"].tags == ()
     assert found["Pushed"].signer.startswith("this process")
     assert not any(each.refused for each in found.values())
@@ -46,7 +46,7 @@ def test_what_is_refused_and_why(command):
     command.change(Names("shop.models.Broken").latest, b"<script>")
     other = command.another(code="signed", signing_key=OTHER).registry
     broken, signed = classes_of(other)
-    assert "is no record of a class" in broken.refused
+    assert "is no record of a class" in broken.broken
     assert broken.latest is None
     assert "not among offload_verify_keys" in signed.refused
     assert "not verified" in signed.signer

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
+from offload.catalog.classes import ClassState, classes_of
 from offload.catalog.times import moment
 from offload.catalog.versions import at, described, short, signer, signer_json
 from offload.cli.classes import asked
 from offload.cli.output import print_json, print_rows, printable
 from offload.errors import CodeError, CodeRefused
 from offload.ref import human_size
-from offload.registry.listing import Listed, Standing
 from offload.registry.names import name_of
 from offload.registry.record import Record
 from offload.registry.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
@@ -35,43 +35,37 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     registered one. Nothing is verified but signatures; see `verify`.
     """
     registry = asked.registry_of(ctx)
-    own = {name_of(obj): registry.get_class_hash(obj) for obj in registry.registered}
-    found = registry.listing()
-    standings = {
-        each.name: Standing(each.name, own[each.name], each.latest)
-        for each in found
-        if each.name in own and not each.broken
-    }
+    found = [each for each in classes_of(registry) if each.is_stored]
     if as_json:
-        print_json([_listed_json(registry, each, standings) for each in found])
+        print_json([_listed_json(registry, each) for each in found])
     elif found:
-        print_rows([_COLUMNS, *(_listed_row(registry, each, standings) for each in found)])
+        print_rows([_COLUMNS, *map(_listed_row, found)])
     else:
         click.echo(f"{registry.store.url} has no classes")
 
 
-def _listed_row(
-    registry: ClassRegistry, listed: Listed, standings: Mapping[str, Standing]
-) -> list[str]:
+def _listed_row(listed: ClassState) -> list[str]:
     latest = listed.latest
-    status = standings[listed.name].status if listed.name in standings else "-"
-    row = [listed.name, "broken" if listed.broken else "-", str(len(listed.versions)), status]
+    row = [
+        listed.name,
+        "broken" if listed.broken else "-",
+        str(len(listed.versions)),
+        listed.status or "-",
+    ]
     if latest is None:
         return [*row, "-", "-"]
     row[1] = short(latest.hash)
-    return [*row, latest.python, signer(registry.policy, latest)]
+    return [*row, latest.python, listed.signer]
 
 
-def _listed_json(
-    registry: ClassRegistry, listed: Listed, standings: Mapping[str, Standing]
-) -> dict[str, object]:
+def _listed_json(registry: ClassRegistry, listed: ClassState) -> dict[str, object]:
     latest = listed.latest
     return {
         "name": listed.name,
         "latest": latest and latest.hash,
         "versions": sorted(listed.versions),
         "tags": sorted(listed.tags),
-        "status": standings[listed.name].status if listed.name in standings else None,
+        "status": listed.status or None,
         "kind": latest and latest.kind,
         "python": latest and latest.python,
         "signature": latest and signer_json(registry.policy, latest),
