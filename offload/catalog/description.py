@@ -17,7 +17,7 @@ from offload.ref import Ref
 from offload.serializers.preview import preview
 from offload.stores.looking import Seen, looked
 
-__all__ = ("describe", "finite")
+__all__ = ("describe", "finite", "told_content", "told_preview")
 
 _TEXT = 400  # characters of a preview
 
@@ -70,7 +70,7 @@ def _ref(hook: Offload, ref: Ref[Any]) -> dict[str, Any]:
     }
     if ref.data is not None:
         content = content_of(hook.store, None, data=ref.data, size=ref.size)
-        return {"digest": None, **said, "inline": True, "preview": _preview(content)}
+        return {"digest": None, **said, "inline": True, "preview": told_preview(content)}
     assert ref.digest is not None  # noqa: S101 (for the type checker: it has one or the other)
     try:
         return {**said, **_blob(hook, ref.digest, ref)}
@@ -82,23 +82,29 @@ def _blob(hook: Offload, digest: Digest, ref: Ref[Any] | None = None) -> dict[st
     store = hook.store
     [seen] = looked(store).look([digest], 1)
     content = content_of(store, digest, size=None if ref is None else ref.size)
-    manifest = content.manifest
-    told: dict[str, Any] = {
+    told = told_content(content)
+    said = {
         "digest": digest,
         "store": store.url,
-        "kind": "chunk" if manifest is None else "root",
+        "kind": told.pop("kind"),
         **_seen(seen),
         "holders": holders_of(store, digest),
-    }
-    if manifest is None:
-        return {**told, "content_bytes": content.size}
-    return {
         **told,
+    }
+    return said if content.manifest is None else {**said, "preview": told_preview(content)}
+
+
+def told_content(content: Content) -> dict[str, Any]:
+    """Return what a blob is by its content, which never changes."""
+    manifest = content.manifest
+    if manifest is None:
+        return {"kind": "chunk", "content_bytes": content.size}
+    return {
+        "kind": "root",
         "serializer": manifest.serializer,
         "value_bytes": manifest.value_size,
         "buffers": list(manifest.sizes),
         "chunks": [{"digest": chunk.digest, "bytes": chunk.size} for chunk in manifest.chunks],
-        "preview": _preview(content),
     }
 
 
@@ -108,7 +114,11 @@ def _seen(seen: Seen | None) -> dict[str, Any]:
     return {"stored_bytes": seen.size, "ttl": seen.ttl, "age": seen.age}
 
 
-def _preview(content: Content) -> dict[str, Any]:
+def told_preview(content: Content) -> dict[str, Any]:
+    """Return how a value begins; *content* is that of the root of one.
+
+    Raises BlobMissing, IntegrityError, StoreUnavailable: chunks may have to be fetched.
+    """
     manifest = content.manifest
     assert manifest is not None  # noqa: S101 (for the type checker: roots only come here)
     first = content.first

@@ -10,9 +10,10 @@ from offload.errors import BlobMissing, InvalidRef
 from offload.stores.base import Store
 from offload.stores.looking import looked
 
-__all__ = ("digest_begin", "find", "is_ref", "short")
+__all__ = ("digest_begin", "digest_part", "find", "is_ref", "short")
 
 _DIGEST = re.compile(r"(?:b3[:-])?(?P<digits>[0-9a-f]{8,64})…?", re.ASCII)
+_PART = re.compile(r"(?:b3[:-])?(?P<digits>[0-9a-f]{0,64})…?", re.ASCII)
 _WHOLE = len("b3:") + 64
 _SHOWN = 3  # of several that are meant
 
@@ -27,6 +28,14 @@ def digest_begin(text: str) -> str | None:
     It may be written as people are shown it: without ``b3:``, and cut.
     """
     match = _DIGEST.fullmatch(text)
+    return None if match is None else f"b3:{match['digits']}"
+
+
+def digest_part(text: str) -> str | None:
+    """Return how digests begin that are searched for, as `digest_begin` does, but of any number of
+    digits, also none.
+    """
+    match = _PART.fullmatch(text)
     return None if match is None else f"b3:{match['digits']}"
 
 

@@ -14,11 +14,13 @@ __all__ = ("Sharing",)
 
 
 class Sharing:
-    """Counted when it is made, by a look at all blobs of *store*: some KiB are read of each."""
+    """Counted when it is made, by a look at all blobs of *store*, or *limit* of them: some KiB are
+    read of each.
+    """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, limit: int | None = None) -> None:
         self._times: Counter[bytes] = Counter()
-        digests = (info.digest for info in store.blobs.scan())
+        digests = (info.digest for info in islice(store.blobs.scan(), limit))
         while some := list(islice(digests, PAGE)):
             for each in glance(store, some):
                 if each is not None and each.root is not None:

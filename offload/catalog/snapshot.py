@@ -7,7 +7,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from struct import Struct
 from typing import Any
@@ -41,7 +40,7 @@ class Query:
         begin: how their digests begin: ``b3:`` and hexadecimal digits.
         larger_than: stored bytes.
         held: only those that somebody holds, or nobody; all if None.
-        among: only those of these places in the snapshot, in their order (see `Snapshot.places`).
+        among: only those at these places in the snapshot, as `held_by` returns them.
     """
 
     sort: str = "size"
@@ -102,6 +101,9 @@ class Snapshot:
     Attributes:
         more: whether the store has more blobs than these.
         knows_holders: whether the store keeps account of them.
+        totals: of all of them.
+        by_size: how many there are of which size, divided by `SIZES`.
+        by_expiry: how many end when, divided by `TIMES`; what never ends is in the last.
     """
 
     def __init__(self, records: list[bytes], *, more: bool, knows_holders: bool) -> None:
@@ -117,6 +119,9 @@ class Snapshot:
             self._ttls.append(ttl)
             self._holders.append(holders)
         self._orders: dict[tuple[str, bool], Sequence[int]] = {}
+        self.totals = self._totals()
+        self.by_size = _buckets(SIZES, self._sizes, self._sizes)
+        self.by_expiry = _buckets(TIMES, self._ttls, self._sizes)
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -138,8 +143,7 @@ class Snapshot:
         """Yield the places of blobs that somebody held."""
         return (place for place, count in enumerate(self._holders) if count > 0)
 
-    @cached_property
-    def totals(self) -> Totals:
+    def _totals(self) -> Totals:
         held = list(self.held()) if self.knows_holders else None
         return Totals(
             len(self),
@@ -149,24 +153,12 @@ class Snapshot:
             None if held is None else sum(map(self._sizes.__getitem__, held)),
         )
 
-    @cached_property
-    def by_size(self) -> list[Bucket]:
-        """How many blobs there are of which size, divided by `SIZES`."""
-        return _buckets(SIZES, self._sizes, self._sizes)
-
-    @cached_property
-    def by_expiry(self) -> list[Bucket]:
-        """How many blobs end when, divided by `TIMES`; those that never end are in the last."""
-        return _buckets(TIMES, self._ttls, self._sizes)
-
     def choose(self, query: Query, offset: int = 0, limit: int = 50) -> Chosen:
         """Return the blobs from number *offset* on, up to *limit*, of those asked for."""
         places = self._places(query)
-        return Chosen(
-            [self[place] for place in places[offset : offset + limit]],
-            len(places),
-            sum(map(self._sizes.__getitem__, places)),
-        )
+        everything = len(places) == len(self)
+        size = self.totals.size if everything else sum(map(self._sizes.__getitem__, places))
+        return Chosen([self[place] for place in places[offset : offset + limit]], len(places), size)
 
     def _places(self, query: Query) -> Sequence[int]:
         places = self._in_order(query)
