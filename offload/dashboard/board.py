@@ -7,6 +7,7 @@ import secrets
 from starlette.requests import Request
 
 from offload.dashboard.statistics import Statistics
+from offload.dashboard.stored import Stored
 from offload.hooks.app import Offload
 
 __all__ = ("Board", "board_of")
@@ -19,6 +20,7 @@ class Board:
         hook: the app's.
         allow_delete: whether blobs may be removed.
         statistics: what was counted.
+        stored: what is in the store.
         secret: of this dashboard; forms are signed by it.
     """
 
@@ -26,6 +28,7 @@ class Board:
         self.hook = hook
         self.allow_delete = allow_delete
         self.statistics = Statistics(hook)
+        self.stored = Stored(hook)
         self.secret = secrets.token_bytes(32)
 
 

@@ -20,6 +20,7 @@ __all__ = ("NAVIGATION", "render")
 NAVIGATION = {
     "/": "Overview",
     "/tasks": "Tasks",
+    "/blobs": "Blobs",
 }
 """Pages in the order in which they are named on each, by path."""
 

@@ -1,0 +1,259 @@
+"""The page of all blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from offload.catalog.listing import Listed, listed, told_kind
+from offload.catalog.naming import digest_part, short
+from offload.catalog.refreshed import Kept
+from offload.catalog.removal import sizes_of
+from offload.catalog.sizes import read_size
+from offload.catalog.snapshot import Bucket, Query, Snapshot
+from offload.catalog.times import lasts
+from offload.dashboard.board import board_of
+from offload.dashboard.charts import Chart
+from offload.dashboard.rendering import render
+from offload.dashboard.stored import Stored
+from offload.dashboard.tables import Column, Table, number_of
+from offload.digest import Digest, parse_digest
+from offload.errors import OffloadError
+from offload.ref import human_size
+from offload.stores.base import Store
+
+__all__ = ("ROUTES",)
+
+_PAGE = 50  # blobs: each is looked at for what it is
+_LONGEST = 300  # characters of a name that is asked for
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the address asks for, and what is wrong with that."""
+
+    query: Query
+    holder: str
+    shared: bool
+    wrong: list[str]
+
+
+def _blobs(request: Request) -> Response:
+    stored = board_of(request).stored
+    kept = stored.blobs()
+    if kept.value is None and kept.error is not None:
+        raise kept.error
+    snapshot = kept.value
+    notes: list[str] = []
+    table = None
+    charts: list[Chart] = []
+    asked = _asked(request.query_params)
+    if snapshot is not None:
+        table, notes = _table(request.query_params, stored, kept, asked)
+        charts = [
+            _bars("sizes", "Blobs by stored size", _sizes(snapshot.by_size), snapshot.by_size),
+            _bars("ends", "Blobs by when they end", _ends(snapshot.by_expiry), snapshot.by_expiry),
+        ]
+    return render(
+        request,
+        "blobs.html",
+        title="Blobs",
+        kept=kept,
+        totals=None if snapshot is None else snapshot.totals,
+        notes=[*asked.wrong, *notes],
+        removed=_removed(request.query_params, stored.store),
+        asked=asked,
+        table=table,
+        charts=charts,
+    )
+
+
+def _asked(query: QueryParams) -> _Asked:
+    wrong: list[str] = []
+    text, larger = query.get("q", "").strip(), query.get("larger", "").strip()
+    begin = digest_part(text.lower())
+    if begin is None:
+        wrong.append(f"No digest begins with {text[:_LONGEST]}: look it up above, if it is a task.")
+    size = read_size(larger) if larger else None
+    if larger and size is None:
+        wrong.append(f"{larger[:_LONGEST]} is no size as 500kB or 1.5MB.")
+    sort = query.get("sort", "")
+    given = sort in _SORTED
+    return _Asked(
+        Query(
+            sort=sort if given else "size",
+            descending=query.get("desc") == "1" if given else None,
+            begin=begin or "",
+            larger_than=size,
+            held={"yes": True, "no": False}.get(query.get("held", "")),
+        ),
+        query.get("by", "").strip()[:_LONGEST],
+        query.get("shared") == "1",
+        wrong,
+    )
+
+
+def _table(
+    params: QueryParams, stored: Stored, kept: Kept[Snapshot], asked: _Asked
+) -> tuple[Table[Listed], list[str]]:
+    """Return the page of blobs that is asked for, and what is to be said besides."""
+    snapshot = kept.value
+    assert snapshot is not None  # noqa: S101 (for the type checker: the caller has looked)
+    query, notes = _of_holders(stored, snapshot, asked)
+    page = number_of(params, "page", 1)
+    chosen = snapshot.choose(query, (page - 1) * _PAGE, _PAGE)
+    pages = max(-(-chosen.count // _PAGE), 1)
+    if page > pages:
+        page = pages
+        chosen = snapshot.choose(query, (page - 1) * _PAGE, _PAGE)
+    shared = None
+    if asked.shared:
+        counted = stored.shared()
+        shared = counted.value
+        if counted.error is not None:
+            notes.append(f"Sharing was not counted: {counted.error}")
+        elif shared is None:
+            notes.append("In how many values chunks are is being counted.")
+    rows = list(listed(stored.store, chosen.rows, shared, quick=True))
+    seen = False
+    if kept.error is None:  # else the store would only be waited for
+        try:
+            rows = list(listed(stored.store, chosen.rows, shared))
+            seen = True
+        except OffloadError as exc:
+            notes.append(f"What they are cannot be told: {exc}")
+    table = Table(
+        "",
+        "Blobs",
+        _columns(snapshot, rows, seen=seen, counted=shared is not None),
+        rows,
+        lambda each: each.row.digest,
+        query.sort,
+        query.is_descending,
+        chosen.count,
+        page,
+        pages,
+    )
+    return table, notes
+
+
+def _of_holders(stored: Stored, snapshot: Snapshot, asked: _Asked) -> tuple[Query, list[str]]:
+    """Return the query with what is asked about holders, or why that cannot be answered."""
+    query = asked.query
+    if not snapshot.knows_holders and (asked.holder or query.held is not None):
+        url = stored.store.url
+        note = f"{url} keeps no account of who needs what: that was not asked for."
+        return replace(query, held=None), [note]
+    if not asked.holder:
+        return query, []
+    try:
+        among = stored.held_by(snapshot, asked.holder)
+    except OffloadError as exc:
+        return replace(query, among=()), [f"Who holds what cannot be told: {exc}"]
+    none = [] if among else [f"Nothing is held in the name of {asked.holder}."]
+    return replace(query, among=among), none
+
+
+_SORTED = ("size", "expiry", "holders", "digest")
+
+
+def _columns(
+    snapshot: Snapshot, rows: Sequence[Listed], *, seen: bool, counted: bool
+) -> list[Column[Listed]]:
+    aged = any(_age(each) is not None for each in rows)
+    columns: list[Column[Listed]] = [
+        Column(
+            "digest",
+            "Digest",
+            lambda each: short(each.row.digest),
+            lambda each: each.row.digest,
+            wide=True,
+            link=lambda each: f"/blobs/{each.row.digest}",
+        ),
+        Column(
+            "kind",
+            "What it seems to be",
+            lambda each: "not there any more" if seen and each.seen is None else told_kind(each),
+            wide=True,
+            hint="by its beginning",
+        ),
+        Column(
+            "size",
+            "Stored",
+            lambda each: human_size(each.row.size),
+            lambda each: each.row.size,
+            hint="after compression",
+        ),
+        Column(
+            "expiry",
+            "Ends in",
+            lambda each: lasts(_left(each)),
+            lambda each: each.row.ttl,
+            hint="if nobody holds it any longer than now",
+        ),
+    ]
+    if snapshot.knows_holders:
+        columns.append(
+            Column(
+                "holders",
+                "Holders",
+                lambda each: f"{each.row.holders or 0:,}",
+                lambda each: each.row.holders or 0,
+                hint="messages, results, pins and puts that need it",
+            )
+        )
+    if aged:
+        columns.append(Column("age", "Age", lambda each: lasts(_age(each))))
+    if counted:
+        columns.append(
+            Column(
+                "shared",
+                "In values",
+                lambda each: "–" if each.shared is None else f"{each.shared:,}",  # noqa: RUF001
+                hint="that have this chunk",
+            )
+        )
+    return columns
+
+
+def _left(each: Listed) -> float:
+    """Return what it has to live now, if it was looked at."""
+    return each.row.ttl if each.seen is None else each.seen.seen.ttl
+
+
+def _age(each: Listed) -> float | None:
+    return None if each.seen is None else each.seen.seen.age
+
+
+def _removed(query: QueryParams, store: Store) -> Digest | None:
+    """Return the blob that was removed just now, says the address, if it is not there."""
+    try:
+        digest = parse_digest(query.get("removed", ""))
+        return None if sizes_of(store, [digest]) else digest
+    except (ValueError, OffloadError):
+        return None
+
+
+def _bars(name: str, title: str, labels: Sequence[str], buckets: Sequence[Bucket]) -> Chart:
+    return Chart(name, title, labels, {"blobs": [bucket.count for bucket in buckets]}, kind="bars")
+
+
+def _sizes(buckets: Sequence[Bucket]) -> list[str]:
+    return _labels([human_size(bucket.below) for bucket in buckets[:-1]])
+
+
+def _ends(buckets: Sequence[Bucket]) -> list[str]:
+    names = [lasts(bucket.below).replace(".0", "") for bucket in buckets[:-1]]
+    return _labels(names)
+
+
+def _labels(edges: Sequence[str]) -> list[str]:
+    return [*(f"under {edge}" for edge in edges), f"{edges[-1]} or more"]
+
+
+ROUTES = [Route("/blobs", _blobs, name="blobs")]

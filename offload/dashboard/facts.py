@@ -1,0 +1,83 @@
+"""What was told of something, as rows of texts: whatever anybody wrote into it, they are texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from offload.catalog.times import lasts
+from offload.ref import human_size
+
+__all__ = ("Facts", "Shown", "facts_of", "shown_of")
+
+_LONGEST = 500  # characters of a text
+_MOST = 50  # items of a list
+_LABELS = {"ttl": "Ends in", "date_done": "Ended", "content_bytes": "Bytes"}
+
+Facts = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A preview.
+
+    Attributes:
+        facts: what is known of the value.
+        text: how it begins, with more to come if *cut*; None where that is not shown.
+        why: why not.
+    """
+
+    facts: Facts
+    text: str | None
+    cut: bool
+    why: str
+
+
+def facts_of(told: Mapping[str, Any]) -> Facts:
+    """Return what was told, by names as people read them; what is not known is left out."""
+    return [
+        (_LABELS.get(name, name.replace("_", " ").capitalize()), _text(name, value))
+        for name, value in told.items()
+        if value is not None and value not in ([], {})
+    ]
+
+
+def shown_of(told: Mapping[str, Any]) -> Shown:
+    """Return a preview as `told_preview` returns it."""
+    rest = {**told}
+    text, cut, why = (rest.pop(name, None) for name in ("text", "cut", "not_shown"))
+    return Shown(facts_of(rest), None if text is None else str(text), bool(cut), str(why or ""))
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return _number(name, value)
+    if isinstance(value, Mapping):
+        return _cut(f"{key}: {_text(str(key), item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        if name == "columns":  # pairs of name and dtype
+            return _cut(
+                " ".join(map(str, item)) if isinstance(item, (list, tuple)) else str(item)
+                for item in value
+            )
+        return _cut(_text(name, item) for item in value)
+    return str(value)[:_LONGEST]
+
+
+def _number(name: str, value: float) -> str:
+    if name.endswith("bytes") or name == "buffers":
+        size = human_size(int(value))
+        return f"{size} ({value:,} bytes)" if value >= 1000 else size
+    if name in {"ttl", "age"}:
+        return lasts(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _cut(texts: Iterable[str]) -> str:
+    rest = iter(texts)
+    some = [text[:_LONGEST] for text in islice(rest, _MOST)]
+    return ", ".join(some) + (", …" if next(rest, None) is not None else "")

@@ -1,0 +1,494 @@
+"""The pages of what is stored, asked without a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from offload.dashboard import dashboard
+from offload.errors import StoreUnavailable
+from offload.ref import human_size
+from offload.testing.servers import wait_until
+from tests.dashboard.conftest import Shop
+
+pytestmark = pytest.mark.server
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror='x'>\"' "
+
+
+def page(client, path="/blobs", status=200, **query):
+    """Return a page about what is stored, once the store was looked at."""
+    found = []
+
+    def ready():
+        answer = client.get(path, params=query)
+        found[:] = [answer]
+        return "is being looked through" not in answer.text
+
+    wait_until(ready, "the store was looked at")
+    [answer] = found
+    assert answer.status_code == status, answer.text
+    return answer.text
+
+
+def keys(text):
+    return re.findall(r'<tr data-key="([^"]*)">', text)
+
+
+def blobs(text):
+    return [key for key in keys(text) if key.startswith("b3:")]
+
+
+def cells(text, row):
+    found = re.search(rf'<tr data-key="{re.escape(row)}">(.*?)</tr>', text, re.DOTALL)
+    return [
+        html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
+        for cell in re.findall(r"<t[hd].*?</t[hd]>", found[1], re.DOTALL)
+    ]
+
+
+def free(shop, value, **options):
+    """Store a value that nobody holds; return its digest."""
+    digest = shop.hook.put(value, **options).digest
+    shop.hook.store.blobs.release([digest], "put", 3600)
+    return digest
+
+
+@pytest.fixture
+def filled(shop):
+    shop.refs = [shop.hook.put(os.urandom(n).hex()) for n in (1000, 3000, 9000, 27_000)]
+    shop.hook.pin(shop.refs[1], "model")
+    shop.loose = free(shop, "nobody's" * 1000)
+    shop.big = shop.hook.put("".join(chr(97 + at) * (4 << 20) for at in range(3)))
+    return shop
+
+
+# -- all blobs
+
+
+def test_the_numbers_are_those_of_the_command(filled):
+    """Each blob once, with the size, holders and kind that `ls --json` tells."""
+    text = page(filled.client())
+    listed = {each["digest"]: each for each in json.loads(filled.command("ls", "--json"))}
+    assert sorted(blobs(text)) == sorted(listed)
+    for digest, each in listed.items():
+        name, kind, size, _, holders = cells(text, digest)
+        assert digest.startswith(name)
+        assert (size, holders) == (human_size(each["bytes"]), str(each["holders"]))
+        assert kind.startswith(each["type"] or each["kind"])
+    shown = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text))
+    assert f"Stored {human_size(sum(each['bytes'] for each in listed.values()))}" in shown
+    held = sum(1 for each in listed.values() if each["holders"])
+    assert f"Held {held} " in shown
+    assert f"Held by nobody {len(listed) - held} " in shown
+
+
+def test_orders_are_those_of_the_command(filled):
+    """By size, expiry and holders, and the other way round."""
+    client = filled.client()
+    for sort, desc in (("size", "1"), ("expiry", "0"), ("holders", "1")):
+        rows = json.loads(filled.command("ls", "--json", "--sort", sort))
+        key = {"size": "bytes", "expiry": "ttl", "holders": "holders"}[sort]
+        by = {each["digest"]: each[key] for each in rows}
+        found = [by[digest] for digest in blobs(page(client, sort=sort, desc=desc))]
+        assert found == sorted(found, reverse=desc == "1")
+        other = [by[d] for d in blobs(page(client, sort=sort, desc="10"[int(desc)]))]
+        assert other == found[::-1]
+    assert 'aria-sort="ascending"' in page(client, sort="digest", desc="0")
+    assert blobs(page(client, sort="<b>")) == blobs(page(client))
+
+
+def test_blobs_are_chosen_by_the_address(filled):
+    """By the begin of the digest, size, whether anybody holds them, and who."""
+    client = filled.client()
+    first = filled.refs[0].digest
+    for text in (first, first[:12], first[3:12].upper(), f"{first[:12]}…"):
+        assert blobs(page(client, q=text)) == [first]
+    assert blobs(page(client, held="no")) == [filled.loose]
+    assert filled.loose not in blobs(page(client, held="yes"))
+    assert blobs(page(client, by="model")) == [filled.refs[1].digest]
+    assert blobs(page(client, by="model", larger="1MB")) == []
+    assert "Nothing is held in the name of nobody" in page(client, by="nobody")
+    large = {
+        each["digest"]
+        for each in json.loads(filled.command("ls", "--json", "--larger-than", "10kB"))
+    }
+    assert set(blobs(page(client, larger="10kB"))) == large
+    assert "is no size" in page(client, larger="big")
+    assert "No digest begins with report-7" in page(client, q="report-7")
+
+
+def test_what_a_task_needs_is_found_by_its_id(filled):
+    """As long as its message is there."""
+    result = filled.report.delay(["row"] * 50_000)
+    text = page(filled.client(), by=result.id)
+    [digest] = blobs(text)
+    assert any(
+        name.startswith(f"task:{result.id}") for name in filled.hook.store.blobs.holders(digest)
+    )
+
+
+def test_pages_of_blobs(shop):
+    """Fifty on each; one that is not there is the last."""
+    digests = {f"b3:{at:064x}": [b"\x00" + bytes(at)] for at in range(120)}
+    shop.hook.store.blobs.put(digests, 3600)
+    client = shop.client()
+    found = [blobs(page(client, page=number)) for number in (1, 2, 3, 99)]
+    assert [len(each) for each in found] == [50, 50, 20, 20]
+    assert {digest for each in found for digest in each} == set(digests)
+    assert 'rel="next"' in page(client, page=2)
+    assert blobs(page(client, page="<3>")) == found[0]
+
+
+def test_shared_chunks_are_counted_when_asked_for(filled):
+    """In how many values each is; not otherwise, as all blobs are read for it."""
+    filled.hook.put("".join(chr(97 + at) * (4 << 20) for at in range(2)))
+    client = filled.client()
+    assert "In values" not in page(client)
+    wait_until(lambda: "In values" in page(client, shared=1), "they were counted")
+    text = page(client, shared=1)
+    shared = {
+        each["digest"]: each["shared"]
+        for each in json.loads(filled.command("ls", "--json", "--shared"))
+    }
+    counted = {digest: cells(text, digest)[-1] for digest in blobs(text)}
+    assert {d: int(n) for d, n in counted.items() if n.isdigit()} == {
+        d: n for d, n in shared.items() if n is not None
+    }
+
+
+def test_an_empty_store(shop):
+    """Nothing is stored, which is no error."""
+    text = page(shop.client())
+    assert "Nothing." in text
+    assert blobs(text) == []
+
+
+def test_without_an_account_nobody_is_called_unneeded(tmp_path):
+    """Files keep no account of holders: there is no such column, and nothing to choose by."""
+    shop = Shop(f"file://{tmp_path}/store")
+    ref = shop.hook.put("v" * 5000)
+    client = shop.client()
+    text = page(client)
+    assert blobs(text) == [ref.digest]
+    assert "Holders" not in text
+    assert "keeps no account" in page(client, held="no")
+    assert "keeps no account" in page(client, by="model")
+    assert "keeps no account" in client.get(f"/blobs/{ref.digest}").text
+
+
+def test_a_store_that_is_away_and_comes_back(filled, monkeypatch):
+    """What was seen before is shown as old, with the error; then it is new again."""
+    client = filled.client()
+    before = blobs(page(client))
+    real = filled.hook.store.blobs.scan
+
+    def away():
+        raise StoreUnavailable("redis://shop does not answer: <refused>")
+
+    monkeypatch.setattr(filled.hook.store.blobs, "scan", away)
+    kept = client.app.state.board.stored._blobs._of_process.get()
+    kept._every = kept._share = 0
+    kept.outdate()
+    wait_until(lambda: "redis://shop" in page(client), "it is noticed")
+    text = page(client)
+    assert blobs(text) == before
+    assert "not there any more" not in text
+    assert re.search(r"What is shown is \d+ s old: .*&lt;refused&gt;", text)
+    monkeypatch.setattr(filled.hook.store.blobs, "scan", real)
+    wait_until(lambda: "redis://shop" not in page(client), "it is back")
+
+
+def test_a_store_that_was_never_there():
+    """Each page says so, and is one that is tried again."""
+    client = Shop("redis://localhost:1/0", watch=False).client()
+    digest = "b3:" + "0" * 64
+    for path in ("/blobs", f"/blobs/{digest}", "/lookup?what=01234567"):
+        answers = []
+
+        def unavailable(path=path, answers=answers):
+            answers[:] = [client.get(path)]
+            return answers[0].status_code == 503
+
+        wait_until(unavailable, f"{path} says so")
+        assert "redis://localhost:1/0 does not answer" in answers[0].text
+
+
+# -- one blob
+
+
+def test_a_blob_is_what_inspect_says(filled):
+    """Kind, sizes, holders, chunks and how it begins."""
+    client = filled.client()
+    told = json.loads(filled.command("inspect", filled.big.digest, "--json"))
+    text = client.get(f"/blobs/{filled.big.digest}").text
+    assert [cells(text, str(at))[0] for at in (1, 2, 3)] == [c["digest"] for c in told["chunks"]]
+    assert f"{human_size(told['value_bytes'])} ({told['value_bytes']:,} bytes)" in text
+    assert re.search(r"<pre[^>]*>a{400}…</pre>", text)
+    assert keys(text)[: len(told["holders"])] == list(told["holders"])
+    pinned = client.get(f"/blobs/{filled.refs[1].digest}").text
+    assert any(key.startswith("pin:model+") for key in keys(pinned))
+    chunk = client.get(f"/blobs/{told['chunks'][0]['digest']}").text
+    assert "Preview" not in chunk
+    assert "chunk" in chunk
+
+
+def test_what_is_not_there(filled):
+    """Of a digest that the store has not, and of what is no digest."""
+    client = filled.client()
+    answer = client.get("/blobs/b3:" + "0" * 64)
+    assert (answer.status_code, "The store has no b3:000" in answer.text) == (404, True)
+    assert client.get("/blobs/<script>").status_code == 404
+    assert client.get("/blobs/..%2f..%2fetc").status_code == 404
+
+
+def test_an_altered_blob_says_so(filled, redis):
+    """Nothing of it is shown; it can be looked at all the same, and removed."""
+    import redis as driver
+
+    digest = filled.refs[0].digest
+    prefix = filled.url.partition("prefix=")[2]
+    with driver.Redis.from_url(redis.url) as client:
+        client.set(f"{prefix}:blob:{{{digest}}}", b"\x00<b>altered</b>", ex=3600)
+    text = filled.client(allow_delete=True).get(f"/blobs/{digest}").text
+    assert "was altered" in text
+    assert "<b>" not in text
+    assert "Remove this blob" in text
+
+
+def test_a_missing_chunk_says_so(filled):
+    """The manifest is shown, and which chunk is missing."""
+    told = json.loads(filled.command("inspect", filled.big.digest, "--json"))
+    gone = told["chunks"][0]["digest"]
+    filled.hook.store.blobs.delete([gone])
+    text = filled.client().get(f"/blobs/{filled.big.digest}").text
+    assert f"has no {gone}" in text
+    assert len(re.findall(r'<tr data-key="\d">', text)) == 3
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_is_never_read(shop, tmp_path):
+    """Neither by the list nor by its page."""
+    ref = shop.hook.put([Bomb(tmp_path / "mark")] * 100)
+    assert ref.serializer == "pickle"
+    client = shop.client()
+    assert "pickle" in cells(page(client), ref.digest)[1]
+    text = client.get(f"/blobs/{ref.digest}").text
+    assert "It is not shown: it is a pickle" in text
+    assert "pickle" in client.get("/lookup", params={"what": ref.wire}).text
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("value", (HOSTILE * 100, {HOSTILE: [HOSTILE] * 100}, [HOSTILE] * 100))
+def test_what_a_value_has_stays_text(shop, value):
+    """Markup in a preview is shown as it is written."""
+    ref = shop.hook.put(value)
+    client = shop.client()
+    for path in (f"/blobs/{ref.digest}", "/lookup"):
+        text = client.get(path, params={"what": ref.wire}).text
+        assert "<script>alert" not in text
+        assert "<img" not in text
+        assert "&lt;script&gt;alert(1)" in text
+    assert "<script>alert" not in page(client)
+
+
+def test_names_from_the_store_stay_text(shop):
+    """Of columns, serializers and holders, whoever wrote them."""
+    pd = pytest.importorskip("pandas")
+    shop.app.conf.accept_content = ["json"]
+    ref = shop.hook.put(pd.DataFrame({HOSTILE: range(1000)}))
+    shop.hook.store.blobs.hold([ref.digest], 3600, f"task:{HOSTILE}")
+    root = b'OFFLOAD1%s{"b":[1],"s":"<script>alert(2)"}'
+    head = root[9:].replace(b"s{", b"{")
+    fake = b"\x00OFFLOAD1" + len(head).to_bytes(8, "little") + head + b"x"
+    shop.hook.store.blobs.put({"b3:" + "1" * 64: [fake]}, 3600)
+    client = shop.client()
+    texts = [page(client), client.get(f"/blobs/{ref.digest}").text]
+    texts.append(page(client, by=HOSTILE.strip(), q=HOSTILE, larger=HOSTILE[:20]))
+    texts.append(client.get("/lookup", params={"what": HOSTILE}).text)
+    for text in texts:
+        assert "<script>alert" not in text
+        assert "<img" not in text
+    assert "&lt;script&gt;alert(1)" in texts[1]
+
+
+def test_a_crowd_of_holders_is_counted(shop):
+    """A blob that thousands hold is shown without their names."""
+    ref = shop.hook.put("v" * 5000)
+    for number in range(1001):
+        shop.hook.store.blobs.hold([ref.digest], 3600, f"task:{number}")
+    assert "1,002 hold it, too many" in shop.client().get(f"/blobs/{ref.digest}").text
+
+
+def test_what_a_blob_has_is_read_once(filled):
+    """However long its page is open: only who holds it, and its life, are asked again."""
+    client = filled.client()
+    read = []
+    real = filled.hook.store.blobs.get
+    object.__setattr__(
+        filled.hook.store.blobs, "get", lambda *args: read.append(args) or real(*args)
+    )
+    for _ in range(10):
+        client.get(f"/blobs/{filled.big.digest}")
+    assert len(read) == 2  # the root, and the chunk that it begins with
+
+
+# -- looking up
+
+
+def test_a_digest_is_looked_up(filled):
+    """Its begin leads to the blob's page."""
+    client = filled.client()
+    digest = filled.refs[0].digest
+    for text in (digest, digest[3:], digest[:12], f" {digest[:15]}… "):
+        answer = client.get("/lookup", params={"what": text}, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/blobs/{digest}")
+    assert "Look up" in client.get("/lookup").text
+
+
+def test_a_reference_is_looked_up(filled):
+    """It tells what it is and leads to its blob; a changed one is refused."""
+    client = filled.client()
+    ref = filled.refs[0]
+    text = client.get("/lookup", params={"what": ref.wire}).text
+    assert "The reference" in text
+    assert f'href="/blobs/{ref.digest}"' in text
+    forged = ref.wire.replace("n=", "n=1")
+    answer = client.get("/lookup", params={"what": forged})
+    assert answer.status_code == 404
+    assert "no valid signature" in answer.text
+    filled.hook.store.blobs.delete([ref.digest])
+    assert "has no" in client.get("/lookup", params={"what": ref.wire}).text
+
+
+def test_a_task_is_looked_up(filled):
+    """Its state, the reference of its result, and a way to what is held in its name."""
+
+    @filled.app.task(name="shop.give")
+    def give():
+        return "result" * 1000
+
+    client = filled.client()
+    result = give.delay()
+    assert "waits in a queue" in client.get("/lookup", params={"what": result.id}).text
+    filled.wire.work()
+    text = client.get("/lookup", params={"what": result.id}).text
+    told = json.loads(filled.command("inspect", result.id, "--json"))
+    assert "SUCCESS" in text
+    assert f'href="/blobs/{told["result"]["digest"]}"' in text
+    assert f'href="/blobs?by={result.id}"' in text
+    assert "resultresult" in text
+    assert blobs(page(client, by=result.id)) == [told["result"]["digest"]]
+    give.apply_async(task_id="0123456789abcdef")
+    filled.wire.work()
+    assert "SUCCESS" in client.get("/lookup", params={"what": "0123456789abcdef"}).text
+
+
+# -- removing
+
+
+def token(text):
+    return re.search(r'name="form" value="([^"]+)"', text)[1]
+
+
+def test_nothing_is_removed_unless_allowed(filled):
+    """There is no button, and whoever asks for it all the same is refused."""
+    client = filled.client()
+    path = f"/blobs/{filled.loose}"
+    assert "Remove" not in client.get(path).text
+    assert client.get(f"{path}/remove").status_code == 403
+    assert client.post(f"{path}/remove", data={"form": "x"}).status_code == 403
+    assert client.get(path).status_code == 200
+
+
+def test_what_nobody_holds_is_removed(filled):
+    """After a page that asks; then it is in no list any more."""
+    client = filled.client(allow_delete=True)
+    path = f"/blobs/{filled.loose}"
+    assert filled.loose in blobs(page(client))
+    assert f'href="{path}/remove"' in client.get(path).text
+    asks = client.get(f"{path}/remove").text
+    assert "Nobody holds it" in asks
+    assert client.get(path).status_code == 200
+    done = client.post(f"{path}/remove", data={"form": token(asks)})
+    assert f'Removed <span class="mono">{filled.loose}</span>' in done.text
+    assert client.get(path).status_code == 404
+    wait_until(lambda: filled.loose not in blobs(page(client)), "the store was looked at again")
+    assert client.get(f"{path}/remove").status_code == 404
+    said = client.get(f"/blobs?removed={filled.refs[0].digest}").text
+    assert "Removed" not in said
+
+
+def test_what_is_held_stays_unless_forced(filled):
+    """It says who holds it; a box that was not ticked keeps it."""
+    client = filled.client(allow_delete=True)
+    path = f"/blobs/{filled.refs[1].digest}"
+    asks = client.get(f"{path}/remove").text
+    assert any(key.startswith("pin:model+") for key in keys(asks))
+    stays = client.post(f"{path}/remove", data={"form": token(asks)})
+    assert stays.status_code == 409
+    assert "It stays" in stays.text
+    assert filled.hook.get(filled.refs[1])
+    gone = client.post(f"{path}/remove", data={"form": token(stays.text), "force": "yes"})
+    assert "Removed" in gone.text
+    assert client.get(path).status_code == 404
+
+
+def test_a_hold_that_is_taken_meanwhile_keeps_it(filled):
+    """Between the page that asks and the answer somebody may come to need it."""
+    client = filled.client(allow_delete=True)
+    path = f"/blobs/{filled.loose}/remove"
+    asks = client.get(path).text
+    filled.hook.store.blobs.hold([filled.loose], 3600, "task:late")
+    stays = client.post(path, data={"form": token(asks)})
+    assert (stays.status_code, "task:late" in stays.text) == (409, True)
+
+
+def test_it_may_be_mounted_anywhere(filled):
+    """Links and redirects stay below where it is."""
+    mounted = Starlette(
+        routes=[Mount("/ops/offload", dashboard(filled.app, hosts=["*"], allow_delete=True))]
+    )
+    client = TestClient(mounted)
+    text = page(client, "/ops/offload/blobs")
+    paths = set(re.findall(r'(?:href|action)="(/[^"]*)"', text))
+    assert all(path.startswith("/ops/offload/") for path in paths)
+    assert f"/ops/offload/blobs/{filled.loose}" in paths
+    looked_up = client.get("/ops/offload/lookup", params={"what": filled.loose[:14]})
+    assert looked_up.url.path == f"/ops/offload/blobs/{filled.loose}"
+    asks = client.get(f"/ops/offload/blobs/{filled.loose}/remove").text
+    done = client.post(f"/ops/offload/blobs/{filled.loose}/remove", data={"form": token(asks)})
+    assert done.url.path == "/ops/offload/blobs"
+    assert "Removed" in done.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers"),
+    (
+        ({}, {}),
+        ({"form": "0" * 64}, {}),
+        (None, {"origin": "https://evil.example"}),
+        (None, {"sec-fetch-site": "cross-site"}),
+    ),
+)
+def test_forms_from_elsewhere_are_refused(filled, fields, headers):
+    """Without the token of this browser, or from another page, nothing is removed."""
+    client = filled.client(allow_delete=True)
+    path = f"/blobs/{filled.loose}/remove"
+    given = {"form": token(client.get(path).text)} if fields is None else fields
+    assert client.post(path, data=given, headers=headers).status_code == 403
+    assert client.get(path).status_code == 200
