@@ -8,7 +8,7 @@ import time
 import weakref
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
@@ -202,6 +202,7 @@ class Counters:
     """
 
     def __init__(self) -> None:
+        self._listener: Callable[[], None] | None = None
         self._begin()
         _all.add(self)
 
@@ -211,6 +212,13 @@ class Counters:
         self._counts: Counter[str] = Counter()
         self._apart: dict[_Labels, dict[str, int]] = {}
         self._room = _MOST
+        self._to_tell = self._listener
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call *listener* when the first is counted after a `take`, and now if something is."""
+        self._listener = self._to_tell = listener
+        if self._waiting or self._apart:
+            self._tell()
 
     def about(self, task: str, argument: str = "") -> AbstractContextManager[None]:
         """Within this, what is counted is counted for a task's argument."""
@@ -247,11 +255,18 @@ class Counters:
     def _wait(self, event: tuple[_Labels, Any, Any]) -> None:
         waiting = self._waiting
         waiting.append(event)
+        if self._to_tell is not None:
+            self._tell()
         if len(waiting) >= _LONGEST and self._lock.acquire(blocking=False):
             try:
                 self._add_up()
             finally:
                 self._lock.release()
+
+    def _tell(self) -> None:
+        listener, self._to_tell = self._to_tell, None
+        if listener is not None:
+            listener()
 
     def _add_up(self) -> None:
         """Add up what waits; only with the lock. Other threads may append meanwhile."""
@@ -295,6 +310,7 @@ class Counters:
     def take(self) -> dict[Counted, int]:
         """Return what was counted since this was called last."""
         with self._lock:
+            self._to_tell = self._listener  # first, so that none is missed
             self._add_up()
             taken, self._apart, self._room = self._apart, {}, _MOST
             for counts in taken.values():

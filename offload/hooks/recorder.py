@@ -16,7 +16,7 @@ from typing import Any
 from celery import signals
 
 from offload.counters import BY_TASK, Counted, Counters
-from offload.errors import StoreError
+from offload.errors import OffloadError, StoreError
 from offload.stores.base import Store
 from offload.stores.processes import PerProcess
 from offload.stores.tallies import LABEL, Tallied, Tallies, Tally
@@ -31,11 +31,13 @@ _LONGEST = 200  # characters of a task's or argument's name
 class Recorder:
     """Gives what was counted to a store, at most once in *interval* seconds.
 
-    It rides on what the store is asked anyway; `write` is for the end of a process. What was
-    counted since the last writing is lost if the process is killed.
+    It rides on what the store is asked anyway, or a thread writes where nothing can carry it:
+    *interval* after something was counted, and there is none while nothing is. `write` is for
+    the end of a process. What was counted since the last writing is lost if the process is killed.
 
     Args:
         clock: seconds that only rise.
+        sleep: waits so many seconds.
     """
 
     def __init__(
@@ -44,12 +46,13 @@ class Recorder:
         interval: float,
         *,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._tallies: Tallies | None = None
         self._counters = counters
         self._interval = interval
         self._clock = clock
-        self._clock = clock
+        self._sleep = sleep
         begun = clock()
         self._states = PerProcess(lambda: _State(begun + interval))
 
@@ -57,7 +60,10 @@ class Recorder:
         """Write to *store* from now on, and at the end of each process."""
         if self._interval and isinstance(store, Tallied):
             self._tallies = store.tallies
-            self._tallies.ride(self)
+            if self._tallies.rides:
+                self._tallies.ride(self)
+            else:
+                self._counters.listen(self._write_later)
             _recorders.add(self)
 
     def due(self) -> Tally | None:
@@ -78,13 +84,57 @@ class Recorder:
         state, tallies = self._states.get(), self._tallies
         if tallies is None or state.again:  # the store was away just now
             return
-        with state.lock:
-            left = [*iter(lambda: self._next(state), None)]
         try:
-            for tally in left:
-                tallies.add(tally)
+            self._write(state, tallies)
         except StoreError as exc:
             logger.info("some statistics are lost: %s", exc)
+
+    def end(self) -> None:
+        """Write what is left, and say that nothing more comes."""
+        self.write()
+        if self._tallies is not None:
+            try:
+                self._tallies.end()
+            except StoreError as exc:
+                logger.info("that statistics end is not written: %s", exc)
+
+    def _write_later(self) -> None:
+        """Have a thread write after an interval, if none is about to."""
+        state = self._states.get()
+        if state.expect_writer():
+            writer = threading.Thread(
+                target=self._write_soon, args=(state,), name="offload-stats", daemon=True
+            )
+            try:
+                writer.start()
+            except RuntimeError:  # no more threads, or the process is ending
+                state.writer_came()
+
+    def _write_soon(self, state: _State) -> None:
+        while True:
+            self._sleep(self._interval)
+            state.writer_came()
+            try:
+                if self._tallies is not None:
+                    self._write(state, self._tallies)
+            except OffloadError as exc:
+                logger.info("statistics are written later: %s", exc)
+                if state.expect_writer():
+                    continue
+            return
+
+    def _write(self, state: _State, tallies: Tallies) -> None:
+        """Write all; what cannot be written is due again."""
+        while True:
+            with state.lock:
+                tally = self._next(state)
+            if tally is None:
+                return
+            try:
+                tallies.add(tally)
+            except OffloadError:
+                self.lost(tally)
+                raise
 
     def _next(self, state: _State) -> Tally | None:
         if state.again:
@@ -106,7 +156,7 @@ _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 def _write_all(**_signal: Any) -> None:
     for recorder in list(_recorders):
-        recorder.write()
+        recorder.end()
 
 
 atexit.register(_write_all)
@@ -120,6 +170,18 @@ class _State:
         self.next = now
         self.again: list[Tally] = []
         self.lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._is_expected = False
+
+    def expect_writer(self) -> bool:
+        """Return whether nobody was going to write; from now on somebody is."""
+        with self._writing:
+            was, self._is_expected = self._is_expected, True
+            return not was
+
+    def writer_came(self) -> None:
+        with self._writing:
+            self._is_expected = False
 
 
 def _text(what: Counted) -> str:

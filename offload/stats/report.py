@@ -37,7 +37,7 @@ def tallies_of(store: Store) -> Tallies:
     if isinstance(store, Tallied):
         return store.tallies
     raise ConfigurationError(
-        f"{store.url} keeps no statistics: Redis does, also as the first of several stores",
+        f"{store.url} keeps no statistics: it has no `tallies` (offload.stores.tallies)",
         store=store.url,
     )
 

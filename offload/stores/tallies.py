@@ -52,13 +52,23 @@ class Rider(Protocol):
 
 
 class Tallies(Protocol):
-    """The two accounts. Raises StoreUnavailable as all of a store does."""
+    """The two accounts. Raises StoreUnavailable as all of a store does.
+
+    Attributes:
+        rides: whether `ride` does anything. Where it does not, somebody must `add` now and then.
+    """
+
+    @property
+    def rides(self) -> bool: ...
 
     def ride(self, rider: Rider) -> None:
         """Write what *rider* gives along with what else is asked of the store."""
 
     def add(self, tally: Tally) -> None:
-        """Write it now. One round trip."""
+        """Write it now. One round trip, and now and then some more where `rides` is false."""
+
+    def end(self) -> None:
+        """Say that this process will not add anything for now."""
 
     def total(self) -> dict[str, int]:
         """Return the total."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from celery.bin.base import CLIContext
@@ -96,8 +97,10 @@ def test_an_hour_that_is_not_kept_is_refused(command):
     assert "90 days" in command("--since", "99d", code=1)
 
 
-def test_a_store_without_statistics_says_so(tmp_path):
-    wire = make_wire(store=f"file://{tmp_path}")
+def test_a_store_without_statistics_says_so():
+    """One of somebody else's kind."""
+    wire = make_wire()
+    wire.hook._store = SimpleNamespace(url="theirs://")
     context = CLIContext(wire.app, True, None)
     done = CliRunner().invoke(offload, ["stats"], obj=context)
     assert done.exit_code == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from offload.hooks.recorder import Recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tallies import LABEL
+from offload.testing.servers import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,6 +98,110 @@ def test_the_end_of_a_process_writes_what_is_left(recorder, counters):
     assert store.tallies.total() == {LABEL.join(("values_seen", "", "")): 3}
     recorder.write()
     assert store.tallies.total() == {LABEL.join(("values_seen", "", "")): 3}
+
+
+class Store:
+    """Keeps statistics that nothing can carry; away when told."""
+
+    url = "store://"
+
+    def __init__(self):
+        self.tallies = self
+        self.added = []
+        self.ended = 0
+        self.away = False
+
+    rides = False
+
+    def add(self, tally):
+        if self.away:
+            raise StoreUnavailable("away")
+        self.added.append(tally)
+
+    def end(self):
+        self.ended += 1
+
+
+class Naps:
+    """In place of sleeping: what sleeps goes on when it is woken."""
+
+    def __init__(self):
+        self.asked = queue.Queue()
+        self._wakings = queue.Queue()
+
+    def __call__(self, seconds):
+        self.asked.put(seconds)
+        self._wakings.get()
+
+    def wake(self):
+        """Wake who sleeps, once; wait for one if there is none."""
+        seconds = self.asked.get(timeout=30)
+        self._wakings.put(None)
+        return seconds
+
+
+@pytest.fixture
+def naps():
+    return Naps()
+
+
+@pytest.fixture
+def silent(counters, naps):
+    """A store and a recorder that writes to it by a thread."""
+    store = Store()
+    recorder = Recorder(counters, 10, sleep=naps)
+    recorder.ride(store)
+    return store, recorder
+
+
+def test_a_thread_writes_where_nothing_can_carry_it(silent, counters, naps):
+    """One, an interval after the first was counted; and there is none while nothing is."""
+    store, _ = silent
+    assert naps.asked.empty()
+    for round_ in range(1, 4):
+        for _ in range(5):
+            counters.add(values_seen=1)
+        assert naps.wake() == 10
+        wait_until(lambda r=round_: len(store.added) == r, "it is written")
+        assert naps.asked.empty()
+    assert [tally.total for tally in store.added] == [{LABEL.join(("values_seen", "", "")): 5}] * 3
+    assert [tally.number for tally in store.added] == [1, 2, 3]
+
+
+def test_what_was_counted_before_the_store_was_known_is_written_as_well(counters, naps):
+    store = Store()
+    recorder = Recorder(counters, 10, sleep=naps)
+    counters.add(values_seen=1)
+    recorder.ride(store)
+    naps.wake()
+    wait_until(lambda: store.added, "it is written")
+
+
+def test_the_thread_tries_again_until_the_store_is_back(silent, counters, naps):
+    """Under the same number; and threads do not become more meanwhile."""
+    store, _ = silent
+    store.away = True
+    for _ in range(5):
+        counters.add(values_seen=1)
+        naps.wake()
+    threads = [thread for thread in threading.enumerate() if thread.name == "offload-stats"]
+    assert len(threads) <= 2
+    store.away = False
+
+    def is_written():
+        while not naps.asked.empty():
+            naps.wake()
+        return sum(sum(tally.total.values()) for tally in store.added) == 5
+
+    wait_until(is_written, "all is written")
+    assert [tally.number for tally in store.added] == list(range(1, len(store.added) + 1))
+
+
+def test_the_end_of_a_process_is_said(silent, counters):
+    store, recorder = silent
+    counters.add(values_seen=1)
+    recorder.end()
+    assert (len(store.added), store.ended) == (1, 1)
 
 
 def test_names_cannot_break_the_account(recorder, counters, clock):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from offload.errors import ConfigurationError
 from offload.stats import report, timeline
 from offload.stats.report import tallies_of
-from offload.stores import open_store
 from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.tallies import LABEL, Tally
 
@@ -108,6 +109,6 @@ def test_counts_of_a_newer_version_are_read(tallies):
     assert found.tasks["t"]["values_seen"] == 2
 
 
-def test_a_store_without_statistics_says_so(tmp_path):
+def test_a_store_without_statistics_says_so():
     with pytest.raises(ConfigurationError, match="keeps no statistics"):
-        tallies_of(open_store(f"file://{tmp_path}"))
+        tallies_of(SimpleNamespace(url="theirs://"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from itertools import count
 
 import fakeredis
@@ -13,21 +14,42 @@ from hypothesis import strategies as st
 from offload.errors import StoreUnavailable
 from offload.stores import open_store
 from offload.stores import tallies as of_tallies
+from offload.stores.memory import MemoryStore
 from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.redis.packer import PACKER
 from offload.stores.redis.store import RedisStore
 from offload.stores.tallies import LABEL, Tallied, Tally
 from offload.testing.servers import redis_client, redis_server
 from offload.testing.store import unique
+from tests.stores.moto_s3 import moto_s3
 
 DIGEST = "b3:" + "0" * 64
 
 
-@pytest.fixture(params=["memory", "fake", "redis", "valkey", "cluster", "tiers"])
-def tallies(request, tmp_path):
+@pytest.fixture(
+    params=[
+        *("memory", "fake", "redis", "valkey", "cluster", "tiers"),
+        *("file", "fsspec", "moto", "s3"),
+    ]
+)
+def store(request, tmp_path):
+    if request.param == "moto":
+        with moto_s3(time.time) as store:
+            yield store
+    else:
+        yield _store(request, tmp_path)
+
+
+def _store(request, tmp_path):
     kind = request.param
     if kind == "memory":
-        return MemoryTallies()
+        return MemoryStore()
+    if kind == "file":
+        return open_store(f"file://{tmp_path}")
+    if kind == "fsspec":
+        return open_store(f"fsspec+memory://{unique()}")
+    if kind == "s3":
+        return open_store(request.getfixturevalue("s3").url(unique()))
     if kind == "fake":
         server = fakeredis.FakeServer()
 
@@ -36,13 +58,18 @@ def tallies(request, tmp_path):
             client.connection_pool.connection_kwargs["command_packer"] = PACKER
             return client
 
-        return RedisStore(connect, url="redis://fake").tallies
+        return RedisStore(connect, url="redis://fake")
     prefix = f"prefix={unique().replace('/', '-')}"
     if kind == "tiers":
         url = request.getfixturevalue("redis").url
-        return open_store([f"{url}?{prefix}", f"file://{tmp_path}"]).tallies
+        return open_store([f"{url}?{prefix}", f"file://{tmp_path}"])
     url = request.getfixturevalue(kind).url
-    return open_store(f"{url}{'&' if '?' in url else '?'}{prefix}").tallies
+    return open_store(f"{url}{'&' if '?' in url else '?'}{prefix}")
+
+
+@pytest.fixture
+def tallies(store):
+    return store.tallies
 
 
 def text(name, task="", argument=""):
@@ -63,6 +90,18 @@ def test_every_tally_is_added(tallies):
     tallies.clear()
     assert tallies.total() == {}
     assert not any(tallies.series(span) for span in of_tallies.SPANS)
+
+
+def test_statistics_are_no_blobs_and_a_sweep_leaves_them(store):
+    """Neither those of a process that goes on, nor those of one that has ended."""
+    amounts = {text("seen"): 1}
+    store.tallies.add(Tally("a", 1, amounts, amounts))
+    store.tallies.end()
+    store.tallies.add(Tally("a", 2, amounts, amounts))
+    for dry_run in (True, False, False):
+        assert list(store.sweep(dry_run=dry_run)) == []
+        assert store.tallies.total() == {text("seen"): 2}
+    assert list(store.blobs.scan()) == list(store.blobs.named("b3:")) == []
 
 
 def test_a_series_of_the_last_time_only(tallies):
@@ -99,7 +138,7 @@ def test_a_tally_that_comes_twice_counts_once(tallies):
 
 def test_an_account_that_is_full_takes_no_more_names(tallies, monkeypatch):
     """What comes then is counted together, and nothing is lost."""
-    monkeypatch.setattr("offload.stores.memory_tallies.FIELDS", 10)
+    monkeypatch.setattr("offload.stores.accounts.FIELDS", 10)
     monkeypatch.setattr("offload.stores.redis.tallies.FIELDS", 10)
     for number in range(30):
         one = {text("seen", f"task {number}"): 1}

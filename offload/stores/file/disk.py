@@ -72,15 +72,17 @@ class Disk:
                 store=self.url,
             ) from exc
 
-    def write_aside(self, parts: Iterable[Buffer]) -> Path:
-        """Write a new file in ``tmp/``, flushed to disk; nothing stays if that fails."""
+    def write_aside(self, parts: Iterable[Buffer], *, fsync: bool = True) -> Path:
+        """Write a new file in ``tmp/``, flushed to disk unless not *fsync*; nothing stays if that
+        fails.
+        """
         path = self.root / "tmp" / f"{os.getpid()}-{uuid4().hex}"
         self._make(path.parent)
         try:
             with open(path, "xb", opener=_private) as file:
                 file.writelines(parts)
                 file.flush()
-                if self._fsync:
+                if self._fsync and fsync:
                     os.fsync(file.fileno())
         except BaseException:
             path.unlink(missing_ok=True)

@@ -12,7 +12,10 @@ from offload.stores.file.blobs import FileBlobs
 from offload.stores.file.diagnose import capacity, diagnose
 from offload.stores.file.disk import Disk
 from offload.stores.file.records import FileLeases, FilePointers
+from offload.stores.file.shelf import FileShelf
 from offload.stores.findings import Finding
+from offload.stores.snapshots import SnapshotTallies
+from offload.stores.snapshots.shelf import Pointed
 from offload.stores.urls import StoreURL, boolean, duration, seconds
 
 __all__ = ("FileStore", "open_file")
@@ -46,6 +49,7 @@ class FileStore:
         self.blobs = FileBlobs(disk, skew)
         self.pointers = FilePointers(disk)
         self.leases = FileLeases(disk)
+        self.tallies = SnapshotTallies(FileShelf(disk), Pointed(self.pointers))
         self._disk = disk
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
@@ -55,6 +59,7 @@ class FileStore:
         yield from left
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
+        yield from self.tallies.sweep(dry_run=dry_run)
 
     def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
         """Look at the room on the disk."""

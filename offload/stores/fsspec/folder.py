@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from datetime import timezone
 from typing import Any
 
@@ -17,26 +18,41 @@ FileSystem = Any  # fsspec ships no types
 
 
 class Folder:
-    """The folder *root* of the file systems that *connect* makes, one for each process."""
+    """A folder in *root* of the file systems that *connect* makes, one for each process."""
 
-    def __init__(self, connect: Callable[[], FileSystem], url: str, root: str) -> None:
+    def __init__(
+        self, connect: Callable[[], FileSystem], url: str, root: str, name: str = "blobs"
+    ) -> None:
         self.url = url
         self._root = root.rstrip("/")
+        self._name = name
         self._systems = PerProcess(connect)
 
+    def beside(self, name: str) -> Folder:
+        """Return another folder in the same root."""
+        other = copy(self)
+        other._name = name
+        return other
+
     def path(self, *names: str) -> str:
-        return "/".join((self._root, "blobs", *names))
+        return "/".join((self._root, self._name, *names))
 
     def names(self, *folder: str) -> list[str]:
         """Return the names in a folder; none if it is not there."""
+        return [_last(name) for name in self._list(*folder, detail=False)]
+
+    def sizes(self, *folder: str) -> dict[str, int | None]:
+        """Return the names in a folder with their bytes; None where those are not told."""
+        return {_last(e["name"]): e.get("size") for e in self._list(*folder, detail=True)}
+
+    def _list(self, *folder: str, detail: bool) -> list[Any]:
         path = self.path(*folder)
         try:
             with self._errors() as system:
                 system.invalidate_cache(path)
-                found = system.ls(path, detail=False)
+                return list(system.ls(path, detail=detail))
         except FileNotFoundError:
             return []
-        return [str(name).rstrip("/").rpartition("/")[2] for name in found]
 
     def write(self, content: bytes, *names: str) -> None:
         with self._errors() as system:
@@ -97,3 +113,7 @@ class Folder:
                 "from here, and the credentials",
                 store=self.url,
             ) from exc
+
+
+def _last(path: object) -> str:
+    return str(path).rstrip("/").rpartition("/")[2]

@@ -11,6 +11,9 @@ from offload.errors import ConfigurationError, OffloadError
 from offload.stores.base import Swept
 from offload.stores.fsspec.blobs import FsspecBlobs
 from offload.stores.fsspec.folder import FileSystem, Folder
+from offload.stores.fsspec.shelf import FsspecShelf
+from offload.stores.snapshots import SnapshotTallies
+from offload.stores.snapshots.shelf import Listed
 from offload.stores.threads import Threads
 from offload.stores.urls import StoreURL, count, duration
 
@@ -43,15 +46,17 @@ class FsspecStore:
     ) -> None:
         self.url = url
         self._threads = Threads(threads, "offload-fsspec")
-        self.blobs = FsspecBlobs(
-            Folder(connect, url, root), self._threads, skew=skew, ahead=ahead, clock=clock
-        )
+        folder = Folder(connect, url, root)
+        self.blobs = FsspecBlobs(folder, self._threads, skew=skew, ahead=ahead, clock=clock)
+        shelf = FsspecShelf(folder.beside("stats"), self._threads, clock)
+        self.tallies = SnapshotTallies(shelf, Listed(shelf))
         self.pointers = NoPointers(url)
         self.leases = NoLeases(url)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
         """Remove what expired, and yield it."""
-        return self.blobs.sweep(dry_run=dry_run)
+        yield from self.blobs.sweep(dry_run=dry_run)
+        yield from self.tallies.sweep(dry_run=dry_run)
 
     def close(self) -> None:
         """End this process's threads; the next call begins new ones."""

@@ -14,6 +14,8 @@ _TIME = "return redis.call('TIME')"  # as a script, it is asked of the server th
 
 
 class RedisTallies:
+    rides = True
+
     def __init__(self, link: Link) -> None:
         self._link = link
         # In a Cluster the part in braces chooses the slot.
@@ -24,6 +26,9 @@ class RedisTallies:
 
     def add(self, tally: Tally) -> None:
         self._link.run_script(script("count"), [((self._key,), self.arguments(tally))])
+
+    def end(self) -> None:
+        """Do nothing: what is added is written."""
 
     def command(self, tally: Tally) -> tuple[str | int, ...]:
         """Return the command that adds *tally*, to a server that may not know the script."""

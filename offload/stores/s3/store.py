@@ -15,7 +15,10 @@ from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.diagnose import diagnose
 from offload.stores.s3.link import Connect, Link
 from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
+from offload.stores.s3.shelf import S3Shelf
 from offload.stores.s3.versions import S3Versions
+from offload.stores.snapshots import SnapshotTallies
+from offload.stores.snapshots.shelf import Pointed
 
 __all__ = ("S3Store",)
 
@@ -72,6 +75,7 @@ class S3Store:
         self.versions = S3Versions(self._link, self.blobs, self._conditions, self._sweep)
         self.pointers = S3Pointers(Records(self._link, "pointers", self._conditions))
         self.leases = S3Leases(Records(self._link, "leases", self._conditions))
+        self.tallies = SnapshotTallies(S3Shelf(self._link), Pointed(self.pointers))
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
         """Remove what expired, and yield it.
@@ -87,6 +91,7 @@ class S3Store:
         yield from self.pointers.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
         yield from self._conditions.sweep(dry_run=dry_run)
+        yield from self.tallies.sweep(dry_run=dry_run)
 
     def lifecycle(self, longest: float) -> Rule:
         """Return the rule with the fewest days that is safe where nothing is ever asked to be

@@ -1,0 +1,57 @@
+"""Statistics as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from offload.stores.file.disk import Disk
+from offload.stores.snapshots.shelf import LARGEST, Entry
+
+__all__ = ("FileShelf",)
+
+
+class FileShelf:
+    """The files in ``stats/``. They need not outlive a power failure whole: who reads one that
+    is not leaves it out.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self.url = disk.url
+        self._disk = disk
+        self._folder = disk.root / "stats"
+
+    def entries(self) -> list[Entry]:
+        found = []
+        with self._disk.errors():
+            for entry in self._disk.entries(self._folder):
+                with suppress(FileNotFoundError):
+                    stat = entry.stat()
+                    tag = f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+                    found.append(Entry(entry.name, stat.st_size, tag, stat.st_mtime))
+        return found
+
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        with self._disk.errors():
+            return [self._read(name) for name in names]
+
+    def _read(self, name: str) -> bytes | None:
+        with suppress(FileNotFoundError), (self._folder / name).open("rb") as file:
+            return file.read(LARGEST)
+        return None
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._disk.errors():
+            self._disk.move(self._disk.write_aside((content,), fsync=False), self._folder / name)
+
+    def remove(self, names: Sequence[str]) -> None:
+        with self._disk.errors():
+            for name in names:
+                (self._folder / name).unlink(missing_ok=True)
+
+    def now(self) -> float:
+        return self._disk.clock()
+
+    def sure_time(self) -> float:
+        with self._disk.errors():
+            return self._disk.sure_time()

@@ -1,0 +1,90 @@
+"""What real workers count in stores that cannot add: files and S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from offload.stats import report
+from offload.stores import open_store
+from offload.testing.servers import redis_client, wait_until
+from offload.testing.store import unique
+from tests.integration.features import create
+from tests.integration.harness import ROOT, environment, worker
+
+pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
+
+VALUES = 12
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request, tmp_path):
+    if request.param == "file":
+        return f"file://{tmp_path}/store"
+    return request.getfixturevalue("s3").url(unique())
+
+
+@pytest.fixture
+def config(broker_server, store):
+    with redis_client(broker_server) as client:
+        client.flushall()
+    base = f"redis://{broker_server.host}:{broker_server.port}"
+    return {
+        "broker": f"{base}/0",
+        "backend": f"{base}/1",
+        "offload": {"store": store, "cache": "off", "threshold": 1000, "stats_interval": 3600.0},
+    }
+
+
+def run_tasks(app):
+    answers = [app.tasks["lengths"].delay([f"{n:04}" * 1000]) for n in range(VALUES)]
+    for answer in answers:
+        assert answer.get(timeout=60) == [4000]
+
+
+def fetched(config):
+    found = report(open_store(config["offload"]["store"]).tallies)
+    return found.tasks["lengths"]["values_fetched"] if "lengths" in found.tasks else 0
+
+
+def test_all_that_children_counted_is_there_when_a_worker_has_ended(config, tmp_path):
+    """Those that ran their one task and those that ran till the end; the command shows it, and
+    ``gc`` leaves it.
+    """
+    app = create(config)
+    limit = ("--max-tasks-per-child", "3")
+    with worker(tmp_path, config, app="tests.integration.features", args=limit):
+        run_tasks(app)
+    assert fetched(config) == VALUES
+    for words in (["gc"], ["stats", "--by", "task"], ["stats", "--json"], ["doctor"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", "tests.integration.features", "offload", *words],
+            cwd=ROOT,
+            env=environment(config),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        if words[-1] == "--json":
+            assert json.loads(done.stdout)["tasks"]["lengths"]["values_fetched"] == VALUES
+    assert fetched(config) == VALUES
+    app.close()
+
+
+def test_a_worker_that_is_killed_loses_what_it_had_not_written(config, tmp_path):
+    """A thread writes after the interval, also if nothing else happens."""
+    app = create(config)
+    config["offload"]["stats_interval"] = 0.5
+    with worker(tmp_path, config, app="tests.integration.features") as process:
+        run_tasks(app)
+        wait_until(lambda: fetched(config) == VALUES, "all is written", timeout=60)
+        os.killpg(process.popen.pid, signal.SIGKILL)
+        process.popen.wait()
+    assert fetched(config) == VALUES
+    app.close()

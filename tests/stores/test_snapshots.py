@@ -1,0 +1,535 @@
+"""What each process writes for itself is added up to the same sum at every moment."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from contextlib import suppress
+from itertools import count
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from offload.errors import StoreUnavailable
+from offload.stores.file import FileStore
+from offload.stores.memory import MemoryStore
+from offload.stores.snapshots import SnapshotTallies
+from offload.stores.snapshots.folding import GRACE, SILENT, STRAY
+from offload.stores.snapshots.names import END, is_fold, is_part
+from offload.stores.snapshots.part import LIFE
+from offload.stores.snapshots.shelf import Entry, Listed, Pointed
+from offload.stores.snapshots.written import Snapshot, write
+from offload.stores.tallies import LABEL, SPANS, Tally
+
+NAME = LABEL.join(("seen", "t", "a"))
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Shelf:
+    """In memory; what happens at a call can be set."""
+
+    url = "shelf://"
+
+    def __init__(self):
+        self.time = 1_000_000.0
+        self.files = {}
+        self.tags = count()
+        self.at = lambda call: None
+        self.pointers = Noticed(MemoryStore().pointers, self)
+
+    def entries(self):
+        self.at("entries")
+        return [
+            Entry(name, len(content), tag, written)
+            for name, (content, tag, written) in self.files.items()
+        ]
+
+    def read(self, names):
+        self.at("read")
+        return [self.files[name][0] if name in self.files else None for name in names]
+
+    def write(self, name, content):
+        self.at("write")
+        self.files[name] = content, str(next(self.tags)), self.time
+        self.at("written")
+
+    def remove(self, names):
+        for name in names:
+            self.at("remove")
+            self.files.pop(name, None)
+
+    def now(self):
+        return self.time
+
+    sure_time = now
+
+    def named(self, kind):
+        return [name for name in self.files if kind(name)]
+
+
+class Noticed:
+    def __init__(self, pointers, shelf):
+        self._pointers = pointers
+        self._shelf = shelf
+
+    def read(self, name):
+        return self._pointers.read(name)
+
+    def swap(self, *arguments):
+        self._shelf.at("swap")
+        done = self._pointers.swap(*arguments)
+        self._shelf.at("swapped")
+        return done
+
+
+@pytest.fixture
+def shelf():
+    return Shelf()
+
+
+@pytest.fixture(params=["pointed", "listed"])
+def head(request, shelf):
+    return Pointed(shelf.pointers) if request.param == "pointed" else Listed(shelf)
+
+
+@pytest.fixture
+def process(shelf, head):
+    """Return another process's tallies."""
+    return lambda: SnapshotTallies(shelf, head, (lambda: shelf.time,))
+
+
+numbers = count()
+
+
+def one(amount=1):
+    return Tally("p", next(numbers), {NAME: amount}, {NAME: amount})
+
+
+def seen(tallies):
+    """Return the sum, which is the same in all accounts."""
+    [found] = {tallies.total().get(NAME, 0), *(_sum(tallies, span) for span in SPANS)}
+    return found
+
+
+def _sum(tallies, span):
+    return sum(sum(amounts.values()) for amounts in tallies.series(span).values())
+
+
+def sweep(tallies):
+    return list(tallies.sweep(dry_run=False))
+
+
+def test_parts_that_are_over_become_one(shelf, process):
+    """Those of processes that ended at once; their files go some time later."""
+    reader = process()
+    for _ in range(10):
+        writer = process()
+        writer.add(one())
+        writer.add(one())
+        writer.end()
+    assert len(shelf.named(is_part)) == 10
+    sweep(reader)
+    assert seen(reader) == 20
+    shelf.time += GRACE + 1
+    process().add(one())
+    sweep(reader)
+    assert len(shelf.named(is_part)) == 1
+    assert not [name for name in shelf.files if name.endswith(END)]
+    assert len(shelf.named(is_fold)) == 1
+    assert seen(reader) == seen(process()) == 21
+
+
+def test_a_process_has_one_part_for_an_hour(shelf, process):
+    writer = process()
+    for _ in range(10):
+        writer.add(one())
+        shelf.time += LIFE / 10 - 1
+    assert len(shelf.named(is_part)) == 1
+    shelf.time += LIFE / 2
+    writer.add(one())
+    assert len(shelf.named(is_part)) == 2
+    assert seen(writer) == 11
+
+
+def test_what_a_killed_process_wrote_is_folded_when_it_was_silent_for_long(shelf, process):
+    process().add(one(5))
+    shelf.time += SILENT - 1
+    sweep(process())
+    assert not shelf.named(is_fold)
+    shelf.time += 1
+    sweep(process())
+    assert shelf.named(is_fold)
+    shelf.time += STRAY + 1
+    sweep(process())
+    assert not shelf.named(is_part)
+    assert process().total() == {NAME: 5}
+
+
+def test_a_process_that_slept_does_not_write_to_what_may_be_folded(shelf, process):
+    """It begins another part."""
+    writer = process()
+    writer.add(one(5))
+    shelf.time += SILENT
+    sweep(process())
+    writer.add(one(2))
+    assert process().total() == {NAME: 7}
+
+
+@pytest.mark.parametrize("arrived", (False, True))
+@pytest.mark.parametrize("away", (1, 30 * 60, 3 * LIFE))
+def test_a_tally_that_was_not_answered_counts_once(shelf, process, arrived, away):
+    """Whether it was written or not, when it comes again."""
+    writer = process()
+    writer.add(one(5))
+
+    def fail(call):
+        if call == ("written" if arrived else "write"):
+            raise StoreUnavailable("away")
+
+    tally = one(2)
+    shelf.at = fail
+    with pytest.raises(StoreUnavailable):
+        writer.add(tally)
+    shelf.at = lambda call: None
+    if away > LIFE and arrived:
+        return  # nobody can tell any more
+    shelf.time += away
+    writer.add(tally)
+    writer.add(tally)
+    assert process().total() == {NAME: 7}
+    sweep(process())
+    writer.add(one())
+    assert process().total() == {NAME: 8}
+
+
+class KillAt:
+    """Ends the process at its call of this number."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def __call__(self, call):
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+def fill(shelf, process):
+    """Have an older fold, parts that are in it, others that are not, and one that is written."""
+    for _ in range(3):
+        writer = process()
+        writer.add(one())
+        writer.end()
+    sweep(process())
+    shelf.time += GRACE + 1
+    for _ in range(3):
+        writer = process()
+        writer.add(one())
+        writer.end()
+    (going := process()).add(one())
+    return going
+
+
+def test_who_dies_while_folding_leaves_the_sum_as_it_was(shelf, process):
+    """At whichever step; and the next one brings it to its end."""
+    for step in count():
+        writer = fill(shelf, process)
+        expected = seen(process())
+        shelf.at = KillAt(step)
+        with suppress(Killed):
+            sweep(process())
+        done = shelf.at.left >= 0
+        shelf.at = lambda call: None
+        assert seen(process()) == expected
+        sweep(process())
+        assert seen(process()) == expected
+        writer.add(one())
+        assert seen(process()) == expected + 1
+        shelf.time += 2 * STRAY
+        sweep(process())
+        sweep(process())
+        assert process().total() == {NAME: expected + 1}
+        assert len(shelf.named(is_fold)) == 1
+        if done:
+            break
+        process().clear()
+    assert step > 10
+
+
+def test_two_who_fold_at_once_count_nothing_twice(shelf, process):
+    """Wherever the second comes between the steps of the first."""
+    for step in count():
+        fill(shelf, process)
+        expected = process().total()[NAME]
+        state = KillAt(step)
+        finished = []
+
+        def meanwhile(call, state=state, finished=finished):
+            try:
+                state(call)
+            except Killed:
+                shelf.at = lambda call: None
+                process_sum = process().total()[NAME]
+                sweep(process())
+                finished.append(process_sum)
+
+        shelf.at = meanwhile
+        sweep(process())
+        shelf.at = lambda call: None
+        assert finished in ([], [expected])
+        assert process().total()[NAME] == expected
+        shelf.time += GRACE + 1
+        process().add(one())
+        sweep(process())
+        assert process().total()[NAME] == expected + 1
+        if not finished:
+            break
+    assert step > 10
+
+
+def test_who_was_held_up_while_folding_gives_up(shelf):
+    """Where the head is found by number alone it could name what is gone meanwhile."""
+    tallies = SnapshotTallies(shelf, Listed(shelf), (lambda: shelf.time,))
+    tallies.add(one())
+    tallies.end()
+
+    def hold_up(call):
+        shelf.time += 50
+
+    shelf.at = hold_up
+    sweep(tallies)
+    assert not shelf.named(is_fold)
+    assert tallies.total() == {NAME: 1}
+
+
+def test_counting_begins_anew_also_for_those_who_go_on(shelf, process):
+    """Their parts hold what was before."""
+    going = fill(shelf, process)
+    process().clear()
+    assert seen(process()) == 0
+    assert process().total() == {}
+    assert not any(process().series(span) for span in SPANS)
+    going.add(one(3))
+    assert process().total() == {NAME: 3}
+    going.end()
+    sweep(process())
+    assert process().total() == {NAME: 3}
+    shelf.time += GRACE + 1
+    sweep(process())
+    assert process().total() == {NAME: 3}
+
+
+FUTURE = b"offload statistics 2\n whatever"
+_WHOLE = write(Snapshot())
+
+
+@pytest.mark.parametrize(
+    "content",
+    (
+        b"",
+        b"nothing of ours",
+        _WHOLE[:-3],
+        _WHOLE.replace(b"\n", b"\nx", 1),
+        FUTURE,
+        b"offload statistics \n",
+    ),
+)
+def test_what_cannot_be_read_is_left_out_and_told(shelf, process, content, caplog):
+    """It is no error. A damaged one goes by a sweep, a later version's does not."""
+    name = f"part-{'0' * 32}"
+    shelf.write(name, content)
+    process().add(one(5))
+    caplog.clear()
+    assert process().total() == {NAME: 5}
+    assert name in caplog.text
+    shelf.time += STRAY
+    assert len(list(process().sweep(dry_run=True))) == (content != FUTURE)
+    assert name in shelf.files
+    swept = sweep(process())
+    assert (name in shelf.files) == (content == FUTURE)
+    assert [each.name for each in swept] == ([] if content == FUTURE else [f"stats/{name}"])
+    assert process().total() == {NAME: 5}
+
+
+def test_a_fold_of_a_later_version_is_left_to_those_who_can_read_it(shelf, process, head, caplog):
+    """Nothing is folded over it, and nothing removed."""
+    name = f"fold-{9:010}-{'0' * 32}"
+    shelf.write(name, FUTURE)
+    if isinstance(head, Pointed):
+        shelf.pointers.swap("stats/fold", None, name.encode())
+    writer = process()
+    writer.add(one())
+    writer.end()
+    sweep(process())
+    assert name in caplog.text
+    assert process().total() == {NAME: 1}
+    assert shelf.named(is_fold) == [name]
+
+
+@pytest.mark.parametrize("content", (b"damaged", None))
+def test_a_fold_that_is_damaged_or_gone_is_replaced(shelf, process, head, content, caplog):
+    """What it held is lost, and that is said; counting goes on."""
+    writer = fill(shelf, process)
+    sweep(process())
+    before = head.find()
+    if content is None and isinstance(head, Pointed):
+        del shelf.files[before]
+    else:
+        shelf.write(before, b"damaged")
+    caplog.set_level(logging.WARNING)
+    process().total()
+    assert before in caplog.text
+    shelf.time += STRAY + 1
+    writer.add(one(7))
+    writer.end()
+    for _ in range(2):
+        sweep(process())
+        shelf.time += GRACE + 1
+    caplog.clear()
+    assert process().total()[NAME] >= 7
+    assert not caplog.text
+    assert before not in shelf.files
+
+
+def test_what_somebody_else_put_there_is_left_alone(shelf, process):
+    shelf.write("readme", b"hello")
+    shelf.time += 2 * STRAY
+    process().add(one())
+    sweep(process())
+    assert "readme" in shelf.files
+    assert process().total() == {NAME: 1}
+
+
+def test_what_did_not_change_is_not_read_again(shelf, process):
+    """A page that is refreshed every few seconds reads only what was written since."""
+    going = fill(shelf, process)
+    sweep(process())
+    reader = process()
+    reader.total()
+    calls = []
+    shelf.at = calls.append
+    read, shelf.read = shelf.read, lambda names: calls.extend(names) or read(names)
+    assert reader.total()
+    assert [name for name in calls if is_part(name) or is_fold(name)] == []
+    going.add(one())
+    calls.clear()
+    reader.total()
+    assert len([name for name in calls if is_part(name) or is_fold(name)]) == 1
+
+
+def test_many_parts_are_folded_without_a_sweep(shelf, process, monkeypatch):
+    """Short-lived processes, as of a worker that runs one task in each, leave bounded files."""
+    monkeypatch.setattr("offload.stores.snapshots.tallies.SELDOM", 1)
+    most = 0
+    for _ in range(500):
+        writer = process()
+        writer.add(one())
+        writer.end()
+        shelf.time += 30
+        most = max(most, len(shelf.files))
+    assert most < 400
+    assert process().total() == {NAME: 500}
+
+
+def test_old_minutes_are_in_hours_and_old_hours_in_days(shelf, process):
+    """What a fold keeps is bounded however long it goes on."""
+    for _ in range(100):
+        writer = process()
+        writer.add(one())
+        writer.end()
+        shelf.time += 7200
+        sweep(process())
+    tallies = process()
+    assert tallies.total() == {NAME: 100}
+    assert _sum(tallies, "day") == 100
+    assert len(tallies.series("minute")) <= 2
+    assert len(tallies.series("hour")) <= 37
+
+
+def test_a_forked_child_writes_its_own(tmp_path):
+    """It does not write again what its parent counted."""
+    tallies = FileStore(tmp_path).tallies
+    tallies.add(one(5))
+    pid = os.fork()
+    if not pid:
+        try:
+            tallies.add(one(2))
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    tallies.add(one())
+    assert FileStore(tmp_path).tallies.total() == {NAME: 8}
+
+
+class Machine(RuleBasedStateMachine):
+    """Processes come, count, end or are killed; others fold, sweep, die in between, begin anew."""
+
+    head = Pointed
+
+    def __init__(self):
+        super().__init__()
+        self.shelf = Shelf()
+        self.processes = []
+        self.expected = Counter()
+        self.reader = self.made()
+
+    def made(self):
+        head = Pointed(self.shelf.pointers) if self.head is Pointed else Listed(self.shelf)
+        return SnapshotTallies(self.shelf, head, (lambda: self.shelf.time,))
+
+    @rule(number=st.integers(0, 3), task=st.sampled_from("ab"), amount=st.integers(1, 9))
+    def count(self, number, task, amount):
+        if number >= len(self.processes):
+            self.processes.append(self.made())
+        name = LABEL.join(("seen", task, ""))
+        amounts = {name: amount}
+        self.processes[min(number, len(self.processes) - 1)].add(
+            Tally("p", next(numbers), amounts, amounts)
+        )
+        self.expected[name] += amount
+
+    @rule(number=st.integers(0, 3))
+    def end(self, number):
+        if number < len(self.processes):
+            self.processes.pop(number).end()
+
+    @rule(number=st.integers(0, 3))
+    def kill(self, number):
+        del self.processes[number : number + 1]
+
+    @rule(steps=st.integers(0, 40))
+    def fold(self, steps):
+        self.shelf.at = KillAt(steps)
+        with suppress(Killed):
+            sweep(self.made())
+        self.shelf.at = lambda call: None
+
+    @rule(seconds=st.sampled_from([1, GRACE + 1, LIFE + 1, SILENT + 1, STRAY + 1]))
+    def wait(self, seconds):
+        self.shelf.time += seconds
+
+    @rule()
+    def begin_anew(self):
+        self.made().clear()
+        self.expected.clear()
+
+    @invariant()
+    def the_sum_is_what_was_counted(self):
+        for tallies in (self.reader, self.made()):
+            assert tallies.total() == {k: v for k, v in self.expected.items() if v}
+
+
+class ListedMachine(Machine):
+    head = Listed
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestListedMachine = ListedMachine.TestCase
+TestListedMachine.settings = TestMachine.settings
