@@ -69,7 +69,7 @@ class Remote:
         def take(answer: Any) -> None:
             if isinstance(answer, dict):
                 for name, told in answer.items():
-                    if isinstance(name, str) and len(name) <= _LONGEST_NAME and len(found) < MOST:
+                    if _is_name(name) and (name in found or len(found) < MOST):
                         found[name] = told
             if time.monotonic() > late:
                 raise _Late
@@ -81,6 +81,11 @@ class Remote:
             else:
                 self._mailbox.call(list(workers), command, **options)
         return found
+
+
+def _is_name(name: object) -> bool:
+    """Whether workers may be called so: text, of which anything else can be written, too."""
+    return isinstance(name, str) and len(name) <= _LONGEST_NAME and name.isprintable()
 
 
 class _Late(Exception):

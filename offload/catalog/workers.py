@@ -181,13 +181,18 @@ class _Bounded:
         if isinstance(value, int):
             return value if abs(value) < 1 << 63 else "a number"
         if isinstance(value, str):
-            return value[:_LONGEST]
+            return _text(value)
         if depth < _DEEPEST and isinstance(value, dict):
             items = zip(value.items(), range(max(self._left, 0)), strict=False)
-            return {str(key)[:_LONGEST]: self.cut(each, depth + 1) for (key, each), _ in items}
+            return {_text(str(key)): self.cut(each, depth + 1) for (key, each), _ in items}
         if depth < _DEEPEST and isinstance(value, (list, tuple)):
             return [
                 self.cut(each, depth + 1)
                 for each, _ in zip(value, range(max(self._left, 0)), strict=False)
             ]
         return f"a {type(value).__name__}"
+
+
+def _text(text: str) -> str:
+    """Return what of *text* can be kept and written as UTF-8."""
+    return text[:_LONGEST].encode("utf-8", "replace").decode()

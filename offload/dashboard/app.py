@@ -23,7 +23,7 @@ except ImportError as exc:
         'the dashboard needs Starlette, Jinja2 and Plotly: pip install "offload[dashboard]"'
     ) from exc
 
-from offload.dashboard import blob, blobs, lookup, overview, tasks
+from offload.dashboard import blob, blobs, classes, lookup, overview, stores, tasks, workers
 from offload.dashboard.auth import Auth, Guard
 from offload.dashboard.board import Board
 from offload.dashboard.drawing import plotly
@@ -69,6 +69,9 @@ def dashboard(
             *blobs.ROUTES,
             *blob.ROUTES,
             *lookup.ROUTES,
+            *classes.ROUTES,
+            *stores.ROUTES,
+            *workers.ROUTES,
             Route("/healthz", _health, name="health"),
             Route("/static/plotly.js", plotly, name="plotly"),
             Mount("/static", StaticFiles(directory=_STATIC), name="static"),

@@ -6,6 +6,8 @@ import secrets
 
 from starlette.requests import Request
 
+from offload.dashboard.fleet import Fleet
+from offload.dashboard.shipped import Classes
 from offload.dashboard.statistics import Statistics
 from offload.dashboard.stored import Stored
 from offload.hooks.app import Offload
@@ -21,6 +23,8 @@ class Board:
         allow_delete: whether blobs may be removed.
         statistics: what was counted.
         stored: what is in the store.
+        fleet: what stores and workers say of themselves.
+        classes: those that are shipped.
         secret: of this dashboard; forms are signed by it.
     """
 
@@ -29,6 +33,8 @@ class Board:
         self.allow_delete = allow_delete
         self.statistics = Statistics(hook)
         self.stored = Stored(hook)
+        self.fleet = Fleet(hook)
+        self.classes = Classes(hook.classes)
         self.secret = secrets.token_bytes(32)
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from offload.ref import human_size
 
-__all__ = ("moment", "number", "percent", "seconds", "size", "span", "times")
+__all__ = ("NONE", "moment", "number", "percent", "seconds", "size", "span", "times")
 
 NONE = "-"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))

@@ -21,6 +21,8 @@ NAVIGATION = {
     "/": "Overview",
     "/tasks": "Tasks",
     "/blobs": "Blobs",
+    "/classes": "Classes",
+    "/stores": "Stores and workers",
 }
 """Pages in the order in which they are named on each, by path."""
 

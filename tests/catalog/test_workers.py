@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -243,10 +242,16 @@ def test_an_answer_is_cut_to_size(monkeypatch):
     deep = "end"
     for _ in range(100):
         deep = {"more": [deep, object()]}
-    answer = {"deep": deep, "long": "x" * 10**6, "many": list(range(10**5)), "big": 10**400}
+    answer = {
+        "deep": deep,
+        "odd": "\ud800",
+        "long": "x" * 10**6,
+        "many": list(range(10**5)),
+        "big": 10**400,
+    }
     [found] = Crowd(monkeypatch, {"w": None}, {"w": answer}).asked_workers.values()
     assert found.state == "connected"
-    assert len(json.dumps(found.told)) < 50_000
+    assert len(json.dumps(found.told, ensure_ascii=False).encode()) < 50_000
 
 
 class Endless:
@@ -258,7 +263,7 @@ class Endless:
     def multi_call(self, _command, *, timeout, limit, callback):
         while True:
             self.taken += 1
-            callback({f"worker{self.taken}": {"ok": "pong"}, 5: "five", "x" * 300: "long"})
+            callback({f"worker{self.taken}": {}, 5: "five", "x" * 300: "long", "\ud800": "odd"})
 
 
 def test_endless_answers_end(monkeypatch):
@@ -268,9 +273,8 @@ def test_endless_answers_end(monkeypatch):
     mailbox = Endless()
     found = remote.Remote(mailbox).ask("ping", timeout=100.0)
     assert len(found) == remote.MOST
-    assert set(map(type, found)) == {str}
+    assert all(name.startswith("worker") for name in found)
     assert mailbox.taken <= 1002
-    assert time.monotonic() > 0
 
 
 def test_another_app_on_the_broker_is_no_error(monkeypatch):

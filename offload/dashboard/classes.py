@@ -1,0 +1,207 @@
+"""Pages of classes that are shipped: all, and one with its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from offload.catalog.classes import ClassState, VersionState
+from offload.catalog.versions import at, short
+from offload.dashboard.board import board_of
+from offload.dashboard.formats import NONE, moment, number, size
+from offload.dashboard.rendering import render
+from offload.dashboard.tables import Column, Table
+
+__all__ = ("ROUTES",)
+
+_PATIENCE = 3.0  # seconds that the first who looks waits for an answer
+_NEEDS = 3  # that a row names
+
+
+def _pushed(state: ClassState | VersionState) -> float:
+    record = state.latest if isinstance(state, ClassState) else state.record
+    return record.created if record is not None else 0.0
+
+
+def _moment(state: ClassState | VersionState) -> object:
+    try:
+        return moment(_pushed(state) or None)
+    except (OverflowError, OSError, ValueError):  # what somebody wrote to the store
+        return "?"
+
+
+def _loads(refused: str, *, asked: bool) -> str:
+    if not asked:
+        return NONE
+    return "no" if refused else "yes"
+
+
+def _source(state: VersionState) -> int | None:
+    return state.record.source_size if state.record and state.record.source else None
+
+
+def _needs(state: VersionState) -> str:
+    needs = state.record.needs if state.record else ()
+    named = ", ".join(at(*need) for need in needs[:_NEEDS])
+    return f"{named} and {len(needs) - _NEEDS} more" if len(needs) > _NEEDS else named or NONE
+
+
+_CLASSES: list[Column[ClassState]] = [
+    Column(
+        "name",
+        "Name",
+        lambda state: state.name,
+        lambda state: state.name,
+        wide=True,
+        link=lambda state: "/class?" + urlencode({"name": state.name}),
+    ),
+    Column(
+        "latest",
+        "Latest",
+        lambda state: (
+            "broken" if state.broken else short(state.latest.hash) if state.latest else NONE
+        ),
+        wide=True,
+    ),
+    Column(
+        "versions",
+        "Versions",
+        lambda state: number(len(state.versions)),
+        lambda state: len(state.versions),
+    ),
+    Column("tags", "Tags", lambda state: ", ".join(state.tags) or NONE, wide=True),
+    Column(
+        "status",
+        "Status",
+        lambda state: state.status or NONE,
+        lambda state: state.status,
+        wide=True,
+        hint="how what is registered here stands to the latest in the store",
+    ),
+    Column(
+        "python",
+        "Python",
+        lambda state: state.latest.python if state.latest else NONE,
+        lambda state: state.latest.python if state.latest else "",
+        wide=True,
+    ),
+    Column("pushed", "Made latest", _moment, _pushed),
+    Column(
+        "signer",
+        "Signed by",
+        lambda state: state.signer or NONE,
+        lambda state: state.signer,
+        wide=True,
+    ),
+    Column(
+        "loads",
+        "Loads here",
+        lambda state: _loads(state.refused, asked=state.latest is not None),
+        lambda state: bool(state.refused or state.broken),
+    ),
+]
+
+_VERSIONS: list[Column[VersionState]] = [
+    Column("hash", "Version", lambda state: short(state.hash), lambda state: state.hash, wide=True),
+    Column("tags", "Tags", lambda state: ", ".join(state.tags) or NONE, wide=True),
+    Column(
+        "here",
+        "Registered here",
+        lambda state: "yes" if state.here else NONE,
+        lambda state: state.here,
+    ),
+    Column("pushed", "Pushed", _moment, _pushed),
+    Column("kind", "Kind", lambda state: state.record.kind if state.record else NONE, wide=True),
+    Column(
+        "python", "Python", lambda state: state.record.python if state.record else NONE, wide=True
+    ),
+    Column(
+        "size",
+        "Size",
+        lambda state: size(state.record.size if state.record else None),
+        lambda state: state.record.size if state.record else 0,
+    ),
+    Column(
+        "source",
+        "Source",
+        lambda state: size(_source(state)),
+        lambda state: _source(state) or 0,
+        hint="that was pushed with it",
+    ),
+    Column("needs", "Needs", _needs, wide=True),
+    Column("signer", "Signed by", lambda state: state.signer or NONE, wide=True),
+    Column(
+        "loads",
+        "Loads here",
+        lambda state: _loads(state.refused, asked=True),
+        lambda state: bool(state.refused),
+    ),
+]
+
+
+def _classes(request: Request) -> Response:
+    classes = board_of(request).classes
+    wanted = request.query_params.get("q", "").casefold()
+    kept = classes.all.look(_PATIENCE)
+    if kept.value is None and kept.error is not None:
+        raise kept.error
+    states = [each for each in kept.value or () if wanted in each.name.casefold()]
+    return render(
+        request,
+        "classes.html",
+        title="Classes",
+        kept=kept,
+        mode=classes.registry.policy.mode,
+        refused={each.name: why for each in states if (why := each.broken or each.refused)},
+        table=Table.of(
+            request.query_params,
+            _CLASSES,
+            states,
+            caption="Classes and functions",
+            identify=lambda state: state.name,
+            sort="name",
+            descending=False,
+        ),
+    )
+
+
+def _class(request: Request) -> Response:
+    name = request.query_params.get("name", "")
+    classes = board_of(request).classes
+    history = classes.history(name)
+    a, b = (_asked(request, which, history.versions) for which in ("a", "b"))
+    return render(
+        request,
+        "class.html",
+        title=name or "(none)",
+        history=history,
+        mode=classes.registry.policy.mode,
+        refused={short(each.hash): each.refused for each in history.versions if each.refused},
+        a=a,
+        b=b,
+        difference=classes.diff(name, a, b) if a and b and a != b else "",
+        table=Table.of(
+            request.query_params,
+            _VERSIONS,
+            history.versions,
+            caption="Versions",
+            identify=lambda state: state.hash,
+            sort="pushed",
+        ),
+    )
+
+
+def _asked(request: Request, which: str, versions: Sequence[VersionState]) -> str:
+    """Return the hash of the version that is asked for, "" if it is none of these."""
+    asked = request.query_params.get(which, "")
+    return asked if any(each.hash == asked for each in versions) else ""
+
+
+ROUTES = [
+    Route("/classes", _classes, name="classes"),
+    Route("/class", _class, name="class"),
+]

@@ -1,0 +1,54 @@
+"""What was read of shipped classes a moment ago, for all browsers alike."""
+
+from __future__ import annotations
+
+from offload.catalog.classes import ClassState, History, classes_of, history_of
+from offload.catalog.refreshed import Refreshed
+from offload.dashboard.recent import Recent
+from offload.errors import CodeError
+from offload.registry.registry import ClassRegistry
+
+__all__ = ("Classes",)
+
+_EVERY = 10.0  # seconds between two looks: a Redis reads all its keys for one
+_LONGEST = 200_000  # characters of a diff
+
+
+class Classes:
+    """The classes of an app's registry. Nothing is read before somebody looks.
+
+    Attributes:
+        registry: the app's.
+        all: what is in the store or registered here.
+    """
+
+    def __init__(self, registry: ClassRegistry) -> None:
+        self.registry = registry
+        self.all: Refreshed[list[ClassState]] = Refreshed(self._all, every=_EVERY)
+        self._histories: Recent[History] = Recent(self._history, _EVERY)
+        self._diffs: Recent[str] = Recent(self._diff, _EVERY)
+
+    def history(self, name: str) -> History:
+        """Return the versions of the class of exactly this name. Raises StoreUnavailable."""
+        return self._histories.get(name)
+
+    def diff(self, name: str, a: str, b: str) -> str:
+        """Return how the source of version *b* differs from that of *a*, or why it cannot be
+        told. Raises StoreUnavailable.
+        """
+        return self._diffs.get(name, a, b)
+
+    def _all(self) -> list[ClassState]:
+        return classes_of(self.registry)
+
+    def _history(self, name: str) -> History:
+        return history_of(self.registry, name)
+
+    def _diff(self, name: str, a: str, b: str) -> str:
+        try:
+            text = self.registry.diff(name, a, b)
+        except (CodeError, ValueError) as exc:
+            return str(exc)
+        if not text:
+            return "The sources are the same; values, defaults or the Python differ."
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\n… cut"

@@ -1,0 +1,135 @@
+"""The table of workers, and the page of one with all that it told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from offload.catalog.workers import Asked, Worker
+from offload.dashboard.board import board_of
+from offload.dashboard.formats import NONE, number, size
+from offload.dashboard.rendering import render
+from offload.dashboard.tables import Column, Table
+
+__all__ = ("PATIENCE", "ROUTES", "table_of")
+
+PATIENCE = 3.0
+"""Seconds that the first who looks waits for an answer."""
+
+
+def _cached(worker: Worker, name: str = "bytes") -> int:
+    """Return a figure of its machine's node cache."""
+    return _whole(worker.cache.get(name))
+
+
+def _cache(worker: Worker) -> str:
+    if not worker.cache:
+        return NONE
+    limit = _cached(worker, "limit")
+    return size(_cached(worker)) + (f" of {size(limit)}" if limit else "")
+
+
+def _threshold(worker: Worker) -> int:
+    return _whole(worker.settings.get("threshold"))
+
+
+def _whole(told: object) -> int:
+    return told if type(told) is int else 0
+
+
+def _counted(name: str, label: str, counter: str, hint: str) -> Column[Worker]:
+    def value(worker: Worker) -> int:
+        return _whole(worker.counters.get(counter))
+
+    return Column(
+        name,
+        label,
+        lambda worker: number(value(worker)) if worker.told else NONE,
+        value,
+        hint=hint,
+    )
+
+
+_COLUMNS: list[Column[Worker]] = [
+    Column(
+        "name",
+        "Worker",
+        lambda worker: worker.name,
+        lambda worker: worker.name,
+        wide=True,
+        link=lambda worker: "/worker?" + urlencode({"name": worker.name}),
+    ),
+    Column("state", "Offload", lambda worker: worker.state, lambda worker: worker.state, wide=True),
+    Column("app", "App", lambda worker: worker.app or NONE, lambda worker: worker.app, wide=True),
+    Column(
+        "version",
+        "Version",
+        lambda worker: worker.version or NONE,
+        lambda worker: worker.version,
+    ),
+    Column(
+        "threshold",
+        "Threshold",
+        lambda worker: size(_threshold(worker)) if worker.told else NONE,
+        _threshold,
+    ),
+    Column(
+        "cached",
+        "Cached values",
+        lambda worker: number(_cached(worker, "values")) if worker.cache else NONE,
+        lambda worker: _cached(worker, "values"),
+        hint="in its machine's node cache",
+    ),
+    Column(
+        "cache",
+        "Cached bytes",
+        _cache,
+        _cached,
+        hint="in its machine's node cache",
+    ),
+    _counted("fetched", "Fetched", "values_fetched", "values, by its main process alone"),
+    _counted("prefetched", "Fetched ahead", "prefetch_done", "values, while their tasks waited"),
+]
+
+
+def table_of(request: Request, asked: Asked | None) -> Table[Worker]:
+    """Return the workers that answered, as they are asked for; none if nobody was asked yet."""
+    return Table.of(
+        request.query_params,
+        _COLUMNS,
+        asked.workers if asked is not None else (),
+        caption="Workers",
+        identify=lambda worker: worker.name,
+        sort="name",
+        descending=False,
+        name="w",
+    )
+
+
+def _worker(request: Request) -> Response:
+    name = request.query_params.get("name", "")
+    kept = board_of(request).fleet.workers.look(PATIENCE)
+    found = [each for each in kept.value.asked.workers if each.name == name] if kept.value else []
+    return render(
+        request,
+        "worker.html",
+        title=name or "(none)",
+        kept=kept,
+        worker=found[0] if found else None,
+        told=_told(found[0].told) if found else {},
+    )
+
+
+def _told(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what it told, in parts."""
+    parts = {name: value for name, value in told.items() if isinstance(value, dict)}
+    rest = {name: value for name, value in told.items() if not isinstance(value, dict)}
+    return {"itself": rest, **parts}
+
+
+ROUTES = [Route("/worker", _worker, name="worker")]

@@ -1,0 +1,166 @@
+"""Pages of shipped classes, asked without a browser."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from offload.dashboard import dashboard, shipped
+from offload.registry.names import Names
+from offload.testing.servers import wait_until
+from offload.testing.store import unique
+from tests.cli.class_commands import HMAC, Command, made
+from tests.dashboard.test_stores import rows
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def command(redis):
+    url = f"{redis.url}?prefix={unique('classes').replace('/', '-')}"
+    return Command(store=url, code="signed", signing_key=HMAC, ship_source=True)
+
+
+def client_of(command):
+    return TestClient(dashboard(command.hook.app, hosts=["*"]))
+
+
+def written(folder, times):
+    """Return a class from a file, whose source is pushed."""
+    path = folder / f"shop_filters_{times}.py"
+    text = f"class Filter:\n    def run(self, x):\n        return x * {times}  # <b>\n"
+    path.write_text(text)
+    scope = {"__name__": "shop.filters", "__file__": str(path)}
+    exec(compile(text, str(path), "exec"), scope)
+    return scope["Filter"]
+
+
+def test_how_classes_stand(command):
+    """Each is a row with what `classes list` says; what is registered only here, too."""
+    registry = command.registry
+    for name in ("Pushed", "Changed"):
+        registry.register(made(name))
+    registry.push_all()
+    registry.register(made("Changed", times=3))
+    registry.register(made("New"))
+    page = client_of(command).get("/classes").text
+    said = {each["name"]: each for each in command.json("list")}
+    shown = {row[0]: row for row in rows(page, "Classes and functions")}
+    assert set(shown) == {*said, "shop.models.New"}
+    for name, each in said.items():
+        row = shown[name]
+        assert row[1] == each["latest"][:12]
+        assert row[2] == str(len(each["versions"]))
+        assert row[4] == each["status"]
+        assert row[7].startswith("this process")
+        assert row[8] == "yes"
+    assert shown["shop.models.New"][4] == "untracked"
+    assert shown["shop.models.Changed"][4] == "out_of_sync"
+
+
+def test_what_is_refused_is_told_with_the_reason(command):
+    """And what is broken; a process that loads no code says that."""
+    command.registry.push(made("Signed"))
+    command.registry.push(made("Broken"))
+    command.change(Names("shop.models.Broken").latest, b"<script>alert(1)</script>")
+    other = command.another(code="signed", signing_key="hmac:another secret that is long")
+    page = client_of(other).get("/classes").text
+    assert "not among offload_verify_keys" in page
+    assert "is no record of a class" in page
+    assert {row[0]: row[8] for row in rows(page, "Classes and functions")} == {
+        "shop.models.Broken": "-",
+        "shop.models.Signed": "no",
+    }
+    assert "<script>alert" not in page
+    page = client_of(command.another(code="off")).get("/classes").text
+    assert "This process loads no code" in page
+    assert "not among" not in page
+
+
+def test_versions_of_a_class_and_what_changed(command, tmp_path):
+    """Newest first, with tags; the sources of two are compared, and stay text."""
+    first = command.registry.push(written(tmp_path, 2))
+    second = command.registry.push(written(tmp_path, 3))
+    command.registry.tag("shop.filters.Filter", "stable", first)
+    client = client_of(command)
+    page = client.get("/class", params={"name": "shop.filters.Filter"}).text
+    found = rows(page, "Versions")
+    assert [row[0] for row in found] == [second[:12], first[:12]]
+    assert [row[1] for row in found] == ["latest", "stable"]
+    asked = {"name": "shop.filters.Filter", "a": first, "b": second}
+    page = client.get("/class", params=asked).text
+    difference = re.search(r'<pre id="difference".*?</pre>', page, re.DOTALL)[0]
+    assert "-        return x * 2" in difference
+    assert "+        return x * 3" in difference
+    assert "<b>" not in difference
+    said = command("diff", "shop.filters.Filter", first[:12], second[:12])
+    assert said.count("\n+") == difference.count("\n+")
+
+
+def test_what_cannot_be_compared(command):
+    """Without sources there is no difference, which is said; nor of what is no version."""
+    command = command.another(code="signed", signing_key=HMAC, ship_source=False)
+    first, second = (command.registry.push(made("Filter", times=n)) for n in (2, 3))
+    client = client_of(command)
+    asked = {"name": "shop.models.Filter", "a": first, "b": second}
+    assert "was pushed without its source" in client.get("/class", params=asked).text
+    asked["a"] = "<script>"
+    page = client.get("/class", params=asked).text
+    assert "<script>" not in page.replace('<script src="', "")
+    assert "was pushed without its source" not in page
+
+
+def test_a_class_that_is_not_there(command):
+    """Said in words, whatever it is called."""
+    client = client_of(command)
+    for name in ("", "Nobody", "shop.Nobody", "<script>alert(1)</script>", "../..", "\x00"):
+        page = client.get("/class", params={"name": name})
+        assert page.status_code == 200
+        assert "The store has no version of it" in page.text
+        assert "<script>alert" not in page.text
+
+
+def test_many_are_filtered_sorted_and_paged(command):
+    """By the address; more than a page has."""
+    for number in range(105):
+        command.registry.push(made(f"Class{number:03}"))
+    client = client_of(command)
+
+    def names(query):
+        page = client.get(f"/classes?{query}").text
+        return [row[0] for row in rows(page, "Classes and functions")]
+
+    assert len(names("")) == 100
+    assert names("page=2")[-1] == "shop.models.Class104"
+    assert names("sort=name&desc=1")[0] == "shop.models.Class104"
+    assert names("q=CLASS01") == [f"shop.models.Class01{n}" for n in range(10)]
+    assert names("q=nothing") == []
+
+
+def test_browsers_together_read_the_store_once(command, monkeypatch):
+    """And what is pushed later is shown after some seconds."""
+    monkeypatch.setattr(shipped, "_EVERY", 3600.0)
+    read = []
+    real = shipped.classes_of
+    monkeypatch.setattr(shipped, "classes_of", lambda each: read.append(1) or real(each))
+    client = client_of(command)
+    for _ in range(10):
+        client.get("/classes")
+    assert read == [1]
+    monkeypatch.setattr(shipped, "_EVERY", 0.01)
+    client = client_of(command)
+    client.get("/classes")
+    command.registry.push(made("Later"))
+    wait_until(lambda: "Later" in client.get("/classes").text, "what was pushed is shown")
+
+
+def test_the_store_is_away():
+    """Said on a page that tries again by itself."""
+    command = Command(store="redis://localhost:1/0", code="off", retry={"max_retries": 0})
+    client = client_of(command)
+    for path in ("/classes", "/class?name=shop.A"):
+        page = client.get(path)
+        assert page.status_code == 503
+        assert "does not answer" in page.text

@@ -1,0 +1,181 @@
+"""The page of stores and workers, asked without a browser."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from celery import Celery
+from starlette.testclient import TestClient
+
+from offload import Offload
+from offload.catalog.workers import Asked, Worker, this_process
+from offload.dashboard import dashboard, fleet
+from offload.testing.servers import redis_client, redis_server, wait_until
+from offload.testing.store import unique
+from tests.integration.features import create
+from tests.integration.harness import worker
+
+pytestmark = pytest.mark.server
+
+
+def client_of(app):
+    return TestClient(dashboard(app, hosts=["*"]))
+
+
+def rows(page, caption):
+    """Return the cells' texts of the rows of a table."""
+    table = re.search(rf"<caption>{caption} .*?</table>", page, re.DOTALL)
+    assert table, page
+    found = re.findall(r'<tr data-key="[^"]*">(.*?)</tr>', table[0], re.DOTALL)
+    return [
+        [
+            html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
+            for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
+        ]
+        for row in found
+    ]
+
+
+def an_app(store, broker="memory://", **settings):
+    app = Celery("shop", broker=broker, set_as_current=False)
+    Offload(app, store=store, cache="off", **settings)
+    return app
+
+
+def test_each_tier_is_a_row(redis, s3):
+    """Whether it answers, how fast, what goes there; the sweeps that S3 needs."""
+    urls = [redis.url, s3.url(unique("tiers"))]
+    page = client_of(an_app(urls, tier_sizes=[5_000_000])).get("/stores").text
+    first, second = rows(page, "Stores")
+    assert first[0] == redis.url
+    assert second[0].startswith("s3://")
+    assert (first[2], second[2]) == ("yes", "yes")
+    assert (first[4], second[4]) == ("0 B", "5.0 MB")
+    assert all(re.fullmatch(r"[\d.,]+ m?s", row[3]) for row in (first, second))
+    assert first[1].startswith("Redis ")
+    assert "(noeviction)" in first[7]
+    assert "Nobody has swept them yet" in page
+
+
+def test_no_password_is_shown(redis):
+    """Of the store's URL and the broker's."""
+    with redis_client(redis) as client:
+        client.config_set("requirepass", "hidden-word")
+        client.auth("hidden-word")
+        try:
+            url = f"redis://:hidden-word@{redis.host}:{redis.port}/0"
+            page = client_of(an_app(url, broker=url)).get("/stores").text
+        finally:
+            client.config_set("requirepass", "")
+    assert rows(page, "Stores")[0][2] == "yes"
+    assert "hidden-word" not in page
+
+
+def test_a_store_that_is_away_is_told_and_comes_back(monkeypatch):
+    """The page is there all the same, and shows the store again once it answers."""
+    monkeypatch.setattr(fleet, "_STORES", 0.05)
+    with redis_server() as server:
+        server.stop()
+        client = client_of(an_app(server.url))
+        page = client.get("/stores")
+        assert page.status_code == 200
+        assert rows(page.text, "Stores")[0][2] == "no"
+        assert "does not answer" in page.text
+        server.start()
+        wait_until(
+            lambda: rows(client.get("/stores").text, "Stores")[0][2] == "yes",
+            "the store is there again",
+        )
+
+
+def test_nobody_who_could_be_asked():
+    """A note says why."""
+    page = client_of(an_app("memory://")).get("/stores").text
+    assert "where no worker is" in page
+    assert rows(page, "Workers") == []
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+def test_workers_and_whether_they_agree(redis, tmp_path):
+    """What a real worker says of itself, of its cache, and what does not go together."""
+    with redis_server("redis-server") as broker:
+        config = {
+            "broker": f"redis://{broker.host}:{broker.port}/0",
+            "backend": f"redis://{broker.host}:{broker.port}/1",
+            "offload": {
+                "store": redis.url,
+                "threshold": 1000,
+                "cache": str(tmp_path / "cache"),
+                "secret": "known to both of them",
+            },
+        }
+        app = create(config)
+        its = {**config, "offload": {**config["offload"], "max_size": 3_000_000}}
+        features = "tests.integration.features"
+        with worker(tmp_path, its, pool="threads", concurrency=1, app=features, name="one"):
+            app.tasks["same"].delay("x" * 2_000_000).get(timeout=30)
+            client = client_of(app)
+            page = client.get("/stores").text
+            [row] = rows(page, "Workers")
+            details = client.get("/worker", params={"name": row[0]}).text
+            app.close()
+    assert row[0].startswith("one-")
+    assert row[1:3] == ["connected", "features"]
+    assert row[4] == "1.0 kB"
+    assert row[5] == "1"
+    assert row[6].startswith("2.0 MB of ")
+    assert "offload_max_size differs: 2147483648 in this process; 3000000 in one-" in page
+    assert "set offload_max_size alike on all" in page
+    assert ">max_size<" in details
+    assert "3000000" in details
+    assert "known to both" not in page + details
+
+
+def test_nothing_is_asked_before_somebody_looks_and_then_once(monkeypatch):
+    """However many browsers look; a page that is asked meanwhile does not wait."""
+    asked = []
+    monkeypatch.setattr(fleet, "ask_workers", lambda app: asked.append(1) or Asked(0.0, ()))
+    client = client_of(an_app("memory://"))
+    client.get("/healthz")
+    assert asked == []
+    for _ in range(20):
+        assert client.get("/stores").status_code == 200
+    assert asked == [1]
+
+
+def test_what_workers_say_stays_text(monkeypatch):
+    """In names, settings and findings; in the table and on the page of one."""
+    bad = "<script>alert(1)</script>\"' onload=x"
+    app = an_app("memory://")
+    told = this_process(app._offload).told
+    settings = {**told["settings"], "mode": bad, bad: [bad]}
+    hostile = Worker(bad, "connected", {**told, "settings": settings, "version": bad, bad: bad})
+    asked = Asked(0.0, (hostile, Worker("odd" + bad, "unreadable", why=bad)))
+    monkeypatch.setattr(fleet, "ask_workers", lambda app: asked)
+    client = client_of(app)
+    for page in (
+        client.get("/stores").text,
+        client.get("/worker", params={"name": bad}).text,
+        client.get("/worker", params={"name": "odd" + bad}).text,
+    ):
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;alert(1)" in page
+    assert "No worker of this name answered" in client.get("/worker?name=nobody").text
+
+
+def test_tables_are_sorted_each_by_itself(monkeypatch):
+    """Stores and workers have parameters of their own."""
+    names = ("b", "a", "c")
+    asked = Asked(0.0, tuple(Worker(name, "silent") for name in names))
+    monkeypatch.setattr(fleet, "ask_workers", lambda app: asked)
+    client = client_of(an_app("memory://"))
+
+    def shown(query):
+        return [row[0] for row in rows(client.get(f"/stores?{query}").text, "Workers")]
+
+    assert shown("") == ["a", "b", "c"]
+    assert shown("wsort=name&wdesc=1") == ["c", "b", "a"]
+    assert shown("sort=name&desc=1&ssort=used&sdesc=1") == ["a", "b", "c"]
