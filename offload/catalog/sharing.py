@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 
 from offload.catalog.listing import PAGE
 from offload.content.looking import glance
 from offload.digest import Digest
-from offload.stores.base import Store
+from offload.stores.base import BlobInfo, Store
 
 __all__ = ("Sharing",)
 
@@ -16,13 +17,25 @@ __all__ = ("Sharing",)
 class Sharing:
     """Counted when it is made, by a look at all blobs of *store*, or *limit* of them: some KiB are
     read of each.
+
+    Args:
+        seen: is called with each.
     """
 
-    def __init__(self, store: Store, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limit: int | None = None,
+        *,
+        seen: Callable[[BlobInfo], None] | None = None,
+    ) -> None:
         self._times: Counter[bytes] = Counter()
-        digests = (info.digest for info in islice(store.blobs.scan(), limit))
-        while some := list(islice(digests, PAGE)):
-            for each in glance(store, some):
+        infos = islice(store.blobs.scan(), limit)
+        while some := list(islice(infos, PAGE)):
+            if seen is not None:
+                for info in some:
+                    seen(info)
+            for each in glance(store, [info.digest for info in some]):
                 if each is not None and each.root is not None:
                     self._times.update({_key(chunk.digest) for chunk in each.root.chunks})
 

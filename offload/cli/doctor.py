@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from offload.cli.context import hook_of
-from offload.cli.output import print_json, printable
+from offload.cli.output import print_json, print_labelled
 from offload.doctor import Examined, examine
 from offload.errors import OffloadError
 from offload.stores.findings import Finding
@@ -73,6 +73,7 @@ def _print(examined: Examined) -> None:
     finding = examined.finding
     told = finding.what.startswith(examined.subject)  # as stores' own errors do
     subject = "" if told else f"{examined.subject}: "
-    click.echo(printable(f"{finding.level:<{_INDENT}}{subject}{finding.what}"))
+    lines = [(str(finding.level), f"{subject}{finding.what}")]
     if finding.remedy:
-        click.echo(printable(f"{'':<{_INDENT}}-> {finding.remedy}"))
+        lines.append(("", f"-> {finding.remedy}"))
+    print_labelled(lines, _INDENT, levels=True)

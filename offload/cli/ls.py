@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import click
@@ -23,7 +23,8 @@ from offload.catalog.sharing import Sharing
 from offload.catalog.sizes import read_size
 from offload.catalog.times import lasts
 from offload.cli.context import hook_of
-from offload.cli.output import print_json_list, printable
+from offload.cli.output import Column, print_json_list, print_pages, printable
+from offload.cli.progress import Progress
 from offload.ref import human_size
 from offload.stores.base import Store
 
@@ -74,34 +75,52 @@ def ls(
     """
     store = hook_of(ctx).store
     account_of(store, needed=sort == "holders")
-    chosen = ordered(rows(store, larger_than=larger_than, held=held), sort, limit)
-    found = listed(store, chosen, Sharing(store) if shared else None, quick=quick)
+    first_all = sort is not None or shared
+    with Progress(f"looking through {store.url}", shown=first_all) as progress:
+        found = rows(store, larger_than=larger_than, held=held)
+        if sort is not None:
+            found = progress.over(found, lambda row: row.size)
+        chosen = ordered(found, sort, limit)
+        sharing = None
+        if shared:
+            sharing = Sharing(store, seen=lambda info: progress.step(info.size))
+    blobs = listed(store, chosen, sharing, quick=quick)
     if as_json:
-        print_json_list(each.as_json() for each in found)
+        print_json_list(each.as_json() for each in blobs)
     else:
-        _print(found, store, shared)
+        _print(blobs, store, shared)
 
 
-def _print(found: Iterable[Listed], store: Store, shared: bool) -> None:
-    rest = iter(found)
+def _print(blobs: Iterable[Listed], store: Store, shared: bool) -> None:
+    rest = iter(blobs)
     first = list(islice(rest, PAGE))
     if not first:
         click.echo(f"{printable(store.url)} has no such blobs")
         return
     aged = any(each.seen is not None and each.seen.seen.age is not None for each in first)
-    columns = [("DIGEST", 15), ("SIZE", 9), ("ENDS IN", 9), ("HOLDERS", 7)]
-    columns += [("AGE", 9)] * aged + [("SHARED", 6)] * shared
-    lines = ["  ".join([*(f"{name:<{width}}" for name, width in columns), "KIND"])]
-    while first:
-        for each in first:
-            row, seen = each.row, each.seen
-            texts = [short(row.digest), human_size(row.size), lasts(row.ttl), _count(row.holders)]
-            texts += [lasts(seen.seen.age if seen else None)] * aged
-            texts += [_count(each.shared)] * shared
-            padded = [f"{text:<{width}}" for text, (_, width) in zip(texts, columns, strict=True)]
-            lines.append("  ".join([*padded, printable(told_kind(each))]).rstrip())
-        click.echo("\n".join(lines))
-        first, lines = list(islice(rest, PAGE)), []
+    columns = [
+        Column("DIGEST", 15),
+        Column("SIZE", 9, number=True),
+        Column("ENDS IN", 9, number=True),
+        Column("HOLDERS", 7, number=True),
+        *[Column("AGE", 9, number=True)] * aged,
+        *[Column("SHARED", 6, number=True)] * shared,
+        Column("KIND"),
+    ]
+    print_pages((_row(each, aged, shared) for each in chain(first, rest)), columns, PAGE)
+
+
+def _row(each: Listed, aged: bool, shared: bool) -> list[str]:
+    row, seen = each.row, each.seen
+    return [
+        short(row.digest),
+        human_size(row.size),
+        lasts(row.ttl),
+        _count(row.holders),
+        *[lasts(seen.seen.age if seen else None)] * aged,
+        *[_count(each.shared)] * shared,
+        told_kind(each),
+    ]
 
 
 def _count(number: int | None) -> str:

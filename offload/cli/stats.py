@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from offload.cli.context import hook_of
-from offload.cli.output import print_json, print_rows, printable
+from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.counters import STEPS
 from offload.hooks.app import Offload
 from offload.ref import human_size
@@ -21,16 +21,20 @@ from offload.stats.report import tallies_of
 __all__ = ("stats",)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_COLUMNS = (
-    "VALUES",
-    "BY REFERENCE",
-    "BYTES",
-    "UPLOADED",
-    "DEDUP",
-    "FETCHED",
-    "CACHE HITS",
-    "ERRORS",
-)
+_COLUMNS = [
+    Column(name, number=True)
+    for name in (
+        "VALUES",
+        "BY REFERENCE",
+        "BYTES",
+        "UPLOADED",
+        "DEDUP",
+        "FETCHED",
+        "CACHE HITS",
+        "ERRORS",
+    )
+]
+_LABELS = 10  # characters
 
 
 class _Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -93,12 +97,11 @@ def _show(hook: Offload, since: float | None, by: str | None, *, as_json: bool) 
     click.echo(f"{hook.store.url}, {when}")
     if by is not None:
         if rows:
-            print_rows([(by.upper(), *_COLUMNS), *rows])
+            print_rows(rows, [Column(by.upper(), breaks=True), *_COLUMNS])
         else:
             click.echo("nothing was counted")
         return
-    for line in _lines(found.total):
-        click.echo(line)
+    print_labelled(_told(found.total).items(), _LABELS)
 
 
 def _rows(found: Report, by: str | None) -> list[tuple[str, ...]]:
@@ -125,7 +128,7 @@ def _row(figures: Figures) -> tuple[str, ...]:
     )
 
 
-def _lines(total: Figures) -> list[str]:
+def _told(total: Figures) -> dict[str, str]:
     def size(name: str) -> str:
         return human_size(total[name])
 
@@ -150,7 +153,7 @@ def _lines(total: Figures) -> list[str]:
             f"{size('observed_bytes')}, of which {size('observed_repeated_bytes')} came again"
         )
     told.update({step: _timing(total, step) for step in STEPS if total.times(step)[-1]})
-    return [printable(f"{name:<10}{text}") for name, text in told.items()]
+    return told
 
 
 def _timing(total: Figures, step: str) -> str:

@@ -12,7 +12,10 @@ IMPORTS = {
     "prometheus-client": "prometheus_client",
     "opentelemetry-api": "opentelemetry",
 }
-USER_EXTRAS = ("dashboard", "numpy", "arrow", "s3", "fsspec", "otel", "prometheus", "signing")
+USER_EXTRAS = (
+    *("cli", "dashboard", "numpy", "arrow"),
+    *("s3", "fsspec", "otel", "prometheus", "signing"),
+)
 OPTIONAL = (
     "numpy",
     "pandas",

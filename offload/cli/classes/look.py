@@ -12,7 +12,7 @@ from offload.catalog.classes import ClassState, classes_of
 from offload.catalog.times import moment
 from offload.catalog.versions import at, described, short, signer, signer_json
 from offload.cli.classes import asked
-from offload.cli.output import print_json, print_rows, printable
+from offload.cli.output import Column, print_json, print_rows, printable
 from offload.errors import CodeError, CodeRefused
 from offload.ref import human_size
 from offload.registry.names import name_of
@@ -21,7 +21,14 @@ from offload.registry.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
 
 __all__ = ("diff", "list_", "show", "status")
 
-_COLUMNS = ("NAME", "LATEST", "VERSIONS", "STATUS", "PYTHON", "SIGNED BY")
+_COLUMNS = (
+    Column("NAME", breaks=True),
+    Column("LATEST"),
+    Column("VERSIONS", number=True),
+    Column("STATUS"),
+    Column("PYTHON"),
+    Column("SIGNED BY"),
+)
 _REFUSED = "refused"
 
 
@@ -39,7 +46,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json([_listed_json(registry, each) for each in found])
     elif found:
-        print_rows([_COLUMNS, *map(_listed_row, found)])
+        print_rows(map(_listed_row, found), _COLUMNS)
     else:
         click.echo(f"{registry.store.url} has no classes")
 
@@ -175,7 +182,8 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         not_synced = len(found) - counted[SYNCED]
         print_json({"synced": counted[SYNCED], "not_synced": not_synced, "classes": found})
     elif found:
-        print_rows((each["status"], at(each["name"], each["hash"]), _why(each)) for each in found)
+        rows = ((each["status"], at(each["name"], each["hash"]), _why(each)) for each in found)
+        print_rows(rows, levels=True)
         click.echo(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
     else:
         click.echo("nothing is registered")

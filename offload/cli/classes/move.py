@@ -43,7 +43,7 @@ def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: b
             ]
         )
     elif objs:
-        print_rows((words[name in changed], at(name, hashes[name])) for name in objs)
+        print_rows(((words[name in changed], at(name, hashes[name])) for name in objs), levels=True)
     else:
         click.echo("nothing is registered")
 

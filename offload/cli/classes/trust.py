@@ -127,7 +127,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], all_versions: bool, as_js
         listed = [_json(registry, each) for each in verified]
         print_json({"ok": ok, "refused": refused, "versions": listed})
     else:
-        print_rows(_row(registry, each) for each in verified)
+        print_rows((_row(registry, each) for each in verified), levels=True)
         click.echo(f"{ok} ok, {refused} refused")
     if refused:
         ctx.exit(1)

@@ -1,0 +1,65 @@
+"""How far long work is: one line on standard error, where that is a terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar, final
+
+import click
+
+from offload.cli.output import printable
+from offload.cli.terminal import is_terminal
+from offload.ref import human_size
+
+__all__ = ("Progress",)
+
+T = TypeVar("T")
+
+_REDRAW = 0.2  # seconds
+
+
+@final
+class Progress:
+    """Shows *doing*, how many things were found, and their bytes; gone when the block ends.
+
+    Args:
+        shown: False shows nothing anywhere.
+    """
+
+    def __init__(self, doing: str, *, shown: bool = True) -> None:
+        self._doing = printable(doing)
+        self._shown = shown and is_terminal(sys.stderr)
+        self._count = self._size = 0
+        self._next = 0.0  # when it is drawn again
+
+    def __enter__(self) -> Progress:
+        self._draw()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            click.echo("\r\033[K", err=True, nl=False)
+
+    def step(self, size: int) -> None:
+        """Count one more thing, of *size* bytes."""
+        self._count += 1
+        self._size += size
+        self._draw()
+
+    def over(self, things: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
+        """Yield *things*, a step for each."""
+        for thing in things:
+            self.step(size(thing))
+            yield thing
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if not self._shown or now < self._next:
+            return
+        self._next = now + _REDRAW
+        text = f"{self._doing}: {self._count:,} found, {human_size(self._size)}"
+        width = shutil.get_terminal_size().columns - 1
+        click.echo(f"\r\033[K{text[:width]}", err=True, nl=False)

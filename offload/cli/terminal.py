@@ -1,0 +1,136 @@
+"""Tables on a terminal, by rich (extra ``cli``); without it, or piped, commands print plainly."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ("STYLES", "Column", "console", "is_terminal", "print_labelled", "print_table")
+
+STYLES = {
+    "error": "bold red",
+    "refused": "bold red",
+    "warning": "yellow",
+    "out_of_sync": "yellow",
+    "untracked": "yellow",
+    "ok": "green",
+    "synced": "green",
+    "pushed": "green",
+    "stored": "green",
+}
+"""Of levels and statuses."""
+
+_GAP = 2  # characters between columns
+_LEAST = 16  # characters that a text which may be broken has at least
+
+
+@dataclass(frozen=True)
+class Column:
+    """How texts below each other are shown.
+
+    Attributes:
+        name: above them.
+        width: of them all, in characters, where they are printed as they come; else 0.
+        number: they end below each other on a terminal.
+        breaks: they may go on in the next line there; the last column's may anyway.
+    """
+
+    name: str
+    width: int = 0
+    number: bool = False
+    breaks: bool = False
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether *stream* is a terminal that can do more than print line after line."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def console() -> Console | None:
+    """Return standard output as a terminal that shows tables.
+
+    None if it is none, or a dumb one, or rich is not installed.
+    """
+    if not is_terminal(sys.stdout):
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    found = Console(markup=False, emoji=False, highlight=False)
+    return found if found.is_terminal else None
+
+
+def print_table(
+    rows: Sequence[Sequence[str]],
+    columns: Sequence[Column] = (),
+    *,
+    names: bool = True,
+    levels: bool = False,
+) -> bool:
+    """Print a table of printable texts; return whether this is a terminal that it fits on."""
+    out = console()
+    if out is None or not rows:
+        return False
+    if not columns:
+        columns = [Column("")] * max(map(len, rows))
+    last = len(columns) - 1
+    table = _grid(header=names and any(column.name for column in columns))
+    least = _GAP * last
+    for at, column in enumerate(columns):
+        longest = max(len(row[at]) for row in rows if at < len(row))
+        width = max(longest, column.width, len(column.name))
+        breaks = column.breaks or at == last
+        least += min(width, _LEAST) if breaks else width
+        table.add_column(
+            column.name,
+            justify="right" if column.number else "left",
+            min_width=column.width or None,
+            no_wrap=not breaks,
+            overflow="fold",
+        )
+    if least > out.width:
+        return False
+    for row in rows:
+        table.add_row(*_texts(row, levels=levels))
+    out.print(table)
+    return True
+
+
+def print_labelled(texts: Sequence[tuple[str, str]], width: int, *, levels: bool = False) -> bool:
+    """Print labels and printable texts, which are broken beside them; return whether this is a
+    terminal that they fit on.
+    """
+    out = console()
+    if out is None or out.width < width + _LEAST:
+        return False
+    table = _grid(gap=1)
+    table.add_column(min_width=width - 1, no_wrap=True, style="" if levels else "bold")
+    table.add_column(overflow="fold")
+    for row in texts:
+        table.add_row(*_texts(row, levels=levels))
+    out.print(table)
+    return True
+
+
+def _grid(*, gap: int = _GAP, header: bool = False) -> Table:
+    from rich.table import Table
+
+    return Table(
+        box=None, padding=(0, gap, 0, 0), pad_edge=False, show_header=header, header_style="bold"
+    )
+
+
+def _texts(row: Sequence[str], *, levels: bool) -> list[Any]:
+    """Return texts in which nothing is markup."""
+    from rich.text import Text
+
+    first = STYLES.get(row[0], "") if levels and row else ""
+    return [Text(text, style="" if at else first) for at, text in enumerate(row)]

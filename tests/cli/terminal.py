@@ -1,0 +1,111 @@
+"""A command on a terminal of its own: what its screen shows, and keys that are pressed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+import threading
+
+import pyte
+
+from offload.testing.servers import end_process, wait_until
+
+_WITHOUT = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+
+
+def environment(env, **more):
+    """Return *env* without what says what a terminal can do, which *more* may say."""
+    kept = {name: value for name, value in env.items() if name not in _WITHOUT}
+    return {**kept, "TERM": "xterm-256color", **more}
+
+
+class Terminal:
+    """Args: *argv* runs on a screen of *columns* by *lines*."""
+
+    def __init__(self, argv, *, cwd, env, columns=100, lines=40):
+        self._screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self._screen)
+        self._lock = threading.Lock()
+        self.raw = b""
+        self._master, slave = pty.openpty()
+        self._resize(columns, lines)
+        self.attributes = termios.tcgetattr(slave)
+        self.process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        self._slave = slave  # kept, so that what was printed last is not lost
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        end_process(self.process, signal.SIGKILL)
+        os.close(self._slave)
+        self._reader.join(10)
+        os.close(self._master)
+
+    def _read(self):
+        while True:
+            try:
+                some = os.read(self._master, 65536)
+            except OSError:  # nobody has the other end any more
+                return
+            with self._lock:
+                self.raw += some
+                self._stream.feed(some)
+
+    def _resize(self, columns, lines):
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def resize(self, columns, lines):
+        with self._lock:
+            self._screen.resize(lines, columns)
+        self._resize(columns, lines)
+
+    @property
+    def lines(self):
+        """What the screen shows, line by line."""
+        with self._lock:
+            return [line.rstrip() for line in self._screen.display]
+
+    @property
+    def text(self):
+        return "\n".join(self.lines)
+
+    @property
+    def modes(self):
+        """What the terminal is set to, as `termios.tcgetattr` says."""
+        return termios.tcgetattr(self._slave)
+
+    def press(self, keys):
+        os.write(self._master, keys)
+
+    def wait_for(self, pattern, timeout=60):
+        """Wait until the screen shows *pattern*; return it."""
+        try:
+            wait_until(lambda: re.search(pattern, self.text), f"{pattern!r} on the screen", timeout)
+        except TimeoutError as exc:
+            raise AssertionError(f"no {pattern!r} on the screen:\n{self.text}") from exc
+        return self.text
+
+    def ended(self, code=0):
+        """Wait for the end of the command and of what it printed; return its screen."""
+        assert self.process.wait(60) == code, self.text
+        os.write(self._slave, b"\x1b]0;end\x07")  # a title, which the screen does not show
+        wait_until(lambda: b"]0;end" in self.raw, "all was read")
+        return self.text

@@ -1,0 +1,175 @@
+"""What commands print on a terminal, and where it is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from offload.cli.output import Column, print_pages, print_rows
+from offload.cli.progress import Progress
+from tests.cli.conftest import ROOT
+from tests.cli.terminal import Terminal, environment
+
+HOSTILE = "shop.[red]report[/] \x1b[31m\u202e:smile:"
+ROWS = [["sum", "1,200", "12 kB"], [HOSTILE, "7", "3.1 MB"]]
+HOSTILE_WRITTEN = r"shop.[red]report[/] \x1b[31m\u202e:smile:"
+PRINT_ROWS = f"""
+from offload.cli.output import Column, print_rows
+print_rows({ROWS!r}, [Column("TASK", breaks=True), Column("VALUES", number=True), Column("BYTES")])
+"""
+PLAIN = [
+    "TASK                                       VALUES  BYTES",
+    "sum                                        1,200   12 kB",
+    f"{HOSTILE_WRITTEN}  7       3.1 MB",
+]
+PRINT_LEVELS = """
+from offload.cli.output import print_labelled
+print_labelled([("error", "the store is away " * 6), ("", "-> start [bold]it")], 9, levels=True)
+"""
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """Run code on a terminal; return its screen's lines, and what was sent to it."""
+
+    def run(code, columns=100, **env):
+        env = environment(ENVIRONMENT, **env)
+        with Terminal(
+            [sys.executable, "-c", code], cwd=tmp_path, env=env, columns=columns
+        ) as terminal:
+            lines = terminal.ended().rstrip().splitlines()
+            return lines, terminal.raw
+
+    return run
+
+
+def test_columns_are_aligned(shown):
+    """Numbers end below each other, and texts begin so."""
+    head, *rows = shown(PRINT_ROWS)[0]
+    assert [row.split()[-3:] for row in rows] == [
+        ["1,200", "12", "kB"],
+        ["7", "3.1", "MB"],
+    ]
+    end = head.index("VALUES") + len("VALUES")
+    assert rows[0][:end].endswith(" 1,200")
+    assert rows[1][:end].endswith("  7")
+    assert rows[0].index("12 kB") == rows[1].index("3.1 MB") == head.index("BYTES")
+
+
+def test_what_a_store_has_stays_text(shown):
+    """No markup, no emoji and no control character of a task's name does anything."""
+    lines, raw = shown(PRINT_ROWS)
+    assert HOSTILE_WRITTEN in lines[2]
+    assert b"\x1b[31m" not in raw
+
+
+def test_a_narrow_terminal_breaks_names_only(shown):
+    """The numbers stay whole."""
+    lines, _ = shown(PRINT_ROWS, columns=40)
+    assert all(len(line) <= 40 for line in lines)
+    assert sum(line.split()[-1:] in (["kB"], ["MB"]) for line in lines) == 2
+    name = "".join(line[: lines[0].index("VALUES")].strip() for line in lines[2:])
+    assert name == HOSTILE_WRITTEN.replace(" ", "")
+
+
+def test_a_terminal_too_narrow_for_columns_has_plain_ones(shown):
+    lines, _ = shown(PRINT_ROWS, columns=25)
+    assert "".join(f"{line:<25}" for line in lines).split() == " ".join(PLAIN).split()
+
+
+def test_texts_are_broken_beside_their_labels(shown):
+    """A level has a colour."""
+    lines, raw = shown(PRINT_LEVELS, columns=60)
+    assert [line[:9].strip() for line in lines] == ["error", *[""] * (len(lines) - 1)]
+    assert len(lines) > 2
+    assert lines[-1] == "         -> start [bold]it"
+    assert b"\x1b[1;31merror" in raw
+
+
+def test_no_colour_where_none_is_wanted(shown):
+    _, raw = shown(PRINT_LEVELS, NO_COLOR="1")
+    assert b"31m" not in raw
+
+
+@pytest.mark.parametrize("how", ("dumb", "without rich"))
+def test_plain_columns_elsewhere(shown, how):
+    """On a terminal that does nothing but print, and without rich."""
+    code = f"import sys; sys.modules['rich'] = None\n{PRINT_ROWS}"
+    lines, raw = shown(PRINT_ROWS, TERM="dumb") if how == "dumb" else shown(code)
+    assert lines == PLAIN
+    assert raw.replace(b"\x1b]0;end\x07", b"").count(b"\x1b") == 0
+
+
+@pytest.mark.parametrize("env", ({}, {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}))
+def test_plain_columns_when_piped(env):
+    """Byte for byte, whatever the environment asks rich for."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT_ROWS],
+        env=environment(ENVIRONMENT, **env),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode() == "\n".join(PLAIN) + "\n"
+
+
+def test_pages_are_printed_as_they_come(capsys):
+    """What is read later is not waited for, and every page has the same columns."""
+
+    def rows():
+        for number in range(1001):
+            if number in (500, 1000):
+                printed.append(capsys.readouterr().out.splitlines())
+            yield [f"b{number}", "a chunk"]
+
+    printed = []
+    print_pages(rows(), [Column("DIGEST", 8), Column("KIND")])
+    printed.append(capsys.readouterr().out.splitlines())
+    assert printed[0][:2] == ["DIGEST    KIND", "b0        a chunk"]
+    assert list(map(len, printed)) == [501, 500, 1]
+    assert printed[2] == ["b1000     a chunk"]
+
+
+def test_pages_on_a_terminal_have_one_heading(shown):
+    code = """
+from offload.cli.output import Column, print_pages
+print_pages(([f"b{n}", "chunk"] for n in range(7)), [Column("DIGEST", 12), Column("KIND")], 3)
+"""
+    lines, _ = shown(code)
+    assert lines[0].split() == ["DIGEST", "KIND"]
+    assert {line.index("chunk") for line in lines[1:]} == {lines[0].index("KIND")}
+    assert len(lines) == 8
+
+
+def test_rows_without_names_and_of_nothing(capsys):
+    print_rows([("tags", "a, b"), ("python", "\n3.11")])
+    print_rows([])
+    print_rows([], [Column("NAME"), Column("SIZE")])
+    assert capsys.readouterr().out == "tags    a, b\npython  \\n3.11\nNAME  SIZE\n"
+
+
+def test_how_far_it_is_is_told_on_a_terminal(shown):
+    """One line, no longer than the terminal is wide, and gone at the end."""
+    code = """
+from offload.cli import progress
+progress._REDRAW = 0
+with progress.Progress("sweeping s3://a\\x1b[31m" + "b" * 80) as done:
+    for _ in done.over(range(3), lambda n: 1000): pass
+print("done")
+"""
+    lines, raw = shown(code, columns=60)
+    assert lines == ["done"]
+    assert rb"sweeping s3://a\x1b[31mbbb" in raw
+    assert b"b\x1b[31m" not in raw
+    assert b"3 found, 3.0 kB" in shown(code, columns=200)[1]
+
+
+def test_nothing_of_it_where_there_is_no_terminal(capsys):
+    with Progress("sweeping") as progress:
+        progress.step(1)
+    assert capsys.readouterr().err == ""
