@@ -28,6 +28,7 @@ _NOUNS = (
     "rm",
     "stats",
     "store",
+    "top",
 )  # each a command of that name in a module of that name
 
 

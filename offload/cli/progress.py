@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +60,7 @@ class Progress:
         if not self._shown or now < self._next:
             return
         self._next = now + _REDRAW
-        text = f"{self._doing}: {self._count:,} found, {human_size(self._size)}"
-        width = shutil.get_terminal_size().columns - 1
-        click.echo(f"\r\033[K{text[:width]}", err=True, nl=False)
+        found = f": {self._count:,} found, {human_size(self._size)}"
+        width = os.get_terminal_size(sys.stderr.fileno()).columns  # 0 where that is not known
+        doing = self._doing[: max(width - 1 - len(found), 0)] if width else self._doing
+        click.echo(f"\r\033[K{doing}{found}", err=True, nl=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +10,16 @@ from typing import Any
 import click
 
 from offload.cli.context import hook_of
+from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.counters import STEPS
 from offload.hooks.app import Offload
 from offload.ref import human_size
-from offload.stats import Figures, Report, report
+from offload.stats import Figures, Report, report, told
 from offload.stats.report import tallies_of
 
 __all__ = ("stats",)
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _COLUMNS = [
     Column(name, number=True)
     for name in (
@@ -37,18 +36,8 @@ _COLUMNS = [
 _LABELS = 10  # characters
 
 
-class _Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        match = re.fullmatch(r"([0-9]{1,6})([smhd])", str(value))
-        if match is None or not int(match[1]):
-            self.fail(f"{value!r} is no time as 30m, 6h or 7d", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
-
-
 @click.command()
-@click.option("--since", type=_Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d …")
+@click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d …")
 @click.option("--by", type=click.Choice(["task", "argument"]), help="A row for each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--watch", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Again and again.")
@@ -121,9 +110,9 @@ def _row(figures: Figures) -> tuple[str, ...]:
         f"{figures['values_offloaded']:,}",
         human_size(figures["bytes_offloaded"]),
         human_size(figures["bytes_uploaded"]),
-        _times(figures.deduplication),
+        told.times(figures.deduplication),
         f"{figures['values_fetched'] + figures['cache_hits']:,}",
-        _percent(figures.hit_ratio),
+        told.percent(figures.hit_ratio),
         f"{sum(figures.errors.values()):,}",
     )
 
@@ -136,8 +125,8 @@ def _told(total: Figures) -> dict[str, str]:
         return f"{total[name]:,}"
 
     errors = ", ".join(f"{count:,} {kind}" for kind, count in total.errors.items()) or "none"
-    dedup, hits = _times(total.deduplication), _percent(total.hit_ratio)
-    told = {
+    dedup, hits = told.times(total.deduplication), told.percent(total.hit_ratio)
+    texts = {
         "values": f"{number('values_seen')} looked at, {number('values_offloaded')} by reference, "
         f"{number('values_deduplicated')} of them stored before",
         "bytes": f"{size('bytes_offloaded')} kept out of messages and results, "
@@ -148,17 +137,17 @@ def _told(total: Figures) -> dict[str, str]:
         f"{number('task_retries')} tasks; refused: {number('refs_refused')} references",
     }
     if total["observed_values"]:
-        told["observed"] = (
+        texts["observed"] = (
             f"{number('observed_values')} values would travel by reference, "
             f"{size('observed_bytes')}, of which {size('observed_repeated_bytes')} came again"
         )
-    told.update({step: _timing(total, step) for step in STEPS if total.times(step)[-1]})
-    return told
+    texts.update({step: _timing(total, step) for step in STEPS if total.times(step)[-1]})
+    return texts
 
 
 def _timing(total: Figures, step: str) -> str:
     count = total.times(step)[-1]
-    half, most = (_seconds(total.quantile(step, part)) for part in (0.5, 0.99))
+    half, most = (told.bound(total.quantile(step, part)) for part in (0.5, 0.99))
     average = total.seconds(step) / count * 1e3
     return f"{count:,} times, {average:,.1f} ms on average, half within {half}, 99 % within {most}"
 
@@ -182,19 +171,3 @@ def _counts(figures: Figures) -> Mapping[str, Any]:
         **dict(sorted(figures.counts.items())),
         "deduplication": None if ratio is None or math.isinf(ratio) else round(ratio, 3),
     }
-
-
-def _times(ratio: float | None) -> str:
-    if ratio is None:
-        return "-"
-    return "all" if math.isinf(ratio) else f"{ratio:,.1f}x"
-
-
-def _percent(part: float | None) -> str:
-    return "-" if part is None else f"{part:.0%}"
-
-
-def _seconds(bound: float | None) -> str:
-    if bound is None:
-        return "-"
-    return "longer" if math.isinf(bound) else f"{bound * 1e3:g} ms"
