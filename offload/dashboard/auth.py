@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from typing import Protocol
@@ -107,7 +106,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._auth is not None and scope["type"] == "http":
             request = Request(scope)
-            if not request.url.path.endswith("/healthz"):
+            if request.url.path.removeprefix(scope.get("root_path", "")) != "/healthz":
                 answer = self._auth.answer(request)
                 if answer is not None:
                     await answer(scope, receive, send)
@@ -122,7 +121,7 @@ def _basic(header: str) -> tuple[str, bytes]:
     try:
         name, _, password = base64.b64decode(coded.strip(), validate=True).partition(b":")
         return name.decode(), password
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, or no UTF-8
         return "", b""
 
 

@@ -1,0 +1,170 @@
+"""Who may look, and from where."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from offload.dashboard import Basic, Token, dashboard
+from offload.errors import ConfigurationError
+from tests.hooks.wire import make_wire
+
+TOKEN = "0123456789abcdef"  # noqa: S105
+PAGES = ("/", "/tasks", "/task?name=x", "/static/dashboard.js", "/static/plotly.js", "/nowhere")
+
+
+@pytest.fixture
+def app():
+    return make_wire(watch=False).app
+
+
+def client(app, **options):
+    return TestClient(dashboard(app, **options), base_url="http://localhost")
+
+
+def basic(text):
+    return {"authorization": "Basic " + base64.b64encode(text.encode()).decode()}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_is_shown_without_a_password(app, path):
+    """Pages and files alike are refused, and the browser asks for a name and a password."""
+    answer = client(app, auth=Basic({"ops": "secret"})).get(path)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Basic realm=")
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("ops:secret", 200),
+        ("dev:with:colons", 200),
+        ("ops:Secret", 401),
+        ("ops:", 401),
+        (":", 401),
+        (":secret", 401),
+        ("nobody:", 401),
+        ("nobody:secret", 401),
+        ("ops", 401),
+        ("öps:secret", 401),
+    ],
+)
+def test_users_with_their_passwords_may_look(app, given, status):
+    """Each has a password of their own, and nothing else will do."""
+    asked = client(app, auth=Basic({"ops": "secret", "dev": "with:colons"}))
+    assert asked.get("/", headers=basic(given)).status_code == status
+
+
+@pytest.mark.parametrize("header", ["", "Basic", "Basic =", "Basic ÿ", "Bearer x", "x" * 5000])
+def test_a_header_that_is_none_is_refused(app, header):
+    headers = {"authorization": header.encode("latin-1")}
+    assert client(app, auth=Basic({"a": "b"})).get("/", headers=headers).status_code == 401
+
+
+def test_a_token_opens_it_once_and_for_all(app):
+    """In the address it becomes a cookie, which is not the token, and leaves the address."""
+    asked = client(app, auth=Token(TOKEN))
+    assert asked.get("/tasks").status_code == 401
+    answer = asked.get(f"/tasks?sort=name&token={TOKEN}", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/tasks?sort=name")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert TOKEN not in cookie
+    assert asked.get("/tasks").status_code == 200
+
+
+def test_a_token_as_a_bearer_opens_it(app):
+    """Programs send it with each request."""
+    asked = client(app, auth=Token(TOKEN))
+    assert asked.get("/", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert asked.get("/", headers={"authorization": f"Bearer {TOKEN}x"}).status_code == 401
+    assert asked.get(f"/?token={TOKEN}x").status_code == 401
+
+
+def test_the_redirection_stays_here(app):
+    """A path that begins like another host's leads to none."""
+    asked = client(app, auth=Token(TOKEN))
+    answer = asked.get(f"//elsewhere.example/?token={TOKEN}", follow_redirects=False)
+    assert not answer.headers.get("location", "/x").startswith("//")
+
+
+def test_a_cookie_of_another_dashboard_does_not_disturb(app):
+    """Those of one machine share cookies, whatever their port; each has a name of its own."""
+    first, second = client(app, auth=Token(TOKEN)), client(app, auth=Token(TOKEN[::-1]))
+    first.get(f"/?token={TOKEN}")
+    second.cookies = first.cookies
+    assert second.get("/").status_code == 401
+    second.get(f"/?token={TOKEN[::-1]}")
+    first.cookies = second.cookies
+    assert (first.get("/").status_code, second.get("/").status_code) == (200, 200)
+
+
+def test_whether_it_is_alive_is_no_secret(app):
+    """Who watches containers needs no password, and is told nothing else."""
+    assert client(app, auth=Token(TOKEN)).get("/healthz").text == "ok\n"
+    assert client(app, auth=Token(TOKEN)).get("/tasks/healthz").status_code == 401
+
+
+@pytest.mark.parametrize("token", ["", "short", "é" * 20])
+def test_a_token_that_can_be_guessed_is_none(token):
+    with pytest.raises(ConfigurationError, match="16 ASCII characters"):
+        Token(token)
+
+
+@pytest.mark.parametrize("users", [{}, {"": "x"}, {"x": ""}, {"a:b": "c"}])
+def test_users_have_names_and_passwords(users):
+    with pytest.raises(ConfigurationError):
+        Basic(users)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("localhost:9541", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:9541", 200),
+        ("[::1]", 200),
+        ("LOCALHOST", 200),
+        ("evil.example", 400),
+        ("evil.example:9541", 400),
+        ("localhost.evil.example", 400),
+        ("", 400),
+    ],
+)
+def test_a_page_elsewhere_cannot_have_it_asked_by_its_name(app, host, status):
+    """Where everybody may look, only names of this machine are answered (DNS rebinding)."""
+    assert client(app).get("/", headers={"host": host}).status_code == status
+
+
+def test_names_can_be_allowed(app):
+    """By name, or any; with a password any is answered."""
+    for options in ({"hosts": ["ops.example"]}, {"hosts": ["*"]}, {"auth": Basic({"a": "b"})}):
+        asked = client(app, **options)
+        assert asked.get("/", headers={"host": "ops.example", **basic("a:b")}).status_code == 200
+
+
+def test_it_is_mounted_in_another_app(app):
+    """All that its pages name lies below where it is mounted."""
+    outer = Starlette(routes=[Mount("/ops/offload", dashboard(app, auth=Token(TOKEN)))])
+    asked = TestClient(outer, base_url="http://localhost")
+    page = asked.get(f"/ops/offload/?token={TOKEN}")
+    assert page.status_code == 200
+    assert page.history[0].headers["location"] == "/ops/offload/"
+    assert "path=/ops/offload" in page.history[0].headers["set-cookie"].lower()
+    assert 'href="/ops/offload/tasks"' in page.text
+    assert 'aria-current="page">Overview' in page.text
+    assert asked.get("/ops/offload/static/dashboard.css").status_code == 200
+    assert asked.get("/ops/offload/healthz").status_code == 200
+
+
+def test_an_app_without_offload_has_none():
+    from celery import Celery
+
+    with pytest.raises(ConfigurationError, match="no offload"):
+        dashboard(Celery("bare"))
