@@ -23,7 +23,17 @@ except ImportError as exc:
         'the dashboard needs Starlette, Jinja2 and Plotly: pip install "offload[dashboard]"'
     ) from exc
 
-from offload.dashboard import blob, blobs, classes, lookup, overview, stores, tasks, workers
+from offload.dashboard import (
+    blob,
+    blobs,
+    classes,
+    estimates,
+    lookup,
+    overview,
+    stores,
+    tasks,
+    workers,
+)
 from offload.dashboard.auth import Auth, Guard
 from offload.dashboard.board import Board
 from offload.dashboard.drawing import plotly
@@ -72,6 +82,7 @@ def dashboard(
             *classes.ROUTES,
             *stores.ROUTES,
             *workers.ROUTES,
+            *estimates.ROUTES,
             Route("/healthz", _health, name="health"),
             Route("/static/plotly.js", plotly, name="plotly"),
             Mount("/static", StaticFiles(directory=_STATIC), name="static"),

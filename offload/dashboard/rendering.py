@@ -23,6 +23,7 @@ NAVIGATION = {
     "/blobs": "Blobs",
     "/classes": "Classes",
     "/stores": "Stores and workers",
+    "/estimate": "Estimate",
 }
 """Pages in the order in which they are named on each, by path."""
 

@@ -38,6 +38,23 @@ class Column(Generic[T]):
     hint: str = ""
     link: Callable[[T], str] | None = None
 
+    @classmethod
+    def figure(
+        cls,
+        name: str,
+        label: str,
+        value: Callable[[T], Any],
+        text: Callable[[Any], object],
+        hint: str = "",
+    ) -> Column[T]:
+        """Return a column of numbers, shown by *text*; None is less than any."""
+
+        def key(row: T) -> tuple[bool, Any]:
+            found = value(row)
+            return found is not None, found if found is not None else 0
+
+        return cls(name, label, lambda row: text(value(row)), key, hint=hint)
+
 
 @dataclass(frozen=True)
 class Table(Generic[T]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -11,12 +12,11 @@ from starlette.routing import Route
 
 from offload.counters import STEPS
 from offload.dashboard.board import board_of
-from offload.dashboard.formats import percent, times
+from offload.dashboard.formats import number, percent, size, times
 from offload.dashboard.overview import latency, stretch_of, troubles
 from offload.dashboard.rendering import render
 from offload.dashboard.statistics import STRETCHES
 from offload.dashboard.tables import Column, Table
-from offload.ref import human_size
 from offload.stats import Figures
 
 __all__ = ("ROUTES",)
@@ -28,16 +28,6 @@ class _Row:
     figures: Figures
 
 
-def _ratio(row: _Row) -> float:
-    ratio = row.figures.deduplication
-    return -1.0 if ratio is None else ratio
-
-
-def _hits(row: _Row) -> float:
-    ratio = row.figures.hit_ratio
-    return -1.0 if ratio is None else ratio
-
-
 def _fetched(row: _Row) -> int:
     return row.figures["values_fetched"] + row.figures["cache_hits"]
 
@@ -46,47 +36,21 @@ def _errors(row: _Row) -> int:
     return sum(row.figures.errors.values())
 
 
-def _counted(name: str, label: str, counter: str, hint: str = "") -> Column[_Row]:
-    def key(row: _Row) -> int:
-        return row.figures[counter]
-
-    return Column(name, label, lambda row: f"{key(row):,}", key, hint=hint)
-
-
-def _sized(name: str, label: str, counter: str, hint: str = "") -> Column[_Row]:
-    def key(row: _Row) -> int:
-        return row.figures[counter]
-
-    return Column(name, label, lambda row: human_size(key(row)), key, hint=hint)
+def _counted(name: str) -> Callable[[_Row], int]:
+    return lambda row: row.figures[name]
 
 
 _FIGURES: list[Column[_Row]] = [
-    _counted("values", "Values", "values_seen", "looked at, as they were not certainly small"),
-    _counted("references", "By reference", "values_offloaded"),
-    _sized("bytes", "Bytes", "bytes_offloaded", "kept out of messages and results"),
-    _sized("uploaded", "Uploaded", "bytes_uploaded", "before compression"),
-    Column(
-        "dedup",
-        "Dedup",
-        lambda row: times(row.figures.deduplication),
-        _ratio,
-        hint="bytes for each uploaded",
+    Column.figure("values", "Values", _counted("values_seen"), number, "not certainly small"),
+    Column.figure("references", "By reference", _counted("values_offloaded"), number),
+    Column.figure("bytes", "Bytes", _counted("bytes_offloaded"), size, "kept out of messages"),
+    Column.figure("uploaded", "Uploaded", _counted("bytes_uploaded"), size, "before compression"),
+    Column.figure(
+        "dedup", "Dedup", lambda row: row.figures.deduplication, times, "bytes for each uploaded"
     ),
-    Column(
-        "fetched",
-        "Fetched",
-        lambda row: f"{_fetched(row):,}",
-        _fetched,
-        hint="values, the node cache's among them",
-    ),
-    Column(
-        "hits",
-        "Cache hits",
-        lambda row: percent(row.figures.hit_ratio),
-        _hits,
-        hint="of the node cache",
-    ),
-    Column("errors", "Errors", lambda row: f"{_errors(row):,}", _errors),
+    Column.figure("fetched", "Fetched", _fetched, number, "values, the node cache's among them"),
+    Column.figure("hits", "Cache hits", lambda row: row.figures.hit_ratio, percent),
+    Column.figure("errors", "Errors", _errors, number),
 ]
 
 

@@ -13,7 +13,7 @@ from offload.dashboard import Basic, Token, dashboard
 from offload.errors import ConfigurationError
 from tests.hooks.wire import make_wire
 
-TOKEN = "0123456789abcdef"  # noqa: S105
+TOKEN = "0123456789abcdef"
 PAGES = ("/", "/tasks", "/task?name=x", "/static/dashboard.js", "/static/plotly.js", "/nowhere")
 
 
@@ -40,7 +40,7 @@ def test_nothing_is_shown_without_a_password(app, path):
 
 @pytest.mark.parametrize(
     ("given", "status"),
-    [
+    (
         ("ops:secret", 200),
         ("dev:with:colons", 200),
         ("ops:Secret", 401),
@@ -51,7 +51,7 @@ def test_nothing_is_shown_without_a_password(app, path):
         ("nobody:secret", 401),
         ("ops", 401),
         ("öps:secret", 401),
-    ],
+    ),
 )
 def test_users_with_their_passwords_may_look(app, given, status):
     """Each has a password of their own, and nothing else will do."""
@@ -59,7 +59,7 @@ def test_users_with_their_passwords_may_look(app, given, status):
     assert asked.get("/", headers=basic(given)).status_code == status
 
 
-@pytest.mark.parametrize("header", ["", "Basic", "Basic =", "Basic ÿ", "Bearer x", "x" * 5000])
+@pytest.mark.parametrize("header", ("", "Basic", "Basic =", "Basic ÿ", "Bearer x", "x" * 5000))
 def test_a_header_that_is_none_is_refused(app, header):
     headers = {"authorization": header.encode("latin-1")}
     assert client(app, auth=Basic({"a": "b"})).get("/", headers=headers).status_code == 401
@@ -110,13 +110,13 @@ def test_whether_it_is_alive_is_no_secret(app):
     assert client(app, auth=Token(TOKEN)).get("/tasks/healthz").status_code == 401
 
 
-@pytest.mark.parametrize("token", ["", "short", "é" * 20])
+@pytest.mark.parametrize("token", ("", "short", "é" * 20))
 def test_a_token_that_can_be_guessed_is_none(token):
     with pytest.raises(ConfigurationError, match="16 ASCII characters"):
         Token(token)
 
 
-@pytest.mark.parametrize("users", [{}, {"": "x"}, {"x": ""}, {"a:b": "c"}])
+@pytest.mark.parametrize("users", ({}, {"": "x"}, {"x": ""}, {"a:b": "c"}))
 def test_users_have_names_and_passwords(users):
     with pytest.raises(ConfigurationError):
         Basic(users)
@@ -124,7 +124,7 @@ def test_users_have_names_and_passwords(users):
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [
+    (
         ("localhost", 200),
         ("localhost:9541", 200),
         ("127.0.0.1:1", 200),
@@ -135,7 +135,7 @@ def test_users_have_names_and_passwords(users):
         ("evil.example:9541", 400),
         ("localhost.evil.example", 400),
         ("", 400),
-    ],
+    ),
 )
 def test_a_page_elsewhere_cannot_have_it_asked_by_its_name(app, host, status):
     """Where everybody may look, only names of this machine are answered (DNS rebinding)."""

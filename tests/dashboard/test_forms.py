@@ -59,7 +59,7 @@ def test_without_its_cookie_a_form_is_refused(asked):
     assert send(asked, token).status_code == 403
 
 
-@pytest.mark.parametrize("token", ["", "x", "é", "0" * 64])
+@pytest.mark.parametrize("token", ("", "x", "é", "0" * 64))
 def test_without_its_token_a_form_is_refused(asked, token):
     """The cookie alone, which a browser sends by itself, changes nothing."""
     asked.get("/form")
@@ -77,7 +77,7 @@ def test_a_form_of_another_dashboard_is_refused(asked):
 
 @pytest.mark.parametrize(
     ("headers", "status"),
-    [
+    (
         ({"sec-fetch-site": "same-origin"}, 200),
         ({"sec-fetch-site": "same-site"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
@@ -86,7 +86,7 @@ def test_a_form_of_another_dashboard_is_refused(asked):
         ({"origin": "http://localhost:81"}, 403),
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "null"}, 403),
-    ],
+    ),
 )
 def test_browsers_say_where_a_form_comes_from(asked, headers, status):
     """Another site's page is refused, and that of another port of this machine."""

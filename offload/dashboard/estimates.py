@@ -1,0 +1,128 @@
+"""The page of what each threshold would do."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from offload.dashboard.board import board_of
+from offload.dashboard.charts import Chart
+from offload.dashboard.formats import number, size
+from offload.dashboard.overview import stretch_of
+from offload.dashboard.rendering import render
+from offload.dashboard.statistics import STRETCHES
+from offload.dashboard.tables import Column, Table
+from offload.stats.estimate import (
+    Candidate,
+    Choices,
+    Estimate,
+    estimate,
+    human_seconds,
+    human_threshold,
+)
+
+__all__ = ("ROUTES",)
+
+
+def _estimate(request: Request) -> Response:
+    board = board_of(request)
+    stretch = stretch_of(request, "all")
+    found = board.statistics.report(stretch, tasks=True)
+    told = estimate(found, board.hook.settings.threshold)
+    return render(
+        request,
+        "estimate.html",
+        title="Estimate",
+        stretch=stretch,
+        stretches=STRETCHES,
+        estimate=told,
+        charts=[_chart(told)],
+        thresholds=_thresholds(request, told),
+        tasks=_tasks(request, told),
+    )
+
+
+def _chart(told: Estimate) -> Chart:
+    candidates = told.total.candidates
+    return Chart(
+        "thresholds",
+        "Bytes by threshold",
+        [human_threshold(each.threshold) for each in candidates],
+        {
+            "would leave the broker": [each.bytes for each in candidates],
+            "would be stored": [each.stored_bytes for each in candidates],
+        },
+        unit="bytes",
+        kind="bars",
+    )
+
+
+def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
+    def mark(each: Candidate) -> str:
+        best = told.total.best
+        marks = {"set": each.threshold == told.threshold, "best": each == best}
+        return ", ".join(text for text, holds in marks.items() if holds)
+
+    out = "that would leave the broker"
+    columns: list[Column[Candidate]] = [
+        Column(
+            "threshold",
+            "Threshold",
+            lambda each: human_threshold(each.threshold),
+            lambda each: each.threshold,
+            wide=True,
+        ),
+        Column("mark", "", mark, wide=True),
+        Column.figure("values", "Values", lambda each: each.values, number, out),
+        Column.figure("bytes", "Bytes", lambda each: each.bytes, size, out),
+        Column.figure("stored", "Stored", lambda each: each.stored_bytes, size, "once each"),
+        Column.figure(
+            "trips", "Round trips", lambda each: each.round_trips, number, "with the store, at most"
+        ),
+        Column.figure(
+            "saved",
+            "CPU saved",
+            lambda each: each.saved_seconds,
+            human_seconds,
+            "on all sides, by a model; below 0: spent",
+        ),
+    ]
+    return Table.of(
+        request.query_params,
+        columns,
+        told.total.candidates,
+        caption="Thresholds",
+        identify=lambda each: f"{each.threshold:012}",
+        sort="threshold",
+        descending=False,
+    )
+
+
+def _tasks(request: Request, told: Estimate) -> Table[tuple[str, Choices]]:
+    def best(item: tuple[str, Choices]) -> str:
+        found = item[1].best
+        return "none pays" if found is None else human_threshold(found.threshold)
+
+    def saved(item: tuple[str, Choices]) -> float:
+        return item[1].best.saved_seconds if item[1].best is not None else 0.0
+
+    columns: list[Column[tuple[str, Choices]]] = [
+        Column("name", "Task", lambda item: item[0] or "(none)", lambda item: item[0], wide=True),
+        Column.figure("values", "Values", lambda item: item[1].values, number),
+        Column.figure("bytes", "Bytes", lambda item: item[1].bytes, size),
+        Column("best", "Best threshold", best),
+        Column.figure("saved", "CPU saved", saved, human_seconds),
+    ]
+    return Table.of(
+        request.query_params,
+        columns,
+        [(task, choices) for task, choices in told.tasks.items() if choices.values],
+        caption="Tasks",
+        identify=lambda item: item[0],
+        sort="saved",
+        name="task",
+    )
+
+
+ROUTES = [Route("/estimate", _estimate, name="estimate")]

@@ -1,0 +1,38 @@
+"""The page of thresholds has the numbers of the estimate."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload.counters import SIZES, size_names
+from offload.stats import report
+from offload.stats.estimate import estimate
+from offload.stores.tallies import LABEL, Tally
+from tests.dashboard.test_pages import cells
+
+pytestmark = pytest.mark.server
+
+
+def counted(shop):
+    """Count three values of each class of sizes for one task, and return the estimate of them."""
+    found = {}
+    for size in SIZES:
+        for name, amount in zip(size_names(size), (3, 3 * size, size), strict=True):
+            found[f"{name}{LABEL}shop.report{LABEL}"] = amount
+    shop.hook.store.tallies.add(Tally("here", 1, found, found))
+    return estimate(report(shop.hook.store.tallies, tasks=True), shop.hook.settings.threshold)
+
+
+def test_what_was_counted_is_estimated(shop):
+    """Each threshold's row says what would leave the broker, and the advice which is best."""
+    told = counted(shop)
+    assert told.total.values == 3 * len(SIZES)
+    page = shop.client().get("/estimate").text
+    for each in told.total.candidates:
+        assert cells(page, f"{each.threshold:012}")[2] == f"{each.values:,}"
+    assert told.advice in page.replace("&#39;", "'")
+    assert cells(page, "shop.report")[1] == str(3 * len(SIZES))
+
+
+def test_nothing_was_counted(shop):
+    assert "No sizes were counted yet." in shop.client().get("/estimate").text

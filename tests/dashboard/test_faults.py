@@ -1,0 +1,169 @@
+"""What goes wrong is said, and mended by itself."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tracemalloc
+
+import pytest
+from playwright.sync_api import expect
+
+from offload.counters import NAMES
+from offload.stores.tallies import LABEL, Tally
+from offload.testing.servers import redis_client, redis_server
+from tests.dashboard.conftest import Shop
+
+pytestmark = pytest.mark.server
+
+AWAY = "The store does not answer"
+
+
+@pytest.fixture
+def own_redis():
+    with redis_server() as server:
+        yield server
+
+
+@pytest.mark.integration
+def test_a_store_that_is_away_is_said_and_comes_back(own_redis, serve, look):
+    """The open page says so, and shows figures again once the store is back, without a hand."""
+    shop = Shop(f"{own_redis.url}?prefix=away", retry={"max_retries": 0})
+    shop.work()
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url, expected=["503"])
+    expect(page.locator("dl.figures")).to_contain_text("8 values by reference")
+    own_redis.stop()
+    expect(page.get_by_role("alert")).to_be_visible(timeout=60_000)
+    expect(page.locator("h1")).to_have_text(AWAY)
+    own_redis.start()
+    expect(page.locator("dl.figures")).to_contain_text("0 values by reference", timeout=60_000)
+    expect(page.locator("h1")).to_have_text("Overview")
+
+
+@pytest.mark.integration
+def test_a_dashboard_that_is_away_is_said(shop, serve, look):
+    """The page stays as it was, and says that it is old."""
+    shop.work()
+    shop.hook.recorder.write()
+    served = serve(shop.url)
+    page = look(served.url, expected=["ERR_CONNECTION_REFUSED"])
+    expect(page.locator("#stale")).to_be_hidden()
+    served.process.stop()
+    expect(page.locator("#stale")).to_be_visible(timeout=60_000)
+    expect(page.locator("dl.figures")).to_contain_text("8 values by reference")
+
+
+def test_every_page_says_that_the_store_is_away(own_redis):
+    """With 503, so that programs see it as well."""
+    shop = Shop(f"{own_redis.url}?prefix=away")
+    client = shop.client()
+    own_redis.stop()
+    for path in ("/", "/tasks", "/task?name=x", "/estimate"):
+        answer = client.get(path)
+        assert answer.status_code == 503, path
+        assert AWAY in answer.text
+        assert str(own_redis.port) in answer.text
+
+
+def test_what_others_wrote_into_statistics_is_left_out(shop, redis):
+    """Texts that are no numbers, and counters of a later version, spoil nothing."""
+    shop.work()
+    client = shop.client()
+    client.get("/")
+    raw = redis_client(redis)
+    prefix = shop.url.partition("prefix=")[2]
+    keys = list(raw.scan_iter(match=f"{prefix}:*stats*", _type="hash"))
+    assert len(keys) >= 4
+    for key in keys:
+        strange = {"later_counter": "5", "later\x1fa\x1fb\x1fc\x1fd": "7", "": "1"}
+        raw.hset(key, mapping={**strange, "values_seen": "many", b"\xff\xfe": b"\x00"})
+    for path in ("/?since=1h", "/?since=all", "/tasks", "/task?name=shop.report", "/estimate"):
+        again = shop.client().get(path)
+        assert again.status_code == 200, path
+    assert "8 values by reference" in client.get("/?since=3h").text
+
+
+def test_a_million_task_names_are_a_bounded_page(shop):
+    """The store keeps so many, and a page shows some of them."""
+    tallies = shop.hook.store.tallies
+    for number in range(20):
+        names = [f"values_offloaded{LABEL}task{number}.{at}{LABEL}" for at in range(50_000)]
+        tallies.add(Tally(f"p{number}", 1, dict.fromkeys(names, 1), {}))
+    client = shop.client()
+    answer = client.get("/tasks?sort=name&page=3")
+    assert answer.text.count("<tr data-key=") == 100
+    assert len(answer.content) < 200_000
+    assert "1,000,000" in client.get("/?since=all").text
+
+
+def test_two_dashboards_at_once_say_the_same(shop):
+    """They keep nothing that the other would miss."""
+    shop.work()
+    first, second = shop.client(), shop.client()
+    assert "8 values by reference" in first.get("/").text
+    assert "8 values by reference" in second.get("/").text
+
+
+def test_a_page_that_is_asked_for_all_day_takes_no_memory(shop):
+    """After a first hundred, five hundred more leave no object behind."""
+    shop.work()
+    client = shop.client()
+    paths = ("/", "/?since=1h", "/tasks?sort=name", "/task?name=shop.report", "/estimate")
+    statistics = client.app.state.board.statistics
+    statistics._reports._seconds = statistics._lines._seconds = 0  # as if each came later
+
+    def ask(times):
+        for number in range(times):
+            client.get(paths[number % len(paths)])
+        gc.collect()
+
+    ask(100)
+    tracemalloc.start()
+    try:
+        ask(100)
+        before = tracemalloc.get_traced_memory()[0]
+        ask(400)
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000
+
+
+@pytest.mark.integration
+def test_a_browser_left_open_takes_no_memory(shop, serve, look):
+    """After fifty updates with changing figures, two hundred more leave nothing behind."""
+    shop.work()
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url + "?since=1h")
+    page.locator(".plot svg.main-svg").first.wait_for(state="attached")
+    asked = page.context.new_cdp_session(page)
+    asked.send("Performance.enable")
+
+    def update(times):
+        for number in range(times):
+            tally = {
+                f"values_offloaded{LABEL}shop.report": 1,
+                f"bytes_offloaded{LABEL}shop.report": number,
+            }
+            shop.hook.store.tallies.add(Tally(f"{os.getpid()}-{times}", number, tally, tally))
+            with page.expect_response(lambda answer: answer.ok):
+                page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        asked.send("HeapProfiler.collectGarbage")
+        found = asked.send("Performance.getMetrics")["metrics"]
+        return {each["name"]: each["value"] for each in found}
+
+    before = update(50)
+    after = update(200)
+    # A page or two may wait to be collected; two hundred would be far more.
+    page_nodes = page.evaluate("document.querySelectorAll('*').length")
+    assert after["Nodes"] - before["Nodes"] < 20 * page_nodes
+    assert after["JSEventListeners"] - before["JSEventListeners"] < 100
+    assert after["JSHeapUsedSize"] - before["JSHeapUsedSize"] < 2_000_000
+
+
+def test_counters_are_those_that_the_pages_name():
+    """A counter that a page names and nobody counts would always be zero."""
+    from offload.dashboard import overview
+
+    assert set(overview._TROUBLES) <= set(NAMES)
