@@ -30,7 +30,7 @@ __all__ = ("dashboard",)
 )
 @click.option("--allow-delete", is_flag=True, help="Blobs may be removed.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A name that it is asked for by.")
-@click.option("--root-path", default="", help="Where a proxy has it, as /offload.")
+@click.option("--url-prefix", default="", metavar="PATH", help="Serve below it, as /offload.")
 @click.pass_context
 def dashboard(
     ctx: click.Context,
@@ -40,7 +40,7 @@ def dashboard(
     token: str | None,
     allow_delete: bool,
     allow_host: tuple[str, ...],
-    root_path: str,
+    url_prefix: str,
 ) -> None:
     """Serve a web page with what is saved, what is stored, and what is wrong.
 
@@ -65,7 +65,7 @@ def dashboard(
             "OFFLOAD_DASHBOARD_TOKEN or OFFLOAD_DASHBOARD_BASIC_AUTH"
         )
     app = made(hook_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=allow_host or None)
-    serve(app, host, port, root_path=root_path, started=lambda url: click.echo(f"{url} is open"))
+    serve(app, host, port, prefix=url_prefix, started=lambda url: click.echo(f"{url} is open"))
 
 
 def _user(text: str) -> tuple[str, str]:

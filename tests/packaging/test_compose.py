@@ -38,7 +38,7 @@ def test_schema_check_finds_faults(tmp_path):
 
 def test_services(services):
     """All that the example is made of; whoever needs another waits for its health."""
-    example = {"redis", "s3", "worker", "producer", "exporter"}
+    example = {"redis", "s3", "worker", "producer", "exporter", "dashboard"}
     assert set(services) == example | {"prometheus", "grafana"}
     for service in services.values():
         for name, condition in service.get("depends_on", {}).items():
@@ -55,7 +55,7 @@ def test_images_are_of_one_version(services):
 def test_only_this_machine_reaches_them(services):
     """Ports are published on localhost alone."""
     ports = [port for service in services.values() for port in service.get("ports", ())]
-    assert sorted(ports) == ["127.0.0.1:3000:3000", "127.0.0.1:9090:9090"]
+    assert sorted(ports) == [f"127.0.0.1:{port}:{port}" for port in (3000, 9090, 9541)]
 
 
 def test_mounted_files_are_here(services):

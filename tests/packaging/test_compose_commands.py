@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import ExitStack
 from math import isfinite
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import redis
@@ -36,7 +38,9 @@ class Example:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.services = yaml.safe_load(FILE.read_text())["services"]
         self.folder = folder
-        self.ports = {name: free_port() for name in ("redis", "exporter", "prometheus")}
+        self.ports = {
+            name: free_port() for name in ("redis", "exporter", "dashboard", "prometheus")
+        }
         self.s3_ports = _free_ports()
         self.ports["s3"] = self.s3_ports["s3.port"]
         self._stack = stack
@@ -46,7 +50,12 @@ class Example:
         }
         self._words |= {
             f"{HOST}:{port}": f"{HOST}:{self.ports[name]}"
-            for name, port in (("s3", 8333), ("exporter", 9540), ("prometheus", 9090))
+            for name, port in (
+                ("s3", 8333),
+                ("exporter", 9540),
+                ("dashboard", 9541),
+                ("prometheus", 9090),
+            )
         }
         self._words |= {
             "0.0.0.0": HOST,
@@ -82,7 +91,11 @@ class Example:
             return [program(name), *words, f"--web.listen-address={HOST}:{self.ports[name]}"]
         assert first in ("celery", "python")
         modules = ["-m", "celery"] if first == "celery" else []
-        own = {"9540": str(self.ports["exporter"]), "10": "1"}  # 10: seconds between two rounds
+        own = {
+            "9540": str(self.ports["exporter"]),
+            "9541": str(self.ports["dashboard"]),
+            "10": "1",  # seconds between two rounds
+        }
         return [sys.executable, *modules, *(own.get(word, word) for word in rest)]
 
     def environment(self, name: str) -> dict[str, str]:
@@ -102,6 +115,16 @@ class Example:
         if "healthcheck" in self.services[name]:
             process.wait_for(lambda: self.healthy(name), f"{name} is healthy", PATIENCE)
         return process
+
+    def page(self, path: str) -> str:
+        """Return a page of the dashboard, which asks who looks."""
+        user = self.environment("dashboard")["OFFLOAD_DASHBOARD_BASIC_AUTH"]
+        asked = Request(f"http://{HOST}:{self.ports['dashboard']}{path}")
+        with pytest.raises(HTTPError, match="401"):
+            urlopen(asked)
+        asked.add_header("Authorization", "Basic " + b64encode(user.encode()).decode())
+        with urlopen(asked) as answer:
+            return answer.read().decode()
 
     def healthy(self, name: str) -> bool:
         """Do what a service's health check does, without the programs that are in images only."""
@@ -135,7 +158,7 @@ def example(tmp_path):
 @pytest.mark.timeout(400)
 def test_everything_is_alive_and_data_flows(example):
     """Each is well by its own health check; values go to Redis and S3, and Prometheus sees it."""
-    order = ("redis", "s3", "worker", "exporter", "prometheus", "producer")
+    order = ("redis", "s3", "worker", "exporter", "dashboard", "prometheus", "producer")
     assert {*order, "grafana"} == set(example.services)
     processes = {name: example.start(name) for name in order}
     producer, worker = processes["producer"], processes["worker"]
@@ -157,6 +180,9 @@ def test_everything_is_alive_and_data_flows(example):
     ):
         worker.wait_for(lambda: seen(expression), expression, PATIENCE)  # noqa: B023
     assert server.query("sum(offload_errors_total)") == [0]
+    page = example.page("/tasks")
+    assert "Tasks" in page
+    assert "worker_example" in page
     assert server.alerts() == {}
     assert any(path.stat().st_size > 1_000_000 for path in (example.folder / "s3").rglob("*.dat"))
     for name, process in processes.items():
