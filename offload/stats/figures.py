@@ -69,8 +69,9 @@ class Figures:
     @classmethod
     def sum(cls, parts: Iterable[Mapping[str, int]]) -> Figures:
         """Return the figures of several things together."""
-        counts: dict[str, int] = {}
-        for part in parts:
+        rest = iter(parts)
+        counts = dict(next(rest, {}))
+        for part in rest:
             for name, amount in part.items():
                 counts[name] = counts.get(name, 0) + amount
         return cls(counts)

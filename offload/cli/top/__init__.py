@@ -82,7 +82,12 @@ def _print(hook: Offload, console: Console, since: float | None) -> None:
     from offload.cli.top.view import view
 
     state = State(reading_of(hook, since)())
-    console.print(view(state, console, url=hook.store.url, sort="bytes", since=since, whole=True))
+    with console.capture() as captured:
+        console.print(
+            view(state, console, url=hook.store.url, sort="bytes", since=since, whole=True)
+        )
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _show(reader: Reader, console: Console, **shown: Any) -> None:
