@@ -27,6 +27,8 @@ __all__ = (
     "BOUNDS",
     "BY_TASK",
     "NAMES",
+    "OF_STORE",
+    "OF_STORE_PREFIX",
     "OTHER",
     "SIZES",
     "STEPS",
@@ -77,6 +79,17 @@ NAMES = {
 }
 """Every counter and what it counts."""
 
+OF_STORE = {
+    "blobs_uploaded": "blobs written to it",
+    "bytes_stored": "bytes of blobs written to it",
+    "blobs_fetched": "blobs read from it",
+    "bytes_fetched": "bytes of blobs read from it, as they are stored",
+    "calls_failed": "calls that it did not answer, or refused",
+}
+"""What is counted by store, where there are several; of a single one it follows from `NAMES`."""
+
+OF_STORE_PREFIX = "of_store_"
+
 
 BY_TASK = frozenset(
     {
@@ -109,7 +122,7 @@ OTHER = "(other)"
 _MOST = 1000  # names that are told apart until they are written
 _LONGEST = 256  # countings that wait to be added up
 _KNOWN = frozenset(NAMES)
-_Labels = tuple[str, str]
+_Labels = tuple[str, ...]  # task and argument; or two empty ones and a store
 
 _ERRORS = (
     (StoreUnavailable, "errors_unavailable"),
@@ -127,18 +140,27 @@ class Counted(NamedTuple):
     Attributes:
         name: one of `NAMES`; or of a step of `STEPS`: ``<step>_seconds_<number of its bound>`` and
             ``<step>_microseconds``, which add up; or of a class of sizes, see `size_names`.
+            Where it is of one store of several: ``of_store_<name>``, not part of any other.
         task, argument: "" where it is about none.
+        store: its URL; "" for all else.
     """
 
     name: str
     task: str = ""
     argument: str = ""
+    store: str = ""
 
 
 _TIMES = {
     step: ([f"{step}_seconds_{n}" for n in range(len(BOUNDS) + 1)], f"{step}_microseconds")
     for step in STEPS
 }
+_OF = {name: OF_STORE_PREFIX + name for name in OF_STORE}
+_TIMES_OF_STORE = {
+    step: ([OF_STORE_PREFIX + name for name in names], OF_STORE_PREFIX + sum_)
+    for step, (names, sum_) in _TIMES.items()
+}
+_WITH_STORE = 3  # labels
 _NAMES_OF_SIZES = [
     (f"size_{exponent}", f"size_{exponent}_bytes", f"size_{exponent}_repeated")
     for exponent in [0] * 11 + list(range(10, 23))
@@ -239,6 +261,10 @@ class Counters:
         """
         self._wait((_about.get(), size, repeated))
 
+    def of_store(self, store: str, **amounts: int) -> None:
+        """Count what one store of several did; names as in `OF_STORE`."""
+        self._wait((("", "", store), None, {_OF[name]: n for name, n in amounts.items()}))
+
     def failed(self, error: Exception) -> None:
         """Count an error by its kind."""
         name = next(name for kind, name in _ERRORS if isinstance(error, kind))
@@ -248,9 +274,15 @@ class Counters:
         """Count how long this takes, if it ends well; a span of OpenTelemetry in any case."""
         return _Timed(self, step)
 
-    def took(self, step: str, seconds: float) -> None:
-        """Count how long a step took; KeyError for one that is not in `STEPS`."""
-        self._wait((_about.get(), _TIMES[step], seconds))
+    def took(self, step: str, seconds: float, *, store: str = "") -> None:
+        """Count how long a step took, or the part of one *store* of several in it.
+
+        KeyError for one that is not in `STEPS`.
+        """
+        if store:
+            self._wait((("", "", store), _TIMES_OF_STORE[step], seconds))
+        else:
+            self._wait((_about.get(), _TIMES[step], seconds))
 
     def _wait(self, event: tuple[_Labels, Any, Any]) -> None:
         waiting = self._waiting
@@ -280,7 +312,8 @@ class Counters:
             else:
                 names, sum_ = what
                 bound = names[bisect_left(BOUNDS, amount)]
-                self._raise((labels[0], ""), ((bound, 1), (sum_, int(amount * 1e6))))
+                about = labels if len(labels) == _WITH_STORE else (labels[0], "")
+                self._raise(about, ((bound, 1), (sum_, int(amount * 1e6))))
 
     def _raise(self, labels: _Labels, amounts: Iterable[tuple[str, int]]) -> None:
         counts = self._apart.get(labels, {})

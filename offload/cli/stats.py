@@ -17,6 +17,7 @@ from offload.hooks.app import Offload
 from offload.ref import human_size
 from offload.stats import Figures, Report, report, told
 from offload.stats.report import tallies_of
+from offload.stats.stores import by_store
 
 __all__ = ("stats",)
 
@@ -33,12 +34,16 @@ _COLUMNS = [
         "ERRORS",
     )
 ]
+_STORE_COLUMNS = [
+    Column(name, number=True)
+    for name in ("BLOBS", "STORED", "FETCHED", "FAILED CALLS", "UPLOAD 99%", "FETCH 99%")
+]
 _LABELS = 10  # characters
 
 
 @click.command()
 @click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d …")
-@click.option("--by", type=click.Choice(["task", "argument"]), help="A row for each.")
+@click.option("--by", type=click.Choice(["task", "argument", "store"]), help="A row for each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--watch", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Again and again.")
 @click.option("--reset", is_flag=True, help="Forget all that was counted.")
@@ -79,21 +84,24 @@ def _show(hook: Offload, since: float | None, by: str | None, *, as_json: bool) 
     if as_json:
         print_json(_document(hook, found))
         return
-    rows = _rows(found, by)
+    rows = _rows(hook, found, by)
     when = (
         "in all" if since is None else time.strftime("since %F %H:%M", time.localtime(found.begin))
     )
     click.echo(f"{hook.store.url}, {when}")
     if by is not None:
+        columns = _STORE_COLUMNS if by == "store" else _COLUMNS
         if rows:
-            print_rows(rows, [Column(by.upper(), breaks=True), *_COLUMNS])
+            print_rows(rows, [Column(by.upper(), breaks=True), *columns])
         else:
             click.echo("nothing was counted")
         return
     print_labelled(_told(found.total).items(), _LABELS)
 
 
-def _rows(found: Report, by: str | None) -> list[tuple[str, ...]]:
+def _rows(hook: Offload, found: Report, by: str | None) -> list[tuple[str, ...]]:
+    if by == "store":
+        return [(url, *_store_row(figures)) for url, figures in by_store(found, hook.store).items()]
     if by == "task":
         named = dict(found.tasks)
     elif by == "argument":
@@ -114,6 +122,17 @@ def _row(figures: Figures) -> tuple[str, ...]:
         f"{figures['values_fetched'] + figures['cache_hits']:,}",
         told.percent(figures.hit_ratio),
         f"{sum(figures.errors.values()):,}",
+    )
+
+
+def _store_row(figures: Figures) -> tuple[str, ...]:
+    return (
+        f"{figures['blobs_uploaded']:,}",
+        human_size(figures["bytes_stored"]),
+        human_size(figures["bytes_fetched"]),
+        f"{figures['calls_failed']:,}",
+        told.bound(figures.quantile("upload", 0.99)),
+        told.bound(figures.quantile("fetch", 0.99)),
     )
 
 
@@ -157,6 +176,7 @@ def _document(hook: Offload, found: Report) -> dict[str, Any]:
         "store": hook.store.url,
         "since": found.begin,
         "total": _counts(found.total),
+        "stores": {url: _counts(each) for url, each in by_store(found, hook.store).items()},
         "tasks": {task: _counts(each) for task, each in sorted(found.tasks.items())},
         "arguments": [
             {"task": task, "argument": argument, **_counts(each)}

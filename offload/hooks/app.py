@@ -37,6 +37,7 @@ from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions
 from offload.stores import open_store
 from offload.stores.base import Store
+from offload.stores.tiers import Tiered
 
 __all__ = ("Offload",)
 
@@ -172,6 +173,8 @@ class Offload:
             urls = store_urls(self.settings, self.app.conf)
             store = open_store(urls, tier_sizes=self.settings.tier_sizes)
             self.recorder.ride(store)
+            if isinstance(store, Tiered):
+                store.count_by_tier(self.counters)
             self._store = store
         return self._store
 

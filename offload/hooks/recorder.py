@@ -147,7 +147,8 @@ class Recorder:
         series: Counter[str] = Counter()
         for what, amount in taken.items():
             total[_text(what)] += amount
-            series[_text(Counted(what.name, what.task if what.name in BY_TASK else ""))] += amount
+            task = what.task if what.name in BY_TASK else ""
+            series[_text(Counted(what.name, task, "", what.store))] += amount
         return Tally(state.process, state.number, total, series)
 
 
@@ -185,5 +186,5 @@ class _State:
 
 
 def _text(what: Counted) -> str:
-    labels = (what.task[:_LONGEST], what.argument[:_LONGEST])
+    labels = (what.task[:_LONGEST], what.argument[:_LONGEST], *filter(None, (what.store,)))
     return LABEL.join((what.name, *(label.replace(LABEL, " ") for label in labels)))

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from offload.counters import BOUNDS, NAMES, OTHER, STEPS
+from offload.counters import BOUNDS, NAMES, OF_STORE, OTHER, STEPS
 from offload.errors import ConfigurationError, StoreError
 from offload.stats.figures import Figures
 from offload.stats.report import report, tallies_of
+from offload.stats.stores import by_store
 from offload.stores.base import Store
+from offload.stores.tiers import tiers_of
 
 try:
     from prometheus_client import CollectorRegistry, start_http_server
@@ -73,6 +75,10 @@ class Collector:
         tasks = self._labelled(found.tasks)
         yield from _counters(tasks)
         yield from _histograms(tasks)
+        every = by_store(found, self._store)
+        stores = {tier.url: every[tier.url] for tier in tiers_of(self._store)}  # none from before
+        yield from _store_counters(stores)
+        yield _store_histogram(stores)
         yield _gauge(
             "offload_scrape_duration_seconds",
             "How long reading the store took.",
@@ -132,11 +138,36 @@ def _histograms(tasks: Mapping[str, Figures]) -> Iterator[Metric]:
         "How long a step took for one value: " + "; ".join(f"{s}, {t}" for s, t in STEPS.items()),
         labels=["task", "step"],
     )
+    _add_times(family, tasks, STEPS)
+    yield family
+
+
+def _store_counters(stores: Mapping[str, Figures]) -> Iterator[Metric]:
+    for name in ("blobs_uploaded", "bytes_stored", "bytes_fetched", "calls_failed"):
+        metric = metric_of(name).replace("offload_", "offload_store_", 1)
+        family = CounterMetricFamily(metric, f"By store: {OF_STORE[name]}.", labels=["store"])
+        for url, figures in stores.items():
+            family.add_metric([url], figures[name])
+        yield family
+
+
+def _store_histogram(stores: Mapping[str, Figures]) -> Metric:
+    family = HistogramMetricFamily(
+        "offload_store_step_duration_seconds",
+        "How long a store took to take blobs of one value (upload), or to give them (fetch).",
+        labels=["store", "step"],
+    )
+    _add_times(family, stores, ("upload", "fetch"))
+    return family
+
+
+def _add_times(
+    family: HistogramMetricFamily, things: Mapping[str, Figures], steps: Iterable[str]
+) -> None:
     bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
-    for task, figures in tasks.items():
-        for step in STEPS:
+    for label, figures in things.items():
+        for step in steps:
             times = figures.times(step)
             if times[-1]:
                 buckets = list(zip(bounds, times, strict=True))
-                family.add_metric([task, step], buckets, sum_value=figures.seconds(step))
-    yield family
+                family.add_metric([label, step], buckets, sum_value=figures.seconds(step))

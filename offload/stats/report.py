@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from offload.counters import OF_STORE_PREFIX, OTHER
 from offload.errors import ConfigurationError
 from offload.stats.figures import Figures
 from offload.stores.base import Store
@@ -24,12 +25,14 @@ class Report:
         total: of all.
         tasks: by task; "" is what is about none. Empty where only totals are kept.
         arguments: by task and argument; only of all time.
+        stores: by URL, where there are several; not in minutes. See `offload.stats.stores`.
     """
 
     begin: float | None
     total: Figures
     tasks: Mapping[str, Figures]
     arguments: Mapping[tuple[str, str], Figures]
+    stores: Mapping[str, Figures] = field(default_factory=dict)
 
 
 def tallies_of(store: Store) -> Tallies:
@@ -89,8 +92,14 @@ def _report(begin: float | None, accounts: Iterable[Mapping[str, int]]) -> Repor
             counts[name] = counts.get(name, 0) + amount
     tasks: dict[str, list[dict[str, int]]] = defaultdict(list)
     arguments: dict[tuple[str, str], list[dict[str, int]]] = defaultdict(list)
+    stores: dict[str, Figures] = {}
     for labels, counts in labelled.items():
-        task, argument = (*labels.split(LABEL), "")[:2]
+        task, argument, store = (*labels.split(LABEL), "", "")[:3]
+        if store and not task:
+            stores[store] = _of_store(counts)
+            continue
+        if task in ("", OTHER):
+            counts = _of_all(counts)  # noqa: PLW2901 (less of it)
         tasks[task].append(counts)
         if argument:
             arguments[task, argument].append(counts)
@@ -100,4 +109,14 @@ def _report(begin: float | None, accounts: Iterable[Mapping[str, int]]) -> Repor
         Figures.sum(figures.counts for figures in by_task.values()),
         by_task if any(labelled) else {},
         {key: Figures.sum(parts) for key, parts in arguments.items()},
+        stores,
     )
+
+
+def _of_store(counts: Mapping[str, int]) -> Figures:
+    return Figures({name.removeprefix(OF_STORE_PREFIX): n for name, n in counts.items()})
+
+
+def _of_all(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts without those of stores, which lose their label in minutes."""
+    return {name: n for name, n in counts.items() if not name.startswith(OF_STORE_PREFIX)}

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
+from offload.counters import Counters
 from offload.stores.base import Store
 
-__all__ = ("tiers_of",)
+__all__ = ("Tiered", "tiers_of")
+
+
+@runtime_checkable
+class Tiered(Protocol):
+    """A store that can tell its tiers apart."""
+
+    def count_by_tier(self, counters: Counters) -> None:
+        """Count from now on what each tier does."""
 
 
 def tiers_of(store: Store) -> Sequence[Store]:

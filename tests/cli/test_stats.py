@@ -16,7 +16,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from offload.cli import offload
-from offload.testing.servers import end_process, wait_until
+from offload.testing.servers import end_process, redis_client, wait_until
 from tests.hooks.wire import make_wire
 
 
@@ -63,6 +63,37 @@ def test_a_row_for_each_argument(command):
         ("shop.report", "rows", "3"),
         ("shop.report", "title", "3"),
     }
+
+
+def test_a_row_for_each_store(tmp_path, redis):
+    """Which took the blobs, by its URL without credentials."""
+    name = f"stats-tiers-{os.getpid()}-{os.urandom(3).hex()}"
+    address = redis.url.partition("://")[2]
+    first = f"redis://user:hush@{address}?prefix={name}"
+    with redis_client(redis) as client:
+        client.acl_setuser(
+            "user", enabled=True, passwords=["+hush"], keys=["*"], categories=["+@all"]
+        )
+    wire = make_wire(store=[first, f"file://{tmp_path}"], tier_sizes=[50_000])
+    wire.hook.put("x" * 5000)
+    wire.hook.put(os.urandom(200_000))
+    context = CLIContext(wire.app, True, None)
+    done = CliRunner().invoke(offload, ["stats", "--by", "store"], obj=context)
+    assert done.exit_code == 0, done.output
+    assert "hush" not in done.output
+    head, *rows = [line.split() for line in done.output.splitlines()[1:]]
+    assert head[0] == "STORE"
+    assert [(url, n) for url, n, *_ in rows] == [
+        (f"redis://{address}?prefix={name}", "1"),
+        (f"file://{tmp_path}", "1"),
+    ]
+
+
+def test_a_single_store_has_all(command):
+    _, row = command("--by", "store").splitlines()[1:]
+    assert row.split()[:2][1] == "2"
+    found = json.loads(command("--json"))
+    assert [each["blobs_uploaded"] for each in found["stores"].values()] == [2]
 
 
 def test_json_has_the_same_numbers(command):

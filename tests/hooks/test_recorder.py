@@ -90,6 +90,22 @@ def test_arguments_are_told_apart_in_the_total_and_tasks_in_the_series(recorder,
     assert series["values_seen", "shop.total", ""] == 2
 
 
+def test_stores_are_told_apart_in_both_accounts(recorder, counters, clock):
+    """And they are part of no task."""
+    with counters.about("shop.total", "a"):
+        counters.of_store("s3://b", bytes_stored=7)
+        counters.took("upload", 0.002, store="s3://b")
+    clock.now += 10
+    tally = recorder.due()
+    expected = {
+        ("of_store_bytes_stored", "", "", "s3://b"): 7,
+        ("of_store_upload_seconds_1", "", "", "s3://b"): 1,
+        ("of_store_upload_microseconds", "", "", "s3://b"): 2000,
+    }
+    for amounts in (tally.total, tally.series):
+        assert {tuple(text.split(LABEL)): n for text, n in amounts.items()} == expected
+
+
 def test_the_end_of_a_process_writes_what_is_left(recorder, counters):
     store = MemoryStore()
     recorder.ride(store)

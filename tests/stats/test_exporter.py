@@ -18,6 +18,7 @@ from offload.hooks.recorder import Recorder
 from offload.stats.exporter import metric_of, serve
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
+from offload.stores.tiered import TieredStore
 from offload.testing.servers import end_process, free_port, redis_server, wait_until
 
 HOST = "127.0.0.1"
@@ -63,6 +64,32 @@ def samples(port):
         for family in text_string_to_metric_families(scrape(port))
         for sample in family.samples
     }
+
+
+def test_stores_have_figures_of_their_own(exported):
+    """Each tier of now; a single store has what all have."""
+    url = "memory://"
+    store = MemoryStore()
+    fill(store)
+    found = samples(exported(store))
+    assert found["offload_store_stored_bytes_total", ("store", url)] == 11
+    assert found["offload_store_calls_failed_total", ("store", url)] == 22
+    labels = (("le", "0.004"), ("step", "fetch"), ("store", url))
+    assert found[("offload_store_step_duration_seconds_bucket", *labels)] == 2
+
+    tiers = TieredStore(MemoryStore("one"), [MemoryStore("two")])
+    counters = Counters()
+    recorder = Recorder(counters, 1)
+    recorder.ride(tiers)
+    tiers.count_by_tier(counters)
+    counters.of_store("memory://two", bytes_stored=7)
+    counters.of_store("memory://gone", bytes_stored=7)
+    recorder.write()
+    found = samples(exported(tiers))
+    told = {
+        key[1][1]: n for key, n in found.items() if key[0] == "offload_store_stored_bytes_total"
+    }
+    assert told == {"memory://one": 0, "memory://two": 7}
 
 
 def test_every_counter_is_exported_under_its_task(exported):

@@ -6,11 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from offload import Counters
 from offload.errors import ConfigurationError
+from offload.hooks.recorder import Recorder
 from offload.stats import report, timeline
 from offload.stats.report import tallies_of
+from offload.stats.stores import by_store
+from offload.stores.memory import MemoryStore
 from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.tallies import LABEL, Tally
+from offload.stores.tiered import TieredStore
 
 DAY = 86400
 NOON = 20_000 * DAY + DAY // 2
@@ -107,6 +112,53 @@ def test_counts_of_a_newer_version_are_read(tallies):
     found = report(tallies)
     assert found.total["values_tasted"] == 1
     assert found.tasks["t"]["values_seen"] == 2
+
+
+def tiers():
+    return TieredStore(MemoryStore("one"), [MemoryStore("two")])
+
+
+def count_stores(tallies):
+    counters = Counters()
+    recorder = Recorder(counters, 10)
+    recorder.ride(SimpleNamespace(tallies=tallies))
+    counters.add(values_offloaded=3, blobs_uploaded=5, store_retries=2, errors_unavailable=1)
+    counters.of_store("memory://one", blobs_uploaded=4, bytes_stored=40)
+    counters.of_store("memory://gone", calls_failed=1)
+    counters.took("fetch", 0.002, store="memory://one")
+    recorder.write()
+
+
+@pytest.mark.parametrize("since", (None, 86400))
+def test_tiers_are_told_apart(tallies, clock, since):
+    """Those of now in their order, also without figures; then those that were tiers once."""
+    count_stores(tallies)
+    found = by_store(report(tallies, since, tasks=True, now=clock), tiers())
+    assert list(found) == ["memory://one", "memory://two", "memory://gone"]
+    assert found["memory://one"]["bytes_stored"] == 40
+    assert found["memory://one"].quantile("fetch", 0.5) == 0.004
+    assert found["memory://two"].counts == {}
+    assert found["memory://gone"]["calls_failed"] == 1
+
+
+@pytest.mark.parametrize("since", (None, 60, 86400))
+def test_what_tiers_did_is_no_part_of_the_sum(tallies, clock, since):
+    """It is in there already: also in minutes, which have no labels."""
+    count_stores(tallies)
+    total = report(tallies, since, now=clock).total
+    assert total["blobs_uploaded"] == 5
+    assert not [name for name in total.counts if "of_store" in name]
+    assert total.times("fetch")[-1] == 0
+
+
+def test_a_single_store_did_all(tallies):
+    """Nothing more is counted for that."""
+    count_stores(tallies)
+    store = MemoryStore("single")
+    [(url, figures)] = by_store(report(tallies), store).items()
+    assert url == "memory://single"
+    assert figures["blobs_uploaded"] == 5
+    assert figures["calls_failed"] == 3
 
 
 def test_a_store_without_statistics_says_so():

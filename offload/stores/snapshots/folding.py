@@ -58,12 +58,15 @@ class Folder:
         self._reader = reader
         self._clock = clock
 
-    def fold(self, least: int) -> None:
-        """Fold what is over, if that is at least so many parts, and remove what was."""
+    def fold(self, least: int) -> bool:
+        """Fold what is over, if that is at least so many parts, and remove what was.
+
+        Returns whether that many are over.
+        """
         begun = self._clock()
         now, parts = self._look()
         if len(parts.over) < least:
-            return
+            return False
         name, head = self._reader.head()
         self._clean(parts, name, head, now)
         old = head if isinstance(head, Snapshot) else Snapshot()
@@ -71,6 +74,7 @@ class Folder:
         # A head of a later version is for those to fold who can read it.
         if len(fresh) >= least and not isinstance(head, FromLater):
             self._swap(name, self._folded(old, fresh[:_AT_ONCE], parts, now), begun)
+        return True
 
     def clear(self) -> None:
         """Fold so that nothing is left."""
@@ -92,8 +96,8 @@ class Folder:
 
     def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
         """Fold what is over, and remove what cannot be read, unless *dry_run*; yield the latter."""
-        if not dry_run:
-            self.fold(1)
+        if not dry_run and not self.fold(1):
+            return
         now, parts = self._look()
         aged = [part for part, entry in parts.over.items() if now - entry.written >= STRAY]
         for part, found in self._reader.parts(aged).items():

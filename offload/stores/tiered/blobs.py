@@ -14,6 +14,7 @@ from offload.stores.base import PUT, BlobInfo, Parts, Store
 from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.looking import Accounted, Seen, accounted, looked
 from offload.stores.places import Elsewhere, Place, Places, elsewhere
+from offload.stores.tiered.counts import TierCounts
 from offload.stores.tiered.tier import Tier
 
 __all__ = ("TieredBlobs",)
@@ -36,6 +37,7 @@ class TieredBlobs:
         sizes: Sequence[int],
         small: int,
         url: str,
+        counts: TierCounts,
     ) -> None:
         self._first = first
         self._places = places
@@ -44,15 +46,19 @@ class TieredBlobs:
         self._sizes = sizes
         self._small = small
         self._url = url
+        self._counts = counts
 
     # -- keeping
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        found = self._places.hold(digests, check_ttl(ttl), check_holder(holder))
-        return self._missing(found, ttl)
+        check_ttl(ttl)
+        check_holder(holder)
+        with self._counts.errors():
+            return self._missing(self._places.hold(digests, ttl, holder), ttl)
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
-        self._first.blobs.release(digests, holder, grace)
+        with self._counts.errors():
+            self._first.blobs.release(digests, holder, grace)
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
         return self._first.blobs.holders(digest)
@@ -119,11 +125,13 @@ class TieredBlobs:
         for digest, parts in blobs.items():
             routed.setdefault(self._tier_for(parts, value_size), {})[digest] = parts
         first = routed.pop(None, {})
-        for tier, some in routed.items():
-            if tier is not None:
-                self._put(tier, some, ttl)
-        if first:
-            self._first.blobs.put(first, ttl, value_size=value_size)
+        with self._counts.errors():
+            for tier, some in routed.items():
+                if tier is not None:
+                    self._put(tier, some, ttl)
+            if first:
+                with self._counts.uploading(self._first.url, first):
+                    self._first.blobs.put(first, ttl, value_size=value_size)
 
     def _tier_for(self, parts: Parts, value_size: int | None) -> Tier | None:
         """Return where a blob goes; None is the first tier."""
@@ -139,7 +147,9 @@ class TieredBlobs:
         missing = self._missing(found, ttl)
         if not missing:
             return
-        promised = tier.add({d: parts for d, parts in blobs.items() if d in missing}, ttl)
+        wanted = {d: parts for d, parts in blobs.items() if d in missing}
+        with self._counts.uploading(tier.store.url, wanted):
+            promised = tier.add(wanted, ttl)
         note = f"{os.urandom(8).hex()} {tier.place}"
         more = self._places.note(promised, note, life=ttl, name=name)
         if more:  # others stored these meanwhile, and were promised more
@@ -151,9 +161,13 @@ class TieredBlobs:
         return self._get(list(digests), check_limit(limit))
 
     def _get(self, digests: list[Digest], limit: int) -> Iterator[Buffer]:
+        with self._counts.errors():
+            yield from self._get_all(digests, limit)
+
+    def _get_all(self, digests: list[Digest], limit: int) -> Iterator[Buffer]:
         if len(digests) == 1:  # a value's root, most often in the first tier
             with suppress(BlobMissing, Elsewhere):
-                yield from self._first.blobs.get(digests, limit)
+                yield from self._fetch(self._first, digests, limit)
                 return
         found = self._places.find(digests)
         for store, run in groupby(digests, lambda digest: self._store_of(digest, found)):
@@ -185,7 +199,7 @@ class TieredBlobs:
         while done < len(digests):
             try:
                 if store is not None:
-                    for content in store.blobs.get(digests[done:], limit):
+                    for content in self._fetch(store, digests[done:], limit):
                         done += 1
                         yield content
                         del content  # nothing here keeps what the caller has finished with
@@ -206,12 +220,15 @@ class TieredBlobs:
         for other in (self._first, *(tier.store for tier in self._lower)):
             if other is not store:
                 with suppress(BlobMissing, Elsewhere):
-                    (content,) = other.blobs.get([digest], limit)
+                    (content,) = self._fetch(other, [digest], limit)
                     return content
         place = found.get(digest)
         if place is not None:  # or it would be taken for there by who holds it next
             self._places.forget({digest: place})
         raise self._gone(digest)
+
+    def _fetch(self, store: Store, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
+        return self._counts.fetching(store.url, iter(store.blobs.get(digests, limit)))
 
     def _gone(self, digest: Digest) -> BlobMissing:
         return BlobMissing(

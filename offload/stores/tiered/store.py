@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 
+from offload.counters import Counters
 from offload.errors import ConfigurationError, StoreUnavailable
 from offload.stores.base import LeaseStore, PointerStore, Store, Swept
 from offload.stores.places import Places
 from offload.stores.tallies import Tallies
 from offload.stores.tiered.blobs import TieredBlobs
+from offload.stores.tiered.counts import TierCounts
 from offload.stores.tiered.sweep import sweep
 from offload.stores.tiered.tier import Tier
 
@@ -63,7 +65,20 @@ class TieredStore:
         _check(self.tiers, self._lower, sizes, self.url)
         self._first = first
         self._places = places
-        self.blobs = TieredBlobs(first, places, self._lower, sizes=sizes, small=small, url=self.url)
+        self._counts = TierCounts([store.url for store in self.tiers])
+        self.blobs = TieredBlobs(
+            first,
+            places,
+            self._lower,
+            sizes=sizes,
+            small=small,
+            url=self.url,
+            counts=self._counts,
+        )
+
+    def count_by_tier(self, counters: Counters) -> None:
+        """Count from now on what each tier does."""
+        self._counts.counters = counters
 
     @property
     def pointers(self) -> PointerStore:
