@@ -48,7 +48,7 @@ class Refreshed(Generic[T]):
         make: makes the value.
         every: seconds from the end of one making to the begin of the next.
         share: how many times longer than the making took that is at least, so that a slow store
-            is not kept busy.
+            is not kept busy; but for the first time, which takes longer as connections are made.
         clock: returns seconds.
     """
 
@@ -56,7 +56,7 @@ class Refreshed(Generic[T]):
         self,
         make: Callable[[], T],
         *,
-        every: float = 10.0,
+        every: float = 5.0,
         share: float = 20.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -117,10 +117,11 @@ class _Making(Generic[T]):
                 logger.exception("what the store has could not be told")
         end = self._clock()
         with self._changed:
+            first = self._value is None
             if error is None:
                 self._value, self._taken, self._took = value, begin, end - begin
             self._error = error
-            pause = self._every if error else max(self._every, self._share * (end - begin))
+            pause = self._every if error or first else max(self._every, self._share * (end - begin))
             self._due = min(self._due, end + pause)
             self._busy = False
             self._changed.notify_all()

@@ -248,12 +248,12 @@ def _sizes(buckets: Sequence[Bucket]) -> list[str]:
 
 
 def _ends(buckets: Sequence[Bucket]) -> list[str]:
-    names = [lasts(bucket.below).replace(".0", "") for bucket in buckets[:-1]]
-    return _labels(names)
+    return _labels([lasts(bucket.below) for bucket in buckets[:-1]])
 
 
 def _labels(edges: Sequence[str]) -> list[str]:
-    return [*(f"under {edge}" for edge in edges), f"{edges[-1]} or more"]
+    plain = [edge.replace(".0 ", " ") for edge in edges]
+    return [*(f"under {edge}" for edge in plain), f"{plain[-1]} or more"]
 
 
 ROUTES = [Route("/blobs", _blobs, name="blobs")]
