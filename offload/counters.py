@@ -75,7 +75,8 @@ NAMES = {
     "classes_refused": "versions of classes and functions not loaded: not allowed, not trusted",
     "observed_values": "values that would have been offloaded (mode observe)",
     "observed_bytes": "serialised bytes of values that would have been offloaded",
-    "observed_repeated_bytes": "of those, bytes of values that the process had seen before",
+    "observed_repeated_values": "of those, values that the process had seen before",
+    "observed_repeated_bytes": "of those bytes, those that the process had seen before",
 }
 """Every counter and what it counts."""
 
@@ -119,7 +120,7 @@ SIZES = tuple(1 << bits for bits in range(10, 23))
 OTHER = "(other)"
 """The task of what is counted when there are too many."""
 
-_MOST = 1000  # names that are told apart until they are written
+_MOST = 2000  # names that are told apart until they are written
 _LONGEST = 256  # countings that wait to be added up
 _KNOWN = frozenset(NAMES)
 _Labels = tuple[str, ...]  # task and argument; or two empty ones and a store

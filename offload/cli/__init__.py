@@ -20,6 +20,7 @@ _NOUNS = (
     "classes",
     "dashboard",
     "doctor",
+    "estimate",
     "exporter",
     "gc",
     "get",

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import orjson
@@ -90,6 +91,17 @@ class Packed:
     @property
     def digests(self) -> list[Digest]:
         return [self.digest, *(chunk.digest for chunk, _ in self.chunks)]
+
+    def repeated(self, size: int, missing: AbstractSet[Digest]) -> int:
+        """Return how many of the value's *size* bytes are there, where blobs are *missing*.
+
+        Of a chunk that it has twice one is.
+        """
+        if not missing:
+            return size
+        new = {chunk.digest: chunk.size for chunk, _ in self.chunks if chunk.digest in missing}
+        there = sum(chunk.size for chunk, _ in self.chunks) - sum(new.values())
+        return min(size, there)  # chunks are padded
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,7 @@ class ContentStore:
             bytes_deduplicated=ref.size,
             values_remembered=1,
         )
+        self._counters.sized(ref.size, ref.size)
         return self._signed(digests, ref.size, ref.serializer, ref.type, hold, ttl)
 
     def put_payload(
@@ -225,6 +226,7 @@ class ContentStore:
             values_deduplicated=0 if missing else 1,
             bytes_deduplicated=0 if missing else payload.size,
         )
+        self._counters.sized(payload.size, packed.repeated(payload.size, missing))
         ref = self._signed(digests, payload.size, payload.serializer, payload.type, hold, ttl)
         if native:
             self._memo.remember(value, native, (ref, digests))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -19,7 +20,7 @@ from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
 from offload.hooks import control, periodic, prefetch, results, together, worker
 from offload.hooks.locate import store_urls
-from offload.hooks.observe import Observer
+from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.prefetch import Prefetcher
 from offload.hooks.publish import amqp_class
@@ -42,6 +43,8 @@ from offload.stores.tiers import Tiered
 __all__ = ("Offload",)
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _FOREVER = 10 * 365 * 86400.0  # for results that never expire
 
@@ -229,7 +232,8 @@ class Offload:
     @cached_property
     def recorder(self) -> Recorder:
         """What writes this process' counters to the store."""
-        return Recorder(self.counters, self.settings.stats_interval)
+        settings = self.settings
+        return Recorder(self.counters, settings.stats_interval, behind=settings.mode == "observe")
 
     @cached_property
     def grace(self) -> float:
@@ -243,8 +247,21 @@ class Offload:
 
     @cached_property
     def observer(self) -> Observer:
-        """What counts in mode ``observe``; needs no store, and pushes no classes."""
+        """What counts in mode ``observe``; it pushes no classes, and needs no store.
+
+        Where one is set, what is counted is written there, by a thread.
+        """
+        if self.settings.store is not None and self.settings.stats_interval:
+            try:
+                _ = self.store  # now, as Python imports no driver any more when a process ends
+            except Exception as exc:  # publishing goes on
+                logger.warning("what is observed is not written: %s", exc)
         return Observer(Registry(self.accepted), self.counters)
+
+    def looks_from(self, options: TaskOptions) -> int:
+        """Return the bytes from which values are looked at, for a task with *options*."""
+        threshold = options.threshold or 0
+        return min(threshold, LEAST) if self.settings.mode == "observe" else threshold
 
     def _serializers(self, accepted: Iterable[str] | None) -> Registry:
         return Registry(self._accepted(accepted), Shipping(self.classes))

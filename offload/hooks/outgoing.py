@@ -301,8 +301,8 @@ class _Look:
 
     def value(self, value: Any, path: Path, argument: str) -> None:
         out = self.out
-        threshold = self.options.threshold or 0
-        if threshold and certainly_small(value, threshold - 1, out.native):
+        least = out.hook.looks_from(self.options)
+        if least and certainly_small(value, least - 1, out.native):
             return
         if isinstance(value, Ref):
             self._ref(value, path, argument)
@@ -318,7 +318,7 @@ class _Look:
             out.inline.append((self.task, argument, value))
         elif self.options.enabled:
             with out._counted(self.task, argument):
-                self._plain(value, path, argument, threshold)
+                self._plain(value, path, argument, self.options.threshold or 0)
 
     def _inline(self, argument: str) -> bool:
         inline = self.options.inline or ()
@@ -351,6 +351,7 @@ class _Look:
                 bytes_deduplicated=shared.size,
                 values_remembered=1,
             )
+            out.hook.counters.sized(shared.size, shared.size)
             self._slot(path, argument, ref=shared)
             return
         remembered = content.remembered(value, native=out.native, hold=out.hold)

@@ -126,7 +126,7 @@ def certainly_plain(
         or _of_first_try(task_id, name) is not None
     ):
         return False
-    limit = (hook.options(name)[0].threshold or 0) - 1
+    limit = hook.looks_from(hook.options(name)[0]) - 1
     if limit < 0:
         return False
     native = options.get("serializer") or hook.app.conf.task_serializer

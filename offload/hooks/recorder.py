@@ -17,6 +17,7 @@ from celery import signals
 
 from offload.counters import BY_TASK, Counted, Counters
 from offload.errors import OffloadError, StoreError
+from offload.hooks.forks import guard_forks
 from offload.stores.base import Store
 from offload.stores.processes import PerProcess
 from offload.stores.tallies import LABEL, Tallied, Tallies, Tally
@@ -25,6 +26,7 @@ __all__ = ("Recorder",)
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE = 2.0  # seconds that the end of a process is held up at most
 _LONGEST = 200  # characters of a task's or argument's name
 
 
@@ -36,8 +38,10 @@ class Recorder:
     the end of a process. What was counted since the last writing is lost if the process is killed.
 
     Args:
+        behind: have the thread write in any case, also at the end of a process, which waits for it
+            no longer than two seconds: so no error and no timeout of the store comes to anybody.
         clock: seconds that only rise.
-        sleep: waits so many seconds.
+        sleep: waits so many seconds; default: or until the process ends.
     """
 
     def __init__(
@@ -45,12 +49,14 @@ class Recorder:
         counters: Counters,
         interval: float,
         *,
+        behind: bool = False,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Any] | None = None,
     ) -> None:
         self._tallies: Tallies | None = None
         self._counters = counters
         self._interval = interval
+        self._behind = behind
         self._clock = clock
         self._sleep = sleep
         begun = clock()
@@ -60,9 +66,10 @@ class Recorder:
         """Write to *store* from now on, and at the end of each process."""
         if self._interval and isinstance(store, Tallied):
             self._tallies = store.tallies
-            if self._tallies.rides:
+            if self._tallies.rides and not self._behind:
                 self._tallies.ride(self)
             else:
+                guard_forks()
                 self._counters.listen(self._write_later)
             _recorders.add(self)
 
@@ -91,7 +98,13 @@ class Recorder:
 
     def end(self) -> None:
         """Write what is left, and say that nothing more comes."""
-        self.write()
+        if not self._behind:
+            self.write()
+            self._say_end()
+        elif not self._states.get().end(_PATIENCE):
+            logger.info("some statistics are lost: the store takes too long")
+
+    def _say_end(self) -> None:
         if self._tallies is not None:
             try:
                 self._tallies.end()
@@ -102,25 +115,28 @@ class Recorder:
         """Have a thread write after an interval, if none is about to."""
         state = self._states.get()
         if state.expect_writer():
-            writer = threading.Thread(
+            state.writer = threading.Thread(
                 target=self._write_soon, args=(state,), name="offload-stats", daemon=True
             )
             try:
-                writer.start()
+                state.writer.start()
             except RuntimeError:  # no more threads, or the process is ending
+                state.writer = None
                 state.writer_came()
 
     def _write_soon(self, state: _State) -> None:
         while True:
-            self._sleep(self._interval)
+            (self._sleep or state.ending.wait)(self._interval)
             state.writer_came()
             try:
                 if self._tallies is not None:
                     self._write(state, self._tallies)
             except OffloadError as exc:
                 logger.info("statistics are written later: %s", exc)
-                if state.expect_writer():
+                if not state.ending.is_set() and state.expect_writer():
                     continue
+            if state.ending.is_set():
+                self._say_end()
             return
 
     def _write(self, state: _State, tallies: Tallies) -> None:
@@ -171,6 +187,8 @@ class _State:
         self.next = now
         self.again: list[Tally] = []
         self.lock = threading.Lock()
+        self.writer: threading.Thread | None = None
+        self.ending = threading.Event()
         self._writing = threading.Lock()
         self._is_expected = False
 
@@ -183,6 +201,13 @@ class _State:
     def writer_came(self) -> None:
         with self._writing:
             self._is_expected = False
+
+    def end(self, seconds: float) -> bool:
+        """Have who is to write do it now; return whether that took no longer than *seconds*."""
+        self.ending.set()
+        if self.writer is not None:
+            self.writer.join(seconds)
+        return self.writer is None or not self.writer.is_alive()
 
 
 def _text(what: Counted) -> str:

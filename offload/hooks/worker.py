@@ -300,12 +300,13 @@ def _result_ref(
         return ref
     if looks_like_ref(result):  # a user's data: it must not be read as a reference
         return hook.content.put_disguised(result, native=native, hold=hold)
-    threshold = options.threshold
-    if threshold and certainly_small(result, threshold - 1, native):
+    least = hook.looks_from(options)
+    if least and certainly_small(result, least - 1, native):
         return None
     if not (options.enabled and options.results):
         return None
     hook.counters.add(values_seen=1)
+    threshold = options.threshold
     if hook.settings.mode == "observe":
         hook.observer.value(result, native, threshold)
         return None

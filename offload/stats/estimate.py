@@ -90,7 +90,8 @@ class Estimate:
         counted_from: bytes from which all values were counted: where values are offloaded, smaller
             ones are not looked at.
         total: for the app.
-        tasks: for each task; "" is what is about none. Empty where only totals are kept.
+        tasks: for each task with values that were counted; "" is what is about none. Only of all
+            time: over time sizes are not told apart by task.
     """
 
     begin: float | None
@@ -144,12 +145,17 @@ def estimate(found: Report, threshold: int) -> Estimate:
         threshold: the one in force, in bytes.
     """
     counted_from = threshold if found.total["values_offloaded"] else min(threshold, SIZES[0])
+    tasks = {
+        task: choices
+        for task, each in found.tasks.items()
+        if (choices := _choices(each, threshold, counted_from)).values
+    }
     return Estimate(
         found.begin,
         threshold,
         counted_from,
         _choices(found.total, threshold, counted_from),
-        {task: _choices(each, threshold, counted_from) for task, each in found.tasks.items()},
+        tasks if found.begin is None else {},
     )
 
 
@@ -162,10 +168,9 @@ def human_threshold(size: int) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Return a time as people read it: ``41.2 s``."""
-    for length, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
-        if seconds >= 2 * length or unit == "s":
-            break
+    """Return a time, maybe below 0, as people read it: ``41.2 s``."""
+    fitting = (each for each in _TIMES if abs(seconds) >= 2 * each[0])
+    length, unit = next(fitting, _TIMES[-1])
     return f"{seconds / length:,.1f} {unit}"
 
 
@@ -202,6 +207,7 @@ class _Size:
         )
 
 
+_TIMES = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (0.001, "ms"))
 _NOTHING = Candidate(0, 0, 0, 0, 0, 0.0)
 
 

@@ -150,8 +150,9 @@ def test_thresholds_and_times_are_for_people():
         "96 KiB",
         "4 MiB",
     ]
-    assert list(map(human_seconds, (0.04, 90, 7200, 200_000))) == [
-        "0.0 s",
+    assert list(map(human_seconds, (0.04, -1.5, 90, 7200, 200_000))) == [
+        "40.0 ms",
+        "-1,500.0 ms",
         "90.0 s",
         "2.0 h",
         "2.3 days",

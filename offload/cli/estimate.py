@@ -1,0 +1,103 @@
+"""``celery offload estimate``: what would it save, and from which size of values?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import click
+
+from offload.cli.context import hook_of
+from offload.cli.duration import Duration
+from offload.cli.output import Column, print_json, print_rows
+from offload.hooks.app import Offload
+from offload.ref import human_size
+from offload.stats.estimate import (
+    Candidate,
+    Estimate,
+    human_seconds,
+    human_threshold,
+)
+from offload.stats.estimate import estimate as estimate_of
+from offload.stats.report import report, tallies_of
+
+__all__ = ("estimate",)
+
+_COLUMNS = [
+    Column(name, number=True)
+    for name in ("LEAVE THE BROKER", "BYTES", "STORED", "ROUND TRIPS", "CPU SAVED")
+]
+_BY_THRESHOLD = [Column("THRESHOLD", number=True), *_COLUMNS, Column("")]
+_BY_TASK = [
+    Column("TASK", breaks=True),
+    *(Column(name, number=True) for name in ("VALUES", "OF BYTES", "BEST THRESHOLD")),
+    *_COLUMNS,
+]
+
+
+@click.command()
+@click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d …")
+@click.option("--by", type=click.Choice(["task"]), help="A row for each.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: bool) -> None:
+    """Show what each threshold would do, and which would pay best.
+
+    It is told from the sizes of values that processes counted, in mode observe or on. CPU time
+    is estimated by what was measured on another machine; see docs/operations.md.
+    """
+    if since is not None and by is not None:
+        raise click.UsageError("sizes are counted by task in all only: leave --since or --by")
+    hook = hook_of(ctx)
+    hook.recorder.write()
+    found = estimate_of(report(tallies_of(hook.store), since), hook.settings.threshold)
+    if as_json:
+        print_json({"store": hook.store.url, "mode": hook.settings.mode, **found.as_dict()})
+        return
+    when = (
+        "in all" if since is None else time.strftime("since %F %H:%M", time.localtime(found.begin))
+    )
+    click.echo(f"{hook.store.url}, {when}")
+    if found.total.values:
+        if by is None:
+            print_rows(_by_threshold(found), _BY_THRESHOLD)
+        else:
+            print_rows(_by_task(found), _BY_TASK)
+    for line in (found.advice, *_hints(hook, found)):
+        click.echo(line)
+
+
+def _by_threshold(found: Estimate) -> Iterator[tuple[str, ...]]:
+    for each in found.total.candidates:
+        marks = {"set": each.threshold == found.threshold, "best": each == found.total.best}
+        said = ", ".join(text for text, holds in marks.items() if holds)
+        yield (human_threshold(each.threshold), *_row(each), said)
+
+
+def _by_task(found: Estimate) -> Iterator[tuple[str, ...]]:
+    ordered = sorted(found.tasks.items(), key=lambda item: (-item[1].bytes, item[0]))
+    for task, choices in ordered:
+        best = choices.best
+        threshold = "none" if best is None else human_threshold(best.threshold)
+        row = ["-"] * len(_COLUMNS) if best is None else _row(best)
+        yield (task or "-", f"{choices.values:,}", human_size(choices.bytes), threshold, *row)
+
+
+def _row(each: Candidate) -> tuple[str, ...]:
+    return (
+        f"{each.values:,}",
+        human_size(each.bytes),
+        human_size(each.stored_bytes),
+        f"{each.round_trips:,}",
+        human_seconds(each.saved_seconds),
+    )
+
+
+def _hints(hook: Offload, found: Estimate) -> Iterator[str]:
+    if hook.settings.mode == "observe" and hook.settings.store is None:
+        yield "Processes write what they observe only where offload_store is set."
+    if found.counted_from == found.threshold and found.total.values:
+        yield (
+            f"Values below offload_threshold ({human_threshold(found.threshold)}) are not counted "
+            "where larger ones are offloaded: mode observe tells of lower thresholds."
+        )

@@ -1,0 +1,161 @@
+"""``celery offload estimate``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from celery.bin.base import CLIContext
+from click.testing import CliRunner
+
+from offload.cli import offload
+from offload.testing.servers import end_process, wait_until
+from tests.hooks.wire import make_wire
+
+KIB = 1024
+HEAD = len(b"bytes")  # what is stored with the content of bytes
+
+
+@pytest.fixture
+def url(redis):
+    return f"{redis.url}?prefix=estimate-{os.getpid()}-{os.urandom(3).hex()}"
+
+
+def estimate(wire, *words, code=0):
+    context = CLIContext(wire.app, True, None)
+    done = CliRunner().invoke(offload, ["estimate", *words], obj=context, catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+@pytest.fixture
+def observing(url):
+    """An app that published 500 kB four times, 2 of them the same, and 5 kB ten times."""
+    wire = make_wire(store=url, mode="observe", threshold=64 * KIB, watch=False)
+    for value in (b"a", b"a", b"b", b"c"):
+        wire.app.send_task("shop.large", (value * 500_000,))
+    for number in range(10):
+        wire.app.send_task("shop.small", (bytes([number]) * 5000,))
+    return wire
+
+
+def test_each_threshold_has_a_row_and_the_best_is_told(observing):
+    head, *rows, advice = estimate(observing).splitlines()[1:]
+    assert head.split()[0] == "THRESHOLD"
+    told = {" ".join(row.split()[:2]): row.split()[2:] for row in rows}
+    assert len(told) == 13
+    assert told["4 KiB"][:5] == ["14", "2.1", "MB", "1.6", "MB"]
+    assert told["64 KiB"][:5] == ["4", "2.0", "MB", "1.5", "MB"]
+    assert told["64 KiB"][5] == "15"  # each asked for, read and released; three of them written
+    assert told["64 KiB"][-2:] == ["set,", "best"]
+    assert told["512 KiB"][0] == "0"
+    assert "64 KiB that is set pays best: 4 of 14 values" in advice
+
+
+def test_a_row_for_each_task(observing):
+    head, large, small, _ = estimate(observing, "--by", "task").splitlines()[1:]
+    assert head.split()[0] == "TASK"
+    assert large.split()[:7] == ["shop.large", "4", "2.0", "MB", "64", "KiB", "4"]
+    assert small.split()[:5] == ["shop.small", "10", "50.0", "kB", "none"]
+
+
+def test_json_has_the_same_numbers(observing):
+    found = json.loads(estimate(observing, "--json"))
+    assert found["mode"] == "observe"
+    assert found["counted_from"] == KIB
+    best = found["total"]["best"]
+    assert (best["threshold"], best["values"]) == (64 * KIB, 4)
+    assert best["bytes"] == 4 * (500_000 + HEAD)
+    assert best["stored_bytes"] == 3 * (500_000 + HEAD)
+    assert found["tasks"]["shop.small"]["bytes"] == 10 * (5000 + HEAD)
+    lately = json.loads(estimate(observing, "--json", "--since", "10m"))
+    assert (lately["total"], lately["tasks"]) == (found["total"], {})
+
+
+def test_mode_on_tells_of_higher_thresholds(url):
+    """What is offloaded is counted by size as well; smaller values are not looked at."""
+    wire = make_wire(store=url, threshold=4 * KIB, watch=False)
+    for number in range(10):
+        wire.app.send_task("shop.small", (bytes([number]) * 5000, b"x" * 2000))
+    _, _, first, second, *_, advice, hint = estimate(wire).splitlines()
+    assert first.split()[:5] == ["4", "KiB", "10", "50.0", "kB"]
+    assert second.split()[:3] == ["8", "KiB", "0"]
+    assert "No threshold pays: 10 values" in advice
+    assert "below offload_threshold (4 KiB) are not counted" in hint
+
+
+def test_nothing_counted_is_said(url):
+    assert "No sizes were counted yet." in estimate(make_wire(store=url, watch=False))
+
+
+def test_observing_without_a_store_says_where_numbers_are(redis):
+    conf = {"result_backend": f"{redis.url}"}
+    wire = make_wire(store=None, mode="observe", watch=False, conf=conf)
+    assert "only where offload_store is set" in estimate(wire)
+
+
+def test_tasks_over_time_are_refused(observing):
+    assert "in all only" in estimate(observing, "--by", "task", "--since", "1h", code=2)
+
+
+def test_names_of_tasks_do_nothing_to_a_terminal(url):
+    wire = make_wire(store=url, mode="observe", watch=False)
+    wire.app.send_task("evil\x1b[2J\nname", (b"x" * 500_000,))
+    assert "evil\\x1b[2J\\nname" in estimate(wire, "--by", "task")
+
+
+TASKS = """
+@app.task(name="make")
+def make(size, letter):
+    return letter * size
+
+@app.task(name="take")
+def take(value):
+    return len(value)
+"""
+PUBLISH = """
+from proj import make, take
+for letter in "aab":
+    assert take.delay(letter * 200_000).get(timeout=60) == 200_000
+for letter in "ccccc":
+    assert make.delay(100_000, letter).get(timeout=60) == letter * 100_000
+"""
+
+
+@pytest.mark.integration
+def test_publishers_and_workers_that_observe_are_added_up(project, redis, url):
+    """A real worker and a real publisher: what both looked at, by hand, and no blob is stored."""
+    project.write(
+        TASKS + f"app.conf.result_backend = {redis.url!r}\n",
+        broker=redis.url,
+        mode="observe",
+        store=url,
+    )
+    command = [sys.executable, "-m", "celery", "-A", "proj", "worker", "-c", "1", "-P", "prefork"]
+    worker = subprocess.Popen(
+        [*command, "--without-mingle", "--without-gossip"],
+        cwd=project.folder,
+        env={**project.environment, "C_FORCE_ROOT": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        subprocess.run(
+            [sys.executable, "-c", PUBLISH], env=project.environment, check=True, timeout=120
+        )
+    finally:
+        end_process(worker, signal.SIGTERM)
+    wait_until(lambda: worker.poll() is not None, "the worker has ended")
+    found = project.json("estimate")
+    head = len(b"str")
+    take, make = found["tasks"]["take"], found["tasks"]["make"]
+    assert (take["values"], take["bytes"]) == (3, 3 * (200_000 + head))
+    assert take["best"]["stored_bytes"] == 2 * (200_000 + head)
+    assert (make["values"], make["bytes"]) == (5, 5 * (100_000 + head))
+    assert make["best"]["stored_bytes"] == 100_000 + head  # one child made all of them
+    assert found["total"]["best"]["values"] == 8
+    assert project.json("ls") == []

@@ -1,0 +1,231 @@
+"""Mode ``observe``: the numbers, and how they come to a store that nothing else is asked of."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from offload.errors import StoreUnavailable
+from offload.hooks.observe import LEAST
+from offload.stores import open_store
+from offload.stores.memory import MemoryStore
+from offload.stores.memory_tallies import MemoryTallies
+from offload.stores.redis import link
+from offload.stores.tallies import LABEL
+from offload.testing.servers import redis_server, wait_until
+from tests.hooks.wire import make_wire
+
+ROOT = Path(__file__).parents[2]
+MIB = 1024**2
+HEAD = len(b"bytes")  # what is stored with the content of bytes
+
+
+@pytest.fixture
+def url():
+    return f"memory://observed-{os.urandom(4).hex()}"
+
+
+def observed(wire):
+    """Return what was counted since for a task, without times."""
+    found = Counter()
+    for what, amount in wire.hook.counters.take().items():
+        if "seconds" not in what.name:
+            found[what.name] += amount
+    return found
+
+
+def test_values_are_counted_by_hand():
+    """Bytes are serialised whole; what comes again is repeated; below 1 KiB nothing is counted."""
+    wire = make_wire(mode="observe", store=None, watch=False, threshold=65536)
+    for _ in range(3):
+        wire.app.send_task(
+            "take",
+            (
+                b"x" * 100_000,
+                b"y" * 3000,
+                b"z" * (LEAST - HEAD - 1),
+            ),
+        )
+    large, small = 100_000 + HEAD, 3000 + HEAD
+    assert observed(wire) == {
+        "values_seen": 9,
+        "observed_values": 3,
+        "observed_bytes": 3 * large,
+        "observed_repeated_values": 2,
+        "observed_repeated_bytes": 2 * large,
+        "size_16": 3,
+        "size_16_bytes": 3 * large,
+        "size_16_repeated": 2 * large,
+        "size_11": 3,
+        "size_11_bytes": 3 * small,
+        "size_11_repeated": 2 * small,
+    }
+
+
+def test_chunks_that_were_seen_are_repeated():
+    """As a store would have them already."""
+    wire = make_wire(mode="observe", store=None, watch=False)
+    whole, more = os.urandom(4 * MIB), os.urandom(2 * MIB)
+    wire.app.send_task("take", (whole,))
+    wire.app.send_task("take", (whole + more,))
+    counts = observed(wire)
+    assert counts["observed_repeated_bytes"] == 4 * MIB
+    assert counts["observed_repeated_values"] == 0
+
+
+def test_the_same_is_counted_by_size_as_in_mode_on():
+    """What is stored and what was there, at every level, is what observing said."""
+    shared = os.urandom(4 * MIB)
+    values = [b"a" * 5000, b"a" * 5000, shared, shared + b"more", [1] * 9000, b"", "x" * 70_000]
+    found = []
+    for mode in ("observe", "on"):
+        wire = make_wire(mode=mode, threshold=2000)
+        for value in values:
+            wire.app.send_task("take", (value,))
+        found.append(observed(wire))
+    seen, stored = found
+    sizes = {what: n for what, n in seen.items() if what.startswith("size")}
+    assert sizes == {what: n for what, n in stored.items() if what.startswith("size")}
+    for would, did in (
+        ("observed_values", "values_offloaded"),
+        ("observed_bytes", "bytes_offloaded"),
+        ("observed_repeated_values", "values_deduplicated"),
+    ):
+        assert seen[would] == stored[did]
+
+
+def test_what_cannot_be_carried_is_logged_and_sent(caplog):
+    wire = make_wire(mode="observe", store=None, watch=False, conf={"task_serializer": "pickle"})
+    with patch.object(wire.hook.observer, "_value", side_effect=RuntimeError("broken")):
+        wire.app.send_task("take", (b"x" * 5000,))
+    assert "could not have carried" in caplog.text
+    assert len(wire.sent) == 1
+
+
+# -- what is written
+
+
+def test_without_a_store_there_is_no_thread():
+    before = set(threading.enumerate())
+    wire = make_wire(mode="observe", store=None, watch=False)
+    wire.app.send_task("take", (b"x" * 5000,))
+    assert set(threading.enumerate()) <= before
+
+
+def test_publishing_asks_the_store_nothing(redis):
+    """A thread of the process does, and only for what was counted."""
+    url = f"{redis.url}?prefix=behind-{os.urandom(4).hex()}"
+    wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
+    asking, exchange = [], link._exchange
+
+    def noted(pool, commands):
+        asking.append(threading.current_thread().name)
+        return exchange(pool, commands)
+
+    with patch.object(link, "_exchange", noted):
+        for _ in range(3):
+            wire.app.send_task("take", (b"x" * 5000,))
+        wait_until(lambda: asking, "something is written")
+        wire.hook.recorder.end()
+    assert set(asking) == {"offload-stats"}
+    total = open_store(url).tallies.total()
+    assert total[LABEL.join(("observed_values", "take", "args[0]"))] == 3
+    assert total[LABEL.join(("size_12_bytes", "take", ""))] == 3 * (5000 + HEAD)
+
+
+def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
+    """Publishing goes on, and what was counted is written when it is back."""
+    caplog.set_level(logging.INFO, "offload")
+    add, calls = MemoryTallies.add, []
+
+    def away(self, tally):
+        calls.append(tally.number)
+        if len(calls) < 4:
+            raise StoreUnavailable("away")
+        add(self, tally)
+
+    with patch.object(MemoryTallies, "add", away):
+        wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
+        wire.app.send_task("take", (b"x" * 5000,))
+        wait_until(lambda: len(calls) >= 4, "it was tried again")
+        wire.hook.recorder.end()
+    assert calls == [1] * 4  # the same tally, so that it counts once
+    said = [r.getMessage() for r in caplog.records if r.name.startswith("offload")]
+    assert said == ["statistics are written later: away"] * 3
+    total = open_store(url).tallies.total()
+    assert total[LABEL.join(("observed_values", "take", "args[0]"))] == 1
+
+
+def test_a_store_that_cannot_be_opened_is_said_once(caplog):
+    wire = make_wire(mode="observe", store="redis://localhost/0?colour=red", watch=False)
+    for _ in range(3):
+        wire.app.send_task("take", (b"x" * 5000,))
+    wire.hook.recorder.end()
+    assert [r.getMessage()[:25] for r in caplog.records] == ["what is observed is not w"]
+    assert len(wire.sent) == 3
+
+
+def test_with_an_interval_of_0_nothing_is_written(url):
+    wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0)
+    wire.app.send_task("take", (b"x" * 5000,))
+    wire.hook.recorder.end()
+    assert isinstance(open_store(url), MemoryStore)
+    assert open_store(url).tallies.total() == {}
+
+
+SCRIPT = """
+import os, sys
+from celery import Celery
+from offload import Offload
+app = Celery("observed", broker="memory://")
+Offload(app, mode="observe", store=sys.argv[1], threshold=1000)
+def publish():
+    app.send_task("take", (b"x" * 5000,))
+publish()
+if "fork" in sys.argv:
+    child = os.fork()
+    publish()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def run(*words):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(("words", "number"), (((), 1), (("fork",), 3)))
+def test_a_short_process_and_its_child_write_at_their_end(redis, words, number):
+    """However short, and each its own, once."""
+    url = f"{redis.url}?prefix=behind-{os.urandom(4).hex()}"
+    assert run(url, *words) == ""
+    total = open_store(url).tallies.total()
+    assert total[LABEL.join(("observed_values", "take", "args[0]"))] == number
+
+
+def test_a_process_ends_though_the_store_does_not_answer():
+    """It waits for a store that hangs no longer than two seconds, whatever its timeouts are."""
+    with redis_server() as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            run(f"{server.url}?socket_timeout=3600")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
