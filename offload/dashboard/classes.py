@@ -83,6 +83,12 @@ _CLASSES: list[Column[ClassState]] = [
         hint="how what is registered here stands to the latest in the store",
     ),
     Column(
+        "loads",
+        "Loads here",
+        lambda state: _loads(state.refused, asked=state.latest is not None),
+        lambda state: bool(state.refused or state.broken),
+    ),
+    Column(
         "python",
         "Python",
         lambda state: state.latest.python if state.latest else NONE,
@@ -97,12 +103,6 @@ _CLASSES: list[Column[ClassState]] = [
         lambda state: state.signer,
         wide=True,
     ),
-    Column(
-        "loads",
-        "Loads here",
-        lambda state: _loads(state.refused, asked=state.latest is not None),
-        lambda state: bool(state.refused or state.broken),
-    ),
 ]
 
 _VERSIONS: list[Column[VersionState]] = [
@@ -115,6 +115,12 @@ _VERSIONS: list[Column[VersionState]] = [
         lambda state: state.here,
     ),
     Column("pushed", "Pushed", _moment, _pushed),
+    Column(
+        "loads",
+        "Loads here",
+        lambda state: _loads(state.refused, asked=True),
+        lambda state: bool(state.refused),
+    ),
     Column("kind", "Kind", lambda state: state.record.kind if state.record else NONE, wide=True),
     Column(
         "python", "Python", lambda state: state.record.python if state.record else NONE, wide=True
@@ -134,12 +140,6 @@ _VERSIONS: list[Column[VersionState]] = [
     ),
     Column("needs", "Needs", _needs, wide=True),
     Column("signer", "Signed by", lambda state: state.signer or NONE, wide=True),
-    Column(
-        "loads",
-        "Loads here",
-        lambda state: _loads(state.refused, asked=True),
-        lambda state: bool(state.refused),
-    ),
 ]
 
 

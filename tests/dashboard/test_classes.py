@@ -54,8 +54,8 @@ def test_how_classes_stand(command):
         assert row[1] == each["latest"][:12]
         assert row[2] == str(len(each["versions"]))
         assert row[4] == each["status"]
-        assert row[7].startswith("this process")
-        assert row[8] == "yes"
+        assert row[5] == "yes"
+        assert row[8].startswith("this process")
     assert shown["shop.models.New"][4] == "untracked"
     assert shown["shop.models.Changed"][4] == "out_of_sync"
 
@@ -69,7 +69,7 @@ def test_what_is_refused_is_told_with_the_reason(command):
     page = client_of(other).get("/classes").text
     assert "not among offload_verify_keys" in page
     assert "is no record of a class" in page
-    assert {row[0]: row[8] for row in rows(page, "Classes and functions")} == {
+    assert {row[0]: row[5] for row in rows(page, "Classes and functions")} == {
         "shop.models.Broken": "-",
         "shop.models.Signed": "no",
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import threading
+from contextlib import ExitStack
 
 import pytest
 from celery import Celery
@@ -144,6 +146,30 @@ def test_nothing_is_asked_before_somebody_looks_and_then_once(monkeypatch):
     for _ in range(20):
         assert client.get("/stores").status_code == 200
     assert asked == [1]
+
+
+def test_asking_again_and_again_leaves_nothing_behind(monkeypatch):
+    """No threads, and no connections to the broker."""
+    monkeypatch.setattr(fleet, "_WORKERS", 0.0)
+    monkeypatch.setattr(fleet, "_STORES", 0.0)
+    asked = []
+    real = fleet.ask_workers
+    monkeypatch.setattr(
+        fleet, "ask_workers", lambda app: asked.append(1) or real(app, timeout=0.01)
+    )
+    with ExitStack() as stack:
+        server = stack.enter_context(redis_server())
+        look = stack.enter_context(redis_client(server))
+        broker = f"redis://{server.host}:{server.port}/1"
+        client = stack.enter_context(client_of(an_app(server.url, broker=broker)))
+        wait_until(lambda: client.get("/stores") and len(asked) > 5, "it was asked often", 60)
+        wait_until(
+            lambda: (
+                not any(thread.name == "offload-catalog" for thread in threading.enumerate())
+                and not any(each["db"] == "1" for each in look.client_list())
+            ),
+            "nothing is asked any more, and nothing is left open",
+        )
 
 
 def test_what_workers_say_stays_text(monkeypatch):

@@ -1,0 +1,91 @@
+"""Pages of classes, stores and workers in a real browser, with a real worker."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from offload.registry.registry import ClassRegistry
+from offload.testing.servers import redis_server
+from tests.cli.class_commands import made
+from tests.dashboard.test_browser import PHONE, rows
+from tests.dashboard.test_classes import written
+from tests.integration.harness import worker
+
+pytestmark = [pytest.mark.integration, pytest.mark.server, pytest.mark.timeout(180)]
+
+BAD = '<img src=x onerror="window.broken=1">'
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with redis_server("redis-server") as server:
+        yield server
+
+
+def test_a_worker_that_comes_and_goes(shop, broker, serve, look, tmp_path):
+    """It appears on an open page, with what does not go together, and goes again."""
+    url = f"redis://{broker.host}:{broker.port}/0"
+    config = {
+        "broker": url,
+        "backend": f"redis://{broker.host}:{broker.port}/1",
+        "offload": {"store": shop.url, "cache": "off", "secret": "of the worker alone"},
+    }
+    page = look(serve(shop.url, broker=url).url + "stores")
+    page.evaluate("window.sameDocument = true")
+    expect(page.locator(".findings")).to_contain_text("no worker answered", timeout=30_000)
+    features = "tests.integration.features"
+    with worker(tmp_path, config, pool="solo", concurrency=1, app=features, name="seen"):
+        link = page.get_by_role("link", name="seen-")
+        expect(link).to_be_visible(timeout=60_000)
+        expect(page.locator(".findings")).to_contain_text("is of another app, 'features'")
+        assert page.evaluate("window.sameDocument")
+        address = page.url
+        link.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**worker?name=seen-**")
+        expect(page.get_by_role("rowheader", name="threshold")).to_be_visible()
+    page.goto(address)
+    expect(page.get_by_role("link", name="seen-")).to_have_count(0, timeout=60_000)
+
+
+def test_versions_are_compared_by_the_keyboard(shop, serve, look, tmp_path):
+    """Two are chosen from lists, and the sources' difference is shown as text."""
+    registry = ClassRegistry(shop.url, mode="trusted", ship_source=True)
+    first, second = (registry.push(written(tmp_path, times)) for times in (2, 3))
+    page = look(serve(shop.url).url + "classes")
+    page.get_by_role("link", name="shop.filters.Filter").click()
+    page.wait_for_url("**class?name=shop.filters.Filter")
+    assert rows(page) == [second, first]
+    page.get_by_label("From").select_option(first)
+    page.get_by_label("To").select_option(second)
+    page.get_by_role("button", name="Compare").press("Enter")
+    page.wait_for_url("**&a=**")
+    shown = page.inner_text("#difference")
+    assert "-        return x * 2  # <b>" in shown
+    assert "+        return x * 3  # <b>" in shown
+
+
+def test_a_hostile_name_stays_text(shop, serve, look):
+    """A class may be called anything by whoever writes to the store."""
+    registry = ClassRegistry(shop.url, mode="trusted")
+    registry.push(made("Filter", module=BAD))
+    page = look(serve(shop.url).url + "classes")
+    assert page.inner_text("tbody th") == f"{BAD}.Filter"
+    page.click("tbody th a")
+    page.wait_for_url("**class?name**")
+    assert page.inner_text("h1") == f"{BAD}.Filter"
+    assert page.evaluate("window.broken") is None
+
+
+def test_a_phone_can_read_them(shop, serve, look, tmp_path):
+    """Long names and addresses make no page wider than the screen."""
+    registry = ClassRegistry(shop.url, mode="trusted", ship_source=True)
+    name = "shop.filters.Filter"
+    first, second = (registry.push(written(tmp_path, times)) for times in (2, 3))
+    registry.push(made("Class" * 30))
+    served = serve(shop.url)
+    page = look(served.url, viewport=PHONE, is_mobile=True, has_touch=True)
+    for path in ("classes", f"class?name={name}&a={first}&b={second}", "stores", "worker?name=x"):
+        page.goto(served.url + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
