@@ -39,10 +39,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 def shown(tmp_path):
     """Run code on a terminal; return its screen's lines, and what was sent to it."""
 
-    def run(code, columns=100, **env):
+    def run(code, columns=100, lines=40, **env):
         env = environment(ENVIRONMENT, **env)
         with Terminal(
-            [sys.executable, "-c", code], cwd=tmp_path, env=env, columns=columns
+            [sys.executable, "-c", code], cwd=tmp_path, env=env, columns=columns, lines=lines
         ) as terminal:
             lines = terminal.ended().rstrip().splitlines()
             return lines, terminal.raw
@@ -136,15 +136,18 @@ def test_pages_are_printed_as_they_come(capsys):
     assert printed[2] == ["b1000     a chunk"]
 
 
-def test_pages_on_a_terminal_have_one_heading(shown):
-    code = """
+@pytest.mark.parametrize("page", (3, 60))
+def test_pages_on_a_terminal_have_one_heading(shown, page):
+    """And one shape, also of many rows, which are not given to rich."""
+    code = f"""
 from offload.cli.output import Column, print_pages
-print_pages(([f"b{n}", "chunk"] for n in range(7)), [Column("DIGEST", 12), Column("KIND")], 3)
+columns = [Column("DIGEST", 12), Column("SIZE", 9, number=True), Column("KIND")]
+print_pages(([f"b{{n}}", f"{{n}} B", "chunk"] for n in range(70)), columns, {page})
 """
-    lines, _ = shown(code)
-    assert lines[0].split() == ["DIGEST", "KIND"]
-    assert {line.index("chunk") for line in lines[1:]} == {lines[0].index("KIND")}
-    assert len(lines) == 8
+    lines, raw = shown(code, lines=80)
+    assert lines[0] == "DIGEST             SIZE  KIND"
+    assert lines[1:] == [f"{f'b{n}':<12}  {f'{n} B':>9}  chunk" for n in range(70)]
+    assert b"\x1b[1mDIGEST" in raw
 
 
 def test_rows_without_names_and_of_nothing(capsys):
