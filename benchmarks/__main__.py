@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks import (
     canvas,
     classes,
+    dashboard,
     large_arguments,
     lifetimes,
     node_cache,
@@ -39,6 +40,7 @@ QUESTIONS = {
     10: tiers,
     11: classes,
     12: statistics,
+    13: dashboard,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

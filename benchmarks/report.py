@@ -45,11 +45,11 @@ class Scale:
         shared: tasks and bytes of question 3.
         result, parts: bytes of a result, and how many parts a chord has.
         sizes: of question 6.
-        blobs: small blobs of question 9.
+        blobs: small blobs of questions 9 and 13.
         tiered: tasks, arrays and bytes of an array, of question 10.
         tasks: small tasks published at once in question 1.
         classes: of which a few are pushed in question 11.
-        kinds_of_tasks: counted in question 12.
+        kinds_of_tasks: counted in questions 12 and 13.
         rounds: how often each is repeated, at least.
     """
 
