@@ -23,6 +23,7 @@ demo: ## Run the example app on 336,776 flights, by plain Celery and with offloa
 
 test: ## Run all tests (ARGS="-k name" to choose)
 	@$(BOOTSTRAP) test
+	@$(BIN)/python tools/programs.py chromium prometheus
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: ## Run the fast tests on every Python found and on the lowest dependencies

@@ -1,0 +1,48 @@
+"""Install what tests need of the system, where apt can, and else say what is missing.
+
+    python3 tools/programs.py PROGRAM...
+
+A program is named as its Debian package. Tests of what stays missing are skipped, or fail with
+CI=true. It ends with 0 in any case.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+
+def main(programs: list[str]) -> int:
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"installing {', '.join(missing)}")
+        _apt("update")
+        _apt("install", "-y", "--no-install-recommends", *missing)
+        missing = [name for name in missing if shutil.which(name) is None]
+    if missing:
+        say(f"not here: {', '.join(missing)}. Tests that need them are skipped. On Debian:")
+        say(f"    sudo apt-get install {' '.join(missing)}")
+    return 0
+
+
+def _apt(*words: str) -> None:
+    done = subprocess.run(
+        ["apt-get", "-qq", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+    )
+    if done.returncode:
+        say(f"apt-get {words[0]}: {(done.stderr or done.stdout).strip()}")
+
+
+def say(text: str) -> None:
+    print(f"[offload] {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
