@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -56,12 +57,19 @@ class Along:
     figures: Mapping[int, Figures]
 
     @classmethod
-    def filled(cls, seconds: int, found: Mapping[int, Figures], begin: float | None) -> Along:
-        """Return *found* since *begin*, with nothing where nothing was counted."""
-        kept = [at for at in found if begin is None or at + seconds > begin]
+    def filled(
+        cls, seconds: int, found: Mapping[int, Figures], begin: float | None, now: float
+    ) -> Along:
+        """Return *found* since *begin*, with nothing where nothing was counted.
+
+        The minute that is not over would look like a fall; it is left out once there are others.
+        """
+        kept = sorted(at for at in found if begin is None or at + seconds > begin)
         if not kept:
             return cls(seconds, {})
-        every = range(min(kept), max(kept) + 1, seconds)
+        if seconds == SPANS["minute"] and len(kept) > 1 and kept[-1] + seconds > now:
+            kept.pop()
+        every = range(kept[0], kept[-1] + 1, seconds)
         return cls(seconds, {at: found.get(at, Figures({})) for at in every})
 
 
@@ -82,7 +90,8 @@ class Statistics:
 
     def along(self, stretch: Stretch, begin: float | None) -> Along:
         """Return what was counted since *begin*, along the time; raises as `report` does."""
-        return Along.filled(SPANS[stretch.span], self._lines.get(stretch.span), begin)
+        found = self._lines.get(stretch.span)
+        return Along.filled(SPANS[stretch.span], found, begin, time.time())
 
     def _report(self, stretch: Stretch, tasks: bool) -> Report:
         tallies = tallies_of(self._hook.store)
