@@ -60,7 +60,7 @@ def stats(
 
     A process writes its counts every few seconds (offload_stats_interval) and when it ends; what
     one that is killed has not written is not counted. Arguments are told apart in all that was
-    counted, tasks also by hour.
+    counted, tasks and stores also by hour.
     """
     if since is not None and by == "argument":
         raise click.UsageError("arguments are counted in all only: leave --since or --by argument")

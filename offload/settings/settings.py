@@ -79,8 +79,8 @@ class Settings:
             and ``until`` (a date). What *signing_key* signs is accepted as well.
         ship_source: whether source is shipped along, and used where a version is of another
             Python.
-        stats_interval: seconds between two writings of a process' statistics to the store, along
-            with what it is asked anyway; 0: none are kept.
+        stats_interval: seconds between two writings of a process' statistics to the store; 0: none
+            are kept.
         verify: when the cache's files are verified, beyond what is read from a store,
             which always is: ``none``; ``entry`` (their roots at each use); ``always``.
     """

@@ -21,7 +21,7 @@ from offload.stores.snapshots.folding import GRACE, SILENT, STRAY
 from offload.stores.snapshots.names import END, is_fold, is_part
 from offload.stores.snapshots.part import LIFE
 from offload.stores.snapshots.shelf import Entry, Listed, Pointed
-from offload.stores.snapshots.written import Snapshot, write
+from offload.stores.snapshots.written import Snapshot, read, write
 from offload.stores.tallies import LABEL, SPANS, Tally
 
 NAME = LABEL.join(("seen", "t", "a"))
@@ -200,6 +200,7 @@ def test_a_tally_that_was_not_answered_counts_once(shelf, process, arrived, away
     if away > LIFE and arrived:
         return  # nobody can tell any more
     shelf.time += away
+    sweep(process())
     writer.add(tally)
     writer.add(tally)
     assert process().total() == {NAME: 7}
@@ -275,14 +276,17 @@ def test_two_who_fold_at_once_count_nothing_twice(shelf, process):
                 state(call)
             except Killed:
                 shelf.at = lambda call: None
-                process_sum = process().total()[NAME]
+                finished.append(process().total()[NAME])
+                (other := process()).add(one())
+                other.end()
                 sweep(process())
-                finished.append(process_sum)
+                sweep(process())
 
         shelf.at = meanwhile
         sweep(process())
         shelf.at = lambda call: None
         assert finished in ([], [expected])
+        expected += len(finished)
         assert process().total()[NAME] == expected
         shelf.time += GRACE + 1
         process().add(one())
@@ -291,6 +295,26 @@ def test_two_who_fold_at_once_count_nothing_twice(shelf, process):
         if not finished:
             break
     assert step > 10
+
+
+def test_who_is_held_up_before_the_swap_loses_it(shelf):
+    """However long that is, and whatever others folded and removed meanwhile."""
+    made = lambda: SnapshotTallies(shelf, Pointed(shelf.pointers), (lambda: shelf.time,))
+    fill(shelf, made)
+
+    def hold_up(call):
+        if call != "written":
+            return
+        shelf.at = lambda call: None
+        for _ in range(3):
+            (other := made()).add(one())
+            other.end()
+            sweep(made())
+            shelf.time += GRACE + 1
+
+    shelf.at = hold_up
+    sweep(made())
+    assert made().total() == {NAME: 10}
 
 
 def test_who_was_held_up_while_folding_gives_up(shelf):
@@ -450,6 +474,8 @@ def test_old_minutes_are_in_hours_and_old_hours_in_days(shelf, process):
     assert _sum(tallies, "day") == 100
     assert len(tallies.series("minute")) <= 2
     assert len(tallies.series("hour")) <= 37
+    [fold] = shelf.named(is_fold)
+    assert len(read(shelf.files[fold][0]).accounts.series["hour"]) <= 38
 
 
 def test_a_forked_child_writes_its_own(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from itertools import count
+from pathlib import Path
 
 import fakeredis
 import pytest
@@ -18,11 +21,13 @@ from offload.stores.memory import MemoryStore
 from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.redis.packer import PACKER
 from offload.stores.redis.store import RedisStore
+from offload.stores.snapshots.names import is_fold
 from offload.stores.tallies import LABEL, Tallied, Tally
 from offload.testing.servers import redis_client, redis_server
 from offload.testing.store import unique
 from tests.stores.moto_s3 import moto_s3
 
+ROOT = Path(__file__).parents[2]
 DIGEST = "b3:" + "0" * 64
 
 
@@ -256,3 +261,34 @@ def test_threads_that_add_at_once_lose_nothing(tallies):
     for thread in threads:
         thread.join()
     assert tallies.total() == {text("seen"): 100}
+
+
+COUNTING = """
+import sys
+from offload.stores import open_store
+from offload.stores.snapshots import tallies as snapshots
+from offload.stores.tallies import Tally
+snapshots.SELDOM, snapshots.MANY = 1, 2
+store = open_store(sys.argv[1])
+for number in range(10):
+    store.tallies.add(Tally(sys.argv[2], number, {"seen": 1}, {"seen": 1}))
+    store.tallies.end()
+    if number % 3 == 0:
+        list(store.sweep())
+"""
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ("file", "s3"))
+def test_processes_that_fold_at_once_lose_nothing(request, kind, tmp_path):
+    """Each folds whatever it finds after whatever it writes."""
+    s3 = request.getfixturevalue("s3") if kind == "s3" else None
+    url = s3.url(unique()) if s3 is not None else f"file://{tmp_path}"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", COUNTING, url, f"p{number}"], cwd=ROOT)
+        for number in range(4)
+    ]
+    assert [process.wait(120) for process in processes] == [0] * 4
+    store = open_store(url)
+    assert store.tallies.total() == {"seen": 40}
+    assert any(is_fold(entry.name) for entry in store.tallies._shelf.entries())

@@ -666,6 +666,8 @@ def test_what_each_tier_took_and_gave_is_counted(store, first, lower):
         (lower.url, "blobs_uploaded"): 3,
         (lower.url, "bytes_stored"): 3 * LARGE,
     }
+    store.blobs.put({**large, **blobs(1, LARGE)}, HOUR, value_size=1024 * KIB)
+    assert counted(counters)[lower.url, "blobs_uploaded"] == 1
     assert contents(store, {**large, **small})
     assert counted(counters) == {
         (first.url, "blobs_fetched"): 2,
