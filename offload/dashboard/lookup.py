@@ -10,32 +10,50 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from offload.catalog.description import describe
-from offload.catalog.naming import digest_begin, find
+from offload.catalog.naming import digest_begin, find, is_ref
 from offload.dashboard.board import board_of
 from offload.dashboard.facts import facts_of, shown_of
+from offload.dashboard.forms import read_form
 from offload.dashboard.rendering import render
 from offload.errors import BlobMissing, OffloadError, StoreUnavailable
 
 __all__ = ("ROUTES",)
 
-_LONGEST = 4000  # characters
+_LONGEST = 300  # characters of what is no reference
+
+
+async def _ask(request: Request) -> Response:
+    """Lead to the answer. References come by forms alone: see `Stored.remember`."""
+    form = await read_form(request)
+    what = form.get("what", "").strip()
+    if is_ref(what):
+        asked = {"ref": board_of(request).stored.remember(what)}
+    else:
+        asked = {"what": what[:_LONGEST]}
+    root = request.scope.get("root_path", "")
+    return RedirectResponse(f"{root}/lookup?{urlencode(asked)}", 303)
 
 
 def _lookup(request: Request) -> Response:
     what = request.query_params.get("what", "").strip()[:_LONGEST]
-    hook = board_of(request).hook
-    if not what:
-        return _page(request, what, {})
+    name = request.query_params.get("ref", "")
+    stored = board_of(request).stored
+    if is_ref(what):
+        return _page(request, "", {}, "A reference is looked up by the form, not by an address.")
+    ref = stored.remembered(name) if name else None
+    if name and ref is None:
+        return _page(request, "", {}, "That reference is not remembered: look it up again.")
+    if not what and ref is None:
+        return _page(request, "", {})
     try:
-        begin = digest_begin(what)
+        begin = None if ref is not None else digest_begin(what)
         if begin is not None:
             try:
                 root = request.scope.get("root_path", "")
-                return RedirectResponse(f"{root}/blobs/{find(hook.store, begin)}", 303)
+                return RedirectResponse(f"{root}/blobs/{find(stored.store, begin)}", 303)
             except BlobMissing:
                 pass  # the id of a task may be hexadecimal digits, too
-        return _page(request, what, describe(hook, what))
+        return _page(request, what, stored.described(what if ref is None else ref))
     except StoreUnavailable:
         raise
     except OffloadError as exc:
@@ -74,4 +92,7 @@ def _plain(told: Mapping[str, Any]) -> dict[str, Any]:
     return left
 
 
-ROUTES = [Route("/lookup", _lookup, name="lookup")]
+ROUTES = [
+    Route("/lookup", _lookup, name="lookup"),
+    Route("/lookup", _ask, methods=["POST"], name="look_up"),
+]

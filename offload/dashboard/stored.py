@@ -6,14 +6,18 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from offload.catalog.description import told_content, told_preview
+from celery.states import READY_STATES
+
+from offload.catalog.description import describe, told_content, told_preview
 from offload.catalog.holding import held_by
+from offload.catalog.naming import is_ref
 from offload.catalog.refreshed import Kept, Refreshed
 from offload.catalog.sharing import Sharing
 from offload.catalog.snapshot import LIMIT, Snapshot, take
+from offload.catalog.tasks import told_of_task
 from offload.content.looking import content_of
 from offload.dashboard.recent import Recent
-from offload.digest import Digest
+from offload.digest import Digest, digest_of
 from offload.errors import OffloadError, StoreUnavailable
 from offload.hooks.app import Offload
 from offload.stores.base import Store
@@ -24,7 +28,9 @@ __all__ = ("Stored",)
 _FIRST = 0.15  # seconds that a page waits for the first look at a store
 _SHARED_EVERY = 300.0
 _CONTENT = 60.0  # seconds for which what a blob has is shown again: it never changes
+_DESCRIBED = 30.0  # seconds for which what was looked up is shown again
 _NAMES = 8  # holders of whom it is known what they hold
+_REFS = 100  # references that are remembered
 
 
 class Stored:
@@ -35,6 +41,8 @@ class Stored:
         self._blobs = Refreshed(lambda: take(hook.store))
         self._shared = Refreshed(lambda: Sharing(hook.store, LIMIT), every=_SHARED_EVERY)
         self._contents: Recent[Mapping[str, Any]] = Recent(self._content, _CONTENT)
+        self._described: Recent[Mapping[str, Any]] = Recent(self._describe, _DESCRIBED)
+        self._refs: dict[str, str] = {}
         self._found: PerProcess[_Found] = PerProcess(_Found)
 
     @property
@@ -63,6 +71,35 @@ class Stored:
         Raises BlobMissing, IntegrityError, StoreUnavailable.
         """
         return self._contents.get(digest)
+
+    def described(self, what: str) -> Mapping[str, Any]:
+        """Return what a reference or a task is; raises what `describe` raises.
+
+        Of a task that goes on it is asked anew each time; what does not change any more is shown
+        again for some time, as its value is read for that.
+        """
+        if not is_ref(what):
+            told = told_of_task(self._hook, what)
+            if told["state"] not in READY_STATES:
+                told.pop("result_ref", None)
+                return {"what": "task", **told}
+        return self._described.get(what)
+
+    def remember(self, ref: str) -> str:
+        """Return by which name the text of a reference can be had again for some time: whoever has
+        the text may use it, so it is not to stand in addresses, which browsers and proxies keep.
+        """
+        name = digest_of([ref.encode("utf-8", "replace")])[3:35]
+        while len(self._refs) >= _REFS:
+            self._refs.pop(next(iter(self._refs)), None)
+        self._refs[name] = ref
+        return name
+
+    def remembered(self, name: str) -> str | None:
+        return self._refs.get(name)
+
+    def _describe(self, what: str) -> Mapping[str, Any]:
+        return describe(self._hook, what)
 
     def _content(self, digest: Digest) -> Mapping[str, Any]:
         content = content_of(self.store, digest)

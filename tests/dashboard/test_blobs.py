@@ -54,6 +54,10 @@ def cells(text, row):
     ]
 
 
+def token(text):
+    return re.search(r'name="form" value="([^"]+)"', text)[1]
+
+
 def free(shop, value, **options):
     """Store a value that nobody holds; return its digest."""
     digest = shop.hook.put(value, **options).digest
@@ -289,7 +293,7 @@ def test_a_pickle_is_never_read(shop, tmp_path):
     assert "pickle" in cells(page(client), ref.digest)[1]
     text = client.get(f"/blobs/{ref.digest}").text
     assert "It is not shown: it is a pickle" in text
-    assert "pickle" in client.get("/lookup", params={"what": ref.wire}).text
+    assert "pickle" in look_up(client, ref.wire).text
     assert not (tmp_path / "mark").exists()
 
 
@@ -298,8 +302,7 @@ def test_what_a_value_has_stays_text(shop, value):
     """Markup in a preview is shown as it is written."""
     ref = shop.hook.put(value)
     client = shop.client()
-    for path in (f"/blobs/{ref.digest}", "/lookup"):
-        text = client.get(path, params={"what": ref.wire}).text
+    for text in (client.get(f"/blobs/{ref.digest}").text, look_up(client, ref.wire).text):
         assert "<script>alert" not in text
         assert "<img" not in text
         assert "&lt;script&gt;alert(1)" in text
@@ -319,7 +322,7 @@ def test_names_from_the_store_stay_text(shop):
     client = shop.client()
     texts = [page(client), client.get(f"/blobs/{ref.digest}").text]
     texts.append(page(client, by=HOSTILE.strip(), q=HOSTILE, larger=HOSTILE[:20]))
-    texts.append(client.get("/lookup", params={"what": HOSTILE}).text)
+    texts.append(look_up(client, HOSTILE).text)
     for text in texts:
         assert "<script>alert" not in text
         assert "<img" not in text
@@ -350,29 +353,54 @@ def test_what_a_blob_has_is_read_once(filled):
 # -- looking up
 
 
+def look_up(client, what):
+    """Return what the form leads to."""
+    return client.post("/lookup", data={"form": token(client.get("/lookup").text), "what": what})
+
+
 def test_a_digest_is_looked_up(filled):
     """Its begin leads to the blob's page."""
     client = filled.client()
     digest = filled.refs[0].digest
     for text in (digest, digest[3:], digest[:12], f" {digest[:15]}… "):
+        assert look_up(client, text).url.path == f"/blobs/{digest}"
         answer = client.get("/lookup", params={"what": text}, follow_redirects=False)
         assert (answer.status_code, answer.headers["location"]) == (303, f"/blobs/{digest}")
-    assert "Look up" in client.get("/lookup").text
+    assert client.get("/lookup").status_code == 200
 
 
 def test_a_reference_is_looked_up(filled):
     """It tells what it is and leads to its blob; a changed one is refused."""
     client = filled.client()
     ref = filled.refs[0]
-    text = client.get("/lookup", params={"what": ref.wire}).text
+    text = look_up(client, ref.wire).text
     assert "The reference" in text
     assert f'href="/blobs/{ref.digest}"' in text
-    forged = ref.wire.replace("n=", "n=1")
-    answer = client.get("/lookup", params={"what": forged})
-    assert answer.status_code == 404
-    assert "no valid signature" in answer.text
-    filled.hook.store.blobs.delete([ref.digest])
-    assert "has no" in client.get("/lookup", params={"what": ref.wire}).text
+    forged = look_up(client, ref.wire.replace("n=", "n=1"))
+    assert forged.status_code == 404
+    assert "no valid signature" in forged.text
+    gone = filled.hook.put("gone" * 1000)
+    filled.hook.store.blobs.delete([gone.digest])
+    assert "has no" in look_up(client, gone.wire).text
+
+
+def test_a_reference_stands_in_no_address(filled):
+    """Whoever has its text may use it, and browsers and proxies keep addresses."""
+    client = filled.client()
+    ref = filled.refs[0]
+    answer = look_up(client, ref.wire)
+    assert ref.wire not in answer.text
+    for step in (*answer.history, answer):
+        assert "offload:" not in str(step.url)
+        assert "offload%3A" not in str(step.url)
+    assert "by the form" in client.get("/lookup", params={"what": ref.wire}).text
+    assert "not remembered" in client.get("/lookup", params={"ref": "0" * 32}).text
+    assert client.post("/lookup", data={"what": ref.wire}).status_code == 403
+    stored = client.app.state.board.stored
+    for number in range(200):
+        stored.remember(f"offload:{number}")
+    assert len(stored._refs) == 100
+    assert "not remembered" in client.get(answer.url).text
 
 
 def test_a_task_is_looked_up(filled):
@@ -399,10 +427,6 @@ def test_a_task_is_looked_up(filled):
 
 
 # -- removing
-
-
-def token(text):
-    return re.search(r'name="form" value="([^"]+)"', text)[1]
 
 
 def test_nothing_is_removed_unless_allowed(filled):
