@@ -41,7 +41,7 @@ class _Nothing(Counters):
     def add(self, **amounts: int) -> None:
         pass
 
-    def sized(self, size: int, repeated: int) -> None:
+    def offloaded(self, size: int, repeated: int, *, whole: bool) -> None:
         pass
 
     def timed(self, step: str) -> Any:  # noqa: ARG002

@@ -21,7 +21,7 @@ from offload.errors import (
     SerializationError,
     StoreUnavailable,
 )
-from offload.tracing import span
+from offload.tracing import is_set_up, span
 
 __all__ = (
     "BOUNDS",
@@ -162,6 +162,7 @@ _TIMES_OF_STORE = {
     for step, (names, sum_) in _TIMES.items()
 }
 _WITH_STORE = 3  # labels
+_OFFLOADED = ("values_offloaded", "bytes_offloaded", "values_deduplicated", "bytes_deduplicated")
 _NAMES_OF_SIZES = [
     (f"size_{exponent}", f"size_{exponent}_bytes", f"size_{exponent}_repeated")
     for exponent in [0] * 11 + list(range(10, 23))
@@ -190,7 +191,7 @@ class _Timed:
         self._step = step
 
     def __enter__(self) -> None:
-        self._span = span(self._step, *_about.get())
+        self._span = span(self._step, *_about.get()) if is_set_up() else None
         if self._span is not None:
             self._span.__enter__()
         self._begun = time.perf_counter()
@@ -202,7 +203,8 @@ class _Timed:
         traceback: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._counters.took(self._step, time.perf_counter() - self._begun)
+            seconds = time.perf_counter() - self._begun
+            self._counters._wait((_about.get(), _TIMES[self._step], seconds))
         if self._span is not None:
             self._span.__exit__(kind, error, traceback)
 
@@ -262,6 +264,15 @@ class Counters:
         """
         self._wait((_about.get(), size, repeated))
 
+    def offloaded(self, size: int, repeated: int, *, whole: bool) -> None:
+        """Count a value that travels by reference, also by its size.
+
+        Args:
+            size, repeated: see `sized`.
+            whole: everything of it was in the store already.
+        """
+        self._wait((_about.get(), _OFFLOADED, (size, repeated, whole)))
+
     def of_store(self, store: str, **amounts: int) -> None:
         """Count what one store of several did; names as in `OF_STORE`."""
         self._wait((("", "", store), None, {_OF[name]: n for name, n in amounts.items()}))
@@ -308,13 +319,21 @@ class Counters:
             labels, what, amount = waiting.popleft()
             if what is None:
                 self._raise(labels, amount.items())
+            elif what is _OFFLOADED:
+                size, repeated, whole = amount
+                again = size if whole else 0
+                self._raise(labels, zip(_OFFLOADED, (1, size, int(whole), again), strict=True))
+                self._sized(labels[0], size, repeated)
             elif type(what) is int:
-                self._raise((labels[0], ""), zip(size_names(what), (1, what, amount), strict=True))
+                self._sized(labels[0], what, amount)
             else:
                 names, sum_ = what
                 bound = names[bisect_left(BOUNDS, amount)]
                 about = labels if len(labels) == _WITH_STORE else (labels[0], "")
                 self._raise(about, ((bound, 1), (sum_, int(amount * 1e6))))
+
+    def _sized(self, task: str, size: int, repeated: int) -> None:
+        self._raise((task, ""), zip(size_names(size), (1, size, repeated), strict=True))
 
     def _raise(self, labels: _Labels, amounts: Iterable[tuple[str, int]]) -> None:
         counts = self._apart.get(labels, {})

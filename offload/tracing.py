@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-__all__ = ("received", "span")
+__all__ = ("is_set_up", "received", "span")
 
 _NAME = "offload"
 _LOOK = 0.1  # seconds until a process that sets OpenTelemetry up is seen to
@@ -25,7 +25,7 @@ def span(step: str, task: str, argument: str) -> AbstractContextManager[Any] | N
     It records an error that leaves it. None in a process that has not set OpenTelemetry up, and
     for a tenth of a second after it did.
     """
-    if not _is_set_up():
+    if not is_set_up():
         return None
     from opentelemetry import trace
 
@@ -38,28 +38,27 @@ def span(step: str, task: str, argument: str) -> AbstractContextManager[Any] | N
 
 def received(headers: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Within this, spans belong to the trace that a message came with, if it came with one."""
-    return _received(headers) if _is_set_up() else _NOTHING
+    return _received(headers) if is_set_up() else _NOTHING
 
 
-class _SetUp:
-    """Whether spans go anywhere; looked at now and then, as looking takes longer than counting."""
-
-    def __init__(self) -> None:
-        self._yes = False
-        self._again = 0.0
-
-    def __call__(self) -> bool:
-        if not self._yes and (now := time.monotonic()) >= self._again:
-            self._again = now + _LOOK
-            # redis-py imports OpenTelemetry wherever it is installed
-            trace = sys.modules.get("opentelemetry.trace")
-            self._yes = trace is not None and not isinstance(
-                trace.get_tracer_provider(), trace.ProxyTracerProvider
-            )
-        return self._yes
+_set_up = False
+_look_again = 0.0
 
 
-_is_set_up = _SetUp()
+def is_set_up() -> bool:
+    """Return whether spans go anywhere.
+
+    It is looked at ten times a second at most: looking takes longer than counting does.
+    """
+    global _set_up, _look_again
+    if not _set_up and (now := time.monotonic()) >= _look_again:
+        _look_again = now + _LOOK
+        # redis-py imports OpenTelemetry wherever it is installed
+        trace = sys.modules.get("opentelemetry.trace")
+        _set_up = trace is not None and not isinstance(
+            trace.get_tracer_provider(), trace.ProxyTracerProvider
+        )
+    return _set_up
 
 
 @contextmanager

@@ -197,14 +197,8 @@ class ContentStore:
         if gone:
             self._memo.forget(value, native)
             return None
-        self._counters.add(
-            values_offloaded=1,
-            bytes_offloaded=ref.size,
-            values_deduplicated=1,
-            bytes_deduplicated=ref.size,
-            values_remembered=1,
-        )
-        self._counters.sized(ref.size, ref.size)
+        self._counters.offloaded(ref.size, ref.size, whole=True)
+        self._counters.add(values_remembered=1)
         return self._signed(digests, ref.size, ref.serializer, ref.type, hold, ttl)
 
     def put_payload(
@@ -220,13 +214,8 @@ class ContentStore:
             missing = self._retrying(lambda: self.store.blobs.hold(digests, ttl, hold.holder))
             if missing:
                 self._upload(packed, missing, ttl, payload.size)
-        self._counters.add(
-            values_offloaded=1,
-            bytes_offloaded=payload.size,
-            values_deduplicated=0 if missing else 1,
-            bytes_deduplicated=0 if missing else payload.size,
-        )
-        self._counters.sized(payload.size, packed.repeated(payload.size, missing))
+        repeated = packed.repeated(payload.size, missing)
+        self._counters.offloaded(payload.size, repeated, whole=not missing)
         ref = self._signed(digests, payload.size, payload.serializer, payload.type, hold, ttl)
         if native:
             self._memo.remember(value, native, (ref, digests))

@@ -344,14 +344,8 @@ class _Look:
         content = out.hook.content
         together = published_together()
         if together is not None and (shared := together.find(value, out.native)) is not None:
-            out.hook.counters.add(
-                values_offloaded=1,
-                bytes_offloaded=shared.size,
-                values_deduplicated=1,
-                bytes_deduplicated=shared.size,
-                values_remembered=1,
-            )
-            out.hook.counters.sized(shared.size, shared.size)
+            out.hook.counters.offloaded(shared.size, shared.size, whole=True)
+            out.hook.counters.add(values_remembered=1)
             self._slot(path, argument, ref=shared)
             return
         remembered = content.remembered(value, native=out.native, hold=out.hold)
