@@ -66,6 +66,16 @@ def samples(port):
     }
 
 
+def test_files_of_all_processes_are_read(exported, tmp_path):
+    """At every scrape: what is written later is there the next time."""
+    url = f"file://{tmp_path}"
+    port = exported(open_store(url))
+    name = "offload_seen_values_total", ("task", "shop.total")
+    for expected in (5, 10):
+        fill(open_store(url), tasks=("shop.total",))
+        assert samples(port)[name] == expected
+
+
 def test_stores_have_figures_of_their_own(exported):
     """Each tier of now; a single store has what all have."""
     url = "memory://"
