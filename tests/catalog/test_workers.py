@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
 
 import pytest
 from celery import Celery
+from kombu import pidbox
 
 from offload import Offload
 from offload.catalog import remote, workers
@@ -176,6 +178,33 @@ def test_a_broker_that_is_away():
     assert "OperationalError" in asked.note
 
 
+@pytest.mark.server
+def test_a_broker_that_hangs(monkeypatch):
+    """It has so many seconds to answer, and no more."""
+    monkeypatch.setattr(remote, "_PATIENCE", 0.3)
+    with redis_server() as server:
+        server.process.send_signal(signal.SIGSTOP)
+        asked = ask_workers(an_app(server.url), timeout=60)
+        server.process.send_signal(signal.SIGCONT)
+    assert "the broker could not be asked" in asked.note
+    assert "Timeout" in asked.note
+
+
+@pytest.mark.server
+def test_a_broker_that_goes_away_meanwhile(monkeypatch):
+    """What was begun is not tried for ever."""
+    real = pidbox.maybe_declare
+
+    def declare(*args):
+        real(*args)
+        server.stop()
+
+    monkeypatch.setattr(pidbox, "maybe_declare", declare)
+    with redis_server() as server:
+        asked = ask_workers(an_app(server.url), timeout=60)
+    assert "the broker could not be asked" in asked.note
+
+
 def test_a_broker_that_does_not_exist():
     """Neither does its transport."""
     assert "could not be asked" in ask_workers(an_app("nowhere://"), timeout=60).note
@@ -315,6 +344,16 @@ def test_each_difference(change, level, said):
     [only] = agreement(own, workers.Asked(0.0, (other,)))
     assert only.level == level
     assert said in only.what
+
+
+def test_a_worker_of_an_older_offload():
+    """What it does not tell is not compared."""
+    hook = Offload(an_app("memory://"), store="memory://")
+    own = this_process(hook)
+    known = {name: own.told[name] for name in ("version", "pid", "store", "counters", "app")}
+    old = workers.Worker("old", "connected", known)
+    [ok] = agreement(own, workers.Asked(0.0, (old,)))
+    assert ok.level == "ok"
 
 
 def code(**changed):
