@@ -14,6 +14,7 @@ from offload.dashboard.board import board_of
 from offload.dashboard.formats import NONE, number, seconds, size
 from offload.dashboard.rendering import render
 from offload.dashboard.tables import Column, Table
+from offload.dashboard.traffic import traffic_of
 from offload.dashboard.workers import PATIENCE, table_of
 from offload.stores.capacity import Capacity
 
@@ -107,6 +108,7 @@ def _stores(request: Request) -> Response:
         errors=_errors(stores.value),
         swept=stores.value,
         servers=_servers(request, stores.value),
+        traffic=traffic_of(request, stores.value),
         workers=workers,
         findings=compared.findings if compared is not None else (),
         table=table_of(request, compared.asked if compared is not None else None),

@@ -12,7 +12,7 @@ from offload.registry.names import Names
 from offload.testing.servers import wait_until
 from offload.testing.store import unique
 from tests.cli.class_commands import HMAC, Command, made
-from tests.dashboard.test_stores import rows
+from tests.dashboard.test_stores import rows, settled
 
 pytestmark = pytest.mark.server
 
@@ -45,7 +45,7 @@ def test_how_classes_stand(command):
     registry.push_all()
     registry.register(made("Changed", times=3))
     registry.register(made("New"))
-    page = client_of(command).get("/classes").text
+    page = settled(client_of(command), "/classes")
     said = {each["name"]: each for each in command.json("list")}
     shown = {row[0]: row for row in rows(page, "Classes and functions")}
     assert set(shown) == {*said, "shop.models.New"}
@@ -66,7 +66,7 @@ def test_what_is_refused_is_told_with_the_reason(command):
     command.registry.push(made("Broken"))
     command.change(Names("shop.models.Broken").latest, b"<script>alert(1)</script>")
     other = command.another(code="signed", signing_key="hmac:another secret that is long")
-    page = client_of(other).get("/classes").text
+    page = settled(client_of(other), "/classes")
     assert "not among offload_verify_keys" in page
     assert "is no record of a class" in page
     assert {row[0]: row[5] for row in rows(page, "Classes and functions")} == {
@@ -74,7 +74,7 @@ def test_what_is_refused_is_told_with_the_reason(command):
         "shop.models.Signed": "no",
     }
     assert "<script>alert" not in page
-    page = client_of(command.another(code="off")).get("/classes").text
+    page = settled(client_of(command.another(code="off")), "/classes")
     assert "This process loads no code" in page
     assert "not among" not in page
 
@@ -129,7 +129,7 @@ def test_many_are_filtered_sorted_and_paged(command):
     client = client_of(command)
 
     def names(query):
-        page = client.get(f"/classes?{query}").text
+        page = settled(client, f"/classes?{query}")
         return [row[0] for row in rows(page, "Classes and functions")]
 
     assert len(names("")) == 100

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import json
+import os
 import re
 import threading
 from contextlib import ExitStack
@@ -14,8 +16,10 @@ from starlette.testclient import TestClient
 from offload import Offload
 from offload.catalog.workers import Asked, Worker, this_process
 from offload.dashboard import dashboard, fleet
+from offload.ref import human_size
 from offload.testing.servers import redis_client, redis_server, wait_until
 from offload.testing.store import unique
+from tests.dashboard.conftest import Shop
 from tests.integration.features import create
 from tests.integration.harness import worker
 
@@ -24,6 +28,18 @@ pytestmark = pytest.mark.server
 
 def client_of(app):
     return TestClient(dashboard(app, hosts=["*"]))
+
+
+def settled(client, path="/stores", **options):
+    """Return a page when it has what is asked for behind the scenes."""
+    pages = []
+
+    def is_settled():
+        pages.append(client.get(path, **options).text)
+        return " being " not in pages[-1]
+
+    wait_until(is_settled, f"{path} has what it shows", 60)
+    return pages[-1]
 
 
 def rows(page, caption):
@@ -49,7 +65,7 @@ def an_app(store, broker="memory://", **settings):
 def test_each_tier_is_a_row(redis, s3):
     """Whether it answers, how fast, what goes there; the sweeps that S3 needs."""
     urls = [redis.url, s3.url(unique("tiers"))]
-    page = client_of(an_app(urls, tier_sizes=[5_000_000])).get("/stores").text
+    page = settled(client_of(an_app(urls, tier_sizes=[5_000_000])))
     first, second = rows(page, "Stores")
     assert first[0] == redis.url
     assert second[0].startswith("s3://")
@@ -68,7 +84,7 @@ def test_no_password_is_shown(redis):
         client.auth("hidden-word")
         try:
             url = f"redis://:hidden-word@{redis.host}:{redis.port}/0"
-            page = client_of(an_app(url, broker=url)).get("/stores").text
+            page = settled(client_of(an_app(url, broker=url)))
         finally:
             client.config_set("requirepass", "")
     assert rows(page, "Stores")[0][2] == "yes"
@@ -81,20 +97,38 @@ def test_a_store_that_is_away_is_told_and_comes_back(monkeypatch):
     with redis_server() as server:
         server.stop()
         client = client_of(an_app(server.url))
-        page = client.get("/stores")
-        assert page.status_code == 200
-        assert rows(page.text, "Stores")[0][2] == "no"
-        assert "does not answer" in page.text
+        page = settled(client)
+        assert rows(page, "Stores")[0][2] == "no"
+        assert "does not answer" in page
         server.start()
         wait_until(
-            lambda: rows(client.get("/stores").text, "Stores")[0][2] == "yes",
+            lambda: rows(settled(client), "Stores")[0][2] == "yes",
             "the store is there again",
         )
 
 
+def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):
+    """What each took and gave, as `stats --by store` says."""
+    prefix = unique("figures").replace("/", "-")
+    urls = [f"{redis.url}?prefix={prefix}", f"file://{tmp_path}/store"]
+    shop = Shop(urls, tier_sizes=[150_000])
+    shop.work()
+    shop.count.delay(os.urandom(200_000).hex())
+    page = settled(shop.client())
+    said = json.loads(shop.command("stats", "--json"))["stores"]
+    shown = {row[0]: row[1:] for row in rows(page, "What was counted")}
+    assert list(shown) == sorted(said, key=lambda url: -said[url]["bytes_stored"])
+    for url, figures in said.items():
+        assert figures["blobs_uploaded"] > 0
+        assert shown[url][0] == str(figures["blobs_uploaded"])
+        assert shown[url][1] == human_size(figures["bytes_stored"])
+        assert shown[url][3] == "0"
+    shop.hook.store.close()
+
+
 def test_nobody_who_could_be_asked():
     """A note says why."""
-    page = client_of(an_app("memory://")).get("/stores").text
+    page = settled(client_of(an_app("memory://")))
     assert "where no worker is" in page
     assert rows(page, "Workers") == []
 
@@ -120,7 +154,7 @@ def test_workers_and_whether_they_agree(redis, tmp_path):
         with worker(tmp_path, its, pool="threads", concurrency=1, app=features, name="one"):
             app.tasks["same"].delay("x" * 2_000_000).get(timeout=30)
             client = client_of(app)
-            page = client.get("/stores").text
+            page = settled(client)
             [row] = rows(page, "Workers")
             details = client.get("/worker", params={"name": row[0]}).text
             app.close()
@@ -183,7 +217,7 @@ def test_what_workers_say_stays_text(monkeypatch):
     monkeypatch.setattr(fleet, "ask_workers", lambda app: asked)
     client = client_of(app)
     for page in (
-        client.get("/stores").text,
+        settled(client),
         client.get("/worker", params={"name": bad}).text,
         client.get("/worker", params={"name": "odd" + bad}).text,
     ):
@@ -200,7 +234,7 @@ def test_tables_are_sorted_each_by_itself(monkeypatch):
     client = client_of(an_app("memory://"))
 
     def shown(query):
-        return [row[0] for row in rows(client.get(f"/stores?{query}").text, "Workers")]
+        return [row[0] for row in rows(settled(client, f"/stores?{query}"), "Workers")]
 
     assert shown("") == ["a", "b", "c"]
     assert shown("wsort=name&wdesc=1") == ["c", "b", "a"]
