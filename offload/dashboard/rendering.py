@@ -42,7 +42,8 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         form_token=forms.token_of(request),
         **context,
     )
-    answer = HTMLResponse(page, status)
+    # What others wrote may have halves of characters, which UTF-8 has not.
+    answer = HTMLResponse(page.encode("utf-8", "replace"), status)
     forms.sign(request, answer)
     return answer
 

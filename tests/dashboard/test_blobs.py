@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
@@ -16,53 +15,12 @@ from offload.dashboard import dashboard
 from offload.errors import StoreUnavailable
 from offload.ref import human_size
 from offload.testing.servers import wait_until
+from tests.dashboard.asking import blobs, cells, free, keys, page, token
 from tests.dashboard.conftest import Shop
 
 pytestmark = pytest.mark.server
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror='x'>\"' "
-
-
-def page(client, path="/blobs", status=200, **query):
-    """Return a page about what is stored, once the store was looked at."""
-    found = []
-
-    def ready():
-        answer = client.get(path, params=query)
-        found[:] = [answer]
-        return "is being looked through" not in answer.text
-
-    wait_until(ready, "the store was looked at")
-    [answer] = found
-    assert answer.status_code == status, answer.text
-    return answer.text
-
-
-def keys(text):
-    return re.findall(r'<tr data-key="([^"]*)">', text)
-
-
-def blobs(text):
-    return [key for key in keys(text) if key.startswith("b3:")]
-
-
-def cells(text, row):
-    found = re.search(rf'<tr data-key="{re.escape(row)}">(.*?)</tr>', text, re.DOTALL)
-    return [
-        html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
-        for cell in re.findall(r"<t[hd].*?</t[hd]>", found[1], re.DOTALL)
-    ]
-
-
-def token(text):
-    return re.search(r'name="form" value="([^"]+)"', text)[1]
-
-
-def free(shop, value, **options):
-    """Store a value that nobody holds; return its digest."""
-    digest = shop.hook.put(value, **options).digest
-    shop.hook.store.blobs.release([digest], "put", 3600)
-    return digest
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""What goes wrong with what is stored is said on its pages, and mended by itself."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import tracemalloc
+
+import pytest
+
+from offload.testing.servers import redis_server, wait_until
+from tests.dashboard.asking import blobs, cells, free, page, token
+from tests.dashboard.conftest import Shop
+
+pytestmark = pytest.mark.server
+
+
+def hurry(client):
+    """Have the store looked at whenever a page of blobs is asked for."""
+    stored = client.app.state.board.stored
+    making = stored._blobs._of_process.get()
+    making._every = making._share = 0
+    making.outdate()
+    stored._contents._seconds = stored._described._seconds = 0
+    return stored
+
+
+def test_a_store_goes_away_and_comes_back():
+    """The list stays, marked as old; one blob is not told; then all is as the store has it."""
+    with redis_server() as server:
+        shop = Shop(f"{server.url}?prefix=away", retry={"max_retries": 0})
+        refs = [shop.hook.put(os.urandom(3000).hex()) for _ in range(3)]
+        client = shop.client()
+        before = blobs(page(client))
+        assert set(before) == {ref.digest for ref in refs}
+        server.stop()
+        hurry(client)
+        wait_until(lambda: str(server.port) in page(client).partition("<main")[2], "it is told")
+        text = page(client)
+        assert blobs(text) == before
+        assert "s old: " in text
+        assert client.get(f"/blobs/{before[0]}").status_code == 503
+        assert "Who holds what cannot be told" in page(client, by="somebody")
+        server.start()
+        wait_until(lambda: " old: " not in page(client), "it is back")
+        wait_until(lambda: blobs(page(client)) == [], "it is empty, as the server forgot all")
+        assert client.get(f"/blobs/{before[0]}").status_code == 404
+
+
+def test_pages_that_are_asked_for_all_day_take_no_memory(shop):
+    """After a first hundred, two hundred more leave no object and no thread behind, though the
+    store is looked at again and again, and changes.
+    """
+    refs = [shop.hook.put(os.urandom(3000).hex()) for _ in range(60)]
+    shop.hook.pin(refs[0], "model")
+    client = shop.client()
+    stored = hurry(client)
+    paths = ("/blobs", "/blobs?sort=expiry&page=2", "/blobs?by=model", f"/blobs/{refs[0].digest}")
+    threads = threading.active_count()
+
+    def ask(times):
+        for number in range(times):
+            client.get(paths[number % len(paths)])
+            name = stored.remember(refs[number % 50].wire)
+            client.get("/lookup", params={"ref": name})
+            if number % 10 == 0:
+                shop.hook.store.blobs.put({f"b3:{number:064x}": [b"\x00new"]}, 2)
+        gc.collect()
+
+    ask(50)
+    tracemalloc.start()
+    try:
+        ask(50)
+        before = tracemalloc.get_traced_memory()[0]
+        ask(200)
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000
+    wait_until(lambda: threading.active_count() <= threads + 1, "no thread is left")
+
+
+def test_two_dashboards_remove_the_same_blob(shop):
+    """The second finds it gone, which is what was wanted."""
+    digest = free(shop, "nobody's" * 1000)
+    first, second = (shop.client(allow_delete=True) for _ in range(2))
+    path = f"/blobs/{digest}/remove"
+    tokens = [token(client.get(path).text) for client in (first, second)]
+    for client, form in zip((first, second), tokens, strict=True):
+        assert "Removed" in client.post(path, data={"form": form}).text
+    hurry(second)
+    wait_until(lambda: digest not in blobs(page(second)), "the other has seen it, too")
+
+
+def test_halves_of_characters_break_no_page(shop, monkeypatch):
+    """As in what others wrote into the result backend."""
+    shop.app.backend.store_result("half", "\ud800", "SUCCESS")
+    answer = shop.client().get("/lookup", params={"what": "half"})
+    assert answer.status_code == 200
+    task = {"status": "FAILURE", "result": None, "name": "shop.\ud800report", "task_id": "other"}
+    # Each thread has a backend of its own.
+    monkeypatch.setattr(type(shop.app.backend), "get_task_meta", lambda *_: task)
+    answer = shop.client().get("/lookup", params={"what": "other"})
+    assert answer.status_code == 200
+    assert "shop.?report" in answer.text
+
+
+def test_an_object_store_tells_ages(s3):
+    """And nothing of holders."""
+    shop = Shop(s3.url(f"dashboard-{os.urandom(4).hex()}"))
+    ref = shop.hook.put("v" * 5000)
+    client = shop.client()
+    _, kind, _, _, age = cells(page(client), ref.digest)
+    assert (kind, age.partition(" ")[2]) == ("str (raw, 5.0 kB)", "s")
+    assert "Age" in client.get(f"/blobs/{ref.digest}").text
