@@ -6,12 +6,13 @@ import base64
 import hashlib
 import hmac
 from typing import Protocol
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from offload.dashboard.addresses import path_of, root_of
 from offload.errors import ConfigurationError
 
 __all__ = ("Auth", "Basic", "Guard", "Token")
@@ -82,13 +83,13 @@ class Token:
 
     def _welcome(self, request: Request) -> Response:
         """Take the token out of the address, which is kept in histories."""
-        rest = [(k, v) for k, v in parse_qsl(request.url.query) if k != "token"]
-        url = request.url.path + (f"?{urlencode(rest)}" if rest else "")
-        answer = RedirectResponse(f"/{url.lstrip('/')}", 303)
+        rest = [(k, v) for k, v in request.query_params.multi_items() if k != "token"]
+        path = quote(root_of(request.scope) + path_of(request.scope)).lstrip("/")
+        answer = RedirectResponse(f"/{path}" + (f"?{urlencode(rest)}" if rest else ""), 303)
         answer.set_cookie(
             self._name,
             self._cookie,
-            path=request.scope.get("root_path") or "/",
+            path=root_of(request.scope) or "/",
             secure=request.url.scheme == "https",
             httponly=True,
             samesite="strict",
@@ -105,12 +106,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._auth is not None and scope["type"] == "http":
-            request = Request(scope)
-            if request.url.path.removeprefix(scope.get("root_path", "")) != "/healthz":
-                answer = self._auth.answer(request)
-                if answer is not None:
-                    await answer(scope, receive, send)
-                    return
+            answer = self._auth.answer(Request(scope)) if path_of(scope) != "/healthz" else None
+            if answer is not None:
+                await answer(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
 

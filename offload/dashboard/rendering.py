@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from offload.dashboard import formats, forms
+from offload.dashboard.addresses import path_of, root_of
 from offload.dashboard.board import board_of
 
 __all__ = ("NAVIGATION", "render")
@@ -30,10 +31,9 @@ NAVIGATION = {
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """Return a page. *context* has at least its ``title``."""
-    root = request.scope.get("root_path", "")
     page = _TEMPLATES.get_template(template).render(
-        root=root,
-        path=request.url.path.removeprefix(root) or "/",
+        root=root_of(request.scope),
+        path=path_of(request.scope),
         query=request.query_params,
         navigation=NAVIGATION,
         store=board_of(request).hook.store.url,

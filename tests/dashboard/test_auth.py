@@ -6,6 +6,8 @@ import base64
 
 import pytest
 from starlette.applications import Starlette
+from starlette.datastructures import URL
+from starlette.requests import HTTPConnection
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -161,6 +163,42 @@ def test_it_is_mounted_in_another_app(app):
     assert 'aria-current="page">Overview' in page.text
     assert asked.get("/ops/offload/static/dashboard.css").status_code == 200
     assert asked.get("/ops/offload/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("auth", (Token(TOKEN), Basic({"ops": "secret"})))
+def test_no_host_makes_a_page_the_one_that_is_open(app, monkeypatch, auth):
+    """What is asked for is told by the path alone: older Starlettes make an address with a Host
+    header like ``x/healthz?``, and its path is that of another page.
+    """
+    elsewhere = property(lambda _: URL("http://x/healthz?/tasks"))
+    monkeypatch.setattr(HTTPConnection, "url", elsewhere)
+    asked = client(app, auth=auth)
+    for path in PAGES:
+        assert asked.get(path, headers={"host": "x/healthz?"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    (
+        "/healthz%3Fx",
+        "/healthz%23",
+        "/healthz/",
+        "//healthz",
+        "/x/../healthz/..",
+        "/HEALTHZ",
+        "/healthz;x",
+    ),
+)
+def test_only_that_very_path_is_open(app, path):
+    """Nothing like it is, however it is written."""
+    assert client(app, auth=Token(TOKEN)).get(path).status_code == 401
+
+
+def test_the_redirection_keeps_what_was_asked(app):
+    """Names in the address stay whole, however odd."""
+    asked = client(app, auth=Token(TOKEN))
+    answer = asked.get(f"/class%25s?name=a%26b%3Fc&q=&token={TOKEN}", follow_redirects=False)
+    assert answer.headers["location"] == "/class%25s?name=a%26b%3Fc&q="
 
 
 def test_an_app_without_offload_has_none():
