@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from offload.counters import STEPS
 from offload.dashboard.board import board_of
+from offload.dashboard.charts import Chart
 from offload.dashboard.formats import number, percent, size, times
 from offload.dashboard.overview import latency, stretch_of, troubles
 from offload.dashboard.rendering import render
@@ -20,6 +21,8 @@ from offload.dashboard.tables import Column, Table
 from offload.stats import Figures
 
 __all__ = ("ROUTES",)
+
+_DRAWN = 10  # tasks
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def _tasks(request: Request) -> Response:
         title="Tasks",
         stretch=stretch,
         stretches=STRETCHES,
+        charts=[_chart(rows)],
         table=_table(request, rows, "Tasks", linked=True),
     )
 
@@ -105,6 +109,22 @@ def _task(request: Request) -> Response:
         steps={step: text for step, text in STEPS.items() if figures.times(step)[-1]},
         charts=[latency(figures)],
         table=_table(request, rows, "Arguments, and the result", linked=False),
+    )
+
+
+def _chart(rows: list[_Row]) -> Chart:
+    most = sorted(rows, key=lambda row: (-row.figures["bytes_offloaded"], row.name))[:_DRAWN]
+    return Chart(
+        "tasks",
+        f"Bytes of the {_DRAWN} tasks with most" if len(rows) > _DRAWN else "Bytes by task",
+        [row.name or "(none)" for row in most],
+        {
+            "kept out of messages": [row.figures["bytes_offloaded"] for row in most],
+            "uploaded": [row.figures["bytes_uploaded"] for row in most],
+            "fetched": [row.figures["bytes_fetched"] for row in most],
+        },
+        unit="bytes",
+        kind="bars",
     )
 
 

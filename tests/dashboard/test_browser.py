@@ -106,11 +106,23 @@ def test_a_hostile_task_name_stays_text(shop, serve, look):
     shop.hook.recorder.write()
     expect(page.locator("tbody tr[data-key]")).to_have_count(1, timeout=30_000)
     assert rows(page) == [name]
-    assert page.inner_text("tbody th") == name
+    assert page.inner_text("main > .scroll tbody th") == name
     page.click("tbody th a")
     page.wait_for_url("**task?name**")
     assert page.inner_text("h1") == name
     assert page.evaluate("window.broken") is None
+
+
+def test_a_hostile_name_in_a_chart_stays_text(shop, serve, look):
+    """What draws charts reads markup in labels; a task's name is none, and is not a link."""
+    name = '<a href="https://evil.example">x</a>&lt;b&gt;'
+    shop.task(name)
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url + "tasks")
+    page.locator(".plot svg.main-svg").first.wait_for(state="attached")
+    assert page.locator(".plot a").count() == 0
+    label = page.locator(".plot .xtick text").first
+    expect(label).to_have_text(f"…{name[-25:]}")
 
 
 def test_a_phone_can_read_it(shop, serve, look):
@@ -150,4 +162,4 @@ def test_without_scripts_it_is_a_page(shop, serve, look):
     page = look(serve(shop.url).url, java_script_enabled=False)
     assert "8 values by reference" in page.inner_text("dl.figures")
     page.click("header nav a >> text=Tasks")
-    assert "shop.report" in page.inner_text("tbody")
+    assert "shop.report" in page.inner_text("main > .scroll tbody")

@@ -111,19 +111,26 @@ function isDark() {
   return chosen ? chosen === "dark" : dark.matches;
 }
 
+// Plotly reads markup in labels (links, bold text): whatever somebody called a task is text.
+const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+const short = (text) => (text.length > 26 ? `…${text.slice(-25)}` : text);
+
 function draw(place) {
   const chart = JSON.parse(place.dataset.chart);
+  const bars = chart.kind === "bars";
+  const x = bars ? chart.x.map(plain) : chart.x;
+  const named = bars ? { type: "category", tickvals: x, ticktext: chart.x.map((text) => plain(short(text))) } : {};
   const style = getComputedStyle(document.body);
   const line = isDark() ? "#39404a" : "#d5dae0";
   const colours = LINES[isDark() ? "dark" : "light"];
   const dashes = ["solid", "dash", "dot", "dashdot", "longdash"];
   const unit = { bytes: { tickformat: ".3~s", ticksuffix: "B" }, seconds: { tickformat: ".3~s", ticksuffix: "s" } }[chart.unit] ?? { tickformat: ",.3~s" };
   const traces = chart.series.map(({ label, y }, number) => ({
-    name: label,
-    x: chart.x,
+    name: plain(label),
+    x,
     y,
     stackgroup: chart.stacked ? "one" : undefined,
-    type: chart.kind === "bars" ? "bar" : "scatter",
+    type: bars ? "bar" : "scatter",
     mode: chart.x.length === 1 ? "markers" : "lines",
     line: { width: 2, dash: dashes[number % dashes.length] },
     marker: { color: colours[number % colours.length] },
@@ -138,7 +145,7 @@ function draw(place) {
     legend: { orientation: "h", y: -0.2 },
     hovermode: "x unified",
     hoverlabel: { bgcolor: style.backgroundColor, font: { color: style.color } },
-    xaxis: { gridcolor: line, linecolor: line, automargin: true },
+    xaxis: { gridcolor: line, linecolor: line, automargin: true, ...named },
     yaxis: { gridcolor: line, zerolinecolor: line, rangemode: "tozero", automargin: true, exponentformat: "SI", ...unit },
     barmode: chart.stacked ? "stack" : "group",
     uirevision: "kept", // what was zoomed stays so
