@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offload.catalog.versions import signer
-from offload.errors import CodeError, CodeRefused
+from offload.errors import CodeError
 from offload.registry.listing import UNTRACKED, Listed, Standing
 from offload.registry.names import name_of
 from offload.registry.policy import OFF
-from offload.registry.record import Record
+from offload.registry.record import LATEST, Record
 from offload.registry.registry import ClassRegistry
 
 __all__ = ("ClassState", "History", "VersionState", "classes_of", "history_of")
@@ -75,13 +75,13 @@ class History:
     Attributes:
         versions: `MOST` at most.
         left_off: how many more there are.
-        broken: why its tags cannot be read; "" if they can.
+        broken: tags that cannot be read.
     """
 
     name: str
     versions: tuple[VersionState, ...]
     left_off: int = 0
-    broken: str = ""
+    broken: tuple[str, ...] = ()
 
 
 def classes_of(registry: ClassRegistry) -> list[ClassState]:
@@ -96,23 +96,22 @@ def classes_of(registry: ClassRegistry) -> list[ClassState]:
     return sorted(states, key=lambda state: state.name)
 
 
-def history_of(registry: ClassRegistry, name: str) -> History:
-    """Return the versions of the class of exactly this *name*; none where there is no such."""
-    own = _own(registry).get(name)
+def history_of(registry: ClassRegistry, state: ClassState) -> History:
+    """Return the versions of a class that `classes_of` told of. Two round trips."""
+    own = _own(registry).get(state.name)
     tags: dict[str, list[str]] = defaultdict(list)
-    broken = ""
-    try:
-        for tag, code_hash in registry.tags(name).items():
+    pointed = registry.pointed(state.name, [LATEST, *state.tags])
+    for tag, code_hash in pointed.items():
+        if code_hash is not None:
             tags[code_hash].append(tag)
-    except CodeRefused as exc:
-        broken = str(exc)
-    heads = registry.heads(name)
+    heads = registry.heads(state.name, state.versions)
     ordered = sorted(heads, key=lambda code_hash: _age(heads[code_hash]), reverse=True)
     versions = tuple(
         _version(registry, code_hash, heads[code_hash], sorted(tags[code_hash]), own)
         for code_hash in ordered[:MOST]
     )
-    return History(name, versions, len(ordered) - len(versions), broken)
+    broken = tuple(tag for tag, code_hash in pointed.items() if code_hash is None)
+    return History(state.name, versions, len(ordered) - len(versions), broken)
 
 
 def _own(registry: ClassRegistry) -> dict[str, str]:

@@ -10,10 +10,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from offload.catalog.classes import ClassState, VersionState
+from offload.catalog.refreshed import Kept
 from offload.catalog.versions import at, short
 from offload.dashboard.board import board_of
 from offload.dashboard.formats import NONE, moment, number, size
 from offload.dashboard.rendering import render
+from offload.dashboard.shipped import Classes
 from offload.dashboard.tables import Column, Table
 
 __all__ = ("ROUTES",)
@@ -146,9 +148,7 @@ _VERSIONS: list[Column[VersionState]] = [
 def _classes(request: Request) -> Response:
     classes = board_of(request).classes
     wanted = request.query_params.get("q", "").casefold()
-    kept = classes.all.look(_PATIENCE)
-    if kept.value is None and kept.error is not None:
-        raise kept.error
+    kept = _all(classes)
     states = [each for each in kept.value or () if wanted in each.name.casefold()]
     return render(
         request,
@@ -169,25 +169,35 @@ def _classes(request: Request) -> Response:
     )
 
 
+def _all(classes: Classes) -> Kept[list[ClassState]]:
+    """Return all that was read; raises why it could not be, if it never was."""
+    kept = classes.all.look(_PATIENCE)
+    if kept.value is None and kept.error is not None:
+        raise kept.error
+    return kept
+
+
 def _class(request: Request) -> Response:
     name = request.query_params.get("name", "")
     classes = board_of(request).classes
-    history = classes.history(name)
-    a, b = (_asked(request, which, history.versions) for which in ("a", "b"))
+    kept = _all(classes)
+    history = classes.history(name) if kept.value is not None else None
+    versions = history.versions if history is not None else ()
+    a, b = (_asked(request, which, versions) for which in ("a", "b"))
     return render(
         request,
         "class.html",
         title=name or "(none)",
         history=history,
         mode=classes.registry.policy.mode,
-        refused={short(each.hash): each.refused for each in history.versions if each.refused},
+        refused={short(each.hash): each.refused for each in versions if each.refused},
         a=a,
         b=b,
         difference=classes.diff(name, a, b) if a and b and a != b else "",
         table=Table.of(
             request.query_params,
             _VERSIONS,
-            history.versions,
+            versions,
             caption="Versions",
             identify=lambda state: state.hash,
             sort="pushed",

@@ -29,7 +29,10 @@ class Classes:
         self._diffs: Recent[str] = Recent(self._diff, _EVERY)
 
     def history(self, name: str) -> History:
-        """Return the versions of the class of exactly this name. Raises StoreUnavailable."""
+        """Return the versions of the class of exactly this name, none if *all* has no such.
+
+        Raises StoreUnavailable.
+        """
         return self._histories.get(name)
 
     def diff(self, name: str, a: str, b: str) -> str:
@@ -42,7 +45,10 @@ class Classes:
         return classes_of(self.registry)
 
     def _history(self, name: str) -> History:
-        return history_of(self.registry, name)
+        for state in self.all.look().value or ():
+            if state.name == name:
+                return history_of(self.registry, state)
+        return History(name, ())
 
     def _diff(self, name: str, a: str, b: str) -> str:
         try:

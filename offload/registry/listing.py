@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from offload.errors import CodeRefused
@@ -10,7 +10,7 @@ from offload.registry.names import FOLDER, Names, tags_in, versions_in
 from offload.registry.record import LATEST, Record
 from offload.registry.storage import Storage
 
-__all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "Listed", "Standing", "listed")
+__all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "Listed", "Standing", "heads", "listed", "pointed")
 
 UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
 
@@ -112,3 +112,30 @@ def _names(
         if record is not None and Names(record.class_name).folder == folder:
             names[folder] = record.class_name
     return names
+
+
+def heads(storage: Storage, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
+    """See `ClassRegistry.heads`."""
+    names, hashes = Names(name), list(hashes)
+    records = storage.heads(map(names.version, hashes))
+    return {
+        code_hash: record if record is None or record.pair == (name, code_hash) else None
+        for code_hash, record in zip(hashes, records, strict=True)
+    }
+
+
+def pointed(storage: Storage, name: str, tags: Iterable[str]) -> dict[str, str | None]:
+    """See `ClassRegistry.pointed`."""
+    names, tags = Names(name), list(tags)
+    pointers = [names.latest if tag == LATEST else names.tag(tag) for tag in tags]
+    contents = zip(tags, pointers, storage.read(pointers), strict=True)
+    return {
+        tag: _hash_in(content, pointer) for tag, pointer, content in contents if content is not None
+    }
+
+
+def _hash_in(content: bytes, pointer: str) -> str | None:
+    try:
+        return Record.from_bytes(content, pointer).hash
+    except CodeRefused:
+        return None

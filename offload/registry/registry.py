@@ -28,7 +28,9 @@ from offload.registry.listing import (
     UNTRACKED,
     Listed,
     Standing,
+    heads,
     listed,
+    pointed,
 )
 from offload.registry.loaded import Loaded
 from offload.registry.loading import Loading
@@ -497,17 +499,17 @@ class ClassRegistry:
             raise self._versions.missing(names, "version")
         return found
 
-    def heads(self, name: str) -> dict[str, Record | None]:
-        """Return the records of all versions by their hashes; None for one that is none, or is
-        another's. Empty where there is no such class.
+    def heads(self, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
+        """Return the records of these versions of the class of exactly this name, by their hashes;
+        None for one that is not there, is none, or is another's. One round trip.
         """
-        names = Names(self.full_name(name))
-        hashes = self._versions.storage.hashes(names)
-        records = self._versions.storage.heads(map(names.version, hashes))
-        return {
-            code_hash: record if record is None or record.pair == (names.name, code_hash) else None
-            for code_hash, record in zip(hashes, records, strict=True)
-        }
+        return heads(self._versions.storage, name, hashes)
+
+    def pointed(self, name: str, tags: Iterable[str]) -> dict[str, str | None]:
+        """Return the hashes that these tags of the class of exactly this name stand for, ``latest``
+        as well; None for one that cannot be read. One round trip.
+        """
+        return pointed(self._versions.storage, name, tags)
 
     def tags(self, name: str) -> dict[str, str]:
         """Return the tags of a class, ``latest`` among them, and the hashes they stand for."""

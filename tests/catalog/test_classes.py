@@ -12,6 +12,12 @@ from tests.cli.class_commands import HMAC, Command, made
 OTHER = "hmac:another secret that is long enough"
 
 
+def history(registry, name="shop.models.Filter"):
+    """Return the versions of one of the classes that are told."""
+    [state] = [each for each in classes_of(registry) if each.name == name]
+    return history_of(registry, state)
+
+
 @pytest.fixture
 def command():
     return Command(code="signed", signing_key=HMAC)
@@ -64,26 +70,38 @@ def test_all_versions_of_a_class(command):
     registry.tag("shop.models.Filter", "stable", hashes[0])
     registry.register(second)
     command.change(Names("shop.models.Filter").version(hashes[2]), b"nothing of ours")
-    history = history_of(registry, "shop.models.Filter")
-    found = {each.hash: each for each in history.versions}
-    assert [each.hash for each in history.versions] == [hashes[1], hashes[0], hashes[2]]
+    told = history(registry)
+    found = {each.hash: each for each in told.versions}
+    assert [each.hash for each in told.versions] == [hashes[1], hashes[0], hashes[2]]
     assert [found[each].tags for each in hashes] == [("stable",), (), ("latest",)]
     assert [found[each].here for each in hashes] == [False, True, False]
     assert found[hashes[2]].record is None
     assert "no such version" in found[hashes[2]].refused
     assert not found[hashes[0]].refused
-    assert (history.left_off, history.broken) == (0, "")
+    assert (told.left_off, told.broken) == (0, ())
 
 
 def test_what_is_not_there(command):
-    """A class that nobody pushed has no versions; a tag that is broken hides none."""
-    assert history_of(command.registry, "shop.models.Nobody").versions == ()
+    """One that is only registered has no versions; a tag that is broken hides no other."""
+    command.registry.register(made("New"))
+    assert history(command.registry, "shop.models.New").versions == ()
     code_hash = command.registry.push(made("Filter"))
     command.registry.tag("shop.models.Filter", "stable", code_hash)
     command.change(Names("shop.models.Filter").tag("stable"), b"{}")
-    history = history_of(command.registry, "shop.models.Filter")
-    assert [each.hash for each in history.versions] == [code_hash]
-    assert "is no record of a class" in history.broken
+    told = history(command.registry)
+    assert [(each.hash, each.tags) for each in told.versions] == [(code_hash, ("latest",))]
+    assert told.broken == ("stable",)
+
+
+def test_one_that_goes_meanwhile(command):
+    """Is told as not there."""
+    command.registry.push(made("Filter"))
+    [state] = classes_of(command.registry)
+    command.registry.push(made("Filter", times=9))
+    command.registry.prune(-1)
+    [version] = history_of(command.registry, state).versions
+    assert version.record is None
+    assert version.refused
 
 
 def test_very_many_versions(command, monkeypatch):
@@ -92,5 +110,5 @@ def test_very_many_versions(command, monkeypatch):
     assert MOST > 3
     for times in range(5):
         command.registry.push(made("Filter", times=times))
-    history = history_of(command.registry, "shop.models.Filter")
-    assert (len(history.versions), history.left_off) == (3, 2)
+    told = history(command.registry)
+    assert (len(told.versions), told.left_off) == (3, 2)
