@@ -60,12 +60,6 @@ class Listed:
     seen: Glance | None
     shared: int | None = None
 
-    @property
-    def type(self) -> str:
-        """The type of the value that it is the root of; "" where it is none."""
-        root = None if self.seen is None else self.seen.root
-        return "" if root is None else kind(root.serializer, root.head, root.body)
-
     def as_json(self) -> dict[str, Any]:
         """Return what programs are told of it."""
         row, seen = self.row, self.seen
@@ -78,7 +72,7 @@ class Listed:
             "holders": row.holders,
             "shared": self.shared,
             "kind": None if seen is None or not seen.known else "chunk" if root is None else "root",
-            "type": None if root is None else self.type,
+            "type": None if seen is None or root is None else _type(seen),
             "serializer": root and root.serializer,
             "value_bytes": root and root.size,
             "chunks": None if root is None else len(root.chunks),
@@ -160,13 +154,19 @@ def listed(
             yield Listed(row, each, times)
 
 
-def told_kind(each: Listed) -> str:
-    """Return what people are told of what a blob is: ``str (raw, 10.0 kB)``, ``chunk``."""
-    seen = each.seen
+def told_kind(seen: Glance | None) -> str:
+    """Return what people are told of what a blob is: ``str (raw, 10.0 kB)``, ``chunk``; ``-`` if it
+    was not looked at.
+    """
     if seen is None:
         return "-"
     root = seen.root
     if root is None:
         return "chunk" if seen.known else "?"
     chunks = f", {len(root.chunks)} chunks" if root.chunks else ""
-    return f"{each.type} ({root.serializer[:40]}, {human_size(root.size)}{chunks})"
+    return f"{_type(seen)} ({root.serializer[:40]}, {human_size(root.size)}{chunks})"
+
+
+def _type(seen: Glance) -> str:
+    root = seen.root
+    return "" if root is None else kind(root.serializer, root.head, root.body)

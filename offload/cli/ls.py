@@ -119,7 +119,7 @@ def _row(each: Listed, aged: bool, shared: bool) -> list[str]:
         _count(row.holders),
         *[lasts(seen.seen.age if seen else None)] * aged,
         *[_count(each.shared)] * shared,
-        told_kind(each),
+        told_kind(each.seen),
     ]
 
 

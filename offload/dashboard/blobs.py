@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.catalog.listing import Listed, listed, told_kind
+from offload.catalog.listing import Row
 from offload.catalog.naming import digest_part, short
 from offload.catalog.refreshed import Kept
 from offload.catalog.removal import sizes_of
@@ -20,7 +20,7 @@ from offload.catalog.times import lasts
 from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart
 from offload.dashboard.rendering import render
-from offload.dashboard.stored import Stored
+from offload.dashboard.stored import Kind, Stored
 from offload.dashboard.tables import Column, Table, number_of
 from offload.digest import Digest, parse_digest
 from offload.errors import OffloadError
@@ -31,6 +31,25 @@ __all__ = ("ROUTES",)
 
 _PAGE = 50  # blobs: each is looked at for what it is
 _LONGEST = 300  # characters of a name that is asked for
+
+
+_UNKNOWN = Kind("-", part=False, age=None)
+_GONE = Kind("not there any more", part=False, age=None)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row of the table.
+
+    Attributes:
+        left: seconds that it lives from now, if nothing changed since the snapshot.
+        shared: in how many values it is, where that was counted.
+    """
+
+    row: Row
+    left: float
+    kind: Kind
+    shared: int | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,7 @@ def _asked(query: QueryParams) -> _Asked:
 
 def _table(
     params: QueryParams, stored: Stored, kept: Kept[Snapshot], asked: _Asked
-) -> tuple[Table[Listed], list[str]]:
+) -> tuple[Table[_Line], list[str]]:
     """Return the page of blobs that is asked for, and what is to be said besides."""
     snapshot = kept.value
     assert snapshot is not None  # noqa: S101 (for the type checker: the caller has looked)
@@ -119,18 +138,25 @@ def _table(
             notes.append(f"Sharing was not counted: {counted.error}")
         elif shared is None:
             notes.append("In how many values chunks are is being counted.")
-    rows = list(listed(stored.store, chosen.rows, shared, quick=True))
-    seen = False
+    kinds: list[Kind | None] = [_UNKNOWN] * len(chosen.rows)
     if kept.error is None:  # else the store would only be waited for
         try:
-            rows = list(listed(stored.store, chosen.rows, shared))
-            seen = True
+            kinds = stored.kinds([row.digest for row in chosen.rows])
         except OffloadError as exc:
             notes.append(f"What they are cannot be told: {exc}")
+    rows = [
+        _Line(
+            row,
+            max(row.ttl - kept.age, 0.0),
+            kind or _GONE,
+            shared(row.digest) if shared is not None and (kind or _GONE).part else None,
+        )
+        for row, kind in zip(chosen.rows, kinds, strict=True)
+    ]
     table = Table(
         "",
         "Blobs",
-        _columns(snapshot, rows, seen=seen, counted=shared is not None),
+        _columns(snapshot, rows, counted=shared is not None),
         rows,
         lambda each: each.row.digest,
         query.sort,
@@ -162,11 +188,9 @@ def _of_holders(stored: Stored, snapshot: Snapshot, asked: _Asked) -> tuple[Quer
 _SORTED = ("size", "expiry", "holders", "digest")
 
 
-def _columns(
-    snapshot: Snapshot, rows: Sequence[Listed], *, seen: bool, counted: bool
-) -> list[Column[Listed]]:
-    aged = any(_age(each) is not None for each in rows)
-    columns: list[Column[Listed]] = [
+def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> list[Column[_Line]]:
+    aged = any(each.kind.age is not None for each in rows)
+    columns: list[Column[_Line]] = [
         Column(
             "digest",
             "Digest",
@@ -178,7 +202,7 @@ def _columns(
         Column(
             "kind",
             "What it seems to be",
-            lambda each: "not there any more" if seen and each.seen is None else told_kind(each),
+            lambda each: each.kind.text,
             wide=True,
             hint="by its beginning",
         ),
@@ -192,7 +216,7 @@ def _columns(
         Column(
             "expiry",
             "Ends in",
-            lambda each: lasts(_left(each)),
+            lambda each: lasts(each.left),
             lambda each: each.row.ttl,
             hint="if nobody holds it any longer than now",
         ),
@@ -208,7 +232,7 @@ def _columns(
             )
         )
     if aged:
-        columns.append(Column("age", "Age", lambda each: lasts(_age(each))))
+        columns.append(Column("age", "Age", lambda each: lasts(each.kind.age)))
     if counted:
         columns.append(
             Column(
@@ -219,15 +243,6 @@ def _columns(
             )
         )
     return columns
-
-
-def _left(each: Listed) -> float:
-    """Return what it has to live now, if it was looked at."""
-    return each.row.ttl if each.seen is None else each.seen.seen.ttl
-
-
-def _age(each: Listed) -> float | None:
-    return None if each.seen is None else each.seen.seen.age
 
 
 def _removed(query: QueryParams, store: Store) -> Digest | None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from celery.states import READY_STATES
 
 from offload.catalog.description import describe, told_content, told_preview
 from offload.catalog.holding import held_by
+from offload.catalog.listing import told_kind
 from offload.catalog.naming import is_ref
 from offload.catalog.refreshed import Kept, Refreshed
 from offload.catalog.sharing import Sharing
 from offload.catalog.snapshot import LIMIT, Snapshot, take
 from offload.catalog.tasks import told_of_task
-from offload.content.looking import content_of
+from offload.content.looking import content_of, glance
 from offload.dashboard.recent import Recent
 from offload.digest import Digest, digest_of
 from offload.errors import OffloadError, StoreUnavailable
@@ -23,14 +25,30 @@ from offload.hooks.app import Offload
 from offload.stores.base import Store
 from offload.stores.processes import PerProcess
 
-__all__ = ("Stored",)
+__all__ = ("Kind", "Stored")
 
 _FIRST = 0.15  # seconds that a page waits for the first look at a store
 _SHARED_EVERY = 300.0
 _CONTENT = 60.0  # seconds for which what a blob has is shown again: it never changes
+_KINDS = 30.0  # seconds for which it is not read again what the blobs of a page are
 _DESCRIBED = 30.0  # seconds for which what was looked up is shown again
 _NAMES = 8  # holders of whom it is known what they hold
 _REFS = 100  # references that are remembered
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a blob seems to be.
+
+    Attributes:
+        text: for people.
+        part: whether it may be a part of other values.
+        age: seconds since it was written or prolonged; None where that is not known.
+    """
+
+    text: str
+    part: bool
+    age: float | None
 
 
 class Stored:
@@ -42,6 +60,7 @@ class Stored:
         self._shared = Refreshed(lambda: Sharing(hook.store, LIMIT), every=_SHARED_EVERY)
         self._contents: Recent[Mapping[str, Any]] = Recent(self._content, _CONTENT)
         self._described: Recent[Mapping[str, Any]] = Recent(self._describe, _DESCRIBED)
+        self._kinds: Recent[list[Kind | None]] = Recent(self._glance, _KINDS)
         self._refs: dict[str, str] = {}
         self._found: PerProcess[_Found] = PerProcess(_Found)
 
@@ -64,6 +83,21 @@ class Stored:
     def held_by(self, snapshot: Snapshot, name: str) -> list[int]:
         """Return the places of what is held in this name; once for each snapshot."""
         return self._found.get().held_by(self.store, snapshot, name)
+
+    def kinds(self, digests: Sequence[Digest]) -> list[Kind | None]:
+        """Return what the blobs of a page seem to be; None for those that are not there any more.
+
+        Raises StoreUnavailable.
+        """
+        return self._kinds.get(*digests)
+
+    def _glance(self, *digests: Digest) -> list[Kind | None]:
+        return [
+            None
+            if seen is None
+            else Kind(told_kind(seen), part=seen.root is None, age=seen.seen.age)
+            for seen in glance(self.store, digests)
+        ]
 
     def content(self, digest: Digest) -> Mapping[str, Any]:
         """Return what a blob has: as ``told_content``, and its ``preview``.

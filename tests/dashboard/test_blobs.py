@@ -308,6 +308,24 @@ def test_what_a_blob_has_is_read_once(filled):
     assert len(read) == 2  # the root, and the chunk that it begins with
 
 
+def test_what_blobs_are_is_read_once(filled):
+    """For all browsers that look at the same page, for half a minute: a look at a blob in a bucket
+    is a request.
+    """
+    clients = [filled.client()] * 3
+    page(clients[0])
+    looks = []
+    real = filled.hook.store.blobs.look
+    object.__setattr__(
+        filled.hook.store.blobs, "look", lambda *args: looks.append(args) or real(*args)
+    )
+    for client in clients * 3:
+        assert "str (raw" in page(client)
+    assert looks == []
+    page(clients[0], sort="digest")
+    assert looks != []
+
+
 # -- looking up
 
 
