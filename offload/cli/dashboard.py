@@ -50,6 +50,7 @@ def dashboard(
     """
     from offload.dashboard import Basic, Token
     from offload.dashboard import dashboard as made
+    from offload.dashboard.headers import LOOPBACK
     from offload.dashboard.serving import serve
 
     if basic_auth and token:
@@ -64,7 +65,8 @@ def dashboard(
             f"who reaches {host} could look at everything: say who may, by "
             "OFFLOAD_DASHBOARD_TOKEN or OFFLOAD_DASHBOARD_BASIC_AUTH"
         )
-    app = made(hook_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=allow_host or None)
+    hosts = [*LOOPBACK, *allow_host] if allow_host else None
+    app = made(hook_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=hosts)
     serve(app, host, port, prefix=url_prefix, started=lambda url: click.echo(f"{url} is open"))
 
 

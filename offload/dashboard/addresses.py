@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-__all__ = ("path_of", "root_of")
+__all__ = ("HEALTH", "path_of", "root_of")
+
+HEALTH = "/healthz"
+"""Where it says to everybody that it is alive."""
 
 
 def root_of(scope: Scope) -> str:

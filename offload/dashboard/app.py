@@ -34,9 +34,11 @@ from offload.dashboard import (
     tasks,
     workers,
 )
+from offload.dashboard.addresses import HEALTH
 from offload.dashboard.auth import Auth, Guard
 from offload.dashboard.board import Board
 from offload.dashboard.drawing import plotly
+from offload.dashboard.failures import Failures
 from offload.dashboard.headers import LOOPBACK, Headers, Hosts
 from offload.dashboard.rendering import render
 
@@ -83,7 +85,7 @@ def dashboard(
             *stores.ROUTES,
             *workers.ROUTES,
             *estimates.ROUTES,
-            Route("/healthz", _health, name="health"),
+            Route(HEALTH, _health, name="health"),
             Route("/static/plotly.js", plotly, name="plotly"),
             Mount("/static", StaticFiles(directory=_STATIC), name="static"),
         ],
@@ -92,6 +94,7 @@ def dashboard(
             Middleware(Hosts, names=hosts),
             Middleware(Guard, auth=auth),
             Middleware(GZipMiddleware, minimum_size=1000),
+            Middleware(Failures),
         ],
         exception_handlers={OffloadError: _failed, 404: _missing},
     )
@@ -99,7 +102,8 @@ def dashboard(
     return served
 
 
-def _health(_: Request) -> Response:
+async def _health(_: Request) -> Response:
+    """Answer also while all threads wait for a store."""
     return PlainTextResponse("ok\n")
 
 

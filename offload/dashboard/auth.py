@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from offload.dashboard.addresses import path_of, root_of
+from offload.dashboard.addresses import HEALTH, path_of, root_of
 from offload.errors import ConfigurationError
 
 __all__ = ("Auth", "Basic", "Guard", "Token")
@@ -105,8 +105,11 @@ class Guard:
         self._auth = auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # there are none
+            await send({"type": "websocket.close"})
+            return
         if self._auth is not None and scope["type"] == "http":
-            answer = self._auth.answer(Request(scope)) if path_of(scope) != "/healthz" else None
+            answer = self._auth.answer(Request(scope)) if path_of(scope) != HEALTH else None
             if answer is not None:
                 await answer(scope, receive, send)
                 return

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from offload.dashboard.addresses import root_of
 from offload.dashboard.board import board_of
 
 __all__ = ("COOKIE", "FIELD", "read_form", "sign", "token_of")
@@ -27,11 +28,11 @@ def token_of(request: Request) -> str:
 
 def sign(request: Request, response: Response) -> None:
     """Give the browser that asked a cookie, without which its forms are refused."""
-    if COOKIE not in request.cookies:
+    if not request.cookies.get(COOKIE):
         response.set_cookie(
             COOKIE,
             _session(request),
-            path=request.scope.get("root_path") or "/",
+            path=root_of(request.scope) or "/",
             secure=request.url.scheme == "https",
             httponly=True,
             samesite="strict",

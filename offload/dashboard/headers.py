@@ -9,6 +9,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from offload.dashboard.addresses import HEALTH, path_of
+
 __all__ = ("LOOPBACK", "Headers", "Hosts")
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -56,7 +58,7 @@ class Hosts:
         self._names = frozenset(name.lower() for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and "*" not in self._names:
+        if scope["type"] == "http" and "*" not in self._names and path_of(scope) != HEALTH:
             host = Given(scope=scope).get("host", "").lower()
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             if name not in self._names:

@@ -14,6 +14,8 @@ from offload.errors import ConfigurationError
 
 __all__ = ("serve",)
 
+_PATIENCE = 5  # seconds that what is under way may still take when it is asked to end
+
 
 def serve(
     app: ASGIApp, host: str, port: int, *, prefix: str = "", started: Callable[[str], None]
@@ -38,5 +40,12 @@ def serve(
     with listening:
         name = f"[{host}]" if ":" in host else host
         started(f"http://{name}:{listening.getsockname()[1]}{prefix}/")
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_PATIENCE,
+        )
         uvicorn.Server(config).run(sockets=[listening])

@@ -46,7 +46,8 @@ class Accounts:
     def counted(self, span: Span, since: float | None, now: float) -> dict[int, Amounts]:
         """Return the series of one span as `Tallies.series` does, without what is 0."""
         first = now - (KEPT[span] if since is None else since) - SPANS[span]
-        kept = sorted(begin for begin in self.series[span] if begin > first)
+        last = now + SPANS[span]  # later is what a clock that is wrong, or anybody, wrote
+        kept = sorted(begin for begin in self.series[span] if first < begin <= last)
         found = {begin: positive(self.series[span][begin]) for begin in kept}
         return {begin: amounts for begin, amounts in found.items() if amounts}
 

@@ -10,6 +10,7 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 from starlette.routing import Mount
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from offload.dashboard import Basic, Token, dashboard
 from offload.errors import ConfigurationError
@@ -110,6 +111,7 @@ def test_whether_it_is_alive_is_no_secret(app):
     """Who watches containers needs no password, and is told nothing else."""
     assert client(app, auth=Token(TOKEN)).get("/healthz").text == "ok\n"
     assert client(app, auth=Token(TOKEN)).get("/tasks/healthz").status_code == 401
+    assert client(app).get("/healthz", headers={"host": "10.0.0.7:9541"}).text == "ok\n"
 
 
 @pytest.mark.parametrize("token", ("", "short", "é" * 20))
@@ -142,6 +144,17 @@ def test_users_have_names_and_passwords(users):
 def test_a_page_elsewhere_cannot_have_it_asked_by_its_name(app, host, status):
     """Where everybody may look, only names of this machine are answered (DNS rebinding)."""
     assert client(app).get("/", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize("path", ("/", "/healthz", "/static/dashboard.js"))
+def test_no_websocket_is_taken(app, path):
+    """They are closed before anything looks at them."""
+    for auth in (None, Token(TOKEN)):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client(app, auth=auth, hosts=["*"]).websocket_connect(path),
+        ):
+            raise AssertionError("it was taken")
 
 
 def test_names_can_be_allowed(app):

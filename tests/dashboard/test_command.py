@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -27,6 +28,25 @@ def test_it_serves_until_it_is_asked_to_end(shop, serve):
     served.process.popen.send_signal(signal.SIGTERM)
     served.process.popen.wait(30)
     assert "Traceback" not in served.process.log()
+
+
+def test_it_ends_also_while_somebody_sends_a_form(shop, serve):
+    """What is under way has some seconds, and does not hold it for ever."""
+    served = serve(shop.url, "--allow-delete")
+    place = urlsplit(served.url)
+    with socket.create_connection((place.hostname, place.port)) as sender:
+        head = f"POST /blobs/b3:{'0' * 64}/remove HTTP/1.1\r\nHost: {place.netloc}\r\n"
+        sender.sendall(f"{head}Expect: 100-continue\r\nContent-Length: 100\r\n\r\n".encode())
+        assert b"100 Continue" in sender.recv(1000)  # it reads the form
+        served.process.popen.send_signal(signal.SIGTERM)
+        served.process.popen.wait(30)
+
+
+def test_names_that_are_allowed_come_to_those_of_this_machine(shop, serve):
+    """A proxy asks by its own, and who sits at the machine as before."""
+    served = serve(shop.url, "--allow-host", "ops.example")
+    assert served.get()[0] == served.get(Host="ops.example")[0] == 200
+    assert served.get(Host="other.example")[0] == 400
 
 
 @pytest.mark.parametrize("host", ("0.0.0.0", "::", "example.com"))

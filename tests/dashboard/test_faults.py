@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from playwright.sync_api import expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
 
 from offload.counters import NAMES
+from offload.dashboard import dashboard
+from offload.dashboard.statistics import Statistics
 from offload.stores.tallies import LABEL, Tally
 from offload.testing.servers import redis_client, redis_server
 from tests.dashboard.conftest import Shop
@@ -64,6 +71,43 @@ def test_every_page_says_that_the_store_is_away(own_redis):
         assert answer.status_code == 503, path
         assert AWAY in answer.text
         assert str(own_redis.port) in answer.text
+
+
+@pytest.mark.integration
+def test_a_store_that_hangs_does_not_hold_the_rest(own_redis, serve):
+    """However many wait for it: that it lives is told, and each page fails after one try."""
+    served = serve(f"{own_redis.url}?prefix=hangs&socket_timeout=2")
+    assert served.get()[0] == 200
+    os.kill(own_redis.pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(50) as pool:
+            pages = [pool.submit(served.get, "tasks") for _ in range(50)]  # more than threads
+            assert served.get("healthz") == (200, "ok\n")
+            assert not all(each.done() for each in pages)
+            assert {each.result()[0] for each in pages} == {503}
+    finally:
+        os.kill(own_redis.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("mounted", (False, True))
+def test_what_nobody_thought_of_is_a_page_as_well(shop, monkeypatch, caplog, mounted):
+    """It says as little as needed, with all headers, and the log has the rest."""
+
+    def fail(*_, **__):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(Statistics, "report", fail)
+    made = dashboard(shop.app, hosts=["*"])
+    client = TestClient(Starlette(routes=[Mount("/ops", made)]) if mounted else made)
+    answer = client.get("/ops/tasks" if mounted else "/tasks")
+    assert answer.status_code == 500
+    assert "ZeroDivisionError" in answer.text
+    assert "secret" not in answer.text
+    assert '<main id="main"' in answer.text
+    assert answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert "/tasks' could not be answered" in caplog.text
+    assert "ZeroDivisionError: secret" in caplog.text
 
 
 def test_what_others_wrote_into_statistics_is_left_out(shop, redis):

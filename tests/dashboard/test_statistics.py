@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 from offload.dashboard.recent import Recent
 from offload.dashboard.statistics import Along
+from offload.errors import StoreUnavailable
 from offload.stats import Figures
+from offload.testing.servers import wait_until
 
 ONE, TWO = Figures({"values_seen": 1}), Figures({"values_seen": 2})
 
@@ -58,4 +63,39 @@ def test_an_answer_is_given_again_for_a_while():
             continue
     assert read[3:] == ["bad", "bad"]
     recent.get("c")
-    assert len(recent._kept) == 2
+    assert len(recent._of_process.get().kept) == 2
+
+
+def together(recent, keys):
+    """Ask for all keys at once; return what each got."""
+    with ThreadPoolExecutor(len(keys)) as pool:
+        asked = [pool.submit(recent.get, key) for key in keys]
+        return [each.exception(30) or each.result() for each in asked]
+
+
+def test_who_waits_for_a_try_shares_what_comes_of_it():
+    """Also an error: while a store hangs nobody waits for one try after another."""
+    tries, came = [], []
+
+    class Key(str):
+        __slots__ = ()
+
+        def __hash__(self):
+            came.append(threading.get_ident())  # who looks for it waits from then on
+            return super().__hash__()
+
+    def hang(key):
+        tries.append(key)
+        wait_until(lambda: len(set(came)) == 8 or len(tries) > 1, "all have asked")
+        raise StoreUnavailable("it hangs")
+
+    found = together(Recent(hang, 2.0), [Key("a") for _ in range(8)])
+    assert all(isinstance(each, StoreUnavailable) for each in found)
+    assert tries == ["a"]
+
+
+def test_one_key_does_not_wait_for_another():
+    """Each of two is answered only once the other is asked for, too."""
+    both = threading.Barrier(2)
+    recent = Recent(lambda key: f"{key}{both.wait(30) >= 0}", 2.0)
+    assert together(recent, ["a", "b"]) == ["aTrue", "bTrue"]

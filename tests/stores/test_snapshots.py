@@ -478,6 +478,20 @@ def test_old_minutes_are_in_hours_and_old_hours_in_days(shelf, process):
     assert len(read(shelf.files[fold][0]).accounts.series["hour"]) <= 38
 
 
+def test_what_a_wrong_clock_wrote_for_the_future_is_in_no_series(shelf, process):
+    """Else a chart would be of every minute until then; the total has it."""
+    tallies = process()
+    shelf.time += 50 * 365 * 86400
+    writer = process()
+    writer.add(one())
+    writer.end()
+    shelf.time -= 50 * 365 * 86400
+    tallies.add(one())
+    assert tallies.total() == {NAME: 2}
+    for span in SPANS:
+        assert _sum(tallies, span) == 1
+
+
 def test_a_forked_child_writes_its_own(tmp_path):
     """It does not write again what its parent counted."""
     tallies = FileStore(tmp_path).tallies
