@@ -671,6 +671,21 @@ def test_a_real_sweep(s3, real):
 
 
 @pytest.mark.server
+def test_only_what_is_large_waits_for_the_servers_word(s3, real):
+    """Small bodies go out at once, also empty ones, and the next answers are still understood."""
+    asked = []
+
+    def see(request, **_):
+        asked.append((int(request.headers["Content-Length"]), "Expect" in request.headers))
+
+    client = real._link._record_clients.get()
+    client.meta.events.register("before-send.s3.PutObject", see)
+    for body in (b"", b"x" * 1000, b"", body_of([bytes(100_000)]), b"x"):
+        real._link.ask("put_object", records=True, Key=f"{real._link.begin}some", Body=body)
+    assert asked == [(0, False), (1000, False), (0, False), (100_000, True), (1, False)]
+
+
+@pytest.mark.server
 def test_going_up_copies_nothing(real):
     """Storing needs no memory of the size of what is stored."""
     content = memoryview(bytearray(os.urandom(1 << 20) * 24))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from offload.stores.base import Parts
 
-__all__ = ("Body", "body_of", "size_of")
+__all__ = ("Body", "body_of", "send_at_once", "size_of")
 
 _SMALL = 64 << 10
 """Bytes up to which a body is joined: it then goes out together with the head."""
@@ -20,8 +22,8 @@ class Body:
     is, so it is a large view, whatever they ask for. (botocore alone would copy them only to
     compute a checksum, which is not asked for, or to sign, piece by piece.)
 
-    For a file botocore also sends ``Expect: 100-continue``. That is a round trip, but lets a
-    server refuse before megabytes go out: without it, a server that answers early and
+    It is sent once the server agrees (``Expect: 100-continue``). That is a round trip, but
+    lets a server refuse before megabytes go out: without it, a server that answers early and
     closes would be taken for one that is away.
     """
 
@@ -64,3 +66,14 @@ def size_of(parts: Parts) -> int:
 def body_of(parts: Parts) -> Body | bytes:
     """Return *parts* as botocore sends them best."""
     return b"".join(parts) if size_of(parts) <= _SMALL else Body(parts)
+
+
+def send_at_once(params: dict[str, Any], **_: Any) -> None:
+    """Have a small body sent without asking first: a handler of the event ``before-call.s3``.
+
+    botocore asks for any. Besides the round trip, versions before August 2026 mistake the next
+    answer on a connection after a server that gave its answer at once, as it may where the
+    body is empty: https://github.com/boto/botocore/issues/3755
+    """
+    if not isinstance(params.get("body"), Body):
+        params["headers"].pop("Expect", None)

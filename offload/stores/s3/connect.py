@@ -110,6 +110,8 @@ class _Connect:
         from botocore.config import Config
         from botocore.session import get_session
 
+        from offload.stores.s3.body import send_at_once
+
         config = Config(
             **self._config,
             s3={
@@ -131,7 +133,9 @@ class _Connect:
         session = get_session()
         session.register_component("data_loader", _loader())
         session = Session(**self._session, botocore_session=session)
-        return session.client("s3", **self._client, config=config)
+        client = session.client("s3", **self._client, config=config)
+        client.meta.events.register_last("before-call.s3", send_at_once)
+        return client
 
 
 @cache
