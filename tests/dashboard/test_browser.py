@@ -33,7 +33,7 @@ def test_all_pages_load_without_a_complaint(shop, serve, look):
         page.goto(place)
         page.wait_for_selector("h1")
         assert "Overview" in page.inner_text("header")
-        for plot in page.query_selector_all(".plot"):
+        for plot in page.query_selector_all("[data-chart]"):
             plot.wait_for_selector("svg.main-svg", state="attached")
     page.goto(places[0])
     assert page.locator(".plot svg.main-svg").count() >= 2

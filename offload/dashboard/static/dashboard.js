@@ -155,7 +155,7 @@ function draw(place) {
 }
 
 function charts() {
-  for (const place of document.querySelectorAll(".plot")) {
+  for (const place of document.querySelectorAll("[data-chart]")) {
     if (place.drawn !== place.dataset.chart + isDark()) draw(place);
   }
 }
