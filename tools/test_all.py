@@ -23,7 +23,17 @@ import bootstrap
 ROOT = bootstrap.ROOT
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 FAST = "not server and not integration"
-USER_EXTRAS = ("numpy", "arrow", "s3", "fsspec", "dashboard", "cli", "otel", "prometheus", "signing")
+USER_EXTRAS = (
+    "numpy",
+    "arrow",
+    "s3",
+    "fsspec",
+    "dashboard",
+    "cli",
+    "otel",
+    "prometheus",
+    "signing",
+)
 """Those whose lower bounds users rely on."""
 
 
