@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ TIMES = (60.0, 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0, 30 * 86400.0, math.inf)
 
 _WIDTH = 32  # bytes of a digest
 _RECORD = Struct(f">{_WIDTH}sqdi")
+_CHOICES = 8  # queries whose answers are kept
 _UNKNOWN = -1  # holders
 _DESCENDING = {"size": True, "expiry": False, "holders": True, "digest": False}
 
@@ -119,6 +121,8 @@ class Snapshot:
             self._ttls.append(ttl)
             self._holders.append(holders)
         self._orders: dict[tuple[str, bool], Sequence[int]] = {}
+        self._lock = threading.Lock()  # a forked child takes a snapshot of its own
+        self._choices: dict[Query, tuple[Sequence[int], int]] = {}
         self.totals = self._totals()
         self.by_size = _buckets(SIZES, self._sizes, self._sizes)
         self.by_expiry = _buckets(TIMES, self._ttls, self._sizes)
@@ -155,20 +159,35 @@ class Snapshot:
 
     def choose(self, query: Query, offset: int = 0, limit: int = 50) -> Chosen:
         """Return the blobs from number *offset* on, up to *limit*, of those asked for."""
-        places = self._places(query)
-        everything = len(places) == len(self)
-        size = self.totals.size if everything else sum(map(self._sizes.__getitem__, places))
-        return Chosen([self[place] for place in places[offset : offset + limit]], len(places), size)
+        places, size = self._chosen(query)
+        rows = [self[place] for place in places[offset : offset + limit]]
+        return Chosen(rows, len(places), size)
+
+    def _chosen(self, query: Query) -> tuple[Sequence[int], int]:
+        """Return the places of what is asked for, and its bytes: pages are asked for again."""
+        if query.among is not None:
+            places = self._places(query)
+            return places, sum(map(self._sizes.__getitem__, places))
+        with self._lock:
+            found = self._choices.get(query)
+            if found is None:
+                places = self._places(query)
+                everything = len(places) == len(self)
+                size = self.totals.size if everything else sum(map(self._sizes.__getitem__, places))
+                while len(self._choices) >= _CHOICES:
+                    del self._choices[next(iter(self._choices))]
+                found = self._choices[query] = places, size
+            return found
 
     def _places(self, query: Query) -> Sequence[int]:
         places = self._in_order(query)
         sizes, holders = self._sizes, self._holders
         if query.larger_than is not None:
             least = query.larger_than
-            places = [place for place in places if sizes[place] > least]
+            places = array("I", [place for place in places if sizes[place] > least])
         if query.held is not None:
             wanted = query.held
-            places = [place for place in places if (holders[place] > 0) is wanted]
+            places = array("I", [place for place in places if (holders[place] > 0) is wanted])
         return places
 
     def _in_order(self, query: Query) -> Sequence[int]:
