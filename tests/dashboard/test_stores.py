@@ -64,10 +64,10 @@ def an_app(store, broker="memory://", **settings):
 
 def test_each_tier_is_a_row(redis, s3):
     """Whether it answers, how fast, what goes there; the sweeps that S3 needs."""
-    urls = [redis.url, s3.url(unique("tiers"))]
+    urls = [f"{redis.url}?prefix={unique().replace('/', '-')}", s3.url(unique("tiers"))]
     page = settled(client_of(an_app(urls, tier_sizes=[5_000_000])))
     first, second = rows(page, "Stores")
-    assert first[0] == redis.url
+    assert first[0] == urls[0]
     assert second[0].startswith("s3://")
     assert (first[2], second[2]) == ("yes", "yes")
     assert (first[4], second[4]) == ("0 B", "5.0 MB")
