@@ -150,22 +150,23 @@ def _classes(request: Request) -> Response:
     wanted = request.query_params.get("q", "").casefold()
     kept = _all(classes)
     states = [each for each in kept.value or () if wanted in each.name.casefold()]
+    table = Table.of(
+        request.query_params,
+        _CLASSES,
+        states,
+        caption="Classes and functions",
+        identify=lambda state: state.name,
+        sort="name",
+        descending=False,
+    )
     return render(
         request,
         "classes.html",
         title="Classes",
         kept=kept,
         mode=classes.registry.policy.mode,
-        refused={each.name: why for each in states if (why := each.broken or each.refused)},
-        table=Table.of(
-            request.query_params,
-            _CLASSES,
-            states,
-            caption="Classes and functions",
-            identify=lambda state: state.name,
-            sort="name",
-            descending=False,
-        ),
+        refused={each.name: why for each in table.rows if (why := each.broken or each.refused)},
+        table=table,
     )
 
 

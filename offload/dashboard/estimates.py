@@ -73,7 +73,7 @@ def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
             lambda each: each.threshold,
             wide=True,
         ),
-        Column("mark", "", mark, wide=True),
+        Column("mark", "Note", mark, wide=True),
         Column.figure("values", "Values", lambda each: each.values, number, out),
         Column.figure("bytes", "Bytes", lambda each: each.bytes, size, out),
         Column.figure("stored", "Stored", lambda each: each.stored_bytes, size, "once each"),

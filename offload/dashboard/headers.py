@@ -31,6 +31,10 @@ _SAID = {
 }
 
 
+_LONGEST = 8 << 10
+"""Bytes of what is asked for in an address: pages repeat it in each of their links."""
+
+
 class Headers:
     """Adds them to every answer; pages are not kept by browsers."""
 
@@ -47,6 +51,10 @@ class Headers:
                 headers["cache-control"] = "private, no-cache" if static else "no-store"
             await send(message)
 
+        if len(scope.get("query_string", b"")) > _LONGEST:
+            answer = PlainTextResponse("what is asked for is too long\n", 414)
+            await answer(scope, receive, sending)
+            return
         await self._app(scope, receive, sending)
 
 

@@ -214,6 +214,13 @@ def test_the_redirection_keeps_what_was_asked(app):
     assert answer.headers["location"] == "/class%25s?name=a%26b%3Fc&q="
 
 
+def test_an_address_is_not_longer_than_pages_can_repeat(app):
+    """It stands in each of their links, whatever server it comes through."""
+    asked = client(app)
+    assert asked.get("/nowhere", params={"q": "x" * 8000}).status_code == 404
+    assert asked.get("/nowhere", params={"q": "x" * 9000}).status_code == 414
+
+
 def test_an_app_without_offload_has_none():
     from celery import Celery
 

@@ -99,6 +99,28 @@ def test_a_preview_stays_text(filled, serve, look):
     assert page.evaluate("window.broken") is None
 
 
+def test_why_a_blob_stays_is_said_until_it_is_read(filled, serve, look):
+    """An update would ask for the page anew, which does not know of the try."""
+    held = filled.refs[0].digest
+    url = serve(filled.url, "--allow-delete").url
+    page = look(f"{url}blobs/{held}/remove", expected=["409"])
+    page.get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("alert")).to_contain_text("It stays")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.evaluate("fetch('/healthz').then(answer => answer.text())")
+    assert asked == [f"{url}healthz"]
+
+
+def test_a_long_name_that_is_asked_for_fits_a_phone(filled, serve, look):
+    """What is said of it is broken into lines."""
+    page = look(f"{serve(filled.url).url}blobs?by={'x' * 200}", viewport=PHONE, is_mobile=True)
+    told = page.locator(".notice", has_text="Nothing is held in the name")
+    expect(told).to_be_visible(timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
 def test_a_blob_is_removed_by_hand(filled, serve, look):
     """After a page that asks; what is held only with its box ticked."""
     page = look(

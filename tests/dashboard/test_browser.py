@@ -33,6 +33,8 @@ def test_all_pages_load_without_a_complaint(shop, serve, look):
         page.goto(place)
         page.wait_for_selector("h1")
         assert "Overview" in page.inner_text("header")
+        heads = page.eval_on_selector_all("th", "heads => heads.map(th => th.textContent.trim())")
+        assert "" not in heads, place  # who listens to the page hears what a figure is
         for plot in page.query_selector_all("[data-chart]"):
             plot.wait_for_selector("svg.main-svg", state="attached")
     page.goto(places[0])
@@ -66,6 +68,58 @@ def test_it_is_kept_up_to_date(shop, serve, look):
     assert page.locator("details").first.get_attribute("open") is not None
     assert page.evaluate("document.activeElement.innerText") == "1 day"
     assert page.locator(".plot").first.locator("svg.main-svg").count() >= 1
+
+
+def updated(page):
+    """Have a page updated now."""
+    with page.expect_response(lambda answer: answer.ok):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def swapped(page):
+    """Have the two rows of a table change places, and the last one focused."""
+    page.evaluate(
+        """() => {
+            const [first, last] = document.querySelectorAll("tbody tr[data-key]");
+            last.after(first);
+            first.querySelector("a").focus();
+        }"""
+    )
+
+
+@pytest.mark.parametrize("times", (1, 2))
+def test_the_focus_moves_with_its_row(shop, serve, look, times):
+    """When rows change places, who is at a link by the keyboard stays at it."""
+    shop.work()
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url + "tasks?sort=name&desc=0")
+    for _ in range(times):
+        swapped(page)
+    focused = page.evaluate("document.activeElement.innerText")
+    assert focused in {"shop.count", "shop.report"}
+    updated(page)
+    expect(page.locator("tbody tr[data-key] a").first).to_have_text("shop.count")
+    assert page.evaluate("document.activeElement.innerText") == focused
+
+
+def test_rows_of_one_name_are_kept_apart(shop, serve, look):
+    """However often the page is updated, there are as many as were sent."""
+    shop.work()
+    shop.hook.recorder.write()
+    page = look(serve(shop.url).url + "tasks")
+
+    def alike(route):
+        text = route.fetch().text().replace('data-key="shop.count"', 'data-key="shop.report"')
+        route.fulfill(body=text, content_type="text/html")
+
+    page.route("**/tasks", alike)
+    for _ in range(2):
+        updated(page)
+        expect(page.locator("tr[data-key='shop.report']")).to_have_count(2)
+        assert page.locator("tbody tr[data-key] a").all_inner_texts() == [
+            "shop.report",
+            "shop.count",
+        ]
 
 
 def test_paused_it_stands_still(shop, serve, look):

@@ -7,7 +7,7 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from offload.dashboard import dashboard, shipped
+from offload.dashboard import dashboard, shipped, tables
 from offload.registry.names import Names
 from offload.testing.servers import wait_until
 from offload.testing.store import unique
@@ -119,6 +119,17 @@ def test_a_class_that_is_not_there(command):
         page = settled(client, "/class", params={"name": name})
         assert "The store has no version of it" in page
         assert "<script>alert" not in page
+
+
+def test_reasons_are_those_of_the_page(command, monkeypatch):
+    """However many classes are refused, a page names only those that it shows."""
+    monkeypatch.setattr(tables, "PAGE", 1)
+    for name in ("First", "Last"):
+        command.registry.push(made(name))
+    other = command.another(code="signed", signing_key="hmac:another secret that is long")
+    page = settled(client_of(other), "/classes?page=2")
+    assert "<strong>shop.models.Last</strong>" in page
+    assert "<strong>shop.models.First</strong>" not in page
 
 
 def test_many_are_filtered_sorted_and_paged(command):

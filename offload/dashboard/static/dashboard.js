@@ -35,6 +35,7 @@ function children(old, fresh) {
   let at = old.firstChild;
   for (const wanted of [...fresh.childNodes]) {
     const known = wanted.dataset?.key === undefined ? undefined : keyed.get(wanted.dataset.key);
+    if (known) keyed.delete(known.dataset.key); // one that comes twice is two
     if (known && known !== at) old.insertBefore(known, at);
     const present = known ?? at;
     const mayChange = present && (known || present.dataset?.key === undefined) && wanted.dataset?.key === present.dataset?.key;
@@ -54,6 +55,7 @@ function children(old, fresh) {
 
 const stale = document.getElementById("stale");
 const pause = document.getElementById("pause");
+const still = document.getElementById("main").dataset.still !== undefined; // an answer that cannot be asked for again
 let paused = false;
 let wait = EVERY;
 let timer;
@@ -66,7 +68,9 @@ async function update() {
     if (!fresh) throw new Error(`answered ${answer.status}`);
     if (!paused && !busy()) {
       document.title = page.title;
+      const focused = document.activeElement;
       morph(document.getElementById("main"), document.adoptNode(fresh));
+      if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true }); // it was moved
       morph(document.querySelector("footer"), document.adoptNode(page.querySelector("footer")));
       ready();
     }
@@ -90,16 +94,16 @@ function busy() {
 
 function again() {
   clearTimeout(timer);
-  if (!paused && !document.hidden) timer = setTimeout(update, wait);
+  if (!paused && !still && !document.hidden) timer = setTimeout(update, wait);
 }
 
 pause.addEventListener("click", () => {
   paused = !paused;
   pause.setAttribute("aria-pressed", String(paused));
   if (paused) clearTimeout(timer);
-  else update();
+  else if (!still) update();
 });
-document.addEventListener("visibilitychange", () => (document.hidden || paused ? clearTimeout(timer) : update()));
+document.addEventListener("visibilitychange", () => (document.hidden || paused || still ? clearTimeout(timer) : update()));
 
 // -------------------------------------------------------------------------------- charts
 
