@@ -65,7 +65,7 @@ def dashboard(
             page elsewhere could make a browser ask by a name of its own. By default those of this
             machine where *auth* is None, else any.
 
-    Raises ConfigurationError if the app has no offload, or an extra is missing.
+    Raises ConfigurationError if the app has no offload, its store is none, or an extra is missing.
     """
     hook = getattr(app, "_offload", None)
     if not isinstance(hook, Offload):
@@ -98,6 +98,7 @@ def dashboard(
         ],
         exception_handlers={OffloadError: _failed, 404: _missing},
     )
+    hook.store  # noqa: B018 (what is wrong with its settings is said now, not on each page)
     served.state.board = Board(hook, allow_delete=allow_delete)
     return served
 

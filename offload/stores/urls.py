@@ -69,7 +69,8 @@ class StoreURL:
         try:
             return convert(value)
         except (TypeError, ValueError) as exc:
-            shown = "…" if any(word in name for word in _SECRET) else repr(value)
+            secret = any(word in name for word in _SECRET) or "@" in str(value)
+            shown = "…" if secret else repr(value)
             self.refuse(f"the option {name}={shown} is not {exc}")
 
     def finish(self) -> None:

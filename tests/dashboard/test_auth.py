@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+from celery import Celery
 from starlette.applications import Starlette
 from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
@@ -12,6 +13,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from offload import Offload
 from offload.dashboard import Basic, Token, dashboard
 from offload.errors import ConfigurationError
 from tests.hooks.wire import make_wire
@@ -221,8 +223,16 @@ def test_an_address_is_not_longer_than_pages_can_repeat(app):
     assert asked.get("/nowhere", params={"q": "x" * 9000}).status_code == 414
 
 
-def test_an_app_without_offload_has_none():
-    from celery import Celery
+def test_a_store_that_is_none_is_said_at_once():
+    """Not on each page, nor with the password that stands in it."""
+    url = "s3://bucket?endpoint_url=http://user:hunter2@127.0.0.1:1"
+    app = Celery("shop")
+    Offload(app, store=url)
+    with pytest.raises(ConfigurationError, match="without credentials") as caught:
+        dashboard(app)
+    assert "hunter2" not in str(caught.value)
 
+
+def test_an_app_without_offload_has_none():
     with pytest.raises(ConfigurationError, match="no offload"):
         dashboard(Celery("bare"))
