@@ -34,6 +34,8 @@ _KINDS = 30.0  # seconds for which it is not read again what the blobs of a page
 _DESCRIBED = 30.0  # seconds for which what was looked up is shown again
 _NAMES = 8  # holders of whom it is known what they hold
 _REFS = 100  # references that are remembered
+_AT_ONCE = 8  # lookups, of the 40 threads that answer requests
+_PATIENCE = 1.0  # seconds that a lookup waits for its turn
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Stored:
         self._contents: Recent[Mapping[str, Any]] = Recent(self._content, _CONTENT)
         self._described: Recent[Mapping[str, Any]] = Recent(self._describe, _DESCRIBED)
         self._kinds: Recent[list[Kind | None]] = Recent(self._glance, _KINDS)
+        self._turns = PerProcess(lambda: threading.BoundedSemaphore(_AT_ONCE))
         self._refs: dict[str, str] = {}
         self._found: PerProcess[_Found] = PerProcess(_Found)
 
@@ -110,8 +113,18 @@ class Stored:
         """Return what a reference or a task is; raises what `describe` raises.
 
         Of a task that goes on it is asked anew each time; what does not change any more is shown
-        again for some time, as its value is read for that.
+        again for some time, as its value is read for that. A result backend may hang for minutes:
+        few threads wait for it, and further ones raise StoreUnavailable soon.
         """
+        turns = self._turns.get()
+        if not turns.acquire(timeout=_PATIENCE):
+            raise StoreUnavailable("what others look up is not answered yet: this comes after it")
+        try:
+            return self._looked_up(what)
+        finally:
+            turns.release()
+
+    def _looked_up(self, what: str) -> Mapping[str, Any]:
         if not is_ref(what):
             told = told_of_task(self._hook, what)
             if told["state"] not in READY_STATES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from offload.counters import NAMES
 from offload.dashboard import dashboard
 from offload.dashboard.statistics import Statistics
 from offload.stores.tallies import LABEL, Tally
-from offload.testing.servers import redis_client, redis_server
+from offload.testing.servers import redis_client, redis_server, wait_until
 from tests.dashboard.conftest import Shop
 
 pytestmark = pytest.mark.server
@@ -87,6 +88,20 @@ def test_a_store_that_hangs_does_not_hold_the_rest(own_redis, serve):
             assert {each.result()[0] for each in pages} == {503}
     finally:
         os.kill(own_redis.pid, signal.SIGCONT)
+
+
+@pytest.mark.integration
+def test_a_result_backend_that_hangs_does_not_hold_the_rest(shop, serve):
+    """However many look up a task, pages that do not need it are shown."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0?socket_timeout=20"
+        served = serve(shop.url, app=f"app.conf.result_backend = {url!r}")
+        with ThreadPoolExecutor(50) as pool:
+            asked = [pool.submit(served.get, "lookup?what=a-task") for _ in range(50)]
+            wait_until(lambda: any(each.done() for each in asked), "some are sent away")
+            assert served.get("tasks")[0] == 200
+            assert not all(each.done() for each in asked)
+            served.process.stop()
 
 
 @pytest.mark.parametrize("mounted", (False, True))
