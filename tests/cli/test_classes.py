@@ -247,7 +247,8 @@ class TestVersions:
 
     def test_a_hash_is_not_guessed(self, command, versions):
         """Less than 8 digits, or what may be several, or none, changes nothing."""
-        pointer = Names("shop.models.Filter").version(versions[0][:8] + "0" * 56)
+        other = "1" if versions[0][8] == "0" else "0"
+        pointer = Names("shop.models.Filter").version(versions[0][:8] + other * 56)
         command.hook.store.pointers.swap(pointer, None, b"x")
         assert "may be" in command("rollback", "Filter", versions[0][:8], code=1)
         for begin in (versions[0][:7], "0" * 12, "good", ""):
