@@ -12,6 +12,7 @@ from celery import chain, chord, group, states
 from celery.app.amqp import Queues
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerLostError
+from celery.utils.time import maybe_iso8601
 from celery.worker.request import Request
 from celery.worker.state import revoked
 from kombu import Exchange, Queue, binding
@@ -24,6 +25,15 @@ from tests.hooks.wire import make_wire
 BIG = list(range(2000))
 HOUR = 3600.0
 NEXT = datetime(datetime.now().year + 1, 2, 1)
+
+
+def reads_months():
+    """Whether workers of this Celery understand a month as an ETA."""
+    try:
+        maybe_iso8601("2030-02")
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -288,7 +298,11 @@ def test_backends_are_called_as_ever(wire):
         ({}, 10 * HOUR),
         ({"countdown": 100 * HOUR}, 110 * HOUR),
         ({"eta": lambda: datetime.now(timezone.utc) + timedelta(hours=20)}, 30 * HOUR),
-        ({"eta": f"{NEXT.year}-02"}, lambda: (NEXT - datetime.now()).total_seconds() + 22 * HOUR),
+        pytest.param(
+            {"eta": f"{NEXT.year}-02"},
+            lambda: (NEXT - datetime.now()).total_seconds() + 22 * HOUR,
+            marks=pytest.mark.skipif(not reads_months(), reason="this Celery reads no months"),
+        ),
         ({"eta": "soon"}, 10 * HOUR),
         ({"expires": 60}, 60 + HOUR),
         ({"expires": 50 * HOUR}, 51 * HOUR),
