@@ -57,7 +57,7 @@ def dashboard(
         raise click.UsageError("say --basic-auth or --token, not both")
     auth: Basic | Token | None = None
     if basic_auth:
-        auth = Basic(dict(_user(each) for each in basic_auth.split(",")))
+        auth = Basic(dict(_user(each.strip()) for each in basic_auth.split(",")))
     elif token:
         auth = Token(token)
     if auth is None and not _loopback(host):
