@@ -84,7 +84,7 @@ def set_back(terminal):
 def test_what_is_counted_is_shown_until_q(top, store):
     """In all, by step, by task; columns are aligned, and the terminal is left as it was."""
     terminal = top(store)
-    text = terminal.wait_for("TASK")
+    text = terminal.wait_for(r"TASK[\s\S]*q ends")
     assert store in text
     assert re.search(r"^in all +80 +70 +17.0 MB", text, re.MULTILINE)
     assert re.search(r"^upload +14 +10.0 ms +16 ms +16 ms", text, re.MULTILINE)
@@ -102,7 +102,7 @@ def test_what_is_counted_is_shown_until_q(top, store):
 def test_what_comes_is_shown(top, store):
     """Without anybody's doing, and how much of a task it is in a second."""
     terminal = top(store, "--interval", "0.2")
-    terminal.wait_for("TASK")
+    terminal.wait_for(r"TASK[\s\S]*q ends")
     count(store, 2)
     terminal.wait_for(r"in all +160")
     terminal.wait_for(r"sum .* [\d.]+ [kM]?B/s")
@@ -112,7 +112,7 @@ def test_what_comes_is_shown(top, store):
 
 def test_s_sorts_by_something_else(top, store):
     terminal = top(store)
-    assert in_order(terminal.wait_for("TASK")) == ["sum", WRITTEN]
+    assert in_order(terminal.wait_for(r"TASK[\s\S]*q ends")) == ["sum", WRITTEN]
     terminal.press(b"ss")
     assert in_order(terminal.wait_for("now by values")) == [WRITTEN, "sum"]
 
@@ -120,7 +120,7 @@ def test_s_sorts_by_something_else(top, store):
 def test_it_follows_the_size_of_the_terminal(top, store):
     """Of columns those go first that say least."""
     terminal = top(store)
-    assert "UPLOADED" in terminal.wait_for("TASK")
+    assert "UPLOADED" in terminal.wait_for(r"TASK[\s\S]*q ends")
     terminal.resize(60, 15)
     text = terminal.wait_for(r"\Aredis[\s\S]*ERRORS[\s\S]*q ends")
     assert "BYTES" in text
@@ -137,7 +137,7 @@ def test_however_it_ends_the_terminal_is_set_back(top, store, how):
         terminal.ended(1)
     else:
         terminal = top(store)
-        terminal.wait_for("TASK")
+        terminal.wait_for(r"TASK[\s\S]*q ends")
         if how == "ctrl-c":
             terminal.press(b"\x03")
             terminal.ended()
@@ -150,7 +150,7 @@ def test_however_it_ends_the_terminal_is_set_back(top, store, how):
 
 def test_errors_are_told_by_the_minute(top, store):
     count(store, 2, errors_missing=3)
-    text = top(store).wait_for("TASK")
+    text = top(store).wait_for(r"TASK[\s\S]*q ends")
     assert re.search(r"^errors \d\d:\d\d +6 missing", text, re.MULTILINE)
 
 
@@ -159,7 +159,7 @@ def test_a_store_that_is_away_is_told_and_comes_back(top, tmp_path):
     with redis_server() as server:
         count(server.url, 1)
         terminal = top(server.url, "--interval", "0.2")
-        terminal.wait_for("TASK")
+        terminal.wait_for(r"TASK[\s\S]*q ends")
         server.stop()
         text = terminal.wait_for("nothing is read for .* does not answer")
         assert "17.0 MB" in text
