@@ -32,7 +32,6 @@ PICTURES = {
     "tasks": ("tasks", WIDE, "light"),
     "blobs": ("blobs", WIDE, "dark"),
     "stores": ("stores", WIDE, "light"),
-    "estimate": ("estimate", WIDE, "dark"),
     "phone": ("?since=1h", PHONE, "dark"),
 }
 

@@ -129,7 +129,7 @@ def proxy(s3):
 @pytest.fixture
 def store(redis, s3, proxy):
     lower = s3.url(
-        os.urandom(4).hex(), port=proxy.port, max_attempts=1, connect_timeout=0.5, read_timeout=0.5
+        os.urandom(4).hex(), port=proxy.port, max_attempts=1, connect_timeout=3, read_timeout=3
     )
     store = open_store([f"{redis.url}?prefix={os.urandom(4).hex()}", lower])
     yield store
