@@ -86,8 +86,10 @@ def counter_table(producer: dict, worker: dict) -> Table:
         "values_deduplicated": ("  in the store already", str),
         "bytes_uploaded": ("bytes that had to be uploaded", size),
         "bytes_stored": ("  stored, after compression", size),
-        "values_fetched": ("values fetched", str),
-        "bytes_fetched": ("  their size", size),
+        "prefetch_done": ("values fetched while tasks waited", str),
+        "values_fetched": ("values fetched by tasks", str),
+        "cache_hits": ("values the machine had", str),
+        "cache_bytes": ("  their size", size),
     }
     for name, (label, form) in rows.items():
         counts = producer.get(name, 0), worker.get(name, 0)
