@@ -21,7 +21,6 @@ class Chart:
         series: numbers by label.
         unit: ``bytes``, ``seconds`` or "" (numbers).
         kind: ``lines`` or ``bars``.
-        stacked: whether the numbers of a place add up.
     """
 
     name: str
@@ -30,7 +29,6 @@ class Chart:
     series: Mapping[str, Sequence[float]]
     unit: str = ""
     kind: str = "lines"
-    stacked: bool = False
 
     @property
     def empty(self) -> bool:
@@ -47,7 +45,6 @@ class Chart:
             ],
             "unit": self.unit,
             "kind": self.kind,
-            "stacked": self.stacked,
         }
 
 

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from offload.counters import STEPS
 from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart, along_time
 from offload.dashboard.rendering import render
@@ -28,13 +29,6 @@ _TROUBLES = {
     "releases_failed": "not released early",
     "task_retries": "tasks sent again",
     "store_retries": "store calls tried again",
-}
-_STEPS = {
-    "serialise": "serialise",
-    "hash": "hash",
-    "upload": "upload",
-    "fetch": "fetch",
-    "decode": "decode",
 }
 _TOP = 8  # tasks
 
@@ -100,7 +94,7 @@ def values(along: Along) -> Chart:
 
 def latency(figures: Figures) -> Chart:
     """Return within which time half, and nearly all, of each step were done."""
-    steps = [step for step in _STEPS if figures.times(step)[-1]]
+    steps = [step for step in STEPS if figures.times(step)[-1]]
     series = {
         label: [_bounded(figures.quantile(step, part)) for step in steps]
         for label, part in {"half": 0.5, "95 %": 0.95, "99 %": 0.99}.items()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import html
 import re
+import tracemalloc
 
 from offload.testing.servers import wait_until
 
@@ -48,3 +50,20 @@ def free(shop, value, **options):
     digest = shop.hook.put(value, **options).digest
     shop.hook.store.blobs.release([digest], "put", 3600)
     return digest
+
+
+def growth(ask, times):
+    """Return by how many bytes four times as many askings let this process grow, after two
+    rounds of *times*.
+    """
+    ask(times)
+    tracemalloc.start()
+    try:
+        ask(times)
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        ask(4 * times)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()

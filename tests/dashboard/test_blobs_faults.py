@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
-import tracemalloc
 
 import pytest
 
 from offload.testing.servers import redis_server, wait_until
-from tests.dashboard.asking import blobs, cells, free, page, token
+from tests.dashboard.asking import blobs, cells, free, growth, page, token
 from tests.dashboard.conftest import Shop
 
 pytestmark = pytest.mark.server
@@ -67,18 +65,8 @@ def test_pages_that_are_asked_for_all_day_take_no_memory(shop):
             client.get("/lookup", params={"ref": name})
             if number % 10 == 0:
                 shop.hook.store.blobs.put({f"b3:{number:064x}": [b"\x00new"]}, 2)
-        gc.collect()
 
-    ask(30)
-    tracemalloc.start()
-    try:
-        ask(30)
-        before = tracemalloc.get_traced_memory()[0]
-        ask(120)
-        after = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert after - before < 200_000
+    assert growth(ask, 30) < 200_000
     wait_until(lambda: threading.active_count() <= threads + 1, "no thread is left")
 
 

@@ -133,7 +133,6 @@ function draw(place) {
     name: plain(label),
     x,
     y,
-    stackgroup: chart.stacked ? "one" : undefined,
     type: bars ? "bar" : "scatter",
     mode: chart.x.length === 1 ? "markers" : "lines",
     line: { width: 2, dash: dashes[number % dashes.length] },
@@ -151,7 +150,7 @@ function draw(place) {
     hoverlabel: { bgcolor: style.backgroundColor, font: { color: style.color } },
     xaxis: { gridcolor: line, linecolor: line, automargin: true, ...named },
     yaxis: { gridcolor: line, zerolinecolor: line, rangemode: "tozero", automargin: true, exponentformat: "SI", ...unit },
-    barmode: chart.stacked ? "stack" : "group",
+    barmode: "group",
     uirevision: "kept", // what was zoomed stays so
   };
   Plotly.react(place, traces, layout, { displaylogo: false, responsive: true, displayModeBar: false });
