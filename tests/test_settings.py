@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import islice
 
 import pytest
+from celery import Celery
+from kombu.serialization import register, unregister
+from kombu.utils.functional import fxrange
 
 from offload import ConfigurationError, RetryPolicy, Settings, TaskOptions
 
@@ -53,6 +57,9 @@ def test_keywords_come_first():
         ({"results": 1}, r"offload_results: 1"),
         ({"inline": "config"}, r"offload_inline: 'config'"),
         ({"inline": [1]}, r"offload_inline"),
+        ({"accept": ["nonsense"]}, r"offload_accept: 'nonsense' is unknown.*There are:.* json"),
+        ({"accept": ["json", "pikle"]}, r"offload_accept: 'pikle'.*did you mean 'pickle'"),
+        ({"accept": "pickle"}, r"offload_accept: 'pickle' is refused: a list"),
         ({"store": []}, r"offload_store"),
         ({"store": 5}, r"offload_store"),
         ({"retention": float("inf")}, r"offload_retention"),
@@ -163,11 +170,35 @@ def test_keys_are_not_shown():
         assert "horse" not in str(caught.value)
 
 
-def test_waiting():
-    """Waits grow by the factor up to the maximum; half of each is left to chance."""
-    policy = RetryPolicy(max_retries=9, interval_start=1, interval_step=2, interval_max=5)
-    assert [policy.wait(i, lambda: 1.0) for i in range(5)] == [1, 2, 4, 5, 5]
-    assert [policy.wait(i, lambda: 0.0) for i in range(3)] == [0.5, 1, 2]
+def test_an_accepted_serializer_is_one_that_kombu_knows():
+    """By its name, its content type, or as registered by the app itself."""
+    register("test-custom", str, str, "application/x-test-custom")
+    try:
+        accept = ("pickle", "application/x-yaml", "test-custom")
+        assert Settings(accept=accept).accept == accept
+    finally:
+        unregister("test-custom")
+
+
+def test_waits_grow_by_a_fixed_step():
+    """As Celery's ``retry_policy`` has it, up to the maximum; a fifth is left to chance."""
+    policy = RetryPolicy(max_retries=9, interval_start=1, interval_step=2, interval_max=6)
+    assert [policy.wait(i, lambda: 0.5) for i in range(5)] == [1, 3, 5, 6, 6]
+    assert [policy.wait(i, lambda: 0.0) for i in range(2)] == pytest.approx([0.8, 2.4])
+    assert [policy.wait(i, lambda: 1.0) for i in range(3)] == pytest.approx([1.2, 3.6, 6])
+
+
+def test_retrying_waits_as_long_as_documented():
+    """Six seconds in all by default, and as long as kombu does by Celery's own policy."""
+
+    def waits(policy):
+        return [policy.wait(i, lambda: 0.5) for i in range(policy.max_retries)]
+
+    assert sum(waits(RetryPolicy())) == pytest.approx(6.0)
+    conf = Celery(set_as_current=False).conf.task_publish_retry_policy
+    start, step, most = (conf[f"interval_{name}"] for name in ("start", "step", "max"))
+    celery = islice(fxrange(start, most + start, step, repeatlast=True), conf["max_retries"])
+    assert waits(Settings(retry=dict(conf)).retry) == pytest.approx(list(celery))
 
 
 @pytest.mark.parametrize("given", (True, False))

@@ -14,6 +14,8 @@ from celery.bin.base import handle_preload_options
 
 from offload.errors import OffloadError, StoreUnavailable
 
+_JSON = "offload_json"
+
 __all__ = ("offload",)
 
 _NOUNS = (
@@ -48,13 +50,32 @@ class _Nouns(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except OffloadError as exc:
-            from offload.cli.output import printable  # what is in a store may be in a message
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as exc:
+            from offload.cli.output import print_error, printable
 
+            as_json = ctx.meta[_JSON]
+            if isinstance(exc, click.ClickException):
+                if not as_json:
+                    raise
+                print_error(exc, exc.format_message())
+                ctx.exit(exc.exit_code)
+            if as_json:
+                print_error(exc, str(exc))
+            if not isinstance(exc, OffloadError):
+                raise
             kind = _Unavailable if isinstance(exc, StoreUnavailable) else click.ClickException
+            if as_json:
+                ctx.exit(kind.exit_code)
+            # What is in a store may be in a message.
             raise kind("\n".join(map(printable, str(exc).splitlines()))) from exc
 
 

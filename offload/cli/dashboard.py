@@ -7,6 +7,7 @@ import ipaddress
 import click
 
 from offload.cli.context import hook_of
+from offload.cli.output import print_json
 from offload.errors import ConfigurationError
 
 __all__ = ("dashboard",)
@@ -31,6 +32,7 @@ __all__ = ("dashboard",)
 @click.option("--allow-delete", is_flag=True, help="Blobs may be removed.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A name that it is asked for by.")
 @click.option("--url-prefix", default="", metavar="PATH", help="Serve below it, as /offload.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 @click.pass_context
 def dashboard(
     ctx: click.Context,
@@ -41,6 +43,7 @@ def dashboard(
     allow_delete: bool,
     allow_host: tuple[str, ...],
     url_prefix: str,
+    as_json: bool,
 ) -> None:
     """Serve a web page with what is saved, what is stored, and what is wrong.
 
@@ -67,7 +70,14 @@ def dashboard(
         )
     hosts = [*LOOPBACK, *allow_host] if allow_host else None
     app = made(hook_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=hosts)
-    serve(app, host, port, prefix=url_prefix, started=lambda url: click.echo(f"{url} is open"))
+
+    def started(url: str) -> None:
+        if as_json:
+            print_json({"url": url})
+        else:
+            click.echo(f"{url} is open")
+
+    serve(app, host, port, prefix=url_prefix, started=started)
 
 
 def _user(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from offload.stores.findings import Finding
 __all__ = ("doctor",)
 
 _INDENT = 9
+_UNAVAILABLE = 69  # as all commands exit then
 
 
 @click.command()
@@ -38,7 +39,8 @@ def doctor(ctx: click.Context, as_json: bool, workers: bool, timeout: float) -> 
     """Look for what goes wrong, or will, and say what to do.
 
     Run it where publishers and workers run, with their settings. It writes a few bytes to the
-    store and removes them. It ends with 1 if there is an error; warnings and infos are none.
+    store and removes them. It ends with 1 if there is an error, with 69 if a store is unavailable;
+    warnings and infos are none.
     """
     found = []
     for examined in _examined(ctx, timeout if workers else None):
@@ -54,7 +56,7 @@ def doctor(ctx: click.Context, as_json: bool, workers: bool, timeout: float) -> 
     else:
         click.echo(f"{errors} errors, {warnings} warnings")
     if errors:
-        ctx.exit(1)
+        ctx.exit(_UNAVAILABLE if any(each.unavailable for each in found) else 1)
 
 
 def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:

@@ -7,6 +7,7 @@ import threading
 import click
 
 from offload.cli.context import hook_of
+from offload.cli.output import print_json
 
 __all__ = ("exporter",)
 
@@ -21,8 +22,9 @@ __all__ = ("exporter",)
     type=click.IntRange(min=0),
     help="So many tasks have a label of their own, those with the most bytes.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 @click.pass_context
-def exporter(ctx: click.Context, host: str, port: int, tasks: int) -> None:
+def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool) -> None:
     """Serve what all processes counted to Prometheus, at /metrics.
 
     It reads the store at every scrape; one for each store is enough.
@@ -33,7 +35,11 @@ def exporter(ctx: click.Context, host: str, port: int, tasks: int) -> None:
     hook = hook_of(ctx)
     tallies_of(hook.store)
     port, server = serve(hook.store, host, port, tasks=tasks)
-    click.echo(f"http://{host}:{port}/metrics serves the statistics of {hook.store.url}")
+    url = f"http://{host}:{port}/metrics"
+    if as_json:
+        print_json({"url": url, "store": hook.store.url})
+    else:
+        click.echo(f"{url} serves the statistics of {hook.store.url}")
     try:
         threading.Event().wait()
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice, zip_longest
 from typing import Any
 
@@ -11,9 +13,11 @@ import click
 
 from offload.cli import terminal
 from offload.cli.terminal import Column
+from offload.errors import OffloadError
 
 __all__ = (
     "Column",
+    "print_error",
     "print_json",
     "print_json_list",
     "print_labelled",
@@ -22,7 +26,8 @@ __all__ = (
     "printable",
 )
 
-
+_IN_MEMORY = 1 << 24  # bytes of a list that is not printed yet
+_PAGE = 1 << 16  # characters
 _TOGETHER = 500  # a line by itself takes more time to be written than to be made
 
 
@@ -31,12 +36,27 @@ def print_json(document: Any) -> None:
 
 
 def print_json_list(documents: Iterable[Any]) -> None:
-    """Print one JSON document, a list, item by item: it may be long."""
-    begin, rest = "[", iter(documents)
-    while some := list(islice(rest, _TOGETHER)):
-        click.echo(begin + ",".join(f"\n  {json.dumps(document)}" for document in some), nl=False)
-        begin = ","
-    click.echo("[]" if begin == "[" else "\n]")
+    """Print one JSON document, a list. It may be long; nothing is printed before all of it is
+    there, so that an error on the way leaves room for `print_error`.
+    """
+    begin = "["
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8") as listed:
+        for document in documents:
+            listed.write(f"{begin}\n  {json.dumps(document)}")
+            begin = ","
+        listed.write("[]\n" if begin == "[" else "\n]\n")
+        listed.seek(0)
+        for page in iter(partial(listed.read, _PAGE), ""):
+            click.echo(page, nl=False)
+
+
+def print_error(error: BaseException, message: str) -> None:
+    """Print a JSON object that describes *error*: for programs, in place of a document."""
+    kind = click.UsageError if isinstance(error, click.UsageError) else type(error)
+    described = {"type": kind.__name__, "message": message}
+    if isinstance(error, OffloadError):
+        described |= {key: value for key, value in vars(error).items() if value is not None}
+    print_json({"error": described})
 
 
 def print_rows(

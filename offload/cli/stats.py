@@ -19,7 +19,7 @@ from offload.stats import Figures, Report, report, told
 from offload.stats.report import tallies_of
 from offload.stats.stores import by_store
 
-__all__ = ("stats",)
+__all__ = ("counts", "document", "stats")
 
 _COLUMNS = [
     Column(name, number=True)
@@ -68,7 +68,10 @@ def stats(
     if reset:
         hook.recorder.write()
         tallies_of(hook.store).clear()
-        click.echo(f"{hook.store.url}: counting begins anew")
+        if as_json:
+            print_json({"store": hook.store.url, "reset": True})
+        else:
+            click.echo(f"{hook.store.url}: counting begins anew")
         return
     while True:
         _show(hook, since, by, as_json=as_json)
@@ -82,7 +85,7 @@ def _show(hook: Offload, since: float | None, by: str | None, *, as_json: bool) 
     hook.recorder.write()
     found = report(tallies_of(hook.store), since, tasks=by is not None or as_json)
     if as_json:
-        print_json(_document(hook, found))
+        print_json(document(hook, found))
         return
     rows = _rows(hook, found, by)
     when = (
@@ -171,21 +174,23 @@ def _timing(total: Figures, step: str) -> str:
     return f"{count:,} times, {average:,.1f} ms on average, half within {half}, 99 % within {most}"
 
 
-def _document(hook: Offload, found: Report) -> dict[str, Any]:
+def document(hook: Offload, found: Report) -> dict[str, Any]:
+    """Return a report for programs."""
     return {
         "store": hook.store.url,
         "since": found.begin,
-        "total": _counts(found.total),
-        "stores": {url: _counts(each) for url, each in by_store(found, hook.store).items()},
-        "tasks": {task: _counts(each) for task, each in sorted(found.tasks.items())},
+        "total": counts(found.total),
+        "stores": {url: counts(each) for url, each in by_store(found, hook.store).items()},
+        "tasks": {task: counts(each) for task, each in sorted(found.tasks.items())},
         "arguments": [
-            {"task": task, "argument": argument, **_counts(each)}
+            {"task": task, "argument": argument, **counts(each)}
             for (task, argument), each in sorted(found.arguments.items())
         ],
     }
 
 
-def _counts(figures: Figures) -> Mapping[str, Any]:
+def counts(figures: Figures) -> Mapping[str, Any]:
+    """Return what was counted, for programs."""
     ratio = figures.deduplication
     return {
         **dict(sorted(figures.counts.items())),

@@ -24,10 +24,13 @@ Check = Callable[[], Iterable[Finding]]
 
 @dataclass(frozen=True)
 class Examined:
-    """A finding, and what was looked at: ``settings``, a store's URL, …"""
+    """A finding, what was looked at (``settings``, a store's URL, …), and whether the finding is
+    that a store is unavailable.
+    """
 
     subject: str
     finding: Finding
+    unavailable: bool = False
 
 
 def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined]:
@@ -71,7 +74,7 @@ def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
             for finding in check():
                 yield Examined(subject, finding)
         except StoreUnavailable as exc:
-            yield Examined(subject, Finding("error", str(exc)))
+            yield Examined(subject, Finding("error", str(exc)), unavailable=True)
             return  # the others would only wait for it once more
         except OffloadError as exc:
             yield Examined(subject, Finding("error", str(exc)))

@@ -8,9 +8,21 @@ from collections.abc import Iterable
 from math import isfinite
 from typing import NoReturn
 
+from kombu.serialization import registry
+
 from offload.errors import ConfigurationError
 
-__all__ = ("is_int", "is_number", "names", "patterns", "refuse", "seconds", "unknown", "whole")
+__all__ = (
+    "is_int",
+    "is_number",
+    "names",
+    "patterns",
+    "refuse",
+    "seconds",
+    "serializers",
+    "unknown",
+    "whole",
+)
 
 _PATTERN = re.compile(r"[^@]+(@[0-9a-f]{12,64})?", re.DOTALL)
 
@@ -50,6 +62,15 @@ def names(where: str, value: object) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in value):
         refuse(where, value, "a list of names")
     return tuple(value)
+
+
+def serializers(where: str, value: object) -> tuple[str, ...]:
+    """Return names or content types of serializers that kombu knows."""
+    found = names(where, value)
+    for each in found:
+        if each not in registry.name_to_type and each not in registry.type_to_name:
+            raise ConfigurationError(unknown(f"{where}: {each!r}", each, registry.name_to_type))
+    return found
 
 
 def patterns(where: str, value: object) -> tuple[str, ...]:

@@ -17,13 +17,13 @@ class RetryPolicy:
     Attributes:
         max_retries: further attempts after the first.
         interval_start: seconds before the first of them.
-        interval_step: factor by which each further wait is longer than the one before.
+        interval_step: seconds by which each further wait is longer than the one before.
         interval_max: seconds that no wait exceeds.
     """
 
     max_retries: int = 5
     interval_start: float = 0.2
-    interval_step: float = 2.0
+    interval_step: float = 0.5
     interval_max: float = 10.0
 
     def __post_init__(self) -> None:
@@ -36,8 +36,8 @@ class RetryPolicy:
     def wait(self, attempt: int, random: Callable[[], float]) -> float:
         """Return the seconds to wait before retry number *attempt* (from 0).
 
-        Exponential backoff with equal jitter: half the interval for certain, the other
-        half times *random()* (0 to 1), so that many clients do not return at once.
+        The interval grows by a fixed step, as Celery's does. *random()* (0 to 1) moves the wait
+        by up to a fifth either way, so that many clients don't return at once.
         """
-        interval = min(self.interval_start * self.interval_step**attempt, self.interval_max)
-        return interval * (0.5 + random() / 2)
+        interval = self.interval_start + self.interval_step * attempt
+        return min(interval * (0.8 + 0.4 * random()), self.interval_max)

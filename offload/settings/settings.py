@@ -16,6 +16,7 @@ from offload.settings.checks import (
     patterns,
     refuse,
     seconds,
+    serializers,
     unknown,
     whole,
 )
@@ -57,7 +58,8 @@ class Settings:
         on_outage: ``raise`` StoreUnavailable from publishing when the store stays
             away, or ``inline``: send values up to *inline_limit* bytes in the message.
         inline_limit: see *on_outage*.
-        accept: serializers that may be decoded besides those of ``accept_content``.
+        accept: serializers that may be decoded besides those of ``accept_content``, by the names
+            or content types under which kombu knows them.
         secret: what references are signed with; a tuple's first signs and all are
             accepted. Default: a random key that the store keeps.
         compression: ``auto`` compresses where a probe says that it pays; ``zstd``;
@@ -156,7 +158,7 @@ class Settings:
         ):
             refuse("offload_cache", self.cache, "'auto', 'off' or the absolute path of a folder")
         put("inline", names("offload_inline", self.inline))
-        put("accept", names("offload_accept", self.accept))
+        put("accept", serializers("offload_accept", self.accept))
         secret = (self.secret,) if isinstance(self.secret, str) else self.secret
         if secret is None:
             secret = ()

@@ -19,10 +19,10 @@ def test_it_ends_well_where_all_is_well(project, redis):
     assert lines[at + 1].startswith("         -> set appendonly yes")
 
 
-def test_an_error_ends_it_with_one(project):
-    """A store that does not answer, in the words of its own error, told once."""
+def test_an_unavailable_store_ends_it_with_69(project):
+    """As it ends all commands; in the words of the store's own error, said once."""
     project.write(store="redis://localhost:1/0")
-    out, _ = project.run("doctor", code=1)
+    out, _ = project.run("doctor", code=69)
     (error,) = [line for line in out.splitlines() if line.startswith("error")]
     assert error.startswith("error    redis://localhost:1/0 does not answer")
     assert out.endswith("1 errors, 0 warnings\n")
@@ -37,7 +37,7 @@ def test_json_is_one_document(project, tmp_path):
     assert pickle["level"] == "info"
     assert pickle["remedy"].startswith("remove pickle from accept_content")
     project.write(store="redis://localhost:1/0")
-    assert project.json("doctor", code=1)["errors"] == 1
+    assert project.json("doctor", code=69)["errors"] == 1
 
 
 def test_settings_and_modules_that_cannot_be_read(project):

@@ -6,10 +6,16 @@ import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 
+import click
 import pytest
+from celery import Celery
+from click.testing import CliRunner
 
+from offload import Offload
 from offload.cli import _NOUNS, offload
+from offload.cli.output import print_json_list
 
 ALLOWED = {"offload", "offload.cli", "offload.errors"}
 
@@ -46,6 +52,81 @@ def test_every_noun_says_what_it_does():
         assert command.name == name
         assert command.help
     assert offload.get_command(None, "nothing") is None
+
+
+def commands(group=offload):
+    """Yield all commands, those of groups as well."""
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        if isinstance(command, click.Group):
+            yield from commands(command)
+        else:
+            yield command
+
+
+def test_every_command_has_json():
+    """Programs never have to parse what is printed for people."""
+    without = [
+        command.name
+        for command in commands()
+        if not any("--json" in parameter.opts for parameter in command.params)
+    ]
+    assert without == []
+
+
+@pytest.fixture
+def unavailable():
+    """An app whose store can't be reached."""
+    app = Celery("unavailable", broker="memory://", set_as_current=False)
+    Offload(app, store="redis://:canary@localhost:1/0", retry={"max_retries": 0})
+    return SimpleNamespace(app=app)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "type_"),
+    (
+        (("ls",), 69, "StoreUnavailable"),
+        (("top",), 69, "StoreUnavailable"),
+        (("classes", "show", "shop.Missing"), 69, "StoreUnavailable"),
+        (("rm", "--yes", "nonsense"), 1, "InvalidRef"),
+        (("ls", "--bogus"), 2, "UsageError"),
+        (("nonsense",), 2, "UsageError"),
+        (("rm", "b3:12345678"), 2, "UsageError"),
+    ),
+)
+def test_a_failure_is_one_json_document_too(unavailable, words, code, type_):
+    """An object with the error is all that is printed, and the exit code stays."""
+    done = CliRunner().invoke(offload, [*words, "--json"], obj=unavailable)
+    error = json.loads(done.output)["error"]
+    assert (error["type"], done.exit_code) == (type_, code)
+    assert error["message"]
+    assert "canary" not in done.output
+    if code == 69:
+        assert error["store"] == "redis://localhost:1/0"
+
+
+def test_an_unexpected_failure_is_json_and_a_traceback(unavailable):
+    """A module that can't be imported: programs read one, people the other."""
+    unavailable.app.conf.imports = ["not_there"]
+    done = CliRunner().invoke(offload, ["ls", "--json"], obj=unavailable)
+    assert json.loads(done.stdout)["error"]["type"] == "ModuleNotFoundError"
+    assert isinstance(done.exception, ModuleNotFoundError)
+
+
+def test_a_list_that_fails_on_the_way_prints_nothing(capsys):
+    """So what is on standard output is one document: the list, or the error."""
+
+    def documents():
+        yield from range(5000)
+        raise OSError
+
+    with pytest.raises(OSError):
+        print_json_list(documents())
+    assert capsys.readouterr().out == ""
+    print_json_list(range(5000))
+    assert json.loads(capsys.readouterr().out) == list(range(5000))
+    print_json_list([])
+    assert capsys.readouterr().out == "[]\n"
 
 
 @pytest.mark.integration

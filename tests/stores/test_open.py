@@ -23,7 +23,10 @@ def options_of(url, **options):
     (
         ("redis://host", "redis://host"),
         ("redis://user:secret@host:1234/5", "redis://host:1234/5"),
-        ("redis://host?password=secret&db=3", "redis://host"),
+        ("redis://host?password=secret&db=3", "redis://host/3"),
+        ("redis://:secret@host/0?db=6", "redis://host/6"),
+        ("redis+socket:///run/redis.sock?db=6", "redis+socket:///run/redis.sock?db=6"),
+        ("redis+sentinel://a:1/2?db=6", "redis+sentinel://a:1/6?master=mymaster"),
         ("rediss://:s%23cret@host/0?prefix=other", "rediss://host/0?prefix=other"),
         ("valkey://:secret@host", "valkey://host"),
         ("redis+socket:///run/redis.sock?password=secret", "redis+socket:///run/redis.sock"),

@@ -14,6 +14,7 @@ import click
 
 from offload.cli.context import hook_of
 from offload.cli.duration import Duration
+from offload.cli.output import print_json
 from offload.cli.terminal import is_terminal
 from offload.errors import ConfigurationError
 from offload.hooks.app import Offload
@@ -39,8 +40,11 @@ _LOOK = 0.1  # seconds for which a key is waited for before the size of the term
 )
 @click.option("--since", type=Duration(), metavar="TIME", help="Sums of the last 30m, 6h, 7d …")
 @click.option("--once", is_flag=True, help="Print all of it once, also where there is no terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, once.")
 @click.pass_context
-def top(ctx: click.Context, interval: float, since: float | None, once: bool) -> None:
+def top(
+    ctx: click.Context, interval: float, since: float | None, once: bool, as_json: bool
+) -> None:
     """Show what is stored, fetched and saved now: tasks by traffic, times, errors.
 
     Key s sorts by something else, q ends. What is counted arrives here when processes write it,
@@ -48,6 +52,9 @@ def top(ctx: click.Context, interval: float, since: float | None, once: bool) ->
     tasks, whose minutes nobody keeps, once this ran for two such intervals. While the store is
     away the last figures stay.
     """
+    if as_json:
+        _print_json(hook_of(ctx), since)
+        return
     console = _console()
     hook = hook_of(ctx)
     if once:
@@ -75,6 +82,15 @@ def _console() -> Console:
     except ImportError as exc:
         raise ConfigurationError('top needs rich: pip install "offload[cli]"') from exc
     return Console(markup=False, emoji=False, highlight=False)
+
+
+def _print_json(hook: Offload, since: float | None) -> None:
+    from offload.cli.stats import counts, document
+    from offload.cli.top.reading import reading_of
+
+    read = reading_of(hook, since)()
+    now = {"seconds": read.now.seconds, **counts(read.now.figures)}
+    print_json({**document(hook, read.report), "now": now})
 
 
 def _print(hook: Offload, console: Console, since: float | None) -> None:

@@ -55,7 +55,8 @@ def open_redis(url: StoreURL) -> RedisStore:
     elif form == "cluster":
         connect = _cluster(url, options, tls=tls)
     elif form == "socket":
-        options["db"] = url.take("db", count, 0)
+        options["db"] = database = url.take("db", count, 0)
+        url.public += f"?db={database}" if database else ""
         kind = {"connection_class": UnixDomainSocketConnection, "path": url.path}
         connect = _pooled({**options, **kind})
     else:
@@ -115,10 +116,10 @@ def _single(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[]
 
 
 def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
-    master = url.take("master", text, "mymaster")
-    url.public += f"?master={master}"
     hosts = _hosts(url, SENTINEL_PORT)
     options["db"] = _database(url)
+    master = url.take("master", text, "mymaster")
+    url.public += f"?master={master}"
     # The Sentinels have their own users; TLS and timeouts are the same.
     own = {
         name: value
@@ -189,4 +190,9 @@ def _database(url: StoreURL) -> int:
     path = url.path.strip("/")
     if path and not path.isdigit():
         url.refuse(f"{path!r} is not the number of a database")
-    return url.take("db", count, int(path or 0))
+    database = url.take("db", count, None)
+    if database is None:
+        return int(path or 0)
+    scheme, _, rest = url.public.partition("://")
+    url.public = f"{scheme}://{rest.partition('/')[0]}/{database}"
+    return database
