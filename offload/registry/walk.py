@@ -24,6 +24,7 @@ from offload.errors import SerializationError
 from offload.registry.annotations import annotations_of
 from offload.registry.apps import what_of_celery
 from offload.registry.code import names_in, written
+from offload.registry.cpython_internals import is_repr_guard
 from offload.registry.derived import DERIVED, attributes_of, members_of, state_of, subclasses_of
 from offload.registry.functions import is_dispatching
 from offload.registry.graph import Content, Reference, Several
@@ -247,7 +248,7 @@ class Walk:
         self.watch.names(attributes, attributes)
         self._named(b"attributes", attributes)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            if not _is_in_use(code, name):
+            if not is_repr_guard(code, name):
                 self._text(b"closure", name)
                 self._part(name, cell)
         for name in found.globals:
@@ -384,11 +385,6 @@ class Walk:
             self._named(b"of", {k: v for k, v in own.items() if k not in DERIVED})
         else:
             self._text(b"import", f"{module}:{name}")
-
-
-def _is_in_use(code: types.CodeType, name: str) -> bool:
-    """Return whether a variable of a wrapper only says what is going on right now."""
-    return name == "repr_running" and code.co_filename.endswith(("dataclasses.py", "reprlib.py"))
 
 
 def _reduced(value: Any) -> Any:
