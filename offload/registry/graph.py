@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from types import FunctionType
 from typing import Any, Union
 
 __all__ = ("Content", "Reference", "Several", "digest_of_graph")
 
-Reference = Union[type, "Several"]
+Reference = Union[type, FunctionType, "Several"]
+"""A class, a function that is a version of its own, or several in no order."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Content:
     written: bytes
     references: tuple[Reference, ...]
 
-    def classes(self) -> Iterator[type]:
+    def classes(self) -> Iterator[type | FunctionType]:
+        """Yield what is stored apart from it."""
         for reference in self.references:
             if isinstance(reference, Several):
                 for each in reference.contents:

@@ -76,7 +76,6 @@ def identify(obj: Any, scope: Scope) -> Identity:
     """Do as `get_class_hash`, and remember what the hash depends on."""
     if not isinstance(obj, (type, types.FunctionType)):
         raise TypeError(f"a class or function is wanted, this is a {type_name(obj)}")
-    scope = scope.including(obj.__module__)
     watch = Watch()
     contents, reads_docs = _contents(obj, scope, watch, docs=False)
     if reads_docs:
@@ -101,7 +100,7 @@ def _contents(
         each = waiting.pop()
         if id(each) in contents:
             continue
-        walk = Walk(scope, watch, docs=docs)
+        walk = Walk(scope.including(each.__module__), watch, docs=docs)
         contents[id(each)] = found = walk.root(each)
         reads_docs = reads_docs or walk.reads_docs
         waiting += found.classes()

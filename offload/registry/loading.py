@@ -72,6 +72,11 @@ class Loading:
             obj = load(stored.content, self) if same else rebuild(stored.source, record, self)
         except OffloadError:
             raise
+        except ModuleNotFoundError as exc:
+            raise DeserializationError(
+                f"{shown(record)} cannot be made here: {exc}; install it here, or have it shipped "
+                f"by the sender: offload.classes.register({exc.name})"
+            ) from exc
         except Exception as exc:
             raise DeserializationError(
                 f"{shown(record)} cannot be made here: {type(exc).__name__}: {exc}; what it "

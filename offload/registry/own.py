@@ -23,25 +23,29 @@ class Own:
     """Remembers hashes for as long as nothing that they depend on changes."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[tuple[Any, Identity], ...]] = {}
+        self._known: dict[str, tuple[tuple[Any, Scope, Identity], ...]] = {}
 
     def pair(self, obj: Any, scope: Scope) -> Pair:
-        """Return name and hash of a class or function. Raises what `identify` does."""
+        """Return name and hash of a class or function. Raises what `identify` does.
+
+        What was hashed in another scope object is hashed again: a registration may change what
+        goes along.
+        """
         name = name_of(obj)
         known = self._known.get(name, ())
-        for each, identity in known:
-            if each is obj and identity.holds():
+        for each, its, identity in known:
+            if each is obj and its is scope and identity.holds():
                 return name, identity.hash
         identity = identify(obj, scope)
-        others = [(each, its) for each, its in known if each is not obj]
-        self._known[name] = ((obj, identity), *others[: _KEPT - 1])
+        others = [other for other in known if other[0] is not obj]
+        self._known[name] = ((obj, scope, identity), *others[: _KEPT - 1])
         return name, identity.hash
 
     def find(self, pair: Pair, registered: Iterable[Any], scope: Scope) -> Any:
         """Return what is exactly this version: one of *registered*, or sent before, or what
         its name stands for in a module that is imported. None if there is nothing.
         """
-        sent = (each for each, _ in self._known.get(pair[0], ()))
+        sent = (each for each, _, _ in self._known.get(pair[0], ()))
         for each in (*registered, *sent, _named(pair[0])):
             try:
                 if each is not None and self.pair(each, scope) == pair:

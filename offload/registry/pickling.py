@@ -168,6 +168,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         if celery is not None:
             return own, celery
         if isinstance(obj, FunctionType):
+            if obj is not self._root and self._scope.is_apart(obj):
+                return reduce_pair(self._pair_of(obj))
             return self._function(obj)
         if isinstance(obj, CellType):
             return self._cells.reduce(obj) or super().reducer_override(obj)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from importlib import import_module
+from pkgutil import iter_modules
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar, overload
 
@@ -108,6 +109,7 @@ class ClassRegistry:
         self._modules: dict[str, str] = {}
         self._registered: dict[str, tuple[Any, str]] = {}
         self._own = Own()
+        self._scope = Scope()
         self._along: set[str] = set()
         self._looked_at: set[Pair] = set()
         self._stored: dict[Pair, float] = {}
@@ -182,15 +184,17 @@ class ClassRegistry:
             self._modules[obj.__name__] = push
         else:
             self._registered[name_of(_checked(obj))] = (obj, push)
+        self._scope = Scope(self._modules, self._registered)
         return obj
 
     @property
     def registered(self) -> list[Any]:
-        """The classes and functions that were registered, with those of registered modules."""
+        """The classes and functions that were registered, with those of registered modules and
+        their submodules, which this imports.
+        """
         here = [obj for obj, _ in self._registered.values()]
-        for name in sorted(self._modules):
-            module = import_module(name)
-            here += [obj for obj in vars(module).values() if _is_of(obj, name)]
+        for module in _with_submodules(self._modules):
+            here += [obj for obj in vars(module).values() if _is_of(obj, module.__name__)]
         return list({id(obj): obj for obj in here}.values())
 
     @property
@@ -201,7 +205,7 @@ class ClassRegistry:
     @property
     def scope(self) -> Scope:
         """What is shipped without being asked for by name."""
-        return Scope(self._modules)
+        return self._scope
 
     def ships(self, obj: Any) -> bool:
         """Return whether a class or function is one that others cannot be expected to import."""
@@ -421,7 +425,8 @@ class ClassRegistry:
         obj = loading.load(*pair)
         record = loading.stored[pair][0].record
         if record.python == python_tag():
-            actual = identify(obj, Scope(record.modules)).hash
+            needs = {name for each, _ in loading.stored.values() for name, _ in each.record.needs}
+            actual = identify(obj, Scope(record.modules, needs)).hash
             with self._versions.refusing():
                 if actual != code_hash:
                     raise CodeRefused(
@@ -602,6 +607,28 @@ def _checked(obj: Any) -> Any:
     if not isinstance(obj, (type, FunctionType)):
         raise NotShippable(f"a class or function is wanted, this is a {type(obj).__name__}")
     return obj
+
+
+def _with_submodules(names: Iterable[str]) -> list[ModuleType]:
+    """Return modules and their submodules, by name; those that cannot be imported are logged.
+
+    A ``__main__`` of a package is left out: importing it may run a program.
+    """
+    found: dict[str, ModuleType] = {}
+    waiting = list(names)
+    while waiting:
+        module = import_module(waiting.pop())
+        found[module.__name__] = module
+        for each in iter_modules(getattr(module, "__path__", ()), f"{module.__name__}."):
+            if each.name in found or each.name.endswith(".__main__"):
+                continue
+            try:
+                import_module(each.name)
+            except Exception as exc:
+                logger.warning("%s is left out, it cannot be imported: %r", each.name, exc)
+            else:
+                waiting.append(each.name)
+    return [found[name] for name in sorted(found)]
 
 
 def _is_of(obj: Any, module: str) -> bool:

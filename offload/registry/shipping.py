@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
@@ -30,6 +31,12 @@ class Shipping:
     def claims(self, kind: type) -> bool:
         registry = self._registry
         return registry.policy.mode != OFF and registry.claims(kind)
+
+    def advice(self, kind: type) -> str:
+        package = kind.__module__.partition(".")[0]
+        if self._registry.policy.mode == OFF or package in sys.stdlib_module_names:
+            return ""
+        return f"register it: offload.classes.register({kind.__module__})"
 
     def reduced(self, obj: Any) -> tuple[Any, ...] | None:
         if isinstance(obj, (type, FunctionType)):

@@ -160,13 +160,13 @@ class _Taking:
         module = self._module(place.module)
         if isinstance(value, ModuleType):
             return self._imported_module(place, name, value, early=early)
+        if value is not self.root and self.scope.is_apart(value):
+            before = module.classes.get(name, ("", "", False))[2]
+            module.classes[name] = (*self.pair_of(value), early or before)
+            return set()
         if isinstance(value, type):
             if value is self.root:
                 return {self._alias(id(value), place.module, name)}
-            if value in self.scope:
-                before = module.classes.get(name, ("", "", False))[2]
-                module.classes[name] = (*self.pair_of(value), early or before)
-                return set()
         elif what_of_celery(value) or not callable(value) or _is_named(value, self.scope):
             return self._constant(place, name, value, early=early)
         elif isinstance(inspect.unwrap(value), FunctionType) and value in self.scope:
@@ -334,7 +334,7 @@ class _Pickler(pickle.Pickler):
         celery = what_of_celery(obj)
         if celery is not None:
             return ("own", *celery)
-        if isinstance(obj, type):
+        if isinstance(obj, type) or taking.scope.is_apart(obj):
             if obj in taking.scope:
                 pair = taking.pair_of(obj)
                 self.pairs.append(pair)

@@ -214,6 +214,9 @@ class Walk:
             self._dispatcher(function)
         elif function not in self.scope:
             self._reference(function)
+        elif self.scope.is_apart(function):
+            self._text(b"apart", function.__name__)
+            self._references.append(function)
         elif not self._again(function):
             self._begin(b"function", self._seen[id(function)])
             self._functions.append((function, [*self._where]))

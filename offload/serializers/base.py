@@ -78,6 +78,9 @@ class Code(Protocol):
         serializer would make something simpler of them, as a list of a named tuple.
         """
 
+    def advice(self, kind: type) -> str:
+        """Return how to have instances of a class shipped that are not; "" if they cannot be."""
+
     def reduced(self, obj: Any) -> tuple[Any, ...] | None:
         """Return what pickle writes for it, or for a cached function of the kind; else None."""
 

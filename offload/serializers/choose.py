@@ -144,7 +144,7 @@ class Registry:
             payload = self._tree.encode(value)
         except NotData as error:
             where = f" at {error.path}" if error.path else ""
-            reason = f"{error.reason}{where}"
+            reason, registering = f"{error.reason}{where}", error.advice
         if payload is None and pickles:
             payload = self._pickle.encode(value)
         if payload is not None:
@@ -154,7 +154,7 @@ class Registry:
             payload = kombu_native.encode(value, native)
         if payload is not None:
             return payload
-        advice = (
+        advice = registering or (
             "not even pickle can carry it"
             if pickles
             else "it can only travel with pickle, if at all; "

@@ -75,8 +75,11 @@ class Pickle:
         except OffloadError:
             raise
         except Exception as error:
+            advice = ""
+            if isinstance(error, ModuleNotFoundError):
+                advice = "; install it here, or register it where the value is sent"
             raise DeserializationError(
-                f"pickle cannot read the value: {type(error).__name__}: {error}"
+                f"pickle cannot read the value: {type(error).__name__}: {error}{advice}"
             ) from error
 
 

@@ -23,16 +23,18 @@ class NotData(Exception):
     Attributes:
         reason: what is wrong with it, as ``it is a generator``.
         path: where in the value it stands, as ``['rows'][3]``.
+        advice: what to do about it; "" for what goes without saying.
     """
 
-    def __init__(self, reason: str, path: str = "") -> None:
-        super().__init__(reason, path)
+    def __init__(self, reason: str, path: str = "", advice: str = "") -> None:
+        super().__init__(reason, path, advice)
         self.reason = reason
         self.path = path
+        self.advice = advice
 
     def below(self, step: object) -> NotData:
         """Return the same, seen from one container further out."""
-        return NotData(self.reason, f"[{step!r:.40}]{self.path}")
+        return NotData(self.reason, f"[{step!r:.40}]{self.path}", self.advice)
 
 
 def text(body: Node) -> str:

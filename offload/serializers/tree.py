@@ -127,7 +127,8 @@ class Writer:
         node = objects.write(value, self) if self.code is not None else None
         if node is not None:
             return node
-        raise NotData(f"it is of type {type_name(value)}")
+        advice = self.code.advice(kind) if self.code is not None else ""
+        raise NotData(f"it is of type {type_name(value)}", advice=advice)
 
     def _foreign(self, value: Any, package: str) -> Node:
         try:

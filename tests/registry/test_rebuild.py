@@ -75,6 +75,22 @@ def test_what_is_loaded_as_bytecode_behaves_as_what_was_pushed(two, written, els
     assert json.loads(json.dumps(eval(shape.expression, {"F": recovered}))) == shape.value
 
 
+def test_single_functions_that_are_registered_are_versions_of_their_own(two, written, elsewhere):
+    """Source names them, and they are made from their own."""
+    pushing, loading = two
+    library = written("TAX = 10\ndef total(n): return n + TAX", "written_library")
+    module = written(
+        "from written_library import total\nclass F:\n    def run(self): return total(1)"
+    )
+    pushing.register(library.total)
+    code_hash = pushing.push(module.F)
+    assert [name for name, _ in pushing.stored("F", code_hash).record.needs] == [
+        "written_library.total"
+    ]
+    elsewhere()
+    assert loading.pull("F")().run() == 11
+
+
 # -- versions that need each other
 
 CLASSES = "ABCDEF"

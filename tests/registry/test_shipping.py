@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from offload import Offload
 from offload.errors import (
     CodeRefused,
     ConfigurationError,
+    DeserializationError,
     SerializationError,
     StoreUnavailable,
     UnknownClass,
@@ -258,6 +260,115 @@ class TestRegistered:
         home = here.read(again)
         assert type(home[0]) is home[1] is shop.Item
         assert home[2:] == [shop.helper, shop.cached]
+
+    @pytest.mark.parametrize(
+        "cell",
+        (
+            "def F(): return Order(2).run() + total(3)",
+            "class F(Order):\n    def __init__(self): super().__init__(5)",
+            """class F:
+                order, total = Order, staticmethod(total)
+                def run(self): return self.order(2).run() + self.total(3)""",
+            """class F:
+                def __init__(self): self.order, self.total = Order(2), total
+                def run(self): return self.order.run() + self.total(3)""",
+        ),
+        ids=("function", "subclass", "attribute", "instance"),
+    )
+    @pytest.mark.parametrize("native", ("json", "pickle"))
+    def test_single_ones_are_versions_wherever_they_are_named(
+        self, memory, module, defined, cell, native
+    ):
+        """A cell that names registered classes and functions of a module that workers lack has
+        them as needs, with what they use of their module, and runs where the module is not.
+        """
+        accept = ("json", "pickle")
+        here, there = Side(memory, accept=accept), Side(memory, accept=accept)
+        shop = module("""
+            TAX = 10
+            def taxed(n): return n + TAX
+            class Order:
+                def __init__(self, n): self.n = n
+                def run(self): return taxed(self.n)
+            def total(n): return 2 * taxed(n)
+        """)
+        here.registry.register(shop.Order)
+        here.registry.register(shop.total)
+        source = f"from shop_of_the_producer import Order, total\n{cell}"
+        obj = defined(source)
+        value = obj() if isinstance(obj, type) else obj
+        payload = here.write(value, native)
+        before = here.registry.get_class_hash(obj)
+        record = here.registry.stored("__main__.F", before).record
+        needs = {name.rpartition(".")[2] for name, _ in record.needs}
+        assert needs >= (
+            {"Order"} if "(Order)" in cell or "= Order(" in cell else {"Order", "total"}
+        )
+        del sys.modules["shop_of_the_producer"]
+        arrived = there.read(payload)
+        expected = 15 if "(Order)" in cell else 38
+        assert (arrived.run() if isinstance(obj, type) else arrived()) == expected
+        assert type(there.registry.recover_class("__main__.F", before)) is type(obj)
+        sys.modules["shop_of_the_producer"] = shop
+        shop.TAX = 20  # of what it only refers to: it needs other versions of those
+        assert here.registry.get_class_hash(obj) != before
+
+    def test_registering_takes_effect_at_once(self, sides, module, defined):
+        """What failed before its module was registered, or did not find it where it is loaded,
+        is another version afterwards; both errors say to register it.
+        """
+        here, there = sides
+        shop = module("class Item:\n    def run(self): return 1")
+        source = "import shop_of_the_producer\ndef F(): return shop_of_the_producer.Item().run()"
+        function = defined(source)
+        with pytest.raises(SerializationError, match=r"classes\.register\(shop_of_the_producer\)"):
+            here.write(shop.Item())
+        first = here.write(function)
+        del sys.modules["shop_of_the_producer"]
+        with pytest.raises(DeserializationError, match=r"register\(shop_of_the_producer\)"):
+            there.read(first)
+        sys.modules["shop_of_the_producer"] = shop
+        here.registry.register(shop)
+        payload = here.write([function, shop.Item()])
+        del sys.modules["shop_of_the_producer"]
+        arrived, item = there.read(payload)
+        assert arrived() == item.run() == 1
+
+    @pytest.mark.parametrize("push", ("auto", "manual"))
+    def test_a_package_is_registered_with_its_submodules(
+        self, memory, tmp_path, monkeypatch, caplog, push
+    ):
+        """Classes of submodules are registered, whether imported yet or not, and can be pushed;
+        a submodule that cannot be imported is named, and a ``__main__`` does not run.
+        """
+        parts = {
+            "__init__": "from offload_package.models import Order",
+            "models": "class Order:\n    def run(self): return 1",
+            "sub/__init__": "",
+            "sub/late": "class Late: pass\nfrom offload_package.models import Order",
+            "broken": "import a_module_that_is_nowhere",
+            "__main__": "raise SystemExit('it ran')",
+        }
+        for name, source in parts.items():
+            path = tmp_path / "offload_package" / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        package = importlib.import_module("offload_package")
+        try:
+            here = Side(memory)
+            here.registry.register(package, push=push)
+            names = {"offload_package.models.Order", "offload_package.sub.late.Late"}
+            assert here.registry.statuses() == dict.fromkeys(names, "untracked")
+            assert "offload_package.broken is left out" in caplog.text
+            assert set(here.registry.push_all()) == names
+            assert set(here.registry.statuses().values()) == {"synced"}
+            payload = here.write(package.Order())
+        finally:
+            for name in [each for each in sys.modules if each.startswith("offload_package")]:
+                del sys.modules[name]
+        monkeypatch.undo()
+        assert Side(memory).read(payload).run() == 1
 
     def test_automatically_it_becomes_the_latest_once(self, memory, module):
         """The first message of a process makes its version the latest; later ones leave alone
