@@ -19,7 +19,7 @@ from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef
 from offload.hooks import control, periodic, prefetch, results, together, worker
-from offload.hooks.locate import store_urls
+from offload.hooks.locate import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.prefetch import Prefetcher
@@ -36,7 +36,6 @@ from offload.registry.registry import ClassRegistry
 from offload.registry.shipping import Shipping
 from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions
-from offload.stores import open_store
 from offload.stores.base import Store
 from offload.stores.tiers import Tiered
 
@@ -173,8 +172,7 @@ class Offload:
         """The store, opened at first use. Raises ConfigurationError where none can be found."""
         if self._store is None:
             # Opening connects to nothing, so threads that come first together may each do it.
-            urls = store_urls(self.settings, self.app.conf)
-            store = open_store(urls, tier_sizes=self.settings.tier_sizes)
+            store = open_app_store(self.settings, self.app)
             self.recorder.ride(store)
             if isinstance(store, Tiered):
                 store.count_by_tier(self.counters)

@@ -1,61 +1,155 @@
-"""Which store an app uses where none is configured: the Redis that Celery has already."""
+"""Open the store of an app: the configured one, else the Redis that Celery itself uses.
+
+The default store connects exactly as Celery does. So its parameters are those that Celery's
+Redis backend or kombu's Redis transport computes (TLS, Sentinel, credentials, timeouts,
+databases, key prefixes), never a second reading of the same settings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
+
+from celery import Celery
+from celery.app.backends import by_url
+from celery.app.defaults import DEFAULTS
+from celery.exceptions import ImproperlyConfigured
+from kombu.utils.url import url_to_parts
 
 from offload.errors import ConfigurationError
 from offload.settings import Settings
+from offload.stores import open_store
+from offload.stores.base import Store
 
-__all__ = ("store_urls",)
-
-_REDIS = ("redis", "rediss", "redis+socket", "valkey", "valkeys")
+__all__ = ("celery_store", "open_app_store")
 
 
-def store_urls(settings: Settings, conf: Any) -> str | Sequence[str]:
-    """Return the URL (or URLs) of the store: the one configured, else the result
-    backend's Redis, else the broker's.
+def open_app_store(settings: Settings, app: Celery) -> Store:
+    """Open the configured store, else the result backend's Redis, else the broker's.
 
     Raises ConfigurationError that says what to set.
     """
-    if settings.store is not None:
-        return settings.store
-    candidates = (
-        (conf.result_backend, conf.get("result_backend_transport_options")),
-        (conf.broker_url, conf.get("broker_transport_options")),
-    )
-    for url, options in candidates:
-        found = _redis_url(url, options or {})
-        if found is not None:
-            return found
-    raise ConfigurationError(
-        "no store: neither the result backend nor the broker is Redis. Set offload_store (or "
-        "Offload(app, store=…)) to a URL such as redis://localhost:6379/2 or file:///var/lib/offload"
-    )
+    given = settings.store_options
+    if settings.store is None:
+        url, options = celery_store(app)
+        return open_store(url, **{**options, **(given[0] if given else {})})
+    urls = [settings.store] if isinstance(settings.store, str) else settings.store
+    if len(urls) == 1:
+        return open_store(urls[0], **(given[0] if given else {}))
+    return open_store(urls, tier_sizes=settings.tier_sizes, tier_options=given or None)
 
 
-def _redis_url(url: Any, options: Mapping[str, Any]) -> str | None:
-    if not isinstance(url, str):
-        return None
-    first, *others = url.split(";")
-    scheme = urlsplit(first).scheme
-    if scheme in _REDIS:
-        return first.partition("?")[0] + _tls(first)
-    if scheme == "sentinel" and options.get("master_name"):
-        parts = [urlsplit(one) for one in (first, *others)]
-        hosts = ",".join(part.netloc.rpartition("@")[2] for part in parts)
-        login = parts[0].netloc.rpartition("@")[0]
-        return (
-            f"redis+sentinel://{login + '@' if login else ''}{hosts}{parts[0].path}"
-            f"?master={options['master_name']}"
+def celery_store(app: Celery) -> tuple[str, dict[str, Any]]:
+    """Return the URL and options of the Redis that *app* has as result backend or broker.
+
+    Raises ConfigurationError where neither is Redis.
+    """
+    backend, broker = _backend(app), _broker(app)
+    if backend is None and broker is None:
+        raise ConfigurationError(
+            "no store: neither the result backend nor the broker is Redis. Set offload_store "
+            "(or Offload(app, store=…)) to a URL such as redis://localhost:6379/2 or "
+            "file:///var/lib/offload"
         )
-    return None
+    url, options = backend or broker  # type: ignore[misc]
+    # Tenants that share one Redis may have set a prefix for either alone.
+    prefixes = [found[1]["global_keyprefix"] for found in (backend, broker) if found is not None]
+    options["global_keyprefix"] = next(filter(None, prefixes), "")
+    return url, {name: value for name, value in options.items() if value not in (None, "")}
 
 
-def _tls(url: str) -> str:
-    """Return the query's TLS options; others are meant for Celery's own client."""
-    query = urlsplit(url).query
-    kept = [item for item in query.split("&") if item.startswith("ssl_")]
-    return "?" + "&".join(kept) if kept else ""
+def _backend(app: Celery) -> tuple[str, dict[str, Any]] | None:
+    """Return the Redis of the result backend, None if it is something else."""
+    try:
+        kind, _ = by_url(app.backend_cls or app.conf.result_backend, app.loader)
+    except (ImproperlyConfigured, ImportError):  # which Celery reports once results are used
+        return None
+    if not any(each.__module__ == "celery.backends.redis" for each in kind.__mro__):
+        return None
+    backend = app.backend
+    params = dict(backend.connparams)
+    # Celery's default suits a client that waits for messages; the store's suits short calls.
+    if params.get("socket_timeout") == DEFAULTS["redis_socket_timeout"]:
+        del params["socket_timeout"]
+    transport = dict(app.conf.get("result_backend_transport_options") or {})
+    prefix = transport.get("global_keyprefix") or ""
+    if prefix and prefix[-1] not in ":_-.":
+        prefix += "_"  # as the backend does
+    hosts = [(each["host"], each["port"]) for each in params.pop("hosts", ())]
+    kwargs = transport.get("sentinel_kwargs") or {}
+    return _translated(params, {**transport, "sentinel_kwargs": kwargs}, prefix, hosts)
+
+
+def _broker(app: Celery) -> tuple[str, dict[str, Any]] | None:
+    """Return the Redis of the broker, None if it is something else."""
+    with app.connection_for_write() as connection:  # connects to nothing
+        try:
+            transport = connection.get_transport_cls()
+        except ImportError:  # which Celery reports once it connects
+            return None
+        kind: Any = getattr(transport, "Channel", object)
+        if not any(each.__module__ == "kombu.transport.redis" for each in kind.__mro__):
+            return None
+        given = dict(connection.transport_options)
+        params = _channel_params(connection, transport)
+        for name in kind.from_transport_options:
+            if name not in given:  # kombu's defaults suit a client that waits for messages
+                params.pop(name, None)
+        hosts: list[tuple[str, int]] = []
+        if hasattr(kind, "_sentinel_managed_pool"):
+            default = transport.default_port
+            others = [url_to_parts(url) for url in connection.alt] or [connection]
+            hosts = [(one.hostname or "localhost", one.port or default) for one in others]
+    return _translated(params, given, given.get("global_keyprefix") or "", hosts)
+
+
+def _channel_params(connection: Any, transport: Any) -> dict[str, Any]:
+    """Return the parameters that kombu's channel would connect with.
+
+    A channel connects when it is made, so this one is left unmade: a private method, tested
+    against every kombu that is supported.
+    """
+    channel = transport.Channel.__new__(transport.Channel)
+    channel.connection = SimpleNamespace(client=connection, default_port=transport.default_port)
+    for name in transport.Channel.from_transport_options:
+        if name in connection.transport_options:
+            setattr(channel, name, connection.transport_options[name])
+    params: dict[str, Any] = channel._connparams()
+    return params
+
+
+def _translated(
+    params: dict[str, Any], transport: Mapping[str, Any], prefix: str, hosts: list[tuple[str, int]]
+) -> tuple[str, dict[str, Any]]:
+    """Return a store's URL and options for redis-py's connection parameters."""
+    from redis.connection import SSLConnection
+
+    from offload.stores.redis.connect import OURS
+
+    kind = params.get("connection_class")
+    is_tls = kind is not None and issubclass(kind, SSLConnection)
+    scheme = "rediss" if is_tls else "redis"
+    if is_tls and "ssl_check_hostname" not in params:  # Celery leaves it to the driver
+        known = inspect.signature(SSLConnection.__init__).parameters["ssl_check_hostname"]
+        params["ssl_check_hostname"] = known.default
+    where = [(params.pop("host", None) or "localhost", params.pop("port", None) or 6379)]
+    path, database = params.pop("path", None), params.pop("db", None) or 0
+    options = {name: value for name, value in params.items() if name not in OURS}
+    options["global_keyprefix"] = prefix
+    if hosts:
+        scheme, where = f"{scheme}+sentinel", hosts
+        if not transport.get("master_name"):
+            raise ConfigurationError(
+                "no store: Sentinel needs the name of the primary: set 'master_name' in "
+                "broker_transport_options or result_backend_transport_options"
+            )
+        for name in ("master_name", "sentinel_kwargs", "min_other_sentinels"):
+            options[name] = transport.get(name)
+    elif path is not None:
+        return f"redis+socket://{quote(path)}", {**options, "db": database}
+    named = [(f"[{host}]" if ":" in host else host, port) for host, port in where]
+    netloc = ",".join(f"{host}:{port}" for host, port in named)
+    return f"{scheme}://{netloc}/{database}", options

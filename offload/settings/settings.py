@@ -42,6 +42,8 @@ class Settings:
     Attributes:
         store: URL of the store, or several, which are its tiers. Default: the result
             backend's Redis, else the broker's.
+        store_options: options of the store besides those in its URL, a dict (for several stores
+            a list of one for each), such as TLS and credentials; see `offload.open_store`.
         tier_sizes: bytes of a value from which it goes to the second tier, the third and so
             on; one number fewer than there are tiers.
         mode: ``on``; ``observe`` leaves messages as they are and only counts what
@@ -88,6 +90,7 @@ class Settings:
     """
 
     store: str | tuple[str, ...] | None = field(default=None, repr=False)  # may hold a password
+    store_options: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)  # credentials
     tier_sizes: tuple[int, ...] = (1024**2,)
     mode: str = "on"
     threshold: int = 64 * 1024
@@ -129,6 +132,7 @@ class Settings:
             )
         ):
             refuse("offload_store", self.store, "it is a URL or a list of URLs")
+        put("store_options", _store_options(self.store_options, self.store))
         if is_int(self.tier_sizes):
             put("tier_sizes", (self.tier_sizes,))
         put("tier_sizes", _tier_sizes(self.tier_sizes, self.store))
@@ -247,6 +251,24 @@ def _short(key: object, namespace: str | None) -> str | None:
 
 def _prefixed(names: Iterable[str]) -> list[str]:
     return [f"offload_{name}" for name in names]
+
+
+def _store_options(
+    given: Any, store: str | tuple[str, ...] | None
+) -> tuple[Mapping[str, Any], ...]:
+    """Return a dict of options for each store; none if there are none at all."""
+    where, stores = "offload_store_options", len(store) if isinstance(store, tuple) else 1
+    each = (given,) if isinstance(given, Mapping) else given
+    if not isinstance(each, (list, tuple)) or not all(
+        isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+        for options in each
+    ):
+        raise ConfigurationError(f"{where} is a dict, or for several stores a list of dicts")
+    if each and len(each) != stores:
+        raise ConfigurationError(
+            f"{where}: {len(each)} dicts for {stores} stores; give one for each URL"
+        )
+    return tuple(each) if any(each) else ()
 
 
 def _tier_sizes(sizes: Any, store: str | tuple[str, ...] | None) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -40,14 +40,18 @@ _FACTORIES: dict[str, str | Factory] = {
 
 
 def open_store(
-    url: str | Sequence[str], *, tier_sizes: Sequence[int] | None = None, **options: Any
+    url: str | Sequence[str],
+    *,
+    tier_sizes: Sequence[int] | None = None,
+    tier_options: Sequence[Mapping[str, Any]] | None = None,
+    **options: Any,
 ) -> Store:
     """Return the store at *url*; several are the tiers of one, see `offload.stores.tiered`.
 
     Nothing is connected to until the store is first used, so a server may be down now.
 
     *tier_sizes* are the bytes of a value from which it goes to the second tier, the third and
-    so on; needed where there are more than two.
+    so on; needed where there are more than two. *tier_options* are the options of each tier.
 
     Options may stand in the URL's query or (but for tiers) be given by keyword:
 
@@ -66,7 +70,7 @@ def open_store(
     if not isinstance(url, str):
         urls = list(url)
         if len(urls) != 1:
-            return _open_tiers(urls, tier_sizes, options)
+            return _open_tiers(urls, tier_sizes, tier_options, options)
         url = urls[0]
     location = StoreURL(url, options)
     base, plus, _ = location.scheme.partition("+")
@@ -83,17 +87,26 @@ def open_store(
     return store
 
 
-def _open_tiers(urls: list[str], sizes: Sequence[int] | None, options: dict[str, Any]) -> Store:
+def _open_tiers(
+    urls: list[str],
+    sizes: Sequence[int] | None,
+    tier_options: Sequence[Mapping[str, Any]] | None,
+    options: dict[str, Any],
+) -> Store:
     if not urls:
         raise ConfigurationError("a store is one URL or several, not an empty list")
     if options:
         raise ConfigurationError(
-            f"{', '.join(sorted(options))}: options of several stores stand in the URL of each"
+            f"{', '.join(sorted(options))}: pass the options of several stores in the URL of "
+            "each, or as tier_options"
         )
     from offload.stores.tiered import TieredStore
     from offload.stores.tiered.store import SIZES
 
-    first, *lower = map(open_store, urls)
+    each = tier_options or [{}] * len(urls)
+    if len(each) != len(urls):
+        raise ConfigurationError(f"{len(urls)} stores need {len(urls)} dicts of options")
+    first, *lower = (open_store(url, **given) for url, given in zip(urls, each, strict=True))
     return TieredStore(first, lower, SIZES if sizes is None else sizes)
 
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NoReturn, TypeVar, Union
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,7 +18,7 @@ __all__ = ("StoreURL", "boolean", "count", "duration", "key_prefix", "seconds", 
 T = TypeVar("T")
 Host = tuple[str, Union[int, None]]
 
-_SECRET = ("password", "token", "secret", "key")
+_SECRET = ("password", "token", "secret", "key", "kwargs", "credential")
 
 
 class StoreURL:
@@ -28,6 +28,7 @@ class StoreURL:
         hosts: pairs of host and port (None where none is given).
         username, password: as in the URL, percent-decoded; None where not given.
         path: percent-decoded, with its leading slash.
+        given: names of the options that were passed by keyword, not in the query.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
@@ -49,6 +50,7 @@ class StoreURL:
         self.public = f"{self.scheme}://{hosts}{parts.path}"
         self._options: dict[str, Any] = {}
         self._known: list[str] = []
+        self.given = frozenset(options or ())
         for name, value in [
             *parse_qsl(parts.query, keep_blank_values=True),
             *(options or {}).items(),
@@ -70,8 +72,14 @@ class StoreURL:
             return convert(value)
         except (TypeError, ValueError) as exc:
             secret = any(word in name for word in _SECRET) or "@" in str(value)
+            secret = secret or not isinstance(value, (str, int, float))  # objects may hold one
             shown = "…" if secret else repr(value)
             self.refuse(f"the option {name}={shown} is not {exc}")
+
+    def take_given(self, names: Container[str]) -> dict[str, Any]:
+        """Return, as they are, the options of these names that were passed by keyword."""
+        found = [name for name in self._options if name in self.given and name in names]
+        return {name: self._options.pop(name) for name in found}
 
     def finish(self) -> None:
         """Refuse options that nobody has taken."""

@@ -1,22 +1,48 @@
+"""The default store connects as Celery does."""
+
 from __future__ import annotations
+
+import ssl
 
 import pytest
 from celery import Celery
+from kombu.utils.url import url_to_parts
+from redis.credentials import UsernamePasswordCredentialProvider
 
-from offload import ConfigurationError, Settings
-from offload.hooks.locate import store_urls
+from offload import ConfigurationError, Offload, Settings
+from offload.hooks.locate import open_app_store
+from offload.testing.servers import redis_client, redis_server
+
+PROVIDER = UsernamePasswordCredentialProvider("user", "secret")
+USE_SSL = {"ssl_cert_reqs": ssl.CERT_NONE, "ssl_ca_certs": "/ca.pem", "ssl_keyfile": "/k"}
 
 
-def located(broker="amqp://", backend=None, store=None, **conf):
+def app_of(broker="amqp://", backend=None, **conf):
     app = Celery("locate", broker=broker, backend=backend, set_as_current=False)
     app.conf.update(conf)
-    return store_urls(Settings(store=store), app.conf)
+    return app
+
+
+def opened(broker="amqp://", backend=None, store=None, store_options=(), **conf):
+    settings = Settings(store=store, store_options=store_options)
+    return open_app_store(settings, app_of(broker, backend, **conf))
+
+
+def parameters(store):
+    """Return what the store's client gives each connection; nothing is connected."""
+    return parameters_of(store._link._client().connection_pool)
+
+
+def parameters_of(pool):
+    most = {} if pool.max_connections > 1 << 30 else {"max_connections": pool.max_connections}
+    return {"connection_class": pool.connection_class, **most, **pool.connection_kwargs}
 
 
 def test_what_is_configured_comes_first():
     """A configured store is taken as it is, one URL or several."""
-    assert located("redis://a/0", "redis://b/1", "file:///x") == "file:///x"
-    assert located(store=["file:///x", "redis://b/1"]) == ("file:///x", "redis://b/1")
+    assert opened("redis://a/0", "redis://b/1", "file:///x").url == "file:///x"
+    several = opened(store=["redis://b/1", "file:///x"])
+    assert [several.url] == ["redis://b/1 + file:///x"]
 
 
 @pytest.mark.parametrize(
@@ -25,28 +51,247 @@ def test_what_is_configured_comes_first():
         ("redis://a:1/0", "redis://b:2/1", "redis://b:2/1"),
         ("redis://a:1/0", None, "redis://a:1/0"),
         ("redis://a:1/0", "rpc://", "redis://a:1/0"),
-        ("amqp://", "redis://:secret@b:2/1", "redis://:secret@b:2/1"),
-        (
-            "redis://a/0",
-            "rediss://b/1?ssl_cert_reqs=required",
-            "rediss://b/1?ssl_cert_reqs=required",
-        ),
-        ("redis://a/0?socket_timeout=3", None, "redis://a/0"),
+        ("redis://a:1/0", "nonsense://", "redis://a:1/0"),
+        ("amqp://", "redis://:secret@b:2/1", "redis://b:2/1"),
+        ("redis://a/0", "rediss://b/1?ssl_cert_reqs=required", "rediss://b:6379/1"),
+        ("redis://[::1]:7/3", None, "redis://[::1]:7/3"),
+        ("redis+socket:///run/r.sock?virtual_host=3", None, "redis+socket:///run/r.sock?db=3"),
+        ("amqp://", "redis+socket:///run/r.sock?virtual_host=3", "redis+socket:///run/r.sock?db=3"),
     ),
 )
 def test_the_redis_that_celery_has(broker, backend, url):
     """Else it is the result backend's Redis, else the broker's."""
-    assert located(broker, backend) == url
+    store = opened(broker, backend)
+    assert store.url == url
+    if "virtual_host" in f"{broker}{backend}":
+        assert parameters(store)["db"] == 3
 
 
-def test_sentinel():
-    """A Sentinel broker or backend gives the store its hosts, password and master."""
-    url = "sentinel://:pw@a:1/0;sentinel://:pw@b:2/0"
-    found = located("amqp://", url, result_backend_transport_options={"master_name": "mymaster"})
-    assert found == "redis+sentinel://:pw@a:1,b:2/0?master=mymaster"
+SAME = (
+    ("redis://user:p%40ss@h:7/3", {}, {}),
+    ("redis://h", {"redis_backend_use_ssl": USE_SSL}, {"broker_use_ssl": USE_SSL}),
+    ("rediss://h?ssl_cert_reqs=CERT_NONE", {}, {}),
+    ("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem", {}, {}),
+    ("rediss://h", {"redis_backend_use_ssl": USE_SSL}, {"broker_use_ssl": USE_SSL}),
+    ("redis+socket:///run/r.sock?virtual_host=3&password=secret", {}, {}),
+    ("redis://h", {"redis_socket_timeout": 3, "redis_socket_connect_timeout": 2}, {}),
+    ("redis://h", {"redis_socket_keepalive": True, "redis_max_connections": 7}, {}),
+    ("redis://h", {"redis_backend_health_check_interval": 9, "redis_client_name": "me"}, {}),
+    ("redis://h", {"redis_backend_credential_provider": PROVIDER}, {}),
+    ("redis://h?socket_timeout=4&client_name=me&health_check_interval=3", {}, None),
+    (
+        "redis://h",
+        None,
+        {
+            "broker_transport_options": {
+                "socket_timeout": 3,
+                "socket_connect_timeout": 2,
+                "socket_keepalive": True,
+                "socket_keepalive_options": {1: 2},
+                "health_check_interval": 9,
+                "max_connections": 7,
+                "client_name": "me",
+                "retry_on_timeout": True,
+                "visibility_timeout": 60,
+            }
+        },
+    ),
+)
+_OURS = {"command_packer", "protocol", "retry", "socket_read_size", "retry_on_timeout"}
+
+
+def backends_parameters(app):
+    return app.backend.connparams
+
+
+def channels_parameters(app):
+    from types import SimpleNamespace
+
+    connection = app.connection_for_write()
+    kind = connection.get_transport_cls().Channel
+    channel = kind.__new__(kind)
+    vars(channel).update(connection.transport_options)
+    channel.connection = SimpleNamespace(client=connection, default_port=6379)
+    return channel._connparams()
+
+
+def same(theirs, store):
+    """Assert that the store passes on all that Celery itself sets."""
+    found = parameters(store)
+    unset = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
+    words = {ssl.CERT_NONE: "none", ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
+    for name, value in theirs.items():
+        expected = value
+        if name == "ssl_cert_reqs":
+            expected = words.get(value, value)
+        if (name, value) == ("socket_timeout", 120.0) or (name in unset and not value):
+            expected = unset[name]
+        if name not in _OURS and expected is not None:
+            assert found.get(name) == expected, name
+
+
+@pytest.mark.parametrize(("url", "backend", "broker"), SAME)
+def test_the_store_connects_as_celery_does(url, backend, broker):
+    """Whatever Celery's settings say of a connection, the store's connections have it as well."""
+    if backend is not None:
+        app = app_of(backend=url, **backend)
+        same(backends_parameters(app), open_app_store(Settings(), app))
+    if broker is not None:
+        app = app_of(broker=url, **broker)
+        given = app.conf.broker_transport_options
+        theirs = channels_parameters(app)
+        defaults = set(app.connection().get_transport_cls().Channel.from_transport_options)
+        theirs = {k: v for k, v in theirs.items() if k not in defaults or k in given}
+        store = open_app_store(Settings(), app)
+        same(theirs, store)
+        assert "health_check_interval" in given or not parameters(store)["health_check_interval"]
+
+
+@pytest.mark.parametrize("part", ("backend", "broker"))
+@pytest.mark.parametrize("tls", (False, True))
+def test_sentinel(part, tls):
+    """Sentinel's hosts, credentials, primary, and the Sentinels' own parameters are taken over."""
+    url = "sentinel://user:pw@a:1/2;sentinel://user:pw@b/2"
+    options = {
+        "master_name": "primary",
+        "min_other_sentinels": 1,
+        "sentinel_kwargs": {"password": "theirs", "ssl": True, "ssl_cert_reqs": "none"},
+        "socket_timeout": 3.5,
+    }
+    use_ssl = {"ssl_cert_reqs": ssl.CERT_NONE}
+    if part == "backend":
+        conf = {"redis_backend_use_ssl": use_ssl if tls else None}
+        conf |= {"result_backend_transport_options": options, "redis_socket_timeout": 3.5}
+        store = opened("amqp://", url, **conf)
+    else:
+        conf = {"broker_use_ssl": use_ssl if tls else None, "broker_transport_options": options}
+        store = opened(url, None, **conf)
+    b = url_to_parts("sentinel://b:26379" if part == "broker" else "sentinel://b:6379")
+    scheme = "rediss" if tls else "redis"
+    assert store.url == f"{scheme}+sentinel://a:1,b:{b.port}/2?master=primary"
+    pool = store._link._client().connection_pool
+    assert (pool.service_name, pool.sentinel_manager.min_other_sentinels) == ("primary", 1)
+    known = pool.connection_kwargs
+    assert (known["username"], known["password"], known["db"]) == ("user", "pw", 2)
+    assert known["socket_timeout"] == 3.5
+    assert ("SSL" in pool.connection_class.__name__) is tls
+    theirs = pool.sentinel_manager.sentinels[0].connection_pool
+    assert theirs.connection_kwargs["password"] == "theirs"
+    assert "SSL" in theirs.connection_class.__name__
+
+
+def test_sentinel_needs_the_primarys_name():
+    """Without master_name the error names it."""
+    with pytest.raises(ConfigurationError, match="master_name"):
+        opened("sentinel://a:1/0")
 
 
 def test_none_is_an_error_that_says_what_to_set():
     """Without any Redis the error names the setting and gives examples."""
     with pytest.raises(ConfigurationError, match="offload_store.*redis://.*file://"):  # noqa: RUF043
-        located("amqp://", "rpc://")
+        opened("amqp://", "rpc://")
+
+
+@pytest.mark.parametrize(
+    ("conf", "prefix"),
+    (
+        ({}, "offload"),
+        ({"result_backend_transport_options": {"global_keyprefix": "shop:"}}, "shop:offload"),
+        ({"result_backend_transport_options": {"global_keyprefix": "shop"}}, "shop_offload"),
+        ({"broker_transport_options": {"global_keyprefix": "{shop}"}}, "{shop}offload"),
+    ),
+)
+def test_the_key_prefix_is_celerys(conf, prefix):
+    """All keys of the default store begin as Celery's own keys do."""
+    store = opened("redis://h", "redis://h", **conf)
+    assert store._link.prefix == prefix
+    assert opened("redis://h", "redis://h", store_options={"prefix": "p"}, **conf)._link.prefix == (
+        prefix.removesuffix("offload") + "p"
+    )
+
+
+def test_options_of_a_store_of_its_own():
+    """offload_store_options takes what Celery's settings take, for one store or for each."""
+    options = {
+        **USE_SSL,
+        "credential_provider": PROVIDER,
+        "global_keyprefix": "shop:",
+        "socket_keepalive_options": {1: 2},
+        "socket_timeout": 3,
+        "virtual_host": 5,
+    }
+    store = opened(store="rediss://h", store_options=options)
+    found = parameters(store)
+    assert found["ssl_cert_reqs"] == "none"
+    assert found["ssl_ca_certs"] == "/ca.pem"
+    assert found["credential_provider"] is PROVIDER
+    assert found["socket_keepalive_options"] == {1: 2}
+    assert (found["socket_timeout"], found["db"]) == (3.0, 5)
+    assert store._link.prefix == "shop:offload"
+    store = opened(
+        store="redis+sentinel://a", store_options={"master_name": "m", "sentinel_kwargs": {"db": 1}}
+    )
+    assert store._link._client().connection_pool.service_name == "m"
+    tiers = opened(store=["redis://h", "file:///x"], store_options=[{"db": 4}, {}])
+    assert parameters(tiers.tiers[0])["db"] == 4
+    assert parameters(opened("redis://h/1", store_options={"db": 4}))["db"] == 4
+
+
+@pytest.mark.parametrize(
+    ("store", "options", "said"),
+    (
+        ("redis://h", "text", "a dict"),
+        ("redis://h", {1: 2}, "a dict"),
+        ("redis://h", [{"db": 1}, {"db": 2}], "2 dicts for 1 stores"),
+        (["redis://h", "file:///x"], {"db": 1}, "1 dicts for 2 stores"),
+        ("redis://h", {"ssl_cert_reqs": "none"}, "unknown option 'ssl_cert_reqs'"),
+        ("redis://h", {"decode_responses": True}, "unknown option 'decode_responses'"),
+        ("redis://h", {"credential_provider": "no.such"}, "credential_provider=… is not"),
+        ("redis+sentinel://h", {"sentinel_kwargs": "secret"}, "is not a dict"),
+    ),
+)
+def test_a_wrong_option_is_named(store, options, said):
+    """A wrong option of a store is refused by its name, without its value."""
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        opened(store=store, store_options=options)
+    assert "secret" not in str(caught.value)
+
+
+def used(app, **options):
+    """Store and fetch a value by the app's store; return its keys there."""
+    offload = Offload(app, retry={"max_retries": 0}, stats_interval=0, **options)
+    ref = offload.put(b"x" * 100_000)
+    assert offload.get(ref) == b"x" * 100_000
+    offload.store.close()
+
+
+@pytest.mark.parametrize("part", ("backend", "broker"))
+def test_a_server_with_a_certificate_of_its_own(redis_tls, part):
+    """TLS options in Celery's settings are enough to reach a server with TLS."""
+    url = f"rediss://127.0.0.1:{redis_tls.port}/0"
+    if part == "backend":
+        used(
+            app_of(
+                backend=url,
+                redis_backend_use_ssl={"ssl_ca_certs": redis_tls.ca, "ssl_cert_reqs": "required"},
+            )
+        )
+    else:
+        used(app_of(broker=url, broker_use_ssl={"ssl_cert_reqs": ssl.CERT_NONE}))
+    used(app_of(), store=url, store_options={"ssl_cert_reqs": ssl.CERT_NONE})
+
+
+def test_tenants_share_nothing():
+    """Users of one Redis, each limited to a prefix, have keys and blobs of their own."""
+    with redis_server() as server, redis_client(server) as client:
+        for tenant in ("one", "two"):
+            client.execute_command(
+                "ACL", "SETUSER", tenant, "on", f">{tenant}", f"~{tenant}:*", "&*", "+@all"
+            )
+            url = f"redis://{tenant}:{tenant}@{server.host}:{server.port}/0"
+            options = {"global_keyprefix": f"{tenant}:"}
+            used(app_of(backend=url, result_backend_transport_options=options))
+            used(app_of(broker=url, broker_transport_options=options))
+        begins = [key.decode().split(":")[0] for key in client.scan_iter()]
+    assert set(begins) == {"one", "two"}
+    assert begins.count("one") == begins.count("two")

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import Any
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.connection import ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.connection import (
+    AbstractConnection,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.credentials import CredentialProvider
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -21,6 +33,12 @@ __all__ = ("open_redis",)
 
 PORT = 6379
 SENTINEL_PORT = 26379
+OURS = frozenset(
+    "self kwargs args host port path db connection_class connection_pool retry retry_on_timeout "  # noqa: SIM905
+    "retry_on_error protocol command_packer encoding encoding_errors decode_responses "
+    "parser_class socket_read_size".split()
+)
+"""Parameters of redis-py's connections that are not options of a store: this module sets them."""
 READ_SIZE = 1 << 16  # bytes read from a socket at once; larger and smaller were slower
 
 
@@ -36,33 +54,44 @@ def open_redis(url: StoreURL) -> RedisStore:
 
     ``rediss`` in place of ``redis`` is TLS; ``valkey`` and ``valkeys`` are the same.
 
-    Options: ``prefix`` of all keys (``offload``); ``socket_timeout`` (10) and
-    ``socket_connect_timeout`` (5) in seconds; ``health_check_interval`` in seconds (0: never);
-    ``max_connections`` in each process (no limit); ``client_name``; ``username``,
-    ``password``, ``db``. With TLS: ``ssl_ca_certs``, ``ssl_ca_path``, ``ssl_certfile``,
-    ``ssl_keyfile``, ``ssl_password``, ``ssl_cert_reqs`` (``required``, ``optional``,
-    ``none``), ``ssl_check_hostname``. With Sentinel: ``master`` (``mymaster``),
-    ``sentinel_username``, ``sentinel_password``.
+    Options: ``prefix`` of all keys (``offload``); ``global_keyprefix``, put before that;
+    ``socket_timeout`` (10) and ``socket_connect_timeout`` (5) in seconds; ``socket_keepalive``;
+    ``health_check_interval`` in seconds (0: never); ``max_connections`` in each process (no
+    limit); ``client_name``; ``username``, ``password``, ``credential_provider`` (an object, or
+    ``package.module.Class``); ``db`` (or ``virtual_host``). With TLS: ``ssl_ca_certs``,
+    ``ssl_ca_path``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_password``, ``ssl_cert_reqs``
+    (``required``, ``optional``, ``none``), ``ssl_check_hostname``. With Sentinel:
+    ``master_name`` (or ``master``; ``mymaster``), ``sentinel_username``,
+    ``sentinel_password``, ``min_other_sentinels``.
+
+    By keyword (``offload_store_options``) also: ``sentinel_kwargs``, which are all parameters of
+    the connections to Sentinels (else they use TLS and timeouts as for the server), and
+    whatever else a connection of redis-py takes.
     """
     base, _, form = url.scheme.partition("+")
     tls = base in ("rediss", "valkeys")
     prefix = url.take("prefix", key_prefix, "offload")
+    prefix = url.take("global_keyprefix", text, "") + prefix
     options = _connection_options(url)
     if tls:
         options |= _tls_options(url)
+    options |= _driver_options(url, tls=tls)
     if form == "sentinel":
         connect = _sentinel(url, options, tls=tls)
     elif form == "cluster":
         connect = _cluster(url, options, tls=tls)
     elif form == "socket":
-        options["db"] = database = url.take("db", count, 0)
+        database = url.take("virtual_host", count, url.take("db", count, 0))
         url.public += f"?db={database}" if database else ""
+        options["db"] = database
+        for name in ("socket_keepalive", "socket_keepalive_options"):  # of TCP
+            options.pop(name, None)
         kind = {"connection_class": UnixDomainSocketConnection, "path": url.path}
-        connect = _pooled({**options, **kind})
+        connect = _pooled({**kind, **options})
     else:
         connect = _single(url, options, tls=tls)
     if prefix != "offload":
-        url.public += ("&" if "?" in url.public else "?") + f"prefix={prefix}"
+        url.public += ("&" if "?" in url.public else "?") + f"prefix={quote(prefix, ':')}"
     return RedisStore(connect, url=url.public, prefix=prefix)
 
 
@@ -74,11 +103,25 @@ def _connection_options(url: StoreURL) -> dict[str, Any]:
         "client_name": url.take("client_name", text, None),
         "username": url.take("username", text, url.username),
         "password": url.take("password", text, url.password),
+        "credential_provider": url.take("credential_provider", _provider, None),
         "max_connections": url.take("max_connections", count, None),
+        "socket_keepalive": url.take("socket_keepalive", boolean, None),
         "socket_read_size": READ_SIZE,
         "protocol": 2,
     }
+    if options["credential_provider"] is not None:
+        options["username"] = options["password"] = None
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _driver_options(url: StoreURL, *, tls: bool) -> dict[str, Any]:
+    """Take what else redis-py's connections know, where it was passed by keyword."""
+    kind: type = SSLConnection if tls else Connection
+    kind = url.take("connection_class", _connection_class, kind)
+    own = {"connection_class": kind} if "connection_class" in url.given else {}
+    kinds = {each for one in (kind, UnixDomainSocketConnection) for each in one.__mro__}
+    known = {name for each in kinds for name in inspect.signature(each).parameters}
+    return {**own, **url.take_given(known - OURS)}
 
 
 def _tls_options(url: StoreURL) -> dict[str, Any]:
@@ -88,14 +131,44 @@ def _tls_options(url: StoreURL) -> dict[str, Any]:
         "ssl_check_hostname": url.take("ssl_check_hostname", boolean, requirement == "required"),
     }
     for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password"):
-        value = url.take(name, text, None)
+        value = url.take(name, _path, None)
         if value is not None:
             options[name] = value
     return options
 
 
+def _path(value: Any) -> str:
+    return text(os.fspath(value))
+
+
+def _connection_class(value: Any) -> type:
+    if not (isinstance(value, type) and issubclass(value, AbstractConnection)):
+        raise ValueError("a class of redis-py's connections")
+    return value
+
+
+def _provider(value: Any) -> CredentialProvider:
+    """A provider of credentials, or where its class is."""
+    if isinstance(value, str):
+        try:
+            value = resolve_name(value)()
+        except (ImportError, AttributeError, ValueError):
+            value = None
+    if not isinstance(value, CredentialProvider):
+        raise ValueError("a redis.CredentialProvider, or the importable name of one")
+    return value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("a dict")
+    return dict(value)
+
+
 def _cert_reqs(value: Any) -> str:
-    """``required`` as redis-py writes it, or ``CERT_REQUIRED`` as Celery's URLs do."""
+    """``required`` as redis-py writes it, ``CERT_REQUIRED`` as Celery's URLs do, or Python's."""
+    if isinstance(value, int):
+        value = ssl.VerifyMode(value).name
     word = str(value).lower().removeprefix("cert_")
     if word not in ("required", "optional", "none"):
         raise ValueError("one of required, optional, none")
@@ -112,13 +185,14 @@ def _single(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[]
     host, port = (url.hosts or [("localhost", None)])[0]
     where = {"host": host or "localhost", "port": port or PORT, "db": _database(url)}
     kind = {"connection_class": SSLConnection} if tls else {}
-    return _pooled({**options, **where, **kind})
+    return _pooled({**kind, **options, **where})
 
 
 def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
     hosts = _hosts(url, SENTINEL_PORT)
     options["db"] = _database(url)
-    master = url.take("master", text, "mymaster")
+    master = url.take("master_name", text, url.take("master", text, "mymaster"))
+    others = url.take("min_other_sentinels", count, 0)
     url.public += f"?master={master}"
     # The Sentinels have their own users; TLS and timeouts are the same.
     own = {
@@ -130,10 +204,12 @@ def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[
     own["password"] = url.take("sentinel_password", text, None)
     for each in (options, own):
         each["ssl"] = tls
+    timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+    own = {**timeouts, **url.take("sentinel_kwargs", _mapping, own)}
 
     def connect() -> Client:
         sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-            hosts, sentinel_kwargs={**own, "retry": _no_retry()}
+            hosts, min_other_sentinels=others, sentinel_kwargs={**own, "retry": _no_retry()}
         )
         client: redis.Redis = sentinel.master_for(
             master, **options, command_packer=PACKER, retry=_no_retry()
@@ -148,7 +224,7 @@ def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[
         url.refuse("a Cluster has only database 0")
     hosts = _hosts(url, PORT)
     if tls:
-        options["connection_class"] = SSLConnection
+        options.setdefault("connection_class", SSLConnection)
     retries: dict[str, Any] = {"retry": _no_retry()}
     if int(redis.__version__.partition(".")[0]) < 6:  # it has two counts
         retries["cluster_error_retry_attempts"] = 0
@@ -190,7 +266,7 @@ def _database(url: StoreURL) -> int:
     path = url.path.strip("/")
     if path and not path.isdigit():
         url.refuse(f"{path!r} is not the number of a database")
-    database = url.take("db", count, None)
+    database = url.take("virtual_host", count, url.take("db", count, None))
     if database is None:
         return int(path or 0)
     scheme, _, rest = url.public.partition("://")
