@@ -6,9 +6,11 @@ Its wire form is plain data, the same under every serializer::
 
 The text is a query string: ``d`` digest of the value's root blob, ``n`` bytes of the
 value, ``s`` serializer, ``t`` type shown to people, ``c`` and ``u`` seconds since 1970 of
-its making and until when the store promised to keep it, and ``m``, a keyed BLAKE2b
-(RFC 7693, 128 bits) of all that stands before it. In place of ``d`` there may be ``i``:
-a small value itself, base64, for what the message's own serializer cannot carry.
+its making and until when the store promised to keep it, ``k`` a fingerprint of the key that
+signed it, and ``m``, a keyed BLAKE2b (RFC 7693, 128 bits) of all that stands before it. In
+place of ``d`` there may be ``i``: a small value itself, base64, for what the message's own
+serializer cannot carry. Readers ignore fields they don't know; ``k`` is missing from
+references that were made before it was added.
 
 A text without a valid ``m`` never becomes a reference: `Keys.open` decides that, and
 everything that reads wire data goes through it.
@@ -23,6 +25,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, urlencode
@@ -32,7 +35,15 @@ from kombu.utils.json import register_type
 from offload.digest import Digest, parse_digest
 from offload.errors import InvalidRef, UnsupportedVersion
 
-__all__ = ("WIRE_VERSION", "Keys", "Ref", "has_wire_form", "looks_like_ref", "wire_text")
+__all__ = (
+    "WIRE_VERSION",
+    "Keys",
+    "Ref",
+    "fingerprint",
+    "has_wire_form",
+    "looks_like_ref",
+    "wire_text",
+)
 
 T = TypeVar("T")
 
@@ -43,6 +54,8 @@ _PREFIX = "offload:"
 _MAC = re.compile(  # printable ASCII only: what `Keys.sign` makes, and hashing takes
     r"(?P<signed>offload:(?P<version>[0-9]{1,4})\?[!-~]*)&m=(?P<mac>[0-9a-f]{32})"
 )
+_FINGERPRINT = re.compile(r"&k=([0-9a-f]{8})(?:&|$)")
+_DIGITS = 8  # of a fingerprint, in a reference
 _SHOWN = 48  # characters of a type's name
 _NEVER_TAKEN_FOR_ONE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -177,9 +190,16 @@ class Keys:
 
     Attributes:
         keys: 16 to 64 secret bytes each.
+        secret: whether they come from ``offload_secret``, not from the store.
     """
 
     keys: Sequence[bytes] = field(repr=False)
+    secret: bool = False
+
+    @cached_property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The keys' fingerprints, as references carry them."""
+        return tuple(fingerprint(key)[:_DIGITS] for key in self.keys)
 
     def sign(
         self,
@@ -198,6 +218,7 @@ class Keys:
             query["d"] = digest
         shown = type[:_SHOWN].encode("utf-8", "replace").decode()
         query.update(n=size, s=serializer, t=shown, c=int(created), u=int(until))
+        query["k"] = self.fingerprints[0]
         if data is not None:
             query["i"] = base64.urlsafe_b64encode(data).decode("ascii")
         signed = f"{_PREFIX}{WIRE_VERSION}?{urlencode(query, safe=':=.')}"
@@ -221,11 +242,30 @@ class Keys:
             )
         signed, mac = form["signed"], form["mac"]
         if not any(hmac.compare_digest(_mac(key, signed), mac) for key in self.keys):
-            raise InvalidRef(
-                "a reference has no valid signature: it was changed, or made for another store "
-                "or with another offload_secret"
-            )
+            raise InvalidRef(self._why_refused(signed))
         return self._parse(wire, signed)
+
+    def _why_refused(self, signed: str) -> str:
+        ours = ", ".join(self.fingerprints) or "none"
+        found = _FINGERPRINT.search(signed)
+        theirs = found[1] if found else "not named"
+        if theirs in self.fingerprints:
+            return f"a reference was changed after it was signed with our key {theirs}"
+        if self.secret:
+            remedy = (
+                "set offload_secret alike here and where it was made; while it is being changed, "
+                "list the old and the new secret in both places"
+            )
+        else:
+            remedy = (
+                "have offload_store name the same store here and where it was made, and set "
+                "offload_secret in both places or in neither"
+            )
+        changed = "" if found else ", or changed after it was signed"
+        return (
+            f"a reference has no valid signature: it was made for another store or secret (key: "
+            f"theirs {theirs}, ours {ours}){changed}; {remedy}"
+        )
 
     def _parse(self, wire: str, signed: str) -> Ref[Any]:
         try:
@@ -244,6 +284,13 @@ class Keys:
             )
         except (KeyError, ValueError, binascii.Error) as exc:
             raise InvalidRef(f"a signed reference cannot be read: {exc}") from exc
+
+
+def fingerprint(key: bytes) -> str:
+    """Return what tells *key* from others and reveals nothing of it: a keyed hash like the MAC's,
+    in a domain of its own, so that neither helps to compute the other.
+    """
+    return blake2b(key=key, digest_size=8, person=b"offload-key-name").hexdigest()
 
 
 def _mac(key: bytes, signed: str) -> str:

@@ -9,6 +9,7 @@ import pickle
 import re
 import types
 import typing
+from hashlib import blake2b
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from kombu.utils import json as kombu_json
 
 from offload.digest import digest_of
 from offload.errors import InvalidRef, UnsupportedVersion
-from offload.ref import Keys, Ref, human_size, looks_like_ref, wire_text
+from offload.ref import Keys, Ref, fingerprint, human_size, looks_like_ref, wire_text
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 DIGEST = digest_of([b"content"])
@@ -112,7 +113,7 @@ def test_no_text_is_a_reference_by_chance(text):
         KEYS.open(text)
 
 
-@pytest.mark.parametrize("field", ("d", "n", "s", "t", "c", "u"))
+@pytest.mark.parametrize("field", ("d", "n", "s", "t", "c", "u", "k"))
 def test_every_field_is_signed(field):
     """Changing the value of any field, and nothing else, is noticed."""
     wire = signed().wire
@@ -120,13 +121,54 @@ def test_every_field_is_signed(field):
         rf"(?<=[?&]{field}=)([^&])", lambda m: "1" if m[1] != "1" else "2", wire, count=1
     )
     assert changed != wire
-    with pytest.raises(InvalidRef, match="no valid signature"):
+    with pytest.raises(InvalidRef, match="no valid signature" if field == "k" else "was changed"):
         KEYS.open(changed)
 
 
-def test_another_secret_opens_nothing():
-    with pytest.raises(InvalidRef, match="made for another store or with another offload_secret"):
-        Keys([OTHER_KEY]).open(signed().wire)
+@pytest.mark.parametrize(
+    ("secret", "setting"), ((False, "have offload_store name"), (True, "set offload_secret alike"))
+)
+def test_another_key_opens_nothing_and_is_named(secret, setting):
+    """The error names both keys' fingerprints and the setting to check."""
+    theirs, ours = (fingerprint(key)[:8] for key in (KEY, OTHER_KEY))
+    with pytest.raises(InvalidRef, match="made for another store or secret") as caught:
+        Keys([OTHER_KEY], secret=secret).open(signed().wire)
+    assert f"theirs {theirs}, ours {ours}" in str(caught.value)
+    assert setting in str(caught.value)
+    with pytest.raises(InvalidRef, match=f"ours {ours}, {fingerprint(b'x' * 32)[:8]}"):
+        Keys([OTHER_KEY, b"x" * 32]).open(signed().wire)
+
+
+def test_a_fingerprint_reveals_nothing():
+    """It is no part of the key, nor of what the key would sign."""
+    from offload.ref import _mac
+
+    name = fingerprint(KEY)
+    assert fingerprint(OTHER_KEY) != name
+    assert name not in KEY.hex()
+    assert name not in {_mac(KEY, text)[:16] for text in ("", "offload-key-name")}
+
+
+def test_references_of_the_previous_release_are_read():
+    """They carry no fingerprint; and one that is refused doesn't claim to know whose it is."""
+    wire = (
+        "offload:1?d=b3:aedc0f5d14b2ee2b08ee2ea5d96ea51fbc0e4b5c7f24b67e70aeb2f0a1a5a3c1"
+        "&n=7&s=raw&t=bytes&c=1&u=2"
+    )
+    wire += (
+        f"&m={blake2b(wire.encode(), key=KEY, digest_size=16, person=b'offload-ref').hexdigest()}"
+    )
+    assert KEYS.open(wire).size == 7
+    with pytest.raises(InvalidRef, match=r"theirs not named, ours [0-9a-f]{8}\), or changed"):
+        Keys([OTHER_KEY]).open(wire)
+
+
+def test_readers_ignore_fields_they_do_not_know():
+    """So a field can be added without readers being upgraded first."""
+    from offload.ref import _mac
+
+    text = signed().wire.rpartition("&m=")[0] + "&new=1"
+    assert KEYS.open(f"{text}&m={_mac(KEY, text)}").size == 41_200_000
 
 
 def test_after_rotation_the_old_secret_still_opens():

@@ -190,24 +190,36 @@ def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
             remedy,
         )
         return
-    own = "true" in kinds
+    if "true" not in kinds:
+        return  # it is the store's key, and stores are compared
     for key, signers in _groups(told, _first_key).items():
         opened = json.loads(key)
         others = [w for w in told if (known := _known(w)) and opened not in known]
         if not others:
             continue
-        who, whose = _names(others), _names(signers)
-        if own:
-            what = f"references signed by {whose} are refused by {who}: another offload_secret"
-        else:
-            what = f"the store of {whose} has another key than that of {who}: they are two stores"
-            remedy = "have offload_store name the same store on all"
-        yield Finding("error", what, remedy)
+        yield Finding(
+            "error",
+            f"references signed by {_names(signers)} are refused by {_names(others)}: another "
+            "offload_secret",
+            remedy,
+        )
 
 
 def _stores(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Whether all use one store: it is known by its key where that is told, else by its URL."""
-    known = {worker.store for worker in workers if _store_key(worker) is not None}  # and compared
+    """Whether all use one store: known by the key that it keeps, else by its URL."""
+    stores = _groups(workers, _store_key)
+    if len(stores) > 1:
+        named = "; ".join(
+            f"{_cut(_names_of_stores(users))} in {_names(users)}" for users in stores.values()
+        )
+        yield Finding(
+            "error",
+            f"offload_store names different stores: {named}; a value is found only in the store "
+            "that it was put into",
+            "have offload_store name the same store on all",
+        )
+        return
+    known = {worker.store for worker in workers if _store_key(worker)}  # and compared
     urls = _groups(workers, lambda worker: worker.store or None)
     if len(urls) > 1 and not known.issuperset(map(json.loads, urls)):
         yield Finding(
@@ -264,7 +276,14 @@ def _first_key(worker: Worker) -> Any:
 
 
 def _store_key(worker: Worker) -> Any:
-    return None if worker.mapping("references").get("own") is True else _first_key(worker)
+    references = worker.mapping("references")
+    if "store" in references or references.get("own") is True:
+        return references.get("store")
+    return _first_key(worker)  # of an older offload
+
+
+def _names_of_stores(workers: Sequence[Worker]) -> str:
+    return ", ".join(dict.fromkeys(worker.store for worker in workers))
 
 
 def _list(value: Any) -> list[Any]:

@@ -13,8 +13,7 @@ from offload.catalog.remote import MOST, Remote, why_not
 from offload.content.keyring import kept_keys
 from offload.errors import OffloadError
 from offload.hooks.app import Offload
-from offload.hooks.control import state_of
-from offload.ref import Keys
+from offload.hooks.control import NO_KEYS, state_of
 
 __all__ = ("Asked", "State", "Worker", "ask_workers", "this_process")
 
@@ -153,19 +152,14 @@ def _worker(name: str, answers: Mapping[str, Any]) -> Worker:
 
 
 def this_process(hook: Offload) -> Worker:
-    """Return the same of this process. One round trip, for the key that the store keeps; it is
-    not told where the store does not answer.
+    """Return the same for this process. One round trip, for the key that the store keeps; it is
+    left out if the store is unavailable.
     """
-    return Worker(HERE, "connected", state_of(hook, _keys(hook)))
-
-
-def _keys(hook: Offload) -> Keys | None:
-    if hook.settings.secret:
-        return None  # which are known
     try:
-        return kept_keys(hook.store.pointers)
-    except OffloadError:  # what is wrong with the store is told where stores are
-        return None
+        kept = kept_keys(hook.store.pointers) or NO_KEYS
+    except OffloadError:  # what is wrong with the store is reported with the store
+        kept = None
+    return Worker(HERE, "connected", state_of(hook, kept))
 
 
 class _Bounded:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from hashlib import blake2b
 
 from blake3 import blake3
 
 from offload.errors import StoreError
-from offload.ref import Keys
+from offload.ref import Keys, fingerprint
 from offload.stores.base import PointerStore
 
 __all__ = ("fingerprints", "kept_keys", "keys_from_secrets", "keys_from_store")
@@ -17,13 +16,12 @@ __all__ = ("fingerprints", "kept_keys", "keys_from_secrets", "keys_from_store")
 _CONTEXT = "offload 2026 reference signing key"
 _POINTER = "keys/ref"
 _BYTES = 32
-_TOLD = b"offload-key-name"
 
 
 def keys_from_secrets(given: Sequence[str]) -> Keys:
     """Return keys derived from ``offload_secret`` (BLAKE3's key derivation mode)."""
     derived = [blake3(s.encode(), derive_key_context=_CONTEXT).digest() for s in given]
-    return Keys(derived)
+    return Keys(derived, secret=True)
 
 
 def keys_from_store(pointers: PointerStore, own: bytes | None = None) -> Keys:
@@ -47,7 +45,7 @@ def kept_keys(pointers: PointerStore) -> Keys | None:
 
 def fingerprints(keys: Keys) -> list[str]:
     """Return what tells keys apart and reveals none of them."""
-    return [blake2b(key=key, digest_size=8, person=_TOLD).hexdigest() for key in keys.keys]
+    return [fingerprint(key) for key in keys.keys]
 
 
 def _checked(key: bytes) -> Keys:

@@ -6,24 +6,32 @@ import os
 import platform
 import re
 import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from importlib import metadata, util
 from typing import TYPE_CHECKING, Any
 
 from offload.content.cache import open_cache
-from offload.content.keyring import fingerprints
+from offload.content.keyring import fingerprints, keys_from_store
+from offload.errors import OffloadError
+from offload.hooks.forks import guard_forks
 from offload.ref import WIRE_VERSION, Keys
 from offload.serializers.native import name_of
 
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("install", "state_of")
+__all__ = ("NO_KEYS", "install", "state_of")
+
+NO_KEYS = Keys(())
+"""Of a store that has none yet."""
 
 _NAME = "offload"
 _FILE = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)  # of a value, in the node cache
 _UNTOLD = frozenset({"store", "secret", "signing_key", "verify_keys"})  # may hold passwords
+_PATIENCE = 0.5  # seconds for which an answer waits for the store
 _PACKAGES = ("numpy", "pandas", "polars", "pyarrow")
 
 
@@ -40,7 +48,32 @@ def install() -> None:
 
 def _answer(state: Any, **_: Any) -> dict[str, Any]:
     hook = getattr(state.app, "_offload", None)
-    return {} if hook is None else state_of(hook)
+    return {} if hook is None else state_of(hook, _store_keys(hook))
+
+
+_asking = threading.Lock()
+
+
+def _store_keys(hook: Offload) -> Keys | None:
+    """Return the key that the store keeps, by which stores are told apart; the first to ask
+    provisions it. None if the store doesn't answer soon: a worker's main process must not wait.
+    """
+    if not _asking.acquire(blocking=False):
+        return None  # an answer before is still waiting
+    found: list[Keys] = []
+
+    def ask() -> None:
+        try:
+            with suppress(OffloadError):
+                found.append(keys_from_store(hook.store.pointers))
+        finally:
+            _asking.release()
+
+    guard_forks()
+    thread = threading.Thread(target=ask, name="offload-control", daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return found[0] if found else None
 
 
 def state_of(hook: Offload, keys: Keys | None = None) -> dict[str, Any]:
@@ -48,8 +81,7 @@ def state_of(hook: Offload, keys: Keys | None = None) -> dict[str, Any]:
     process itself counted; plain data without passwords. In a prefork worker the children
     count what they do: see `celery offload stats`.
 
-    Nothing is asked of the store. *keys* are what references are signed with, where that is
-    known; else as far as this process knows it already.
+    Nothing is asked of the store. *keys* are those that it keeps, if that is known.
     """
     return {
         "version": metadata.version("offload"),
@@ -71,11 +103,16 @@ def state_of(hook: Offload, keys: Keys | None = None) -> dict[str, Any]:
 def _references(hook: Offload, keys: Keys | None) -> dict[str, Any]:
     """Tell which keys sign references, the first, and which open them, all, and reveal none.
 
-    *own* is whether they are this app's; else the store's.
+    *own* is whether they are this app's; else the store's. *store* tells stores apart: the
+    fingerprint of the key that each keeps, "" if it has none yet, None if that isn't known.
     """
     own = bool(hook.settings.secret)
-    known = keys or hook.content.known_keys
-    return {"own": own, "keys": fingerprints(known) if known is not None else []}
+    known = hook.content.known_keys if own else keys or hook.content.known_keys
+    return {
+        "own": own,
+        "keys": [] if known is None else fingerprints(known),
+        "store": None if keys is None else next(iter(fingerprints(keys)), ""),
+    }
 
 
 def _settings(hook: Offload) -> dict[str, Any]:

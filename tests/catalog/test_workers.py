@@ -123,24 +123,30 @@ class TestThreeWorkers:
 @pytest.mark.server
 @pytest.mark.integration
 @pytest.mark.timeout(120)
-def test_a_worker_that_agrees(broker, redis, tmp_path):
-    """Nothing is found but that; where the store keeps the key, once the worker knows that it
-    is one store under two names.
+def test_a_store_is_known_by_its_key(broker, redis, tmp_path):
+    """One store under two names agrees, before the worker ever used it; two stores are an error,
+    whether a secret signs or the store's key does.
     """
     config = a_config(broker, redis.url)
     same = redis.url.replace("127.0.0.1", "localhost")
     assert same != redis.url
-    app = create(config)
+    secret = "a secret that this process alone has"
     its = {**config, "offload": {**config["offload"], "store": same}}
     with worker(tmp_path, its, pool="solo", concurrency=1, app=FEATURES):
-        before = list(agreement(this_process(app.offload), ask_workers(app, timeout=5)))
-        app.tasks["same"].delay("x" * 5000).get(timeout=30)
-        after = list(agreement(this_process(app.offload), ask_workers(app, timeout=5)))
-    app.close()
-    [differs] = before
-    assert differs.level == "warning"
-    assert differs.what.startswith("offload_store differs")
-    assert [each.what for each in after] == ["1 worker and this process agree"]
+
+        def compared(**settings):
+            app = create({**config, "offload": {**config["offload"], **settings}})
+            asked = ask_workers(app, timeout=5)
+            app.close()
+            return list(agreement(this_process(app.offload), asked))
+
+        assert [each.what for each in compared()] == ["1 worker and this process agree"]
+        elsewhere = f"redis://{redis.host}:{redis.port}/5"
+        [differs] = compared(store=elsewhere)
+        assert differs.level == "error"
+        assert f"different stores: {elsewhere} in this process; {same} in worker-" in differs.what
+        both = compared(store=elsewhere, secret=secret)
+        assert [each.level for each in both] == ["error", "error"]
 
 
 # -- where nobody can be asked
@@ -323,6 +329,11 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
         ({"wire": 99}, "error", "older ones refuse"),
         ({"version": "99"}, "info", "the version of offload differs"),
         ({"store": "redis://elsewhere/0"}, "warning", "offload_store differs"),
+        (
+            {"references": {"own": False, "keys": ["a"], "store": "a"}},
+            "error",
+            "offload_store names different stores: memory://",
+        ),
         (
             {"serializer": "yaml"},
             "error",

@@ -10,7 +10,7 @@ import pytest
 from celery import Celery, chain, group, shared_task, signature
 from celery.result import AsyncResult
 
-from offload import ConfigurationError, Offload, Ref, SerializationError
+from offload import ConfigurationError, InvalidRef, Offload, Ref, SerializationError
 from offload.ref import wire_text
 from tests.hooks.wire import make_wire
 
@@ -487,6 +487,31 @@ def test_other_modes_resolve_what_arrives(mode):
     other.work()
     assert seen == [BIG]
     assert result.id
+
+
+@pytest.mark.parametrize("serializer", ("json", "pickle", "msgpack", "yaml"))
+@pytest.mark.parametrize(
+    ("theirs", "setting"),
+    (
+        ({"store": "memory://theirs"}, "offload_store"),
+        ({"store": "memory://theirs", "secret": "a secret of the publisher"}, "offload_store"),
+    ),
+)
+def test_a_message_for_another_store_says_so(theirs, setting, serializer):
+    """The task fails with an error that names both keys and the setting to check."""
+    conf = {"task_serializer": serializer, "accept_content": [serializer, "json"]}
+    here, there = make_wire(conf=conf, threshold=10), make_wire(conf=conf, threshold=10, **theirs)
+    here.app.conf.task_default_queue = there.app.conf.task_default_queue
+    for each in (here, there):
+        each.app.task(name="same", shared=False)(same)
+    there.app.tasks["same"].delay("x" * 5000)
+    message = here.take()
+    here.execute(message)
+    error = here.app.AsyncResult(message.headers["id"]).result
+    assert isinstance(error, InvalidRef)
+    known = [each.hook.content.keys.fingerprints[0] for each in (there, here)]
+    assert "theirs {}, ours {}".format(*known) in str(error)
+    assert setting in str(error)
 
 
 # -- connecting
