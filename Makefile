@@ -11,7 +11,7 @@ EXACT     := $(if $(filter command environment,$(firstword $(origin PYTHON))),--
 BOOTSTRAP := $(PYTHON) tools/bootstrap.py --venv $(VENV) $(EXACT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-newest test-all lint format bench constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; \
@@ -25,6 +25,10 @@ test: ## Run all tests (ARGS="-k name" to choose)
 	@$(BOOTSTRAP) test
 	@$(BIN)/python tools/programs.py chromium prometheus
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-newest: ## Run the fast tests on the newest version of every dependency
+	@$(BOOTSTRAP) test
+	@$(BIN)/python tools/test_all.py newest $(ARGS)
 
 test-all: ## Run the fast tests on every Python found and on the lowest dependencies
 	@$(BOOTSTRAP) test
@@ -44,6 +48,9 @@ format: ## Format the code and repair what can be repaired
 bench: ## Run the benchmarks
 	@$(BOOTSTRAP) bench
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+constraints: ## Write the newest versions of all dependencies to constraints.txt
+	@$(PYTHON) tools/constraints.py
 
 clean: ## Remove everything that these commands made
 	rm -rf $(VENV) .venvs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \

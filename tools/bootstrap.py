@@ -3,9 +3,10 @@
     python3 tools/bootstrap.py [--venv .venv] EXTRA...
 
 Needs nothing but a Python: everything else is installed into the environment. When
-pyproject.toml, the interpreter and the extras are those of the last time, nothing is
-done. Packages come from wherever pip is configured to take them; uv installs them
-because it is ten times as fast, and pip does where uv cannot.
+pyproject.toml, constraints.txt, the interpreter and the extras are those of the last time,
+nothing is done. Packages come from wherever pip is configured to take them, in the versions
+that constraints.txt names; uv installs them because it is ten times as fast, and pip does
+where uv cannot.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+CONSTRAINTS = ROOT / "constraints.txt"
 MINIMUM = (3, 10)
 
 
@@ -56,7 +58,7 @@ def ensure(venv: Path, extras: list[str], *, exact: bool = False) -> Path:
         )
     python = venv / "bin" / "python"
     stamp = venv / ("offload-" + "-".join(sorted(extras)) + ".stamp")
-    state = fingerprint(Path(__file__))
+    state = fingerprint(Path(__file__), CONSTRAINTS)
     found = _version_of(python)
     usable = found == _version() if exact else found is not None
     if usable and stamp.exists() and stamp.read_text() == state:
@@ -96,24 +98,32 @@ def create(venv: Path) -> None:
         )
 
 
-def install(python: Path, arguments: list[str], *, uv_arguments: tuple[str, ...] = ()) -> None:
-    """Install into the environment of `python`, by uv or else by pip."""
+def install(python: Path, arguments: list[str]) -> None:
+    """Install the versions in constraints.txt into the environment of `python`.
+
+    By uv or else by pip. What builds this package is constrained, too.
+    """
     uv = find_uv(python)
     if uv:
         say("installing " + " ".join(_shown(item) for item in arguments))
-        command = [*uv, "pip", "install", "--python", str(python), *uv_arguments, *arguments]
+        command = [*uv, "pip", "install", "--python", str(python), *uv_constraints(), *arguments]
         done = subprocess.run(command, env=uv_env(python), check=False, cwd=ROOT)
         if done.returncode == 0:
             return
-        if uv_arguments:
-            raise BootstrapError("the packages could not be installed; uv says why above")
         say("uv could not; trying pip")
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
-    if subprocess.run(command, check=False, cwd=ROOT).returncode:
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
+    command += ["--constraint", str(CONSTRAINTS), *arguments]
+    env = {**os.environ, "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}  # older ones ignore it
+    if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
         raise BootstrapError(
             "The packages could not be installed; the lines above say why. The set-up needs a\n"
             "package index: behind a proxy or with a private one, configure pip as usual."
         )
+
+
+def uv_constraints() -> list[str]:
+    """Return the options that make `uv pip install` take the versions in constraints.txt."""
+    return ["-c", str(CONSTRAINTS), "-b", str(CONSTRAINTS)]
 
 
 def find_uv(python: Path) -> list[str] | None:
@@ -181,10 +191,10 @@ def _pip_configuration(python: Path) -> dict[str, str]:
     return found
 
 
-def fingerprint(script: Path, *more: str) -> str:
+def fingerprint(*files: Path, more: str = "") -> str:
     """Return what an environment must have been installed from to be up to date."""
-    text = (ROOT / "pyproject.toml").read_bytes() + script.read_bytes()
-    return " ".join([hashlib.sha256(text).hexdigest(), str(ROOT), *more])
+    text = b"".join(file.read_bytes() for file in (ROOT / "pyproject.toml", *files))
+    return " ".join([hashlib.sha256(text).hexdigest(), str(ROOT), more])
 
 
 def _version() -> str:

@@ -1,6 +1,9 @@
-"""Run the fast tests on every supported Python found here, and on the lowest dependencies.
+"""Run the fast tests on every supported Python found here, and on other dependencies.
 
-    python tools/test_all.py [3.10 3.12 lowest] [-- pytest arguments]
+    python tools/test_all.py [3.10 3.12 lowest newest] [-- pytest arguments]
+
+For a Python, packages are those of constraints.txt; `lowest` takes the lowest versions that
+pyproject.toml allows, `newest` the newest there are, each time.
 
 Fast means: without real servers and without real workers (`make test` runs those, on
 one Python). One small run of the demo shows for each environment that its Celery works
@@ -22,6 +25,7 @@ import bootstrap
 
 ROOT = bootstrap.ROOT
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+OTHER = ("lowest", "newest")
 FAST = "not server and not integration"
 USER_EXTRAS = (
     "numpy",
@@ -41,16 +45,17 @@ def main(arguments: list[str]) -> int:
     place = arguments.index("--") if "--" in arguments else len(arguments)
     own, pytest_arguments = arguments[:place], arguments[place + 1 :]
     wanted = own or [*VERSIONS, "lowest"]
-    unknown = set(wanted) - {*VERSIONS, "lowest"}
+    unknown = set(wanted) - {*VERSIONS, *OTHER}
     if unknown:
-        print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join([*VERSIONS, 'lowest'])}")
+        print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join([*VERSIONS, *OTHER])}")
         return 2
 
-    found = {version: find(version) for version in VERSIONS}
+    found = {version: find(version) for version in VERSIONS if {version, "lowest"} & {*wanted}}
+    oldest = next(filter(None, found.values()), None)
     outcome: dict[str, str] = {}
     failed = False
     for name in wanted:
-        interpreter = next(filter(None, found.values()), None) if name == "lowest" else found[name]
+        interpreter = sys.executable if name == "newest" else found.get(name, oldest)
         if interpreter is None:
             outcome[name] = "not found here"
             continue
@@ -79,22 +84,26 @@ def environment(name: str, interpreter: str) -> Path:
     venv = ROOT / ".venvs" / name
     python = venv / "bin" / "python"
     stamp = venv / "offload.stamp"
-    state = bootstrap.fingerprint(Path(__file__), interpreter)
-    if stamp.exists() and stamp.read_text() == state:
+    files = [] if name in OTHER else [bootstrap.CONSTRAINTS]
+    state = bootstrap.fingerprint(Path(__file__), *files, more=interpreter)
+    current = stamp.exists() and stamp.read_text() == state
+    if current and name != "newest":
         return python
 
     uv = _uv()
     env = bootstrap.uv_env()
-    shutil.rmtree(venv, ignore_errors=True)
-    made = subprocess.run(
-        [*uv, "venv", "-q", "--seed", "-p", interpreter, str(venv)], env=env, check=False
-    )
-    if made.returncode:
-        raise bootstrap.BootstrapError(f"{interpreter} cannot make an environment")
-    constraints: list[str] = []
+    if not current:
+        shutil.rmtree(venv, ignore_errors=True)
+        made = subprocess.run(
+            [*uv, "venv", "-q", "--seed", "-p", interpreter, str(venv)], env=env, check=False
+        )
+        if made.returncode:
+            raise bootstrap.BootstrapError(f"{interpreter} cannot make an environment")
     if name == "lowest":
-        constraints = ["-c", str(_lowest(uv, env, python, venv))]
-    command = [*uv, "pip", "install", "-q", "-p", str(python), *constraints, "-e", ".[test]"]
+        versions = ["-c", str(_lowest(uv, env, python, venv))]
+    else:
+        versions = ["--upgrade"] if name == "newest" else bootstrap.uv_constraints()
+    command = [*uv, "pip", "install", "-q", "-p", str(python), *versions, "-e", ".[test]"]
     if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
         raise bootstrap.BootstrapError(f"{name}: uv could not install; it says why above")
     stamp.write_text(state)

@@ -9,6 +9,7 @@ from functools import partial
 
 from offload.doctor import app as of_app
 from offload.doctor import classes as of_classes
+from offload.doctor import dependencies as of_dependencies
 from offload.doctor import store as of_store
 from offload.doctor import workers as of_workers
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
@@ -46,6 +47,7 @@ def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined
         return  # nothing else can be asked
     for subject, check in of_app.CHECKS.items():
         yield from _checked(subject, partial(check, hook))
+    yield from _checked("dependencies", of_dependencies.versions)
     try:
         tiers = tiers_of(hook.store)
     except OffloadError as exc:

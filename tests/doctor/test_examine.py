@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 from celery import Celery
 
 from offload import Offload, StoreUnavailable
-from offload.doctor import examine
+from offload.doctor import dependencies, examine
 from offload.gc import NAME, collect
 from offload.stores.base import BlobStore
 from offload.stores.memory import MemoryStore
@@ -59,6 +60,14 @@ class Watched(MemoryStore):
         yield from ()
 
 
+@pytest.fixture(autouse=True)
+def tested(monkeypatch):
+    """The versions that count as tested: none, so that the installed ones may be any."""
+    versions = {}
+    monkeypatch.setattr(dependencies, "TESTED", versions)
+    return versions
+
+
 # -- the app
 
 
@@ -74,6 +83,16 @@ def test_settings_that_cannot_be_read_end_it():
     app.conf.offload_retension = 5
     (error,) = found(hook)
     assert "did you mean 'offload_retention'?" in error
+
+
+def test_dependencies_newer_than_tested_are_named(tested):
+    """Each newer one with both versions; older ones, and packages not installed, are not."""
+    tested |= {"celery": "5.0", "kombu": "9999", "not-installed-anywhere": "1"}
+    (finding,) = of_store(Watched())
+    assert finding.startswith(
+        "dependencies: newer than the newest versions that offload was tested"
+    )
+    assert finding.endswith(f": celery {version('celery')} (5.0)")
 
 
 @pytest.mark.parametrize("mode", ("observe", "off"))

@@ -103,6 +103,41 @@ def test_changed_requirements_are_installed(bootstrap, tmp_path, monkeypatch, py
     assert len(installed) == 3
 
 
+def test_changed_constraints_are_installed(bootstrap, tmp_path, monkeypatch, python):
+    """Other versions in constraints.txt install again."""
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(python)
+    constraints = tmp_path / "constraints.txt"
+    monkeypatch.setattr(bootstrap, "CONSTRAINTS", constraints)
+    installed = []
+    monkeypatch.setattr(bootstrap, "install", lambda *arguments: installed.append(arguments))
+    for text in ("celery==5.5.0", "celery==5.6.0", "celery==5.6.0"):
+        constraints.write_text(text)
+        bootstrap.ensure(venv, ["test"])
+    assert len(installed) == 2
+
+
+@pytest.mark.parametrize("has_uv", (True, False), ids=("uv", "pip"))
+def test_what_is_installed_is_constrained(bootstrap, tmp_path, monkeypatch, python, has_uv):
+    """uv and pip both take the versions of constraints.txt, also of what builds the package."""
+    commands, environments = [], []
+
+    def runs(command, env=None, **_):
+        commands.append(command)
+        environments.append(env)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(bootstrap, "find_uv", lambda _: ["uv"] if has_uv else None)
+    monkeypatch.setattr(bootstrap.subprocess, "run", runs)
+    monkeypatch.setattr(bootstrap, "uv_env", lambda _: {})
+    bootstrap.install(python, ["-e", "."])
+    constraints = str(bootstrap.CONSTRAINTS)
+    (command,), (env,) = commands, environments
+    assert command[:1] == (["uv"] if has_uv else [str(python)])
+    assert command.count(constraints) + (env.get("PIP_BUILD_CONSTRAINT") == constraints) == 2
+
+
 def test_missing_venv_names_the_package_to_install(bootstrap, tmp_path, monkeypatch):
     """Without root, a Debian without python3-venv is told what to install; no ruin is left."""
 
@@ -136,5 +171,14 @@ def test_missing_venv_is_installed_by_root(bootstrap, tmp_path, monkeypatch):
 def test_make_help_lists_every_command(root):
     """`make` alone says what there is."""
     done = subprocess.run(["make"], cwd=root, check=True, capture_output=True, text=True)
-    for target in ("demo", "test", "test-all", "lint", "bench", "clean"):
+    for target in (
+        "demo",
+        "test",
+        "test-newest",
+        "test-all",
+        "lint",
+        "bench",
+        "constraints",
+        "clean",
+    ):
         assert f"make {target} " in done.stdout

@@ -1,0 +1,75 @@
+"""constraints.txt holds versions that fit, and nothing else; the package knows them, too."""
+
+import importlib.util
+import re
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+
+from offload.doctor.tested import TESTED
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+
+
+@pytest.fixture(scope="module")
+def text(root):
+    return (root / "constraints.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def pins(text):
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.fixture
+def tool(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "tools"))
+    spec = importlib.util.spec_from_file_location("constraints", root / "tools" / "constraints.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    for name in ("bootstrap", "test_all"):
+        sys.modules.pop(name, None)
+
+
+def on(python):
+    """Return what markers are evaluated in on Linux with this Python."""
+    return {"python_version": python, "python_full_version": f"{python}.9", "extra": ""}
+
+
+def test_it_has_names_versions_and_markers_only(text):
+    """No host, no path, no option: it says the same to everybody."""
+    for line in text.splitlines():
+        assert re.fullmatch(r"#.*|[a-z\d][a-z\d.-]*==[\w.]+( ; [^/\\@]+)?", line)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_requirement_has_one_version_that_fits(pyproject, pins, python):
+    """Each requirement of every extra has exactly one version on each Python, one it allows."""
+    project = pyproject["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [Requirement(line) for extra in extras for line in extra]
+    wanted += map(Requirement, project["dependencies"])
+    here = on(python)
+    chosen = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(here)]
+    assert len({pin.name for pin in chosen}) == len(chosen)
+    versions = {pin.name: next(iter(pin.specifier)).version for pin in chosen}
+    for each in wanted:
+        if each.name != "offload" and (each.marker is None or each.marker.evaluate(here)):
+            assert each.specifier.contains(versions[each.name], prereleases=True), each
+
+
+def test_the_package_knows_the_versions_that_are_tested(root, tool, text):
+    """`celery offload doctor` compares with what constraints.txt has: run `make constraints`."""
+    assert tool.TESTED.read_text() == tool.tested(text, set(TESTED))
+
+
+def test_all_that_users_install_is_known(pyproject, tool):
+    """Every dependency, and every one of the extras that users install, counts as tested."""
+    project = pyproject["project"]
+    lines = list(project["dependencies"])
+    for extra in tool.USER_EXTRAS:
+        lines += project["optional-dependencies"][extra]
+    assert {Requirement(line).name for line in lines} | {*tool.INDIRECT} == set(TESTED)
