@@ -25,8 +25,8 @@
 Where plain Celery would have raised one of kombu's errors, ours is one of those as
 well, so that code which handles them today goes on working.
 
-An error is built from its message alone, because Celery rebuilds a stored exception
-as ``type(*args)``; what else is known about it stands in keyword attributes.
+Celery rebuilds a stored exception as ``type(*args)``, so ``args`` carries the message and
+every attribute; ``str()`` gives the message alone.
 """
 
 from __future__ import annotations
@@ -70,17 +70,26 @@ class OffloadError(Exception):
     def __init__(
         self,
         message: str = "",
-        *,
         task: str | None = None,
         argument: str | None = None,
         digest: str | None = None,
         store: str | None = None,
     ) -> None:
+        known = [task, argument, digest, store]
+        while known and known[-1] is None:
+            known.pop()
         super().__init__(message)
+        self.args = (message, *known)
         self.task = task
         self.argument = argument
         self.digest = digest
         self.store = store
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class ConfigurationError(OffloadError, ImproperlyConfigured):

@@ -24,6 +24,7 @@ import hmac
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -39,6 +40,7 @@ __all__ = (
     "WIRE_VERSION",
     "Keys",
     "Ref",
+    "claimed_digest",
     "fingerprint",
     "has_wire_form",
     "looks_like_ref",
@@ -56,6 +58,7 @@ _MAC = re.compile(  # printable ASCII only: what `Keys.sign` makes, and hashing 
 )
 _FINGERPRINT = re.compile(r"&k=([0-9a-f]{8})(?:&|$)")
 _DIGITS = 8  # of a fingerprint, in a reference
+_SCANNED = 300  # characters of a refused reference that are searched for its digest
 _SHOWN = 48  # characters of a type's name
 _NEVER_TAKEN_FOR_ONE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -182,6 +185,14 @@ def looks_like_ref(value: object) -> bool:
 def has_wire_form(text: str) -> bool:
     """Return whether *text* is, to the letter, of the form that references have."""
     return _MAC.fullmatch(text) is not None
+
+
+def claimed_digest(text: str) -> Digest | None:
+    """Return the digest that *text* names as a reference, unverified; None if it names none."""
+    query = dict(parse_qsl(text[:_SCANNED].partition("?")[2]))
+    with suppress(ValueError):
+        return parse_digest(query.get("d", ""))
+    return None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 
@@ -12,6 +13,7 @@ from kombu import exceptions as kombu
 from offload import errors
 from offload.errors import OffloadError
 
+KNOWN = {"task": "t", "argument": "a", "digest": "b3:1", "store": "memory://"}
 ALL = [getattr(errors, name) for name in errors.__all__]
 
 
@@ -57,12 +59,14 @@ def test_code_that_handles_celerys_errors_goes_on_working(ours, theirs):
 
 
 @pytest.mark.parametrize("error", ALL, ids=lambda error: error.__name__)
-def test_is_rebuilt_from_its_message(error):
-    """Celery rebuilds an exception from a JSON backend as ``type(*args)``."""
-    raised = error("what", task="t", argument="a", digest="b3:1", store="memory://")
-    again = error(*raised.args)
+@pytest.mark.parametrize("known", ({}, {"digest": "b3:1"}, KNOWN))
+def test_is_rebuilt_from_its_args(error, known):
+    """Celery rebuilds an exception from a JSON backend as ``type(*args)``: nothing is lost."""
+    raised = error("what", **known)
+    again = error(*json.loads(json.dumps(raised.args)))
     assert str(again) == str(raised) == "what"
-    assert (again.task, again.argument, again.digest, again.store) == (None,) * 4
+    assert {name: getattr(again, name) for name in KNOWN} == {**dict.fromkeys(KNOWN), **known}
+    assert repr(again) == f"{error.__name__}('what')"
     assert error()
 
 

@@ -36,7 +36,7 @@ from offload.errors import (
     UnsupportedVersion,
     ValueTooLarge,
 )
-from offload.ref import Keys, Ref, human_size
+from offload.ref import Keys, Ref, claimed_digest, human_size
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
@@ -141,9 +141,10 @@ class ContentStore:
         """
         try:
             return self._bound(self._open(wire))
-        except InvalidRef:
+        except InvalidRef as exc:
             self._counters.add(refs_refused=1)
-            raise
+            digest = exc.digest or claimed_digest(wire)
+            raise type(exc)(str(exc), exc.task, exc.argument, digest, self.store.url) from exc
 
     def _open(self, wire: str) -> Ref[Any]:
         keys = self.keys

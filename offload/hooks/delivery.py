@@ -114,6 +114,8 @@ class Delivery:
                 self._wrap(facts)
         except Exception as exc:  # raised by the guard, where Celery reports it as the task's
             self.error = exc
+            if isinstance(exc, OffloadError):
+                self.error = described(exc, self.task.name, None)
         if self.error is not None and note is not None and self.bound is None:
             # It is not known where references stand. Callbacks must not get them as data.
             request.update({key: _all_unverified(request[key]) for key in request})
@@ -121,12 +123,11 @@ class Delivery:
 
     def _check(self, note: Any) -> None:
         if not isinstance(note, dict) or not isinstance(note.get("v"), int):
-            raise InvalidRef(f"task {self.task.name!r}: the message's note on references is broken")
+            raise InvalidRef("the message's note on references is broken")
         if note["v"] > NOTE_VERSION:
             raise UnsupportedVersion(
-                f"task {self.task.name!r}: a message of version {note['v']} arrived, this offload "
-                f"reads up to {NOTE_VERSION}; upgrade offload on workers before publishers",
-                task=self.task.name,
+                f"a message of version {note['v']} arrived, this offload reads up to "
+                f"{NOTE_VERSION}; upgrade offload on workers before publishers"
             )
         self.attempt = int(note.get("attempt", 0))
         self.options = TaskOptions.read(note.get("call"), "message")
@@ -186,7 +187,8 @@ class Delivery:
                 return ref.get()
             except OffloadError as exc:
                 counters.failed(exc)
-                raise described(exc, self.task.name, where) from exc
+                store = self.hook.store.url
+                raise described(exc, self.task.name, where, digest=ref.digest, store=store) from exc
 
     def _wrap(self, facts: TaskFacts) -> None:
         """Give parameters annotated Ref one, also for what was small enough to be sent."""

@@ -28,16 +28,26 @@ __all__ = ("Outgoing", "described")
 _LINKS = ("link", "link_error", "chord", "chain")
 
 
-def described(exc: OffloadError, task: str, argument: str) -> OffloadError:
-    """Return *exc* once more, saying which task's which argument it is about."""
+def described(
+    exc: OffloadError,
+    task: str,
+    argument: str | None,
+    *,
+    digest: str | None = None,
+    store: str | None = None,
+) -> OffloadError:
+    """Return *exc* once more, naming the task and the argument it is about; *digest* and *store*
+    are used where it has none.
+    """
     if exc.task is not None:
         return exc
+    where = f"task {task!r}" if argument is None else f"task {task!r}, {argument}"
     new = type(exc)(
-        f"task {task!r}, {argument}: {exc}",
+        f"{where}: {exc}",
         task=task,
         argument=argument,
-        digest=exc.digest,
-        store=exc.store,
+        digest=exc.digest or digest,
+        store=exc.store or store,
     )
     new.__cause__ = exc
     return new

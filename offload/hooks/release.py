@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from celery import states
+from kombu.transport import virtual
 
 from offload.content.holds import holder
 from offload.errors import OffloadError
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Releaser",
+    "has_ended",
     "is_done",
+    "is_only_copy",
     "message_name",
     "redelivery_time",
     "release",
@@ -71,15 +74,20 @@ def redelivery_time(conf: Any) -> float:
 
 
 def is_done(app: Any, task: Any, state: str, delivery_info: Mapping[str, Any] | None) -> bool:
-    """Return whether the message of a task that ended in *state* cannot come again.
+    """Return whether the message of a task that ended in *state* can't be delivered again, here
+    or to another consumer. May ask the broker.
+    """
+    return has_ended(task, state) and is_only_copy(app, delivery_info)
+
+
+def has_ended(task: Any, state: str) -> bool:
+    """Return whether a message that ended in *state* is neither requeued nor dead-lettered.
 
     A retry is another message, with holds of its own.
     """
     if state not in _FINAL:
         return False
-    if state == states.FAILURE and task.acks_late and not _acks_failures(task):
-        return False  # it goes back to the queue, or to a dead letter queue
-    return _is_only_copy(app, delivery_info or {})
+    return not (state == states.FAILURE and task.acks_late and not _acks_failures(task))
 
 
 def _acks_failures(task: Any) -> bool:
@@ -87,21 +95,44 @@ def _acks_failures(task: Any) -> bool:
     return all(getattr(task, name, True) is not False for name in names)
 
 
-def _is_only_copy(app: Any, delivery_info: Mapping[str, Any]) -> bool:
-    """Return whether a message surely went to one queue: a fanout exchange copies it to many, a
-    topic exchange may, and a direct one does where several queues are bound by its key.
+def is_only_copy(app: Any, delivery_info: Mapping[str, Any] | None) -> bool:
+    """Return whether a message certainly went to a single queue.
+
+    The default exchange delivers to the queue it names. A named direct exchange delivers to
+    every queue bound by the routing key, and other services may have bound theirs: only the
+    broker knows. Fanout and topic exchanges are never certain.
     """
-    exchange, key = delivery_info.get("exchange"), delivery_info.get("routing_key")
+    exchange = (delivery_info or {}).get("exchange")
     if not exchange:
-        return exchange == ""  # the broker's own, to the queue named
-    kinds, names = set(), set()
-    for each in list(app.amqp.queues.values()):  # threads that publish may add some
-        for bound in (each, *(each.bindings or ())):
-            if bound.exchange is not None and bound.exchange.name == exchange:
-                kinds.add(bound.exchange.type)
-                if bound.routing_key == key:
-                    names.add(each.name)
-    return kinds == {"direct"} and len(names) == 1
+        return exchange == ""
+    queues = list(app.amqp.queues.values())  # threads that publish may add some
+    kinds = {
+        bound.exchange.type
+        for each in queues
+        for bound in (each, *(each.bindings or ()))
+        if bound.exchange is not None and bound.exchange.name == exchange
+    }
+    key = (delivery_info or {}).get("routing_key")
+    return kinds == {"direct"} and _count_bound(app, exchange, key) == 1
+
+
+def _count_bound(app: Any, exchange: str, key: Any) -> int | None:
+    """Return how many queues the broker binds to *exchange* by *key*; None if it can't say.
+
+    AMQP has no such question. Of kombu's virtual transports those can answer that share their
+    bindings among processes (Redis, the file system, MongoDB).
+    """
+    try:
+        with app.connection_or_acquire() as connection:
+            connection.ensure_connection(max_retries=1)  # by default it tries for ever
+            channel = connection.default_channel
+            read = getattr(type(channel), "get_table", None)
+            if read is None or read is virtual.Channel.get_table:
+                return None
+            return len({queue for bound, _, queue in read(channel, exchange) if bound == key})
+    except Exception as exc:
+        logger.info("the broker doesn't say which queues are bound to %r: %r", exchange, exc)
+        return None
 
 
 def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
@@ -126,6 +157,9 @@ def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
         )
 
 
+_Job = tuple[list[str], str, Mapping[str, Any] | None]
+
+
 class Releaser:
     """Releases in a thread of its own, for a worker's main process, which must not wait.
 
@@ -136,22 +170,27 @@ class Releaser:
         self._hook = hook
         self._queues = PerProcess(self._begin)
 
-    def submit(self, wires: Iterable[str], name: str) -> None:
-        """Have what *name* holds of these references given up soon."""
+    def submit(
+        self, wires: Iterable[str], name: str, delivery_info: Mapping[str, Any] | None
+    ) -> None:
+        """Release what *name* holds of these references soon, unless other queues may have a
+        copy of the message.
+        """
         try:
-            self._queues.get().put_nowait((list(wires), name))
+            self._queues.get().put_nowait((list(wires), name, delivery_info))
         except queue.Full:
             self._hook.counters.add(releases_failed=1)
 
-    def _begin(self) -> queue.Queue[tuple[list[str], str]]:
+    def _begin(self) -> queue.Queue[_Job]:
         guard_forks()
-        waiting: queue.Queue[tuple[list[str], str]] = queue.Queue(_WAITING)
+        waiting: queue.Queue[_Job] = queue.Queue(_WAITING)
         threading.Thread(
             target=self._run, args=(waiting,), name="offload-release", daemon=True
         ).start()
         return waiting
 
-    def _run(self, waiting: queue.Queue[tuple[list[str], str]]) -> None:
+    def _run(self, waiting: queue.Queue[_Job]) -> None:
         while True:
-            wires, name = waiting.get()
-            release(self._hook, map(Ref.unbound, wires), name)
+            wires, name, delivery_info = waiting.get()
+            if is_only_copy(self._hook.app, delivery_info):
+                release(self._hook, map(Ref.unbound, wires), name)

@@ -23,7 +23,7 @@ from offload.errors import InvalidRef, OffloadError
 from offload.hooks.delivery import HELD, current_delivery
 from offload.hooks.paths import contains
 from offload.hooks.publish import wire_form
-from offload.hooks.release import is_done, release, task_holder
+from offload.hooks.release import has_ended, release, task_holder
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
 if TYPE_CHECKING:
@@ -281,8 +281,8 @@ def _release_request(hook: Offload, task_id: str, request: Any, state: str) -> N
     if not (message and held):
         return
     task = hook.app.tasks.get(request.task)
-    if task is not None and is_done(hook.app, task, state, request.delivery_info):
-        hook.releaser.submit(held, task_holder(task_id, message))
+    if task is not None and has_ended(task, state):
+        hook.releaser.submit(held, task_holder(task_id, message), request.delivery_info)
 
 
 def _stored_ref(hook: Offload, backend: Any, task_id: str) -> Ref[Any] | None:

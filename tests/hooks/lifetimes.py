@@ -393,7 +393,7 @@ def lifetimes_machine(
             self.messages.remove(sent)
             self._done(sent)
 
-        def _release_now(self, wires: Any, name: str) -> None:
+        def _release_now(self, wires: Any, name: str, _delivery_info: Any) -> None:
             release(self.wire.hook, map(Ref.unbound, wires), name)
 
         def _deliverable(self) -> list[Sent]:

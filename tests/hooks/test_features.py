@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Optional
 
@@ -10,8 +11,17 @@ import pytest
 from celery import Celery, chain, group, shared_task, signature
 from celery.result import AsyncResult
 
-from offload import ConfigurationError, InvalidRef, Offload, Ref, SerializationError
-from offload.ref import wire_text
+from offload import (
+    BlobMissing,
+    ConfigurationError,
+    IntegrityError,
+    InvalidRef,
+    Offload,
+    Ref,
+    SerializationError,
+    UnsupportedVersion,
+)
+from offload.ref import Keys, wire_text
 from tests.hooks.wire import make_wire
 
 BIG = {"numbers": list(range(2000)), "text": "big"}
@@ -661,3 +671,39 @@ def test_a_naive_eta_is_taken_in_the_latest_zone(wire, tasks, days):
     ref = wire.hook.content.open(wire_text(wire.sent[-1][1][0][0]))
     kept = ref.until - ref.created
     assert kept >= timedelta(days=days, hours=12).total_seconds() + wire.hook.settings.retention
+
+
+@pytest.mark.parametrize("serializer", ("json", "pickle", "yaml", "msgpack"))
+@pytest.mark.parametrize("kind", (BlobMissing, IntegrityError, InvalidRef, UnsupportedVersion))
+def test_a_failure_says_as_much_to_its_reader(kind, serializer, monkeypatch):
+    """Whatever fails on a worker, get() raises its class with task, argument, digest and store."""
+    conf = {"accept_content": [serializer], "result_serializer": serializer}
+    wire = make_wire(conf={**conf, "task_serializer": serializer})
+
+    @wire.app.task(name="kind", shared=False)
+    def kind_of(value):
+        return type(value).__name__
+
+    sign = Keys.sign
+    with monkeypatch.context() as patch:
+        if kind in (InvalidRef, UnsupportedVersion):
+            patch.setattr(Keys, "sign", lambda *a, **named: _damaged(sign(*a, **named), kind))
+        result = kind_of.delay(BIG)
+    blobs = wire.hook.store.blobs
+    (digest,) = (info.digest for info in blobs.scan() if info.size > 1000)
+    if kind is not InvalidRef:
+        blobs.delete([digest])
+    if kind is IntegrityError:
+        blobs.put({digest: [b"\0something else"]}, 60)
+    wire.work()
+    with pytest.raises(kind, match="task 'kind', value: ") as caught:
+        result.get(timeout=1)
+    error = caught.value
+    assert type(error) is kind
+    assert (error.task, error.argument, error.digest) == ("kind", "value", digest)
+    assert error.store == wire.hook.store.url
+
+
+def _damaged(ref, kind):
+    wire = ref.wire.replace("offload:1", "offload:9") if kind is UnsupportedVersion else ref.wire
+    return replace(ref, wire=wire[:-1] + ("0" if wire[-1] == "1" else "1"))

@@ -15,7 +15,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerLostE
 from celery.utils.time import maybe_iso8601
 from celery.worker.request import Request
 from celery.worker.state import revoked
-from kombu import Exchange, Queue, binding
+from kombu import Connection, Exchange, Queue
 from kombu.serialization import prepare_accept_content
 
 from offload import BlobMissing, ConfigurationError, Ref
@@ -232,7 +232,7 @@ def received(wire, tasks, monkeypatch):
     names that this gives up.
     """
     released = []
-    monkeypatch.setattr(wire.hook.releaser, "submit", lambda wires, name: released.append(name))
+    monkeypatch.setattr(wire.hook.releaser, "submit", lambda _, name, __: released.append(name))
     wire.run(tasks.size, [])  # by the first task that a worker knows its requests are guarded
 
     def received(task, *args, **options):
@@ -328,38 +328,48 @@ def test_the_grace_covers_a_second_delivery():
         assert redelivery_time(conf) == seconds
 
 
-@pytest.mark.parametrize(
-    ("exchange", "key", "only"),
-    (
-        ("", "any", True),
-        ("direct", "direct", True),
-        ("direct", "also", True),
-        ("direct", "twice", False),
-        ("direct", "both", False),
-        ("direct", "unknown", False),
-        ("topic", "topic", False),
-        ("fanout", "fanout", False),
-        ("unknown", "unknown", False),
-    ),
-)
-@pytest.mark.usefixtures("tasks")
-def test_a_message_with_copies_is_not_given_up(wire, exchange, key, only):
-    """A broadcast goes to many workers, and a direct exchange's message to all queues that are
-    bound by its key: the first that is done gives nothing up.
+@pytest.mark.parametrize("exchange", ("direct", "topic", "fanout", "unknown", None))
+def test_a_message_that_others_may_have_is_not_released(wire, tasks, exchange):
+    """Unless it came by the default exchange, or the broker says that only one queue is bound,
+    a message may have copies, so the first task that is done releases nothing.
     """
-    direct = Exchange("direct", type="direct")
-    more = [binding(direct, name) for name in ("also", "both")]
     wire.app.amqp.queues = Queues(
-        [
-            *(Queue(k, Exchange(k, type=k), routing_key=k) for k in ("direct", "topic", "fanout")),
-            Queue("one", direct, routing_key="twice", bindings=more),
-            Queue("two", direct, routing_key="twice", bindings=more[1:]),
-        ]
+        Queue(kind, Exchange(kind, type=kind), routing_key="key")
+        for kind in ("direct", "topic", "fanout")
     )
-    task = wire.app.tasks["size"]
-    given = {"exchange": exchange, "routing_key": key}
-    assert is_done(wire.app, task, states.SUCCESS, given) is only
-    assert not is_done(wire.app, task, states.SUCCESS, None)
+    given = {"exchange": exchange, "routing_key": "key"}
+    assert not is_done(wire.app, tasks.size, states.SUCCESS, given)
+    assert not is_done(wire.app, tasks.size, states.SUCCESS, None)
+    assert is_done(wire.app, tasks.size, states.SUCCESS, {"exchange": "", "routing_key": "key"})
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("bound_by", ("nobody", "another key", "this app", "another service"))
+def test_a_queue_that_another_service_bound_keeps_its_copies(valkey, bound_by):
+    """A message by a named direct exchange is released only if the broker knows of no second
+    queue with its key, whoever bound that.
+    """
+    exchange = Exchange(f"orders {bound_by}", type="direct")
+    own = Queue(f"own {bound_by}", exchange, routing_key="new")
+    key = "old" if bound_by == "another key" else "new"
+    audit = Queue(f"audit {bound_by}", exchange, routing_key=key)
+    queues = [own, audit] if bound_by == "this app" else [own]
+    conf = {"task_queues": queues, "task_default_queue": own.name}
+    wire = make_wire(broker=valkey.url, retention=10 * HOUR, grace=HOUR, conf=conf)
+    with Connection(valkey.url) as connection:
+        for queue in [own] if bound_by == "nobody" else [own, audit]:
+            queue(connection.default_channel).declare()
+
+    @wire.app.task(name="size", shared=False)
+    def size(value):
+        return len(value)
+
+    result = size.apply_async((BIG,), exchange=exchange.name, routing_key="new")
+    message = wire.take()
+    wire.execute(message, message.delivery_info)
+    copied = bound_by in ("this app", "another service")
+    assert holders(wire) == ({f"task:{result.id}": 1} if copied else {})
+    assert lives(wire) == [near(10 * HOUR if copied else 2 * HOUR)]
 
 
 # -- canvas

@@ -42,12 +42,13 @@ class Wire:
                 message.ack()
             return message
 
-    def execute(self, message: Any) -> Any:
+    def execute(self, message: Any, delivery_info: Any = None) -> Any:
         """Execute one message, as often as this is called; return what the pool is told: whether
         it failed, the result as text or what was raised, and seconds.
         """
         headers = dict(message.headers)
-        request = {**headers, "delivery_info": {"exchange": ""}, "hostname": "here"}
+        came_by = delivery_info or {"exchange": ""}
+        request = {**headers, "delivery_info": came_by, "hostname": "here"}
         return trace_task_ret(
             headers["task"],
             headers["id"],
@@ -72,12 +73,16 @@ class Wire:
         return self.sent[-1][1]
 
 
-def make_wire(*, watch: bool = True, conf: dict[str, Any] | None = None, **settings: Any) -> Wire:
+def make_wire(
+    *,
+    watch: bool = True,
+    conf: dict[str, Any] | None = None,
+    broker: str = "memory://",
+    **settings: Any,
+) -> Wire:
     """Return a Wire with an app of its own and, unless *settings* say otherwise, a store."""
     number = next(_number)
-    app = Celery(
-        f"wire{number}", broker="memory://", backend="cache+memory://", set_as_current=False
-    )
+    app = Celery(f"wire{number}", broker=broker, backend="cache+memory://", set_as_current=False)
     app.conf.update(
         {
             "task_default_queue": f"wire{number}",
