@@ -23,8 +23,9 @@ import binascii
 import hmac
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -34,7 +35,7 @@ from urllib.parse import parse_qsl, urlencode
 from kombu.utils.json import register_type
 
 from offload.digest import Digest, parse_digest
-from offload.errors import InvalidRef, UnsupportedVersion
+from offload.errors import InvalidRef, SerializationError, UnsupportedVersion
 
 __all__ = (
     "WIRE_VERSION",
@@ -44,6 +45,7 @@ __all__ = (
     "fingerprint",
     "has_wire_form",
     "looks_like_ref",
+    "no_refs_within",
     "wire_text",
 )
 
@@ -62,6 +64,7 @@ _SCANNED = 300  # characters of a refused reference that are searched for its di
 _SHOWN = 48  # characters of a type's name
 _NEVER_TAKEN_FOR_ONE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+_within_values: ContextVar[bool] = ContextVar("offload_within_values", default=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +127,11 @@ class Ref(Generic[T]):
         return not self.wire
 
     def __json__(self) -> dict[str, str]:
+        if _within_values.get():
+            raise SerializationError(
+                f"{self!r} stands within a value, where it would be read as data: put the values, "
+                "or pass the references as arguments of their own"
+            )
         return {TYPE_KEY: MARKER, VALUE_KEY: self.wire}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -148,6 +156,16 @@ class Ref(Generic[T]):
             return "<Ref, not verified>"
         where = f"{self.digest[:11]}…" if self.digest else "inline"
         return f"<Ref {self.type or 'object'} {human_size(self.size)} {where}>"
+
+
+@contextmanager
+def no_refs_within() -> Iterator[None]:
+    """Within this, a value is serialized: a Ref in it raises SerializationError under JSON."""
+    token = _within_values.set(True)
+    try:
+        yield
+    finally:
+        _within_values.reset(token)
 
 
 def human_size(size: float) -> str:

@@ -140,8 +140,11 @@ class Manifest:
         return (buffers[0], buffers[1:]) if self.head is None else (self.head, buffers)
 
 
-def pack(payload: Payload) -> Packed:
-    """Lay *payload* out and name its parts. Hashes everything, copies nothing."""
+def pack(payload: Payload, *, whole: bool = False) -> Packed:
+    """Lay *payload* out and name its parts. Hashes everything, copies nothing.
+
+    With *whole* it is one blob of up to ROOT_LIMIT, whatever its size.
+    """
     head, buffers = payload.head, list(payload.buffers)
     header: dict[str, object] = {"s": payload.serializer}
     if len(head) > HEAD_LIMIT:
@@ -151,7 +154,7 @@ def pack(payload: Payload) -> Packed:
     header["b"] = [buffer.nbytes for buffer in buffers]
     body = [part for buffer in buffers for part in (buffer, _padding(buffer.nbytes)) if len(part)]
     chunks: list[tuple[Chunk, list[Buffer]]] = []
-    if payload.size >= SINGLE:
+    if payload.size >= SINGLE and not (whole and payload.size < ROOT_LIMIT // 2):
         chunks = [(Chunk(digest_of(parts), sum(map(len, parts))), parts) for parts in _cut(buffers)]
         header["c"] = [[chunk.digest, chunk.size] for chunk, _ in chunks]
         body = []

@@ -36,7 +36,7 @@ from offload.errors import (
     UnsupportedVersion,
     ValueTooLarge,
 )
-from offload.ref import Keys, Ref, claimed_digest, human_size
+from offload.ref import Keys, Ref, claimed_digest, human_size, no_refs_within
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
@@ -178,16 +178,19 @@ class ContentStore:
 
     def serialise(self, value: Any, native: str) -> Payload:
         """Return *value* serialised, as `Registry.encode` does it."""
-        with self._counters.timed("serialise"):
+        with self._counters.timed("serialise"), no_refs_within():
             return self.serializers.encode(value, native)
 
-    def remembered(self, value: Any, *, native: str, hold: Hold) -> Ref[Any] | None:
+    def remembered(
+        self, value: Any, *, native: str, hold: Hold, threshold: int = 0
+    ) -> Ref[Any] | None:
         """Return a reference to immutable *value* if it was stored before and is there still.
 
-        None also while the store is away: storing the value says what to do about that.
+        None where it has less than *threshold* bytes. None also while the store is away:
+        storing the value says what to do about that.
         """
         found = self._memo.find(value, native)
-        if found is None:
+        if found is None or found[0].size < threshold:
             return None
         ref, digests = found
         ttl = self._asked(hold)
@@ -233,12 +236,19 @@ class ContentStore:
         """
         try:
             return self.put_payload(payload, hold=hold, value=value, native=native)
-        except StoreUnavailable:
+        except StoreUnavailable as exc:
             settings = self._settings
             if settings.on_outage != "inline" or payload.size > settings.inline_limit:
                 raise
-            self._counters.add(outage_inline=1)
             carried = not payload.ships_code and self.serializers.carries(value, native)
+            if not carried and self.known_keys is None:
+                raise StoreUnavailable(
+                    f"{exc}; {native} cannot carry a {payload.type or 'value'} in the message but "
+                    "within a signed reference, and the key for that is in the store: set "
+                    "offload_secret",
+                    store=self.store.url,
+                ) from exc
+            self._counters.add(outage_inline=1)
             return None if carried else self.within(payload)
 
     def put_disguised(self, value: Any, *, native: str, hold: Hold) -> Ref[Any]:
@@ -258,7 +268,7 @@ class ContentStore:
 
     def within(self, payload: Payload) -> Ref[Any]:
         """Return a reference that holds the serialised value itself; nothing is stored."""
-        packed = pack(payload)
+        packed = pack(payload, whole=True)
         if packed.chunks:
             raise ValueTooLarge(
                 f"a {payload.type or 'value'} of {human_size(payload.size)} is too large to travel "

@@ -17,11 +17,12 @@ from offload.content.pins import Pins
 from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.counters import Counters
-from offload.errors import ConfigurationError, InvalidRef
+from offload.errors import ConfigurationError, InvalidRef, SerializationError
 from offload.hooks import control, periodic, prefetch, results, together, worker
 from offload.hooks.locate import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
+from offload.hooks.paths import contains
 from offload.hooks.prefetch import Prefetcher
 from offload.hooks.publish import amqp_class
 from offload.hooks.recorder import Recorder
@@ -127,12 +128,26 @@ class Offload:
     def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
         """Serialise and store *value* now, and return its reference to pass to tasks.
 
+        Of a reference it returns that one, kept for as long as another value would be.
+
         Args:
             retention: seconds to keep it; default ``offload_retention``.
 
-        Raises: SerializationError, ValueTooLarge, StoreUnavailable, StoreError.
+        Raises: SerializationError (also for a value that holds references), ValueTooLarge,
+            InvalidRef, BlobMissing, StoreUnavailable, StoreError.
         """
         ttl = self.settings.retention if retention is None else retention
+        if isinstance(value, Ref):
+            if not value.is_local:
+                ref: Ref[T] = self.content.open(value.wire)
+                self.content.keep(ref, Hold(ttl))
+                return ref
+            value = value.get()
+        if contains(value, (Ref,)):
+            raise SerializationError(
+                f"this {type(value).__name__} holds a Ref: put the values, or pass the references "
+                "as arguments, where they may stand in lists, tuples and dicts"
+            )
         return self.content.put(value, native=self.app.conf.task_serializer, hold=Hold(ttl))
 
     def get(self, ref: Ref[T]) -> T:

@@ -110,7 +110,7 @@ class Delivery:
                 self._resolve(request, note, facts)
             elif request.get("is_eager"):
                 self.args, self.kwargs = resolve_direct(self.hook, facts, args, kwargs)
-            if facts.wants_ref and self.error is None:
+            if facts.takes_refs and self.error is None:
                 self._wrap(facts)
         except Exception as exc:  # raised by the guard, where Celery reports it as the task's
             self.error = exc
@@ -192,13 +192,10 @@ class Delivery:
 
     def _wrap(self, facts: TaskFacts) -> None:
         """Give parameters annotated Ref one, also for what was small enough to be sent."""
-        args = list(self.args)
-        for i, name in enumerate(facts.parameters[: len(args)]):
-            if name in facts.wants_ref:
-                args[i] = _as_ref(args[i])
+        args = [_as_ref(v) if facts.asks_for_ref(i) else v for i, v in enumerate(self.args)]
         self.args = tuple(args) if isinstance(self.args, tuple) else args
         self.kwargs = {
-            key: _as_ref(value) if key in facts.wants_ref else value
+            key: _as_ref(value) if facts.asks_for_ref(key) else value
             for key, value in self.kwargs.items()
         }
 
@@ -282,11 +279,11 @@ def resolve_direct(
         return args, kwargs
     return (
         [
-            value if _asked_for(("args", i), facts) else _resolved(hook, value)
+            value if facts.asks_for_ref(i) else _resolved(hook, value)
             for i, value in enumerate(args)
         ],
         {
-            key: value if key in facts.wants_ref else _resolved(hook, value)
+            key: value if facts.asks_for_ref(key) else _resolved(hook, value)
             for key, value in kwargs.items()
         },
     )
@@ -393,13 +390,4 @@ def _as_ref(value: Any) -> Any:
 
 
 def _asked_for(path: Path, facts: TaskFacts) -> bool:
-    if not facts.wants_ref or len(path) < 2:
-        return False
-    kind, key = path[0], path[1]
-    if kind == "kwargs":
-        return key in facts.wants_ref
-    return (
-        isinstance(key, int)
-        and key < len(facts.parameters)
-        and facts.parameters[key] in facts.wants_ref
-    )
+    return facts.takes_refs and len(path) > 1 and facts.asks_for_ref(path[1])

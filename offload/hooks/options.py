@@ -11,6 +11,7 @@ from typing import Any
 
 from celery import Celery
 
+from offload.hooks.usercode import overrides
 from offload.ref import Ref
 from offload.settings import Settings, TaskOptions
 
@@ -31,12 +32,33 @@ class TaskFacts:
     Attributes:
         options: what its ``offload`` attribute says.
         parameters: names of its positional parameters, in order.
+        named: names of all that can be passed by keyword.
         wants_ref: parameters annotated with Ref, which get the reference itself.
+        rest_wants_ref: whether ``*args`` is annotated so.
+        more_wants_ref: whether ``**kwargs`` is annotated so.
+        overrides: whether user code runs as it is published: an ``apply_async`` of its own.
     """
 
     options: TaskOptions = field(default_factory=TaskOptions)
     parameters: tuple[str, ...] = ()
+    named: frozenset[str] = frozenset()
     wants_ref: frozenset[str] = frozenset()
+    rest_wants_ref: bool = False
+    more_wants_ref: bool = False
+    overrides: bool = False
+
+    @property
+    def takes_refs(self) -> bool:
+        """Whether any parameter is annotated with Ref."""
+        return bool(self.wants_ref or self.rest_wants_ref or self.more_wants_ref)
+
+    def asks_for_ref(self, key: int | str) -> bool:
+        """Return whether the argument at position *key*, or of that name, stays a reference."""
+        if isinstance(key, int):
+            if key >= len(self.parameters):
+                return self.rest_wants_ref
+            return self.parameters[key] in self.wants_ref
+        return key in self.wants_ref or (self.more_wants_ref and key not in self.named)
 
 
 _UNKNOWN = TaskFacts()
@@ -73,14 +95,20 @@ class Tasks:
         options = TaskOptions.read(getattr(task, "offload", None), f"task {name!r}")
         options.check_parameters(task.run, name)
         parameters = inspect.signature(task.run).parameters.values()
+        asking = {p.name: p.kind for p in parameters if _asks_for_ref(_annotation(task.run, p))}
+        rest, more = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
         return TaskFacts(
             options=options,
             parameters=tuple(
                 p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
             ),
-            wants_ref=frozenset(
-                p.name for p in parameters if _asks_for_ref(_annotation(task.run, p))
+            named=frozenset(
+                p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
             ),
+            wants_ref=frozenset(name for name, kind in asking.items() if kind not in (rest, more)),
+            rest_wants_ref=rest in asking.values(),
+            more_wants_ref=more in asking.values(),
+            overrides=overrides(task),
         )
 
 

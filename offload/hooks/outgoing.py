@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery.canvas import Signature
+from celery.utils.time import maybe_iso8601
 
 from offload.content.holds import Hold
 from offload.errors import BlobMissing, OffloadError, SerializationError
@@ -23,9 +25,14 @@ from offload.settings import TaskOptions
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("Outgoing", "described")
+__all__ = ("Outgoing", "described", "seconds_until")
 
 _LINKS = ("link", "link_error", "chord", "chain")
+_CANVAS = "celery."
+_SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})
+"""Parameters of Celery's own tasks whose arguments it reads as signatures."""
+_LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time that names no zone comes last
+_LONGEST_DELAY = 10 * 365 * 86400.0  # seconds; who says more means never, or is mistaken
 
 
 def described(
@@ -102,8 +109,7 @@ class Outgoing:
         facts: TaskFacts,
     ) -> None:
         """Look at the arguments of the task that the message is for."""
-        plain = name.startswith("celery.")  # Celery's own tasks take signatures
-        self._arguments(name, args, kwargs, options, facts, (), keep=False, plain=plain)
+        self._arguments(name, args, kwargs, options, facts, (), keep=False)
 
     def embedded(self, field: str, value: Any) -> None:
         """Look at the signatures that the message carries: callbacks, chain, chord."""
@@ -187,16 +193,17 @@ class Outgoing:
         path: tuple[Any, ...],
         *,
         keep: bool,
-        plain: bool,
         shift: int = 0,
     ) -> None:
-        look = _Look(self, name, options, keep, plain)
+        data = _Look(self, name, options, keep)
+        canvas = replace(data, plain=True)
+        reads = _SIGNATURES if name.startswith(_CANVAS) else ()
         names = facts.parameters[shift:]
         for i, value in enumerate(args):
             argument = names[i] if i < len(names) else f"args[{i}]"
-            look.value(value, (*path, "args", i), argument)
+            (canvas if argument in reads else data).value(value, (*path, "args", i), argument)
         for key, value in kwargs.items():
-            look.value(value, (*path, "kwargs", key), str(key))
+            (canvas if key in reads else data).value(value, (*path, "kwargs", key), str(key))
 
     def _signatures(self, value: Any, path: tuple[Any, ...]) -> None:
         if is_signature(value, plain=True):
@@ -212,7 +219,7 @@ class Outgoing:
         before = self.hold
         self.hold = replace(before, ttl=before.ttl + _delay(own))
         kwargs = signature["kwargs"] or {}
-        if name.startswith("celery."):
+        if name.startswith(_CANVAS):
             self._canvas(name, kwargs, options, path)
             kwargs = {}
         self._arguments(
@@ -223,7 +230,6 @@ class Outgoing:
             facts,
             path,
             keep=True,
-            plain=True,
             shift=0 if signature.get("immutable") else 1,  # a result will stand before them
         )
         for link in _LINKS:
@@ -239,11 +245,11 @@ class Outgoing:
         Celery reads that itself, before any task runs: signatures and numbers stay, and of
         what is mapped over only as much is replaced as Celery does not look into.
         """
-        look = _Look(self, name, options, keep=True, plain=True)
+        look = _Look(self, name, options, keep=True)
         for key, value in kwargs.items():
             where = (*path, "kwargs", key)
-            if is_signature(value, plain=True) or _holds_signatures(value):
-                look.value(value, where, key)
+            if key in _SIGNATURES:
+                self._signatures(value, where)
             elif key != "it":
                 continue
             elif name != "celery.chunks":
@@ -307,7 +313,7 @@ class _Look:
     task: str
     options: TaskOptions
     keep: bool
-    plain: bool
+    plain: bool = False  # whether Celery reads a signature here that is a plain dict
 
     def value(self, value: Any, path: Path, argument: str) -> None:
         out = self.out
@@ -353,12 +359,15 @@ class _Look:
             return
         content = out.hook.content
         together = published_together()
-        if together is not None and (shared := together.find(value, out.native)) is not None:
+        shared = together.find(value, out.native) if together is not None else None
+        if shared is not None and shared.size >= threshold:
             out.hook.counters.offloaded(shared.size, shared.size, whole=True)
             out.hook.counters.add(values_remembered=1)
             self._slot(path, argument, ref=shared)
             return
-        remembered = content.remembered(value, native=out.native, hold=out.hold)
+        remembered = content.remembered(
+            value, native=out.native, hold=out.hold, threshold=threshold
+        )
         if remembered is not None:
             self._slot(path, argument, ref=remembered, held=True)
             return
@@ -381,5 +390,21 @@ def _holds_signatures(value: Any) -> bool:
 
 
 def _delay(options: Mapping[str, Any]) -> float:
-    countdown = options.get("countdown")
-    return float(countdown) if isinstance(countdown, (int, float)) else 0.0
+    return max(seconds_until(options.get("countdown")), seconds_until(options.get("eta")))
+
+
+def seconds_until(when: Any) -> float:
+    """Return the seconds from now to *when*: a number of them, or a time as Celery takes it.
+
+    0 for what has passed, is no time, or lies too far ahead to be meant.
+    """
+    if isinstance(when, str):
+        try:
+            when = maybe_iso8601(when)  # which workers read it by
+        except ValueError:
+            return 0.0  # they will refuse it
+    if isinstance(when, datetime):
+        when = when if when.tzinfo is not None else when.replace(tzinfo=_LATEST_ZONE)
+        when = (when - datetime.now(timezone.utc)).total_seconds()
+    meant = isinstance(when, (int, float)) and 0 < when <= _LONGEST_DELAY
+    return float(when) if meant else 0.0

@@ -19,37 +19,49 @@ __all__ = ("Path", "contains", "is_signature", "label", "replace_at", "replace_e
 Key = Union[str, int]
 Path = Sequence[Key]
 
-_DEPTH = 64  # levels of containers that are looked through
 _SIGNATURE = frozenset({"task", "args", "kwargs", "options", "subtask_type"})
 _CONTAINERS = (list, tuple, dict)
 
 
 def is_signature(value: object, *, plain: bool = False) -> bool:
-    """Return whether *value* is a Celery signature; with *plain* also one that went
-    through a message and came out as a dict.
+    """Return whether *value* is a Celery signature that a task can be called by; with *plain*
+    also one that went through a message and came out as a dict.
     """
-    if isinstance(value, Signature):
-        return True
-    return plain and type(value) is dict and value.keys() >= _SIGNATURE
+    if not (isinstance(value, Signature) or (plain and type(value) is dict)):
+        return False
+    return (
+        value.keys() >= _SIGNATURE
+        and isinstance(value["task"], str)
+        and isinstance(value["args"] or (), (list, tuple))
+        and isinstance(value["kwargs"] or {}, dict)
+        and isinstance(value["options"] or {}, dict)
+    )
 
 
-def contains(value: object, kinds: tuple[type, ...], depth: int = _DEPTH) -> bool:
-    """Return whether *value* is one of *kinds*, or a list, tuple or dict that holds one."""
+def contains(value: object, kinds: tuple[type, ...]) -> bool:
+    """Return whether *value* is one of *kinds*, or a list, tuple or dict that holds one.
+
+    Each container is visited once, however often it occurs.
+    """
     if isinstance(value, kinds):
         return True
-    if type(value) not in _CONTAINERS or not depth:
+    if type(value) not in _CONTAINERS:
         return False
-    items = value.values() if isinstance(value, dict) else value
-    found = set(map(type, items))  # type: ignore[call-overload]
-    if any(issubclass(kind, kinds) for kind in found):
-        return True
-    if found.isdisjoint(_CONTAINERS):
-        return False
-    return any(
-        contains(item, kinds, depth - 1)
-        for item in items  # type: ignore[attr-defined]
-        if type(item) in _CONTAINERS
-    )
+    seen = {id(value)}
+    waiting: list[Any] = [value]
+    while waiting:
+        container = waiting.pop()
+        items = container.values() if type(container) is dict else container
+        found = set(map(type, items))
+        if any(issubclass(kind, kinds) for kind in found):
+            return True
+        if found.isdisjoint(_CONTAINERS):
+            continue
+        for item in items:
+            if type(item) in _CONTAINERS and id(item) not in seen:
+                seen.add(id(item))
+                waiting.append(item)
+    return False
 
 
 def replace_each(root: Any, paths: Sequence[Path], make: Callable[[Any, Path], Any]) -> Any:

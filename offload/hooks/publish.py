@@ -10,16 +10,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
-from celery.utils.time import maybe_iso8601
 
 from offload.content.holds import Hold
 from offload.hooks.delivery import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES, current_delivery
-from offload.hooks.outgoing import Outgoing
+from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.release import message_name, task_holder
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
@@ -49,8 +47,6 @@ _BYTES_AS_KEYS = frozenset({"msgpack", "yaml"})
 _SELF_TELLING = frozenset({"json", "pickle"})  # an unknown reference fails to decode by itself
 
 _NO_CALL = TaskOptions.read(None, "call")
-
-_LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time that names no zone comes last
 
 resending: ContextVar[int] = ContextVar("offload_resending", default=0)
 """How many times the message being published was sent again for a store outage."""
@@ -162,8 +158,8 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     delivery = current_delivery()
     # What is sent again while the store is away goes on in the name it has: it cannot get another.
     message = delivery.message if attempt and delivery is not None else message_name()
-    expires = _seconds_until(call.get("expires"))
-    delay = max(_seconds_until(call.get("countdown")), _seconds_until(call.get("eta")))
+    expires = seconds_until(call.get("expires"))
+    delay = max(seconds_until(call.get("countdown")), seconds_until(call.get("eta")))
     ttl = expires + hook.grace if expires else (options.retention or 0.0) + delay
     out = Outgoing(
         hook=hook,
@@ -235,20 +231,3 @@ def wire_form(ref: Ref[Any], native: str) -> Any:
 
 def _no_result(_value: Any, _native: str) -> None:
     return None
-
-
-def _seconds_until(when: Any) -> float:
-    """Return the seconds from now to *when*: a number of them, or a time as Celery takes it."""
-    if isinstance(when, (int, float)):
-        return max(0.0, float(when))
-    if isinstance(when, str):
-        try:
-            when = maybe_iso8601(when)  # which workers read it by
-        except ValueError:
-            return 0.0  # they will refuse it
-    if not isinstance(when, datetime):
-        return 0.0
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=_LATEST_ZONE)
-    left: float = (when - datetime.now(timezone.utc)).total_seconds()
-    return max(0.0, left)

@@ -1,29 +1,40 @@
-"""Values of one group's tasks: serialised once, though each task's message is its own.
+"""Values of one group's tasks: serialized once, though each task's message is its own.
 
 ``group([train.s(frame, n) for n in range(50)])()`` builds 50 messages one after another
-within one call, and no code of the user's runs between them. So an object that stood in
-the first of them is unchanged in the others, and the reference made for it serves all.
-(A group made from a generator runs the user's code between messages: there every object
-is looked at anew.)
+within one call. An object that stood in the first of them is unchanged in the others where
+no user code runs between them, or where it is immutable; then its reference serves all.
+(A group made from a generator runs user code between messages: there every object is
+serialized again.)
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.canvas import group
 
+from offload.content.memo import is_immutable
+from offload.hooks.usercode import publishes
 from offload.ref import Ref
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
 
 __all__ = ("Together", "install", "published_together")
 
 
 class Together:
-    """References by the objects they were made of. Keeps the objects alive meanwhile."""
+    """References by the objects they were made of. Keeps the objects alive meanwhile.
 
-    def __init__(self) -> None:
+    Args:
+        undisturbed: whether no user code runs that might change them.
+    """
+
+    def __init__(self, *, undisturbed: bool) -> None:
+        self._undisturbed = undisturbed
         self._refs: dict[tuple[int, str], tuple[Any, Ref[Any]]] = {}
 
     def find(self, value: object, native: str) -> Ref[Any] | None:
@@ -32,7 +43,8 @@ class Together:
         return found[1] if found is not None else None
 
     def remember(self, value: object, native: str, ref: Ref[Any]) -> None:
-        self._refs[id(value), native] = (value, ref)
+        if self._undisturbed or is_immutable(value):
+            self._refs[id(value), native] = (value, ref)
 
 
 _current: ContextVar[Together | None] = ContextVar("offload_together", default=None)
@@ -52,7 +64,11 @@ def install() -> None:
 
     @functools.wraps(original)
     def apply_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-        token = _current.set(Together() if type(self.tasks) is list else None)
+        hook = getattr(self.app, "_offload", None)
+        together = None
+        if hook is not None and type(self.tasks) is list:
+            together = Together(undisturbed=_undisturbed(hook, self.tasks))
+        token = _current.set(together)
         try:
             return original(self, *args, **kwargs)
         finally:
@@ -60,3 +76,27 @@ def install() -> None:
 
     setattr(apply_async, _PATCH, original)
     setattr(group, original.__name__, apply_async)
+
+
+def _undisturbed(hook: Offload, tasks: Iterable[Any]) -> bool:
+    """Return whether no user code runs while *tasks* are published one after another."""
+    if publishes(hook.app):
+        return False
+    return not any(name is None or hook.tasks[name].overrides for name in _names(tasks))
+
+
+def _names(signatures: Any) -> Iterator[str | None]:
+    """Yield the names of all tasks in *signatures*, of groups, chains and chords, too; None
+    for those that a generator is still to make.
+    """
+    if isinstance(signatures, dict):
+        yield str(signatures["task"])
+        kwargs = signatures["kwargs"] or {}
+        if str(signatures["task"]).startswith("celery."):
+            for part in ("tasks", "header", "body"):
+                yield from _names(kwargs.get(part))
+    elif type(signatures) in (list, tuple):
+        for each in signatures:
+            yield from _names(each)
+    elif signatures is not None:
+        yield None

@@ -311,7 +311,8 @@ def _result_ref(
         hook.observer.value(result, native, threshold)
         return None
     content = hook.content
-    if (remembered := content.remembered(result, native=native, hold=hold)) is not None:
+    remembered = content.remembered(result, native=native, hold=hold, threshold=threshold)
+    if remembered is not None:
         return remembered
     payload = content.serialise(result, native)
     content.check_size(payload)

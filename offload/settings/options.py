@@ -19,7 +19,8 @@ class TaskOptions:
 
     Attributes:
         enabled: False keeps this task's values in its messages.
-        inline: names of parameters whose values stay in the message; ``("*",)`` is all.
+        inline: names of parameters whose values stay in the message, besides those that the
+            task and the settings name; ``("*",)`` is all.
         results: whether large results are stored by reference.
         threshold: bytes from which a value is stored.
         retention: seconds that stored values are kept.
@@ -67,14 +68,18 @@ class TaskOptions:
             raise ConfigurationError(f"{where}: {exc}") from None
 
     def over(self, other: TaskOptions) -> TaskOptions:
-        """Return these options, filled up from *other* where they say nothing."""
+        """Return these options, filled up from *other* where they say nothing.
+
+        Names of inline parameters add up.
+        """
         if other is _NO_OPTIONS:
             return self
         if self is _NO_OPTIONS:
             return other
-        return replace(
-            other, **{f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        )
+        own = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        if self.inline and other.inline:
+            own["inline"] = tuple(dict.fromkeys((*other.inline, *self.inline)))
+        return replace(other, **own)
 
     def check_parameters(self, function: Callable[..., Any], task: str) -> None:
         """Raise ConfigurationError for an inline name that *function* has no parameter for."""

@@ -9,6 +9,7 @@ import time
 import weakref
 
 import kombu.exceptions
+import numpy as np
 import pytest
 from celery import chain, chord, group
 from faults import BIG, QUICK
@@ -240,6 +241,26 @@ def test_inline_of_what_json_cannot_carry(setup, forgiving):
     assert forgiving.stowaway.counters.snapshot()["outage_inline"] == 1
     wire = setup.body()[0][0]["__value__"]
     assert forgiving.stowaway.content.open(wire).get() == value
+
+
+@pytest.mark.parametrize("items", (10_000, 300_000))
+def test_arrays_go_inline_up_to_the_limit(setup, items):
+    """JSON cannot carry an array; within the limit it goes in a signed reference, of any size."""
+    publisher = setup.publisher(
+        on_outage="inline", inline_limit=10_000_000, secret="a secret for the tests of faults"
+    )
+    setup.proxy.refuse()
+    setup.task("size", publisher).delay(np.arange(items))
+    wire = setup.body()[0][0]["__value__"]
+    assert len(publisher.stowaway.content.open(wire).get()) == items
+
+
+def test_without_a_key_an_array_cannot_go_inline(setup):
+    """A process that knows no key to sign with says which setting gives it one."""
+    publisher = setup.publisher(on_outage="inline")
+    setup.proxy.refuse()
+    with pytest.raises(StoreUnavailable, match="set offload_secret"):
+        setup.task("size", publisher).delay(np.arange(10_000))
 
 
 def test_over_the_inline_limit_an_outage_is_an_error(setup, forgiving):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from dataclasses import replace
@@ -234,6 +235,27 @@ def test_options_in_a_signature(wire, tasks):
     wire.work()
 
 
+def test_names_of_inline_parameters_add_up():
+    """What the app, a task and a call keep in the message stays there together."""
+    wire = make_wire(inline=["headers"])
+    app = wire.app
+
+    @app.task(name="page", shared=False, offload={"inline": ["config"]})
+    def page(table, headers, config, context): ...
+
+    page.apply_async((BIG, BIG, BIG, BIG), offload={"inline": ["context"]})
+    assert list(map(is_ref, wire.sent[-1][1][0])) == [True, False, False, False]
+
+
+def test_a_threshold_holds_for_what_was_stored_before(wire, tasks):
+    """A call's threshold decides, though the very object has a reference already."""
+    text = "x" * 70_000
+    assert is_ref(wire.body(tasks.echo, text)[0][0])
+    tasks.echo.apply_async((text,), offload={"threshold": 80_000})
+    assert wire.sent[-1][1][0][0] == text
+    assert is_ref(wire.body(tasks.echo, text)[0][0])
+
+
 @pytest.mark.parametrize("offload", ({"inlin": []}, {"threshold": -1}, 7, {"results": "no"}))
 def test_a_wrong_option_is_refused(wire, tasks, offload):
     """A wrong option of a call raises ConfigurationError naming the task; nothing is sent."""
@@ -297,6 +319,17 @@ def test_a_direct_call_gets_what_it_is_given(wire, tasks):
     assert wire.run(caller, BIG) == [["Ref", BIG], "dict"]
 
 
+def test_the_rest_of_the_arguments_as_references(wire):
+    """``*rest: Ref`` and ``**more: Ref`` receive references, large values or small."""
+
+    @wire.app.task(name="rest", shared=False)
+    def rest(first, *rest: Ref, **more: Ref):
+        return [type(first).__name__, *(r.get() for r in (*rest, *more.values()))]
+
+    assert wire.run(rest, BIG, BIG, SMALL, more=BIG) == ["dict", BIG, SMALL, BIG]
+    assert rest.apply((BIG, BIG, SMALL), {"more": BIG}).get() == ["dict", BIG, SMALL, BIG]
+
+
 def test_eager_gets_the_reference(wire, tasks):
     """In eager mode an annotated parameter gets a Ref and another gets the value."""
     ref = wire.hook.put(BIG)
@@ -338,6 +371,43 @@ def test_numbers_as_keys_beside_references(wire, tasks):
     """A dict's whole numbers become texts under JSON, also beside a Ref."""
     ref = wire.hook.put(BIG)
     assert wire.run(tasks.echo, {1: ref, "1a": 0}) == {"1": BIG, "1a": 0}
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
+def test_to_put_a_reference_returns_it(native):
+    """The value isn't stored again, and never the text of its reference."""
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
+    ref = wire.hook.put(BIG)
+    again = wire.hook.put(Ref.unbound(ref.wire), retention=10 * 86400)
+    assert again == ref
+    assert again.get() == BIG
+    assert wire.calls.count("put") == 1
+    assert max(info.ttl for info in wire.hook.store.blobs.scan()) > 9 * 86400
+    assert wire.hook.put(Ref.local([1])).get() == [1]
+    with pytest.raises(InvalidRef):
+        wire.hook.put(make_wire().hook.put(BIG))
+
+
+class Holder:
+    def __init__(self, ref):
+        self.ref = ref
+
+    def __json__(self):
+        return {"ref": self.ref}
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
+@pytest.mark.parametrize("within", (lambda ref: {"a": [ref]}, lambda ref: [(ref,)], Holder))
+def test_a_value_that_holds_references_is_refused(native, within):
+    """What is put cannot hold references, in containers or in objects that JSON looks into."""
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
+    value = within(wire.hook.put(BIG))
+    if (native, within) == ("pickle", Holder):  # an object that is pickled keeps its reference
+        with pytest.raises(InvalidRef, match=r"Offload\.get"):
+            wire.hook.put(value).get().ref.get()
+        return
+    with pytest.raises(SerializationError):
+        wire.hook.put(value)
 
 
 def test_private_values(wire, tasks):
@@ -707,3 +777,103 @@ def test_a_failure_says_as_much_to_its_reader(kind, serializer, monkeypatch):
 def _damaged(ref, kind):
     wire = ref.wire.replace("offload:1", "offload:9") if kind is UnsupportedVersion else ref.wire
     return replace(ref, wire=wire[:-1] + ("0" if wire[-1] == "1" else "1"))
+
+
+SIGNATURE = {"task": "echo", "args": [], "kwargs": {}, "options": {}, "subtask_type": None}
+SHAPED = {
+    "options is a number": {"options": 4},
+    "args is a number": {"args": 7},
+    "kwargs is a list": {"kwargs": ["a"]},
+    "an unknown option": {"options": {"offload": {"x": 1}}},
+    "an odd link": {"options": {"link": [{**SIGNATURE, "options": 1}]}},
+    "a long countdown": {"options": {"countdown": 3e9}},
+    "a named canvas": {"task": "celery.group", "kwargs": {"tasks": 5}},
+    "a real one": {"args": [1]},
+}
+PLACES = {
+    "argument": lambda tasks, value: tasks.echo.s(value),
+    "keyword": lambda tasks, value: tasks.echo.s(value=value),
+    "nested": lambda tasks, value: tasks.echo.s([value, (value,)]),
+    "chain": lambda tasks, value: tasks.echo.si(1) | tasks.echo.si(value),
+    "link": lambda tasks, value: tasks.echo.si(1).set(link=tasks.echo.si(value)),
+    "map": lambda tasks, value: tasks.echo.map([value, value]),
+    "map in a chain": lambda tasks, value: chain(tasks.echo.si(1), tasks.echo.map([value])),
+}
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack"))
+@pytest.mark.parametrize("place", PLACES)
+def test_data_shaped_like_a_signature_is_data(native, place):
+    """Data with a signature's keys is published as plain Celery does, whatever it holds, and
+    says nothing about how long it is held.
+    """
+    if native == "pickle" and "map" in place:
+        pytest.skip("plain Celery looks for the task of a pickled map in the current app")
+    conf = {"task_serializer": native, "accept_content": [native, "json"]}
+    wire = make_wire(conf=conf, retention=3600)
+    seen = []
+
+    class Tasks:
+        @wire.app.task(name="echo", shared=False)
+        def echo(value=None):
+            seen.append(value)
+            return 1
+
+    for shape, items in SHAPED.items():
+        value = {**SIGNATURE, **items, "more": "x" * 2000}
+        PLACES[place](Tasks, value).apply_async()
+        assert max(info.ttl for info in wire.hook.store.blobs.scan()) < 4000, shape
+        wire.work()
+        nested = [value, (value,) if native == "pickle" else [value]]
+        assert seen[-1] == (nested if place == "nested" else value), shape
+
+
+@pytest.mark.parametrize("option", ("countdown", "expires", "eta"))
+@pytest.mark.parametrize("when", (float("nan"), float("inf"), 1e18, 10**400, "soon"))
+@pytest.mark.parametrize("embedded", (False, True), ids=("of the call", "of a chain's step"))
+def test_an_absurd_delay_holds_nothing_for_longer(tasks, wire, option, when, embedded):
+    """A delay that is no time, or a hundred years away, is left to Celery to refuse."""
+    if embedded:
+        chain(tasks.echo.si(1), tasks.echo.si(BIG).set(**{option: when})).apply_async()
+    else:
+        with contextlib.suppress(Exception):  # it is Celery's to refuse
+            tasks.echo.apply_async((BIG,), **{option: when})
+    ttls = [info.ttl for info in wire.hook.store.blobs.scan()]
+    assert max(ttls, default=0) < 2 * wire.hook.settings.retention + wire.hook.grace + 3600
+
+
+def test_a_steps_eta_adds_to_how_long_its_values_are_held(tasks, wire):
+    """What a chain's step needs is held until it is due, by countdown as by ETA."""
+    due = datetime.now(timezone.utc) + timedelta(days=30)
+    chain(tasks.echo.si(1), tasks.echo.si(BIG).set(eta=due)).apply_async()
+    assert max(info.ttl for info in wire.hook.store.blobs.scan()) > 30 * 86400
+
+
+@pytest.mark.parametrize("native", ("pickle", "yaml"))
+def test_shared_and_cyclic_structures(native):
+    """A list that stands in itself, or is doubled 100 times, travels as under plain Celery."""
+    conf = {"task_serializer": native, "result_serializer": native}
+    wire = make_wire(conf={**conf, "accept_content": [native]})
+
+    @wire.app.task(name="depth", shared=False)
+    def depth(value):
+        levels = 0
+        while value and levels < 200:
+            assert value[0] is value[1]
+            value, levels = value[0], levels + 1
+        return levels
+
+    doubled, cyclic = [], []
+    for _ in range(100):
+        doubled = [doubled, doubled]
+    cyclic += [cyclic, cyclic, "x" * 2000]
+    assert wire.run(depth, doubled) == 100
+    assert wire.run(depth, cyclic) == 200
+
+    @wire.app.task(name="same", shared=False)
+    def same(value):
+        return value
+
+    result = wire.run(same, cyclic)
+    assert result[0] is result
+    assert wire.run(same, doubled)[0][0] is not None

@@ -59,6 +59,19 @@ def test_parameters_that_want_references():
     assert typing.get_origin(annotated) is None
 
 
+def test_the_rest_of_the_arguments_can_want_references():
+    """``*args: Ref`` and ``**kwargs: Ref`` ask for all that no named parameter takes."""
+
+    def task(first, *rest: Ref, named=None, **more: Ref[list]):
+        pass
+
+    facts = facts_of(task)
+    assert [facts.asks_for_ref(key) for key in (0, 1, 2, "first", "named", "other")] == [
+        *(False, True, True),
+        *(False, False, True),
+    ]
+
+
 def test_bound_tasks_and_classes():
     """``self`` is no parameter, in bound tasks and in classes."""
 

@@ -84,16 +84,27 @@ def test_a_path_that_leads_nowhere_is_refused(path):
 
 
 def test_contains():
-    """Refs are found in lists, tuples and dicts, not in other objects, and no deeper than said."""
+    """Refs are found in lists, tuples and dicts at any depth, and not in other objects."""
     ref = Ref.local(1)
     assert contains(ref, (Ref,))
     assert contains([1, {"a": (2, [ref])}], (Ref,))
     assert not contains([1, {"a": (2, ["ref"])}], (Ref,))
     assert not contains({ref}, (Ref,))
-    assert not contains([[[ref]]], (Ref,), depth=2)
+    deep = [ref]
+    for _ in range(5000):
+        deep = [deep]
+    assert contains(deep, (Ref,))
     cycle = []
     cycle.append(cycle)
     assert not contains(cycle, (Ref,))
+
+
+def test_contains_visits_each_container_once():
+    """Shared containers cost what distinct ones do: doubling 100 times ends at once."""
+    shared = [1]
+    for _ in range(100):
+        shared = [shared, shared, {"a": shared}]
+    assert not contains(shared, (Ref,))
 
 
 def test_is_signature():
@@ -103,6 +114,15 @@ def test_is_signature():
     assert is_signature(dict(signature), plain=True)
     assert not is_signature(dict(signature))
     assert not is_signature({"task": "x", "args": [], "kwargs": {}}, plain=True)
+
+
+@pytest.mark.parametrize(
+    "odd", ({"task": 3}, {"args": 7}, {"args": {"a": 1}}, {"kwargs": ["a"]}, {"options": 4})
+)
+def test_what_no_task_can_be_called_by_is_no_signature(odd):
+    """A dict with a signature's keys and other content is data, also where signatures stand."""
+    assert is_signature({**task.s(1), "args": None, "kwargs": None, "options": None}, plain=True)
+    assert not is_signature({**task.s(1), **odd}, plain=True)
 
 
 @pytest.mark.parametrize(

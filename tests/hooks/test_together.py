@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import uuid
 
 import pytest
-from celery import Celery, chord, group
+from celery import Celery, Task, chain, chord, group
 from celery.signals import before_task_publish
 
 from offload import Offload
+from offload.hooks.usercode import is_user_code
+from offload.ref import wire_text
 
 VALUE = list(range(20_000))
 
@@ -79,3 +82,104 @@ def test_calls_one_after_another_look_at_a_value_anew(app):
     for n in itertools.islice(itertools.count(), 3):
         group([app.tasks["use"].s(VALUE, n)]).apply_async()
     assert serialised(app) == 3
+
+
+def nothing(*args): ...
+
+
+class Stamps(Task):
+    """Numbers what it sends, in the caller's own object."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        args[0]["stamp"] += 1
+        return super().apply_async(args, kwargs, **options)
+
+
+class Skips(Task):
+    """Changes what it is called with, and publishes nothing."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        args[0]["stamp"] += 1
+        return self.AsyncResult("skipped")
+
+
+def stamps_by_receiver(body, **_):
+    rows = body[0][0]
+    if "stamp" in rows:
+        rows["stamp"] += 1
+
+
+def stamps_by_route(name, args, kwargs, options, task=None, **_):
+    args[0]["stamp"] += 1
+
+
+GROUPS = {
+    "each task": lambda tasks, rows: [tasks["stamps"].s(rows) for _ in range(3)],
+    "a task between": lambda tasks, rows: [
+        tasks["use"].s(rows, 1),
+        tasks["skips"].s(rows),
+        tasks["use"].s(rows, 1),
+    ],
+    "within a chain": lambda tasks, rows: [
+        chain(tasks["stamps"].s(rows), tasks["use"].si(rows, 1)) for _ in range(2)
+    ],
+    "within a group": lambda tasks, rows: [
+        tasks["use"].s(rows, 1),
+        group([tasks["stamps"].s(rows), tasks["use"].s(rows, 1)]),
+    ],
+}
+
+
+@pytest.mark.parametrize("tasks_of", GROUPS.values(), ids=GROUPS)
+def test_a_value_that_user_code_changes_between_messages_is_sent_as_plain_celery_sends_it(tasks_of):
+    """Each message has what its value was as it was published, whatever ran in between."""
+    assert stamps_sent(tasks_of, plain=False) == stamps_sent(tasks_of, plain=True)
+
+
+def test_a_value_that_a_route_changes_is_sent_as_plain_celery_sends_it():
+    """A function in ``task_routes`` runs for each message, and may change it."""
+    conf = {"task_routes": (stamps_by_route,)}
+    tasks_of = GROUPS["a task between"]
+    assert stamps_sent(tasks_of, plain=False, conf=conf) == stamps_sent(
+        tasks_of, plain=True, conf=conf
+    )
+
+
+def stamps_sent(tasks_of, *, plain, conf=()):
+    app = Celery("stamps", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(conf)
+    hook = None if plain else Offload(app, store=f"memory://{uuid.uuid4()}")
+    for name, base in (("stamps", Stamps), ("skips", Skips), ("use", Task)):
+        app.task(name=name, base=base, shared=False, typing=False)(nothing)
+    sent = []
+
+    def catch(producer, name, message, **options):
+        rows = message.body[0][0]
+        text = wire_text(rows)
+        sent.append((rows if text is None else hook.content.open(text).get())["stamp"])
+
+    app.amqp.__dict__["send_task_message"] = catch
+    group(tasks_of(app.tasks, {"stamp": 0, "rows": ["x" * 100] * 2000})).apply_async()
+    return sent
+
+
+def test_an_immutable_value_is_serialized_once_whatever_runs_in_between(app):
+    """No code can change bytes, so one reference serves the whole group."""
+    app.task(name="stamped", base=Tenant, shared=False)(nothing)
+    value = bytes(100_000)
+    group([app.tasks["stamped"].s(value, n) for n in range(10)]).apply_async()
+    assert serialised(app) == 1
+
+
+class Tenant(Task):
+    def apply_async(self, args=None, kwargs=None, **options):
+        return super().apply_async(args, kwargs, **options, headers={"tenant": 1})
+
+
+def test_tracers_do_not_count_as_user_code():
+    """What Celery itself and known tracers run does not read arguments; other code may."""
+    assert not is_user_code(Task.apply_async)
+    tracer = eval("lambda **_: None", {"__name__": "sentry_sdk.integrations.celery"})
+    assert not is_user_code(functools.partial(tracer))
+    assert is_user_code(Tenant().apply_async)
+    assert is_user_code(stamps_by_receiver)
