@@ -31,6 +31,7 @@ OWN = "<offload "
 """How the file names begin of what was made from source here."""
 FUTURE = __future__.annotations.compiler_flag
 _PARTS = ("__func__", "fget", "fset", "fdel", "func", "__wrapped__")
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Path = tuple[ast.stmt, ...]
 
 
@@ -71,13 +72,20 @@ def definition(obj: Any) -> Written | None:
         lines = _lines(file, names)
         tree = _parsed("".join(lines))
         its = {code for code in live if code.co_filename == file}
-        future = _is_future(tree) or any(code.co_flags & FUTURE for code in its)
+        future = _is_future(tree) or any(code.co_flags & FUTURE for code in its or live)
+        codes = _codes("".join(lines), future=future) if live else frozenset()
+        its |= {code for code in live if code in codes and not _lines(code.co_filename, names)}
         for nodes in reversed(list(_at(tree.body, path))):
             if its:
                 within = {code for code in its if _stands_in(code, nodes[-1])}
-                if within != its or not its <= _codes("".join(lines), future=future):
+                if within != its or not its <= codes:
                     continue
-            elif not isinstance(obj, type) or not _is_bound(obj, names) or not _looks(nodes, obj):
+            elif (
+                not isinstance(obj, type)
+                or not _is_bound(obj, names)
+                or not _looks(nodes, obj)
+                or _has_other_methods(nodes[-1], obj, codes)
+            ):
                 continue
             else:
                 future = future or _is_as_written(nodes[-1], obj)
@@ -192,6 +200,15 @@ def _looks(nodes: _Path, cls: type) -> bool:
     return True
 
 
+def _has_other_methods(node: ast.stmt, cls: type, codes: frozenset[CodeType]) -> bool:
+    """Return whether methods of *node* have code in a class that is not compiled from its file.
+
+    Such a class was loaded, and the file is that of another version.
+    """
+    names = {each.name for each in getattr(node, "body", ()) if isinstance(each, _FUNCTIONS)}
+    return any(code.co_name in names and code not in codes for code in _made(cls))
+
+
 def _is_as_written(node: ast.stmt, cls: type) -> bool:
     """Return whether annotations of a class are texts although they are not written so."""
     found = annotations_of(cls)
@@ -271,7 +288,7 @@ def _outermost(body: list[ast.stmt]) -> Iterator[_Path]:
     """Yield the statements of a module or class, also those under conditions."""
     for node in body:
         yield (node,)
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        if not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             for field in ("body", "orelse", "finalbody"):
                 yield from _outermost(getattr(node, field, []))
             for handler in getattr(node, "handlers", []):

@@ -58,6 +58,21 @@ def notebook(monkeypatch):
         linecache.cache.pop(name, None)
 
 
+@pytest.mark.parametrize("file", ("<dynamic-code>", "<string>", None))
+@pytest.mark.parametrize("number", (1, 2))
+def test_a_loaded_class_has_the_source_of_its_own_version(tmp_path, monkeypatch, file, number):
+    """Of code that was loaded, under whatever file name, the source is that code's, or none."""
+    text = "class F:\n    def run(self):\n        return {}, F\n"
+    path = tmp_path / "shop.py"
+    path.write_text(text.format(1))
+    shop = ModuleType("shop")
+    shop.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, "shop", shop)
+    exec(compile(text.format(number), file or str(path), "exec"), vars(shop))
+    expected = [text.format(1)] if number == 1 else None
+    assert texts(shop.F) == expected
+
+
 # -- notebooks
 
 
