@@ -93,7 +93,12 @@ def _diagnosed(hook: Offload, tier: Diagnosed) -> Iterator[Finding]:
 
 def _longest(hook: Offload) -> float:
     """Return for how many seconds the store is asked to keep something, delays apart."""
-    if has_pins(hook):
+    try:
+        if has_pins(hook):
+            return math.inf
+    except StoreUnavailable:
+        raise
+    except OffloadError:  # its user may not list names: there may be pins
         return math.inf
     try:
         return longest_life(needs(hook)[0])

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from offload.errors import StoreError
 from offload.ref import human_size
 from offload.stores.capacity import Capacity
 from offload.stores.findings import Finding, clock_finding
+from offload.stores.redis.failures import is_denied
 from offload.stores.redis.link import Link
 
 __all__ = ("capacity", "diagnose")
@@ -20,10 +22,20 @@ _FULL = 0.9  # of maxmemory
 
 def diagnose(link: Link) -> Iterator[Finding]:
     """Look at each server (in a Cluster: each primary)."""
-    for name, info in link.each_server("INFO"):
-        where = f"{name}: " if name else ""
-        for finding in (_version(info), _eviction(info), _memory(info), _persistence(info)):
-            yield Finding(finding.level, where + finding.what, finding.remedy)
+    try:
+        for name, info in link.each_server("INFO"):
+            where = f"{name}: " if name else ""
+            for finding in (_version(info), _eviction(info), _memory(info), _persistence(info)):
+                yield Finding(finding.level, where + finding.what, finding.remedy)
+    except StoreError as exc:
+        if not _is_denied(exc):
+            raise
+        yield Finding(
+            "warning",
+            "its user may not run INFO, so version, memory, eviction, and persistence weren't "
+            "checked",
+            "grant its user +info to have them checked; nothing else needs that",
+        )
     sent = time.time()
     for name, (seconds, micros) in link.each_server("TIME"):
         ahead = int(seconds) + int(micros) / 1e6 - (sent + time.time()) / 2
@@ -33,8 +45,8 @@ def diagnose(link: Link) -> Iterator[Finding]:
 
 
 def capacity(link: Link) -> Iterator[Capacity]:
-    """Ask each server (in a Cluster: each primary) what it holds."""
-    for name, info in link.each_server("INFO"):
+    """Ask each server (in a Cluster: each primary) what it holds; nothing if INFO is denied."""
+    for name, info in _allowed(link.each_server("INFO")):
         kind, version = _kind(info)
         yield Capacity(
             server=name,
@@ -45,6 +57,18 @@ def capacity(link: Link) -> Iterator[Capacity]:
             evicted=_number(info, "evicted_keys"),
             keys=_keys(info, link.database),
         )
+
+
+def _allowed(answers: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    try:
+        yield from answers
+    except StoreError as exc:
+        if not _is_denied(exc):
+            raise
+
+
+def _is_denied(exc: StoreError) -> bool:
+    return isinstance(exc.__cause__, Exception) and is_denied(exc.__cause__)
 
 
 def _number(info: Mapping[str, Any], name: str) -> int | None:

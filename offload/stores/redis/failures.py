@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from redis import exceptions as driver
 
 from offload.errors import StoreError, StoreUnavailable
 
-__all__ = ("driver_errors", "translate")
+__all__ = ("driver_errors", "is_denied", "translate")
 
 # What a server says when it refuses for now. An error that a script ran into comes as the
 # script's error in older servers, so these are looked for anywhere in the message.
@@ -34,7 +35,9 @@ _CLASSES: dict[type[Exception], str] = {
     driver.ClusterDownError: "CLUSTERDOWN",
     driver.TryAgainError: "TRYAGAIN",
 }
-_DENIED = (driver.AuthenticationError, driver.AuthorizationError, driver.NoPermissionError)
+_DENIED = (driver.AuthenticationError, driver.AuthorizationError)
+_NO_RIGHT = re.compile(r"no permissions|can't (run this|access at least)", re.IGNORECASE)
+_COMMAND = re.compile(r"run the '([a-z|]+)")
 
 
 @contextmanager
@@ -46,13 +49,27 @@ def driver_errors(url: str) -> Iterator[None]:
         raise translate(exc, url) from exc
 
 
-def translate(exc: Exception, url: str) -> StoreError:
-    """Return our error for one of redis-py's."""
+def is_denied(exc: Exception) -> bool:
+    """Return whether one of redis-py's errors says that the user lacks a right."""
+    return _NO_RIGHT.search(str(exc)) is not None
+
+
+def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreError:
+    """Return our error for one of redis-py's.
+
+    *commands* are those of the script that failed: some servers don't say which was denied.
+    """
     said = " ".join(str(exc).split())[:500]
     causes = _with_causes(exc)
     if any(isinstance(cause, _DENIED) for cause in causes):
         return StoreError(
             f"{url} refuses this client ({said}): check user name, password and the rights (ACL)",
+            store=url,
+        )
+    if any(map(is_denied, causes)):
+        return StoreError(
+            f"{url} refuses this client ({said}): {_missing(said, commands)}; "
+            "docs/operations.md lists all rights (ACL)",
             store=url,
         )
     if "CERTIFICATE_VERIFY_FAILED" in said:
@@ -79,11 +96,20 @@ def translate(exc: Exception, url: str) -> StoreError:
     )
 
 
-def _with_causes(exc: BaseException) -> list[BaseException]:
+def _missing(said: str, commands: Sequence[str]) -> str:
+    if found := _COMMAND.search(said):
+        return f"grant its user +{found[1]}"
+    if "access" in said:
+        return "grant its user all keys that begin with the store's prefix"
+    some = " ".join(f"+{command.lower()}" for command in commands)
+    return f"its user lacks one of these rights: {some}" if some else "grant the missing right"
+
+
+def _with_causes(exc: Exception) -> list[Exception]:
     """The exception and those it was raised from: Cluster clients wrap a node's error."""
-    found: list[BaseException] = []
+    found: list[Exception] = []
     cause: BaseException | None = exc
-    while cause is not None and cause not in found:
+    while isinstance(cause, Exception) and cause not in found:
         found.append(cause)
         cause = cause.__cause__
     return found

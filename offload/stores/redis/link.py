@@ -34,6 +34,11 @@ class Script:
     text: str
     sha: str
 
+    @property
+    def commands(self) -> list[str]:
+        """The commands that it runs, which the client's user must be allowed to."""
+        return sorted(set(re.findall(r"redis\.call\('([A-Z]+)'", self.text)))
+
 
 @cache
 def script(name: str) -> Script:
@@ -104,7 +109,7 @@ class Link:
             texts = self._run([("EVAL", script.text, len(k), *k, *args) for k, args in again])
             for at, answer in zip(unknown, texts, strict=True):
                 answers[at] = answer
-        return [self._checked(answer) for answer in answers]
+        return [self._checked(answer, script) for answer in answers]
 
     def ride(self, riding: Riding) -> None:
         """Send what *riding* gives along with the commands that are sent anyway."""
@@ -166,7 +171,7 @@ class Link:
             self._riding.lost(tally)
             raise
         if isinstance(own, Exception):
-            logger.warning("%s takes no statistics: %s", self.url, own)
+            logger.warning("no statistics are kept: %s", translate(own, self.url))
         return answers
 
     def _sent(self, commands: Sequence[Command]) -> list[Any]:
@@ -179,9 +184,9 @@ class Link:
                     pipeline.execute_command(*command)
                 return list(pipeline.execute(raise_on_error=False))
 
-    def _checked(self, answer: Any) -> Any:
+    def _checked(self, answer: Any, script: Script | None = None) -> Any:
         if isinstance(answer, Exception):
-            raise translate(answer, self.url) from answer
+            raise translate(answer, self.url, script.commands if script else ()) from answer
         return answer
 
 

@@ -1,0 +1,116 @@
+"""A Redis user with exactly the rights that docs/operations.md lists can do everything."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from offload import Offload, StoreError, StoreUnavailable
+from offload.digest import digest_of
+from offload.doctor import examine
+from offload.stores import open_store
+from offload.stores.redis.link import script
+from offload.stores.tallies import Tally
+from offload.testing.servers import redis_client, redis_server
+from offload.testing.store import HOUR, StoreSuite
+from tests.hooks.test_locate import app_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+RULES = re.search(r"ACL SETUSER (shop [^`]*)```", PAGE.read_text())[1].split()
+RULES = [">secret" if rule == ">PASSWORD" else rule for rule in RULES]
+COMMANDS = [rule[1:] for rule in RULES if rule.startswith("+")]
+
+
+@pytest.fixture(scope="module", params=("redis-server", "valkey-server"))
+def server(request):
+    with redis_server(request.param) as started:
+        yield started
+
+
+def as_user(server, *more):
+    """Give the documented user its rights, changed by *more*; return the store's URL for it."""
+    with redis_client(server) as client:
+        client.execute_command("ACL", "DELUSER", "shop")
+        client.execute_command("ACL", "SETUSER", *RULES, *more)
+    return f"redis://shop:secret@{server.host}:{server.port}/0"
+
+
+@pytest.mark.server
+class TestRights(StoreSuite):
+    """The whole suite, which lists what is in the store as well."""
+
+    @pytest.fixture
+    def store(self, server):
+        store = open_store(f"{as_user(server, '+scan')}?global_keyprefix=shop:")
+        yield store
+        store.close()
+
+
+def everything(url):
+    """Do what publishers and workers do."""
+    app = app_of(backend=url, result_backend_transport_options={"global_keyprefix": "shop:"})
+    hook = Offload(app, retry={"max_retries": 0}, cache="off", stats_interval=0)
+    store = hook.store
+    ref = hook.put(list(range(100_000)))
+    assert hook.get(ref)[-1] == 99_999
+    hook.pin(ref, "name")
+    assert hook.unpin("name")
+    store.tallies.add(Tally("p", 1, Counter(a=1), Counter(a=1)))
+    assert store.tallies.total()
+    assert store.tallies.series("minute")
+    assert store.leases.acquire("lease", "me", 10)
+    assert store.leases.release("lease", "me")
+    assert store.pointers.swap("pointer", None, b"1")
+    assert store.pointers.swap("pointer", b"1", None)
+    store.blobs.held_by([ref.digest], "name")
+    store.blobs.look([ref.digest], 10)
+    store.blobs.drop([ref.digest])
+    store.close()
+    return hook
+
+
+def test_the_documented_rights_are_enough(server):
+    """Publishers and workers work; doctor misses INFO alone, as a warning, and goes on."""
+    hook = everything(as_user(server))
+    found = [(each.finding.level, each.finding.what) for each in examine(hook)]
+    assert [what for level, what in found if level == "error"] == []
+    (warning,) = [what for level, what in found if level == "warning"]
+    assert "INFO" in warning
+    assert any("clock" in what for _, what in found)
+    assert list(hook.store.capacity()) == []
+    hook.store.close()
+    used = {name.lower() for name in script_commands()}
+    assert used <= set(COMMANDS)
+
+
+def script_commands():
+    folder = Path(__file__).parents[2] / "offload" / "stores" / "lua"
+    return {name for each in folder.glob("*.lua") for name in script(each.stem).commands}
+
+
+@pytest.mark.parametrize(
+    "command", ("time", "get", "set", "evalsha", "strlen", "zadd", "zscore", "pexpire", "hset")
+)
+def test_a_missing_right_names_the_command(server, command):
+    """The error of a user without one of the rights names the command, and is no outage."""
+    url = as_user(server, f"-{command}")
+    with pytest.raises(StoreError, match=rf"\+{command}\b") as caught:
+        everything(url)
+    assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_a_key_out_of_reach_is_told(server):
+    """The error of a user that may not use the store's keys says so, and is no outage."""
+    store = open_store(as_user(server))
+    digest = digest_of([b"x"])
+    for call in (
+        lambda: store.blobs.put({digest: [b"x"]}, HOUR),
+        lambda: store.blobs.hold([digest], HOUR),
+    ):
+        with pytest.raises(StoreError, match="prefix") as caught:
+            call()
+        assert not isinstance(caught.value, StoreUnavailable)
+    store.close()
