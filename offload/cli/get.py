@@ -16,10 +16,9 @@ from offload.cli.context import hook_of
 from offload.cli.output import print_json, printable
 from offload.cli.written import write_value
 from offload.content.looking import Content, content_of
-from offload.errors import ConfigurationError, InvalidRef, SerializerNotAccepted
+from offload.errors import InvalidRef
 from offload.hooks.app import Offload
 from offload.ref import Ref, human_size
-from offload.serializers.preview import holds_code
 
 __all__ = ("get",)
 
@@ -47,17 +46,22 @@ def get(
     written one after another. Of a chunk, its bytes are written.
 
     With --decode arrays are written as .npy, frames and tables as Arrow files, lists and
-    dicts as JSON. A pickle is decoded only if the app accepts pickle, and only by its reference,
-    which says that the app made it.
+    dicts as JSON. That needs a reference, whose signature says that the app made the value. A
+    pickle is decoded only if the app accepts pickle.
     """
     if output.exists() and not force:
         raise click.UsageError(f"{output} is there already: say --force to replace it")
     hook = hook_of(ctx)
     ref = hook.content.open(what) if is_ref(what) else None
+    if decode and ref is None:
+        raise InvalidRef(
+            f"--decode needs a signed reference (offload:…), and {what[:100]!r} is none: a digest "
+            "doesn't say who wrote the value; leave --decode to get the bytes as they are"
+        )
     content = _content(hook, what, ref)
     with _file(output) as file:
-        if decode:
-            form = write_value(_decoded(hook, content, ref), file)
+        if decode and ref is not None:
+            form = write_value(hook.content.get(ref), file)
         else:
             form = _form(content)
             for piece in _pieces(content):
@@ -97,23 +101,6 @@ def _pieces(content: Content) -> Iterable[bytes | memoryview]:
     if pickled or len(manifest.sizes) == content.first:
         return chain([content.head()], content.buffers())
     return content.buffers()
-
-
-def _decoded(hook: Offload, content: Content, ref: Ref[Any] | None) -> Any:
-    manifest = content.manifest
-    if manifest is None:
-        raise ConfigurationError(f"{content.digest} is a chunk, which is no value: leave --decode")
-    if ref is None:
-        if holds_code(manifest.serializer):
-            raise SerializerNotAccepted(
-                f"{content.digest} is of serializer {manifest.serializer}, which runs what its "
-                "bytes ask for, and a digest does not say that this app made it: give its "
-                "reference (offload:…), or leave --decode",
-                digest=content.digest,
-                store=hook.store.url,
-            )
-        ref = Ref(content.digest, content.size, manifest.serializer, "", 0, 0, "")
-    return hook.content.get(ref)
 
 
 @contextmanager

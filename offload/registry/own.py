@@ -1,9 +1,10 @@
-"""What a process has itself, and which version each of it is."""
+"""Classes and functions of this process, with their version hashes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 from offload.errors import SerializationError
@@ -12,7 +13,7 @@ from offload.registry.names import name_of
 from offload.registry.pickling import Pair
 from offload.registry.scope import Scope
 
-__all__ = ("Own",)
+__all__ = ("Own", "defined")
 
 _KEPT = 8
 """Of what had one name, one after the other, so many are remembered: a notebook's cell may be
@@ -24,6 +25,7 @@ class Own:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[Any, Scope, Identity], ...]] = {}
+        self._sent: dict[str, tuple[Any, ...]] = {}
 
     def pair(self, obj: Any, scope: Scope) -> Pair:
         """Return name and hash of a class or function. Raises what `identify` does.
@@ -41,27 +43,41 @@ class Own:
         self._known[name] = ((obj, scope, identity), *others[: _KEPT - 1])
         return name, identity.hash
 
-    def find(self, pair: Pair, registered: Iterable[Any], scope: Scope) -> Any:
-        """Return what is exactly this version: one of *registered*, or sent before, or what
-        its name stands for in a module that is imported. None if there is nothing.
+    def send(self, obj: Any) -> None:
+        """Remember that this process sent a class or function."""
+        name = name_of(obj)
+        others = [each for each in self._sent.get(name, ()) if each is not obj]
+        self._sent[name] = (obj, *others[: _KEPT - 1])
+
+    def was_sent(self, obj: Any) -> bool:
+        """Return whether this process sent *obj*."""
+        return any(each is obj for each in self._sent.get(name_of(obj), ()))
+
+    def find(self, pair: Pair, candidates: Iterable[Any], scope: Scope) -> Any:
+        """Return the class or function that is exactly this version, or None.
+
+        Only *candidates* and what this process sent are considered: names come from data.
         """
-        sent = (each for each, _, _ in self._known.get(pair[0], ()))
-        for each in (*registered, *sent, _named(pair[0])):
+        for each in (*candidates, *self._sent.get(pair[0], ())):
             try:
-                if each is not None and self.pair(each, scope) == pair:
+                if self.pair(each, scope) == pair:
                     return each
             except (SerializationError, TypeError):
                 continue
         return None
 
 
-def _named(name: str) -> Any:
-    """Return what has this name, without running code of modules or classes; None if nothing."""
+def defined(name: str, includes: Callable[[str], bool]) -> Any:
+    """Return the class or function of this name that an included module defines, or None.
+
+    Runs no code of modules or classes.
+    """
     parts = name.split(".")
     for i in range(len(parts) - 1, 0, -1):
-        found: Any = sys.modules.get(".".join(parts[:i]))
+        module = ".".join(parts[:i])
+        found: Any = sys.modules.get(module) if includes(module) else None
         for part in parts[i:]:
             found = getattr(found, "__dict__", {}).get(part)
-        if found is not None:
+        if isinstance(found, (type, FunctionType)) and found.__module__ == module:
             return found
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
@@ -37,7 +37,7 @@ from offload.registry.loaded import Loaded
 from offload.registry.loading import Loading
 from offload.registry.means import Means
 from offload.registry.names import Names, check_hash, name_of
-from offload.registry.own import Own
+from offload.registry.own import Own, defined
 from offload.registry.parts import diff
 from offload.registry.pickling import Pair, own_registry
 from offload.registry.policy import OFF, SIGNED, Policy
@@ -113,6 +113,7 @@ class ClassRegistry:
         self._along: set[str] = set()
         self._looked_at: set[Pair] = set()
         self._stored: dict[Pair, float] = {}
+        self._signed: set[Pair] = set()
 
     @cached_property
     def _means(self) -> Means:
@@ -124,7 +125,7 @@ class ClassRegistry:
 
     @cached_property
     def _pushing(self) -> Pushing:
-        return Pushing(self._versions, self._pair, lambda: self.scope)
+        return Pushing(self._versions, self._pair_to_send, lambda: self.scope)
 
     @property
     def store(self) -> Store:
@@ -221,6 +222,10 @@ class ClassRegistry:
         kept = self._registered.get(name)
         return (kept is not None and kept[0] is obj) or name in self._along
 
+    def is_version(self, cls: type) -> bool:
+        """Return whether a class is a version: loaded, registered, sent, or in ``__main__``."""
+        return self.claims(cls) or self._own.was_sent(cls)
+
     @property
     def can_push(self) -> bool:
         """Whether what this process pushes can be signed, if it has to be."""
@@ -272,13 +277,13 @@ class ClassRegistry:
         One that is there stays as it is, unless it lacks a signature that it has to have, or its
         source.
         """
-        pair = self._pair(cls)
+        pair = self._pair_to_send(cls)
         self._pushing.persist(cls, pair)
         return pair[1]
 
     def push(self, cls: Any) -> str:
         """Store this version and make it the latest; return the hash. Again changes nothing."""
-        pair = self._pair(cls)
+        pair = self._pair_to_send(cls)
         self._pushing.push(cls, pair)
         return pair[1]
 
@@ -293,7 +298,7 @@ class ClassRegistry:
 
     def ship(self, obj: Any) -> Pair:
         """Return name and hash of what is about to be sent, having made sure that it is stored."""
-        pair = self._pair(obj)
+        pair = self._pair_to_send(obj)
         if self._loaded.pair_of(obj) is not None:
             return pair  # it came from the store
         now = self._clock()
@@ -406,6 +411,10 @@ class ClassRegistry:
             obj = loading.load(name, code_hash)
             self._loaded.add(loading.made)
             return obj
+
+    def check_name(self, name: str, code_hash: str) -> None:
+        """Raise CodeRefused if the policy excludes this version, whoever signed it."""
+        self._versions.check_name((name, code_hash))
 
     def begin(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002
         """Raise CodeRefused: a value may name a version, and not bring it along."""
@@ -564,6 +573,11 @@ class ClassRegistry:
     def _pair(self, obj: Any) -> Pair:
         return self._loaded.pair_of(_checked(obj)) or self._own.pair(obj, self.scope)
 
+    def _pair_to_send(self, obj: Any) -> Pair:
+        pair = self._pair(obj)
+        self._own.send(obj)
+        return pair
+
     def _push_of(self, obj: Any) -> str:
         """Return how *obj* is to be pushed; "" if it was not registered."""
         name = name_of(obj)
@@ -595,12 +609,30 @@ class ClassRegistry:
         return Names(stored.record.class_name), stored.record
 
     def _there(self, pair: Pair) -> Any:
-        """Return a version that this process has, None if it has to be loaded."""
+        """Return a version that this process has, None if it has to be loaded.
+
+        Raises CodeRefused for one that the policy would not let it load: having a class doesn't
+        mean that data may use it.
+        """
         there = self._loaded.find(pair)
         if there is not None:
             return there
-        registered = self._registered.get(pair[0], ())[:1]
-        return self._own.find(pair, registered, self.scope)
+        self._versions.check_name(pair)
+        found = self._own.find(pair, self._local(pair), self.scope)
+        signed = self.policy.mode != SIGNED or pair in self._stored or pair in self._signed
+        if found is not None and not signed:
+            self._versions.trusted([pair])
+            self._signed.add(pair)
+        return found
+
+    def _local(self, pair: Pair) -> Iterator[Any]:
+        """Yield what a version may be here: registered, in ``__main__``, or sent with a class."""
+        name = pair[0]
+        yield from self._registered.get(name, ())[:1]
+        along = pair in self._looked_at
+        found = defined(name, lambda module: along or self.scope.includes(module))
+        if found is not None:
+            yield found
 
 
 def _checked(obj: Any) -> Any:

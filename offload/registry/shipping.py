@@ -51,6 +51,16 @@ class Shipping:
             module.encode() in pickled for module in registry.shipped_modules
         )
 
+    @property
+    def may_load(self) -> bool:
+        return self._registry.policy.mode != OFF
+
+    def check_name(self, name: str, code_hash: str) -> None:
+        self._registry.check_name(name, code_hash)
+
+    def is_version(self, cls: type) -> bool:
+        return self._registry.is_version(cls)
+
     def load(self, name: str, code_hash: str) -> Any:
         return self._registry.load(name, code_hash)
 

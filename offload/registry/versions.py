@@ -67,6 +67,11 @@ class Versions:
             raise self.missing(names, f"version {code_hash[:12]}")
         return stored
 
+    def check_name(self, pair: Pair) -> None:
+        """Raise CodeRefused if the policy excludes this version, whoever signed it."""
+        with self.refusing():
+            self.means.policy.check_name(*pair)
+
     def trusted_one(self, pair: Pair) -> Stored:
         """Return a version that may be loaded; nothing of it ran."""
         [(stored, _by)] = self.trusted([pair])

@@ -87,6 +87,16 @@ class Code(Protocol):
     def named_in(self, pickled: bytes) -> bool:
         """Return whether plain pickle may have written an import of something that is shipped."""
 
+    @property
+    def may_load(self) -> bool:
+        """Whether the operator lets this process load any code at all."""
+
+    def check_name(self, name: str, code_hash: str) -> None:
+        """Raise CodeRefused if the operator excludes this version, whoever signed it."""
+
+    def is_version(self, cls: type) -> bool:
+        """Return whether a class is itself shipped, and not only a base that one imports."""
+
     def load(self, name: str, code_hash: str) -> Any:
         """Return what has this name and hash; raises CodeError if that may not be."""
 

@@ -13,6 +13,10 @@ class method::
     {"alias": [{"code": 0}, {"type": "int"}]}           Filter[int]
     {"partial": [function, arguments, keywords]}
     {"bound": [instance or class, "run"]}
+
+Readers know these nodes only where the operator allows code (`Code.may_load`). Whoever writes a
+tree chooses arguments and names of methods, so nothing but shipped code is called: see
+`offload.serializers.methods`. docs/security.md lists what each node may touch.
 """
 
 from __future__ import annotations
@@ -20,13 +24,14 @@ from __future__ import annotations
 import copyreg
 import functools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import FunctionType, GenericAlias, MethodType, NoneType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from offload.serializers import methods
 from offload.serializers.describe import type_name
 from offload.serializers.scalars import Node, NotData, text
 
@@ -70,6 +75,7 @@ def write(value: Any, writer: Writer) -> Node | None:
 
 def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
     cls = type(value)
+    is_version = writer.given.is_version
     try:
         own = copyreg.dispatch_table.get(cls)
         reduced = own(value) if own is not None else value.__reduce_ex__(4)
@@ -90,6 +96,9 @@ def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
         raise NotData(f"{cls.__qualname__} says that {make!r:.60} makes it")
     if set_state is not None:
         raise NotData(f"{cls.__qualname__} sets its state by a function")
+    if state is not None:
+        state = methods.attributes(value, state, is_version)
+    _check_makers(cls if body[0] == _NEW else make, is_version, new=body[0] == _NEW)
     body += _parts(writer, arguments=tuple(args), keywords=keywords)
     writer.given.remember(value, body)
     pairs = [tuple(pair) for pair in pairs or ()]
@@ -97,6 +106,15 @@ def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
     while body[3:] and body[-1] is None:
         body.pop()
     return body
+
+
+def _check_makers(make: Any, is_version: methods.IsVersion, *, new: bool) -> None:
+    if not isinstance(make, type):
+        return
+    try:
+        methods.check_class(make, is_version, calls=not new)
+    except TypeError as exc:
+        raise NotData(str(exc)) from None
 
 
 def _parts(writer: Writer, **parts: Any) -> list[Node]:
@@ -125,10 +143,14 @@ def _write_partial(value: functools.partial[Any], writer: Writer) -> Node | None
 
 def _write_bound(value: MethodType, writer: Writer) -> Node | None:
     name = getattr(value.__func__, "__name__", "")
-    if getattr(value.__self__, name, None) != value:
-        return None
     owner = write(value.__self__, writer)
-    return None if owner is None else {"bound": [owner, name]}
+    if owner is None:
+        return None
+    try:
+        same = methods.bound(value.__self__, name, writer.given.is_version) == value
+    except TypeError:
+        same = False
+    return {"bound": [owner, name]} if same else None
 
 
 def _write_alias(value: Any, writer: Writer) -> Node | None:
@@ -170,19 +192,22 @@ def _read_object(reader: Reader, body: Node) -> Any:
         cls = reader.found.load(maker)
         if not isinstance(cls, type):
             raise TypeError("an instance of what is no class")
+        methods.check_class(cls, reader.found.is_version, calls=False)
         made: Any = cls.__new__(cls, *args, **keywords)
     elif how == _CALL:
-        made = _maker(reader, maker)(*args, **keywords)
+        made = _maker(reader, maker, calls=True)(*args, **keywords)
     else:
         raise ValueError(f"no way to make an object: {how!r:.20}")
     reader.found.remember(number, made)
     state, items, pairs = (*map(reader.value, nodes[2:]), None, None, None)[:3]
     if state is not None:
-        _set_state(made, state)
+        methods.set_state(made, state, reader.found.is_version)
     if items:
-        made.extend(items)
-    for key, value in pairs or ():
-        made[key] = value
+        methods.checked(made, "extend", reader.found.is_version)(items)
+    if pairs:
+        set_item = methods.checked(made, "__setitem__", reader.found.is_version)
+        for key, value in pairs:
+            set_item(key, value)
     return made
 
 
@@ -190,49 +215,34 @@ def _read_again(reader: Reader, body: Node) -> Any:
     return reader.found.again(body)
 
 
-def _maker(reader: Reader, node: Node) -> Callable[..., Any]:
-    """Return a shipped class or function, or a method of a shipped class."""
+def _maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Callable[..., Any]:
+    """Return a shipped class or function, or a method that a shipped class defines."""
     [(tag, _)] = node.items()
+    if tag not in (("code", "bound", "type") if types else ("code", "bound")):
+        raise TypeError("called is only what is shipped")
     made: Callable[..., Any] = reader.value(node)
-    if tag not in ("code", "bound") or not isinstance(made, (type, FunctionType, MethodType)):
-        raise TypeError("an object made by what is not shipped")
+    if isinstance(made, type) and tag != "type":
+        methods.check_class(made, reader.found.is_version, calls=calls)
     return made
 
 
-def _set_state(made: Any, state: Any) -> None:
-    """Do what pickle's BUILD does."""
-    set_state = getattr(made, "__setstate__", None)
-    if set_state is not None:
-        set_state(state)
-        return
-    slots = None
-    if isinstance(state, tuple) and len(state) == 2:
-        state, slots = state
-    if state:
-        made.__dict__.update(state)
-    for name, value in (slots or {}).items():
-        setattr(made, name, value)
-
-
 def _read_partial(reader: Reader, body: Node) -> Any:
-    function, args, keywords = map(reader.value, body)
+    function, args, keywords = body
+    function = _maker(reader, function, calls=True, types=True)
+    args, keywords = reader.value(args), reader.value(keywords)
+    if type(args) is not tuple or not isinstance(keywords, Mapping):
+        raise TypeError("not the arguments of a function")
     return functools.partial(function, *args, **keywords)
 
 
 def _read_bound(reader: Reader, body: Node) -> Any:
-    owner = reader.value(body[0])
-    method = getattr(owner, text(body[1]))
-    if not isinstance(method, MethodType) or method.__self__ is not owner:
-        raise TypeError("not a method")
-    return method
+    owner, name = body
+    return methods.bound(reader.value(owner), text(name), reader.found.is_version)
 
 
 def _read_alias(reader: Reader, body: Node) -> Any:
     origin, *args = map(reader.value, body)
-    if not isinstance(origin, type):
-        raise TypeError("an alias of what is no class")
-    made: Any = origin
-    return made[tuple(args) if len(args) != 1 else args[0]]
+    return methods.alias(origin, args, reader.found.is_version)
 
 
 READERS: dict[str, Callable[[Reader, Node], Any]] = {
@@ -245,3 +255,4 @@ READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "alias": _read_alias,
     "type": lambda _, body: ... if body == "..." else _TYPES[text(body)],
 }
+"""Nodes that need code: none of them is read where the operator allows none."""

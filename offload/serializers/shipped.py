@@ -29,6 +29,9 @@ class Given:
         self._bodies: dict[int, tuple[list[Node], Any]] = {}
         self._numbers = 0
 
+    def is_version(self, cls: type) -> bool:
+        return self._code is not None and self._code.is_version(cls)
+
     def place(self, obj: Any) -> int | None:
         """Return where a class or function stands among `pairs`; None if it is not shipped."""
         if self._code is None:
@@ -78,6 +81,20 @@ class Found:
         self._loaded: dict[int, Any] = {}
         self._made: dict[int, Any] = {}
 
+    def is_version(self, cls: type) -> bool:
+        return self._code is not None and self._code.is_version(cls)
+
+    def check_allowed(self, tag: str, body: Node) -> None:
+        """Raise for a node that needs code, unless the operator allows some."""
+        if self._code is not None and self._code.may_load:
+            return
+        name, code_hash = _first(tag, body)
+        if self._code is not None:
+            self._code.check_name(name, code_hash)
+        raise DeserializationError(
+            f"the value needs {name}, which is not loaded: it is read without a class registry"
+        )
+
     def begin(self, pairs: Node) -> None:
         """Take what the tree names."""
         if self._pairs or type(pairs) is not list:
@@ -90,8 +107,7 @@ class Found:
             if type(place) is not int or not 0 <= place < len(self._pairs):
                 raise ValueError("no such class or function")
             name, code_hash = self._pairs[place]
-            if self._code is None:
-                raise DeserializationError(f"the value needs {text(name)[:100]}: shipped code")
+            assert self._code is not None  # noqa: S101 (for the type checker: `may_load`)
             self._loaded[place] = self._code.load(text(name), text(code_hash))
         return self._loaded[place]
 
@@ -101,3 +117,12 @@ class Found:
 
     def again(self, number: Node) -> Any:
         return self._made[number]
+
+
+def _first(tag: str, body: Node) -> tuple[str, str]:
+    """Return the first version that a tree names, for an error."""
+    try:
+        name, code_hash = body[0][0] if tag == "shipped" else ("shipped code", "")
+        return text(name)[:100], text(code_hash)
+    except (TypeError, ValueError, LookupError):
+        return "shipped code", ""

@@ -1,8 +1,9 @@
 """Values as sent, without pickle: containers, scalars, and arrays or frames within them.
 
 For what the message's own serializer cannot carry. The head is JSON that spells out
-the value's structure; large bytes stay out of it, in the buffers. Reading it back
-runs no code but this package's, and makes only the types that stand in it.
+the value's structure; large bytes stay out of it, in the buffers. A reader is an interpreter
+that whoever wrote the head programs: its vocabulary is data, and only an operator who allows
+shipped code adds to it (`offload.serializers.objects`). docs/security.md has the grammar.
 
 A node is a JSON scalar or list for what that is, or an object of one key, which is
 a tag, for everything else::
@@ -200,6 +201,10 @@ class Reader:
         read = _READERS.get(tag)
         if read is not None:
             return read(self, body)
+        read = objects.READERS.get(tag)
+        if read is not None:
+            self.found.check_allowed(tag, body)
+            return read(self, body)
         if tag not in _MODULES:
             raise DeserializationError(f"tree cannot read {tag[:40]!r}")
         return self._module(tag).read(body, self)
@@ -307,5 +312,4 @@ _READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "dict": _read_dict,
     "set": lambda reader, body: set(reader.items(body)),
     "frozenset": lambda reader, body: frozenset(reader.items(body)),
-    **objects.READERS,
 }

@@ -372,13 +372,25 @@ def test_a_pickle_is_never_read(commands, tmp_path):
     assert "pickle" in commands.run("ls")
     commands.run("get", ref.digest, "-o", str(raw))
     refused = commands.run("get", ref.digest, "-o", str(tmp_path / "no"), "--decode", code=1)
-    assert "give its reference" in refused
+    assert "needs a signed reference" in refused
     assert not mark.exists()
     assert not (tmp_path / "no").exists()
     assert pickle.loads(raw.read_bytes())["more"]
     mark.rmdir()
     commands.run("get", ref.wire, "-o", str(tmp_path / "no"), "--decode", code=1)  # no file of it
     assert mark.exists()
+
+
+@in_memory
+@pytest.mark.parametrize("value", (b"b" * 3000, "t" * 3000, [1] * 3000, ({1},) * 99), ids=type)
+def test_a_digest_is_never_decoded(commands, tmp_path, value):
+    """It doesn't say who wrote the value: --decode needs a reference, for every serializer."""
+    ref = commands.hook.put(value)
+    refused = commands.run("get", ref.digest, "-o", str(tmp_path / "no"), "--decode", code=1)
+    assert "needs a signed reference" in refused
+    assert not list(tmp_path.iterdir())
+    commands.run("get", ref.digest, "-o", str(tmp_path / "raw"))
+    assert (tmp_path / "raw").stat().st_size
 
 
 @in_memory
@@ -488,7 +500,7 @@ def test_values_are_decoded_to_files(commands, tmp_path):
 
     def written(value):
         path = tmp_path / os.urandom(4).hex()
-        commands.run("get", commands.hook.put(value).digest, "-o", str(path), "--decode")
+        commands.run("get", commands.hook.put(value).wire, "-o", str(path), "--decode")
         return path
 
     array = np.arange(600.0).reshape(20, 30)

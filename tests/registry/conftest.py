@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import textwrap
+from types import ModuleType
 
 import fakeredis
 import pytest
@@ -88,6 +89,23 @@ def defined():
         return names[name]
 
     return define
+
+
+@pytest.fixture
+def module():
+    """Return what makes a module that can be imported until the test says otherwise."""
+    made = []
+
+    def make(source, name="shop_of_the_producer"):
+        module = ModuleType(name)
+        sys.modules[name] = module
+        made.append(name)
+        exec(textwrap.dedent(source), vars(module))
+        return module
+
+    yield make
+    for name in made:
+        sys.modules.pop(name, None)
 
 
 class Counting:

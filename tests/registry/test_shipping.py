@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import textwrap
 import threading
-from types import ModuleType
 
 import cloudpickle
 import pytest
@@ -82,23 +80,6 @@ def gate():
 @pytest.fixture
 def sides(memory):
     return Side(memory), Side(memory)
-
-
-@pytest.fixture
-def module():
-    """Return what makes a module that can be imported until the test says otherwise."""
-    made = []
-
-    def make(source, name="shop_of_the_producer"):
-        module = ModuleType(name)
-        sys.modules[name] = module
-        made.append(name)
-        exec(textwrap.dedent(source), vars(module))
-        return module
-
-    yield make
-    for name in made:
-        sys.modules.pop(name, None)
 
 
 class TestUploads:
@@ -441,19 +422,25 @@ class TestLoaded:
         assert len(here.written) == 2
 
     def test_what_a_process_has_itself_it_does_not_load(self, memory, module):
-        """The receiver's own class of the same version is the one that arrives, though it sent
-        none, and may load nothing; one of another version is not.
+        """The receiver's own registered class of the same version is the one that arrives, though
+        it sent none; its policy applies to that as well.
         """
-        here, there = Side(memory), Side(memory, mode="off")
+        here, there = Side(memory), Side(memory)
         shop = module(CLASS.format(number=1))
         here.registry.register(shop)
         payload = here.write(shop.F())
         same = module(CLASS.format(number=1))
         there.registry.register(same)
         assert type(there.read(payload)) is same.F is not shop.F
-        module(CLASS.format(number=2))
-        with pytest.raises(CodeRefused):
-            Side(memory, mode="off").read(payload)
+        for options in (
+            {"mode": "off"},
+            {"allow": ["other.*"]},
+            {"mode": "signed", "verify_keys": ["hmac:another key of ours"]},
+        ):
+            refusing = Side(memory, **options)
+            refusing.registry.register(same)
+            with pytest.raises(CodeRefused):
+                refusing.read(payload)
 
     def test_threads_that_come_at_once_load_it_once(self, sides, defined):
         """Twenty threads get one class, and it was fetched once."""

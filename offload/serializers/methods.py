@@ -1,0 +1,194 @@
+"""The methods that rebuilding an instance of a shipped class may call.
+
+A tree says what to call, so each method is looked up by the class that defines it. Allowed are
+methods that a shipped class defines itself, and those of Python's own value types. A method that
+a shipped class inherits from a library is never called: the tree would choose its arguments.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import decimal
+import enum
+import fractions
+import functools
+import ipaddress
+import pathlib
+import typing
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from types import FunctionType, MemberDescriptorType, MethodType
+from typing import Any
+
+__all__ = (
+    "IsVersion",
+    "alias",
+    "attributes",
+    "bound",
+    "check_class",
+    "checked",
+    "set_state",
+)
+
+IsVersion = Callable[[type], bool]
+"""Tells whether a class is shipped itself."""
+
+_METHODS = (FunctionType, classmethod, functools._lru_cache_wrapper)
+_CALLED = ("__new__", "__init__")
+_EXCEPTIONS: set[type] = {
+    kind
+    for kind in vars(builtins).values()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+}
+_VALUE_TYPES: frozenset[type] = frozenset(
+    {
+        *(object, bool, int, float, complex, str, bytes, bytearray),
+        *(list, tuple, dict, set, frozenset, *_EXCEPTIONS),
+        *(collections.OrderedDict, collections.defaultdict, collections.Counter),
+        *(collections.deque, collections.UserDict, collections.UserList, collections.UserString),
+        *(date, time, datetime, timedelta),
+        *(decimal.Decimal, fractions.Fraction, uuid.UUID, typing.Generic),
+        *(pathlib.PurePath, pathlib.PurePosixPath, pathlib.PureWindowsPath),
+        *(ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network),
+        *(ipaddress.IPv6Network, enum.Enum, enum.IntEnum, enum.Flag, enum.IntFlag),
+    }
+)
+"""Their constructors hold data, and touch nothing else."""
+
+
+def _definition(cls: type, name: str) -> tuple[type | None, Any]:
+    """Return the class in the MRO that defines an attribute, and it as it is there."""
+    for each in cls.__mro__:
+        if name in vars(each):
+            return each, vars(each)[name]
+    return None, None
+
+
+def _is_allowed(definer: type | None, is_version: IsVersion) -> bool:
+    return definer is None or definer in _VALUE_TYPES or is_version(definer)
+
+
+def check_class(cls: type, is_version: IsVersion, *, calls: bool) -> None:
+    """Raise TypeError if making an instance would run code of a library.
+
+    Args:
+        calls: whether the class is called, and not only its ``__new__``.
+    """
+    if issubclass(cls, type):
+        raise TypeError(f"{cls.__qualname__} is a metaclass")
+    wanted = [(cls, name) for name in ("__new__", "__del__", *(_CALLED if calls else ()))]
+    if calls and not isinstance(cls, enum.EnumMeta):
+        wanted.append((type(cls), "__call__"))
+    for owner, name in wanted:
+        definer, _ = _definition(owner, name)
+        if definer is not type and not _is_allowed(definer, is_version):
+            assert definer is not None  # noqa: S101 (for the type checker: that is allowed)
+            raise TypeError(
+                f"{cls.__qualname__} inherits {name} from {definer.__module__}."
+                f"{definer.__qualname__}, which is not shipped"
+            )
+
+
+def checked(made: Any, name: str, is_version: IsVersion) -> Callable[..., Any]:
+    """Return a special method of an instance; raises TypeError for one of a library."""
+    cls = type(made)
+    definer, found = _definition(cls, name)
+    if definer is None or not _is_allowed(definer, is_version):
+        raise TypeError(f"{cls.__qualname__} has no {name} of its own")
+    method: Callable[..., Any] = found.__get__(made, cls)
+    return method
+
+
+def bound(owner: Any, name: str, is_version: IsVersion) -> MethodType:
+    """Return a method of an instance or class.
+
+    Raises TypeError unless a shipped class defines it.
+    """
+    cls = owner if isinstance(owner, type) else type(owner)
+    definer, found = _definition(cls, name)
+    if definer is None or not is_version(cls) or not is_version(definer):
+        raise TypeError(f"no shipped class defines a method {name[:40]!r}")
+    if not isinstance(found, _METHODS):
+        raise TypeError("not a method")
+    descriptor: Any = found
+    method: Any = descriptor.__get__(None if owner is cls else owner, cls)
+    if not isinstance(method, MethodType) or method.__self__ is not owner:
+        raise TypeError("not a method")
+    return method
+
+
+def alias(origin: Any, args: list[Any], is_version: IsVersion) -> Any:
+    """Return ``origin[args]``; raises TypeError where a library decides what that is."""
+    if not isinstance(origin, type):
+        raise TypeError("an alias of what is no class")
+    definer, _ = _definition(origin, "__class_getitem__")
+    by_meta, _ = _definition(type(origin), "__getitem__")
+    if by_meta is not None or definer is None or not _is_allowed(definer, is_version):
+        raise TypeError(f"{origin.__qualname__} is not generic by itself")
+    made: Any = origin
+    return made[tuple(args) if len(args) != 1 else args[0]]
+
+
+def attributes(value: Any, state: Any, is_version: IsVersion) -> Any:
+    """Return the state that `set_state` is to get: *state*, which is pickle's, or the attributes.
+
+    Where a library defines ``__setstate__``, which readers don't call, it is the latter.
+    """
+    definer, _ = _definition(type(value), "__setstate__")
+    if definer is None or is_version(definer):
+        return state
+    own = dict(getattr(value, "__dict__", None) or {})
+    slots = {}
+    for name, slot in _slots(type(value)).items():
+        try:
+            slots[name] = slot.__get__(value, type(value))
+        except AttributeError:
+            continue
+    return (own, slots) if slots else own or None
+
+
+def set_state(made: Any, state: Any, is_version: IsVersion) -> None:
+    """Do what pickle's BUILD does, except that no method of a library is called."""
+    cls = type(made)
+    definer, found = _definition(cls, "__setstate__")
+    if definer is not None and is_version(definer):
+        found.__get__(made, cls)(state)
+        return
+    slots: Any = None
+    if isinstance(state, tuple) and len(state) == 2:
+        state, slots = state
+    own = dict(state or {})
+    known = _slots(cls)
+    for name, value in (slots or {}).items():
+        slot = known.get(name)
+        if slot is None:
+            own[name] = value
+        else:
+            slot.__set__(made, value)
+    if not all(type(name) is str for name in own):
+        raise TypeError("names of attributes are strings")
+    if own:
+        _namespace(made).update(own)
+
+
+def _namespace(made: Any) -> dict[str, Any]:
+    """Return an instance's ``__dict__``, whatever its class makes of that name."""
+    namespace: Any = object.__getattribute__(made, "__dict__")
+    if type(namespace) is not dict:
+        raise TypeError("it has no attributes")
+    return namespace
+
+
+def _slots(cls: type) -> Mapping[str, Any]:
+    """Return the slots of a class by their names."""
+    found: dict[str, Any] = {}
+    for each in reversed(cls.__mro__):
+        if "__slots__" in vars(each):
+            found |= {
+                name: slot
+                for name, slot in vars(each).items()
+                if type(slot) is MemberDescriptorType
+            }
+    return found
