@@ -18,7 +18,7 @@ from offload.hooks.paths import Path, contains, is_signature, replace_each
 from offload.hooks.together import published_together
 from offload.ref import Ref
 from offload.serializers.base import Payload
-from offload.serializers.describe import short_repr, type_name
+from offload.serializers.describe import type_name
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
 
@@ -147,8 +147,9 @@ class Outgoing:
         for task, argument, value in self.inline:
             if not serializers.carries(value, self.native):
                 raise SerializationError(
-                    f"task {task!r}, {argument}: {self.native} cannot carry {type_name(value)} "
-                    f"{short_repr(value)}, and it is to stay in the message (inline)",
+                    f"task {task!r}, {argument}: {self.native} cannot carry a "
+                    f"{type_name(value)} in the message, where inline has it stay; take it out of "
+                    "inline, or pass a Ref made by Offload.put",
                     task=task,
                     argument=argument,
                 )

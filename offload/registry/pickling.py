@@ -33,6 +33,7 @@ from offload.registry.functions import (
 )
 from offload.registry.kinds import amended_enum, reduce_named
 from offload.registry.scope import Scope, found
+from offload.serializers.advice import reason_of
 from offload.stores.processes import PerProcess
 
 __all__ = ("Loader", "Pair", "dump", "load", "loading", "own_registry", "reduce_pair")
@@ -108,9 +109,7 @@ def dump(obj: Any, pair: Pair, scope: Scope, pair_of: Callable[[Any], Pair]) -> 
     except SerializationError:
         raise
     except Exception as exc:
-        raise SerializationError(
-            f"{pair[0]} cannot be shipped: {type(exc).__name__}: {exc}"
-        ) from exc
+        raise SerializationError(f"{pair[0]} cannot be shipped: {reason_of(exc)}") from None
     return file.getvalue()
 
 

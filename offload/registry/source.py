@@ -45,6 +45,7 @@ from offload.registry.uses import (
     names_in_annotations,
 )
 from offload.registry.written import Written, definition, import_of, namespace_of, statement
+from offload.serializers.advice import reason_of
 from offload.serializers.describe import short_repr
 
 __all__ = ("source_of",)
@@ -324,7 +325,7 @@ class _Pickler(pickle.Pickler):
         except (_NoSource, SerializationError):
             raise
         except Exception as exc:
-            raise _NoSource(f"{short_repr(value)}: {exc}") from exc
+            raise _NoSource(f"a {type(value).__qualname__}: {reason_of(exc)}") from None
         return self._file.getvalue()
 
     def persistent_id(self, obj: Any) -> tuple[str, ...] | None:

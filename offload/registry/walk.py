@@ -32,7 +32,8 @@ from offload.registry.plain import ATOMS, begin, tagged, text
 from offload.registry.scope import Scope
 from offload.registry.watch import MISSING, Watch
 from offload.registry.writers import WRITERS, NoContent
-from offload.serializers.describe import short_repr, type_name
+from offload.serializers.advice import reason_of
+from offload.serializers.describe import type_name
 
 __all__ = ("Walk",)
 
@@ -397,8 +398,8 @@ def _reduced(value: Any) -> Any:
         return reduce(value) if reduce is not None else value.__reduce_ex__(4)
     except Exception as exc:
         raise NoContent(
-            f"{short_repr(value)} is a {type_name(value)}, which has no content to be shipped"
-        ) from exc
+            f"a {type_name(value)} has no content to be shipped ({reason_of(exc)})"
+        ) from None
 
 
 def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> bool:

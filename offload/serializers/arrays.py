@@ -102,7 +102,7 @@ def write_dtype(dtype: np.dtype[Any]) -> Any:
         return dtype.str
     node = _dtype_node(dtype)
     if not _same(read_dtype(node), dtype):
-        raise NotData(f"its dtype is {dtype!r:.100}")
+        raise NotData(f"its dtype is {dtype!s:.100}")
     return node
 
 
@@ -133,7 +133,7 @@ def read_dtype(node: Any) -> np.dtype[Any]:
 
 def _dtype_node(dtype: np.dtype[Any]) -> Any:
     if dtype.hasobject or dtype.kind not in _KINDS:
-        raise NotData(f"its dtype is {dtype!r:.100}")
+        raise NotData(f"its dtype is {dtype!s:.100}")
     if dtype.metadata:
         raise NotData("its dtype has metadata")
     if dtype.subdtype is not None:

@@ -295,7 +295,7 @@ def _write_polars(value: Any, writer: Writer) -> Node:
     try:
         back: Any = pl.from_arrow(numbered.clear().to_arrow())
     except Exception as error:
-        raise NotData(f"Arrow cannot carry this polars frame ({error})") from error
+        raise NotData(f"Arrow cannot carry it ({type(error).__name__})") from None
     for name, sent, got in zip(value.columns, value.dtypes, back.dtypes, strict=True):
         if sent != got:
             raise NotData(f"its column {name!r} is of dtype {sent}")

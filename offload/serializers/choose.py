@@ -12,9 +12,10 @@ from typing import Any
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers import native as kombu_native
+from offload.serializers.advice import IN_THE_TASK
 from offload.serializers.base import Code, Payload, Serializer
 from offload.serializers.claimed import holds_claimed
-from offload.serializers.describe import short_repr, type_name
+from offload.serializers.describe import type_name
 from offload.serializers.json import Json
 from offload.serializers.pickle import Pickle
 from offload.serializers.raw import Raw
@@ -144,7 +145,7 @@ class Registry:
             payload = self._tree.encode(value)
         except NotData as error:
             where = f" at {error.path}" if error.path else ""
-            reason, registering = f"{error.reason}{where}", error.advice
+            reason, advice = f"{error.reason}{where}", error.advice
         if payload is None and pickles:
             payload = self._pickle.encode(value)
         if payload is not None:
@@ -154,14 +155,16 @@ class Registry:
             payload = kombu_native.encode(value, native)
         if payload is not None:
             return payload
-        advice = registering or (
-            "not even pickle can carry it"
-            if pickles
-            else "it can only travel with pickle, if at all; "
-            "add 'pickle' to accept_content or offload_accept"
-        )
+        advised = [advice or "send plain data"]
+        if pickles or Pickle().encode(value) is None:
+            advised = [advice or IN_THE_TASK]
+        elif not advice.startswith("pip "):
+            advised.append(
+                "if all senders are trusted, add 'pickle' to accept_content or offload_accept"
+            )
+        # The type and the place only: neither logs nor results may show what is in a value.
         raise SerializationError(
-            f"cannot serialise {type_name(value)} {short_repr(value)}: {reason}; {advice}"
+            f"cannot serialize {type_name(value)}: {reason}; {'; or, '.join(advised)}"
         )
 
 

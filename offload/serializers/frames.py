@@ -156,7 +156,7 @@ def _write_index(index: Any, writer: Writer) -> Node:
     empty, spare = index[:0], Writer()
     back = read_index(_index_node(empty, spare), spare.reader())
     if type(back) is not type(empty) or not back.identical(empty):
-        raise NotData(f"its index {index!r:.60} would not arrive the same")
+        raise NotData(f"its {type_name(index)} of dtype {index.dtype} would not arrive the same")
     return node
 
 
@@ -261,7 +261,7 @@ def _write_arrow(values: Any, writer: Writer) -> Node:
     try:
         column = pa.array(values, from_pandas=True)
     except (pa.ArrowException, ValueError) as error:
-        raise NotData(f"Arrow cannot carry it ({error})") from error
+        raise NotData(f"Arrow cannot carry it ({type(error).__name__})") from None
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     return write_chunks(column.type, chunks, writer)
 

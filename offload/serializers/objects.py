@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from offload.serializers import methods
+from offload.serializers.advice import reason_of
 from offload.serializers.describe import type_name
 from offload.serializers.scalars import Node, NotData, text
 
@@ -80,7 +81,7 @@ def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
         own = copyreg.dispatch_table.get(cls)
         reduced = own(value) if own is not None else value.__reduce_ex__(4)
     except Exception as exc:
-        raise NotData(f"{cls.__qualname__} cannot be taken apart: {exc}") from exc
+        raise NotData(f"{cls.__qualname__} cannot be taken apart: {reason_of(exc)}") from None
     if isinstance(reduced, str):
         raise NotData(f"it is {reduced} of its module")
     make, args, state, items, pairs, set_state = (*reduced, None, None, None, None)[:6]
@@ -93,7 +94,7 @@ def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
     elif (maker := write(make, writer) if callable(make) else None) is not None:
         body = [_CALL, maker, 0]
     else:
-        raise NotData(f"{cls.__qualname__} says that {make!r:.60} makes it")
+        raise NotData(f"{cls.__qualname__} is made by a {type_name(make)} that isn't shipped")
     if set_state is not None:
         raise NotData(f"{cls.__qualname__} sets its state by a function")
     if state is not None:
@@ -170,7 +171,7 @@ def _write_type(value: Any, writer: Writer) -> Node:
         return {"alias": [_write_type(each, writer) for each in parts]}
     node = write(value, writer)
     if node is None:
-        raise NotData(f"it is of {value!r:.60}, a {type_name(value)}")
+        raise NotData(f"it is of a {type_name(value)}")
     return node
 
 

@@ -33,8 +33,12 @@ class NotData(Exception):
         self.advice = advice
 
     def below(self, step: object) -> NotData:
-        """Return the same, seen from one container further out."""
-        return NotData(self.reason, f"[{step!r:.40}]{self.path}", self.advice)
+        """Return the same, seen from one container further out.
+
+        Names and positions are shown; of any other key, as of an item of a set, its type alone.
+        """
+        shown = f"{step!r:.40}" if type(step) in (str, int) else f"<{type_name(step)}>"
+        return NotData(self.reason, f"[{shown}]{self.path}", self.advice)
 
 
 def text(body: Node) -> str:

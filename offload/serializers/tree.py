@@ -28,6 +28,7 @@ import orjson
 
 from offload.errors import DeserializationError, OffloadError
 from offload.serializers import objects, scalars
+from offload.serializers.advice import advise, reason_of
 from offload.serializers.base import Code, Payload
 from offload.serializers.describe import type_name
 from offload.serializers.json import is_plain
@@ -73,8 +74,8 @@ class Tree:
             pass
         try:
             return self._encode(value, Writer(self._code, spell_out=True))
-        except TypeError as error:
-            raise NotData(f"it is nested too deep ({error})") from error
+        except TypeError:
+            raise NotData("it is nested too deep") from None
 
     def _encode(self, value: Any, writer: Writer) -> Payload:
         node, pairs = writer.node(value), writer.given.pairs
@@ -128,7 +129,7 @@ class Writer:
         node = objects.write(value, self) if self.code is not None else None
         if node is not None:
             return node
-        advice = self.code.advice(kind) if self.code is not None else ""
+        advice = (self.code.advice(kind) if self.code is not None else "") or advise(value)
         raise NotData(f"it is of type {type_name(value)}", advice=advice)
 
     def _foreign(self, value: Any, package: str) -> Node:
@@ -136,10 +137,14 @@ class Writer:
             return importlib.import_module(_MODULES[package][0]).write(value, self)
         except NotData:
             raise
-        except Exception as error:
-            # Also ImportError: texts of pandas' travel by pyarrow, which may be missing.
-            reason = f"{type(error).__name__}: {error}"
-            raise NotData(f"{package} does not give out its content ({reason})") from error
+        except ImportError as error:  # texts of pandas' travel by pyarrow
+            reason = f"reading a {type_name(value)} needs the package {error.name}"
+            extra = _MODULES[package][1]
+            raise NotData(reason, advice=f'pip install "offload[{extra}]"') from None
+        except Exception as error:  # whose text may show what is in it
+            raise NotData(
+                f"{package} can't write a {type_name(value)} ({reason_of(error)})"
+            ) from None
 
     def buffer(self, view: memoryview) -> Node:
         """Return a reference to the bytes of *view*, which is flat and of format ``B``."""
@@ -278,7 +283,7 @@ def _write_set(writer: Writer, value: set[Any] | frozenset[Any]) -> Node:
     nodes: list[Node] = []
     for item in value:
         with writer.given.apart():
-            nodes += writer.items([item], [item])
+            nodes += writer.items([item], [...])
     return {type(value).__name__: sorted(nodes, key=orjson.dumps)}
 
 

@@ -138,7 +138,7 @@ def test_what_stays_inline_is_refused_as_well(setup):
 
 
 def test_without_pickle_the_error_says_what_would_help(setup):
-    """Where pickle is not accepted, it says that it can only travel with pickle, if at all."""
+    """Plain data, or pickle where that would carry it and is not accepted."""
     with pytest.raises(SerializationError, match="add 'pickle' to accept_content"):
         setup.task("size").delay(type("Own", (), {})())
     nothing_happened(setup)

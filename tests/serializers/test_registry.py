@@ -47,8 +47,7 @@ def test_what_nothing_can_carry_is_an_error_that_names_it(value, accept):
     assert isinstance(caught.value, EncodeError)
     message = str(caught.value)
     assert type(value).__name__ in message
-    assert short_repr(value) in message
-    assert ("add 'pickle' to accept_content" in message) == ("pickle" not in accept)
+    assert "'pickle'" not in message
 
 
 def test_an_error_says_where_in_the_value_the_trouble_is():
