@@ -21,6 +21,7 @@ from celery.result import AsyncResult
 from offload.content.holds import Hold, holder
 from offload.errors import InvalidRef, OffloadError
 from offload.hooks.delivery import HELD, current_delivery
+from offload.hooks.exceptions import hook_exceptions
 from offload.hooks.paths import contains
 from offload.hooks.publish import wire_form
 from offload.hooks.release import has_ended, release, task_holder
@@ -114,6 +115,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     """Hook *backend* (once) and return it."""
     if backend is None or hasattr(backend, _HOOKED):
         return backend
+    hook_exceptions(hook, backend)
     encode_result: Callable[..., Any] = backend.encode_result
     meta_from_decoded: Callable[..., Any] = backend.meta_from_decoded
     store_result: Callable[..., Any] = backend.store_result

@@ -26,7 +26,7 @@ from kombu.utils.objects import cached_property
 
 from offload.content.holds import Hold, holder
 from offload.errors import OffloadError, SerializationError, StoreUnavailable
-from offload.hooks import control
+from offload.hooks import control, exceptions
 from offload.hooks.delivery import (
     EMBED,
     Delivery,
@@ -70,6 +70,7 @@ class CheckConfiguration(Step):
 
 def install() -> None:
     """Have `build_tracer` guard the tasks of apps with offload; once per process."""
+    exceptions.install()
     original = trace.build_tracer
     if hasattr(original, _PATCH):
         return
@@ -122,6 +123,8 @@ def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..
             with received(request):
                 delivery.receive(args, kwargs, request, note)
             outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
+            if not request.get("is_eager"):
+                exceptions.portable(hook, outcome.retval)
             state = outcome.info.state if outcome.info is not None else states.SUCCESS
             delivery.finish(state, request.get("delivery_info"))
             return outcome

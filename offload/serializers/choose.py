@@ -158,7 +158,7 @@ class Registry:
         advised = [advice or "send plain data"]
         if pickles or Pickle().encode(value) is None:
             advised = [advice or IN_THE_TASK]
-        elif not advice.startswith("pip "):
+        elif not advice.startswith(("pip ", "register it")):
             advised.append(
                 "if all senders are trusted, add 'pickle' to accept_content or offload_accept"
             )

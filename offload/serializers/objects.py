@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 __all__ = ("READERS", "write")
 
 _NEW, _CALL = "new", "call"
+_EXCEPTIONS_OF_MORE = (
+    *(OSError, ImportError, AttributeError, NameError, SyntaxError, UnicodeError),
+    *(StopIteration, SystemExit),
+)
+"""Exceptions whose ``__init__`` keeps more than arguments."""
 _ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (the other type of them)
 _TYPES: dict[str, type] = {
     kind.__name__: kind
@@ -91,6 +96,8 @@ def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
         args = args[1:]
     elif make is copyreg.__newobj_ex__ and args[0] is cls:  # type: ignore[attr-defined]
         _, args, keywords = args
+    elif make is cls and _is_plain_exception(cls):
+        pass  # as `BaseException.__new__` keeps the arguments: its ``__init__`` may take others
     elif (maker := write(make, writer) if callable(make) else None) is not None:
         body = [_CALL, maker, 0]
     else:
@@ -116,6 +123,16 @@ def _check_makers(make: Any, is_version: methods.IsVersion, *, new: bool) -> Non
         methods.check_class(make, is_version, calls=not new)
     except TypeError as exc:
         raise NotData(str(exc)) from None
+
+
+def _is_plain_exception(cls: type) -> bool:
+    """Return whether an exception consists of its arguments and attributes."""
+    return (
+        issubclass(cls, BaseException)
+        and cls.__reduce__ is BaseException.__reduce__
+        and cls.__reduce_ex__ is object.__reduce_ex__
+        and not issubclass(cls, _EXCEPTIONS_OF_MORE)
+    )
 
 
 def _parts(writer: Writer, **parts: Any) -> list[Node]:

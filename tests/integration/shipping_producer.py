@@ -9,8 +9,11 @@ import re
 import sys
 from pathlib import Path
 
-from celery import chain, chord, group
+from celery import Celery, chain, chord, group
+from celery.exceptions import ChordError
+from celery.result import AsyncResult
 
+from offload import Offload
 from offload.errors import CodeRefused, SerializationError, VersionMissing
 from offload.testing.servers import wait_until
 from tests.integration.shipping_app import Own, app
@@ -138,13 +141,86 @@ def registered():
     assert got(task["run"].s(manual.Order(4))) == "4"
 
 
+class Mismatched(Exception):
+    """Its arguments are not those that it is made with."""
+
+    def __init__(self, code, where):
+        super().__init__(f"{code} at {where}")
+        self.code = code
+
+
+class NoKey(KeyError):
+    pass
+
+
+class NoFile(OSError):
+    pass
+
+
+def failing(kind, *args):
+    raise kind(*args)
+
+
+def readers():
+    """Apps that read results: without code, and without offload."""
+    backend = app.conf.result_backend
+    serializer = app.conf.result_serializer
+    made = [Celery(each, backend=backend, set_as_current=False) for each in ("no code", "plain")]
+    for each in made:
+        each.conf.update(accept_content=app.conf.accept_content, result_serializer=serializer)
+    Offload(made[0], store=offload.settings.store)
+    return made
+
+
+def exceptions():
+    """Exceptions of shipped classes arrive as such, with arguments and attributes; those who
+    read without code, or without offload, get what Celery makes of them, and no error.
+    """
+    shop = importlib.import_module("shop_of_the_producer")
+    offload.classes.register(shop)
+    network = Network(np.ones(50_000))  # noqa: F821
+    failures = [
+        (Mismatched, (3, "home"), ("3 at home",), Exception),
+        (NoKey, ("k",), None, KeyError),
+        (NoKey, ("k", network), None, Exception),
+        (NoFile, (2, "gone"), None, OSError),
+        (shop.Closed, ("late",), None, Exception),
+    ]
+    for kind, given, expected, parent in failures:
+        result = task["call"].apply_async(
+            (failing, kind, *given), link_error=task["note_error"].s()
+        )
+        try:
+            result.get(timeout=TIMEOUT)
+        except kind as exc:
+            assert type(exc) is kind  # noqa: PT017 (no pytest here)
+            assert [str(each) for each in exc.args][:1] == [str((expected or given)[0])]  # noqa: PT017
+            assert getattr(exc, "code", 3) == 3  # noqa: PT017
+            assert kind is not NoFile or exc.errno == 2  # noqa: PT017
+            if network in given:
+                assert exc.args[1].run() == network.run()  # noqa: PT017
+        assert result.state == "FAILURE"
+        assert kind.__name__ in result.traceback
+        for other in readers():
+            exc = AsyncResult(result.id, app=other).result
+            assert isinstance(exc, parent), (kind, exc)
+        _, error = app.backend.client.blpop("errors", timeout=TIMEOUT)
+        assert error.decode().split()[1] == kind.__name__, error
+    try:
+        got(chord([task["call"].s(failing, NoKey, "k"), task["echo"].s(1)], task["gather"].s()))
+    except (ChordError, NoKey) as exc:  # of the body, or of the part, which may be seen first
+        assert "NoKey('k')" in repr(exc)  # noqa: PT017
+    else:
+        raise AssertionError
+
+
 def own():
     """A class that both sides import goes as on plain Celery."""
     try:
         back = got(task["echo"].s(Own(3)))
     except SerializationError as exc:
         assert app.conf.task_serializer == "json"
-        assert "add 'pickle' to accept_content" in str(exc)  # noqa: PT017
+        assert "offload.classes.register(tests.integration" in str(exc)  # noqa: PT017
     else:
         assert app.conf.task_serializer == "pickle"
         assert (type(back), back.value) == (Own, 3)

@@ -24,6 +24,7 @@ class Order:
     def __init__(self, number): self.item = Item(number)
     def run(self): return total(self)
 def total(order): return order.item.number
+class Closed(Exception): pass
 """
 
 
@@ -91,6 +92,16 @@ def test_classes_of_a_script(setup, pool):
         log = running.log()
     assert re.search(r"loaded class __main__\.Point@\w+ from .* for task run\[.*, signed by", log)
     assert not re.search(r"MainProcess\] loaded", log) or pool == "threads"
+
+
+def test_exceptions_of_a_script(setup):
+    """What shipped code raises is caught by its own class; the worker's main process loads none."""
+    (setup.folder / "shop_of_the_producer.py").write_text(SHOP)
+    with setup.worker() as running:
+        setup.produce("exceptions")
+        log = running.log()
+    assert "raised unexpected: Mismatched('3 at home')" in log
+    assert not re.search(r"MainProcess\] loaded", log)
 
 
 def test_values_that_are_stored(broker_server, store_server, tmp_path):

@@ -60,6 +60,30 @@ def test_a_callable_does_there_what_it_does_here(sides, kind):
         assert home is function
 
 
+EXCEPTIONS = """
+class Mismatched(Exception):
+    def __init__(self, code, *, where):
+        super().__init__(f"{code} at {where}")
+        self.code = code
+class NoFile(OSError): pass
+"""
+
+
+def test_an_exception_keeps_its_arguments_whatever_it_is_made_with():
+    """Under JSON its ``__init__`` is not called with arguments that it does not take; what keeps
+    more than arguments, as OSError does, is made by calling it.
+    """
+    here, there = (Side(store) for store in [MemoryStore()] * 2)
+    names = {"__name__": "__main__"}
+    exec(EXCEPTIONS, names)
+    kinds = names["Mismatched"], names["NoFile"]
+    sent = kinds[0](3, where="home"), kinds[1](2, "gone", "f.txt")
+    mismatched, missing = there.read(here.write(list(sent)))
+    assert (mismatched.args, mismatched.code) == (("3 at home",), 3)
+    assert (missing.args, missing.errno, missing.filename) == ((2, "gone"), 2, "f.txt")
+    assert [type(each) for each in here.read(there.write([mismatched, missing]))] == [*kinds]
+
+
 def test_members_of_an_enum_are_those_of_its_class(sides):
     """They are the very members, there and when they come home, and so are classes as values."""
     here, there, native = sides

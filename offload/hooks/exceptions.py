@@ -1,0 +1,139 @@
+"""Exceptions of shipped classes, carried through the result backend.
+
+Celery keeps an exception only if plain pickle can carry it; from a class that this worker
+loaded from a store it makes a parent class or a wrapper. Here the original reaches the
+result backend. What is stored is what Celery would store, with a reference to the exception
+beside it: readers that may load its class get that, all others what Celery makes of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery.app import trace
+from celery.utils.serialization import ensure_serializable
+
+from offload.content.holds import Hold
+from offload.errors import OffloadError, SerializationError
+from offload.hooks.delivery import current_delivery
+from offload.ref import has_wire_form
+from offload.registry.policy import OFF
+from offload.settings import TaskOptions
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("hook_exceptions", "install", "portable")
+
+logger = logging.getLogger(__name__)
+
+_PATCH = "_offload_original"
+_NAME = "get_pickleable_exception"
+_KEY = "offload"
+"""Where the reference stands in what JSON stores of an exception."""
+_ATTRIBUTE = "_offload_ref"
+"""The same in a pickled one."""
+_INLINE = 1 << 16  # bytes up to which the exception stands in the stored result itself
+_NO_OPTIONS = TaskOptions()
+
+
+def install() -> None:
+    """Have failures handled with the original exception of a shipped class; once per process."""
+    original = trace.get_pickleable_exception
+    if hasattr(original, _PATCH):
+        return
+
+    @functools.wraps(original)
+    def get_pickleable_exception(exc: Any) -> Any:
+        delivery = current_delivery()
+        if delivery is not None and _is_shipped(delivery.hook, exc):
+            return exc
+        return original(exc)
+
+    setattr(get_pickleable_exception, _PATCH, original)
+    setattr(trace, _NAME, get_pickleable_exception)
+
+
+def portable(hook: Offload, outcome: Any) -> None:
+    """Make a failed task's outcome one that plain pickle carries to the worker's main process,
+    which loads no code.
+    """
+    if isinstance(outcome, ExceptionInfo) and _is_shipped(hook, outcome.exception):
+        outcome.exception = _as_celery(outcome.exception)
+
+
+def hook_exceptions(hook: Offload, backend: Any) -> None:
+    """Have *backend* store and read exceptions of shipped classes."""
+    prepare: Callable[..., Any] = backend.prepare_exception
+    to_python: Callable[..., Any] = backend.exception_to_python
+
+    def offload_prepare_exception(exc: Any, serializer: Any = None) -> Any:
+        if serializer is not None or not _is_shipped(hook, exc):
+            return prepare(exc, serializer)
+        made = _as_celery(exc)
+        # A copy: what is set on it must not stay on the user's.
+        prepared = prepare(copy.copy(made) if made is exc else made)
+        wire = _stored(hook, exc)
+        if wire is not None:
+            if isinstance(prepared, dict):
+                prepared[_KEY] = wire
+            else:
+                setattr(prepared, _ATTRIBUTE, wire)
+        return prepared
+
+    def offload_exception_to_python(exc: Any) -> Any:
+        given = exc if isinstance(exc, dict) else getattr(exc, "__dict__", {})
+        wire = given.get(_KEY if given is exc else _ATTRIBUTE)
+        if isinstance(wire, str) and has_wire_form(wire) and _reads(hook):
+            try:
+                found = hook.results_content.open(wire).get()
+            except OffloadError as error:
+                logger.info("an exception arrives as Celery stores it: %s", error)
+            else:
+                if isinstance(found, BaseException):
+                    return found
+        return to_python(exc)
+
+    backend.prepare_exception = offload_prepare_exception
+    backend.exception_to_python = offload_exception_to_python
+
+
+def _reads(hook: Offload) -> bool:
+    return hook.settings.mode == "on" and hook.settings.code != OFF
+
+
+def _is_shipped(hook: Offload, exc: Any) -> bool:
+    return _reads(hook) and isinstance(exc, BaseException) and hook.classes.ships(type(exc))
+
+
+def _as_celery(exc: BaseException) -> BaseException:
+    """Return what Celery makes of an exception that plain pickle cannot carry."""
+    made: BaseException = getattr(trace.get_pickleable_exception, _PATCH)(exc)
+    return made
+
+
+def _stored(hook: Offload, exc: BaseException) -> str | None:
+    """Return the reference to *exc*; None where it cannot be had: its task failed all the same."""
+    try:
+        payload = _serialised(hook, exc)
+        if payload.size <= _INLINE:
+            return hook.content.within(payload).wire
+        hold = Hold(hook.result_ttl(_NO_OPTIONS))
+        return hook.content.put_payload(payload, hold=hold).wire
+    except Exception as error:
+        logger.warning("%s arrives as Celery stores it: %s", type(exc).__qualname__, error)
+        return None
+
+
+def _serialised(hook: Offload, exc: BaseException) -> Any:
+    try:
+        return hook.content.serialise(exc, "json")
+    except SerializationError:
+        kind = type(exc)
+        args = ensure_serializable(exc.args, lambda arg: hook.content.serialise(arg, "json"))
+        return hook.content.serialise(kind.__new__(kind, *args), "json")
