@@ -20,6 +20,9 @@ from offload.serializers.tree import Node, NotData, Reader, Writer
 
 __all__ = ("read", "read_chunks", "read_schema", "write", "write_chunks")
 
+_EXTENSION = b"ARROW:extension:name"
+"""The key in a field's metadata that makes its type an extension type."""
+
 _VIEWS = {
     kind(): plain()
     for kind, plain in (
@@ -116,14 +119,18 @@ def _write_schema(schema: pa.Schema, writer: Writer) -> Node:
     for field in schema:
         if _has_extension(field.type):
             raise NotData(f"its column {field.name!r} is of an Arrow extension type {field.type}")
-    return writer.buffer(memoryview(schema.serialize()).cast("B"))
+    serialized = memoryview(schema.serialize()).cast("B")
+    if _EXTENSION in bytes(serialized):
+        raise NotData("its schema names an Arrow extension type that is not registered here")
+    return writer.buffer(serialized)
 
 
 def read_schema(node: Node, reader: Reader) -> pa.Schema:
-    schema = pa.ipc.read_schema(pa.py_buffer(reader.buffer(node)))
-    if any(_has_extension(field.type) for field in schema):
+    serialized = reader.buffer(node)
+    # Before it is parsed, which would call the code that a type is registered with.
+    if _EXTENSION in bytes(serialized):
         raise ValueError("an Arrow extension type")
-    return schema
+    return pa.ipc.read_schema(pa.py_buffer(serialized))
 
 
 def _has_extension(kind: pa.DataType) -> bool:

@@ -83,6 +83,35 @@ def test_a_token_opens_it_once_and_for_all(app):
     assert asked.get("/tasks").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "forged",
+    (
+        lambda _: "",
+        lambda _: "x",
+        lambda _: TOKEN,
+        lambda real: real[:-1],
+        lambda real: f"{real}0",
+        str.upper,
+        lambda _: "ö",
+    ),
+    ids=("empty", "any", "token", "shorter", "longer", "upper", "not ASCII"),
+)
+def test_only_the_cookie_that_it_gave_opens_it(app, forged):
+    """A cookie of the right name with any other value is refused, on every page."""
+    name, _, value = (
+        client(app, auth=Token(TOKEN))
+        .get(f"/?token={TOKEN}", follow_redirects=False)
+        .headers["set-cookie"]
+        .partition(";")[0]
+        .partition("=")
+    )
+    for path in PAGES:
+        headers = {"cookie": f"{name}={forged(value)}".encode()}
+        assert client(app, auth=Token(TOKEN)).get(path, headers=headers).status_code == 401
+    right = {"cookie": f"{name}={value}"}
+    assert client(app, auth=Token(TOKEN)).get("/tasks", headers=right).status_code == 200
+
+
 def test_a_token_as_a_bearer_opens_it(app):
     """Programs send it with each request."""
     asked = client(app, auth=Token(TOKEN))

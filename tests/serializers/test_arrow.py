@@ -6,11 +6,12 @@ import datetime as dt
 from decimal import Decimal
 
 import numpy as np
+import orjson
 import polars as pl
 import pyarrow as pa
 import pytest
 
-from offload.errors import SerializationError
+from offload.errors import DeserializationError, SerializationError
 from offload.serializers import Registry
 
 
@@ -25,7 +26,11 @@ class Tagged(pa.ExtensionType):
 
     @classmethod
     def __arrow_ext_deserialize__(cls, _storage_type, _serialized):
+        READ.append(cls)
         return cls()
+
+
+READ = []
 
 
 UUIDS = pa.ExtensionArray.from_storage(Tagged(), pa.array([bytes(16)], pa.binary(16)))
@@ -139,6 +144,37 @@ def test_a_polars_frame_arrives_the_same(help_, sent):
 def test_what_arrow_does_not_give_back_the_same_is_refused(help_, value, reason):
     with pytest.raises(SerializationError, match=reason):
         help_.through(value)
+
+
+@pytest.mark.parametrize("registered", (True, False))
+@pytest.mark.parametrize(
+    "nested",
+    (
+        lambda kind: kind,
+        pa.list_,
+        lambda kind: pa.struct([("a", pa.int8()), ("b", kind)]),
+        lambda kind: pa.map_(pa.string(), kind),
+        lambda kind: pa.list_(pa.list_(kind, 2)),
+    ),
+    ids=("alone", "list", "struct", "map", "lists"),
+)
+@pytest.mark.parametrize("kind", (Tagged(), pa.uuid()), ids=("own", "canonical"))
+@pytest.mark.parametrize("container", ("Array", "Table", "pandas"))
+def test_an_extension_type_is_not_read(registered, nested, kind, container):
+    """Its name in a schema would call the type's own code: the schema isn't even parsed."""
+    node = {"schema": 0, "chunks": [], "columns": [[]], "rows": 0, "kind": container}
+    head = {"pyarrow": node} if container != "pandas" else {"pandas": {"values": {"arrow": node}}}
+    schema = bytearray(pa.schema([("", nested(kind))]).serialize())
+    if registered:
+        pa.register_extension_type(Tagged())
+    READ.clear()
+    try:
+        with pytest.raises(DeserializationError, match="extension type"):
+            Registry(()).decode("tree", orjson.dumps(head), [memoryview(schema)])
+    finally:
+        if registered:
+            pa.unregister_extension_type("offload.tests.tagged")
+    assert not READ
 
 
 def test_columns_are_neither_copied_out_nor_in():
