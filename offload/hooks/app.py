@@ -18,7 +18,7 @@ from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef, SerializationError
-from offload.hooks import control, periodic, prefetch, results, together, worker
+from offload.hooks import control, eager, periodic, prefetch, results, together, worker
 from offload.hooks.locate import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -354,5 +354,6 @@ def _install(hook: Offload, app: Any) -> None:
     worker.install()
     control.install()
     together.install()
+    eager.install()
     results.install()
     prefetch.install()

@@ -7,9 +7,10 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable, UnsupportedVersion
+from offload.hooks.eager import with_refs
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import described
-from offload.hooks.paths import Path, contains, label, replace_each
+from offload.hooks.paths import Path, contains, label, replace_each, replace_refs
 from offload.hooks.release import is_done, message_name, release, task_holder
 from offload.ref import Ref, has_wire_form, wire_text
 from offload.registry.apps import for_task
@@ -109,6 +110,7 @@ class Delivery:
                 self._check(note)
                 self._resolve(request, note, facts)
             elif request.get("is_eager"):
+                args, kwargs = with_refs(self._task_id, args, kwargs)
                 self.args, self.kwargs = resolve_direct(self.hook, facts, args, kwargs)
             if facts.takes_refs and self.error is None:
                 self._wrap(facts)
@@ -248,6 +250,11 @@ class Delivery:
         self._result = result
         self._result_refs = dict(refs)
 
+    def result_resolved(self, ref: Ref[Any], value: Any) -> None:
+        """Have *value*, which a task that returned *ref* gives, travel by that reference."""
+        if self._result is ref:
+            self._result = value
+
     def result_ref(self, value: Any, native: str) -> Ref[Any] | None:
         """Return the reference of *value* if it is the task's own result, stored."""
         if self._result_refs and value is self._result:
@@ -278,25 +285,12 @@ def resolve_direct(
     if not contains(list(args), (Ref,)) and not contains(dict(kwargs), (Ref,)):
         return args, kwargs
     return (
-        [
-            value if facts.asks_for_ref(i) else _resolved(hook, value)
-            for i, value in enumerate(args)
-        ],
+        [v if facts.asks_for_ref(i) else replace_refs(v, hook.get) for i, v in enumerate(args)],
         {
-            key: value if facts.asks_for_ref(key) else _resolved(hook, value)
-            for key, value in kwargs.items()
+            key: v if facts.asks_for_ref(key) else replace_refs(v, hook.get)
+            for key, v in kwargs.items()
         },
     )
-
-
-def _resolved(hook: Offload, value: Any) -> Any:
-    if isinstance(value, Ref):
-        return hook.get(value)
-    if not contains(value, (Ref,)):
-        return value
-    if isinstance(value, dict):
-        return {key: _resolved(hook, item) for key, item in value.items()}
-    return type(value)(_resolved(hook, item) for item in value)
 
 
 def mark_refs(request: dict[str, Any]) -> None:
@@ -376,13 +370,7 @@ def _without_required(kwargs: dict[Any, Any]) -> None:
 
 
 def _wire(value: Any) -> Any:
-    if isinstance(value, Ref):
-        return value.__json__()
-    if not contains(value, (Ref,)):
-        return value
-    if isinstance(value, dict):
-        return {key: _wire(item) for key, item in value.items()}
-    return type(value)(_wire(item) for item in value)
+    return replace_refs(value, Ref.__json__)
 
 
 def _as_ref(value: Any) -> Any:

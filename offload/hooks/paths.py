@@ -13,8 +13,17 @@ from typing import Any, Union
 from celery.canvas import Signature
 
 from offload.errors import InvalidRef
+from offload.ref import Ref
 
-__all__ = ("Path", "contains", "is_signature", "label", "replace_at", "replace_each")
+__all__ = (
+    "Path",
+    "contains",
+    "is_signature",
+    "label",
+    "replace_at",
+    "replace_each",
+    "replace_refs",
+)
 
 Key = Union[str, int]
 Path = Sequence[Key]
@@ -39,29 +48,62 @@ def is_signature(value: object, *, plain: bool = False) -> bool:
 
 
 def contains(value: object, kinds: tuple[type, ...]) -> bool:
-    """Return whether *value* is one of *kinds*, or a list, tuple or dict that holds one.
+    """Return whether *value* is one of *kinds*, or a list, tuple, dict or signature that holds
+    one.
 
     Each container is visited once, however often it occurs.
     """
     if isinstance(value, kinds):
         return True
-    if type(value) not in _CONTAINERS:
+    if not _is_container(type(value)):
         return False
     seen = {id(value)}
     waiting: list[Any] = [value]
     while waiting:
         container = waiting.pop()
-        items = container.values() if type(container) is dict else container
+        items = container.values() if isinstance(container, dict) else container
         found = set(map(type, items))
         if any(issubclass(kind, kinds) for kind in found):
             return True
-        if found.isdisjoint(_CONTAINERS):
+        if not any(map(_is_container, found)):
             continue
         for item in items:
-            if type(item) in _CONTAINERS and id(item) not in seen:
+            if _is_container(type(item)) and id(item) not in seen:
                 seen.add(id(item))
                 waiting.append(item)
     return False
+
+
+def _is_container(kind: type) -> bool:
+    return kind in _CONTAINERS or issubclass(kind, Signature)
+
+
+def replace_refs(value: Any, make: Callable[[Ref[Any]], Any]) -> Any:
+    """Return *value* with ``make(ref)`` in place of each Ref that `contains` finds in it.
+
+    What holds none stays the same object. Other containers are copied, each once, so what
+    was shared or cyclic still is.
+    """
+    return _with_refs_replaced(value, make, {}) if contains(value, (Ref,)) else value
+
+
+def _with_refs_replaced(value: Any, make: Callable[[Ref[Any]], Any], copies: dict[int, Any]) -> Any:
+    if isinstance(value, Ref):
+        return make(value)
+    if not _is_container(type(value)):
+        return value
+    if id(value) in copies:
+        return copies[id(value)]
+    items = value.values() if isinstance(value, dict) else value
+    if not any(_is_container(kind) or issubclass(kind, Ref) for kind in set(map(type, items))):
+        return value
+    if isinstance(value, tuple):
+        new: Any = tuple([_with_refs_replaced(item, make, copies) for item in value])
+        return copies.setdefault(id(value), new)
+    new = copies[id(value)] = _mutable_copy(value, ())
+    for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        new[key] = _with_refs_replaced(item, make, copies)
+    return new
 
 
 def replace_each(root: Any, paths: Sequence[Path], make: Callable[[Any, Path], Any]) -> Any:

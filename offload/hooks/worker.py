@@ -191,7 +191,19 @@ def _call(hook: Offload, task: Any, function: Callable[..., Any], args: Any, kwa
     if isinstance(result, Ref) and result.is_local:
         result = result.get()
     _store_result(hook, task, delivery, result)
+    if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
+        value = _resolved(hook, task, result)
+        delivery.result_resolved(result, value)
+        return value
     return result
+
+
+def _resolved(hook: Offload, task: Any, result: Ref[Any]) -> Any:
+    try:
+        return hook.get(result)
+    except OffloadError as exc:
+        hook.counters.failed(exc)
+        raise described(exc, task.name, "result") from exc
 
 
 def _give_up(hook: Offload, task: Any, delivery: Delivery, error: Exception) -> None:
@@ -233,18 +245,21 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
     request = task.request
     stored = not ignores_result(task, request)
     stored = stored and not isinstance(task.backend, DisabledBackend)
+    is_read = stored or bool(request.chord)
     if request.is_eager:
         stored = stored and task.store_eager_result
         passed_on = False
     else:
         passed_on = bool(request.callbacks or request.chain or request.chord)
-    if not (stored or passed_on) or isinstance(result, ResultBase):
+    if not (is_read or passed_on) or isinstance(result, ResultBase):
         return
     native = task.backend.serializer if stored or request.chord else hook.app.conf.task_serializer
     with hook.counters.about(task.name, "result"):
         try:
-            if stored or request.chord:
+            if is_read:
                 _refuse_refs_within(result)
+            if not (stored or passed_on):
+                return
             hold = _result_hold(hook, options, delivery, stored=stored)
             ref = _result_ref(hook, options, result, native, hold)
         except OffloadError as exc:

@@ -1,0 +1,133 @@
+"""Eager calls: references go around Celery's serializer, which would make data of them.
+
+With ``task_always_eager``, `Task.apply_async` serializes a call's arguments and reads them
+again, as a message would. Messages say where their references stand; here this does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from celery.app.task import Task
+from celery.canvas import Signature
+from celery.utils import uuid
+
+from offload.content.manifest import ALIGNMENT
+from offload.content.memory import allocate
+from offload.errors import OffloadError
+from offload.hooks.outgoing import described
+from offload.hooks.paths import contains, replace_each, replace_refs
+from offload.ref import Ref
+from offload.serializers.choose import Registry
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("install", "with_refs")
+
+_PATCH = "_offload_original"
+_FOREIGN = frozenset({"numpy", "pandas", "polars", "pyarrow"})
+
+_calls: ContextVar[Mapping[str, dict[tuple[Any, ...], Ref[Any]]] | None] = ContextVar(
+    "offload_eager_calls", default=None
+)
+"""Of eager calls that are being serialized, by task id: references and where they stand."""
+
+
+def install() -> None:
+    """Have eager calls of apps with offload pass references; once per process."""
+    original = Task.apply_async
+    if hasattr(original, _PATCH):
+        return
+
+    @functools.wraps(original)
+    def apply_async(
+        self: Any,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: Any = None,
+        *more: Any,
+        **options: Any,
+    ) -> Any:
+        app = self._get_app()
+        hook = getattr(app, "_offload", None)
+        if hook is None or not app.conf.task_always_eager or not _callable_by(args, kwargs):
+            return original(self, args, kwargs, task_id, *more, **options)
+        native = options.get("serializer") or self.serializer or app.conf.task_serializer
+        root = {"args": args or (), "kwargs": kwargs or {}}
+        root = replace_refs(root, lambda ref: ref.get() if ref.is_local else ref)
+        found = dict(_found(hook, self.name, root, native))
+        if not found:
+            return original(self, root["args"], root["kwargs"], task_id, *more, **options)
+        root = replace_each(root, list(found), lambda _node, _path: None)
+        task_id = task_id or uuid()
+        token = _calls.set({**(_calls.get() or {}), task_id: found})
+        try:
+            return original(self, root["args"], root["kwargs"], task_id, *more, **options)
+        finally:
+            _calls.reset(token)
+
+    setattr(apply_async, _PATCH, original)
+    setattr(Task, original.__name__, apply_async)
+
+
+def _callable_by(args: Any, kwargs: Any) -> bool:
+    return isinstance(args or (), (list, tuple)) and isinstance(kwargs or {}, dict)
+
+
+def with_refs(
+    task_id: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the arguments of an eager call with its references where they stood."""
+    found = (_calls.get() or {}).get(task_id)
+    if not found:
+        return args, kwargs
+    root = {"args": args, "kwargs": kwargs}
+    root = replace_each(root, list(found), lambda _node, path: found[tuple(path)])
+    return root["args"], root["kwargs"]
+
+
+def _found(
+    hook: Offload, task: str, root: Mapping[str, Any], native: str
+) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
+    """Yield what cannot go through the serializer, and where it stands."""
+    for kind in ("args", "kwargs"):
+        items = root[kind].items() if isinstance(root[kind], dict) else enumerate(root[kind])
+        for key, value in items:
+            yield from _refs(value, (kind, key), native)
+            if type(value).__module__.partition(".")[0] in _FOREIGN:
+                ref = _copied(hook, task, str(key), value, native)
+                if ref is not None:
+                    yield (kind, key), ref
+
+
+def _refs(
+    value: Any, path: tuple[Any, ...], native: str
+) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
+    if isinstance(value, Ref):
+        yield path, value
+    elif contains(value, (Ref,)) and not (native == "pickle" and isinstance(value, Signature)):
+        # Pickle takes signatures apart and builds them again: no path into one holds, but a
+        # Ref in it stays one.
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _refs(item, (*path, key), native)
+
+
+def _copied(hook: Offload, task: str, argument: str, value: Any, native: str) -> Ref[Any] | None:
+    """Return a reference to a copy of *value*, made as for a worker; None if *native* makes one."""
+    serializers = Registry(hook.accepted)
+    if serializers.carries(value, native):
+        return None
+    try:
+        payload = serializers.encode(value, native)
+    except OffloadError as exc:
+        raise described(exc, task, argument) from exc
+    buffers = []
+    for buffer in payload.buffers:
+        own = allocate(buffer.nbytes, ALIGNMENT)
+        own[:] = buffer
+        buffers.append(own)
+    return Ref.local(serializers.decode(payload.serializer, payload.head, buffers))
