@@ -18,7 +18,16 @@ from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef, SerializationError
-from offload.hooks import control, eager, periodic, prefetch, results, together, worker
+from offload.hooks import (
+    control,
+    eager,
+    masking,
+    periodic,
+    prefetch,
+    results,
+    together,
+    worker,
+)
 from offload.hooks.locate import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -353,6 +362,7 @@ def _install(hook: Offload, app: Any) -> None:
     periodic.install(hook, app)
     worker.install()
     control.install()
+    masking.install()
     together.install()
     eager.install()
     results.install()

@@ -30,7 +30,6 @@ NO_KEYS = Keys(())
 
 _NAME = "offload"
 _FILE = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)  # of a value, in the node cache
-_UNTOLD = frozenset({"store", "secret", "signing_key", "verify_keys"})  # may hold passwords
 _PATIENCE = 0.5  # seconds for which an answer waits for the store
 _PACKAGES = ("numpy", "pandas", "polars", "pyarrow")
 
@@ -121,7 +120,7 @@ def _settings(hook: Offload) -> dict[str, Any]:
     told: dict[str, Any] = {
         field.name: _plain(getattr(settings, field.name))
         for field in fields(settings)
-        if field.name not in _UNTOLD
+        if field.repr  # others may hold passwords and keys
     }
     if settings.code != "off":
         told["verify_keys"] = sorted(hook.classes.policy.keys)  # their ids

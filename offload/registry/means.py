@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,7 +28,7 @@ class Means:
 
     store: Store
     policy: Policy
-    signing_key: str | None = None
+    signing_key: str | None = field(default=None, repr=False)
     ship_source: bool = False
     retrying: Callable[[Callable[[], Any]], Any] = lambda call: call()
     app: Any = None

@@ -131,7 +131,7 @@ class Settings:
                 and all(isinstance(url, str) for url in self.store)
             )
         ):
-            refuse("offload_store", self.store, "it is a URL or a list of URLs")
+            raise ConfigurationError("offload_store is refused: it is a URL or a list of URLs")
         put("store_options", _store_options(self.store_options, self.store))
         if is_int(self.tier_sizes):
             put("tier_sizes", (self.tier_sizes,))

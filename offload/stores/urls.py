@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from offload.errors import ConfigurationError
 
-__all__ = ("StoreURL", "boolean", "count", "duration", "key_prefix", "seconds", "text")
+__all__ = ("StoreURL", "boolean", "count", "duration", "key_prefix", "seconds", "shown_url", "text")
 
 T = TypeVar("T")
 Host = tuple[str, Union[int, None]]
@@ -44,7 +44,7 @@ class StoreURL:
         self.path = unquote(parts.path)
         # Until it is clear that no part of a password is taken for something else:
         self.public = f"{self.scheme}://…"
-        if parts.fragment or (hosts and "@" in parts.path):
+        if parts.fragment or ("@" in parts.path and (hosts or "://" not in url)):
             self.refuse("write '#' as %23, and in a password also '/' as %2F and '?' as %3F")
         self.hosts = [self._host(host) for host in hosts.split(",") if host]
         self.public = f"{self.scheme}://{hosts}{parts.path}"
@@ -55,6 +55,9 @@ class StoreURL:
             *parse_qsl(parts.query, keep_blank_values=True),
             *(options or {}).items(),
         ]:
+            if "@" in name:
+                self.public = f"{self.scheme}://…"
+                self.refuse("write '?' as %3F and '@' as %40 in a password")
             if name in self._options:
                 self.refuse(f"the option {name!r} is given twice")
             self._options[name] = value
@@ -99,6 +102,16 @@ class StoreURL:
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             self.refuse("what stands after a host and ':' is not a port number")
         return name.strip("[]"), int(port)
+
+
+def shown_url(url: object) -> str:
+    """Return a store's URL without credentials and options, whether or not it can be opened."""
+    if not isinstance(url, str) or "://" not in url:
+        return "…"
+    try:
+        return StoreURL(url).public
+    except ConfigurationError:
+        return f"{url.partition('://')[0]}://…"
 
 
 def text(value: Any) -> str:

@@ -1,0 +1,215 @@
+"""Nothing that is printed, logged, raised, or shown contains a password, secret, or key."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+from celery.worker.control import Panel
+from click.testing import CliRunner
+from kombu.utils.encoding import safe_repr
+from starlette.testclient import TestClient
+
+from offload import ConfigurationError, Offload, OffloadError
+from offload.cli import offload as command
+from offload.dashboard import dashboard
+from offload.doctor import examine
+from offload.hooks.control import state_of
+from offload.settings import Settings
+
+CANARY = "hunter2canary"
+AT = "localhost:1"  # where nothing listens
+S3 = f"s3://bucket/p?endpoint_url=http://{AT}&max_attempts=1"
+SECRETS = {
+    "secret": (f"{CANARY} of the references", f"{CANARY} before that"),
+    "code": "signed",
+    "signing_key": f"hmac:{CANARY} that signs classes",
+    "verify_keys": (f"hmac:{CANARY} of somebody else",),
+}
+STORES = {
+    "redis": f"redis://user:{CANARY}@{AT}/0",
+    "redis option": f"redis://{AT}?password={CANARY}",
+    "valkeys": f"valkeys://:{CANARY}@{AT}/0?ssl_cert_reqs=none&ssl_password={CANARY}",
+    "socket": f"redis+socket:///nowhere?password={CANARY}",
+    "sentinel": f"redis+sentinel://:{CANARY}@{AT}/0?sentinel_password={CANARY}",
+    "cluster": f"redis+cluster://:{CANARY}@{AT}",
+    "s3": S3.replace("s3://", f"s3://KEY:{CANARY}@"),
+    "fsspec": f"fsspec+memory://user:{CANARY}@host/folder",
+    "tiers": (f"redis://:{CANARY}@{AT}/0", S3.replace("s3://", f"s3://KEY:{CANARY}@")),
+}
+COMMANDS = (
+    ("doctor", "--no-workers"),
+    ("ls",),
+    ("stats",),
+    ("stats", "--by", "store"),
+    ("gc",),
+    ("inspect", "b3:0123456789abcdef"),
+    ("get", "b3:0123456789abcdef", "--output", "/nowhere/file"),
+    ("rm", "--yes", "b3:0123456789abcdef"),
+    ("classes", "list"),
+    ("classes", "verify"),
+    ("store", "lifecycle"),
+    ("top", "--once"),
+    ("nonsense",),
+)
+PAGES = ("/", "/stores", "/workers", "/tasks", "/blobs", "/classes", "/estimate", "/nonsense")
+
+
+class Output:
+    """All that anybody is shown."""
+
+    def __init__(self):
+        self.texts = {}
+
+    def add(self, what, text):
+        self.texts[what] = str(text)
+
+    def raised(self, what, call):
+        """Add what *call* returns, and everything of what it raises."""
+        try:
+            self.add(what, call())
+        except Exception as exc:
+            self.add(f"{what}, traceback", "".join(traceback.format_exception(exc)))
+            self.add(f"{what}, error", f"{exc!r} {exc} {vars(exc)}")
+
+    def check(self):
+        assert [what for what, text in self.texts.items() if CANARY in text] == []
+
+
+def objects_of(thing, depth=4, seen=None):
+    """Yield the objects of ours that *thing* is made of."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen or not type(thing).__module__.startswith("offload") or not depth:
+        return
+    seen.add(id(thing))
+    yield thing
+    for each in list(getattr(thing, "__dict__", {}).values()):
+        yield from objects_of(each, depth - 1, seen)
+
+
+@pytest.mark.parametrize("given", ("keyword", "conf", "options", "backend"))
+@pytest.mark.parametrize("form", STORES)
+def test_no_output_contains_a_password(form, given, caplog):
+    """Reports, configuration, errors with their causes, logs, commands, pages, and reprs, for
+    every form of a store's URL, wherever it is configured.
+    """
+    caplog.set_level(logging.DEBUG)
+    app = Celery("canary", broker="memory://", set_as_current=False)
+    options = {"retry": {"max_retries": 0}, "cache": "off"}
+    if given == "conf":
+        secrets = {f"offload_{name}": value for name, value in SECRETS.items()}
+        app.conf.update(offload_store=STORES[form], **secrets)
+    elif given == "keyword":
+        options.update(SECRETS, store=STORES[form])
+    elif form != "redis":
+        pytest.skip("one form is enough")
+    elif given == "options":
+        app.conf.offload_store = f"redis://{AT}/0"
+        app.conf.offload_store_options = {"password": CANARY}
+    else:
+        app.conf.result_backend = STORES[form]
+    hook = Offload(app, **options)
+
+    @app.task(name="echo", shared=False)
+    def echo(value):
+        return value
+
+    output = Output()
+    big = "x" * 100_000
+    state = SimpleNamespace(app=app)
+    output.add("report", app.bugreport())
+    output.add("configuration", app.conf.humanize(with_defaults=True))
+    for name in ("conf", "offload", "report"):
+        answer = Panel.data[name](state, **({"with_defaults": True} if name == "conf" else {}))
+        output.add(f"inspect {name}", json.dumps(answer, default=safe_repr))
+    output.raised("state", lambda: state_of(hook))
+    output.raised("put", lambda: hook.put(big))
+    output.raised("delay", lambda: echo.delay(big))
+    output.raised("open", lambda: hook.content.open("offload:1?x=1&m=" + "0" * 32))
+    output.raised("examine", lambda: list(examine(hook)))
+    output.raised("pin", lambda: hook.pinned("name"))
+    output.raised("classes", lambda: hook.classes.listing())
+    for thing in (hook, hook.settings, *objects_of(hook.store), *objects_of(hook.classes)):
+        output.add(f"repr of {type(thing).__name__}", f"{thing!r} {thing}")
+    for words in COMMANDS:
+        for more in ((), ("--json",)):
+            done = CliRunner().invoke(command, [*words, *more], obj=state)
+            output.add(f"celery offload {' '.join(words + more)}", done.output)
+    client = TestClient(dashboard(app), base_url="http://localhost", raise_server_exceptions=False)
+    for path in PAGES:
+        output.raised(f"page {path}", lambda path=path: client.get(path).text)
+    for record in caplog.records:  # what drivers log of themselves for debugging is theirs
+        if record.name.startswith("offload") or record.levelno > logging.DEBUG:
+            output.add(f"log {record.name}", record.getMessage())
+    output.check()
+
+
+@pytest.mark.parametrize(
+    "store",
+    (
+        5,
+        [f"redis://:{CANARY}@{AT}", None],
+        f"redis://:12?{CANARY}@host",
+        f"redis://:{CANARY}?b@host",
+        f"redis://:{CANARY}/b@host",
+        f"redis://:{CANARY}#b@host",
+        f"redis://:b#{CANARY}@host",
+        f"redis://:b/{CANARY}@host",
+        f"nonsense://:{CANARY}@host",
+        f"redis://:{CANARY}@host/?nonsense=1",
+        f"redis://:{CANARY}@host:port",
+        f"redis://:{CANARY}@host/database",
+        f"redis://host?db={CANARY}@1",
+        f"s3://KEY:{CANARY}@",
+        f"s3://bucket?endpoint_url=u:{CANARY}@host",
+        f"fsspec+nonsense://user:{CANARY}@host/",
+        f":{CANARY}@host",
+        f"redis:{CANARY}@host",
+    ),
+)
+def test_a_wrong_store_is_refused_without_its_password(store):
+    """However its URL is wrong, also where a part of the password is taken for something else."""
+    output = Output()
+    app = Celery("canary", broker="memory://", set_as_current=False)
+    app.conf.offload_store = store
+    with pytest.raises(ConfigurationError) as caught:
+        Offload(app).check_start()
+    output.add("error", "".join(traceback.format_exception(caught.value)))
+    output.add("report", app.bugreport())
+    output.add(
+        "doctor", CliRunner().invoke(command, ["doctor"], obj=SimpleNamespace(app=app)).output
+    )
+    output.check()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    (
+        {"secret": "canary2"},
+        {"secret": ["long enough to be a secret", "canary2"]},
+        {"signing_key": b"canary2"},
+        {"signing_key": "canary2"},
+        {"signing_key": "ed25519:canary2"},
+        {"signing_key": "hmac:canary2"},
+        {"verify_keys": ["ed25519:canary2"]},
+        {"verify_keys": [{"key": "hmac:canary2", "until": "never"}]},
+        {"store_options": {"password": "canary2", "nonsense": 1}},
+        {"store_options": ["canary2"]},
+    ),
+)
+def test_a_wrong_secret_is_refused_without_being_shown(wrong):
+    """What is too short or cannot be read is none of a log's business either."""
+    app = Celery("canary", broker="memory://", set_as_current=False)
+    with pytest.raises((ConfigurationError, OffloadError)) as caught:
+        Offload(app, **{"store": f"redis://{AT}", "code": "signed", **wrong}).check_start()
+    assert "canary2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_settings_with_secrets_are_not_shown():
+    """A field that may hold one is left out of the repr, from which workers' answers are made."""
+    shown = repr(Settings(store=STORES["redis"], **SECRETS))
+    assert CANARY not in shown
