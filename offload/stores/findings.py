@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-__all__ = ("Diagnosed", "Finding", "Level", "clock_finding")
+__all__ = ("Diagnosed", "Finding", "Level", "clock_finding", "stray_findings")
 
 Level = Literal["ok", "info", "warning", "error"]
 
+_SHOWN = 5  # names of stray files
 _CLOCK = 5.0  # seconds of difference that are worth a word
 
 
@@ -52,3 +53,12 @@ def clock_finding(ahead: float) -> Finding:
         "refuse requests, and references look older or younger than they are",
         "have both set by NTP",
     )
+
+
+def stray_findings(names: Iterable[str], remedy: str) -> Iterator[Finding]:
+    """Say which files lie in a store that are not its own, if there are any."""
+    found = sorted(names)
+    if found:
+        shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
+        count = "one file or folder" if len(found) == 1 else f"{len(found)} files or folders"
+        yield Finding("info", f"{count} of others' are ignored there: {shown}", remedy)

@@ -8,13 +8,16 @@ import multiprocessing
 import os
 import signal
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from offload.errors import BlobMissing, StoreError, StoreUnavailable
+from offload.errors import BlobMissing, ConfigurationError, StoreError, StoreUnavailable
 from offload.stores import open_store
 from offload.stores.file import FileStore
 from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, swept
@@ -481,3 +484,73 @@ def test_what_may_only_be_looked_at_can_be(hosts, monkeypatch, code):
     assert list(ahead.sweep(dry_run=True)) == []
     ahead._disk.clock = lambda: time.time() + 2 * HOUR
     assert [found.name for found in ahead.sweep(dry_run=True)] == [digest]
+
+
+OTHER = 4242  # a user that is nobody else
+GROUP = 4343
+
+_AS_ANOTHER_USER = """
+import os, sys
+from offload.stores import open_store
+from offload.stores.tallies import Tally
+from offload.digest import digest_of
+open_store("file:///x")  # imports, which that user may not read
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[3]))
+os.umask(int(sys.argv[4], 8))
+store, mine, theirs = open_store(sys.argv[1]), [b"mine" * 1000], [b"both" * 1000]
+digests = [digest_of(mine), digest_of(theirs)]
+store.blobs.put({digests[0]: mine, digests[1]: theirs}, float(sys.argv[5]))
+assert store.blobs.hold(digests, float(sys.argv[5])) == set()
+assert [len(bytes(found)) for found in store.blobs.get(digests, 10_000)] == [4000, 4000]
+old = store.pointers.read("counter")
+assert store.pointers.swap("counter", old, str(int(old or 0) + 1).encode())
+assert store.leases.acquire("lease", "me", 100) and store.leases.release("lease", "me")
+store.tallies.add(Tally(sys.argv[3], 1, {"a": 1}, {"a": 1}))
+list(store.sweep())
+print(store.pointers.read("counter").decode(), store.tallies.total()["a"])
+"""
+
+
+def as_user(url, user, umask, ttl):
+    """Use the store at *url* in a process of another user of the group."""
+    run = subprocess.run(
+        [sys.executable, "-c", _AS_ANOTHER_USER, url, str(GROUP), str(user), umask, str(ttl)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout.strip() or run.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users")
+@pytest.mark.parametrize("umask", ("002", "077"))
+def test_users_of_a_group_share_a_folder(umask):
+    """With ?mode=0660 users of one group change, prolong, and remove each other's files, in a
+    setgid folder, whatever their umasks.
+    """
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        folder = Path(name, "store")
+        folder.mkdir()
+        os.chown(folder, 0, GROUP)
+        folder.chmod(0o2770)
+        url = f"file://{folder}?mode=0660"
+        assert as_user(url, OTHER, umask, 100) == "1 1"
+        assert as_user(url, OTHER + 1, umask, 10_000) == "2 2"  # longer than the first asked for
+        assert as_user(url, OTHER, umask, 20_000) == "3 3"
+        for path in folder.rglob("*"):
+            assert path.stat().st_gid == GROUP
+            assert stat.S_IMODE(path.stat().st_mode) == (0o2770 if path.is_dir() else 0o660)
+        private = f"file://{name}/private"
+        Path(name).chmod(0o777)
+        assert as_user(private, OTHER, umask, 10) == "1 1"
+        assert "?mode=0660" in as_user(private, OTHER + 1, umask, 10)
+
+
+@pytest.mark.parametrize("mode", ("0400", "0777", "0661", "x", "-1", "rw"))
+def test_a_mode_is_checked(mode, folder):
+    """A mode without what the store needs, or one that makes files executable, is refused."""
+    with pytest.raises(ConfigurationError, match="mode="):
+        open_store(f"file://{folder}?mode={mode}")

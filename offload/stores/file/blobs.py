@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
@@ -17,10 +18,13 @@ from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.file.disk import Disk
 from offload.stores.looking import Seen
 
-__all__ = ("FileBlobs",)
+__all__ = ("BLOB", "STRIPE", "FileBlobs")
 
+STRIPE = re.compile(r"[0-9a-f]{2}", re.ASCII)
+BLOB = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
+"""Names of a blob's folder and file."""
 _STRIPES = [f"{number:02x}" for number in range(256)]
-_NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class FileBlobs:
@@ -80,7 +84,7 @@ class FileBlobs:
     def delete(self, digests: Iterable[Digest]) -> None:
         with self._disk.errors():
             for digest in digests:
-                with self._disk.lock(_stripe(digest)), suppress(FileNotFoundError):
+                with self._disk.lock(_stripe(digest)), suppress(*_MISSING):
                     self._path(digest).unlink()
 
     def scan(self) -> Iterator[BlobInfo]:
@@ -104,7 +108,7 @@ class FileBlobs:
                 if not self._lives(stat.st_mtime):
                     return None
                 return Seen(stat.st_size, stat.st_mtime - self._disk.clock(), file.read(size))
-        except FileNotFoundError:
+        except _MISSING:
             return None
 
     def named(self, begin: str) -> Iterator[Digest]:
@@ -149,7 +153,7 @@ class FileBlobs:
                                 store=url,
                             )
                         return file.read(stat.st_size)
-            except FileNotFoundError:
+            except _MISSING:
                 pass
         raise BlobMissing(
             f"{url} has no {digest}: it expired or was deleted", digest=digest, store=url
@@ -171,29 +175,39 @@ class FileBlobs:
             expiry = self._expiry(path)
             if not self._lives(expiry):
                 return False
-            _live_until(path, max(expiry, until))
+            self._live_until(path, max(expiry, until))
             return True
+
+    def _live_until(self, path: Path, until: float) -> None:
+        try:
+            _live_until(path, until)
+        except PermissionError:
+            # Only its owner may set a file's time. Who else may write to the folder replaces it
+            # by a copy; the caller has the lock.
+            aside = self._disk.write_aside((path.read_bytes(),))
+            _live_until(aside, until)
+            self._disk.move(aside, path)
 
     def _expiry(self, path: Path) -> float:
         try:
-            return path.stat().st_mtime
-        except FileNotFoundError:
+            found = path.stat()
+        except _MISSING:
             return 0.0
+        return found.st_mtime if S_ISREG(found.st_mode) else 0.0
 
     def _until(self, ttl: float) -> float:
         return self._disk.clock() + check_ttl(ttl) + self._skew
 
     def _path(self, digest: Digest) -> Path:
         name = digest.replace(":", "-")
-        if not _NAME.fullmatch(name):
+        if not BLOB.fullmatch(name):
             raise StoreError(f"not a content digest: {digest[:100]!r}", store=self._disk.url)
         return self._disk.root / "blobs" / _stripe(digest) / name
 
     def _stats(self, stripe: str) -> Iterator[tuple[Digest, os.stat_result]]:
-        for entry in self._disk.entries(self._disk.root / "blobs" / stripe):
-            if _NAME.fullmatch(entry.name):
-                with suppress(FileNotFoundError):
-                    yield parse_digest(entry.name.replace("-", ":")), entry.stat()
+        for entry in self._disk.files(self._disk.root / "blobs" / stripe, BLOB):
+            with suppress(FileNotFoundError):
+                yield parse_digest(entry.name.replace("-", ":")), entry.stat()
 
     def _sweep(self, stripe: str, *, dry_run: bool = False) -> list[Swept]:
         if not self._expired(stripe, self._disk.clock()):

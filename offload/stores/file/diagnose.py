@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from re import Pattern
 
 from offload.ref import human_size
 from offload.stores.capacity import Capacity
-from offload.stores.file.disk import Disk
-from offload.stores.findings import Finding
+from offload.stores.file.blobs import BLOB, STRIPE
+from offload.stores.file.disk import ASIDE, Disk
+from offload.stores.file.records import RECORD
+from offload.stores.findings import Finding, stray_findings
+from offload.stores.snapshots.names import SNAPSHOT
 
 __all__ = ("capacity", "diagnose")
 
+_LAYOUT = {
+    "blobs": (STRIPE, BLOB),
+    "pointers": (STRIPE, RECORD),
+    "leases": (STRIPE, RECORD),
+    "locks": (STRIPE,),
+    "stats": (SNAPSHOT,),
+    "tmp": (ASIDE,),
+}
 _LITTLE = 0.05  # of the file system
 
 
 def diagnose(disk: Disk) -> Iterator[Finding]:
-    """Look at the room that is left for this user."""
+    """Look at the room that is left for this user, and for what others put there."""
     free, whole = _room(disk)
     shown = f"{human_size(free)} of {human_size(whole)} are free"
     if free < whole * _LITTLE:
@@ -27,6 +40,30 @@ def diagnose(disk: Disk) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", shown)
+    with disk.errors():
+        names = [str(path.relative_to(disk.root)) for path in strays(disk)]
+    yield from stray_findings(
+        names, "keep file managers, thumbnails, and backups out of the folder"
+    )
+
+
+def strays(disk: Disk) -> Iterator[Path]:
+    """Yield the files and folders below the store's that are not its own."""
+    for entry in disk.entries(disk.root):
+        path = Path(entry.path)
+        if entry.name in _LAYOUT and entry.is_dir():
+            yield from _strays(disk, path, _LAYOUT[entry.name])
+        else:
+            yield path
+
+
+def _strays(disk: Disk, folder: Path, levels: Sequence[Pattern[str]]) -> Iterator[Path]:
+    name, *below = levels
+    for entry in disk.entries(folder):
+        if not name.fullmatch(entry.name) or not (entry.is_dir() if below else entry.is_file()):
+            yield Path(entry.path)
+        elif below:
+            yield from _strays(disk, Path(entry.path), below)
 
 
 def capacity(disk: Disk) -> Iterator[Capacity]:

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import os
 import random
+import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +18,7 @@ from offload.digest import Buffer
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.base import Swept
 
-__all__ = ("Disk",)
+__all__ = ("ASIDE", "Disk")
 
 Clock = Callable[[], float]
 
@@ -33,6 +35,9 @@ _PASSING = {
     errno.EBUSY: "it is busy",
     errno.EAGAIN: "it is busy",
 }
+_SHARED = {errno.EACCES, errno.EPERM}
+ASIDE = re.compile(r"[0-9A-Za-z-]+", re.ASCII)
+"""Names of files in ``tmp/``."""
 _LOOK_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # nothing can be removed there, either
 
 
@@ -40,15 +45,24 @@ class Disk:
     """One folder and how its files change.
 
     Args:
-        root: the folder; made (for its owner alone) when something is first written.
+        root: the folder; made when something is first written.
         clock: returns seconds since the epoch. One other than `time.time` is in place of the
             file system's as well.
         lock_timeout: seconds to wait for another process's change of the same file.
         fsync: whether what is written must outlive a power failure.
+        mode: permissions of all files, whatever the umask; folders also get what is needed to
+            open them, and keep the setgid bit. None: for their owner alone.
     """
 
     def __init__(
-        self, root: Path, url: str, *, clock: Clock, lock_timeout: float, fsync: bool
+        self,
+        root: Path,
+        url: str,
+        *,
+        clock: Clock,
+        lock_timeout: float,
+        fsync: bool,
+        mode: int | None = None,
     ) -> None:
         self.root = root
         self.url = url
@@ -56,6 +70,7 @@ class Disk:
         self._its_clock = self._touch if clock is time.time else clock
         self._lock_timeout = lock_timeout
         self._fsync = fsync
+        self._mode = mode
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -67,10 +82,10 @@ class Disk:
             meaning = _PASSING.get(exc.errno or 0)
             if meaning:
                 raise StoreUnavailable(f"{self.url}: {meaning} ({said})", store=self.url) from exc
-            raise StoreError(
-                f"{self.url} cannot be used ({said}): check the path, its owner and rights",
-                store=self.url,
-            ) from exc
+            hint = "check the path, its owner and rights"
+            if exc.errno in _SHARED and self._mode is None:
+                hint += "; if several users share it, add ?mode=0660 to its URL"
+            raise StoreError(f"{self.url} cannot be used ({said}): {hint}", store=self.url) from exc
 
     def write_aside(self, parts: Iterable[Buffer], *, fsync: bool = True) -> Path:
         """Write a new file in ``tmp/``, flushed to disk unless not *fsync*; nothing stays if that
@@ -79,7 +94,7 @@ class Disk:
         path = self.root / "tmp" / f"{os.getpid()}-{uuid4().hex}"
         self._make(path.parent)
         try:
-            with open(path, "xb", opener=_private) as file:
+            with open(path, "xb", opener=self._open) as file:
                 file.writelines(parts)
                 file.flush()
                 if self._fsync and fsync:
@@ -123,7 +138,7 @@ class Disk:
         self._make(path.parent)
         deadline = time.monotonic() + self._lock_timeout
         while True:
-            number = _private(path, os.O_RDWR | os.O_CREAT)
+            number = self._open(path, os.O_RDWR | os.O_CREAT)
             try:
                 if self._take(number, path):
                     try:
@@ -172,20 +187,24 @@ class Disk:
     def _left_before(self, moment: float) -> list[tuple[Path, int]]:
         """Return the files in ``tmp/`` that were last written before, and their sizes."""
         found = []
-        for entry in self.entries(self.root / "tmp"):
+        for entry in self.files(self.root / "tmp", ASIDE):
             with suppress(FileNotFoundError):
-                stat = entry.stat()
-                if stat.st_mtime < moment:
-                    found.append((Path(entry.path), stat.st_size))
+                found_stat = entry.stat()
+                if found_stat.st_mtime < moment:
+                    found.append((Path(entry.path), found_stat.st_size))
         return found
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """The files in a folder; none if it is not there."""
+        """Return what is in a folder; nothing if it is not there, or no folder."""
         try:
             with os.scandir(folder) as found:
                 return list(found)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def files(self, folder: Path, name: re.Pattern[str]) -> list[os.DirEntry[str]]:
+        """Return the files in a folder that are called so; others put what else is there."""
+        return [e for e in self.entries(folder) if name.fullmatch(e.name) and e.is_file()]
 
     @staticmethod
     def _take(number: int, path: Path) -> bool:
@@ -203,8 +222,41 @@ class Disk:
         if not folder.is_dir():
             for each in (self.root, *reversed(folder.parents), folder):
                 if each == self.root or self.root in each.parents:
-                    each.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    self._make_one(each)
 
+    def _make_one(self, folder: Path) -> None:
+        if self._mode is None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Others never see it without its permissions.
+            aside = folder.with_name(f".{folder.name}-{uuid4().hex}")
+            aside.mkdir(mode=0o700)
+            try:  # the kernel has set the setgid bit where it is inherited
+                setgid = aside.stat().st_mode & stat.S_ISGID
+                aside.chmod(self._mode | (self._mode & 0o444) >> 2 | setgid)
+                aside.rename(folder)
+            except OSError:
+                aside.rmdir()
+                if not folder.is_dir():  # else another process has made it
+                    raise
 
-def _private(path: str | Path, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    def _open(self, path: str | Path, flags: int) -> int:
+        if self._mode is None:
+            return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        if flags & os.O_EXCL:
+            number = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            os.fchmod(number, self._mode)
+            return number
+        flags = (flags & ~os.O_CREAT) | os.O_CLOEXEC
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            aside = self.write_aside((), fsync=False)
+            try:
+                os.link(aside, path)
+            except FileExistsError:
+                pass
+            finally:
+                aside.unlink()
+            return os.open(path, flags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,8 +14,11 @@ from offload.stores.base import Swept
 from offload.stores.checks import check_name, check_owner, check_ttl, check_value
 from offload.stores.file.disk import Disk
 
-__all__ = ("FileLeases", "FilePointers", "Records")
+__all__ = ("RECORD", "FileLeases", "FilePointers", "Records")
 
+RECORD = re.compile(r"[0-9a-f]{40}", re.ASCII)
+"""Names of a record's file."""
+_LONGEST = 1000  # bytes of a name, and more
 _REMEMBER = 86400.0  # seconds for which a lease that ended keeps its last fencing number
 
 
@@ -32,7 +36,7 @@ class Records:
     def read(self, name: str) -> bytes | None:
         try:
             return self._path(name).read_bytes().partition(b"\n")[2]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def write(self, name: str, content: bytes | None) -> None:
@@ -46,9 +50,17 @@ class Records:
 
     def names(self) -> Iterator[str]:
         for stripe in self.disk.entries(self._folder):
-            for entry in self.disk.entries(Path(stripe.path)):
+            for entry in self.disk.files(Path(stripe.path), RECORD):
                 with suppress(FileNotFoundError), Path(entry.path).open("rb") as file:
-                    yield file.readline().rstrip(b"\n").decode()
+                    name = file.readline(_LONGEST).rstrip(b"\n").decode("ascii", "replace")
+                    if self._is_of(name, entry.path):  # else others put it there
+                        yield name
+
+    def _is_of(self, name: str, path: str) -> bool:
+        try:
+            return self._path(name) == Path(path)
+        except ValueError:
+            return False
 
     def stripe(self, name: str) -> str:
         return self._path(name).parent.name

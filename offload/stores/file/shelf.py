@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from offload.stores.file.disk import Disk
+from offload.stores.snapshots.names import SNAPSHOT
 from offload.stores.snapshots.shelf import LARGEST, Entry
 
 __all__ = ("FileShelf",)
@@ -24,7 +25,7 @@ class FileShelf:
     def entries(self) -> list[Entry]:
         found = []
         with self._disk.errors():
-            for entry in self._disk.entries(self._folder):
+            for entry in self._disk.files(self._folder, SNAPSHOT):
                 with suppress(FileNotFoundError):
                     stat = entry.stat()
                     tag = f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
@@ -36,7 +37,8 @@ class FileShelf:
             return [self._read(name) for name in names]
 
     def _read(self, name: str) -> bytes | None:
-        with suppress(FileNotFoundError), (self._folder / name).open("rb") as file:
+        missing = FileNotFoundError, IsADirectoryError
+        with suppress(*missing), (self._folder / name).open("rb") as file:
             return file.read(LARGEST)
         return None
 

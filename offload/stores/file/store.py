@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from offload.stores.base import Swept
 from offload.stores.capacity import Capacity
@@ -30,6 +31,8 @@ class FileStore:
         lock_timeout: seconds to wait while another process changes the same file.
         fsync: whether what was stored must outlive a power failure. Without it a blob may
             be there after one with a wrong content, which its readers notice.
+        mode: permissions of all files, such as 0o660 for users of one group, whatever the
+            umask; folders get those to enter them, too. None: for their owner alone.
         clock: returns seconds since the epoch, in place of this host's clock and the file
             system's.
     """
@@ -41,11 +44,12 @@ class FileStore:
         skew: float = 60.0,
         lock_timeout: float = 10.0,
         fsync: bool = True,
+        mode: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         root = Path(root).absolute()
         self.url = root.as_uri()
-        disk = Disk(root, self.url, clock=clock, lock_timeout=lock_timeout, fsync=fsync)
+        disk = Disk(root, self.url, clock=clock, lock_timeout=lock_timeout, fsync=fsync, mode=mode)
         self.blobs = FileBlobs(disk, skew)
         self.pointers = FilePointers(disk)
         self.leases = FileLeases(disk)
@@ -62,7 +66,7 @@ class FileStore:
         yield from self.tallies.sweep(dry_run=dry_run)
 
     def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
-        """Look at the room on the disk."""
+        """Look at the room on the disk, and for files that others put there."""
         return diagnose(self._disk)
 
     def capacity(self) -> Iterator[Capacity]:
@@ -74,7 +78,10 @@ class FileStore:
 
 
 def open_file(url: StoreURL) -> FileStore:
-    """Open ``file:///folder``. Options: ``skew``, ``lock_timeout`` (seconds), ``fsync``."""
+    """Open ``file:///folder``.
+
+    Options: ``skew``, ``lock_timeout`` (seconds), ``fsync``, ``mode`` (octal, as ``0660``).
+    """
     if [host for host, _ in url.hosts] not in ([], ["localhost"]) or not url.path.strip("/"):
         url.refuse("a folder is written file:///path/to/folder, with three slashes")
     return FileStore(
@@ -82,4 +89,16 @@ def open_file(url: StoreURL) -> FileStore:
         skew=url.take("skew", duration, 60.0),
         lock_timeout=url.take("lock_timeout", seconds, 10.0),
         fsync=url.take("fsync", boolean, True),
+        mode=url.take("mode", _mode, None),
     )
+
+
+def _mode(value: Any) -> int:
+    """Permissions of files: octal where they are a text."""
+    try:
+        mode = int(value, 8) if isinstance(value, str) else int(value)
+    except ValueError:
+        mode = -1
+    if isinstance(value, bool) or mode & 0o600 != 0o600 or not 0 < mode <= 0o666 or mode & 0o111:
+        raise ValueError("octal permissions of files from 0600 to 0666, such as 0660")
+    return mode

@@ -14,7 +14,7 @@ from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
 from offload.stores.base import PUT, BlobInfo, Parts, Swept
 from offload.stores.checks import check_holder, check_limit, check_ttl
-from offload.stores.fsspec.folder import Folder
+from offload.stores.fsspec.folder import CLOCK, Folder
 from offload.stores.looking import Seen
 from offload.stores.threads import Threads
 
@@ -24,6 +24,7 @@ WINDOW = 32 << 20  # bytes read ahead
 _SWEPT_AT_ONCE = 256
 _NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
 _MARK = re.compile(r"([0-9a-f]{32})\.([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
+_OWN = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,15}\.[0-9]{1,15})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,10 @@ class FsspecBlobs:
     def named(self, begin: str) -> Iterator[Digest]:
         return (digest for digest in self._digests() if digest.startswith(begin))
 
+    def strays(self) -> list[str]:
+        """Return the names beside the blobs that are not the store's own."""
+        return [f"blobs/{name}" for name in self._folder.names() if not _is_own(name)]
+
     def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
         """Remove what expired, and what killed writers left, unless *dry_run*; yield it."""
         digests = list(self._digests())
@@ -182,7 +187,7 @@ class FsspecBlobs:
         )
 
     def _delete(self, digest: Digest) -> None:
-        names = self._folder.names(_file(digest))
+        names = list(filter(_OWN.fullmatch, self._folder.names(_file(digest))))
         for name in sorted(names, key=len, reverse=True):  # the marks first
             self._folder.remove(_file(digest), name)
         if names:
@@ -199,7 +204,7 @@ class FsspecBlobs:
         if dry_run:
             return swept
         ended = {mark.name for mark in marks}
-        for name in sorted(names, key=len, reverse=True):
+        for name in sorted(filter(_OWN.fullmatch, names), key=len, reverse=True):
             if name.partition(".")[0] in ended:
                 self._folder.remove(_file(digest), name)
         self._folder.remove_folder(_file(digest))
@@ -214,6 +219,10 @@ class FsspecBlobs:
         for name in self._folder.names():
             if _NAME.fullmatch(name):
                 yield parse_digest(name.replace("-", ":"))
+
+
+def _is_own(name: str) -> bool:
+    return bool(_NAME.fullmatch(name) or CLOCK.fullmatch(name))
 
 
 def _marks(names: Iterable[str]) -> list[_Mark]:

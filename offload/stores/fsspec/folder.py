@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -12,8 +13,10 @@ from typing import Any
 from offload.errors import OffloadError, StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
 
-__all__ = ("FileSystem", "Folder")
+__all__ = ("CLOCK", "FileSystem", "Folder")
 
+CLOCK = re.compile(r"clock-[0-9a-f]{32}", re.ASCII)
+"""Names of files that are written to learn the file system's time."""
 FileSystem = Any  # fsspec ships no types
 
 
@@ -51,7 +54,7 @@ class Folder:
             with self._errors() as system:
                 system.invalidate_cache(path)
                 return list(system.ls(path, detail=detail))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def write(self, content: bytes, *names: str) -> None:
@@ -60,10 +63,16 @@ class Folder:
             system.pipe_file(self.path(*names), content)
 
     def read(self, *names: str, size: int | None = None) -> bytes:
-        """Return a file's content, or no more than the first *size* bytes."""
+        """Return a file's content, or no more than the first *size* bytes.
+
+        Raises FileNotFoundError also where a folder is in its place.
+        """
         with self._errors() as system:
             part = {} if size is None else {"start": 0, "end": size}
-            content: bytes = system.cat_file(self.path(*names), **part)
+            try:
+                content: bytes = system.cat_file(self.path(*names), **part)
+            except IsADirectoryError as exc:
+                raise FileNotFoundError(*exc.args) from exc
             return content
 
     def remove(self, *names: str) -> None:
@@ -100,7 +109,7 @@ class Folder:
     def _errors(self) -> Iterator[FileSystem]:
         try:
             yield self._systems.get()
-        except (FileNotFoundError, OffloadError):
+        except (FileNotFoundError, NotADirectoryError, OffloadError):
             raise
         except PermissionError as exc:
             raise StoreError(

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from offload.stores.fsspec.folder import Folder
+from offload.stores.fsspec.folder import CLOCK, Folder
+from offload.stores.snapshots.names import SNAPSHOT
 from offload.stores.snapshots.shelf import LARGEST, Entry
 from offload.stores.threads import Threads
 
@@ -79,6 +80,12 @@ class FsspecShelf:
             files = [each.file for each in self._versions() if each.name in wanted]
             self._threads.each(self._folder.remove, files)
 
+    def strays(self) -> list[str]:
+        """Return the names beside the statistics that are not the store's own."""
+        own = {each.file for each in self._versions()}
+        names = self._folder.sizes()
+        return [f"stats/{n}" for n in names if n not in own and not CLOCK.fullmatch(n)]
+
     def now(self) -> float:
         return self._clock()
 
@@ -91,6 +98,7 @@ class FsspecShelf:
         found = []
         for file, size in self._folder.sizes().items():
             match = _NAME.fullmatch(file)
-            if match is not None and (not whole or size in (None, int(match[3]))):
+            is_ours = match is not None and SNAPSHOT.fullmatch(match[1])
+            if match is not None and is_ours and (not whole or size in (None, int(match[3]))):
                 found.append(_Version(match[1], int(match[2]), int(match[3])))
         return found

@@ -124,7 +124,7 @@ class Link:
             for key in self._client().scan_iter(match=pattern, count=_SCAN, _type=kind):
                 if key not in seen:
                     seen.add(key)
-                    found.append(key.decode())
+                    found.append(key.decode("utf-8", "replace"))
                 if len(found) >= _SCAN:
                     yield found
                     found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -95,7 +96,12 @@ class RedisPlaces:
 
     def noted(self) -> Iterator[list[Digest]]:
         for keys in self._link.keys(self._place):
-            yield [parse_digest(key[len(self._place) : -1]) for key in keys]
+            yield list(filter(None, (self._digest(key) for key in keys)))
+
+    def _digest(self, key: str) -> Digest | None:
+        with suppress(ValueError):
+            return parse_digest(key[len(self._place) : -1])
+        return None  # others wrote it
 
     # -- for blobs as well
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from offload.stores.checks import check_name, check_value
 from offload.stores.redis.link import Link, script
@@ -34,4 +35,5 @@ class RedisPointers:
     def names(self, prefix: str = "") -> Iterator[str]:
         for keys in self._link.keys(self._begin + prefix):
             for key in keys:
-                yield key[len(self._begin) :]
+                with suppress(ValueError):  # others wrote it
+                    yield check_name(key[len(self._begin) :])

@@ -22,7 +22,7 @@ from offload.stores.s3.body import Body, body_of, size_of
 from offload.stores.s3.failures import driver_errors
 from offload.stores.s3.link import GONE_OR_CHANGED, Link, Response
 
-__all__ = ("S3Blobs",)
+__all__ = ("BLOB", "S3Blobs")
 
 NONCE = 16
 """Random bytes that follow a blob, so that no two writes of it have the same ETag."""
@@ -34,7 +34,7 @@ DELETES = 1000
 """Objects that one request deletes."""
 _TURNS = 20
 _TTL, _BEFORE = "offload-ttl", "offload-before"
-_NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
+BLOB = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,7 @@ class S3Blobs:
 
     def _key(self, digest: Digest) -> str:
         name = digest.replace(":", "-")
-        if not _NAME.fullmatch(name):
+        if not BLOB.fullmatch(name):
             raise StoreError(f"not a content digest: {digest[:100]!r}", store=self._link.url)
         return f"{self._link.begin}blobs/{name}"
 
@@ -361,7 +361,7 @@ class S3Blobs:
 
 def _digests(page: Iterable[Mapping[str, Any]]) -> list[Digest]:
     names = [entry["Key"].rpartition("/")[2] for entry in page]
-    return [parse_digest(n.replace("-", ":")) for n in names if _NAME.fullmatch(n)]
+    return [parse_digest(n.replace("-", ":")) for n in names if BLOB.fullmatch(n)]
 
 
 def _whole(answer: Response) -> int | None:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from offload.errors import ConfigurationError, StoreError
-from offload.stores.findings import Finding, clock_finding
+from offload.stores.findings import Finding, clock_finding, stray_findings
 from offload.stores.lifecycle import Rule
+from offload.stores.s3.blobs import BLOB
 from offload.stores.s3.link import Link
-from offload.stores.s3.records import Conditions
+from offload.stores.s3.records import PROBE, Conditions, record_name
+from offload.stores.snapshots.names import SNAPSHOT
 
 __all__ = ("diagnose",)
 
+_OWN: Mapping[str, Callable[[str], object]] = {
+    "blobs": BLOB.fullmatch,
+    "leases": record_name,
+    "pointers": record_name,
+    "probe": PROBE.fullmatch,
+    "stats": SNAPSHOT.fullmatch,
+}
+_PAGES = 10  # of 1000 keys each
 _COMMAND = "write a rule with `celery offload store lifecycle`"
 
 
@@ -24,6 +35,7 @@ def diagnose(link: Link, conditions: Conditions, rule: Rule | None) -> Iterator[
     """
     yield _clock(link)
     yield _deletes(conditions)
+    yield from stray_findings(strays(link), "keep what others write out of the prefix")
     try:
         _, answer = link.ask("get_bucket_lifecycle_configuration", (404, 501))
     except StoreError as exc:
@@ -34,6 +46,15 @@ def diagnose(link: Link, conditions: Conditions, rule: Rule | None) -> Iterator[
         )
         return
     yield from _rules(answer.get("Rules", []), link.begin, rule)
+
+
+def strays(link: Link) -> Iterator[str]:
+    """Yield the keys below the store's prefix that are not its own, of those listed first."""
+    for folder, is_own in _OWN.items():
+        for page in islice(link.pages(folder), _PAGES):
+            begin = len(f"{link.begin}{folder}/")
+            names = (str(entry["Key"])[begin:] for entry in page)
+            yield from (f"{link.begin}{folder}/{name}" for name in names if not is_own(name))
 
 
 def _clock(link: Link) -> Finding:

@@ -18,11 +18,13 @@ from offload.stores.processes import PerProcess
 from offload.stores.s3.failures import driver_errors
 from offload.stores.s3.link import GONE_OR_CHANGED, Link
 
-__all__ = ("Conditions", "Record", "Records", "S3Leases", "S3Pointers")
+__all__ = ("PROBE", "Conditions", "Record", "Records", "S3Leases", "S3Pointers", "record_name")
 
 NONCE = 16
 """Random bytes with which a record begins, so that no two writes have the same ETag."""
 _PROBE = "probe"
+PROBE = re.compile(r"[0-9a-f]{32}", re.ASCII)
+"""Names of what is written to ask by."""
 _TURNS = 100
 _REMEMBER = 86400.0
 """Seconds for which a lease that ended keeps its last fencing number, and an unset pointer
@@ -66,6 +68,8 @@ class Conditions:
     def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
         """Remove, unless *dry_run*, what killed processes left that were asking; yield it."""
         for entry in _aged(self._link, _PROBE, _ASKING):
+            if not PROBE.fullmatch(entry["Key"].rpartition("/")[2]):
+                continue  # others put it there
             if not dry_run:
                 self._link.ask("delete_object", (404,), records=True, Key=entry["Key"])
             name = entry["Key"][len(self._link.begin) :]
@@ -180,13 +184,15 @@ class Records:
             return
         for page in self._link.pages(self._folder, prefix.replace("/", "!")):
             for entry in page:
-                yield self._name(entry), entry
+                name = self._name(entry)
+                if name is not None:
+                    yield name, entry
 
     def sweep(self, is_over: Callable[[Record], bool], *, dry_run: bool) -> Iterator[str]:
         """Delete, unless *dry_run*, the records that are over; yield their names."""
         for entry in _aged(self._link, self._folder, _REMEMBER):
             name = self._name(entry)
-            if self._remove_if(name, is_over, dry_run=dry_run):
+            if name is not None and self._remove_if(name, is_over, dry_run=dry_run):
                 yield name
 
     def _remove_if(self, name: str, is_over: Callable[[Record], bool], *, dry_run: bool) -> bool:
@@ -217,9 +223,19 @@ class Records:
     def _key(self, name: str) -> str:
         return self._begin + check_name(name).replace("/", "!")
 
-    def _name(self, entry: Mapping[str, Any]) -> str:
+    def _name(self, entry: Mapping[str, Any]) -> str | None:
+        """Return the name of a record that is listed; None for what others put there."""
         key: str = entry["Key"]
-        return key[len(self._begin) :].replace("!", "/")
+        return record_name(key[len(self._begin) :]) if entry["Size"] >= NONCE else None
+
+
+def record_name(last: str) -> str | None:
+    """Return which record's key ends so; None if it is none of the store's."""
+    if last.startswith(".") or "/" in last:
+        return None
+    with suppress(ValueError):
+        return check_name(last.replace("!", "/"))
+    return None
 
 
 def _aged(link: Link, folder: str, age: float) -> Iterator[dict[str, Any]]:
@@ -321,7 +337,8 @@ class S3Leases:
         """Forget leases that ended a day ago, and yield them."""
 
         def is_over(seen: Record) -> bool:
-            return _lease(seen).until < seen.earliest - _REMEMBER
+            lease = _lease(seen)
+            return lease.fence > 0 and lease.until < seen.earliest - _REMEMBER
 
         for name in self._records.sweep(is_over, dry_run=dry_run):
             yield Swept("lease", name, 0, "ended a day ago")

@@ -9,6 +9,7 @@ from contextlib import closing
 
 from offload.stores.s3.failures import driver_errors
 from offload.stores.s3.link import Link
+from offload.stores.snapshots.names import SNAPSHOT
 from offload.stores.snapshots.shelf import LARGEST, Entry
 
 __all__ = ("S3Shelf",)
@@ -28,6 +29,8 @@ class S3Shelf:
         for page in self._link.pages(_FOLDER):
             for entry in page:
                 name = entry["Key"][len(self._key("")) :]
+                if not SNAPSHOT.fullmatch(name):
+                    continue  # others put it there
                 written = entry["LastModified"].timestamp()
                 found.append(Entry(name, entry["Size"], entry["ETag"], written))
         return found

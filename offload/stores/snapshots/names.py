@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ("END", "is_fold", "is_part", "new_fold", "new_part")
+__all__ = ("END", "SNAPSHOT", "is_fold", "is_part", "new_fold", "new_part")
 
 END = ".end"
 """What follows a part's name in that of the file which says that it is over."""
 
+SNAPSHOT = re.compile(r"part-[0-9a-f]{32}(\.end)?|fold-[0-9]{10}-[0-9a-f]{32}", re.ASCII)
+"""All names of such files; others put what else lies beside them."""
 _PART = re.compile(r"part-[0-9a-f]{32}", re.ASCII)
 _FOLD = re.compile(r"fold-([0-9]{10})-[0-9a-f]{32}", re.ASCII)
 

@@ -1,0 +1,156 @@
+"""Files that others put into a store's folder are ignored, and reported by doctor."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from offload.stores import open_store
+from offload.stores.tallies import Tally
+from offload.testing.servers import redis_client
+from offload.testing.store import HOUR, blob, contents
+from tests.stores.moto_s3 import moto_s3
+
+NAMES = (".DS_Store", "._notes", ".nfs000000000042", "Thumbs.db", "b3-0", "f" * 40, "a.tmp")
+BYTES = b"\0\xff\xfe binary \n\n"
+
+
+def use(store):
+    """Store something of every kind; return the blob."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    store.tallies.add(Tally("p", 1, {"a": 1}, {"a": 1}))
+    return digest, content
+
+
+def holds_up(store, digest, content, *, records=True):
+    """Assert that everything works, and that nothing else is listed or removed."""
+    assert contents(store, [digest]) == [content]
+    assert [info.digest for info in store.blobs.scan()] == [digest]
+    assert list(store.blobs.named("b3:")) == [digest]
+    assert list(store.sweep(dry_run=True)) == []
+    assert list(store.sweep()) == []
+    assert store.tallies.total() == {"a": 1}
+    if records:
+        assert list(store.pointers.names("classes/")) == ["classes/one"]
+        assert store.leases.renew("lease", "me", HOUR)
+    found = [each.what for each in store.diagnose(longest=HOUR) if "ignored" in each.what]
+    store.blobs.delete([digest])
+    assert list(store.blobs.scan()) == []
+    return found
+
+
+def plant(folder, names=NAMES, *, digest=True):
+    """Put files, folders, and files where folders are expected into *folder*."""
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(BYTES * number)
+    below = folder / "@eaDir" / "inner"
+    below.mkdir(parents=True)
+    (below / "SYNO").write_bytes(BYTES)
+    if digest:
+        (folder / ("b3-" + "9" * 64)).mkdir()
+    for path in folder.rglob("*"):
+        if path.name in (*names, "@eaDir"):
+            os.utime(path, (1, 1))  # long ago
+
+
+def test_in_files(tmp_path):
+    """Stray files and folders at every level of a file store."""
+    store = open_store(f"file://{tmp_path}/store")
+    digest, content = use(store)
+    assert store.pointers.swap("classes/one", None, b"1")
+    assert store.leases.acquire("lease", "me", HOUR)
+    root = tmp_path / "store"
+    folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+    for folder in folders:
+        plant(folder, [name for name in NAMES if "." in name or folder.name != "tmp"])
+    for name in ("blobs/77", "pointers/77", "leases/77"):  # a file in a folder's place
+        if not (root / name).exists():
+            (root / name).write_bytes(BYTES)
+    before = set(root.rglob("*"))
+    (found,) = holds_up(store, digest, content)
+    assert ".DS_Store" in found
+    assert before - set(root.rglob("*")) == {
+        root / "blobs" / digest[3:5] / digest.replace(":", "-")
+    }
+
+
+def test_a_folder_in_a_blobs_place(tmp_path):
+    """A folder called as a blob is no blob: it is missing, not there for ever."""
+    store = open_store(f"file://{tmp_path}/store")
+    digest, _ = blob()
+    path = tmp_path / "store" / "blobs" / digest[3:5] / digest.replace(":", "-")
+    path.mkdir(parents=True)
+    assert store.blobs.hold([digest], 1) == {digest}
+    assert store.blobs.look([digest], 1) == [None]
+    assert list(store.blobs.scan()) == []
+    assert list(store.sweep()) == []
+    store.blobs.delete([digest])
+
+
+def test_through_fsspec(tmp_path):
+    """Stray files and folders beside blobs, marks, and statistics behind fsspec."""
+    store = open_store(f"fsspec+file://{tmp_path}/store")
+    digest, content = use(store)
+    root = tmp_path / "store"
+    for folder in [path for path in root.rglob("*") if path.is_dir()]:
+        plant(folder, digest=False)
+    (found,) = holds_up(store, digest, content, records=False)
+    assert "blobs/.DS_Store" in found
+    store.close()
+
+
+def strays_in_a_bucket(client, bucket, prefix):
+    for folder in ("blobs", "pointers", "leases", "stats", "probe"):
+        for number, name in enumerate(("", *NAMES, "@eaDir/SYNO", "sub/b3-" + "9" * 64)):
+            if name != "f" * 40 and not (name == "Thumbs.db" and folder == "pointers"):
+                client.put_object(
+                    Bucket=bucket, Key=f"{prefix}/{folder}/{name}", Body=BYTES * number
+                )
+
+
+def test_in_a_bucket_long_ago():
+    """Stray objects, also those older than everything that a sweep removes by age."""
+    now = [datetime.now(timezone.utc).timestamp()]
+    with moto_s3(lambda: now[0], skew=1) as store:
+        link = store._link
+        strays_in_a_bucket(link._clients.get(), link.bucket, link.begin.rstrip("/"))
+        now[0] += timedelta(days=10).total_seconds()
+        digest, content = use(store)
+        assert store.pointers.swap("classes/one", None, b"1")
+        assert store.leases.acquire("lease", "me", HOUR)
+        before = keys(link)
+        (found,) = holds_up(store, digest, content)
+        assert "blobs/.DS_Store" in found
+        assert before - keys(link) == {f"{link.begin}blobs/{digest.replace(':', '-')}"}
+
+
+def keys(link):
+    return {
+        entry["Key"]
+        for folder in ("blobs", "pointers", "leases", "stats", "probe")
+        for page in link.pages(folder)
+        for entry in page
+    }
+
+
+@pytest.mark.server
+def test_among_redis_keys(redis):
+    """Foreign keys under the store's prefix, binary ones among them."""
+    store = open_store(f"{redis.url}?prefix=strays")
+    digest, content = use(store)
+    assert store.pointers.swap("classes/one", None, b"1")
+    with redis_client(redis) as client:
+        for folder in ("blob:{", "holds:{", "place:{", "pointer:", "lease:", "{stats}:"):
+            for name in (b"\xff\xfe}", b".DS_Store", b"", b"b3:0}"):
+                client.set(f"strays:{folder}".encode() + name, BYTES)
+    assert [info.digest for info in store.blobs.scan()] == [digest]
+    assert list(store.blobs.named("")) == [digest]
+    assert list(store.pointers.names("classes/")) == ["classes/one"]
+    assert sorted(store.pointers.names()) == [".DS_Store", "classes/one"]
+    assert [name for some in store.places.noted() for name in some] == []
+    assert contents(store, [digest]) == [content]
+    store.tallies.clear()
+    store.close()
