@@ -49,10 +49,25 @@ class Identity:
 
     Attributes:
         hash: 64 hexadecimal digits.
+        size: bytes that were hashed.
     """
 
     hash: str
+    size: int
     _watch: Watch = field(repr=False)
+
+    @property
+    def unsure(self) -> str:
+        """Where something is for which the hash has to be taken every time; "" if nowhere."""
+        return self._watch.unsure
+
+    def changed_since(self, before: Identity) -> str:
+        """Return the first class attribute or global whose value is another than before; "" if
+        code changed.
+        """
+        old = before._watch.parts
+        new = self._watch.parts.items()
+        return next((name for name, value in new if old.get(name, value) != value), "")
 
     def holds(self) -> bool:
         """Return whether the object is certain to be what it was."""
@@ -84,7 +99,8 @@ def identify(obj: Any, scope: Scope) -> Identity:
     found = hashlib.sha256(b"offload class 2\0" + text(b"python", python_tag()))
     found.update(b"docs\0" if reads_docs else b"")
     found.update(digest_of_graph(obj, contents))
-    return Identity(found.hexdigest(), watch)
+    size = sum(len(content.written) for content in contents.values())
+    return Identity(found.hexdigest(), size, watch)
 
 
 def _contents(

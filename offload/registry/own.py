@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
 from offload.errors import SerializationError
+from offload.ref import human_size
 from offload.registry.identity import Identity, identify
 from offload.registry.names import name_of
 from offload.registry.pickling import Pair
@@ -15,9 +17,12 @@ from offload.registry.scope import Scope
 
 __all__ = ("Own", "defined")
 
+logger = logging.getLogger(__name__)
+
 _KEPT = 8
 """Of what had one name, one after the other, so many are remembered: a notebook's cell may be
 run often."""
+_MUCH = 1 << 20  # bytes that are worth a warning if they are hashed for every message
 
 
 class Own:
@@ -25,6 +30,7 @@ class Own:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[Any, Scope, Identity], ...]] = {}
+        self._warned: set[str] = set()
         self._sent: dict[str, tuple[Any, ...]] = {}
 
     def pair(self, obj: Any, scope: Scope) -> Pair:
@@ -39,9 +45,35 @@ class Own:
             if each is obj and its is scope and identity.holds():
                 return name, identity.hash
         identity = identify(obj, scope)
+        before = [its for each, in_, its in known if each is obj and in_ is scope]
+        self._warn(name, identity, *before)
         others = [other for other in known if other[0] is not obj]
         self._known[name] = ((obj, scope, identity), *others[: _KEPT - 1])
         return name, identity.hash
+
+    def _warn(self, name: str, identity: Identity, before: Identity | None = None) -> None:
+        """Warn, once for each name, of data that makes versions, or long hashing, unnoticed."""
+        if before is None or name in self._warned:
+            return
+        changed = identity.changed_since(before) if identity.hash != before.hash else ""
+        if changed:
+            logger.warning(
+                "%s has changed, so another version of %s is sent; each change makes one, which "
+                "is stored and loaded for itself: keep what changes in instances or arguments",
+                changed,
+                name,
+            )
+        elif identity.unsure and identity.size > _MUCH:
+            logger.warning(
+                "%s is hashed again for every message, all %s of it, as %s may change unnoticed: "
+                "pass it as an argument, or keep it in a list, dict, or tuple of plain values",
+                name,
+                human_size(identity.size),
+                identity.unsure,
+            )
+        else:
+            return
+        self._warned.add(name)
 
     def send(self, obj: Any) -> None:
         """Remember that this process sent a class or function."""

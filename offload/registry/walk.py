@@ -17,7 +17,8 @@ import sys
 import types
 import typing
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from offload.errors import SerializationError
@@ -43,6 +44,7 @@ _MODULES_OWN = frozenset(
 """Globals that say where code stands."""
 _UNCHANGED = (functools.partial, functools.partialmethod)
 """Their parts may change, they do not."""
+_CONTAINERS = frozenset({list, dict, set})
 _VALUES = (tuple, str, bytes, int, float, complex, frozenset)
 
 
@@ -171,10 +173,20 @@ class Walk:
         self._alive.append(obj)
         return False
 
-    def _changes(self) -> None:
+    def _changes(self, value: Any) -> None:
         """Take note that something was met that may change while it stays the same object."""
-        if not self._settled:
-            self.watch.constant = False
+        if self._settled or (type(value) in _CONTAINERS and self.watch.content(value)):
+            return
+        self.watch.constant = False
+        self.watch.unsure = self.watch.unsure or f"{' > '.join(self._where)} ({type_name(value)})"
+
+    @contextmanager
+    def _fingerprint(self, label: str, value: Any) -> Iterator[None]:
+        """Take note of what *value* is written as within this, if it is no code."""
+        begin = len(self._out)
+        yield
+        if not callable(value) and not hasattr(type(value), "__get__"):
+            self.watch.parts[label] = hash(b"".join(self._out[begin:]))
 
     def _doc(self, doc: Any) -> None:
         if self.docs:
@@ -267,7 +279,8 @@ class Walk:
             if isinstance(value, types.ModuleType) and value in self.scope:
                 self._module(value, code)
             else:
-                self._part(name, value)
+                with self._fingerprint(f"{self._home}.{name}", value):
+                    self._part(name, value)
 
     def _annotations(self, obj: Any) -> None:
         found = annotations_of(obj)
@@ -331,7 +344,8 @@ class Walk:
             self._text(b"name", name)
             before = self._settled
             self._settled = before or (name.startswith("__") and name.endswith("__"))
-            self._part(name, value)
+            with self._fingerprint(f"{cls.__qualname__}.{name}", value):
+                self._part(name, value)
             self._settled = before
 
     # -- instances
@@ -359,7 +373,7 @@ class Walk:
             if self._again(value):
                 return
             if not (isinstance(value, _UNCHANGED) or self._is_sentinel(value, reduced)):
-                self._changes()
+                self._changes(value)
         self._begin(b"object")
         self.value(make)
         self.value(args)

@@ -6,11 +6,15 @@ import abc
 import sys
 import types
 from collections.abc import Iterable, Mapping
+from itertools import chain
+from operator import is_
 from typing import Any
 
 __all__ = ("MISSING", "Watch")
 
 MISSING: Any = object()
+_ROOM = 1 << 20
+"""Items of containers that are remembered for one hash, at 8 bytes each."""
 
 
 class Watch:
@@ -18,10 +22,16 @@ class Watch:
 
     Attributes:
         constant: whether nothing else that was met can change.
+        unsure: where something is that may change unnoticed, and its type; "" if nowhere.
+        parts: a fingerprint of what each class attribute and global was hashed as.
     """
 
     def __init__(self) -> None:
         self.constant = True
+        self.unsure = ""
+        self.parts: dict[str, int] = {}
+        self._room = _ROOM
+        self._contents: list[tuple[Any, tuple[Any, ...]]] = []
         self._names: list[tuple[Mapping[Any, Any], Any, Any]] = []
         self._sizes: list[tuple[Mapping[Any, Any], int]] = []
         self._cells: list[tuple[types.CellType, Any]] = []
@@ -49,6 +59,15 @@ class Watch:
     def bases(self, cls: type) -> None:
         self._bases.append((cls, cls.__bases__))
 
+    def content(self, container: Any) -> bool:
+        """Watch the items of a list, dict, or set; return whether there was room for that."""
+        items = tuple(_items(container))
+        self._room -= len(items)
+        if self._room < 0:
+            return False
+        self._contents.append((container, items))
+        return True
+
     def annotations(self, obj: Any, found: dict[str, Any]) -> None:
         """Watch annotations, where they are not code."""
         if found and sys.version_info < (3, 14):
@@ -70,8 +89,22 @@ class Watch:
                 for function, code, defaults, keywords in self._functions
             )
             and all(cls.__bases__ is bases for cls, bases in self._bases)
+            and all(_holds(container, items) for container, items in self._contents)
             and self._registered == abc.get_cache_token()
         )
+
+
+def _items(container: Any) -> Iterable[Any]:
+    return chain(container, container.values()) if type(container) is dict else container
+
+
+def _holds(container: Any, items: tuple[Any, ...]) -> bool:
+    """Return whether a container holds the very *items*, in this order."""
+    count = len(container) * 2 if type(container) is dict else len(container)
+    try:
+        return count == len(items) and all(map(is_, _items(container), items))
+    except RuntimeError:  # another thread changes it
+        return False
 
 
 def _content(cell: types.CellType) -> Any:

@@ -24,7 +24,7 @@ class NoContent(Exception):
 def _container(tag: bytes) -> Callable[[Walk, Any], None]:
     def write(walk: Walk, value: Any) -> None:
         if not walk._again(value):
-            walk._changes()
+            walk._changes(value)
             walk._all(tag, value)
 
     return write
@@ -32,25 +32,25 @@ def _container(tag: bytes) -> Callable[[Walk, Any], None]:
 
 def _dict(walk: Walk, value: dict[Any, Any]) -> None:
     if not walk._again(value):
-        walk._changes()
+        walk._changes(value)
         walk._all(b"dict", value.items())
 
 
 def _set(walk: Walk, value: set[Any]) -> None:
     if not walk._again(value):
-        walk._changes()
+        walk._changes(value)
         walk._unordered(b"set", value)
 
 
 def _weak_set(walk: Walk, value: Any) -> None:
     if not walk._again(value):
-        walk._changes()
+        walk._changes(value)
         walk._unordered(b"weak set", list(value))
 
 
 def _proxy(walk: Walk, value: types.MappingProxyType[Any, Any]) -> None:
     if not walk._again(value):
-        walk._changes()
+        walk._changes(value)
         walk._all(b"mapping", value.items())
 
 

@@ -422,13 +422,37 @@ def test_a_hash_is_remembered_until_something_changes(name):
     assert after.holds()
 
 
-@pytest.mark.parametrize("value", ([1], {"a": 1}, {1}, types.SimpleNamespace(a=1)))
+CONTAINERS = {
+    "[1]": lambda value: value.append(2),
+    "[1, 2]": lambda value: value.__setitem__(0, 3),
+    "[True]": lambda value: value.__setitem__(0, 1),
+    "[{'a': [1]}]": lambda value: value[0]["a"].append(2),
+    "{'a': 1}": lambda value: value.update(a=2),
+    "{'a': 1, 2: 3}": lambda value: value.update(b=2),
+    "({1}, 2)": lambda value: value[0].add(2),
+    "{1, 2}": lambda value: (value.remove(1), value.add(3)),
+}
+
+
+@pytest.mark.parametrize("content", CONTAINERS)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_hash_of_what_can_change_is_not_remembered(place, value):
-    """A list may change unnoticed wherever it stands, so it is looked at every time."""
-    function = change(PLACES[place].format("given"), "").before
+def test_a_hash_is_remembered_until_an_item_changes(place, content):
+    """A list, dict, or set may change in place wherever it stands, and that is noticed."""
+    value = eval(content)
     names = {"__name__": "__main__", "given": value}
-    exec(function, names)
+    exec(change(PLACES[place].format("given"), "").before, names)
+    before = identify(names["F"], Scope())
+    assert before.holds()
+    CONTAINERS[content](value)
+    assert not before.holds()
+    assert identify(names["F"], Scope()).hash != before.hash
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_hash_of_what_can_change_is_not_remembered(place):
+    """An object may change unnoticed wherever it stands, so it is looked at every time."""
+    names = {"__name__": "__main__", "given": types.SimpleNamespace(a=1)}
+    exec(change(PLACES[place].format("given"), "").before, names)
     assert not identify(names["F"], Scope()).holds()
 
 

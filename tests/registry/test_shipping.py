@@ -22,6 +22,8 @@ from offload.errors import (
     UnknownClass,
     VersionMissing,
 )
+from offload.registry import own
+from offload.registry.identity import identify
 from offload.testing.servers import wait_until
 from tests.registry.sides import Side, cells, content
 
@@ -163,6 +165,72 @@ class TestUploads:
         second = here.write(cls())
         assert len(here.written) == 2
         assert [there.read(payload).run() for payload in (first, second)] == [[], ["new"]]
+
+
+class TestClassState:
+    @pytest.fixture
+    def hashed(self, monkeypatch):
+        """The names of what was hashed, once for each time."""
+        names = []
+
+        def counted(obj, scope):
+            names.append(obj.__name__)
+            return identify(obj, scope)
+
+        monkeypatch.setattr(own, "identify", counted)
+        return names
+
+    @pytest.mark.parametrize("table", ("list(range(200_000))", "{i: [i] for i in range(50_000)}"))
+    def test_a_large_global_is_hashed_once_until_it_changes(self, sides, defined, hashed, table):
+        """Sending again hashes nothing; a changed item makes another version."""
+        here, there = sides
+        function = defined(f"TABLE = {table}\ndef F(): return TABLE[0]")
+        payloads = [here.write(function) for _ in range(5)]
+        assert hashed == ["F"]
+        function.__globals__["TABLE"][0] = "changed"
+        payloads.append(here.write(function))
+        assert hashed == ["F", "F"]
+        assert there.read(payloads[-1])() == "changed" != there.read(payloads[0])()
+
+    def test_what_may_change_unnoticed_is_hashed_again_with_a_warning(
+        self, sides, defined, hashed, caplog
+    ):
+        """One warning names the large global that is hashed for every message."""
+        here, _ = sides
+        function = defined("import numpy as np\nTABLE = np.zeros(200_000)\ndef F(): return TABLE")
+        for _ in range(3):
+            here.write(function)
+        assert len(hashed) == 3
+        [record] = [each for each in caplog.records if "is hashed again" in each.message]
+        assert "__main__.F" in record.message
+        assert "TABLE (ndarray)" in record.message
+
+    def test_class_state_that_makes_versions_is_named_once(self, sides, defined, caplog):
+        """A counter on a class makes a version for each message, and one warning names it."""
+        here, _ = sides
+        cls = defined("""
+            class F:
+                created = 0
+                table = []
+                def __init__(self): F.created += 1
+                def run(self): return self.table
+        """)
+        for _ in range(3):
+            here.write(cls())
+        assert len(here.written) == 3
+        [record] = [each for each in caplog.records if "another version" in each.message]
+        assert record.levelname == "WARNING"
+        assert record.message.startswith("F.created has changed, so another version of __main__.F")
+
+    def test_an_edited_class_is_no_reason_to_warn(self, sides, defined, caplog):
+        """A method that is replaced makes a version as it should."""
+        here, _ = sides
+        cls = defined("class F:\n    limit = 1\n    def run(self): return 1")
+        here.write(cls())
+        cls.run = defined("def run(self): return 2", "run")
+        here.write(cls())
+        assert len(here.written) == 2
+        assert not caplog.records
 
 
 class TestRegistered:
