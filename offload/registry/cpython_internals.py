@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import CodeType
+from typing import Any
 
-__all__ = ("is_repr_guard",)
+__all__ = ("dataclass_constant", "is_repr_guard")
 
 _GUARD_LOCALS = ("self", "key", "result")
 _GUARD_CALLS = frozenset({"id", "get_ident", "add", "discard"})
@@ -25,3 +27,22 @@ def is_repr_guard(code: CodeType, name: str) -> bool:
         and code.co_varnames == _GUARD_LOCALS
         and _GUARD_CALLS.issubset(code.co_names)
     )
+
+
+_DATACLASS_CONSTANTS = {
+    id(getattr(dataclasses, name)): name
+    for name in (
+        "KW_ONLY",
+        "MISSING",
+        "_FIELD",
+        "_FIELD_CLASSVAR",
+        "_FIELD_INITVAR",
+        "_HAS_DEFAULT_FACTORY",
+    )
+    if hasattr(dataclasses, name)
+}
+
+
+def dataclass_constant(obj: Any) -> str | None:
+    """Return the name of a constant that `dataclasses` compares by identity; None for others."""
+    return _DATACLASS_CONSTANTS.get(id(obj))

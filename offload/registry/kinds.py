@@ -1,52 +1,37 @@
-"""Kinds of objects that cloudpickle carries only in part, or not: enums, names of `typing`."""
+"""Objects that pickle doesn't find under a name: names of `typing`, constants of `dataclasses`."""
 
 from __future__ import annotations
 
+import dataclasses
 import typing
-from collections.abc import Callable
-from enum import Enum
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ("amended_enum", "reduce_named")
+from offload.registry.cpython_internals import dataclass_constant
 
-_MADE_ANEW = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
-
-
-def amended_enum(cls: type[Enum], reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return how an enum is pickled, with the aliases of its members, and with what its
-    ``__init__`` or ``__new__`` set on them: it is not called again.
-    """
-    make, (bases, name, qualname, _, *rest), (attributes, slots), *more, set_state = reduced
-    members = {each: member._value_ for each, member in cls.__members__.items()}
-    state = {
-        each: {k: v for k, v in vars(member).items() if k not in _MADE_ANEW}
-        for each, member in cls.__members__.items()
-        if member.name == each
-    }
-    attributes = {k: v for k, v in attributes.items() if k not in members}
-    return (
-        make,
-        (bases, name, qualname, members, *rest),
-        (set_state, (attributes, slots), state),
-        *more,
-        _set_enum,
-    )
+__all__ = ("reduce_constant", "reduce_named")
 
 
-def _set_enum(cls: type[Enum], state: Any) -> type[Enum]:
-    set_state, of_class, of_members = state
-    set_state(cls, of_class)
-    for name, attributes in of_members.items():
-        vars(cls.__members__[name]).update(attributes)
-    return cls
+def reduce_constant(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+    """Return how to pickle a constant that `dataclasses` knows by identity; None for others."""
+    name = dataclass_constant(obj)
+    return None if name is None else (_of_dataclasses, (name,))
+
+
+def _of_dataclasses(name: str) -> Any:
+    return getattr(dataclasses, name)
 
 
 def reduce_named(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-    """Return how to pickle what `typing` only names: a NewType, a ParamSpec, a TypeVarTuple.
+    """Return how to pickle what `typing` only names: a NewType or a kind of type variable.
 
     None for anything else.
     """
     kind = type(obj)
+    if kind is typing.TypeVar:
+        variance = {"covariant": obj.__covariant__, "contravariant": obj.__contravariant__}
+        args = (obj.__name__, *obj.__constraints__)
+        return _named, (kind, obj.__module__, args, {"bound": obj.__bound__, **variance})
     if kind is typing.NewType:
         return _named, (kind, obj.__module__, (obj.__name__, obj.__supertype__))
     if kind is typing.ParamSpec or kind is getattr(typing, "TypeVarTuple", None):
@@ -54,7 +39,9 @@ def reduce_named(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
     return None
 
 
-def _named(kind: Any, module: str, args: tuple[Any, ...]) -> Any:
-    made = kind(*args)
+def _named(
+    kind: Any, module: str, args: tuple[Any, ...], options: Mapping[str, Any] | None = None
+) -> Any:
+    made = kind(*args, **(options or {}))
     made.__module__ = module
     return made

@@ -1,9 +1,9 @@
 """A class or function as bytes, by value, and back.
 
-By cloudpickle, with these differences: what is importable here goes by value as well; other
-classes that are shipped go by name and hash, so that they are the same classes everywhere; the
-Celery app and its tasks are those of the process that reads; and what cloudpickle cannot carry
-of the standard library's decorators is carried.
+Classes and functions are taken apart by `offload.registry.by_value`, also those that are
+importable here; other classes that are shipped go by name and hash, so that they are the same
+classes everywhere; the Celery app and its tasks are those of the process that reads. Everything
+else goes as cloudpickle does it, or as pickle does.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import io
 import pickle
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from enum import Enum
-from types import CellType, FunctionType, GetSetDescriptorType, MemberDescriptorType
-from typing import Any, NamedTuple, Protocol
+from importlib import import_module
+from types import CellType, FunctionType, ModuleType
+from typing import Any, Protocol
 
 import cloudpickle
 
 from offload.errors import CodeRefused, SerializationError
 from offload.registry.apps import loading_for, own, what_of_celery
+from offload.registry.by_value import Functions, reduce_class
 from offload.registry.creation import check_creation
 from offload.registry.functions import (
-    Cells,
     is_dispatching,
     reduce_dispatching,
     reduce_dispatching_method,
 )
-from offload.registry.kinds import amended_enum, reduce_named
+from offload.registry.kinds import reduce_constant, reduce_named
 from offload.registry.scope import Scope, found
 from offload.serializers.advice import reason_of
 from offload.stores.processes import PerProcess
@@ -41,9 +42,8 @@ __all__ = ("Loader", "Pair", "dump", "load", "loading", "own_registry", "reduce_
 Pair = tuple[str, str]
 """The name and hash of a version."""
 
-_DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
-_MADE_ANEW = frozenset({"_abc_impl", "__annotate_func__"})
-"""Attributes of a class that Python makes with it."""
+_UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
+"""Python's own types that pickle doesn't find under their names: those of code, cells, …"""
 
 _by_value_lock = PerProcess(threading.RLock)
 
@@ -157,7 +157,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         self._pair = pair
         self._scope = scope
         self._pair_of = pair_of
-        self._cells = Cells()
+        self._functions = Functions()
 
     def reducer_override(self, obj: Any) -> Any:
         write = _REDUCERS.get(type(obj))
@@ -167,70 +167,38 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         if celery is not None:
             return own, celery
         if isinstance(obj, FunctionType):
-            if obj is not self._root and self._scope.is_apart(obj):
-                return reduce_pair(self._pair_of(obj))
             return self._function(obj)
         if isinstance(obj, CellType):
-            return self._cells.reduce(obj) or super().reducer_override(obj)
+            return self._functions.reduce_cell(obj) or super().reducer_override(obj)
+        if isinstance(obj, ModuleType) and sys.modules.get(obj.__name__) is obj:
+            by_value = obj in self._scope
+            return super().reducer_override(obj) if by_value else (import_module, (obj.__name__,))
         if not isinstance(obj, type):
             named = reduce_named(obj)
             if named is not None and self._scope.includes(obj.__module__):
                 return named
-            return super().reducer_override(obj)
+            return reduce_constant(obj) or super().reducer_override(obj)
         if obj is self._root:
-            reduced = super().reducer_override(obj)
-            if issubclass(obj, Enum):
-                reduced = amended_enum(obj, reduced)
-            make, args, *rest = reduced
-            args = _untracked(args)
-            if not issubclass(obj, Enum):
-                args, rest = _with_its_form(obj, args, rest)
-            return (_skeleton, (*self._pair, make, args), *rest)
+            make, args, state, set_state = reduce_class(obj)
+            return _skeleton, (*self._pair, make, args), state, None, None, set_state
         if obj in self._scope:
             return reduce_pair(self._pair_of(obj))
-        return super().reducer_override(obj)
+        name = _UNNAMED_TYPES.get(obj)
+        return super().reducer_override(obj) if name is None else (_of_types, (name,))
 
     def _function(self, function: FunctionType) -> Any:
         if is_dispatching(function):
             return reduce_dispatching(function)
-        made = super().reducer_override(function)
-        return made if made is NotImplemented else self._cells.amended(function, made)
+        if function is not self._root and self._scope.is_apart(function):
+            return reduce_pair(self._pair_of(function))
+        if function not in self._scope:
+            return super().reducer_override(function)
+        make, args, state, set_state = self._functions.reduce(function)
+        return make, args, state, None, None, set_state
 
 
-def _untracked(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what cloudpickle makes a class of, without the id by which it would take a class
-    that this process has, and write into it.
-
-    That id is the last but one of the arguments of ``_make_skeleton_class`` and of
-    ``_make_skeleton_enum``.
-    """
-    *first, _tracker, extra = args
-    return (*first, None, extra)
-
-
-def _with_its_form(
-    cls: type, args: tuple[Any, ...], rest: list[Any]
-) -> tuple[tuple[Any, ...], list[Any]]:
-    """Return what cloudpickle makes *cls* of, with what has to be known when it is made: its
-    slots, without which its instances would get a ``__dict__``, and its qualified name; and
-    with the attributes that cloudpickle leaves out because a base has the same.
-    """
-    *first, names, tracker, extra = args
-    (attributes, slot_state), *more = rest
-    attributes |= {
-        name: value
-        for name, value in vars(cls).items()
-        if name not in attributes and name not in _MADE_ANEW and type(value) not in _DESCRIPTORS
-    }
-    names = {**names, "__qualname__": cls.__qualname__}
-    if "__slots__" in attributes and NamedTuple not in attributes.get("__orig_bases__", ()):
-        names["__slots__"] = attributes["__slots__"]
-        attributes = {
-            name: value
-            for name, value in attributes.items()
-            if name != "__slots__" and type(value) not in _DESCRIPTORS
-        }
-    return (*first, names, tracker, extra), [(attributes, slot_state), *more]
+def _of_types(name: str) -> Any:
+    return getattr(types, name)
 
 
 @contextmanager

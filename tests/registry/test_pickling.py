@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import pickletools
 import sys
 import textwrap
 import threading
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import pytest
 from celery import Celery
@@ -51,6 +52,28 @@ def test_a_class_read_anew_has_the_hash_it_was_stored_under(sides, name):
     here, there = sides
     code_hash = here.registry.persist_class(main[name])
     assert there.registry.recover_class(f"__main__.{name}", code_hash) is not main[name]
+
+
+def test_what_is_stored_names_nothing_of_cloudpickle():
+    """Its form of classes, functions, and cells is private: another release may not read it."""
+    main = cells()
+    found = {}
+    for name, obj in main.items():
+        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+            content = dump(obj, ("F", "0" * 64), Scope(), lambda other: (other.__name__, ""))
+            texts = {arg for _, arg, _ in pickletools.genops(content) if isinstance(arg, str)}
+            found[name] = {text for text in texts if "cloudpickle" in text}
+    assert len(found) > 30
+    assert not any(found.values())
+
+
+def test_a_loaded_dataclass_can_be_a_base(sides):
+    """Fields without a default are still required, also in classes derived from a loaded one."""
+    point = there_and_back(sides, cells()["Point"])
+    assert dataclasses.fields(point)[0].default is dataclasses.MISSING
+    derived = dataclasses.make_dataclass("Derived", [], bases=(point,))
+    with pytest.raises(TypeError, match="'x'"):
+        derived()
 
 
 def test_slots_and_names_are_kept(sides):

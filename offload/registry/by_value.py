@@ -1,0 +1,217 @@
+"""Classes, enums, and functions taken apart for pickle, and put together again.
+
+What is stored names functions of this module. cloudpickle does the same for other objects; how
+it takes classes and functions apart is private, and any of its releases may change it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from types import CellType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType
+from typing import Any, NamedTuple
+
+from offload.registry.code import names_in, written
+from offload.registry.derived import subclasses_of
+
+__all__ = ("Functions", "reduce_class")
+
+_DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
+_MADE_BY_PYTHON = frozenset({"__dict__", "__weakref__", "__annotate_func__", "_abc_impl"})
+"""Attributes of a class that Python makes with it."""
+_MADE_BY_ENUM = frozenset(
+    {
+        "_generate_next_value_",
+        "_member_map_",
+        "_member_names_",
+        "_member_type_",
+        "_value2member_map_",
+    }
+)
+_OF_MEMBERS = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
+_OF_MODULES = ("__package__", "__name__", "__path__", "__file__")
+_OF_FUNCTIONS = (
+    "__name__",
+    "__qualname__",
+    "__module__",
+    "__doc__",
+    "__defaults__",
+    "__kwdefaults__",
+    "__annotations__",
+)
+
+Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, Callable[..., Any]]
+"""A maker, its arguments, the state that may refer to what was made, and what sets it."""
+
+
+# -- classes
+
+
+def reduce_class(cls: type) -> Reduced:
+    """Take a class apart. Its bases and metaclass are needed to make it, its attributes later."""
+    return _reduce_enum(cls) if issubclass(cls, Enum) else _reduce_plain(cls)
+
+
+def _reduce_plain(cls: type) -> Reduced:
+    own = vars(cls)
+    bases = own.get("__orig_bases__", cls.__bases__)
+    at_once = {"__qualname__": cls.__qualname__}
+    if "__module__" in own:
+        at_once["__module__"] = cls.__module__
+    if isinstance(own.get("__dict__"), property):
+        at_once["__dict__"] = own["__dict__"]
+    if "__slots__" in own and NamedTuple not in bases:  # later they would have no effect
+        at_once["__slots__"] = own["__slots__"]
+    attributes = {name: value for name, value in _attributes(cls) if name not in at_once}
+    args = (type(cls), cls.__name__, bases, at_once)
+    return make_class, args, (attributes, subclasses_of(cls)), set_class
+
+
+def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
+    for name in sorted(vars(cls)):
+        value = vars(cls)[name]
+        of_class = type(value) in _DESCRIPTORS and value.__objclass__ is cls
+        if name not in _MADE_BY_PYTHON and not of_class:
+            yield name, value
+
+
+def make_class(meta: Any, name: str, bases: tuple[Any, ...], at_once: dict[str, Any]) -> type:
+    return types.new_class(name, bases, {"metaclass": meta}, lambda names: names.update(at_once))
+
+
+def set_class(cls: Any, state: tuple[dict[str, Any], list[type]]) -> None:
+    attributes, registered = state
+    for name, value in attributes.items():
+        setattr(cls, name, value)
+    if "__firstlineno__" in attributes:  # setting others deletes it
+        cls.__firstlineno__ = attributes["__firstlineno__"]
+    for subclass in registered:
+        cls.register(subclass)
+
+
+# -- enums
+
+
+def _reduce_enum(cls: type[Enum]) -> Reduced:
+    """Take an enum apart, with the aliases of its members, and with what its ``__init__`` or
+    ``__new__`` set on them: these are not called again.
+    """
+    members = {name: member._value_ for name, member in cls.__members__.items()}
+    of_members = {
+        name: {k: v for k, v in vars(member).items() if k not in _OF_MEMBERS}
+        for name, member in cls.__members__.items()
+        if member.name == name
+    }
+    inherited: dict[str, Any] = {}
+    for base in reversed(cls.__bases__):
+        inherited |= vars(base)
+    attributes = {
+        name: value
+        for name, value in _attributes(cls)
+        if name not in _MADE_BY_ENUM
+        and name not in members
+        and inherited.get(name, members) is not value
+    }
+    args = (cls.__bases__, cls.__name__, cls.__qualname__, members, cls.__module__)
+    return make_enum, args, ((attributes, subclasses_of(cls)), of_members), set_enum
+
+
+def make_enum(
+    bases: tuple[type, ...], name: str, qualname: str, members: dict[str, Any], module: str
+) -> type:
+    meta: Any = type(bases[-1])
+    names = meta.__prepare__(name, bases)
+    for member, value in members.items():
+        names[member] = value
+    made: type = meta.__new__(meta, name, bases, names)
+    made.__module__, made.__qualname__ = module, qualname
+    return made
+
+
+def set_enum(cls: type[Enum], state: tuple[Any, dict[str, dict[str, Any]]]) -> None:
+    of_class, of_members = state
+    set_class(cls, of_class)
+    for name, attributes in of_members.items():
+        vars(cls.__members__[name]).update(attributes)
+
+
+# -- functions
+
+
+class Functions:
+    """Takes the functions of one pickle apart.
+
+    Those with the same globals share them again, and so do those that share a variable.
+    """
+
+    def __init__(self) -> None:
+        self._globals: dict[int, dict[str, Any]] = {}
+        self._cells: dict[int, CellType] = {}
+
+    def reduce(self, function: FunctionType) -> Reduced:
+        code, names = function.__code__, function.__globals__
+        shared = self._globals.setdefault(
+            id(names), {name: names[name] for name in _OF_MODULES if name in names}
+        )
+        cells = function.__closure__
+        self._cells.update((id(cell), cell) for cell in cells or ())
+        used = {name: names[name] for name in written(code).globals if name in names}
+        contents = [_content(cell) for cell in cells or ()]
+        values = [*used.values(), *(value for content in contents for value in content)]
+        state = (
+            {name: getattr(function, name) for name in _OF_FUNCTIONS},
+            dict(function.__dict__),
+            used,
+            contents,
+            list(_submodules(code, values)),
+        )
+        return make_function, (code, shared, cells), state, set_function
+
+    def reduce_cell(self, cell: CellType) -> tuple[Any, ...] | None:
+        """Return what pickle writes for a variable of a function; None if it is none.
+
+        It is made empty: each function that has it says what is in it.
+        """
+        return (CellType, ()) if self._cells.get(id(cell)) is cell else None
+
+
+def _content(cell: CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
+
+
+def _submodules(code: CodeType, values: list[Any]) -> Iterator[types.ModuleType]:
+    """Yield the imported submodules that *code* may reach as attributes of a package."""
+    names = names_in(code)
+    packages = [each.__name__ for each in values if isinstance(each, types.ModuleType)]
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, types.ModuleType):
+            for package in packages:
+                if name.startswith(f"{package}.") and names.issuperset(
+                    name[len(package) + 1 :].split(".")
+                ):
+                    yield module
+
+
+def make_function(
+    code: CodeType, names: dict[str, Any], cells: tuple[CellType, ...] | None
+) -> FunctionType:
+    names["__builtins__"] = vars(builtins)
+    return FunctionType(code, names, None, None, cells)
+
+
+def set_function(function: FunctionType, state: tuple[Any, ...]) -> None:
+    own: Mapping[str, Any]
+    own, attributes, used, contents, _submodules = state
+    for name, value in own.items():
+        setattr(function, name, value)
+    function.__dict__.update(attributes)
+    function.__globals__.update(used)
+    for cell, content in zip(function.__closure__ or (), contents, strict=True):
+        if content:
+            cell.cell_contents = content[0]

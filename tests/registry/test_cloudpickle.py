@@ -1,0 +1,45 @@
+"""cloudpickle: the parts that the class registry and pickle rely on, all documented."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import types
+
+import cloudpickle
+
+
+def test_cloudpickle_lets_a_subclass_reduce_classes_and_functions_first():
+    """cloudpickle's Pickler asks `reducer_override` about every class, function, and module."""
+    asked = []
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj):
+            asked.append(type(obj))
+            return super().reducer_override(obj)
+
+    Pickler(io.BytesIO(), protocol=5).dump([type("F", (), {}), lambda: None, types])
+    assert {type, types.FunctionType, types.ModuleType} <= {*asked}
+
+
+def test_cloudpickle_has_a_table_of_reducers():
+    """cloudpickle's Pickler has the `dispatch_table` that we copy and replace, as pickle's has."""
+    table = dict(cloudpickle.Pickler.dispatch_table)
+    table[complex] = lambda _: (str, ("replaced",))
+
+    class Pickler(cloudpickle.Pickler):
+        dispatch_table = table
+
+    file = io.BytesIO()
+    Pickler(file, protocol=5).dump([1j, memoryview(b"x")])
+    assert pickle.loads(file.getvalue()) == ["replaced", b"x"]
+
+
+def test_cloudpickle_takes_registered_modules_by_value():
+    """cloudpickle lists the modules that are registered to go by value, by name."""
+    cloudpickle.register_pickle_by_value(pickle)
+    try:
+        assert "pickle" in cloudpickle.list_registry_pickle_by_value()
+    finally:
+        cloudpickle.unregister_pickle_by_value(pickle)
+    assert "pickle" not in cloudpickle.list_registry_pickle_by_value()
