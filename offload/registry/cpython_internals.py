@@ -6,10 +6,18 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
+import weakref
+from collections.abc import Collection
 from types import CodeType
 from typing import Any
 
-__all__ = ("dataclass_constant", "is_repr_guard")
+__all__ = (
+    "abc_registry",
+    "dataclass_constant",
+    "is_repr_guard",
+    "protocol_init",
+)
 
 _GUARD_LOCALS = ("self", "key", "result")
 _GUARD_CALLS = frozenset({"id", "get_ident", "add", "discard"})
@@ -46,3 +54,16 @@ _DATACLASS_CONSTANTS = {
 def dataclass_constant(obj: Any) -> str | None:
     """Return the name of a constant that `dataclasses` compares by identity; None for others."""
     return _DATACLASS_CONSTANTS.get(id(obj))
+
+
+def abc_registry(cls: type) -> Collection[weakref.ref[type]]:
+    """Return weak references to the classes registered as subclasses of an abstract class."""
+    from _abc import _get_dump  # type: ignore[import-not-found]
+
+    found: Collection[weakref.ref[type]] = _get_dump(cls)[0]
+    return found
+
+
+def protocol_init() -> Any:
+    """Return the ``__init__`` that `typing` gives protocols and replaces at their first use."""
+    return vars(typing)["_no_init_or_replace_init"]

@@ -7,7 +7,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ("DERIVED", "attributes_of", "members_of", "state_of", "subclasses_of")
+from offload.registry.cpython_internals import abc_registry, protocol_init
+from offload.registry.pydantic_internals import model_attributes
+
+__all__ = ("DERIVED", "attributes_of", "members_of", "subclasses_of")
 
 DERIVED = frozenset(
     {
@@ -56,36 +59,6 @@ _PROTOCOL = frozenset(
         "__protocol_attrs__",
     }
 )
-_PYDANTIC = frozenset(
-    {
-        "__pydantic_complete__",
-        "__pydantic_core_schema__",
-        "__pydantic_fields_complete__",
-        "__pydantic_parent_namespace__",
-        "__pydantic_serializer__",
-        "__pydantic_setattr_handlers__",
-        "__pydantic_validator__",
-        "__signature__",
-    }
-)
-_STATES: dict[tuple[str, str], frozenset[str]] = {
-    ("pydantic._internal._decorators", "Decorator"): frozenset({"cls_ref"}),
-    ("pydantic.fields", "ComputedFieldInfo"): frozenset(),
-    ("pydantic.fields", "ModelPrivateAttr"): frozenset({"_default_factory_takes_validated_data"}),
-    ("pydantic.fields", "FieldInfo"): frozenset(
-        {
-            "annotation",
-            "evaluated",
-            "_attributes_set",
-            "_complete",
-            "_default_factory_takes_validated_data",
-            "_original_annotation",
-            "_original_assignment",
-        }
-    ),
-}
-"""Of what is found in attributes, by module and class: what holds an address, or is known from
-annotations."""
 
 
 def attributes_of(cls: type) -> dict[str, Any]:
@@ -98,8 +71,7 @@ def attributes_of(cls: type) -> dict[str, Any]:
         skipped |= _PROTOCOL
         if own.get("__init__") is _inherited(cls):
             skipped |= {"__init__"}  # set when its first instance is made
-    if "__pydantic_decorators__" in own or "__pydantic_validator__" in own:
-        skipped |= _PYDANTIC
+    skipped |= model_attributes(own)
     return {
         name: value
         for name, value in own.items()
@@ -110,7 +82,7 @@ def attributes_of(cls: type) -> dict[str, Any]:
 
 def _inherited(cls: type) -> Any:
     """Return the ``__init__`` that *cls* would have if no base were a protocol."""
-    nothing = vars(typing)["_no_init_or_replace_init"]
+    nothing = protocol_init()
     inits = (vars(base).get("__init__", nothing) for base in cls.__mro__[1:])
     return next(init for init in inits if init is not nothing)
 
@@ -138,34 +110,4 @@ def subclasses_of(cls: type) -> list[type]:
     """Return the classes that were registered as subclasses of an abstract one."""
     if "_abc_impl" not in vars(cls):
         return []
-    registry = _registry_of(cls)
-    return [found for reference in registry if (found := reference()) is not None]
-
-
-def _registry_of(cls: type) -> Any:
-    from _abc import _get_dump  # type: ignore[import-not-found]
-
-    return _get_dump(cls)[0]
-
-
-def state_of(value: Any, state: Any) -> Any:
-    """Return of the state that pickle takes of *value* what decides what it does."""
-    kind = type(value)
-    without = _STATES.get((kind.__module__, kind.__qualname__))
-    if without is None:
-        return state
-    found = {
-        name: getattr(value, name)
-        for name in getattr(kind, "__slots__", None) or vars(value)
-        if name not in without and hasattr(value, name)
-    }
-    if kind.__name__ == "ComputedFieldInfo":
-        wrapped = value.wrapped_property
-        function = getattr(wrapped, "fget", None) or getattr(wrapped, "func", None)
-        annotation = getattr(function, "__annotations__", {}).get("return")
-        if (
-            isinstance(annotation, str)
-            or type(value.return_type).__name__ == "PydanticUndefinedType"
-        ):
-            found["return_type"] = annotation  # which it is set to later
-    return found
+    return [found for reference in abc_registry(cls) if (found := reference()) is not None]

@@ -35,6 +35,7 @@ from offload.registry.functions import (
 from offload.registry.kinds import reduce_constant, reduce_named
 from offload.registry.scope import Scope, found
 from offload.serializers.advice import reason_of
+from offload.serializers.base import CachedFunction
 from offload.stores.processes import PerProcess
 
 __all__ = ("Loader", "Pair", "dump", "load", "loading", "own_registry", "reduce_pair")
@@ -218,7 +219,7 @@ def _by_value(scope: Scope) -> Iterator[None]:
 
 def cached_by(obj: Any) -> Any:
     """Return the function that `functools.lru_cache` made *obj* of, None if it did not."""
-    if not isinstance(obj, functools._lru_cache_wrapper):
+    if not isinstance(obj, CachedFunction):
         return None
     function = obj.__wrapped__
     return function if isinstance(function, FunctionType) else None
@@ -243,7 +244,7 @@ def _cached_property(function: Any, name: str | None) -> Any:
 
 
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
-    functools._lru_cache_wrapper: reduce_cached,
+    CachedFunction: reduce_cached,
     functools.singledispatchmethod: reduce_dispatching_method,
     functools.cached_property: lambda it: (_cached_property, (it.func, it.attrname)),
 }

@@ -23,6 +23,7 @@ from offload.registry.apps import own
 from offload.registry.identity import python_tag
 from offload.registry.parts import Module, Source, Step
 from offload.registry.pickling import Loader, Pair, loading
+from offload.registry.pydantic_internals import is_incomplete
 from offload.registry.record import Record
 from offload.registry.written import OWN
 from offload.stores.processes import PerProcess
@@ -121,7 +122,7 @@ class _Making:
         self._set_classes(waiting=True)
         for step in put_off:
             self._run(step, 0)
-        if getattr(obj, "__pydantic_complete__", True) is False:
+        if is_incomplete(obj):
             names = vars(self.modules[self.source.root[0]])
             obj.model_rebuild(raise_errors=False, _types_namespace=names)
         return obj

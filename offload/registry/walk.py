@@ -26,10 +26,11 @@ from offload.registry.annotations import annotations_of
 from offload.registry.apps import what_of_celery
 from offload.registry.code import names_in, written
 from offload.registry.cpython_internals import is_repr_guard
-from offload.registry.derived import DERIVED, attributes_of, members_of, state_of, subclasses_of
+from offload.registry.derived import DERIVED, attributes_of, members_of, subclasses_of
 from offload.registry.functions import is_dispatching
 from offload.registry.graph import Content, Reference, Several
 from offload.registry.plain import ATOMS, begin, tagged, text
+from offload.registry.pydantic_internals import state_of
 from offload.registry.scope import Scope
 from offload.registry.watch import MISSING, Watch
 from offload.registry.writers import WRITERS, NoContent

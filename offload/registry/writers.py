@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from offload.registry.code import written
+from offload.serializers.base import CachedFunction
 
 if TYPE_CHECKING:
     from offload.registry.walk import Walk
@@ -132,7 +133,7 @@ WRITERS: dict[type, Callable[[Walk, Any], None]] = {
     classmethod: _wrapped,
     functools.cached_property: _cached_property,
     functools.singledispatchmethod: _dispatch_method,
-    functools._lru_cache_wrapper: _lru_cache,
+    CachedFunction: _lru_cache,
     types.GenericAlias: _alias,  # to Python 3.10 it says that it is a class
     typing.ForwardRef: _forward,
 }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ("Code", "Payload", "Serializer")
+__all__ = ("CachedFunction", "Code", "Payload", "Serializer")
+
+CachedFunction = type(functools.lru_cache(abs))
+"""The type of what `functools.lru_cache` makes, which has no public name."""
 
 
 @dataclass(frozen=True)

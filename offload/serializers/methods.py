@@ -12,7 +12,6 @@ import collections
 import decimal
 import enum
 import fractions
-import functools
 import ipaddress
 import pathlib
 import typing
@@ -21,6 +20,8 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from types import FunctionType, MemberDescriptorType, MethodType
 from typing import Any
+
+from offload.serializers.base import CachedFunction
 
 __all__ = (
     "IsVersion",
@@ -35,7 +36,7 @@ __all__ = (
 IsVersion = Callable[[type], bool]
 """Tells whether a class is shipped itself."""
 
-_METHODS = (FunctionType, classmethod, functools._lru_cache_wrapper)
+_METHODS = (FunctionType, classmethod, CachedFunction)
 _CALLED = ("__new__", "__init__")
 _EXCEPTIONS: set[type] = {
     kind

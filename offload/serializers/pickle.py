@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any
 
 from offload.errors import DeserializationError, OffloadError
-from offload.serializers.base import Code, Payload
+from offload.serializers.base import CachedFunction, Code, Payload
 from offload.serializers.describe import type_name
 from offload.serializers.memory import alias
 
@@ -22,7 +22,7 @@ __all__ = ("Pickle",)
 _SMALL = 4096
 """Buffers under this many bytes stay in the pickle."""
 
-_CODE = (type, FunctionType, functools._lru_cache_wrapper)
+_CODE = (type, FunctionType, CachedFunction)
 _DISGUISED = (memoryview, io.TextIOWrapper)
 """Cloudpickle would carry these, but as something else: as bytes, as a StringIO."""
 
