@@ -28,6 +28,7 @@ from offload.hooks import (
     together,
     worker,
 )
+from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backend
 from offload.hooks.locate import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -94,7 +95,7 @@ class Offload:
 
         Raises ConfigurationError if the app has another Offload, or this one another app.
         """
-        app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+        app = app_itself(app)
         present = getattr(app, "_offload", None)
         if present is self:
             return
@@ -340,24 +341,24 @@ _NAMES_KEPT = 10_000
 
 
 def _current() -> Offload:
-    hook: Offload = own_app()._offload
+    hook: Offload = own_app()._offload  # noqa: SLF001 (ours)
     return hook
 
 
 def _install(hook: Offload, app: Any) -> None:
     """Connect the three seams: publishing, executing, results; and add our own task."""
-    app._offload = hook
+    app._offload = hook  # noqa: SLF001 (ours)
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
     before = app.__dict__.pop("amqp", None)  # it is of the old class
     if before is not None and "queues" in before.__dict__:
         app.amqp.__dict__["queues"] = before.queues  # with what was added to them
-    get_backend = app._get_backend
+    get_backend = getattr(app, GET_BACKEND)
 
     def offload_get_backend() -> Any:
         return hook_backend(hook, get_backend())
 
-    app._get_backend = offload_get_backend
-    hook_backend(hook, getattr(app, "_backend", None))
+    setattr(app, GET_BACKEND, offload_get_backend)
+    hook_backend(hook, opened_backend(app))
     app.steps["worker"].add(worker.CheckConfiguration)
     periodic.install(hook, app)
     worker.install()

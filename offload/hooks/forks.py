@@ -35,7 +35,7 @@ def _wait_for_imports() -> None:
 
 
 def _we_import() -> bool:
-    frames = sys._current_frames()
+    frames = sys._current_frames()  # noqa: SLF001 (documented)
     me = threading.get_ident()
     for thread in threading.enumerate():
         if thread.ident == me or not thread.name.startswith(_OURS):

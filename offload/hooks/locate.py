@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +19,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.utils.url import url_to_parts
 
 from offload.errors import ConfigurationError
+from offload.hooks.kombu_internals import channel_params, uses_sentinel
 from offload.settings import Settings
 from offload.stores import open_store
 from offload.stores.base import Store
@@ -94,31 +94,16 @@ def _broker(app: Celery) -> tuple[str, dict[str, Any]] | None:
         if not any(each.__module__ == "kombu.transport.redis" for each in kind.__mro__):
             return None
         given = dict(connection.transport_options)
-        params = _channel_params(connection, transport)
+        params = channel_params(connection, transport)
         for name in kind.from_transport_options:
             if name not in given:  # kombu's defaults suit a client that waits for messages
                 params.pop(name, None)
         hosts: list[tuple[str, int]] = []
-        if hasattr(kind, "_sentinel_managed_pool"):
+        if uses_sentinel(kind):
             default = transport.default_port
             others = [url_to_parts(url) for url in connection.alt] or [connection]
             hosts = [(one.hostname or "localhost", one.port or default) for one in others]
     return _translated(params, given, given.get("global_keyprefix") or "", hosts)
-
-
-def _channel_params(connection: Any, transport: Any) -> dict[str, Any]:
-    """Return the parameters that kombu's channel would connect with.
-
-    A channel connects when it is made, so this one is left unmade: a private method, tested
-    against every kombu that is supported.
-    """
-    channel = transport.Channel.__new__(transport.Channel)
-    channel.connection = SimpleNamespace(client=connection, default_port=transport.default_port)
-    for name in transport.Channel.from_transport_options:
-        if name in connection.transport_options:
-            setattr(channel, name, connection.transport_options[name])
-    params: dict[str, Any] = channel._connparams()
-    return params
 
 
 def _translated(

@@ -58,7 +58,7 @@ def has_pins(hook: Offload) -> bool:
 
     Raises what the store says.
     """
-    return hook.store.blobs.keeps_holds and any(True for _ in hook._pins.names())
+    return hook.store.blobs.keeps_holds and any(True for _ in hook._pins.names())  # noqa: SLF001 (ours)
 
 
 def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Need]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from celery import Celery
 
+from offload.hooks.celery_internals import registered_task
 from offload.hooks.usercode import overrides
 from offload.ref import Ref
 from offload.settings import Settings, TaskOptions
@@ -76,7 +77,7 @@ class Tasks:
 
         Raises ConfigurationError for an option that is unknown or wrong.
         """
-        task = self._app._tasks.get(name)  # .tasks would finalize the app
+        task = registered_task(self._app, name)
         if task is None:
             return _UNKNOWN
         known = self._facts.get(name)
@@ -86,7 +87,7 @@ class Tasks:
 
     def check_inline(self, name: str, options: TaskOptions) -> None:
         """Raise ConfigurationError for an inline name that task *name* has no parameter for."""
-        task = self._app._tasks.get(name)
+        task = registered_task(self._app, name)
         if task is not None:
             options.check_parameters(task.run, name)
 

@@ -22,6 +22,7 @@ from celery import signals
 
 from offload.content.manifest import SINGLE
 from offload.errors import InvalidRef, StoreUnavailable
+from offload.hooks.celery_internals import body_of_request, is_revoked
 from offload.hooks.delivery import EMBED, needed_wires
 from offload.hooks.forks import guard_forks
 from offload.ref import Ref
@@ -70,7 +71,7 @@ class Prefetcher:
         Never waits, and never raises.
         """
         try:
-            note = (request._payload[2] or {}).get(EMBED)
+            note = (body_of_request(request)[2] or {}).get(EMBED)
             if not note or not note.get("refs") or not self._is_on(pool):
                 return
             if _will_wait(request, pool) and not self._ahead.get().add(request):
@@ -160,7 +161,7 @@ class _Ahead:
 
     def _want(self, each: weakref.ref[Any], request: Any) -> None:
         hook = self._hook
-        args, kwargs, embed = request._payload
+        args, kwargs, embed = body_of_request(request)
         wires = needed_wires(args, kwargs, embed[EMBED], hook.tasks[request.task.name])
         room = hook.content.room_ahead() if wires else 0
         for wire in wires if room else ():
@@ -225,7 +226,7 @@ def _waits(request: Any) -> bool:
 
     if request is None or request.time_start is not None or request.acknowledged:
         return False
-    if request.id in state.revoked or request._already_revoked:
+    if request.id in state.revoked or is_revoked(request):
         return False
     if request.expires is not None and _seconds_until(request.expires) < 0:
         return False

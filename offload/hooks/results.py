@@ -20,6 +20,7 @@ from celery.result import AsyncResult
 
 from offload.content.holds import Hold, holder
 from offload.errors import InvalidRef, OffloadError
+from offload.hooks.celery_internals import CALL_ERRBACKS, RAISE_PARENT_ERROR, UNPACK_PART
 from offload.hooks.delivery import HELD, current_delivery
 from offload.hooks.exceptions import hook_exceptions
 from offload.hooks.paths import contains
@@ -98,7 +99,7 @@ def install() -> None:
 
     A chain's ``get()`` looks at every result before its own, only for a failure to raise.
     """
-    original = AsyncResult._maybe_reraise_parent_error
+    original = getattr(AsyncResult, RAISE_PARENT_ERROR)
     if hasattr(original, _PATCH):
         return
 
@@ -108,7 +109,7 @@ def install() -> None:
             return original(self)
 
     setattr(maybe_reraise_parent_error, _PATCH, original)
-    setattr(AsyncResult, original.__name__, maybe_reraise_parent_error)
+    setattr(AsyncResult, RAISE_PARENT_ERROR, maybe_reraise_parent_error)
 
 
 def hook_backend(hook: Offload, backend: Any) -> Any:
@@ -123,7 +124,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     mark_as_failure: Callable[..., Any] = backend.mark_as_failure
     mark_as_revoked: Callable[..., Any] = backend.mark_as_revoked
     forget: Callable[..., Any] = backend.forget
-    call_errbacks: Callable[..., Any] = backend._call_task_errbacks
+    call_errbacks: Callable[..., Any] = getattr(backend, CALL_ERRBACKS)
     part_return: Callable[..., Any] = backend.on_chord_part_return
 
     def offload_encode_result(result: Any, state: str) -> Any:
@@ -207,7 +208,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
                 logger.exception("error callback %r cannot be called", errback.get("task"))
         return None
 
-    backend._call_task_errbacks = offload_call_task_errbacks
+    setattr(backend, CALL_ERRBACKS, offload_call_task_errbacks)
     backend.mark_as_done = offload_mark_as_done
     backend.mark_as_failure = offload_mark_as_failure
     backend.mark_as_revoked = offload_mark_as_revoked
@@ -216,15 +217,15 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     backend.meta_from_decoded = offload_meta_from_decoded
     backend.store_result = offload_store_result
     backend.on_chord_part_return = offload_part_return
-    if hasattr(backend, "_unpack_chord_result"):  # Redis decodes parts by itself
-        unpack: Callable[..., Any] = backend._unpack_chord_result
+    if hasattr(backend, UNPACK_PART):  # Redis decodes parts by itself
+        unpack: Callable[..., Any] = getattr(backend, UNPACK_PART)
 
         def offload_unpack(*args: Any, **options: Any) -> Any:
             part = unpack(*args, **options)
             text = _reference(part)
             return part if text is None else hook.results_content.open(text)
 
-        backend._unpack_chord_result = offload_unpack
+        setattr(backend, UNPACK_PART, offload_unpack)
     setattr(backend, _HOOKED, True)
     return backend
 

@@ -27,6 +27,7 @@ from kombu.utils.objects import cached_property
 from offload.content.holds import Hold, holder
 from offload.errors import OffloadError, SerializationError, StoreUnavailable
 from offload.hooks import control, exceptions
+from offload.hooks.celery_internals import CONTEXT, context_maker
 from offload.hooks.delivery import (
     EMBED,
     Delivery,
@@ -54,7 +55,6 @@ _GUARD = "_offload_guard"
 _ANY_SERIALIZER = ""
 _PATCH = "_offload_original"
 _NAME = "build_tracer"
-_CONTEXT = "_context"
 
 
 class CheckConfiguration(Step):
@@ -63,7 +63,7 @@ class CheckConfiguration(Step):
     label = "offload"
 
     def __init__(self, parent: Any, **_options: Any) -> None:
-        parent.app._offload.check_start()
+        parent.app._offload.check_start()  # noqa: SLF001 (ours)
         control.install()  # where the app was made before Celery's worker was imported
         super().__init__(parent)
 
@@ -101,7 +101,7 @@ def _guard_requests() -> None:
     module = sys.modules.get("celery.worker.request")
     if module is None or hasattr(module.Request, _PATCH):
         return
-    original = module.Request._context.func
+    original = context_maker(module.Request)
 
     def context(self: Any) -> Any:
         made = original(self)
@@ -110,8 +110,8 @@ def _guard_requests() -> None:
         return made
 
     guarded = cached_property(context)
-    guarded.__set_name__(module.Request, _CONTEXT)
-    setattr(module.Request, _CONTEXT, guarded)
+    guarded.__set_name__(module.Request, CONTEXT)
+    setattr(module.Request, CONTEXT, guarded)
     setattr(module.Request, _PATCH, original)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from celery import Celery, Task, current_app
+from celery import Celery, Task
+from celery.app import app_or_default
 from celery.app.utils import Settings
 from celery.backends.base import Backend
 
@@ -37,7 +38,7 @@ def what_of_celery(obj: Any) -> tuple[str, str] | None:
 def own_app() -> Any:
     """Return the app that code is being loaded for."""
     app = loading_for.get()
-    return current_app._get_current_object() if app is None else app
+    return app_or_default() if app is None else app
 
 
 def own(what: str, name: str) -> Any:

@@ -177,5 +177,4 @@ def for_task() -> str:
     """Return for which task something is done, if it is for one."""
     if apps.for_task.get():
         return f" for task {apps.for_task.get()}"
-    task = current_task._get_current_object()
-    return f" for task {task.name}[{task.request.id}]" if task is not None else ""
+    return f" for task {current_task.name}[{current_task.request.id}]" if current_task else ""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from offload.serializers.describe import type_name
+from offload.serializers.numpy_internals import fill_value
 from offload.serializers.tree import NotData, Reader, Writer
 
 __all__ = ("flat_bytes", "from_bytes", "read", "read_dtype", "write", "write_dtype")
@@ -182,15 +183,12 @@ def _read_array(body: Any, reader: Reader) -> np.ndarray[Any, Any]:
 
 
 def _write_masked(value: Any, writer: Writer) -> Any:
-    mask = value.mask
+    mask, fill = value.mask, fill_value(value)
     return {
         "kind": "masked",
         "array": _write_array(np.asarray(value.data), writer),
         "mask": None if mask is np.ma.nomask else _write_array(mask, writer),
-        # Looked up where it is kept: asking for it would set the default.
-        "fill": None
-        if value._fill_value is None
-        else _write_array(np.asarray(value._fill_value), writer),
+        "fill": None if fill is None else _write_array(np.asarray(fill), writer),
         "hard": bool(value.hardmask),
     }
 

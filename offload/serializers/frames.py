@@ -16,6 +16,7 @@ from pandas.api.extensions import ExtensionArray
 from pandas.tseries.frequencies import to_offset
 
 from offload.serializers.describe import type_name
+from offload.serializers.pandas_internals import data_and_mask
 from offload.serializers.scalars import text
 from offload.serializers.tree import Node, NotData, Reader, Writer
 
@@ -245,7 +246,7 @@ def _values_node(values: Any, writer: Writer) -> Node:
         ends = [_write_index(end, writer) for end in (values.left, values.right)]
         return {"intervals": [*ends, values.closed]}
     if _MASKED.get(kind.__name__) is kind:
-        return {"masked": [kind.__name__, writer.node(values._data), writer.node(values._mask)]}
+        return {"masked": [kind.__name__, *map(writer.node, data_and_mask(values))]}
     if isinstance(values.dtype, pd.StringDtype):
         return {"strings": [_strings(values.dtype), _write_arrow(values, writer)]}
     if isinstance(values.dtype, pd.ArrowDtype):

@@ -24,7 +24,7 @@ def alias(address: int, size: int, owner: Any) -> memoryview:
     Writable only by its flags: nobody may write to it.
     """
     array = (ctypes.c_ubyte * size).from_address(address)
-    array._owner = owner  # type: ignore[attr-defined]
+    array._owner = owner  # type: ignore[attr-defined]  # noqa: SLF001 (ours)
     return PickleBuffer(array).raw()
 
 

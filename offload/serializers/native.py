@@ -11,6 +11,7 @@ from kombu.serialization import registry
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers.base import Payload
 from offload.serializers.describe import type_name
+from offload.serializers.kombu_internals import codec
 from offload.serializers.memory import utf8
 
 __all__ = ("PREFIX", "carries", "decode", "encode", "is_kombus_own", "name_of")
@@ -28,15 +29,11 @@ _HOMES = {
 def is_kombus_own(native: str) -> bool:
     """Return whether the name still means the serializer that kombu registers itself."""
     home = _HOMES.get(native)
-    codec = registry._encoders.get(native)
-    if home is None or codec is None:
+    found = codec(native)
+    if home is None or found is None:
         return False
-    decoder = registry._decoders.get(codec.content_type)
-    modules = (
-        getattr(codec.encoder, "__module__", None),
-        getattr(decoder, "__module__", None),
-    )
-    return modules in home
+    encoder, decoder = (getattr(each, "__module__", None) for each in found)
+    return (encoder, decoder) in home
 
 
 def name_of(content_type: str) -> str:

@@ -1,0 +1,67 @@
+"""Celery: the private attributes that the hooks use, of apps, backends, requests, and results.
+
+`tests/hooks/test_celery_internals.py` checks them, and all else that the hooks replace, against
+the installed Celery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = (
+    "CALL_ERRBACKS",
+    "CONTEXT",
+    "GET_BACKEND",
+    "RAISE_PARENT_ERROR",
+    "UNPACK_PART",
+    "app_itself",
+    "body_of_request",
+    "context_maker",
+    "is_revoked",
+    "opened_backend",
+    "registered_task",
+)
+
+GET_BACKEND = "_get_backend"
+"""Of an app: makes its result backend, once in each thread."""
+RAISE_PARENT_ERROR = "_maybe_reraise_parent_error"
+"""Of a result: looks at the results before it in a chain for a failure."""
+CALL_ERRBACKS = "_call_task_errbacks"
+"""Of a backend: takes a request, an exception, and a traceback."""
+UNPACK_PART = "_unpack_chord_result"
+"""Of the Redis backend: decodes a chord's part, not by `meta_from_decoded`."""
+CONTEXT = "_context"
+"""Of a request in the worker's main process: a cached property, as tasks see requests."""
+
+
+def app_itself(app: Any) -> Any:
+    """Return the app behind a proxy such as `celery.current_app`."""
+    return app._get_current_object() if hasattr(app, "_get_current_object") else app
+
+
+def opened_backend(app: Any) -> Any:
+    """Return the backend that was made already for all threads, if any was."""
+    return getattr(app, "_backend", None)
+
+
+def registered_task(app: Any, name: str) -> Any:
+    """Return a task without finalizing the app, as ``app.tasks`` would; None if unknown."""
+    return app._tasks.get(name)
+
+
+def body_of_request(request: Any) -> tuple[Any, Any, Any]:
+    """Return the decoded message of a request: args, kwargs, embed."""
+    body: tuple[Any, Any, Any] = request._payload
+    return body
+
+
+def is_revoked(request: Any) -> bool:
+    """Return whether a worker has revoked a request itself."""
+    return bool(request._already_revoked)
+
+
+def context_maker(kind: Any) -> Callable[[Any], Any]:
+    """Return the function of a request class that `CONTEXT` caches the result of."""
+    make: Callable[[Any], Any] = vars(kind)[CONTEXT].func
+    return make

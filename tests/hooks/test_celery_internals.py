@@ -1,0 +1,99 @@
+"""Celery: what the hooks use and replace of it, documented or not, is still there."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery, signature
+from celery.app import trace
+from celery.app.amqp import AMQP
+from celery.app.task import Task
+from celery.backends.base import Backend
+from celery.backends.redis import RedisBackend
+from celery.local import Proxy
+from celery.result import AsyncResult
+from celery.worker import state
+from celery.worker.consumer import consumer
+from celery.worker.request import Request
+
+from offload.hooks import celery_internals as internals
+
+
+@pytest.fixture
+def app():
+    app = Celery("internals", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    @app.task(name="add", shared=False)
+    def add(a, b):
+        return a + b
+
+    yield app
+    app.close()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters"),
+    (
+        (AMQP, "as_task_v2", "task_id name args kwargs argsrepr kwargsrepr chain chord callbacks"),
+        (trace, "build_tracer", "name task app"),
+        (Task, "apply_async", "args kwargs task_id producer link link_error shadow"),
+        (Backend, "encode_result", "result state"),
+        (Backend, "meta_from_decoded", "meta"),
+        (Backend, "store_result", "task_id result state traceback request"),
+        (Backend, "mark_as_done", "task_id result request store_result state"),
+        (Backend, "mark_as_failure", "task_id exc traceback request"),
+        (Backend, "mark_as_revoked", "task_id reason request"),
+        (Backend, "forget", "task_id"),
+        (Backend, "on_chord_part_return", "request state result"),
+        (Backend, internals.CALL_ERRBACKS, "request exc traceback"),
+        (RedisBackend, "on_chord_part_return", "request state result"),
+        (RedisBackend, internals.UNPACK_PART, "tup decode"),
+        (AsyncResult, internals.RAISE_PARENT_ERROR, "self"),
+        (Celery, internals.GET_BACKEND, "self"),
+    ),
+    ids=lambda each: each if isinstance(each, str) and " " not in each else "",
+)
+def test_celery_has_what_the_hooks_replace(owner, name, parameters):
+    """Celery calls each under this name and with these parameters."""
+    found = inspect.signature(getattr(owner, name)).parameters
+    assert {*parameters.split()} <= {*found}
+
+
+def test_celery_imports_the_tracers_maker_by_name():
+    """Celery's consumer has `build_tracer` under its own name, where it is replaced as well."""
+    assert {"build_tracer"} <= {*vars(consumer)}
+
+
+def test_celery_keeps_tasks_and_backend_where_we_look(app):
+    """Celery's app has its tasks without being finalized, and its backend once it is made."""
+    assert internals.registered_task(app, "add") is None
+    assert not app.finalized
+    assert app.tasks["add"] is internals.registered_task(app, "add")
+    assert internals.app_itself(Proxy(lambda: app)) is internals.app_itself(app) is app
+    assert internals.opened_backend(app) in (None, app.backend)
+
+
+def test_celery_decodes_a_request_where_we_look(app):
+    """Celery's request in the main process has its decoded body, and knows if it is revoked."""
+    message = SimpleNamespace(
+        headers={"task": "add", "id": "1", "lang": "py", "reply_to": None},
+        properties={"correlation_id": "1", "reply_to": None, "delivery_info": {}},
+        delivery_info={},
+        payload=((1, 2), {}, {"callbacks": None, "errbacks": None, "chain": None}),
+        body=b"",
+        content_type="application/json",
+        content_encoding="utf-8",
+    )
+    request = Request(message, app=app, decoded=False, task=app.tasks["add"])
+    assert internals.body_of_request(request)[0] == (1, 2)
+    assert internals.is_revoked(request) is False
+    made = internals.context_maker(Request)(request)
+    assert made.args == (1, 2)
+    assert {"revoked", "should_stop", "should_terminate"} <= {*vars(state)}
+
+
+def test_celery_has_signatures_as_dicts_with_these_keys():
+    """Celery's signatures are dicts, whose keys tell them from data."""
+    assert {"task", "args", "kwargs", "options", "subtask_type", "immutable"} <= {*signature("t")}

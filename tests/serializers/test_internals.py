@@ -1,0 +1,37 @@
+"""kombu, numpy, pandas: their undocumented parts that serializers use are still there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kombu.utils import json
+
+from offload.serializers.kombu_internals import codec
+
+
+def test_kombu_tells_what_encodes_and_decodes():
+    """kombu's registry of serializers gives both functions for a name, and none for others."""
+    assert codec("json") == (json.dumps, json.loads)
+    assert codec("not-there") is None
+
+
+def test_numpy_keeps_the_fill_value_that_was_set():
+    """numpy's masked array has no fill value until one is set, or asked for."""
+    from offload.serializers.numpy_internals import fill_value
+
+    array = np.ma.masked_array([1, 2], [True, False])
+    assert fill_value(array) is None
+    array.fill_value = 7
+    assert fill_value(array) == 7
+
+
+@pytest.mark.parametrize("dtype", ("Int64", "Float64", "boolean"))
+def test_pandas_keeps_nullable_values_and_their_mask(dtype):
+    """pandas' nullable arrays consist of a numpy array of values and one of booleans."""
+    pd = pytest.importorskip("pandas")
+    from offload.serializers.pandas_internals import data_and_mask
+
+    data, mask = data_and_mask(pd.array([1, None, 0], dtype=dtype))
+    assert isinstance(data, np.ndarray)
+    assert list(data[[0, 2]]) == [1, 0]
+    assert list(mask) == [False, True, False]
