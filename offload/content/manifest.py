@@ -53,6 +53,7 @@ CHUNK = 4 * 1024**2
 SINGLE = 1024**2
 """Values below this many bytes are one blob; buffers from it begin a chunk of their own."""
 HEAD_LIMIT = 64 * 1024
+_ROOM = 4096  # bytes of a root blob besides head and body, for values of few buffers
 ROOT_LIMIT = 16 * 1024**2
 """Bytes that no root blob exceeds."""
 
@@ -140,22 +141,27 @@ class Manifest:
         return (buffers[0], buffers[1:]) if self.head is None else (self.head, buffers)
 
 
-def pack(payload: Payload, *, whole: bool = False) -> Packed:
+def pack(payload: Payload, *, whole: bool = False, limit: int | None = None) -> Packed:
     """Lay *payload* out and name its parts. Hashes everything, copies nothing.
 
-    With *whole* it is one blob of up to ROOT_LIMIT, whatever its size.
+    With *whole* it is one blob of up to ROOT_LIMIT, whatever its size. *limit* is how many bytes
+    no blob exceeds, its root apart: that grows with the number of chunks, by 90 bytes each.
     """
     head, buffers = payload.head, list(payload.buffers)
     header: dict[str, object] = {"s": payload.serializer}
-    if len(head) > HEAD_LIMIT:
+    if len(head) > (HEAD_LIMIT if limit is None else min(HEAD_LIMIT, limit // 4)):
         buffers.insert(0, memoryview(head))
         header["x"] = 1
         head = b""
     header["b"] = [buffer.nbytes for buffer in buffers]
     body = [part for buffer in buffers for part in (buffer, _padding(buffer.nbytes)) if len(part)]
     chunks: list[tuple[Chunk, list[Buffer]]] = []
-    if payload.size >= SINGLE and not (whole and payload.size < ROOT_LIMIT // 2):
-        chunks = [(Chunk(digest_of(parts), sum(map(len, parts))), parts) for parts in _cut(buffers)]
+    single = SINGLE
+    if limit is not None and sum(map(len, body)) + len(head) + _ROOM > limit:
+        single = 0
+    if payload.size >= single and not (whole and payload.size < ROOT_LIMIT // 2):
+        cut = _cut(buffers) if limit is None else _cut_within(buffers, limit)
+        chunks = [(Chunk(digest_of(parts), sum(map(len, parts))), parts) for parts in cut]
         header["c"] = [[chunk.digest, chunk.size] for chunk, _ in chunks]
         body = []
     text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
@@ -192,6 +198,26 @@ def _cut(buffers: Sequence[memoryview]) -> Iterator[list[Buffer]]:
             if filled >= CHUNK or buffer.nbytes >= SINGLE:
                 yield group
                 group, filled = [], 0
+    if group:
+        yield group
+
+
+def _cut_within(buffers: Sequence[memoryview], limit: int) -> Iterator[list[Buffer]]:
+    """Yield the parts of each chunk, likewise, none of more than *limit* bytes when stored."""
+    most = min(CHUNK, (limit - 1) // ALIGNMENT * ALIGNMENT)  # one byte says how it is encoded
+    group: list[Buffer] = []
+    filled = 0
+    for buffer in buffers:
+        begins = buffer.nbytes >= min(SINGLE, most)
+        for start in range(0, buffer.nbytes, most):
+            piece = buffer[start : start + most]
+            if group and (filled + aligned(len(piece)) > most or (begins and not start)):
+                yield group
+                group, filled = [], 0
+            group.append(piece)
+            if padding := _padding(len(piece)):
+                group.append(padding)
+            filled += aligned(len(piece))
     if group:
         yield group
 

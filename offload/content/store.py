@@ -41,6 +41,7 @@ from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.base import PUT, Parts, Store
+from offload.stores.tiers import chunk_size_of
 
 __all__ = ("ContentStore", "longest_asked")
 
@@ -92,6 +93,7 @@ class ContentStore:
         self._retrying = Retrying(
             settings.retry, on_retry=lambda: counters.add(store_retries=1), sleep=sleep
         )
+        self._blob_limit = chunk_size_of(store)
         self._encode = encoder(settings.compression)
         self._memo: Memo[tuple[Ref[Any], list[Digest]]] = Memo(settings.memo_size)
         self._chunks = Chunks()
@@ -211,7 +213,7 @@ class ContentStore:
         """Store a serialised value; *value* is what it was made of, to remember it by."""
         self.check_size(payload)
         with self._counters.timed("hash"):
-            packed = pack(payload)
+            packed = pack(payload, limit=self._blob_limit)
         ttl = self._asked(hold)
         digests = packed.digests
         with self._counters.timed("upload"):
@@ -390,9 +392,9 @@ class ContentStore:
         """Return the digests of all blobs of *ref*, its root's first."""
         if ref.digest is None:
             return []
-        if ref.size < SINGLE:
-            return [ref.digest]
         _, digests = self._chunks.find(ref.digest)
+        if not digests and ref.size < SINGLE and self._blob_limit is None:
+            return [ref.digest]
         if not digests:
             _, manifest = self._root(ref)
             digests = self._note(ref.digest, manifest)

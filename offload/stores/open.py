@@ -8,12 +8,13 @@ from typing import Any
 
 from offload.errors import ConfigurationError
 from offload.stores.base import Store
-from offload.stores.urls import StoreURL
+from offload.stores.urls import StoreURL, count
 
 __all__ = ("open_store", "register_scheme")
 
 Factory = Callable[[StoreURL], Store]
 
+_SMALLEST_CHUNK = 64 << 10
 _REDIS = "offload.stores.redis.connect:open_redis"
 
 # Where each scheme's factory is: imported when it is first asked for, so that a store
@@ -61,7 +62,10 @@ def open_store(
     - ``s3``: ``endpoint_url``, ``region``, ``profile``, ``sse`` and others; see
       `offload.stores.s3.connect.open_s3`.
     - ``fsspec+PROTOCOL``: see `offload.stores.fsspec.open_fsspec`.
-    - ``file``: ``skew`` and ``lock_timeout`` in seconds; see `offload.stores.file.FileStore`.
+    - ``chunk_size``, of every kind: bytes that no chunk of a value exceeds, for servers and proxies
+      with a limit (from 65536; default and at most 4 MiB). Publishers and workers need the same.
+    - ``file``: ``mode`` (such as ``0660``), ``skew`` and ``lock_timeout`` in seconds; see
+      `offload.stores.file.FileStore`.
 
     Raises:
         ConfigurationError: the scheme or an option is unknown or wrong; the message lists
@@ -82,9 +86,19 @@ def open_store(
     if isinstance(factory, str):
         module, _, name = factory.partition(":")
         factory = getattr(import_module(module), name)
+    chunk_size = location.take_common("chunk_size", _chunk_size, None)
     store = factory(location)
     location.finish()
+    if chunk_size is not None:
+        vars(store)["chunk_size"] = chunk_size  # see chunk_size_of
     return store
+
+
+def _chunk_size(value: Any) -> int:
+    number = count(value)
+    if number < _SMALLEST_CHUNK:
+        raise ValueError(f"a whole number of bytes from {_SMALLEST_CHUNK}")
+    return number
 
 
 def _open_tiers(

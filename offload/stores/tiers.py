@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from offload.counters import Counters
 from offload.stores.base import Store
 
-__all__ = ("Tiered", "tiers_of")
+__all__ = ("Tiered", "chunk_size_of", "tiers_of")
 
 
 @runtime_checkable
@@ -25,3 +25,9 @@ def tiers_of(store: Store) -> Sequence[Store]:
     """
     tiers: Sequence[Store] = getattr(store, "tiers", None) or (store,)
     return tiers
+
+
+def chunk_size_of(store: Store) -> int | None:
+    """Return the bytes that no chunk in *store* may exceed; None where nothing is set."""
+    limits = [getattr(tier, "chunk_size", None) for tier in tiers_of(store)]
+    return min((limit for limit in limits if limit), default=None)

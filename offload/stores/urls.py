@@ -68,6 +68,10 @@ class StoreURL:
         *convert* raises ValueError saying what it expects.
         """
         self._known.append(name)
+        return self.take_common(name, convert, default)
+
+    def take_common(self, name: str, convert: Callable[[Any], T], default: T) -> T:
+        """Do as `take`, for an option of every kind of store."""
         if name not in self._options:
             return default
         value = self._options.pop(name)
@@ -89,7 +93,7 @@ class StoreURL:
         if self._options:
             unknown = ", ".join(repr(name) for name in sorted(self._options))
             known = ", ".join(sorted(self._known)) or "none"
-            self.refuse(f"unknown option {unknown}; there are: {known}")
+            self.refuse(f"unknown option {unknown}; there are: {known}; and chunk_size")
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise ConfigurationError for this URL, shown without credentials."""

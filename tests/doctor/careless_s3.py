@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import threading
 import time
@@ -44,7 +45,12 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(204)
 
     def do_POST(self):  # deletes several
-        text = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        digest = base64.b64encode(hashlib.md5(body).digest()).decode()
+        if self.server.needs_md5 and self.headers["Content-MD5"] != digest:
+            self.error("InvalidDigest" if "Content-MD5" in self.headers else "InvalidRequest", 400)
+            return
+        text = body.decode()
         for part in text.split("<Key>")[1:]:
             self.server.objects.pop(part.partition("</Key>")[0], None)
         self.answer(200, b"<DeleteResult/>")
@@ -62,8 +68,8 @@ class Handler(BaseHTTPRequestHandler):
             200, body, ETag=etag, **{"Last-Modified": formatdate(modified, usegmt=True)}, **kept
         )
 
-    def error(self, code):
-        self.answer(404, f"<Error><Code>{code}</Code></Error>".encode())
+    def error(self, code, status=404):
+        self.answer(status, f"<Error><Code>{code}</Code></Error>".encode())
 
     def answer(self, status, body=b"", **headers):
         self.send_response(status)
@@ -82,11 +88,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def careless_s3(ahead=0.0):
-    """Serve on a free port, the clock *ahead* seconds of this machine's; give a store's URL."""
+def careless_s3(ahead=0.0, *, needs_md5=False):
+    """Serve on a free port, the clock *ahead* seconds of this machine's; give a store's URL.
+
+    With *needs_md5*, several objects are deleted only by a request with Content-MD5.
+    """
     server = ThreadingHTTPServer((HOST, 0), Handler)
     server.daemon_threads = True
     server.objects = {}
+    server.needs_md5 = needs_md5
     server.now = lambda: time.time() + ahead
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

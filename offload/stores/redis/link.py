@@ -14,15 +14,19 @@ from typing import Any, Protocol
 
 import redis
 from redis import Redis, RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from offload.errors import StoreError
 from offload.stores.processes import PerProcess
 from offload.stores.redis.failures import driver_errors, translate
+from offload.stores.redis.packer import Bulk
 
 __all__ = ("Client", "Link", "Script", "escaped", "script")
 
 Client = Redis | RedisCluster
 Command = Sequence[Any]
+_REFUSES = 1.0  # seconds that a server has to refuse a string that is too long
 _SCAN = 1000  # keys looked at by one SCAN
 logger = logging.getLogger(__name__)
 
@@ -178,11 +182,27 @@ class Link:
         client = self._client()
         with driver_errors(self.url):
             if not isinstance(client, RedisCluster):
-                return _exchange(client.connection_pool, commands)
+                try:
+                    return _exchange(client.connection_pool, commands)
+                except RedisConnectionError as exc:
+                    self._check_size(client.connection_pool, commands, exc)
+                    raise
             with client.pipeline() as pipeline:  # type: ignore[no-untyped-call]
                 for command in commands:
                     pipeline.execute_command(*command)
                 return list(pipeline.execute(raise_on_error=False))
+
+    def _check_size(self, pool: Any, commands: Sequence[Command], exc: Exception) -> None:
+        """Raise StoreError if the connection broke because the server takes no string so long."""
+        sizes = [part.size for each in commands for part in each if isinstance(part, Bulk)]
+        longest = max(sizes, default=0)
+        said = _refusal(pool, longest) if longest else None
+        if said:
+            raise StoreError(
+                f"{self.url} takes no string of {longest} bytes ({said}): set chunk_size=… in its "
+                "URL to fewer bytes than it allows (proto-max-bulk-len)",
+                store=self.url,
+            ) from exc
 
     def _checked(self, answer: Any, script: Script | None = None) -> Any:
         if isinstance(answer, Exception):
@@ -197,6 +217,25 @@ def escaped(text: str) -> str:
 
 # Before 5.3 the pool wanted to know the command; since then it warns if told.
 _COMMAND = ("_",) if tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) else ()
+
+
+def _refusal(pool: Any, length: int) -> str | None:
+    """Return what the server says to the announcement of a string of *length* bytes, if anything.
+
+    It breaks the connection while the string is still being sent, so its answer is lost then.
+    """
+    with suppress(RedisError, OSError):
+        connection = pool.get_connection(*_COMMAND)
+        try:
+            connection.send_packed_command([b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\n$%d\r\n" % length])
+            if connection.can_read(timeout=_REFUSES):
+                connection.read_response()
+        except ResponseError as exc:
+            return str(exc)
+        finally:
+            connection.disconnect()
+            pool.release(connection)
+    return None
 
 
 def _exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from base64 import b64encode
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -135,7 +137,14 @@ class _Connect:
         session = Session(**self._session, botocore_session=session)
         client = session.client("s3", **self._client, config=config)
         client.meta.events.register_last("before-call.s3", send_at_once)
+        # Some servers want it, as S3 did, and know no newer checksum.
+        client.meta.events.register_last("before-call.s3.DeleteObjects", _add_md5)
         return client
+
+
+def _add_md5(params: dict[str, Any], **_more: Any) -> None:
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = b64encode(digest).decode()
 
 
 @cache

@@ -60,9 +60,9 @@ _LASTING = {
     "KMS.DisabledException": "the KMS key is disabled",
     "NotImplemented": "the server does not know this kind of request",
     "InvalidBucketName": "that is not the name of a bucket: correct the store's URL",
-    "EntityTooLarge": "the blob is too large for one request",
+    "EntityTooLarge": "the blob is too large for one request: set chunk_size=… in the store's URL",
 }  # fmt: skip
-_BY_STATUS = {301: "PermanentRedirect", 501: "NotImplemented"}
+_BY_STATUS = {301: "PermanentRedirect", 413: "EntityTooLarge", 501: "NotImplemented"}
 
 
 @contextmanager
@@ -118,8 +118,8 @@ def check_answer(response: Mapping[str, Any], url: str) -> None:
     about = response.get("ResponseMetadata", {})
     status = about.get("HTTPStatusCode", 0)
     is_page = about.get("HTTPHeaders", {}).get("content-type", "").startswith("text/html")
-    # A proxy before S3 says with a page, too, that S3 is away.
-    if is_page and status not in (408, 429) and (status < 500 or status == 501):
+    # A proxy before S3 says with a page, too, that S3 is away, or a blob too large.
+    if is_page and status not in (408, 413, 429) and (status < 500 or status == 501):
         raise StoreError(
             f"{url} does not answer as S3 does ({status}, a web page): check endpoint_url=…",
             store=url,

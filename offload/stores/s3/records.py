@@ -226,7 +226,7 @@ class Records:
     def _name(self, entry: Mapping[str, Any]) -> str | None:
         """Return the name of a record that is listed; None for what others put there."""
         key: str = entry["Key"]
-        return record_name(key[len(self._begin) :]) if entry["Size"] >= NONCE else None
+        return record_name(key[len(self._begin) :]) if entry.get("Size", NONCE) >= NONCE else None
 
 
 def record_name(last: str) -> str | None:
