@@ -21,6 +21,7 @@ from offload.errors import ConfigurationError, InvalidRef, SerializationError
 from offload.hooks import (
     control,
     eager,
+    handover,
     masking,
     periodic,
     prefetch,
@@ -352,6 +353,7 @@ def _install(hook: Offload, app: Any) -> None:
     before = app.__dict__.pop("amqp", None)  # it is of the old class
     if before is not None and "queues" in before.__dict__:
         app.amqp.__dict__["queues"] = before.queues  # with what was added to them
+    handover.guard_send_task(hook, app)
     get_backend = getattr(app, GET_BACKEND)
 
     def offload_get_backend() -> Any:

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable, UnsupportedVersion
 from offload.hooks.eager import with_refs
+from offload.hooks.known import KnownRefs, Snapshot, knowing
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import described
-from offload.hooks.paths import Path, contains, label, replace_each, replace_refs
+from offload.hooks.paths import (
+    Path,
+    contains,
+    is_signature,
+    label,
+    replace_each,
+    replace_refs,
+)
 from offload.hooks.release import is_done, message_name, release, task_holder
 from offload.ref import Ref, has_wire_form, wire_text
 from offload.registry.apps import for_task
@@ -87,13 +95,18 @@ class Delivery:
         self._parts: tuple[str, Sequence[Ref[Any]]] = ("", ())
         self._result: Any = None
         self._result_refs: dict[str, Ref[Any]] = {}
+        self._result_shown: Snapshot | None = None
+        self._known = KnownRefs()
 
     def __enter__(self) -> Delivery:  # noqa: PYI034 (typing.Self is of Python 3.11)
         self._token: Token[Delivery | None] = _current.set(self)
+        self._knowing = knowing(self._known)
+        self._knowing.__enter__()
         self._task_token = for_task.set(f"{self.task.name}[{self._task_id}]")
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self._knowing.__exit__(None, None, None)
         _current.reset(self._token)
         for_task.reset(self._task_token)
 
@@ -139,7 +152,8 @@ class Delivery:
     def _resolve(self, request: dict[str, Any], note: Any, facts: TaskFacts) -> None:
         refs: list[Path] = note.get("refs", [])
         keep: list[Path] = note.get("keep", [])
-        if not refs and not keep:
+        within: list[Path] = note.get("within", [])  # in signatures that were pickled
+        if not refs and not keep and not within:
             return
         root = {**request, "args": self.args, "kwargs": dict(self.kwargs)}
         _without_required(root["kwargs"])
@@ -150,16 +164,32 @@ class Delivery:
             return ref
 
         bound = replace_each(root, [*refs, *keep], bind)
+        bound = replace_each(
+            bound,
+            within,
+            lambda node, path: replace_refs(node, lambda ref: self._bind(ref, path, facts)),
+        )
         request.update({key: bound[key] for key in request if key not in ("args", "kwargs")})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]
         if self.error is not None:
             return
         wanted = [path for path in refs if not _asked_for(path, facts)]
+        root = {"args": self.args, "kwargs": self.kwargs}
+        resolved = replace_each(root, wanted, lambda ref, path: self._get(ref, path, facts))
+        for path in wanted:
+            if len(path) > _ARGUMENT and _is_in_signature(root, path):
+                self._known.remember(_at(resolved, path), _at(root, path))
+
+        def get(ref: Ref[Any], path: Path) -> Any:
+            value = self._get(ref, path, facts)
+            self._known.remember(value, ref)
+            return value
+
         resolved = replace_each(
-            {"args": self.args, "kwargs": self.kwargs},
-            wanted,
-            lambda ref, path: self._get(ref, path, facts),
+            resolved,
+            [path for path in within if not _asked_for(path, facts)],
+            lambda node, path: replace_refs(node, lambda ref: get(ref, path)),
         )
         self.args, self.kwargs = resolved["args"], resolved["kwargs"]
 
@@ -249,17 +279,42 @@ class Delivery:
         """Remember by which references (by serializer) the task's result travels."""
         self._result = result
         self._result_refs = dict(refs)
+        self._result_shown = None
 
     def result_resolved(self, ref: Ref[Any], value: Any) -> None:
         """Have *value*, which a task that returned *ref* gives, travel by that reference."""
         if self._result is ref:
             self._result = value
 
+    def show_result(self) -> None:
+        """Have a change of the result noticed from now on, as user code is given it."""
+        if self._result_refs and self._result_shown is None:
+            self._result_shown = Snapshot.of(self._result)
+            if self._result_shown is None and not isinstance(self._result, Ref):
+                self._result_refs = {}
+
     def result_ref(self, value: Any, native: str) -> Ref[Any] | None:
         """Return the reference of *value* if it is the task's own result, stored."""
+        if self._result_shown is not None and not self._result_shown.holds():
+            self._result_refs = {}
         if self._result_refs and value is self._result:
             return self._result_refs.get(native)
         return None
+
+
+_ARGUMENT = 2
+"""Length of the path of an argument."""
+
+
+def _at(node: Any, path: Path) -> Any:
+    for key in path:
+        node = node[str(key) if isinstance(node, dict) and key not in node else key]
+    return node
+
+
+def _is_in_signature(node: Any, path: Path) -> bool:
+    """Return whether a path leads through something that a task can publish as a signature."""
+    return any(is_signature(_at(node, path[:end]), plain=True) for end in range(2, len(path)))
 
 
 def body_of(request: Any) -> Any:

@@ -13,6 +13,7 @@ from celery.utils.time import maybe_iso8601
 
 from offload.content.holds import Hold
 from offload.errors import BlobMissing, OffloadError, SerializationError
+from offload.hooks.known import KnownRefs
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, contains, is_signature, replace_each
 from offload.hooks.together import published_together
@@ -62,13 +63,16 @@ def described(
 
 @dataclass
 class _Slot:
-    """A place in the message that gets a reference; *held*, if its value is held already."""
+    """A place in the message that gets a reference; *held*, if its value is held already.
+    *signature* is the path of the outermost signature that it is in.
+    """
 
     path: Path
     task: str
     argument: str
     keep: bool
     hold: Hold
+    signature: tuple[Any, ...] | None = None
     held: bool = False
     ref: Ref[Any] | None = None
     value: Any = None
@@ -89,6 +93,7 @@ class Outgoing:
         result_ref: gives the reference of the running task's own result, if this
             object is it.
         resending: whether the message is one that is sent again because the store was away.
+        known: references of values that were resolved for user code.
     """
 
     hook: Offload
@@ -97,6 +102,7 @@ class Outgoing:
     embedded_ttl: float
     result_ref: Callable[[Any, str], Ref[Any] | None]
     resending: bool = False
+    known: KnownRefs | None = None
     slots: list[_Slot] = field(default_factory=list)
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
 
@@ -167,7 +173,11 @@ class Outgoing:
     @property
     def embedded_refs(self) -> list[Ref[Any]]:
         """Those of them that stand in signatures."""
-        return [slot.ref for slot in self.slots if slot.ref is not None and slot.keep]
+        return [
+            slot.ref
+            for slot in self.slots
+            if slot.ref is not None and (slot.keep or slot.signature is not None)
+        ]
 
     def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
         """Return the message *root* with ``make(ref)`` in each place."""
@@ -195,9 +205,10 @@ class Outgoing:
         *,
         keep: bool,
         shift: int = 0,
+        signature: tuple[Any, ...] | None = None,
     ) -> None:
-        data = _Look(self, name, options, keep)
-        canvas = replace(data, plain=True)
+        data = _Look(self, name, options, keep, signature)
+        canvas = replace(data, plain=True, keep=True)
         reads = _SIGNATURES if name.startswith(_CANVAS) else ()
         names = facts.parameters[shift:]
         for i, value in enumerate(args):
@@ -206,14 +217,29 @@ class Outgoing:
         for key, value in kwargs.items():
             (canvas if key in reads else data).value(value, (*path, "kwargs", key), str(key))
 
-    def _signatures(self, value: Any, path: tuple[Any, ...]) -> None:
+    def _signatures(
+        self,
+        value: Any,
+        path: tuple[Any, ...],
+        *,
+        keep: bool = True,
+        within: tuple[Any, ...] | None = None,
+    ) -> None:
         if is_signature(value, plain=True):
-            self._signature(value, path)
+            self._signature(value, path, keep=keep, within=within)
         elif isinstance(value, (list, tuple)):
             for i, item in enumerate(value):
-                self._signatures(item, (*path, i))
+                self._signatures(item, (*path, i), keep=keep, within=within)
 
-    def _signature(self, signature: Mapping[str, Any], path: tuple[Any, ...]) -> None:
+    def _signature(
+        self,
+        signature: Mapping[str, Any],
+        path: tuple[Any, ...],
+        *,
+        keep: bool = True,
+        within: tuple[Any, ...] | None = None,
+    ) -> None:
+        within = within or path
         own = signature["options"] or {}
         name = str(signature["task"])
         options, facts = self.hook.options(name, own.get("offload"))
@@ -221,7 +247,7 @@ class Outgoing:
         self.hold = replace(before, ttl=before.ttl + _delay(own))
         kwargs = signature["kwargs"] or {}
         if name.startswith(_CANVAS):
-            self._canvas(name, kwargs, options, path)
+            self._canvas(kwargs, _Look(self, name, options, keep, within), path)
             kwargs = {}
         self._arguments(
             name,
@@ -230,30 +256,28 @@ class Outgoing:
             options,
             facts,
             path,
-            keep=True,
+            keep=keep,
             shift=0 if signature.get("immutable") else 1,  # a result will stand before them
+            signature=within,
         )
         for link in _LINKS:
             if own.get(link):
-                self._signatures(own[link], (*path, "options", link))
+                self._signatures(own[link], (*path, "options", link), keep=keep, within=within)
         self.hold = before
 
-    def _canvas(
-        self, name: str, kwargs: Mapping[str, Any], options: TaskOptions, path: tuple[Any, ...]
-    ) -> None:
+    def _canvas(self, kwargs: Mapping[str, Any], look: _Look, path: tuple[Any, ...]) -> None:
         """Look at what a chain, group, chord, map or chunks is made of.
 
         Celery reads that itself, before any task runs: signatures and numbers stay, and of
         what is mapped over only as much is replaced as Celery does not look into.
         """
-        look = _Look(self, name, options, keep=True)
         for key, value in kwargs.items():
             where = (*path, "kwargs", key)
             if key in _SIGNATURES:
-                self._signatures(value, where)
+                self._signatures(value, where, keep=look.keep, within=look.signature)
             elif key != "it":
                 continue
-            elif name != "celery.chunks":
+            elif look.task != "celery.chunks":
                 look.value(value, where, key)
             elif isinstance(value, (list, tuple)):
                 for i, call in enumerate(value):
@@ -314,6 +338,7 @@ class _Look:
     task: str
     options: TaskOptions
     keep: bool
+    signature: tuple[Any, ...] | None = None
     plain: bool = False  # whether Celery reads a signature here that is a plain dict
 
     def value(self, value: Any, path: Path, argument: str) -> None:
@@ -325,9 +350,15 @@ class _Look:
             self._ref(value, path, argument)
         elif (ref := out.result_ref(value, out.native)) is not None:
             self._slot(path, argument, ref=ref)
+        elif out.known and (known := out.known.find(value)) is not None:
+            self._ref(known, path, argument)
         elif is_signature(value, plain=self.plain):
-            out._signature(value, tuple(path))
-        elif contains(value, (Ref, Signature)) or (self.plain and _holds_signatures(value)):
+            out._signature(value, tuple(path), keep=self.keep, within=self.signature)
+        elif (
+            contains(value, (Ref, Signature))
+            or (self.plain and _holds_signatures(value))
+            or (out.known and out.known.within(value))
+        ):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for key, item in items:
                 self.value(item, (*path, key), f"{argument}[{key!r}]")
@@ -381,7 +412,7 @@ class _Look:
 
     def _slot(self, path: Path, argument: str, **what: Any) -> None:
         self.out.slots.append(
-            _Slot(list(path), self.task, argument, self.keep, self.out.hold, **what)
+            _Slot(list(path), self.task, argument, self.keep, self.out.hold, self.signature, **what)
         )
 
 

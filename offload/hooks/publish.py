@@ -17,6 +17,8 @@ from celery.app.amqp import AMQP
 
 from offload.content.holds import Hold
 from offload.hooks.delivery import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES, current_delivery
+from offload.hooks.handover import guard_router
+from offload.hooks.known import known_refs
 from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.release import message_name, task_holder
 from offload.ref import Ref
@@ -70,6 +72,14 @@ class OffloadAMQP(AMQP):
             return build(task_id, name, args, kwargs, *given, **options)
         call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given), strict=False))
         return publish(hook, build, {**call, **options})
+
+    def Router(self, *args: Any, **options: Any) -> Any:  # noqa: N802 (Celery's name)
+        """Return Celery's router, which shows values to functions in ``task_routes``."""
+        router = super().Router(*args, **options)
+        hook: Offload | None = getattr(self.app, "_offload", None)
+        if hook is not None:
+            guard_router(hook, router)
+        return router
 
     def as_task_v1(self, *given: Any, **options: Any) -> Any:
         """Refuse the old protocol, by which values would be published unseen."""
@@ -167,6 +177,7 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
         hold=Hold(ttl, task_holder(call["task_id"], message)),
         embedded_ttl=ttl + (options.retention or 0.0) if expires else ttl,
         result_ref=delivery.result_ref if delivery is not None else _no_result,
+        known=known_refs(),
         resending=bool(attempt),
     )
     out.task(name, args, kwargs, options, facts)
@@ -192,11 +203,15 @@ def _marked(
     """Return *message* with Refs in their wire form and a note of where they are."""
     args, kwargs, embed = message.body
     resolve, keep = out.paths
+    note: dict[str, Any] = {"v": NOTE_VERSION, "refs": resolve, "keep": keep}
     if native == "pickle":
         # Signatures are taken apart and built again as they are unpickled, so no path into
         # them holds; and what is a Ref in a pickle needs no path to be told from data.
-        keep = []
-    note: dict[str, Any] = {"v": NOTE_VERSION, "refs": resolve, "keep": keep}
+        note["refs"] = [slot.path for slot in out.slots if not (slot.keep or slot.signature)]
+        note["keep"] = []
+        within = {slot.signature for slot in out.slots if slot.signature and not slot.keep}
+        if within:
+            note["within"] = sorted(map(list, within), key=repr)
     if holds:
         note["holds"] = holds
         if native == "pickle" and (embedded := out.embedded_refs):

@@ -46,13 +46,17 @@ def listeners() -> bool:
     return False
 
 
-def user_routes(app: Any) -> Iterator[Any]:
-    """Yield the routes of ``task_routes`` that are functions or objects of the user's."""
-    for route in app.amqp.router.routes or ():
+def user_routes(router: Any) -> Iterator[Any]:
+    """Yield the routes of a Celery router that are functions or objects of the user's."""
+    for route in router.routes or ():
         if not isinstance(maybe_evaluate(route), MapRoute):
             yield route
 
 
 def publishes(app: Any) -> bool:
     """Return whether user code sees every task of *app* that is published."""
-    return listeners() or is_user_code(app.send_task) or any(True for _ in user_routes(app))
+    return (
+        listeners()
+        or is_user_code(app.send_task)
+        or any(True for _ in user_routes(app.amqp.router))
+    )

@@ -37,6 +37,7 @@ from offload.hooks.delivery import (
     mark_refs,
     resolve_direct,
 )
+from offload.hooks.handover import guard_task
 from offload.hooks.outgoing import described
 from offload.hooks.paths import contains
 from offload.hooks.publish import resending
@@ -140,6 +141,7 @@ def _guard_task(hook: Offload, task: Any) -> None:
             kind.__call__ = _guarded_call(kind.__call__)
     elif not hasattr(task.run, _GUARD):
         task.run = _guarded_run(hook, task, task.run)
+    guard_task(hook, task)
     if trace.task_has_custom(task, "before_start") and not hasattr(task.before_start, _GUARD):
         task.before_start = _guarded_start(hook, task, task.before_start)
 

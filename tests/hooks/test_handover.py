@@ -1,0 +1,286 @@
+"""User code that runs while a worker publishes sees what plain Celery shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+
+import pytest
+from celery import Celery, Task, _state, chain, chord, group, signature
+from celery.app import trace
+
+from offload import Ref
+from tests.hooks.wire import Wire, make_wire
+
+ROWS = ["row"] * 1000
+SERIALIZERS = ("json", "pickle", "msgpack")  # in YAML, plain Celery writes no signatures
+_number = itertools.count()
+
+
+class Sees:
+    """What user code was shown: of each call, its arguments, and all that travels with it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def call(self, name, args, kwargs, **embedded):
+        found = {key: list(leaves(value)) for key, value in embedded.items() if value}
+        self.calls.append((name, repr(args), repr(kwargs), found))
+
+
+def leaves(value):
+    """Yield the references, and the rows, in what a message carries along."""
+    if isinstance(value, Ref) or value == ROWS:
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from leaves(each)
+    elif isinstance(value, dict):
+        for key in ("args", "kwargs", "options", "tasks", "header", "body", "chain", "link"):
+            yield from leaves(value.get(key))
+        for key, each in value.items():
+            if key == "rows":
+                yield from leaves(each)
+
+
+def route(sees, app):
+    def by_size(name, args, kwargs, options, task=None, **_):
+        if name in ("target", "cleanup"):
+            sees.call(name, args, kwargs)
+
+    app.conf.task_routes = (by_size,)
+
+
+def override(sees, app):
+    class Shown(Task):
+        def apply_async(self, args=None, kwargs=None, **options):
+            embedded = {key: options.get(key) for key in ("chain", "chord", "link")}
+            sees.call(self.name, args, kwargs, **embedded)
+            return super().apply_async(args, kwargs, **options)
+
+    return Shown
+
+
+def shadow(sees, app):
+    class Shown(Task):
+        def shadow_name(self, args, kwargs, options):
+            sees.call(self.name, args, kwargs)
+
+    return Shown
+
+
+def nothing(sees, app):
+    return Task
+
+
+def changes_first(sees, app):
+    class Changes(Task):
+        def apply_async(self, args=None, kwargs=None, **options):
+            for value in (*(args or ()), *(kwargs or {}).values()):
+                if isinstance(value, list):
+                    value.append("changed")
+            return super().apply_async(args, kwargs, **options)
+
+    return Changes
+
+
+KINDS = {"route": route, "apply_async": override, "shadow_name": shadow}
+
+
+def an_app(native, kind, *, plain, backend="cache+memory://"):
+    conf = {"task_serializer": native, "result_serializer": native, "accept_content": [native]}
+    number = next(_number)
+    if plain:
+        app = Celery(f"plain{number}", broker="memory://", set_as_current=False)
+        app.conf.update(conf, result_backend=backend, task_default_queue=f"plain{number}")
+        wire = Wire(app, None)
+    else:
+        wire = make_wire(conf=conf)
+        wire.app.conf.result_backend = backend
+    wire.sees = Sees()
+    base = kind(wire.sees, wire.app) or Task
+    app = wire.app
+
+    def target(parts=None, rows=None, more=None):
+        return [len(parts) if isinstance(parts, list) else parts, len(rows or ())]
+
+    def echo(value=None):
+        return value
+
+    def fail():
+        raise KeyError
+
+    def peeks(callback):
+        rows = (callback["kwargs"] or {}).get("rows") or callback["args"][0]
+        wire.sees.call("peeks", repr(rows), type(rows).__name__)
+        return len(rows)
+
+    def calls(callback):
+        signature(callback, app=app).apply_async()
+
+    def changes(callback):
+        callback["kwargs"]["rows"].append("changed")
+        signature(callback, app=app).apply_async()
+
+    def cleanup(*, rows):
+        return len(rows)
+
+    for function in (target, cleanup):
+        app.task(name=function.__name__, base=base, shared=False)(function)
+    for function in (echo, fail, peeks, calls, changes):
+        app.task(name=function.__name__, shared=False)(function)
+    app.finalize()
+    for name, task in app.tasks.items():  # as a worker does when it starts
+        trace.build_tracer(name, task, app=app)
+    return wire
+
+
+STEPS = {
+    "chain": lambda t: chain(t["echo"].s(1), t["target"].s(rows=ROWS)),
+    "chain, result": lambda t: chain(t["echo"].s(ROWS), t["target"].s(more=1)),
+    "chain, later": lambda t: chain(
+        t["echo"].s(1), t["target"].si(1), t["target"].s(rows=ROWS), t["target"].si(ROWS)
+    ),
+    "link": lambda t: t["echo"].s(ROWS).set(link=t["target"].s(rows=list(ROWS))),
+    "chord body": lambda t: chord([t["echo"].s(n) for n in range(3)], t["target"].s(rows=ROWS)),
+    "chord parts": lambda t: chord([t["echo"].s(ROWS) for _ in range(3)], t["target"].s()),
+    "group": lambda t: chain(t["echo"].s(1), group([t["target"].s(rows=ROWS) for _ in "ab"])),
+    "nested": lambda t: chain(
+        t["echo"].si(1),
+        chord([chain(t["target"].si(ROWS), t["target"].s(rows=ROWS))] * 2, t["target"].s(ROWS)),
+    ),
+    "errback": lambda t: t["fail"].si().set(link_error=t["cleanup"].si(rows=ROWS)),
+}
+
+
+def run(wire, step):
+    with current(wire.app):
+        step(wire.app.tasks).apply_async()
+        wire.sees.calls.clear()  # what the publisher showed
+        wire.work()
+
+
+@contextlib.contextmanager
+def current(app):
+    """Within this, *app* is the current one, as in its worker."""
+    before = _state._get_current_app()
+    app.set_current()
+    try:
+        yield
+    finally:
+        before.set_current()
+
+
+@pytest.mark.parametrize("native", SERIALIZERS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_user_code_sees_values_in_every_step(native, kind):
+    """Routes and overrides see in each step what plain Celery shows them, and no reference."""
+    for name, step in STEPS.items():
+        if native == "msgpack" and name in ("group", "nested"):  # plain Celery cannot read them
+            continue
+        plain, offload = an_app(native, kind, plain=True), an_app(native, kind, plain=False)
+        run(plain, step)
+        run(offload, step)
+        assert sorted(map(repr, offload.sees.calls)) == sorted(map(repr, plain.sees.calls)), name
+        assert plain.sees.calls, name
+        assert "Ref" not in repr(offload.sees.calls), name
+
+
+@pytest.mark.parametrize("native", SERIALIZERS)
+@pytest.mark.parametrize("kind", (route, override), ids=("route", "apply_async"))
+@pytest.mark.parametrize("name", ("chain", "chain, later", "chord body", "errback", "link"))
+def test_what_user_code_only_looks_at_is_not_serialized_or_stored_again(native, kind, name):
+    """What arrived by reference goes on by it: no more is serialized or uploaded than where no
+    user code looks, and there nothing is fetched for it.
+    """
+    costs = {}
+    for each in (nothing, kind):
+        wire = an_app(native, each, plain=False)
+        serialized = count_serialized(wire)
+        with current(wire.app):
+            STEPS[name](wire.app.tasks).apply_async()
+            serialized.clear()
+            wire.calls.clear()
+            wire.work()
+        costs[each] = [len(serialized), wire.calls.count("put")]
+        costs[each, "get"] = wire.calls.count("get")
+    assert costs[kind] == costs[nothing]
+    assert costs[kind, "get"] > costs[nothing, "get"] or name == "chain"
+
+
+def count_serialized(wire):
+    content, serialized = wire.hook.content, []
+    serialise = content.serialise
+
+    def counted(value, native):
+        serialized.append(value)
+        return serialise(value, native)
+
+    content.serialise = counted
+    return serialized
+
+
+@pytest.mark.parametrize("native", SERIALIZERS)
+@pytest.mark.parametrize("name", ("chain", "chain, result", "link", "chord body", "chord parts"))
+def test_what_user_code_changes_is_sent_as_changed(native, name):
+    """An override that changes an argument in place changes what is sent, as with plain Celery."""
+    found = {}
+    for plain in (True, False):
+        wire = an_app(native, changes_first, plain=plain)
+        seen = found[plain] = []
+        wire.app.tasks["target"].run = lambda *args, seen=seen, **kwargs: seen.append(
+            (args, kwargs)
+        )
+        trace.build_tracer("target", wire.app.tasks["target"], app=wire.app)
+        with current(wire.app):
+            STEPS[name](wire.app.tasks).apply_async()
+            wire.work()
+    assert "changed" in repr(found[True])
+    assert repr(found[False]) == repr(found[True])
+
+
+@pytest.mark.parametrize("native", SERIALIZERS)
+@pytest.mark.parametrize("task", ("peeks", "calls", "changes"))
+@pytest.mark.parametrize("nested", (False, True), ids=("itself", "of a callback"))
+def test_a_signature_that_is_an_argument_holds_values(native, task, nested):
+    """A task may look into a signature, call it, or change it first; passed on unchanged, what
+    it holds is not stored again.
+    """
+    found = {}
+    for plain in (True, False):
+        wire = an_app(native, override, plain=plain)
+        tasks = wire.app.tasks
+        callback = tasks["target"].si(0, rows=list(ROWS))
+        call = tasks[task].s(callback)
+        with current(wire.app):
+            (chain(tasks["echo"].si(1), tasks[task].si(callback)) if nested else call).apply_async()
+            wire.sees.calls.clear()
+            wire.calls.clear()
+            wire.work()
+        found[plain] = wire.sees.calls
+    assert found[False] == found[True]
+    assert found[True]
+    assert wire.calls.count("put") == (task == "changes")
+    ttls = [info.ttl for info in wire.hook.store.blobs.scan()]
+    assert max(ttls) <= wire.hook.grace + 60  # nothing is held any more
+
+
+def test_a_reference_a_task_asks_for_is_shown_as_that():
+    """An override of a task whose parameter is annotated Ref sees the reference it gets."""
+    wire = an_app("json", nothing, plain=False)
+    seen = []
+
+    class Shown(Task):
+        def apply_async(self, args=None, kwargs=None, **options):
+            seen.append(type(kwargs["table"]))
+            return super().apply_async(args, kwargs, **options)
+
+    @wire.app.task(name="wants", base=Shown, shared=False)
+    def wants(number, table: Ref):
+        seen.append(table.get() == ROWS)
+
+    trace.build_tracer("wants", wants, app=wire.app)
+    with current(wire.app):
+        chain(wire.app.tasks["echo"].s(1), wants.s(table=ROWS)).apply_async()
+        wire.work()
+    assert seen == [Ref, True]
