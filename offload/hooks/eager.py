@@ -52,7 +52,7 @@ def install() -> None:
         *more: Any,
         **options: Any,
     ) -> Any:
-        app = self._get_app()
+        app = self.app
         hook = getattr(app, "_offload", None)
         if hook is None or not app.conf.task_always_eager or not _callable_by(args, kwargs):
             return original(self, args, kwargs, task_id, *more, **options)
