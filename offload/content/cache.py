@@ -37,6 +37,7 @@ PATIENCE = 10.0
 """Seconds that another process's download may make no progress before this one does its own."""
 _LOCAL = ("memory:", "file:")  # stores that are no slower than a cache of them
 _AHEAD = 4  # what nobody asked for yet takes one part in so many
+_UNUSED = 86400.0  # seconds after which an unused file goes, if no retention is set
 _POLLS = (0.001, 0.005)  # seconds between looks at what another process is filling
 _SHM = Path("/dev/shm")  # noqa: S108 (a folder of our own in it, checked before each use)
 
@@ -54,7 +55,7 @@ def open_cache(url: str, settings: Settings, counters: Counters) -> NodeCache | 
     if shared and not is_tmpfs(_SHM):
         return None
     path = _SHM / f"offload-{os.geteuid()}" if shared else Path(settings.cache)
-    folder = Folder(path, settings.cache_size, shared=shared, unused=settings.retention)
+    folder = Folder(path, settings.cache_size, shared=shared, unused=settings.retention or _UNUSED)
     return NodeCache(folder, counters, verify=settings.verify)
 
 

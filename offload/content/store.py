@@ -100,6 +100,10 @@ class ContentStore:
         self._keys: Keys | None = None
         self._keys_seen = 0.0
 
+    def now(self) -> float:
+        """Return the seconds since 1970."""
+        return self._clock()
+
     # -- references
 
     @property

@@ -44,7 +44,7 @@ def tasks(hook: Offload) -> Iterator[Finding]:
 def retention(hook: Offload) -> Iterator[Finding]:
     """Whether a value outlives the broker's giving a message a second time."""
     again = redelivery_time(hook.app.conf)
-    kept = {"offload_retention": hook.settings.retention}
+    kept = {"offload_retention": hook.retention}
     for name in hook.app.tasks:
         own = _own_retention(hook, name)
         if own is not None:

@@ -38,6 +38,7 @@ from offload.hooks.prefetch import Prefetcher
 from offload.hooks.publish import amqp_class
 from offload.hooks.recorder import Recorder
 from offload.hooks.release import Releaser, redelivery_time
+from offload.hooks.renewal import Renewer
 from offload.hooks.results import hook_backend
 from offload.ref import Ref
 from offload.registry.apps import own_app
@@ -58,6 +59,11 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _FOREVER = 10 * 365 * 86400.0  # for results that never expire
+RETENTION_HELD = 7 * 86400.0
+"""The default of ``offload_retention`` where holds are tracked. Only what nobody releases lives
+that long: values of a killed publisher, of a purged queue, of messages that may have copies."""
+RETENTION_BY_AGE = 86400.0
+"""The default where everything lives that long."""
 
 
 class Offload:
@@ -87,6 +93,7 @@ class Offload:
         self.classes = ClassRegistry.of_means(self._means, self.counters)
         """Classes and functions that are shipped; see `offload.registry.registry`."""
         self.prefetcher = Prefetcher(self)
+        self.renewer = Renewer(self)
         Settings.read({}, None, settings)
         if app is not None:
             self.init_app(app)
@@ -142,12 +149,13 @@ class Offload:
         Of a reference it returns that one, kept for as long as another value would be.
 
         Args:
-            retention: seconds to keep it; default ``offload_retention``.
+            retention: seconds to keep it, and a quarter more, so that passing the reference on
+                soon costs no round trip; default ``offload_retention``.
 
         Raises: SerializationError (also for a value that holds references), ValueTooLarge,
             InvalidRef, BlobMissing, StoreUnavailable, StoreError.
         """
-        ttl = self.settings.retention if retention is None else retention
+        ttl = self.retention if retention is None else retention
         if isinstance(value, Ref):
             if not value.is_local:
                 ref: Ref[T] = self.content.open(value.wire)
@@ -182,7 +190,11 @@ class Offload:
         self._pins.pin(self.content.open(ref.wire), name)
 
     def unpin(self, name: str) -> bool:
-        """Let what was pinned go, after ``offload_grace``; return whether there was a pin."""
+        """Remove the pin; return whether there was one.
+
+        The value expires after ``offload_grace``, or when everything else that holds it has ended:
+        a `put` holds for its retention and a quarter more, messages and results for their time.
+        """
         return self._pins.unpin(name)
 
     def pinned(self, name: str) -> Ref[Any] | None:
@@ -259,6 +271,17 @@ class Offload:
         settings = self.settings
         return Recorder(self.counters, settings.stats_interval, behind=settings.mode == "observe")
 
+    @property
+    def retention(self) -> float:
+        """Seconds that a message, or a put, keeps its values unless it says otherwise."""
+        if self.settings.retention is not None:
+            return self.settings.retention
+        try:
+            tracked = self.store.blobs.keeps_holds
+        except ConfigurationError:  # there is no store, which storing says
+            tracked = True
+        return RETENTION_HELD if tracked else RETENTION_BY_AGE
+
     @cached_property
     def grace(self) -> float:
         """Seconds that what is released lives on."""
@@ -334,7 +357,9 @@ class Offload:
         return float(seconds) if seconds else None
 
     def result_ttl(self, options: TaskOptions) -> float:
-        """Return for how many seconds a stored result is needed."""
+        """Return for how many seconds a stored result is needed; a retention that is set
+        prolongs that, its default doesn't.
+        """
         return max(options.retention or 0.0, self.result_expires or _FOREVER)
 
 

@@ -120,8 +120,9 @@ def _settings(hook: Offload) -> dict[str, Any]:
     told: dict[str, Any] = {
         field.name: _plain(getattr(settings, field.name))
         for field in fields(settings)
-        if field.repr  # others may hold passwords and keys
+        if field.repr and field.name != "retention"  # others may hold passwords and keys
     }
+    told["retention"] = hook.retention
     if settings.code != "off":
         told["verify_keys"] = sorted(hook.classes.policy.keys)  # their ids
         told["signing_key"] = hook.classes.signer_id

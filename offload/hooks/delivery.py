@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
+from offload.content.holds import Hold
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable, UnsupportedVersion
 from offload.hooks.eager import with_refs
 from offload.hooks.known import KnownRefs, Snapshot, knowing
@@ -19,7 +20,7 @@ from offload.hooks.paths import (
     replace_each,
     replace_refs,
 )
-from offload.hooks.release import is_done, message_name, release, task_holder
+from offload.hooks.release import is_done, message_name, opened, release, task_holder
 from offload.ref import Ref, has_wire_form, wire_text
 from offload.registry.apps import for_task
 from offload.settings import TaskOptions
@@ -56,6 +57,7 @@ REQUIRED_BYTES = REQUIRED.encode()
 
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
 
+_FAR = 1 << 53  # beyond any time
 NOTE_VERSION = 1
 """Of the note on references in a message: what is written, and the newest that is read."""
 _NO_OPTIONS = TaskOptions.read(None, "message")
@@ -77,6 +79,8 @@ class Delivery:
         attempt: how many times the message was sent again for a store outage.
         started: whether the task's own function was entered.
         message: in what name its values are held, see `task_holder`; empty: in none.
+        until: when the values that the message refers to may end, unless that is renewed; None
+            if it doesn't say.
     """
 
     def __init__(self, hook: Offload, task: Any, task_id: Any) -> None:
@@ -90,6 +94,9 @@ class Delivery:
         self.started = False
         self.options = _NO_OPTIONS
         self.message = ""
+        self.until: float | None = None
+        self._released = False
+        self._sent_again = False
         self._task_id = task_id
         self._held: list[Ref[Any]] = []
         self._parts: tuple[str, Sequence[Ref[Any]]] = ("", ())
@@ -121,6 +128,8 @@ class Delivery:
             facts = self.hook.tasks[self.task.name]
             if note is not None:
                 self._check(note)
+                if self.until is not None and _is_redelivered(request):
+                    self.until = 0.0  # the first delivery may have released everything
                 self._resolve(request, note, facts)
             elif request.get("is_eager"):
                 args, kwargs = with_refs(self._task_id, args, kwargs)
@@ -147,6 +156,7 @@ class Delivery:
         self.attempt = int(note.get("attempt", 0))
         self.options = TaskOptions.read(note.get("call"), "message")
         self.message = _name(note)
+        self.until = _until(note)
         self._held += map(Ref.unbound, filter(has_wire_form, note.get("also", ())))
 
     def _resolve(self, request: dict[str, Any], note: Any, facts: TaskFacts) -> None:
@@ -260,7 +270,25 @@ class Delivery:
 
     def sent_again(self) -> None:
         """Leave what the message holds to the one that it was sent again as."""
+        self._sent_again = True
         self.message = ""
+
+    @property
+    def refers(self) -> bool:
+        """Whether there is anything to keep."""
+        return bool(self._held)
+
+    def keep(self, ttl: float) -> None:
+        """Hold what the message refers to for *ttl* seconds more; called by another thread while
+        the task runs. Raises OffloadError.
+        """
+        if self._sent_again:
+            return
+        refs = opened(self.hook, self._held)
+        name = self.holder
+        self.hook.content.keep_all(refs, Hold(ttl, name))
+        if self._released:  # the task has finished meanwhile, and nobody else would do it
+            release(self.hook, refs, name)
 
     def finish(self, state: str, delivery_info: Mapping[str, Any] | None) -> None:
         """Give up what the message held, if the task ended in a *state* that allows it."""
@@ -268,6 +296,7 @@ class Delivery:
         if not (self.message or parts):
             return
         if is_done(self.hook.app, self.task, state, delivery_info):
+            self._released = True
             if self.message:
                 release(self.hook, self._held, self.holder)
             if parts:
@@ -376,6 +405,16 @@ def mark_refs(request: dict[str, Any]) -> None:
         return ref
 
     request.update(replace_each(root, paths, mark))
+
+
+def _is_redelivered(request: Mapping[str, Any]) -> bool:
+    info = request.get("delivery_info")
+    return isinstance(info, Mapping) and bool(info.get("redelivered"))
+
+
+def _until(note: dict[str, Any]) -> float | None:
+    until = note.get("until")
+    return float(until) if type(until) is int and abs(until) < _FAR else None
 
 
 def _name(note: dict[str, Any]) -> str:

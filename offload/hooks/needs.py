@@ -63,7 +63,7 @@ def has_pins(hook: Offload) -> bool:
 
 def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Need]:
     allowed = delay + hook.grace
-    yield Need(hook.settings.retention + allowed, "offload_retention")
+    yield Need(hook.retention + allowed, "offload_retention")
     if retention is not None:
         yield Need(retention + allowed, "the retention given")
     results = hook.settings.results

@@ -22,7 +22,7 @@ _REF = re.compile(r"\bRef\b")
 
 
 def effective(call: TaskOptions, task: TaskOptions, settings: Settings) -> TaskOptions:
-    """Return the options in force; no field is None."""
+    """Return the options in force; only ``retention`` may be None: `Offload.retention`."""
     return call.over(task).over(settings.options())
 
 

@@ -166,16 +166,18 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     attempt = resending.get()
 
     delivery = current_delivery()
-    # What is sent again while the store is away goes on in the name it has: it cannot get another.
-    message = delivery.message if attempt and delivery is not None else message_name()
+    retention = hook.retention if options.retention is None else options.retention
     expires = seconds_until(call.get("expires"))
     delay = max(seconds_until(call.get("countdown")), seconds_until(call.get("eta")))
-    ttl = expires + hook.grace if expires else (options.retention or 0.0) + delay
+    ttl = expires + hook.grace if expires else retention + delay
+    # What is sent again while the store is away goes on in the name it has: it cannot get another.
+    again = delivery if attempt else None
+    message = again.message if again is not None else message_name(None if expires else retention)
     out = Outgoing(
         hook=hook,
         native=native,
         hold=Hold(ttl, task_holder(call["task_id"], message)),
-        embedded_ttl=ttl + (options.retention or 0.0) if expires else ttl,
+        embedded_ttl=ttl + retention if expires else ttl,
         result_ref=delivery.result_ref if delivery is not None else _no_result,
         known=known_refs(),
         resending=bool(attempt),
@@ -193,12 +195,22 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     made = build(**call)
     if out.slots or attempt or given is not None:
         holds = message if out.holds or attempt else ""
-        return _marked(made, out, TaskOptions.read(given, "call"), native, attempt, holds)
+        until = again.until if again is not None else None
+        if out.slots and again is None:
+            until = hook.content.now() + ttl
+        said = TaskOptions.read(given, "call")
+        return _marked(made, out, said, native, attempt, holds, until)
     return made
 
 
 def _marked(
-    message: Any, out: Outgoing, call: TaskOptions, native: str, attempt: int, holds: str
+    message: Any,
+    out: Outgoing,
+    call: TaskOptions,
+    native: str,
+    attempt: int,
+    holds: str,
+    until: float | None,
 ) -> Any:
     """Return *message* with Refs in their wire form and a note of where they are."""
     args, kwargs, embed = message.body
@@ -216,6 +228,8 @@ def _marked(
         note["holds"] = holds
         if native == "pickle" and (embedded := out.embedded_refs):
             note["also"] = [ref.wire for ref in embedded]
+    if until is not None:
+        note["until"] = int(until)
     if attempt:
         note["attempt"] = attempt
     said = {key: value for key, value in asdict(call).items() if value is not None}

@@ -32,9 +32,11 @@ __all__ = (
     "is_done",
     "is_only_copy",
     "message_name",
+    "opened",
     "redelivery_time",
     "release",
     "task_holder",
+    "waits_of",
 )
 
 logger = logging.getLogger(__name__)
@@ -57,9 +59,21 @@ def task_holder(task_id: Any, message: str = "") -> str:
     return holder("task", f"{task_id}+{message}" if message else task_id)
 
 
-def message_name() -> str:
-    """Return a new name for a message."""
-    return secrets.token_hex(6)
+def message_name(waits: float | None = None) -> str:
+    """Return a new name for a message that may wait *waits* seconds for its task to start; None
+    if it has a time to expire, or is no message.
+
+    The name tells `waits_of` how long the hold was to last.
+    """
+    name = secrets.token_hex(6)
+    return name if waits is None else f"{name}.{waits:.0f}"
+
+
+def waits_of(held_by: str) -> float | None:
+    """Return for how many seconds a holder's message may wait, where `message_name` said so."""
+    task, _, message = held_by.rpartition("+")
+    seconds = message.partition(".")[2] if task.startswith("task:") else ""
+    return float(seconds) if seconds.isdecimal() else None
 
 
 def redelivery_time(conf: Any) -> float:
@@ -135,6 +149,12 @@ def _count_bound(app: Any, exchange: str, key: Any) -> int | None:
         return None
 
 
+def opened(hook: Offload, refs: Iterable[Ref[Any]]) -> list[Ref[Any]]:
+    """Return *refs*, each verified and bound to the store; raises OffloadError."""
+    content = hook.content
+    return [ref if ref.resolve is not None else content.open(ref.wire) for ref in refs]
+
+
 def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
     """Give up what *name* holds. What fails is counted: it ends by its retention.
 
@@ -142,9 +162,7 @@ def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
     known to others by then, and must not be reported as its failure.
     """
     try:
-        content = hook.content
-        opened = [ref if ref.resolve is not None else content.open(ref.wire) for ref in refs]
-        content.release(opened, name, hook.grace)
+        hook.content.release(opened(hook, refs), name, hook.grace)
     except Exception as exc:
         hook.counters.add(releases_failed=1)
         expected = isinstance(exc, OffloadError)

@@ -134,7 +134,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             if ref is not None:
                 return wire_form(ref, backend.serializer)
         if state == states.SUCCESS and looks_like_ref(result):  # stored by a task's own hand
-            hold = Hold(hook.settings.retention)
+            hold = Hold(hook.retention)
             ref = hook.content.put_disguised(result, native=backend.serializer, hold=hold)
             return wire_form(ref, backend.serializer)
         return encode_result(result, state)

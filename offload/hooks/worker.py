@@ -123,7 +123,8 @@ def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..
         with Delivery(hook, task, uuid) as delivery:
             with received(request):
                 delivery.receive(args, kwargs, request, note)
-            outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
+            with hook.renewer.running(delivery):
+                outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
             if not request.get("is_eager"):
                 exceptions.portable(hook, outcome.retval)
             state = outcome.info.state if outcome.info is not None else states.SUCCESS
@@ -284,7 +285,8 @@ def _result_hold(hook: Offload, options: TaskOptions, delivery: Delivery, *, sto
     if request.chord:
         body = body_of(request)
         return Hold(ttl, task_holder(body) if body else holder("result", request.id))
-    return Hold(options.retention or ttl, delivery.holder)
+    retention = hook.retention if options.retention is None else options.retention
+    return Hold(retention, delivery.holder)
 
 
 def _refuse_refs_within(result: Any) -> None:

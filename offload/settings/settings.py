@@ -52,8 +52,9 @@ class Settings:
         results: whether results are stored, too.
         inline: names of parameters that stay in the message, in every task.
         max_size: bytes of the largest value carried.
-        retention: seconds that a stored value is kept after its last publishing, unless it is
-            known earlier that nobody needs it.
+        retention: seconds that a value is kept for a message or a `put`, unless every holder
+            releases it earlier. Default: 7 days where the store tracks holds; 1 day where values
+            live by their age alone.
         grace: seconds that it is kept after that is known, besides the broker's own time to
             give a message again (``visibility_timeout``).
         retry: what to do when a store does not answer; see `RetryPolicy`.
@@ -97,7 +98,7 @@ class Settings:
     results: bool = True
     inline: tuple[str, ...] = ()
     max_size: int = 2 * 1024**3
-    retention: float = 86400.0
+    retention: float | None = None
     grace: float = 3600.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     on_outage: str = "raise"
@@ -151,7 +152,8 @@ class Settings:
                 refuse(f"offload_{name}", getattr(self, name), "True or False")
         for name in ("threshold", "max_size", "inline_limit", "memo_size", "cache_size"):
             whole(f"offload_{name}", getattr(self, name), "a number of bytes from 0")
-        seconds("offload_retention", self.retention)
+        if self.retention is not None:
+            seconds("offload_retention", self.retention)
         seconds("offload_grace", self.grace, "'grace'")
         if not is_number(self.stats_interval) or self.stats_interval < 0:
             refuse("offload_stats_interval", self.stats_interval, "a number of seconds from 0")

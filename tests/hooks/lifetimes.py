@@ -9,6 +9,7 @@ until a grace ago. Two processes take turns, each of which knows only what it di
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ SOUND = celery.VERSION[:2] >= (5, 7)
 if SOUND:
     REPLACED_BY["a group"] = lambda again: group(again.clone(), again)
 GOES_ON_BY = ["retry", "outage", "by hand", *REPLACED_BY]
-ENDS_BY = ["result", "small", "fail", "ignore", "reject", "revoked"]
+ENDS_BY = ["result", "small", "long", "fail", "ignore", "reject", "revoked"]
 OUTCOMES = [*GOES_ON_BY, *ENDS_BY]
 keys = st.sampled_from(sorted(VALUES))
 given_ids = st.sampled_from(["one", "other"])
@@ -89,6 +90,7 @@ def lifetimes_machine(
             )
             self.wire.hook._store = self.setup.store
             self.wire.hook.releaser.submit = self._release_now  # type: ignore[method-assign]
+            self.wire.hook.renewer._running.get()._thread = threading.current_thread()  # none else
             self.model = Model()
             self.processes = itertools.cycle([self._process(), self._process()])
             self.messages: list[Sent] = []
@@ -335,9 +337,10 @@ def lifetimes_machine(
             before = len(self.messages)
             task_id = sent.message.headers["id"]
             with self._outage(outcome == "outage"):
-                self.wire.execute(sent.message)
+                again = {"exchange": "", "redelivered": sent.runs > 1}
+                self.wire.execute(sent.message, again)
             assert not self.failures, self.failures
-            if outcome in ("result", "small", "by hand"):
+            if outcome in ("result", "small", "long", "by hand"):
                 self._succeeded(task_id, sent.key, stored=outcome == "result")
             self._collect()
             self.running = None
@@ -346,6 +349,27 @@ def lifetimes_machine(
                 counts[f"went on by {outcome}"] += 1
             if outcome != "reject" and all(each.holder != sent.holder for each in new):
                 self._done(sent)
+
+        def run_long(self) -> None:
+            """Let hours pass while a task runs: whatever its message carries stays readable, and
+            long enough for another delivery.
+            """
+            sent = self.running
+            if sent is None or self.setup.advance is None:
+                return
+            for span in (0.0, *[0.37 * HOUR] * 12):
+                self.setup.advance(span)
+                self.model.now += span
+                self.wire.hook.renewer.renew_due()
+                if sent.until - GRACE <= self.model.now or (sent.runs > 1 and not span):
+                    for key in sent.carried:
+                        self._hold(sent.holder, key, 1.5 * GRACE)
+                    sent.until = self.model.now + 1.5 * GRACE
+                lives = self._lives()
+                for digest in {d for key in sent.carried for d in self.digests[key]}:
+                    if not lives.get(digest, 0.0) >= GRACE - SLACK:
+                        self.failures.append(f"{digest} ends {lives.get(digest)} into a long task")
+            counts["ran long"] += 1
 
         def _done(self, sent: Sent) -> None:
             for key in sent.carried:
@@ -424,6 +448,8 @@ def _task(machine: Any) -> Any:
         if not same(value, key):
             machine.failures.append(f"{key} arrived as something else")
         outcome = machine.outcome
+        if outcome == "long":
+            machine.run_long()
         if outcome == "fail":
             raise RuntimeError("as it is meant to")
         if outcome == "retry":

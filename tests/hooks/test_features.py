@@ -740,7 +740,7 @@ def test_a_naive_eta_is_taken_in_the_latest_zone(wire, tasks, days):
     tasks.echo.apply_async((BIG,), eta=now + timedelta(days=days))
     ref = wire.hook.content.open(wire_text(wire.sent[-1][1][0][0]))
     kept = ref.until - ref.created
-    assert kept >= timedelta(days=days, hours=12).total_seconds() + wire.hook.settings.retention
+    assert kept >= timedelta(days=days, hours=12).total_seconds() + wire.hook.retention
 
 
 @pytest.mark.parametrize("serializer", ("json", "pickle", "yaml", "msgpack"))
@@ -839,7 +839,7 @@ def test_an_absurd_delay_holds_nothing_for_longer(tasks, wire, option, when, emb
         with contextlib.suppress(Exception):  # it is Celery's to refuse
             tasks.echo.apply_async((BIG,), **{option: when})
     ttls = [info.ttl for info in wire.hook.store.blobs.scan()]
-    assert max(ttls, default=0) < 2 * wire.hook.settings.retention + wire.hook.grace + 3600
+    assert max(ttls, default=0) < 2 * wire.hook.retention + wire.hook.grace + 3600
 
 
 def test_a_steps_eta_adds_to_how_long_its_values_are_held(tasks, wire):

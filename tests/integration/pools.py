@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from celery import Celery
 
-from offload import Offload
+from offload import Offload, Ref
+from offload.testing.servers import wait_until
 
 MB = 1024**2
 SIZES = (1, 1, 2, 1, 4, 8)  # MB
@@ -113,6 +114,18 @@ def create(config: dict[str, Any]) -> Any:
         app.backend.client.incr("entered")
         spoil(value, mark % 256)
         return value
+
+    @app.task(name="outlasts", shared=False)
+    def outlasts(value: Ref[Any]) -> int:
+        """Run until the hold of this message was renewed, then read the value."""
+        blobs = app.offload.store.blobs
+
+        def left() -> float:
+            return max(blobs.holders(value.digest).values())
+
+        before = left()
+        wait_until(lambda: left() > before + 60, "the hold is renewed")
+        return len(value.get())
 
     @app.task(name="small", shared=False, resultrepr_maxsize=100)
     def small(number: int) -> int:

@@ -25,8 +25,10 @@ TIMEOUT = 40
 HELD = 200_000  # bytes after which the proxy holds a connection: no small value has as many
 
 
-CONCURRENCY = {"prefork": 4, "threads": 8, "gevent": GREENLETS}
-EVERYWHERE = tuple((pool, kind) for pool in CONCURRENCY for kind in ("redis", "s3"))
+CONCURRENCY = {"prefork": 4, "threads": 8, "gevent": GREENLETS, "solo": 1}
+EVERYWHERE = tuple(
+    (pool, kind) for pool in CONCURRENCY if pool != "solo" for kind in ("redis", "s3")
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,13 @@ def test_large_values_in_parallel(running):
     names = [path.name for path in running.cache.iterdir() if path.name != "lock"]
     assert len(names) == count + len(shared)
     assert not [name for name in names if name.endswith(".part")]
+
+
+@on(*((pool, "redis") for pool in CONCURRENCY))
+def test_a_hold_lasts_as_long_as_its_task(running):
+    """In every pool the hold of a message that expires is renewed while its task runs."""
+    result = running.app.tasks["outlasts"].apply_async((b"1" * MB,), expires=2)
+    assert result.get(timeout=TIMEOUT) == MB
 
 
 @on(("gevent", "redis"), ("gevent", "s3"))

@@ -1,0 +1,198 @@
+"""Holds never expire while their task runs."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from offload import BlobMissing, Ref
+from offload.errors import StoreUnavailable
+from offload.hooks.release import waits_of
+from offload.stores.memory import MemoryStore
+from offload.testing.store import FakeClock
+from tests.hooks.wire import make_wire
+
+BIG = list(range(2000))
+HOUR = 3600.0
+SERIALIZERS = ("json", "pickle", "yaml", "msgpack")
+
+
+@pytest.fixture
+def wire(request):
+    return make_slow(getattr(request, "param", "json"))
+
+
+def make_slow(serializer):
+    """Return a wire whose task ``slow`` runs as long as it is told, by the store's clock."""
+    conf = {"task_serializer": serializer, "accept_content": [serializer]}
+    wire = make_wire(watch=False, retention=3 * HOUR, grace=HOUR, conf=conf)
+    wire.clock = FakeClock()
+    wire.hook._store = MemoryStore(clock=wire.clock)
+    began = wire.clock()
+    wire.hook.content._clock = lambda: 1e9 + wire.clock() - began
+    wire.renewals = wire.hook.renewer._running.get()
+    wire.renewals._thread = threading.current_thread()  # tests renew themselves
+    wire.seen = []
+
+    @wire.app.task(name="slow", shared=False, offload={"threshold": 1000})
+    def slow(value: Ref, hours=0.0):
+        wire.hook.renewer.renew_due()
+        for _ in range(int(hours * 4)):
+            wire.clock.advance(HOUR / 4)
+            wire.hook.renewer.renew_due()
+        wire.seen.append(len(value.get()))
+
+    @wire.app.task(name="size", shared=False)
+    def size(value):
+        wire.seen.append(len(value))
+
+    wire.slow, wire.size = slow, size
+    return wire
+
+
+def holders(wire):
+    blobs = wire.hook.store.blobs
+    return {name.partition("+")[0] for info in blobs.scan() for name in blobs.holders(info.digest)}
+
+
+@pytest.mark.parametrize("wire", SERIALIZERS, indirect=True)
+@pytest.mark.parametrize("options", ({}, {"expires": 60}, {"offload": {"retention": 60}}))
+def test_a_running_task_can_read_a_reference_at_any_time(wire, options):
+    """Whatever its message was to live for, a task that has started reads its values, and so do
+    the callbacks it calls; then all of it is released.
+    """
+    links = wire.app.conf.task_serializer in ("json", "pickle")  # others carry no signatures
+    wire.slow.apply_async((BIG, 100), link=wire.size.si([*BIG, 1]) if links else None, **options)
+    wire.work()
+    assert wire.seen == [2000, 2001][: 1 + links]
+    assert holders(wire) == set()
+    assert max(info.ttl for info in wire.hook.store.blobs.scan()) <= HOUR + 60
+
+
+def test_what_a_put_kept_outlives_it(wire):
+    """A reference that needed no hold, as its `put` lasts longer, is held once that ends."""
+    ref = wire.hook.put(BIG, retention=4 * HOUR)
+    wire.slow.delay(ref, 100)
+    wire.work()
+    assert wire.seen == [2000]
+    assert holders(wire) == set()
+
+
+def test_a_message_that_waited_until_the_end_is_renewed_at_once(wire):
+    """A task that starts in the last minute of its message's hold keeps its values."""
+    wire.slow.delay(BIG, 10)
+    wire.clock.advance(3 * HOUR - 30)
+    wire.work()
+    assert wire.seen == [2000]
+
+
+def test_at_any_moment_a_second_delivery_finds_its_values(wire, monkeypatch):
+    """While a task runs, its hold never has less than the grace left."""
+    left = []
+    renew = wire.hook.renewer.renew_due
+
+    def watched():
+        renew()
+        left.append(min(info.ttl for info in wire.hook.store.blobs.scan()))
+
+    monkeypatch.setattr(wire.hook.renewer, "renew_due", watched)
+    wire.slow.apply_async((BIG, 20), expires=60)
+    wire.work()
+    assert min(left) >= HOUR
+
+
+def test_a_task_that_ends_in_time_costs_nothing(wire, monkeypatch):
+    """Nothing is asked of the store for holds that last long enough."""
+    blobs = wire.hook.store.blobs
+    hold, asked = blobs.hold, []
+    wire.slow.delay(BIG, 1)
+    monkeypatch.setattr(blobs, "hold", lambda *args: asked.append(args) or hold(*args))
+    wire.work()
+    assert wire.seen == [2000]
+    assert not asked
+
+
+def test_an_outage_is_no_end(wire, monkeypatch):
+    """A renewal that the store could not do is done later."""
+    hold, failures = wire.hook.store.blobs.hold, [1] * 12
+
+    def sometimes(*args):
+        if failures:
+            failures.pop()
+            raise StoreUnavailable("away")
+        return hold(*args)
+
+    wire.hook.content._retrying._sleep = lambda _: None
+    wire.slow.apply_async((BIG, 20), expires=60)
+    monkeypatch.setattr(wire.hook.store.blobs, "hold", sometimes)
+    wire.work()
+    assert (wire.seen, failures) == ([2000], [])
+
+
+def test_a_late_renewal_leaves_nothing(wire, monkeypatch):
+    """A task that ends while its hold is being renewed releases that one as well."""
+    wire.slow.apply_async((BIG,), expires=60)
+    add, running = wire.renewals.add, []
+    monkeypatch.setattr(wire.renewals, "add", lambda d, due: running.append(d) or add(d, due))
+    wire.work()
+    running[0].keep(5 * HOUR)
+    assert holders(wire) == set()
+
+
+def test_without_renewal_it_would_be_gone(wire, monkeypatch):
+    """What these tests prove nothing without: the clock does end values."""
+    monkeypatch.setattr(wire.hook.renewer, "_renew", lambda delivery: None)
+    result = wire.slow.apply_async((BIG, 20), expires=60)
+    wire.work()
+    with pytest.raises(BlobMissing):
+        result.get(timeout=1)
+
+
+def test_a_thread_renews():
+    """It begins with the first task that refers to something, and wakes for what is due."""
+    wire = make_wire(retention=60, grace=HOUR)
+    renewed = threading.Event()
+
+    @wire.app.task(name="waits", shared=False)
+    def waits(value: Ref):
+        wire.calls.clear()
+        hold = wire.hook.store.blobs.hold
+        wire.hook.store.blobs.hold = lambda *args: (hold(*args), renewed.set())[0]
+        assert renewed.wait(10)
+
+    result = waits.apply_async((BIG,))
+    wire.work()
+    assert result.get(timeout=1) is None
+    (thread,) = (each for each in threading.enumerate() if each.name == "offload-renew")
+    assert thread.daemon
+
+
+@pytest.mark.parametrize("until", (None, "soon", True, [], 1 << 60, -(1 << 60), float("nan")))
+def test_a_note_may_say_anything(wire, until):
+    """A time that makes no sense harms no task."""
+    wire.slow.delay(BIG, 1)
+    message = wire.take()
+    args, kwargs, embed = json.loads(message.body)
+    embed["offload"]["until"] = until
+    message.body = json.dumps([args, kwargs, embed])
+    wire.execute(message)
+    assert wire.seen == [2000]
+
+
+def test_a_holder_tells_how_long_its_message_may_wait(wire):
+    """Who looks at holders can tell a message that is about to lose its values from one that is
+    about to expire, or is short-lived by choice.
+    """
+    told = []
+    for options in ({}, {"expires": 60}, {"countdown": 60}, {"offload": {"retention": 60}}):
+        wire.slow.apply_async((BIG,), **options)
+        blobs = wire.hook.store.blobs
+        (info,) = blobs.scan()
+        (name,) = blobs.holders(info.digest)
+        told.append(waits_of(name))
+        wire.work()
+    assert told == [3 * HOUR, None, 3 * HOUR, 60.0]
+    for other in ("put", "result:a+b.5", "task:x.5", "task:a+b.c"):
+        assert waits_of(other) is None
