@@ -12,21 +12,19 @@ from functools import cache
 from importlib import resources
 from typing import Any, Protocol
 
-import redis
 from redis import Redis, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from offload.errors import StoreError
 from offload.stores.processes import PerProcess
 from offload.stores.redis.failures import driver_errors, translate
 from offload.stores.redis.packer import Bulk
+from offload.stores.redis.redis_internals import Command, database_of, exchange, refusal
 
 __all__ = ("Client", "Link", "Script", "escaped", "script")
 
 Client = Redis | RedisCluster
-Command = Sequence[Any]
-_REFUSES = 1.0  # seconds that a server has to refuse a string that is too long
 _SCAN = 1000  # keys looked at by one SCAN
 logger = logging.getLogger(__name__)
 
@@ -89,7 +87,7 @@ class Link:
         client = self._client()
         if isinstance(client, RedisCluster):
             return 0
-        return int(client.connection_pool.connection_kwargs.get("db") or 0)
+        return database_of(client)
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Send *commands* in one round trip and return their answers in order.
@@ -183,7 +181,7 @@ class Link:
         with driver_errors(self.url):
             if not isinstance(client, RedisCluster):
                 try:
-                    return _exchange(client.connection_pool, commands)
+                    return exchange(client.connection_pool, commands)
                 except RedisConnectionError as exc:
                     self._check_size(client.connection_pool, commands, exc)
                     raise
@@ -196,7 +194,7 @@ class Link:
         """Raise StoreError if the connection broke because the server takes no string so long."""
         sizes = [part.size for each in commands for part in each if isinstance(part, Bulk)]
         longest = max(sizes, default=0)
-        said = _refusal(pool, longest) if longest else None
+        said = refusal(pool, longest) if longest else None
         if said:
             raise StoreError(
                 f"{self.url} takes no string of {longest} bytes ({said}): set chunk_size=… in its "
@@ -213,49 +211,3 @@ class Link:
 def escaped(text: str) -> str:
     """Return the pattern that matches *text* alone."""
     return re.sub(r"[*?\[\]\\]", r"\\\g<0>", text)
-
-
-# Before 5.3 the pool wanted to know the command; since then it warns if told.
-_COMMAND = ("_",) if tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) else ()
-
-
-def _refusal(pool: Any, length: int) -> str | None:
-    """Return what the server says to the announcement of a string of *length* bytes, if anything.
-
-    It breaks the connection while the string is still being sent, so its answer is lost then.
-    """
-    with suppress(RedisError, OSError):
-        connection = pool.get_connection(*_COMMAND)
-        try:
-            connection.send_packed_command([b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\n$%d\r\n" % length])
-            if connection.can_read(timeout=_REFUSES):
-                connection.read_response()
-        except ResponseError as exc:
-            return str(exc)
-        finally:
-            connection.disconnect()
-            pool.release(connection)
-    return None
-
-
-def _exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
-    """Send *commands* on one connection and return their answers, errors among them.
-
-    redis-py's pipeline would give a connection back to the pool with answers still to come
-    when something else interrupts it half way (as Celery's soft time limit does), and the
-    next call would take them for its own. Here such a connection is closed.
-    """
-    connection = pool.get_connection(*_COMMAND)
-    answers: list[Any] = []
-    try:
-        connection.send_packed_command(connection.pack_commands(commands))
-        while len(answers) < len(commands):
-            try:
-                answers.append(connection.read_response())
-            except ResponseError as exc:
-                answers.append(exc)
-    finally:
-        if len(answers) < len(commands):
-            connection.disconnect()
-        pool.release(connection)
-    return answers

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis.connection import PythonRespSerializer
-
 from offload.stores.base import Parts
+from offload.stores.redis.redis_internals import Packer
 
 __all__ = ("PACKER", "Bulk")
 
@@ -39,7 +38,7 @@ class Bulk:
         return f"<{self.size} bytes>"
 
 
-class _PartsPacker(PythonRespSerializer):
+class _PartsPacker(Packer):
     """redis-py's own packer, which also takes `Bulk` arguments. It keeps no state."""
 
     def pack(self, *args: Any) -> list[bytes | memoryview]:

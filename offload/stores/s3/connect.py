@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -110,9 +109,9 @@ class _Connect:
         import boto3
         from boto3.session import Session
         from botocore.config import Config
-        from botocore.session import get_session
 
         from offload.stores.s3.body import send_at_once
+        from offload.stores.s3.botocore_internals import botocore_session, handle_before_call
 
         config = Config(
             **self._config,
@@ -130,29 +129,15 @@ class _Connect:
             tcp_keepalive=True,
             user_agent=f"Boto3/{boto3.__version__} offload",  # else it is made anew each time
         )
-        # A session for each client: they are not made for several threads. What they read
-        # from boto3's files (70 ms of 80) is shared, and is data only.
-        session = get_session()
-        session.register_component("data_loader", _loader())
-        session = Session(**self._session, botocore_session=session)
+        session = Session(**self._session, botocore_session=botocore_session())
         client = session.client("s3", **self._client, config=config)
-        client.meta.events.register_last("before-call.s3", send_at_once)
-        # Some servers want it, as S3 did, and know no newer checksum.
-        client.meta.events.register_last("before-call.s3.DeleteObjects", _add_md5)
+        handle_before_call(client, send_at_once)
         return client
 
 
 def _add_md5(params: dict[str, Any], **_more: Any) -> None:
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = b64encode(digest).decode()
-
-
-@cache
-def _loader() -> Any:
-    from botocore.loaders import create_loader
-    from botocore.session import get_session
-
-    return create_loader(get_session().get_config_variable("data_path"))
 
 
 def _place(url: StoreURL) -> tuple[str, str]:

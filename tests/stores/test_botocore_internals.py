@@ -1,0 +1,46 @@
+"""botocore: what a client is made of, and the order in which it asks us, are as we take them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from botocore.awsrequest import AWSResponse
+
+from offload.stores.s3.body import body_of
+from offload.stores.s3.botocore_internals import botocore_session
+
+
+@pytest.fixture
+def client():
+    from offload.stores import open_store
+
+    store = open_store("s3://key:secret@bucket?endpoint_url=http://127.0.0.1:1&region=here")
+    yield store._link._clients.get()
+    store.close()
+
+
+def test_botocore_takes_a_shared_loader():
+    """botocore's sessions use the loader that is registered as their `data_loader`."""
+    first, second = botocore_session(), botocore_session()
+    assert first is not second
+    assert first.get_component("data_loader") is second.get_component("data_loader")
+
+
+@pytest.mark.parametrize("size", (0, 1000, 100_000))
+def test_botocore_expects_a_word_from_the_server_unless_told(client, size):
+    """botocore lets our handler take out ``Expect``, and sends a file's pieces as they are."""
+    sent = []
+
+    def answer(request, **_):
+        sent.append(request)
+        return AWSResponse(request.url, 200, {}, SimpleNamespace(stream=list))
+
+    client.meta.events.register("before-send.s3.PutObject", answer)
+    body = body_of([bytes(size)])
+    client.put_object(Bucket="bucket", Key="key", Body=body)
+    (request,) = sent
+    assert ("Expect" in request.headers) == (size == 100_000)
+    assert int(request.headers["Content-Length"]) == size
+    if size == 100_000:
+        assert request.body is body
