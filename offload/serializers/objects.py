@@ -152,7 +152,8 @@ def _is_simple(value: Any) -> bool:
 
 
 def _write_partial(value: functools.partial[Any], writer: Writer) -> Node | None:
-    function = write(value.func, writer)
+    func = value.func
+    function = {"type": func.__name__} if _is_simple(func) else write(func, writer)
     if function is None or vars(value):
         return None
     parts = writer.items([value.args, value.keywords], ["args", "keywords"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
+import operator
+import pathlib
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -15,6 +19,22 @@ from offload.serializers.describe import type_name
 __all__ = ("READERS", "WRITERS", "NotData", "text")
 
 Node = Any
+
+_PATHS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        *(pathlib.PurePosixPath, pathlib.PureWindowsPath),
+        *(pathlib.PosixPath, pathlib.WindowsPath),
+    )
+}
+_ADDRESSES: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        *(ipaddress.IPv4Address, ipaddress.IPv4Network, ipaddress.IPv4Interface),
+        *(ipaddress.IPv6Address, ipaddress.IPv6Network, ipaddress.IPv6Interface),
+    )
+}
+_TERM = 1 << 14  # bits of a fraction's terms: reducing it takes their square
 
 
 class NotData(Exception):
@@ -51,6 +71,47 @@ def text(body: Node) -> str:
 def _write_int(value: int) -> Node:
     # In hexadecimal because that takes no longer than the number is long.
     return value if -(1 << 63) <= value < 1 << 64 else {"int": hex(value)}
+
+
+def _read_int(node: Node) -> int:
+    return int(text(node["int"]), 16) if type(node) is dict else operator.index(node)
+
+
+def _write_fraction(value: Fraction) -> Node:
+    terms = value.numerator, value.denominator
+    if max(term.bit_length() for term in terms) > _TERM:
+        raise NotData("it is a Fraction of very large numbers")
+    return {"Fraction": [_write_int(term) for term in terms]}
+
+
+def _read_fraction(body: Node) -> Fraction:
+    numerator, denominator = map(_read_int, body)
+    if max(numerator.bit_length(), denominator.bit_length()) > _TERM:
+        raise ValueError("a fraction of too large numbers")
+    return Fraction(numerator, denominator)
+
+
+def _write_range(value: range) -> Node:
+    return {"range": [_write_int(each) for each in (value.start, value.stop, value.step)]}
+
+
+def _write_path(value: pathlib.PurePath) -> Node:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise NotData("it is a path that is no Unicode") from None
+    return {"path": [type(value).__name__, str(value)]}
+
+
+def _read_path(body: Node) -> pathlib.PurePath:
+    kind, path = map(text, body)
+    found: pathlib.PurePath = _PATHS[kind](path)
+    return found
+
+
+def _read_address(body: Node) -> Any:
+    kind, address = map(text, body)
+    return _ADDRESSES[kind](address)
 
 
 def _write_float(value: float) -> Node:
@@ -163,6 +224,12 @@ WRITERS: dict[type, Callable[[Any], Node]] = {
     datetime: _write_datetime,
     timezone: _write_timezone,
     ZoneInfo: _write_zoneinfo,
+    Fraction: _write_fraction,
+    range: _write_range,
+    **dict.fromkeys(_PATHS.values(), _write_path),
+    **dict.fromkeys(
+        _ADDRESSES.values(), lambda value: {"address": [type(value).__name__, str(value)]}
+    ),
 }
 """Of exactly these types. A node is a JSON scalar, or an object of one tag."""
 
@@ -178,5 +245,9 @@ READERS: dict[str, Callable[[Node], Any]] = {
     "datetime": _read_datetime,
     "timezone": _read_timezone,
     "ZoneInfo": _read_zoneinfo,
+    "Fraction": _read_fraction,
+    "range": lambda body: range(*map(_read_int, body)),
+    "path": _read_path,
+    "address": _read_address,
     "pytz": _read_pytz,
 }

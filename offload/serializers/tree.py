@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +52,12 @@ _MODULES = {
     "pyarrow": ("offload.serializers.arrow", "arrow"),
 }
 """Package, which is also the tag: the module for its types, and the extra it needs."""
+
+_FACTORIES: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
+}
+"""What a `defaultdict` may make that is no shipped code."""
 
 _LISTS_AND_DICTS = frozenset({list, dict})
 _RAW = Raw()
@@ -274,8 +281,23 @@ def _write_list(writer: Writer, value: list[Any]) -> Node:
 def _write_dict(writer: Writer, value: dict[Any, Any]) -> Node:
     if not writer.spell_out and is_plain(value, _LISTS_AND_DICTS):
         return {"json": value}
+    return {"dict": _pairs(writer, value)}
+
+
+def _pairs(writer: Writer, value: dict[Any, Any]) -> list[Node]:
     keys = list(value)
-    return {"dict": [writer.items(keys, keys), writer.items(list(value.values()), keys)]}
+    return [writer.items(keys, keys), writer.items(list(value.values()), keys)]
+
+
+def _write_defaultdict(writer: Writer, value: defaultdict[Any, Any]) -> Node:
+    factory = value.default_factory
+    name = getattr(factory, "__name__", "")
+    node: Node = name if factory is not None and _FACTORIES.get(name) is factory else None
+    if factory is not None and node is None:
+        node = objects.write(factory, writer) if writer.code is not None else None
+        if node is None:
+            raise NotData(f"its default_factory is a {type_name(factory)}")
+    return {"defaultdict": [node, *_pairs(writer, value)]}
 
 
 def _write_set(writer: Writer, value: set[Any] | frozenset[Any]) -> Node:
@@ -297,12 +319,30 @@ _WRITERS: dict[type, Callable[[Writer, Any], Node]] = {
     dict: _write_dict,
     set: _write_set,
     frozenset: _write_set,
+    slice: lambda writer, value: {"slice": writer.items([value.start, value.stop, value.step])},
+    deque: lambda writer, value: {"deque": [value.maxlen, writer.items(list(value))]},
+    OrderedDict: lambda writer, value: {"OrderedDict": _pairs(writer, value)},
+    Counter: lambda writer, value: {"Counter": _pairs(writer, value)},
+    defaultdict: _write_defaultdict,
 }
 
 
 def _read_raw(reader: Reader, body: Node) -> Any:
     head, reference = body
     return _RAW.decode(memoryview(text(head).encode()), [reader.buffer(reference)])
+
+
+def _read_deque(reader: Reader, body: Node) -> Any:
+    longest, items = body
+    if longest is not None and type(longest) is not int:
+        raise TypeError("not the length of a deque")
+    return deque(reader.items(items), longest)
+
+
+def _read_defaultdict(reader: Reader, body: Node) -> Any:
+    factory, *pairs = body
+    made = _FACTORIES[factory] if type(factory) is str else reader.value(factory)
+    return defaultdict(made, _read_dict(reader, pairs))
 
 
 def _read_dict(reader: Reader, body: Node) -> dict[Any, Any]:
@@ -317,4 +357,9 @@ _READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "dict": _read_dict,
     "set": lambda reader, body: set(reader.items(body)),
     "frozenset": lambda reader, body: frozenset(reader.items(body)),
+    "slice": lambda reader, body: slice(*reader.items(body)),
+    "deque": _read_deque,
+    "OrderedDict": lambda reader, body: OrderedDict(_read_dict(reader, body)),
+    "Counter": lambda reader, body: Counter(_read_dict(reader, body)),
+    "defaultdict": _read_defaultdict,
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import ipaddress
+import pathlib
 import zoneinfo
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -135,7 +137,12 @@ VALUES = {
     "dict subclass": collections.OrderedDict([("b", 1), ("a", 2)]),
     "defaultdict": collections.defaultdict(int, a=1),
     "Counter": collections.Counter("abca"),
-    "deque": collections.deque([1, 2]),
+    "defaultdict of code": [collections.defaultdict(lambda: 1, a=1), {1}],
+    "dict types beside a set": [
+        *(collections.OrderedDict([("b", 1), (2, (3,))]), collections.Counter("abca")),
+        *(collections.defaultdict(list, a=[1]), collections.defaultdict(None), {1}),
+    ],
+    "deque": [collections.deque([1, (2,)]), collections.deque([1], maxlen=3)],
     "looks like kombu's": {"__type__": "uuid", "__value__": {"hex": "0" * 32}},
     "looks like kombu's, unknown": [{"__type__": "nonsense", "__value__": 1}],
     "looks like kombu's, not quite": {"__type__": "uuid", "__value__": 1, "more": 2},
@@ -156,9 +163,16 @@ VALUES = {
     "Decimal odd": [Decimal("NaN"), Decimal("-Infinity"), Decimal("1E+50"), Decimal("-0")],
     "Decimals beside a set": [Decimal("-0.00"), {1}],
     "UUID": UUID("12345678123456781234567812345678"),
-    "Fraction": Fraction(1, 3),
-    "range": range(3),
-    "slice": slice(1, 2),
+    "Fraction": [Fraction(1, 3), Fraction(-(2**80), 3)],
+    "range": [range(3), range(5, -(2**70), -2)],
+    "slice": [slice(1, 2), slice(None, {1}, "x")],
+    "paths": [
+        pathlib.Path("a/../b"),
+        pathlib.PurePosixPath("/x"),
+        pathlib.PureWindowsPath("C:\\y"),
+    ],
+    "addresses": [ipaddress.ip_address("10.0.0.1"), ipaddress.ip_interface("fe80::1/64")],
+    "networks": {ipaddress.ip_network("10.0.0.0/8"): ipaddress.ip_network("fe80::/64")},
     "Ellipsis": ...,
     "Enum": Colour.RED,
     "IntEnum": Level.LOW,
@@ -192,9 +206,9 @@ VALUES = {
 }
 
 ONLY_PICKLE = {
-    *("Fraction", "range", "slice", "Ellipsis", "Enum", "dataclass", "pydantic"),
-    *("own class", "own class within", "class", "function", "exception", "deque"),
-    *("dict subclass", "defaultdict", "Counter", "str subclass", "int subclass"),
+    *("Ellipsis", "Enum", "dataclass", "pydantic"),
+    *("own class", "own class within", "class", "function", "exception"),
+    *("defaultdict of code", "str subclass", "int subclass"),
     *("dict of str subclass keys", "IntEnum", "namedtuple", "says how it is JSON"),
     *("numpy objects", "pandas sparse"),
 }

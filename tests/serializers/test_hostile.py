@@ -6,6 +6,10 @@ import json
 import pickle
 import random
 import tracemalloc
+from collections import Counter, OrderedDict, defaultdict, deque
+from fractions import Fraction
+from ipaddress import ip_network
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +28,8 @@ SAMPLES = {
     "text": "some text",
     "json": [{"a": 1}, [2.5]],
     "containers": [{1: (2, {3})}, b"x" * 300, 2**70, "\ud800", 1j],
+    "values": [Path("a/b"), Fraction(1, 3), range(2**70), ip_network("fe80::/64"), slice(None)],
+    "dicts": [Counter("ab"), OrderedDict(a=1), defaultdict(list, a=[1]), deque([1], 3), {1}],
     "array": np.arange(90.0).reshape(9, 10),
     "structured": np.zeros(50, [("a", "i4"), ("b", "f8", (2,))]),
     "masked": np.ma.array(np.arange(80), mask=np.arange(80) % 2),
@@ -92,6 +98,8 @@ def test_changed_bytes_never_raise_anything_but_our_error(name):
 numbers = st.sampled_from((0, 1, -1, 2**31, 2**62, 2**63 - 1, 10**30, 1.5, True, None))
 words = st.sampled_from(("", "<f8", "|O", "O8", "C", "F", "array", "a", "AAAA", "json", "nan"))
 words |= st.sampled_from(("numpy", "pandas", "pyarrow", "polars", "tuple", "dict", "raw", "set"))
+words |= st.sampled_from(("Fraction", "range", "path", "PosixPath", "address", "IPv4Network"))
+words |= st.sampled_from(("slice", "deque", "OrderedDict", "Counter", "defaultdict", "list"))
 words |= st.sampled_from(("kind", "dtype", "shape", "order", "data", "frame", "values", "schema"))
 nodes = st.recursive(
     numbers | words,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import Counter, defaultdict
+from fractions import Fraction
+from ipaddress import ip_address
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -58,6 +62,18 @@ def test_a_callable_does_there_what_it_does_here(sides, kind):
     assert repr(home(*args)) == repr(expected)
     if kind in ("function", "lambda", "closure", "recursive", "class"):
         assert home is function
+
+
+def test_values_and_types_of_python_in_instances_and_partials(sides):
+    """Paths, fractions, and the like arrive in instances, and Python's types in partials."""
+    here, there, native = sides
+    value = [Path("a/b"), Fraction(1, 3), range(3), ip_address("::1"), slice(1), Counter("aa")]
+    point = MAIN["Point"](1, [*value, defaultdict(MAIN["scale"]), functools.partial(int, base=2)])
+    *arrived, table, binary = there.read(here.write(point, native)).y
+    assert arrived == value
+    assert list(map(type, arrived)) == list(map(type, value))
+    assert table.default_factory(2) == 2000
+    assert binary("11") == 3
 
 
 EXCEPTIONS = """
