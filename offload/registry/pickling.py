@@ -26,7 +26,7 @@ import cloudpickle
 from offload.errors import CodeRefused, SerializationError
 from offload.registry.apps import loading_for, own, what_of_celery
 from offload.registry.by_value import Functions, reduce_class
-from offload.registry.creation import check_creation
+from offload.registry.creation import check_creation, without_shipped_hooks
 from offload.registry.functions import (
     is_dispatching,
     reduce_dispatching,
@@ -103,7 +103,7 @@ def dump(obj: Any, pair: Pair, scope: Scope, pair_of: Callable[[Any], Pair]) -> 
     """
     file = io.BytesIO()
     if isinstance(obj, type):
-        check_creation(obj)
+        check_creation(obj, scope.__contains__)
     try:
         with _by_value(scope):
             _Pickler(file, obj, pair, scope, pair_of).dump(obj)
@@ -141,7 +141,10 @@ def own_registry() -> Any:
 
 
 def _skeleton(name: str, code_hash: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    return _current().begin(name, code_hash, make(*args))
+    loader = _current()
+    with without_shipped_hooks(args, loader.registry.ships) as given:
+        made = make(*given)
+    return loader.begin(name, code_hash, made)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]

@@ -18,10 +18,84 @@ from offload.errors import CodeRefused, DeserializationError, SerializationError
 from offload.registry.pickling import dump, load
 from offload.registry.scope import Scope
 from offload.stores.memory import MemoryStore
+from tests.registry.definitions import module
 from tests.registry.sides import Side, cells
 
 PASSWORD = "a-password-of-the-broker"
 KEY = "hmac:a-signing-key-of-the-producer"
+
+
+HOOKS = {
+    "names": """
+        class Base:
+            registry = []
+            def __init_subclass__(cls, **more):
+                super().__init_subclass__(**more)
+                assert cls.__name__ not in Base.registry
+                Base.registry.append(cls.__name__)
+        class F(Base):
+            def run(self): return self.registry
+    """,
+    "classes": """
+        class Base:
+            registry = []
+            def __init_subclass__(cls):
+                cls.registry.append(cls)
+        class F(Base):
+            def run(self): return [each is F for each in self.registry]
+    """,
+    "global": """
+        registry = {}
+        class Base:
+            def __init_subclass__(cls):
+                if cls.__name__ in registry: raise TypeError("registered twice")
+                registry[cls.__name__] = cls.__name__
+        class F(Base):
+            def run(self): return registry
+    """,
+    "metaclass": """
+        import abc
+        class Meta(abc.ABCMeta):
+            registry = {}
+            def __new__(meta, name, bases, attributes):
+                made = super().__new__(meta, name, bases, attributes)
+                if name in meta.registry: raise TypeError("registered twice")
+                meta.registry[name] = made
+                return made
+            def __init__(cls, *args):
+                super().__init__(*args)
+                cls.number = len(cls.registry)
+        class Base(metaclass=Meta): pass
+        class F(Base):
+            def run(self): return {k: v.__name__ for k, v in type(F).registry.items()}, F.number
+    """,
+    "__init_subclass__ with keywords": """
+        class Base:
+            tag = 0
+            def __init_subclass__(cls, *, tag): cls.tag = tag
+        class F(Base, tag=1):
+            def run(self): return self.tag
+    """,
+    "__new__ with keywords": """
+        class Meta(type):
+            def __new__(meta, name, bases, attributes, tag):
+                return super().__new__(meta, name, bases, {**attributes, "tag": tag})
+            def __init__(cls, name, bases, attributes, tag): pass
+        class F(metaclass=Meta, tag=1):
+            def run(self): return self.tag
+    """,
+    "__prepare__ with keywords": """
+        class Meta(type):
+            @classmethod
+            def __prepare__(meta, name, bases, *, tag): return {"tag": tag}
+            def __new__(meta, name, bases, attributes, **more):
+                return super().__new__(meta, name, bases, attributes)
+            def __init__(cls, name, bases, attributes, **more): pass
+        class F(metaclass=Meta, tag=1):
+            def run(self): return self.tag
+    """,
+}
+"""Classes whose bases or metaclass do something when a subclass is defined."""
 
 
 def stored(store):
@@ -210,51 +284,57 @@ def test_a_registry_alone_stores_no_key(memory, defined):
 
 
 class TestCannot:
+    @pytest.mark.parametrize("source", HOOKS.values(), ids=HOOKS)
+    def test_what_shipped_hooks_did_is_not_done_again(self, sides, defined, source):
+        """Hooks of shipped bases and metaclasses do not run on the classes that are loaded: their
+        registries hold what they held, and keywords are not wanted. Later subclasses run them.
+        """
+        here, there = sides
+        cls = defined(source)
+        was = str(cls().run())
+        arrived = there.read(here.write(cls()))
+        assert str(arrived.run()) == was
+        assert str(there.read(here.write([cls()]))[0].run()) == was
+        kind = type(arrived)
+        type(kind)("Later", (kind,), {}, **({"tag": 5} if "tag" in source else {}))
+        of_class = "self.registry" in source or "type(F).registry" in source
+        assert (str(arrived.run()) != was) == of_class
+        assert here.read(there.write(arrived)).__class__ is cls
+
     @pytest.mark.parametrize(
-        ("source", "message"),
+        ("library", "message"),
         (
-            (
-                """
-                class Base:
-                    def __init_subclass__(cls, *, tag): cls.tag = tag
-                class F(Base, tag=1): pass
-                """,
-                r"__main__\.F cannot be shipped: Base\.__init_subclass__ wants .*'tag'",
-            ),
-            (
-                """
-                class Meta(type):
-                    def __new__(meta, name, bases, attributes, tag):
-                        return super().__new__(meta, name, bases, attributes)
-                    def __init__(cls, name, bases, attributes, tag): pass
-                class F(metaclass=Meta, tag=1): pass
-                """,
-                r"__main__\.F cannot be shipped: Meta\.__new__ wants .*'tag'",
-            ),
-            (
-                """
-                class Meta(type):
-                    @classmethod
-                    def __prepare__(meta, name, bases, *, tag): return {}
-                    def __new__(meta, name, bases, attributes, **more):
-                        return super().__new__(meta, name, bases, attributes)
-                    def __init__(cls, name, bases, attributes, **more): pass
-                class F(metaclass=Meta, tag=1): pass
-                """,
-                r"__main__\.F cannot be shipped: Meta\.__prepare__ wants .*'tag'",
-            ),
+            (HOOKS["__init_subclass__ with keywords"], r"Base\.__init_subclass__ wants .*'tag'"),
+            (HOOKS["__new__ with keywords"], r"Meta\.__new__ wants .*'tag'"),
+            (HOOKS["__prepare__ with keywords"], r"Meta\.__prepare__ wants .*'tag'"),
         ),
-        ids=("init_subclass", "new", "prepare"),
     )
-    def test_what_wants_keywords_is_refused_where_it_is_sent(self, sides, defined, source, message):
-        """A class that nobody can make again without its keywords is an error at the producer,
-        which names it and what wants them; nothing is stored.
+    def test_what_wants_keywords_is_refused_where_it_is_sent(
+        self, sides, defined, library, message
+    ):
+        """A class that a library cannot make again without its keywords is an error at the
+        producer, which names it and what wants them; nothing is stored.
         """
         here, _ = sides
-        cls = defined(source)
-        with pytest.raises(SerializationError, match=message):
-            here.write(cls())
+        with module("a_library", textwrap.dedent(library)):
+            cls = defined("from a_library import F as Base\nclass F(Base, tag=1): pass")
+            with pytest.raises(SerializationError, match=rf"__main__\.F cannot.* {message}"):
+                here.write(cls())
         assert not here.written
+
+    def test_hooks_of_a_library_run_where_a_class_is_loaded(self, sides, defined):
+        """A library keeps its own account of plugins, and that of the worker's gets them, too."""
+        here, there = sides
+        library = """
+            class Plugin:
+                names = []
+                def __init_subclass__(cls): Plugin.names.append(cls.__name__)
+        """
+        source = "from a_library import Plugin\nclass F(Plugin): pass"
+        with module("a_library", textwrap.dedent(library)) as plugins:
+            payload = here.write(defined(source)())
+            there.read(payload)
+            assert plugins.Plugin.names == ["F", "F"]
 
     def test_what_has_no_content_is_refused_where_it_is_sent(self, sides, defined):
         """A class that depends on a lock is an error that says where it stands."""
@@ -265,17 +345,14 @@ class TestCannot:
             here.write(cls())
 
     def test_what_refuses_to_be_made_says_so_where_it_is_loaded(self, sides, defined):
-        """A base that wants attributes that come later is an error that names the class."""
+        """A library's base that wants what is set later is an error that names the class."""
         here, there = sides
-        cls = defined("""
-            class Base:
-                def __init_subclass__(cls): cls.name.upper()
-            class F(Base):
-                name = "f"
-        """)
-        payload = here.write(cls())
-        with pytest.raises(DeserializationError, match=r"class __main__\.F@.* cannot be made"):
-            there.read(payload)
+        library = "class Base:\n    def __init_subclass__(cls): cls.name.upper()"
+        with module("a_library", library):
+            cls = defined("from a_library import Base\nclass F(Base):\n    name = 'f'")
+            payload = here.write(cls())
+            with pytest.raises(DeserializationError, match=r"class __main__\.F@.* cannot be made"):
+                there.read(payload)
 
     def test_what_imports_something_that_is_missing_says_so(self, sides, defined):
         """A class of whose imports one is missing is an error that names both."""
