@@ -14,19 +14,17 @@ So a hit needs nothing from the store, and all of it can be verified by its name
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from offload.content.manifest import ALIGNMENT, CHUNK, ROOT_LIMIT, Manifest, read_root
-from offload.content.memory import allocate
+from offload.content.memory import allocate, map_file
 from offload.content.stored import decode, decode_into
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import IntegrityError
@@ -40,9 +38,6 @@ _MAGIC = b"OFFCACH1"
 _PREFIX = struct.Struct("<8sQ16s")
 _ROOT = ALIGNMENT
 _PAGE = 4096
-
-# Before Python 3.13 each mapping keeps a file descriptor of its own.
-_UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 def body_start(root_size: int) -> int:
@@ -84,7 +79,7 @@ def map_value(fd: int, digest: Digest, size: int, *, where: str) -> Cached | Non
     """
     length = os.fstat(fd).st_size
     try:
-        view = memoryview(_map(fd, length))
+        view = map_file(fd, length)
         magic, root_size, booted = _PREFIX.unpack_from(view)
         start = body_start(root_size)
         if magic != _MAGIC or root_size > ROOT_LIMIT or start > length:
@@ -98,10 +93,6 @@ def map_value(fd: int, digest: Digest, size: int, *, where: str) -> Cached | Non
     if not manifest.chunks or start + manifest.body_size != length:
         raise IntegrityError(f"{where} is not of the size that its root says")
     return Cached(digest, root, manifest, view[start:], where)
-
-
-def _map(fd: int, length: int) -> mmap.mmap:
-    return mmap.mmap(fd, length, access=mmap.ACCESS_COPY, **_UNTRACKED)
 
 
 @cache
@@ -195,9 +186,9 @@ class InFile:
         if self._memory is None:
             length = self._start + self._manifest.body_size
             try:
-                mapping = _map(self._part.fd, length)
+                mapped = map_file(self._part.fd, length)
                 self._folder.finish(self._part)
-                return memoryview(mapping)[self._start :]
+                return mapped[self._start :]
             except (OSError, ValueError) as exc:
                 self._memory = self._moved(OSError(*exc.args))
         return self._memory.body()

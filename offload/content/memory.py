@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import mmap
+import os
+import sys
 from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
-__all__ = ("allocate",)
+if TYPE_CHECKING:
+    import ctypes
+
+__all__ = ("allocate", "map_file")
 
 _MAPPED = 256 * 1024
 _HUGE = 4 * 1024**2
@@ -38,3 +46,52 @@ def _address(block: memoryview) -> int:
     import ctypes
 
     return ctypes.addressof(ctypes.c_char.from_buffer(block))
+
+
+def map_file(fd: int, length: int) -> memoryview:
+    """Map a file: what is written to the memory stays private. Nothing keeps *fd* open.
+
+    Raises OSError where that fails, ValueError for an empty file.
+    """
+    if sys.version_info >= (3, 13):
+        return memoryview(mmap.mmap(fd, length, access=mmap.ACCESS_COPY, trackfd=False))
+    libc = _libc()
+    if libc is None or not length:
+        return memoryview(mmap.mmap(fd, length, access=mmap.ACCESS_COPY))
+    return _mapped_by_libc(libc, fd, length)
+
+
+# Before Python 3.13 a mapping of `mmap` holds a duplicate of the descriptor as long as it lives. A
+# task with many large values would run out of them.
+
+
+@cache
+def _libc() -> Any:
+    """Return the C library; None where its mmap() cannot be called in one way."""
+    import ctypes
+
+    if sys.maxsize <= 1 << 32 or not hasattr(mmap, "MAP_PRIVATE"):
+        return None
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        address, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+        libc.mmap.argtypes = (address, size, number, number, number, ctypes.c_int64)
+        libc.mmap.restype = address
+        libc.munmap.argtypes = (address, size)
+    except (OSError, AttributeError):
+        return None
+    return libc
+
+
+def _mapped_by_libc(libc: Any, fd: int, length: int) -> memoryview:
+    import ctypes
+
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    address = libc.mmap(None, length, protection, mmap.MAP_PRIVATE, fd, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    array: ctypes.Array[ctypes.c_char] = (ctypes.c_char * length).from_address(address)
+    # Every view keeps the array alive. At the end of the process the system unmaps.
+    finalize(array, libc.munmap, address, length).atexit = False
+    return memoryview(array).cast("B")

@@ -809,3 +809,30 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _warnings(caplog):
     caplog.set_level(logging.WARNING, "offload")
+
+
+def test_values_hold_no_descriptors(machine):
+    """Values that a task has from the cache keep no descriptors, and are unmapped when they go."""
+    value = noise(LARGE)
+    reader = machine.reader()
+    refs = [machine.put(value + number) for number in range(40)]
+    before = descriptors()
+    for _ in range(2):  # put together in the cache, then found there
+        values = [reader.get(ref) for ref in refs]
+        assert descriptors() == before
+        assert len(mapped(machine.path)) == 40
+        values[0][:] = 0  # private
+        for number, got in enumerate(values[1:], 1):
+            assert (got == value + number).all()
+        del values, got
+        assert mapped(machine.path) == []
+    assert (reader.get(refs[0]) == value).all()
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def mapped(folder):
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if str(folder) in line]
