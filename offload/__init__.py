@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         VersionMissing,
         WrongPython,
     )
-    from offload.hooks.app import Offload
+    from offload.hooks.extension import Offload
     from offload.ref import Ref
     from offload.registry.registry import ClassRegistry
     from offload.settings import RetryPolicy, Settings, TaskOptions
@@ -78,7 +78,7 @@ __all__ = (
 _ELSEWHERE = {
     "ClassRegistry": "offload.registry.registry",
     "Counters": "offload.counters",
-    "Offload": "offload.hooks.app",
+    "Offload": "offload.hooks.extension",
     "Ref": "offload.ref",
     "RetryPolicy": "offload.settings",
     "Settings": "offload.settings",

@@ -1,10 +1,10 @@
-"""Offload: one object that connects an app with a store."""
+"""What the hooks of one app share: its settings, its store, its counters."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from offload.hooks import (
     together,
     worker,
 )
-from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backend
+from offload.hooks.celery_internals import GET_BACKEND, opened_backend
 from offload.hooks.locate import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -52,7 +52,7 @@ from offload.settings import Settings, TaskOptions
 from offload.stores.base import Store
 from offload.stores.tiers import Tiered
 
-__all__ = ("Offload",)
+__all__ = ("Offload", "Runtime")
 
 T = TypeVar("T")
 
@@ -66,22 +66,20 @@ RETENTION_BY_AGE = 86400.0
 """The default where everything lives that long."""
 
 
-class Offload:
-    """Large arguments and results of *app*'s tasks travel by reference.
+class Runtime:
+    """What the hooks of one app work with. Users have `offload.hooks.extension.Offload`.
 
     Args:
-        app: the Celery app; without one, call `init_app` later.
-        settings: any of `offload.settings.Settings` by keyword; they override what
-            ``app.conf`` says under ``offload_…``.
-
-    Raises:
-        ConfigurationError: a setting is unknown or wrong. Settings that come from
-            ``app.conf`` are checked when that is read: at once if it is there already,
-            else at the first publishing and when a worker starts.
+        extension: what connects the app, maybe others as well.
+        given: settings by keyword.
+        like: an app's runtime whose registered classes are shipped here, too.
     """
 
-    def __init__(self, app: Celery | None = None, **settings: Any) -> None:
-        self._given = settings
+    def __init__(
+        self, extension: Any, given: Mapping[str, Any], like: Runtime | None = None
+    ) -> None:
+        self.extension = extension
+        self._given = given
         self._settings: Settings | None = None
         self._app: Celery | None = None
         self._contents: tuple[int, ContentStore, ContentStore] | None = None
@@ -90,34 +88,24 @@ class Offload:
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
         """What this process did so far; see `offload.counters.NAMES`."""
-        self.classes = ClassRegistry.of_means(self._means, self.counters)
+        self.classes: ClassRegistry = ClassRegistry.of_means(
+            self._means, self.counters, like=None if like is None else like.classes
+        )
         """Classes and functions that are shipped; see `offload.registry.registry`."""
         self.prefetcher = Prefetcher(self)
         self.renewer = Renewer(self)
-        Settings.read({}, None, settings)
-        if app is not None:
-            self.init_app(app)
 
-    def init_app(self, app: Celery) -> None:
-        """Connect with *app*; for app factories. Doing it again changes nothing.
-
-        Raises ConfigurationError if the app has another Offload, or this one another app.
-        """
-        app = app_itself(app)
-        present = getattr(app, "_offload", None)
-        if present is self:
-            return
-        if present is not None:
-            raise ConfigurationError(f"app {app.main!r} has an Offload already; an app takes one")
-        if self._app is not None:
-            raise ConfigurationError(
-                f"this Offload belongs to app {self._app.main!r}; make another for {app.main!r}"
-            )
+    def connect(self, app: Celery) -> None:
+        """Connect with *app*. Raises ConfigurationError if its settings are wrong."""
         self._app = app
         self.tasks = Tasks(app)
         if app.configured:
             self._read_settings()
         _install(self, app)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._app is not None
 
     @property
     def app(self) -> Celery:
@@ -136,25 +124,16 @@ class Offload:
         settings = Settings.read(conf, self.app.namespace, self._given)
         if settings.mode != "off" and conf.task_protocol != 2:
             raise ConfigurationError(
-                f"task_protocol is {conf.task_protocol}: offload needs Celery's message protocol 2"
+                f"task_protocol is {conf.task_protocol}: offload needs Celery's message protocol "
+                "2, whose messages can say where references stand; remove the setting, or set "
+                "offload_mode to 'off'"
             )
         self._settings = settings
         return settings
 
-    # -- for users
+    # -- for users, as `Offload` documents it
 
     def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
-        """Serialise and store *value* now, and return its reference to pass to tasks.
-
-        Of a reference it returns that one, kept for as long as another value would be.
-
-        Args:
-            retention: seconds to keep it, and a quarter more, so that passing the reference on
-                soon costs no round trip; default ``offload_retention``.
-
-        Raises: SerializationError (also for a value that holds references), ValueTooLarge,
-            InvalidRef, BlobMissing, StoreUnavailable, StoreError.
-        """
         ttl = self.retention if retention is None else retention
         if isinstance(value, Ref):
             if not value.is_local:
@@ -170,10 +149,6 @@ class Offload:
         return self.content.put(value, native=self.app.conf.task_serializer, hold=Hold(ttl))
 
     def get(self, ref: Ref[T]) -> T:
-        """Return the value of *ref*, wherever the reference comes from.
-
-        Raises InvalidRef if it is not one of this app's, and what `Ref.get` raises.
-        """
         if not isinstance(ref, Ref):
             raise InvalidRef(f"a Ref is wanted, this is a {type(ref).__name__}")
         if ref.is_local:
@@ -182,23 +157,12 @@ class Offload:
         return opened.get()
 
     def pin(self, ref: Ref[Any], name: str) -> None:
-        """Keep the value of *ref* until `unpin`, in place of what has this name.
-
-        Raises BlobMissing if it is gone, ConfigurationError for a store without account of
-        who needs what (S3 or files alone), ValueError for what cannot be a name.
-        """
         self._pins.pin(self.content.open(ref.wire), name)
 
     def unpin(self, name: str) -> bool:
-        """Remove the pin; return whether there was one.
-
-        The value expires after ``offload_grace``, or when everything else that holds it has ended:
-        a `put` holds for its retention and a quarter more, messages and results for their time.
-        """
         return self._pins.unpin(name)
 
     def pinned(self, name: str) -> Ref[Any] | None:
-        """Return what is pinned under *name*, None where there is nothing."""
         return self._pins.find(name)
 
     @property
@@ -366,12 +330,15 @@ class Offload:
 _NAMES_KEPT = 10_000
 
 
-def _current() -> Offload:
-    hook: Offload = own_app()._offload  # noqa: SLF001 (ours)
+def _current() -> Runtime:
+    hook: Runtime = own_app()._offload  # noqa: SLF001 (ours)
     return hook
 
 
-def _install(hook: Offload, app: Any) -> None:
+Offload = Runtime  # as hooks call what they are given
+
+
+def _install(hook: Runtime, app: Any) -> None:
     """Connect the three seams: publishing, executing, results; and add our own task."""
     app._offload = hook  # noqa: SLF001 (ours)
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
@@ -60,6 +61,15 @@ _BEGIN = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _SURE = 60.0  # seconds for which a version that was seen in the store is taken to be there
 
 
+@dataclass
+class _Registrations:
+    """What was registered, with when it is pushed. Several registries may share it."""
+
+    modules: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    scope: Scope = field(default_factory=Scope)
+
+
 class ClassRegistry:
     """Classes and functions in a store, each version under its hash.
 
@@ -93,10 +103,17 @@ class ClassRegistry:
         self._begin(lambda: Means(opened, policy, signing_key, ship_source), counters, clock)
 
     @classmethod
-    def of_means(cls, means: Callable[[], Means], counters: Counters) -> ClassRegistry:
-        """Return a registry that asks for what it works with when it first needs it."""
+    def of_means(
+        cls, means: Callable[[], Means], counters: Counters, like: ClassRegistry | None = None
+    ) -> ClassRegistry:
+        """Return a registry that asks for what it works with when it first needs it.
+
+        What is registered with *like*, before or later, is registered here as well.
+        """
         made = cls.__new__(cls)
         made._begin(means, counters, time.time)
+        if like is not None:
+            made._shared = like._shared
         return made
 
     def _begin(
@@ -106,10 +123,8 @@ class ClassRegistry:
         self._clock = clock
         self._counters = counters or Counters()
         self._loaded = Loaded()
-        self._modules: dict[str, str] = {}
-        self._registered: dict[str, tuple[Any, str]] = {}
+        self._shared = _Registrations()
         self._own = Own()
-        self._scope = Scope()
         self._along: set[str] = set()
         self._looked_at: set[Pair] = set()
         self._stored: dict[Pair, float] = {}
@@ -185,8 +200,16 @@ class ClassRegistry:
             self._modules[obj.__name__] = push
         else:
             self._registered[name_of(_checked(obj))] = (obj, push)
-        self._scope = Scope(self._modules, self._registered)
+        self._shared.scope = Scope(self._modules, self._registered)
         return obj
+
+    @property
+    def _modules(self) -> dict[str, str]:
+        return self._shared.modules
+
+    @property
+    def _registered(self) -> dict[str, tuple[Any, str]]:
+        return self._shared.objects
 
     @property
     def registered(self) -> list[Any]:
@@ -206,7 +229,7 @@ class ClassRegistry:
     @property
     def scope(self) -> Scope:
         """What is shipped without being asked for by name."""
-        return self._scope
+        return self._shared.scope
 
     def ships(self, obj: Any) -> bool:
         """Return whether a class or function is one that others cannot be expected to import."""

@@ -1,0 +1,160 @@
+"""Offload: the object that connects apps with their stores."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from celery import Celery, current_app, current_task
+
+from offload.counters import Counters
+from offload.errors import ConfigurationError
+from offload.hooks.app import Runtime
+from offload.hooks.celery_internals import app_itself
+from offload.ref import Ref
+from offload.registry.registry import ClassRegistry
+from offload.settings import Settings
+from offload.stores.base import Store
+
+__all__ = ("Offload",)
+
+T = TypeVar("T")
+
+
+class Offload:
+    """Large arguments and results of an app's tasks travel by reference.
+
+    One Offload serves any number of apps, as an application factory makes them; each has
+    settings, a store, and counters of its own. Called within a task, an Offload works for the
+    task's app; else for Celery's current app, if that is among its apps; else for the one that
+    was connected last. Registered classes are registered for all of them.
+
+    Args:
+        app: the Celery app; without one, call `init_app` later.
+        settings: any of `offload.settings.Settings` by keyword; they override what
+            ``app.conf`` says under ``offload_…``.
+
+    Raises:
+        ConfigurationError: a setting is unknown or wrong. Settings that come from
+            ``app.conf`` are checked when that is read: at once if it is there already,
+            else at the first publishing and when a worker starts.
+    """
+
+    _given: dict[str, Any]
+    _latest: Runtime
+    _serves_several: bool
+
+    def __init__(self, app: Celery | None = None, **settings: Any) -> None:
+        Settings.read({}, None, settings)
+        own = {"_given": settings, "_latest": Runtime(self, settings), "_serves_several": False}
+        vars(self).update(own)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Celery) -> None:
+        """Connect with *app*, besides the apps before. Doing it again changes nothing.
+
+        Raises ConfigurationError if the app has another Offload.
+        """
+        app = app_itself(app)
+        present = getattr(app, "_offload", None)
+        if present is not None:
+            if present.extension is not self:
+                raise ConfigurationError(
+                    f"app {app.main!r} has an Offload already; an app takes one"
+                )
+            return
+        runtime, latest = self._latest, self._latest
+        if latest.is_connected:
+            runtime = Runtime(self, self._given, like=latest)
+        runtime.connect(app)
+        if runtime is not latest:
+            vars(self).update(_serves_several=True, _latest=runtime)
+
+    @property
+    def _runtime(self) -> Runtime:
+        """The runtime of the app that this is called for."""
+        latest: Runtime = self._latest
+        if self._serves_several:
+            for app in (getattr(current_task, "app", None), current_app):
+                runtime = getattr(app, "_offload", None)
+                if isinstance(runtime, Runtime) and runtime.extension is self:
+                    return runtime
+        return latest
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_latest" not in vars(self):
+            raise AttributeError(name)
+        return getattr(self._runtime, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._runtime, name, value)
+
+    def __reduce__(self) -> Any:
+        """Be the Offload of the app that reads this, as in classes that are shipped."""
+        return self._runtime.__reduce__()
+
+    @property
+    def app(self) -> Celery:
+        """The app. Raises ConfigurationError before `init_app`."""
+        return self._runtime.app
+
+    @property
+    def settings(self) -> Settings:
+        """What is configured, read once. Raises ConfigurationError naming the key."""
+        return self._runtime.settings
+
+    @property
+    def store(self) -> Store:
+        """The store, opened at first use. Raises ConfigurationError if there is none."""
+        return self._runtime.store
+
+    @property
+    def counters(self) -> Counters:
+        """What this process did so far; see `offload.counters.NAMES`."""
+        return self._runtime.counters
+
+    @property
+    def classes(self) -> ClassRegistry:
+        """Classes and functions that are shipped; see `offload.registry.registry`."""
+        return self._runtime.classes
+
+    def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
+        """Serialize and store *value* now, and return its reference to pass to tasks.
+
+        Of a reference it returns that one, kept for as long as another value would be.
+
+        Args:
+            retention: seconds to keep it, and a quarter more, so that passing the reference on
+                soon costs no round trip; default ``offload_retention``.
+
+        Raises: SerializationError (also for a value that holds references), ValueTooLarge,
+            InvalidRef, BlobMissing, StoreUnavailable, StoreError.
+        """
+        return self._runtime.put(value, retention=retention)
+
+    def get(self, ref: Ref[T]) -> T:
+        """Return the value of *ref*, wherever the reference comes from.
+
+        Raises InvalidRef if it is not one of the app's, and what `Ref.get` raises.
+        """
+        return self._runtime.get(ref)
+
+    def pin(self, ref: Ref[Any], name: str) -> None:
+        """Keep the value of *ref* until `unpin`, in place of what has this name.
+
+        Raises BlobMissing if it is gone, ConfigurationError for a store that doesn't track holds
+        (S3 or files alone), ValueError for what cannot be a name.
+        """
+        self._runtime.pin(ref, name)
+
+    def unpin(self, name: str) -> bool:
+        """Remove the pin; return whether there was one.
+
+        The value expires after ``offload_grace``, or when everything else that holds it has ended:
+        a `put` holds for its retention and a quarter more, messages and results for their time.
+        """
+        return self._runtime.unpin(name)
+
+    def pinned(self, name: str) -> Ref[Any] | None:
+        """Return what is pinned under *name*, None if nothing is."""
+        return self._runtime.pinned(name)

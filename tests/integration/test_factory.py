@@ -1,0 +1,173 @@
+"""One Offload and an application factory that is called more than once."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+from celery import Celery, signals
+from celery.app import trace
+
+from offload import ConfigurationError, Offload
+from offload.hooks.extension import Offload as Extension
+from offload.ref import wire_text
+from offload.testing.servers import redis_client
+from tests.integration import factory
+from tests.integration.harness import worker
+
+BIG = "x" * 5000
+
+
+def an_app(name, **conf):
+    app = Celery(name, broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update({"offload_store": f"memory://{name}", **conf})
+
+    @app.task(name="same", shared=False)
+    def same(value):
+        return value
+
+    return app
+
+
+def sent(app):
+    """Return what a message of *app* carries for a large argument."""
+    return app.amqp.create_task_message("id", "same", (BIG,), {}).body[0][0]
+
+
+def test_each_app_has_settings_and_a_store_of_its_own():
+    """Both go on working, used alternately, whichever was connected last."""
+    offload = Offload(threshold=1000)
+    one, two = an_app("first"), an_app("second", offload_threshold=1, offload_max_size=10**6)
+    for app in (one, two, one):
+        offload.init_app(app)
+    for _ in range(2):
+        for app in (one, two):
+            message = sent(app)
+            assert wire_text(message) is not None
+            assert app._offload.get(app._offload.content.open(wire_text(message))) == BIG
+    assert one._offload.store.url == "memory://first"
+    assert two._offload.store.url == "memory://second"
+    assert [each._offload.settings.threshold for each in (one, two)] == [1000, 1000]
+    assert [each._offload.settings.max_size for each in (one, two)] == [2 << 30, 10**6]
+
+
+def test_what_an_offload_does_outside_of_tasks():
+    """It works for Celery's current app, if that is one of its own; else for the latest."""
+    offload = Offload(threshold=1000)
+    one, two, foreign = an_app("one"), an_app("two"), an_app("foreign")
+    offload.init_app(one)
+    assert offload.app is one
+    offload.init_app(two)
+    Offload(foreign)
+    foreign.set_current()
+    try:
+        assert offload.app is two
+        one.set_current()
+        assert offload.app is one
+        ref = offload.put(BIG)
+        assert one._offload.get(ref) == offload.get(ref) == BIG
+        two.set_current()
+        assert offload.store.url == "memory://two"
+        assert offload.counters.snapshot()["values_offloaded"] == 0
+    finally:
+        foreign.set_current()
+
+
+def test_a_wrong_app_leaves_the_others_alone():
+    """A factory that was called with a wrong setting can be called again."""
+    offload = Offload()
+    for name in ("begin", "meanwhile"):
+        with pytest.raises(ConfigurationError, match="offload_mode"):
+            wrong = an_app(name, offload_mode="maybe")
+            assert wrong.conf.offload_mode  # it is read already
+            offload.init_app(wrong)
+        good = an_app(f"{name}-good")
+        offload.init_app(good)
+        assert offload.app is good
+        with pytest.raises(ConfigurationError, match="has an Offload already"):
+            Offload(good)
+
+
+def test_registered_classes_are_registered_for_all_apps():
+    """Before the first app, between them, and after the last."""
+    offload = Offload(code="trusted")
+
+    class First:
+        pass
+
+    class Second:
+        pass
+
+    class Third:
+        pass
+
+    offload.classes.register(First)
+    one, two = an_app("one"), an_app("two")
+    offload.init_app(one)
+    offload.classes.register(Second)
+    offload.init_app(two)
+    offload.classes.register(Third)
+    for app in (one, two):
+        assert app._offload.classes.registered == [First, Second, Third]
+
+
+def test_nothing_is_connected_twice_and_nothing_is_kept():
+    """Signals, patches and exit handlers are a process's; an app that is dropped goes."""
+    offload = Offload(threshold=1000)
+    offload.init_app(an_app("begin"))
+    names = ("worker_process_init", "worker_process_shutdown", "task_received", "worker_init")
+    before = {name: len(getattr(signals, name).receivers) for name in names}
+    tracer = trace.build_tracer
+    dropped = []
+    for number in range(5):
+        app = an_app(f"number{number}")
+        offload.init_app(app)
+        assert wire_text(sent(app)) is not None
+        dropped.append(weakref.ref(app))
+    assert {name: len(getattr(signals, name).receivers) for name in names} == before
+    assert trace.build_tracer is tracer
+    offload.init_app(an_app("end"))
+    del app
+    gc.collect()
+    assert [each() for each in dropped] == [None] * 5
+
+
+def test_before_an_app_only_registering_works():
+    """Whatever needs an app says how to connect one."""
+    offload = Offload()
+    assert type(offload) is Extension
+    for name in ("app", "store", "settings", "content"):
+        with pytest.raises(ConfigurationError, match="init_app"):
+            getattr(offload, name)
+
+
+@pytest.mark.server
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+def test_two_apps_with_real_workers(broker_server, store_server, tmp_path):
+    """A process publishes to both alternately; in each worker, which made both apps too, tasks
+    are those of their app, and so is what they ask of the one Offload.
+    """
+    with redis_client(broker_server) as client:
+        client.flushall()
+    base = f"redis://{broker_server.host}:{broker_server.port}"
+    store = f"redis://{store_server.host}:{store_server.port}"
+    config = {
+        "broker": f"{base}/0",
+        "backend": f"{base}/1",
+        "stores": {"one": f"{store}/3", "two": f"{store}/4"},
+    }
+    apps = [factory.create_app(name, config) for name in ("one", "two")]
+    module = "tests.integration.factory"
+    with (
+        worker(tmp_path, config, app=f"{module}:one", name="one", concurrency=1),
+        worker(tmp_path, config, app=f"{module}:two", name="two", pool="solo", concurrency=1),
+    ):
+        for app in apps * 2:
+            found = app.tasks["length"].delay(BIG).get(timeout=30)
+            assert found == [5000, app.main, config["stores"][app.main]]
+            assert app.tasks["put"].delay(3000).get(timeout=30) == "y" * 3000
+    for app in apps:
+        assert app._offload.counters.snapshot()["values_offloaded"] == 2
+        app.close()
