@@ -14,6 +14,7 @@ from benchmarks import (
     canvas,
     classes,
     dashboard,
+    growth,
     large_arguments,
     lifetimes,
     node_cache,
@@ -41,6 +42,7 @@ QUESTIONS = {
     11: classes,
     12: statistics,
     13: dashboard,
+    14: growth,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

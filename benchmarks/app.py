@@ -31,7 +31,7 @@ def make_app(way: str, urls: dict[str, str], **settings: Any) -> Celery:
         )
     if way == OFFLOAD:
         app.offload = Offload(app, store=urls["store"].split(), secret=(_SIGNED_WITH,), **settings)
-    for function in (add, take, grow, part, gather):
+    for function in (add, take, grow, part, gather, write, turn, join, measure):
         app.task(function, name=function.__name__, shared=False)
     app.finalize()
     return app
@@ -60,6 +60,28 @@ def part(size: int, seed: int) -> Any:
 
 def gather(parts: Any) -> float:
     return float(sum(part[0] for part in parts))
+
+
+def write(size: int, seed: int) -> str:
+    """Return *size* bytes of new text."""
+    from benchmarks.values import text
+
+    return text(size, seed)
+
+
+def turn(value: str) -> str:
+    """A step of a chain: other text of the same size."""
+    return value[1:] + value[:1]
+
+
+def join(parts: list[str]) -> str:
+    return "".join(parts)
+
+
+def measure(*values: Any) -> list[int]:
+    """Return how many texts there are (one list of them, or each an argument), and their length."""
+    texts = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+    return [len(texts), sum(map(len, texts))]
 
 
 def from_environment() -> Celery:

@@ -173,6 +173,12 @@ class Setting:
             for key in client.scan_iter(match=pattern, count=1000):
                 client.delete(key)
 
+    def forget(self, way: str) -> None:
+        """Remove all results and stored values of *way*; queues stay."""
+        for role in ("backend", "store"):
+            with redis.Redis.from_url(self.urls(way)[role].split()[0]) as client:
+                client.flushdb()
+
 
 @contextmanager
 def setting(

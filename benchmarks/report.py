@@ -50,6 +50,7 @@ class Scale:
         tasks: small tasks published at once in question 1.
         classes: of which a few are pushed in question 11.
         kinds_of_tasks: counted in questions 12 and 13.
+        growth: counts of question 14: of parts, steps, arguments and references.
         rounds: how often each is repeated, at least.
     """
 
@@ -70,6 +71,7 @@ class Scale:
     tiered: tuple[int, int, int]
     classes: int
     kinds_of_tasks: int
+    growth: tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
 
 
 MB = 10**6
@@ -91,6 +93,12 @@ FULL = Scale(
     tiered=(1000, 8, 20 * MB),
     classes=200,
     kinds_of_tasks=500,
+    growth=(
+        (10, 100, 1000, 3000),
+        (10, 30, 100, 300),
+        (1, 10, 100, 500),
+        (1, 10, 100, 1000, 10_000),
+    ),
 )
 QUICK = Scale(
     name="quick",
@@ -110,6 +118,7 @@ QUICK = Scale(
     tiered=(200, 8, 20 * MB),
     classes=200,
     kinds_of_tasks=500,
+    growth=((10, 100, 1000), (10, 100), (1, 100), (1, 100, 10_000)),
 )
 TINY = Scale(
     name="tiny",
@@ -129,6 +138,7 @@ TINY = Scale(
     tiered=(20, 2, 2 * MB),
     classes=10,
     kinds_of_tasks=5,
+    growth=((2, 3), (2,), (2,), (3,)),
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import unquote_plus, urlencode
 
 from kombu.utils.json import register_type
 
@@ -50,6 +50,7 @@ __all__ = (
 )
 
 T = TypeVar("T")
+Resolve = Callable[["Ref[Any]"], Any]
 
 WIRE_VERSION = 1
 TYPE_KEY, VALUE_KEY = "__type__", "__value__"
@@ -207,9 +208,8 @@ def has_wire_form(text: str) -> bool:
 
 def claimed_digest(text: str) -> Digest | None:
     """Return the digest that *text* names as a reference, unverified; None if it names none."""
-    query = dict(parse_qsl(text[:_SCANNED].partition("?")[2]))
     with suppress(ValueError):
-        return parse_digest(query.get("d", ""))
+        return parse_digest(_query(text[:_SCANNED].partition("?")[2]).get("d", ""))
     return None
 
 
@@ -240,6 +240,7 @@ class Keys:
         type: str,  # noqa: A002 (the attribute's name)
         created: float,
         until: float,
+        resolve: Resolve | None = None,
     ) -> Ref[Any]:
         """Return a new authenticated reference; its times in whole seconds."""
         query: dict[str, str | int] = {}
@@ -252,10 +253,10 @@ class Keys:
             query["i"] = base64.urlsafe_b64encode(data).decode("ascii")
         signed = f"{_PREFIX}{WIRE_VERSION}?{urlencode(query, safe=':=.')}"
         wire = f"{signed}&m={_mac(self.keys[0], signed)}"
-        return Ref(digest, size, serializer, shown, int(created), int(until), wire, data)
+        return Ref(digest, size, serializer, shown, int(created), int(until), wire, data, resolve)
 
-    def open(self, wire: str) -> Ref[Any]:
-        """Return the reference that *wire* is.
+    def open(self, wire: str, resolve: Resolve | None = None) -> Ref[Any]:
+        """Return the reference that *wire* is; *resolve* is what its `Ref.get` calls.
 
         Raises:
             UnsupportedVersion: it was written by a newer version of offload.
@@ -272,7 +273,7 @@ class Keys:
         signed, mac = form["signed"], form["mac"]
         if not any(hmac.compare_digest(_mac(key, signed), mac) for key in self.keys):
             raise InvalidRef(self._why_refused(signed))
-        return self._parse(wire, signed)
+        return _parse(wire, signed, resolve)
 
     def _why_refused(self, signed: str) -> str:
         ours = ", ".join(self.fingerprints) or "none"
@@ -296,23 +297,37 @@ class Keys:
             f"theirs {theirs}, ours {ours}){changed}; {remedy}"
         )
 
-    def _parse(self, wire: str, signed: str) -> Ref[Any]:
-        try:
-            query = dict(
-                parse_qsl(signed.partition("?")[2], strict_parsing=True, keep_blank_values=True)
-            )
-            return Ref(
-                digest=parse_digest(query["d"]) if "d" in query else None,
-                data=base64.b64decode(query["i"], b"-_", validate=True) if "i" in query else None,
-                size=int(query["n"]),
-                serializer=query["s"],
-                type=query["t"],
-                created=int(query["c"]),
-                until=int(query["u"]),
-                wire=wire,
-            )
-        except (KeyError, ValueError, binascii.Error) as exc:
-            raise InvalidRef(f"a signed reference cannot be read: {exc}") from exc
+
+def _parse(wire: str, signed: str, resolve: Resolve | None) -> Ref[Any]:
+    try:
+        query = _query(signed.partition("?")[2])
+        return Ref(
+            digest=parse_digest(query["d"]) if "d" in query else None,
+            data=base64.b64decode(query["i"], b"-_", validate=True) if "i" in query else None,
+            size=int(query["n"]),
+            serializer=query["s"],
+            type=query["t"],
+            created=int(query["c"]),
+            until=int(query["u"]),
+            wire=wire,
+            resolve=resolve,
+        )
+    except (KeyError, ValueError, binascii.Error) as exc:
+        raise InvalidRef(f"a signed reference cannot be read: {exc}") from exc
+
+
+def _query(text: str) -> dict[str, str]:
+    """Parse a query string; ValueError if it is not one.
+
+    Each reference of a message is opened, and `urllib.parse.parse_qsl` takes four times as long.
+    """
+    found = {}
+    for pair in text.split("&"):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError("not a query string")
+        found[name] = unquote_plus(value) if "%" in value or "+" in value else value
+    return found
 
 
 def fingerprint(key: bytes) -> str:

@@ -35,6 +35,7 @@ from offload.serializers.base import Payload
 __all__ = (
     "ALIGNMENT",
     "CHUNK",
+    "HEAD_LIMIT",
     "ROOT_LIMIT",
     "Chunk",
     "Manifest",

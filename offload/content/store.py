@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from offload.content.holds import Chunks, Hold
 from offload.content.keyring import keys_from_secrets, keys_from_store
 from offload.content.manifest import (
     ALIGNMENT,
+    HEAD_LIMIT,
     ROOT_LIMIT,
     SINGLE,
     Manifest,
@@ -32,6 +32,7 @@ from offload.errors import (
     DeserializationError,
     IntegrityError,
     InvalidRef,
+    StoreError,
     StoreUnavailable,
     UnsupportedVersion,
     ValueTooLarge,
@@ -51,6 +52,8 @@ _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compress
 _MARGIN = 1.25  # what is promised beyond the need, so that a Ref passed on soon costs nothing
 _SKEW = 60.0  # seconds by which the clocks of publishers may differ
 _WITHIN = 4096  # bytes up to which data that looks like a reference travels within one
+TOGETHER = 16 << 20
+"""Bytes of small values that `ContentStore.get_all` fetches in one round trip."""
 _KEYS_AGE = 30.0  # seconds from which the store's signing key is looked at with an upload
 _KEYS_AGAIN = 1.0  # seconds between looks at it because a reference was refused
 _KEYS_KEPT = 4
@@ -146,7 +149,7 @@ class ContentStore:
         where that cannot be told.
         """
         try:
-            return self._bound(self._open(wire))
+            return self._open(wire)
         except InvalidRef as exc:
             self._counters.add(refs_refused=1)
             digest = exc.digest or claimed_digest(wire)
@@ -155,17 +158,18 @@ class ContentStore:
     def _open(self, wire: str) -> Ref[Any]:
         keys = self.keys
         try:
-            return keys.open(wire)
+            return keys.open(wire, self.get)
         except UnsupportedVersion:
             raise
         except InvalidRef:
             # While the store is away this says so: the reference may be good.
             if self._agree_on_keys(_KEYS_AGAIN):
-                return self.keys.open(wire)
+                return self.keys.open(wire, self.get)
             raise
 
-    def _bound(self, ref: Ref[T]) -> Ref[T]:
-        return replace(ref, resolve=self.get)
+    def opened(self, ref: Ref[T]) -> Ref[T]:
+        """Return *ref* as `open` does its text, at once if it was opened or made here."""
+        return ref if ref.resolve == self.get else self.open(ref.wire)
 
     # -- values in
 
@@ -282,7 +286,7 @@ class ContentStore:
             )
         self._counters.add(values_inline=1)
         now = self._clock()
-        ref = self.keys.sign(
+        return self.keys.sign(
             digest=None,
             data=b"".join(packed.root),
             size=payload.size,
@@ -290,8 +294,8 @@ class ContentStore:
             type=payload.type,
             created=now,
             until=now,
+            resolve=self.get,
         )
-        return self._bound(ref)
 
     def _signed(
         self,
@@ -305,7 +309,7 @@ class ContentStore:
         now = self._clock()
         until = now + ttl - _SKEW
         self._chunks.note(digests, until if self._is_sure(hold) else 0.0)
-        ref = self.keys.sign(
+        return self.keys.sign(
             digest=digests[0],
             data=None,
             size=size,
@@ -313,8 +317,8 @@ class ContentStore:
             type=shown,
             created=now,
             until=until,
+            resolve=self.get,
         )
-        return self._bound(ref)
 
     def _upload(self, packed: Packed, missing: set[Digest], ttl: float, size: int) -> None:
         """Write what is missing: chunks first, so that a root is there only with them."""
@@ -433,6 +437,41 @@ class ContentStore:
         manifest = read_root(memoryview(ref.data), size=ref.size, where=f"the content of {ref!r}")
         return self._value(ref, manifest, _copied(manifest.body))
 
+    def get_all(self, refs: Sequence[Ref[Any]]) -> Iterator[Any]:
+        """Yield the value of each of *refs*, which `open` or `put` gave.
+
+        Small values are fetched together, up to `TOGETHER` bytes in a round trip, when the first
+        of them is asked for. Raises what `get` does, for the reference whose turn it is.
+        """
+        for batch in _batches(refs):
+            roots = self._small_roots(batch) if len(batch) > 1 else {}
+            for ref in batch:
+                root = roots.get(ref.digest)
+                yield self.get(ref) if root is None else self._get_small(ref, root)
+
+    def _small_roots(self, refs: Sequence[Ref[Any]]) -> dict[Digest | None, Buffer]:
+        """Return the stored root blobs of small values by digest.
+
+        If one can't be had, none is returned: `get` then says which, and what is wrong.
+        """
+        sizes = {ref.digest: ref.size for ref in refs if ref.digest is not None}
+        if len(sizes) < 2:
+            return {}
+        limit = max(sizes.values()) + HEAD_LIMIT
+        try:
+            with self._counters.timed("fetch"):
+                found = self._retrying(lambda: list(self.store.blobs.get([*sizes], limit)))
+        except StoreError:
+            return {}
+        return dict(zip(sizes, found, strict=True))
+
+    def _get_small(self, ref: Ref[T], stored: Buffer) -> T:
+        self._check(ref)
+        _, manifest = self._read_root(ref, stored)
+        value = self._value(ref, manifest, self._body(ref, manifest, InMemory))
+        self._counters.add(values_fetched=1, bytes_fetched=ref.size)
+        return value
+
     def _check(self, ref: Ref[Any]) -> None:
         self.serializers.check_accepted(ref.serializer)
         if ref.size > self._settings.max_size:
@@ -497,8 +536,13 @@ class ContentStore:
     def _root(self, ref: Ref[Any]) -> tuple[memoryview, Manifest]:
         digest = ref.digest
         assert digest is not None  # noqa: S101 (for the type checker: others hold data)
-        where = f"{ref!r} in {self.store.url}"
         (stored,) = self._blobs(ref, [digest], ROOT_LIMIT + MAX_OVERHEAD)
+        return self._read_root(ref, stored)
+
+    def _read_root(self, ref: Ref[Any], stored: Buffer) -> tuple[memoryview, Manifest]:
+        digest = ref.digest
+        assert digest is not None  # noqa: S101 (for the type checker: others hold data)
+        where = f"{ref!r} in {self.store.url}"
         try:
             root = decode(stored, ROOT_LIMIT, where)
         except IntegrityError as exc:
@@ -572,6 +616,24 @@ class ContentStore:
 
     def _age(self, ref: Ref[Any]) -> str:
         return f"{max(0.0, self._clock() - ref.created):.0f} s"
+
+
+def _batches(refs: Iterable[Ref[Any]]) -> Iterator[list[Ref[Any]]]:
+    """Cut *refs* into those that are fetched in one round trip: small ones, or a large one."""
+    batch: list[Ref[Any]] = []
+    size = 0
+    for ref in refs:
+        is_small = ref.size < SINGLE
+        if batch and (not is_small or size + ref.size > TOGETHER):
+            yield batch
+            batch, size = [], 0
+        batch.append(ref)
+        size += ref.size
+        if not is_small:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _copied(body: memoryview) -> memoryview:

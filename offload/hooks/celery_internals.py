@@ -19,7 +19,9 @@ __all__ = (
     "body_of_request",
     "context_maker",
     "is_revoked",
+    "known_meta",
     "opened_backend",
+    "parents_of",
     "registered_task",
 )
 
@@ -43,6 +45,16 @@ def app_itself(app: Any) -> Any:
 def opened_backend(app: Any) -> Any:
     """Return the backend that was made already for all threads, if any was."""
     return getattr(app, "_backend", None)
+
+
+def parents_of(result: Any) -> list[Any]:
+    """Return the results before *result* in its chain, the nearest first."""
+    return list(result._parents())
+
+
+def known_meta(result: Any) -> Any:
+    """Return the metadata that a result object has fetched already; None if it has none."""
+    return getattr(result, "_cache", None)
 
 
 def registered_task(app: Any, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from offload.hooks.paths import (
     replace_each,
     replace_refs,
 )
-from offload.hooks.release import is_done, message_name, opened, release, task_holder
+from offload.hooks.release import is_done, message_name, release, task_holder
 from offload.ref import Ref, has_wire_form, wire_text
 from offload.registry.apps import for_task
 from offload.settings import TaskOptions
@@ -186,13 +186,18 @@ class Delivery:
             return
         wanted = [path for path in refs if not _asked_for(path, facts)]
         root = {"args": self.args, "kwargs": self.kwargs}
-        resolved = replace_each(root, wanted, lambda ref, path: self._get(ref, path, facts))
+        found: list[Ref[Any]] = []
+        replace_each(root, wanted, lambda ref, _path: found.append(ref))
+        values = self.hook.content.get_all(found)
+        resolved = replace_each(
+            root, wanted, lambda ref, path: self._next(values, ref, path, facts)
+        )
         for path in wanted:
             if len(path) > _ARGUMENT and _is_in_signature(root, path):
                 self._known.remember(_at(resolved, path), _at(root, path))
 
         def get(ref: Ref[Any], path: Path) -> Any:
-            value = self._get(ref, path, facts)
+            value = self._next(self.hook.content.get_all([ref]), ref, path, facts)
             self._known.remember(value, ref)
             return value
 
@@ -221,12 +226,13 @@ class Delivery:
         # It goes on as what it is said to be, never as data, and is verified where it arrives.
         return Ref.unbound(text)
 
-    def _get(self, ref: Ref[Any], path: Path, facts: TaskFacts) -> Any:
+    def _next(self, values: Iterator[Any], ref: Ref[Any], path: Path, facts: TaskFacts) -> Any:
+        """Return the next value, that of *ref* at *path*."""
         where = label(path, facts.parameters)
         counters = self.hook.counters
         with counters.about(self.task.name, where):
             try:
-                return ref.get()
+                return next(values)
             except OffloadError as exc:
                 counters.failed(exc)
                 store = self.hook.store.url
@@ -284,7 +290,7 @@ class Delivery:
         """
         if self._sent_again:
             return
-        refs = opened(self.hook, self._held)
+        refs = [*map(self.hook.content.opened, self._held)]
         name = self.holder
         self.hook.content.keep_all(refs, Hold(ttl, name))
         if self._released:  # the task has finished meanwhile, and nobody else would do it

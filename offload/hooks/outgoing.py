@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -207,9 +207,10 @@ class Outgoing:
         shift: int = 0,
         signature: tuple[Any, ...] | None = None,
     ) -> None:
-        data = _Look(self, name, options, keep, signature)
-        canvas = replace(data, plain=True, keep=True)
-        reads = _SIGNATURES if name.startswith(_CANVAS) else ()
+        data = canvas = _Look(self, name, options, keep, signature)
+        reads: Collection[str] = ()
+        if name.startswith(_CANVAS):
+            canvas, reads = replace(data, plain=True, keep=True), _SIGNATURES
         names = facts.parameters[shift:]
         for i, value in enumerate(args):
             argument = names[i] if i < len(names) else f"args[{i}]"
@@ -241,17 +242,25 @@ class Outgoing:
     ) -> None:
         within = within or path
         own = signature["options"] or {}
+        args, kwargs = signature["args"] or (), signature["kwargs"] or {}
+        # Each step of a chain carries all that follow it, most of them bare or small.
+        is_leaf = own.keys().isdisjoint(_LINKS)
+        if is_leaf and not (args or kwargs):
+            return
         name = str(signature["task"])
         options, facts = self.hook.options(name, own.get("offload"))
+        least = self.hook.looks_from(options)
+        if is_leaf and least and certainly_small((args, kwargs), least - 1, self.native):
+            return
         before = self.hold
-        self.hold = replace(before, ttl=before.ttl + _delay(own))
-        kwargs = signature["kwargs"] or {}
+        if delay := _delay(own):
+            self.hold = replace(before, ttl=before.ttl + delay)
         if name.startswith(_CANVAS):
             self._canvas(kwargs, _Look(self, name, options, keep, within), path)
             kwargs = {}
         self._arguments(
             name,
-            signature["args"] or (),
+            args,
             kwargs,
             options,
             facts,
@@ -378,7 +387,7 @@ class _Look:
             return
         if not self.out.resending:  # it may be another app's, or changed
             try:
-                ref = self.out.hook.content.open(ref.wire)
+                ref = self.out.hook.content.opened(ref)
             except OffloadError as exc:
                 raise described(exc, self.task, argument) from exc
         self._slot(path, argument, ref=ref)

@@ -32,7 +32,6 @@ __all__ = (
     "is_done",
     "is_only_copy",
     "message_name",
-    "opened",
     "redelivery_time",
     "release",
     "task_holder",
@@ -149,12 +148,6 @@ def _count_bound(app: Any, exchange: str, key: Any) -> int | None:
         return None
 
 
-def opened(hook: Offload, refs: Iterable[Ref[Any]]) -> list[Ref[Any]]:
-    """Return *refs*, each verified and bound to the store; raises OffloadError."""
-    content = hook.content
-    return [ref if ref.resolve is not None else content.open(ref.wire) for ref in refs]
-
-
 def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
     """Give up what *name* holds. What fails is counted: it ends by its retention.
 
@@ -162,7 +155,7 @@ def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
     known to others by then, and must not be reported as its failure.
     """
     try:
-        hook.content.release(opened(hook, refs), name, hook.grace)
+        hook.content.release(map(hook.content.opened, refs), name, hook.grace)
     except Exception as exc:
         hook.counters.add(releases_failed=1)
         expected = isinstance(exc, OffloadError)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.exceptions import Reject
-from celery.result import AsyncResult
+from celery.result import AsyncResult, ResultSet
 
 from offload.content.holds import Hold, holder
+from offload.content.store import ContentStore
 from offload.errors import InvalidRef, OffloadError
-from offload.hooks.celery_internals import CALL_ERRBACKS, RAISE_PARENT_ERROR, UNPACK_PART
+from offload.hooks.celery_internals import (
+    CALL_ERRBACKS,
+    RAISE_PARENT_ERROR,
+    UNPACK_PART,
+    known_meta,
+    parents_of,
+)
 from offload.hooks.delivery import HELD, current_delivery
 from offload.hooks.exceptions import hook_exceptions
 from offload.hooks.paths import contains
@@ -40,6 +48,8 @@ _PATCH = "_offload_original"
 _CHORD_UNLOCK = "celery.chord_unlock"
 
 _as_refs: ContextVar[bool] = ContextVar("offload_results_as_refs", default=False)
+_joining: ContextVar[bool] = ContextVar("offload_results_joining", default=False)
+"""Whether a result set gathers its parts, whose values are fetched when all of them are there."""
 
 
 @contextmanager
@@ -61,18 +71,34 @@ class ResultMeta(dict):  # type: ignore[type-arg]
 
     def __init__(self, meta: dict[str, Any], find: Callable[[], Ref[Any]]) -> None:
         super().__init__(meta)
-        self._find: Callable[[], Ref[Any]] | None = find
+        self._find = find
+        self._ref: Ref[Any] | None = None
+        self._is_filled = False
+
+    @property
+    def ref(self) -> Ref[Any]:
+        """The result's reference, opened once."""
+        if self._ref is None:
+            self._ref = self._find()
+        return self._ref
+
+    def fill(self, value: Any) -> None:
+        """Set the value that the reference stands for."""
+        super().__setitem__("result", value)
+        self._is_filled = True
 
     def __getitem__(self, key: str) -> Any:
-        if key != "result" or self._find is None:
+        if key != "result" or self._is_filled:
             return super().__getitem__(key)
-        ref = self._find()
-        if _as_refs.get() or _unlocking_chord():
-            return ref
-        value = ref.get()
-        super().__setitem__("result", value)
-        self._find = None
-        return value
+        if _joining.get():
+            return self
+        if _wants_refs():
+            return self.ref
+        self.fill(self.ref.get())
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()  # so that dict(meta) asks for each item
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401 (that is what this is)
@@ -95,21 +121,87 @@ class ResultMeta(dict):  # type: ignore[type-arg]
 
 
 def install() -> None:
-    """Let a result ask its parents for their errors without their values; once per process.
+    """Have results look at no more than they need; once per process.
 
-    A chain's ``get()`` looks at every result before its own, only for a failure to raise.
+    A chain's ``get()`` looks at its parents only for a failure to raise, and a group's fetches
+    the values of its parts together.
     """
-    original = getattr(AsyncResult, RAISE_PARENT_ERROR)
-    if hasattr(original, _PATCH):
+    _replace(AsyncResult, RAISE_PARENT_ERROR, _raise_parent_error)
+    for name in ("join", "join_native"):
+        _replace(ResultSet, name, _joined)
+
+
+def _replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]) -> None:
+    original = getattr(owner, name)
+    if not hasattr(original, _PATCH):
+        replaced = functools.wraps(original)(make(original))
+        setattr(replaced, _PATCH, original)
+        setattr(owner, name, replaced)
+
+
+def _raise_parent_error(_original: Callable[..., Any]) -> Callable[[Any], None]:
+    def maybe_reraise_parent_error(self: Any) -> None:
+        for node in reversed(parents_of(self)):
+            _raise_error(node)
+
+    return maybe_reraise_parent_error
+
+
+def _raise_error(node: Any) -> None:
+    """Raise the error of a failed result, or of a failed one in a set.
+
+    A chord's ``get()`` does this again for all parts whenever one of them arrives. So a part
+    that is known to have succeeded is passed over before anything is called, and no reference
+    is opened.
+    """
+    if not isinstance(node, ResultSet):
+        if node.state in states.PROPAGATE_STATES:
+            node.maybe_throw()
         return
+    for result in node.results:
+        meta = known_meta(result)
+        if meta is None or dict.__getitem__(meta, "status") != states.SUCCESS:
+            _raise_error(result)
 
-    @functools.wraps(original)
-    def maybe_reraise_parent_error(self: Any) -> Any:
-        with results_as_refs():
-            return original(self)
 
-    setattr(maybe_reraise_parent_error, _PATCH, original)
-    setattr(AsyncResult, RAISE_PARENT_ERROR, maybe_reraise_parent_error)
+def _joined(original: Callable[..., Any]) -> Callable[..., Any]:
+    parameters = inspect.signature(original)
+
+    def join(self: Any, *args: Any, **options: Any) -> Any:
+        given = parameters.bind(self, *args, **options).arguments
+        hook = getattr(self.app, "_offload", None)
+        # A callback takes value by value. A nested set is resolved with the one around it.
+        if hook is None or given.get("callback") or _joining.get() or _wants_refs():
+            return original(self, *args, **options)
+        token = _joining.set(True)
+        try:
+            values = original(self, *args, **options)
+        finally:
+            _joining.reset(token)
+        _resolve_all(hook.results_content, list(_unresolved(self, values)))
+        return values
+
+    return join
+
+
+def _unresolved(results: Any, values: list[Any]) -> Iterator[tuple[list[Any], int]]:
+    """Yield where metadata stands in place of a value in what a result set has gathered."""
+    for at, (result, value) in enumerate(zip(results.results, values, strict=True)):
+        if isinstance(value, ResultMeta):
+            yield values, at
+        elif isinstance(result, ResultSet) and isinstance(value, list):
+            yield from _unresolved(result, value)
+
+
+def _resolve_all(content: ContentStore, places: Sequence[tuple[list[Any], int]]) -> None:
+    """Put values at *places*, fetched together."""
+    metas: list[ResultMeta] = [values[at] for values, at in places]
+    refs = [meta.ref for meta in metas]
+    own = all(ref.resolve == content.get for ref in refs)  # or another app's, in the same set
+    found = content.get_all(refs) if own else map(Ref.get, refs)
+    for (values, at), meta, value in zip(places, metas, found, strict=True):
+        meta.fill(value)
+        values[at] = value
 
 
 def hook_backend(hook: Offload, backend: Any) -> Any:
@@ -305,6 +397,7 @@ def _stored_ref(hook: Offload, backend: Any, task_id: str) -> Ref[Any] | None:
     return None
 
 
-def _unlocking_chord() -> bool:
+def _wants_refs() -> bool:
+    """Return whether a stored result is read as its Ref here."""
     delivery = current_delivery()
-    return delivery is not None and delivery.task.name == _CHORD_UNLOCK
+    return _as_refs.get() or (delivery is not None and delivery.task.name == _CHORD_UNLOCK)

@@ -317,7 +317,7 @@ def _result_ref(
 ) -> Ref[Any] | None:
     """Return the reference by which *result* travels, None where it goes as it is."""
     if isinstance(result, Ref):
-        ref = result if result.resolve is not None else hook.content.open(result.wire)
+        ref = hook.content.opened(result)
         hook.content.keep(ref, hold)
         return ref
     if looks_like_ref(result):  # a user's data: it must not be read as a reference

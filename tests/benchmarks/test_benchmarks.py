@@ -26,6 +26,14 @@ EXPECTED = {  # some of what each question is to answer
     11: ("hash of a class of 50", "message with", "its reading", "first pull", "round trips"),
     12: ("publishing a list", "resolving a list", "exchanges", "ever kept", "a scrape"),
     13: ("the look at all", "overview", "blobs by size", "one blob", "by who holds"),
+    14: (
+        "chord of 3 parts, 1 MB each",
+        "group of 2",
+        "chain of 2",
+        "arguments",
+        "references",
+        "peak",
+    ),
 }
 
 pytestmark = [

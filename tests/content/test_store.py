@@ -619,3 +619,67 @@ def test_no_secret_is_shown(make_parts):
         parts.another(secret="another secret, long enough").open(ref.wire)
     assert "enough" not in str(error.value)
     assert b"enough" not in pickle.dumps(ref)
+
+
+# -- several values at once
+
+
+def test_small_values_are_fetched_together(make_parts, monkeypatch):
+    """Values are read in batches bounded in bytes, each in its own turn and in order."""
+    parts = make_parts()
+    monkeypatch.setattr(store, "TOGETHER", 3 * 10_000)
+    values = [bytes([n]) * 10_000 for n in range(7)]
+    values[3] = noise(MB)  # large: by itself, and what is small around it is not held up for it
+    refs = [parts.put(value) for value in values]
+    other = parts.another()
+    opened = [other.open(ref.wire) for ref in refs]
+    found = other.get_all(opened)
+    parts.store.calls.clear()
+    parts.store.blobs.asked.clear()
+    assert next(found) == values[0]
+    assert parts.store.calls == {"get": 1}, "what comes later is not read yet"
+    assert all(map(same, [values[0], *found], values))
+    small = [len(digests) for name, digests, limit in parts.store.blobs.asked if limit < 2 * MB]
+    assert small == [2, 2]  # each batch of three would be over the limit: they have heads
+    assert other._counters.snapshot()["values_fetched"] == 7
+
+
+def test_one_value_asked_for_twice_is_read_once_and_never_shared(parts):
+    """Equal references in a batch are one read; each receiver has a value of its own."""
+    ref = parts.put(np.arange(100))
+    more = parts.put(b"x" * 5000)
+    parts.store.blobs.asked.clear()
+    first, _, second = parts.another().get_all([ref, more, ref])
+    first[:] = 0
+    assert second[5] == 5
+    assert [len(digests) for _, digests, _ in parts.store.blobs.asked] == [2]
+
+
+@pytest.mark.parametrize("position", range(3))
+@pytest.mark.parametrize("fault", ("missing", "altered"))
+def test_one_bad_value_is_told_from_those_read_with_it(parts, position, fault):
+    """The values before a bad one arrive, and its own reference raises."""
+    values = [bytes([n]) * 5000 for n in range(3)]
+    refs = [parts.put(value) for value in values]
+    digest = refs[position].digest
+    if fault == "missing":
+        parts.store.raw.blobs.delete([digest])
+    else:
+        parts.store.replace(digest, b"\x00" + b"y" * 5000)
+    found = parts.content.get_all(refs)
+    for value in values[:position]:
+        assert next(found) == value
+    with pytest.raises(BlobMissing if fault == "missing" else IntegrityError) as caught:
+        next(found)
+    assert caught.value.digest == digest
+
+
+def test_values_together_obey_what_each_alone_does(make_parts):
+    """A serializer that is not accepted, or a value over the limit, is refused in a batch, too."""
+    parts = make_parts()
+    refs = [parts.put({"a": 1}), parts.put({1, 2}, "pickle")]
+    strict = parts.another(accept=("json",))
+    found = strict.get_all([strict.open(ref.wire) for ref in refs])
+    assert next(found) == {"a": 1}
+    with pytest.raises(SerializerNotAccepted):
+        next(found)

@@ -13,7 +13,7 @@ from celery.app.task import Task
 from celery.backends.base import Backend
 from celery.backends.redis import RedisBackend
 from celery.local import Proxy
-from celery.result import AsyncResult
+from celery.result import AsyncResult, ResultSet
 from celery.worker import state
 from celery.worker.consumer import consumer
 from celery.worker.request import Request
@@ -51,6 +51,8 @@ def app():
         (RedisBackend, "on_chord_part_return", "request state result"),
         (RedisBackend, internals.UNPACK_PART, "tup decode"),
         (AsyncResult, internals.RAISE_PARENT_ERROR, "self"),
+        (ResultSet, "join", "self timeout propagate callback"),
+        (ResultSet, "join_native", "self timeout propagate callback"),
         (Celery, internals.GET_BACKEND, "self"),
     ),
     ids=lambda each: each if isinstance(each, str) and " " not in each else "",
@@ -97,3 +99,14 @@ def test_celery_decodes_a_request_where_we_look(app):
 def test_celery_has_signatures_as_dicts_with_these_keys():
     """Celery's signatures are dicts, whose keys tell them from data."""
     assert {"task", "args", "kwargs", "options", "subtask_type", "immutable"} <= {*signature("t")}
+
+
+def test_celery_keeps_parents_and_metadata_on_a_result(app):
+    """Celery's result objects know the results before them and what they have fetched."""
+    first = AsyncResult("1", app=app)
+    last = AsyncResult("2", app=app, parent=first)
+    assert internals.parents_of(last) == [first]
+    assert internals.known_meta(first) is None
+    app.backend.store_result("1", 5, "SUCCESS")
+    assert first.state == "SUCCESS"
+    assert internals.known_meta(first)["result"] == 5

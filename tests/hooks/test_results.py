@@ -6,9 +6,10 @@ import uuid
 
 import pytest
 from celery import Celery, states
-from celery.result import AsyncResult
+from celery.result import AsyncResult, GroupResult
 
 from offload import Offload
+from offload.ref import Keys
 
 VALUE = list(range(20_000))
 
@@ -20,9 +21,9 @@ def app():
     return app
 
 
-def stored(app) -> str:
+def stored(app, value=VALUE) -> str:
     """Return the id of a task whose large result is stored."""
-    ref = app.offload.put(VALUE)
+    ref = app.offload.put(value)
     task_id = str(uuid.uuid4())
     meta = {
         "status": states.SUCCESS,
@@ -62,3 +63,122 @@ def test_a_value_is_fetched_once_for_one_result_object(app):
     result = AsyncResult(stored(app), app=app)
     assert result.get(timeout=5) is result.result
     assert fetched(app) == 1
+
+
+def test_all_of_a_results_metadata_has_the_value(app):
+    """Whoever copies the metadata gets the value, never the wire form of its reference."""
+    meta = AsyncResult(stored(app), app=app)._get_task_meta()
+    for copied in (dict(meta), {**meta}, meta.copy(), dict(meta.items())):
+        assert copied["result"] == VALUE
+    assert fetched(app) == 1
+
+
+# -- how cost grows
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The wire texts of references opened, each time one is."""
+    texts = []
+    original = Keys.open
+
+    def counting(self, wire, *args):
+        texts.append(wire)
+        return original(self, wire, *args)
+
+    monkeypatch.setattr(Keys, "open", counting)
+    return texts
+
+
+@pytest.fixture
+def reads(app, monkeypatch):
+    """How many blobs each read of the store asked for."""
+    counts = []
+    blobs = app.offload.store.blobs
+    original = blobs.get
+
+    def counting(digests, limit):
+        counts.append(len(digests))
+        return original(digests, limit)
+
+    monkeypatch.setattr(blobs, "get", counting)
+    return counts
+
+
+def group_of(app, *, values):
+    """Return a group's result whose parts are stored."""
+    return GroupResult(
+        "group", [AsyncResult(stored(app, value), app=app) for value in values], app=app
+    )
+
+
+def test_asking_parents_for_errors_opens_no_reference(app, opened):
+    """However often a chord's get() looks at its parts, not one of them is verified again."""
+    parts = group_of(app, values=[[n] * 20_000 for n in range(20)])
+    body = AsyncResult(stored(app), app=app, parent=parts)
+    opened.clear()
+    for _ in range(50):
+        body._maybe_reraise_parent_error()
+    assert opened == []
+    assert body.get(timeout=5) == VALUE
+    assert len(opened) == 1
+
+
+def test_a_failed_part_is_raised_by_the_chords_result(app):
+    """The error of any part is raised, among parts that succeeded and in nested groups, too."""
+    failed = app.AsyncResult("failed")
+    app.backend.mark_as_failure(failed.id, ValueError("no"))
+    nested = GroupResult("outer", [group_of(app, values=[1]), GroupResult("in", [failed])], app=app)
+    body = AsyncResult("pending", app=app, parent=nested)
+    with pytest.raises(ValueError, match="no"):
+        body.get(timeout=5)
+
+
+@pytest.mark.parametrize("method", ("get", "join", "join_native"))
+def test_a_groups_values_are_fetched_together(app, opened, reads, method):
+    """A group's get() reads small values in a bounded number of round trips, in order."""
+    values = [[n] * 20_000 for n in range(40)]
+    parts = group_of(app, values=values)
+    opened.clear()
+    reads.clear()
+    assert getattr(parts, method)(timeout=5) == values
+    assert reads == [40]
+    assert len(opened) == 40
+
+
+def test_a_groups_results_keep_their_values(app, reads):
+    """As with plain Celery, join() leaves each part's result object with its value."""
+    parts = group_of(app, values=[[n] * 20_000 for n in range(3)])
+    joined = parts.join(timeout=5)
+    assert all(part.result is value for part, value in zip(parts.results, joined, strict=True))
+    assert reads == [3]
+
+
+def test_values_of_nested_groups_and_small_ones_keep_their_places(app):
+    """References in nested results are resolved where they stand, and data is left alone."""
+    small = AsyncResult("small", app=app)
+    app.backend.store_result(small.id, {"a": 1}, states.SUCCESS)
+    nested = group_of(app, values=[VALUE, [7] * 20_000])
+    both = GroupResult("both", [small, nested, AsyncResult(stored(app), app=app)], app=app)
+    assert both.join(timeout=5) == [{"a": 1}, [VALUE, [7] * 20_000], VALUE]
+
+
+def test_a_callback_gets_each_value(app):
+    """get(callback=…) passes values, as plain Celery does."""
+    seen = {}
+    parts = group_of(app, values=[VALUE, [7] * 20_000])
+    parts.join(timeout=5, callback=seen.__setitem__)
+    assert list(seen.values()) == [VALUE, [7] * 20_000]
+
+
+def test_a_failed_part_of_a_group_is_raised_before_anything_is_fetched(app):
+    """An error among the parts is raised as by plain Celery."""
+    failed = app.AsyncResult("failed one")
+    app.backend.mark_as_failure(failed.id, ValueError("no"))
+    parts = GroupResult("mixed", [AsyncResult(stored(app), app=app), failed], app=app)
+    with pytest.raises(ValueError, match="no"):
+        parts.join(timeout=5)
+    assert fetched(app) == 0
+    values = parts.join(timeout=5, propagate=False)
+    assert values[0] == VALUE
+    assert isinstance(values[1], ValueError)

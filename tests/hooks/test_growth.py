@@ -1,0 +1,65 @@
+"""Round trips and work that must not grow with the number of parts."""
+
+from __future__ import annotations
+
+import pytest
+from celery import chain
+
+from tests.hooks.wire import make_wire
+
+PARTS = 100
+
+
+@pytest.fixture
+def wire():
+    wire = make_wire()
+
+    @wire.app.task(name="total", shared=False)
+    def total(values, *more, **named):
+        return sum(map(len, [*values, *more, *named.values()]))
+
+    @wire.app.task(name="grow", shared=False)
+    def grow(value, by=0):
+        return [*value, by]
+
+    return wire
+
+
+@pytest.mark.parametrize("where", ("list", "args", "kwargs"))
+def test_a_messages_values_are_fetched_in_one_round_trip(wire, where):
+    """Small values of one message are read together, wherever its references stand."""
+    refs = [wire.hook.put(f"{n:04}" * 500) for n in range(PARTS)]
+    total = wire.app.tasks["total"]
+    if where == "list":
+        sent = total.delay(refs)
+    elif where == "args":
+        sent = total.delay([], *refs)
+    else:
+        sent = total.delay([], **{f"x{n}": ref for n, ref in enumerate(refs)})
+    message = wire.take()
+    wire.calls.clear()
+    wire.execute(message)
+    assert wire.calls.count("get") == 1
+    assert sent.get(timeout=1) == PARTS * 2000
+
+
+def test_steps_of_a_chain_that_carry_nothing_large_are_not_taken_apart(wire, monkeypatch):
+    """Publishing a step of a chain makes one cheap check of each step that follows."""
+    looked_at = []
+    options = wire.hook.options
+    monkeypatch.setattr(wire.hook, "options", lambda *a: looked_at.append(a) or options(*a))
+    grow = wire.app.tasks["grow"]
+    steps = [grow.s() for _ in range(PARTS)]
+    result = chain(grow.s([0]), *steps).delay()
+    assert len(looked_at) < 5
+    assert wire.get(result) == [0] * (PARTS + 2)
+
+
+def test_large_values_of_late_steps_are_found_among_bare_ones(wire):
+    """A large argument of any step of a chain leaves the message, whatever stands before it."""
+    grow = wire.app.tasks["grow"]
+    big = "x" * 5000
+    steps = [grow.s(), grow.s(by=1), grow.s(by=big), grow.s()]
+    result = chain(grow.s([0]), *steps).delay()
+    assert big not in repr(wire.sent[0][1])
+    assert wire.get(result) == [0, 0, 0, 1, big, 0]
