@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from offload.digest import digest_of
-from offload.errors import StoreUnavailable
+from offload.errors import BlobMissing, StoreUnavailable
 from offload.stores import open_store
 from offload.testing.servers import redis_client, wait_until
 from offload.testing.store import HOUR, blobs, contents
 from tests.faults.proxy import Proxy
+from tests.hooks.wire import make_wire
 
 pytestmark = pytest.mark.server
 
@@ -198,3 +199,34 @@ def test_a_redis_that_was_emptied_and_stopped_governing(store, redis):
     assert contents(store, many) == [content for (content,) in many.values()]
     store.blobs.release(list(many), "task:1", 0.001)
     wait_until(lambda: sum(1 for _ in store.sweep()) == 3, "they are swept")
+
+
+# ------------------------------------------------------ what others remove from below
+
+
+@pytest.mark.parametrize("lower", ("s3", "files"))
+@pytest.mark.parametrize("removed", ("all", "some"))
+def test_one_publish_repairs_what_others_removed(lower, removed, valkey, s3, tmp_path):
+    """Objects that a lifecycle rule or an operator removed fail one task: the first miss looks at
+    all chunks of the value, so the next publish uploads whatever is gone, and nothing else.
+    """
+    first = f"{valkey.url}?prefix={os.urandom(4).hex()}"
+    below = s3.url(os.urandom(4).hex()) if lower == "s3" else f"file://{tmp_path}"
+    wire = make_wire(store=[first, below], tier_sizes=[1 << 20], watch=False, cache="off")
+
+    @wire.app.task(name="size", shared=False)
+    def size(value):
+        return len(value)
+
+    value = random.Random(1).randbytes(20 << 20)  # five chunks
+    lowest = open_store(below).blobs
+    assert wire.run(size, value) == len(value)
+    chunks = sorted(info.digest for info in lowest.scan())
+    gone = chunks if removed == "all" else chunks[1::2]
+    lowest.delete(gone)
+    with pytest.raises(BlobMissing):
+        wire.run(size, value)
+    before = wire.hook.counters.snapshot()["blobs_uploaded"]
+    assert wire.run(size, value) == len(value)
+    assert wire.hook.counters.snapshot()["blobs_uploaded"] - before == len(gone)
+    assert sorted(info.digest for info in lowest.scan()) == chunks

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import groupby, islice
 
 from offload.digest import Buffer, Digest
-from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
+from offload.errors import BlobMissing, ConfigurationError, StoreError, StoreUnavailable
 from offload.stores.base import PUT, BlobInfo, Parts, Store
 from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.looking import Accounted, Seen, accounted, looked
@@ -171,7 +171,11 @@ class TieredBlobs:
                 return
         found = self._places.find(digests)
         for store, run in groupby(digests, lambda digest: self._store_of(digest, found)):
-            yield from self._run(store, list(run), found, limit)
+            try:
+                yield from self._run(store, list(run), limit)
+            except BlobMissing:
+                self._forget_lost(found)
+                raise
 
     def _store_of(self, digest: Digest, found: Mapping[Digest, Place | None]) -> Store | None:
         """Return where a blob is noted to be; None if nowhere."""
@@ -191,7 +195,6 @@ class TieredBlobs:
         self,
         store: Store | None,
         digests: list[Digest],
-        found: Mapping[Digest, Place | None],
         limit: int,
     ) -> Iterator[Buffer]:
         """Yield blobs that are noted to be in one store."""
@@ -206,26 +209,28 @@ class TieredBlobs:
                     return
             except (BlobMissing, Elsewhere):
                 pass
-            yield self._search(digests[done], store, found, limit)
+            yield self._search(digests[done], store, limit)
             done += 1
 
-    def _search(
-        self,
-        digest: Digest,
-        store: Store | None,
-        found: Mapping[Digest, Place | None],
-        limit: int,
-    ) -> Buffer:
+    def _search(self, digest: Digest, store: Store | None, limit: int) -> Buffer:
         """Look for a blob in all tiers but *store*, where it is not."""
         for other in (self._first, *(tier.store for tier in self._lower)):
             if other is not store:
                 with suppress(BlobMissing, Elsewhere):
                     (content,) = self._fetch(other, [digest], limit)
                     return content
-        place = found.get(digest)
-        if place is not None:  # or it would be taken for there by who holds it next
-            self._places.forget({digest: place})
         raise self._gone(digest)
+
+    def _forget_lost(self, found: Mapping[Digest, Place | None]) -> None:
+        """Drop the note of each blob that somebody removed from where it is noted to be.
+
+        Otherwise the value's next publisher would deduplicate against what is gone.
+        """
+        for tier in self._lower:
+            noted = {d: p for d, p in found.items() if p is not None and p.tier == tier.place}
+            with suppress(StoreError):  # an outage: they are checked when they are read again
+                there = tier.there(list(noted))
+                self._places.forget({d: p for d, p in noted.items() if d not in there})
 
     def _fetch(self, store: Store, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         return self._counts.fetching(store.url, iter(store.blobs.get(digests, limit)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from offload.digest import Digest
 from offload.stores.base import PUT, Parts, Store
+from offload.stores.looking import looked
 from offload.stores.places import Versioned, place_of
 
 __all__ = ("Tier",)
@@ -58,6 +59,13 @@ class Tier:
             gone = self.store.blobs.hold(digests, promised, PUT)
             kept = {digest: promised for digest in digests if digest not in gone}
         return self._from_now(kept, began)
+
+    def there(self, digests: Sequence[Digest]) -> Collection[Digest]:
+        """Return which of these blobs exist."""
+        if self.versions is not None:
+            return self.versions.versions(digests).keys()
+        seen = looked(self.store).look(digests, 1)
+        return {digest for digest, each in zip(digests, seen, strict=True) if each is not None}
 
     def _from_now(self, kept: Mapping[Digest, float], began: float) -> dict[Digest, float]:
         """Return what was promised between *began* and now as what is left of it for sure."""
