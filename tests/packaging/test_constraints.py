@@ -2,7 +2,9 @@
 
 import importlib.util
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -73,3 +75,28 @@ def test_all_that_users_install_is_known(pyproject, tool):
     for extra in tool.USER_EXTRAS:
         lines += project["optional-dependencies"][extra]
     assert {Requirement(line).name for line in lines} | {*tool.INDIRECT} == set(TESTED)
+
+
+@pytest.mark.parametrize("name", ("3.11", "lowest", "newest"))
+def test_only_environments_of_a_python_are_constrained(root, tool, monkeypatch, tmp_path, name):
+    """`make test-newest` upgrades all, `lowest` has versions of its own, a Python has these."""
+    test_all, commands = sys.modules["test_all"], []
+
+    def runs(command, **_):
+        commands.append(command)
+        if "venv" in command:
+            Path(command[-1]).mkdir(parents=True)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(test_all, "_uv", lambda: ["uv"])
+    monkeypatch.setattr(test_all, "_lowest", lambda *_: tmp_path / "lowest.txt")
+    monkeypatch.setattr(test_all, "ROOT", tmp_path)
+    monkeypatch.setattr(test_all.subprocess, "run", runs)
+    monkeypatch.setattr(test_all.bootstrap, "uv_env", dict)
+    test_all.environment(name, sys.executable)
+    test_all.environment(name, sys.executable)
+    _, install, *again = commands
+    assert (str(root / "constraints.txt") in install) is (name == "3.11")
+    assert (str(tmp_path / "lowest.txt") in install) is (name == "lowest")
+    assert ("--upgrade" in install) is (name == "newest")
+    assert again == ([install] if name == "newest" else [])  # the newest may be newer by now
