@@ -23,7 +23,7 @@ from offload.hooks.usercode import is_user_code, user_routes
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("guard_router", "guard_send_task", "guard_task")
+__all__ = ("guard_router", "guard_send_task", "guard_task", "showing")
 
 _GUARDED = "_offload_handover"
 
@@ -50,10 +50,9 @@ def guard_send_task(hook: Offload, app: Any) -> None:
 def _guarded(hook: Offload, publish: Callable[..., Any], task: str) -> Callable[..., Any]:
     def guarded(args: Any = None, kwargs: Any = None, *given: Any, **options: Any) -> Any:
         with knowing() as known:
-            with _named(hook, task):
+            with showing(hook, task):
                 args, kwargs = known.resolve_call(hook, task, args, kwargs)
                 options = known.resolve_options(hook, options)
-            _show_result()
             return publish(args, kwargs, *given, **options)
 
     setattr(guarded, _GUARDED, True)
@@ -66,8 +65,7 @@ def guard_router(hook: Offload, router: Any) -> None:
 
     def lookup_route(name: str, args: Any = None, kwargs: Any = None, *more: Any) -> Any:
         if any(True for _ in user_routes(router)):
-            with _named(hook, name):
-                shown = KnownRefs(remembers=False)
+            with showing(hook, name, KnownRefs(remembers=False)) as shown:
                 args, kwargs = shown.resolve_call(hook, name, args, kwargs)
         return lookup(name, args, kwargs, *more)
 
@@ -75,16 +73,14 @@ def guard_router(hook: Offload, router: Any) -> None:
 
 
 @contextmanager
-def _named(hook: Offload, task: str) -> Iterator[None]:
-    """Within this, errors say which task they are about."""
-    try:
-        yield
-    except OffloadError as exc:
-        hook.counters.failed(exc)
-        raise described(exc, task, None) from exc
-
-
-def _show_result() -> None:
+def showing(hook: Offload, task: str, known: KnownRefs | None = None) -> Iterator[KnownRefs]:
+    """Within this, references are resolved for user code; errors name *task*."""
     delivery = current_delivery()
     if delivery is not None:
         delivery.show_result()
+    try:
+        with knowing(known) as what:
+            yield what
+    except OffloadError as exc:
+        hook.counters.failed(exc)
+        raise described(exc, task, None) from exc

@@ -13,14 +13,15 @@ from dataclasses import asdict
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from celery.app.amqp import AMQP
+from celery.app.amqp import AMQP, task_message
 
 from offload.content.holds import Hold
 from offload.hooks.delivery import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES, current_delivery
-from offload.hooks.handover import guard_router
-from offload.hooks.known import known_refs
+from offload.hooks.handover import guard_router, showing
+from offload.hooks.known import knowing, known_refs
 from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.release import message_name, task_holder
+from offload.hooks.usercode import listeners
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
@@ -71,7 +72,10 @@ class OffloadAMQP(AMQP):
         if hook is None or certainly_plain(hook, task_id, name, args, kwargs, given, options):
             return build(task_id, name, args, kwargs, *given, **options)
         call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given), strict=False))
-        return publish(hook, build, {**call, **options})
+        call.update(options)
+        if listeners() and not resending.get():
+            return _shown(hook, build, call)
+        return publish(hook, build, call)
 
     def Router(self, *args: Any, **options: Any) -> Any:  # noqa: N802 (Celery's name)
         """Return Celery's router, which shows values to functions in ``task_routes``."""
@@ -97,6 +101,8 @@ class OffloadAMQP(AMQP):
             options.pop("offload", None)  # ours: it is no property of a broker's message
             if headers and HEADER in headers:  # of the message that is being retried
                 headers = {key: value for key, value in headers.items() if key != HEADER}
+            if isinstance(message, _Shown) and message.finish is not None:
+                producer = _Finishing(producer, message)
             return send(producer, name, message, headers=headers, **options)
 
         return send_task_message
@@ -151,6 +157,58 @@ def _of_first_try(task_id: str, name: str) -> TaskOptions | None:
     if delivery is None or delivery.options is _NO_CALL or delivery.task.name != name:
         return None
     return delivery.options if delivery.task.request.id == task_id else None
+
+
+class _Shown(task_message):
+    """A message that still has its values, for receivers of Celery's signals to see and change;
+    *finish* makes of its body the message that is sent.
+    """
+
+    finish: Callable[[Any], Any] | None = None
+
+
+class _Finishing:
+    """A producer that finishes a message as it publishes it, after the signal."""
+
+    def __init__(self, producer: Any, message: _Shown) -> None:
+        self._producer = producer
+        self._message = message
+        self._finished: Any = None
+
+    def publish(self, body: Any, *given: Any, **options: Any) -> Any:
+        if body is self._message.body and self._message.finish is not None:
+            if self._finished is None:  # Celery may publish again after a failure
+                self._finished = self._message.finish(body).body
+            body = self._finished
+        return self._producer.publish(body, *given, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+
+def _shown(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> Any:
+    """Return the message that *build* makes of *call*, with all values in it for now."""
+    given = call.pop("offload", None)
+    with showing(hook, call["name"]) as known:
+        call["args"], call["kwargs"] = known.resolve_call(
+            hook, call["name"], call.get("args"), call.get("kwargs")
+        )
+        call.update({key: known.resolve(hook, call.get(key)) for key in _EMBEDDED})
+    made = _Shown(*build(**call))
+
+    def finish(body: Any) -> Any:
+        args, kwargs, embed = body
+
+        def rebuilt(**call: Any) -> Any:
+            fields = {key: call.get(key) for key in _EMBEDDED}
+            return made._replace(body=(call["args"], call["kwargs"], {**embed, **fields}))
+
+        with knowing(known):
+            now = {**call, **embed, "args": args, "kwargs": kwargs, "offload": given}
+            return publish(hook, rebuilt, now)
+
+    made.finish = finish
+    return made
 
 
 def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 
 import pytest
-from celery import Celery, Task, _state, chain, chord, group, signature
+from celery import Celery, Task, _state, chain, chord, group, signals, signature
 from celery.app import trace
 
 from offload import Ref
@@ -22,6 +22,7 @@ class Sees:
 
     def __init__(self):
         self.calls = []
+        self.receiver = None
 
     def call(self, name, args, kwargs, **embedded):
         found = {key: list(leaves(value)) for key, value in embedded.items() if value}
@@ -61,6 +62,17 @@ def override(sees, app):
     return Shown
 
 
+def receiver(sees, app):
+    def shown(sender=None, body=None, **_):
+        if sender in ("target", "cleanup"):
+            args, kwargs, embed = body
+            sees.call(sender, tuple(args), kwargs, chain=embed["chain"], chord=embed["chord"])
+
+    sees.receiver = shown
+    signals.before_task_publish.connect(shown)
+    signals.after_task_publish.connect(shown)
+
+
 def shadow(sees, app):
     class Shown(Task):
         def shadow_name(self, args, kwargs, options):
@@ -84,7 +96,7 @@ def changes_first(sees, app):
     return Changes
 
 
-KINDS = {"route": route, "apply_async": override, "shadow_name": shadow}
+KINDS = {"route": route, "apply_async": override, "shadow_name": shadow, "signal": receiver}
 
 
 def an_app(native, kind, *, plain, backend="cache+memory://"):
@@ -154,21 +166,24 @@ STEPS = {
 
 
 def run(wire, step):
-    with current(wire.app):
+    with current(wire):
         step(wire.app.tasks).apply_async()
         wire.sees.calls.clear()  # what the publisher showed
         wire.work()
 
 
 @contextlib.contextmanager
-def current(app):
-    """Within this, *app* is the current one, as in its worker."""
+def current(wire):
+    """Within this, an app is the current one, as in its worker."""
     before = _state._get_current_app()
-    app.set_current()
+    wire.app.set_current()
     try:
         yield
     finally:
         before.set_current()
+        if wire.sees.receiver is not None:
+            signals.before_task_publish.disconnect(wire.sees.receiver)
+            signals.after_task_publish.disconnect(wire.sees.receiver)
 
 
 @pytest.mark.parametrize("native", SERIALIZERS)
@@ -178,8 +193,9 @@ def test_user_code_sees_values_in_every_step(native, kind):
     for name, step in STEPS.items():
         if native == "msgpack" and name in ("group", "nested"):  # plain Celery cannot read them
             continue
-        plain, offload = an_app(native, kind, plain=True), an_app(native, kind, plain=False)
+        plain = an_app(native, kind, plain=True)
         run(plain, step)
+        offload = an_app(native, kind, plain=False)
         run(offload, step)
         assert sorted(map(repr, offload.sees.calls)) == sorted(map(repr, plain.sees.calls)), name
         assert plain.sees.calls, name
@@ -187,7 +203,7 @@ def test_user_code_sees_values_in_every_step(native, kind):
 
 
 @pytest.mark.parametrize("native", SERIALIZERS)
-@pytest.mark.parametrize("kind", (route, override), ids=("route", "apply_async"))
+@pytest.mark.parametrize("kind", (route, override, receiver))
 @pytest.mark.parametrize("name", ("chain", "chain, later", "chord body", "errback", "link"))
 def test_what_user_code_only_looks_at_is_not_serialized_or_stored_again(native, kind, name):
     """What arrived by reference goes on by it: no more is serialized or uploaded than where no
@@ -197,7 +213,7 @@ def test_what_user_code_only_looks_at_is_not_serialized_or_stored_again(native, 
     for each in (nothing, kind):
         wire = an_app(native, each, plain=False)
         serialized = count_serialized(wire)
-        with current(wire.app):
+        with current(wire):
             STEPS[name](wire.app.tasks).apply_async()
             serialized.clear()
             wire.calls.clear()
@@ -232,7 +248,7 @@ def test_what_user_code_changes_is_sent_as_changed(native, name):
             (args, kwargs)
         )
         trace.build_tracer("target", wire.app.tasks["target"], app=wire.app)
-        with current(wire.app):
+        with current(wire):
             STEPS[name](wire.app.tasks).apply_async()
             wire.work()
     assert "changed" in repr(found[True])
@@ -252,7 +268,7 @@ def test_a_signature_that_is_an_argument_holds_values(native, task, nested):
         tasks = wire.app.tasks
         callback = tasks["target"].si(0, rows=list(ROWS))
         call = tasks[task].s(callback)
-        with current(wire.app):
+        with current(wire):
             (chain(tasks["echo"].si(1), tasks[task].si(callback)) if nested else call).apply_async()
             wire.sees.calls.clear()
             wire.calls.clear()
@@ -280,7 +296,7 @@ def test_a_reference_a_task_asks_for_is_shown_as_that():
         seen.append(table.get() == ROWS)
 
     trace.build_tracer("wants", wants, app=wire.app)
-    with current(wire.app):
+    with current(wire):
         chain(wire.app.tasks["echo"].s(1), wants.s(table=ROWS)).apply_async()
         wire.work()
     assert seen == [Ref, True]

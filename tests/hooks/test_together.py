@@ -32,16 +32,15 @@ def app():
 
 
 @pytest.fixture
-def sent():
+def sent(app):
     """The bodies of the messages sent during a test."""
     bodies = []
 
-    def receive(body, **_):
-        bodies.append(body)
+    def catch(producer, name, message, **options):
+        bodies.append(message.body)
 
-    before_task_publish.connect(receive)
-    yield bodies
-    before_task_publish.disconnect(receive)
+    app.amqp.__dict__["send_task_message"] = catch
+    return bodies
 
 
 def serialised(app) -> int:
@@ -136,6 +135,16 @@ def test_a_value_that_user_code_changes_between_messages_is_sent_as_plain_celery
     assert stamps_sent(tasks_of, plain=False) == stamps_sent(tasks_of, plain=True)
 
 
+def test_a_value_that_a_receiver_changes_is_sent_as_plain_celery_sends_it():
+    """Receivers of ``before_task_publish`` see and change values, of this message alone."""
+    before_task_publish.connect(stamps_by_receiver)
+    try:
+        tasks_of = GROUPS["a task between"]
+        assert stamps_sent(tasks_of, plain=False) == stamps_sent(tasks_of, plain=True)
+    finally:
+        before_task_publish.disconnect(stamps_by_receiver)
+
+
 def test_a_value_that_a_route_changes_is_sent_as_plain_celery_sends_it():
     """A function in ``task_routes`` runs for each message, and may change it."""
     conf = {"task_routes": (stamps_by_route,)}
@@ -147,19 +156,18 @@ def test_a_value_that_a_route_changes_is_sent_as_plain_celery_sends_it():
 
 def stamps_sent(tasks_of, *, plain, conf=()):
     app = Celery("stamps", broker="memory://", backend="cache+memory://", set_as_current=False)
-    app.conf.update(conf)
+    app.conf.update(conf, task_default_queue=str(uuid.uuid4()))
     hook = None if plain else Offload(app, store=f"memory://{uuid.uuid4()}")
     for name, base in (("stamps", Stamps), ("skips", Skips), ("use", Task)):
         app.task(name=name, base=base, shared=False, typing=False)(nothing)
-    sent = []
-
-    def catch(producer, name, message, **options):
-        rows = message.body[0][0]
-        text = wire_text(rows)
-        sent.append((rows if text is None else hook.content.open(text).get())["stamp"])
-
-    app.amqp.__dict__["send_task_message"] = catch
     group(tasks_of(app.tasks, {"stamp": 0, "rows": ["x" * 100] * 2000})).apply_async()
+    sent = []
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues[app.conf.task_default_queue](connection.default_channel)
+        while message := queue.get(no_ack=True):
+            rows = message.decode()[0][0]
+            text = wire_text(rows)
+            sent.append((rows if text is None else hook.content.open(text).get())["stamp"])
     return sent
 
 
