@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
 
+from offload.registry.imported import importer, resolve
 from offload.registry.pickling import Pair, cached_by, loading, reduce_cached, reduce_pair
 from offload.registry.policy import OFF
 from offload.registry.registry import ClassRegistry
@@ -31,6 +32,12 @@ class Shipping:
     def claims(self, kind: type) -> bool:
         registry = self._registry
         return registry.policy.mode != OFF and registry.claims(kind)
+
+    def importer(self, obj: Any) -> Any:
+        return importer(obj)
+
+    def imported(self, getter: Any) -> Any:
+        return resolve(getter)
 
     def advice(self, kind: type) -> str:
         package = kind.__module__.partition(".")[0]

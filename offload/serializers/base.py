@@ -82,6 +82,14 @@ class Code(Protocol):
         serializer would make something simpler of them, as a list of a named tuple.
         """
 
+    def importer(self, obj: Any) -> Any:
+        """Return the function to be shipped that imports a library's *obj*; None if none can."""
+
+    def imported(self, getter: Any) -> Any:
+        """Return what a loaded function that `importer` gave imports; raises TypeError for
+        another one.
+        """
+
     def advice(self, kind: type) -> str:
         """Return how to have instances of a class shipped that are not; "" if they cannot be."""
 

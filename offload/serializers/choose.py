@@ -41,7 +41,8 @@ class Registry:
         self._code = code
         self._raw = Raw()
         self._json = Json()
-        self._tree = Tree(code)
+        # Pickle names what is imported, which needs no version.
+        self._tree = Tree(code, imports="pickle" not in self.accept)
         self._pickle = Pickle(code)
         all_: tuple[Serializer, ...] = (self._raw, self._json, self._tree, self._pickle)
         self._by_name: dict[str, Serializer] = {s.name: s for s in all_}

@@ -13,6 +13,8 @@ class method::
     {"alias": [{"code": 0}, {"type": "int"}]}           Filter[int]
     {"partial": [function, arguments, keywords]}
     {"bound": [instance or class, "run"]}
+    {"import": 0}                                       numpy.sum, by a version that imports it
+    {"itemgetter": ["key"]}
 
 Readers know these nodes only where the operator allows code (`Code.may_load`). Whoever writes a
 tree chooses arguments and names of methods, so nothing but shipped code is called: see
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import operator
 import typing
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
@@ -66,7 +69,11 @@ def write(value: Any, writer: Writer) -> Node | None:
         place = given.place(value)
         if place is None and given.inside and _is_simple(value):
             return {"type": value.__name__}
-        return None if place is None else {"code": place}
+        return _write_import(value, writer) if place is None else {"code": place}
+    if callable(value) and (node := _write_import(value, writer)) is not None:
+        return node
+    if kind is operator.itemgetter:
+        return {"itemgetter": writer.items(value.__reduce__()[1])}
     if kind is functools.partial:
         return _write_partial(value, writer)
     if kind is MethodType:
@@ -77,6 +84,11 @@ def write(value: Any, writer: Writer) -> Node | None:
     if place is None:
         return None
     return given.again(value) or {"object": _taken_apart(value, place, writer)}
+
+
+def _write_import(value: Any, writer: Writer) -> Node | None:
+    place = writer.given.place_of_import(value)
+    return None if place is None else {"import": place}
 
 
 def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
@@ -237,7 +249,7 @@ def _read_again(reader: Reader, body: Node) -> Any:
 def _maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Callable[..., Any]:
     """Return a shipped class or function, or a method that a shipped class defines."""
     [(tag, _)] = node.items()
-    if tag not in (("code", "bound", "type") if types else ("code", "bound")):
+    if tag not in (("code", "bound", "type", "import") if types else ("code", "bound")):
         raise TypeError("called is only what is shipped")
     made: Callable[..., Any] = reader.value(node)
     if isinstance(made, type) and tag != "type":
@@ -259,6 +271,10 @@ def _read_bound(reader: Reader, body: Node) -> Any:
     return methods.bound(reader.value(owner), text(name), reader.found.is_version)
 
 
+def _read_import(reader: Reader, body: Node) -> Any:
+    return reader.found.imported(body)
+
+
 def _read_alias(reader: Reader, body: Node) -> Any:
     origin, *args = map(reader.value, body)
     return methods.alias(origin, args, reader.found.is_version)
@@ -272,6 +288,8 @@ READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "partial": _read_partial,
     "bound": _read_bound,
     "alias": _read_alias,
+    "import": _read_import,
+    "itemgetter": lambda reader, body: operator.itemgetter(*reader.items(body)),
     "type": lambda _, body: ... if body == "..." else _TYPES[text(body)],
 }
 """Nodes that need code: none of them is read where the operator allows none."""

@@ -16,13 +16,17 @@ __all__ = ("Found", "Given")
 class Given:
     """What a writer has met.
 
+    Args:
+        imports: whether functions of libraries may be shipped, by what imports them.
+
     Attributes:
         pairs: names and hashes, in the order in which they were met.
         inside: of how many instances, one in the other, the parts are being written.
     """
 
-    def __init__(self, code: Code | None) -> None:
+    def __init__(self, code: Code | None, *, imports: bool = True) -> None:
         self._code = code
+        self._imports = imports
         self.pairs: list[tuple[str, str]] = []
         self.inside = 0
         self._places: dict[int, tuple[int | None, Any]] = {}  # by id, which lives as long
@@ -44,6 +48,11 @@ class Given:
                 self.pairs.append(pair)
             self._places[id(obj)] = place, obj
         return place
+
+    def place_of_import(self, obj: Any) -> int | None:
+        """Return where what imports a library's function stands; None if nothing does."""
+        getter = self._code.importer(obj) if self._code is not None and self._imports else None
+        return None if getter is None else self.place(getter)
 
     def again(self, value: Any) -> Node | None:
         """Return the node of an instance that was met before, None if it was not."""
@@ -110,6 +119,12 @@ class Found:
             assert self._code is not None  # noqa: S101 (for the type checker: `may_load`)
             self._loaded[place] = self._code.load(text(name), text(code_hash))
         return self._loaded[place]
+
+    def imported(self, place: Node) -> Any:
+        """Return the library's function that the version which stands there imports."""
+        getter = self.load(place)
+        assert self._code is not None  # noqa: S101 (for the type checker: `load`)
+        return self._code.imported(getter)
 
     def remember(self, number: Node, made: Any) -> None:
         if number:

@@ -69,18 +69,20 @@ class Tree:
     name = "tree"
     data_only = True
 
-    def __init__(self, code: Code | None = None) -> None:
+    def __init__(self, code: Code | None = None, *, imports: bool = True) -> None:
         self._code = code
+        self._imports = imports
 
     def encode(self, value: Any) -> Payload | None:
         """Return *value* serialised; raises NotData where it holds something else."""
         try:
-            return self._encode(value, Writer(self._code))
+            return self._encode(value, Writer(self._code, imports=self._imports))
         except TypeError:
             # A part left to JSON as a whole is not for it: a wide int, a lone surrogate.
             pass
         try:
-            return self._encode(value, Writer(self._code, spell_out=True))
+            writer = Writer(self._code, spell_out=True, imports=self._imports)
+            return self._encode(value, writer)
         except TypeError:
             raise NotData("it is nested too deep") from None
 
@@ -107,15 +109,18 @@ class Writer:
     Args:
         code: gives the classes that are shipped; None: none are.
         spell_out: write item by item what else would be left to JSON as a whole.
+        imports: see `Given`.
 
     Attributes:
         given: what of *code* stands in the nodes written so far.
         buffers: the memory that the nodes written so far refer to.
     """
 
-    def __init__(self, code: Code | None = None, *, spell_out: bool = False) -> None:
+    def __init__(
+        self, code: Code | None = None, *, spell_out: bool = False, imports: bool = True
+    ) -> None:
         self.code = code
-        self.given = Given(code)
+        self.given = Given(code, imports=imports)
         self.buffers: list[memoryview] = []
         self.spell_out = spell_out
         self._depth = 0
@@ -130,7 +135,7 @@ class Writer:
         if write is not None:
             return write(self, value)
         package = kind.__module__.partition(".")[0]
-        if package in _MODULES:
+        if package in _MODULES and (self.code is None or not callable(value)):
             with self.given.apart():
                 return {package: self._foreign(value, package)}
         node = objects.write(value, self) if self.code is not None else None

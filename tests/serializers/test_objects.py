@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
+import math
+import operator
 import threading
 from collections import Counter, defaultdict
 from fractions import Fraction
@@ -18,6 +21,7 @@ from offload.serializers import Registry
 from offload.stores.memory import MemoryStore
 from tests.registry.sides import Side, cells, content
 
+KEY = "hmac:0123456789abcdef"
 WAYS = ("json", "json with pickle", "pickle")
 MAIN = cells()
 
@@ -74,6 +78,70 @@ def test_values_and_types_of_python_in_instances_and_partials(sides):
     assert list(map(type, arrived)) == list(map(type, value))
     assert table.default_factory(2) == 2000
     assert binary("11") == 3
+
+
+IMPORTED = {
+    "builtin": len,
+    "function": json.dumps,
+    "compiled": math.sqrt,
+    "numpy function": np.sum,
+    "ufunc": np.add,
+}
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+def test_functions_of_libraries_are_imported_by_signed_versions(name):
+    """Under JSON they arrive as themselves, alone, in instances, in partials, and as factories;
+    a worker without a signing key sends them on; only names that are allowed are imported.
+    """
+    function, store = IMPORTED[name], MemoryStore()
+    keys = {"mode": "signed", "verify_keys": [KEY]}
+    here, there = Side(store, signing_key=KEY, **keys), Side(store, **keys)
+    given = [function, functools.partial(function, 1), defaultdict(function), {1}]
+    payload = here.write(MAIN["Point"](1, given))
+    alone, partial, factory, _ = there.read(payload).y
+    assert alone is partial.func is factory.default_factory is function
+    assert partial.args == (1,)
+    assert here.read(there.write(there.read(payload))).y[0] is function
+    full = f"{function.__module__}.{getattr(function, '__qualname__', function.__name__)}"
+    assert full.encode() in payload.head
+    [record] = there.registry.versions(full)
+    assert there.registry.recover_class(full, record.hash)() is function
+    with pytest.raises(CodeRefused, match=f"{full}@.*offload_code_allow"):
+        Side(store, allow=["__main__.*"], **keys).read(payload)
+    with pytest.raises(CodeRefused, match="offload_code is 'off'"):
+        Side(store, mode="off").read(payload)
+    assert Side(store, accept=("json", "pickle")).write(function).serializer == "pickle"
+
+
+def test_what_imports_is_not_called_with_arguments_that_a_tree_chooses():
+    """The version of an imported function takes none; others are not taken for such versions."""
+    store = MemoryStore()
+    here, there = Side(store), Side(store)
+    [[sqrt]], scale = [orjson.loads(here.write(math.sqrt).head)["shipped"][0]], FUNCTION
+    here.write([MAIN["scale"], MAIN["Point"]])
+    for node in (
+        {"shipped": [[sqrt], {"object": ["call", {"import": 0}, 0, [4]]}]},
+        {"shipped": [[sqrt], {"object": ["call", {"code": 0}, 0, {"tuple": [4]}]}]},
+        {"shipped": [[sqrt], {"object": ["new", 0, 0]}]},
+        {"shipped": [[scale], {"import": 0}]},
+        {"shipped": [[POINT], {"import": 0}]},
+        {"import": 0},
+        {"import": "math:sqrt"},
+    ):
+        with pytest.raises(DeserializationError):
+            there.serializers.decode("tree", orjson.dumps(node), [])
+
+
+def test_an_itemgetter_is_data_where_code_is_allowed():
+    """It only takes items; what calls methods or gets attributes needs pickle."""
+    here, there = (Side(store) for store in [MemoryStore()] * 2)
+    key = there.read(here.write(MAIN["Point"](1, [operator.itemgetter("a", 1)]))).y[0]
+    assert key({"a": 2, 1: 3}) == (2, 3)
+    with pytest.raises(CodeRefused):
+        Side(MemoryStore(), mode="off").serializers.decode("tree", b'{"itemgetter":["a"]}', [])
+    with pytest.raises(SerializationError, match="of type methodcaller"):
+        here.write(MAIN["Point"](1, [operator.methodcaller("eval", "1")]))
 
 
 EXCEPTIONS = """
