@@ -6,13 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from offload.content.manifest import (
+    INSPECTED,
     ROOT_LIMIT,
     Chunk,
     Manifest,
     Sketch,
     aligned,
+    is_fragmented,
     is_root,
     read_root,
+    root_limit,
     sketch,
 )
 from offload.content.stored import MAX_OVERHEAD, decode, decode_begin
@@ -23,9 +26,9 @@ from offload.stores.looking import Seen, looked
 
 __all__ = ("Content", "Glance", "content_of", "glance")
 
-_BEGINS = (4 << 10, 256 << 10, ROOT_LIMIT + MAX_OVERHEAD)
+_BEGINS = (4 << 10, 256 << 10, INSPECTED + (64 << 10))
 """Stored bytes by which it is tried to tell what a blob is: most need few of them. The second
-has the first block of a compressed blob, the third all of any root."""
+has the first block of a compressed blob, the third the longest header that is read."""
 _AT_ONCE = 16 << 20  # bytes of beginnings
 _MANY = 512  # blobs of which what was seen is kept
 _USUAL = 64 << 10  # plain bytes in which a root's header ends
@@ -78,7 +81,7 @@ def _told(digest: Digest, seen: Seen) -> Glance:
     starts = is_root(plain)
     root = sketch(plain) if starts else None
     if starts and root is None and len(plain) == _USUAL:
-        root = sketch(decode_begin(seen.begin, ROOT_LIMIT))
+        root = sketch(decode_begin(seen.begin, INSPECTED + _USUAL))
     known = root is not None or starts is False or (whole and len(plain) > 0 and not starts)
     return Glance(digest, replace(seen, begin=b""), root, known)
 
@@ -183,13 +186,14 @@ def content_of(
         root = memoryview(data)
         return Content(store, None, root, read_root(root, size=size, where="the reference"))
     assert digest is not None  # noqa: S101 (for the type checker: one of them is given)
-    (stored,) = store.blobs.get([digest], ROOT_LIMIT + MAX_OVERHEAD)
-    plain = _verified(store, digest, stored, ROOT_LIMIT)
+    limit = ROOT_LIMIT if size is None else root_limit(size)
+    (stored,) = store.blobs.get([digest], limit + MAX_OVERHEAD)
+    plain = _verified(store, digest, stored, limit)
     where = f"{digest} in {store.url}"
     try:
         manifest = read_root(plain, size=size, where=where)
     except IntegrityError:
-        if size is not None:
+        if size is not None or is_fragmented(plain):
             raise
         return Content(store, digest, plain, None)
     return Content(store, digest, plain, manifest)

@@ -42,9 +42,11 @@ __all__ = (
     "Packed",
     "Sketch",
     "aligned",
+    "is_fragmented",
     "is_root",
     "pack",
     "read_root",
+    "root_limit",
     "sketch",
 )
 
@@ -55,8 +57,16 @@ SINGLE = 1024**2
 """Values below this many bytes are one blob; buffers from it begin a chunk of their own."""
 HEAD_LIMIT = 64 * 1024
 _ROOM = 4096  # bytes of a root blob besides head and body, for values of few buffers
+INSPECTED = 256 * 1024
+"""Bytes of a header that is read where no reference says how large the value is."""
 ROOT_LIMIT = 16 * 1024**2
 """Bytes that no root blob exceeds."""
+
+_LEAST = 256
+"""Bytes of a buffer, except for a few: serializers leave smaller ones in their heads."""
+_SMALLEST_CHUNK = 64 * 1024  # bytes, see the option chunk_size of stores
+_FIXED = 256  # bytes of a header besides its lists
+_PER_BUFFER, _PER_CHUNK = 22, 100  # bytes in a header
 
 _MAGIC = b"OFFLOAD1"
 _PREFIX = struct.Struct("<8sII")
@@ -66,6 +76,24 @@ _ZEROS = bytes(ALIGNMENT)
 def aligned(size: int) -> int:
     """Return *size* rounded up to the alignment."""
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _most_buffers(size: int) -> int:
+    return 16 + size // _LEAST
+
+
+def _most_chunks(size: int) -> int:
+    return 4 + 4 * size // _SMALLEST_CHUNK
+
+
+def _header_limit(size: int) -> int:
+    return _FIXED + _PER_BUFFER * _most_buffers(size) + _PER_CHUNK * _most_chunks(size)
+
+
+def root_limit(size: int) -> int:
+    """Return the most bytes that the root blob of a value of *size* bytes has."""
+    padding = ALIGNMENT * (_most_buffers(size) + 2)
+    return min(ROOT_LIMIT, _PREFIX.size + _header_limit(size) + size + padding)
 
 
 @dataclass(frozen=True)
@@ -227,8 +255,8 @@ def read_root(root: memoryview, *, size: int | None, where: str) -> Manifest:
     """Return the manifest in a verified root blob.
 
     *size* is what the reference says; a root that does not fit it raises IntegrityError,
-    so nothing is reserved by what a blob alone claims. None is for who has no reference, and
-    reserves nothing. *where* goes into the message.
+    so nothing is reserved by what a blob alone claims. None is for inspection without a
+    reference: long headers are not read then. *where* goes into the message.
     """
     try:
         magic, header_size, head_size = _PREFIX.unpack_from(root)
@@ -237,6 +265,12 @@ def read_root(root: memoryview, *, size: int | None, where: str) -> Manifest:
         end = _PREFIX.size + header_size + head_size
         if end > len(root):
             raise ValueError("it is cut short")
+        if head_size > HEAD_LIMIT:
+            raise ValueError(f"its serializer's head has {head_size} bytes")
+        if size is None and header_size > INSPECTED:
+            raise ValueError(f"a header of {header_size} bytes is read only with its reference")
+        if size is not None and header_size > _header_limit(size):
+            raise ValueError(f"a value of {size} bytes has no header of {header_size}")
         header = orjson.loads(root[_PREFIX.size : _PREFIX.size + header_size])
         head = None if header.get("x") else root[end - head_size : end]
         sizes = [_size(s) for s in header["b"]]
@@ -245,6 +279,7 @@ def read_root(root: memoryview, *, size: int | None, where: str) -> Manifest:
         held = sum(chunk.size for chunk in chunks) if chunks else len(manifest.body)
         if held != manifest.body_size or size not in (None, manifest.value_size):
             raise ValueError(f"it describes {manifest.value_size} bytes, its reference {size}")
+        _check_counts(manifest)
         if head is None and not sizes:
             raise ValueError("its head is missing")
         if not isinstance(manifest.serializer, str):
@@ -252,6 +287,14 @@ def read_root(root: memoryview, *, size: int | None, where: str) -> Manifest:
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise IntegrityError(f"{where} is not a stored value: {exc}") from exc
     return manifest
+
+
+def _check_counts(manifest: Manifest) -> None:
+    size = manifest.value_size
+    if len(manifest.sizes) > _most_buffers(size) or len(manifest.chunks) > _most_chunks(size):
+        raise ValueError(f"{len(manifest.sizes)} buffers and {len(manifest.chunks)} chunks")
+    if not all(chunk.size for chunk in manifest.chunks):
+        raise ValueError("it has an empty chunk")
 
 
 @dataclass(frozen=True)
@@ -276,13 +319,22 @@ def is_root(begin: bytes) -> bool | None:
     return begin[: len(_MAGIC)] == _MAGIC if len(begin) >= len(_MAGIC) else None
 
 
+def is_fragmented(root: memoryview) -> bool:
+    """Return whether a blob may be a root whose header is too long to be inspected."""
+    if len(root) < _PREFIX.size:
+        return False
+    magic, header_size, head_size = _PREFIX.unpack_from(root)
+    room = len(root) - _PREFIX.size - head_size
+    return bool(magic == _MAGIC and INSPECTED < header_size <= room)
+
+
 def sketch(begin: bytes) -> Sketch | None:
     """Return what a root says that begins so; None if its header is not whole, or none."""
     try:
         _, header_size, head_size = _PREFIX.unpack_from(begin)
         at = _PREFIX.size + header_size
         end = at + head_size
-        if at > len(begin):
+        if at > len(begin) or header_size > INSPECTED or head_size > HEAD_LIMIT:
             return None
         header = orjson.loads(begin[_PREFIX.size : at])
         chunks = [Chunk(parse_digest(d), _size(s)) for d, s in header.get("c", ())]

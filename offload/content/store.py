@@ -20,6 +20,7 @@ from offload.content.manifest import (
     Packed,
     pack,
     read_root,
+    root_limit,
 )
 from offload.content.memo import Memo
 from offload.content.memory import allocate
@@ -536,15 +537,16 @@ class ContentStore:
     def _root(self, ref: Ref[Any]) -> tuple[memoryview, Manifest]:
         digest = ref.digest
         assert digest is not None  # noqa: S101 (for the type checker: others hold data)
-        (stored,) = self._blobs(ref, [digest], ROOT_LIMIT + MAX_OVERHEAD)
+        (stored,) = self._blobs(ref, [digest], root_limit(ref.size) + MAX_OVERHEAD)
         return self._read_root(ref, stored)
 
     def _read_root(self, ref: Ref[Any], stored: Buffer) -> tuple[memoryview, Manifest]:
         digest = ref.digest
         assert digest is not None  # noqa: S101 (for the type checker: others hold data)
         where = f"{ref!r} in {self.store.url}"
+        limit = root_limit(ref.size)
         try:
-            root = decode(stored, ROOT_LIMIT, where)
+            root = decode(stored, limit, where)
         except IntegrityError as exc:
             raise self._altered(ref, digest, str(exc)) from exc
         self._verify(ref, digest, root)

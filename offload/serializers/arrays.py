@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ _SUBCLASSES: dict[str, Any] = {"matrix": np.matrix, "memmap": np.memmap, "recarr
 _KINDS = frozenset("biufcmMSUV")
 _NUMBERS = frozenset("biufcmM")
 _MAX_DIMENSIONS = 64
+_NAME = re.compile(r"[<>|=]?(?:[biufcSUV][0-9]{1,10}|[mM]8(?:\[[0-9]{0,10}[A-Za-zμ]{1,7}\])?)")
+"""Of a dtype, as numpy's ``dtype.str`` writes it."""
 
 
 def write(value: Any, writer: Writer) -> Any:
@@ -48,7 +51,7 @@ def read(body: Any, reader: Reader) -> Any:
         return read_dtype(body["dtype"])
     if kind == "masked":
         return _read_masked(body, reader)
-    array = _read_array(body, reader)
+    array = read_array(body, reader)
     if kind == "array":
         return array
     if kind == "scalar":
@@ -60,14 +63,14 @@ def read(body: Any, reader: Reader) -> Any:
 
 def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
     """Return an array's memory and its order; copied only if it lies in neither order."""
+    if not array.nbytes:
+        return memoryview(b""), "F" if array.flags.fnc else "C"
     if array.flags.c_contiguous:
         order = "C"
     elif array.flags.f_contiguous:
         array, order = array.T, "F"
     else:
         array, order = _contiguous(array), "C"
-    if not array.nbytes:
-        return memoryview(b""), order
     return memoryview(array.reshape(-1).view(np.uint8)), order
 
 
@@ -92,8 +95,7 @@ def from_bytes(
         raise ValueError("not a shape")
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:
         raise ValueError(f"{buffer.nbytes} bytes are no array of {shape} {dtype}")
-    if not buffer.nbytes:
-        return np.empty(shape, dtype, order)  # type: ignore[call-overload,no-any-return]
+    # On an empty buffer, too: numpy.empty makes room for items of dtype S0, however many.
     return np.ndarray(shape, dtype, buffer, order=order)  # type: ignore[arg-type]
 
 
@@ -110,7 +112,7 @@ def write_dtype(dtype: np.dtype[Any]) -> Any:
 def read_dtype(node: Any) -> np.dtype[Any]:
     """Return the dtype that a node describes."""
     if isinstance(node, str):
-        if node.lstrip("<>|=")[:1] not in _KINDS or "," in node:
+        if not _NAME.fullmatch(node):
             raise ValueError("not a dtype of plain data")
         return np.dtype(node)
     if "base" in node:
@@ -177,7 +179,8 @@ def _write_array(array: np.ndarray[Any, Any], writer: Writer) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "order": order, "data": writer.buffer(view)}
 
 
-def _read_array(body: Any, reader: Reader) -> np.ndarray[Any, Any]:
+def read_array(body: Any, reader: Reader) -> np.ndarray[Any, Any]:
+    """Return the plain array of a node's body."""
     dtype, shape = read_dtype(body["dtype"]), tuple(body["shape"])
     return from_bytes(reader.buffer(body["data"]), dtype, shape, body["order"])
 
@@ -196,11 +199,11 @@ def _write_masked(value: Any, writer: Writer) -> Any:
 def _read_masked(body: Any, reader: Reader) -> Any:
     mask, fill = body["mask"], body["fill"]
     masked: Any = np.ma.MaskedArray(
-        _read_array(body["array"], reader),
-        mask=np.ma.nomask if mask is None else _read_array(mask, reader),
+        read_array(body["array"], reader),
+        mask=np.ma.nomask if mask is None else read_array(mask, reader),
         hard_mask=body["hard"],
         copy=False,
     )
     if fill is not None:
-        masked.fill_value = _read_array(fill, reader)
+        masked.fill_value = read_array(fill, reader)
     return masked

@@ -160,6 +160,8 @@ def _write_array(array: pa.Array, writer: Writer) -> Node:
         None if buffer is None else writer.buffer(_bytes(buffer.slice(0, size)))
         for buffer, size in zip(array.buffers(), sizes, strict=False)
     ]
+    if _weighs_nothing(kind):
+        writer.count(len(array))
     return {
         "length": len(array),
         "nulls": array.null_count,
@@ -190,7 +192,7 @@ def _sizes(array: pa.Array) -> list[int] | None:
     elif pa.types.is_fixed_size_list(kind):
         if len(array.values) != length * kind.list_size:
             return None
-    elif not pa.types.is_struct(kind) and not pa.types.is_null(kind):
+    elif not _is_known(kind):
         raise NotData(f"it has a column of Arrow's type {kind}")
     return sizes
 
@@ -244,6 +246,29 @@ def _is_fixed(kind: pa.DataType) -> bool:
     )
 
 
+def _is_known(kind: pa.DataType) -> bool:
+    """Return whether arrays of this type, without its parts, are ours to write and read."""
+    types = pa.types
+    return bool(
+        _offset_width(kind)
+        or _is_fixed(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_struct(kind)
+        or types.is_null(kind)
+    )
+
+
+def _weighs_nothing(kind: pa.DataType) -> bool:
+    """Return whether items of this type may have no bytes of their own."""
+    types = pa.types
+    return bool(
+        types.is_null(kind)
+        or types.is_struct(kind)
+        or types.is_fixed_size_list(kind)
+        or (types.is_fixed_size_binary(kind) and not kind.byte_width)
+    )
+
+
 def _bits(count: int) -> int:
     return (count + 7) // 8
 
@@ -276,9 +301,12 @@ def _read_array(kind: pa.DataType, node: Node, reader: Reader) -> pa.Array:
 
 def _assemble(kind: pa.DataType, node: Node, parts: list[pa.Array], reader: Reader) -> pa.Array:
     length, nulls = node["length"], node["nulls"]
-    # A column of nulls alone is as long as it says, so it must not say too much.
     if type(length) is not int or type(nulls) is not int or not 0 <= nulls <= length < 1 << 32:
         raise ValueError("not a length")
+    if not _is_known(kind):
+        raise ValueError(f"an array of {kind}")
+    if _weighs_nothing(kind):
+        reader.count(length)
     own = [None if b is None else pa.py_buffer(reader.buffer(b)) for b in node["buffers"]]
     wanted = 1 + bool(_offset_width(kind) or _is_fixed(kind)) + _is_text(kind)
     if len(own) != wanted:
@@ -300,8 +328,9 @@ def _write_polars(value: Any, writer: Writer) -> Node:
     names = [writer.node(name) for name in value.columns]
     numbered = value.rename({name: str(i) for i, name in enumerate(value.columns)})
     try:
-        back: Any = pl.from_arrow(numbered.clear().to_arrow())
-    except Exception as error:
+        # Two rows of nulls: types without width make polars panic, but only where there are rows.
+        back: Any = pl.from_arrow(numbered.clear(2).to_arrow())
+    except (Exception, pl.exceptions.PanicException) as error:
         raise NotData(f"Arrow cannot carry it ({type(error).__name__})") from None
     for name, sent, got in zip(value.columns, value.dtypes, back.dtypes, strict=True):
         if sent != got:
@@ -317,6 +346,10 @@ def _read_polars(body: Node, reader: Reader) -> Any:
         raise DeserializationError(
             'reading a value of polars\' needs polars: pip install "offload[arrow]"'
         ) from error
-    frame: Any = pl.from_arrow(_read_table(body, reader), rechunk=False)
+    table = _read_table(body, reader)
+    try:
+        frame: Any = pl.from_arrow(table, rechunk=False)
+    except pl.exceptions.PanicException as error:  # a BaseException
+        raise ValueError(f"polars cannot read it: {error}") from error
     frame.columns = reader.items(body["names"])
     return frame.to_series() if body["kind"] == "Series" else frame

@@ -92,6 +92,8 @@ def _read_frame(body: Node, reader: Reader) -> Any:
     values, index_node, names_node, attrs, unique = body
     # In the order in which they were written: each buffer is read once.
     block = reader.value(values["block"]) if "block" in values else None
+    if block is not None and (type(block) is not np.ndarray or block.ndim != 2):
+        raise TypeError("not an array of two dimensions")
     columns = [_read_values(node, reader) for node in values.get("columns", ())]
     index, names = read_index(index_node, reader), read_index(names_node, reader)
     if block is not None:
@@ -167,6 +169,7 @@ def _index_node(index: Any, writer: Writer) -> Node:
     if kind is pd.RangeIndex:
         return {"range": [index.start, index.stop, index.step], "names": names}
     if kind is pd.MultiIndex:
+        writer.count(sum(len(each) for each in index.levels if type(each) is pd.RangeIndex))
         return {
             "levels": [_index_node(level, writer) for level in index.levels],
             "codes": [writer.node(np.asarray(codes)) for codes in index.codes],
@@ -194,6 +197,8 @@ def read_index(node: Node, reader: Reader) -> Any:
         return pd.RangeIndex(start, stop, step).set_names(names)
     if "levels" in node:
         levels = [read_index(level, reader) for level in node["levels"]]
+        # pandas writes ranges out here.
+        reader.count(sum(len(each) for each in levels if type(each) is pd.RangeIndex))
         codes = reader.items(node["codes"])
         return pd.MultiIndex(levels, codes, names=names)
     values = _read_values(node["values"], reader)
@@ -231,6 +236,8 @@ def _values_node(values: Any, writer: Writer) -> Node:
         array = values.to_numpy()
         if array.dtype == object:
             return {"objects": writer.items(list(array))}
+        if not array.dtype.itemsize:
+            writer.count(len(array))
         return {"numpy": writer.node(array)}
     if kind is pd.arrays.DatetimeArray or kind is pd.arrays.TimedeltaArray:
         letter = "M" if kind is pd.arrays.DatetimeArray else "m"
@@ -284,8 +291,10 @@ def _read_array(node: Node, reader: Reader) -> Any:
 
 def _read_numpy(body: Node, reader: Reader) -> Any:
     array = reader.value(body)
-    if type(array) is not np.ndarray:
-        raise TypeError("not an array")
+    if type(array) is not np.ndarray or array.ndim != 1:
+        raise TypeError("not an array of one dimension")
+    if not array.dtype.itemsize:
+        reader.count(len(array))  # pandas makes objects of them
     return array
 
 
@@ -320,6 +329,8 @@ def _read_periods(body: Node, reader: Reader) -> Any:
 def _read_intervals(body: Node, reader: Reader) -> Any:
     left, right, closed = body
     ends = read_index(left, reader), read_index(right, reader)
+    if any(type(end) is pd.RangeIndex for end in ends):
+        raise TypeError("ends of intervals stand one by one")
     return pd.arrays.IntervalArray.from_arrays(*ends, closed=closed)
 
 
@@ -329,13 +340,19 @@ def _read_masked(body: Node, reader: Reader) -> Any:
 
 
 def _read_strings(body: Node, reader: Reader) -> Any:
+    import pyarrow as pa
+
     from offload.serializers.arrow import read_chunks
 
     (storage, missing), chunks = body
     make: Any = pd.StringDtype
     # Before pandas 2.3 the storage alone says it.
     dtype = make(storage, na_value=np.nan) if missing == "nan" else make(storage)
-    array = dtype.__from_arrow__(read_chunks(chunks, reader))
+    column = read_chunks(chunks, reader)
+    # Nulls alone would become as many objects as they say.
+    if column.type not in (pa.string(), pa.large_string()):
+        raise TypeError("not texts")
+    array = dtype.__from_arrow__(column)
     if type(array) is dtype.construct_array_type():
         return array
     return pd.array(array.to_numpy(), dtype=dtype)  # pandas 2.3 makes its other kind of texts

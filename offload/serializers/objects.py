@@ -42,7 +42,7 @@ from offload.serializers.scalars import Node, NotData, text
 if TYPE_CHECKING:
     from offload.serializers.tree import Reader, Writer
 
-__all__ = ("READERS", "write")
+__all__ = ("READERS", "maker", "write")
 
 _NEW, _CALL = "new", "call"
 _EXCEPTIONS_OF_MORE = (
@@ -226,7 +226,7 @@ def _read_object(reader: Reader, body: Node) -> Any:
         methods.check_class(cls, reader.found.is_version, calls=False)
         made: Any = cls.__new__(cls, *args, **keywords)
     elif how == _CALL:
-        made = _maker(reader, maker, calls=True)(*args, **keywords)
+        made = maker(reader, maker, calls=True)(*args, **keywords)
     else:
         raise ValueError(f"no way to make an object: {how!r:.20}")
     reader.found.remember(number, made)
@@ -246,8 +246,13 @@ def _read_again(reader: Reader, body: Node) -> Any:
     return reader.found.again(body)
 
 
-def _maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Callable[..., Any]:
-    """Return a shipped class or function, or a method that a shipped class defines."""
+def maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Callable[..., Any]:
+    """Return a shipped class or function, or a method that a shipped class defines.
+
+    Args:
+        calls: whether it is called, and not only its ``__new__``.
+        types: whether it may be one of Python's own value types.
+    """
     [(tag, _)] = node.items()
     if tag not in (("code", "bound", "type", "import") if types else ("code", "bound")):
         raise TypeError("called is only what is shipped")
@@ -259,7 +264,7 @@ def _maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> C
 
 def _read_partial(reader: Reader, body: Node) -> Any:
     function, args, keywords = body
-    function = _maker(reader, function, calls=True, types=True)
+    function = maker(reader, function, calls=True, types=True)
     args, keywords = reader.value(args), reader.value(keywords)
     if type(args) is not tuple or not isinstance(keywords, Mapping):
         raise TypeError("not the arguments of a function")

@@ -129,7 +129,7 @@ def _reduce_array(array: Any, *, as_celery: bool) -> Any:
 
     dtype = array.dtype
     swaps = not dtype.isnative
-    if dtype.hasobject or (as_celery if swaps else array.nbytes < _SMALL):
+    if dtype.hasobject or not dtype.itemsize or (as_celery if swaps else array.nbytes < _SMALL):
         return array.__reduce__()
     if not array.nbytes:
         return np.zeros, (array.shape, dtype)

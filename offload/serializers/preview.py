@@ -61,7 +61,7 @@ def kind(serializer: str, head: bytes | None, begin: bytes) -> str:
         return head.split(b" ")[0][:20].decode("ascii", "replace")
     if serializer in ("json", f"{PREFIX}json"):
         return _LITERALS.get(begin[:1], "number" if begin else serializer)
-    if serializer == "tree" and head:
+    if serializer == "tree" and head and len(head) <= _LONGEST_HEAD:
         try:
             return kind_of(orjson.loads(head))
         except Exception:  # anybody may have written it, and anything
@@ -95,7 +95,12 @@ def preview(serializer: str, head: bytes, sizes: list[int], read: Read, limit: i
     return Preview(shown, {}, text[:limit], cut=cut)
 
 
+_LONGEST_HEAD = 1 << 20
+
+
 def _tree(shown: str, head: bytes, read: Read, limit: int) -> Preview:
+    if len(head) > _LONGEST_HEAD:
+        return Preview(shown, why=f"its head has {len(head):,} bytes")
     try:
         node = orjson.loads(head)
         told, facts = outline(node, limit)

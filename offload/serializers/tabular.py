@@ -13,6 +13,7 @@ from offload.serializers.tree import Reader
 __all__ = ("columns",)
 
 _MOST = 200  # columns that are named
+_READS, _BYTES = 20, 4 << 20  # of buffers, for their names: anybody may have written them
 _DTYPES = {"objects": "object", "codes": "category", "strings": "str"}
 
 
@@ -41,7 +42,7 @@ class _Lazy(Reader):
     def __init__(self, read: Callable[[int], bytes]) -> None:
         super().__init__(())
         self._read = read
-        self._reads = _MOST
+        self._reads, self._bytes = _READS, _BYTES
 
     def buffer(self, reference: Any) -> memoryview:
         if type(reference) is str:
@@ -49,7 +50,11 @@ class _Lazy(Reader):
         self._reads -= 1
         if self._reads < 0:
             raise ValueError("too many buffers")
-        return memoryview(bytearray(self._read(reference)))
+        content = bytearray(self._read(reference))
+        self._bytes -= len(content)
+        if self._bytes < 0:
+            raise ValueError("too large")
+        return memoryview(content)
 
 
 def _pandas(frame: Any, read: Callable[[int], bytes]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import base64
 import importlib
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import orjson
@@ -41,6 +41,12 @@ __all__ = ("Node", "NotData", "Reader", "Tree", "Writer")
 
 _MAX_DEPTH = 80
 """Of containers. A dict takes three levels of JSON, and orjson writes 254."""
+
+_FREE = 1 << 20
+"""Items that need no bytes, such as rows of nulls, up to this many; more only in larger values."""
+
+_COLLIDING = 256
+"""Keys of a dict, or items of a set, that may have one hash: inserting them is quadratic."""
 
 _INLINE = 256
 """Bytes up to this many stand in the head; also the least that a buffer is worth."""
@@ -89,12 +95,17 @@ class Tree:
     def _encode(self, value: Any, writer: Writer) -> Payload:
         node, pairs = writer.node(value), writer.given.pairs
         head = orjson.dumps({"shipped": [pairs, node]} if pairs else node)
-        return Payload(self.name, head, writer.buffers, type_name(value), bool(pairs))
+        payload = Payload(self.name, head, writer.buffers, type_name(value), bool(pairs))
+        if writer.emptiest > _justified(payload.size):
+            raise NotData(
+                f"it has {writer.emptiest:,} items that hold nothing, in {payload.size:,} bytes"
+            )
+        return payload
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
         """Return the value, its arrays and frames built on the buffers."""
         try:
-            return Reader(buffers, self._code).value(orjson.loads(head))
+            return Reader(buffers, self._code, len(head)).value(orjson.loads(head))
         except OffloadError:
             raise
         except Exception as error:
@@ -114,6 +125,7 @@ class Writer:
     Attributes:
         given: what of *code* stands in the nodes written so far.
         buffers: the memory that the nodes written so far refer to.
+        emptiest: the most items without any bytes in one of these nodes.
     """
 
     def __init__(
@@ -122,6 +134,7 @@ class Writer:
         self.code = code
         self.given = Given(code, imports=imports)
         self.buffers: list[memoryview] = []
+        self.emptiest = 0
         self.spell_out = spell_out
         self._depth = 0
 
@@ -165,6 +178,10 @@ class Writer:
         self.buffers.append(view)
         return len(self.buffers) - 1
 
+    def count(self, items: int) -> None:
+        """Take note of items that no bytes stand for: readers bound them by the value's size."""
+        self.emptiest = max(self.emptiest, items)
+
     def reader(self) -> Reader:
         """Return a reader of what was written, to try that it can be read."""
         return Reader([memoryview(bytearray(b)) for b in self.buffers], self.code)
@@ -199,11 +216,18 @@ class Writer:
 
 
 class Reader:
-    """Turns nodes back into values. Nodes may come from anyone."""
+    """Turns nodes back into values. Nodes may come from anyone.
 
-    def __init__(self, buffers: Sequence[memoryview], code: Code | None = None) -> None:
+    Args:
+        head: bytes of the head; with the buffers, what the value may cost.
+    """
+
+    def __init__(
+        self, buffers: Sequence[memoryview], code: Code | None = None, head: int = 0
+    ) -> None:
         self.found = Found(code)
         self._buffers: list[memoryview | None] = list(buffers)
+        self._most = _justified(head + sum(buffer.nbytes for buffer in buffers))
 
     def value(self, node: Node) -> Any:
         """Return the value of *node*."""
@@ -232,6 +256,11 @@ class Reader:
             raise TypeError("not a list")
         return list(map(self.value, node))
 
+    def count(self, items: int) -> None:
+        """Raise ValueError for more items without any bytes than the value's size justifies."""
+        if items > self._most:
+            raise ValueError(f"{items} items that hold nothing")
+
     def buffer(self, reference: Node) -> memoryview:
         """Return the bytes that a node refers to, writable.
 
@@ -255,6 +284,17 @@ class Reader:
                 f"reading a value of {tag}'s needs the package {error.name}: "
                 f'pip install "offload[{extra}]"'
             ) from error
+
+
+def _justified(size: int) -> int:
+    """Return how many items of no bytes a value of this size may have: eight to each byte."""
+    return max(_FREE, 8 * size)
+
+
+def _check_hashes(keys: Collection[Any]) -> None:
+    """Raise ValueError if hashes collide so often that it cannot be by chance."""
+    if len(keys) > _COLLIDING and max(Counter(map(hash, keys)).values()) > _COLLIDING:
+        raise ValueError(f"more than {_COLLIDING} keys or items have the same hash")
 
 
 def _write_str(writer: Writer, value: str) -> Node:
@@ -291,6 +331,7 @@ def _write_dict(writer: Writer, value: dict[Any, Any]) -> Node:
 
 def _pairs(writer: Writer, value: dict[Any, Any]) -> list[Node]:
     keys = list(value)
+    _check_written(keys)
     return [writer.items(keys, keys), writer.items(list(value.values()), keys)]
 
 
@@ -306,12 +347,20 @@ def _write_defaultdict(writer: Writer, value: defaultdict[Any, Any]) -> Node:
 
 
 def _write_set(writer: Writer, value: set[Any] | frozenset[Any]) -> Node:
+    _check_written(value)
     # Sorted by what they look like written, as sets have no order of their own.
     nodes: list[Node] = []
     for item in value:
         with writer.given.apart():
             nodes += writer.items([item], [...])
     return {type(value).__name__: sorted(nodes, key=orjson.dumps)}
+
+
+def _check_written(keys: Collection[Any]) -> None:
+    try:
+        _check_hashes(keys)
+    except ValueError as error:
+        raise NotData(str(error)) from None
 
 
 _WRITERS: dict[type, Callable[[Writer, Any], Node]] = {
@@ -346,13 +395,25 @@ def _read_deque(reader: Reader, body: Node) -> Any:
 
 def _read_defaultdict(reader: Reader, body: Node) -> Any:
     factory, *pairs = body
-    made = _FACTORIES[factory] if type(factory) is str else reader.value(factory)
+    made = None
+    if type(factory) is str:
+        made = _FACTORIES[factory]
+    elif factory is not None:
+        made = objects.maker(reader, factory, calls=True)
     return defaultdict(made, _read_dict(reader, pairs))
 
 
 def _read_dict(reader: Reader, body: Node) -> dict[Any, Any]:
     keys, values = map(reader.items, body)
+    _check_hashes(keys)
     return dict(zip(keys, values, strict=True))
+
+
+def _read_items(reader: Reader, body: Node) -> list[Any]:
+    """Return what a set is made of."""
+    items = reader.items(body)
+    _check_hashes(items)
+    return items
 
 
 _READERS: dict[str, Callable[[Reader, Node], Any]] = {
@@ -360,8 +421,8 @@ _READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "raw": _read_raw,
     "tuple": lambda reader, body: tuple(reader.items(body)),
     "dict": _read_dict,
-    "set": lambda reader, body: set(reader.items(body)),
-    "frozenset": lambda reader, body: frozenset(reader.items(body)),
+    "set": lambda reader, body: set(_read_items(reader, body)),
+    "frozenset": lambda reader, body: frozenset(_read_items(reader, body)),
     "slice": lambda reader, body: slice(*reader.items(body)),
     "deque": _read_deque,
     "OrderedDict": lambda reader, body: OrderedDict(_read_dict(reader, body)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import orjson
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload.content import manifest
-from offload.content.manifest import ALIGNMENT, CHUNK, SINGLE, aligned, pack, read_root
+from offload.content.manifest import (
+    ALIGNMENT,
+    CHUNK,
+    SINGLE,
+    aligned,
+    pack,
+    read_root,
+    root_limit,
+    sketch,
+)
 from offload.digest import digest_of
 from offload.errors import IntegrityError, SerializationError
 from offload.serializers.base import Payload
@@ -190,6 +200,44 @@ def test_no_changed_byte_raises_anything_else(at, byte):
     except IntegrityError:
         return
     assert made.value_size == GOOD_SIZE
+
+
+@pytest.mark.parametrize(
+    "header",
+    (
+        {"s": "raw", "b": [15, *[0] * 99]},
+        {"s": "raw", "b": [15] + [0] * 1_000_000},
+        {"s": "raw", "b": [15], "c": [[DIGEST, 64], *[[DIGEST, 0]] * 3]},
+        {"s": "raw", "b": [15], "c": [[DIGEST, 1]] * 64},
+        {"s": "raw", "b": [15], "more": "x" * 1_000_000},
+        {"s": "raw", "b": [15], "more": [[]] * 1_000_000},
+    ),
+    ids=("buffers", "many buffers", "empty chunks", "chunks", "text", "lists"),
+)
+@pytest.mark.parametrize("size", (15, None))
+def test_a_header_is_no_longer_than_the_value_justifies(header, size):
+    """What a header lists costs memory when it is read: a long one isn't even parsed."""
+    root = memoryview(root_of(header, body=b"" if "c" in header else bytes(64)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError):
+            read_root(root, size=size, where="there")
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert sketch(bytes(root)) is None or len(root) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), ((1, 257), (1000, 257), (100_000, 257), (50_000, 4096), (300, 2_000_000))
+)
+def test_every_root_that_is_written_is_read(count, size):
+    """The most fragmented values that serializers write are within the limits."""
+    view = memoryview(bytes(size))
+    payload = Payload("tree", b"h" * 200_000, [view] * count)
+    root = b"".join(pack(payload).root)
+    assert len(root) <= root_limit(payload.size)
+    assert len(read_root(memoryview(root), size=payload.size, where="there").sizes) == count + 1
 
 
 def test_a_root_of_another_size_than_its_reference_is_refused():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from offload.content import manifest, store
 from offload.content.holds import Hold
-from offload.content.manifest import CHUNK
+from offload.content.manifest import CHUNK, HEAD_LIMIT
 from offload.digest import digest_of
 from offload.errors import (
     BlobMissing,
@@ -639,8 +639,8 @@ def test_small_values_are_fetched_together(make_parts, monkeypatch):
     assert next(found) == values[0]
     assert parts.store.calls == {"get": 1}, "what comes later is not read yet"
     assert all(map(same, [values[0], *found], values))
-    small = [len(digests) for name, digests, limit in parts.store.blobs.asked if limit < 2 * MB]
-    assert small == [2, 2]  # each batch of three would be over the limit: they have heads
+    together = [len(d) for _, d, limit in parts.store.blobs.asked if HEAD_LIMIT < limit < MB]
+    assert together == [2, 2]  # each batch of three would be over the limit: they have heads
     assert other._counters.snapshot()["values_fetched"] == 7
 
 

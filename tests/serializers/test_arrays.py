@@ -25,6 +25,8 @@ STRUCTURED = {
     "overlap": np.dtype({"names": ["x", "y"], "formats": ["i4", "i2"], "offsets": [0, 0]}),
     "record": np.dtype((np.record, [("a", "i4"), ("b", "f8")])),
     "no fields": np.dtype([]),
+    "no width": np.dtype([("a", "<U0"), ("b", "i4"), ("c", "S0"), ("d", "V0")]),
+    "no width at all": np.dtype([("a", "<U0")]),
     "times": np.dtype([("t", "M8[ms]"), ("d", "m8[D]")]),
 }
 LAYOUTS = {
@@ -69,6 +71,14 @@ def test_every_scalar_that_json_cannot_carry_arrives_the_same(help_, dtype):
         assert help_.same(help_.through(sent)[0], scalar)
     else:
         assert help_.same(help_.through(scalar), scalar)
+
+
+@pytest.mark.parametrize("native", ("json", "pickle"))
+def test_a_column_of_no_width_arrives_the_same(help_, native):
+    """Numpy tends to make items of one byte of those of none."""
+    column = np.zeros(300, [("a", "<U0"), ("b", "i4")])["a"]
+    got = help_.through([column, {1}], native, {native})[0]
+    assert (got.dtype, got.shape, got.nbytes) == (np.dtype("<U0"), (300,), 0)
 
 
 @pytest.mark.parametrize(

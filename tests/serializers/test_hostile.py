@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 import random
 import tracemalloc
+import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
+from contextlib import contextmanager
 from fractions import Fraction
 from ipaddress import ip_network
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -19,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offload.errors import DeserializationError, SerializerNotAccepted
+from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers import Registry
 
 REGISTRY = Registry({"json"})
@@ -178,14 +182,155 @@ def of_size(shape, dtype="<f8", data=0):
     ids=("length", "product", "negative", "itemsize", "subarray", "memoryview", "again and again"),
 )
 def test_memory_is_never_reserved_by_what_a_head_claims(head, buffer):
+    with pytest.raises(DeserializationError), at_most(8_000_000):
+        REGISTRY.decode("tree", head, [memoryview(bytearray(buffer))])
+
+
+@contextmanager
+def at_most(size):
+    """Within this, no more bytes are allocated at once, also by pyarrow."""
     tracemalloc.start()
+    before = pa.total_allocated_bytes()
     try:
-        with pytest.raises(DeserializationError):
-            REGISTRY.decode("tree", head, [memoryview(bytearray(buffer))])
-        _, peak = tracemalloc.get_traced_memory()
+        yield
     finally:
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert peak < 8_000_000
+    assert peak + pa.total_allocated_bytes() - before < size
+
+
+def column(kind, length, buffers, parts=()):
+    """Return the node of an array that says it has *length* items."""
+    schema = base64.b64encode(pa.schema([pa.field("", kind)]).serialize().to_pybytes()).decode()
+    array = {"length": length, "nulls": 0, "buffers": buffers, "parts": list(parts)}
+    return {"schema": schema, "chunks": [array]}
+
+
+def empty(length, buffers=1):
+    return {"length": length, "nulls": 0, "buffers": [None] * buffers, "parts": []}
+
+
+MANY = 2**31 - 1
+RANGE = {"range": [0, 10**9, 1], "names": [None]}
+CLAIMS = {
+    "nulls": {"pyarrow": {"kind": "Array", **column(pa.null(), MANY, [None])}},
+    "structs": {"pyarrow": {"kind": "Array", **column(pa.struct([]), MANY, [None])}},
+    "no bytes": {"pyarrow": {"kind": "Array", **column(pa.binary(0), MANY, [None, ""])}},
+    "empty lists": {
+        "pyarrow": {
+            "kind": "Array",
+            **column(pa.list_(pa.null(), 0), MANY, [None], [empty(0)]),
+        }
+    },
+    "a list of nulls": {
+        "pyarrow": {
+            "kind": "Array",
+            **column(pa.list_(pa.null(), MANY), 1, [None], [empty(MANY)]),
+        }
+    },
+    "runs": {
+        "pyarrow": {
+            "kind": "Array",
+            **column(
+                pa.run_end_encoded(pa.int32(), pa.null()), MANY, [None], [empty(1, 2), empty(1)]
+            ),
+        }
+    },
+    "list view": {
+        "pyarrow": {
+            "kind": "Array",
+            **column(pa.list_view(pa.null()), 1, [None, "AAAAAA==", "////fw=="], [empty(1 << 20)]),
+        }
+    },
+    "texts of nulls": {
+        "pandas": {"values": {"strings": [["python", "nan"], column(pa.null(), 1 << 20, [None])]}}
+    },
+    "levels": {"pandas": {"index": {"levels": [RANGE], "codes": [], "names": [None]}}},
+    "ends": {
+        "pandas": {
+            "values": {
+                "intervals": [
+                    {"range": [0, 10**8, 1], "names": [None]},
+                    {"range": [1, 10**8 + 1, 1], "names": [None]},
+                    "right",
+                ]
+            }
+        }
+    },
+    "items of no width": {
+        "pandas": {
+            "series": [{"numpy": orjson.loads(of_size([MANY], "S0", ""))}, RANGE, None, {}, False]
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_items_that_hold_nothing_are_bounded_by_the_value_s_size(claim):
+    """Rows of nulls cost no bytes, so they are counted; what would write them out is refused."""
+    with pytest.raises(DeserializationError), at_most(16_000_000):
+        REGISTRY.decode("tree", orjson.dumps(CLAIMS[claim]), [])
+
+
+def test_an_array_of_no_width_takes_no_memory():
+    """Numpy would make room for items of one byte, however many a head says there are."""
+    with at_most(1_000_000):
+        got = REGISTRY.decode("tree", of_size([3 * 10**9], "S0", ""), [])
+    assert (got.dtype, got.nbytes) == (np.dtype("S0"), 0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    (
+        pa.nulls(3_000_000),
+        pl.DataFrame({"a": pl.Series([[]], dtype=pl.Array(pl.Int8, 0))}),
+        pd.MultiIndex([pd.RangeIndex(3_000_000)], [[1]]),
+        {k * (2**61 - 1) for k in range(300)},
+        {uuid.UUID(int=k * (2**61 - 1)): 1 for k in range(300)},
+    ),
+    ids=("nulls", "polars panics", "levels", "set", "dict"),
+)
+def test_what_would_not_be_read_is_refused_by_the_sender(value):
+    """What costs more than its bytes justify fails in ``.delay()``, and not on the worker."""
+    with pytest.raises(SerializationError):
+        REGISTRY.encode(value, "json")
+
+
+def test_nulls_that_other_columns_justify_travel(help_):
+    """Columns of nulls beside real ones, and a million rows of them alone, are read."""
+    for sent in (
+        pa.table({"n": range(2_000_000), **{str(i): pa.nulls(2_000_000) for i in range(20)}}),
+        pa.nulls(1_000_000),
+    ):
+        assert help_.same(help_.through(sent), sent)
+
+
+@pytest.mark.parametrize(
+    "key",
+    (
+        lambda k: {"int": hex(k)},
+        lambda k: {"UUID": f"{k:032x}"},
+        lambda k: {"Decimal": str(k)},
+        lambda k: {"tuple": [{"int": hex(k)}]},
+    ),
+    ids=("int", "UUID", "Decimal", "tuple"),
+)
+@pytest.mark.parametrize("form", ("set", "frozenset", "dict"))
+def test_keys_that_collide_are_refused(key, form):
+    """A dict of keys with one hash is built in quadratic time: hours, for a few megabytes."""
+    keys = [key(k * (2**61 - 1)) for k in range(1, 301)]
+    if form == "dict":
+        keys = [keys, [0] * len(keys)]
+    with pytest.raises(DeserializationError, match="same hash"):
+        REGISTRY.decode("tree", orjson.dumps({form: keys}), [])
+
+
+def test_a_panic_of_polars_is_our_error():
+    """It is a BaseException, which would take the worker down."""
+    table = column(pa.list_(pa.int8(), 0), 3, [None], [empty(0, 2)])
+    node = {**table, "kind": "DataFrame", "columns": [table["chunks"]], "rows": 3, "names": ["a"]}
+    with pytest.raises(DeserializationError, match="polars cannot read it"):
+        REGISTRY.decode("tree", orjson.dumps({"polars": node}), [])
 
 
 @pytest.mark.parametrize("opening", (b"[", b'{"tuple":[', b'{"dict":[['))
