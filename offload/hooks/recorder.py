@@ -33,9 +33,10 @@ _LONGEST = 200  # characters of a task's or argument's name
 class Recorder:
     """Gives what was counted to a store, at most once in *interval* seconds.
 
-    It rides on what the store is asked anyway, or a thread writes where nothing can carry it:
-    *interval* after something was counted, and there is none while nothing is. `write` is for
-    the end of a process. What was counted since the last writing is lost if the process is killed.
+    It rides on what the store is asked anyway. Where nothing is asked, or nothing can carry it, a
+    thread writes what has waited for *interval*; there is no thread while nothing waits, and none
+    is inherited by a fork. `write` is for the end of a process. What was counted since the last
+    writing is lost if the process is killed.
 
     Args:
         behind: have the thread write in any case, also at the end of a process, which waits for it
@@ -68,9 +69,8 @@ class Recorder:
             self._tallies = store.tallies
             if self._tallies.rides and not self._behind:
                 self._tallies.ride(self)
-            else:
-                guard_forks()
-                self._counters.listen(self._write_later)
+            guard_forks()
+            self._counters.listen(self._write_later)
             _recorders.add(self)
 
     def due(self) -> Tally | None:
@@ -98,10 +98,11 @@ class Recorder:
 
     def end(self) -> None:
         """Write what is left, and say that nothing more comes."""
+        is_done = self._states.get().end(_PATIENCE, to_write=self._behind)
         if not self._behind:
             self.write()
             self._say_end()
-        elif not self._states.get().end(_PATIENCE):
+        elif not is_done:
             logger.info("some statistics are lost: the store takes too long")
 
     def _say_end(self) -> None:
@@ -112,8 +113,11 @@ class Recorder:
                 logger.info("that statistics end is not written: %s", exc)
 
     def _write_later(self) -> None:
-        """Have a thread write after an interval, if none is about to."""
+        """Have a thread write after an interval: called when the first is counted since the last
+        writing.
+        """
         state = self._states.get()
+        state.since = self._clock()
         if state.expect_writer():
             state.writer = threading.Thread(
                 target=self._write_soon, args=(state,), name="offload-stats", daemon=True
@@ -125,15 +129,22 @@ class Recorder:
                 state.writer_came()
 
     def _write_soon(self, state: _State) -> None:
+        wait, since = self._sleep or state.ending.wait, state.since
+        wait(self._interval)
         while True:
-            (self._sleep or state.ending.wait)(self._interval)
+            while since != state.since and not state.ending.is_set():
+                since = state.since  # a round trip took what was counted before
+                wait(max(0.0, since + self._interval - self._clock()))
             state.writer_came()
+            if state.ending.is_set() and not self._behind:
+                return  # `end` writes
             try:
                 if self._tallies is not None:
                     self._write(state, self._tallies)
             except OffloadError as exc:
                 logger.info("statistics are written later: %s", exc)
                 if not state.ending.is_set() and state.expect_writer():
+                    wait(self._interval)
                     continue
             if state.ending.is_set():
                 self._say_end()
@@ -143,6 +154,7 @@ class Recorder:
         """Write all; what cannot be written is due again."""
         while True:
             with state.lock:
+                state.next = self._clock() + self._interval
                 tally = self._next(state)
             if tally is None:
                 return
@@ -185,6 +197,7 @@ class _State:
         self.process = f"{os.getpid()}-{secrets.token_hex(6)}"
         self.number = 0
         self.next = now
+        self.since = now  # when the first was counted that isn't written
         self.again: list[Tally] = []
         self.lock = threading.Lock()
         self.writer: threading.Thread | None = None
@@ -202,10 +215,14 @@ class _State:
         with self._writing:
             self._is_expected = False
 
-    def end(self, seconds: float) -> bool:
-        """Have who is to write do it now; return whether that took no longer than *seconds*."""
+    def end(self, seconds: float, *, to_write: bool) -> bool:
+        """End the thread; return whether that took no longer than *seconds*.
+
+        Args:
+            to_write: it writes once more; else only what it is writing already.
+        """
         self.ending.set()
-        if self.writer is not None:
+        if self.writer is not None and (to_write or not self._is_expected):
             self.writer.join(seconds)
         return self.writer is None or not self.writer.is_alive()
 

@@ -152,8 +152,11 @@ class Naps:
     def wake(self):
         """Wake who sleeps, once; wait for one if there is none."""
         seconds = self.asked.get(timeout=30)
-        self._wakings.put(None)
+        self.let_go()
         return seconds
+
+    def let_go(self):
+        self._wakings.put(None)
 
 
 @pytest.fixture
@@ -182,6 +185,53 @@ def test_a_thread_writes_where_nothing_can_carry_it(silent, counters, naps):
         assert naps.asked.empty()
     assert [tally.total for tally in store.added] == [{LABEL.join(("values_seen", "", "")): 5}] * 3
     assert [tally.number for tally in store.added] == [1, 2, 3]
+
+
+@pytest.fixture
+def riding(counters, naps, clock):
+    """A store whose round trips carry statistics, and its recorder."""
+    store = MemoryStore()
+    added = []
+    add = store.tallies.add
+    store.tallies.add = lambda tally: (added.append(tally), add(tally))
+    recorder = Recorder(counters, 10, clock=clock, sleep=naps)
+    recorder.ride(store)
+    return recorder, added
+
+
+def test_a_timer_writes_what_no_round_trip_carried(riding, counters, naps, clock):
+    """After the interval; with nothing counted there is no thread and no round trip."""
+    _, added = riding
+    assert naps.asked.empty()
+    counters.failed(BlobMissing("x"))
+    clock.now += 10
+    assert naps.wake() == 10
+    wait_until(lambda: added, "it is written")
+    assert added[0].total == {LABEL.join(("errors_missing", "", "")): 1}
+    wait_until(lambda: not any_writer(), "the thread has ended")
+    assert naps.asked.empty()
+
+
+def any_writer():
+    return any(thread.name == "offload-stats" for thread in threading.enumerate())
+
+
+def test_a_timer_leaves_alone_what_a_round_trip_carried(riding, counters, naps, clock):
+    """What was counted since then is written an interval after it was."""
+    recorder, added = riding
+    counters.add(values_seen=1)
+    assert naps.asked.get(timeout=30) == 10
+    clock.now += 10
+    assert recorder.due() is not None  # a round trip
+    clock.now += 3
+    counters.add(values_seen=1)
+    naps.let_go()
+    assert naps.asked.get(timeout=30) == 10
+    assert not added
+    clock.now += 10
+    naps.let_go()
+    wait_until(lambda: len(added) == 1, "it is written")
+    assert recorder.due() is None  # nor is anything due at once
 
 
 def test_what_was_counted_before_the_store_was_known_is_written_as_well(counters, naps):

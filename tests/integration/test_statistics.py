@@ -1,4 +1,4 @@
-"""What real workers count in stores that cannot add: files and S3."""
+"""What real workers count: in stores that cannot add (files and S3), and while they are idle."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from offload import BlobMissing
 from offload.stats import report
 from offload.stores import open_store
 from offload.testing.servers import redis_client, wait_until
@@ -31,6 +32,10 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def config(broker_server, store):
+    return a_config(broker_server, store)
+
+
+def a_config(broker_server, store):
     with redis_client(broker_server) as client:
         client.flushall()
     base = f"redis://{broker_server.host}:{broker_server.port}"
@@ -87,4 +92,28 @@ def test_a_worker_that_is_killed_loses_what_it_had_not_written(config, tmp_path)
         os.killpg(process.popen.pid, signal.SIGKILL)
         process.popen.wait()
     assert fetched(config) == VALUES
+    app.close()
+
+
+@pytest.mark.parametrize("pool", ("prefork", "threads", "gevent", "solo"))
+def test_an_idle_worker_tells_what_went_wrong(broker_server, store_server, tmp_path, pool):
+    """Once, by a timer, in every pool: the store is asked nothing more that could carry it."""
+    if pool == "gevent":
+        pytest.importorskip("gevent")
+    store = f"redis://{store_server.host}:{store_server.port}?prefix=idle-{pool}-{os.getpid()}"
+    config = a_config(broker_server, store)
+    app = create(config)
+    answer = app.tasks["same"].delay("x" * 5000)
+    app.offload.store.blobs.delete([app.offload.put("x" * 5000).digest])
+    app.offload.recorder.write()
+    config["offload"]["stats_interval"] = 0.5
+    tallies = open_store(store).tallies
+    with worker(tmp_path, config, app="tests.integration.features", pool=pool) as process:
+        with pytest.raises(BlobMissing):
+            answer.get(timeout=60)
+        wait_until(lambda: report(tallies).total.errors.get("missing"), "it is told", timeout=60)
+        written = tallies.total()
+        process.stop()
+    assert process.popen.returncode == 0
+    assert tallies.total() == written  # nothing was left
     app.close()
