@@ -125,13 +125,13 @@ def test_publishing_asks_the_store_nothing(redis):
     """A thread of the process does, and only for what was counted."""
     url = f"{redis.url}?prefix=behind-{os.urandom(4).hex()}"
     wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
-    asking, exchange = [], link._exchange
+    asking, exchange = [], link.exchange
 
     def noted(pool, commands):
         asking.append(threading.current_thread().name)
         return exchange(pool, commands)
 
-    with patch.object(link, "_exchange", noted):
+    with patch.object(link, "exchange", noted):
         for _ in range(3):
             wire.app.send_task("take", (b"x" * 5000,))
         wait_until(lambda: asking, "something is written")
