@@ -28,6 +28,7 @@ _NOUNS = (
     "get",
     "inspect",
     "ls",
+    "purge",
     "rm",
     "stats",
     "store",

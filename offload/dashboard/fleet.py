@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offload.catalog.agreement import agreement
+from offload.catalog.expiring import waiting_too_long
 from offload.catalog.refreshed import Refreshed
 from offload.catalog.stores import StoreState, look_at_stores
 from offload.catalog.workers import Asked, ask_workers, this_process
@@ -16,6 +17,7 @@ __all__ = ("Compared", "Fleet")
 
 _STORES = 10.0  # seconds between two looks
 _WORKERS = 15.0
+_WAITING = 60.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Fleet:
         self._hook = hook
         self.stores: Refreshed[StoreState] = Refreshed(self._look, every=_STORES, share=2)
         self.workers: Refreshed[Compared] = Refreshed(self._compare, every=_WORKERS, share=2)
+
+        self.waiting: Refreshed[Sequence[Finding]] = Refreshed(
+            lambda: tuple(waiting_too_long(hook)), every=_WAITING
+        )
 
     def _look(self) -> StoreState:
         return look_at_stores(self._hook.store, self._hook.settings.tier_sizes)

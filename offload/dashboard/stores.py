@@ -100,6 +100,7 @@ def _stores(request: Request) -> Response:
     if workers.busy and workers.value is None:
         workers = fleet.workers.look(PATIENCE)
     compared = workers.value
+    waiting = fleet.waiting.look(PATIENCE).value or ()
     return render(
         request,
         "stores.html",
@@ -110,6 +111,7 @@ def _stores(request: Request) -> Response:
         servers=_servers(request, stores.value),
         traffic=traffic_of(request, stores.value),
         workers=workers,
+        waiting=waiting,
         findings=compared.findings if compared is not None else (),
         table=table_of(request, compared.asked if compared is not None else None),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from offload.catalog.expiring import waiting_too_long
 from offload.doctor import app as of_app
 from offload.doctor import classes as of_classes
 from offload.doctor import dependencies as of_dependencies
@@ -57,6 +58,7 @@ def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined
     yield from _checked(
         "classes", partial(of_classes.keys, hook), partial(of_classes.registered, hook)
     )
+    yield from _checked("messages", partial(waiting_too_long, hook))
     for tier in tiers:
         checks: list[Check] = [partial(of_store.blobs, tier)]
         if tier is tiers[0]:

@@ -12,7 +12,7 @@ from offload.errors import ConfigurationError
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
-__all__ = ("Need", "has_pins", "longest_life", "needs")
+__all__ = ("Need", "has_pins", "longest_life", "needs", "needs_of_messages")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ def needs(hook: Offload, *, delay: float = 0.0, retention: float | None = None) 
     """
     found = list(_needs(hook, delay, retention))
     return sorted(found, key=lambda need: need.seconds, reverse=True)
+
+
+def needs_of_messages(hook: Offload) -> float:
+    """Return the longest retention of messages that settings and tasks ask for, in seconds."""
+    own = (hook.tasks[name].options.retention for name in hook.app.tasks)
+    return max(hook.retention, *(seconds for seconds in own if seconds is not None), 0.0)
 
 
 def longest_life(longest: Need) -> float:

@@ -5,7 +5,7 @@ Not part of `BlobStore`: no task needs it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,10 @@ from offload.digest import Digest
 from offload.errors import ConfigurationError
 from offload.stores.base import Store
 
-__all__ = ("Accounted", "Looked", "Seen", "accounted", "is_called", "looked")
+__all__ = ("LAST", "Accounted", "Looked", "Seen", "accounted", "is_called", "looked")
+
+LAST = 5
+"""Holders of a blob that are looked at for when it expires."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Accounted(Protocol):
 
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         """Return how many hold each blob. One round trip."""
+
+    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        """Return, for each blob, `LAST` of its holders at most, those that hold it longest, and for
+        how many seconds. One round trip for some hundred digests.
+        """
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         """Return those that are held in the name of a task, a result or a pin of this *name*, or

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from offload.digest import Digest
 from offload.stores.checks import check_ttl
-from offload.stores.looking import is_called
+from offload.stores.looking import LAST, is_called
 from offload.stores.places import RESERVED, Place
 from offload.stores.processes import PerProcess
 
@@ -83,6 +83,13 @@ class MemoryPlaces:
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         """Do as `Accounted.count_holders`."""
         return [len(self.holders(digest)) for digest in digests]
+
+    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        """Do as `Accounted.last_holds`."""
+        return [
+            dict(sorted(self.holders(digest).items(), key=lambda item: -item[1])[:LAST])
+            for digest in digests
+        ]
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         """Do as `Accounted.held_by`."""

@@ -362,6 +362,19 @@ class HoldTests:
         store.blobs.release([one[0]], "task:2", HOUR)
         assert account.count_holders([one[0]]) == [2]
 
+    def test_the_last_holds_are_told(self, store: Store) -> None:
+        """Where account is kept, those that hold a blob longest are told, a few at most."""
+        account = _accounted(store)
+        (one, content), gone = next(iter(blobs(1, 2000).items())), next(iter(blobs(1)))
+        for number in range(1, 8):
+            store.blobs.hold([one], number * HOUR, f"task:{number}")
+        store.blobs.put({one: content}, HOUR)
+        store.blobs.release([one], "task:6", HOUR)
+        last, nothing = account.last_holds([one, gone])
+        assert list(last) == ["task:7", "task:5", "task:4", "task:3", "task:2"]
+        assert all(abs(left - int(name[-1]) * HOUR) < 60 for name, left in last.items())
+        assert not nothing
+
     def test_what_somebody_holds_is_found(self, store: Store) -> None:
         """Where account is kept, blobs are found by who holds them now: by an id or a pin's name,
         or a holder's whole name; also among many holders.

@@ -17,8 +17,9 @@ from offload import Offload
 from offload.catalog.workers import Asked, Worker, this_process
 from offload.dashboard import dashboard, fleet
 from offload.ref import human_size
+from offload.stores.memory import MemoryStore
 from offload.testing.servers import redis_client, redis_server, wait_until
-from offload.testing.store import unique
+from offload.testing.store import FakeClock, unique
 from tests.dashboard.conftest import Shop
 from tests.integration.features import create
 from tests.integration.harness import worker
@@ -105,6 +106,17 @@ def test_a_store_that_is_away_is_told_and_comes_back(monkeypatch):
             lambda: rows(settled(client), "Stores")[0][2] == "yes",
             "the store is there again",
         )
+
+
+def test_messages_that_wait_too_long_are_told():
+    """A warning says that queued messages are about to lose their values, and what to do."""
+    shop, clock = Shop("memory://waiting"), FakeClock()
+    shop.hook._store = MemoryStore(clock=clock)
+    shop.count.delay(["row"] * 50_000)
+    clock.advance(6 * 86400)
+    client = shop.client()
+    warning = "1 messages have waited for most of their retention"
+    wait_until(lambda: warning in client.get("/stores").text, "the warning is there")
 
 
 def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):

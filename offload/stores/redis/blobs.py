@@ -47,6 +47,9 @@ class RedisBlobs:
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         return self._places.count_holders(digests)
 
+    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        return self._places.last_holds(digests)
+
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         return self._places.held_by(digests, name)
 

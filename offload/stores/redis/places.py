@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from offload.digest import Digest, parse_digest
 from offload.stores.checks import check_ttl
-from offload.stores.looking import is_called
+from offload.stores.looking import LAST, is_called
 from offload.stores.places import RESERVED, Place
 from offload.stores.redis.link import Link, escaped, script
 
@@ -113,17 +113,27 @@ class RedisPlaces:
 
     def holders(self, digest: Digest) -> dict[str, float]:
         """Do as `BlobStore.holders`."""
-        found, (seconds, micros) = self._link.run(
-            [("ZRANGE", f"{self._holds}{digest}}}", 0, -1, "WITHSCORES"), ("TIME",)]
+        ((seconds, micros), found) = self._link.run(
+            [("TIME",), ("ZRANGE", f"{self._holds}{digest}}}", 0, -1, "WITHSCORES")]
         )
-        now = int(seconds) + int(micros) / 1e6
-        pairs = zip(found[::2], found[1::2], strict=True)
-        holds = {name.decode("utf-8", "replace"): float(end) / 1000 - now for name, end in pairs}
-        return {
-            holder: left
-            for holder, left in holds.items()
-            if left > 0 and not holder.startswith("@")  # notes of our own: see hold.lua
-        }
+        return _of_holders(found, int(seconds) + int(micros) / 1e6)
+
+    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        """Do as `Accounted.last_holds`."""
+        holds: list[Mapping[str, float]] = []
+        for at in range(0, len(digests), KEYS):
+            (seconds, micros), *answers = self._link.run(
+                [
+                    ("TIME",),
+                    *(
+                        ("ZREVRANGE", f"{self._holds}{digest}}}", 0, LAST, "WITHSCORES")
+                        for digest in digests[at : at + KEYS]
+                    ),
+                ]
+            )
+            now = int(seconds) + int(micros) / 1e6
+            holds += [dict(islice(_of_holders(each, now).items(), LAST)) for each in answers]
+        return holds
 
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         """Do as `Accounted.count_holders`. Names of who is about to store a blob count, too."""
@@ -195,6 +205,15 @@ class RedisPlaces:
 def _place(note: bytes, promised: float, life: float, held: float) -> Place:
     left = math.inf if promised < 0 else promised / 1000  # an operator made it permanent
     return Place(note.decode("utf-8", "replace"), left, life / 1000, held / 1000)
+
+
+def _of_holders(answer: Sequence[Any], now: float) -> dict[str, float]:
+    """Return holders and the seconds that are left of their holds, in the order of *answer*."""
+    return {
+        holder: until / 1000 - now
+        for holder, until in _holds(answer)
+        if until / 1000 > now and not holder.startswith("@")  # notes of our own: see hold.lua
+    }
 
 
 def _holds(answer: Sequence[Any]) -> Iterator[tuple[str, float]]:

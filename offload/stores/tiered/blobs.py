@@ -66,6 +66,9 @@ class TieredBlobs:
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         return _accounted(self._first).count_holders(digests)
 
+    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        return _accounted(self._first).last_holds(digests)
+
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         return _accounted(self._first).held_by(digests, name)
 

@@ -1,0 +1,77 @@
+"""Messages that have waited so long that their values are about to expire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from offload.catalog.times import lasts
+from offload.hooks.app import Offload
+from offload.hooks.needs import needs_of_messages
+from offload.hooks.release import waits_of
+from offload.stores.findings import Finding
+from offload.stores.looking import accounted
+
+__all__ = ("Expiring", "expiring", "waiting_too_long")
+
+NEAR = 0.25
+"""Share of a message's time; less than that left is worth a warning."""
+_MANY = 1000  # blobs whose holders are looked at together
+_ENOUGH = 200_000  # blobs that are looked at
+
+
+@dataclass(frozen=True)
+class Expiring:
+    """Messages with less than `NEAR` of their time left.
+
+    Attributes:
+        count: how many there are.
+        holder: the one whose values expire first; "" if there is none.
+        left: seconds until they do.
+    """
+
+    count: int = 0
+    holder: str = ""
+    left: float = 0.0
+
+
+def expiring(hook: Offload) -> Expiring:
+    """Return the messages whose values are about to expire, unless something else holds them.
+
+    Messages that expire themselves, and those of a short retention that haven't waited for most
+    of it, aren't among them; nor is anything where no holds are tracked.
+    """
+    account = accounted(hook.store)
+    if account is None:
+        return Expiring()
+    longest = NEAR * needs_of_messages(hook)
+    infos = islice(hook.store.blobs.scan(), _ENOUGH)
+    soon = (info.digest for info in infos if info.ttl <= longest)
+    found: dict[str, float] = {}
+    while some := list(islice(soon, _MANY)):
+        for holds in account.last_holds(some):
+            if holds and _is_near(*max(holds.items(), key=lambda item: item[1])):
+                found.update(item for item in holds.items() if _is_near(*item))
+    holder = min(found, key=lambda name: found[name], default="")
+    return Expiring(len(found), holder, found.get(holder, 0.0))
+
+
+def waiting_too_long(hook: Offload) -> Iterator[Finding]:
+    """Yield a warning if messages have waited so long that their values are about to expire."""
+    found = expiring(hook)
+    if not found.count:
+        return
+    task = found.holder.removeprefix("task:").rpartition("+")[0]
+    yield Finding(
+        "warning",
+        f"{found.count} messages have waited for most of their retention: the values of the first, "
+        f"task {task}, expire in {lasts(found.left)}, and it would fail with BlobMissing",
+        "run workers for its queue, or discard it with `celery offload purge QUEUE`; raise "
+        "offload_retention for messages to come",
+    )
+
+
+def _is_near(holder: str, left: float) -> bool:
+    waits = waits_of(holder)
+    return waits is not None and left <= NEAR * waits

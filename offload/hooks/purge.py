@@ -1,0 +1,89 @@
+"""Purge queues: discard their messages, and release what these hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kombu.entity import Queue
+from kombu.exceptions import OperationalError
+
+from offload.errors import StoreUnavailable
+from offload.hooks.delivery import HELD, mark_refs
+from offload.hooks.release import is_only_copy, release, task_holder
+from offload.ref import Ref
+
+if TYPE_CHECKING:
+    from offload.hooks.app import Offload
+
+__all__ = ("RELEASED", "SHARED", "UNREADABLE", "WITHOUT", "Discarded", "purge")
+
+RELEASED = "released"
+SHARED = "shared"
+UNREADABLE = "unreadable"
+WITHOUT = "without"
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """A message that was taken from a queue.
+
+    Attributes:
+        holds: what became of its holds: ``released``; ``shared`` and ``unreadable`` ones expire
+            by their time, as other queues may have a copy, or as the message is not one that
+            this app reads; ``without`` any.
+    """
+
+    queue: str
+    holds: str
+
+
+def purge(hook: Offload, queues: Iterable[str]) -> Iterator[Discarded]:
+    """Discard the messages that are in *queues* now, and yield each; a queue that doesn't exist
+    has none. What is interrupted has discarded what it yielded.
+
+    Raises StoreUnavailable if the broker is unavailable.
+    """
+    app = hook.app
+    with app.connection_for_write() as connection:
+        try:
+            connection.ensure_connection(max_retries=1)
+            for name in queues:
+                for message in _messages(connection, name, app.conf.accept_content):
+                    yield Discarded(name, _release(hook, message))
+        except (*connection.recoverable_connection_errors, OperationalError) as exc:
+            raise StoreUnavailable(
+                f"the broker {connection.as_uri()} is unavailable: {exc}"
+            ) from exc
+
+
+def _messages(connection: Any, name: str, accept: Any) -> Iterator[Any]:
+    channel = connection.channel()
+    try:
+        count = channel.queue_declare(name, passive=True).message_count
+    except connection.channel_errors:
+        return
+    queue = Queue(name)(channel)
+    for _ in range(count):  # and not what is published meanwhile
+        message = queue.get(no_ack=True, accept=accept)
+        if message is None:
+            return
+        yield message
+
+
+def _release(hook: Offload, message: Any) -> str:
+    try:
+        args, kwargs, embed = message.payload
+        request = {**embed, "args": args, "kwargs": kwargs}
+        mark_refs(request)
+        name, wires = request[HELD]
+        task_id = message.headers["id"]
+    except Exception:  # another protocol, a serializer that isn't accepted, a broken note
+        return UNREADABLE
+    if not (name and wires):
+        return WITHOUT
+    if not is_only_copy(hook.app, message.delivery_info):
+        return SHARED
+    release(hook, map(Ref.unbound, wires), task_holder(task_id, name))
+    return RELEASED

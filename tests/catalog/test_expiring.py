@@ -1,0 +1,74 @@
+"""Messages that have waited so long that their values are about to expire."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload.catalog.expiring import expiring
+from offload.doctor import examine
+from offload.stores.memory import MemoryStore
+from offload.testing.store import FakeClock
+from tests.hooks.wire import make_wire
+
+DAY = 86400.0
+BIG = list(range(2000))
+
+
+@pytest.fixture
+def wire():
+    wire = make_wire(watch=False, conf={"result_expires": DAY})
+    wire.clock = FakeClock()
+    wire.hook._store = MemoryStore(clock=wire.clock)
+    wire.hook.content._clock = lambda: 1e9 + wire.clock()
+
+    @wire.app.task(name="echo", shared=False)
+    def echo(value):
+        return value
+
+    wire.echo = echo
+    return wire
+
+
+def test_a_message_that_waits_too_long_is_found(wire):
+    """After most of its retention, and until then not: the first that ends is named."""
+    first = wire.echo.delay([*BIG, 1])
+    wire.clock.advance(DAY)
+    wire.echo.delay([*BIG, 2])
+    wire.clock.advance(4.2 * DAY)
+    assert expiring(wire.hook).count == 0
+    wire.clock.advance(DAY / 4)
+    found = expiring(wire.hook)
+    assert found.count == 1
+    assert found.holder.startswith(f"task:{first.id}+")
+    assert found.left == pytest.approx(1.55 * DAY, abs=120)
+    wire.clock.advance(DAY)
+    assert expiring(wire.hook).count == 2
+    (told,) = (each.finding for each in examine(wire.hook) if each.subject == "messages")
+    assert told.level == "warning"
+    assert told.what.startswith("2 messages have waited for most of their retention")
+    assert f"task {first.id}, expire in 13.2 h" in told.what
+    wire.work()
+    assert expiring(wire.hook).count == 0
+
+
+def test_what_is_to_end_soon_is_not(wire):
+    """Neither what expires by itself, nor what is short-lived by choice, nor results, puts and
+    values that something else holds.
+    """
+    wire.echo.apply_async(([*BIG, 1],), expires=60)
+    wire.echo.apply_async(([*BIG, 2],), offload={"retention": 3600})
+    wire.hook.put([*BIG, 3], retention=60)
+    wire.echo.delay([*BIG, 4])
+    wire.work()  # its result
+    wire.echo.delay([*BIG, 5])
+    wire.clock.advance(6 * DAY)
+    wire.echo.delay([*BIG, 5])
+    wire.echo.apply_async(([*BIG, 2],), offload={"retention": 3600})
+    assert expiring(wire.hook).count == 0
+
+
+def test_by_age_nothing_is_known(tmp_path):
+    """Where no holds are tracked nobody can tell."""
+    wire = make_wire(store=f"file://{tmp_path}")
+    assert expiring(wire.hook).count == 0
+    assert not [each for each in examine(wire.hook) if each.subject == "messages"]

@@ -1,0 +1,117 @@
+"""``celery offload purge``."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from celery import Celery
+from kombu import Connection, Exchange, Queue
+
+from offload import Offload
+
+TASK = """
+@app.task(name="size")
+def size(value):
+    return len(value)
+"""
+BIG = list(range(20_000))
+
+
+def size(value):
+    return len(value)
+
+
+@pytest.fixture(params=("redis", "filesystem"))
+def setup(request, project, valkey, tmp_path):
+    """A project, an app that publishes for it, and the store, by a broker of this kind."""
+    conf = {}
+    broker = f"redis://{valkey.host}:{valkey.port}/5"
+    if request.param == "filesystem":
+        broker, folder = "filesystem://", str(tmp_path / "broker")
+        (tmp_path / "broker").mkdir()
+        conf["broker_transport_options"] = dict.fromkeys(
+            ("data_folder_in", "data_folder_out"), folder
+        ) | {"control_folder": f"{folder}/control"}
+    store = f"{valkey.url}?prefix={os.urandom(4).hex()}"
+    queue = f"queue-{os.urandom(4).hex()}"
+    conf |= {"task_default_queue": queue, "accept_content": ["json"]}
+    project.write(f"app.conf.update({conf!r})\n{TASK}", broker=broker, store=store, grace=60)
+    app = Celery("proj", broker=broker, set_as_current=False)
+    app.conf.update(conf)
+    hook = Offload(app, store=store, grace=60)
+    task = app.task(name="size", shared=False)(size)
+    yield project, task, hook, queue
+    app.close()
+
+
+def holders(hook):
+    blobs = hook.store.blobs
+    return {name for info in blobs.scan() for name in blobs.holders(info.digest)}
+
+
+def test_it_purges_and_releases(setup):
+    """All messages go, with the values that only they held; what was put, or is waiting in another
+    queue, stays.
+    """
+    project, task, hook, queue = setup
+    for n in range(3):
+        task.delay([*BIG, n])
+    task.apply_async(([1],), link=task.si([*BIG, "link"]))
+    task.delay([1])
+    task.apply_async((BIG,), queue="elsewhere")
+    assert json.loads(project.run("purge", queue, "--force", "--json")[0]) == {
+        queue: {"purged": 5, "released": 4, "without": 1}
+    }
+    (left,) = holders(hook)
+    lives = sorted(info.ttl for info in hook.store.blobs.scan())
+    assert len(lives) == 5
+    assert lives[3] < 60 + 3600 + 1  # the broker's own time to give a message again
+    assert lives[4] > 6 * 86400
+    assert task.apply_async(([1],)).id not in left
+    told = project.run("purge", queue, "nothing", "-f")[0]
+    assert f"Purged 1 messages from {queue}." in told
+    assert "Purged 0 messages from nothing." in told
+
+
+def test_it_asks_first(setup):
+    """Without --force it prompts, and without an answer nothing goes."""
+    project, task, hook, queue = setup
+    task.delay(BIG)
+    told, _ = project.run("purge", queue, code=1)
+    assert "There is no undo for this operation!" in told
+    assert holders(hook)
+    assert project.run("purge", queue, "--json", code=2)
+    assert "Purged 1 messages" in project.run("purge", queue, "--force")[0]
+    assert not holders(hook)
+
+
+def test_copies_and_what_cannot_be_read_keep_their_values(project, valkey):
+    """What another queue may have a copy of is discarded here alone; a message of another
+    serializer or protocol is discarded like by Celery.
+    """
+    broker = f"redis://{valkey.host}:{valkey.port}/6"
+    store = f"{valkey.url}?prefix={os.urandom(4).hex()}"
+    project.write(
+        "from kombu import Exchange, Queue\n"
+        "app.conf.task_queues = [Queue('own', Exchange('both', 'direct'), 'key')]\n" + TASK,
+        broker=broker,
+        store=store,
+    )
+    app = Celery("proj", broker=broker, set_as_current=False)
+    hook = Offload(app, store=store)
+    task = app.task(name="size", shared=False)(size)
+    with Connection(broker) as connection:
+        channel = connection.default_channel
+        for name in ("own", "audit"):
+            Queue(name, Exchange("both", "direct"), "key")(channel).declare()
+        task.apply_async((BIG,), exchange="both", routing_key="key")
+        for body, kind in (({"id": "x", "task": "y"}, "json"), ([[BIG], {}, {}], "pickle")):
+            producer = connection.Producer(routing_key="own", serializer=kind)
+            producer.publish(body)
+    assert project.json("purge", "own", "--force") == {
+        "own": {"purged": 3, "shared": 1, "unreadable": 2}
+    }
+    assert holders(hook)
+    app.close()
