@@ -45,3 +45,12 @@ def _named(
     made = kind(*args, **(options or {}))
     made.__module__ = module
     return made
+
+
+def _set_enum(cls: Any, state: Any) -> Any:
+    """Fill in an enum that was stored before `offload.registry.by_value` took enums apart."""
+    set_state, of_class, of_members = state
+    set_state(cls, of_class)
+    for name, attributes in of_members.items():
+        vars(cls.__members__[name]).update(attributes)
+    return cls

@@ -1,13 +1,23 @@
-"""numpy: the private attribute of masked arrays that holds their fill value.
+"""numpy: what its own pickles name, and where masked arrays hold their fill value.
 
-`tests/serializers/test_internals.py` checks it against the installed numpy.
+`tests/serializers/test_internals.py` checks both against the installed numpy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ("fill_value",)
+import numpy as np
+
+__all__ = ("array_maker", "fill_value")
+
+
+def array_maker() -> Callable[..., Any]:
+    """Return what numpy's pickles make arrays by, of a buffer, a dtype, a shape, and an order."""
+    reduced: Any = np.zeros(1).__reduce_ex__(5)
+    make: Callable[..., Any] = reduced[0]
+    return make
 
 
 def fill_value(array: Any) -> Any:

@@ -126,6 +126,7 @@ def _reduce_array(array: Any, *, as_celery: bool) -> Any:
     import numpy as np
 
     from offload.serializers.arrays import flat_bytes
+    from offload.serializers.numpy_internals import array_maker
 
     dtype = array.dtype
     swaps = not dtype.isnative
@@ -136,8 +137,7 @@ def _reduce_array(array: Any, *, as_celery: bool) -> Any:
     view, order = flat_bytes(array)
     if view.readonly:
         view = alias(array.ctypes.data, view.nbytes, array)
-    rebuild = np.zeros(1).__reduce_ex__(5)[0]
-    return rebuild, (pickle.PickleBuffer(view), dtype, array.shape, order)
+    return array_maker(), (pickle.PickleBuffer(view), dtype, array.shape, order)
 
 
 def _by_value_pickler(code: Code | None, *, as_celery: bool) -> Any:

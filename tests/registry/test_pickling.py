@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import pickle
 import pickletools
 import sys
@@ -15,6 +16,7 @@ from celery import Celery
 
 from offload import ClassRegistry, Offload
 from offload.errors import CodeRefused, DeserializationError, SerializationError
+from offload.registry.kinds import _set_enum
 from offload.registry.pickling import dump, load
 from offload.registry.scope import Scope
 from offload.stores.memory import MemoryStore
@@ -139,6 +141,20 @@ def test_what_is_stored_names_nothing_of_cloudpickle():
             found[name] = {text for text in texts if "cloudpickle" in text}
     assert len(found) > 30
     assert not any(found.values())
+
+
+def test_what_earlier_builds_stored_of_enums_is_read():
+    """The function that their pickles name fills in a class, then its members."""
+
+    class Color(enum.Enum):
+        RED = 1
+
+    def set_state(cls, state):
+        cls.label = state
+
+    state = (set_state, "of a class", {"RED": {"note": "of a member"}})
+    pickle.loads(pickle.dumps(_set_enum))(Color, state)
+    assert (Color.label, Color.RED.note) == ("of a class", "of a member")
 
 
 def test_a_loaded_dataclass_can_be_a_base(sides):

@@ -15,6 +15,14 @@ def test_kombu_tells_what_encodes_and_decodes():
     assert codec("not-there") is None
 
 
+def test_numpy_pickles_an_array_by_a_function_that_takes_its_buffer():
+    """numpy's pickles of protocol 5 make arrays of a buffer, a dtype, a shape, and an order."""
+    from offload.serializers.numpy_internals import array_maker
+
+    made = array_maker()(bytearray(range(6)), np.dtype("u1"), (2, 3), "F")
+    assert made.tolist() == [[0, 2, 4], [1, 3, 5]]
+
+
 def test_numpy_keeps_the_fill_value_that_was_set():
     """numpy's masked array has no fill value until one is set, or asked for."""
     from offload.serializers.numpy_internals import fill_value
