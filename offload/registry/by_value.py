@@ -7,6 +7,7 @@ it takes classes and functions apart is private, and any of its releases may cha
 from __future__ import annotations
 
 import builtins
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,9 @@ _OF_FUNCTIONS = (
     "__kwdefaults__",
     "__annotations__",
 )
+
+_PLACE = re.compile(r"<\S+@[0-9a-f]{12} (.*)>")
+"""What `Functions` calls a file, and what that was before."""
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, Callable[..., Any]]
 """A maker, its arguments, the state that may refer to what was made, and what sets it."""
@@ -145,9 +149,13 @@ class Functions:
     """Takes the functions of one pickle apart.
 
     Those with the same globals share them again, and so do those that share a variable.
+
+    Args:
+        version: what tracebacks call the code, as ``shop.Filter@3f0c11aa9d52``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, version: str) -> None:
+        self._version = version
         self._globals: dict[int, dict[str, Any]] = {}
         self._cells: dict[int, CellType] = {}
 
@@ -168,7 +176,13 @@ class Functions:
             contents,
             list(_submodules(code, values)),
         )
-        return make_function, (code, shared, cells), state, set_function
+        file = _PLACE.sub(r"\1", code.co_filename).rpartition("/")[2]
+        return (
+            make_function,
+            (code, shared, cells, f"<{self._version} {file}>"),
+            state,
+            set_function,
+        )
 
     def reduce_cell(self, cell: CellType) -> tuple[Any, ...] | None:
         """Return what pickle writes for a variable of a function; None if it is none.
@@ -199,10 +213,18 @@ def _submodules(code: CodeType, values: list[Any]) -> Iterator[types.ModuleType]
 
 
 def make_function(
-    code: CodeType, names: dict[str, Any], cells: tuple[CellType, ...] | None
+    code: CodeType, names: dict[str, Any], cells: tuple[CellType, ...] | None, file: str = ""
 ) -> FunctionType:
     names["__builtins__"] = vars(builtins)
-    return FunctionType(code, names, None, None, cells)
+    return FunctionType(_placed(code, file) if file else code, names, None, None, cells)
+
+
+def _placed(code: CodeType, file: str) -> CodeType:
+    """Return *code*, and the code within it, as if it stood in a file of this name."""
+    constants = tuple(
+        _placed(each, file) if isinstance(each, CodeType) else each for each in code.co_consts
+    )
+    return code.replace(co_filename=file, co_consts=constants)
 
 
 def set_function(function: FunctionType, state: tuple[Any, ...]) -> None:

@@ -161,7 +161,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         self._pair = pair
         self._scope = scope
         self._pair_of = pair_of
-        self._functions = Functions()
+        self._functions = Functions(f"{pair[0]}@{pair[1][:12]}")
 
     def reducer_override(self, obj: Any) -> Any:
         write = _REDUCERS.get(type(obj))

@@ -28,12 +28,14 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from types import FunctionType, ModuleType
 from typing import Any
 
 from offload.errors import SerializationError
 from offload.registry.apps import what_of_celery
+from offload.registry.names import name_of
 from offload.registry.parts import Module, Source, Step
 from offload.registry.pickling import Pair
 from offload.registry.scope import Scope, found
@@ -68,12 +70,22 @@ def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], Pair]) -> bytes:
         taking.definition(obj)
         steps = taking.ordered()
     except (_NoSource, SerializationError) as exc:
-        logger.info("%s.%s goes without source: %s", obj.__module__, obj.__qualname__, exc)
+        _warn(name_of(obj), str(exc))
         return b""
     at = [step is taking.nodes[id(obj)].step for step in steps].index(True)
     modules = [taking.modules[name] for name in sorted(taking.modules)]
     root = (obj.__module__, obj.__qualname__)
     return Source(root, at, modules, taking.plain_constants(), steps).to_bytes()
+
+
+@lru_cache(maxsize=1000)
+def _warn(name: str, reason: str) -> None:
+    """Warn, once for each reason."""
+    logger.warning(
+        "%s goes without its source, so only workers of this Python version can load it: %s",
+        name,
+        reason,
+    )
 
 
 class _NoSource(Exception):

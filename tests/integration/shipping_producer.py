@@ -50,6 +50,9 @@ def callables():
     for name, (function, *args) in CALLABLES.items():  # noqa: F821
         assert got(task["call"].s(function, *args)) == repr(function(*args)), name
         assert repr(got(task["echo"].s(function))(*args)) == repr(function(*args)), name
+    for function in (np.sum, len):  # noqa: F821 (of the cells)
+        assert got(task["call"].s(function, [1, 2])) == repr(function([1, 2]))
+        assert got(task["echo"].s([function])) == [function]
 
 
 def canvases():

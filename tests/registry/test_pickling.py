@@ -352,6 +352,20 @@ class TestCannot:
             there.read(payload)
             assert plugins.Plugin.names == ["F", "F"]
 
+    def test_tracebacks_name_the_version_and_the_cell(self, sides):
+        """An error in shipped code, also in a function within one, shows class, hash, and file."""
+        here, there = sides
+        names = {"__name__": "__main__"}
+        source = "class F:\n    def run(self):\n        return [1 / x for x in (lambda: [0])()]"
+        exec(compile(source, "/tmp/ipykernel_7/42.py", "exec"), names)
+        arrived = there.read(here.write(names["F"]()))
+        with pytest.raises(ZeroDivisionError) as caught:
+            arrived.run()
+        code_hash = here.registry.get_class_hash(names["F"])
+        places = {str(entry.path) for entry in caught.traceback[1:]}
+        assert places == {f"<__main__.F@{code_hash[:12]} 42.py>"}
+        assert caught.traceback[-1].lineno + 1 == 3
+
     def test_what_has_no_content_is_refused_where_it_is_sent(self, sides, defined):
         """A class that depends on a lock is an error that says where it stands."""
         here, _ = sides

@@ -466,3 +466,14 @@ def test_definitions_know_where_they_are(written):
     found = definition(module.F)
     assert (found.file, found.line) == (module.__file__, 5)
     assert found.text.startswith("if True:\n    @functools.lru_cache(")
+
+
+def test_who_pushes_is_told_why_a_version_has_no_source(memory, defined, caplog):
+    """A warning, once, names the class and what is wrong; workers of other Pythons need source."""
+    registry = ClassRegistry(memory, mode="trusted", ship_source=True)
+    made = [defined("class WithoutSource: pass", "WithoutSource") for _ in range(2)]
+    for cls in made:
+        registry.push(cls)
+    [record] = [each for each in caplog.records if "without its source" in each.message]
+    assert record.levelname == "WARNING"
+    assert "__main__.WithoutSource" in record.message
