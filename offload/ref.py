@@ -293,8 +293,8 @@ class Keys:
             )
         changed = "" if found else ", or changed after it was signed"
         return (
-            f"a reference has no valid signature: it was made for another store or secret (key: "
-            f"theirs {theirs}, ours {ours}){changed}; {remedy}"
+            f"a reference has no valid signature: it was made for another store or secret "
+            f"(theirs {theirs}, ours {ours}){changed}; {remedy}"
         )
 
 

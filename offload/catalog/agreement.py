@@ -117,11 +117,11 @@ def agreement(own: Worker, asked: Asked) -> Iterator[Finding]:
         yield Finding("info", asked.note)
     yield from _states(asked.workers)
     connected = [worker for worker in asked.workers if worker.state == "connected"]
-    alike = [worker for worker in connected if worker.app == own.app]
+    alike = [worker for worker in connected if _is_of(own, worker)]
     differences = list(_differences([own, *alike])) if alike else []
     yield from differences
     for worker in connected:
-        if worker.app != own.app:
+        if worker not in alike:
             yield _of_another(own, worker)
     if alike and not differences:
         yield Finding("ok", f"{_count(alike)} and this process agree")
@@ -144,6 +144,14 @@ def _states(workers: Sequence[Worker]) -> Iterator[Finding]:
                 "look at its log; a worker that only runs one task at a time answers when that is "
                 "done",
             )
+
+
+def _is_of(own: Worker, worker: Worker) -> bool:
+    """Return whether a worker takes tasks of this process' app, whatever its own is called."""
+    queues = _list(own.told.get("queues"))
+    return worker.app == own.app or any(
+        queue in queues for queue in _list(worker.told.get("queues"))
+    )
 
 
 def _of_another(own: Worker, worker: Worker) -> Finding:

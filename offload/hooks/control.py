@@ -30,6 +30,7 @@ NO_KEYS = Keys(())
 
 _NAME = "offload"
 _FILE = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)  # of a value, in the node cache
+_MOST = 100  # queues
 _PATIENCE = 0.5  # seconds for which an answer waits for the store
 _PACKAGES = ("numpy", "pandas", "polars", "pyarrow")
 
@@ -90,6 +91,7 @@ def state_of(hook: Offload, keys: Keys | None = None) -> dict[str, Any]:
         "pid": os.getpid(),
         "store": hook.store.url,
         "references": _references(hook, keys),
+        "queues": sorted(map(str, hook.app.amqp.queues.consume_from))[:_MOST],
         "serializer": name_of(hook.app.conf.task_serializer),
         "accepts": sorted(map(name_of, hook.accepted)),
         "packages": [name for name in _PACKAGES if util.find_spec(name) is not None],

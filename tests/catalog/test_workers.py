@@ -76,6 +76,7 @@ class TestThreeWorkers:
         assert found["alike"].store == three["offload"]["store"]
         assert found["alike"].settings["threshold"] == 2000
         assert found["alike"].app == "features"
+        assert found["alike"].told["queues"] == ["features"]
         assert found["alike"].pid
         assert found["alike"].version
         assert not any("secret than all" in json.dumps(each.told) for each in found.values())
@@ -317,10 +318,14 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
     hook = Offload(Celery("mine", broker="memory://", set_as_current=False), store="memory://")
     own = this_process(hook)
     told = {**own.told, "app": "theirs", "references": {"own": True, "keys": ["a"]}}
+    told["queues"] = ["theirs"]
     asked = workers.Asked(0.0, (workers.Worker("w@h", "connected", told),))
     [only] = agreement(own, asked)
     assert only.level == "info"
     assert "w@h is of another app, 'theirs', and does not go together" in only.what
+    told["queues"] = ["theirs", "celery"]
+    asked = workers.Asked(0.0, (workers.Worker("w@h", "connected", told),))
+    assert "error" in {each.level for each in agreement(own, asked)}  # it takes our tasks
 
 
 @pytest.mark.parametrize(
