@@ -40,7 +40,7 @@ LIMIT = 256
 SOON = 60.0
 """Seconds: what is due later than that is not fetched yet."""
 _LOOK = 0.25  # seconds between looks whether tasks were begun, while there is no room
-_END = 5.0  # seconds that the end of the process waits for what is under way
+_END = 2.0  # seconds that the end of the process waits for what is under way
 _THREAD = "offload-prefetch"
 
 

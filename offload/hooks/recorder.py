@@ -10,7 +10,8 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from celery import signals
@@ -27,6 +28,7 @@ __all__ = ("Recorder",)
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 2.0  # seconds that the end of a process is held up at most
+_THREAD = "offload-stats"
 _LONGEST = 200  # characters of a task's or argument's name
 
 
@@ -97,13 +99,27 @@ class Recorder:
             logger.info("some statistics are lost: %s", exc)
 
     def end(self) -> None:
-        """Write what is left, and say that nothing more comes."""
-        is_done = self._states.get().end(_PATIENCE, to_write=self._behind)
+        """Write what is left, and say that nothing more comes; in two seconds at most."""
+        _end([self])
+
+    def begin_end(self) -> threading.Thread | None:
+        """Return the thread that writes what is left; None if nothing is."""
+        state = self._states.get()
         if not self._behind:
-            self.write()
+            thread = threading.Thread(target=self._write_last, name=_THREAD, daemon=True)
+            with suppress(RuntimeError):  # Python 3.12 starts none while it ends
+                thread.start()
+                return thread
+            state.is_handed_over = True
+        state.ending.set()
+        if state.writer is None and not self._behind:
             self._say_end()
-        elif not is_done:
-            logger.info("some statistics are lost: the store takes too long")
+        return state.writer
+
+    def _write_last(self) -> None:
+        self._states.get().end(_PATIENCE, to_write=False)
+        self.write()
+        self._say_end()
 
     def _say_end(self) -> None:
         if self._tallies is not None:
@@ -120,7 +136,7 @@ class Recorder:
         state.since = self._clock()
         if state.expect_writer():
             state.writer = threading.Thread(
-                target=self._write_soon, args=(state,), name="offload-stats", daemon=True
+                target=self._write_soon, args=(state,), name=_THREAD, daemon=True
             )
             try:
                 state.writer.start()
@@ -136,7 +152,7 @@ class Recorder:
                 since = state.since  # a round trip took what was counted before
                 wait(max(0.0, since + self._interval - self._clock()))
             state.writer_came()
-            if state.ending.is_set() and not self._behind:
+            if state.ending.is_set() and not (self._behind or state.is_handed_over):
                 return  # `end` writes
             try:
                 if self._tallies is not None:
@@ -184,8 +200,16 @@ _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 def _write_all(**_signal: Any) -> None:
-    for recorder in list(_recorders):
-        recorder.end()
+    _end(list(_recorders))
+
+
+def _end(recorders: Iterable[Recorder]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    threads = [thread for each in recorders if (thread := each.begin_end()) is not None]
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+    if any(thread.is_alive() for thread in threads):
+        logger.info("some statistics are lost: the store takes too long")
 
 
 atexit.register(_write_all)
@@ -203,6 +227,7 @@ class _State:
         self.writer: threading.Thread | None = None
         self.ending = threading.Event()
         self._writing = threading.Lock()
+        self.is_handed_over = False  # whether the writer also writes what is left
         self._is_expected = False
 
     def expect_writer(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from itertools import islice
 from typing import TypeVar
 
@@ -15,6 +17,57 @@ __all__ = ("Threads",)
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class _Pool:
+    """Threads that the end of the process doesn't wait for, unlike a ThreadPoolExecutor's: a
+    store that doesn't answer would hold it up by all its timeouts.
+    """
+
+    def __init__(self, number: int, name: str) -> None:
+        self._number = number
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, function: Callable[[T], R], item: T) -> Future[R]:
+        future: Future[R] = Future()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(item))
+                except BaseException as exc:
+                    future.set_exception(exc)
+
+        self._jobs.put(job)
+        if not self._idle.acquire(blocking=False):
+            self._grow()
+        return future
+
+    def shutdown(self) -> None:
+        """End the threads when they have done what was submitted."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _grow(self) -> None:
+        with self._lock:
+            number = len(self._threads)
+            if number < self._number:
+                name = f"{self._name}_{number}"
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            del job  # nothing here keeps what the caller has finished with
+            self._idle.release()
 
 
 class Threads:
@@ -27,8 +80,8 @@ class Threads:
         self.number = number
         # A forked child does not even drop what it inherits: a thread of the parent's may
         # have held one of its locks at that moment.
-        self._kept: list[ThreadPoolExecutor] = []
-        self._pools = PerProcess(lambda: self._keep(ThreadPoolExecutor(number, name)))
+        self._kept: list[_Pool] = []
+        self._pools = PerProcess(lambda: self._keep(_Pool(number, name)))
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return what *function* gives for each item.
@@ -78,9 +131,9 @@ class Threads:
         """End this process's threads when they have finished; the next call begins new ones."""
         pool = self._pools.take()
         if pool is not None:
-            pool.shutdown(wait=True)
+            pool.shutdown()
             self._kept.remove(pool)
 
-    def _keep(self, pool: ThreadPoolExecutor) -> ThreadPoolExecutor:
+    def _keep(self, pool: _Pool) -> _Pool:
         self._kept.append(pool)
         return pool
