@@ -202,13 +202,11 @@ def _content(cell: CellType) -> tuple[Any, ...]:
 def _submodules(code: CodeType, values: list[Any]) -> Iterator[types.ModuleType]:
     """Yield the imported submodules that *code* may reach as attributes of a package."""
     names = names_in(code)
-    packages = [each.__name__ for each in values if isinstance(each, types.ModuleType)]
-    for name, module in list(sys.modules.items()):
-        if isinstance(module, types.ModuleType):
-            for package in packages:
-                if name.startswith(f"{package}.") and names.issuperset(
-                    name[len(package) + 1 :].split(".")
-                ):
+    for package in values:
+        if isinstance(package, types.ModuleType):
+            prefix = f"{package.__name__}."
+            for name, module in list(sys.modules.items()):
+                if name.startswith(prefix) and names.issuperset(name[len(prefix) :].split(".")):
                     yield module
 
 

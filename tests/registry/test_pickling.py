@@ -157,6 +157,24 @@ def test_what_earlier_builds_stored_of_enums_is_read():
     assert (Color.label, Color.RED.note) == ("of a class", "of a member")
 
 
+def test_submodules_that_code_reaches_through_a_package_are_imported(sides, defined):
+    """Code that names ``package.module`` gets that module imported where it is loaded."""
+    import xml.dom.minidom
+
+    function = defined("def f(): return xml.dom.minidom.__name__", "f")
+    function.__globals__["xml"] = xml
+    here, there = sides
+    payload = here.write(function)
+    name = "xml.dom.minidom"
+    module = sys.modules.pop(name)
+    del xml.dom.minidom
+    try:
+        assert there.read(payload)() == name
+        assert sys.modules[name] is not module
+    finally:
+        sys.modules[name] = xml.dom.minidom = module
+
+
 def test_a_loaded_dataclass_can_be_a_base(sides):
     """Fields without a default are still required, also in classes derived from a loaded one."""
     point = there_and_back(sides, cells()["Point"])
