@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         WrongPython,
     )
     from offload.hooks.extension import Offload
-    from offload.ref import Ref
+    from offload.ref import LostValue, Ref
     from offload.registry.registry import ClassRegistry
     from offload.settings import RetryPolicy, Settings, TaskOptions
     from offload.stores import open_store
@@ -54,6 +54,7 @@ __all__ = (
     "IntegrityError",
     "InvalidRef",
     "LeaseLost",
+    "LostValue",
     "NotShippable",
     "Offload",
     "OffloadError",
@@ -78,6 +79,7 @@ __all__ = (
 _ELSEWHERE = {
     "ClassRegistry": "offload.registry.registry",
     "Counters": "offload.counters",
+    "LostValue": "offload.ref",
     "Offload": "offload.hooks.extension",
     "Ref": "offload.ref",
     "RetryPolicy": "offload.settings",

@@ -40,6 +40,7 @@ from offload.errors import InvalidRef, SerializationError, UnsupportedVersion
 __all__ = (
     "WIRE_VERSION",
     "Keys",
+    "LostValue",
     "Ref",
     "claimed_digest",
     "fingerprint",
@@ -127,6 +128,23 @@ class Ref(Generic[T]):
     def is_local(self) -> bool:
         return not self.wire
 
+    @property
+    def shown(self) -> str:
+        """Type, size, and digest prefix, for people; of an unverified Ref, what it claims.
+
+        It holds no signature, so nobody can redeem it.
+        """
+        kind, size, digest = self.type, self.size, str(self.digest or "")
+        if self.resolve is None and self.wire:
+            claimed: Mapping[str, str] = {}
+            with suppress(ValueError):
+                claimed = _query(self.wire[:_SCANNED].partition("?")[2])
+            kind, digest = claimed.get("t", "")[:_SHOWN], claimed.get("d", "")
+            number = claimed.get("n", "")[:20]
+            size = int(number) if number.isdecimal() else 0
+        where = f"{digest[:11]}…" if digest else "inline"
+        return f"{kind or 'object'} {human_size(size)} {where}"
+
     def __json__(self) -> dict[str, str]:
         if _within_values.get():
             raise SerializationError(
@@ -155,8 +173,7 @@ class Ref(Generic[T]):
     def __repr__(self) -> str:
         if self.serializer == "" and self.wire:
             return "<Ref, not verified>"
-        where = f"{self.digest[:11]}…" if self.digest else "inline"
-        return f"<Ref {self.type or 'object'} {human_size(self.size)} {where}>"
+        return f"<Ref {self.shown}>"
 
 
 @contextmanager
@@ -167,6 +184,38 @@ def no_refs_within() -> Iterator[None]:
         yield
     finally:
         _within_values.reset(token)
+
+
+class LostValue(str):
+    """Stands where a task's argument could not be read, for what runs after a failure:
+    ``on_failure``, ``after_return``, error callbacks, and the ``task_failure`` signal.
+
+    It is a string that says so, hence it can be shown, hashed, and written as JSON; no task
+    starts with one, and it cannot be sent to a task.
+
+    Attributes:
+        error: why the value could not be read.
+    """
+
+    __slots__ = ("error",)
+    error: Exception
+
+    @classmethod
+    def of(cls, ref: Ref[Any], error: Exception) -> LostValue:
+        """Return what stands for the value of *ref*, which *error* made unreadable."""
+        return _lost(f"<offload: lost {ref.shown}: {type(error).__name__}>", error)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _lost, (str(self), self.error)
+
+
+def _lost(text: str, error: Exception) -> LostValue:
+    made = LostValue(text)
+    made.error = error
+    return made
 
 
 def human_size(size: float) -> str:
@@ -184,8 +233,8 @@ def wire_text(value: object) -> str | None:
     """
     if type(value) is dict and len(value) == 2 and value.get(TYPE_KEY) == MARKER:
         text = value.get(VALUE_KEY)
-        return text if isinstance(text, str) else None
-    return value.wire if isinstance(value, Ref) else None
+        return text if isinstance(text, str) and text else None
+    return value.wire or None if isinstance(value, Ref) else None
 
 
 def looks_like_ref(value: object) -> bool:

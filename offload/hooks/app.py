@@ -354,6 +354,7 @@ def _install(hook: Runtime, app: Any) -> None:
     setattr(app, GET_BACKEND, offload_get_backend)
     hook_backend(hook, opened_backend(app))
     app.steps["worker"].add(worker.CheckConfiguration)
+    app.steps["consumer"].add(worker.CheckTracers)
     periodic.install(hook, app)
     worker.install()
     control.install()

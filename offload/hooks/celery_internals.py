@@ -16,6 +16,7 @@ __all__ = (
     "RAISE_PARENT_ERROR",
     "UNPACK_PART",
     "app_itself",
+    "arguments",
     "body_of_request",
     "context_maker",
     "is_revoked",
@@ -23,6 +24,7 @@ __all__ = (
     "opened_backend",
     "parents_of",
     "registered_task",
+    "set_arguments",
 )
 
 GET_BACKEND = "_get_backend"
@@ -66,6 +68,18 @@ def body_of_request(request: Any) -> tuple[Any, Any, Any]:
     """Return the decoded message of a request: args, kwargs, embed."""
     body: tuple[Any, Any, Any] = request._payload
     return body
+
+
+def set_arguments(request: Any, args: Any, kwargs: Any, embed: Any) -> None:
+    """Have a request say that its decoded message holds these; its body stays as it is."""
+    vars(request)["_payload"] = args, kwargs, embed  # of a cached property
+    request._args = request._request_dict["args"] = args
+    request._kwargs = request._request_dict["kwargs"] = kwargs
+
+
+def arguments(request: Any) -> tuple[Any, Any]:
+    """Return what a request's ``args`` and ``kwargs`` are, where those are replaced."""
+    return request._args, request._kwargs
 
 
 def is_revoked(request: Any) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from offload.content.holds import Hold
-from offload.errors import InvalidRef, OffloadError, StoreUnavailable, UnsupportedVersion
+from offload.errors import InvalidRef, OffloadError, StoreUnavailable
 from offload.hooks.eager import with_refs
 from offload.hooks.known import KnownRefs, Snapshot, knowing
+from offload.hooks.note import REQUIRED, REQUIRED_BYTES, Note
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import described
 from offload.hooks.paths import (
@@ -21,7 +22,7 @@ from offload.hooks.paths import (
     replace_refs,
 )
 from offload.hooks.release import is_done, message_name, release, task_holder
-from offload.ref import Ref, has_wire_form, wire_text
+from offload.ref import LostValue, Ref, wire_text
 from offload.registry.apps import for_task
 from offload.settings import TaskOptions
 
@@ -29,43 +30,45 @@ if TYPE_CHECKING:
     from offload.hooks.app import Offload
 
 __all__ = (
-    "EMBED",
     "HELD",
-    "REQUIRED",
-    "REQUIRED_BYTES",
     "Delivery",
+    "all_unverified",
+    "as_wire",
     "body_of",
     "current_delivery",
     "ignores_result",
+    "lost",
     "mark_refs",
     "needed_wires",
     "resolve_direct",
+    "running",
+    "without_required",
 )
 
-EMBED = "offload"
-"""Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
 HELD = "_offload_held"
 """Attribute of a request in the worker's main process: in what name its message holds
 something, and the wire texts of that.
 """
-REQUIRED = "__offload__"
-"""A keyword argument that makes a worker without this library fail, where the serializer
-would not: no task has a parameter of this name."""
-REQUIRED_BYTES = REQUIRED.encode()
-"""The same where the serializer keeps bytes as keys: then not even ``**kwargs`` takes it."""
 
-
+_running: dict[str, Delivery] = {}
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
 
-_FAR = 1 << 53  # beyond any time
-NOTE_VERSION = 1
-"""Of the note on references in a message: what is written, and the newest that is read."""
+_ARGUMENTS = ("args", "kwargs")
+_TO_RESOLVE = (Ref, LostValue)
+_DEEPEST = 100  # levels of containers in which unverified references are looked for
 _NO_OPTIONS = TaskOptions.read(None, "message")
 
 
 def current_delivery() -> Delivery | None:
     """Return the delivery that this thread or greenlet executes."""
     return _current.get()
+
+
+def running(task_id: Any) -> Delivery | None:
+    """Return the delivery of this task, from whichever thread of its process; None if there
+    is none. Pools for asyncio run a task's function in another thread than its tracer.
+    """
+    return _running.get(task_id) if isinstance(task_id, str) else None
 
 
 class Delivery:
@@ -107,6 +110,8 @@ class Delivery:
 
     def __enter__(self) -> Delivery:  # noqa: PYI034 (typing.Self is of Python 3.11)
         self._token: Token[Delivery | None] = _current.set(self)
+        if isinstance(self._task_id, str):
+            _running[self._task_id] = self
         self._knowing = knowing(self._known)
         self._knowing.__enter__()
         self._task_token = for_task.set(f"{self.task.name}[{self._task_id}]")
@@ -115,6 +120,8 @@ class Delivery:
     def __exit__(self, *_exc: object) -> None:
         self._knowing.__exit__(None, None, None)
         _current.reset(self._token)
+        if isinstance(self._task_id, str):
+            _running.pop(self._task_id, None)
         for_task.reset(self._task_token)
 
     # -- arguments
@@ -122,15 +129,16 @@ class Delivery:
     def receive(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], request: dict[str, Any], note: Any
     ) -> None:
-        """Resolve what *note* says are references; keeps the error if that fails."""
+        """Resolve what *note* says are references; keeps the error if that fails.
+
+        What could not be read is a `LostValue` from then on, for the hooks that run after
+        a failure.
+        """
         self.args, self.kwargs = args, kwargs
         try:
             facts = self.hook.tasks[self.task.name]
             if note is not None:
-                self._check(note)
-                if self.until is not None and _is_redelivered(request):
-                    self.until = 0.0  # the first delivery may have released everything
-                self._resolve(request, note, facts)
+                self._follow(Note.read(note), request, facts)
             elif request.get("is_eager"):
                 args, kwargs = with_refs(self._task_id, args, kwargs)
                 self.args, self.kwargs = resolve_direct(self.hook, facts, args, kwargs)
@@ -142,68 +150,55 @@ class Delivery:
                 self.error = described(exc, self.task.name, None)
         if self.error is not None and note is not None and self.bound is None:
             # It is not known where references stand. Callbacks must not get them as data.
-            request.update({key: _all_unverified(request[key]) for key in request})
-            self.args, self.kwargs = _all_unverified(list(args)), _all_unverified(dict(kwargs))
+            request.update({key: all_unverified(request[key]) for key in request})
+            self.args = lost(all_unverified(args), self.error)
+            self.kwargs = lost(all_unverified(kwargs), self.error)
 
-    def _check(self, note: Any) -> None:
-        if not isinstance(note, dict) or not isinstance(note.get("v"), int):
-            raise InvalidRef("the message's note on references is broken")
-        if note["v"] > NOTE_VERSION:
-            raise UnsupportedVersion(
-                f"a message of version {note['v']} arrived, this offload reads up to "
-                f"{NOTE_VERSION}; upgrade offload on workers before publishers"
-            )
-        self.attempt = int(note.get("attempt", 0))
-        self.options = TaskOptions.read(note.get("call"), "message")
-        self.message = _name(note)
-        self.until = _until(note)
-        self._held += map(Ref.unbound, filter(has_wire_form, note.get("also", ())))
+    def _follow(self, note: Note, request: dict[str, Any], facts: TaskFacts) -> None:
+        self.attempt, self.options, self.message = note.attempt, note.call, note.holds
+        self.until = note.until
+        if self.until is not None and _is_redelivered(request):
+            self.until = 0.0  # the first delivery may have released everything
+        self._held += map(Ref.unbound, note.also)
+        if note.refs or note.keep or note.within:
+            self._resolve(request, note, facts)
 
-    def _resolve(self, request: dict[str, Any], note: Any, facts: TaskFacts) -> None:
-        refs: list[Path] = note.get("refs", [])
-        keep: list[Path] = note.get("keep", [])
-        within: list[Path] = note.get("within", [])  # in signatures that were pickled
-        if not refs and not keep and not within:
-            return
+    def _resolve(self, request: dict[str, Any], note: Note, facts: TaskFacts) -> None:
         root = {**request, "args": self.args, "kwargs": dict(self.kwargs)}
-        _without_required(root["kwargs"])
+        without_required(root["kwargs"])
 
         def bind(node: Any, path: Path) -> Ref[Any]:
             ref = self._bind(node, path, facts)
             self._held.append(ref)
             return ref
 
-        bound = replace_each(root, [*refs, *keep], bind)
+        bound = replace_each(root, [*note.refs, *note.keep], bind)
         bound = replace_each(
             bound,
-            within,
+            note.within,
             lambda node, path: replace_refs(node, lambda ref: self._bind(ref, path, facts)),
         )
-        request.update({key: bound[key] for key in request if key not in ("args", "kwargs")})
+        request.update({key: bound[key] for key in request if key not in _ARGUMENTS})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]
-        if self.error is not None:
-            return
-        wanted = [path for path in refs if not _asked_for(path, facts)]
+        wanted = [path for path in note.refs if not _asked_for(path, facts)]
         root = {"args": self.args, "kwargs": self.kwargs}
-        found: list[Ref[Any]] = []
-        replace_each(root, wanted, lambda ref, _path: found.append(ref))
-        values = self.hook.content.get_all(found)
-        resolved = replace_each(
-            root, wanted, lambda ref, path: self._next(values, ref, path, facts)
-        )
+        found: list[tuple[Any, Path]] = []
+        replace_each(root, wanted, lambda ref, path: found.append((ref, path)))
+        values = self._read(found, facts)
+        resolved = replace_each(root, wanted, lambda ref, _path: values.get(id(ref), ref))
         for path in wanted:
             if len(path) > _ARGUMENT and _is_in_signature(root, path):
                 self._known.remember(_at(resolved, path), _at(root, path))
 
         def get(ref: Ref[Any], path: Path) -> Any:
-            value = self._next(self.hook.content.get_all([ref]), ref, path, facts)
+            value = self._read([(ref, path)], facts)[id(ref)]
             self._known.remember(value, ref)
             return value
 
         resolved = replace_each(
             resolved,
-            [path for path in within if not _asked_for(path, facts)],
+            [path for path in note.within if not _asked_for(path, facts)],
             lambda node, path: replace_refs(node, lambda ref: get(ref, path)),
         )
         self.args, self.kwargs = resolved["args"], resolved["kwargs"]
@@ -226,17 +221,28 @@ class Delivery:
         # It goes on as what it is said to be, never as data, and is verified where it arrives.
         return Ref.unbound(text)
 
-    def _next(self, values: Iterator[Any], ref: Ref[Any], path: Path, facts: TaskFacts) -> Any:
-        """Return the next value, that of *ref* at *path*."""
-        where = label(path, facts.parameters)
+    def _read(self, found: Sequence[tuple[Ref[Any], Path]], facts: TaskFacts) -> dict[int, Any]:
+        """Return the values of references, or what stands for one that is lost, by ``id(ref)``."""
         counters = self.hook.counters
-        with counters.about(self.task.name, where):
-            try:
-                return next(values)
-            except OffloadError as exc:
-                counters.failed(exc)
-                store = self.hook.store.url
-                raise described(exc, self.task.name, where, digest=ref.digest, store=store) from exc
+        read: dict[int, Any] = {}
+        if self.error is None:
+            values = self.hook.content.get_all([ref for ref, _ in found])
+        for ref, path in found:
+            error = self.error
+            if error is not None and (ref.resolve is None or isinstance(error, StoreUnavailable)):
+                read[id(ref)] = LostValue.of(ref, error)
+                continue
+            where = label(path, facts.parameters)
+            with counters.about(self.task.name, where):
+                try:
+                    read[id(ref)] = next(values) if error is None else ref.get()
+                except OffloadError as exc:
+                    counters.failed(exc)
+                    store = self.hook.store.url
+                    failed = described(exc, self.task.name, where, digest=ref.digest, store=store)
+                    self.error = error or failed
+                    read[id(ref)] = LostValue.of(ref, failed)
+        return read
 
     def _wrap(self, facts: TaskFacts) -> None:
         """Give parameters annotated Ref one, also for what was small enough to be sent."""
@@ -252,7 +258,7 @@ class Delivery:
         if self.bound is None:
             return None
         args, kwargs = self.bound
-        return _wire(args), _wire(kwargs)
+        return as_wire(args), as_wire(kwargs)
 
     # -- holds
 
@@ -371,9 +377,13 @@ def ignores_result(task: Any, request: Any) -> bool:
 def resolve_direct(
     hook: Offload, facts: TaskFacts, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Resolve Refs in a call that went through no message (eager, or a direct call)."""
-    if not contains(list(args), (Ref,)) and not contains(dict(kwargs), (Ref,)):
+    """Resolve Refs in a call that went through no message (eager, or a direct call).
+
+    Raises the reason of a `LostValue` among the arguments.
+    """
+    if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
         return args, kwargs
+    refuse_lost([args, kwargs])
     return (
         [v if facts.asks_for_ref(i) else replace_refs(v, hook.get) for i, v in enumerate(args)],
         {
@@ -383,49 +393,47 @@ def resolve_direct(
     )
 
 
-def mark_refs(request: dict[str, Any]) -> None:
-    """Put an unverified Ref wherever the note in *request* says that a reference stands.
+def refuse_lost(value: Any) -> None:
+    """Raise the reason of a `LostValue` in *value*, if there is one."""
+    if isinstance(value, LostValue):
+        raise value.error
+    if contains(value, (LostValue,)):
+        for item in value.values() if isinstance(value, dict) else value:
+            refuse_lost(item)
 
-    For a request that is not executed here but ended or sent again (its task was killed,
+
+def mark_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str, list[str]]:
+    """Return a message's *parts* with an unverified Ref wherever its note *data* says that a
+    reference stands, the name by which it holds them, and their wire texts.
+
+    For a message that is not executed here but ended or sent again (its task was killed,
     revoked or expired): what it carries goes on as references, and nothing is fetched.
+    Whatever the message is, this raises nothing.
     """
-    note = request.pop(EMBED, None)
-    request[HELD] = "", []
-    if note is None:
-        return
-    if not isinstance(note, dict) or note.get("v") != NOTE_VERSION:
-        request.update({key: _all_unverified(request[key]) for key in request})
-        return
-    held = [*filter(has_wire_form, note.get("also", ()))]
-    request[HELD] = _name(note), held
-    paths = [*note.get("refs", ()), *note.get("keep", ())]
-    if not paths:
-        return
-    root = {**request, "kwargs": dict(request["kwargs"])}
-    _without_required(root["kwargs"])
+    try:
+        note = Note.read(data)
+        held = list(note.also)
+        paths = [*note.refs, *note.keep]
+        if not paths:
+            return parts, note.holds, held
+        root = {**parts, "kwargs": dict(parts["kwargs"])}
+        without_required(root["kwargs"])
 
-    def mark(node: Any, _path: Path) -> Any:
-        ref = _unverified(node)
-        if isinstance(ref, Ref):
-            held.append(ref.wire)
-        return ref
+        def mark(node: Any, _path: Path) -> Any:
+            text = wire_text(node)
+            if text is None:
+                return node
+            held.append(text)
+            return Ref.unbound(text)
 
-    request.update(replace_each(root, paths, mark))
+        return replace_each(root, paths, mark), note.holds, held
+    except Exception:  # its task fails with the reason, if it is executed
+        return {key: all_unverified(part) for key, part in parts.items()}, "", []
 
 
 def _is_redelivered(request: Mapping[str, Any]) -> bool:
     info = request.get("delivery_info")
     return isinstance(info, Mapping) and bool(info.get("redelivered"))
-
-
-def _until(note: dict[str, Any]) -> float | None:
-    until = note.get("until")
-    return float(until) if type(until) is int and abs(until) < _FAR else None
-
-
-def _name(note: dict[str, Any]) -> str:
-    name = note.get("holds")
-    return name if isinstance(name, str) else ""
 
 
 def needed_wires(
@@ -434,8 +442,7 @@ def needed_wires(
     """Return the texts, unverified, of the references that a message's task is given the
     values of. Raises InvalidRef where *note* is not true.
     """
-    if note["v"] != NOTE_VERSION:
-        return []
+    read = Note.read(note)
     found: list[str] = []
 
     def see(node: Any, _path: Path) -> Any:
@@ -444,32 +451,38 @@ def needed_wires(
             found.append(text)
         return node
 
-    wanted = [path for path in note.get("refs", ()) if not _asked_for(path, facts)]
+    wanted = [path for path in read.refs if not _asked_for(path, facts)]
     replace_each({"args": args, "kwargs": kwargs}, wanted, see)
     return found
 
 
-def _unverified(node: Any) -> Any:
-    text = wire_text(node)
-    return node if text is None else Ref.unbound(text)
-
-
-def _all_unverified(value: Any) -> Any:
+def all_unverified(value: Any, depth: int = _DEEPEST) -> Any:
     """Return *value* with all that has the form of a reference as an unverified Ref."""
     text = wire_text(value)
     if text is not None:
         return Ref.unbound(text)
+    if not depth:
+        return value
     if type(value) is dict:
-        return {key: _all_unverified(item) for key, item in value.items()}
-    return type(value)(map(_all_unverified, value)) if type(value) in (list, tuple) else value
+        return {key: all_unverified(item, depth - 1) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([all_unverified(item, depth - 1) for item in value])
+    return value
 
 
-def _without_required(kwargs: dict[Any, Any]) -> None:
+def lost(value: Any, error: Exception) -> Any:
+    """Return *value* with a `LostValue` in place of each Ref."""
+    return replace_refs(value, lambda ref: LostValue.of(ref, error))
+
+
+def without_required(kwargs: dict[Any, Any]) -> None:
+    """Remove the argument that makes workers without this library fail."""
     kwargs.pop(REQUIRED, None)
     kwargs.pop(REQUIRED_BYTES, None)
 
 
-def _wire(value: Any) -> Any:
+def as_wire(value: Any) -> Any:
+    """Return *value* with its Refs in wire form."""
     return replace_refs(value, Ref.__json__)
 
 

@@ -17,7 +17,7 @@ from offload.hooks.known import KnownRefs
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, contains, is_signature, replace_each
 from offload.hooks.together import published_together
-from offload.ref import Ref
+from offload.ref import LostValue, Ref
 from offload.serializers.base import Payload
 from offload.serializers.describe import type_name
 from offload.serializers.small import certainly_small
@@ -357,6 +357,13 @@ class _Look:
             return
         if isinstance(value, Ref):
             self._ref(value, path, argument)
+        elif isinstance(value, LostValue):
+            raise SerializationError(
+                f"task {self.task!r}, {argument}: this value was lost, {value}, and there is "
+                "nothing to send; check arguments for LostValue where a failed task's are sent on",
+                task=self.task,
+                argument=argument,
+            ) from value.error
         elif (ref := out.result_ref(value, out.native)) is not None:
             self._slot(path, argument, ref=ref)
         elif out.known and (known := out.known.find(value)) is not None:
@@ -364,7 +371,7 @@ class _Look:
         elif is_signature(value, plain=self.plain):
             out._signature(value, tuple(path), keep=self.keep, within=self.signature)
         elif (
-            contains(value, (Ref, Signature))
+            contains(value, (Ref, LostValue, Signature))
             or (self.plain and _holds_signatures(value))
             or (out.known and out.known.within(value))
         ):

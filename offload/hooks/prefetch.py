@@ -23,8 +23,9 @@ from celery import signals
 from offload.content.manifest import SINGLE
 from offload.errors import InvalidRef, StoreUnavailable
 from offload.hooks.celery_internals import body_of_request, is_revoked
-from offload.hooks.delivery import EMBED, needed_wires
+from offload.hooks.delivery import needed_wires
 from offload.hooks.forks import guard_forks
+from offload.hooks.note import EMBED
 from offload.ref import Ref
 from offload.stores.processes import PerProcess
 
@@ -72,7 +73,7 @@ class Prefetcher:
         """
         try:
             note = (body_of_request(request)[2] or {}).get(EMBED)
-            if not note or not note.get("refs") or not self._is_on(pool):
+            if not isinstance(note, dict) or not note.get("refs") or not self._is_on(pool):
                 return
             if _will_wait(request, pool) and not self._ahead.get().add(request):
                 self._hook.counters.add(prefetch_dropped=1)

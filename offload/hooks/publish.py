@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from celery.app.amqp import AMQP, task_message
 
 from offload.content.holds import Hold
-from offload.hooks.delivery import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES, current_delivery
+from offload.hooks.delivery import current_delivery
 from offload.hooks.handover import guard_router, showing
 from offload.hooks.known import knowing, known_refs
+from offload.hooks.note import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES
 from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.release import message_name, task_holder
 from offload.hooks.usercode import listeners

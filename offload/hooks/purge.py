@@ -10,7 +10,8 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
 from offload.errors import StoreUnavailable
-from offload.hooks.delivery import HELD, mark_refs
+from offload.hooks.delivery import mark_refs
+from offload.hooks.note import EMBED, Note
 from offload.hooks.release import is_only_copy, release, task_holder
 from offload.ref import Ref
 
@@ -75,9 +76,11 @@ def _messages(connection: Any, name: str, accept: Any) -> Iterator[Any]:
 def _release(hook: Offload, message: Any) -> str:
     try:
         args, kwargs, embed = message.payload
-        request = {**embed, "args": args, "kwargs": kwargs}
-        mark_refs(request)
-        name, wires = request[HELD]
+        if EMBED not in embed:
+            return WITHOUT
+        Note.read(embed[EMBED])
+        parts = {**embed, "args": args, "kwargs": kwargs}
+        _, name, wires = mark_refs(parts, parts.pop(EMBED))
         task_id = message.headers["id"]
     except Exception:  # another protocol, a serializer that isn't accepted, a broken note
         return UNREADABLE

@@ -29,11 +29,13 @@ from offload.hooks.celery_internals import (
     known_meta,
     parents_of,
 )
-from offload.hooks.delivery import HELD, current_delivery
+from offload.hooks.delivery import HELD, as_wire, current_delivery
 from offload.hooks.exceptions import hook_exceptions
+from offload.hooks.note import MALFORMED
 from offload.hooks.paths import contains
 from offload.hooks.publish import wire_form
 from offload.hooks.release import has_ended, release, task_holder
+from offload.hooks.requests import readable
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
 if TYPE_CHECKING:
@@ -269,7 +271,13 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
         return done
 
     def offload_mark_as_failure(task_id: str, exc: Any, *given: Any, **options: Any) -> Any:
-        done = mark_as_failure(task_id, exc, *given, **options)
+        try:
+            done = mark_as_failure(task_id, exc, *given, **options)
+        except MALFORMED:
+            if not hasattr(_request(given, options), HELD):
+                raise
+            logger.exception("what follows the failure of task %s can't be done", task_id)
+            done = None
         if not isinstance(exc, Reject):  # such a message may go to a dead letter queue
             _release_request(hook, task_id, _request(given, options), states.FAILURE)
         return done
@@ -287,7 +295,8 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
         return done
 
     def offload_call_task_errbacks(request: Any, exc: Any, traceback: Any) -> Any:
-        if not any(contains(dict(errback), (Ref,)) for errback in request.errbacks):
+        in_main = hasattr(request, HELD)
+        if not in_main and not any(contains(_plain(each), (Ref,)) for each in request.errbacks):
             return call_errbacks(request, exc, traceback)
         # Each by itself: one whose references are gone must not take the others along, nor,
         # as what is raised here would do in some pools, end the worker.
@@ -295,9 +304,11 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             only = copy.copy(request)
             only.errbacks = [errback]
             try:
+                if in_main:
+                    only.args, only.kwargs = readable(hook, [request.args, request.kwargs])
                 call_errbacks(only, exc, traceback)
-            except OffloadError:
-                logger.exception("error callback %r cannot be called", errback.get("task"))
+            except (OffloadError, *MALFORMED):
+                logger.exception("error callback %.200r cannot be called", errback)
         return None
 
     setattr(backend, CALL_ERRBACKS, offload_call_task_errbacks)
@@ -355,7 +366,13 @@ def _with_refs(hook: Offload, arguments: Any) -> Any:
 def _as_arrived(request: Any) -> Any:
     """Return *request* with its arguments as they were in the message, for ``result_extended``."""
     delivery = current_delivery()
-    if delivery is None or request is None:
+    if request is None:
+        return request
+    if hasattr(request, HELD) and contains([request.args, request.kwargs], (Ref,)):
+        request = copy.copy(request)
+        request.args, request.kwargs = as_wire(request.args), as_wire(request.kwargs)
+        return request
+    if delivery is None:
         return request
     arrived = delivery.arrived()
     if arrived is None or getattr(request, "args", None) is not delivery.args:
@@ -363,6 +380,10 @@ def _as_arrived(request: Any) -> Any:
     request = copy.copy(request)
     request.args, request.kwargs = arrived
     return request
+
+
+def _plain(signature: Any) -> Any:
+    return dict(signature) if isinstance(signature, dict) else signature
 
 
 def _request(given: Sequence[Any], options: Mapping[str, Any]) -> Any:

@@ -1,61 +1,83 @@
 """The executing side: references are resolved before a task runs, its result stored after.
 
-Celery takes a task's function in `celery.app.trace.build_tracer`, in every pool and in
-eager mode, and that is the one place where all tasks pass: custom bases, class-based,
-shared, registered late, with autoretry. It is replaced by one that does the same with
-the function guarded; for apps without offload it does nothing else. (``task_prerun``
-cannot do this: what its receivers raise is swallowed, so a task would run on references;
-and receivers connected before ours would see them.)
+Two things are hooked. The *tracer* of a task, which takes a message's arguments, gets values
+in their place; the task's *function* is guarded, and refuses to start on anything else.
+
+Celery makes tracers by `celery.app.trace.build_tracer`, in every pool and in eager mode.
+It is replaced by one that does the same and hooks what it made; for apps without offload
+it does nothing else. Other packages replace it as well, so a worker looks at its tasks when
+it starts, and each pool process too: a tracer that somebody else made is hooked there, and
+one that can't be (a coroutine) keeps the worker from starting. The guard doesn't rely on it:
+a function that is called with a message's arguments past our tracer gets values as well,
+and so do tasks with a ``Strategy`` of their own, which take arguments from requests.
+
+(``task_prerun`` can't do this: Celery swallows what its receivers raise, so a task would run
+on references; and receivers connected before ours would see them.)
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import io
+import pickle
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from celery import states
+from billiard.process import current_process
+from celery import Task, signals, states
+from celery._state import get_current_app
 from celery.app import trace
 from celery.backends.base import DisabledBackend
-from celery.bootsteps import Step
+from celery.bootsteps import StartStopStep, Step
 from celery.exceptions import Reject, Retry
 from celery.result import ResultBase
-from kombu.utils.objects import cached_property
 
 from offload.content.holds import Hold, holder
-from offload.errors import OffloadError, SerializationError, StoreUnavailable
-from offload.hooks import control, exceptions
-from offload.hooks.celery_internals import CONTEXT, context_maker
+from offload.errors import (
+    ConfigurationError,
+    InvalidRef,
+    OffloadError,
+    SerializationError,
+    StoreUnavailable,
+)
+from offload.hooks import control, exceptions, requests
 from offload.hooks.delivery import (
-    EMBED,
     Delivery,
     body_of,
     current_delivery,
     ignores_result,
-    mark_refs,
     resolve_direct,
+    running,
 )
 from offload.hooks.handover import guard_task
+from offload.hooks.note import EMBED, MALFORMED
 from offload.hooks.outgoing import described
 from offload.hooks.paths import contains
 from offload.hooks.publish import resending
 from offload.hooks.release import task_holder
-from offload.ref import Ref, looks_like_ref
+from offload.ref import Ref, looks_like_ref, wire_text
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
 from offload.tracing import received
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.content.store import ContentStore
+    from offload.hooks.app import Runtime
 
-__all__ = ("CheckConfiguration", "install")
+__all__ = ("CheckConfiguration", "CheckTracers", "install")
 
 _GUARD = "_offload_guard"
 _ANY_SERIALIZER = ""
 _PATCH = "_offload_original"
 _NAME = "build_tracer"
+_TRACER = "_offload_tracer"
+_STRATEGY = Task.Strategy
+_BATCH = "request"
+_MAIN = "MainProcess"
 
 
 class CheckConfiguration(Step):
@@ -64,17 +86,63 @@ class CheckConfiguration(Step):
     label = "offload"
 
     def __init__(self, parent: Any, **_options: Any) -> None:
-        parent.app._offload.check_start()  # noqa: SLF001 (ours)
+        hook = parent.app._offload  # noqa: SLF001 (ours)
+        hook.check_start()
+        import celery.worker.request  # noqa: F401 (what is hooked there must be there)
+
         control.install()  # where the app was made before Celery's worker was imported
-        super().__init__(parent)
+        requests.install()
+        for task in list(parent.app.tasks.values()):  # before anybody makes tracers of them
+            _guard_task(hook, task)
+        super().__init__(parent, **_options)
+
+
+class CheckTracers(StartStopStep):
+    """Keeps a worker from starting if a task could run past our tracer."""
+
+    label = "offload tracers"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        """Look at the tasks, for which Celery has made tracers just now."""
+        pool = getattr(parent, "pool", None)
+        _check_tracers(parent.app, f"pool {type(pool).__module__}.{type(pool).__qualname__}")
+
+
+def _check_tracers(app: Any, pool: str = "a pool's process") -> None:
+    hook = app._offload  # noqa: SLF001 (ours)
+    for name, task in list(app.tasks.items()):
+        _guard_task(hook, task)
+        tracer = task.__trace__
+        if tracer is None or hasattr(tracer, _TRACER):
+            continue
+        if inspect.iscoroutinefunction(tracer):
+            raise ConfigurationError(
+                f"task {name!r} runs by {tracer.__module__}.{tracer.__qualname__}, a coroutine "
+                f"that {pool} put in place of Celery's tracer: offload can't get values to it. "
+                "Use another pool, or none of offload",
+                task=name,
+            )
+        task.__trace__ = _tracer(hook, task, tracer)
+
+
+def _look_in_process(**_more: Any) -> None:
+    """Look at the tasks in a pool's process, which has made tracers of its own."""
+    app = get_current_app()
+    if getattr(app, "_offload", None) is not None:
+        _check_tracers(app)
 
 
 def install() -> None:
     """Have `build_tracer` guard the tasks of apps with offload; once per process."""
     exceptions.install()
     original = trace.build_tracer
+    requests.install()
     if hasattr(original, _PATCH):
         return
+    signals.worker_process_init.connect(
+        _look_in_process, weak=False, dispatch_uid="offload-tracers"
+    )
 
     @functools.wraps(original)
     def build_tracer(name: str, task: Any, *args: Any, **kwargs: Any) -> Any:
@@ -83,7 +151,8 @@ def install() -> None:
             return original(name, task, *args, **kwargs)
         hook.check_task(name)
         _guard_task(hook, task)
-        _guard_requests()
+        requests.install()
+        kwargs.setdefault("Info", _Info)
         return _tracer(hook, task, original(name, task, *args, **kwargs))
 
     setattr(build_tracer, _PATCH, original)
@@ -93,48 +162,61 @@ def install() -> None:
         setattr(consumer, _NAME, build_tracer)
 
 
-def _guard_requests() -> None:
-    """Have the worker's main process pass references on; once per process.
+class _Info(trace.TraceInfo):  # type: ignore[misc,name-defined,unused-ignore]
+    """What became of a task; of an error's traceback, our frames are left out.
 
-    Where it ends a task itself (killed, lost, revoked, expired) it calls errbacks, fails
-    chords and sends the task again out of the message as it was decoded.
+    They would repeat a task's arguments wherever local variables are shown.
     """
-    module = sys.modules.get("celery.worker.request")
-    if module is None or hasattr(module.Request, _PATCH):
-        return
-    original = context_maker(module.Request)
 
-    def context(self: Any) -> Any:
-        made = original(self)
-        if getattr(self.app, "_offload", None) is not None:
-            mark_refs(vars(made))
-        return made
+    __slots__ = ()
 
-    guarded = cached_property(context)
-    guarded.__set_name__(module.Request, CONTEXT)
-    setattr(module.Request, CONTEXT, guarded)
-    setattr(module.Request, _PATCH, original)
+    def __init__(self, state: str, retval: Any = None) -> None:
+        super().__init__(state, retval)
+        if isinstance(retval, BaseException):
+            retval.__traceback__ = _without_ours(retval.__traceback__)
 
 
-def _tracer(hook: Offload, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
+def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
+    kept = []
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename != __file__:
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    following = None
+    for each in reversed(kept):
+        each.tb_next = following
+        following = each
+    return following
+
+
+def _tracer(hook: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
     def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         request = {} if request is None else request
         note = request.pop(EMBED, None)
         with Delivery(hook, task, uuid) as delivery:
             with received(request):
                 delivery.receive(args, kwargs, request, note)
-            with hook.renewer.running(delivery):
-                outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
+            try:
+                with hook.renewer.running(delivery):
+                    outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
+            except MALFORMED as exc:
+                if request.get("is_eager") or current_process().name != _MAIN:
+                    raise
+                # By a pool without processes, this would end the worker; Celery does the same
+                # where it has not optimized it away (`celery.app.trace.trace_task`).
+                info = trace.TraceInfo(states.FAILURE, exc)
+                return trace.trace_ok_t(trace.report_internal_error(task, exc), info, 0.0, None)
             if not request.get("is_eager"):
                 exceptions.portable(hook, outcome.retval)
             state = outcome.info.state if outcome.info is not None else states.SUCCESS
             delivery.finish(state, request.get("delivery_info"))
             return outcome
 
+    setattr(traced, _TRACER, tracer)
     return traced
 
 
-def _guard_task(hook: Offload, task: Any) -> None:
+def _guard_task(hook: Runtime, task: Any) -> None:
     """Wrap what Celery will call: a ``__call__`` of the task's own, else ``run``."""
     if trace.task_has_custom(task, "__call__"):
         kind = type(task)
@@ -147,16 +229,17 @@ def _guard_task(hook: Offload, task: Any) -> None:
         task.before_start = _guarded_start(hook, task, task.before_start)
 
 
-def _guarded_run(hook: Offload, task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded_run(hook: Runtime, task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         return _call(hook, task, run, args, kwargs)
 
     setattr(guarded, _GUARD, True)
     return guarded
 
 
-def _guarded_start(hook: Offload, task: Any, start: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded_start(hook: Runtime, task: Any, start: Callable[..., Any]) -> Callable[..., Any]:
     """A task's own ``before_start`` gets values; where there are none it is not called."""
 
     @functools.wraps(start)
@@ -173,6 +256,7 @@ def _guarded_start(hook: Offload, task: Any, start: Callable[..., Any]) -> Calla
 def _guarded_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         hook = getattr(self.app, "_offload", None)
         if hook is None:
             return call(self, *args, **kwargs)
@@ -182,18 +266,41 @@ def _guarded_call(call: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-def _call(hook: Offload, task: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    delivery = current_delivery()
-    if delivery is None or delivery.task is not task or delivery.started:
-        args, kwargs = resolve_direct(hook, hook.tasks[task.name], args, kwargs)  # a plain call
-        return function(*args, **kwargs)
+def _call(hook: Runtime, task: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    __tracebackhide__ = True  # for Sentry and pytest
+    request = vars(task.request)
+    delivery = current_delivery() or running(request.get("id"))
+    if delivery is not None and delivery.task is task and not delivery.started:
+        return _execute(hook, task, delivery, function, args, kwargs)
+    if delivery is None and (note := request.pop(EMBED, None)) is not None:
+        # A message, but not by our tracer.
+        with Delivery(hook, task, request.get("id")) as made:
+            made.receive(args, kwargs, request, note)
+            request.update(args=made.args, kwargs=made.kwargs)
+            return _execute(hook, task, made, function, made.args, made.kwargs)
+    if delivery is None and task.Strategy != _STRATEGY:
+        args, kwargs = _opened(hook, task, args, kwargs)
+    args, kwargs = resolve_direct(hook, hook.tasks[task.name], args, kwargs)  # a plain call
+    return function(*args, **kwargs)
+
+
+def _execute(
+    hook: Runtime,
+    task: Any,
+    delivery: Delivery,
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    __tracebackhide__ = True
     delivery.started = True
     if delivery.error is not None:
         _give_up(hook, task, delivery, delivery.error)
     result = function(*args, **kwargs)
     if isinstance(result, Ref) and result.is_local:
         result = result.get()
-    _store_result(hook, task, delivery, result)
+    if not inspect.isawaitable(result):
+        _store_result(hook, task, delivery, result)
     if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
         value = _resolved(hook, task, result)
         delivery.result_resolved(result, value)
@@ -201,7 +308,7 @@ def _call(hook: Offload, task: Any, function: Callable[..., Any], args: Any, kwa
     return result
 
 
-def _resolved(hook: Offload, task: Any, result: Ref[Any]) -> Any:
+def _resolved(hook: Runtime, task: Any, result: Ref[Any]) -> Any:
     try:
         return hook.get(result)
     except OffloadError as exc:
@@ -209,7 +316,91 @@ def _resolved(hook: Offload, task: Any, result: Ref[Any]) -> Any:
         raise described(exc, task.name, "result") from exc
 
 
-def _give_up(hook: Offload, task: Any, delivery: Delivery, error: Exception) -> None:
+class _Picked(pickle.Pickler):
+    """Pickles anything, with the references in it left out."""
+
+    def __init__(self, file: io.BytesIO, content: ContentStore) -> None:
+        super().__init__(file, protocol=5)
+        self._content = content
+        self.refs: list[Ref[Any]] = []
+
+    def persistent_id(self, obj: Any) -> int | None:
+        text = wire_text(obj)
+        if not text:
+            return None
+        ref = Ref.unbound(text)
+        if not isinstance(obj, Ref):
+            try:
+                self._content.open(text)
+            except InvalidRef:  # data of that form
+                return None
+        self.refs.append(ref)
+        return len(self.refs) - 1
+
+
+class _Placed(pickle.Unpickler):
+    """Unpickles that, with values in place of the references."""
+
+    def __init__(self, content: bytes, values: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._values = values
+
+    def persistent_load(self, pid: int) -> Any:
+        return self._values[pid]
+
+
+def _opened(hook: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Return arguments with values in place of references, however deep they are in objects.
+
+    A task with a ``Strategy`` of its own takes arguments out of requests, and hands them
+    over in objects that only it knows, as celery-batches does. Of a list of such objects,
+    one whose value is lost is left out, and its task failed, if it has an id.
+    """
+    if len(args) == 1 and isinstance(args[0], list) and not kwargs:
+        items = []
+        error = None
+        for item in args[0]:
+            try:
+                items.append(_open(hook, task, item))
+            except OffloadError as exc:
+                task_id = getattr(item, "id", None)
+                if not isinstance(task_id, str):
+                    raise
+                task.backend.mark_as_failure(task_id, exc, request=None)
+                error = exc
+        if error is not None and not items:
+            raise error
+        return (items,), kwargs
+    opened: tuple[Any, Any] = _open(hook, task, (tuple(args), dict(kwargs)))
+    return opened
+
+
+def _open(hook: Runtime, task: Any, value: Any) -> Any:
+    file = io.BytesIO()
+    picked = _Picked(file, hook.content)
+    try:
+        picked.dump(value)
+    except OffloadError:
+        raise
+    except Exception as exc:
+        raise ConfigurationError(
+            f"task {task.name!r} has a Strategy of its own, {task.Strategy!r}, and is given what "
+            f"can't be pickled, so offload can't find references in it: {type(exc).__name__}: "
+            f"{exc}. Turn offload off for this task: offload=False",
+            task=task.name,
+        ) from exc
+    if not picked.refs:
+        return value
+    try:
+        with hook.counters.about(task.name, _BATCH):
+            values = [hook.content.open(ref.wire).get() for ref in picked.refs]
+    except OffloadError as exc:
+        hook.counters.failed(exc)
+        raise described(exc, task.name, _BATCH) from exc
+    return _Placed(file.getvalue(), values).load()
+
+
+def _give_up(hook: Runtime, task: Any, delivery: Delivery, error: Exception) -> None:
     """Send the task again if only the store was away, else fail it with *error*."""
     request = task.request
     policy = hook.settings.retry
@@ -241,7 +432,7 @@ def _give_up(hook: Offload, task: Any, delivery: Delivery, error: Exception) -> 
     raise Retry(exc=error, when=countdown, sig=signature)
 
 
-def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> None:
+def _store_result(hook: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
     options = delivery.options.over(hook.options(task.name)[0])
     if _needs_no_look(result, options.threshold):
         return
@@ -274,7 +465,7 @@ def _store_result(hook: Offload, task: Any, delivery: Delivery, result: Any) -> 
             delivery.hold(ref)
 
 
-def _result_hold(hook: Offload, options: TaskOptions, delivery: Delivery, *, stored: bool) -> Hold:
+def _result_hold(hook: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool) -> Hold:
     """Return who needs the result, and how long: a chord's body if it is its part, and the
     message of the task itself where it only goes to callbacks, which hold it for themselves.
     """
@@ -313,7 +504,7 @@ def _needs_no_look(result: Any, threshold: int | None) -> bool:
 
 
 def _result_ref(
-    hook: Offload, options: Any, result: Any, native: str, hold: Hold
+    hook: Runtime, options: Any, result: Any, native: str, hold: Hold
 ) -> Ref[Any] | None:
     """Return the reference by which *result* travels, None where it goes as it is."""
     if isinstance(result, Ref):

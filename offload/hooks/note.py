@@ -1,0 +1,124 @@
+"""The note in a message that says which of its data are references, and who holds their values.
+
+A message can be written by anybody. `Note.read` is the only reader of a note: it raises
+InvalidRef for whatever this library would not have written, so that nothing behind it
+meets a surprise, least of all in a worker's main process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from offload.errors import InvalidRef, UnsupportedVersion
+from offload.hooks.paths import Path
+from offload.ref import has_wire_form
+from offload.settings import TaskOptions
+
+__all__ = ("EMBED", "MALFORMED", "NOTE_VERSION", "REQUIRED", "REQUIRED_BYTES", "Note")
+
+EMBED = "offload"
+"""Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
+REQUIRED = "__offload__"
+"""A keyword argument that makes a worker without this library fail, where the serializer
+would not: no task has a parameter of this name."""
+REQUIRED_BYTES = REQUIRED.encode()
+"""The same where the serializer keeps bytes as keys: then not even ``**kwargs`` takes it."""
+NOTE_VERSION = 1
+"""Of the note on references in a message: what is written, and the newest that is read."""
+
+MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Celery raises for a chain, a chord, or callbacks in a message that are malformed. Where
+that is raised in a worker's main process, the worker would end."""
+
+_ROOTS = frozenset({"args", "kwargs", "callbacks", "errbacks", "chain", "chord"})
+_ARGUMENTS = frozenset({"args", "kwargs"})
+_LONGEST = 256  # keys of a path
+_FAR = 1 << 53  # beyond any time
+_NO_OPTIONS = TaskOptions.read(None, "message")
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note, checked.
+
+    Attributes:
+        refs: paths to references that the task gets the values of.
+        keep: paths to references that stay references: in callbacks, chains, and chords.
+        within: paths to arguments whose signatures hold references; such a message is pickled.
+        also: wire texts of further references, which need no path.
+        holds: the name by which the message holds its values; empty: it holds none.
+        until: when its values may end, in seconds since 1970; None: it doesn't say.
+        attempt: how many times the message was sent again for a store outage.
+        call: the options given with the call.
+    """
+
+    refs: Sequence[Path] = ()
+    keep: Sequence[Path] = ()
+    within: Sequence[Path] = ()
+    also: Sequence[str] = ()
+    holds: str = ""
+    until: float | None = None
+    attempt: int = 0
+    call: TaskOptions = field(default=_NO_OPTIONS)
+
+    @classmethod
+    def read(cls, data: Any) -> Note:
+        """Return the note that *data*, out of a message, is.
+
+        Raises:
+            UnsupportedVersion: a newer offload wrote it.
+            InvalidRef: it is malformed.
+        """
+        version = data.get("v") if isinstance(data, dict) else None
+        if type(version) is not int:
+            raise _broken()
+        if version > NOTE_VERSION:
+            raise UnsupportedVersion(
+                f"a message of version {version} arrived, this offload reads up to "
+                f"{NOTE_VERSION}; upgrade offload on workers before publishers"
+            )
+        until = data.get("until")
+        holds, attempt, also = data.get("holds", ""), data.get("attempt", 0), data.get("also", ())
+        if not (
+            isinstance(holds, str)
+            and type(attempt) is int
+            and attempt >= 0
+            and (until is None or (type(until) is int and abs(until) < _FAR))
+            and isinstance(also, (list, tuple))
+            and all(isinstance(text, str) and has_wire_form(text) for text in also)
+        ):
+            raise _broken()
+        try:
+            call = TaskOptions.read(data.get("call"), "message")
+        except Exception as exc:
+            raise _broken() from exc
+        return cls(
+            refs=_paths(data.get("refs", ()), _ARGUMENTS),
+            keep=_paths(data.get("keep", ()), _ROOTS),
+            within=_paths(data.get("within", ()), _ARGUMENTS),
+            also=also,
+            holds=holds,
+            until=None if until is None else float(until),
+            attempt=attempt,
+            call=call,
+        )
+
+
+def _paths(data: Any, roots: frozenset[str]) -> Sequence[Path]:
+    if not isinstance(data, (list, tuple)):
+        raise _broken()
+    for path in data:
+        if (
+            not isinstance(path, (list, tuple))
+            or not 2 <= len(path) <= _LONGEST
+            or not isinstance(path[0], str)
+            or path[0] not in roots
+        ):
+            raise _broken()
+    return data
+
+
+def _broken() -> InvalidRef:
+    return InvalidRef("the message's note on references is malformed; offload did not write it")

@@ -1,0 +1,107 @@
+"""A server, workers as processes of their own, and looks at what task functions were given."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from offload.testing.servers import redis_client, redis_server, wait_until
+from tests.guard import guard_app
+
+HERE = Path(__file__).parent
+PATIENCE = 60.0
+
+
+class Bench:
+    """An app's publisher in this process, and its workers."""
+
+    def __init__(self, server, folder):
+        self.url = server.url.removesuffix("/0")
+        self.folder = folder
+        retry = {"max_retries": 1, "interval_start": 0.05, "interval_max": 0.1}
+        self.offload = {"store": f"{self.url}/3", "threshold": 10_000, "retry": retry}
+        self.client = redis_client(server)
+        self.client.flushall()
+        self._apps = []
+        self.app = self.publisher()
+
+    def publisher(self, **config):
+        config = {"offload": self.offload, **config}
+        app = guard_app.make_app(self.url, **config)
+        self._apps.append(app)
+        return app
+
+    @contextmanager
+    def worker(self, *args, env=None, wait=True, name="worker", **config):
+        config = {"url": self.url, "offload": self.offload, **config}
+        log = self.folder / f"{name}.log"
+        command = [sys.executable, "-m", "celery", "-A", "guard_app", "worker", "-l", "INFO"]
+        command += ["--without-gossip", "--without-mingle", "-n", f"{name}@h", *args]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, "GUARD_APP": json.dumps(config), "C_FORCE_ROOT": "1",
+                     "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}", **(env or {})},
+            )  # fmt: skip
+        process.text = lambda: log.read_text(errors="replace")
+        try:
+            if wait:
+                wait_until(
+                    lambda: " ready." in process.text() or process.poll() is not None,
+                    "the worker is ready", PATIENCE,
+                )  # fmt: skip
+                assert process.poll() is None, process.text()
+            yield process
+        except BaseException:
+            print(process.text()[-10_000:])
+            raise
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(20)
+
+    def entered(self, result):
+        """What the task's function was given, each time."""
+        return [json.loads(raw) for raw in self.app.raw.lrange(f"entered:{result.id}", 0, -1)]
+
+    def wait(self, result):
+        wait_until(result.ready, f"{result} is ready", PATIENCE)
+        return result
+
+    def lose(self, value):
+        """Remove what is stored of *value*, which is large enough to be by itself."""
+        self.app.hook.store.blobs.delete([self.app.hook.put(value).digest])
+
+    def close(self):
+        gc.collect()  # results that are dropped unsubscribe, while their server is there
+        for app in self._apps:
+            app.raw.close()
+            app.backend.result_consumer.stop()
+            app.backend.result_consumer._pubsub = None  # for results that are dropped later
+            app.backend.client.close()
+            app.close()
+        self._apps.clear()
+        self.app = None
+        self.client.close()
+
+
+@pytest.fixture(scope="session")
+def guard_server():
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bench(guard_server, tmp_path_factory):
+    made = Bench(guard_server, tmp_path_factory.mktemp("guard"))
+    yield made
+    made.close()

@@ -1,0 +1,203 @@
+"""Tasks and pools that go past Celery's own call path: values all the same, or no start."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from celery.app import trace
+
+from offload.errors import BlobMissing, ConfigurationError, InvalidRef
+from offload.hooks import worker as hooks
+from offload.testing.servers import wait_until
+from tests.guard import guard_app
+from tests.hooks.wire import make_wire
+
+BIG = "b" * 60_000
+
+server = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+def needs(package):
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+
+
+@pytest.fixture(scope="class", params=("prefork", "threads"))
+def working(request, bench):
+    with bench.worker("-P", request.param, "-c", "2", name=request.param) as process:
+        yield process
+
+
+class TestBatches:
+    pytestmark = server
+
+    @pytest.mark.parametrize("native", guard_app.SERIALIZERS)
+    @pytest.mark.parametrize(
+        "name", (pytest.param("real_batch", marks=needs("celery_batches")), "local_batch")
+    )
+    def test_a_strategy_of_its_own(self, bench, working, name, native):
+        """A task whose Strategy hands over requests finds values in them, in every serializer
+        and pool.
+        """
+        task = bench.app.tasks[name]
+        sent = [
+            task.apply_async((BIG,), {"rows": [1, BIG + n]}, serializer=native) for n in ("a", "b")
+        ]
+        wait_until(lambda: all(map(bench.entered, sent)), "the batch ran", 60)
+        for each in sent:
+            assert bench.entered(each) == [["str 60000", "list 2"]]
+
+    @pytest.mark.parametrize(
+        "name", (pytest.param("real_batch", marks=needs("celery_batches")), "local_batch")
+    )
+    def test_one_of_them_is_lost(self, bench, working, name):
+        """A request whose value is lost fails by itself; the others of its batch run."""
+        task = bench.app.tasks[name]
+        lost = task.delay(BIG + name)
+        bench.lose(BIG + name)
+        kept = task.delay(BIG + "kept")
+        wait_until(lambda: bench.entered(kept), "the rest of the batch ran", 60)
+        bench.wait(lost)
+        assert isinstance(lost.result, BlobMissing)
+        assert bench.entered(lost) == []
+
+
+@needs("celery_aio_pool")
+class TestAnotherTracer:
+    pytestmark = server
+
+    def test_celery_aio_pool(self, bench):
+        """A pool that replaces Celery's tracer runs tasks, coroutines too, on values; none
+        starts where one is lost.
+        """
+        lost = bench.app.tasks["size"].delay(BIG + "lost")
+        bench.lose(BIG + "lost")
+        with bench.worker(
+            "-P", "custom", name="aio",
+            env={
+                "CELERY_CUSTOM_WORKER_POOL": "celery_aio_pool.pool:AsyncIOPool",
+                "CPA_AUTO_PATCH": "1",
+            },
+        ):  # fmt: skip
+            for name in ("size", "coroutine"):
+                result = bench.app.tasks[name].delay(BIG)
+                assert bench.wait(result).get() == len(BIG)
+                assert bench.entered(result) == [["str 60000"]]
+            assert isinstance(bench.wait(lost).result, BlobMissing)
+            assert bench.entered(lost) == []
+
+
+@pytest.fixture
+def wire():
+    made = make_wire()
+    made.entered = []
+
+    @made.app.task(name="length", shared=False)
+    def length(value, other=None):
+        made.entered.append(type(value))
+        return len(value)
+
+    return made
+
+
+def made_by(wire, tracer):
+    """Have the app's tasks traced by *tracer*, as a pool would that replaces Celery's."""
+    for task in wire.app.tasks.values():
+        hooks._guard_task(wire.hook, task)
+        task.__trace__ = tracer(task)
+
+
+def foreign(task):
+    return trace.build_tracer._offload_original(task.name, task, app=task.app)
+
+
+def test_a_tracer_of_somebody_else_is_hooked(wire):
+    """A worker hooks a tracer that it finds in place of Celery's when it starts."""
+    made_by(wire, foreign)
+    hooks._check_tracers(wire.app)
+    assert wire.run(wire.app.tasks["length"], BIG, other=BIG) == len(BIG)
+    assert wire.entered == [str]
+
+
+def test_a_tracer_that_cannot_be_hooked(wire):
+    """A coroutine in place of Celery's tracer keeps the worker from starting; the error names
+    the task, the tracer, and the pool.
+    """
+
+    async def traced(*_args): ...
+
+    made_by(wire, lambda _task: traced)
+    with pytest.raises(ConfigurationError, match=r"task '.*traced.*pool of\.somebody"):
+        hooks._check_tracers(wire.app, "pool of.somebody")
+
+
+@pytest.mark.parametrize("native", ("json", "pickle"))
+def test_a_tracer_that_is_replaced_later(wire, native):
+    """The function gets values, and large results go by reference, even where a tracer was put
+    in place of ours after the worker's start.
+    """
+    made_by(wire, foreign)
+    result = wire.app.tasks["length"].apply_async((BIG,), {"other": BIG}, serializer=native)
+    assert wire.get(result) == len(BIG)
+    assert wire.entered == [str]
+
+
+def test_no_function_starts_without_its_value(wire):
+    """Past our tracer, too, a lost value is the task's error, and its function not entered."""
+    made_by(wire, foreign)
+    result = wire.app.tasks["length"].delay(BIG)
+    wire.hook.store.blobs.delete([wire.hook.put(BIG).digest])
+    with pytest.raises(BlobMissing):
+        wire.get(result)
+    assert wire.entered == []
+
+
+class Opaque:
+    def __init__(self, value):
+        self.inner = {"deep": [value]}
+
+
+def test_references_in_objects_that_only_the_strategy_knows(wire):
+    """However a Strategy of its own hands a message's arguments over, they are values; data of a
+    reference's form stays data.
+    """
+    task = wire.app.tasks["length"]
+    task.Strategy = "somebody:strategy"
+    hooks._guard_task(wire.hook, task)
+    ref = wire.hook.put(BIG)
+    data = {"__type__": "offload", "__value__": "offload:1?n=1&m=" + "0" * 32}
+    seen = []
+    task.run = hooks._guarded_run(
+        wire.hook, task, lambda value: seen.append(value.inner["deep"][0])
+    )
+    for given in (ref, ref.__json__(), data):
+        task(Opaque(given))
+    assert seen == [BIG, BIG, data]
+
+
+def test_what_cannot_be_looked_into(wire):
+    """Where references can't be found in what a Strategy hands over, the task fails, and the
+    error names it and says what to do.
+    """
+    task = wire.app.tasks["length"]
+    task.Strategy = "somebody:strategy"
+    hooks._guard_task(wire.hook, task)
+    with pytest.raises(ConfigurationError, match="task 'length' has a Strategy of its own"):
+        task(lambda: None)
+    assert wire.entered == []
+
+
+def test_a_note_that_is_malformed(wire):
+    """Past our tracer, too, a malformed note is InvalidRef."""
+    made_by(wire, foreign)
+    wire.app.tasks["length"].delay(BIG)
+    message = wire.take()
+    body = message.decode()
+    body[2]["offload"]["refs"] = 5
+    message.body, message.content_type = body, None
+    message._decoded_cache = None
+    failed, info, _ = wire.execute(message)
+    assert failed
+    assert type(info.exception) is InvalidRef or "InvalidRef" in repr(info.exception)
+    assert wire.entered == []
