@@ -72,6 +72,7 @@ class Walk:
         self._functions: deque[tuple[types.FunctionType, list[str]]] = deque()
         self._where: list[str] = []
         self._settled = False
+        self._reducing = False  # whether containers may be copies that pickle is given
         self._home: Any = None  # the name of the module whose code it is at
         self._modules: dict[int, set[str]] = {}
 
@@ -176,7 +177,8 @@ class Walk:
 
     def _changes(self, value: Any) -> None:
         """Take note that something was met that may change while it stays the same object."""
-        if self._settled or (type(value) in _CONTAINERS and self.watch.content(value)):
+        live = type(value) in _CONTAINERS and not self._reducing
+        if self._settled or (live and self.watch.content(value)):
             return
         self.watch.constant = False
         self.watch.unsure = self.watch.unsure or f"{' > '.join(self._where)} ({type_name(value)})"
@@ -362,6 +364,11 @@ class Walk:
         if isinstance(reduced, str):
             self._by_name(value, reduced)
             return
+        before, self._reducing = self._reducing, True
+        self._reduced(value, reduced)
+        self._reducing = before
+
+    def _reduced(self, value: Any, reduced: tuple[Any, ...]) -> None:
         if _is_dtype(value):
             # It may be one or two, and so may be what it consists of.
             found = self._apart(reduced, alone=True)

@@ -216,17 +216,17 @@ def _read_code(reader: Reader, body: Node) -> Any:
 
 
 def _read_object(reader: Reader, body: Node) -> Any:
-    how, maker, number, *nodes = body
+    how, made_by, number, *nodes = body
     args, keywords = (*map(reader.value, nodes[:2]), None, None)[:2]
     args, keywords = args or (), keywords or {}
     if how == _NEW:
-        cls = reader.found.load(maker)
+        cls = reader.found.load(made_by)
         if not isinstance(cls, type):
             raise TypeError("an instance of what is no class")
         methods.check_class(cls, reader.found.is_version, calls=False)
         made: Any = cls.__new__(cls, *args, **keywords)
     elif how == _CALL:
-        made = maker(reader, maker, calls=True)(*args, **keywords)
+        made = maker(reader, made_by, calls=True)(*args, **keywords)
     else:
         raise ValueError(f"no way to make an object: {how!r:.20}")
     reader.found.remember(number, made)

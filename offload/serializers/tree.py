@@ -341,7 +341,7 @@ def _write_defaultdict(writer: Writer, value: defaultdict[Any, Any]) -> Node:
     node: Node = name if factory is not None and _FACTORIES.get(name) is factory else None
     if factory is not None and node is None:
         node = objects.write(factory, writer) if writer.code is not None else None
-        if node is None:
+        if node is None or not node.keys() & {"code", "bound", "import"}:
             raise NotData(f"its default_factory is a {type_name(factory)}")
     return {"defaultdict": [node, *_pairs(writer, value)]}
 
@@ -399,7 +399,7 @@ def _read_defaultdict(reader: Reader, body: Node) -> Any:
     if type(factory) is str:
         made = _FACTORIES[factory]
     elif factory is not None:
-        made = objects.maker(reader, factory, calls=True)
+        made = objects.maker(reader, factory, calls=True, types=True)
     return defaultdict(made, _read_dict(reader, pairs))
 
 

@@ -456,6 +456,21 @@ def test_a_hash_of_what_can_change_is_not_remembered(place):
     assert not identify(names["F"], Scope()).holds()
 
 
+def test_what_gives_pickle_copies_is_not_remembered():
+    """An object whose ``__reduce__`` copies its content may change, and the copies do not."""
+    function = define(
+        "class Bag:\n"
+        "    def __init__(self, items): self.items = items\n"
+        "    def __reduce__(self): return Bag, (list(self.items),)\n"
+        "BAG = Bag([1])\n"
+        "def F(): return BAG"
+    )
+    before = identify(function, Scope())
+    function.__globals__["BAG"].items.append(2)
+    assert not before.holds()
+    assert identify(function, Scope()).hash != before.hash
+
+
 def test_a_dataclass_is_remembered():
     """What Python keeps about fields is not taken for what may change."""
     cls = define(
