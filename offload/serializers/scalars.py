@@ -6,6 +6,7 @@ import ipaddress
 import math
 import operator
 import pathlib
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -34,6 +35,7 @@ _ADDRESSES: dict[str, Any] = {
         *(ipaddress.IPv6Address, ipaddress.IPv6Network, ipaddress.IPv6Interface),
     )
 }
+_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,40}(?:/[A-Za-z0-9_+-]{1,40}){0,4}")
 _TERM = 1 << 14  # bits of a fraction's terms: reducing it takes their square
 
 
@@ -200,7 +202,9 @@ def _write_zoneinfo(value: ZoneInfo) -> Node:
 
 
 def _read_zoneinfo(body: Node) -> ZoneInfo:
-    return ZoneInfo(text(body))
+    if not _ZONE.fullmatch(text(body)):  # a part of it names a package that may be imported
+        raise ValueError("not the name of a time zone")
+    return ZoneInfo(body)
 
 
 def _read_pytz(body: Node) -> tzinfo:
