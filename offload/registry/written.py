@@ -264,10 +264,12 @@ def _compiled(tree: ast.Module, *, future: bool) -> CodeType:
 
 @lru_cache(maxsize=32)
 def _codes(text: str, *, future: bool) -> frozenset[CodeType]:
-    """Return what a file or cell compiles to. It has to be all of it, for what is imported at
-    the outermost level changes how functions are compiled.
+    """Return what a file or cell compiles to, as a whole and, as IPython does it, statement by
+    statement: what is imported at the outermost level changes how functions are compiled.
     """
-    return frozenset(_within(_compiled(_parsed(text), future=future)))
+    tree = _parsed(text)
+    parts = (tree, *(ast.Module([node], []) for node in tree.body))
+    return frozenset(code for part in parts for code in _within(_compiled(part, future=future)))
 
 
 def _within(code: CodeType) -> Iterator[CodeType]:

@@ -477,3 +477,17 @@ def test_who_pushes_is_told_why_a_version_has_no_source(memory, defined, caplog)
     [record] = [each for each in caplog.records if "without its source" in each.message]
     assert record.levelname == "WARNING"
     assert "__main__.WithoutSource" in record.message
+
+
+@pytest.mark.parametrize("by_statement", (True, False))
+def test_a_cell_may_be_compiled_as_a_whole_or_statement_by_statement(by_statement):
+    """IPython compiles each statement for itself, which makes other code where modules are used."""
+    source = "import math as mm\nclass F:\n    def run(self, x): return mm.floor(x)\n"
+    file = f"<ipython-input-7-{by_statement}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    names = {"__name__": "__main__", "In": [source], "__file__": file}
+    body = ast.parse(source).body
+    for nodes in [[node] for node in body] if by_statement else [body]:
+        exec(compile(ast.Module(nodes, []), file, "exec", dont_inherit=True), names)
+    found = source_of(names["F"], Scope(), lambda it: (name_of(it), "1" * 64))
+    assert Source.from_bytes(found).steps[0].text == source.partition("\n")[2]
