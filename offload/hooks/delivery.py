@@ -7,6 +7,7 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from offload.content.holds import Hold
+from offload.content.memo import is_immutable
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable
 from offload.hooks.eager import with_refs
 from offload.hooks.known import KnownRefs, Snapshot, knowing
@@ -176,7 +177,7 @@ class Delivery:
         bound = replace_each(
             bound,
             note.within,
-            lambda node, path: replace_refs(node, lambda ref: self._bind(ref, path, facts)),
+            lambda node, path: replace_refs(node, lambda ref: self._bind_pickled(ref, path, facts)),
         )
         request.update({key: bound[key] for key in request if key not in _ARGUMENTS})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
@@ -188,10 +189,13 @@ class Delivery:
         values = self._read(found, facts)
         resolved = replace_each(root, wanted, lambda ref, _path: values.get(id(ref), ref))
         for path in wanted:
-            if len(path) > _ARGUMENT and _is_in_signature(root, path):
-                self._known.remember(_at(resolved, path), _at(root, path))
+            value = _at(resolved, path)
+            if is_immutable(value) or (len(path) > _ARGUMENT and _is_in_signature(root, path)):
+                self._known.remember(value, _at(root, path))
 
         def get(ref: Ref[Any], path: Path) -> Any:
+            if ref.is_local:
+                return ref.get()
             value = self._read([(ref, path)], facts)[id(ref)]
             self._known.remember(value, ref)
             return value
@@ -220,6 +224,9 @@ class Delivery:
                 self.error = self.error or described(exc, self.task.name, where)
         # It goes on as what it is said to be, never as data, and is verified where it arrives.
         return Ref.unbound(text)
+
+    def _bind_pickled(self, ref: Ref[Any], path: Path, facts: TaskFacts) -> Ref[Any]:
+        return ref if ref.is_local else self._bind(ref, path, facts)
 
     def _read(self, found: Sequence[tuple[Ref[Any], Path]], facts: TaskFacts) -> dict[int, Any]:
         """Return the values of references, or what stands for one that is lost, by ``id(ref)``."""

@@ -82,15 +82,16 @@ class KnownRefs:
 
     def resolve(self, hook: Offload, value: Any) -> Any:
         """Return *value* with the value of each Ref in it."""
-
-        def get(ref: Ref[Any]) -> Any:
-            if id(ref) not in self._values:
-                self._values[id(ref)] = ref, hook.get(ref)
-                if not ref.is_local:
-                    self.remember(self._values[id(ref)][1], ref)
-            return self._values[id(ref)][1]
-
-        return replace_refs(value, get)
+        new: dict[int, Ref[Any]] = {}
+        replace_refs(value, lambda ref: new.setdefault(id(ref), ref))
+        stored = [r for r in new.values() if id(r) not in self._values and not r.is_local]
+        opened = [hook.content.opened(ref) for ref in stored]
+        for ref, ours, found in zip(stored, opened, hook.content.get_all(opened), strict=True):
+            self._values[id(ref)] = ref, found
+            self.remember(found, ours)
+        return replace_refs(
+            value, lambda ref: ref.get() if ref.is_local else self._values[id(ref)][1]
+        )
 
     def resolve_call(self, hook: Offload, task: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Return the arguments of a call with values, but where *task* asks for references."""

@@ -15,7 +15,14 @@ from offload.content.holds import Hold
 from offload.errors import BlobMissing, OffloadError, SerializationError
 from offload.hooks.known import KnownRefs
 from offload.hooks.options import TaskFacts
-from offload.hooks.paths import Path, contains, is_signature, replace_each
+from offload.hooks.paths import (
+    Path,
+    contains,
+    has_sharing,
+    is_signature,
+    replace_each,
+    replace_refs,
+)
 from offload.hooks.together import published_together
 from offload.ref import LostValue, Ref
 from offload.serializers.base import Payload
@@ -64,7 +71,8 @@ def described(
 @dataclass
 class _Slot:
     """A place in the message that gets a reference; *held*, if its value is held already.
-    *signature* is the path of the outermost signature that it is in.
+    *signature* is the path of the outermost signature that it is in. A Ref that is pickled within
+    a shared structure is not *placed*: it stays where it is.
     """
 
     path: Path
@@ -74,6 +82,7 @@ class _Slot:
     hold: Hold
     signature: tuple[Any, ...] | None = None
     held: bool = False
+    placed: bool = True
     ref: Ref[Any] | None = None
     value: Any = None
     payload: Payload | None = None
@@ -94,6 +103,7 @@ class Outgoing:
             object is it.
         resending: whether the message is one that is sent again because the store was away.
         known: references of values that were resolved for user code.
+        open: ids of the containers that are being looked into.
     """
 
     hook: Offload
@@ -104,6 +114,7 @@ class Outgoing:
     resending: bool = False
     known: KnownRefs | None = None
     slots: list[_Slot] = field(default_factory=list)
+    open: set[int] = field(default_factory=set)
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
 
     def task(
@@ -181,7 +192,11 @@ class Outgoing:
 
     def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
         """Return the message *root* with ``make(ref)`` in each place."""
-        refs = {tuple(slot.path): slot.ref for slot in self.slots if slot.ref is not None}
+        refs = {
+            tuple(slot.path): slot.ref
+            for slot in self.slots
+            if slot.ref is not None and slot.placed
+        }
         return replace_each(root, list(refs), lambda _old, path: make(refs[tuple(path)]))
 
     @property
@@ -366,29 +381,59 @@ class _Look:
             ) from value.error
         elif (ref := out.result_ref(value, out.native)) is not None:
             self._slot(path, argument, ref=ref)
-        elif out.known and (known := out.known.find(value)) is not None:
+        elif out.known and (known := self._known(value, argument)) is not None:
             self._ref(known, path, argument)
         elif is_signature(value, plain=self.plain):
             out._signature(value, tuple(path), keep=self.keep, within=self.signature)
         elif (
             contains(value, (Ref, LostValue, Signature))
             or (self.plain and _holds_signatures(value))
-            or (out.known and out.known.within(value))
+            or (out.known and out.known.within(value) and not has_sharing(value))
         ):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, item in items:
-                self.value(item, (*path, key), f"{argument}[{key!r}]")
+            self._container(value, path, argument)
         elif self._inline(argument):
             out.inline.append((self.task, argument, value))
         elif self.options.enabled:
             with out._counted(self.task, argument):
                 self._plain(value, path, argument, self.options.threshold or 0)
 
+    def _known(self, value: Any, argument: str) -> Ref[Any] | None:
+        """Return the reference by which *value* arrived, if it may go by one here."""
+        if self._inline(argument) or not self.options.enabled or self.out.known is None:
+            return None
+        ref = self.out.known.find(value)
+        return ref if ref is not None and ref.size >= (self.options.threshold or 0) else None
+
+    def _container(self, value: Any, path: Path, argument: str) -> None:
+        if id(value) in self.out.open:
+            raise SerializationError(
+                f"task {self.task!r}, {argument}: references cannot stand in a "
+                f"{type_name(value)} that contains itself",
+                task=self.task,
+                argument=argument,
+            )
+        if self.out.native == "pickle" and not contains(value, (Signature,)) and has_sharing(value):
+            self._shared(value, path, argument)
+            return
+        self.out.open.add(id(value))
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            self.value(item, (*path, key), f"{argument}[{key!r}]")
+        self.out.open.discard(id(value))
+
+    def _shared(self, value: Any, path: Path, argument: str) -> None:
+        """Look at the references alone: a path into what is shared would take it apart."""
+        found: dict[int, Ref[Any]] = {}
+        replace_refs(value, lambda ref: found.setdefault(id(ref), ref))
+        within = replace(self, signature=self.signature or tuple(path))
+        for ref in found.values():
+            if not ref.is_local:
+                within._ref(ref, path, argument, placed=False)
+
     def _inline(self, argument: str) -> bool:
         inline = self.options.inline or ()
         return bool(inline) and ("*" in inline or argument.partition("[")[0] in inline)
 
-    def _ref(self, ref: Ref[Any], path: Path, argument: str) -> None:
+    def _ref(self, ref: Ref[Any], path: Path, argument: str, *, placed: bool = True) -> None:
         if ref.is_local:
             self.value(ref.get(), path, argument)
             return
@@ -397,7 +442,7 @@ class _Look:
                 ref = self.out.hook.content.opened(ref)
             except OffloadError as exc:
                 raise described(exc, self.task, argument) from exc
-        self._slot(path, argument, ref=ref)
+        self._slot(path, argument, ref=ref, placed=placed)
 
     def _plain(self, value: Any, path: Path, argument: str, threshold: int) -> None:
         out = self.out

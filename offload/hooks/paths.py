@@ -18,6 +18,7 @@ from offload.ref import Ref
 __all__ = (
     "Path",
     "contains",
+    "has_sharing",
     "is_signature",
     "label",
     "replace_at",
@@ -69,6 +70,21 @@ def contains(value: object, kinds: tuple[type, ...]) -> bool:
             continue
         for item in items:
             if _is_container(type(item)) and id(item) not in seen:
+                seen.add(id(item))
+                waiting.append(item)
+    return False
+
+
+def has_sharing(value: object) -> bool:
+    """Return whether a list, tuple, dict or signature occurs in *value* more than once."""
+    seen = {id(value)}
+    waiting: list[Any] = [value]
+    while waiting:
+        container = waiting.pop()
+        for item in container.values() if isinstance(container, dict) else container:
+            if _is_container(type(item)):
+                if id(item) in seen and item != ():  # there is only one empty tuple
+                    return True
                 seen.add(id(item))
                 waiting.append(item)
     return False

@@ -875,3 +875,67 @@ def test_shared_and_cyclic_structures(native):
     result = wire.run(same, cyclic)
     assert result[0] is result
     assert wire.run(same, doubled)[0][0] is not None
+
+
+def test_references_in_what_is_shared_or_cyclic():
+    """Under pickle, references resolve in lists that occur 100 levels deep, or in themselves;
+    all that was one object still is.
+    """
+    conf = {"task_serializer": "pickle", "result_serializer": "pickle"}
+    wire = make_wire(conf=conf)
+
+    @wire.app.task(name="depth", shared=False)
+    def depth(value):
+        levels = 0
+        while value[0] is not value and isinstance(value[0], list):
+            assert value[0] is value[1]
+            value, levels = value[0], levels + 1
+        return [levels, value[-1] == BIG]
+
+    ref = wire.hook.put(BIG)
+    doubled, cyclic = [ref], []
+    for _ in range(100):
+        doubled = [doubled, doubled]
+    cyclic += [cyclic, cyclic, ref]
+    assert wire.run(depth, doubled) == [100, True]
+    assert wire.run(depth, cyclic) == [0, True]
+    assert max(info.ttl for info in wire.hook.store.blobs.scan()) > wire.hook.grace
+
+
+@pytest.mark.parametrize("native", ("json", "msgpack", "yaml"))
+def test_references_in_a_cycle_are_refused_elsewhere(native):
+    """Other serializers cannot say where a reference stands in a list that contains itself."""
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
+    echo = wire.app.task(name="echo", shared=False)(same)
+    cyclic = [wire.hook.put(BIG)]
+    cyclic.append(cyclic)
+    with pytest.raises(SerializationError, match=r"'echo', value.*contains itself"):
+        echo.delay(cyclic)
+
+
+def test_an_immutable_argument_is_passed_on_by_its_reference(wire, tasks):
+    """A task that passes text on that arrived by reference neither serializes nor uploads it."""
+
+    @wire.app.task(name="passes", shared=False)
+    def passes(text):
+        tasks.kind.delay(text)
+
+    text = "x" * 100_000
+    before = wire.hook.counters.snapshot()["values_offloaded"]
+    wire.run(passes, text)
+    assert wire.hook.counters.snapshot()["values_offloaded"] == before + 1
+    assert wire.calls.count("put") == 1
+
+
+def test_what_is_passed_on_keeps_to_the_options_of_the_next_task(wire, tasks):
+    """Text that arrived by reference stays in the message of a task that says so."""
+
+    @wire.app.task(name="passes", shared=False)
+    def passes(text):
+        tasks.never.delay(text)
+        tasks.inline_all.delay(text)
+        tasks.echo.apply_async((text,), offload={"threshold": 10**6})
+
+    text = "x" * 100_000
+    wire.run(passes, text)
+    assert [body[0][0] == text for _, body in wire.sent] == [False, True, True, True]
