@@ -65,22 +65,22 @@ def guard_router(hook: Offload, router: Any) -> None:
 
     def lookup_route(name: str, args: Any = None, kwargs: Any = None, *more: Any) -> Any:
         if any(True for _ in user_routes(router)):
-            with showing(hook, name, KnownRefs(remembers=False)) as shown:
-                args, kwargs = shown.resolve_call(hook, name, args, kwargs)
+            with showing(hook, name) as known:
+                args, kwargs = known.resolve_call(hook, name, args, kwargs, remember=False)
         return lookup(name, args, kwargs, *more)
 
     router.lookup_route = lookup_route
 
 
 @contextmanager
-def showing(hook: Offload, task: str, known: KnownRefs | None = None) -> Iterator[KnownRefs]:
+def showing(hook: Offload, task: str) -> Iterator[KnownRefs]:
     """Within this, references are resolved for user code; errors name *task*."""
     delivery = current_delivery()
     if delivery is not None:
         delivery.show_result()
     try:
-        with knowing(known) as what:
-            yield what
+        with knowing() as known:
+            yield known
     except OffloadError as exc:
         hook.counters.failed(exc)
         raise described(exc, task, None) from exc

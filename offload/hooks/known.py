@@ -40,20 +40,21 @@ class KnownRefs:
     Keeps the values alive meanwhile.
 
     Args:
-        remembers: whether the values may be published; otherwise they are only shown.
+        in_task: whether a task runs. Elsewhere, a Ref that is bound to an app is one that a user
+            passes, and stays one; only what came in a message is resolved.
     """
 
-    def __init__(self, *, remembers: bool = True) -> None:
-        self._remembers = remembers
+    def __init__(self, *, in_task: bool = True) -> None:
+        self._in_task = in_task
         self._by_value: dict[int, tuple[Any, Ref[Any], Snapshot]] = {}
-        self._values: dict[int, tuple[Ref[Any], Any]] = {}
+        self._values: dict[int, tuple[Ref[Any], Ref[Any], Any]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_value)
 
     def remember(self, value: Any, ref: Ref[Any]) -> None:
         """Remember that *ref* was resolved to *value*, if a change of it can be seen."""
-        snapshot = Snapshot.of(value) if self._remembers else None
+        snapshot = Snapshot.of(value)
         if snapshot is not None:
             self._by_value[id(value)] = value, ref, snapshot
 
@@ -80,30 +81,35 @@ class KnownRefs:
                 waiting += items
         return False
 
-    def resolve(self, hook: Offload, value: Any) -> Any:
-        """Return *value* with the value of each Ref in it."""
-        new: dict[int, Ref[Any]] = {}
-        replace_refs(value, lambda ref: new.setdefault(id(ref), ref))
-        stored = [r for r in new.values() if id(r) not in self._values and not r.is_local]
-        opened = [hook.content.opened(ref) for ref in stored]
-        for ref, ours, found in zip(stored, opened, hook.content.get_all(opened), strict=True):
-            self._values[id(ref)] = ref, found
-            self.remember(found, ours)
-        return replace_refs(
-            value, lambda ref: ref.get() if ref.is_local else self._values[id(ref)][1]
-        )
+    def resolve(self, hook: Offload, value: Any, *, remember: bool = True) -> Any:
+        """Return *value* with the value of each Ref in it; *remember* those, to be published."""
+        refs: dict[int, Ref[Any]] = {}
+        replace_refs(value, lambda ref: refs.setdefault(id(ref), ref))
+        refs = {key: ref for key, ref in refs.items() if self._in_task or ref.resolve is None}
+        new = [ref for key, ref in refs.items() if key not in self._values]
+        self._values.update({id(ref): (ref, ref, ref.get()) for ref in new if ref.is_local})
+        new = [ref for ref in new if not ref.is_local]
+        opened = [hook.content.opened(ref) for ref in new]
+        for ref, own, found in zip(new, opened, hook.content.get_all(opened), strict=True):
+            self._values[id(ref)] = ref, own, found
+        for _, ref, found in map(self._values.__getitem__, refs if remember else ()):
+            if id(found) not in self._by_value and not ref.is_local:
+                self.remember(found, ref)
+        return replace_refs(value, lambda ref: self._values[id(ref)][2] if id(ref) in refs else ref)
 
-    def resolve_call(self, hook: Offload, task: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def resolve_call(
+        self, hook: Offload, task: str, args: Any, kwargs: Any, *, remember: bool = True
+    ) -> tuple[Any, Any]:
         """Return the arguments of a call with values, but where *task* asks for references."""
         if not contains((args, kwargs), (Ref,)):
             return args, kwargs
         facts = hook.tasks[task]
         found = [
-            value if facts.asks_for_ref(i) else self.resolve(hook, value)
+            value if facts.asks_for_ref(i) else self.resolve(hook, value, remember=remember)
             for i, value in enumerate(args or ())
         ]
         return tuple(found) if isinstance(args, tuple) else found, {
-            key: value if facts.asks_for_ref(key) else self.resolve(hook, value)
+            key: value if facts.asks_for_ref(key) else self.resolve(hook, value, remember=remember)
             for key, value in (kwargs or {}).items()
         }
 
@@ -185,7 +191,7 @@ def known_refs() -> KnownRefs | None:
 def knowing(known: KnownRefs | None = None) -> Iterator[KnownRefs]:
     """Within this, *known* is; by default what already is, or else nothing."""
     known = known if known is not None else _current.get()
-    known = known if known is not None else KnownRefs()
+    known = known if known is not None else KnownRefs(in_task=False)
     token = _current.set(known)
     try:
         yield known

@@ -300,3 +300,39 @@ def test_a_reference_a_task_asks_for_is_shown_as_that():
         chain(wire.app.tasks["echo"].s(1), wants.s(table=ROWS)).apply_async()
         wire.work()
     assert seen == [Ref, True]
+
+
+@pytest.mark.parametrize("kind", (route, override, receiver))
+def test_a_reference_a_publisher_passes_is_shown_as_that(kind):
+    """Outside of tasks nothing is fetched: who passes a Ref sees a Ref, and the task its value."""
+    wire = an_app("json", kind, plain=False)
+    ref = wire.hook.put(ROWS)
+    with current(wire):
+        result = wire.app.tasks["target"].delay(1, rows=ref)
+        assert "get" not in wire.calls
+        assert "Ref" in repr(wire.sees.calls)
+        wire.work()
+        assert result.get() == [1, len(ROWS)]
+
+
+def test_a_route_that_sees_a_value_often_has_it_fetched_once():
+    """Within a task, references that are the same object are resolved once for all routes."""
+    wire = an_app("json", route, plain=False)
+
+    @wire.app.task(name="spreads", shared=False)
+    def spreads(table: Ref):
+        group([wire.app.tasks["target"].s(n, rows=table) for n in range(5)]).apply_async()
+
+    with current(wire):
+        spreads.delay(["small"])  # which its task gets as a Ref, too
+        wire.work()
+    assert "small" in repr(wire.sees.calls)
+    assert "Ref" not in repr(wire.sees.calls)
+    wire.sees.calls.clear()
+    spreads.delay(ROWS)
+    message = wire.take()
+    wire.calls.clear()
+    with current(wire):
+        wire.execute(message)
+    assert wire.calls.count("get") == 1
+    assert len(wire.sees.calls) == 5
