@@ -43,4 +43,4 @@ def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool
     try:
         threading.Event().wait()
     finally:
-        server.shutdown()  # type: ignore[attr-defined]
+        server.shutdown()

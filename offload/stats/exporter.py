@@ -7,20 +7,27 @@ one exporter for each store is enough. Conventions: https://prometheus.io/docs/p
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from offload.counters import BOUNDS, NAMES, OF_STORE, OTHER, STEPS
 from offload.errors import ConfigurationError, StoreError
 from offload.stats.figures import Figures
+from offload.stats.limits import BACKLOG, PATIENCE, most_connections
 from offload.stats.report import report, tallies_of
 from offload.stats.stores import by_store
 from offload.stores.base import Store
 from offload.stores.tiers import tiers_of
 
 try:
-    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client import CollectorRegistry, make_wsgi_app
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
@@ -96,7 +103,7 @@ class Collector:
         return {**kept, OTHER: Figures.sum(rest)} if rest else kept
 
 
-def serve(store: Store, host: str, port: int, *, tasks: int = 200) -> tuple[int, object]:
+def serve(store: Store, host: str, port: int, *, tasks: int = 200) -> tuple[int, Server]:
     """Serve ``/metrics`` from a thread; return the port and the server.
 
     Args:
@@ -104,8 +111,85 @@ def serve(store: Store, host: str, port: int, *, tasks: int = 200) -> tuple[int,
     """
     registry = CollectorRegistry()
     registry.register(Collector(store, tasks=tasks))  # type: ignore[arg-type,unused-ignore]
-    server, _thread = start_http_server(port, host, registry)
+    server = Server((host, port))
+    server.set_app(make_wsgi_app(registry))
+    threading.Thread(target=server.serve_forever, name="offload-exporter", daemon=True).start()
     return int(server.server_port), server
+
+
+class _Handler(WSGIRequestHandler):
+    """Answers one request. A client that doesn't take the answer is dropped."""
+
+    timeout = PATIENCE
+
+    def parse_request(self) -> bool:
+        """Read the head, and note that it has arrived."""
+        has_arrived = super().parse_request()
+        if isinstance(self.server, Server):
+            self.server.heard(self.connection)
+        return has_arrived
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Log nothing."""
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    """Threads for a bounded number of connections. One that sends no request gives its place to
+    the next client, and is dropped after `PATIENCE` seconds.
+    """
+
+    daemon_threads = True
+    request_queue_size = BACKLOG
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family = found[0][0]
+        place: Any = found[0][4]
+        self._places = threading.BoundedSemaphore(most_connections())
+        self._silent: dict[socket.socket, float] = {}  # since when; the oldest first
+        self._lock = threading.Lock()
+        super().__init__(place[:2], _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection from a thread of its own; drop the longest silent one for it."""
+        if not self._places.acquire(blocking=False):
+            self._drop(1)
+            if not self._places.acquire(timeout=1.0):
+                super().shutdown_request(request)
+                return
+        with self._lock:
+            self._silent[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def heard(self, request: socket.socket) -> None:
+        """Note that a request's head has arrived."""
+        with self._lock:
+            self._silent.pop(request, None)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that has been served."""
+        self.heard(request)
+        super().shutdown_request(request)
+        self._places.release()
+
+    def service_actions(self) -> None:
+        """Drop the connections that have been silent for too long."""
+        limit = time.monotonic() - PATIENCE
+        with self._lock:
+            late = sum(since < limit for since in self._silent.values())
+        self._drop(late)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Note that a client went away."""
+        logger.debug("a scrape by %s failed", client_address)
+
+    def _drop(self, number: int) -> None:
+        """Have the threads of the longest silent connections end."""
+        with self._lock:
+            for request in list(islice(self._silent, number)):
+                del self._silent[request]
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
