@@ -48,24 +48,31 @@ class Pickle:
                 in arrays of a foreign byte order.
         """
         code = self._code
+        plain: Payload | None = None
         try:
             head, buffers = _dump(value, functools.partial(_plain_pickler, as_celery=as_celery))
-            by_value = b"__main__" in head or (code is not None and code.named_in(head))
         except Exception:
-            by_value = True
-        ships_code = False
-        if by_value:
-            pickler = _by_value_pickler(code, as_celery=as_celery)
-            if pickler is None:
-                return None
-            try:
-                head, buffers = _dump(value, pickler)
-            except OffloadError:
+            named = False
+        else:
+            plain = Payload(self.name, head, buffers, type_name(value))
+            named = code is not None and code.named_in(head)
+            if not named and b"__main__" not in head:
+                return plain
+        # Of __main__, what can't go by value goes by name, as plain pickle sends it: the worker
+        # may run the same script. What is to be shipped never does.
+        fallback = None if named else plain
+        pickler = _by_value_pickler(code, as_celery=as_celery)
+        if pickler is None:
+            return fallback
+        try:
+            head, buffers = _dump(value, pickler)
+        except OffloadError:
+            if fallback is None:
                 raise
-            except Exception:
-                return None
-            ships_code = pickler.ships_code
-        return Payload(self.name, head, buffers, type_name(value), ships_code)
+            return fallback
+        except Exception:
+            return fallback
+        return Payload(self.name, head, buffers, type_name(value), pickler.ships_code)
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
         """Return the value, its arrays built on the buffers."""
