@@ -18,6 +18,7 @@ from offload.errors import (
     CodeRefused,
     ConfigurationError,
     NotShippable,
+    SerializationError,
     StoreUnavailable,
     UnknownClass,
     VersionMissing,
@@ -215,10 +216,13 @@ class ClassRegistry:
     def registered(self) -> list[Any]:
         """The classes and functions that were registered, with those of registered modules and
         their submodules, which this imports.
+
+        What is in a module and cannot be shipped is logged, and left out.
         """
         here = [obj for obj, _ in self._registered.values()]
         for module in _with_submodules(self._modules):
-            here += [obj for obj in vars(module).values() if _is_of(obj, module.__name__)]
+            defined_there = [obj for obj in vars(module).values() if _is_of(obj, module.__name__)]
+            here += filter(self._is_shippable, defined_there)
         return list({id(obj): obj for obj in here}.values())
 
     @property
@@ -595,6 +599,14 @@ class ClassRegistry:
 
     def _pair(self, obj: Any) -> Pair:
         return self._loaded.pair_of(_checked(obj)) or self._own.pair(obj, self.scope)
+
+    def _is_shippable(self, obj: Any) -> bool:
+        try:
+            self._pair(obj)
+        except SerializationError as exc:
+            logger.warning("%s is left out: %s", name_of(obj), exc)
+            return False
+        return True
 
     def _pair_to_send(self, obj: Any) -> Pair:
         pair = self._pair(obj)

@@ -383,12 +383,21 @@ class TestRegistered:
         arrived, item = there.read(payload)
         assert arrived() == item.run() == 1
 
+    def test_an_instance_that_pickle_names_says_to_register_its_module(self, memory, module):
+        """Where the module is missing, the error says so, and what to do."""
+        here, there = (Side(memory, accept=("pickle",)) for _ in range(2))
+        payload = here.write(module("class Item: pass").Item(), "pickle")
+        del sys.modules["shop_of_the_producer"]
+        with pytest.raises(DeserializationError, match=r"No module.*or register it where"):
+            there.read(payload)
+
     @pytest.mark.parametrize("push", ("auto", "manual"))
     def test_a_package_is_registered_with_its_submodules(
         self, memory, tmp_path, monkeypatch, caplog, push
     ):
         """Classes of submodules are registered, whether imported yet or not, and can be pushed;
-        a submodule that cannot be imported is named, and a ``__main__`` does not run.
+        a submodule that cannot be imported, or a function that cannot be shipped, is named and left
+        out, and a ``__main__`` does not run.
         """
         parts = {
             "__init__": "from offload_package.models import Order",
@@ -396,6 +405,7 @@ class TestRegistered:
             "sub/__init__": "",
             "sub/late": "class Late: pass\nfrom offload_package.models import Order",
             "broken": "import a_module_that_is_nowhere",
+            "locks": "import threading\nLOCK = threading.Lock()\ndef locked(): return LOCK",
             "__main__": "raise SystemExit('it ran')",
         }
         for name, source in parts.items():
@@ -410,6 +420,7 @@ class TestRegistered:
             names = {"offload_package.models.Order", "offload_package.sub.late.Late"}
             assert here.registry.statuses() == dict.fromkeys(names, "untracked")
             assert "offload_package.broken is left out" in caplog.text
+            assert "offload_package.locks.locked is left out" in caplog.text
             assert set(here.registry.push_all()) == names
             assert set(here.registry.statuses().values()) == {"synced"}
             payload = here.write(package.Order())
