@@ -40,6 +40,7 @@ from offload.hooks.recorder import Recorder
 from offload.hooks.release import Releaser, redelivery_time
 from offload.hooks.renewal import Renewer
 from offload.hooks.results import hook_backend
+from offload.hooks.rows import CLEANED_DAILY, keeps_rows
 from offload.ref import Ref
 from offload.registry.apps import own_app
 from offload.registry.keys import own_key
@@ -324,7 +325,11 @@ class Runtime:
         """Return for how many seconds a stored result is needed; a retention that is set
         prolongs that, its default doesn't.
         """
-        return max(options.retention or 0.0, self.result_expires or _FOREVER)
+        expires = self.result_expires
+        if expires is not None and keeps_rows(self.app.backend):
+            # Until a cleanup releases it; where nothing can be released, until the next one.
+            expires = _FOREVER if self.store.blobs.keeps_holds else expires + CLEANED_DAILY
+        return max(options.retention or 0.0, expires or _FOREVER)
 
 
 _NAMES_KEPT = 10_000

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from offload.content.store import longest_asked
 from offload.errors import ConfigurationError
+from offload.hooks.renewal import renewed_for
+from offload.hooks.rows import CLEANED_DAILY, keeps_rows
 
 if TYPE_CHECKING:
     from offload.hooks.app import Offload
@@ -70,6 +72,7 @@ def has_pins(hook: Offload) -> bool:
 def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Need]:
     allowed = delay + hook.grace
     yield Need(hook.retention + allowed, "offload_retention")
+    yield Need(renewed_for(hook.grace), "offload_grace, for tasks that run long")
     if retention is not None:
         yield Need(retention + allowed, "the retention given")
     results = hook.settings.results
@@ -81,10 +84,12 @@ def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Nee
     expires = hook.result_expires
     if not results:
         return
+    if expires is not None and keeps_rows(hook.app.backend):
+        expires = None if hook.store.blobs.keeps_holds else expires + CLEANED_DAILY
     if expires is not None:
         yield Need(expires, "result_expires")
     elif retention is None:
         raise ConfigurationError(
-            "results never expire (result_expires is not set), so large ones are needed for "
-            "ever: set result_expires, or say for how long results are read"
+            "results never expire (result_expires is not set, or the result backend keeps them "
+            "until its cleanup), so large ones have no end: say for how long results are read"
         )

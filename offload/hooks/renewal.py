@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from offload.hooks.app import Offload
     from offload.hooks.delivery import Delivery
 
-__all__ = ("Renewer",)
+__all__ = ("Renewer", "renewed_for")
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,11 @@ _STEP = 0.5
 _LEAST = 30.0  # seconds between two renewals of one hold, at least
 _AGAIN = 10.0  # seconds until a renewal is retried that the store couldn't do
 _LONGEST = 300.0  # seconds of waiting at a time, in case the clock is set
+
+
+def renewed_for(grace: float) -> float:
+    """Return for how many seconds a hold is renewed."""
+    return grace + max(grace * _STEP, _LEAST)
 
 
 class Renewer:
@@ -74,7 +79,7 @@ class Renewer:
 
     def _renew(self, delivery: Delivery) -> None:
         grace = self._hook.grace
-        ttl = grace + max(grace * _STEP, _LEAST)
+        ttl = renewed_for(grace)
         try:
             delivery.keep(ttl)
         except StoreUnavailable as exc:

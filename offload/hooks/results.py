@@ -21,7 +21,7 @@ from celery.result import AsyncResult, ResultSet
 
 from offload.content.holds import Hold, holder
 from offload.content.store import ContentStore
-from offload.errors import InvalidRef, OffloadError
+from offload.errors import BlobMissing, InvalidRef, OffloadError
 from offload.hooks.celery_internals import (
     CALL_ERRBACKS,
     RAISE_PARENT_ERROR,
@@ -32,10 +32,12 @@ from offload.hooks.celery_internals import (
 from offload.hooks.delivery import HELD, as_wire, current_delivery
 from offload.hooks.exceptions import hook_exceptions
 from offload.hooks.note import MALFORMED
+from offload.hooks.outgoing import described
 from offload.hooks.paths import contains
 from offload.hooks.publish import wire_form
 from offload.hooks.release import has_ended, release, task_holder
 from offload.hooks.requests import readable
+from offload.hooks.rows import cleanup_releasing, keeps_rows
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
 if TYPE_CHECKING:
@@ -96,8 +98,21 @@ class ResultMeta(dict):  # type: ignore[type-arg]
             return self
         if _wants_refs():
             return self.ref
-        self.fill(self.ref.get())
+        try:
+            self.fill(self.ref.get())
+        except BlobMissing as exc:
+            raise self._lost(exc) from exc
         return super().__getitem__(key)
+
+    def _lost(self, exc: BlobMissing) -> OffloadError:
+        """Return *exc*, naming the result and the setting that it may have outlived."""
+        told = type(exc)(
+            f"{exc}. A result's value is kept for result_expires after it was stored, or until the "
+            "result is forgotten or the backend cleaned up",
+            digest=exc.digest or self.ref.digest,
+            store=exc.store,
+        )
+        return described(told, str(dict.get(self, "name") or dict.get(self, "task_id")), "result")
 
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()  # so that dict(meta) asks for each item
@@ -316,6 +331,10 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     backend.mark_as_failure = offload_mark_as_failure
     backend.mark_as_revoked = offload_mark_as_revoked
     backend.forget = offload_forget
+    if keeps_rows(backend):
+        backend.cleanup = cleanup_releasing(
+            hook, backend, lambda task_id: _stored_ref(hook, backend, task_id)
+        )
     backend.encode_result = offload_encode_result
     backend.meta_from_decoded = offload_meta_from_decoded
     backend.store_result = offload_store_result

@@ -1,0 +1,177 @@
+"""Results in databases: their values live as long as their rows."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from offload import BlobMissing
+from offload.hooks import rows
+from offload.hooks.results import _stored_ref
+from offload.stores.file import FileStore
+from offload.stores.memory import MemoryStore
+from offload.testing.store import FakeClock
+from tests.hooks.wire import make_wire
+
+DAY = 86400.0
+BIG = list(range(2000))
+BACKENDS = ("sqlalchemy", "django", "files")
+
+
+@pytest.fixture(params=BACKENDS)
+def wire(request, tmp_path):
+    """A wire whose result backend keeps rows, with ``age(seconds)`` that makes them older."""
+    backend, age = globals()[f"_{request.param}"](tmp_path)
+    conf = {"result_backend": backend, "result_expires": DAY}
+    wire = make_wire(watch=False, grace=60, conf=conf)
+    wire.clock = FakeClock()
+    wire.hook._store = MemoryStore(clock=wire.clock)
+    wire.hook.content._clock = lambda: 1e9 + wire.clock()
+
+    def advance(seconds):
+        wire.clock.advance(seconds)
+        age(seconds)
+
+    wire.advance = advance
+
+    @wire.app.task(name="echo", shared=False)
+    def echo(value):
+        return value
+
+    wire.echo = echo
+    return wire
+
+
+def _sqlalchemy(folder):
+    engine = create_engine(f"sqlite:///{folder}/results.db")
+
+    def age(seconds):
+        with engine.begin() as connection:
+            for number, done in list(
+                connection.execute(text("select id, date_done from celery_taskmeta"))
+            ):
+                older = datetime.fromisoformat(done) - timedelta(seconds=seconds)
+                connection.execute(
+                    text("update celery_taskmeta set date_done = :done where id = :id"),
+                    {"done": older.strftime("%Y-%m-%d %H:%M:%S.%f"), "id": number},
+                )
+
+    return f"db+sqlite:///{folder}/results.db", age
+
+
+def _django(folder):
+    django = pytest.importorskip("django")
+    pytest.importorskip("django_celery_results")
+    from django.conf import settings
+
+    if not settings.configured:
+        databases = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+        apps = ["django_celery_results"]
+        settings.configure(DATABASES=databases, INSTALLED_APPS=apps, USE_TZ=True)
+        django.setup()
+        from django.core.management import call_command
+
+        call_command("migrate", verbosity=0)
+    from django.db.models import F
+    from django_celery_results.models import TaskResult
+
+    TaskResult.objects.all().delete()
+
+    def age(seconds):
+        TaskResult.objects.update(date_done=F("date_done") - timedelta(seconds=seconds))
+
+    return "django-db", age
+
+
+def _files(folder):
+    results = folder / "results"
+    results.mkdir()
+
+    def age(seconds):
+        for path in results.iterdir():
+            modified = path.stat().st_mtime - seconds
+            os.utime(path, (modified, modified))
+
+    return f"file://{results}", age
+
+
+def holders(wire):
+    blobs = wire.hook.store.blobs
+    return {name for info in blobs.scan() for name in blobs.holders(info.digest)}
+
+
+def test_a_row_keeps_its_value(wire):
+    """Plain Celery reads a row until it is cleaned up, long after result_expires; so do we."""
+    result = wire.echo.delay(BIG)
+    wire.work()
+    wire.advance(100 * DAY)
+    assert wire.app.AsyncResult(result.id).get(timeout=1) == BIG
+    assert holders(wire) == {f"result:{result.id}"}
+
+
+def test_the_cleanup_releases_what_it_deletes(wire):
+    """After celery.backend_cleanup only rows that it left keep their values."""
+    old = [wire.echo.delay([*BIG, n]) for n in range(3)]
+    wire.work()
+    wire.advance(2 * DAY)
+    new = wire.echo.delay(BIG)
+    small = wire.echo.delay(1)
+    wire.work()
+    wire.app.tasks["celery.backend_cleanup"]()
+    assert holders(wire) == {f"result:{new.id}"}
+    assert [wire.app.AsyncResult(each.id).state for each in (*old, small)] == [
+        *["PENDING"] * 3,
+        "SUCCESS",
+    ]
+    assert wire.app.AsyncResult(new.id).get(timeout=1) == BIG
+    wire.clock.advance(120)
+    assert len(list(wire.hook.store.blobs.scan())) == 1
+
+
+def test_what_expires_while_it_is_cleaned_up_is_released(wire):
+    """A row that expired between our look and the deletion takes its value along."""
+    wire.echo.delay(BIG)
+    wire.work()
+    wire.advance(DAY - 5)
+    backend = wire.app.backend
+
+    def cleanup():
+        wire.advance(10)
+        type(backend).cleanup(backend)
+
+    backend.cleanup = cleanup
+    find = lambda task_id: _stored_ref(wire.hook, backend, task_id)
+    rows.cleanup_releasing(wire.hook, backend, find)()
+    assert holders(wire) == set()
+
+
+def test_by_age_a_value_lasts_until_the_next_cleanup(wire, tmp_path):
+    """Where nothing can be released a value outlives result_expires by a day."""
+    clock = FakeClock()
+    wire.hook._store = FileStore(tmp_path / "store", clock=clock, skew=1)
+    wire.hook._contents = None
+    wire.echo.apply_async((BIG,), offload={"retention": 60})
+    wire.work()
+    (left,) = {round(info.ttl / DAY, 1) for info in wire.hook.store.blobs.scan()}
+    assert 2 <= left <= 2.6
+
+
+def test_a_lost_result_names_the_setting(wire):
+    """Who reads a result whose value is gone learns which setting keeps it."""
+    result = wire.echo.delay(BIG)
+    wire.work()
+    wire.hook.store.blobs.delete([info.digest for info in wire.hook.store.blobs.scan()])
+    with pytest.raises(BlobMissing, match="result_expires") as caught:
+        result.get(timeout=1)
+    assert caught.value.argument == "result"
+    assert caught.value.digest
+
+
+@pytest.mark.parametrize("wire", ("sqlalchemy",), indirect=True)
+def test_other_backends_are_left_alone(wire):
+    """A backend that expires results by itself has no cleanup to follow."""
+    assert rows.keeps_rows(wire.app.backend)
+    assert not rows.keeps_rows(make_wire().app.backend)
