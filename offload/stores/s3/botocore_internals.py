@@ -29,6 +29,9 @@ def _loader() -> Any:
     return create_loader(get_session().get_config_variable("data_path"))
 
 
-def handle_before_call(client: Any, handler: Any) -> None:
-    """Have *handler* called with each request's ``params`` after botocore's own handlers."""
-    client.meta.events.register_last("before-call.s3", handler)
+def handle_before_call(client: Any, handler: Any, operation: str = "") -> None:
+    """Have *handler* called with each request's ``params`` after botocore's own handlers.
+
+    *operation*: only with those of ``.DeleteObjects``, for example.
+    """
+    client.meta.events.register_last(f"before-call.s3{operation}", handler)

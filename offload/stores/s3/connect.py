@@ -132,6 +132,8 @@ class _Connect:
         session = Session(**self._session, botocore_session=botocore_session())
         client = session.client("s3", **self._client, config=config)
         handle_before_call(client, send_at_once)
+        # Some servers require it, as S3 did, and know no newer checksum.
+        handle_before_call(client, _add_md5, ".DeleteObjects")
         return client
 
 
