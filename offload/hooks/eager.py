@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ("install", "with_refs")
 
 _PATCH = "_offload_original"
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _FOREIGN = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 
 _calls: ContextVar[Mapping[str, dict[tuple[Any, ...], Ref[Any]]] | None] = ContextVar(
@@ -54,7 +55,7 @@ def install() -> None:
     ) -> Any:
         app = self.app
         hook = getattr(app, "_offload", None)
-        if hook is None or not app.conf.task_always_eager or not _callable_by(args, kwargs):
+        if hook is None or _is_plain(args, kwargs) or not app.conf.task_always_eager:
             return original(self, args, kwargs, task_id, *more, **options)
         native = options.get("serializer") or self.serializer or app.conf.task_serializer
         root = {"args": args or (), "kwargs": kwargs or {}}
@@ -74,8 +75,12 @@ def install() -> None:
     setattr(Task, original.__name__, apply_async)
 
 
-def _callable_by(args: Any, kwargs: Any) -> bool:
-    return isinstance(args or (), (list, tuple)) and isinstance(kwargs or {}, dict)
+def _is_plain(args: Any, kwargs: Any) -> bool:
+    """Return whether a call surely holds nothing but what a serializer carries, or is no call."""
+    if not isinstance(args or (), (list, tuple)) or not isinstance(kwargs or {}, dict):
+        return True
+    kinds = {*map(type, args or ()), *map(type, (kwargs or {}).values())}
+    return kinds <= _SCALARS
 
 
 def with_refs(

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, Task, _state, chain, chord, group, signals, signature
 from celery.app import trace
 
-from offload import Ref
+from offload import Offload, Ref
 from tests.hooks.wire import Wire, make_wire
 
 ROWS = ["row"] * 1000
@@ -336,3 +336,31 @@ def test_a_route_that_sees_a_value_often_has_it_fetched_once():
         wire.execute(message)
     assert wire.calls.count("get") == 1
     assert len(wire.sees.calls) == 5
+
+
+def test_an_apps_own_send_task_sees_values():
+    """An app that overrides ``send_task`` sees values in the next step, as with plain Celery."""
+    seen = []
+
+    class Own(Celery):
+        def send_task(self, name, args=None, kwargs=None, **options):
+            seen.append((name, repr(args), repr(kwargs)))
+            return super().send_task(name, args, kwargs, **options)
+
+    shown = []
+    for plain in (True, False):
+        queue = f"own{next(_number)}"
+        app = Own(queue, broker="memory://", backend="cache+memory://", set_as_current=False)
+        app.conf.task_default_queue = queue
+        hook = None if plain else Offload(app, store=f"memory://{queue}", threshold=1000)
+        echo = app.task(name="echo", shared=False)(returns)
+        chain(echo.s(1), echo.s(more=ROWS)).apply_async()
+        Wire(app, hook).work()
+        shown.append(list(seen))
+        seen.clear()
+    assert shown[0] == shown[1]
+    assert [name for name, *_ in shown[1]] == ["echo", "echo"]
+
+
+def returns(value, more=None):
+    return value
