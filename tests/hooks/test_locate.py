@@ -11,7 +11,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from offload import ConfigurationError, Offload, Settings
 from offload.hooks.locate import open_app_store
-from offload.testing.servers import redis_client, redis_server
+from offload.testing.servers import redis_client, redis_sentinel, redis_server
 
 PROVIDER = UsernamePasswordCredentialProvider("user", "secret")
 USE_SSL = {"ssl_cert_reqs": ssl.CERT_NONE, "ssl_ca_certs": "/ca.pem", "ssl_keyfile": "/k"}
@@ -295,3 +295,52 @@ def test_tenants_share_nothing():
         begins = [key.decode().split(":")[0] for key in client.scan_iter()]
     assert set(begins) == {"one", "two"}
     assert begins.count("one") == begins.count("two")
+
+
+@pytest.mark.parametrize("part", ("backend", "broker"))
+def test_a_socket_and_its_database(tmp_path, part):
+    """Celery's Unix socket with a virtual_host leads to that database."""
+    path = tmp_path / "r.sock"
+    with redis_server(args=["--unixsocket", str(path)]) as server:
+        used(app_of(**{part: f"redis+socket://{path}?virtual_host=3"}))
+        with redis_client(server, db=3) as third, redis_client(server) as first:
+            assert third.dbsize() > 0
+            assert first.dbsize() == 0
+
+
+@pytest.mark.parametrize("part", ("backend", "broker"))
+def test_a_provider_of_credentials(part):
+    """Where Celery's credentials come from a provider, the store's do as well."""
+    provider = UsernamePasswordCredentialProvider("shop", "secret")
+    with redis_server() as server, redis_client(server) as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "~*", "&*", "+@all")
+        client.execute_command("ACL", "SETUSER", "default", "off")
+        url = f"redis://{server.host}:{server.port}/0"
+        if part == "backend":
+            used(app_of(backend=url, redis_backend_credential_provider=provider))
+        else:
+            name = f"{__name__}.Provider"
+            used(app_of(broker=f"{url}?credential_provider={name}"))
+        used(app_of(), store=url, store_options={"credential_provider": provider})
+
+
+class Provider(UsernamePasswordCredentialProvider):
+    def __init__(self):
+        super().__init__("shop", "secret")
+
+
+@pytest.mark.parametrize("part", ("backend", "broker"))
+def test_sentinels_with_a_password_of_their_own(part):
+    """sentinel_kwargs reach the Sentinels: they ask for a password that the servers don't know."""
+    with redis_sentinel() as setup:
+        (watching,) = setup.sentinels
+        with redis_client(watching) as client:
+            client.execute_command("ACL", "SETUSER", "default", "resetpass", ">theirs")
+        url = f"sentinel://{watching.host}:{watching.port}/0"
+        options = {"master_name": setup.name, "sentinel_kwargs": {"password": "theirs"}}
+        if part == "backend":
+            used(app_of(backend=url, result_backend_transport_options=options))
+        else:
+            used(app_of(broker=url, broker_transport_options=options))
+        own = f"redis+sentinel://{watching.host}:{watching.port}/0"
+        used(app_of(), store=own, store_options=options)
