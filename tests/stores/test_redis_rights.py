@@ -86,6 +86,44 @@ def test_the_documented_rights_are_enough(server):
     assert used <= set(COMMANDS)
 
 
+def rules_of(marker):
+    """Return the further rights that the page lists after *marker*."""
+    return re.search(rf"{marker}[^`]*`([^`]*)`", PAGE.read_text())[1].split()
+
+
+def test_the_documented_rights_are_enough_for_a_cluster(cluster):
+    """With the rights that the page adds for a Cluster, a limited user can use one."""
+    more = rules_of("In a\nCluster, add")
+    for node in cluster.nodes:
+        as_user(node, *more)
+    nodes = ",".join(f"{node.host}:{node.port}" for node in cluster.nodes)
+    store = open_store(f"redis+cluster://shop:secret@{nodes}?global_keyprefix=shop:")
+    try:
+        digest = digest_of([b"x"])
+        store.blobs.put({digest: [b"x"]}, HOUR)
+        assert store.blobs.hold([digest], HOUR, "me") == set()
+        assert [bytes(blob) for blob in store.blobs.get([digest], 10)] == [b"x"]
+        assert store.pointers.swap(f"p{cluster.nodes[0].port}", None, b"1")
+        assert store.leases.acquire("lease", "me", 1)
+        assert store.leases.release("lease", "me")
+    finally:
+        store.close()
+
+
+def test_the_documented_rights_are_enough_for_sentinels(sentinel):
+    """With the rights that the page lists for Sentinels, their user finds the primary."""
+    (watching,) = sentinel.sentinels
+    rules = rules_of("on the Sentinels,\n")
+    with redis_client(watching) as client:
+        client.execute_command("ACL", "SETUSER", "finder", "on", ">its", "-@all", "&*", *rules)
+    url = sentinel.url + "&sentinel_username=finder&sentinel_password=its&global_keyprefix=shop:"
+    store = open_store(url)
+    assert store.pointers.read("p") is None
+    store.close()
+    with redis_client(watching) as client:
+        client.execute_command("ACL", "DELUSER", "finder")
+
+
 def script_commands():
     folder = Path(__file__).parents[2] / "offload" / "stores" / "lua"
     return {name for each in folder.glob("*.lua") for name in script(each.stem).commands}
