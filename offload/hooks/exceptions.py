@@ -108,7 +108,10 @@ def _reads(hook: Offload) -> bool:
 
 
 def _is_shipped(hook: Offload, exc: Any) -> bool:
-    return _reads(hook) and isinstance(exc, BaseException) and hook.classes.ships(type(exc))
+    if not (_reads(hook) and isinstance(exc, BaseException)):
+        return False
+    kind, classes = type(exc), hook.classes
+    return classes.ships(kind) and (classes.can_push or classes.claims(kind))
 
 
 def _as_celery(exc: BaseException) -> BaseException:
@@ -126,7 +129,7 @@ def _stored(hook: Offload, exc: BaseException) -> str | None:
         hold = Hold(hook.result_ttl(_NO_OPTIONS))
         return hook.content.put_payload(payload, hold=hold).wire
     except Exception as error:
-        logger.warning("%s arrives as Celery stores it: %s", type(exc).__qualname__, error)
+        logger.info("%s arrives as Celery stores it: %s", type(exc).__qualname__, error)
         return None
 
 
