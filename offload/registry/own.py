@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from offload.errors import SerializationError
@@ -109,7 +109,9 @@ def defined(name: str, includes: Callable[[str], bool]) -> Any:
         module = ".".join(parts[:i])
         found: Any = sys.modules.get(module) if includes(module) else None
         for part in parts[i:]:
-            found = getattr(found, "__dict__", {}).get(part)
-        if isinstance(found, (type, FunctionType)) and found.__module__ == module:
+            is_open = issubclass(type(found), (ModuleType, type))
+            found = vars(found).get(part) if is_open else None
+        kinds = (type, FunctionType)
+        if issubclass(type(found), kinds) and found.__module__ == module:
             return found
     return None

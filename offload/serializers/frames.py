@@ -29,6 +29,7 @@ _MASKED = {
     "FloatingArray": pd.arrays.FloatingArray,
     "BooleanArray": pd.arrays.BooleanArray,
 }
+_LONGEST = 100  # characters of the name of a frequency
 _PLAIN_INDEXES = (
     pd.Index,
     pd.DatetimeIndex,
@@ -204,7 +205,7 @@ def read_index(node: Node, reader: Reader) -> Any:
     values = _read_values(node["values"], reader)
     index: Any = pd.Index(values, dtype=values.dtype, copy=False).set_names(names)
     if "freq" in node:
-        index.freq = to_offset(text(node["freq"]))
+        index.freq = to_offset(_short(node["freq"]))
     return index
 
 
@@ -320,9 +321,16 @@ def _read_categories(body: Node, reader: Reader) -> Any:
     return pd.Categorical.from_codes(_read_numpy(codes, reader), dtype=dtype)
 
 
+def _short(node: Node) -> str:
+    """Return the text of a frequency; pandas takes the square of its length to read it."""
+    if len(text(node)) > _LONGEST:
+        raise ValueError("too long for a frequency")
+    return text(node)
+
+
 def _read_periods(body: Node, reader: Reader) -> Any:
     ordinals, name = body
-    dtype = pd.PeriodDtype(text(name).removeprefix("period[").removesuffix("]"))
+    dtype = pd.PeriodDtype(_short(name).removeprefix("period[").removesuffix("]"))
     return pd.arrays.PeriodArray(_read_numpy(ordinals, reader), dtype=dtype)
 
 

@@ -18,7 +18,7 @@ import typing
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
-from types import FunctionType, MemberDescriptorType, MethodType
+from types import FunctionType, GenericAlias, MemberDescriptorType, MethodType
 from typing import Any
 
 from offload.serializers.base import CachedFunction
@@ -29,6 +29,7 @@ __all__ = (
     "attributes",
     "bound",
     "check_class",
+    "check_made",
     "checked",
     "set_state",
 )
@@ -36,6 +37,7 @@ __all__ = (
 IsVersion = Callable[[type], bool]
 """Tells whether a class is shipped itself."""
 
+_ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (the other type of them)
 _METHODS = (FunctionType, classmethod, CachedFunction)
 _CALLED = ("__new__", "__init__")
 _EXCEPTIONS: set[type] = {
@@ -80,7 +82,9 @@ def check_class(cls: type, is_version: IsVersion, *, calls: bool) -> None:
     if issubclass(cls, type):
         raise TypeError(f"{cls.__qualname__} is a metaclass")
     wanted = [(cls, name) for name in ("__new__", "__del__", *(_CALLED if calls else ()))]
-    if calls and not isinstance(cls, enum.EnumMeta):
+    if isinstance(cls, enum.EnumMeta):
+        wanted.append((cls, "_missing_"))
+    elif calls:
         wanted.append((type(cls), "__call__"))
     for owner, name in wanted:
         definer, _ = _definition(owner, name)
@@ -90,6 +94,15 @@ def check_class(cls: type, is_version: IsVersion, *, calls: bool) -> None:
                 f"{cls.__qualname__} inherits {name} from {definer.__module__}."
                 f"{definer.__qualname__}, which is not shipped"
             )
+
+
+def check_made(made: Any, is_version: IsVersion) -> None:
+    """Raise TypeError unless what was called made an instance that a tree may change.
+
+    A member of an enum is one for all values; what else a function returns may be anything.
+    """
+    if not is_version(type(made)) or isinstance(made, enum.Enum):
+        raise TypeError(f"a {type(made).__qualname__} has no state to be set")
 
 
 def checked(made: Any, name: str, is_version: IsVersion) -> Callable[..., Any]:
@@ -128,6 +141,8 @@ def alias(origin: Any, args: list[Any], is_version: IsVersion) -> Any:
     by_meta, _ = _definition(type(origin), "__getitem__")
     if by_meta is not None or definer is None or not _is_allowed(definer, is_version):
         raise TypeError(f"{origin.__qualname__} is not generic by itself")
+    if not all(each is ... or isinstance(each, (type, *_ALIASES)) for each in args):
+        raise TypeError("an alias of what is no type")  # typing compiles texts
     made: Any = origin
     return made[tuple(args) if len(args) != 1 else args[0]]
 

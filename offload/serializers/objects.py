@@ -30,6 +30,7 @@ import typing
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import EnumMeta
 from types import FunctionType, GenericAlias, MethodType, NoneType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -226,11 +227,16 @@ def _read_object(reader: Reader, body: Node) -> Any:
         methods.check_class(cls, reader.found.is_version, calls=False)
         made: Any = cls.__new__(cls, *args, **keywords)
     elif how == _CALL:
-        made = maker(reader, made_by, calls=True)(*args, **keywords)
+        called = maker(reader, made_by, calls=True)
+        if isinstance(called, EnumMeta) and (len(args) != 1 or keywords):
+            raise TypeError("a member of an enum is made by its value")  # more makes a new enum
+        made = called(*args, **keywords)
     else:
         raise ValueError(f"no way to make an object: {how!r:.20}")
     reader.found.remember(number, made)
     state, items, pairs = (*map(reader.value, nodes[2:]), None, None, None)[:3]
+    if state is not None or items or pairs:
+        methods.check_made(made, reader.found.is_version)
     if state is not None:
         methods.set_state(made, state, reader.found.is_version)
     if items:

@@ -14,6 +14,7 @@ __all__ = ("columns",)
 
 _MOST = 200  # columns that are named
 _READS, _BYTES = 20, 4 << 20  # of buffers, for their names: anybody may have written them
+_NAMES = frozenset({"values", "range", "names"})
 _DTYPES = {"objects": "object", "codes": "category", "strings": "str"}
 
 
@@ -83,6 +84,8 @@ def _pandas(frame: Any, read: Callable[[int], bytes]) -> dict[str, Any]:
 def _pandas_names(node: Any, read: Callable[[int], bytes]) -> Iterable[Any]:
     from offload.serializers.frames import read_index
 
+    if not _NAMES.issuperset(node):  # a frequency, or levels: not for a glance
+        raise ValueError("no plain names")
     names: Iterable[Any] = read_index(node, _Lazy(read))
     return names
 

@@ -50,7 +50,9 @@ class Deleting:
     def __del__(self): calls.append("del")
 """
 MINE = """
+import enum, json, typing
 import library_of_others as library
+T = typing.TypeVar("T")
 class F(library.Base):
     pass
 class Plain(library.Base):
@@ -64,6 +66,14 @@ class Plain(library.Base):
 class Deleting(library.Deleting): pass
 class WithMeta(library.WithMeta): pass
 class Meta(type): pass
+class Color(enum.Enum):
+    RED = 1
+class Free(enum.Enum): pass
+class Point: pass
+shared = Point()
+def the_one(): return json.dumps
+def table(): return {"a": 1}
+class Generic(typing.Generic[T]): pass
 """
 
 
@@ -79,7 +89,8 @@ def frame():
 def prepared(memory, module, defined, node):
     """Return the library, a side that pushed the classes of `MINE`, and the head of a tree."""
     library, side = module(LIBRARY, name="library_of_others"), Side(memory)
-    names = ("F", "Plain", "Deleting", "WithMeta", "Meta")
+    names = ("F", "Plain", "Deleting", "WithMeta", "Meta", "Color", "Free", "the_one", "table")
+    names += ("Generic",)
     head = tree(side.registry, [defined(MINE, name) for name in names], node)
     library.calls.clear()
     return library, side, head
@@ -173,6 +184,16 @@ def test_what_a_process_has_itself_is_subject_to_its_policy(
         {"bound": [{"type": "int"}, "from_bytes"]},
         {"object": ["call", {"bound": [frame(), "to_csv"]}, 0, {"tuple": ["/nowhere"]}]},
         {"object": ["call", {"type": "list"}, 0]},
+        {"object": ["call", {"code": 5}, 0, [1], None, {"dict": [["_value_"], [2]]}]},
+        {"object": ["new", 5, 0, [1], None, {"dict": [["_value_"], [2]]}]},
+        {"object": ["call", {"code": 6}, 0, ["New", ["a"]]]},
+        {"object": ["call", {"code": 6}, 0, ["New"], {"dict": [["names"], [["a"]]]}]},
+        {"object": ["call", {"code": 7}, 0, None, None, {"dict": [["__wrapped__"], [2]]}]},
+        {"object": ["call", {"code": 8}, 0, None, None, None, None, [["a", 2]]]},
+        {"alias": [{"code": 9}, "__import__('os')"]},
+        {"alias": [{"type": "list"}, "__import__('os')"]},
+        {"defaultdict": [{"bound": [frame(), "eval"]}, [], []]},
+        {"defaultdict": [{"partial": [{"code": 0}, {"tuple": []}, {"dict": [[], []]}]}, [], []]},
     ),
     ids=str,
 )
@@ -228,6 +249,19 @@ def test_instances_of_a_library_s_subclass_travel_by_their_attributes(memory, mo
     arrived = side.read(side.write(value))
     assert (type(arrived), arrived.a, arrived.size) == (cls, [1], 3)
     assert not library.calls
+
+
+def test_a_name_leads_through_modules_and_classes_only(memory, monkeypatch):
+    """Looking up a local class asks no object of ``__main__`` for its attributes."""
+
+    class Asking:
+        def __getattribute__(self, name):
+            raise AssertionError(name)
+
+    monkeypatch.setattr("__main__.thing", Asking(), raising=False)
+    head = orjson.dumps({"shipped": [[["__main__.thing.F", "0" * 64]], {"code": 0}]})
+    with pytest.raises(CodeError):
+        Side(memory).serializers.decode("tree", head, [])
 
 
 def test_a_preview_makes_nothing_of_code(memory):

@@ -325,6 +325,16 @@ def test_keys_that_collide_are_refused(key, form):
         REGISTRY.decode("tree", orjson.dumps({form: keys}), [])
 
 
+@pytest.mark.parametrize("kind", ("freq", "periods"))
+def test_a_frequency_is_short(kind):
+    """Pandas reads one in quadratic time."""
+    times = {"numpy": {"kind": "array", "dtype": "<i8", "shape": [0], "order": "C", "data": ""}}
+    values = {"periods": [times, " " * 500_000]} if kind == "periods" else {"objects": []}
+    node = {"values": values, "names": [None], **({"freq": "1D" * 200} if kind == "freq" else {})}
+    with pytest.raises(DeserializationError, match="too long for a frequency"):
+        REGISTRY.decode("tree", orjson.dumps({"pandas": {"index": node}}), [])
+
+
 def test_a_panic_of_polars_is_our_error():
     """It is a BaseException, which would take the worker down."""
     table = column(pa.list_(pa.int8(), 0), 3, [None], [empty(0, 2)])
