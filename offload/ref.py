@@ -329,7 +329,10 @@ class Keys:
         found = _FINGERPRINT.search(signed)
         theirs = found[1] if found else "not named"
         if theirs in self.fingerprints:
-            return f"a reference was changed after it was signed with our key {theirs}"
+            return (
+                "a reference has no valid signature: it was changed after it was signed with our "
+                f"key {theirs}"
+            )
         if self.secret:
             remedy = (
                 "set offload_secret alike here and where it was made; while it is being changed, "
