@@ -271,6 +271,21 @@ def test_the_end_of_a_process_is_said(silent, counters):
     assert (len(store.added), store.ended) == (1, 1)
 
 
+def test_the_end_needs_no_new_thread(counters, monkeypatch):
+    """Where none can start (Python 3.12 when it ends), the one that waits writes what is left."""
+    store = Store()
+    recorder = Recorder(counters, 3600)
+    recorder.ride(store)
+    counters.add(values_seen=1)
+
+    def refuse(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    recorder.end()
+    assert (len(store.added), store.ended) == (1, 1)
+
+
 def test_names_cannot_break_the_account(recorder, counters, clock):
     """Task names come from messages: separators in them are taken out, long ones are cut."""
     with counters.about(f"a{LABEL}b", "x" * 1000):
