@@ -24,7 +24,7 @@ from offload.ref import Ref
 from offload.serializers.choose import Registry
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.app import Runtime
 
 __all__ = ("install", "with_refs")
 
@@ -96,7 +96,7 @@ def with_refs(
 
 
 def _found(
-    hook: Offload, task: str, root: Mapping[str, Any], native: str
+    hook: Runtime, task: str, root: Mapping[str, Any], native: str
 ) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
     """Yield what cannot go through the serializer, and where it stands."""
     for kind in ("args", "kwargs"):
@@ -121,7 +121,7 @@ def _refs(
             yield from _refs(item, (*path, key), native)
 
 
-def _copied(hook: Offload, task: str, argument: str, value: Any, native: str) -> Ref[Any] | None:
+def _copied(hook: Runtime, task: str, argument: str, value: Any, native: str) -> Ref[Any] | None:
     """Return a reference to a copy of *value*, made as for a worker; None if *native* makes one."""
     serializers = Registry(hook.accepted)
     if serializers.carries(value, native):

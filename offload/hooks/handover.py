@@ -12,7 +12,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+
+from celery import Celery, Task
 
 from offload.errors import OffloadError
 from offload.hooks.delivery import current_delivery
@@ -21,20 +24,26 @@ from offload.hooks.outgoing import described
 from offload.hooks.usercode import is_user_code, user_routes
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.app import Runtime
 
 __all__ = ("guard_router", "guard_send_task", "guard_task", "showing")
 
 _GUARDED = "_offload_handover"
 
+resending: ContextVar[int] = ContextVar("offload_resending", default=0)
+"""How many times the message being published was sent again for a store outage. User code saw it
+when it was published first, and now has no values to see.
+"""
 
-def guard_task(hook: Offload, task: Any) -> None:
+
+def guard_task(hook: Runtime, task: Any) -> None:
     """Have an ``apply_async`` or ``shadow_name`` of the task's own called with values."""
     if hook.tasks[task.name].overrides and not hasattr(task.apply_async, _GUARDED):
-        task.apply_async = _guarded(hook, functools.partial(task.apply_async), task.name)
+        again = functools.partial(Task.apply_async, task)
+        task.apply_async = _guarded(hook, task.apply_async, again, task.name)
 
 
-def guard_send_task(hook: Offload, app: Any) -> None:
+def guard_send_task(hook: Runtime, app: Any) -> None:
     """Have an app's own ``send_task`` called with values."""
     if not is_user_code(app.send_task):
         return
@@ -42,13 +51,20 @@ def guard_send_task(hook: Offload, app: Any) -> None:
 
     @functools.wraps(send)
     def send_task(name: str, *given: Any, **options: Any) -> Any:
-        return _guarded(hook, functools.partial(send, name), name)(*given, **options)
+        again = functools.partial(Celery.send_task, app, name)
+        return _guarded(hook, functools.partial(send, name), again, name)(*given, **options)
 
     app.send_task = send_task
 
 
-def _guarded(hook: Offload, publish: Callable[..., Any], task: str) -> Callable[..., Any]:
+def _guarded(
+    hook: Runtime, publish: Callable[..., Any], again: Callable[..., Any], task: str
+) -> Callable[..., Any]:
+    """Return *publish* with values in place of references; *again* is Celery's own."""
+
     def guarded(args: Any = None, kwargs: Any = None, *given: Any, **options: Any) -> Any:
+        if resending.get():
+            return again(args, kwargs, *given, **options)
         with knowing() as known:
             with showing(hook, task):
                 args, kwargs = known.resolve_call(hook, task, args, kwargs)
@@ -59,11 +75,13 @@ def _guarded(hook: Offload, publish: Callable[..., Any], task: str) -> Callable[
     return guarded
 
 
-def guard_router(hook: Offload, router: Any) -> None:
+def guard_router(hook: Runtime, router: Any) -> None:
     """Have functions in ``task_routes`` called with values, which then are dropped again."""
     lookup = router.lookup_route
 
     def lookup_route(name: str, args: Any = None, kwargs: Any = None, *more: Any) -> Any:
+        if resending.get():
+            return None  # it goes to the queue it came from
         if any(True for _ in user_routes(router)):
             with showing(hook, name) as known:
                 args, kwargs = known.resolve_call(hook, name, args, kwargs, remember=False)
@@ -73,7 +91,7 @@ def guard_router(hook: Offload, router: Any) -> None:
 
 
 @contextmanager
-def showing(hook: Offload, task: str) -> Iterator[KnownRefs]:
+def showing(hook: Runtime, task: str) -> Iterator[KnownRefs]:
     """Within this, references are resolved for user code; errors name *task*."""
     delivery = current_delivery()
     if delivery is not None:

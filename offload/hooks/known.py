@@ -21,7 +21,7 @@ from offload.hooks.paths import contains, replace_refs
 from offload.ref import Ref
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.app import Runtime
 
 __all__ = ("KnownRefs", "Snapshot", "knowing", "known_refs")
 
@@ -81,7 +81,7 @@ class KnownRefs:
                 waiting += items
         return False
 
-    def resolve(self, hook: Offload, value: Any, *, remember: bool = True) -> Any:
+    def resolve(self, hook: Runtime, value: Any, *, remember: bool = True) -> Any:
         """Return *value* with the value of each Ref in it; *remember* those, to be published."""
         refs: dict[int, Ref[Any]] = {}
         replace_refs(value, lambda ref: refs.setdefault(id(ref), ref))
@@ -98,7 +98,7 @@ class KnownRefs:
         return replace_refs(value, lambda ref: self._values[id(ref)][2] if id(ref) in refs else ref)
 
     def resolve_call(
-        self, hook: Offload, task: str, args: Any, kwargs: Any, *, remember: bool = True
+        self, hook: Runtime, task: str, args: Any, kwargs: Any, *, remember: bool = True
     ) -> tuple[Any, Any]:
         """Return the arguments of a call with values, but where *task* asks for references."""
         if not contains((args, kwargs), (Ref,)):
@@ -113,7 +113,7 @@ class KnownRefs:
             for key, value in (kwargs or {}).items()
         }
 
-    def resolve_options(self, hook: Offload, options: dict[str, Any]) -> dict[str, Any]:
+    def resolve_options(self, hook: Runtime, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a call with values in the signatures that it carries along."""
         return {
             key: self.resolve(hook, value) if key in _EMBEDDED else value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import asdict
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from celery.app.amqp import AMQP, task_message
 
 from offload.content.holds import Hold
 from offload.hooks.delivery import current_delivery
-from offload.hooks.handover import guard_router, showing
+from offload.hooks.handover import guard_router, resending, showing
 from offload.hooks.known import knowing, known_refs
 from offload.hooks.note import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES
 from offload.hooks.outgoing import Outgoing, seconds_until
@@ -51,9 +50,6 @@ _BYTES_AS_KEYS = frozenset({"msgpack", "yaml"})
 _SELF_TELLING = frozenset({"json", "pickle"})  # an unknown reference fails to decode by itself
 
 _NO_CALL = TaskOptions.read(None, "call")
-
-resending: ContextVar[int] = ContextVar("offload_resending", default=0)
-"""How many times the message being published was sent again for a store outage."""
 
 
 class OffloadAMQP(AMQP):

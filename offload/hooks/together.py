@@ -21,7 +21,7 @@ from offload.hooks.usercode import publishes
 from offload.ref import Ref
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.app import Runtime
 
 __all__ = ("Together", "install", "published_together")
 
@@ -78,7 +78,7 @@ def install() -> None:
     setattr(group, original.__name__, apply_async)
 
 
-def _undisturbed(hook: Offload, tasks: Iterable[Any]) -> bool:
+def _undisturbed(hook: Runtime, tasks: Iterable[Any]) -> bool:
     """Return whether no user code runs while *tasks* are published one after another."""
     if publishes(hook.app):
         return False

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, Task, _state, chain, chord, group, signals, signature
 from celery.app import trace
 
-from offload import Offload, Ref
+from offload import Offload, Ref, StoreUnavailable
 from tests.hooks.wire import Wire, make_wire
 
 ROWS = ["row"] * 1000
@@ -364,3 +364,24 @@ def test_an_apps_own_send_task_sees_values():
 
 def returns(value, more=None):
     return value
+
+
+@pytest.mark.parametrize("kind", (route, override, receiver))
+def test_a_task_that_is_sent_again_in_an_outage_shows_no_references(kind):
+    """While the store is unavailable there are no values to show: user code, which saw them when
+    the task was published, is not asked again, and the task runs when the store is back.
+    """
+    wire = an_app("json", kind, plain=False)
+    with current(wire):
+        result = wire.app.tasks["target"].delay(1, rows=ROWS)
+        wire.sees.calls.clear()
+        message, blobs, get = wire.take(), wire.hook.store.blobs, wire.hook.store.blobs.get
+
+        def unavailable(*_args):
+            raise StoreUnavailable("unavailable")
+
+        object.__setattr__(blobs, "get", unavailable)
+        wire.execute(message)
+        object.__setattr__(blobs, "get", get)
+        assert "Ref" not in repr(wire.sees.calls)
+        assert wire.get(result) == [1, len(ROWS)]
