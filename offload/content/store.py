@@ -356,9 +356,12 @@ class ContentStore:
         is something for the holder to release. Raises BlobMissing if one of them is gone,
         StoreUnavailable also if it lies in a store that is not among the app's any more.
         """
+        refs = list(refs)
         needed = [ref for ref in refs if not self._is_kept(ref, hold.ttl)]
         if not needed:
             return False
+        if self.store.blobs.keeps_holds:  # the round trip is made anyway: is the rest there still?
+            needed += [ref for ref in refs if ref not in needed and self._are_digests_known(ref)]
         ttl = self._asked(hold)
         found = [self._retrying(lambda ref=ref: self._digests(ref)) for ref in needed]  # type: ignore[misc]
         every = list(dict.fromkeys(chain.from_iterable(found)))
@@ -371,6 +374,12 @@ class ContentStore:
                 raise self._gone(ref, min(gone))
             self._chunks.note(digests, until)
         return True
+
+    def _are_digests_known(self, ref: Ref[Any]) -> bool:
+        """Return whether nothing must be read to name all blobs of *ref*."""
+        if ref.digest is None:
+            return False
+        return ref.size < SINGLE or bool(self._chunks.find(ref.digest)[1])
 
     def _is_kept(self, ref: Ref[Any], ttl: float) -> bool:
         """Return whether *ref* is sure to live for *ttl* seconds."""

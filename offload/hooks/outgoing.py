@@ -333,8 +333,10 @@ class Outgoing:
         except BlobMissing as exc:
             for slot in slots if more else ():  # to tell which of them it is
                 self._keep_alike([slot])
-            if not more:
-                raise described(exc, first.task, first.argument) from exc
+            # One that was thought to be kept is not asked about by itself.
+            lost = (s for s in slots if s.ref is not None and s.ref.digest == exc.digest)
+            slot = next(lost, first)
+            raise described(exc, slot.task, slot.argument) from exc
         except OffloadError as exc:
             raise described(exc, first.task, first.argument) from exc
 

@@ -482,6 +482,17 @@ def test_a_short_put_is_held_by_the_message(wire, tasks):
     assert list(holders(wire)) == ["put"]
 
 
+def test_a_round_trip_tells_of_all_references(wire, tasks):
+    """Where a message needs a hold anyway, a lost value that another of its references promised is
+    noticed by its publisher.
+    """
+    lost, short = wire.hook.put([*BIG, 1]), wire.hook.put([*BIG, 2], retention=60)
+    wire.hook.store.blobs.delete([lost.digest])
+    with pytest.raises(BlobMissing, match="task 'again', value") as caught:
+        tasks.again.delay(lost, other=short)
+    assert caught.value.digest == lost.digest
+
+
 # -- faults
 
 

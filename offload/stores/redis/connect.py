@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import ssl
 from collections.abc import Callable, Mapping
@@ -64,6 +65,9 @@ def open_redis(url: StoreURL) -> RedisStore:
     ``master_name`` (or ``master``; ``mymaster``), ``sentinel_username``,
     ``sentinel_password``, ``min_other_sentinels``.
 
+    ``wait_replicas`` (0): how many replicas must have a write before it counts as done, within
+    ``wait_timeout`` (1) seconds; so a failover to one of them loses nothing.
+
     By keyword (``offload_store_options``) also: ``sentinel_kwargs``, which are all parameters of
     the connections to Sentinels (else they use TLS and timeouts as for the server), and
     whatever else a connection of redis-py takes.
@@ -76,6 +80,12 @@ def open_redis(url: StoreURL) -> RedisStore:
     if tls:
         options |= _tls_options(url)
     options |= _driver_options(url, tls=tls)
+    replicas = url.take("wait_replicas", count, 0)
+    patience = url.take("wait_timeout", seconds, 1.0)
+    if replicas and form == "cluster":
+        url.refuse("WAIT isn't available in a Cluster: set min-replicas-to-write on its servers")
+    if replicas and patience >= (options.get("socket_timeout") or math.inf):
+        url.refuse("wait_timeout must be shorter than socket_timeout")
     if form == "sentinel":
         connect = _sentinel(url, options, tls=tls)
     elif form == "cluster":
@@ -92,7 +102,7 @@ def open_redis(url: StoreURL) -> RedisStore:
         connect = _single(url, options, tls=tls)
     if prefix != "offload":
         url.public += ("&" if "?" in url.public else "?") + f"prefix={quote(prefix, ':')}"
-    return RedisStore(connect, url=url.public, prefix=prefix)
+    return RedisStore(connect, url=url.public, prefix=prefix, replicas=replicas, patience=patience)
 
 
 def _connection_options(url: StoreURL) -> dict[str, Any]:

@@ -25,7 +25,13 @@ def diagnose(link: Link) -> Iterator[Finding]:
     try:
         for name, info in link.each_server("INFO"):
             where = f"{name}: " if name else ""
-            for finding in (_version(info), _eviction(info), _memory(info), _persistence(info)):
+            for finding in (
+                _version(info),
+                _eviction(info),
+                _memory(info),
+                _persistence(info),
+                *_replication(info, link.replicas),
+            ):
                 yield Finding(finding.level, where + finding.what, finding.remedy)
     except StoreError as exc:
         if not _is_denied(exc):
@@ -125,6 +131,27 @@ def _memory(info: Mapping[str, Any]) -> Finding:
     if used > most * _FULL:
         return Finding("warning", shown, "raise maxmemory, or lower offload_retention")
     return Finding("ok", shown)
+
+
+def _replication(info: Mapping[str, Any], wanted: int) -> Iterator[Finding]:
+    """Whether a failover can lose writes that were acknowledged."""
+    connected = int(info.get("connected_slaves", 0))
+    if connected < wanted:
+        yield Finding(
+            "error",
+            f"{connected} replicas are connected, and wait_replicas is {wanted}: no write succeeds",
+            "connect them, or lower wait_replicas in the store's URL",
+        )
+    elif connected and not wanted and "min_slaves_good_slaves" not in info:
+        yield Finding(
+            "warning",
+            f"it has replicas ({connected}), and no write waits for them: a failover loses what "
+            "they don't have yet, and tasks that need it fail with BlobMissing",
+            "add ?wait_replicas=1 to the store's URL, or set min-replicas-to-write on the server",
+        )
+    elif connected:
+        how = f"wait_replicas is {wanted}" if wanted else "min-replicas-to-write is set"
+        yield Finding("ok", f"it has replicas ({connected}), and {how}")
 
 
 def _persistence(info: Mapping[str, Any]) -> Finding:

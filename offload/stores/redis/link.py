@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from redis import Redis, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
-from offload.errors import StoreError
+from offload.errors import StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
 from offload.stores.redis.failures import driver_errors, translate
 from offload.stores.redis.packer import Bulk
@@ -25,6 +26,7 @@ from offload.stores.redis.redis_internals import Command, database_of, exchange,
 __all__ = ("Client", "Link", "Script", "escaped", "script")
 
 Client = Redis | RedisCluster
+_WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # a script that reads waits for nothing
 _SCAN = 1000  # keys looked at by one SCAN
 logger = logging.getLogger(__name__)
 
@@ -65,11 +67,23 @@ class Link:
             nothing crosses a fork is ours.
         url: what errors show.
         prefix: what all keys begin with.
+        replicas: how many must have a write before it counts as done.
+        patience: seconds that they have.
     """
 
-    def __init__(self, connect: Callable[[], Client], url: str, prefix: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Client],
+        url: str,
+        prefix: str,
+        *,
+        replicas: int = 0,
+        patience: float = 1.0,
+    ) -> None:
         self.url = url
         self.prefix = prefix
+        self.replicas = replicas
+        self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be for ever
         self._riding: Riding | None = None
         # A forked child does not even drop what it inherits: giving up a Cluster's client
         # takes its lock, which a thread of the parent's may have held at that moment.
@@ -180,11 +194,16 @@ class Link:
         client = self._client()
         with driver_errors(self.url):
             if not isinstance(client, RedisCluster):
+                waits = self.replicas and any(command[0] in _WRITES for command in commands)
+                asked = [*commands, self._wait] if waits else commands
                 try:
-                    return exchange(client.connection_pool, commands)
+                    answers = exchange(client.connection_pool, asked)
                 except RedisConnectionError as exc:
                     self._check_size(client.connection_pool, commands, exc)
                     raise
+                if waits:
+                    self._check_reached(answers.pop())
+                return answers
             with client.pipeline() as pipeline:  # type: ignore[no-untyped-call]
                 for command in commands:
                     pipeline.execute_command(*command)
@@ -201,6 +220,17 @@ class Link:
                 "URL to fewer bytes than it allows (proto-max-bulk-len)",
                 store=self.url,
             ) from exc
+
+    def _check_reached(self, reached: Any) -> None:
+        """Raise StoreUnavailable if too few replicas have what was written: a failover could
+        lose it. Writing it again does no harm.
+        """
+        if self._checked(reached) < self.replicas:
+            raise StoreUnavailable(
+                f"a write to {self.url} reached {reached} replicas within {self._wait[2]} ms, and "
+                f"wait_replicas is {self.replicas}: check that they are connected and keep up",
+                store=self.url,
+            )
 
     def _checked(self, answer: Any, script: Script | None = None) -> Any:
         if isinstance(answer, Exception):

@@ -29,10 +29,19 @@ class RedisStore:
         prefix: what all keys begin with: ``<prefix>:blob:{<digest>}``,
             ``<prefix>:holds:{<digest>}``, ``<prefix>:place:{<digest>}``,
             ``<prefix>:pointer:<name>``, ``<prefix>:lease:<name>``, ``<prefix>:{stats}…``.
+        replicas, patience: see `Link`.
     """
 
-    def __init__(self, connect: Callable[[], Client], *, url: str, prefix: str = "offload") -> None:
-        self._link = Link(connect, url, prefix)
+    def __init__(
+        self,
+        connect: Callable[[], Client],
+        *,
+        url: str,
+        prefix: str = "offload",
+        replicas: int = 0,
+        patience: float = 1.0,
+    ) -> None:
+        self._link = Link(connect, url, prefix, replicas=replicas, patience=patience)
         self.url = url
         self.places = RedisPlaces(self._link)
         self.blobs = RedisBlobs(self._link, self.places)

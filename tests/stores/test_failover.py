@@ -1,0 +1,104 @@
+"""Replicas: writes that a failover could lose."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from offload.digest import digest_of
+from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
+from offload.stores import open_store
+from offload.testing.servers import redis_client, redis_sentinel, wait_until
+from offload.testing.store import HOUR, contents
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def replicated():
+    """A primary and a replica, watched by Sentinel; a store of its own for each test."""
+    with redis_sentinel() as setup:
+        yield setup
+
+
+def store_of(setup, **options):
+    query = "".join(f"&{name}={value}" for name, value in options.items())
+    return open_store(f"{setup.url}&prefix={os.urandom(4).hex()}{query}")
+
+
+def put(store, number):
+    """Store a blob as publishing does; return its digest."""
+    content = str(number).encode() * 2000
+    digest = digest_of([content])
+    store.blobs.hold([digest], HOUR, "task:1")
+    store.blobs.put({digest: [content]}, HOUR)
+    return digest
+
+
+def test_a_failover_loses_no_write_that_replicas_have(replicated):
+    """What was acknowledged while a replica hung is lost, unless writes wait for it: then they
+    fail, and nothing that was acknowledged is lost.
+    """
+    store = store_of(replicated)
+    waiting = store_of(replicated, wait_replicas=1, wait_timeout=0.2)
+    kept = put(waiting, 1)
+    primary = replicated.primary
+    (replica,) = (server for server in replicated.data if server is not primary)
+    os.kill(replica.pid, signal.SIGSTOP)
+    try:
+        with redis_client(primary) as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")  # what is sent is lost
+        lost = put(store, 2)
+        with pytest.raises(StoreUnavailable, match="reached 0 replicas within 200 ms"):
+            put(waiting, 3)
+        with pytest.raises(StoreUnavailable, match="wait_replicas"):
+            waiting.pointers.swap("name", None, b"value")
+        assert contents(waiting, [kept])  # reading waits for nobody
+        primary.stop(signal.SIGKILL)
+    finally:
+        os.kill(replica.pid, signal.SIGCONT)
+    wait_until(lambda: replicated.primary is replica, "the replica is the primary")
+
+    def answers():
+        try:
+            return contents(waiting, [kept])
+        except StoreUnavailable:
+            return None
+
+    wait_until(answers, "the store is there again")
+    with pytest.raises(BlobMissing):
+        contents(store, [lost])
+
+
+def test_doctor_tells_of_replicas_that_nothing_waits_for(replicated):
+    """It warns without WAIT or min-replicas-to-write, and of too few replicas."""
+
+    def told(**options):
+        findings = store_of(replicated, **options).diagnose(longest=HOUR)
+        return [(each.level, each.what) for each in findings if "replica" in each.what]
+
+    ((level, what),) = told()
+    assert level == "warning"
+    assert "a failover loses" in what
+    assert told(wait_replicas=1) == [("ok", "it has replicas (1), and wait_replicas is 1")]
+    ((level, _),) = told(wait_replicas=2)
+    assert level == "error"
+    with redis_client(replicated.primary) as client:
+        client.config_set("min-replicas-to-write", 1)
+        assert [level for level, _ in told()] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    (
+        ("redis+cluster://host:1?wait_replicas=1", "min-replicas-to-write"),
+        ("redis://host?wait_replicas=1&wait_timeout=10", "shorter than socket_timeout"),
+        ("redis://host?wait_replicas=x", "wait_replicas"),
+    ),
+)
+def test_options_that_cannot_be_are_refused(url, why):
+    """A Cluster has no WAIT, and an answer must come before the socket's timeout."""
+    with pytest.raises(ConfigurationError, match=why):
+        open_store(url)
