@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,9 +52,15 @@ def needs(hook: Offload, *, delay: float = 0.0, retention: float | None = None) 
 
 
 def needs_of_messages(hook: Offload) -> float:
-    """Return the longest retention of messages that settings and tasks ask for, in seconds."""
-    own = (hook.tasks[name].options.retention for name in hook.app.tasks)
-    return max(hook.retention, *(seconds for seconds in own if seconds is not None), 0.0)
+    """Return the longest retention of messages that settings and tasks ask for, in seconds.
+
+    Tasks with wrong options ask for nothing: they can't be sent.
+    """
+    asked = [hook.retention, 0.0]
+    for name in hook.app.tasks:
+        with suppress(ConfigurationError):
+            asked.append(hook.tasks[name].options.retention or 0.0)
+    return max(asked)
 
 
 def longest_life(longest: Need) -> float:
