@@ -170,7 +170,7 @@ def _index_node(index: Any, writer: Writer) -> Node:
     if kind is pd.RangeIndex:
         return {"range": [index.start, index.stop, index.step], "names": names}
     if kind is pd.MultiIndex:
-        writer.count(sum(len(each) for each in index.levels if type(each) is pd.RangeIndex))
+        writer.spend(sum(len(each) for each in index.levels if type(each) is pd.RangeIndex))
         return {
             "levels": [_index_node(level, writer) for level in index.levels],
             "codes": [writer.node(np.asarray(codes)) for codes in index.codes],
@@ -199,7 +199,7 @@ def read_index(node: Node, reader: Reader) -> Any:
     if "levels" in node:
         levels = [read_index(level, reader) for level in node["levels"]]
         # pandas writes ranges out here.
-        reader.count(sum(len(each) for each in levels if type(each) is pd.RangeIndex))
+        reader.spend(sum(len(each) for each in levels if type(each) is pd.RangeIndex))
         codes = reader.items(node["codes"])
         return pd.MultiIndex(levels, codes, names=names)
     values = _read_values(node["values"], reader)
@@ -238,7 +238,7 @@ def _values_node(values: Any, writer: Writer) -> Node:
         if array.dtype == object:
             return {"objects": writer.items(list(array))}
         if not array.dtype.itemsize:
-            writer.count(len(array))
+            writer.spend(len(array))
         return {"numpy": writer.node(array)}
     if kind is pd.arrays.DatetimeArray or kind is pd.arrays.TimedeltaArray:
         letter = "M" if kind is pd.arrays.DatetimeArray else "m"
@@ -295,7 +295,7 @@ def _read_numpy(body: Node, reader: Reader) -> Any:
     if type(array) is not np.ndarray or array.ndim != 1:
         raise TypeError("not an array of one dimension")
     if not array.dtype.itemsize:
-        reader.count(len(array))  # pandas makes objects of them
+        reader.spend(len(array))  # pandas makes objects of them
     return array
 
 

@@ -134,7 +134,7 @@ class Writer:
         self.code = code
         self.given = Given(code, imports=imports)
         self.buffers: list[memoryview] = []
-        self.emptiest = 0
+        self.emptiest = self._spent = 0
         self.spell_out = spell_out
         self._depth = 0
 
@@ -182,6 +182,11 @@ class Writer:
         """Take note of items that no bytes stand for: readers bound them by the value's size."""
         self.emptiest = max(self.emptiest, items)
 
+    def spend(self, items: int) -> None:
+        """Take note of items that no bytes stand for, and that readers write out."""
+        self._spent += items
+        self.count(self._spent)
+
     def reader(self) -> Reader:
         """Return a reader of what was written, to try that it can be read."""
         return Reader([memoryview(bytearray(b)) for b in self.buffers], self.code)
@@ -227,6 +232,7 @@ class Reader:
     ) -> None:
         self.found = Found(code)
         self._buffers: list[memoryview | None] = list(buffers)
+        self._spent = 0
         self._most = _justified(head + sum(buffer.nbytes for buffer in buffers))
 
     def value(self, node: Node) -> Any:
@@ -260,6 +266,11 @@ class Reader:
         """Raise ValueError for more items without any bytes than the value's size justifies."""
         if items > self._most:
             raise ValueError(f"{items} items that hold nothing")
+
+    def spend(self, items: int) -> None:
+        """Do as `count` for items that get written out: all of them together."""
+        self._spent += items
+        self.count(self._spent)
 
     def buffer(self, reference: Node) -> memoryview:
         """Return the bytes that a node refers to, writable.

@@ -246,6 +246,18 @@ CLAIMS = {
         "pandas": {"values": {"strings": [["python", "nan"], column(pa.null(), 1 << 20, [None])]}}
     },
     "levels": {"pandas": {"index": {"levels": [RANGE], "codes": [], "names": [None]}}},
+    "many levels": [
+        {
+            "pandas": {
+                "index": {
+                    "levels": [{"range": [0, 10**6, 1], "names": [None]}],
+                    "codes": [orjson.loads(of_size([0], "<i8", ""))],
+                    "names": [None],
+                }
+            }
+        }
+    ]
+    * 9,
     "ends": {
         "pandas": {
             "values": {
