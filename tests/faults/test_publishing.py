@@ -78,7 +78,7 @@ def nothing_happened(setup):
 @pytest.mark.parametrize("kind", UNCARRIABLE)
 @pytest.mark.parametrize("place", ("first", "second", "keyword", "nested"))
 def test_what_cannot_be_serialised(either, kind, place, request):
-    """`.delay()` raises SerializationError with argument, type and the beginning of the repr,
+    """`.delay()` raises SerializationError with argument and type, and nothing of the value,
     even beside a large value that could be stored; nothing is sent and nothing stored.
     """
     bad = UNCARRIABLE[kind]()
@@ -102,8 +102,7 @@ def test_what_cannot_be_serialised(either, kind, place, request):
     shown = type(bad).__name__ if place != "nested" else "dict"
     assert shown in message
     assert len(message) < 700
-    if kind == "stubborn" and place != "nested":
-        assert "<stubborn yyyy" in message
+    assert "<stubborn yyyy" not in message
     nothing_happened(either)
 
 
