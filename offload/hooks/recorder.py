@@ -112,7 +112,7 @@ class Recorder:
                 return thread
             state.is_handed_over = True
         state.ending.set()
-        if state.writer is None and not self._behind:
+        if not self._behind and (state.writer is None or not state.writer.is_alive()):
             self._say_end()
         return state.writer
 

@@ -284,6 +284,8 @@ def test_the_end_needs_no_new_thread(counters, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", refuse)
     recorder.end()
     assert (len(store.added), store.ended) == (1, 1)
+    recorder.end()  # that one has ended
+    assert (len(store.added), store.ended) == (1, 2)
 
 
 def test_names_cannot_break_the_account(recorder, counters, clock):
