@@ -1,0 +1,50 @@
+"""Blobs that anybody may have planted, as commands and pages look at them."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+
+import orjson
+import pytest
+import zstandard
+
+from offload.catalog.listing import told_kind
+from offload.content.looking import content_of, glance
+from offload.digest import digest_of
+from offload.errors import IntegrityError
+from offload.stores.memory import MemoryStore
+
+PLANTED = {
+    "empty buffers": ({"b": [0] * 7_900_000, "s": "tree"}, b"str"),
+    "numbers": ({"b": [300] * 2_000_000, "s": "tree"}, b"str"),
+    "lists": ({"b": [], "s": "tree", "more": [[]] * 5_000_000}, b"str"),
+    "head": ({"b": [], "s": "tree"}, b"[" + b"[]," * 5_000_000 + b"0]"),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_root_costs_what_is_read_of_it(kind):
+    """A few kilobytes that expand to a root of 16 MB are neither expanded nor parsed as a whole."""
+    header, head = PLANTED[kind]
+    text = orjson.dumps(header)
+    start = struct.pack("<8sII", b"OFFLOAD1", len(text), len(head)) + text + head
+    root = start + bytes(-len(start) % 64)
+    stored = b"\x01" + zstandard.ZstdCompressor().compress(root)
+    assert len(stored) < 10_000
+    store, digest = MemoryStore(), digest_of([root])
+    store.blobs.put({digest: [stored]}, 3600)
+    del text, start, root
+    tracemalloc.start()
+    try:
+        [seen] = glance(store, [digest])
+        assert told_kind(seen) == "?"
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        try:
+            found = content_of(store, digest)  # which reads the blob, to verify its digest
+        except IntegrityError:
+            found = None
+        assert found is None or found.manifest is None
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
