@@ -30,6 +30,7 @@ from offload.hooks import (
     worker,
 )
 from offload.hooks.celery_internals import GET_BACKEND, opened_backend
+from offload.hooks.chords import PartKeeper
 from offload.hooks.locate import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -95,6 +96,7 @@ class Runtime:
         """Classes and functions that are shipped; see `offload.registry.registry`."""
         self.prefetcher = Prefetcher(self)
         self.renewer = Renewer(self)
+        self.parts = PartKeeper(self)
 
     def connect(self, app: Celery) -> None:
         """Connect with *app*. Raises ConfigurationError if its settings are wrong."""

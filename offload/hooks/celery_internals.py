@@ -18,6 +18,8 @@ __all__ = (
     "app_itself",
     "arguments",
     "body_of_request",
+    "collected_parts",
+    "collects_parts",
     "context_maker",
     "is_revoked",
     "known_meta",
@@ -91,3 +93,16 @@ def context_maker(kind: Any) -> Callable[[Any], Any]:
     """Return the function of a request class that `CONTEXT` caches the result of."""
     make: Callable[[Any], Any] = vars(kind)[CONTEXT].func
     return make
+
+
+def collects_parts(backend: Any) -> bool:
+    """Return whether *backend* collects the results of a chord's parts by itself, as Redis does."""
+    return hasattr(backend, UNPACK_PART)
+
+
+def collected_parts(backend: Any, group_id: str) -> list[Any]:
+    """Return the results that the Redis backend has collected of a chord's parts, as stored."""
+    key = backend.get_key_for_group(group_id, ".j")
+    client = backend.client
+    parts = client.zrange(key, 0, -1) if backend._chord_zset else client.lrange(key, 0, -1)
+    return [backend.decode(part)[3] for part in parts]

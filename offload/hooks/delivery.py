@@ -85,6 +85,8 @@ class Delivery:
         message: in what name its values are held, see `task_holder`; empty: in none.
         until: when the values that the message refers to may end, unless that is renewed; None
             if it doesn't say.
+        since: when the chord began that the task is a part of, or leads to.
+        parts_are_held: whether parts of that chord may be held in the name of its body.
     """
 
     def __init__(self, hook: Offload, task: Any, task_id: Any) -> None:
@@ -99,6 +101,8 @@ class Delivery:
         self.options = _NO_OPTIONS
         self.message = ""
         self.until: float | None = None
+        self.since: float | None = None
+        self.parts_are_held = False
         self._released = False
         self._sent_again = False
         self._task_id = task_id
@@ -157,7 +161,7 @@ class Delivery:
 
     def _follow(self, note: Note, request: dict[str, Any], facts: TaskFacts) -> None:
         self.attempt, self.options, self.message = note.attempt, note.call, note.holds
-        self.until = note.until
+        self.until, self.since = note.until, note.since
         if self.until is not None and _is_redelivered(request):
             self.until = 0.0  # the first delivery may have released everything
         self._held += map(Ref.unbound, note.also)
@@ -284,7 +288,8 @@ class Delivery:
     def published(self, task_id: Any, refs: Sequence[Ref[Any]]) -> None:
         """Note what a message that this task published refers to, and holds from now on."""
         request = self.task.request
-        if task_id == body_of(request) and ignores_result(self.task, request):
+        held = self.parts_are_held or ignores_result(self.task, request)
+        if task_id == body_of(request) and held:
             self._parts = task_holder(task_id), refs  # by that name they were kept until now
 
     def sent_again(self) -> None:

@@ -50,6 +50,7 @@ class Note:
         also: wire texts of further references, which need no path.
         holds: the name by which the message holds its values; empty: it holds none.
         until: when its values may end, in seconds since 1970; None: it doesn't say.
+        since: for a part of a chord, when that began, in seconds since 1970.
         attempt: how many times the message was sent again for a store outage.
         call: the options given with the call.
     """
@@ -60,6 +61,7 @@ class Note:
     also: Sequence[str] = ()
     holds: str = ""
     until: float | None = None
+    since: float | None = None
     attempt: int = 0
     call: TaskOptions = field(default=_NO_OPTIONS)
 
@@ -79,13 +81,13 @@ class Note:
                 f"a message of version {version} arrived, this offload reads up to "
                 f"{NOTE_VERSION}; upgrade offload on workers before publishers"
             )
-        until = data.get("until")
+        until, since = data.get("until"), data.get("since")
         holds, attempt, also = data.get("holds", ""), data.get("attempt", 0), data.get("also", ())
         if not (
             isinstance(holds, str)
             and type(attempt) is int
             and attempt >= 0
-            and (until is None or (type(until) is int and abs(until) < _FAR))
+            and all(at is None or (type(at) is int and abs(at) < _FAR) for at in (until, since))
             and isinstance(also, (list, tuple))
             and all(isinstance(text, str) and has_wire_form(text) for text in also)
         ):
@@ -101,6 +103,7 @@ class Note:
             also=also,
             holds=holds,
             until=None if until is None else float(until),
+            since=None if since is None else float(since),
             attempt=attempt,
             call=call,
         )

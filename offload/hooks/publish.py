@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celery.app.amqp import AMQP, task_message
 
 from offload.content.holds import Hold
-from offload.hooks.delivery import current_delivery
+from offload.hooks.delivery import Delivery, current_delivery
 from offload.hooks.handover import guard_router, resending, showing
 from offload.hooks.known import knowing, known_refs
 from offload.hooks.note import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES
@@ -248,13 +248,14 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
         root.update({field: call.get(field) for field in _EMBEDDED})
         call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
     made = build(**call)
-    if out.slots or attempt or given is not None:
+    since = _chord_since(hook, call, delivery)
+    if out.slots or attempt or given is not None or since is not None:
         holds = message if out.holds or attempt else ""
         until = again.until if again is not None else None
         if out.slots and again is None:
             until = hook.content.now() + ttl
         said = TaskOptions.read(given, "call")
-        return _marked(made, out, said, native, attempt, holds, until)
+        return _marked(made, out, said, native, attempt, holds, until, since)
     return made
 
 
@@ -266,6 +267,7 @@ def _marked(
     attempt: int,
     holds: str,
     until: float | None,
+    since: float | None,
 ) -> Any:
     """Return *message* with Refs in their wire form and a note of where they are."""
     args, kwargs, embed = message.body
@@ -285,6 +287,8 @@ def _marked(
             note["also"] = [ref.wire for ref in embedded]
     if until is not None:
         note["until"] = int(until)
+    if since is not None:
+        note["since"] = int(since)
     if attempt:
         note["attempt"] = attempt
     said = {key: value for key, value in asdict(call).items() if value is not None}
@@ -302,6 +306,22 @@ def _marked(
             "bytes": sum(slot.ref.size for slot in out.slots if slot.ref is not None),
         }
     return message._replace(body=(args, kwargs, {**embed, EMBED: note}))
+
+
+def _chord_since(hook: Offload, call: Mapping[str, Any], delivery: Delivery | None) -> float | None:
+    """Return when the chord began that a message is a part of, or leads to by its chain; None if
+    it is of none.
+    """
+    if hook.settings.mode != "on":
+        return None
+    if not call.get("chord") and not any(
+        isinstance(step, Mapping) and (step.get("options") or {}).get("chord")
+        for step in call.get("chain") or ()
+    ):
+        return None
+    if delivery is not None and delivery.since is not None:
+        return delivery.since
+    return hook.parts.now()
 
 
 def wire_form(ref: Ref[Any], native: str) -> Any:

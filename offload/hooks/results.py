@@ -275,6 +275,9 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
         )
 
     def offload_part_return(request: Any, state: str, result: Any, **options: Any) -> Any:
+        delivery = current_delivery()
+        if delivery is not None and state == states.SUCCESS:
+            hook.parts.returns(backend, request, delivery)
         with results_as_refs():
             return part_return(request, state, result, **options)
 

@@ -45,6 +45,7 @@ from offload.errors import (
     StoreUnavailable,
 )
 from offload.hooks import control, exceptions, requests
+from offload.hooks.chords import part_ttl
 from offload.hooks.delivery import (
     Delivery,
     body_of,
@@ -471,6 +472,8 @@ def _result_hold(hook: Runtime, options: TaskOptions, delivery: Delivery, *, sto
     """
     request = delivery.task.request
     ttl = hook.result_ttl(options)
+    if request.chord:
+        ttl = max(ttl, part_ttl(delivery.task.backend))
     if stored:
         return Hold(ttl, holder("result", request.id))
     if request.chord:

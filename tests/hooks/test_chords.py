@@ -1,0 +1,96 @@
+"""Chords that take longer than results are kept: no part's result ends before the last returns."""
+
+from __future__ import annotations
+
+import pytest
+from celery import _state, chain, chord
+
+from offload.stores.memory import MemoryStore
+from offload.testing.store import FakeClock
+from tests.hooks.wire import make_wire
+
+pytestmark = pytest.mark.server
+DAY = 86400.0
+PARTS = 5
+
+
+@pytest.fixture(params=(True, False), ids=("ordered", "unordered"))
+def wire(request, valkey, monkeypatch):
+    conf = {
+        "result_backend": valkey.url,
+        "result_expires": DAY,
+        "result_backend_transport_options": {"result_chord_ordered": request.param},
+        "redis_retry_on_timeout": False,
+    }
+    wire = make_wire(watch=False, grace=60, conf=conf)
+    monkeypatch.setattr(_state._tls, "current_app", wire.app)
+    monkeypatch.setattr(wire.app.backend, "add_pending_result", lambda result, **_: result)
+    wire.clock = FakeClock()
+    wire.hook._store = MemoryStore(clock=wire.clock)
+    wire.hook.content._clock = lambda: 1e9 + wire.clock()
+    wire.hook.parts.now = lambda: 1e9 + wire.clock()
+
+    @wire.app.task(name="part", shared=False)
+    def part(number):
+        return list(range(number, 2000))
+
+    @wire.app.task(name="silent", shared=False, ignore_result=True)
+    def silent(number):
+        return list(range(number, 2000))
+
+    @wire.app.task(name="total", shared=False)
+    def total(parts):
+        return sum(map(len, parts))
+
+    wire.part, wire.silent, wire.total = part, silent, total
+    return wire
+
+
+def holders(wire):
+    blobs = wire.hook.store.blobs
+    return {name.partition(":")[0] for info in blobs.scan() for name in blobs.holders(info.digest)}
+
+
+HEADERS = {
+    "results that are stored": lambda wire: [wire.part.s(n) for n in range(PARTS)],
+    "results that are ignored": lambda wire: [wire.silent.s(n) for n in range(PARTS)],
+    "chains": lambda wire: [chain(wire.total.s([[1]]), wire.part.si(n)) for n in range(PARTS)],
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_early_parts_last_as_long_as_the_chord(wire, kind):
+    """Each part that returns keeps the earlier ones for result_expires more, as Celery does; in the
+    end all of it is released.
+    """
+    result = chord(HEADERS[kind](wire))(wire.total.s())
+    messages = iter(wire.take, None)
+    for n, message in enumerate(messages):
+        wire.execute(message)
+        if n % 2 or kind != "chains":
+            wire.clock.advance(0.9 * DAY)
+        wire.hook._contents = None  # another process
+        wire.hook.content._clock = lambda: 1e9 + wire.clock()
+        if n % 3 == 0:
+            wire.hook.parts._prolonged.clear()
+    assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))
+    assert holders(wire) <= {"result"}
+
+
+def test_without_it_they_would_end(wire, monkeypatch):
+    """What the other test proves nothing without."""
+    monkeypatch.setattr(wire.hook.parts, "_prolong", lambda *_: None)
+    chord(HEADERS["results that are stored"](wire))(wire.total.s())
+    for _ in range(PARTS):
+        wire.execute(wire.take())
+        wire.clock.advance(0.9 * DAY)
+    assert wire.app.backend.client is not None
+    assert wire.take() is None  # its message would refer to what is lost
+
+
+def test_a_quick_chord_costs_nothing(wire, monkeypatch):
+    """Parts that return soon ask neither Redis nor the store about the others."""
+    monkeypatch.setattr(wire.hook.parts, "_prolong", lambda *_: pytest.fail("asked"))
+    result = chord(HEADERS["results that are stored"](wire))(wire.total.s())
+    wire.work()
+    assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))
