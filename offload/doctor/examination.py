@@ -58,7 +58,6 @@ def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined
     yield from _checked(
         "classes", partial(of_classes.keys, hook), partial(of_classes.registered, hook)
     )
-    yield from _checked("messages", partial(waiting_too_long, hook))
     for tier in tiers:
         checks: list[Check] = [partial(of_store.blobs, tier)]
         if tier is tiers[0]:
@@ -67,6 +66,7 @@ def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined
             checks.append(partial(_diagnosed, hook, tier))
         if tier is tiers[0]:
             checks.append(partial(of_store.sweeping, hook.store))
+            checks.append(partial(waiting_too_long, hook))
         yield from _checked(tier.url, *checks)
     if workers is not None:
         yield from _checked("workers", partial(of_workers.agree, hook, workers))
