@@ -24,7 +24,12 @@ from tests.stores.moto_s3 import moto_s3
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Values of kilobytes are cut as others of megabytes are."""
-    for name, module in (("CHUNK", manifest), ("SINGLE", manifest), ("SINGLE", store)):
+    for name, module in (
+        ("CHUNK", manifest),
+        ("_SMALLEST_CHUNK", manifest),
+        ("SINGLE", manifest),
+        ("SINGLE", store),
+    ):
         monkeypatch.setattr(module, name, 4096)
 
 
