@@ -58,6 +58,7 @@ def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined
     yield from _checked(
         "classes", partial(of_classes.keys, hook), partial(of_classes.registered, hook)
     )
+    unavailable = False
     for tier in tiers:
         checks: list[Check] = [partial(of_store.blobs, tier)]
         if tier is tiers[0]:
@@ -66,8 +67,11 @@ def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined
             checks.append(partial(_diagnosed, hook, tier))
         if tier is tiers[0]:
             checks.append(partial(of_store.sweeping, hook.store))
-            checks.append(partial(waiting_too_long, hook))
-        yield from _checked(tier.url, *checks)
+        for examined in _checked(tier.url, *checks):
+            unavailable = unavailable or examined.unavailable
+            yield examined
+    if not unavailable:  # it would say the same once more
+        yield from _checked("messages", partial(waiting_too_long, hook))
     if workers is not None:
         yield from _checked("workers", partial(of_workers.agree, hook, workers))
 
