@@ -1,0 +1,267 @@
+"""Packages around Celery work on real workers as with plain Celery, with large arguments.
+
+celery-once, celery-singleton, and celery-batches have tests of their own; docs/integrations.md
+lists which test covers which package.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from celery import _state, group
+
+from offload.testing.servers import free_port, redis_client, wait_until
+from tests.integration.harness import Process, environment, worker
+
+pytest.importorskip("django_celery_results")
+pytest.importorskip("django_celery_beat")
+pytest.importorskip("pydantic")
+
+from tests.integration.packages_app import create
+
+pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
+
+ROWS = [f"row {n}" for n in range(20_000)]
+TIMEOUT = 60
+DB = 7
+
+
+@pytest.fixture(scope="module")
+def sides(broker_server, tmp_path_factory):
+    """The config of plain Celery and of offload, each with an app here and a worker."""
+    folder = tmp_path_factory.mktemp("packages")
+    base = {
+        "url": f"redis://{broker_server.host}:{broker_server.port}/{DB}",
+        "database": str(folder / "results.sqlite3"),
+    }
+    traced = find_spec("ddtrace") is not None
+    found = {}
+    with ExitStack() as stack:
+        stack.enter_context(redis_client(broker_server, db=DB)).flushdb()
+        for offload in (False, True):
+            config = {**base, "offload": offload, "queue": f"packages-{offload}"}
+            app = create(config)
+            if not found:
+                from django.core.management import call_command
+
+                call_command("migrate", verbosity=0)
+            config["spans"] = str(folder / f"spans-{offload}") if traced else None
+            stack.enter_context(
+                worker(
+                    folder,
+                    config,
+                    app="tests.integration.packages_app",
+                    name=f"packages-{offload}",
+                    pool="threads",
+                    args=("-E",),
+                )
+            )
+            found[offload] = (config, app)
+        yield found
+
+
+@contextmanager
+def current(app):
+    """Make *app* the current app, which some packages look results up with."""
+    before = _state._tls.current_app
+    app.set_current()
+    try:
+        yield
+    finally:
+        _state._tls.current_app = before
+
+
+def both(sides, job):
+    """Return what *job* gives with plain Celery and with offload."""
+    made = []
+    for config, app in sides.values():
+        with current(app):
+            made.append(job(app, config))
+    return made
+
+
+def test_pydantic_tasks_get_models_and_give_their_data(sides):
+    """A task with ``pydantic=True`` validates a large argument and dumps a large result."""
+    order = {"customer": "Ada", "items": ROWS}
+    plain, ours = both(sides, lambda app, _: app.tasks["order"].delay(order).get(timeout=TIMEOUT))
+    assert ours == plain == {**order, "count": len(ROWS)}
+
+
+def test_pydantic_tasks_refuse_wrong_data_alike(sides):
+    """A large argument that doesn't validate fails the task with pydantic's own error."""
+
+    def job(app, _):
+        with pytest.raises(Exception, match="ValidationError") as caught:
+            app.tasks["order"].delay({"items": ROWS}).get(timeout=TIMEOUT)
+        return type(caught.value).__name__
+
+    plain, ours = both(sides, job)
+    assert ours == plain
+
+
+def test_django_celery_results_keeps_rows_that_resolve(sides):
+    """Results and group results in Django's database are those of plain Celery."""
+
+    def job(app, _):
+        result = app.tasks["progress"].delay(ROWS)
+        parts = group(app.tasks["length"].s(ROWS) for _ in range(3)).delay()
+        parts.save()
+        values = parts.get(timeout=TIMEOUT)
+        restored = app.GroupResult.restore(parts.id)
+        assert result.get(timeout=TIMEOUT) == ROWS[::-1]
+        again = app.AsyncResult(result.id)
+        return again.state, again.result, again.name, values, restored.get(timeout=TIMEOUT)
+
+    plain, ours = both(sides, job)
+    assert ours == plain
+
+
+def test_rows_of_django_celery_results_stay_small(sides):
+    """`TaskResult` of a large result holds a reference, and not the value."""
+    from django_celery_results.models import TaskResult
+
+    _, app = sides[True]
+    result = app.tasks["progress"].delay(ROWS)
+    result.get(timeout=TIMEOUT)
+    row = TaskResult.objects.get(task_id=result.id)
+    assert row.status == "SUCCESS"
+    assert len(row.result) < 1000
+    assert "row 1" not in row.result
+
+
+def test_celery_progress_reports_as_with_plain_celery(sides):
+    """A progress bar reads the state and the large result of a task."""
+    backend = pytest.importorskip("celery_progress.backend")
+
+    def job(app, _):
+        result = app.tasks["progress"].delay(ROWS)
+        result.get(timeout=TIMEOUT)
+        return backend.Progress(app.AsyncResult(result.id)).get_info()
+
+    plain, ours = both(sides, job)
+    assert ours == plain
+    assert ours["success"] is True
+
+
+@contextmanager
+def beat(config, folder, scheduler):
+    """A real beat process."""
+    command = [sys.executable, "-m", "celery", "-A", "tests.integration.packages_app", "beat"]
+    command += ["-S", scheduler, "-l", "INFO", "--pidfile", ""]
+    quiet = {**config, "spans": None}
+    process = Process(command, folder / f"beat-{config['offload']}.log", environment(quiet))
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.mark.parametrize("offload", (False, True))
+def test_django_celery_beat_sends_large_arguments(sides, tmp_path, offload):
+    """A periodic task in Django's database receives its large argument."""
+    from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+    config, _ = sides[offload]
+    box = tmp_path / "box"
+    every, _ = IntervalSchedule.objects.get_or_create(every=1, period=IntervalSchedule.SECONDS)
+    PeriodicTask.objects.all().delete()
+    PeriodicTask.objects.create(
+        interval=every,
+        name="length",
+        task="length",
+        kwargs=json.dumps({"rows": ROWS, "box": str(box)}),
+        one_off=True,
+    )
+    scheduler = "django_celery_beat.schedulers:DatabaseScheduler"
+    with beat(config, tmp_path, scheduler) as process:
+        process.wait_for(box.exists, "the periodic task ran", TIMEOUT)
+    wait_until(lambda: box.read_text() == f"list of {len(ROWS)}", "the task wrote")
+
+
+@pytest.mark.parametrize("offload", (False, True))
+def test_redbeat_sends_large_arguments(sides, tmp_path, offload):
+    """A periodic task that redbeat keeps in Redis receives its large argument."""
+    redbeat = pytest.importorskip("redbeat")
+    from celery.schedules import schedule
+
+    config, app = sides[offload]
+    box = tmp_path / "box"
+    entry = redbeat.RedBeatSchedulerEntry(
+        "length", "length", schedule(1), kwargs={"rows": ROWS, "box": str(box)}, app=app
+    )
+    entry.save()
+    try:
+        with beat(config, tmp_path, "redbeat.RedBeatScheduler") as process:
+            process.wait_for(box.exists, "the periodic task ran", TIMEOUT)
+    finally:
+        entry.delete()
+    wait_until(lambda: box.read_text() == f"list of {len(ROWS)}", "the task wrote")
+
+
+def test_flower_shows_tasks_and_no_capability(sides, tmp_path):
+    """Flower lists a task with large arguments; what it shows of them redeems nothing."""
+    pytest.importorskip("flower")
+
+    def job(app, config):
+        port = free_port()
+        command = [sys.executable, "-m", "celery", "-A", "tests.integration.packages_app"]
+        command += ["flower", "--address=127.0.0.1", f"--port={port}"]
+        env = {**environment({**config, "spans": None}), "FLOWER_UNAUTHENTICATED_API": "true"}
+        log = tmp_path / f"flower-{config['offload']}.log"
+        process = Process(command, log, env)
+        try:
+
+            def asked(path):
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+                        return json.loads(answer.read())
+                except OSError:
+                    return None
+
+            process.wait_for(lambda: asked("/api/workers"), "Flower sees the worker", TIMEOUT)
+            result = app.tasks["length"].delay(ROWS)
+            result.get(timeout=TIMEOUT)
+
+            def shown():
+                found = (asked("/api/tasks") or {}).get(result.id)
+                return found if found and found["state"] == "SUCCESS" else None
+
+            found = process.wait_for(shown, "Flower shows the task", TIMEOUT)
+        finally:
+            process.stop()
+        assert "&m=" not in json.dumps(found)
+        return {name: found[name] for name in ("name", "state", "result", "exception")}
+
+    plain, ours = both(sides, job)
+    assert ours == plain
+
+
+@pytest.mark.skipif(find_spec("ddtrace") is None, reason="ddtrace is not installed")
+def test_ddtrace_records_the_same_spans(sides):
+    """ddtrace sees the same spans of workers, with their resources and errors."""
+
+    def job(app, config):
+        file = Path(config["spans"])
+
+        def spans():
+            return [json.loads(line) for line in file.read_text().splitlines()]
+
+        before = len(spans()) if file.exists() else 0
+        app.tasks["length"].delay(ROWS).get(timeout=TIMEOUT)
+        with pytest.raises(Exception, match="len"):
+            app.tasks["length"].delay(5).get(timeout=TIMEOUT)
+        wait_until(
+            lambda: sum(name == "celery.run" for name, *_ in spans()[before:]) == 2,
+            "the spans are written",
+        )
+        return sorted(spans()[before:])
+
+    plain, ours = both(sides, job)
+    assert ours == plain
+    assert ["celery.run", "length", 1] in ours
