@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 
 from offload.catalog.expiring import expiring
@@ -9,6 +11,8 @@ from offload.doctor import examine
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.hooks.wire import make_wire
+
+finding_of = attrgetter("finding")
 
 DAY = 86400.0
 BIG = list(range(2000))
@@ -43,7 +47,7 @@ def test_a_message_that_waits_too_long_is_found(wire):
     assert found.left == pytest.approx(1.55 * DAY, abs=120)
     wire.clock.advance(DAY)
     assert expiring(wire.hook).count == 2
-    (told,) = (each.finding for each in examine(wire.hook) if each.subject == "messages")
+    (told,) = (f for f in map(finding_of, examine(wire.hook)) if "messages have" in f.what)
     assert told.level == "warning"
     assert told.what.startswith("2 messages have waited for most of their retention")
     assert f"task {first.id}, expire in 13.2 h" in told.what
@@ -71,4 +75,4 @@ def test_by_age_nothing_is_known(tmp_path):
     """Where no holds are tracked nobody can tell."""
     wire = make_wire(store=f"file://{tmp_path}")
     assert expiring(wire.hook).count == 0
-    assert not [each for each in examine(wire.hook) if each.subject == "messages"]
+    assert not [each for each in examine(wire.hook) if "messages have" in each.finding.what]
