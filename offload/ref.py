@@ -56,6 +56,7 @@ Resolve = Callable[["Ref[Any]"], Any]
 WIRE_VERSION = 1
 TYPE_KEY, VALUE_KEY = "__type__", "__value__"
 MARKER = "offload"
+MESSAGE_KEY = "__offload__"
 _PREFIX = "offload:"
 _MAC = re.compile(  # printable ASCII only: what `Keys.sign` makes, and hashing takes
     r"(?P<signed>offload:(?P<version>[0-9]{1,4})\?[!-~]*)&m=(?P<mac>[0-9a-f]{32})"
@@ -153,6 +154,13 @@ class Ref(Generic[T]):
             )
         return {TYPE_KEY: MARKER, VALUE_KEY: self.wire}
 
+    @property
+    def in_message(self) -> dict[str, str]:
+        """What stands for this in a message, whose note says so: data that any serializer reads,
+        also where this library is missing.
+        """
+        return {MESSAGE_KEY: self.wire}
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (Ref.local, (self.get(),)) if self.is_local else (Ref.unbound, (self.wire,))
 
@@ -231,6 +239,9 @@ def wire_text(value: object) -> str | None:
     """Return the text of *value* if it has the wire form of a Ref, else None. Decides
     nothing about whether it is one.
     """
+    if type(value) is dict and len(value) == 1 and MESSAGE_KEY in value:
+        text = value[MESSAGE_KEY]
+        return text if isinstance(text, str) and text else None
     if type(value) is dict and len(value) == 2 and value.get(TYPE_KEY) == MARKER:
         text = value.get(VALUE_KEY)
         return text if isinstance(text, str) and text else None

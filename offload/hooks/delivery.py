@@ -11,7 +11,7 @@ from offload.content.memo import is_immutable
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable
 from offload.hooks.eager import with_refs
 from offload.hooks.known import KnownRefs, Snapshot, knowing
-from offload.hooks.note import REQUIRED, REQUIRED_BYTES, Note
+from offload.hooks.note import REQUIRED, Note
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import described
 from offload.hooks.paths import (
@@ -165,12 +165,14 @@ class Delivery:
         if self.until is not None and _is_redelivered(request):
             self.until = 0.0  # the first delivery may have released everything
         self._held += map(Ref.unbound, note.also)
+        if note.errbacks:
+            request["errbacks"] = note.errbacks
+        self.kwargs = without_required(self.kwargs)
         if note.refs or note.keep or note.within:
             self._resolve(request, note, facts)
 
     def _resolve(self, request: dict[str, Any], note: Note, facts: TaskFacts) -> None:
-        root = {**request, "args": self.args, "kwargs": dict(self.kwargs)}
-        without_required(root["kwargs"])
+        root = {**request, "args": self.args, "kwargs": self.kwargs}
 
         def bind(node: Any, path: Path) -> Ref[Any]:
             ref = self._bind(node, path, facts)
@@ -425,11 +427,12 @@ def mark_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str, li
     try:
         note = Note.read(data)
         held = list(note.also)
+        if note.errbacks:
+            parts = {**parts, "errbacks": note.errbacks}
+        root = {**parts, "kwargs": without_required(parts["kwargs"])}
         paths = [*note.refs, *note.keep]
         if not paths:
-            return parts, note.holds, held
-        root = {**parts, "kwargs": dict(parts["kwargs"])}
-        without_required(root["kwargs"])
+            return root, note.holds, held
 
         def mark(node: Any, _path: Path) -> Any:
             text = wire_text(node)
@@ -487,10 +490,9 @@ def lost(value: Any, error: Exception) -> Any:
     return replace_refs(value, lambda ref: LostValue.of(ref, error))
 
 
-def without_required(kwargs: dict[Any, Any]) -> None:
-    """Remove the argument that makes workers without this library fail."""
-    kwargs.pop(REQUIRED, None)
-    kwargs.pop(REQUIRED_BYTES, None)
+def without_required(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return arguments without the one that makes workers without this library fail."""
+    return {key: value for key, value in kwargs.items() if key not in REQUIRED}
 
 
 def as_wire(value: Any) -> Any:

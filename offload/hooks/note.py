@@ -16,18 +16,38 @@ from offload.hooks.paths import Path
 from offload.ref import has_wire_form
 from offload.settings import TaskOptions
 
-__all__ = ("EMBED", "MALFORMED", "NOTE_VERSION", "REQUIRED", "REQUIRED_BYTES", "Note")
+__all__ = (
+    "EMBED",
+    "HEADER",
+    "MALFORMED",
+    "NOTE_VERSION",
+    "REFUSAL",
+    "REQUIRED",
+    "STAND_IN",
+    "Note",
+    "own_name",
+)
 
 EMBED = "offload"
 """Key in the message's embed, beside ``callbacks`` and ``chain``: where references stand."""
-REQUIRED = "__offload__"
-"""A keyword argument that makes a worker without this library fail, where the serializer
-would not: no task has a parameter of this name."""
-REQUIRED_BYTES = REQUIRED.encode()
-"""The same where the serializer keeps bytes as keys: then not even ``**kwargs`` takes it."""
-NOTE_VERSION = 1
-"""Of the note on references in a message: what is written, and the newest that is read."""
+STAND_IN = "celery.backend_cleanup"
+"""The task that a message with references names in its header, for workers without this library.
 
+Each worker has it, and it takes no arguments. So whatever parameters the task itself takes, such a
+worker starts no function of the user's on references: the message fails as any task does, with
+its error callbacks, and the error says why. The header `HEADER` has the task's own name.
+"""
+HEADER = "offload"
+"""Message header for people and monitoring: how many references, how many bytes, which task."""
+REFUSAL = (
+    "__offload__: this task's arguments are in a store; install offload on this worker, "
+    "and call Offload(app)"
+)
+"""A keyword argument that `STAND_IN` refuses by name, and so says what is to be done."""
+REQUIRED = (REFUSAL, "__offload__", b"__offload__")
+"""Keyword arguments that are no task's, of this and of older releases."""
+NOTE_VERSION = 2
+"""Of the note on references in a message: what is written, and the newest that is read."""
 MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What Celery raises for a chain, a chord, or callbacks in a message that are malformed. Where
 that is raised in a worker's main process, the worker would end."""
@@ -52,6 +72,8 @@ class Note:
         until: when its values may end, in seconds since 1970; None: it doesn't say.
         since: for a part of a chord, when that began, in seconds since 1970.
         attempt: how many times the message was sent again for a store outage.
+        errbacks: error callbacks that hold references; workers without this library must not
+            call them.
         call: the options given with the call.
     """
 
@@ -63,6 +85,7 @@ class Note:
     until: float | None = None
     since: float | None = None
     attempt: int = 0
+    errbacks: Sequence[Any] = ()
     call: TaskOptions = field(default=_NO_OPTIONS)
 
     @classmethod
@@ -82,9 +105,11 @@ class Note:
                 f"{NOTE_VERSION}; upgrade offload on workers before publishers"
             )
         until, since = data.get("until"), data.get("since")
+        errbacks = data.get("errbacks", ())
         holds, attempt, also = data.get("holds", ""), data.get("attempt", 0), data.get("also", ())
         if not (
             isinstance(holds, str)
+            and isinstance(errbacks, (list, tuple))
             and type(attempt) is int
             and attempt >= 0
             and all(at is None or (type(at) is int and abs(at) < _FAR) for at in (until, since))
@@ -105,8 +130,16 @@ class Note:
             until=None if until is None else float(until),
             since=None if since is None else float(since),
             attempt=attempt,
+            errbacks=errbacks,
             call=call,
         )
+
+
+def own_name(headers: Any) -> str | None:
+    """Return which task a message is for that names `STAND_IN`; None if that is its own."""
+    said = headers.get(HEADER)
+    name = said.get("task") if isinstance(said, dict) else None
+    return name if headers.get("task") == STAND_IN and isinstance(name, str) else None
 
 
 def _paths(data: Any, roots: frozenset[str]) -> Sequence[Path]:

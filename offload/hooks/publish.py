@@ -18,8 +18,9 @@ from offload.content.holds import Hold
 from offload.hooks.delivery import Delivery, current_delivery
 from offload.hooks.handover import guard_router, resending, showing
 from offload.hooks.known import knowing, known_refs
-from offload.hooks.note import EMBED, NOTE_VERSION, REQUIRED, REQUIRED_BYTES
+from offload.hooks.note import EMBED, HEADER, NOTE_VERSION, REFUSAL, STAND_IN
 from offload.hooks.outgoing import Outgoing, seconds_until
+from offload.hooks.paths import Path, replace_each
 from offload.hooks.release import message_name, task_holder
 from offload.hooks.usercode import listeners
 from offload.ref import Ref
@@ -37,17 +38,12 @@ __all__ = (
     "wire_form",
 )
 
-HEADER = "offload"
-"""Message header for people and monitoring: how many references, how many bytes."""
-
 _PARAMETERS = tuple(inspect.signature(AMQP.as_task_v2).parameters)[1:]
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 _EMBEDDED_AT = [_PARAMETERS.index(name) - 4 for name in _EMBEDDED]  # after name, args, kwargs
 _LAST_EMBEDDED = max(_EMBEDDED_AT)
 _embedded = itemgetter(*_EMBEDDED_AT)
 _LOOKED_AT = frozenset((*_EMBEDDED, "offload"))
-_BYTES_AS_KEYS = frozenset({"msgpack", "yaml"})
-_SELF_TELLING = frozenset({"json", "pickle"})  # an unknown reference fails to decode by itself
 
 _NO_CALL = TaskOptions.read(None, "call")
 
@@ -99,7 +95,9 @@ class OffloadAMQP(AMQP):
             if headers and HEADER in headers:  # of the message that is being retried
                 headers = {key: value for key, value in headers.items() if key != HEADER}
             if isinstance(message, _Shown) and message.finish is not None:
-                producer = _Finishing(producer, message)
+                producer = _Finishing(_StandingIn(producer), message)
+            elif HEADER in message.headers:
+                producer = _StandingIn(producer)
             return send(producer, name, message, headers=headers, **options)
 
         return send_task_message
@@ -162,6 +160,24 @@ class _Shown(task_message):
     """
 
     finish: Callable[[Any], Any] | None = None
+
+
+class _StandingIn:
+    """A producer that has messages with references name a task that refuses them where this
+    library is missing; after Celery's signal, whose receivers see the task's own name.
+    """
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+
+    def publish(self, body: Any, *given: Any, headers: Any = None, **options: Any) -> Any:
+        if headers and HEADER in headers:
+            said = {**headers[HEADER], "task": headers["task"]}
+            headers = {**headers, "task": STAND_IN, HEADER: said}
+        return self._producer.publish(body, *given, headers=headers, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
 
 
 class _Finishing:
@@ -295,12 +311,24 @@ def _marked(
     if said:
         note["call"] = said  # it holds for the result and for retries, too
     if out.slots:
+        slots = {tuple(slot.path): slot for slot in out.slots if slot.placed}
+
+        def form(_old: Any, path: Path) -> Any:
+            slot = slots[tuple(path)]
+            assert slot.ref is not None  # noqa: S101 (for the type checker: it is stored)
+            if native == "pickle" and (slot.keep or slot.signature):
+                return Ref.unbound(slot.ref.wire)
+            return slot.ref.in_message
+
         root = {"args": args, "kwargs": kwargs, **embed}
-        embed = out.place(root, lambda ref: wire_form(ref, native))
+        embed = replace_each(root, list(slots), form)
         args, kwargs = embed.pop("args"), embed.pop("kwargs")
-        if native not in _SELF_TELLING:
-            required = REQUIRED_BYTES if native in _BYTES_AS_KEYS else REQUIRED
-            kwargs = {**kwargs, required: NOTE_VERSION}
+        kwargs = {REFUSAL: NOTE_VERSION, **kwargs}
+        referring = {slot.path[1] for slot in out.slots if slot.path[0] == "errbacks"}
+        if referring:
+            note["errbacks"] = embed["errbacks"]
+            kept = [each for i, each in enumerate(embed["errbacks"]) if i not in referring]
+            embed["errbacks"] = kept or None
         message.headers[HEADER] = {
             "refs": len(out.slots),
             "bytes": sum(slot.ref.size for slot in out.slots if slot.ref is not None),

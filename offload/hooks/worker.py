@@ -17,6 +17,7 @@ on references; and receivers connected before ours would see them.)
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import io
@@ -55,7 +56,7 @@ from offload.hooks.delivery import (
     running,
 )
 from offload.hooks.handover import guard_task
-from offload.hooks.note import EMBED, MALFORMED
+from offload.hooks.note import EMBED, MALFORMED, STAND_IN, own_name
 from offload.hooks.outgoing import described
 from offload.hooks.paths import contains
 from offload.hooks.publish import resending
@@ -106,8 +107,28 @@ class CheckTracers(StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Look at the tasks, for which Celery has made tracers just now."""
+        _dispatch_stand_in(parent)
         pool = getattr(parent, "pool", None)
         _check_tracers(parent.app, f"pool {type(pool).__module__}.{type(pool).__qualname__}")
+
+
+def _dispatch_stand_in(consumer: Any) -> None:
+    """Have messages that name `STAND_IN` go to the tasks they are for."""
+    strategies = consumer.strategies
+    own = strategies[STAND_IN]
+
+    def handle(message: Any, *given: Any, **more: Any) -> Any:
+        name = own_name(message.headers)
+        if name is None:
+            return own(message, *given, **more)
+        message = copy.copy(message)  # a message that is requeued goes back as it came
+        message.headers = {**message.headers, "task": name}
+        strategy = strategies.get(name)
+        if strategy is None:
+            return consumer.on_unknown_task(None, message, KeyError(name))
+        return strategy(message, *given, **more)
+
+    strategies[STAND_IN] = handle
 
 
 def _check_tracers(app: Any, pool: str = "a pool's process") -> None:

@@ -236,9 +236,9 @@ def test_inline_of_what_json_cannot_carry(setup, forgiving):
     setup.proxy.refuse()
     value = {("tuple", n) for n in range(1000)}
     setup.task("size", forgiving).delay(value)
-    assert setup.body()[0][0]["__type__"] == "offload"
+    assert list(setup.body()[0][0]) == ["__offload__"]
     assert forgiving.stowaway.counters.snapshot()["outage_inline"] == 1
-    wire = setup.body()[0][0]["__value__"]
+    wire = setup.body()[0][0]["__offload__"]
     assert forgiving.stowaway.content.open(wire).get() == value
 
 
@@ -250,7 +250,7 @@ def test_arrays_go_inline_up_to_the_limit(setup, items):
     )
     setup.proxy.refuse()
     setup.task("size", publisher).delay(np.arange(items))
-    wire = setup.body()[0][0]["__value__"]
+    wire = setup.body()[0][0]["__offload__"]
     assert len(publisher.stowaway.content.open(wire).get()) == items
 
 

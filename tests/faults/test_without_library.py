@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from faults import BIG, a_setup
 
-from offload.testing.servers import wait_until
-
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 
 
@@ -19,36 +17,7 @@ def setups(broker, store, tmp_path_factory):
         yield made
 
 
-SAID = {
-    "json": ("Unsupported type", "offload"),
-    "pickle": ("No module named 'offload",),  # its command is there, as celery looks for those
-    "msgpack": ("keywords must be strings", "__offload__"),
-    "yaml": ("keywords must be strings", "__offload__"),
-}
-
-
-@pytest.mark.parametrize("name", ("size", "take", "take_anything"))
-@pytest.mark.parametrize("native", SAID)
-def test_a_worker_without_the_library(setups, native, name):
-    """The task fails, or its message is refused in the log, with words that lead to the cause;
-    its function is not entered, whatever parameters it takes, and the worker lives.
-    """
-    setup = setups
-    app = setup.publisher(conf={"task_serializer": native})
-    seen = len(setup.shared.log)
-    result = setup.task(name, app).delay(BIG)
-
-    def said():
-        new = setup.shared.log[seen:]
-        return any(word in new for word in SAID[native])
-
-    wait_until(said, "the log says why", 30)
-    assert setup.entered(result) == []
-    probe = setup.task("size", app).delay("small")
-    assert setup.wait(probe).get() == ["str", 5]
-    assert setup.entered(result) == []
-    if native in ("msgpack", "yaml"):
-        assert setup.failure(result)
+NATIVES = ("json", "pickle", "msgpack", "yaml")
 
 
 def test_what_travels_along_is_not_run_on_a_reference(setups):
@@ -62,7 +31,7 @@ def test_what_travels_along_is_not_run_on_a_reference(setups):
 
 def test_small_tasks_run_there(setups):
     """Messages without references are plain Celery's, for any worker."""
-    for native in SAID:
+    for native in NATIVES:
         app = setups.publisher(conf={"task_serializer": native})
         result = setups.task("take", app).delay("small", config={"a": [1, 2]})
         assert setups.wait(result).get() == "small"

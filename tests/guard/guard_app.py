@@ -102,6 +102,11 @@ def make_app(url, *, offload=None, block=False, backend=None, conf=None, sentry=
         result_accept_content=list(SERIALIZERS),
         broker_connection_retry_on_startup=True,
         worker_hijack_root_logger=True,
+        ONCE={
+            "backend": "celery_once.backends.Redis",
+            "settings": {"url": f"{url}/4", "default_timeout": 3600},
+        },
+        singleton_backend_url=f"{url}/4",
         **(conf or {}),
     )
     if block:
@@ -197,6 +202,57 @@ def anything(self, *values, **more):
 @task(bind=True)
 def fail(self, value, other=None):
     self.note(f"entered:{self.request.id}", [shown(value)])
+    raise KeyError("on purpose")
+
+
+class Hooked(Noting):
+    """Notes what its hooks are given."""
+
+    abstract = True
+
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        self.note(f"on_failure:{task_id}", [args, kwargs, hash(args[0]) == hash(args[0])])
+
+    def after_return(self, status, retval, task_id, args, kwargs, einfo):
+        self.note(f"after_return:{task_id}", [args, kwargs])
+
+
+@task(base=Hooked)
+def hooked(value, other=None):
+    raise KeyError("on purpose")
+
+
+@task(base=Hooked)
+def hooked_slow(value, other=None):
+    import time
+
+    time.sleep(60)
+
+
+@task()
+def errback(request, exc, traceback):
+    app.raw.rpush(f"errback:{request.id}", json.dumps([request.args, request.kwargs]))
+
+
+try:
+    from celery_once import QueueOnce
+    from celery_singleton import Singleton
+except ImportError:
+    QueueOnce = Singleton = None
+
+
+@task(base=QueueOnce, once={"keys": ["key"]})
+def once(key, rows):
+    raise KeyError("on purpose")
+
+
+@task(base=Singleton, unique_on=["key"])
+def single(key, rows):
+    raise KeyError("on purpose")
+
+
+@task(base=Singleton)
+def single_by_all(key, rows):
     raise KeyError("on purpose")
 
 

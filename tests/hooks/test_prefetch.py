@@ -21,6 +21,7 @@ from offload import IntegrityError, Ref, StoreUnavailable
 from offload.content.cache import NodeCache
 from offload.hooks import app as hooks_app
 from offload.hooks import prefetch
+from offload.hooks.note import own_name
 from offload.ref import wire_text
 from offload.testing.servers import wait_until
 from tests.hooks.wire import make_wire
@@ -77,7 +78,7 @@ class Node:
             queue = self.wire.app.amqp.queues[self.wire.app.conf.task_default_queue]
             message = queue(connection.default_channel).get(accept=["json"])
             message.ack()
-            task = self.wire.app.tasks[message.headers["task"]]
+            task = self.wire.app.tasks[own_name(message.headers) or message.headers["task"]]
             request = Request(message, app=self.wire.app, task=task)
         if note is not None:
             request.__dict__["_payload"] = (*request._payload[:2], {"offload": note})

@@ -72,7 +72,7 @@ def test_a_group_of_a_generator_looks_at_every_value_anew(app, sent):
             yield app.tasks["use"].s(buffer, n)
 
     group(tasks()).apply_async()
-    first, second, third = (body[0][0]["__value__"].partition("&")[0] for body in sent)
+    first, second, third = (body[0][0]["__offload__"].partition("&")[0] for body in sent)
     assert first != second == third  # Celery takes one task more than it publishes
 
 

@@ -10,6 +10,7 @@ from celery import Celery
 from celery.app.trace import trace_task_ret
 
 from offload import Offload
+from offload.hooks.note import own_name
 
 _number = itertools.count()
 
@@ -47,6 +48,7 @@ class Wire:
         it failed, the result as text or what was raised, and seconds.
         """
         headers = dict(message.headers)
+        headers["task"] = own_name(headers) or headers["task"]
         came_by = delivery_info or {"exchange": ""}
         request = {**headers, "delivery_info": came_by, "hostname": "here"}
         return trace_task_ret(

@@ -1,0 +1,103 @@
+"""What runs after a task has failed, and what error reports hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+import redis
+
+from offload.errors import BlobMissing
+from offload.testing.servers import wait_until
+
+BIG = "b" * 60_000
+
+pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+def needs(package):
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+
+
+def noted(bench, where):
+    wait_until(lambda: bench.app.raw.exists(where), where, 60)
+    return json.loads(bench.app.raw.lindex(where, 0))
+
+
+class TestHooks:
+    @pytest.fixture(scope="class", autouse=True)
+    def working(self, bench):
+        with bench.worker("-c", "1", name="hooks") as process:
+            yield process
+
+    @pytest.mark.parametrize("name", ("hooked", "hooked_slow"))
+    def test_hooks_get_values(self, bench, name):
+        """Failure hooks and error callbacks get values, in a child and, over a hard time limit, in
+        the main process.
+        """
+        task = bench.app.tasks[name]
+        link = bench.app.tasks["errback"].s()
+        result = task.apply_async((BIG,), {"other": [BIG]}, time_limit=2, link_error=link)
+        assert noted(bench, f"on_failure:{result.id}") == [[BIG], {"other": [BIG]}, True]
+        assert noted(bench, f"after_return:{result.id}") == [[BIG], {"other": [BIG]}]
+        assert noted(bench, f"errback:{result.id}") == [[BIG], {"other": [BIG]}]
+
+    def test_hooks_after_a_lost_value(self, bench):
+        """For a lost value they get what says so, and survives JSON; other values stay."""
+        kept = BIG + "kept"
+        result = bench.app.tasks["hooked"].apply_async(
+            (BIG + "lost",), {"other": kept}, link_error=bench.app.tasks["errback"].s(), countdown=2
+        )
+        bench.lose(BIG + "lost")
+        for where in ("on_failure", "after_return", "errback"):
+            (lost,), others, *_ = noted(bench, f"{where}:{result.id}")
+            assert lost.startswith("<offload: lost str 60.0 kB b3:")
+            assert lost.endswith(": BlobMissing>")
+            assert others == {"other": kept}
+        assert isinstance(bench.wait(result).result, BlobMissing)
+
+    @pytest.mark.parametrize(
+        ("name", "lose"),
+        (
+            pytest.param("once", True, marks=needs("celery_once")),
+            pytest.param("once", False, marks=needs("celery_once")),
+            pytest.param("single", True, marks=needs("celery_singleton")),
+            pytest.param("single_by_all", False, marks=needs("celery_singleton")),
+        ),
+    )
+    def test_locks_are_released(self, bench, name, lose):
+        """Locks of celery-once and celery-singleton are released after a failure, also after a
+        lost value that is not in their key.
+        """
+        rows = f"{BIG}{name}{lose}"
+        result = bench.app.tasks[name].apply_async((f"{name}{lose}", rows), countdown=1)
+        if lose:
+            bench.lose(rows)
+        bench.wait(result)
+        assert isinstance(result.result, BlobMissing if lose else KeyError)
+        with redis.Redis.from_url(f"{bench.url}/4") as locks:  # released after the result is there
+            wait_until(lambda: not locks.keys(), "the lock is released", 30)
+
+
+@needs("sentry_sdk")
+@pytest.mark.parametrize("when", ("celeryd_init", "before"))
+def test_sentry(bench, when):
+    """Sentry reports a task's error and ours, whether it was set up before or after offload;
+    no frame of ours repeats the arguments.
+    """
+    bench.app.raw.delete("events")
+    with bench.worker("-c", "1", name=f"sentry-{when}", sentry=when):
+        lost = bench.app.tasks["size"].apply_async((BIG + when,), countdown=2)
+        bench.lose(BIG + when)
+        failed = bench.app.tasks["fail"].delay(BIG)
+        bench.wait(lost)
+        bench.wait(failed)
+        wait_until(lambda: bench.app.raw.llen("events") >= 2, "two events", 60)
+    events = [json.loads(raw) for raw in bench.app.raw.lrange("events", 0, -1)]
+    kinds = {event["exception"]["values"][-1]["type"]: event for event in events}
+    assert set(kinds) >= {"BlobMissing", "KeyError"}
+    frames = kinds["KeyError"]["exception"]["values"][-1]["stacktrace"]["frames"]
+    assert [frame["function"] for frame in frames if "offload/hooks" in frame["abs_path"]] == []
+    assert "offload/hooks" not in failed.traceback

@@ -1,0 +1,58 @@
+"""Workers that lack the library: their tasks fail, say why, and never run on a reference."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload.testing.servers import wait_until
+from tests.guard.guard_app import SERIALIZERS
+
+BIG = "b" * 60_000
+
+pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without(bench):
+    with bench.worker("-P", "solo", name="without", offload=None, block=True) as process:
+        yield process
+
+
+@pytest.mark.parametrize("native", SERIALIZERS)
+@pytest.mark.parametrize("name", ("size", "anything", "hooked"))
+def test_a_task_with_a_reference_fails(bench, name, native):
+    """The task ends as FAILURE with an error that names offload, its error callback runs, and its
+    function isn't entered, whatever parameters it takes and in every serializer.
+    """
+    link = None if native == "yaml" else bench.app.tasks["errback"].s()  # YAML writes none
+    result = bench.app.tasks[name].apply_async(
+        (BIG,), {"other": 1}, serializer=native, link_error=link
+    )
+    bench.wait(result)
+    assert result.state == "FAILURE"
+    assert isinstance(result.result, TypeError)
+    assert "install offload on this worker" in str(result.result)
+    if link is not None:
+        wait_until(lambda: bench.app.raw.exists(f"errback:{result.id}"), "the callback ran", 30)
+    assert bench.entered(result) == []
+    assert not bench.app.raw.exists(f"on_failure:{result.id}")
+
+
+@pytest.mark.parametrize("native", ("json", "msgpack", "pickle"))
+def test_a_callback_with_a_reference_is_not_called(bench, native):
+    """An error callback whose own argument is a reference isn't called there."""
+    callback = bench.app.tasks["anything"].si(BIG).set(task_id=f"callback-{native}")
+    result = bench.app.tasks["fail"].apply_async((1,), serializer=native, link_error=callback)
+    probe = bench.app.tasks["anything"].delay("small")
+    bench.wait(probe)
+    if native != "pickle":
+        bench.wait(result)
+        assert "install offload on this worker" in str(result.result)
+    assert not bench.app.raw.exists(f"entered:callback-{native}")
+
+
+@pytest.mark.parametrize("native", SERIALIZERS)
+def test_small_messages_are_plain(bench, native):
+    """Messages without references run there."""
+    result = bench.app.tasks["anything"].apply_async(("small",), {"a": 1}, serializer=native)
+    assert bench.wait(result).get() == 2
