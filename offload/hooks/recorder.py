@@ -110,10 +110,10 @@ class Recorder:
             with suppress(RuntimeError):  # Python 3.12 starts none while it ends
                 thread.start()
                 return thread
+            # Without a writer the store isn't told that nothing more comes, and finds out later:
+            # asked in this thread, one that hangs would hold up the end of the process.
             state.is_handed_over = True
         state.ending.set()
-        if not self._behind and (state.writer is None or not state.writer.is_alive()):
-            self._say_end()
         return state.writer
 
     def _write_last(self) -> None:
