@@ -14,6 +14,7 @@ from offload.errors import (
     StoreUnavailable,
     UnsupportedVersion,
 )
+from offload.hooks.note import NOTE_VERSION
 from offload.testing.servers import redis_client, wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
@@ -217,8 +218,8 @@ def test_a_changed_reference(running, held):
     before = running.stored.info("commandstats").get("cmdstat_getrange", {"calls": 0})["calls"]
 
     def change(body):
-        for node in (body[0][0], body[2]["errbacks"][0]["args"][0]):
-            node["__value__"] = node["__value__"].replace("&n=6", "&n=7")
+        for node in (body[0][0], body[2]["offload"]["errbacks"][0]["args"][0]):
+            node["__offload__"] = node["__offload__"].replace("&n=6", "&n=7")
 
     held.let_go(change)
     error = running.failure(result)
@@ -243,10 +244,11 @@ def test_a_newer_version(running, held, what):
 
     def change(body):
         if what == "message":
-            body[2]["offload"]["v"] = 2
+            body[2]["offload"]["v"] = NOTE_VERSION + 1
             body[2]["offload"]["refs"] = {"unknown": "form"}
         else:
-            body[0][0]["__value__"] = body[0][0]["__value__"].replace("offload:1?", "offload:2?")
+            node = body[0][0]
+            node["__offload__"] = node["__offload__"].replace("offload:1?", "offload:2?")
 
     held.let_go(change)
     error = running.failure(result)
@@ -265,7 +267,7 @@ def test_a_newer_version(running, held, what):
         lambda note: note.update(refs=[["args", "x"]]),
         lambda note: note.update(refs=5),
         lambda note: note.update(refs=[[]]),
-        lambda note: note.update(refs=[["args", 0, "__value__"]]),
+        lambda note: note.update(refs=[["args", 0, "__offload__"]]),
         lambda note: note.update(v="1"),
         lambda note: note.update(v=None),
         lambda note: note.clear(),
