@@ -89,7 +89,7 @@ def hook_exceptions(hook: Offload, backend: Any) -> None:
     def offload_exception_to_python(exc: Any) -> Any:
         given = exc if isinstance(exc, dict) else getattr(exc, "__dict__", {})
         wire = given.get(_KEY if given is exc else _ATTRIBUTE)
-        if isinstance(wire, str) and has_wire_form(wire) and _reads(hook):
+        if isinstance(wire, str) and has_wire_form(wire) and _may_load(hook):
             try:
                 found = hook.results_content.open(wire).get()
             except OffloadError as error:
@@ -103,12 +103,13 @@ def hook_exceptions(hook: Offload, backend: Any) -> None:
     backend.exception_to_python = offload_exception_to_python
 
 
-def _reads(hook: Offload) -> bool:
-    return hook.settings.mode == "on" and hook.settings.code != OFF
+def _may_load(hook: Offload) -> bool:
+    return hook.settings.code != OFF
 
 
 def _is_shipped(hook: Offload, exc: Any) -> bool:
-    if not (_reads(hook) and isinstance(exc, BaseException)):
+    ships = hook.settings.mode == "on" and _may_load(hook)
+    if not (ships and isinstance(exc, BaseException)):
         return False
     kind, classes = type(exc), hook.classes
     return classes.ships(kind) and (classes.can_push or classes.claims(kind))

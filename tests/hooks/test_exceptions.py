@@ -41,6 +41,8 @@ def test_only_who_may_load_code_reads_the_class(serializer):
     found = writer.exception_to_python(prepared)
     assert type(found) is Unknown
     assert found.args == ("k", 2)
+    reader = backend(serializer, store, code="trusted", mode="off")  # stores nothing, reads all
+    assert type(reader.exception_to_python(prepared)).__name__ == "Unknown"
     plain = backend(serializer)
     expected = plain.exception_to_python(prepared)
     assert type(expected) is KeyError
