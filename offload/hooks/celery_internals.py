@@ -14,6 +14,7 @@ __all__ = (
     "CONTEXT",
     "GET_BACKEND",
     "RAISE_PARENT_ERROR",
+    "TAKE_META",
     "UNPACK_PART",
     "app_itself",
     "arguments",
@@ -33,6 +34,8 @@ GET_BACKEND = "_get_backend"
 """Of an app: makes its result backend, once in each thread."""
 RAISE_PARENT_ERROR = "_maybe_reraise_parent_error"
 """Of a result: looks at the results before it in a chain for a failure."""
+TAKE_META = "_maybe_set_cache"
+"""Of a result: takes the metadata that has arrived, and calls what `then` was given."""
 CALL_ERRBACKS = "_call_task_errbacks"
 """Of a backend: takes a request, an exception, and a traceback."""
 UNPACK_PART = "_unpack_chord_result"

@@ -25,6 +25,7 @@ from offload.errors import BlobMissing, InvalidRef, OffloadError
 from offload.hooks.celery_internals import (
     CALL_ERRBACKS,
     RAISE_PARENT_ERROR,
+    TAKE_META,
     UNPACK_PART,
     known_meta,
     parents_of,
@@ -50,10 +51,23 @@ logger = logging.getLogger(__name__)
 _HOOKED = "_offload_hooked"
 _PATCH = "_offload_original"
 _CHORD_UNLOCK = "celery.chord_unlock"
+_WAITING = ("on_message", "on_interval")
+"""Functions of the user's that a result set calls while it waits."""
+_READS = ("get", "maybe_throw", "result")
+"""Of a result: what gives its value."""
 
 _as_refs: ContextVar[bool] = ContextVar("offload_results_as_refs", default=False)
 _joining: ContextVar[bool] = ContextVar("offload_results_joining", default=False)
 """Whether a result set gathers its parts, whose values are fetched when all of them are there."""
+
+
+@contextmanager
+def _set_joining(value: bool) -> Iterator[None]:
+    token = _joining.set(value)
+    try:
+        yield
+    finally:
+        _joining.reset(token)
 
 
 @contextmanager
@@ -144,6 +158,7 @@ def install() -> None:
     the values of its parts together.
     """
     _replace(AsyncResult, RAISE_PARENT_ERROR, _raise_parent_error)
+    _replace(AsyncResult, TAKE_META, _not_joining)
     for name in ("join", "join_native"):
         _replace(ResultSet, name, _joined)
 
@@ -190,15 +205,36 @@ def _joined(original: Callable[..., Any]) -> Callable[..., Any]:
         # A callback takes value by value. A nested set is resolved with the one around it.
         if hook is None or given.get("callback") or _joining.get() or _wants_refs():
             return original(self, *args, **options)
-        token = _joining.set(True)
-        try:
-            values = original(self, *args, **options)
-        finally:
-            _joining.reset(token)
+        if not all(map(_is_celerys, self.results)):
+            return original(self, *args, **options)
+        given.update({name: _not_joining(given[name]) for name in _WAITING if given.get(name)})
+        with _set_joining(True):
+            values = original(**given)
         _resolve_all(hook.results_content, list(_unresolved(self, values)))
         return values
 
     return join
+
+
+def _not_joining(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *function*, which calls user code, such that results read in it have values."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        if not _joining.get():
+            return function(*args, **options)
+        with _set_joining(False):
+            return function(*args, **options)
+
+    return call
+
+
+def _is_celerys(result: Any) -> bool:
+    """Return whether nothing but Celery's own code reads the value of *result* in a join."""
+    is_set = isinstance(result, ResultSet)
+    own = (ResultSet, ("get", "join", "join_native")) if is_set else (AsyncResult, _READS)
+    if any(getattr(type(result), name, None) is not getattr(own[0], name) for name in own[1]):
+        return False
+    return not is_set or all(map(_is_celerys, result.results))
 
 
 def _unresolved(results: Any, values: list[Any]) -> Iterator[tuple[list[Any], int]]:

@@ -171,6 +171,49 @@ def test_a_callback_gets_each_value(app):
     assert list(seen.values()) == [VALUE, [7] * 20_000]
 
 
+@pytest.mark.parametrize("method", ("get", "join"))
+def test_a_callback_reads_values_while_a_group_waits(redis, method):
+    """What then() calls reads results as it does anywhere."""
+    app = Celery("then", broker="memory://", backend=redis.url, set_as_current=False)
+    app.offload = Offload(app, store=f"memory://{uuid.uuid4()}")
+    parts = group_of(app, values=[VALUE, [7] * 20_000])
+    seen = []
+    for part in parts.results:
+        part.then(lambda result: seen.append((result.get(), result.result)))
+    values = getattr(parts, method)(timeout=5)
+    assert values == [VALUE, [7] * 20_000]
+    assert [*map(type, seen)] == [tuple, tuple]
+    assert sorted(seen) == [(each, each) for each in values]
+    app.backend.result_consumer.stop()
+    app.close()
+
+
+def test_a_function_called_while_a_group_waits_reads_values(app):
+    """An on_interval function reads other results as it does anywhere."""
+    pending, other = app.AsyncResult("comes later"), stored(app)
+    seen = []
+
+    def arrive():
+        seen.append(AsyncResult(other, app=app).get())
+        app.backend.store_result(pending.id, 1, states.SUCCESS)
+
+    parts = GroupResult("both", [AsyncResult(stored(app), app=app), pending], app=app)
+    assert parts.join(timeout=5, interval=0.01, on_interval=arrive) == [VALUE, 1]
+    assert seen[0] == VALUE
+
+
+@pytest.mark.parametrize("name", ("get", "maybe_throw"))
+def test_a_result_class_of_the_users_gets_values(app, name):
+    """What reads a result's value in a subclass sees that value, also within a group's join()."""
+
+    def read(self, *args, **options):
+        return sum(getattr(super(kind, self), name)(*args, **options))
+
+    kind = type("Summed", (AsyncResult,), {name: read})
+    parts = [kind(stored(app), app=app) for _ in range(2)]
+    assert GroupResult("summed", parts, app=app).join(timeout=5) == [sum(VALUE)] * 2
+
+
 def test_a_failed_part_of_a_group_is_raised_before_anything_is_fetched(app):
     """An error among the parts is raised as by plain Celery."""
     failed = app.AsyncResult("failed one")
