@@ -149,8 +149,8 @@ class Ref(Generic[T]):
     def __json__(self) -> dict[str, str]:
         if _within_values.get():
             raise SerializationError(
-                f"{self!r} stands within a value, where it would be read as data: put the values, "
-                "or pass the references as arguments of their own"
+                f"{self!r} is inside of a value, where it would be read as data: put the values, "
+                "or pass the references as arguments"
             )
         return {TYPE_KEY: MARKER, VALUE_KEY: self.wire}
 
@@ -346,12 +346,12 @@ class Keys:
             )
         if self.secret:
             remedy = (
-                "set offload_secret alike here and where it was made; while it is being changed, "
+                "set the same offload_secret here and where it was made; during a rotation, "
                 "list the old and the new secret in both places"
             )
         else:
             remedy = (
-                "have offload_store name the same store here and where it was made, and set "
+                "set the same offload_store here and where it was made, and set "
                 "offload_secret in both places or in neither"
             )
         changed = "" if found else ", or changed after it was signed"

@@ -126,7 +126,8 @@ def test_every_field_is_signed(field):
 
 
 @pytest.mark.parametrize(
-    ("secret", "setting"), ((False, "have offload_store name"), (True, "set offload_secret alike"))
+    ("secret", "setting"),
+    ((False, "set the same offload_store"), (True, "set the same offload_secret")),
 )
 def test_another_key_opens_nothing_and_is_named(secret, setting):
     """The error names both keys' fingerprints and the setting to check."""

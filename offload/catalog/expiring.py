@@ -18,8 +18,8 @@ __all__ = ("Expiring", "expiring", "waiting_too_long")
 
 NEAR = 0.25
 """Share of a message's time; less than that left is worth a warning."""
-_MANY = 1000  # blobs whose holders are looked at together
-_ENOUGH = 200_000  # blobs that are looked at
+_MANY = 1000  # blobs whose holders are read together
+_ENOUGH = 200_000  # blobs that are examined
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def waiting_too_long(hook: Offload) -> Iterator[Finding]:
         f"{found.count} messages have waited for most of their retention: the values of the first, "
         f"task {task}, expire in {lasts(found.left)}, and it would fail with BlobMissing",
         "run workers for its queue, or discard it with `celery offload purge QUEUE`; raise "
-        "offload_retention for messages to come",
+        "offload_retention for future messages",
     )
 
 

@@ -55,8 +55,8 @@ def get(
     ref = hook.content.open(what) if is_ref(what) else None
     if decode and ref is None:
         raise InvalidRef(
-            f"--decode needs a signed reference (offload:…), and {what[:100]!r} is none: a digest "
-            "doesn't say who wrote the value; leave --decode to get the bytes as they are"
+            f"--decode requires a signed reference (offload:…), not {what[:100]!r}: a digest "
+            "doesn't say who wrote the value; omit --decode to get the raw bytes"
         )
     content = _content(hook, what, ref)
     with _file(output) as file:

@@ -23,12 +23,12 @@ __all__ = ("purge",)
 def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Erase all messages from queues, and release the values they hold.
 
-    Like `celery purge -Q QUEUE`, which leaves the values in the store until their retention is
-    over. Here they are deleted after offload_grace, unless something else holds them. Messages
-    that other queues may have a copy of keep their values. There's no undo.
+    Like `celery purge -Q QUEUE`, which leaves the values in the store until their retention
+    ends. Here they are deleted after offload_grace, unless something else holds them. Values of
+    messages that may have a copy in another queue are kept. There's no undo.
     """
     if as_json and not force:
-        raise click.UsageError("--json doesn't prompt: say --force")
+        raise click.UsageError("--json can't prompt: add --force")
     hook = hook_of(ctx)
     names = list(dict.fromkeys(queues))
     if not force:
@@ -55,7 +55,7 @@ def _holds(count: Counter[str]) -> str:
     """Return what became of the messages' values, for people."""
     told = {
         RELEASED: "released the values of {}",
-        SHARED: "{} keep theirs until they expire, as other queues may have a copy",
-        UNREADABLE: "{} could not be read, and theirs expire by themselves",
+        SHARED: "{} may have a copy in another queue, and their values expire by time",
+        UNREADABLE: "{} can't be read, and their values expire by time",
     }
     return "".join(f"; {text.format(count[kind])}" for kind, text in told.items() if count[kind])

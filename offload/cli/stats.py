@@ -71,7 +71,7 @@ def stats(
         if as_json:
             print_json({"store": hook.store.url, "reset": True})
         else:
-            click.echo(f"{hook.store.url}: counting begins anew")
+            click.echo(f"{hook.store.url}: counters start from zero")
         return
     while True:
         _show(hook, since, by, as_json=as_json)

@@ -254,8 +254,8 @@ class ContentStore:
             carried = not payload.ships_code and self.serializers.carries(value, native)
             if not carried and self.known_keys is None:
                 raise StoreUnavailable(
-                    f"{exc}; {native} cannot carry a {payload.type or 'value'} in the message but "
-                    "within a signed reference, and the key for that is in the store: set "
+                    f"{exc}; {native} can send a {payload.type or 'value'} in the message only "
+                    "inside of a signed reference, whose key is in the store: set "
                     "offload_secret",
                     store=self.store.url,
                 ) from exc

@@ -128,7 +128,7 @@ class Runtime:
         if settings.mode != "off" and conf.task_protocol != 2:
             raise ConfigurationError(
                 f"task_protocol is {conf.task_protocol}: offload needs Celery's message protocol "
-                "2, whose messages can say where references stand; remove the setting, or set "
+                "2, which can list a message's references; remove the setting, or set "
                 "offload_mode to 'off'"
             )
         self._settings = settings
@@ -146,8 +146,8 @@ class Runtime:
             value = value.get()
         if contains(value, (Ref,)):
             raise SerializationError(
-                f"this {type(value).__name__} holds a Ref: put the values, or pass the references "
-                "as arguments, where they may stand in lists, tuples and dicts"
+                f"this {type(value).__name__} contains a Ref: put the values, or pass the "
+                "references as arguments, which may contain them in lists, tuples, and dicts"
             )
         return self.content.put(value, native=self.app.conf.task_serializer, hold=Hold(ttl))
 

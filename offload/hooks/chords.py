@@ -62,7 +62,7 @@ class PartKeeper:
         try:
             self._prolong(backend, request)
         except Exception as exc:
-            logger.warning("a chord's parts aren't prolonged: %r", exc)
+            logger.warning("the values of a chord's parts aren't extended: %r", exc)
             return
         self._prolonged[request.group] = now
         while len(self._prolonged) > _CHORDS:

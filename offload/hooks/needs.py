@@ -96,7 +96,9 @@ def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Nee
     if expires is not None:
         yield Need(expires, "result_expires")
     elif retention is None:
+        why = "the result backend keeps them until its cleanup"
+        if hook.result_expires is None:
+            why = "result_expires is not set"
         raise ConfigurationError(
-            "results never expire (result_expires is not set, or the result backend keeps them "
-            "until its cleanup), so large ones have no end: say for how long results are read"
+            f"results never expire ({why}), so no age is safe: say for how long results are read"
         )

@@ -165,7 +165,7 @@ class Outgoing:
             if not serializers.carries(value, self.native):
                 raise SerializationError(
                     f"task {task!r}, {argument}: {self.native} cannot carry a "
-                    f"{type_name(value)} in the message, where inline has it stay; take it out of "
+                    f"{type_name(value)} in the message, where inline keeps it; remove it from "
                     "inline, or pass a Ref made by Offload.put",
                     task=task,
                     argument=argument,
@@ -377,7 +377,7 @@ class _Look:
         elif isinstance(value, LostValue):
             raise SerializationError(
                 f"task {self.task!r}, {argument}: this value was lost, {value}, and there is "
-                "nothing to send; check arguments for LostValue where a failed task's are sent on",
+                "nothing to send; check for LostValue before passing on a failed task's arguments",
                 task=self.task,
                 argument=argument,
             ) from value.error

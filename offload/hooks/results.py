@@ -122,7 +122,7 @@ class ResultMeta(dict):  # type: ignore[type-arg]
         """Return *exc*, naming the result and the setting that it may have outlived."""
         told = type(exc)(
             f"{exc}. A result's value is kept for result_expires after it was stored, or until the "
-            "result is forgotten or the backend cleaned up",
+            "result is forgotten or the backend is cleaned up",
             digest=exc.digest or self.ref.digest,
             store=exc.store,
         )

@@ -141,8 +141,8 @@ def _check_tracers(app: Any, pool: str = "a pool's process") -> None:
         if inspect.iscoroutinefunction(tracer):
             raise ConfigurationError(
                 f"task {name!r} runs by {tracer.__module__}.{tracer.__qualname__}, a coroutine "
-                f"that {pool} put in place of Celery's tracer: offload can't get values to it. "
-                "Use another pool, or none of offload",
+                f"that {pool} uses in place of Celery's tracer: offload can't pass values to it. "
+                "Use another pool, or remove offload",
                 task=name,
             )
         task.__trace__ = _tracer(hook, task, tracer)
@@ -406,7 +406,7 @@ def _open(hook: Runtime, task: Any, value: Any) -> Any:
         raise
     except Exception as exc:
         raise ConfigurationError(
-            f"task {task.name!r} has a Strategy of its own, {task.Strategy!r}, and is given what "
+            f"task {task.name!r} has its own Strategy, {task.Strategy!r}, and receives data that "
             f"can't be pickled, so offload can't find references in it: {type(exc).__name__}: "
             f"{exc}. Turn offload off for this task: offload=False",
             task=task.name,

@@ -74,8 +74,8 @@ class Loading:
             raise
         except ModuleNotFoundError as exc:
             raise DeserializationError(
-                f"{shown(record)} cannot be made here: {exc}; install it here, or have it shipped "
-                f"by the sender: offload.classes.register({exc.name})"
+                f"{shown(record)} cannot be made here: {exc}; install it here, or have the sender "
+                f"ship it: offload.classes.register({exc.name})"
             ) from exc
         except Exception as exc:
             raise DeserializationError(

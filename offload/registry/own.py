@@ -58,14 +58,14 @@ class Own:
         changed = identity.changed_since(before) if identity.hash != before.hash else ""
         if changed:
             logger.warning(
-                "%s has changed, so another version of %s is sent; each change makes one, which "
-                "is stored and loaded for itself: keep what changes in instances or arguments",
+                "%s has changed, so a new version of %s is sent; each change creates a version "
+                "of its own in the store: keep changing data in instances or arguments",
                 changed,
                 name,
             )
         elif identity.unsure and identity.size > _MUCH:
             logger.warning(
-                "%s is hashed again for every message, all %s of it, as %s may change unnoticed: "
+                "%s is hashed again for every message (%s), because %s may change unnoticed: "
                 "pass it as an argument, or keep it in a list, dict, or tuple of plain values",
                 name,
                 human_size(identity.size),

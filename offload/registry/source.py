@@ -82,7 +82,7 @@ def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], Pair]) -> bytes:
 def _warn(name: str, reason: str) -> None:
     """Warn, once for each reason."""
     logger.warning(
-        "%s goes without its source, so only workers of this Python version can load it: %s",
+        "%s is pushed without its source, so only workers of this Python version can load it: %s",
         name,
         reason,
     )

@@ -136,13 +136,13 @@ def bound(owner: Any, name: str, is_version: IsVersion) -> MethodType:
 def alias(origin: Any, args: list[Any], is_version: IsVersion) -> Any:
     """Return ``origin[args]``; raises TypeError where a library decides what that is."""
     if not isinstance(origin, type):
-        raise TypeError("an alias of what is no class")
+        raise TypeError("the origin of an alias is not a class")
     definer, _ = _definition(origin, "__class_getitem__")
     by_meta, _ = _definition(type(origin), "__getitem__")
     if by_meta is not None or definer is None or not _is_allowed(definer, is_version):
         raise TypeError(f"{origin.__qualname__} is not generic by itself")
     if not all(each is ... or isinstance(each, (type, *_ALIASES)) for each in args):
-        raise TypeError("an alias of what is no type")  # typing compiles texts
+        raise TypeError("an argument of an alias is not a type")  # typing compiles texts
     made: Any = origin
     return made[tuple(args) if len(args) != 1 else args[0]]
 

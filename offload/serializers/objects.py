@@ -261,7 +261,7 @@ def maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Ca
     """
     [(tag, _)] = node.items()
     if tag not in (("code", "bound", "type", "import") if types else ("code", "bound")):
-        raise TypeError("called is only what is shipped")
+        raise TypeError("only shipped code can be called")
     made: Callable[..., Any] = reader.value(node)
     if isinstance(made, type) and tag != "type":
         methods.check_class(made, reader.found.is_version, calls=calls)

@@ -82,14 +82,14 @@ def _read_int(node: Node) -> int:
 def _write_fraction(value: Fraction) -> Node:
     terms = value.numerator, value.denominator
     if max(term.bit_length() for term in terms) > _TERM:
-        raise NotData("it is a Fraction of very large numbers")
+        raise NotData("it is a Fraction with very large terms")
     return {"Fraction": [_write_int(term) for term in terms]}
 
 
 def _read_fraction(body: Node) -> Fraction:
     numerator, denominator = map(_read_int, body)
     if max(numerator.bit_length(), denominator.bit_length()) > _TERM:
-        raise ValueError("a fraction of too large numbers")
+        raise ValueError("a fraction with too large terms")
     return Fraction(numerator, denominator)
 
 
@@ -101,7 +101,7 @@ def _write_path(value: pathlib.PurePath) -> Node:
     try:
         str(value).encode()
     except UnicodeEncodeError:
-        raise NotData("it is a path that is no Unicode") from None
+        raise NotData("it is a path that isn't valid Unicode") from None
     return {"path": [type(value).__name__, str(value)]}
 
 

@@ -90,16 +90,14 @@ class Tree:
             writer = Writer(self._code, spell_out=True, imports=self._imports)
             return self._encode(value, writer)
         except TypeError:
-            raise NotData("it is nested too deep") from None
+            raise NotData("it is nested too deeply") from None
 
     def _encode(self, value: Any, writer: Writer) -> Payload:
         node, pairs = writer.node(value), writer.given.pairs
         head = orjson.dumps({"shipped": [pairs, node]} if pairs else node)
         payload = Payload(self.name, head, writer.buffers, type_name(value), bool(pairs))
         if writer.emptiest > _justified(payload.size):
-            raise NotData(
-                f"it has {writer.emptiest:,} items that hold nothing, in {payload.size:,} bytes"
-            )
+            raise NotData(f"it has {writer.emptiest:,} empty items, in {payload.size:,} bytes")
         return payload
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
@@ -265,7 +263,7 @@ class Reader:
     def count(self, items: int) -> None:
         """Raise ValueError for more items without any bytes than the value's size justifies."""
         if items > self._most:
-            raise ValueError(f"{items} items that hold nothing")
+            raise ValueError(f"{items} empty items")
 
     def spend(self, items: int) -> None:
         """Do as `count` for items that get written out: all of them together."""

@@ -132,7 +132,7 @@ class Settings:
                 and all(isinstance(url, str) for url in self.store)
             )
         ):
-            raise ConfigurationError("offload_store is refused: it is a URL or a list of URLs")
+            raise ConfigurationError("offload_store must be a URL or a list of URLs")
         put("store_options", _store_options(self.store_options, self.store))
         if is_int(self.tier_sizes):
             put("tier_sizes", (self.tier_sizes,))
@@ -265,7 +265,7 @@ def _store_options(
         isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
         for options in each
     ):
-        raise ConfigurationError(f"{where} is a dict, or for several stores a list of dicts")
+        raise ConfigurationError(f"{where} must be a dict, or a list of dicts for several stores")
     if each and len(each) != stores:
         raise ConfigurationError(
             f"{where}: {len(each)} dicts for {stores} stores; give one for each URL"

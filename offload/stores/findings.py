@@ -61,4 +61,4 @@ def stray_findings(names: Iterable[str], remedy: str) -> Iterator[Finding]:
     if found:
         shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
         count = "one file or folder" if len(found) == 1 else f"{len(found)} files or folders"
-        yield Finding("info", f"{count} of others' are ignored there: {shown}", remedy)
+        yield Finding("info", f"{count} that aren't the store's are ignored: {shown}", remedy)

@@ -108,7 +108,7 @@ def test_json_has_the_same_numbers(command):
 
 
 def test_counting_begins_anew(command):
-    assert "begins anew" in command("--reset")
+    assert "start from zero" in command("--reset")
     assert "0 looked at" in command()
 
 

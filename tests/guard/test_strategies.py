@@ -183,7 +183,7 @@ def test_what_cannot_be_looked_into(wire):
     task = wire.app.tasks["length"]
     task.Strategy = "somebody:strategy"
     hooks._guard_task(wire.hook, task)
-    with pytest.raises(ConfigurationError, match="task 'length' has a Strategy of its own"):
+    with pytest.raises(ConfigurationError, match="task 'length' has its own Strategy"):
         task(lambda: None)
     assert wire.entered == []
 

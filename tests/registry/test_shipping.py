@@ -218,9 +218,9 @@ class TestClassState:
         for _ in range(3):
             here.write(cls())
         assert len(here.written) == 3
-        [record] = [each for each in caplog.records if "another version" in each.message]
+        [record] = [each for each in caplog.records if "a new version" in each.message]
         assert record.levelname == "WARNING"
-        assert record.message.startswith("F.created has changed, so another version of __main__.F")
+        assert record.message.startswith("F.created has changed, so a new version of __main__.F")
 
     def test_an_edited_class_is_no_reason_to_warn(self, sides, defined, caplog):
         """A method that is replaced makes a version as it should."""

@@ -149,7 +149,7 @@ def test_missing_rights_are_refused_for_good(store, folder, monkeypatch):
             lambda: store.pointers.swap("p", None, b""),
             lambda: store.leases.acquire("l", "me", 1),
         ):
-            with pytest.raises(StoreError, match="owner and rights") as caught:
+            with pytest.raises(StoreError, match="its owner, and its permissions") as caught:
                 call()
             assert not isinstance(caught.value, StoreUnavailable)
 

@@ -82,7 +82,7 @@ class Disk:
             meaning = _PASSING.get(exc.errno or 0)
             if meaning:
                 raise StoreUnavailable(f"{self.url}: {meaning} ({said})", store=self.url) from exc
-            hint = "check the path, its owner and rights"
+            hint = "check the path, its owner, and its permissions"
             if exc.errno in _SHARED and self._mode is None:
                 hint += "; if several users share it, add ?mode=0660 to its URL"
             raise StoreError(f"{self.url} cannot be used ({said}): {hint}", store=self.url) from exc

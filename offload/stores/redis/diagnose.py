@@ -40,7 +40,7 @@ def diagnose(link: Link) -> Iterator[Finding]:
             "warning",
             "its user may not run INFO, so version, memory, eviction, and persistence weren't "
             "checked",
-            "grant its user +info to have them checked; nothing else needs that",
+            "grant its user +info to check them; nothing else needs it",
         )
     sent = time.time()
     for name, (seconds, micros) in link.each_server("TIME"):
@@ -145,7 +145,7 @@ def _replication(info: Mapping[str, Any], wanted: int) -> Iterator[Finding]:
     elif connected and not wanted and "min_slaves_good_slaves" not in info:
         yield Finding(
             "warning",
-            f"it has replicas ({connected}), and no write waits for them: a failover loses what "
+            f"it has replicas ({connected}), but no write waits for them: a failover loses what "
             "they don't have yet, and tasks that need it fail with BlobMissing",
             "add ?wait_replicas=1 to the store's URL, or set min-replicas-to-write on the server",
         )

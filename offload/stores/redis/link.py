@@ -216,8 +216,8 @@ class Link:
         said = refusal(pool, longest) if longest else None
         if said:
             raise StoreError(
-                f"{self.url} takes no string of {longest} bytes ({said}): set chunk_size=… in its "
-                "URL to fewer bytes than it allows (proto-max-bulk-len)",
+                f"{self.url} accepts no string of {longest} bytes ({said}): set chunk_size=… in "
+                "its URL below that limit (proto-max-bulk-len)",
                 store=self.url,
             ) from exc
 
@@ -227,7 +227,7 @@ class Link:
         """
         if self._checked(reached) < self.replicas:
             raise StoreUnavailable(
-                f"a write to {self.url} reached {reached} replicas within {self._wait[2]} ms, and "
+                f"a write to {self.url} reached {reached} replicas within {self._wait[2]} ms, but "
                 f"wait_replicas is {self.replicas}: check that they are connected and keep up",
                 store=self.url,
             )
