@@ -195,11 +195,11 @@ def no_refs_within() -> Iterator[None]:
 
 
 class LostValue(str):
-    """Stands where a task's argument could not be read, for what runs after a failure:
+    """Placeholder for a task's argument that could not be read, in code that runs after a failure:
     ``on_failure``, ``after_return``, error callbacks, and the ``task_failure`` signal.
 
-    It is a string that says so, hence it can be shown, hashed, and written as JSON; no task
-    starts with one, and it cannot be sent to a task.
+    It is a descriptive string, so it can be shown, hashed, and written as JSON. No task starts
+    with one, and it can't be sent to a task.
 
     Attributes:
         error: why the value could not be read.
@@ -210,7 +210,7 @@ class LostValue(str):
 
     @classmethod
     def of(cls, ref: Ref[Any], error: Exception) -> LostValue:
-        """Return what stands for the value of *ref*, which *error* made unreadable."""
+        """Return the placeholder for the value of *ref*, which could not be read due to *error*."""
         return _lost(f"<offload: lost {ref.shown}: {type(error).__name__}>", error)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Messages that have waited so long that their values are about to expire."""
+"""Find messages whose values are about to expire."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def expiring(hook: Offload) -> Expiring:
 
 
 def waiting_too_long(hook: Offload) -> Iterator[Finding]:
-    """Yield a warning if messages have waited so long that their values are about to expire."""
+    """Yield a warning if the values of waiting messages are about to expire."""
     try:
         found = expiring(hook)
     except StoreUnavailable:

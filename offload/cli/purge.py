@@ -1,4 +1,4 @@
-"""``celery offload purge``: discard the messages of queues, and release what they hold."""
+"""``celery offload purge``: discard the messages of queues and release the values they hold."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: boo
 
 
 def _holds(count: Counter[str]) -> str:
-    """Return what became of the messages' values, for people."""
+    """Describe what happened to the messages' values."""
     told = {
         RELEASED: "released the values of {}",
         SHARED: "{} may have a copy in another queue, and their values expire by time",

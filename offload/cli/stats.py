@@ -175,7 +175,7 @@ def _timing(total: Figures, step: str) -> str:
 
 
 def document(hook: Offload, found: Report) -> dict[str, Any]:
-    """Return a report for programs."""
+    """Return a report, as JSON."""
     return {
         "store": hook.store.url,
         "since": found.begin,
@@ -190,7 +190,7 @@ def document(hook: Offload, found: Report) -> dict[str, Any]:
 
 
 def counts(figures: Figures) -> Mapping[str, Any]:
-    """Return what was counted, for programs."""
+    """Return the counters, as JSON."""
     ratio = figures.deduplication
     return {
         **dict(sorted(figures.counts.items())),

@@ -1,4 +1,4 @@
-"""Check whether dependencies are newer than what offload was tested with."""
+"""Check whether dependencies are newer than the tested versions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def versions() -> Iterator[Finding]:
     if newer:
         yield Finding(
             "info",
-            f"newer than any version that offload was tested with: {', '.join(newer)}",
+            f"newer than the versions tested with offload: {', '.join(newer)}",
             "if something fails, install the tested versions first",
         )
     else:
-        yield Finding("ok", "no installed version is newer than what offload was tested with")
+        yield Finding("ok", "no installed version is newer than the tested ones")
 
 
 def _installed(name: str) -> Version | None:

@@ -1,4 +1,4 @@
-"""What the hooks of one app share: its settings, its store, its counters."""
+"""State shared by the hooks of one app: settings, store, counters."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ logger = logging.getLogger(__name__)
 
 _FOREVER = 10 * 365 * 86400.0  # for results that never expire
 RETENTION_HELD = 7 * 86400.0
-"""The default of ``offload_retention`` where holds are tracked. Only what nobody releases lives
-that long: values of a killed publisher, of a purged queue, of messages that may have copies."""
+"""Default of ``offload_retention`` where holds are tracked. Only values that nobody releases live
+that long: those of a killed publisher, of a purged queue, of messages that may have copies."""
 RETENTION_BY_AGE = 86400.0
-"""The default where everything lives that long."""
+"""Default of ``offload_retention`` where values live by age."""
 
 
 class Runtime:
-    """What the hooks of one app work with. Users have `offload.hooks.extension.Offload`.
+    """State shared by the hooks of one app. Users have `offload.hooks.extension.Offload`.
 
     Args:
-        extension: what connects the app, maybe others as well.
+        extension: the Offload that connects the app, and maybe others.
         given: settings by keyword.
         like: an app's runtime whose registered classes are shipped here, too.
     """

@@ -44,7 +44,7 @@ def _expires(backend: Any) -> float:
 
 
 class PartKeeper:
-    """Prolongs what the earlier parts of long chords returned."""
+    """Extends the holds on results of earlier parts of long chords."""
 
     def __init__(self, hook: Runtime) -> None:
         self._hook = hook
@@ -52,7 +52,7 @@ class PartKeeper:
         self._prolonged: OrderedDict[str, float] = OrderedDict()
 
     def returns(self, backend: Any, request: Any, delivery: Delivery) -> None:
-        """Note that a part returns; prolong the others if that is due. Raises nothing."""
+        """Record that a part returns; extend the others if that is due. Raises nothing."""
         expires, now = _expires(backend), self.now()
         if not expires or delivery.since is None or now - delivery.since < expires * _SHARE:
             return

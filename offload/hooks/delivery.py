@@ -235,7 +235,7 @@ class Delivery:
         return ref if ref.is_local else self._bind(ref, path, facts)
 
     def _read(self, found: Sequence[tuple[Ref[Any], Path]], facts: TaskFacts) -> dict[int, Any]:
-        """Return the values of references, or what stands for one that is lost, by ``id(ref)``."""
+        """Return the values of references, or placeholders for lost ones, by ``id(ref)``."""
         counters = self.hook.counters
         read: dict[int, Any] = {}
         if self.error is None:
@@ -337,7 +337,7 @@ class Delivery:
         self._result_shown = None
 
     def result_resolved(self, ref: Ref[Any], value: Any) -> None:
-        """Have *value*, which a task that returned *ref* gives, travel by that reference."""
+        """Send *value*, the result of a task that returned *ref*, by that reference."""
         if self._result is ref:
             self._result = value
 
@@ -422,7 +422,7 @@ def mark_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str, li
 
     For a message that is not executed here but ended or sent again (its task was killed,
     revoked or expired): what it carries goes on as references, and nothing is fetched.
-    Whatever the message is, this raises nothing.
+    This raises nothing, even for a malformed message.
     """
     try:
         note = Note.read(data)

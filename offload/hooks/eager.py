@@ -39,7 +39,7 @@ _calls: ContextVar[Mapping[str, dict[tuple[Any, ...], Ref[Any]]] | None] = Conte
 
 
 def install() -> None:
-    """Have eager calls of apps with offload pass references; once per process."""
+    """Hook eager calls of apps with offload to pass references; once per process."""
     original = Task.apply_async
     if hasattr(original, _PATCH):
         return
@@ -98,7 +98,7 @@ def with_refs(
 def _found(
     hook: Runtime, task: str, root: Mapping[str, Any], native: str
 ) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
-    """Yield what cannot go through the serializer, and where it stands."""
+    """Yield items that can't go through the serializer, with their paths."""
     for kind in ("args", "kwargs"):
         items = root[kind].items() if isinstance(root[kind], dict) else enumerate(root[kind])
         for key, value in items:

@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 _PATCH = "_offload_original"
 _NAME = "get_pickleable_exception"
 _KEY = "offload"
-"""Where the reference stands in what JSON stores of an exception."""
+"""Key of the reference in an exception stored as JSON."""
 _ATTRIBUTE = "_offload_ref"
-"""The same in a pickled one."""
+"""Attribute of the reference in a pickled exception."""
 _INLINE = 1 << 16  # bytes up to which the exception stands in the stored result itself
 _NO_OPTIONS = TaskOptions()
 
 
 def install() -> None:
-    """Have failures handled with the original exception of a shipped class; once per process."""
+    """Hook Celery to handle failures with a shipped class' own exception; once per process."""
     original = trace.get_pickleable_exception
     if hasattr(original, _PATCH):
         return
@@ -68,7 +68,7 @@ def portable(hook: Offload, outcome: Any) -> None:
 
 
 def hook_exceptions(hook: Offload, backend: Any) -> None:
-    """Have *backend* store and read exceptions of shipped classes."""
+    """Hook *backend* to store and read exceptions of shipped classes."""
     prepare: Callable[..., Any] = backend.prepare_exception
     to_python: Callable[..., Any] = backend.exception_to_python
 
@@ -76,7 +76,7 @@ def hook_exceptions(hook: Offload, backend: Any) -> None:
         if serializer is not None or not _is_shipped(hook, exc):
             return prepare(exc, serializer)
         made = _as_celery(exc)
-        # A copy: what is set on it must not stay on the user's.
+        # A copy: attributes set on it must not stay on the user's exception.
         prepared = prepare(copy.copy(made) if made is exc else made)
         wire = _stored(hook, exc)
         if wire is not None:
@@ -116,7 +116,7 @@ def _is_shipped(hook: Offload, exc: Any) -> bool:
 
 
 def _as_celery(exc: BaseException) -> BaseException:
-    """Return what Celery makes of an exception that plain pickle cannot carry."""
+    """Return Celery's replacement for an exception that plain pickle can't carry."""
     made: BaseException = getattr(trace.get_pickleable_exception, _PATCH)(exc)
     return made
 

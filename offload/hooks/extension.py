@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 class Offload:
-    """Large arguments and results of an app's tasks travel by reference.
+    """Sends large arguments and results of an app's tasks by reference.
 
-    One Offload serves any number of apps, as an application factory makes them; each has
-    settings, a store, and counters of its own. Called within a task, an Offload works for the
-    task's app; else for Celery's current app, if that is among its apps; else for the one that
-    was connected last. Registered classes are registered for all of them.
+    One Offload serves any number of apps, such as those of an application factory; each has its
+    own settings, store, and counters. Within a task, an Offload uses the task's app; otherwise
+    Celery's current app, if that is one of its apps; otherwise the app that was connected last.
+    Registered classes are registered for all apps.
 
     Args:
         app: the Celery app; without one, call `init_app` later.
@@ -51,7 +51,7 @@ class Offload:
             self.init_app(app)
 
     def init_app(self, app: Celery) -> None:
-        """Connect with *app*, besides the apps before. Doing it again changes nothing.
+        """Connect with *app*, in addition to earlier apps. Repeated calls change nothing.
 
         Raises ConfigurationError if the app has another Offload.
         """
@@ -72,7 +72,7 @@ class Offload:
 
     @property
     def _runtime(self) -> Runtime:
-        """The runtime of the app that this is called for."""
+        """The runtime of the app that the call is for."""
         latest: Runtime = self._latest
         if self._serves_several:
             for app in (getattr(current_task, "app", None), current_app):
@@ -90,7 +90,7 @@ class Offload:
         setattr(self._runtime, name, value)
 
     def __reduce__(self) -> Any:
-        """Be the Offload of the app that reads this, as in classes that are shipped."""
+        """Unpickle as the Offload of the reading app, for example in shipped classes."""
         return self._runtime.__reduce__()
 
     @property
@@ -100,7 +100,7 @@ class Offload:
 
     @property
     def settings(self) -> Settings:
-        """What is configured, read once. Raises ConfigurationError naming the key."""
+        """The settings, read once. Raises ConfigurationError naming the key."""
         return self._runtime.settings
 
     @property
@@ -110,7 +110,7 @@ class Offload:
 
     @property
     def counters(self) -> Counters:
-        """What this process did so far; see `offload.counters.NAMES`."""
+        """The counters of this process; see `offload.counters.NAMES`."""
         return self._runtime.counters
 
     @property
@@ -121,13 +121,13 @@ class Offload:
     def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
         """Serialize and store *value* now, and return its reference to pass to tasks.
 
-        Of a reference it returns that one, kept for as long as another value would be.
+        For a reference, return it, held as long as a value would be.
 
         Args:
-            retention: seconds to keep it, and a quarter more, so that passing the reference on
-                soon costs no round trip; default ``offload_retention``.
+            retention: seconds to hold it (and a quarter more, so that passing the reference on
+                soon costs no round trip); default ``offload_retention``.
 
-        Raises: SerializationError (also for a value that holds references), ValueTooLarge,
+        Raises: SerializationError (also for a value that contains references), ValueTooLarge,
             InvalidRef, BlobMissing, StoreUnavailable, StoreError.
         """
         return self._runtime.put(value, retention=retention)
@@ -140,21 +140,21 @@ class Offload:
         return self._runtime.get(ref)
 
     def pin(self, ref: Ref[Any], name: str) -> None:
-        """Keep the value of *ref* until `unpin`, in place of what has this name.
+        """Hold the value of *ref* until `unpin`; replaces an existing pin of this name.
 
         Raises BlobMissing if it is gone, ConfigurationError for a store that doesn't track holds
-        (S3 or files alone), ValueError for what cannot be a name.
+        (S3 or files alone), ValueError for an invalid name.
         """
         self._runtime.pin(ref, name)
 
     def unpin(self, name: str) -> bool:
         """Remove the pin; return whether there was one.
 
-        The value expires after ``offload_grace``, or when everything else that holds it has ended:
-        a `put` holds for its retention and a quarter more, messages and results for their time.
+        The value expires after ``offload_grace``, or later if something else holds it: a `put`
+        holds it for its retention and a quarter more, messages and results for their own time.
         """
         return self._runtime.unpin(name)
 
     def pinned(self, name: str) -> Ref[Any] | None:
-        """Return what is pinned under *name*, None if nothing is."""
+        """Return the reference pinned under *name*; None if there is none."""
         return self._runtime.pinned(name)

@@ -1,4 +1,4 @@
-"""User code that sees what is published is given values, as plain Celery gives it.
+"""Give values to user code that sees published tasks, as plain Celery does.
 
 A worker that publishes the next step of a chain, a callback, or a chord's body has its
 arguments as references, and passes them on as that. An ``apply_async`` of the task's own,
@@ -37,14 +37,14 @@ when it was published first, and now has no values to see.
 
 
 def guard_task(hook: Runtime, task: Any) -> None:
-    """Have an ``apply_async`` or ``shadow_name`` of the task's own called with values."""
+    """Call a task's own ``apply_async`` or ``shadow_name`` with values."""
     if hook.tasks[task.name].overrides and not hasattr(task.apply_async, _GUARDED):
         again = functools.partial(Task.apply_async, task)
         task.apply_async = _guarded(hook, task.apply_async, again, task.name)
 
 
 def guard_send_task(hook: Runtime, app: Any) -> None:
-    """Have an app's own ``send_task`` called with values."""
+    """Call an app's own ``send_task`` with values."""
     if not is_user_code(app.send_task):
         return
     send = app.send_task
@@ -76,7 +76,7 @@ def _guarded(
 
 
 def guard_router(hook: Runtime, router: Any) -> None:
-    """Have functions in ``task_routes`` called with values, which then are dropped again."""
+    """Call functions in ``task_routes`` with values, which are dropped afterwards."""
     lookup = router.lookup_route
 
     def lookup_route(name: str, args: Any = None, kwargs: Any = None, *more: Any) -> Any:

@@ -25,7 +25,7 @@ _OPTIONS = re.compile(r"(?:.*_)?offload_store_options", re.IGNORECASE)
 
 
 def install() -> None:
-    """Have Celery's filter of settings mask ours as well; once per process."""
+    """Extend Celery's filter of settings to mask offload's; once per process."""
     original = getattr(utils, _NAME)
     if hasattr(original, _PATCH):
         return

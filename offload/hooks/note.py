@@ -43,11 +43,11 @@ REFUSAL = (
     "__offload__: this task's arguments are in a store; install offload on this worker, "
     "and call Offload(app)"
 )
-"""A keyword argument that `STAND_IN` refuses by name, and so says what is to be done."""
+"""A keyword argument that `STAND_IN` refuses by name, so that the error says what to do."""
 REQUIRED = (REFUSAL, "__offload__", b"__offload__")
-"""Keyword arguments that are no task's, of this and of older releases."""
+"""Keyword arguments that this and older releases add, and no task has."""
 NOTE_VERSION = 2
-"""Of the note on references in a message: what is written, and the newest that is read."""
+"""Version of the note on references in a message: the one written, and the newest one read."""
 MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What Celery raises for a chain, a chord, or callbacks in a message that are malformed. Where
 that is raised in a worker's main process, the worker would end."""

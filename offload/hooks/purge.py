@@ -1,4 +1,4 @@
-"""Purge queues: discard their messages, and release what these hold."""
+"""Purge queues: discard their messages and release the values they hold."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Discarded:
 
 def purge(hook: Offload, queues: Iterable[str]) -> Iterator[Discarded]:
     """Discard the messages that are in *queues* now, and yield each; a queue that doesn't exist
-    has none. What is interrupted has discarded what it yielded.
+    has none. If interrupted, it has discarded the messages that it yielded.
 
     Raises StoreUnavailable if the broker is unavailable.
     """

@@ -29,7 +29,7 @@ __all__ = ("Renewer", "renewed_for")
 logger = logging.getLogger(__name__)
 
 _STEP = 0.5
-"""Share of the grace by which a renewed hold outlasts what a redelivery needs."""
+"""Share of the grace by which a renewed hold outlasts the time that a redelivery needs."""
 _LEAST = 30.0  # seconds between two renewals of one hold, at least
 _AGAIN = 10.0  # seconds until a renewal is retried that the store couldn't do
 _LONGEST = 300.0  # seconds of waiting at a time, in case the clock is set
@@ -65,11 +65,11 @@ class Renewer:
             running.remove(delivery)
 
     def renew_due(self) -> None:
-        """Renew what is due in this process."""
+        """Renew the holds that are due in this process."""
         self._renew_all(self._running.get())
 
     def _renew_all(self, running: _Running) -> float:
-        """Renew what is due, and return in how many seconds something will be."""
+        """Renew the holds that are due; return the seconds until the next one is."""
         now, grace = self._now(), self._hook.grace
         for delivery in running.all():
             if delivery.until is not None and delivery.until - grace <= now:

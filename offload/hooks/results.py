@@ -54,7 +54,7 @@ _CHORD_UNLOCK = "celery.chord_unlock"
 _WAITING = ("on_message", "on_interval")
 """Functions of the user's that a result set calls while it waits."""
 _READS = ("get", "maybe_throw", "result")
-"""Of a result: what gives its value."""
+"""Attribute of a result: the function that returns its value."""
 
 _as_refs: ContextVar[bool] = ContextVar("offload_results_as_refs", default=False)
 _joining: ContextVar[bool] = ContextVar("offload_results_joining", default=False)
@@ -152,7 +152,7 @@ class ResultMeta(dict):  # type: ignore[type-arg]
 
 
 def install() -> None:
-    """Have results look at no more than they need; once per process.
+    """Hook results to read no more than they need; once per process.
 
     A chain's ``get()`` looks at its parents only for a failure to raise, and a group's fetches
     the values of its parts together.
@@ -238,7 +238,7 @@ def _is_celerys(result: Any) -> bool:
 
 
 def _unresolved(results: Any, values: list[Any]) -> Iterator[tuple[list[Any], int]]:
-    """Yield where metadata stands in place of a value in what a result set has gathered."""
+    """Yield the places of metadata, instead of values, in the items a result set gathered."""
     for at, (result, value) in enumerate(zip(results.results, values, strict=True)):
         if isinstance(value, ResultMeta):
             yield values, at

@@ -73,7 +73,7 @@ def _release(hook: Offload, task_id: str, ref: Ref[Any] | None) -> None:
 
 
 def _finder(backend: Any) -> Finder | None:
-    """Return what yields the ids of results that a cleanup would delete; None for a backend that
+    """Return a function that yields the ids of results to be cleaned up; None for a backend that
     needs none, or that we don't know. Nothing is imported for it.
     """
     for (module, name), finder in _FINDERS.items():

@@ -21,7 +21,7 @@ write headers."""
 
 
 def is_user_code(function: Any) -> bool:
-    """Return whether *function* may look at the arguments of a task that is published."""
+    """Return whether *function* may read the arguments of a published task."""
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)
@@ -31,12 +31,12 @@ def is_user_code(function: Any) -> bool:
 
 
 def overrides(task: Any) -> bool:
-    """Return whether *task* overrides what publishes it."""
+    """Return whether *task* overrides a method that publishes it."""
     return is_user_code(task.apply_async) or is_user_code(task.shadow_name)
 
 
 def listeners() -> bool:
-    """Return whether user code receives the signals about what is published."""
+    """Return whether user code receives Celery's publishing signals."""
     for signal in (signals.before_task_publish, signals.after_task_publish, signals.task_sent):
         for _, receiver in list(signal.receivers or ()):
             if isinstance(receiver, weakref.ReferenceType):

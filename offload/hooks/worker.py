@@ -106,14 +106,14 @@ class CheckTracers(StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, parent: Any) -> None:
-        """Look at the tasks, for which Celery has made tracers just now."""
+        """Check the tasks, for which Celery has just built tracers."""
         _dispatch_stand_in(parent)
         pool = getattr(parent, "pool", None)
         _check_tracers(parent.app, f"pool {type(pool).__module__}.{type(pool).__qualname__}")
 
 
 def _dispatch_stand_in(consumer: Any) -> None:
-    """Have messages that name `STAND_IN` go to the tasks they are for."""
+    """Pass messages that name `STAND_IN` to the tasks they are for."""
     strategies = consumer.strategies
     own = strategies[STAND_IN]
 
@@ -149,7 +149,7 @@ def _check_tracers(app: Any, pool: str = "a pool's process") -> None:
 
 
 def _look_in_process(**_more: Any) -> None:
-    """Look at the tasks in a pool's process, which has made tracers of its own."""
+    """Check the tasks in a pool's process, which has built its own tracers."""
     app = get_current_app()
     if getattr(app, "_offload", None) is not None:
         _check_tracers(app)

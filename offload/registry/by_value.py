@@ -45,7 +45,7 @@ _OF_FUNCTIONS = (
 )
 
 _PLACE = re.compile(r"<\S+@[0-9a-f]{12} (.*)>")
-"""What `Functions` calls a file, and what that was before."""
+"""The name that `Functions` gives a file, and the previous one."""
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, Callable[..., Any]]
 """A maker, its arguments, the state that may refer to what was made, and what sets it."""

@@ -1,4 +1,4 @@
-"""Making a class once more from what it is now.
+"""Recreate a class from its current state.
 
 Keywords of a class statement (``class Plugin(Base, tag=4)``) are not kept by Python. What shipped
 metaclasses and ``__init_subclass__`` methods did when a class was defined is part of what is
@@ -20,7 +20,7 @@ from offload.errors import SerializationError
 __all__ = ("check_creation", "without_shipped_hooks")
 
 Ships = Callable[[type], bool]
-"""Tells whether a class is shipped, and not imported."""
+"""Returns whether a class is shipped rather than imported."""
 
 _HOOK = "__init_subclass__"
 

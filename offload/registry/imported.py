@@ -1,6 +1,6 @@
 """Functions of libraries, as versions that import them where they are needed.
 
-Data must not name what is imported. So a function that both sides can import, such as
+Data must not choose what is imported. So a function that both sides can import, such as
 ``numpy.sum``, travels as a shipped function without parameters that returns it: stored, signed,
 and subject to ``offload_code_allow`` under its name, as all shipped code is.
 """
@@ -40,7 +40,7 @@ def importer(obj: Any) -> Callable[[], Any] | None:
 
 
 def resolve(getter: Any) -> Any:
-    """Return what a loaded version imports; raises TypeError for any other version."""
+    """Return the object that a loaded version imports; raises TypeError for other versions."""
     if not isinstance(getter, FunctionType) or getattr(getter, _MARK, None) is not True:
         raise TypeError("a version that imports nothing")
     obj = getter()

@@ -64,7 +64,7 @@ _SURE = 60.0  # seconds for which a version that was seen in the store is taken 
 
 @dataclass
 class _Registrations:
-    """What was registered, with when it is pushed. Several registries may share it."""
+    """The registered objects, and when to push them. Several registries may share it."""
 
     modules: dict[str, str] = field(default_factory=dict)
     objects: dict[str, tuple[Any, str]] = field(default_factory=dict)
@@ -217,7 +217,7 @@ class ClassRegistry:
         """The classes and functions that were registered, with those of registered modules and
         their submodules, which this imports.
 
-        What is in a module and cannot be shipped is logged, and left out.
+        Objects of a module that can't be shipped are logged and left out.
         """
         here = [obj for obj, _ in self._registered.values()]
         for module in _with_submodules(self._modules):

@@ -68,7 +68,7 @@ class Versions:
         return stored
 
     def check_name(self, pair: Pair) -> None:
-        """Raise CodeRefused if the policy excludes this version, whoever signed it."""
+        """Raise CodeRefused if the policy excludes this version, regardless of its signature."""
         with self.refusing():
             self.means.policy.check_name(*pair)
 

@@ -1,4 +1,4 @@
-"""How to send what no serializer carries, said without showing any of it."""
+"""Advice on values that no serializer can carry, without showing their content."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ __all__ = (
 )
 
 IsVersion = Callable[[type], bool]
-"""Tells whether a class is shipped itself."""
+"""Returns whether a class is shipped itself."""
 
 _ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (the other type of them)
 _METHODS = (FunctionType, classmethod, CachedFunction)

@@ -63,7 +63,7 @@ _FACTORIES: dict[str, Any] = {
     kind.__name__: kind
     for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 }
-"""What a `defaultdict` may make that is no shipped code."""
+"""The types, besides shipped code, that a `defaultdict` may make."""
 
 _LISTS_AND_DICTS = frozenset({list, dict})
 _RAW = Raw()
@@ -419,7 +419,7 @@ def _read_dict(reader: Reader, body: Node) -> dict[Any, Any]:
 
 
 def _read_items(reader: Reader, body: Node) -> list[Any]:
-    """Return what a set is made of."""
+    """Return the items of a set."""
     items = reader.items(body)
     _check_hashes(items)
     return items

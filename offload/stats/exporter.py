@@ -151,7 +151,7 @@ class Server(ThreadingMixIn, WSGIServer):
         super().__init__(place[:2], _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection from a thread of its own; drop the longest silent one for it."""
+        """Serve a connection in its own thread; drop the longest silent one to make room."""
         if not self._places.acquire(blocking=False):
             self._drop(1)
             if not self._places.acquire(timeout=1.0):
@@ -180,11 +180,11 @@ class Server(ThreadingMixIn, WSGIServer):
         self._drop(late)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Note that a client went away."""
+        """Log that a client disconnected."""
         logger.debug("a scrape by %s failed", client_address)
 
     def _drop(self, number: int) -> None:
-        """Have the threads of the longest silent connections end."""
+        """End the threads of the longest silent connections."""
         with self._lock:
             for request in list(islice(self._silent, number)):
                 del self._silent[request]

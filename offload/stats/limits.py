@@ -7,7 +7,7 @@ __all__ = ("BACKLOG", "PATIENCE", "most_connections")
 PATIENCE = 5.0
 """Seconds that a client has to send the head of its request."""
 BACKLOG = 32
-"""Connections that are accepted at once, before any of them is looked at."""
+"""Connections that the system accepts before the server handles them."""
 _MOST = 64
 _LEAST = 4
 _OWN = 60  # descriptors for everything else: the store's connections, files

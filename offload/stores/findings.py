@@ -56,7 +56,7 @@ def clock_finding(ahead: float) -> Finding:
 
 
 def stray_findings(names: Iterable[str], remedy: str) -> Iterator[Finding]:
-    """Say which files lie in a store that are not its own, if there are any."""
+    """Yield a finding if there are stray files in a store."""
     found = sorted(names)
     if found:
         shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")

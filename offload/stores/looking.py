@@ -16,7 +16,7 @@ from offload.stores.base import Store
 __all__ = ("LAST", "Accounted", "Looked", "Seen", "accounted", "is_called", "looked")
 
 LAST = 5
-"""Holders of a blob that are looked at for when it expires."""
+"""Holders of a blob that are read to find out when it expires."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class _Pool:
         return future
 
     def shutdown(self) -> None:
-        """End the threads when they have done what was submitted."""
+        """End the threads after their submitted jobs."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:

@@ -363,7 +363,7 @@ class HoldTests:
         assert account.count_holders([one[0]]) == [2]
 
     def test_the_last_holds_are_told(self, store: Store) -> None:
-        """Where account is kept, those that hold a blob longest are told, a few at most."""
+        """Stores that track holds list the longest holders of a blob, a few at most."""
         account = _accounted(store)
         (one, content), gone = next(iter(blobs(1, 2000).items())), next(iter(blobs(1)))
         for number in range(1, 8):

@@ -29,7 +29,7 @@ _LITTLE = 0.05  # of the file system
 
 
 def diagnose(disk: Disk) -> Iterator[Finding]:
-    """Look at the room that is left for this user, and for what others put there."""
+    """Check the space left for this user, and look for stray files."""
     free, whole = _room(disk)
     shown = f"{human_size(free)} of {human_size(whole)} are free"
     if free < whole * _LITTLE:

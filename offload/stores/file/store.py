@@ -66,7 +66,7 @@ class FileStore:
         yield from self.tallies.sweep(dry_run=dry_run)
 
     def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
-        """Look at the room on the disk, and for files that others put there."""
+        """Check the space on the disk, and look for stray files."""
         return diagnose(self._disk)
 
     def capacity(self) -> Iterator[Capacity]:

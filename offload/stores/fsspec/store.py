@@ -60,7 +60,7 @@ class FsspecStore:
         yield from self.tallies.sweep(dry_run=dry_run)
 
     def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
-        """Look for files that others put there."""
+        """Look for stray files."""
         names = [*self.blobs.strays(), *self._shelf.strays()]
         return stray_findings(names, "keep what others write out of the folder")
 

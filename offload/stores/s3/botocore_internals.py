@@ -1,4 +1,4 @@
-"""botocore: what its clients are made and told of, and it documents in part only.
+"""botocore: partly documented parameters and events of its clients.
 
 `tests/stores/test_botocore_internals.py` checks that against the installed botocore.
 """
