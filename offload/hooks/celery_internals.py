@@ -16,6 +16,7 @@ __all__ = (
     "RAISE_PARENT_ERROR",
     "TAKE_META",
     "UNPACK_PART",
+    "UNPICKLE_BACKEND",
     "app_itself",
     "arguments",
     "body_of_request",
@@ -40,6 +41,8 @@ CALL_ERRBACKS = "_call_task_errbacks"
 """Of a backend: takes a request, an exception, and a traceback."""
 UNPACK_PART = "_unpack_chord_result"
 """Of the Redis backend: decodes a chord's part, not by `meta_from_decoded`."""
+UNPICKLE_BACKEND = "unpickle_backend"
+"""Of `celery.backends.base`: makes the backend of a result that was pickled."""
 CONTEXT = "_context"
 """Of a request in the worker's main process: a cached property, as tasks see requests."""
 

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from celery.backends import base
 from celery.exceptions import Reject
 from celery.result import AsyncResult, ResultSet
 
@@ -27,6 +28,7 @@ from offload.hooks.celery_internals import (
     RAISE_PARENT_ERROR,
     TAKE_META,
     UNPACK_PART,
+    UNPICKLE_BACKEND,
     known_meta,
     parents_of,
 )
@@ -155,8 +157,9 @@ def install() -> None:
     """Hook results to read no more than they need; once per process.
 
     A chain's ``get()`` looks at its parents only for a failure to raise, and a group's fetches
-    the values of its parts together.
+    the values of its parts together. Pickled results bring a backend of their own.
     """
+    _replace(base, UNPICKLE_BACKEND, _unpickled)
     _replace(AsyncResult, RAISE_PARENT_ERROR, _raise_parent_error)
     _replace(AsyncResult, TAKE_META, _not_joining)
     for name in ("join", "join_native"):
@@ -169,6 +172,15 @@ def _replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]) -
         replaced = functools.wraps(original)(make(original))
         setattr(replaced, _PATCH, original)
         setattr(owner, name, replaced)
+
+
+def _unpickled(original: Callable[..., Any]) -> Callable[..., Any]:
+    def unpickle_backend(*given: Any) -> Any:
+        backend = original(*given)
+        hook = getattr(backend.app, "_offload", None)
+        return backend if hook is None else hook_backend(hook, backend)
+
+    return unpickle_backend
 
 
 def _raise_parent_error(_original: Callable[..., Any]) -> Callable[[Any], None]:

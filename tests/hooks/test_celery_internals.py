@@ -10,6 +10,7 @@ from celery import Celery, signature
 from celery.app import trace
 from celery.app.amqp import AMQP
 from celery.app.task import Task
+from celery.backends import base
 from celery.backends.base import Backend
 from celery.backends.redis import RedisBackend
 from celery.local import Proxy
@@ -51,6 +52,7 @@ def app():
         (RedisBackend, "on_chord_part_return", "request state result"),
         (RedisBackend, internals.UNPACK_PART, "tup decode"),
         (AsyncResult, internals.RAISE_PARENT_ERROR, "self"),
+        (base, internals.UNPICKLE_BACKEND, "cls args kwargs"),
         (AsyncResult, internals.TAKE_META, "self meta"),
         (ResultSet, "join", "on_message on_interval"),
         (ResultSet, "join_native", "on_message on_interval"),

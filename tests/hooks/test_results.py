@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import uuid
 
 import pytest
-from celery import Celery, states
+from celery import Celery, _state, states
 from celery.result import AsyncResult, GroupResult
 
 from offload import Offload
@@ -200,6 +202,16 @@ def test_a_function_called_while_a_group_waits_reads_values(app):
     parts = GroupResult("both", [AsyncResult(stored(app), app=app), pending], app=app)
     assert parts.join(timeout=5, interval=0.01, on_interval=arrive) == [VALUE, 1]
     assert seen[0] == VALUE
+
+
+@pytest.mark.parametrize("copied", (copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))))
+def test_a_pickled_result_gives_its_value(app, monkeypatch, copied):
+    """A result that was pickled, as `GroupResult.save` does in a database, reads values."""
+    monkeypatch.setattr(_state._tls, "current_app", app)
+    result = copied(AsyncResult(stored(app), app=app))
+    assert result.get(timeout=5) == VALUE
+    group = copied(group_of(app, values=[VALUE, [7] * 20_000]))
+    assert group.get(timeout=5) == [VALUE, [7] * 20_000]
 
 
 @pytest.mark.parametrize("name", ("get", "maybe_throw"))
