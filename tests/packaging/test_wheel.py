@@ -72,3 +72,10 @@ def test_version_is_in_the_changelog(root):
     """What is released has been described; what is not stands under Unreleased."""
     text = (root / "CHANGELOG.md").read_text()
     assert f"## [{offload.__version__}]" in text or "## [Unreleased]" in text
+
+
+def test_each_section_of_the_changelog_stands_once(root):
+    """A release has one list of each kind, also after branches were merged."""
+    for release in (root / "CHANGELOG.md").read_text().split("\n## ")[1:]:
+        sections = [line for line in release.splitlines() if line.startswith("### ")]
+        assert len(sections) == len(set(sections)), release.partition("\n")[0]
