@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from offload.errors import (
     DeserializationError,
     IntegrityError,
     InvalidRef,
+    OffloadError,
     StoreError,
     StoreUnavailable,
     UnsupportedVersion,
@@ -436,16 +438,18 @@ class ContentStore:
     def get(self, ref: Ref[T]) -> T:
         """Return the value of *ref*, which `open` or `put` gave.
 
-        Raises:
+        Raises (all are counted):
             SerializerNotAccepted: decoding it would need a serializer that is not allowed.
             ValueTooLarge: it is over ``offload_max_size``; nothing was fetched.
             BlobMissing, IntegrityError, StoreUnavailable: see `offload.errors`.
         """
-        self._check(ref)
-        if ref.data is None:
-            return self._retrying(lambda: self._fetch(ref))
-        manifest = read_root(memoryview(ref.data), size=ref.size, where=f"the content of {ref!r}")
-        return self._value(ref, manifest, _copied(manifest.body))
+        with self._counted():
+            self._check(ref)
+            if ref.data is None:
+                return self._retrying(lambda: self._fetch(ref))
+            where = f"the content of {ref!r}"
+            manifest = read_root(memoryview(ref.data), size=ref.size, where=where)
+            return self._value(ref, manifest, _copied(manifest.body))
 
     def get_all(self, refs: Sequence[Ref[Any]]) -> Iterator[Any]:
         """Yield the value of each of *refs*, which `open` or `put` gave.
@@ -476,11 +480,21 @@ class ContentStore:
         return dict(zip(sizes, found, strict=True))
 
     def _get_small(self, ref: Ref[T], stored: Buffer) -> T:
-        self._check(ref)
-        _, manifest = self._read_root(ref, stored)
-        value = self._value(ref, manifest, self._body(ref, manifest, InMemory))
+        with self._counted():
+            self._check(ref)
+            _, manifest = self._read_root(ref, stored)
+            value = self._value(ref, manifest, self._body(ref, manifest, InMemory))
         self._counters.add(values_fetched=1, bytes_fetched=ref.size)
         return value
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count an error that is raised in this block."""
+        try:
+            yield
+        except OffloadError as exc:
+            self._counters.failed(exc)
+            raise
 
     def _check(self, ref: Ref[Any]) -> None:
         self.serializers.check_accepted(ref.serializer)

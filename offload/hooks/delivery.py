@@ -227,6 +227,8 @@ class Delivery:
             try:
                 return self.hook.content.open(text)
             except OffloadError as exc:
+                if isinstance(exc, StoreUnavailable):
+                    self.hook.counters.failed(exc)
                 self.error = self.error or described(exc, self.task.name, where)
         # It goes on as what it is said to be, never as data, and is verified where it arrives.
         return Ref.unbound(text)
@@ -250,7 +252,6 @@ class Delivery:
                 try:
                     read[id(ref)] = next(values) if error is None else ref.get()
                 except OffloadError as exc:
-                    counters.failed(exc)
                     store = self.hook.store.url
                     failed = described(exc, self.task.name, where, digest=ref.digest, store=store)
                     self.error = error or failed

@@ -66,7 +66,7 @@ def _guarded(
         if resending.get():
             return again(args, kwargs, *given, **options)
         with knowing() as known:
-            with showing(hook, task):
+            with showing(task):
                 args, kwargs = known.resolve_call(hook, task, args, kwargs)
                 options = known.resolve_options(hook, options)
             return publish(args, kwargs, *given, **options)
@@ -83,7 +83,7 @@ def guard_router(hook: Runtime, router: Any) -> None:
         if resending.get():
             return None  # it goes to the queue it came from
         if any(True for _ in user_routes(router)):
-            with showing(hook, name) as known:
+            with showing(name) as known:
                 args, kwargs = known.resolve_call(hook, name, args, kwargs, remember=False)
         return lookup(name, args, kwargs, *more)
 
@@ -91,7 +91,7 @@ def guard_router(hook: Runtime, router: Any) -> None:
 
 
 @contextmanager
-def showing(hook: Runtime, task: str) -> Iterator[KnownRefs]:
+def showing(task: str) -> Iterator[KnownRefs]:
     """Within this, references are resolved for user code; errors name *task*."""
     delivery = current_delivery()
     if delivery is not None:
@@ -100,5 +100,4 @@ def showing(hook: Runtime, task: str) -> Iterator[KnownRefs]:
         with knowing() as known:
             yield known
     except OffloadError as exc:
-        hook.counters.failed(exc)
         raise described(exc, task, None) from exc

@@ -202,7 +202,7 @@ class _Finishing:
 def _shown(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> Any:
     """Return the message that *build* makes of *call*, with all values in it for now."""
     given = call.pop("offload", None)
-    with showing(hook, call["name"]) as known:
+    with showing(call["name"]) as known:
         call["args"], call["kwargs"] = known.resolve_call(
             hook, call["name"], call.get("args"), call.get("kwargs")
         )

@@ -60,6 +60,7 @@ def purge(hook: Offload, queues: Iterable[str]) -> Iterator[Discarded]:
 
 
 def _messages(connection: Any, name: str, accept: Any) -> Iterator[Any]:
+    """Take messages from a queue and yield them; None for what isn't one."""
     channel = connection.channel()
     try:
         count = channel.queue_declare(name, passive=True).message_count
@@ -67,7 +68,11 @@ def _messages(connection: Any, name: str, accept: Any) -> Iterator[Any]:
         return
     queue = Queue(name)(channel)
     for _ in range(count):  # and not what is published meanwhile
-        message = queue.get(no_ack=True, accept=accept)
+        try:
+            message = queue.get(no_ack=True, accept=accept)
+        except (ValueError, LookupError, TypeError, AttributeError):  # not of kombu's form
+            yield None
+            continue
         if message is None:
             return
         yield message

@@ -334,7 +334,6 @@ def _resolved(hook: Runtime, task: Any, result: Ref[Any]) -> Any:
     try:
         return hook.get(result)
     except OffloadError as exc:
-        hook.counters.failed(exc)
         raise described(exc, task.name, "result") from exc
 
 
@@ -417,7 +416,6 @@ def _open(hook: Runtime, task: Any, value: Any) -> Any:
         with hook.counters.about(task.name, _BATCH):
             values = [hook.content.open(ref.wire).get() for ref in picked.refs]
     except OffloadError as exc:
-        hook.counters.failed(exc)
         raise described(exc, task.name, _BATCH) from exc
     return _Placed(file.getvalue(), values).load()
 

@@ -10,6 +10,7 @@ from celery import Celery
 from kombu import Connection, Exchange, Queue
 
 from offload import Offload
+from offload.testing.servers import redis_client
 
 TASK = """
 @app.task(name="size")
@@ -89,7 +90,7 @@ def test_it_asks_first(setup):
 
 def test_copies_and_what_cannot_be_read_keep_their_values(project, valkey):
     """What another queue may have a copy of is discarded here alone; a message of another
-    serializer or protocol is discarded like by Celery.
+    serializer or protocol, or of none, is discarded like by Celery.
     """
     broker = f"redis://{valkey.host}:{valkey.port}/6"
     store = f"{valkey.url}?prefix={os.urandom(4).hex()}"
@@ -110,8 +111,10 @@ def test_copies_and_what_cannot_be_read_keep_their_values(project, valkey):
         for body, kind in (({"id": "x", "task": "y"}, "json"), ([[BIG], {}, {}], "pickle")):
             producer = connection.Producer(routing_key="own", serializer=kind)
             producer.publish(body)
+    with redis_client(valkey, db=6) as client:
+        client.lpush("own", "text", "{}", "[]", '{"body": "x", "properties": {}}')
     assert project.json("purge", "own", "--force") == {
-        "own": {"purged": 3, "shared": 1, "unreadable": 2}
+        "own": {"purged": 7, "shared": 1, "unreadable": 6}
     }
     assert holders(hook)
     app.close()

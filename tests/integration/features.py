@@ -41,6 +41,10 @@ def create(config: dict[str, Any]) -> Any:
     def counted(parts: list[Ref]) -> int:
         return len(parts)
 
+    @app.task(name="read", shared=False)
+    def read(value: Ref) -> Any:
+        return value.get()
+
     @app.task(name="counters", shared=False)
     def counters() -> Any:
         return app.offload.counters.snapshot()

@@ -112,6 +112,12 @@ def test_an_idle_worker_tells_what_went_wrong(broker_server, store_server, tmp_p
         with pytest.raises(BlobMissing):
             answer.get(timeout=60)
         wait_until(lambda: report(tallies).total.errors.get("missing"), "it is told", timeout=60)
+        lost = app.offload.put("y" * 5000)
+        app.offload.store.blobs.delete([lost.digest])
+        with pytest.raises(BlobMissing):
+            app.tasks["read"].delay(lost).get(timeout=60)
+        told = "what the task's own code read is told, too"
+        wait_until(lambda: report(tallies).total.errors["missing"] == 2, told, timeout=60)
         written = tallies.total()
         process.stop()
     assert process.popen.returncode == 0
