@@ -466,15 +466,17 @@ class ContentStore:
     def _small_roots(self, refs: Sequence[Ref[Any]]) -> dict[Digest | None, Buffer]:
         """Return the stored root blobs of small values by digest.
 
-        If one can't be had, none is returned: `get` then says which, and what is wrong.
+        Asks once. If one can't be had, none is returned: `get` then says which, and what is wrong,
+        and waits for a store that is away.
         """
-        sizes = {ref.digest: ref.size for ref in refs if ref.digest is not None}
+        most = self._settings.max_size  # `get` refuses what is larger
+        sizes = {ref.digest: ref.size for ref in refs if ref.digest and ref.size <= most}
         if len(sizes) < 2:
             return {}
         limit = max(sizes.values()) + HEAD_LIMIT
         try:
             with self._counters.timed("fetch"):
-                found = self._retrying(lambda: list(self.store.blobs.get([*sizes], limit)))
+                found = list(self.store.blobs.get([*sizes], limit))
         except StoreError:
             return {}
         return dict(zip(sizes, found, strict=True))

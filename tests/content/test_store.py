@@ -283,7 +283,9 @@ def test_over_the_largest_size_nothing_is_fetched(make_parts):
     parts.store.calls.clear()
     with pytest.raises(ValueTooLarge, match="offload_max_size"):
         opened.get()
-    assert not parts.store.calls
+    with pytest.raises(ValueTooLarge, match="offload_max_size"):
+        list(reader.get_all([opened, reader.open(parts.put(b"y" * 20_000).wire)]))
+    assert "get" not in parts.store.calls
 
 
 def test_a_serializer_that_is_not_accepted_fetches_nothing(make_parts):
@@ -494,13 +496,19 @@ def test_an_absent_store_is_tried_again(parts):
 
 
 def test_a_store_that_stays_away_is_an_error(parts):
-    ref = parts.put("x" * 5000)
+    """It is waited for as often as is set, however many values are read together."""
+    refs = [parts.put("x" * 5000), parts.put("z" * 5000)]
 
     def fail(*_args):
         raise StoreUnavailable("away")
 
     parts.store.blobs.fail = parts.store.pointers.fail = fail
-    for call in (ref.get, lambda: parts.put("y" * 5000), lambda: parts.another().open(ref.wire)):
+    for call in (
+        refs[0].get,
+        lambda: list(parts.content.get_all(refs)),
+        lambda: parts.put("y" * 5000),
+        lambda: parts.another().open(refs[0].wire),
+    ):
         parts.slept.clear()
         with pytest.raises(StoreUnavailable, match="away"):
             call()
