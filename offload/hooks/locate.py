@@ -35,10 +35,8 @@ def open_app_store(settings: Settings, app: Celery) -> Store:
     given = settings.store_options
     if settings.store is None:
         url, options = celery_store(app)
-        return open_store(url, **{**options, **(given[0] if given else {})})
+        return open_store([url], tier_options=[{**options, **(given[0] if given else {})}])
     urls = [settings.store] if isinstance(settings.store, str) else settings.store
-    if len(urls) == 1:
-        return open_store(urls[0], **(given[0] if given else {}))
     return open_store(urls, tier_sizes=settings.tier_sizes, tier_options=given or None)
 
 

@@ -189,7 +189,7 @@ class Releaser:
         """
         try:
             self._queues.get().put_nowait((list(wires), name, delivery_info))
-        except queue.Full:
+        except (queue.Full, RuntimeError):  # or no more threads
             self._hook.counters.add(releases_failed=1)
 
     def _begin(self) -> queue.Queue[_Job]:

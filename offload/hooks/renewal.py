@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from offload.errors import OffloadError, StoreUnavailable
@@ -116,8 +116,10 @@ class _Running:
             self._next = min(self._next, time.monotonic() + due)
             if self._thread is None:
                 guard_forks()
-                self._thread = threading.Thread(target=self._run, name="offload-renew", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="offload-renew", daemon=True)
+                with suppress(RuntimeError):  # no more threads: the next task tries again
+                    thread.start()
+                    self._thread = thread
             elif self._next < self._sleeps_until:
                 self._changed.notify()
 

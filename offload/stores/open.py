@@ -76,6 +76,7 @@ def open_store(
         if len(urls) != 1:
             return _open_tiers(urls, tier_sizes, tier_options, options)
         url = urls[0]
+        options = {**options, **(tier_options[0] if tier_options else {})}
     location = StoreURL(url, options)
     base, plus, _ = location.scheme.partition("+")
     factory = _FACTORIES.get(location.scheme) or _FACTORIES.get(f"{base}{plus}…")

@@ -71,6 +71,25 @@ def test_a_running_task_can_read_a_reference_at_any_time(wire, options):
     assert max(info.ttl for info in wire.hook.store.blobs.scan()) <= HOUR + 60
 
 
+def test_a_task_runs_where_no_thread_can_start(wire, monkeypatch):
+    """A machine without room for another thread fails no task; a later one starts the thread."""
+
+    def start(_thread):
+        raise RuntimeError("can't start new thread")
+
+    wire.renewals._thread = None
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        wire.slow.delay(BIG)
+        wire.work()
+    assert wire.seen == [2000]
+    wire.slow.delay(BIG)
+    wire.work()
+    assert wire.seen == [2000, 2000]
+    assert wire.renewals._thread.name == "offload-renew"
+    assert wire.renewals.all() == []
+
+
 def test_what_a_put_kept_outlives_it(wire):
     """A reference that needed no hold, as its `put` lasts longer, is held once that ends."""
     ref = wire.hook.put(BIG, retention=4 * HOUR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,8 +97,8 @@ def open_file(url: StoreURL) -> FileStore:
 def _mode(value: Any) -> int:
     """Permissions of files: octal where they are a text."""
     try:
-        mode = int(value, 8) if isinstance(value, str) else int(value)
-    except ValueError:
+        mode = int(value, 8) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
         mode = -1
     if isinstance(value, bool) or mode & 0o600 != 0o600 or not 0 < mode <= 0o666 or mode & 0o111:
         raise ValueError("octal permissions of files from 0600 to 0666, such as 0660")
