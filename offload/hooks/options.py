@@ -37,7 +37,7 @@ class TaskFacts:
         wants_ref: parameters annotated with Ref, which get the reference itself.
         rest_wants_ref: whether ``*args`` is annotated so.
         more_wants_ref: whether ``**kwargs`` is annotated so.
-        overrides: whether user code runs as it is published: an ``apply_async`` of its own.
+        overrides: whether publishing the task runs user code: its own ``apply_async``.
     """
 
     options: TaskOptions = field(default_factory=TaskOptions)

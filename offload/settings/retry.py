@@ -1,4 +1,4 @@
-"""How often and how long to try again."""
+"""How often and how long to retry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RetryPolicy:
     Attributes:
         max_retries: further attempts after the first.
         interval_start: seconds before the first of them.
-        interval_step: seconds by which each further wait is longer than the one before.
+        interval_step: seconds added to each further wait.
         interval_max: seconds that no wait exceeds.
     """
 

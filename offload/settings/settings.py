@@ -52,12 +52,12 @@ class Settings:
         results: whether results are stored, too.
         inline: names of parameters that stay in the message, in every task.
         max_size: bytes of the largest value carried.
-        retention: seconds that a value is kept for a message or a `put`, unless every holder
-            releases it earlier. Default: 7 days where the store tracks holds; 1 day where values
+        retention: seconds that a message or a `put` holds its value, unless it is released
+            earlier. Default: 7 days where the store tracks holds; 1 day where values
             live by their age alone.
-        grace: seconds that it is kept after that is known, besides the broker's own time to
-            give a message again (``visibility_timeout``).
-        retry: what to do when a store does not answer; see `RetryPolicy`.
+        grace: seconds that a value is kept after its last holder released it, in addition to the
+            broker's time to redeliver a message (``visibility_timeout``).
+        retry: how often and how long to retry when a store is unavailable; see `RetryPolicy`.
         on_outage: ``raise`` StoreUnavailable from publishing when the store stays
             away, or ``inline``: send values up to *inline_limit* bytes in the message.
         inline_limit: see *on_outage*.
@@ -77,7 +77,7 @@ class Settings:
         code: what classes and functions a worker loads from the store: none (``off``), those
             that a key of *verify_keys* signed (``signed``), or all (``trusted``). Unless it is
             ``off``, such are also shipped; see `offload.registry`.
-        code_allow: patterns of their names, maybe with ``@`` and the begin of a hash; no others
+        code_allow: patterns of their names, optionally with ``@`` and a hash prefix; no others
             are loaded. Default: all.
         signing_key: signs what is shipped: ``ed25519:…``, ``hmac:…`` or the path of a PEM file.
         verify_keys: whose signatures are accepted: such texts, or dicts of ``key``, ``name``

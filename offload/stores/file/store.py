@@ -32,8 +32,8 @@ class FileStore:
         lock_timeout: seconds to wait while another process changes the same file.
         fsync: whether what was stored must outlive a power failure. Without it a blob may
             be there after one with a wrong content, which its readers notice.
-        mode: permissions of all files, such as 0o660 for users of one group, whatever the
-            umask; folders get those to enter them, too. None: for their owner alone.
+        mode: permissions of all files, such as 0o660 for users of one group, regardless of the
+            umask; folders also get the matching rights to enter them. None: private to their owner.
         clock: returns seconds since the epoch, in place of this host's clock and the file
             system's.
     """
@@ -95,7 +95,7 @@ def open_file(url: StoreURL) -> FileStore:
 
 
 def _mode(value: Any) -> int:
-    """Permissions of files: octal where they are a text."""
+    """Parse permissions of files: octal if given as text."""
     try:
         mode = int(value, 8) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):
