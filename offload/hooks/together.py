@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery.canvas import group
 
 from offload.content.memo import is_immutable
-from offload.hooks.usercode import publishes
+from offload.hooks.usercode import is_user_code, publishes
 from offload.ref import Ref
 
 if TYPE_CHECKING:
@@ -80,16 +80,18 @@ def install() -> None:
 
 def _undisturbed(hook: Runtime, tasks: Iterable[Any]) -> bool:
     """Return whether no user code runs while *tasks* are published one after another."""
-    if publishes(hook.app):
+    if publishes(hook.app) or is_user_code(hook.app.backend.on_task_call):
         return False
     return not any(name is None or hook.tasks[name].overrides for name in _names(tasks))
 
 
 def _names(signatures: Any) -> Iterator[str | None]:
     """Yield the names of all tasks in *signatures*, of groups, chains and chords, too; None
-    for those that a generator is still to make.
+    for those that a generator is still to make, or that are of a class of the user's.
     """
     if isinstance(signatures, dict):
+        if type(signatures).__module__.partition(".")[0] not in ("builtins", "celery"):
+            yield None
         yield str(signatures["task"])
         kwargs = signatures["kwargs"] or {}
         if str(signatures["task"]).startswith("celery."):

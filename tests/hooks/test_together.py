@@ -7,7 +7,7 @@ import itertools
 import uuid
 
 import pytest
-from celery import Celery, Task, chain, chord, group
+from celery import Celery, Signature, Task, chain, chord, group
 from celery.signals import before_task_publish
 
 from offload import Offload
@@ -74,6 +74,29 @@ def test_a_group_of_a_generator_looks_at_every_value_anew(app, sent):
     group(tasks()).apply_async()
     first, second, third = (body[0][0]["__offload__"].partition("&")[0] for body in sent)
     assert first != second == third  # Celery takes one task more than it publishes
+
+
+@pytest.mark.parametrize("place", ("signature", "backend"))
+def test_user_code_between_messages_may_change_a_value(app, sent, monkeypatch, place):
+    """Each message has the value as it is when it is sent, whatever class of theirs runs then."""
+    buffer = bytearray(100_000)
+
+    def change(call):
+        @functools.wraps(call)
+        def changed(*args, **options):
+            buffer[0] += 1
+            return call(*args, **options)
+
+        return changed
+
+    kind = Signature
+    if place == "signature":
+        kind = type("Theirs", (Signature,), {"clone": change(Signature.clone)})
+    else:
+        monkeypatch.setattr(app.backend, "on_task_call", change(app.backend.on_task_call))
+    group([kind("use", args=(buffer, n), app=app) for n in range(3)]).apply_async()
+    refs = {body[0][0]["__offload__"].partition("&")[0] for body in sent}
+    assert len(refs) > 1
 
 
 def test_calls_one_after_another_look_at_a_value_anew(app):
