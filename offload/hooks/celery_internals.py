@@ -14,6 +14,7 @@ __all__ = (
     "CONTEXT",
     "GET_BACKEND",
     "RAISE_PARENT_ERROR",
+    "RESULT_META",
     "TAKE_META",
     "UNPACK_PART",
     "UNPICKLE_BACKEND",
@@ -37,6 +38,8 @@ RAISE_PARENT_ERROR = "_maybe_reraise_parent_error"
 """Of a result: looks at the results before it in a chain for a failure."""
 TAKE_META = "_maybe_set_cache"
 """Of a result: takes the metadata that has arrived, and calls what `then` was given."""
+RESULT_META = "_get_result_meta"
+"""Of a backend that keeps metadata as one value: makes it of a result and a state."""
 CALL_ERRBACKS = "_call_task_errbacks"
 """Of a backend: takes a request, an exception, and a traceback."""
 UNPACK_PART = "_unpack_chord_result"

@@ -19,6 +19,7 @@ from celery import states
 from celery.backends import base
 from celery.exceptions import Reject
 from celery.result import AsyncResult, ResultSet
+from kombu.exceptions import DecodeError
 
 from offload.content.holds import Hold, holder
 from offload.content.store import ContentStore
@@ -26,6 +27,7 @@ from offload.errors import BlobMissing, InvalidRef, OffloadError
 from offload.hooks.celery_internals import (
     CALL_ERRBACKS,
     RAISE_PARENT_ERROR,
+    RESULT_META,
     TAKE_META,
     UNPACK_PART,
     UNPICKLE_BACKEND,
@@ -53,6 +55,9 @@ logger = logging.getLogger(__name__)
 _HOOKED = "_offload_hooked"
 _PATCH = "_offload_original"
 _CHORD_UNLOCK = "celery.chord_unlock"
+_REFERENCE = "offload"
+"""Key of stored metadata: the reference of a result that else reads as a failure."""
+_UNREADABLE = "offload stores this result; install or upgrade offload here and call Offload(app)"
 _WAITING = ("on_message", "on_interval")
 """Functions of the user's that a result set calls while it waits."""
 _READS = ("get", "maybe_throw", "result")
@@ -283,6 +288,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     forget: Callable[..., Any] = backend.forget
     call_errbacks: Callable[..., Any] = getattr(backend, CALL_ERRBACKS)
     part_return: Callable[..., Any] = backend.on_chord_part_return
+    result_meta: Callable[..., Any] = getattr(backend, RESULT_META)
 
     def offload_encode_result(result: Any, state: str) -> Any:
         delivery = current_delivery()
@@ -299,16 +305,27 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     def offload_meta_from_decoded(meta: Any) -> Any:
         if isinstance(meta, ResultMeta):
             return meta
+        text = meta.get(_REFERENCE)
+        if text is not None:
+            meta = {**meta, "status": states.SUCCESS, "result": None}
         meta = meta_from_decoded(meta)
         for key in ("args", "kwargs"):
             if meta.get(key):
                 meta[key] = _with_refs(hook, meta[key])
-        if meta["status"] != states.SUCCESS:
-            return meta
-        text = _reference(meta["result"])
+        if text is None and meta["status"] == states.SUCCESS:
+            text = _reference(meta["result"])  # as other backends have it, and earlier versions
         if text is None:
             return meta
-        return ResultMeta(meta, lambda: hook.results_content.open(text))
+        return ResultMeta(meta, lambda: hook.results_content.open(str(text)))
+
+    def offload_result_meta(result: Any, state: str, *given: Any, **options: Any) -> Any:
+        meta = result_meta(result, state, *given, **options)
+        text = _reference(result) if state == states.SUCCESS else None
+        if text is not None:
+            # A reader without offload gets this error, for this result alone.
+            error = type(backend).prepare_exception(backend, DecodeError(_UNREADABLE))
+            meta.update({"status": states.FAILURE, "result": error, _REFERENCE: text})
+        return meta
 
     def offload_store_result(
         task_id: str,
@@ -389,6 +406,15 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     backend.encode_result = offload_encode_result
     backend.meta_from_decoded = offload_meta_from_decoded
     backend.store_result = offload_store_result
+    setattr(backend, RESULT_META, offload_result_meta)
+    consumer = getattr(backend, "result_consumer", None)
+    if consumer is not None:
+        on_state_change: Callable[..., Any] = consumer.on_state_change
+
+        def offload_on_state_change(meta: Any, message: Any) -> Any:
+            return on_state_change(offload_meta_from_decoded(meta), message)
+
+        consumer.on_state_change = offload_on_state_change
     backend.on_chord_part_return = offload_part_return
     if hasattr(backend, UNPACK_PART):  # Redis decodes parts by itself
         unpack: Callable[..., Any] = getattr(backend, UNPACK_PART)

@@ -311,20 +311,20 @@ def test_a_result_of_a_serializer_that_is_not_accepted(running):
     app = running.publisher(
         conf={"accept_content": ["json", "pickle"], "result_accept_content": ["json"]}
     )
-    store_result(running, result, ref.__json__())
+    store_result(running, result, ref.wire)
     again = app.AsyncResult(result.id)
     assert again.state == "SUCCESS"
     with pytest.raises(SerializerNotAccepted):
         again.get(timeout=10)
 
 
-def store_result(setup, result, value):
-    """Write *value* as the stored result of *result*, behind everything's back."""
+def store_result(setup, result, wire):
+    """Write the reference *wire* as the stored result of *result*, behind everything's back."""
     import json
 
     key = f"celery-task-meta-{result.id}"
     meta = json.loads(setup.broker.get(key))
-    meta["result"] = value
+    meta["offload"] = wire
     setup.broker.set(key, json.dumps(meta))
 
 
@@ -338,7 +338,7 @@ def test_a_stored_result_that_was_changed(running, change):
     running.wait(result)
     wire = running.wire()
     assert change[0] in wire
-    store_result(running, result, {"__type__": "offload", "__value__": wire.replace(*change)})
+    store_result(running, result, wire.replace(*change))
     again = running.publisher().AsyncResult(result.id)
     assert again.state == "SUCCESS"
     with pytest.raises(InvalidRef):

@@ -69,6 +69,20 @@ class Bench:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(20)
 
+    def run(self, code, **config):
+        """Run *code* in a process of its own, with the app as *config* says; return what it
+        prints, from JSON.
+        """
+        config = {"url": self.url, "offload": self.offload, **config}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=self.folder, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=120,
+            env={**os.environ, "GUARD_APP": json.dumps(config),
+                 "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-5000:]
+        return json.loads(done.stdout)
+
     def entered(self, result):
         """What the task's function was given, each time."""
         return [json.loads(raw) for raw in self.app.raw.lrange(f"entered:{result.id}", 0, -1)]

@@ -56,3 +56,40 @@ def test_small_messages_are_plain(bench, native):
     """Messages without references run there."""
     result = bench.app.tasks["anything"].apply_async(("small",), {"a": 1}, serializer=native)
     assert bench.wait(result).get() == 2
+
+
+READER = """
+import json
+from guard_app import app
+
+big = app.tasks["big"]
+small = [big.delay(n) for n in (1, 2)]
+large = big.delay(60_000)
+seen = [small[0].get(timeout=60), small[1].get(timeout=60)]
+try:
+    seen.append(large.get(timeout=60))
+except Exception as exc:
+    seen.append([type(exc).__name__, str(exc)])
+seen.append(big.delay(3).get(timeout=60))
+print(json.dumps([large.state, seen]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("native", "backend"), (*((native, "redis") for native in SERIALIZERS), ("json", "rpc"))
+)
+def test_a_reader_gets_one_clear_error(bench, native, backend):
+    """A process without the library gets an error for a result by reference, and other results as
+    ever; one with the library gets the value.
+    """
+    conf = {"result_serializer": native, "task_default_queue": f"results-{native}-{backend}"}
+    url = {"redis": None, "rpc": "rpc://"}[backend]
+    with bench.worker("-P", "solo", name=f"{native}-{backend}", conf=conf, backend=url):
+        _, (one, two, error, three) = bench.run(
+            READER, offload=None, block=True, conf=conf, backend=url
+        )
+        assert (one, two, three) == ("r", "rr", "rrr")
+        assert error[0] == "DecodeError"
+        assert "install or upgrade offload here" in error[1]
+        state, (_, _, ours, _) = bench.run(READER, conf=conf, backend=url)
+        assert (state, ours) == ("SUCCESS", "r" * 60_000)

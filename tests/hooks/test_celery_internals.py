@@ -11,8 +11,10 @@ from celery.app import trace
 from celery.app.amqp import AMQP
 from celery.app.task import Task
 from celery.backends import base
-from celery.backends.base import Backend
+from celery.backends.asynchronous import BaseResultConsumer
+from celery.backends.base import Backend, KeyValueStoreBackend
 from celery.backends.redis import RedisBackend
+from celery.backends.rpc import RPCBackend
 from celery.local import Proxy
 from celery.result import AsyncResult, ResultSet
 from celery.worker import state
@@ -49,6 +51,9 @@ def app():
         (Backend, "forget", "task_id"),
         (Backend, "on_chord_part_return", "request state result"),
         (Backend, internals.CALL_ERRBACKS, "request exc traceback"),
+        (KeyValueStoreBackend, internals.RESULT_META, "result state traceback request"),
+        (RPCBackend, internals.RESULT_META, "result state traceback request"),
+        (BaseResultConsumer, "on_state_change", "meta message"),
         (RedisBackend, "on_chord_part_return", "request state result"),
         (RedisBackend, internals.UNPACK_PART, "tup decode"),
         (AsyncResult, internals.RAISE_PARENT_ERROR, "self"),
