@@ -109,8 +109,11 @@ class ResultMeta(dict):  # type: ignore[type-arg]
 
     def fill(self, value: Any) -> None:
         """Set the value that the reference stands for."""
-        super().__setitem__("result", value)
-        self._is_filled = True
+        self["result"] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._is_filled = self._is_filled or key == "result"
 
     def __getitem__(self, key: str) -> Any:
         if key != "result" or self._is_filled:
@@ -122,10 +125,10 @@ class ResultMeta(dict):  # type: ignore[type-arg]
         try:
             self.fill(self.ref.get())
         except BlobMissing as exc:
-            raise self._lost(exc) from exc
+            raise self.lost(exc) from exc
         return super().__getitem__(key)
 
-    def _lost(self, exc: BlobMissing) -> OffloadError:
+    def lost(self, exc: BlobMissing) -> OffloadError:
         """Return *exc*, naming the result and the setting that it may have outlived."""
         told = type(exc)(
             f"{exc}. A result's value is kept for result_expires after it was stored, or until the "
@@ -149,6 +152,23 @@ class ResultMeta(dict):  # type: ignore[type-arg]
 
     def copy(self) -> dict[str, Any]:
         return self._whole()
+
+    def update(self, *given: Any, **more: Any) -> None:
+        for key, value in dict(*given, **more).items():
+            self[key] = value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self:
+            self[key]  # so that it is the value
+        return super().pop(key, *default)
+
+    def __reduce__(self) -> Any:
+        return dict, (self._whole(),)
 
     def _whole(self) -> dict[str, Any]:
         """Return all of it as a plain dict, the result as its value."""
@@ -269,9 +289,12 @@ def _resolve_all(content: ContentStore, places: Sequence[tuple[list[Any], int]])
     refs = [meta.ref for meta in metas]
     own = all(ref.resolve == content.get for ref in refs)  # or another app's, in the same set
     found = content.get_all(refs) if own else map(Ref.get, refs)
-    for (values, at), meta, value in zip(places, metas, found, strict=True):
-        meta.fill(value)
-        values[at] = value
+    for (values, at), meta in zip(places, metas, strict=True):
+        try:
+            values[at] = next(found)
+        except BlobMissing as exc:
+            raise meta.lost(exc) from exc
+        meta.fill(values[at])
 
 
 def hook_backend(hook: Offload, backend: Any) -> Any:

@@ -11,6 +11,7 @@ from celery import Celery, _state, states
 from celery.result import AsyncResult, GroupResult
 
 from offload import Offload
+from offload.errors import BlobMissing
 from offload.ref import Keys
 
 VALUE = list(range(20_000))
@@ -202,6 +203,45 @@ def test_a_function_called_while_a_group_waits_reads_values(app):
     parts = GroupResult("both", [AsyncResult(stored(app), app=app), pending], app=app)
     assert parts.join(timeout=5, interval=0.01, on_interval=arrive) == [VALUE, 1]
     assert seen[0] == VALUE
+
+
+def test_a_lost_part_of_a_group_is_named(app):
+    """A part whose value is gone is named with its setting, as by its own get()."""
+    lost = AsyncResult(stored(app, [9] * 20_000), app=app)
+    app.offload.store.blobs.delete([app.backend.get_task_meta(lost.id).ref.digest])
+    parts = GroupResult("lost", [AsyncResult(stored(app), app=app), lost], app=app)
+    for get in (lost.get, parts.get, parts.join):
+        with pytest.raises(BlobMissing, match="result_expires") as caught:
+            get(timeout=5)
+        assert caught.value.task == lost.id
+        assert caught.value.argument == "result"
+
+
+@pytest.mark.parametrize(
+    "take",
+    (
+        lambda meta: meta.pop("result"),
+        lambda meta: meta.setdefault("result", 1),
+        lambda meta: pickle.loads(pickle.dumps(meta))["result"],
+        lambda meta: copy.deepcopy(meta)["result"],
+        lambda meta: (meta | {})["result"],
+    ),
+)
+def test_metadata_never_gives_a_reference_in_wire_form(app, take):
+    """However a result's metadata is read, its result is the value."""
+    assert take(app.backend.get_task_meta(stored(app))) == VALUE
+
+
+@pytest.mark.parametrize(
+    "put", (lambda m: m.update(result=5), lambda m: m.__setitem__("result", 5))
+)
+def test_metadata_keeps_a_result_that_is_set(app, put):
+    """What is set in a result's metadata is read from it, and nothing is fetched."""
+    meta = app.backend.get_task_meta(stored(app))
+    put(meta)
+    assert meta["result"] == dict(meta)["result"] == 5
+    assert meta.pop("nothing", 7) == 7
+    assert fetched(app) == 0
 
 
 @pytest.mark.parametrize("copied", (copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))))
