@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from celery.backends.base import KeyValueStoreBackend
+
 __all__ = (
     "CALL_ERRBACKS",
     "CONTEXT",
@@ -25,6 +27,7 @@ __all__ = (
     "collects_parts",
     "context_maker",
     "is_revoked",
+    "keeps_metadata_whole",
     "known_meta",
     "opened_backend",
     "parents_of",
@@ -102,6 +105,13 @@ def context_maker(kind: Any) -> Callable[[Any], Any]:
     """Return the function of a request class that `CONTEXT` caches the result of."""
     make: Callable[[Any], Any] = vars(kind)[CONTEXT].func
     return make
+
+
+def keeps_metadata_whole(backend: Any) -> bool:
+    """Return whether *backend* stores all of `RESULT_META`. Tables and documents have only
+    the columns that Celery knows.
+    """
+    return isinstance(backend, KeyValueStoreBackend) or hasattr(backend, "result_consumer")
 
 
 def collects_parts(backend: Any) -> bool:

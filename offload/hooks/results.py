@@ -31,6 +31,7 @@ from offload.hooks.celery_internals import (
     TAKE_META,
     UNPACK_PART,
     UNPICKLE_BACKEND,
+    keeps_metadata_whole,
     known_meta,
     parents_of,
 )
@@ -429,7 +430,8 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     backend.encode_result = offload_encode_result
     backend.meta_from_decoded = offload_meta_from_decoded
     backend.store_result = offload_store_result
-    setattr(backend, RESULT_META, offload_result_meta)
+    if keeps_metadata_whole(backend):
+        setattr(backend, RESULT_META, offload_result_meta)
     consumer = getattr(backend, "result_consumer", None)
     if consumer is not None:
         on_state_change: Callable[..., Any] = consumer.on_state_change

@@ -8,10 +8,13 @@ import uuid
 
 import pytest
 from celery import Celery, _state, states
+from celery.backends.base import Backend, KeyValueStoreBackend
 from celery.result import AsyncResult, GroupResult
 
 from offload import Offload
 from offload.errors import BlobMissing
+from offload.hooks.celery_internals import RESULT_META
+from offload.hooks.results import hook_backend
 from offload.ref import Keys
 
 VALUE = list(range(20_000))
@@ -203,6 +206,18 @@ def test_a_function_called_while_a_group_waits_reads_values(app):
     parts = GroupResult("both", [AsyncResult(stored(app), app=app), pending], app=app)
     assert parts.join(timeout=5, interval=0.01, on_interval=arrive) == [VALUE, 1]
     assert seen[0] == VALUE
+
+
+def test_backends_with_columns_of_their_own_keep_results_as_successes(app):
+    """Only where all metadata is stored does a result by reference read as an error elsewhere."""
+    wire = app.offload.put(VALUE).__json__()
+    states_stored = {
+        kind: getattr(hook_backend(app.offload, kind(app=app)), RESULT_META)(
+            wire, states.SUCCESS, None, None
+        )["status"]
+        for kind in (Backend, KeyValueStoreBackend)
+    }
+    assert states_stored == {Backend: states.SUCCESS, KeyValueStoreBackend: states.FAILURE}
 
 
 def test_a_lost_part_of_a_group_is_named(app):
