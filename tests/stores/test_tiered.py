@@ -195,7 +195,7 @@ def test_a_tier_alone_is_no_store(first):
 
 def test_options_belong_to_one_url():
     """What is meant for one of several stores stands in its URL."""
-    with pytest.raises(ConfigurationError, match="prefix: options of several stores"):
+    with pytest.raises(ConfigurationError, match="prefix: pass the options of several stores"):
         open_store(["redis://a", "redis://b"], prefix="x")
 
 
