@@ -32,6 +32,9 @@ its object."""
 _ASKING = 3600.0
 """Seconds after which nobody is asking any more by the object that was written for it."""
 _OTHER_ETAG = '"00000000000000000000000000000000"'
+_LEFT_BY_OTHERS = (".DS_Store", "._", ".nfs")
+"""Beginnings of files of operating systems, copied into buckets with folders. Records could be
+called so, but none is."""
 _LISTABLE = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
 
 
@@ -231,7 +234,7 @@ class Records:
 
 def record_name(last: str) -> str | None:
     """Return which record's key ends so; None if it is none of the store's."""
-    if last.startswith(".") or "/" in last:
+    if "/" in last or last.startswith(_LEFT_BY_OTHERS):
         return None
     with suppress(ValueError):
         return check_name(last.replace("!", "/"))
