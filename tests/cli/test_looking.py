@@ -372,7 +372,7 @@ def test_a_pickle_is_never_read(commands, tmp_path):
     assert "pickle" in commands.run("ls")
     commands.run("get", ref.digest, "-o", str(raw))
     refused = commands.run("get", ref.digest, "-o", str(tmp_path / "no"), "--decode", code=1)
-    assert "needs a signed reference" in refused
+    assert "requires a signed reference" in refused
     assert not mark.exists()
     assert not (tmp_path / "no").exists()
     assert pickle.loads(raw.read_bytes())["more"]
@@ -387,7 +387,7 @@ def test_a_digest_is_never_decoded(commands, tmp_path, value):
     """It doesn't say who wrote the value: --decode needs a reference, for every serializer."""
     ref = commands.hook.put(value)
     refused = commands.run("get", ref.digest, "-o", str(tmp_path / "no"), "--decode", code=1)
-    assert "needs a signed reference" in refused
+    assert "requires a signed reference" in refused
     assert not list(tmp_path.iterdir())
     commands.run("get", ref.digest, "-o", str(tmp_path / "raw"))
     assert (tmp_path / "raw").stat().st_size
