@@ -104,8 +104,8 @@ def _cost(url: str, scale: Scale, judge: Judge) -> None:
 
 
 def _trips(call: Callable[[], Any]) -> int:
-    exchange = link._exchange
-    with patch.object(link, "_exchange", side_effect=exchange) as counted:
+    exchange = link.exchange
+    with patch.object(link, "exchange", side_effect=exchange) as counted:
         for _ in range(100):
             call()
         return int(counted.call_count)

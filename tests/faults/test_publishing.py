@@ -70,9 +70,9 @@ def either(request, setup, pickling):
 
 
 def nothing_happened(setup):
-    """Nothing was sent and nothing stored: the servers hold no key at all of ours."""
+    """Nothing was sent and nothing stored: the servers hold no key of ours but statistics."""
     assert not setup.messages()
-    assert not setup.stored.keys("*")
+    assert not [key for key in setup.stored.keys("*") if not key.startswith(b"offload:{stats}")]
 
 
 @pytest.mark.parametrize("kind", UNCARRIABLE)

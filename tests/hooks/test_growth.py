@@ -46,8 +46,9 @@ def test_a_messages_values_are_fetched_in_one_round_trip(wire, where):
 def test_steps_of_a_chain_that_carry_nothing_large_are_not_taken_apart(wire, monkeypatch):
     """Publishing a step of a chain makes one cheap check of each step that follows."""
     looked_at = []
-    options = wire.hook.options
-    monkeypatch.setattr(wire.hook, "options", lambda *a: looked_at.append(a) or options(*a))
+    runtime = wire.app._offload
+    options = runtime.options
+    monkeypatch.setattr(runtime, "options", lambda *a: looked_at.append(a) or options(*a))
     grow = wire.app.tasks["grow"]
     steps = [grow.s() for _ in range(PARTS)]
     result = chain(grow.s([0]), *steps).delay()

@@ -47,7 +47,7 @@ def _environment(version: str) -> Path | str:
         return f"no Python {version} here"
     venv = ROOT / ".venvs" / f"other-{version}"
     stamp = venv / "offload.stamp"
-    state = bootstrap.fingerprint(Path(__file__), interpreter)
+    state = bootstrap.fingerprint(Path(__file__), more=interpreter)
     if stamp.exists() and stamp.read_text() == state:
         return venv / "bin" / "python"
     if uv is None:
