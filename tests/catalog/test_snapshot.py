@@ -199,7 +199,9 @@ def test_a_hundred_thousand_take_little_memory(many):
 
 @pytest.mark.server
 def test_memory_stays_flat_over_a_day_of_refreshes(many):
-    """After 200 it has what it had after 20, and no thread is left."""
+    """After 200 it has what it had after 20, and no thread is left. (The least of three rounds:
+    threads that other tests left may allocate meanwhile, and a leak grows in each.)
+    """
     store, _ = many(200)
     refreshed = Refreshed(lambda: take(store), every=0, share=0)
     threads = threading.active_count()
@@ -214,14 +216,16 @@ def test_memory_stays_flat_over_a_day_of_refreshes(many):
     tracemalloc.start()
     try:
         refresh(20)
-        gc.collect()
-        before, _ = tracemalloc.get_traced_memory()
-        refresh(180)
-        gc.collect()
-        after, _ = tracemalloc.get_traced_memory()
+        grown = []
+        for _ in range(3):
+            gc.collect()
+            before, _ = tracemalloc.get_traced_memory()
+            refresh(180)
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    assert after - before < 200_000
+    assert min(grown) < 200_000
     wait_until(lambda: threading.active_count() <= threads + 1, "no thread is left")
 
 
