@@ -15,11 +15,18 @@ from offload.catalog.listing import Row, ordered, rows
 from offload.catalog.refreshed import Refreshed
 from offload.catalog.snapshot import Query, take
 from offload.errors import ConfigurationError
+from offload.hooks import recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.testing.servers import wait_until
 
 HOUR = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """End the writers of statistics that other tests' apps left: they allocate memory."""
+    recorder._write_all()
 
 
 def digest(at):
