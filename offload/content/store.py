@@ -199,7 +199,7 @@ class ContentStore:
     ) -> Ref[Any] | None:
         """Return a reference to immutable *value* if it was stored before and is there still.
 
-        None where it has less than *threshold* bytes. None also while the store is away:
+        None where it has less than *threshold* bytes. None also if the store is unavailable:
         storing the value says what to do about that.
         """
         found = self._memo.find(value, native)
@@ -467,7 +467,7 @@ class ContentStore:
         """Return the stored root blobs of small values by digest.
 
         Asks once. If one can't be had, none is returned: `get` then says which, and what is wrong,
-        and waits for a store that is away.
+        and waits for a store that is unavailable.
         """
         most = self._settings.max_size  # `get` refuses what is larger
         sizes = {ref.digest: ref.size for ref in refs if ref.digest and ref.size <= most}

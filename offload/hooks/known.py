@@ -159,7 +159,7 @@ class Snapshot:
 
 
 def _content(value: Any) -> tuple[Any, ...] | None:
-    """Return what *value* consists of; None for objects that are not looked into."""
+    """Return the parts of *value*; None for an object that isn't inspected."""
     kind = type(value)
     if kind is list or kind is tuple:
         return tuple(value)
@@ -183,7 +183,7 @@ _current: ContextVar[KnownRefs | None] = ContextVar("offload_known_refs", defaul
 
 
 def known_refs() -> KnownRefs | None:
-    """Return what is known where this is called; None outside a task and publishing."""
+    """Return the references known here; None outside a task and publishing."""
     return _current.get()
 
 
