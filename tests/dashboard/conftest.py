@@ -127,7 +127,7 @@ def serve(tmp_path):
         each.process.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """The system's Chromium, without a window."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)

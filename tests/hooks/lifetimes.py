@@ -27,6 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from offload.content.manifest import pack
 from offload.errors import OffloadError, StoreUnavailable
+from offload.hooks.note import own_name
 from offload.hooks.release import release
 from offload.ref import Ref
 from tests.hooks.lifetimes_model import (
@@ -302,11 +303,13 @@ def lifetimes_machine(
             if expires:
                 span = seconds_until(headers["expires"]) + GRACE
             holder, until = f"message {next(_number)}", self.model.now + span
-            if not headers["task"].startswith("work"):  # Celery's own that joins a group's results
+            name = own_name(headers) or headers["task"]
+            if not name.startswith("work"):  # Celery's own that joins a group's results
                 for key in self._referred(args):
                     self._hold(holder, key, span)
                 return
-            carried = list(carried_by([embed[field] for field in EMBEDDED]))
+            moved = embed["offload"].get("errbacks")
+            carried = list(carried_by([moved, *(embed[field] for field in EMBEDDED)]))
             if self.running is not None and embed["offload"].get("attempt"):
                 holder, until = self.running.holder, self.running.until
             else:
