@@ -23,7 +23,10 @@ TITLE = "How cost grows with the work"
 WAYS = (PLAIN_JSON, OFFLOAD)
 _TIMEOUT = 300
 _BOUND = 1.2
-_REDIS_STRING = 512 << 20  # bytes that a Redis string holds: plain Celery fails beyond it
+_MOST = 512 << 20
+"""Bytes of all parts together beyond which plain Celery fails: a chord's body is one Redis string,
+and Redis drops the connection that awaits the results of a group.
+"""
 SMALL, MEDIUM, LARGE = 10, 100_000, 1_000_000
 
 
@@ -35,20 +38,20 @@ class Job:
         name: ``{}`` stands for the count.
         run: does it with an app, a count, and what *prepare* made.
         prepare: makes what is not timed, of an app, a count, and a seed that makes values new.
-        message_bytes: bytes of the largest message or result of plain Celery, for one of a count.
+        part_bytes: bytes that each of the count adds to what plain Celery carries at once.
     """
 
     name: str
     run: Callable[[Celery, int, Any], None]
     counts: Sequence[int]
-    message_bytes: int = 0
+    part_bytes: int = 0
     prepare: Callable[[Celery, int, int], Any] = lambda _app, _count, seed: seed
 
 
 def jobs(scale: Scale) -> list[Job]:
     parts, steps, arguments, references = scale.growth
     made = [
-        Job(f"{kind} of {{}} parts, {shown} each", run, parts, size if kind == "chord" else 0)
+        Job(f"{kind} of {{}} parts, {shown} each", run, parts, size)
         for kind, make in (("chord", _chord), ("group", _group))
         for size, shown in ((SMALL, "10 B"), (MEDIUM, "100 kB"), (LARGE, "1 MB"))
         for run in [make(size)]
@@ -68,7 +71,7 @@ def run(scale: Scale, judge: Judge) -> None:
         apps = {way: servers.app(way) for way in WAYS}
         for job in jobs(scale):
             for count in job.counts:
-                if count * job.message_bytes < _REDIS_STRING:
+                if count * job.part_bytes < _MOST:
                     _measure(judge, servers, apps, job, count, scale.rounds)
 
 
