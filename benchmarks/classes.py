@@ -22,7 +22,7 @@ from offload.registry.code import forget
 from offload.registry.identity import get_class_hash
 from offload.stores import open_store
 from offload.stores.base import Store
-from offload.testing.servers import redis_server
+from tests.support.servers import redis_server
 
 TITLE = "Classes that workers do not have"
 CLOUDPICKLE, OFFLOAD, ONE_BY_ONE = "cloudpickle", "offload", "one by one"

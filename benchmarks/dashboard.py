@@ -26,7 +26,8 @@ from benchmarks.report import Judge, Scale
 from benchmarks.statistics import count_everything
 from offload.digest import Digest
 from offload.stores import open_store
-from offload.testing.servers import redis_server, wait_until
+from tests.support.processes import wait_until
+from tests.support.servers import redis_server
 
 TITLE = "Pages of the dashboard"
 HOUR = 3600.0

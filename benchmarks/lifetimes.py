@@ -20,7 +20,7 @@ from benchmarks.values import array
 from offload.digest import Digest, digest_of
 from offload.stores import open_store
 from offload.stores.file import FileStore
-from offload.testing.servers import redis_client, redis_server
+from tests.support.servers import redis_client, redis_server
 
 TITLE = "Who needs what: round trips, memory and sweeps"
 HOUR = 3600.0

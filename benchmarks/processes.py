@@ -18,7 +18,7 @@ from celery import Celery
 
 from benchmarks.app import OFFLOAD, PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, WAYS, make_app
 from benchmarks.measure import children, peak, reset_peak, resident
-from offload.testing.servers import Server, redis_client, redis_server
+from tests.support.servers import Server, redis_client, redis_server
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0

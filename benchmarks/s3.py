@@ -27,7 +27,7 @@ from benchmarks.report import Judge, Scale
 from benchmarks.s3_sink import HOST, sink
 from offload.content.memory import allocate
 from offload.stores import open_store
-from offload.testing.s3_server import BUCKET, KEY, SECRET, s3_server
+from tests.support.s3_server import BUCKET, KEY, SECRET, s3_server
 
 TITLE = "S3, against boto3's own transfers"
 BOTO3, OFFLOAD = "boto3", "offload"

@@ -23,7 +23,7 @@ from offload.stats.exporter import Collector
 from offload.stores import open_store
 from offload.stores.redis import link
 from offload.stores.tallies import KEPT, SPANS
-from offload.testing.servers import redis_client, redis_server
+from tests.support.servers import redis_client, redis_server
 
 TITLE = "Counting"
 COUNTED, UNCOUNTED, OFFLOAD = "counted", "uncounted", "offload"

@@ -15,7 +15,7 @@ from benchmarks.processes import Setting, setting
 from benchmarks.relay import relay
 from benchmarks.report import Judge, Scale
 from benchmarks.values import array
-from offload.testing.s3_server import s3_server
+from tests.support.s3_server import s3_server
 
 TITLE = "Many tasks over a few large arrays, in two tiers: bytes over the network"
 _MB = 1_000_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import kombu.pools
 import pytest
 
-from offload.testing.s3_server import s3_server
-from offload.testing.servers import redis_cluster, redis_sentinel, redis_server
+from tests.support.s3_server import s3_server
+from tests.support.servers import redis_cluster, redis_sentinel, redis_server
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,6 @@
 """Make the pictures of the dashboard in docs/images, of the example at work on real servers.
 
-    .venv/bin/python tools/screenshots.py [--minutes 5]
+    .venv/bin/python -m tools.screenshots [--minutes 5]
 
 Needs what `make test` installs: a Redis or Valkey, SeaweedFS, Chromium.
 """
@@ -20,8 +20,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from offload.testing.s3_server import BUCKET, KEY, SECRET, s3_server
-from offload.testing.servers import end_process, redis_server, wait_until
+from tests.support.processes import end_process, wait_until
+from tests.support.s3_server import BUCKET, KEY, SECRET, s3_server
+from tests.support.servers import redis_server
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"

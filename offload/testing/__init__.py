@@ -2,5 +2,5 @@
 
 - `offload.testing.store.StoreSuite`: what every store must do, as a pytest class.
 - `offload.testing.stateful.store_machine`: the same by random sequences of calls.
-- `offload.testing.servers`: real servers, started for a test and ended after it.
+- `offload.testing.processes.ProcessSuite`: what stores shared by processes must do.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.testing.servers import find_program
+from tests.support.servers import find_program
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"question", "what", "unit", "figures", "ratio", "target", "met"}

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from offload.stores import open_store
-from offload.testing.servers import redis_client
+from tests.support.servers import redis_client
 
 
 def write_blobs(server, prefix, count, *, held=2, seconds=3600.0):

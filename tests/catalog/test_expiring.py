@@ -10,7 +10,7 @@ from offload.catalog.expiring import expiring
 from offload.doctor import examine
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 finding_of = attrgetter("finding")
 

@@ -9,7 +9,7 @@ import pytest
 
 from offload.catalog.refreshed import Refreshed
 from offload.errors import StoreUnavailable
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 
 class Clock:

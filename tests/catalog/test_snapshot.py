@@ -18,7 +18,7 @@ from offload.errors import ConfigurationError
 from offload.hooks import recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 HOUR = 3600.0
 

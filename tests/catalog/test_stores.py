@@ -12,8 +12,8 @@ from offload.gc import collect
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tiered import TieredStore
-from offload.testing.servers import free_port, redis_client, redis_server
 from offload.testing.store import unique
+from tests.support.servers import free_port, redis_client, redis_server
 
 
 @pytest.mark.server

@@ -16,9 +16,9 @@ from offload import Offload
 from offload.catalog import remote, workers
 from offload.catalog.agreement import agreement
 from offload.catalog.workers import ask_workers, this_process
-from offload.testing.servers import free_port, redis_server
 from tests.integration.features import create
-from tests.integration.harness import ROOT, environment, worker
+from tests.support.processes import ROOT, environment, worker
+from tests.support.servers import free_port, redis_server
 
 FEATURES = "tests.integration.features"
 OTHER = {"secret": "another secret than all", "max_size": 5000, "accept": ["pickle"]}

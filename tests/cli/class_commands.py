@@ -8,7 +8,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from offload.cli import offload
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 HMAC = "hmac:a secret that is long enough"
 

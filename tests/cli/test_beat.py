@@ -9,9 +9,9 @@ import time
 import pytest
 
 from offload.stores.file import FileStore
-from offload.testing.servers import redis_client, wait_until
 from offload.testing.store import blobs
-from tests.integration.harness import ROOT, Process
+from tests.support.processes import ROOT, Process, wait_until
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.server]
 

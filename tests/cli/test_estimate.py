@@ -13,8 +13,8 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from offload.cli import offload
-from offload.testing.servers import end_process, wait_until
-from tests.hooks.wire import make_wire
+from tests.support.processes import end_process, wait_until
+from tests.support.wire import make_wire
 
 KIB = 1024
 HEAD = len(b"bytes")  # what is stored with the content of bytes

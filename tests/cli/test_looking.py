@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from offload.cli import offload
 from offload.stores import open_store
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 STORES = (
     "memory",

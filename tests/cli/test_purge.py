@@ -10,7 +10,7 @@ from celery import Celery
 from kombu import Connection, Exchange, Queue
 
 from offload import Offload
-from offload.testing.servers import redis_client
+from tests.support.servers import redis_client
 
 TASK = """
 @app.task(name="size")

@@ -16,8 +16,9 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from offload.cli import offload
-from offload.testing.servers import end_process, redis_client, wait_until
-from tests.hooks.wire import make_wire
+from tests.support.processes import end_process, wait_until
+from tests.support.servers import redis_client
+from tests.support.wire import make_wire
 
 
 @pytest.fixture

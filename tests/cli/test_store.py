@@ -7,8 +7,8 @@ import json
 import pytest
 
 from offload import open_store
-from offload.testing.s3_server import BUCKET, s3_client
-from tests.hooks.wire import make_wire
+from tests.support.s3_server import BUCKET, s3_client
+from tests.support.wire import make_wire
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ import pytest
 from offload.cli.output import Column, print_pages, print_rows
 from offload.cli.progress import Progress
 from tests.cli.conftest import ROOT
-from tests.cli.terminal import Terminal, environment
+from tests.support.terminal import Terminal, environment
 
 HOSTILE = "shop.[red]report[/] \x1b[31m\u202e:smile:"
 ROWS = [["sum", "1,200", "12 kB"], [HOSTILE, "7", "3.1 MB"]]

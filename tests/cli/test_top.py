@@ -12,8 +12,9 @@ import pytest
 
 from offload.stores import open_store
 from offload.stores.tallies import LABEL, Tally
-from offload.testing.servers import redis_server, wait_until
-from tests.cli.terminal import Terminal, environment
+from tests.support.processes import wait_until
+from tests.support.servers import redis_server
+from tests.support.terminal import Terminal, environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.server]
 

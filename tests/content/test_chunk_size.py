@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from celery import Celery
 from hypothesis import given
@@ -15,11 +12,8 @@ from offload.content.manifest import ALIGNMENT, pack, read_root
 from offload.serializers.base import Payload
 from offload.stores import open_store
 from offload.stores.tiers import chunk_size_of
-from offload.testing.servers import redis_client, redis_server
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "doctor"))
-
-from careless_s3 import careless_s3
+from tests.support.careless_s3 import careless_s3
+from tests.support.servers import redis_client, redis_server
 
 KIB = 1024
 

@@ -7,7 +7,7 @@ import html
 import re
 import tracemalloc
 
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 
 def page(client, path="/blobs", status=200, **query):

@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 
 from offload.cli import offload
 from offload.dashboard import dashboard
-from offload.testing.servers import unavailable
-from tests.hooks.wire import make_wire
-from tests.integration.harness import ROOT, Process
+from tests.support.processes import ROOT, Process
+from tests.support.servers import unavailable
+from tests.support.wire import make_wire
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 from offload import Offload
 from offload.dashboard import Basic, Token, dashboard
 from offload.errors import ConfigurationError
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 TOKEN = "0123456789abcdef"
 PAGES = ("/", "/tasks", "/task?name=x", "/static/dashboard.js", "/static/plotly.js", "/nowhere")

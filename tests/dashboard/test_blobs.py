@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 from offload.dashboard import dashboard
 from offload.errors import StoreUnavailable
 from offload.ref import human_size
-from offload.testing.servers import wait_until
 from tests.dashboard.asking import blobs, cells, free, keys, page, token
 from tests.dashboard.conftest import Shop
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.server
 

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from offload.testing.servers import redis_server, wait_until
 from tests.dashboard.asking import blobs, cells, free, growth, page, token
 from tests.dashboard.conftest import Shop
+from tests.support.processes import wait_until
+from tests.support.servers import redis_server
 
 pytestmark = pytest.mark.server
 

@@ -6,11 +6,11 @@ import pytest
 from playwright.sync_api import expect
 
 from offload.registry.registry import ClassRegistry
-from offload.testing.servers import redis_server
 from tests.cli.class_commands import made
 from tests.dashboard.test_browser import PHONE, rows
 from tests.dashboard.test_classes import written
-from tests.integration.harness import worker
+from tests.support.processes import worker
+from tests.support.servers import redis_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.server, pytest.mark.timeout(180)]
 

@@ -9,10 +9,10 @@ from starlette.testclient import TestClient
 
 from offload.dashboard import dashboard, shipped, tables
 from offload.registry.names import Names
-from offload.testing.servers import wait_until
 from offload.testing.store import unique
 from tests.cli.class_commands import HMAC, Command, made
 from tests.dashboard.test_stores import rows, settled
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.server
 

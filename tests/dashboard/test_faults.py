@@ -17,9 +17,10 @@ from offload.counters import NAMES
 from offload.dashboard import dashboard
 from offload.dashboard.statistics import Statistics
 from offload.stores.tallies import LABEL, Tally
-from offload.testing.servers import redis_client, redis_server, wait_until
 from tests.dashboard.asking import growth
 from tests.dashboard.conftest import Shop
+from tests.support.processes import wait_until
+from tests.support.servers import redis_client, redis_server
 
 pytestmark = pytest.mark.server
 

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from offload.dashboard import dashboard
 from offload.dashboard.forms import read_form, sign, token_of
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 
 def show(request):

@@ -9,7 +9,7 @@ from offload.dashboard.recent import Recent
 from offload.dashboard.statistics import Along
 from offload.errors import StoreUnavailable
 from offload.stats import Figures
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 ONE, TWO = Figures({"values_seen": 1}), Figures({"values_seen": 2})
 

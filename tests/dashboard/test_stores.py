@@ -18,11 +18,11 @@ from offload.catalog.workers import Asked, Worker, this_process
 from offload.dashboard import dashboard, fleet
 from offload.ref import human_size
 from offload.stores.memory import MemoryStore
-from offload.testing.servers import redis_client, redis_server, wait_until
 from offload.testing.store import FakeClock, unique
 from tests.dashboard.conftest import Shop
 from tests.integration.features import create
-from tests.integration.harness import worker
+from tests.support.processes import wait_until, worker
+from tests.support.servers import redis_client, redis_server
 
 pytestmark = pytest.mark.server
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from offload.settings import Settings
-from offload.testing.servers import Server
 from tests.docs.snippets import read_page
 from tests.docs.worker import running_worker
+from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,13 +15,10 @@ from offload.gc import NAME, collect
 from offload.stores.base import BlobStore
 from offload.stores.memory import MemoryStore
 from offload.stores.redis import diagnose as of_redis
-from offload.testing.s3_server import BUCKET, s3_client
-from offload.testing.servers import redis_server
 from offload.testing.store import unique
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from careless_s3 import careless_s3  # it stands beside this file
+from tests.support.careless_s3 import careless_s3
+from tests.support.s3_server import BUCKET, s3_client
+from tests.support.servers import redis_server
 
 
 def value(value=None):

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from faults import a_setup  # it stands beside this file
 
-from offload.testing.servers import redis_server
+from tests.support.servers import redis_server
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import time
 
 from kombu import Connection
 
-from offload.testing.servers import redis_client
+from tests.support.servers import redis_client
 
 VISIBLE = {"visibility_timeout": 4, "unacked_mutex_expire": 2}
 """The transport's options: a message is given again after so many seconds."""

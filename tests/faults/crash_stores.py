@@ -6,8 +6,8 @@ import time
 from pathlib import PurePosixPath
 
 from offload.stores import open_store
-from offload.testing.s3_server import BUCKET, s3_client
-from offload.testing.servers import redis_client
+from tests.support.s3_server import BUCKET, s3_client
+from tests.support.servers import redis_client
 
 LONG = 5000.0  # seconds: longer than anything is kept
 STAYS = ("pointer", "lease", "pointers", "leases", "{stats}")  # of all time

@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import faulty_app
-from proxy import Proxy
 
-from offload.testing.servers import redis_client, wait_until
+from tests.support.processes import wait_until
+from tests.support.proxy import Proxy
+from tests.support.servers import redis_client
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -16,7 +16,7 @@ from crash_broker import Broker, Watch
 from crash_chaos import Chaos
 from crash_stores import OnRedis, OnS3, OnTiers
 
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 SECONDS = float(os.environ.get("CRASH_SECONDS", "15"))
 SEED = os.environ.get("CRASH_SEED") or str(random.randrange(10**6))

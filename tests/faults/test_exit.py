@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.proxy import Proxy
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "doctor"))
-
-from careless_s3 import careless_s3  # it stands in that folder
+from tests.support.careless_s3 import careless_s3
+from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120  # seconds that the driver would wait

@@ -15,7 +15,8 @@ from offload.errors import (
     UnsupportedVersion,
 )
 from offload.hooks.note import NOTE_VERSION
-from offload.testing.servers import redis_client, wait_until
+from tests.support.processes import wait_until
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 

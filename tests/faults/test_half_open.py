@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from offload.stats import limits
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 APP = """

@@ -12,7 +12,8 @@ import time
 import pytest
 from faults import BIG, HERE, ROOT
 
-from offload.testing.servers import redis_client, redis_server, wait_until
+from tests.support.processes import wait_until
+from tests.support.servers import redis_client, redis_server
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 

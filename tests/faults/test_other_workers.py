@@ -6,7 +6,7 @@ import pytest
 from faults import BIG
 
 from offload.errors import ValueTooLarge
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 

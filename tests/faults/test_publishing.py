@@ -15,7 +15,8 @@ from celery import chain, chord, group
 from faults import BIG, QUICK
 
 from offload.errors import SerializationError, StoreError, StoreUnavailable, ValueTooLarge
-from offload.testing.servers import redis_server, wait_until
+from tests.support.processes import wait_until
+from tests.support.servers import redis_server
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
 
@@ -330,7 +331,7 @@ def test_a_read_only_store_says_so(setup):
     with redis_server() as replica:
         app = setup.publisher(store=replica.url)
         _ = app.stowaway.content.keys
-        from offload.testing.servers import redis_client
+        from tests.support.servers import redis_client
 
         with redis_client(replica) as client:
             client.replicaof("127.0.0.1", 1)

@@ -10,8 +10,8 @@ import pytest
 from faults import Setup
 
 from offload.errors import StoreError, StoreUnavailable
-from offload.testing.servers import wait_until
-from tests.faults.http_proxy import Exchange, HTTPProxy, cut, refused, says, silent, stalled
+from tests.support.http_proxy import Exchange, HTTPProxy, cut, refused, says, silent, stalled
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from offload import Offload
 from offload.errors import ConfigurationError
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 WRONG = [  # keyword arguments of Offload, and what the error must say
     ({"treshold": 1}, "Offload(treshold=…)", "did you mean 'threshold'"),

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from offload.testing.servers import redis_client, redis_server, wait_until
 from tests.guard import guard_app
+from tests.support.processes import wait_until
+from tests.support.servers import redis_client, redis_server
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0

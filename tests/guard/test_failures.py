@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from offload.errors import BlobMissing
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 BIG = "b" * 60_000
 

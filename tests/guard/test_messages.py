@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from offload.errors import InvalidRef
-from offload.testing.servers import wait_until
 from tests.guard.guard_app import SERIALIZERS
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
 

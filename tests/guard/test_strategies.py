@@ -9,9 +9,9 @@ from celery.app import trace
 
 from offload.errors import BlobMissing, ConfigurationError, InvalidRef
 from offload.hooks import worker as hooks
-from offload.testing.servers import wait_until
 from tests.guard import guard_app
-from tests.hooks.wire import make_wire
+from tests.support.processes import wait_until
+from tests.support.wire import make_wire
 
 BIG = "b" * 60_000
 

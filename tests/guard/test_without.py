@@ -5,8 +5,8 @@ from __future__ import annotations
 import celery
 import pytest
 
-from offload.testing.servers import wait_until
 from tests.guard.guard_app import SERIALIZERS
+from tests.support.processes import wait_until
 
 BIG = "b" * 60_000
 

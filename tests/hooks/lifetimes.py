@@ -46,7 +46,7 @@ from tests.hooks.lifetimes_model import (
     same,
     seconds_until,
 )
-from tests.hooks.wire import Wire, make_wire
+from tests.support.wire import Wire, make_wire
 
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 REPLACED_BY: dict[str, Callable[[Any], Any]] = {

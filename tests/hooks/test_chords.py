@@ -7,7 +7,7 @@ from celery import _state, chain, chord
 
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 pytestmark = pytest.mark.server
 DAY = 86400.0

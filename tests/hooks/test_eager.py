@@ -7,7 +7,7 @@ import pytest
 from celery import chain, chord, group
 
 from offload import BlobMissing, Ref, SerializationError
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 ROWS = [1] * 2000
 SERIALIZERS = ("json", "pickle", "msgpack", "yaml")

@@ -23,7 +23,7 @@ from offload import (
     UnsupportedVersion,
 )
 from offload.ref import Keys, wire_text
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 BIG = {"numbers": list(range(2000)), "text": "big"}
 SMALL = {"small": True}

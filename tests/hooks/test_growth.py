@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import chain
 
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 PARTS = 100
 

@@ -10,7 +10,7 @@ from celery import Celery, Task, _state, chain, chord, group, signals, signature
 from celery.app import trace
 
 from offload import Offload, Ref, StoreUnavailable
-from tests.hooks.wire import Wire, make_wire
+from tests.support.wire import Wire, make_wire
 
 ROWS = ["row"] * 1000
 SERIALIZERS = ("json", "pickle", "msgpack")  # in YAML, plain Celery writes no signatures

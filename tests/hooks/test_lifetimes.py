@@ -20,7 +20,7 @@ from kombu.serialization import prepare_accept_content
 
 from offload import BlobMissing, ConfigurationError, Ref
 from offload.hooks.release import is_done, redelivery_time
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 BIG = list(range(2000))
 HOUR = 3600.0

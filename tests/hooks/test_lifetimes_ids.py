@@ -6,7 +6,7 @@ import pytest
 from celery import _state, chain, chord, group
 
 from offload.errors import StoreUnavailable
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 BIG = list(range(2000))
 HOUR = 3600.0

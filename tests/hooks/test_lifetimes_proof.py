@@ -15,10 +15,10 @@ from offload.stores import open_store
 from offload.stores.file.store import FileStore
 from offload.stores.memory import MemoryStore
 from offload.stores.tiered import TieredStore
-from offload.testing.servers import redis_client
 from offload.testing.store import FakeClock
 from tests.hooks.lifetimes import Setup, lifetimes_machine
-from tests.stores.moto_s3 import moto_s3
+from tests.support.moto_s3 import moto_s3
+from tests.support.servers import redis_client
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from offload import ConfigurationError, Offload, Settings
 from offload.hooks.locate import open_app_store
-from offload.testing.servers import redis_client, redis_sentinel, redis_server
+from tests.support.servers import redis_client, redis_sentinel, redis_server
 
 PROVIDER = UsernamePasswordCredentialProvider("user", "secret")
 USE_SSL = {"ssl_cert_reqs": ssl.CERT_NONE, "ssl_ca_certs": "/ca.pem", "ssl_keyfile": "/k"}

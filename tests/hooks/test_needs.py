@@ -17,8 +17,8 @@ from offload.stores.memory import MemoryStore
 from offload.stores.s3.store import S3Store
 from offload.stores.tiered import TieredStore
 from offload.testing.store import FakeClock
-from tests.hooks.wire import make_wire
-from tests.stores.moto_s3 import moto_s3
+from tests.support.moto_s3 import moto_s3
+from tests.support.wire import make_wire
 
 BIG = "x" * 2000
 _fresh = itertools.count()

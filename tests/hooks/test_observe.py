@@ -21,8 +21,9 @@ from offload.stores.memory import MemoryStore
 from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.redis import link
 from offload.stores.tallies import LABEL
-from offload.testing.servers import redis_server, wait_until
-from tests.hooks.wire import make_wire
+from tests.support.processes import wait_until
+from tests.support.servers import redis_server
+from tests.support.wire import make_wire
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024**2

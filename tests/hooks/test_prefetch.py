@@ -23,8 +23,8 @@ from offload.hooks import app as hooks_app
 from offload.hooks import prefetch
 from offload.hooks.note import own_name
 from offload.ref import wire_text
-from offload.testing.servers import wait_until
-from tests.hooks.wire import make_wire
+from tests.support.processes import wait_until
+from tests.support.wire import make_wire
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flock, /proc and tmpfs")
 

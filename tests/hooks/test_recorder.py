@@ -20,7 +20,7 @@ from offload.hooks.recorder import Recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tallies import LABEL
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from offload.errors import StoreUnavailable
 from offload.hooks.release import waits_of
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 BIG = list(range(2000))
 HOUR = 3600.0

@@ -14,7 +14,7 @@ from offload.hooks.results import _stored_ref
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
-from tests.hooks.wire import make_wire
+from tests.support.wire import make_wire
 
 DAY = 86400.0
 BIG = list(range(2000))

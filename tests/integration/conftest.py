@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offload.testing.servers import redis_server
+from tests.support.servers import redis_server
 
 
 @pytest.fixture(scope="session")

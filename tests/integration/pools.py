@@ -11,7 +11,7 @@ import numpy as np
 from celery import Celery
 
 from offload import Offload, Ref
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 MB = 1024**2
 SIZES = (1, 1, 2, 1, 4, 8)  # MB

@@ -15,8 +15,8 @@ from typing import Any
 
 import redis
 
-from offload.testing.servers import wait_until
 from tests.integration.pools import create, digest, large, spoil, spoiled
+from tests.support.processes import wait_until
 
 THREADS = 8
 TASKS = 4  # of each thread

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import ROOT
+from tests.support.processes import ROOT
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 OTHERS = tuple(v for v in ("3.10", "3.11", "3.12", "3.13") if v != OWN)

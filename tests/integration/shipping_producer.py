@@ -15,8 +15,8 @@ from celery.result import AsyncResult
 
 from offload import Offload
 from offload.errors import CodeRefused, SerializationError, VersionMissing
-from offload.testing.servers import wait_until
 from tests.integration.shipping_app import Own, app
+from tests.support.processes import wait_until
 
 TIMEOUT = 60
 CELLS = Path(__file__).parents[1] / "registry" / "cells.py"

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from offload.testing.servers import redis_client
 from tests.integration.features import create
-from tests.integration.harness import ROOT, environment, worker
+from tests.support.processes import ROOT, environment, worker
+from tests.support.servers import redis_client
 
 pytestmark = [
     pytest.mark.server,

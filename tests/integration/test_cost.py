@@ -10,9 +10,9 @@ import pytest
 from celery import chain, chord, group
 from celery.result import AsyncResult
 
-from offload.testing.servers import redis_client, wait_until
 from tests.integration.features import create
-from tests.integration.harness import Process, environment, worker
+from tests.support.processes import Process, environment, wait_until, worker
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 

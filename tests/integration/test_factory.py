@@ -12,9 +12,9 @@ from celery.app import trace
 from offload import ConfigurationError, Offload
 from offload.hooks.extension import Offload as Extension
 from offload.ref import wire_text
-from offload.testing.servers import redis_client
 from tests.integration import factory
-from tests.integration.harness import worker
+from tests.support.processes import worker
+from tests.support.servers import redis_client
 
 BIG = "x" * 5000
 

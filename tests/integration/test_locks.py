@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from celery import _state, chain, chord, group
 
-from offload.testing.servers import redis_client, wait_until
-from tests.integration.harness import worker
 from tests.integration.locks import create
+from tests.support.processes import wait_until, worker
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from celery import _state, group
 
-from offload.testing.servers import free_port, redis_client, wait_until
-from tests.integration.harness import Process, environment, worker
+from tests.support.processes import Process, environment, wait_until, worker
+from tests.support.servers import free_port, redis_client
 
 pytest.importorskip("django_celery_results")
 pytest.importorskip("django_celery_beat")

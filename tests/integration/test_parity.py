@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from offload.testing.servers import redis_client
-from tests.integration.harness import Process, environment, worker
 from tests.integration.values import CANARY
+from tests.support.processes import Process, environment, worker
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(300)]
 

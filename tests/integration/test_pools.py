@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from offload.testing.servers import redis_client, wait_until
-from tests.faults.proxy import Proxy
-from tests.integration.harness import Process, environment, worker
 from tests.integration.pools import MB, common, create, digest, large, spoiled
 from tests.integration.publishers import TASKS, THREADS
+from tests.support.processes import Process, environment, wait_until, worker
+from tests.support.proxy import Proxy
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from offload.testing.servers import redis_client, wait_until
 from tests.integration.features import create
-from tests.integration.harness import worker
+from tests.support.processes import wait_until, worker
+from tests.support.servers import redis_client
 
 pytestmark = [
     pytest.mark.server,

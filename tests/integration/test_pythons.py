@@ -13,9 +13,9 @@ import uuid
 
 import pytest
 
-from tests.integration.harness import ROOT, environment, worker
 from tests.integration.pythons import OTHERS, OWN, python
 from tests.registry.shapes import SHAPES
+from tests.support.processes import ROOT, environment, worker
 
 pytestmark = pytest.mark.integration
 

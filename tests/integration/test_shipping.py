@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from offload.testing.servers import redis_client, wait_until
-from tests.faults.proxy import Proxy
-from tests.integration.harness import ROOT, Process, environment, worker
+from tests.support.processes import ROOT, Process, environment, wait_until, worker
+from tests.support.proxy import Proxy
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -13,10 +13,10 @@ import pytest
 from offload import BlobMissing
 from offload.stats import report
 from offload.stores import open_store
-from offload.testing.servers import redis_client, wait_until
 from offload.testing.store import unique
 from tests.integration.features import create
-from tests.integration.harness import ROOT, environment, worker
+from tests.support.processes import ROOT, environment, wait_until, worker
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
 

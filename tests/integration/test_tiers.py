@@ -10,10 +10,10 @@ import pytest
 from offload import StoreUnavailable
 from offload.gc import collect
 from offload.stores import open_store
-from offload.testing.servers import redis_client, wait_until
-from tests.faults.proxy import Proxy
 from tests.integration.features import create
-from tests.integration.harness import worker
+from tests.support.processes import wait_until, worker
+from tests.support.proxy import Proxy
+from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -6,8 +6,9 @@ import pytest
 
 from offload.stats.exporter import serve
 from offload.stores.memory import MemoryStore
-from offload.testing.servers import HOST, wait_until
 from tests.monitoring.live import RULES, count, prometheus
+from tests.support.processes import wait_until
+from tests.support.servers import HOST
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 from offload import Counters
 from offload.counters import NAMES, STEPS
 from offload.hooks.recorder import Recorder
-from offload.testing.servers import HOST, free_port, unavailable
-from tests.integration.harness import Process
+from tests.support.processes import Process
+from tests.support.servers import HOST, free_port, unavailable
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "monitoring"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from offload.testing.servers import wait_until
 from tests.monitoring.live import MONITORING, ROOT
+from tests.support.processes import wait_until
 
 GRAFANA = MONITORING / "grafana"
 FILE = GRAFANA / "dashboards" / "offload.json"

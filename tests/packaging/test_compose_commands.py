@@ -17,10 +17,10 @@ import pytest
 import redis
 import yaml
 
-from offload.testing.s3_server import _free_ports, find_weed
-from offload.testing.servers import HOST, find_program, free_port
-from tests.integration.harness import ROOT, Process
 from tests.monitoring.live import Prometheus, program
+from tests.support.processes import ROOT, Process
+from tests.support.s3_server import _free_ports, find_weed
+from tests.support.servers import HOST, find_program, free_port
 
 FILE = ROOT / "docker-compose.yml"
 PATIENCE = 90

@@ -24,8 +24,8 @@ from offload.errors import (
 )
 from offload.registry import own
 from offload.registry.identity import identify
-from offload.testing.servers import wait_until
 from tests.registry.sides import Side, cells, content
+from tests.support.processes import wait_until
 
 KEY = "hmac:0123456789abcdef"
 CLASS = """

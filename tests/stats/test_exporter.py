@@ -19,7 +19,8 @@ from offload.stats.exporter import metric_of, serve
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tiered import TieredStore
-from offload.testing.servers import end_process, free_port, redis_server, wait_until
+from tests.support.processes import end_process, wait_until
+from tests.support.servers import free_port, redis_server
 
 HOST = "127.0.0.1"
 

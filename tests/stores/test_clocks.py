@@ -13,8 +13,8 @@ import pytest
 
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores import open_store
-from offload.testing.servers import redis_client
 from offload.testing.store import HOUR, blob, blobs, contents, unique
+from tests.support.servers import redis_client
 
 pytestmark = pytest.mark.server
 

@@ -26,7 +26,7 @@ from offload.testing.store import (
     StoreSuite,
     blobs,
 )
-from tests.stores.moto_s3 import moto_s3
+from tests.support.moto_s3 import moto_s3
 
 
 def fake_redis() -> RedisStore:

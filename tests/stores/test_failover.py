@@ -10,8 +10,9 @@ import pytest
 from offload.digest import digest_of
 from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
 from offload.stores import open_store
-from offload.testing.servers import redis_client, redis_sentinel, wait_until
 from offload.testing.store import HOUR, contents
+from tests.support.processes import wait_until
+from tests.support.servers import redis_client, redis_sentinel
 
 pytestmark = pytest.mark.server
 

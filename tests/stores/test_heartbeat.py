@@ -9,7 +9,7 @@ import pytest
 from offload.errors import StoreUnavailable
 from offload.stores.heartbeat import held
 from offload.stores.memory import MemoryStore
-from offload.testing.servers import wait_until
+from tests.support.processes import wait_until
 
 NAME = "work"
 

@@ -20,16 +20,16 @@ from offload.stores import open_store
 from offload.stores.redis import blobs as redis_blobs
 from offload.stores.redis.link import script
 from offload.stores.redis.packer import PACKER, Bulk
-from offload.testing.servers import (
+from offload.testing.store import HOUR, blob, blobs, contents
+from tests.support.processes import wait_until
+from tests.support.round_trips import Wire
+from tests.support.servers import (
     free_port,
     redis_client,
     redis_cluster,
     redis_sentinel,
     redis_server,
-    wait_until,
 )
-from offload.testing.store import HOUR, blob, blobs, contents
-from tests.stores.wire import Wire
 
 pytestmark = pytest.mark.server
 

@@ -14,9 +14,9 @@ from offload.doctor import examine
 from offload.stores import open_store
 from offload.stores.redis.link import script
 from offload.stores.tallies import Tally
-from offload.testing.servers import redis_client, redis_server
 from offload.testing.store import HOUR, StoreSuite
 from tests.hooks.test_locate import app_of
+from tests.support.servers import redis_client, redis_server
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 RULES = re.search(r"ACL SETUSER (shop [^`]*)```", PAGE.read_text())[1].split()

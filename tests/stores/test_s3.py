@@ -23,9 +23,9 @@ from offload.stores.s3.body import Body, body_of
 from offload.stores.s3.clock import ServerClock
 from offload.stores.s3.store import S3Store
 from offload.stores.threads import Threads
-from offload.testing.s3_server import BUCKET, s3_client
-from offload.testing.servers import wait_until
 from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, scanned, swept, unique
+from tests.support.processes import wait_until
+from tests.support.s3_server import BUCKET, s3_client
 
 
 class Client:

@@ -10,10 +10,8 @@ from offload.content.retrying import Retrying
 from offload.errors import BlobMissing, StoreError, StoreUnavailable
 from offload.settings import RetryPolicy
 from offload.stores import open_store
-from offload.testing.s3_server import s3_server
-from offload.testing.servers import HOST, free_port
 from offload.testing.store import HOUR, blob, blobs, contents, unique
-from tests.faults.http_proxy import (
+from tests.support.http_proxy import (
     HTTPProxy,
     cut,
     cut_upload,
@@ -24,6 +22,8 @@ from tests.faults.http_proxy import (
     stalled,
     web_page,
 )
+from tests.support.s3_server import s3_server
+from tests.support.servers import HOST, free_port
 
 pytestmark = pytest.mark.server
 

@@ -9,9 +9,9 @@ import pytest
 
 from offload.stores import open_store
 from offload.stores.tallies import Tally
-from offload.testing.servers import redis_client
 from offload.testing.store import HOUR, blob, contents
-from tests.stores.moto_s3 import moto_s3
+from tests.support.moto_s3 import moto_s3
+from tests.support.servers import redis_client
 
 NAMES = (".DS_Store", "._notes", ".nfs000000000042", "Thumbs.db", "b3-0", "f" * 40, "a.tmp")
 BYTES = b"\0\xff\xfe binary \n\n"

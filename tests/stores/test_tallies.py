@@ -23,9 +23,9 @@ from offload.stores.redis.packer import PACKER
 from offload.stores.redis.store import RedisStore
 from offload.stores.snapshots.names import is_fold
 from offload.stores.tallies import LABEL, Tallied, Tally
-from offload.testing.servers import redis_client, redis_server
 from offload.testing.store import unique
-from tests.stores.moto_s3 import moto_s3
+from tests.support.moto_s3 import moto_s3
+from tests.support.servers import redis_client, redis_server
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "b3:" + "0" * 64

@@ -16,10 +16,10 @@ from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.stores.redis import places
 from offload.stores.tiered import TieredStore
-from offload.testing.servers import wait_until
 from offload.testing.store import HOUR, FakeClock, blobs, contents, scanned, swept
-from tests.stores.moto_s3 import moto_s3
-from tests.stores.wire import Wire
+from tests.support.moto_s3 import moto_s3
+from tests.support.processes import wait_until
+from tests.support.round_trips import Wire
 
 KIB = 1024
 LARGE = 100 * KIB

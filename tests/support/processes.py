@@ -15,7 +15,38 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 READY = 60.0  # seconds within which a worker must be ready
+PATIENCE = 20.0  # seconds that `wait_until` waits, if not told otherwise
 END = 20.0  # seconds within which it must have ended
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
+    """Return when *condition* is true; raises TimeoutError, naming *what*, after *timeout* s.
+
+    An exception in the condition counts as "not yet" and is the cause of the TimeoutError.
+    """
+    deadline = time.monotonic() + timeout
+    error: Exception | None = None
+    while True:
+        try:
+            if condition():
+                return
+            error = None
+        except Exception as exc:
+            error = exc
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s: {what}") from error
+        time.sleep(0.01)
+
+
+def end_process(process: subprocess.Popen[Any], sig: int) -> None:
+    """Send *sig*, kill after 10 seconds what has not ended, and wait for the end."""
+    if process.poll() is None:
+        process.send_signal(sig)
+        if sig != signal.SIGKILL:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        process.kill()
+    process.wait()
 
 
 def environment(config: Mapping[str, Any]) -> dict[str, str]:

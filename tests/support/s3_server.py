@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from offload.testing.servers import HOST, end_process, unavailable, wait_until
+from tests.support.processes import end_process, wait_until
+from tests.support.servers import HOST, unavailable
 
 __all__ = ("BUCKET", "S3Server", "s3_client", "s3_server")
 
@@ -98,7 +99,7 @@ class S3Server:
         """End the process and wait for its end; no error if it has ended."""
         end_process(self.process, sig)
         for number in self.ports.values():  # left in the folder for temporary files
-            for found in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108
+            for found in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
                 found.unlink(missing_ok=True)
 
     def log(self) -> str:

@@ -21,12 +21,13 @@ import socket
 import ssl
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
+
+from tests.support.processes import end_process, wait_until
 
 __all__ = (
     "Cluster",
@@ -39,11 +40,9 @@ __all__ = (
     "redis_sentinel",
     "redis_server",
     "unavailable",
-    "wait_until",
 )
 
 HOST = "127.0.0.1"
-START_TIMEOUT = 20.0  # seconds
 SLOTS = 16384
 
 
@@ -54,25 +53,6 @@ def unavailable(what: str) -> NoReturn:
     if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
         pytest.fail(f"{what} is not installed, and CI must run every test", pytrace=False)
     pytest.skip(f"{what} is not installed")
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = START_TIMEOUT) -> None:
-    """Return when *condition* is true; raises TimeoutError, naming *what*, after *timeout* s.
-
-    An exception in the condition counts as "not yet" and is the cause of the TimeoutError.
-    """
-    deadline = time.monotonic() + timeout
-    error: Exception | None = None
-    while True:
-        try:
-            if condition():
-                return
-            error = None
-        except Exception as exc:
-            error = exc
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {timeout:g} s: {what}") from error
-        time.sleep(0.01)
 
 
 def free_port() -> int:
@@ -104,17 +84,6 @@ def find_program(program: str | None = None) -> str:
 
             return str(get_binary_path())
     unavailable(" or ".join(names))
-
-
-def end_process(process: subprocess.Popen[Any], sig: int) -> None:
-    """Send *sig*, kill after 10 seconds what has not ended, and wait for the end."""
-    if process.poll() is None:
-        process.send_signal(sig)
-        if sig != signal.SIGKILL:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-        process.kill()
-    process.wait()
 
 
 @dataclass

@@ -6,13 +6,8 @@ import os
 
 import pytest
 
-from offload.testing.servers import (
-    find_program,
-    redis_client,
-    redis_server,
-    unavailable,
-    wait_until,
-)
+from tests.support.processes import wait_until
+from tests.support.servers import find_program, redis_client, redis_server, unavailable
 
 
 @pytest.mark.server

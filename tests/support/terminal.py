@@ -14,7 +14,7 @@ import threading
 
 import pyte
 
-from offload.testing.servers import end_process, wait_until
+from tests.support.processes import end_process, wait_until
 
 _WITHOUT = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 

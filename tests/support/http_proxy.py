@@ -8,7 +8,7 @@ import struct
 import threading
 from contextlib import closing, suppress
 
-from offload.testing.servers import HOST
+from tests.support.servers import HOST
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 
