@@ -21,7 +21,7 @@ from offload import ClassRegistry, Offload, Ref
 from offload.registry.code import forget
 from offload.registry.identity import get_class_hash
 from offload.stores import open_store
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 from tests.support.servers import redis_server
 
 TITLE = "Classes that workers do not have"

@@ -21,7 +21,7 @@ from offload.counters import NAMES, STEPS
 from offload.hooks.recorder import Recorder
 from offload.stats.exporter import Collector
 from offload.stores import open_store
-from offload.stores.redis import link
+from offload.stores.redis import client
 from offload.stores.tallies import KEPT, SPANS
 from tests.support.servers import redis_client, redis_server
 
@@ -104,8 +104,8 @@ def _cost(url: str, scale: Scale, judge: Judge) -> None:
 
 
 def _trips(call: Callable[[], Any]) -> int:
-    exchange = link.exchange
-    with patch.object(link, "exchange", side_effect=exchange) as counted:
+    exchange = client.exchange
+    with patch.object(client, "exchange", side_effect=exchange) as counted:
         for _ in range(100):
             call()
         return int(counted.call_count)

@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from offload.errors import ConfigurationError, OffloadError
-from offload.stores.base import Store, Swept
 from offload.stores.heartbeat import held, process_name
+from offload.stores.protocols import Store, SweepItem
 
 __all__ = ("Collected", "LastSweep", "Total", "collect", "last_sweep")
 
@@ -37,7 +37,7 @@ class Collected:
         store: its URL, without credentials.
         dry_run: whether nothing was removed.
         seconds: how long it took.
-        kinds: totals by `Swept.kind`.
+        kinds: totals by `SweepItem.kind`.
         busy: who was sweeping already, so that nothing was done; else None.
     """
 
@@ -55,7 +55,7 @@ class Collected:
     def size(self) -> int:
         return sum(total.size for total in self.kinds.values())
 
-    def add(self, swept: Swept) -> None:
+    def add(self, swept: SweepItem) -> None:
         total = self.kinds.setdefault(swept.kind, Total())
         total.count += 1
         total.size += swept.size
@@ -92,7 +92,7 @@ class LastSweep:
 
 
 def collect(
-    store: Store, *, dry_run: bool = False, seen: Callable[[Swept], None] | None = None
+    store: Store, *, dry_run: bool = False, seen: Callable[[SweepItem], None] | None = None
 ) -> Collected:
     """Remove from *store* what has ended, and return the totals.
 

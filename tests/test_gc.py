@@ -8,15 +8,15 @@ import pytest
 
 from offload.errors import ConfigurationError, StoreUnavailable
 from offload.gc import NAME, Collected, Total, collect, last_sweep
-from offload.stores import Swept
+from offload.stores import SweepItem
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock, blobs
 
 ENDED = [
-    Swept("blob", "b3:1", 10, "expired 5 s ago"),
-    Swept("blob", "b3:2", 20, "expired 9 s ago"),
-    Swept("file", "x", 5, "left by a killed writer"),
+    SweepItem("blob", "b3:1", 10, "expired 5 s ago"),
+    SweepItem("blob", "b3:2", 20, "expired 9 s ago"),
+    SweepItem("file", "x", 5, "left by a killed writer"),
 ]
 
 

@@ -15,7 +15,7 @@ from offload.errors import BlobMissing
 from offload.hooks.app import Offload
 from offload.ref import Ref
 from offload.serializers.preview import preview
-from offload.stores.looking import Seen, looked
+from offload.stores.capabilities import BlobPeek, blob_inspection_of
 
 __all__ = ("describe", "finite", "told_content", "told_preview")
 
@@ -80,7 +80,7 @@ def _ref(hook: Offload, ref: Ref[Any]) -> dict[str, Any]:
 
 def _blob(hook: Offload, digest: Digest, ref: Ref[Any] | None = None) -> dict[str, Any]:
     store = hook.store
-    [seen] = looked(store).look([digest], 1)
+    [seen] = blob_inspection_of(store).peek([digest], 1)
     content = content_of(store, digest, size=None if ref is None else ref.size)
     told = told_content(content)
     said = {
@@ -108,7 +108,7 @@ def told_content(content: Content) -> dict[str, Any]:
     }
 
 
-def _seen(seen: Seen | None) -> dict[str, Any]:
+def _seen(seen: BlobPeek | None) -> dict[str, Any]:
     if seen is None:
         return {"stored_bytes": None, "ttl": None, "age": None}
     return {"stored_bytes": seen.size, "ttl": seen.ttl, "age": seen.age}

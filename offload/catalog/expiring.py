@@ -11,8 +11,8 @@ from offload.errors import StoreError, StoreUnavailable
 from offload.hooks.app import Offload
 from offload.hooks.needs import needs_of_messages
 from offload.hooks.release import waits_of
+from offload.stores.capabilities import hold_tracking_of
 from offload.stores.findings import Finding
-from offload.stores.looking import accounted
 
 __all__ = ("Expiring", "expiring", "waiting_too_long")
 
@@ -43,7 +43,7 @@ def expiring(hook: Offload) -> Expiring:
     Messages that expire themselves, and those of a short retention that haven't waited for most
     of it, aren't among them; nor is anything where no holds are tracked.
     """
-    account = accounted(hook.store)
+    account = hold_tracking_of(hook.store)
     if account is None:
         return Expiring()
     longest = NEAR * needs_of_messages(hook)
@@ -51,7 +51,7 @@ def expiring(hook: Offload) -> Expiring:
     soon = (info.digest for info in infos if info.ttl <= longest)
     found: dict[str, float] = {}
     while some := list(islice(soon, _MANY)):
-        for holds in account.last_holds(some):
+        for holds in account.longest_holds(some):
             if holds and _is_near(*max(holds.items(), key=lambda item: item[1])):
                 found.update(item for item in holds.items() if _is_near(*item))
     holder = min(found, key=lambda name: found[name], default="")

@@ -7,7 +7,7 @@ from itertools import islice
 from offload.catalog.listing import account_of
 from offload.catalog.snapshot import Snapshot
 from offload.content.holds import holder
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("held_by",)
 

@@ -14,8 +14,8 @@ from offload.digest import Digest
 from offload.errors import ConfigurationError
 from offload.ref import human_size
 from offload.serializers.preview import kind
-from offload.stores.base import BlobInfo, Store
-from offload.stores.looking import Accounted, accounted
+from offload.stores.capabilities import HoldTracking, hold_tracking_of
+from offload.stores.protocols import BlobInfo, Store
 
 __all__ = ("PAGE", "SORTS", "Listed", "Row", "account_of", "listed", "ordered", "rows", "told_kind")
 
@@ -79,12 +79,12 @@ class Listed:
         }
 
 
-def account_of(store: Store, *, needed: bool) -> Accounted | None:
+def account_of(store: Store, *, needed: bool) -> HoldTracking | None:
     """Return the account of who holds what, None where none is kept.
 
     Raises ConfigurationError for that if it is *needed*.
     """
-    account = accounted(store)
+    account = hold_tracking_of(store)
     if account is None and needed:
         raise ConfigurationError(
             f"{store.url} keeps no account of who needs what: Redis does, also as the first of "
@@ -113,7 +113,7 @@ def rows(
     )
 
 
-def _rows(store: Store, account: Accounted | None) -> Iterator[Row]:
+def _rows(store: Store, account: HoldTracking | None) -> Iterator[Row]:
     infos: Iterator[BlobInfo] = store.blobs.scan()
     while some := list(islice(infos, PAGE)):
         counts: Iterable[int | None] = [None] * len(some)

@@ -7,8 +7,8 @@ from itertools import islice
 
 from offload.digest import Digest, parse_digest
 from offload.errors import BlobMissing, InvalidRef
-from offload.stores.base import Store
-from offload.stores.looking import looked
+from offload.stores.capabilities import blob_inspection_of
+from offload.stores.protocols import Store
 
 __all__ = ("digest_begin", "digest_part", "find", "is_ref", "short")
 
@@ -46,7 +46,7 @@ def find(store: Store, begin: str) -> Digest:
     """
     if len(begin) == _WHOLE:
         return parse_digest(begin)
-    found = list(islice(dict.fromkeys(looked(store).named(begin)), _SHOWN + 1))
+    found = list(islice(dict.fromkeys(blob_inspection_of(store).find(begin)), _SHOWN + 1))
     if not found:
         raise BlobMissing(
             f"{store.url} has no blob whose digest begins with {begin}",

@@ -9,7 +9,7 @@ from itertools import islice
 from offload.catalog.listing import PAGE
 from offload.content.looking import glance
 from offload.digest import Digest
-from offload.stores.base import BlobInfo, Store
+from offload.stores.protocols import BlobInfo, Store
 
 __all__ = ("Sharing",)
 

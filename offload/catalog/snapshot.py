@@ -14,7 +14,7 @@ from typing import Any
 
 from offload.catalog.listing import Row, rows
 from offload.digest import Digest
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("LIMIT", "SIZES", "TIMES", "Bucket", "Chosen", "Query", "Snapshot", "Totals", "take")
 
@@ -237,7 +237,7 @@ def take(store: Store, limit: int = LIMIT) -> Snapshot:
     records = [_packed(row) for row in islice(found, limit)]
     more = next(found, None) is not None
     records.sort()
-    return Snapshot(records, more=more, knows_holders=store.blobs.keeps_holds)
+    return Snapshot(records, more=more, knows_holders=store.blobs.tracks_holds)
 
 
 def _packed(row: Row) -> bytes:

@@ -11,10 +11,9 @@ from statistics import median
 from offload.digest import digest_of
 from offload.errors import BlobMissing, OffloadError
 from offload.gc import LastSweep, last_sweep
-from offload.stores.base import Store
+from offload.stores.capabilities import BlobInspection, tiers_of
 from offload.stores.capacity import Capacity, Measured
-from offload.stores.looking import Looked
-from offload.stores.tiers import tiers_of
+from offload.stores.protocols import Store
 
 __all__ = ("PINGS", "StoreState", "TierState", "look_at_stores")
 
@@ -34,7 +33,7 @@ class TierState:
         error: why it does not answer; "" if it does.
         latency: seconds of a round trip, the median of some; None where it does not answer.
         capacity: of each of its servers; empty where it does not say.
-        keeps_holds: whether what nobody needs any more goes by itself.
+        tracks_holds: whether what nobody needs any more goes by itself.
     """
 
     url: str
@@ -42,7 +41,7 @@ class TierState:
     error: str
     latency: float | None
     capacity: tuple[Capacity, ...]
-    keeps_holds: bool
+    tracks_holds: bool
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class StoreState:
     @property
     def needs_sweeps(self) -> bool:
         """Whether somebody has to remove what has ended: see `offload.gc`."""
-        return not all(tier.keeps_holds for tier in self.tiers)
+        return not all(tier.tracks_holds for tier in self.tiers)
 
 
 def look_at_stores(store: Store, sizes: Sequence[int] = ()) -> StoreState:
@@ -97,7 +96,7 @@ def _look(store: Store, begins: int) -> TierState:
         error = str(exc)
     except Exception as exc:  # of a server's that says odd things
         error = f"{type(exc).__name__}: {exc}"
-    return TierState(store.url, begins, error, latency, capacity, store.blobs.keeps_holds)
+    return TierState(store.url, begins, error, latency, capacity, store.blobs.tracks_holds)
 
 
 def _latency(store: Store) -> float:
@@ -112,8 +111,8 @@ def _latency(store: Store) -> float:
 
 def _ask(store: Store) -> None:
     """Ask for a blob that is not there."""
-    if isinstance(store.blobs, Looked):
-        store.blobs.look([_NOTHING], 0)
+    if isinstance(store.blobs, BlobInspection):
+        store.blobs.peek([_NOTHING], 0)
         return
     with suppress(BlobMissing):
         list(store.blobs.get([_NOTHING], 0))

@@ -11,7 +11,7 @@ from offload.cli.output import print_json, printable
 from offload.cli.progress import Progress
 from offload.gc import Collected, collect
 from offload.ref import human_size
-from offload.stores.base import Swept
+from offload.stores.protocols import SweepItem
 
 __all__ = ("gc",)
 
@@ -31,7 +31,7 @@ def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
     hook = hook_of(ctx)
     listed: list[dict[str, Any]] = []
 
-    def seen(swept: Swept) -> None:
+    def seen(swept: SweepItem) -> None:
         progress.step(swept.size)
         if verbose and as_json:
             listed.append(

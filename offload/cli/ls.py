@@ -26,7 +26,7 @@ from offload.cli.context import hook_of
 from offload.cli.output import Column, print_json_list, print_pages, printable
 from offload.cli.progress import Progress
 from offload.ref import human_size
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("ls",)
 

@@ -14,7 +14,7 @@ from offload.cli.output import print_json, print_rows, printable
 from offload.digest import Digest
 from offload.errors import InvalidRef
 from offload.ref import human_size
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("rm",)
 

@@ -9,8 +9,8 @@ from offload.cli.output import print_json
 from offload.errors import ConfigurationError
 from offload.hooks.app import Offload
 from offload.hooks.needs import has_pins, longest_life, needs
+from offload.stores.capabilities import tiers_of
 from offload.stores.lifecycle import DAY, Ageing, Rule
-from offload.stores.tiers import tiers_of
 
 __all__ = ("store",)
 
@@ -82,7 +82,7 @@ def lifecycle(
 
 def _check_pins(hook: Offload, *, no_pins: bool) -> None:
     """Raise ConfigurationError where a pinned value could be removed."""
-    if not hook.store.blobs.keeps_holds:
+    if not hook.store.blobs.tracks_holds:
         return  # it can have none
     if has_pins(hook):
         raise ConfigurationError(

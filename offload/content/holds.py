@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from offload.digest import Digest
-from offload.stores.base import PUT
+from offload.stores.protocols import PUT
 
 __all__ = ("Chunks", "Hold", "holder")
 

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from offload.errors import StoreError
 from offload.ref import Keys, fingerprint
-from offload.stores.base import PointerStore
+from offload.stores.protocols import PointerStore
 
 __all__ = ("fingerprints", "kept_keys", "keys_from_secrets", "keys_from_store")
 

@@ -21,8 +21,8 @@ from offload.content.manifest import (
 from offload.content.stored import MAX_OVERHEAD, decode, decode_begin
 from offload.digest import Digest, digest_of
 from offload.errors import IntegrityError
-from offload.stores.base import Store
-from offload.stores.looking import Seen, looked
+from offload.stores.capabilities import BlobPeek, blob_inspection_of
+from offload.stores.protocols import Store
 
 __all__ = ("Content", "Glance", "content_of", "glance")
 
@@ -45,7 +45,7 @@ class Glance:
     """
 
     digest: Digest
-    seen: Seen
+    seen: BlobPeek
     root: Sketch | None
     known: bool = True
 
@@ -64,7 +64,9 @@ def glance(store: Store, digests: Sequence[Digest]) -> Iterator[Glance | None]:
             each = max(_AT_ONCE // size, 1)
             for begin in range(0, len(wanted), each):
                 batch = wanted[begin : begin + each]
-                for digest, seen in zip(batch, looked(store).look(batch, size), strict=True):
+                for digest, seen in zip(
+                    batch, blob_inspection_of(store).peek(batch, size), strict=True
+                ):
                     told = None if seen is None else _told(digest, seen)
                     found[digest] = told
                     if told is not None and not told.known and told.seen.size > size:
@@ -75,15 +77,15 @@ def glance(store: Store, digests: Sequence[Digest]) -> Iterator[Glance | None]:
         yield from map(found.__getitem__, some)
 
 
-def _told(digest: Digest, seen: Seen) -> Glance:
-    plain = decode_begin(seen.begin, _USUAL)
-    whole = len(seen.begin) == seen.size
+def _told(digest: Digest, seen: BlobPeek) -> Glance:
+    plain = decode_begin(seen.prefix, _USUAL)
+    whole = len(seen.prefix) == seen.size
     starts = is_root(plain)
     root = sketch(plain) if starts else None
     if starts and root is None and len(plain) == _USUAL:
-        root = sketch(decode_begin(seen.begin, INSPECTED + _USUAL))
+        root = sketch(decode_begin(seen.prefix, INSPECTED + _USUAL))
     known = root is not None or starts is False or (whole and len(plain) > 0 and not starts)
-    return Glance(digest, replace(seen, begin=b""), root, known)
+    return Glance(digest, replace(seen, prefix=b""), root, known)
 
 
 class Content:

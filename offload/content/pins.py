@@ -42,7 +42,7 @@ class Pins:
 
         Raises BlobMissing if it is gone, ConfigurationError where no account is kept of holds.
         """
-        if not self._content.store.blobs.keeps_holds:
+        if not self._content.store.blobs.tracks_holds:
             raise ConfigurationError(
                 f"{self._content.store.url} keeps values by their age alone, so none can be "
                 'pinned: put a Redis before it, as in store=["redis://…", "s3://…"]',

@@ -44,8 +44,8 @@ from offload.ref import Keys, Ref, claimed_digest, human_size, no_refs_within
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
-from offload.stores.base import PUT, Parts, Store
-from offload.stores.tiers import chunk_size_of
+from offload.stores.capabilities import chunk_size_of
+from offload.stores.protocols import PUT, Parts, Store
 
 __all__ = ("ContentStore", "longest_asked")
 
@@ -362,7 +362,7 @@ class ContentStore:
         needed = [ref for ref in refs if not self._is_kept(ref, hold.ttl)]
         if not needed:
             return False
-        if self.store.blobs.keeps_holds:  # the round trip is made anyway: is the rest there still?
+        if self.store.blobs.tracks_holds:  # the round trip is made anyway: is the rest there still?
             needed += [ref for ref in refs if ref not in needed and self._are_digests_known(ref)]
         ttl = self._asked(hold)
         found = [self._retrying(lambda ref=ref: self._digests(ref)) for ref in needed]  # type: ignore[misc]
@@ -388,7 +388,7 @@ class ContentStore:
         if ref.digest is None:
             return True
         until, _ = self._chunks.find(ref.digest)
-        if not self.store.blobs.keeps_holds:
+        if not self.store.blobs.tracks_holds:
             until = max(until, ref.until)
         return until >= self._clock() + ttl
 
@@ -397,7 +397,7 @@ class ContentStore:
 
         One attempt: what is not released ends when it was to end anyway. Raises StoreError.
         """
-        if not self.store.blobs.keeps_holds:
+        if not self.store.blobs.tracks_holds:
             return
         digests: list[Digest] = []
         for ref in refs:
@@ -431,7 +431,7 @@ class ContentStore:
 
     def _is_sure(self, hold: Hold) -> bool:
         """Whether what *hold* was promised cannot be given up by somebody else."""
-        return hold.holder == PUT or not self.store.blobs.keeps_holds
+        return hold.holder == PUT or not self.store.blobs.tracks_holds
 
     # -- values out
 

@@ -21,8 +21,8 @@ from offload.dashboard.forms import read_form
 from offload.dashboard.rendering import render
 from offload.digest import Digest, parse_digest
 from offload.errors import OffloadError, StoreUnavailable
-from offload.stores.base import Store
-from offload.stores.looking import Seen, accounted, looked
+from offload.stores.capabilities import BlobPeek, blob_inspection_of, hold_tracking_of
+from offload.stores.protocols import Store
 
 __all__ = ("ROUTES",)
 
@@ -46,7 +46,7 @@ class _Holders:
 def _blob(request: Request) -> Response:
     digest = _digest(request)
     stored = board_of(request).stored
-    [seen] = looked(stored.store).look([digest], 1)
+    [seen] = blob_inspection_of(stored.store).peek([digest], 1)
     if seen is None:
         return _gone(request, digest)
     told: Mapping[str, Any] = {}
@@ -79,7 +79,7 @@ def _remove_page(request: Request) -> Response:
     """Ask whether a blob is to be removed."""
     digest = _may_remove(request)
     store = board_of(request).stored.store
-    [seen] = looked(store).look([digest], 1)
+    [seen] = blob_inspection_of(store).peek([digest], 1)
     if seen is None:
         return _gone(request, digest)
     return _asks(request, digest, _holders(store, digest))
@@ -130,12 +130,12 @@ def _gone(request: Request, digest: Digest) -> Response:
     return render(request, "error.html", 404, title="There is no such blob", error=text)
 
 
-def _moment(seen: Seen) -> dict[str, Any]:
+def _moment(seen: BlobPeek) -> dict[str, Any]:
     return {"stored_bytes": seen.size, "ttl": seen.ttl, "age": seen.age}
 
 
 def _holders(store: Store, digest: Digest) -> _Holders:
-    account = accounted(store)
+    account = hold_tracking_of(store)
     if account is None:
         return _Holders(None, [])
     [count] = account.count_holders([digest])

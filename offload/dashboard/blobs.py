@@ -25,7 +25,7 @@ from offload.dashboard.tables import Column, Table, number_of
 from offload.digest import Digest, parse_digest
 from offload.errors import OffloadError
 from offload.ref import human_size
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("ROUTES",)
 

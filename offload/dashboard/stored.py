@@ -22,8 +22,8 @@ from offload.dashboard.recent import Recent
 from offload.digest import Digest, digest_of
 from offload.errors import OffloadError, StoreUnavailable
 from offload.hooks.app import Offload
-from offload.stores.base import Store
 from offload.stores.processes import PerProcess
+from offload.stores.protocols import Store
 
 __all__ = ("Kind", "Stored")
 

@@ -16,8 +16,8 @@ from offload.doctor import workers as of_workers
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.app import Offload
 from offload.hooks.needs import has_pins, longest_life, needs
+from offload.stores.capabilities import tiers_of
 from offload.stores.findings import Diagnosed, Finding
-from offload.stores.tiers import tiers_of
 
 __all__ = ("Examined", "examine")
 

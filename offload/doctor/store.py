@@ -10,9 +10,9 @@ from contextlib import suppress
 from offload.digest import digest_of
 from offload.errors import BlobMissing, ConfigurationError, OffloadError
 from offload.gc import last_sweep
-from offload.stores.base import Store
+from offload.stores.capabilities import tiers_of
 from offload.stores.findings import Finding
-from offload.stores.tiers import tiers_of
+from offload.stores.protocols import Store
 
 __all__ = ("blobs", "leases", "pointers", "sweeping")
 
@@ -90,7 +90,7 @@ def leases(store: Store) -> Iterator[Finding]:
 
 def sweeping(store: Store) -> Iterator[Finding]:
     """Whether somebody removes what has ended, where the server does not."""
-    places = ", ".join(tier.url for tier in tiers_of(store) if not tier.blobs.keeps_holds)
+    places = ", ".join(tier.url for tier in tiers_of(store) if not tier.blobs.tracks_holds)
     if not places:
         return
     try:

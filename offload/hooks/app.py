@@ -51,8 +51,8 @@ from offload.registry.registry import ClassRegistry
 from offload.registry.shipping import Shipping
 from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions
-from offload.stores.base import Store
-from offload.stores.tiers import Tiered
+from offload.stores.capabilities import CountsTiers
+from offload.stores.protocols import Store
 
 __all__ = ("Offload", "Runtime")
 
@@ -179,7 +179,7 @@ class Runtime:
             # Opening connects to nothing, so threads that come first together may each do it.
             store = open_app_store(self.settings, self.app)
             self.recorder.ride(store)
-            if isinstance(store, Tiered):
+            if isinstance(store, CountsTiers):
                 store.count_by_tier(self.counters)
             self._store = store
         return self._store
@@ -244,7 +244,7 @@ class Runtime:
         if self.settings.retention is not None:
             return self.settings.retention
         try:
-            tracked = self.store.blobs.keeps_holds
+            tracked = self.store.blobs.tracks_holds
         except ConfigurationError:  # there is no store, which storing says
             tracked = True
         return RETENTION_HELD if tracked else RETENTION_BY_AGE
@@ -330,7 +330,7 @@ class Runtime:
         expires = self.result_expires
         if expires is not None and keeps_rows(self.app.backend):
             # Until a cleanup releases it; where nothing can be released, until the next one.
-            expires = _FOREVER if self.store.blobs.keeps_holds else expires + CLEANED_DAILY
+            expires = _FOREVER if self.store.blobs.tracks_holds else expires + CLEANED_DAILY
         return max(options.retention or 0.0, expires or _FOREVER)
 
 

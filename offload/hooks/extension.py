@@ -13,7 +13,7 @@ from offload.hooks.celery_internals import app_itself
 from offload.ref import Ref
 from offload.registry.registry import ClassRegistry
 from offload.settings import Settings
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("Offload",)
 

@@ -22,7 +22,7 @@ from offload.errors import ConfigurationError
 from offload.hooks.kombu_internals import channel_params, uses_sentinel
 from offload.settings import Settings
 from offload.stores import open_store
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("celery_store", "open_app_store")
 

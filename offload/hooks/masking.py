@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.app import utils
 
-from offload.stores.urls import shown_url
+from offload.stores.url import shown_url
 
 __all__ = ("install",)
 

@@ -73,7 +73,7 @@ def has_pins(hook: Offload) -> bool:
 
     Raises what the store says.
     """
-    return hook.store.blobs.keeps_holds and any(True for _ in hook._pins.names())  # noqa: SLF001 (ours)
+    return hook.store.blobs.tracks_holds and any(True for _ in hook._pins.names())  # noqa: SLF001 (ours)
 
 
 def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Need]:
@@ -92,7 +92,7 @@ def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Nee
     if not results:
         return
     if expires is not None and keeps_rows(hook.app.backend):
-        expires = None if hook.store.blobs.keeps_holds else expires + CLEANED_DAILY
+        expires = None if hook.store.blobs.tracks_holds else expires + CLEANED_DAILY
     if expires is not None:
         yield Need(expires, "result_expires")
     elif retention is None:

@@ -527,7 +527,7 @@ def _stored_ref(hook: Offload, backend: Any, task_id: str) -> Ref[Any] | None:
     had.
     """
     try:
-        if not hook.store.blobs.keeps_holds:
+        if not hook.store.blobs.tracks_holds:
             return None
         meta = backend.get_task_meta(task_id)
         if isinstance(meta, ResultMeta):

@@ -47,7 +47,7 @@ def cleanup_releasing(
 
     def offload_cleanup(*args: Any, **options: Any) -> Any:
         expires = hook.result_expires
-        if finder is None or expires is None or not hook.store.blobs.keeps_holds:
+        if finder is None or expires is None or not hook.store.blobs.tracks_holds:
             return cleanup(*args, **options)
         before = datetime.now(timezone.utc) - timedelta(seconds=expires)
         expired = set(finder(backend, before))

@@ -9,7 +9,7 @@ from typing import Any
 
 from offload.registry.keys import Signer, signer
 from offload.registry.policy import Policy
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("Means",)
 

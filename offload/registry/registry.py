@@ -50,7 +50,7 @@ from offload.registry.scope import Scope, found
 from offload.registry.storage import Stored
 from offload.registry.versions import Versions
 from offload.stores import open_store
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 
 __all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "ClassRegistry")
 

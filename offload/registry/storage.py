@@ -16,8 +16,8 @@ from offload.digest import digest_of
 from offload.errors import CodeRefused, SerializationError
 from offload.registry.names import FOLDER, Names, versions_in
 from offload.registry.record import VERSION, Record
-from offload.stores.base import PointerStore
 from offload.stores.checks import MAX_POINTER
+from offload.stores.protocols import PointerStore
 
 __all__ = ("LARGEST", "Storage", "Stored")
 

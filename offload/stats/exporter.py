@@ -23,8 +23,8 @@ from offload.stats.figures import Figures
 from offload.stats.limits import BACKLOG, PATIENCE, most_connections
 from offload.stats.report import report, tallies_of
 from offload.stats.stores import by_store
-from offload.stores.base import Store
-from offload.stores.tiers import tiers_of
+from offload.stores.capabilities import tiers_of
+from offload.stores.protocols import Store
 
 try:
     from prometheus_client import CollectorRegistry, make_wsgi_app

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from offload.counters import OF_STORE_PREFIX, OTHER
 from offload.errors import ConfigurationError
 from offload.stats.figures import Figures
-from offload.stores.base import Store
+from offload.stores.protocols import Store
 from offload.stores.tallies import KEPT, LABEL, SPANS, Span, Tallied, Tallies
 
 __all__ = ("Report", "report", "tallies_of", "timeline")

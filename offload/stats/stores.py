@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from offload.stats.figures import Figures
 from offload.stats.report import Report
-from offload.stores.base import Store
-from offload.stores.tiers import tiers_of
+from offload.stores.capabilities import tiers_of
+from offload.stores.protocols import Store
 
 __all__ = ("by_store",)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from offload.stores.base import (
+from offload.stores.open import open_store, register_scheme
+from offload.stores.protocols import (
     PUT,
     BlobInfo,
     BlobStore,
@@ -10,9 +11,8 @@ from offload.stores.base import (
     Parts,
     PointerStore,
     Store,
-    Swept,
+    SweepItem,
 )
-from offload.stores.open import open_store, register_scheme
 
 __all__ = (
     "PUT",
@@ -22,7 +22,7 @@ __all__ = (
     "Parts",
     "PointerStore",
     "Store",
-    "Swept",
+    "SweepItem",
     "open_store",
     "register_scheme",
 )

@@ -13,6 +13,7 @@ __all__ = (
     "check_owner",
     "check_ttl",
     "check_value",
+    "names_holder",
 )
 
 MAX_POINTER = 64 * 1024
@@ -55,6 +56,14 @@ def check_holder(holder: str) -> str:
             f"a holder is a name of 1 to 300 bytes that does not begin with @, not {holder[:350]!r}"
         )
     return holder
+
+
+def names_holder(holder: str, name: str) -> bool:
+    """Return whether *holder* is ``<name>`` or ``<kind>:<name>``, each also with ``+<number>``."""
+    return any(
+        called == name or called.startswith(f"{name}+")
+        for called in (holder, holder.partition(":")[2])
+    )
 
 
 def check_ttl(ttl: float) -> float:

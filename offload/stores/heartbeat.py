@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from offload.errors import StoreError
-from offload.stores.base import LeaseStore
+from offload.stores.protocols import LeaseStore
 
 __all__ = ("Held", "held", "process_name")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, IntegrityError
-from offload.stores.base import PUT, BlobInfo, Parts, Swept
+from offload.stores.capabilities import BlobPeek
 from offload.stores.checks import (
     check_holder,
     check_limit,
@@ -25,12 +25,12 @@ from offload.stores.checks import (
     check_value,
 )
 from offload.stores.findings import Finding
-from offload.stores.looking import Seen
 from offload.stores.memory_places import Blob, Clock, Locks, MemoryPlaces
 from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.places import elsewhere
 from offload.stores.processes import PerProcess
-from offload.stores.urls import StoreURL
+from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
+from offload.stores.url import StoreURL
 
 __all__ = ("MemoryStore", "open_memory")
 
@@ -48,7 +48,7 @@ class MemoryStore:
         self.leases = MemoryLeases(clock, locks)
         self.tallies = MemoryTallies()
 
-    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Drop what has expired, and yield it."""
         return iter(self.blobs.sweep(dry_run=dry_run))
 
@@ -76,7 +76,7 @@ def open_memory(url: StoreURL) -> MemoryStore:
 class MemoryBlobs:
     """Blobs in a dict; expired ones are dropped whenever something is stored."""
 
-    keeps_holds = True
+    tracks_holds = True
 
     def __init__(
         self,
@@ -104,14 +104,14 @@ class MemoryBlobs:
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         return self._places.count_holders(digests)
 
-    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        return self._places.last_holds(digests)
+    def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        return self._places.longest_holds(digests)
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         return self._places.held_by(digests, name)
 
-    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
-        return self._places.drop(digests)
+    def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
+        return self._places.delete_unheld(digests)
 
     def put(
         self,
@@ -149,7 +149,7 @@ class MemoryBlobs:
             ]
         return iter(found)
 
-    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+    def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
         check_limit(size)
         now = self._clock()
         with self._locks.get():
@@ -157,11 +157,11 @@ class MemoryBlobs:
                 self._blobs[digest] if self._places.is_here(digest) else None for digest in digests
             ]
         return [
-            None if b is None else Seen(len(b.content), b.until - now, b.content[:size])
+            None if b is None else BlobPeek(len(b.content), b.until - now, b.content[:size])
             for b in found
         ]
 
-    def named(self, begin: str) -> Iterator[Digest]:
+    def find(self, begin: str) -> Iterator[Digest]:
         return (info.digest for info in self.scan() if info.digest.startswith(begin))
 
     def _get(self, digest: Digest, limit: int) -> Buffer:
@@ -184,12 +184,12 @@ class MemoryBlobs:
             )
         return blob.content
 
-    def sweep(self, *, dry_run: bool) -> list[Swept]:
+    def sweep(self, *, dry_run: bool) -> list[SweepItem]:
         """Drop what has expired, unless *dry_run*, and return it."""
         now = self._clock()
         with self._locks.get():
             found = [
-                Swept("blob", digest, len(blob.content), "expired")
+                SweepItem("blob", digest, len(blob.content), "expired")
                 for digest, blob in self._blobs.items()
                 if blob.until <= now
             ]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from offload.digest import Digest
-from offload.stores.checks import check_ttl
-from offload.stores.looking import LAST, is_called
+from offload.stores.capabilities import LISTED_HOLDS
+from offload.stores.checks import check_ttl, names_holder
 from offload.stores.places import RESERVED, Place
 from offload.stores.processes import PerProcess
 
@@ -81,26 +81,26 @@ class MemoryPlaces:
             return {holder: until - now for holder, until in holds.items() if until > now}
 
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
-        """Do as `Accounted.count_holders`."""
+        """Do as `HoldTracking.count_holders`."""
         return [len(self.holders(digest)) for digest in digests]
 
-    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        """Do as `Accounted.last_holds`."""
+    def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        """Do as `HoldTracking.longest_holds`."""
         return [
-            dict(sorted(self.holders(digest).items(), key=lambda item: -item[1])[:LAST])
+            dict(sorted(self.holders(digest).items(), key=lambda item: -item[1])[:LISTED_HOLDS])
             for digest in digests
         ]
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
-        """Do as `Accounted.held_by`."""
+        """Do as `HoldTracking.held_by`."""
         return {
             digest
             for digest in digests
-            if any(is_called(holder, name) for holder in self.holders(digest))
+            if any(names_holder(holder, name) for holder in self.holders(digest))
         }
 
-    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Do as `Accounted.drop`."""
+    def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Do as `HoldTracking.drop`."""
         now = self._clock()
         stay: set[Digest] = set()
         with self._locks.get():

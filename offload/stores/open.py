@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from offload.errors import ConfigurationError
-from offload.stores.base import Store
-from offload.stores.urls import StoreURL, count
+from offload.stores.protocols import Store
+from offload.stores.url import StoreURL, count
 
 __all__ = ("open_store", "register_scheme")
 

@@ -24,7 +24,7 @@ from typing import Protocol, runtime_checkable
 
 from offload.digest import Digest
 from offload.errors import StoreUnavailable
-from offload.stores.base import Parts, Swept
+from offload.stores.protocols import Parts, SweepItem
 
 __all__ = (
     "RESERVED",
@@ -148,7 +148,7 @@ class Versioned(Protocol):
         Raises ConfigurationError where that cannot be made sure of.
         """
 
-    def sweep(self, noted: Noted, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, noted: Noted, *, dry_run: bool) -> Iterator[SweepItem]:
         """Do as `Store.sweep`, without a look at blobs that are *noted*."""
 
 

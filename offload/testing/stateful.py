@@ -125,7 +125,7 @@ def store_machine(
         @rule(group=groups, grace=ttls, holder=holders)
         def release(self, group: list[Digest], grace: int, holder: str) -> None:
             self.store.blobs.release(group, holder, grace * self.unit)
-            if self.store.blobs.keeps_holds:
+            if self.store.blobs.tracks_holds:
                 for digest in set(group):
                     self.model.release(digest, holder, grace * self.unit)
 
@@ -197,7 +197,7 @@ def store_machine(
 
         @rule(digest=digests)
         def tell_holders(self, digest: Digest) -> None:
-            if self.store.blobs.keeps_holds:
+            if self.store.blobs.tracks_holds:
                 found = self.store.blobs.holders(digest)
                 assert set(found) == set(self.model.held(digest))
 

@@ -26,8 +26,8 @@ import pytest
 from offload.digest import Digest, digest_of
 from offload.errors import BlobMissing, IntegrityError
 from offload.stores import BlobInfo, Parts, Store
+from offload.stores.capabilities import BlobInspection, HoldTracking, hold_tracking_of
 from offload.stores.checks import MAX_POINTER
-from offload.stores.looking import Accounted, Looked, accounted
 
 __all__ = ("FakeClock", "StoreSuite", "blob", "blobs", "swept")
 
@@ -85,14 +85,14 @@ def swept(store: Store, *, dry_run: bool = False) -> int:
     return sum(1 for _ in store.sweep(dry_run=dry_run))
 
 
-def _looked(store: Store) -> Looked:
-    if not isinstance(store.blobs, Looked):
+def _looked(store: Store) -> BlobInspection:
+    if not isinstance(store.blobs, BlobInspection):
         pytest.skip("its blobs cannot be looked at")
     return store.blobs
 
 
-def _accounted(store: Store) -> Accounted:
-    account = accounted(store)
+def _accounted(store: Store) -> HoldTracking:
+    account = hold_tracking_of(store)
     if account is None:
         pytest.skip("it keeps no account of who holds what")
     return account
@@ -214,11 +214,11 @@ class BlobTests:
         blobs_ = _looked(store)
         here, gone = {**blobs(3, 2000), **blobs(1, 0)}, blobs(1)
         store.blobs.put(here, HOUR)
-        *found, missing = blobs_.look([*here, *gone], size)
+        *found, missing = blobs_.peek([*here, *gone], size)
         assert missing is None
         for (content,), seen in zip(here.values(), found, strict=True):
             assert seen is not None
-            assert (seen.size, seen.begin) == (len(content), content[:size])
+            assert (seen.size, seen.prefix) == (len(content), content[:size])
             assert HOUR - 60 < seen.ttl <= HOUR + 60.1
 
     def test_digests_are_found_by_their_begin(self, store: Store) -> None:
@@ -227,9 +227,9 @@ class BlobTests:
         here, gone = blobs(3, 2000), next(iter(blobs(1)))
         store.blobs.put(here, HOUR)
         for digest in here:
-            assert [*blobs_.named(digest[:20])] == [digest]
-            assert digest in [*blobs_.named(digest[:4])]
-        assert [*blobs_.named(gone)] == []
+            assert [*blobs_.find(digest[:20])] == [digest]
+            assert digest in [*blobs_.find(digest[:4])]
+        assert [*blobs_.find(gone)] == []
 
     @pytest.mark.parametrize("ttl", (0, -1, float("nan")))
     def test_a_life_is_positive(self, store: Store, ttl: float) -> None:
@@ -262,7 +262,7 @@ class HoldTests:
         store.blobs.put({digest: [content]}, HOUR)
         assert store.blobs.hold([digest, other], HOUR / 2, "result:ä") == {other}
         found = store.blobs.holders(digest)
-        if not store.blobs.keeps_holds:
+        if not store.blobs.tracks_holds:
             assert found == {}
             return
         assert sorted(found) == ["result:ä", "task:1"]
@@ -278,7 +278,7 @@ class HoldTests:
         for ttl in (HOUR, 2 * HOUR, 1):
             store.blobs.hold([digest], ttl, "task:1")
         assert scanned(store)[digest].ttl > 2 * HOUR - 60
-        if store.blobs.keeps_holds:
+        if store.blobs.tracks_holds:
             assert store.blobs.holders(digest)["task:1"] > 2 * HOUR - 60
 
     def test_the_last_release_ends_a_life(self, store: Store) -> None:
@@ -292,7 +292,7 @@ class HoldTests:
         store.blobs.release([digest], "task:2", self.GRACE)
         assert contents(store, [digest]) == [content]
         left = scanned(store)[digest].ttl
-        if store.blobs.keeps_holds:
+        if store.blobs.tracks_holds:
             assert self.GRACE - 10 < left <= self.GRACE + 1
             assert store.blobs.holders(digest) == {}
         else:
@@ -307,7 +307,7 @@ class HoldTests:
         store.blobs.release([digest], "task:1", self.GRACE)
         left = scanned(store)[digest].ttl
         assert left > HOUR - 60
-        if store.blobs.keeps_holds:
+        if store.blobs.tracks_holds:
             assert left <= HOUR + 1
 
     def test_a_grace_prolongs_nothing(self, store: Store) -> None:
@@ -370,7 +370,7 @@ class HoldTests:
             store.blobs.hold([one], number * HOUR, f"task:{number}")
         store.blobs.put({one: content}, HOUR)
         store.blobs.release([one], "task:6", HOUR)
-        last, nothing = account.last_holds([one, gone])
+        last, nothing = account.longest_holds([one, gone])
         assert list(last) == ["task:7", "task:5", "task:4", "task:3", "task:2"]
         assert all(abs(left - int(name[-1]) * HOUR) < 60 for name, left in last.items())
         assert not nothing
@@ -413,12 +413,12 @@ class HoldTests:
         store.blobs.hold([held], HOUR, "task:1")
         store.blobs.put({free: many[free], held: many[held]}, HOUR)
         store.blobs.hold([asked], HOUR, "task:2")
-        assert account.drop([free, held, asked]) == {held, asked}
+        assert account.delete_unheld([free, held, asked]) == {held, asked}
         assert contents(store, [held]) == many[held]
         with pytest.raises(BlobMissing):
             contents(store, [free])
         assert free not in scanned(store)
-        assert _looked(store).look([free], 1) == [None]
+        assert _looked(store).peek([free], 1) == [None]
         assert store.blobs.hold([free, held], HOUR, "task:3") == {free}
         store.blobs.put({free: many[free]}, HOUR)
         assert contents(store, [free]) == many[free]

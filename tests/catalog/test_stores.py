@@ -35,7 +35,7 @@ def test_a_redis(redis):
             client.config_set("requirepass", "")
     [tier] = state.tiers
     [capacity] = tier.capacity
-    assert (tier.error, tier.begins, tier.keeps_holds) == ("", 0, True)
+    assert (tier.error, tier.begins, tier.tracks_holds) == ("", 0, True)
     assert 0 < tier.latency < 60
     assert capacity.kind.startswith("Redis ")
     assert capacity.used > 100_000
@@ -97,7 +97,7 @@ def test_tiers_are_told_apart(redis, s3, tmp_path):
     first, second, third = state.tiers
     assert [tier.begins for tier in state.tiers] == [0, 1000, 9000]
     assert [bool(tier.error) for tier in state.tiers] == [False, False, True]
-    assert (first.keeps_holds, second.keeps_holds) == (True, False)
+    assert (first.tracks_holds, second.tracks_holds) == (True, False)
     assert second.latency > 0
     assert second.capacity == ()
     assert third.url == away
@@ -121,17 +121,17 @@ def test_a_folder_that_is_swept(tmp_path):
 class Slow:
     """Blobs that take their time by a clock of the test's."""
 
-    keeps_holds = True
+    tracks_holds = True
 
     def __init__(self, seconds):
         self.seconds, self.now, self.asked = seconds, 0.0, 0
 
-    def look(self, digests, size):
+    def peek(self, digests, size):
         self.asked += 1
         self.now += self.seconds
         return [None]
 
-    def named(self, begin):
+    def find(self, prefix):
         return iter(())
 
 
@@ -149,7 +149,7 @@ def test_a_slow_store_is_asked_less(monkeypatch, seconds, asked):
 class Bare:
     """A store of others', that knows the protocol alone and fails in its own way."""
 
-    keeps_holds = False
+    tracks_holds = False
 
     def __init__(self, error):
         self.error = error

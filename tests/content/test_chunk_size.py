@@ -11,7 +11,7 @@ from offload import ConfigurationError, Offload, StoreError, StoreUnavailable
 from offload.content.manifest import ALIGNMENT, pack, read_root
 from offload.serializers.base import Payload
 from offload.stores import open_store
-from offload.stores.tiers import chunk_size_of
+from offload.stores.capabilities import chunk_size_of
 from tests.support.careless_s3 import careless_s3
 from tests.support.servers import redis_client, redis_server
 

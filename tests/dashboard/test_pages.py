@@ -130,7 +130,7 @@ def test_browsers_together_read_the_store_once(shop):
     shop.work()
     client = shop.client()
     client.get("/")
-    asked = shop.hook.store.tallies._link
+    asked = shop.hook.store.tallies._client
     sent = []
     real = asked._sent
     asked._sent = lambda commands: sent.append(commands) or real(commands)

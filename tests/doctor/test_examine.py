@@ -12,8 +12,8 @@ from celery import Celery
 from offload import Offload, StoreUnavailable
 from offload.doctor import dependencies, examine
 from offload.gc import NAME, collect
-from offload.stores.base import BlobStore
 from offload.stores.memory import MemoryStore
+from offload.stores.protocols import BlobStore
 from offload.stores.redis import diagnose as of_redis
 from offload.testing.store import unique
 from tests.support.careless_s3 import careless_s3

@@ -74,8 +74,8 @@ class InS3:
 
     def let_time_pass(self, store):
         """Have *store* take all dates for that much later."""
-        now = store._link.now
-        store._link.now = lambda answer: now(answer) + LONG
+        now = store.client.now
+        store.client.now = lambda answer: now(answer) + LONG
 
     def left(self):
         return [key for key in self._keys() if key.split("/")[1] not in STAYS]

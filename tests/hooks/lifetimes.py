@@ -202,7 +202,7 @@ def lifetimes_machine(
             self.model.release(f"result:{task_id}", self.digests[key])
             counts["forgotten"] += 1
 
-        @precondition(lambda self: self.setup.store.blobs.keeps_holds and self._live_refs())
+        @precondition(lambda self: self.setup.store.blobs.tracks_holds and self._live_refs())
         @rule(data=st.data(), name=st.sampled_from(["latest", "best"]))
         def pin(self, data: st.DataObject, name: str) -> None:
             ref, key, _ = data.draw(st.sampled_from(self._live_refs()), label="ref")
@@ -248,7 +248,7 @@ def lifetimes_machine(
             counts["steps"] += 1
             self.wire.hook._contents = next(self.processes)
             model, lives = self.model, self._lives()
-            by_age = not self.setup.store.blobs.keeps_holds
+            by_age = not self.setup.store.blobs.tracks_holds
             missing = model.needed() - set(lives)
             assert not missing, f"needed, and not there: {missing}"
             for digest in model.needed():
@@ -327,7 +327,7 @@ def lifetimes_machine(
 
         def _hold(self, holder: str, key: str, span: float) -> None:
             digests = self.digests[key]
-            if self.setup.store.blobs.keeps_holds:
+            if self.setup.store.blobs.tracks_holds:
                 promised = min(self.model.needs.get(("put", d), 0.0) for d in digests)
                 if promised >= self.model.now + span:
                     return  # a put keeps it for that long: whether it is held does not matter

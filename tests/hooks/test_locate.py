@@ -30,7 +30,7 @@ def opened(broker="amqp://", backend=None, store=None, store_options=(), **conf)
 
 def parameters(store):
     """Return what the store's client gives each connection; nothing is connected."""
-    return parameters_of(store._link._client().connection_pool)
+    return parameters_of(store.client.driver().connection_pool)
 
 
 def parameters_of(pool):
@@ -169,7 +169,7 @@ def test_sentinel(part, tls):
     b = url_to_parts("sentinel://b:26379" if part == "broker" else "sentinel://b:6379")
     scheme = "rediss" if tls else "redis"
     assert store.url == f"{scheme}+sentinel://a:1,b:{b.port}/2?master=primary"
-    pool = store._link._client().connection_pool
+    pool = store.client.driver().connection_pool
     assert (pool.service_name, pool.sentinel_manager.min_other_sentinels) == ("primary", 1)
     known = pool.connection_kwargs
     assert (known["username"], known["password"], known["db"]) == ("user", "pw", 2)
@@ -204,10 +204,10 @@ def test_none_is_an_error_that_says_what_to_set():
 def test_the_key_prefix_is_celerys(conf, prefix):
     """All keys of the default store begin as Celery's own keys do."""
     store = opened("redis://h", "redis://h", **conf)
-    assert store._link.prefix == prefix
-    assert opened("redis://h", "redis://h", store_options={"prefix": "p"}, **conf)._link.prefix == (
-        prefix.removesuffix("offload") + "p"
-    )
+    assert store.client.prefix == prefix
+    assert opened(
+        "redis://h", "redis://h", store_options={"prefix": "p"}, **conf
+    ).client.prefix == (prefix.removesuffix("offload") + "p")
 
 
 def test_options_of_a_store_of_its_own():
@@ -227,11 +227,11 @@ def test_options_of_a_store_of_its_own():
     assert found["credential_provider"] is PROVIDER
     assert found["socket_keepalive_options"] == {1: 2}
     assert (found["socket_timeout"], found["db"]) == (3.0, 5)
-    assert store._link.prefix == "shop:offload"
+    assert store.client.prefix == "shop:offload"
     store = opened(
         store="redis+sentinel://a", store_options={"master_name": "m", "sentinel_kwargs": {"db": 1}}
     )
-    assert store._link._client().connection_pool.service_name == "m"
+    assert store.client.driver().connection_pool.service_name == "m"
     tiers = opened(store=["redis://h", "file:///x"], store_options=[{"db": 4}, {}])
     assert parameters(tiers.tiers[0])["db"] == 4
     assert parameters(opened("redis://h/1", store_options={"db": 4}))["db"] == 4

@@ -30,7 +30,7 @@ def same(value=None):
     return value
 
 
-def spied(wire, keeps_holds):
+def spied(wire, tracks_holds):
     """Return the list to which every time to live that the store is asked for is added."""
     asked = []
     blobs = wire.hook.store.blobs
@@ -44,7 +44,7 @@ def spied(wire, keeps_holds):
         asked.append(ttl)
         return put(contents, ttl, **more)
 
-    blobs.hold, blobs.put, blobs.keeps_holds = spy_hold, spy_put, keeps_holds
+    blobs.hold, blobs.put, blobs.tracks_holds = spy_hold, spy_put, tracks_holds
     return asked
 
 
@@ -75,10 +75,10 @@ def calls(wire, task, delay, half):
     given_retention=seconds,
     skew=st.floats(1, 1000),
     ahead=st.floats(0, 10),
-    keeps_holds=st.booleans(),
+    tracks_holds=st.booleans(),
 )
 def test_a_rule_outlasts_every_life_as_written(
-    retention, own, grace, expires, delay, given_retention, skew, ahead, keeps_holds
+    retention, own, grace, expires, delay, given_retention, skew, ahead, tracks_holds
 ):
     """Whatever the settings: nothing that S3 is asked to keep is written for longer than the
     days of the lifecycle rule.
@@ -88,7 +88,7 @@ def test_a_rule_outlasts_every_life_as_written(
     )
     options = {} if own is None else {"retention": own}
     task = wire.app.task(name="keep", shared=False, offload=options)(same)
-    asked = spied(wire, keeps_holds)
+    asked = spied(wire, tracks_holds)
     for call in calls(wire, task, delay, delay / 2):
         call()
     if expires is not None:
@@ -119,9 +119,9 @@ def test_a_rule_outlasts_what_a_lower_tier_writes():
             call()
             clock.advance(DAY)  # so that some lives are prolonged
         life = s3.blobs.life(longest_life(needs(wire.hook, delay=delay)[0]))
-        link = s3._link
-        keys = [entry["Key"] for page in link.pages("blobs") for entry in page]
-        told = [link.ask("head_object", Key=key)[1]["Metadata"] for key in keys]
+        client = s3.client
+        keys = [entry["Key"] for page in client.pages("blobs") for entry in page]
+        told = [client.ask("head_object", Key=key)[1]["Metadata"] for key in keys]
     assert 0.9 * life < max(float(each["offload-ttl"]) for each in told) <= life
 
 

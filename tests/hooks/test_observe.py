@@ -19,7 +19,7 @@ from offload.hooks.observe import LEAST
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.memory_tallies import MemoryTallies
-from offload.stores.redis import link
+from offload.stores.redis import client
 from offload.stores.tallies import LABEL
 from tests.support.processes import wait_until
 from tests.support.servers import redis_server
@@ -126,13 +126,13 @@ def test_publishing_asks_the_store_nothing(redis):
     """A thread of the process does, and only for what was counted."""
     url = f"{redis.url}?prefix=behind-{os.urandom(4).hex()}"
     wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
-    asking, exchange = [], link.exchange
+    asking, exchange = [], client.exchange
 
     def noted(pool, commands):
         asking.append(threading.current_thread().name)
         return exchange(pool, commands)
 
-    with patch.object(link, "exchange", noted):
+    with patch.object(client, "exchange", noted):
         for _ in range(3):
             wire.app.send_task("take", (b"x" * 5000,))
         wait_until(lambda: asking, "something is written")

@@ -16,7 +16,7 @@ def client():
     from offload.stores import open_store
 
     store = open_store("s3://key:secret@bucket?endpoint_url=http://127.0.0.1:1&region=here")
-    yield store._link._clients.get()
+    yield store.client._clients.get()
     store.close()
 
 

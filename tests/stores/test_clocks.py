@@ -77,7 +77,7 @@ def test_what_such_a_client_stores_lives_as_long_as_it_says(stores):
 def test_holds_end_by_the_servers_clock(stores):
     """What one holds is not over because another's clock says so."""
     store, ahead = stores
-    if not store.blobs.keeps_holds:
+    if not store.blobs.tracks_holds:
         pytest.skip("it keeps no account of holds")
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)

@@ -14,7 +14,7 @@ from offload.stores.memory import MemoryStore
 
 def options_of(url, **options):
     """Return what redis-py's connections would be given; nothing is connected."""
-    pool = open_store(url, **options)._link._client().connection_pool
+    pool = open_store(url, **options).client.driver().connection_pool
     return pool.connection_kwargs
 
 

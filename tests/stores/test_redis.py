@@ -18,7 +18,7 @@ from offload.digest import digest_of
 from offload.errors import IntegrityError, StoreError, StoreUnavailable
 from offload.stores import open_store
 from offload.stores.redis import blobs as redis_blobs
-from offload.stores.redis.link import script
+from offload.stores.redis.client import script
 from offload.stores.redis.packer import PACKER, Bulk
 from offload.testing.store import HOUR, blob, blobs, contents
 from tests.support.processes import wait_until
@@ -135,7 +135,7 @@ def test_a_key_that_scan_repeats_is_told_once(store, raw, monkeypatch):
     """SCAN may give a key twice (while the server's table grows); a blob is yielded once."""
     many = blobs(3)
     store.blobs.put(many, HOUR)
-    client = store._link._client()
+    client = store.client.driver()
     scan = client.scan_iter
     monkeypatch.setattr(client, "scan_iter", lambda **options: [*scan(**options)] * 2)
     assert sorted(info.digest for info in store.blobs.scan()) == sorted(many)
@@ -455,7 +455,7 @@ def test_connections_have_a_limit(own):
     busy = threading.Thread(target=lambda: store.blobs.hold([digest], 1))
     busy.start()
     try:
-        pool = store._link._client().connection_pool
+        pool = store.client.driver().connection_pool
         wait_until(lambda: pool._in_use_connections, "one is in use")
         with pytest.raises(StoreUnavailable, match="max_connections"):
             store.pointers.read("p")

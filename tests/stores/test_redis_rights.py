@@ -12,7 +12,7 @@ from offload import Offload, StoreError, StoreUnavailable
 from offload.digest import digest_of
 from offload.doctor import examine
 from offload.stores import open_store
-from offload.stores.redis.link import script
+from offload.stores.redis.client import script
 from offload.stores.tallies import Tally
 from offload.testing.store import HOUR, StoreSuite
 from tests.hooks.test_locate import app_of
@@ -66,8 +66,8 @@ def everything(url):
     assert store.pointers.swap("pointer", None, b"1")
     assert store.pointers.swap("pointer", b"1", None)
     store.blobs.held_by([ref.digest], "name")
-    store.blobs.look([ref.digest], 10)
-    store.blobs.drop([ref.digest])
+    store.blobs.peek([ref.digest], 10)
+    store.blobs.delete_unheld([ref.digest])
     store.close()
     return hook
 

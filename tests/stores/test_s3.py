@@ -504,7 +504,7 @@ def test_options_reach_boto3(monkeypatch):
         "s3://us%2Fer:p%2Fw@bucket?region=eu-west-3&endpoint_url=https://h:1&connect_timeout=2"
         "&read_timeout=3&max_attempts=4&threads=5&sse=aws:kms&sse_kms_key_id=k&sse_bucket_key=1"
     )
-    client = store._link._clients.get()
+    client = store.client._clients.get()
     credentials = client._request_signer._credentials
     config = client.meta.config
     assert (credentials.access_key, credentials.secret_key) == ("us/er", "p/w")
@@ -512,14 +512,14 @@ def test_options_reach_boto3(monkeypatch):
     assert (config.connect_timeout, config.read_timeout) == (2, 3)
     assert config.retries["total_max_attempts"] == 4
     assert config.s3["addressing_style"] == "path"
-    assert store._link._record_clients.get().meta.config.retries["total_max_attempts"] == 1
-    assert store._link.threads.number == 5
-    assert store._link._writing == {
+    assert store.client._record_clients.get().meta.config.retries["total_max_attempts"] == 1
+    assert store.client.threads.number == 5
+    assert store.client._writing == {
         "ServerSideEncryption": "aws:kms",
         "SSEKMSKeyId": "k",
         "BucketKeyEnabled": True,
     }
-    found = open_store("s3://bucket?region=eu-west-3")._link._clients.get()
+    found = open_store("s3://bucket?region=eu-west-3").client._clients.get()
     assert found.meta.config.s3["addressing_style"] == "auto"
     assert "amazonaws.com" in found.meta.endpoint_url
 
@@ -544,11 +544,11 @@ def test_credentials_are_boto3s(nobody, monkeypatch):
     (nobody / "credentials").write_text(
         "[team]\naws_access_key_id = from-profile\naws_secret_access_key = x\n"
     )
-    client = open_store("s3://bucket?profile=team")._link._clients.get()
+    client = open_store("s3://bucket?profile=team").client._clients.get()
     assert client._request_signer._credentials.access_key == "from-profile"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from-environment")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    client = open_store("s3://bucket")._link._clients.get()
+    client = open_store("s3://bucket").client._clients.get()
     assert client._request_signer._credentials.access_key == "from-environment"
 
 
@@ -648,7 +648,7 @@ def test_a_late_copy_cannot_shorten_a_life(s3, real):
     digest, content = blob()
     real.blobs.put({digest: [content]}, 10)
     seen = real.blobs.life_at(digest)
-    other = open_store(s3.url(real._link.begin.strip("/")))
+    other = open_store(s3.url(real.client.begin.strip("/")))
     assert other.blobs.hold([digest], 100 * HOUR) == set()
     assert real.blobs._prolong(digest, seen, HOUR) is None
     assert scanned(real)[digest].ttl > 150 * HOUR
@@ -658,13 +658,13 @@ def test_a_late_copy_cannot_shorten_a_life(s3, real):
 @pytest.mark.server
 def test_a_real_sweep(s3, real):
     """The sweep on a real server: conditions on deletions hold, what lives stays."""
-    short = open_store(s3.url(real._link.begin.strip("/"), skew=0, ahead=0))
+    short = open_store(s3.url(real.client.begin.strip("/"), skew=0, ahead=0))
     ended, kept = blobs(5), blobs(5)
     short.blobs.put(ended, 0.001)
     real.blobs.put(kept, HOUR)
     removed = []
     wait_until(lambda: removed.append(swept(short)) or sum(removed) == 5, "all five are removed")
-    listed = s3_client(s3).list_objects_v2(Bucket=BUCKET, Prefix=real._link.begin)["Contents"]
+    listed = s3_client(s3).list_objects_v2(Bucket=BUCKET, Prefix=real.client.begin)["Contents"]
     assert len(listed) == 5
     assert contents(real, kept) == [content for (content,) in kept.values()]
     short.close()
@@ -678,10 +678,10 @@ def test_only_what_is_large_waits_for_the_servers_word(s3, real):
     def see(request, **_):
         asked.append((int(request.headers["Content-Length"]), "Expect" in request.headers))
 
-    client = real._link._record_clients.get()
+    client = real.client._record_clients.get()
     client.meta.events.register("before-send.s3.PutObject", see)
     for body in (b"", b"x" * 1000, b"", body_of([bytes(100_000)]), b"x"):
-        real._link.ask("put_object", records=True, Key=f"{real._link.begin}some", Body=body)
+        real.client.ask("put_object", records=True, Key=f"{real.client.begin}some", Body=body)
     assert asked == [(0, False), (1000, False), (0, False), (100_000, True), (1, False)]
 
 

@@ -29,7 +29,7 @@ def holds_up(store, digest, content, *, records=True):
     """Assert that everything works, and that nothing else is listed or removed."""
     assert contents(store, [digest]) == [content]
     assert [info.digest for info in store.blobs.scan()] == [digest]
-    assert list(store.blobs.named("b3:")) == [digest]
+    assert list(store.blobs.find("b3:")) == [digest]
     assert list(store.sweep(dry_run=True)) == []
     assert list(store.sweep()) == []
     assert store.tallies.total() == {"a": 1}
@@ -84,7 +84,7 @@ def test_a_folder_in_a_blobs_place(tmp_path):
     path = tmp_path / "store" / "blobs" / digest[3:5] / digest.replace(":", "-")
     path.mkdir(parents=True)
     assert store.blobs.hold([digest], 1) == {digest}
-    assert store.blobs.look([digest], 1) == [None]
+    assert store.blobs.peek([digest], 1) == [None]
     assert list(store.blobs.scan()) == []
     assert list(store.sweep()) == []
     store.blobs.delete([digest])
@@ -115,23 +115,23 @@ def test_in_a_bucket_long_ago():
     """Stray objects, also those older than everything that a sweep removes by age."""
     now = [datetime.now(timezone.utc).timestamp()]
     with moto_s3(lambda: now[0], skew=1) as store:
-        link = store._link
-        strays_in_a_bucket(link._clients.get(), link.bucket, link.begin.rstrip("/"))
+        client = store.client
+        strays_in_a_bucket(client._clients.get(), client.bucket, client.begin.rstrip("/"))
         now[0] += timedelta(days=10).total_seconds()
         digest, content = use(store)
         assert store.pointers.swap("classes/one", None, b"1")
         assert store.leases.acquire("lease", "me", HOUR)
-        before = keys(link)
+        before = keys(client)
         (found,) = holds_up(store, digest, content)
         assert "blobs/.DS_Store" in found
-        assert before - keys(link) == {f"{link.begin}blobs/{digest.replace(':', '-')}"}
+        assert before - keys(client) == {f"{client.begin}blobs/{digest.replace(':', '-')}"}
 
 
-def keys(link):
+def keys(client):
     return {
         entry["Key"]
         for folder in ("blobs", "pointers", "leases", "stats", "probe")
-        for page in link.pages(folder)
+        for page in client.pages(folder)
         for entry in page
     }
 
@@ -147,7 +147,7 @@ def test_among_redis_keys(redis):
             for name in (b"\xff\xfe}", b".DS_Store", b"", b"b3:0}"):
                 client.set(f"strays:{folder}".encode() + name, BYTES)
     assert [info.digest for info in store.blobs.scan()] == [digest]
-    assert list(store.blobs.named("")) == [digest]
+    assert list(store.blobs.find("")) == [digest]
     assert list(store.pointers.names("classes/")) == ["classes/one"]
     assert sorted(store.pointers.names()) == [".DS_Store", "classes/one"]
     assert [name for some in store.places.noted() for name in some] == []

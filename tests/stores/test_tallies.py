@@ -106,7 +106,7 @@ def test_statistics_are_no_blobs_and_a_sweep_leaves_them(store):
     for dry_run in (True, False, False):
         assert list(store.sweep(dry_run=dry_run)) == []
         assert store.tallies.total() == {text("seen"): 2}
-    assert list(store.blobs.scan()) == list(store.blobs.named("b3:")) == []
+    assert list(store.blobs.scan()) == list(store.blobs.find("b3:")) == []
 
 
 def test_a_series_of_the_last_time_only(tallies):

@@ -50,13 +50,13 @@ def store(first, lower, clock):
 def requests(lower, monkeypatch):
     """The names of the requests that S3 gets."""
     made = []
-    ask = lower._link.ask
+    ask = lower.client.ask
 
     def counted(operation, *args, **options):
         made.append(operation)
         return ask(operation, *args, **options)
 
-    monkeypatch.setattr(lower._link, "ask", counted)
+    monkeypatch.setattr(lower.client, "ask", counted)
     return made
 
 
@@ -624,7 +624,7 @@ def test_the_sweep_of_one_tier_does_not_wait_for_another(first, clock, lower, mo
     def away(*_args, **_options):
         raise StoreUnavailable("it is away")
 
-    monkeypatch.setattr(lower._link, "ask", away)
+    monkeypatch.setattr(lower.client, "ask", away)
     found = []
     with pytest.raises(StoreUnavailable, match="away"):
         found.extend(each.name for each in store.sweep())
@@ -700,7 +700,7 @@ def test_calls_that_a_tier_did_not_answer_are_counted_as_its(store, first, lower
     def away(*_, **__):
         raise StoreUnavailable("away", store=lower.url)
 
-    monkeypatch.setattr(lower._link, "ask", away)
+    monkeypatch.setattr(lower.client, "ask", away)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             put(store, large)

@@ -97,13 +97,13 @@ def test_many_store_the_same_at_once(urls, monkeypatch):
     """Of many who store the same new blob at once, each is done after two uploads at most."""
     store, number = open_store(urls, tier_sizes=(1,)), 40
     (lower,) = (tier.store for tier in store._lower)
-    uploads, ask = Counter(), lower._link.ask
+    uploads, ask = Counter(), lower.client.ask
 
     def counted(operation, *args, **options):
         uploads[threading.get_ident()] += operation == "put_object"
         return ask(operation, *args, **options)
 
-    monkeypatch.setattr(lower._link, "ask", counted)
+    monkeypatch.setattr(lower.client, "ask", counted)
     together = threading.Barrier(number)
 
     def put(turn):

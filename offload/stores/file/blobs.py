@@ -13,10 +13,10 @@ from stat import S_ISREG
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
-from offload.stores.base import PUT, BlobInfo, Parts, Swept
+from offload.stores.capabilities import BlobPeek
 from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.file.disk import Disk
-from offload.stores.looking import Seen
+from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
 
 __all__ = ("BLOB", "STRIPE", "FileBlobs")
 
@@ -35,7 +35,7 @@ class FileBlobs:
     has expired by the file system's clock as well as by this host's.
     """
 
-    keeps_holds = False
+    tracks_holds = False
 
     def __init__(self, disk: Disk, skew: float) -> None:
         self._disk = disk
@@ -96,29 +96,29 @@ class FileBlobs:
                 if stat.st_mtime > now:
                     yield BlobInfo(digest, stat.st_size, stat.st_mtime - now)
 
-    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+    def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
         check_limit(size)
         with self._disk.errors():
             return [self._look(digest, size) for digest in digests]
 
-    def _look(self, digest: Digest, size: int) -> Seen | None:
+    def _look(self, digest: Digest, size: int) -> BlobPeek | None:
         try:
             with self._path(digest).open("rb") as file:
                 stat = os.fstat(file.fileno())
                 if not self._lives(stat.st_mtime):
                     return None
-                return Seen(stat.st_size, stat.st_mtime - self._disk.clock(), file.read(size))
+                return BlobPeek(stat.st_size, stat.st_mtime - self._disk.clock(), file.read(size))
         except _MISSING:
             return None
 
-    def named(self, begin: str) -> Iterator[Digest]:
+    def find(self, begin: str) -> Iterator[Digest]:
         for stripe in _STRIPES:
             if f"b3:{stripe}".startswith(begin[:5]):
                 with self._disk.errors():
                     found = [digest for digest, _ in self._stats(stripe)]
                 yield from (digest for digest in found if digest.startswith(begin))
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Remove all expired blobs, unless *dry_run*, and yield them."""
         for stripe in _STRIPES:
             with self._disk.errors():
@@ -209,7 +209,7 @@ class FileBlobs:
             with suppress(FileNotFoundError):
                 yield parse_digest(entry.name.replace("-", ":")), entry.stat()
 
-    def _sweep(self, stripe: str, *, dry_run: bool = False) -> list[Swept]:
+    def _sweep(self, stripe: str, *, dry_run: bool = False) -> list[SweepItem]:
         if not self._expired(stripe, self._disk.clock()):
             return []
         now = self._disk.sure_time()
@@ -219,9 +219,9 @@ class FileBlobs:
         with self._disk.lock(stripe):
             return [blob for blob in expired if self._remove(parse_digest(blob.name), now)]
 
-    def _expired(self, stripe: str, now: float) -> list[Swept]:
+    def _expired(self, stripe: str, now: float) -> list[SweepItem]:
         return [
-            Swept("blob", digest, stat.st_size, f"expired {now - stat.st_mtime:.0f} s ago")
+            SweepItem("blob", digest, stat.st_size, f"expired {now - stat.st_mtime:.0f} s ago")
             for digest, stat in self._stats(stripe)
             if stat.st_mtime <= now
         ]

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from offload.digest import Buffer
 from offload.errors import StoreError, StoreUnavailable
-from offload.stores.base import Swept
+from offload.stores.protocols import SweepItem
 
 __all__ = ("ASIDE", "Disk")
 
@@ -175,14 +175,16 @@ class Disk:
             raise
         return self.root.stat().st_mtime
 
-    def sweep(self, *, dry_run: bool = False) -> list[Swept]:
+    def sweep(self, *, dry_run: bool = False) -> list[SweepItem]:
         """Remove what killed writers left in ``tmp/``, unless *dry_run*; return it."""
         found = self._left_before(self.clock() - _ABANDONED)
         if found:
             found = self._left_before(self.sure_time() - _ABANDONED)
         for path, _ in found if not dry_run else ():
             path.unlink(missing_ok=True)
-        return [Swept("file", path.name, size, "left by a killed writer") for path, size in found]
+        return [
+            SweepItem("file", path.name, size, "left by a killed writer") for path, size in found
+        ]
 
     def _left_before(self, moment: float) -> list[tuple[Path, int]]:
         """Return the files in ``tmp/`` that were last written before, and their sizes."""

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from offload.stores.base import Swept
 from offload.stores.checks import check_name, check_owner, check_ttl, check_value
 from offload.stores.file.disk import Disk
+from offload.stores.protocols import SweepItem
 
 __all__ = ("RECORD", "FileLeases", "FilePointers", "Records")
 
@@ -137,7 +137,7 @@ class FileLeases:
     def release(self, name: str, owner: str) -> bool:
         return self._change(name, owner, 0.0)
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Forget leases that ended a day ago, unless *dry_run*, and yield them."""
         with self._disk.errors():
             for name in list(self._records.names()):
@@ -147,7 +147,7 @@ class FileLeases:
                     if ended and not dry_run:
                         self._records.write(name, None)
                 if ended:
-                    yield Swept("lease", name, 0, "ended a day ago")
+                    yield SweepItem("lease", name, 0, "ended a day ago")
 
     def _change(self, name: str, owner: str, ttl: float) -> bool:
         with self._disk.errors(), self._disk.lock(self._records.stripe(name)):

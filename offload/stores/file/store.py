@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from offload.stores.base import Swept
 from offload.stores.capacity import Capacity
 from offload.stores.file.blobs import FileBlobs
 from offload.stores.file.diagnose import capacity, diagnose
@@ -16,9 +15,10 @@ from offload.stores.file.disk import Disk
 from offload.stores.file.records import FileLeases, FilePointers
 from offload.stores.file.shelf import FileShelf
 from offload.stores.findings import Finding
+from offload.stores.protocols import SweepItem
 from offload.stores.snapshots import SnapshotTallies
 from offload.stores.snapshots.shelf import Pointed
-from offload.stores.urls import StoreURL, boolean, duration, seconds
+from offload.stores.url import StoreURL, boolean, duration, seconds
 
 __all__ = ("FileStore", "open_file")
 
@@ -57,7 +57,7 @@ class FileStore:
         self.tallies = SnapshotTallies(FileShelf(disk), Pointed(self.pointers))
         self._disk = disk
 
-    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Remove what expired or was left by killed writers, and yield it."""
         with self._disk.errors():
             left = self._disk.sweep(dry_run=dry_run)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
-from offload.stores.base import PUT, BlobInfo, Parts, Swept
+from offload.stores.capabilities import BlobPeek
 from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.fsspec.folder import CLOCK, Folder
-from offload.stores.looking import Seen
+from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
 from offload.stores.threads import Threads
 
 __all__ = ("FsspecBlobs",)
@@ -37,7 +37,7 @@ class _Mark:
 
 
 class FsspecBlobs:
-    keeps_holds = False
+    tracks_holds = False
 
     def __init__(
         self,
@@ -98,11 +98,11 @@ class FsspecBlobs:
             if mark is not None:
                 yield BlobInfo(digest, mark.size, mark.until - self._clock())
 
-    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+    def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
         check_limit(size)
         return self._threads.each(lambda digest: self._look(digest, size), digests)
 
-    def _look(self, digest: Digest, size: int) -> Seen | None:
+    def _look(self, digest: Digest, size: int) -> BlobPeek | None:
         mark = self._live(digest)
         if mark is None:
             return None
@@ -110,16 +110,16 @@ class FsspecBlobs:
             begin = self._folder.read(_file(digest), mark.name, size=min(size, mark.size))
         except FileNotFoundError:
             return None
-        return Seen(mark.size, mark.until - self._clock(), begin[:size])
+        return BlobPeek(mark.size, mark.until - self._clock(), begin[:size])
 
-    def named(self, begin: str) -> Iterator[Digest]:
+    def find(self, begin: str) -> Iterator[Digest]:
         return (digest for digest in self._digests() if digest.startswith(begin))
 
     def strays(self) -> list[str]:
         """Return the names beside the blobs that are not the store's own."""
         return [f"blobs/{name}" for name in self._folder.names() if not _is_own(name)]
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Remove what expired, and what killed writers left, unless *dry_run*; yield it."""
         digests = list(self._digests())
         ahead = self._is_ahead(dry_run=dry_run) if digests else 0.0
@@ -193,14 +193,14 @@ class FsspecBlobs:
         if names:
             self._folder.remove_folder(_file(digest))
 
-    def _sweep(self, digest: Digest, now: float, *, dry_run: bool) -> Swept | None:
+    def _sweep(self, digest: Digest, now: float, *, dry_run: bool) -> SweepItem | None:
         """Remove a blob if it is over, file by file: one that was stored again stays."""
         names = self._folder.names(_file(digest))
         marks = _marks(names)
         last = max(marks, key=lambda mark: mark.until, default=None)
         if last is None or last.until > now - self._skew:
             return None
-        swept = Swept("blob", digest, last.size, f"expired {now - last.until:.0f} s ago")
+        swept = SweepItem("blob", digest, last.size, f"expired {now - last.until:.0f} s ago")
         if dry_run:
             return swept
         ended = {mark.name for mark in marks}

@@ -8,15 +8,15 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from offload.errors import ConfigurationError, OffloadError
-from offload.stores.base import Swept
 from offload.stores.findings import Finding, stray_findings
 from offload.stores.fsspec.blobs import FsspecBlobs
 from offload.stores.fsspec.folder import FileSystem, Folder
 from offload.stores.fsspec.shelf import FsspecShelf
+from offload.stores.protocols import SweepItem
 from offload.stores.snapshots import SnapshotTallies
 from offload.stores.snapshots.shelf import Listed
 from offload.stores.threads import Threads
-from offload.stores.urls import StoreURL, count, duration
+from offload.stores.url import StoreURL, count, duration
 
 __all__ = ("FsspecStore", "open_fsspec")
 
@@ -54,7 +54,7 @@ class FsspecStore:
         self.pointers = NoPointers(url)
         self.leases = NoLeases(url)
 
-    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Remove what expired, and yield it."""
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.tallies.sweep(dry_run=dry_run)

@@ -9,11 +9,11 @@ from typing import Any
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError
-from offload.stores.base import PUT, BlobInfo, Parts
+from offload.stores.capabilities import BlobPeek
 from offload.stores.checks import check_holder, check_limit
-from offload.stores.looking import Seen
 from offload.stores.places import elsewhere
-from offload.stores.redis.link import Link, script
+from offload.stores.protocols import PUT, BlobInfo, Parts
+from offload.stores.redis.client import RedisClient, script
 from offload.stores.redis.packer import Bulk
 from offload.stores.redis.places import KEYS, RedisPlaces, milliseconds
 
@@ -28,12 +28,12 @@ LARGEST = 512 << 20
 
 
 class RedisBlobs:
-    keeps_holds = True
+    tracks_holds = True
 
-    def __init__(self, link: Link, places: RedisPlaces) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, places: RedisPlaces) -> None:
+        self._client = client
         self._places = places
-        self._begin = f"{link.prefix}:blob:{{"
+        self._begin = f"{client.prefix}:blob:{{"
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
         return set(self._places.hold(digests, ttl, check_holder(holder)))
@@ -47,14 +47,14 @@ class RedisBlobs:
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         return self._places.count_holders(digests)
 
-    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        return self._places.last_holds(digests)
+    def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        return self._places.longest_holds(digests)
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         return self._places.held_by(digests, name)
 
-    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
-        return self._places.drop(digests)
+    def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
+        return self._places.delete_unheld(digests)
 
     def put(
         self,
@@ -70,9 +70,9 @@ class RedisBlobs:
             bulk = Bulk(parts)
             if bulk.size > LARGEST:
                 raise StoreError(
-                    f"{digest} has {bulk.size} bytes; {self._link.url} holds up to {LARGEST}",
+                    f"{digest} has {bulk.size} bytes; {self._client.url} holds up to {LARGEST}",
                     digest=digest,
-                    store=self._link.url,
+                    store=self._client.url,
                 )
             if batch and (size + bulk.size > WINDOW or len(batch) == MANY):
                 self._put(batch, life)
@@ -83,7 +83,7 @@ class RedisBlobs:
 
     def _put(self, batch: dict[Digest, Bulk], life: int) -> None:
         while batch:
-            answers = self._link.run(
+            answers = self._client.run(
                 [
                     ("SET", self._key(digest), bulk, "NX", "PX", life)
                     for digest, bulk in batch.items()
@@ -97,7 +97,7 @@ class RedisBlobs:
     def _gone(self, digests: Sequence[Digest], life: int) -> set[Digest]:
         """Make blobs live for *life* milliseconds at least; return those that are gone."""
         calls = [((self._key(digest),), (life,)) for digest in digests]
-        answers = self._link.run_script(script("prolong"), calls)
+        answers = self._client.run_script(script("prolong"), calls)
         return {d for d, is_there in zip(digests, answers, strict=True) if not is_there}
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
@@ -105,7 +105,7 @@ class RedisBlobs:
         at_once = min(max(WINDOW // max(limit, 1), 1), MANY)
         for batch in _batches(digests, at_once):
             # One byte over the limit is enough to know.
-            contents: list[Buffer] = self._link.run(
+            contents: list[Buffer] = self._client.run(
                 [("GETRANGE", self._key(digest), 0, limit) for digest in batch]
             )
             self._check(batch, contents, limit)
@@ -119,9 +119,9 @@ class RedisBlobs:
         GETRANGE says the same of an empty blob as of none.
         """
         empty = [digest for digest, content in zip(batch, contents, strict=True) if not content]
-        there = self._link.run([("EXISTS", self._key(digest)) for digest in empty])
+        there = self._client.run([("EXISTS", self._key(digest)) for digest in empty])
         gone = {digest for digest, is_there in zip(empty, there, strict=True) if not is_there}
-        url = self._link.url
+        url = self._client.url
         places = self._places.find(list(gone))
         for digest, content in zip(batch, contents, strict=True):
             if digest in gone:
@@ -142,34 +142,34 @@ class RedisBlobs:
 
     def delete(self, digests: Iterable[Digest]) -> None:
         for batch in _batches(list(digests), KEYS):
-            self._link.run([("UNLINK", self._key(digest)) for digest in batch])
+            self._client.run([("UNLINK", self._key(digest)) for digest in batch])
 
     def scan(self) -> Iterator[BlobInfo]:
-        for keys in self._link.keys(self._begin):
+        for keys in self._client.keys(self._begin):
             commands = [(name, key) for key in keys for name in ("STRLEN", "PTTL")]
-            answers = iter(self._link.run(commands))
+            answers = iter(self._client.run(commands))
             for key, size, left in zip(keys, answers, answers, strict=False):
                 digest = self._digest(key)
                 if left != -2 and digest is not None:
                     yield BlobInfo(digest, size, _seconds(left))
 
-    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+    def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
         check_limit(size)
-        found: list[Seen | None] = []
+        found: list[BlobPeek | None] = []
         for batch in _batches(digests, min(max(WINDOW // max(size, 1), 1), MANY)):
             keys = map(self._key, batch)
             commands: list[tuple[Any, ...]] = []
             for key in keys:
                 commands += [("STRLEN", key), ("PTTL", key), ("GETRANGE", key, 0, size)]
-            answers = iter(self._link.run(commands))
+            answers = iter(self._client.run(commands))
             found += [
-                None if left == -2 else Seen(length, _seconds(left), bytes(begin[:size]))
+                None if left == -2 else BlobPeek(length, _seconds(left), bytes(begin[:size]))
                 for length, left, begin in zip(answers, answers, answers, strict=True)
             ]
         return found
 
-    def named(self, begin: str) -> Iterator[Digest]:
-        for keys in self._link.keys(self._begin + begin):
+    def find(self, begin: str) -> Iterator[Digest]:
+        for keys in self._client.keys(self._begin + begin):
             yield from filter(None, map(self._digest, keys))
 
     def _digest(self, key: str) -> Digest | None:

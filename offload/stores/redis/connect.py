@@ -25,10 +25,10 @@ from redis.credentials import CredentialProvider
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from offload.stores.redis.link import Client
+from offload.stores.redis.client import Driver
 from offload.stores.redis.packer import PACKER
 from offload.stores.redis.store import RedisStore
-from offload.stores.urls import StoreURL, boolean, count, key_prefix, seconds, text
+from offload.stores.url import StoreURL, boolean, count, key_prefix, seconds, text
 
 __all__ = ("open_redis",)
 
@@ -185,11 +185,11 @@ def _cert_reqs(value: Any) -> str:
     return word
 
 
-def _pooled(options: dict[str, Any]) -> Callable[[], Client]:
+def _pooled(options: dict[str, Any]) -> Callable[[], Driver]:
     return lambda: redis.Redis(connection_pool=_Pool(**options, retry=_no_retry()))
 
 
-def _single(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
+def _single(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Driver]:
     if len(url.hosts) > 1:
         url.refuse("several hosts are for redis+sentinel:// and redis+cluster://")
     host, port = (url.hosts or [("localhost", None)])[0]
@@ -198,7 +198,7 @@ def _single(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[]
     return _pooled({**kind, **options, **where})
 
 
-def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
+def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Driver]:
     hosts = _hosts(url, SENTINEL_PORT)
     options["db"] = _database(url)
     master = url.take("master_name", text, url.take("master", text, "mymaster"))
@@ -217,7 +217,7 @@ def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[
     timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
     own = {**timeouts, **url.take("sentinel_kwargs", _mapping, own)}
 
-    def connect() -> Client:
+    def connect() -> Driver:
         sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
             hosts, min_other_sentinels=others, sentinel_kwargs={**own, "retry": _no_retry()}
         )
@@ -229,7 +229,7 @@ def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[
     return connect
 
 
-def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Client]:
+def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[], Driver]:
     if url.path.strip("/") not in ("", "0"):
         url.refuse("a Cluster has only database 0")
     hosts = _hosts(url, PORT)
@@ -239,7 +239,7 @@ def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[
     if int(redis.__version__.partition(".")[0]) < 6:  # it has two counts
         retries["cluster_error_retry_attempts"] = 0
 
-    def connect() -> Client:
+    def connect() -> Driver:
         # Given by `url`, a node's pool is made by the class named here.
         (host, port), *others = hosts
         where = f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"

@@ -10,8 +10,8 @@ from offload.errors import StoreError
 from offload.ref import human_size
 from offload.stores.capacity import Capacity
 from offload.stores.findings import Finding, clock_finding
-from offload.stores.redis.failures import is_denied
-from offload.stores.redis.link import Link
+from offload.stores.redis.client import RedisClient
+from offload.stores.redis.driver_errors import is_denied
 
 __all__ = ("capacity", "diagnose")
 
@@ -20,17 +20,17 @@ OLDEST = (6, 2)
 _FULL = 0.9  # of maxmemory
 
 
-def diagnose(link: Link) -> Iterator[Finding]:
+def diagnose(client: RedisClient) -> Iterator[Finding]:
     """Look at each server (in a Cluster: each primary)."""
     try:
-        for name, info in link.each_server("INFO"):
+        for name, info in client.each_server("INFO"):
             where = f"{name}: " if name else ""
             for finding in (
                 _version(info),
                 _eviction(info),
                 _memory(info),
                 _persistence(info),
-                *_replication(info, link.replicas),
+                *_replication(info, client.replicas),
             ):
                 yield Finding(finding.level, where + finding.what, finding.remedy)
     except StoreError as exc:
@@ -43,16 +43,16 @@ def diagnose(link: Link) -> Iterator[Finding]:
             "grant its user +info to check them; nothing else needs it",
         )
     sent = time.time()
-    for name, (seconds, micros) in link.each_server("TIME"):
+    for name, (seconds, micros) in client.each_server("TIME"):
         ahead = int(seconds) + int(micros) / 1e6 - (sent + time.time()) / 2
         finding = clock_finding(ahead)
         yield Finding(finding.level, f"{name}: {finding.what}" if name else finding.what)
         sent = time.time()
 
 
-def capacity(link: Link) -> Iterator[Capacity]:
+def capacity(client: RedisClient) -> Iterator[Capacity]:
     """Ask each server (in a Cluster: each primary) what it holds; nothing if INFO is denied."""
-    for name, info in _allowed(link.each_server("INFO")):
+    for name, info in _allowed(client.each_server("INFO")):
         kind, version = _kind(info)
         yield Capacity(
             server=name,
@@ -61,7 +61,7 @@ def capacity(link: Link) -> Iterator[Capacity]:
             limit=_number(info, "maxmemory") or None,
             policy=str(info.get("maxmemory_policy", "")),
             evicted=_number(info, "evicted_keys"),
-            keys=_keys(info, link.database),
+            keys=_keys(info, client.database),
         )
 
 

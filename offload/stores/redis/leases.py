@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from offload.stores.checks import check_name, check_owner, check_ttl
-from offload.stores.redis.link import Link, script
+from offload.stores.redis.client import RedisClient, script
 
 __all__ = ("RedisLeases",)
 
@@ -15,8 +15,8 @@ step of the server's clock backwards."""
 
 
 class RedisLeases:
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:
         fence: int | None = self._run("acquire", name, owner, _milliseconds(ttl))
@@ -29,9 +29,9 @@ class RedisLeases:
         return bool(self._run("renew", name, owner, 0))
 
     def _run(self, what: str, name: str, owner: str, life: int) -> int | None:
-        key = f"{self._link.prefix}:lease:{check_name(name)}"
+        key = f"{self._client.prefix}:lease:{check_name(name)}"
         args = (check_owner(owner), life, REMEMBER)
-        answer: int | None = self._link.run_script(script(what), [((key,), args)])[0]
+        answer: int | None = self._client.run_script(script(what), [((key,), args)])[0]
         return answer
 
 

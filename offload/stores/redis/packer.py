@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload.stores.base import Parts
+from offload.stores.protocols import Parts
 from offload.stores.redis.redis_internals import Packer
 
 __all__ = ("PACKER", "Bulk")

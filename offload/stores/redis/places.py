@@ -9,10 +9,10 @@ from itertools import chain, islice
 from typing import Any
 
 from offload.digest import Digest, parse_digest
-from offload.stores.checks import check_ttl
-from offload.stores.looking import LAST, is_called
+from offload.stores.capabilities import LISTED_HOLDS
+from offload.stores.checks import check_ttl, names_holder
 from offload.stores.places import RESERVED, Place
-from offload.stores.redis.link import Link, escaped, script
+from offload.stores.redis.client import RedisClient, escaped, script
 
 __all__ = ("KEYS", "RedisPlaces", "milliseconds")
 
@@ -23,12 +23,12 @@ KEYS = 1000
 class RedisPlaces:
     """The account that a Redis keeps as the first of several tiers."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
         # In a Cluster the part in braces chooses the slot: what other keys say about a blob
         # stands beside it. (While that slot moves to another node, scripts have to wait.)
         self._blob, self._holds, self._place = (
-            f"{link.prefix}:{what}:{{" for what in ("blob", "holds", "place")
+            f"{client.prefix}:{what}:{{" for what in ("blob", "holds", "place")
         )
 
     def hold(
@@ -53,7 +53,7 @@ class RedisPlaces:
             )
             for group in self._groups(list(asked))
         ]
-        noted = chain.from_iterable(self._link.run_script(script("note"), calls))
+        noted = chain.from_iterable(self._client.run_script(script("note"), calls))
         return {
             digest: left / 1000
             for digest, left in zip(asked, noted, strict=True)
@@ -73,7 +73,7 @@ class RedisPlaces:
             )
             for group in self._groups(list(promised))
         ]
-        for answer in self._link.run_script(script("promise"), calls):
+        for answer in self._client.run_script(script("promise"), calls):
             answers += answer
         return {digest for digest, done in zip(promised, answers, strict=True) if not done}
 
@@ -92,10 +92,10 @@ class RedisPlaces:
             )
             for group in self._groups(list(places))
         ]
-        self._link.run_script(script("forget"), calls)
+        self._client.run_script(script("forget"), calls)
 
     def noted(self) -> Iterator[list[Digest]]:
-        for keys in self._link.keys(self._place):
+        for keys in self._client.keys(self._place):
             yield list(filter(None, (self._digest(key) for key in keys)))
 
     def _digest(self, key: str) -> Digest | None:
@@ -107,42 +107,46 @@ class RedisPlaces:
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
         """Do as `BlobStore.release`."""
-        self._link.run_script(
+        self._client.run_script(
             script("release"), self._calls(digests, (holder, milliseconds(grace)))
         )
 
     def holders(self, digest: Digest) -> dict[str, float]:
         """Do as `BlobStore.holders`."""
-        ((seconds, micros), found) = self._link.run(
+        ((seconds, micros), found) = self._client.run(
             [("TIME",), ("ZRANGE", f"{self._holds}{digest}}}", 0, -1, "WITHSCORES")]
         )
         return _of_holders(found, int(seconds) + int(micros) / 1e6)
 
-    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        """Do as `Accounted.last_holds`."""
+    def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        """Do as `HoldTracking.longest_holds`."""
         holds: list[Mapping[str, float]] = []
         for at in range(0, len(digests), KEYS):
-            (seconds, micros), *answers = self._link.run(
+            (seconds, micros), *answers = self._client.run(
                 [
                     ("TIME",),
                     *(
-                        ("ZREVRANGE", f"{self._holds}{digest}}}", 0, LAST, "WITHSCORES")
+                        ("ZREVRANGE", f"{self._holds}{digest}}}", 0, LISTED_HOLDS, "WITHSCORES")
                         for digest in digests[at : at + KEYS]
                     ),
                 ]
             )
             now = int(seconds) + int(micros) / 1e6
-            holds += [dict(islice(_of_holders(each, now).items(), LAST)) for each in answers]
+            holds += [
+                dict(islice(_of_holders(each, now).items(), LISTED_HOLDS)) for each in answers
+            ]
         return holds
 
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
-        """Do as `Accounted.count_holders`. Names of who is about to store a blob count, too."""
+        """Do as `HoldTracking.count_holders`. Names of who is about to store a blob count, too."""
         counts = self._run("held", digests, ())
         return [counts[digest] for digest in digests]
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
-        """Do as `Accounted.held_by`. The holders of a blob are looked through some at a time: they
-        may be many, and no other client is to wait.
+        """Do as `HoldTracking.held_by`.
+
+        The holders of a blob are read some at a time: they may be many, and no other client
+        should wait.
         """
         found: set[Digest] = set()
         pattern = f"*{escaped(name)}*"
@@ -153,11 +157,13 @@ class RedisPlaces:
                     ("ZSCAN", f"{self._holds}{digest}}}", cursor, "MATCH", pattern, "COUNT", KEYS)
                     for digest, cursor in cursors.items()
                 ]
-                (seconds, micros), *answers = self._link.run([("TIME",), *scans])
+                (seconds, micros), *answers = self._client.run([("TIME",), *scans])
                 now = int(seconds) * 1000 + int(micros) // 1000
                 pairs = zip(list(cursors), answers, strict=True)
                 for digest, (cursor, holds) in pairs:
-                    if any(until > now and is_called(each, name) for each, until in _holds(holds)):
+                    if any(
+                        until > now and names_holder(each, name) for each, until in _holds(holds)
+                    ):
                         found.add(digest)
                     if digest in found or not int(cursor):
                         del cursors[digest]
@@ -165,8 +171,8 @@ class RedisPlaces:
                         cursors[digest] = cursor
         return found
 
-    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Do as `Accounted.drop`."""
+    def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Do as `HoldTracking.drop`."""
         return {digest for digest, stays in self._run("drop", digests, ()).items() if stays}
 
     def _held(
@@ -182,7 +188,7 @@ class RedisPlaces:
     def _run(self, name: str, digests: Sequence[Digest], args: Sequence[Any]) -> dict[Digest, Any]:
         """Run a script about blobs; return what it answers about each."""
         asked = list(dict.fromkeys(digests))
-        answers = self._link.run_script(script(name), self._calls(asked, args))
+        answers = self._client.run_script(script(name), self._calls(asked, args))
         return dict(zip(asked, chain.from_iterable(answers), strict=True))
 
     def _calls(
@@ -198,7 +204,7 @@ class RedisPlaces:
         """Return digests in groups for one run of a script each."""
         if not digests:
             return []
-        size = KEYS if self._link.many_keys else 1
+        size = KEYS if self._client.many_keys else 1
         return [digests[at : at + size] for at in range(0, len(digests), size)]
 
 

@@ -6,23 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from offload.stores.checks import check_name, check_value
-from offload.stores.redis.link import Link, script
+from offload.stores.redis.client import RedisClient, script
 
 __all__ = ("RedisPointers",)
 
 
 class RedisPointers:
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._begin = f"{link.prefix}:pointer:"
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._begin = f"{client.prefix}:pointer:"
 
     def read(self, name: str) -> bytes | None:
-        value: bytes | None = self._link.run([("GET", self._begin + check_name(name))])[0]
+        value: bytes | None = self._client.run([("GET", self._begin + check_name(name))])[0]
         return value
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         commands = [("GET", self._begin + check_name(name)) for name in names]
-        return self._link.run(commands) if commands else []
+        return self._client.run(commands) if commands else []
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         key = self._begin + check_name(name)
@@ -30,10 +30,10 @@ class RedisPointers:
             *(("0", b"") if expected is None else ("1", expected)),
             *(("0", b"") if value is None else ("1", check_value(value))),
         )
-        return bool(self._link.run_script(script("swap"), [((key,), args)])[0])
+        return bool(self._client.run_script(script("swap"), [((key,), args)])[0])
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        for keys in self._link.keys(self._begin + prefix):
+        for keys in self._client.keys(self._begin + prefix):
             for key in keys:
                 with suppress(ValueError):  # others wrote it
                     yield check_name(key[len(self._begin) :])

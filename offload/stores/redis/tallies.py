@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from offload.stores.redis.link import Link, script
+from offload.stores.redis.client import RedisClient, script
 from offload.stores.tallies import FIELDS, KEPT, SPANS, Rider, Span, Tally
 
 __all__ = ("RedisTallies",)
@@ -16,16 +16,16 @@ _TIME = "return redis.call('TIME')"  # as a script, it is asked of the server th
 class RedisTallies:
     rides = True
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
         # In a Cluster the part in braces chooses the slot.
-        self._key = f"{link.prefix}:{{stats}}"
+        self._key = f"{client.prefix}:{{stats}}"
 
     def ride(self, rider: Rider) -> None:
-        self._link.ride(_Riding(rider, self))
+        self._client.ride(_Riding(rider, self))
 
     def add(self, tally: Tally) -> None:
-        self._link.run_script(script("count"), [((self._key,), self.arguments(tally))])
+        self._client.run_script(script("count"), [((self._key,), self.arguments(tally))])
 
     def end(self) -> None:
         """Do nothing: what is added is written."""
@@ -40,22 +40,22 @@ class RedisTallies:
         return (tally.process, tally.number, FIELDS, len(total), *total, *series)
 
     def total(self) -> dict[str, int]:
-        return _read(self._link.run([("HGETALL", self._key)])[0])
+        return _read(self._client.run([("HGETALL", self._key)])[0])
 
     def series(self, span: Span, since: float | None = None) -> dict[int, dict[str, int]]:
         # The keys follow from the server's time; looking for them would read all keys there are.
-        [(now, _)] = self._link.run([("EVAL", _TIME, 1, self._key)])
+        [(now, _)] = self._client.run([("EVAL", _TIME, 1, self._key)])
         seconds = SPANS[span]
         last = int(now) // seconds
         number = math.ceil((KEPT[span] if since is None else since) / seconds) + 1
         begins = [at * seconds for at in range(last - number + 1, last + 1)]
-        answers = self._link.run([("HGETALL", f"{self._key}:{span}:{begin}") for begin in begins])
+        answers = self._client.run([("HGETALL", f"{self._key}:{span}:{begin}") for begin in begins])
         read = zip(begins, map(_read, answers), strict=True)
         return {begin: counts for begin, counts in read if counts}
 
     def clear(self) -> None:
-        keys = [key for some in self._link.keys(f"{self._key}:", kind="hash") for key in some]
-        self._link.run([("UNLINK", key) for key in (self._key, *keys)])
+        keys = [key for some in self._client.keys(f"{self._key}:", kind="hash") for key in some]
+        self._client.run([("UNLINK", key) for key in (self._key, *keys)])
 
 
 class _Riding:

@@ -14,13 +14,13 @@ from typing import Any
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
-from offload.stores.base import PUT, BlobInfo, Parts, Swept
+from offload.stores.capabilities import BlobPeek
 from offload.stores.checks import check_holder, check_limit, check_ttl
-from offload.stores.looking import Seen
 from offload.stores.places import Noted
+from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
 from offload.stores.s3.body import Body, body_of, size_of
-from offload.stores.s3.failures import driver_errors
-from offload.stores.s3.link import GONE_OR_CHANGED, Link, Response
+from offload.stores.s3.client import GONE_OR_CHANGED, Response, S3Client
+from offload.stores.s3.driver_errors import driver_errors
 
 __all__ = ("BLOB", "S3Blobs")
 
@@ -61,10 +61,10 @@ class Life:
 
 
 class S3Blobs:
-    keeps_holds = False
+    tracks_holds = False
 
-    def __init__(self, link: Link, *, skew: float, ahead: float) -> None:
-        self._link = link
+    def __init__(self, client: S3Client, *, skew: float, ahead: float) -> None:
+        self._client = client
         self._skew = skew
         self._ahead = ahead
 
@@ -72,7 +72,7 @@ class S3Blobs:
         check_holder(holder)
         check_ttl(ttl)
         asked = list(dict.fromkeys(digests))
-        kept = self._link.threads.each(lambda digest: self.keep(digest, ttl), asked)
+        kept = self._client.threads.each(lambda digest: self.keep(digest, ttl), asked)
         return {digest for digest, left in zip(asked, kept, strict=True) if left is None}
 
     def release(
@@ -107,11 +107,12 @@ class S3Blobs:
         for digest, parts in blobs.items():
             if size_of(parts) + NONCE > LARGEST:
                 raise StoreError(
-                    f"{digest} has {size_of(parts)} bytes; {self._link.url} takes up to {LARGEST}",
+                    f"{digest} has {size_of(parts)} bytes; "
+                    f"{self._client.url} takes up to {LARGEST}",
                     digest=digest,
-                    store=self._link.url,
+                    store=self._client.url,
                 )
-        kept = self._link.threads.each(
+        kept = self._client.threads.each(
             lambda blob: self._store(*blob, ttl, anew=anew), blobs.items()
         )
         return dict(zip(blobs, kept, strict=True))
@@ -119,46 +120,46 @@ class S3Blobs:
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
         window = max(WINDOW // max(limit, 1), 1)
-        return self._link.threads.ahead(lambda digest: self._get(digest, limit), digests, window)
+        return self._client.threads.ahead(lambda digest: self._get(digest, limit), digests, window)
 
     def delete(self, digests: Iterable[Digest]) -> None:
         keys = [{"Key": self._key(digest)} for digest in digests]
         batches = [keys[at : at + DELETES] for at in range(0, len(keys), DELETES)]
-        self._link.threads.each(self._delete, batches)
+        self._client.threads.each(self._delete, batches)
 
     def scan(self) -> Iterator[BlobInfo]:
         for digest, life in self._lives():
             if life.is_live and life.size is not None:
                 yield BlobInfo(digest, max(life.size - NONCE, 0), life.ends - life.now)
 
-    def look_at(self, digest: Digest, size: int) -> Seen | None:
+    def look_at(self, digest: Digest, size: int) -> BlobPeek | None:
         """Return what there is of a blob, with its first *size* bytes; None if it has ended."""
         key = self._key(digest)
         # An object is never empty (see NONCE), so a range of it is never refused.
-        status, answer = self._link.ask(
+        status, answer = self._client.ask(
             "get_object", (404,), Key=key, Range=f"bytes=0-{max(size, 1) - 1}"
         )
         if status == 404:
             return None
         life = self._life_of(answer)
-        with closing(answer["Body"]) as body, driver_errors(self._link.url):
+        with closing(answer["Body"]) as body, driver_errors(self._client.url):
             begin: bytes = body.read(size)
         whole = _whole(answer)
         if not life.is_live or whole is None:
             return None
         length = max(whole - NONCE, 0)
         age = max(life.now - life.modified.timestamp(), 0.0)
-        return Seen(length, life.ends - life.now, begin[:length], age)
+        return BlobPeek(length, life.ends - life.now, begin[:length], age)
 
-    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
+    def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
         check_limit(size)
-        return self._link.threads.each(lambda digest: self.look_at(digest, size), digests)
+        return self._client.threads.each(lambda digest: self.look_at(digest, size), digests)
 
-    def named(self, begin: str) -> Iterator[Digest]:
-        for page in self._link.pages("blobs", begin.replace(":", "-")):
+    def find(self, begin: str) -> Iterator[Digest]:
+        for page in self._client.pages("blobs", begin.replace(":", "-")):
             yield from _digests(page)
 
-    def sweep(self, noted: Noted | None = None, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, noted: Noted | None = None, *, dry_run: bool) -> Iterator[SweepItem]:
         """Remove what has expired, unless *dry_run*, and yield it; leave what is *noted*.
 
         The server must keep conditions on deletions: see `Conditions.require_deletes`.
@@ -172,11 +173,13 @@ class S3Blobs:
             gone = [True] * len(some)
             if not dry_run:
                 seen = [(digest, life.etag) for digest, life in some]
-                gone = self._link.threads.each(lambda found: self.remove(*found), seen)
+                gone = self._client.threads.each(lambda found: self.remove(*found), seen)
             for (digest, life), is_gone in zip(some, gone, strict=True):
                 if is_gone:
                     size = max((life.size or 0) - NONCE, 0)
-                    yield Swept("blob", digest, size, f"expired {life.now - life.ends:.0f} s ago")
+                    yield SweepItem(
+                        "blob", digest, size, f"expired {life.now - life.ends:.0f} s ago"
+                    )
 
     def life(self, ttl: float) -> float:
         """Return the seconds for which a blob is written that is asked for for *ttl* seconds."""
@@ -212,13 +215,13 @@ class S3Blobs:
         # The condition is of whole seconds: in the second in which the object was written
         # it could not tell that it was written again.
         if (early := life.modified.timestamp() + 1 - life.now) > 0:
-            self._link.sleep(early)
+            self._client.sleep(early)
         key = self._key(digest)
-        status, answer = self._link.ask(
+        status, answer = self._client.ask(
             "copy_object",
             GONE_OR_CHANGED,
             Key=key,
-            CopySource={"Bucket": self._link.bucket, "Key": key},
+            CopySource={"Bucket": self._client.bucket, "Key": key},
             CopySourceIfUnmodifiedSince=life.modified,
             MetadataDirective="REPLACE",
             Metadata={_TTL: self._life(ttl), _BEFORE: f"{life.ends:.3f}"},
@@ -236,7 +239,7 @@ class S3Blobs:
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
         written = self.life(ttl)
         for _ in range(_TURNS):
-            status, _answer = self._link.ask(
+            status, _answer = self._client.ask(
                 "put_object",
                 GONE_OR_CHANGED,
                 Key=key,
@@ -262,8 +265,8 @@ class S3Blobs:
         raise self._contended(digest)
 
     def _get(self, digest: Digest, limit: int) -> Buffer:
-        url = self._link.url
-        status, answer = self._link.ask("get_object", (404,), Key=self._key(digest))
+        url = self._client.url
+        status, answer = self._client.ask("get_object", (404,), Key=self._key(digest))
         if status == 200:
             life = self._life_of(answer)
             # Closing what was not read to its end closes the connection.
@@ -284,7 +287,7 @@ class S3Blobs:
 
     def life_at(self, digest: Digest) -> Life | None:
         """Return what is there of a blob, expired or not."""
-        status, answer = self._link.ask("head_object", (404,), Key=self._key(digest))
+        status, answer = self._client.ask("head_object", (404,), Key=self._key(digest))
         return None if status == 404 else self._life_of(answer)
 
     def _life_of(self, answer: Response) -> Life:
@@ -299,7 +302,7 @@ class S3Blobs:
         return Life(
             size=answer.get("ContentLength"),
             etag=answer.get("ETag", ""),
-            now=self._link.now(answer),
+            now=self._client.now(answer),
             modified=modified,
             ends=ends,
         )
@@ -313,27 +316,27 @@ class S3Blobs:
         """Look at every blob but those *noted*. A list does not show metadata, so each is asked
         for them.
         """
-        for page in self._link.pages("blobs"):
+        for page in self._client.pages("blobs"):
             found = _digests(page)
             if noted is not None and found:
                 known = noted(found)
                 found = [digest for digest in found if digest not in known]
             for digest, life in zip(
-                found, self._link.threads.each(self.life_at, found), strict=True
+                found, self._client.threads.each(self.life_at, found), strict=True
             ):
                 if life is not None:
                     yield digest, life
 
     def _delete(self, keys: list[dict[str, str]]) -> None:
-        _, answer = self._link.ask("delete_objects", Delete={"Objects": keys, "Quiet": True})
+        _, answer = self._client.ask("delete_objects", Delete={"Objects": keys, "Quiet": True})
         for error in answer.get("Errors", []):
-            url, code, said = self._link.url, error.get("Code", ""), error.get("Message", "")
+            url, code, said = self._client.url, error.get("Code", ""), error.get("Message", "")
             kind = StoreError if code == "AccessDenied" else StoreUnavailable
             raise kind(f"{url} did not delete {error.get('Key')}: {code} {said}", store=url)
 
     def remove(self, digest: Digest, etag: str) -> bool:
         """Delete a blob's object if it is the one that was seen."""
-        status, _ = self._link.ask(
+        status, _ = self._client.ask(
             "delete_object", GONE_OR_CHANGED, Key=self._key(digest), IfMatch=etag
         )
         return status in (200, 204)
@@ -341,21 +344,21 @@ class S3Blobs:
     def _key(self, digest: Digest) -> str:
         name = digest.replace(":", "-")
         if not BLOB.fullmatch(name):
-            raise StoreError(f"not a content digest: {digest[:100]!r}", store=self._link.url)
-        return f"{self._link.begin}blobs/{name}"
+            raise StoreError(f"not a content digest: {digest[:100]!r}", store=self._client.url)
+        return f"{self._client.begin}blobs/{name}"
 
     def _too_large(self, digest: Digest, limit: int) -> IntegrityError:
         return IntegrityError(
-            f"{digest} in {self._link.url} is larger than the limit of {limit} bytes",
+            f"{digest} in {self._client.url} is larger than the limit of {limit} bytes",
             digest=digest,
-            store=self._link.url,
+            store=self._client.url,
         )
 
     def _contended(self, digest: Digest) -> StoreUnavailable:
         return StoreUnavailable(
-            f"{digest} in {self._link.url} changed whenever it was looked at, {_TURNS} times",
+            f"{digest} in {self._client.url} changed whenever it was looked at, {_TURNS} times",
             digest=digest,
-            store=self._link.url,
+            store=self._client.url,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload.stores.base import Parts
+from offload.stores.protocols import Parts
 
 __all__ = ("Body", "body_of", "send_at_once", "size_of")
 

@@ -8,7 +8,7 @@ from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from offload.stores.urls import StoreURL, boolean, count, duration, seconds, text
+from offload.stores.url import StoreURL, boolean, count, duration, seconds, text
 
 if TYPE_CHECKING:
     from offload.stores.s3.store import S3Store

@@ -11,7 +11,7 @@ from offload.errors import ConfigurationError, StoreError
 from offload.stores.findings import Finding, clock_finding, stray_findings
 from offload.stores.lifecycle import Rule
 from offload.stores.s3.blobs import BLOB
-from offload.stores.s3.link import Link
+from offload.stores.s3.client import S3Client
 from offload.stores.s3.records import PROBE, Conditions, record_name
 from offload.stores.snapshots.names import SNAPSHOT
 
@@ -28,16 +28,16 @@ _PAGES = 10  # of 1000 keys each
 _COMMAND = "write a rule with `celery offload store lifecycle`"
 
 
-def diagnose(link: Link, conditions: Conditions, rule: Rule | None) -> Iterator[Finding]:
+def diagnose(client: S3Client, conditions: Conditions, rule: Rule | None) -> Iterator[Finding]:
     """Look at clock, conditions and lifecycle rules.
 
     *rule* is the one with the fewest days that is safe; None where none is.
     """
-    yield _clock(link)
+    yield _clock(client)
     yield _deletes(conditions)
-    yield from stray_findings(strays(link), "keep what others write out of the prefix")
+    yield from stray_findings(strays(client), "keep what others write out of the prefix")
     try:
-        _, answer = link.ask("get_bucket_lifecycle_configuration", (404, 501))
+        _, answer = client.ask("get_bucket_lifecycle_configuration", (404, 501))
     except StoreError as exc:
         yield Finding(
             "info",
@@ -45,21 +45,21 @@ def diagnose(link: Link, conditions: Conditions, rule: Rule | None) -> Iterator[
             "grant s3:GetLifecycleConfiguration to have them checked",
         )
         return
-    yield from _rules(answer.get("Rules", []), link.begin, rule)
+    yield from _rules(answer.get("Rules", []), client.begin, rule)
 
 
-def strays(link: Link) -> Iterator[str]:
+def strays(client: S3Client) -> Iterator[str]:
     """Yield the keys below the store's prefix that are not its own, of those listed first."""
     for folder, is_own in _OWN.items():
-        for page in islice(link.pages(folder), _PAGES):
-            begin = len(f"{link.begin}{folder}/")
+        for page in islice(client.pages(folder), _PAGES):
+            begin = len(f"{client.begin}{folder}/")
             names = (str(entry["Key"])[begin:] for entry in page)
-            yield from (f"{link.begin}{folder}/{name}" for name in names if not is_own(name))
+            yield from (f"{client.begin}{folder}/{name}" for name in names if not is_own(name))
 
 
-def _clock(link: Link) -> Finding:
-    link.ask("list_objects_v2", records=True, Prefix=f"{link.begin}blobs/", MaxKeys=1)
-    earliest, latest = link.bounds()
+def _clock(client: S3Client) -> Finding:
+    client.ask("list_objects_v2", records=True, Prefix=f"{client.begin}blobs/", MaxKeys=1)
+    earliest, latest = client.bounds()
     now = time.time()
     return clock_finding(max(earliest - now, 0.0) or min(latest - now, 0.0))
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from offload.errors import ConfigurationError, StoreError, StoreUnavailable
-from offload.stores.base import Swept
 from offload.stores.checks import MAX_POINTER, check_name, check_owner, check_ttl, check_value
 from offload.stores.processes import PerProcess
-from offload.stores.s3.failures import driver_errors
-from offload.stores.s3.link import GONE_OR_CHANGED, Link
+from offload.stores.protocols import SweepItem
+from offload.stores.s3.client import GONE_OR_CHANGED, S3Client
+from offload.stores.s3.driver_errors import driver_errors
 
 __all__ = ("PROBE", "Conditions", "Record", "Records", "S3Leases", "S3Pointers", "record_name")
 
@@ -45,38 +45,38 @@ class Conditions:
     of our own.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
         self._found: PerProcess[dict[str, bool]] = PerProcess(dict)
 
     def require(self) -> None:
         """Raise ConfigurationError if PUT does not compare."""
         if not self._known("put"):
             raise ConfigurationError(
-                f"{self._link.url} ignores conditions (If-None-Match, If-Match) on writes, so "
+                f"{self._client.url} ignores conditions (If-None-Match, If-Match) on writes, so "
                 "processes could overwrite each other's pointers and leases: put a store before "
                 "it that keeps them, or update the server",
-                store=self._link.url,
+                store=self._client.url,
             )
 
     def require_deletes(self) -> None:
         """Raise ConfigurationError if DELETE does not compare."""
         if not self._known("delete"):
             raise ConfigurationError(
-                f"{self._link.url} ignores If-Match on deletions, so a sweep could remove what "
+                f"{self._client.url} ignores If-Match on deletions, so a sweep could remove what "
                 "was stored again meanwhile: give the bucket a lifecycle rule instead",
-                store=self._link.url,
+                store=self._client.url,
             )
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Remove, unless *dry_run*, what killed processes left that were asking; yield it."""
-        for entry in _aged(self._link, _PROBE, _ASKING):
+        for entry in _aged(self._client, _PROBE, _ASKING):
             if not PROBE.fullmatch(entry["Key"].rpartition("/")[2]):
                 continue  # others put it there
             if not dry_run:
-                self._link.ask("delete_object", (404,), records=True, Key=entry["Key"])
-            name = entry["Key"][len(self._link.begin) :]
-            yield Swept("file", name, entry["Size"], "left by a process that was killed")
+                self._client.ask("delete_object", (404,), records=True, Key=entry["Key"])
+            name = entry["Key"][len(self._client.begin) :]
+            yield SweepItem("file", name, entry["Size"], "left by a process that was killed")
 
     def _known(self, what: str) -> bool:
         found = self._found.get()
@@ -85,17 +85,17 @@ class Conditions:
         return found[what]
 
     def _try(self) -> dict[str, bool]:
-        key = f"{self._link.begin}{_PROBE}/{os.urandom(NONCE).hex()}"
+        key = f"{self._client.begin}{_PROBE}/{os.urandom(NONCE).hex()}"
         refusals = (*GONE_OR_CHANGED, 400, 501)
 
         def put(**condition: str) -> int:
-            status, _ = self._link.ask(
+            status, _ = self._client.ask(
                 "put_object", refusals, records=True, Key=key, Body=b"offload", **condition
             )
             return status
 
         def delete(**condition: str) -> int:
-            status, _ = self._link.ask(
+            status, _ = self._client.ask(
                 "delete_object", refusals, records=True, Key=key, **condition
             )
             return status
@@ -133,9 +133,9 @@ class Records:
     ``a`` beside ``a/b``.
     """
 
-    def __init__(self, link: Link, folder: str, conditions: Conditions) -> None:
-        self.url = link.url
-        self._link = link
+    def __init__(self, client: S3Client, folder: str, conditions: Conditions) -> None:
+        self.url = client.url
+        self._client = client
         self._folder = folder
         self._conditions = conditions
 
@@ -143,7 +143,7 @@ class Records:
         return _without_nonce(self._read(self._key(name)))
 
     def read_all(self, names: Sequence[str]) -> list[Record]:
-        return self._link.threads.each(self.read, names)
+        return self._client.threads.each(self.read, names)
 
     def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, Any]]) -> Any:
         """Replace a record by what *decide* makes of it, in one step.
@@ -168,7 +168,7 @@ class Records:
             body = os.urandom(NONCE) + content
             condition = {"IfMatch": seen.etag} if seen.etag else {"IfNoneMatch": "*"}
             try:
-                status, _ = self._link.ask(
+                status, _ = self._client.ask(
                     "put_object", GONE_OR_CHANGED, records=True, Key=key, Body=body, **condition
                 )
             except StoreUnavailable as exc:
@@ -176,7 +176,7 @@ class Records:
                 continue
             if status == 200:
                 return result
-            self._link.sleep(random.uniform(0, 0.001 * turn))  # noqa: S311 (not for secrets)
+            self._client.sleep(random.uniform(0, 0.001 * turn))  # noqa: S311 (not for secrets)
         raise StoreUnavailable(
             f"{self.url}: {name!r} was changed by others {_TURNS} times in a row", store=self.url
         )
@@ -185,7 +185,7 @@ class Records:
         """Yield the names that begin so, with what the list says of their objects."""
         if not _LISTABLE.fullmatch(prefix):
             return
-        for page in self._link.pages(self._folder, prefix.replace("/", "!")):
+        for page in self._client.pages(self._folder, prefix.replace("/", "!")):
             for entry in page:
                 name = self._name(entry)
                 if name is not None:
@@ -193,7 +193,7 @@ class Records:
 
     def sweep(self, is_over: Callable[[Record], bool], *, dry_run: bool) -> Iterator[str]:
         """Delete, unless *dry_run*, the records that are over; yield their names."""
-        for entry in _aged(self._link, self._folder, _REMEMBER):
+        for entry in _aged(self._client, self._folder, _REMEMBER):
             name = self._name(entry)
             if name is not None and self._remove_if(name, is_over, dry_run=dry_run):
                 yield name
@@ -205,23 +205,23 @@ class Records:
             return False
         if dry_run:
             return True
-        status, _ = self._link.ask(
+        status, _ = self._client.ask(
             "delete_object", GONE_OR_CHANGED, records=True, Key=self._key(name), IfMatch=seen.etag
         )
         return status in (200, 204)
 
     @property
     def _begin(self) -> str:
-        return f"{self._link.begin}{self._folder}/"
+        return f"{self._client.begin}{self._folder}/"
 
     def _read(self, key: str) -> Record:
-        status, answer = self._link.ask("get_object", (404,), records=True, Key=key)
+        status, answer = self._client.ask("get_object", (404,), records=True, Key=key)
         if status == 404:
-            return Record(None, None, *self._link.bounds())
+            return Record(None, None, *self._client.bounds())
         with driver_errors(self.url):
             content = answer["Body"].read(MAX_POINTER * 2)
             answer["Body"].close()
-        return Record(content, answer["ETag"], *self._link.bounds())
+        return Record(content, answer["ETag"], *self._client.bounds())
 
     def _key(self, name: str) -> str:
         return self._begin + check_name(name).replace("/", "!")
@@ -241,11 +241,11 @@ def record_name(last: str) -> str | None:
     return None
 
 
-def _aged(link: Link, folder: str, age: float) -> Iterator[dict[str, Any]]:
+def _aged(client: S3Client, folder: str, age: float) -> Iterator[dict[str, Any]]:
     """Yield what is listed of the objects that were not written for *age* seconds."""
-    _, answer = link.ask("list_objects_v2", Prefix=f"{link.begin}{folder}/", MaxKeys=1)
-    latest = link.now(answer) - age
-    for page in link.pages(folder):
+    _, answer = client.ask("list_objects_v2", Prefix=f"{client.begin}{folder}/", MaxKeys=1)
+    latest = client.now(answer) - age
+    for page in client.pages(folder):
         yield from (entry for entry in page if entry["LastModified"].timestamp() < latest)
 
 
@@ -285,10 +285,10 @@ class S3Pointers:
             if entry["Size"] > NONCE:
                 yield name
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Remove the objects of pointers that were unset a day ago, and yield them."""
         for name in self._records.sweep(lambda seen: _value(seen) is None, dry_run=dry_run):
-            yield Swept("pointer", name, 0, "unset a day ago")
+            yield SweepItem("pointer", name, 0, "unset a day ago")
 
 
 def _value(seen: Record) -> bytes | None:
@@ -336,7 +336,7 @@ class S3Leases:
     def release(self, name: str, owner: str) -> bool:
         return self._prolong(name, owner, None)
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Forget leases that ended a day ago, and yield them."""
 
         def is_over(seen: Record) -> bool:
@@ -344,7 +344,7 @@ class S3Leases:
             return lease.fence > 0 and lease.until < seen.earliest - _REMEMBER
 
         for name in self._records.sweep(is_over, dry_run=dry_run):
-            yield Swept("lease", name, 0, "ended a day ago")
+            yield SweepItem("lease", name, 0, "ended a day ago")
 
     def _prolong(self, name: str, owner: str, ttl: float | None) -> bool:
         def decide(seen: Record) -> tuple[bytes | None, bool]:

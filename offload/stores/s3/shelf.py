@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 
-from offload.stores.s3.failures import driver_errors
-from offload.stores.s3.link import Link
+from offload.stores.s3.client import S3Client
+from offload.stores.s3.driver_errors import driver_errors
 from offload.stores.snapshots.names import SNAPSHOT
 from offload.stores.snapshots.shelf import LARGEST, Entry
 
@@ -20,13 +20,13 @@ _FOLDER = "stats"
 class S3Shelf:
     """The objects below ``stats/``, by the server's time."""
 
-    def __init__(self, link: Link) -> None:
-        self.url = link.url
-        self._link = link
+    def __init__(self, client: S3Client) -> None:
+        self.url = client.url
+        self._client = client
 
     def entries(self) -> list[Entry]:
         found = []
-        for page in self._link.pages(_FOLDER):
+        for page in self._client.pages(_FOLDER):
             for entry in page:
                 name = entry["Key"][len(self._key("")) :]
                 if not SNAPSHOT.fullmatch(name):
@@ -36,10 +36,10 @@ class S3Shelf:
         return found
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
-        return self._link.threads.each(self._read, names)
+        return self._client.threads.each(self._read, names)
 
     def _read(self, name: str) -> bytes | None:
-        status, answer = self._link.ask("get_object", (404,), records=True, Key=self._key(name))
+        status, answer = self._client.ask("get_object", (404,), records=True, Key=self._key(name))
         if status == 404:
             return None
         with closing(answer["Body"]) as body, driver_errors(self.url):
@@ -47,21 +47,21 @@ class S3Shelf:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        self._link.ask("put_object", records=True, Key=self._key(name), Body=content)
+        self._client.ask("put_object", records=True, Key=self._key(name), Body=content)
 
     def remove(self, names: Sequence[str]) -> None:
-        self._link.threads.each(self._remove, names)
+        self._client.threads.each(self._remove, names)
 
     def _remove(self, name: str) -> None:
-        self._link.ask("delete_object", (404,), records=True, Key=self._key(name))
+        self._client.ask("delete_object", (404,), records=True, Key=self._key(name))
 
     def now(self) -> float:
-        earliest, latest = self._link.bounds()
+        earliest, latest = self._client.bounds()
         return earliest if math.isfinite(latest - earliest) else time.time()
 
     def sure_time(self) -> float:
-        self._link.ask("list_objects_v2", records=True, Prefix=self._key(""), MaxKeys=1)
-        return self._link.bounds()[0]
+        self._client.ask("list_objects_v2", records=True, Prefix=self._key(""), MaxKeys=1)
+        return self._client.bounds()[0]
 
     def _key(self, name: str) -> str:
-        return f"{self._link.begin}{_FOLDER}/{name}"
+        return f"{self._client.begin}{_FOLDER}/{name}"

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from offload.stores.base import Swept
 from offload.stores.findings import Finding
 from offload.stores.lifecycle import Rule, days_for
 from offload.stores.places import Noted
+from offload.stores.protocols import SweepItem
 from offload.stores.s3.blobs import S3Blobs
+from offload.stores.s3.client import Connect, S3Client
 from offload.stores.s3.diagnose import diagnose
-from offload.stores.s3.link import Connect, Link
 from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
 from offload.stores.s3.shelf import S3Shelf
 from offload.stores.s3.versions import S3Versions
@@ -58,7 +58,7 @@ class S3Store:
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._link = Link(
+        self.client = S3Client(
             connect,
             bucket=bucket,
             url=url,
@@ -69,22 +69,22 @@ class S3Store:
             clock=clock,
             sleep=sleep,
         )
-        self._conditions = Conditions(self._link)
+        self._conditions = Conditions(self.client)
         self.url = url
-        self.blobs = S3Blobs(self._link, skew=skew, ahead=ahead)
-        self.versions = S3Versions(self._link, self.blobs, self._conditions, self._sweep)
-        self.pointers = S3Pointers(Records(self._link, "pointers", self._conditions))
-        self.leases = S3Leases(Records(self._link, "leases", self._conditions))
-        self.tallies = SnapshotTallies(S3Shelf(self._link), Pointed(self.pointers))
+        self.blobs = S3Blobs(self.client, skew=skew, ahead=ahead)
+        self.versions = S3Versions(self.client, self.blobs, self._conditions, self._sweep)
+        self.pointers = S3Pointers(Records(self.client, "pointers", self._conditions))
+        self.leases = S3Leases(Records(self.client, "leases", self._conditions))
+        self.tallies = SnapshotTallies(S3Shelf(self.client), Pointed(self.pointers))
 
-    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Remove what expired, and yield it.
 
         Raises ConfigurationError where the server deletes unconditionally.
         """
         return self._sweep(None, dry_run=dry_run)
 
-    def _sweep(self, noted: Noted | None, *, dry_run: bool) -> Iterator[Swept]:
+    def _sweep(self, noted: Noted | None, *, dry_run: bool) -> Iterator[SweepItem]:
         if not dry_run:
             self._conditions.require_deletes()
         yield from self.blobs.sweep(noted, dry_run=dry_run)
@@ -97,14 +97,14 @@ class S3Store:
         """Return the rule with the fewest days that is safe where nothing is ever asked to be
         kept for more than *longest* seconds at a time.
         """
-        begin = f"{self._link.begin}blobs/"
-        return Rule(self._link.bucket, begin, days_for(self.blobs.life(longest)))
+        begin = f"{self.client.begin}blobs/"
+        return Rule(self.client.bucket, begin, days_for(self.blobs.life(longest)))
 
     def diagnose(self, *, longest: float) -> Iterator[Finding]:
         """Look at the server's clock, its conditions and the bucket's rules."""
         rule = self.lifecycle(longest) if math.isfinite(longest) else None
-        return diagnose(self._link, self._conditions, rule)
+        return diagnose(self.client, self._conditions, rule)
 
     def close(self) -> None:
         """Close this process's connections and end its threads; the next call makes new ones."""
-        self._link.close()
+        self.client.close()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from offload.errors import StoreUnavailable
-from offload.stores.base import Swept
+from offload.stores.protocols import SweepItem
 from offload.stores.snapshots.names import END, is_fold, is_part, new_fold
 from offload.stores.snapshots.part import LIFE, Clock
 from offload.stores.snapshots.reading import Found, Reader
@@ -94,7 +94,7 @@ class Folder:
             store=self._shelf.url,
         )
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Fold what is over, and remove what cannot be read, unless *dry_run*; yield the latter."""
         if not dry_run and not self.fold(1):
             return
@@ -105,7 +105,7 @@ class Folder:
                 if not dry_run:
                     self._remove([part], parts)
                 size = parts.over[part].size
-                yield Swept("file", f"stats/{part}", size, "statistics that cannot be read")
+                yield SweepItem("file", f"stats/{part}", size, "statistics that cannot be read")
 
     def _look(self) -> tuple[float, _Parts]:
         """Return the time, and what lies there."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from offload.stores.base import PointerStore
+from offload.stores.protocols import PointerStore
 from offload.stores.snapshots.names import is_fold
 
 __all__ = ("LARGEST", "Entry", "Head", "Listed", "Pointed", "Shelf")

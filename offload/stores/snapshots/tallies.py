@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from offload.errors import OffloadError
 from offload.stores.accounts import positive
-from offload.stores.base import Swept
 from offload.stores.processes import PerProcess
+from offload.stores.protocols import SweepItem
 from offload.stores.snapshots.folding import Folder
 from offload.stores.snapshots.part import Clock, Part
 from offload.stores.snapshots.reading import Reader
@@ -64,7 +64,7 @@ class SnapshotTallies:
     def clear(self) -> None:
         self._folder.clear()
 
-    def sweep(self, *, dry_run: bool) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Fold what is over, unless *dry_run*; remove what cannot be read, and yield it."""
         return self._folder.sweep(dry_run=dry_run)
 

@@ -10,10 +10,10 @@ from itertools import groupby, islice
 
 from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, ConfigurationError, StoreError, StoreUnavailable
-from offload.stores.base import PUT, BlobInfo, Parts, Store
+from offload.stores.capabilities import BlobPeek, HoldTracking, blob_inspection_of, hold_tracking_of
 from offload.stores.checks import check_holder, check_limit, check_ttl
-from offload.stores.looking import Accounted, Seen, accounted, looked
 from offload.stores.places import Elsewhere, Place, Places, elsewhere
+from offload.stores.protocols import PUT, BlobInfo, Parts, Store
 from offload.stores.tiered.counts import TierCounts
 from offload.stores.tiered.tier import Tier
 
@@ -26,7 +26,7 @@ _MANY = 1000  # blobs of a lower tier that the first is asked about at once
 class TieredBlobs:
     """See `offload.stores.tiered`; *sizes* and *small* as in `TieredStore`."""
 
-    keeps_holds = True
+    tracks_holds = True
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class TieredBlobs:
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
         return _accounted(self._first).count_holders(digests)
 
-    def last_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        return _accounted(self._first).last_holds(digests)
+    def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        return _accounted(self._first).longest_holds(digests)
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         return _accounted(self._first).held_by(digests, name)
 
-    def drop(self, digests: Sequence[Digest]) -> set[Digest]:
-        return _accounted(self._first).drop(digests)
+    def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
+        return _accounted(self._first).delete_unheld(digests)
 
     def _missing(self, found: Mapping[Digest, Place | None], ttl: float) -> set[Digest]:
         """Return what of *found* is nowhere, once all others are promised for *ttl* seconds.
@@ -266,14 +266,16 @@ class TieredBlobs:
                     elif place.tier == tier.place and place.life:
                         yield replace(some[digest], ttl=place.life)
 
-    def look(self, digests: Sequence[Digest], size: int) -> list[Seen | None]:
-        seen = dict(zip(digests, looked(self._first).look(digests, size), strict=True))
+    def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
+        seen = dict(zip(digests, blob_inspection_of(self._first).peek(digests, size), strict=True))
         rest = [digest for digest, found in seen.items() if found is None]
         places = self._places.find(rest) if rest else {}
         for tier in self._lower:
             # What is noted nowhere may be in any: the first tier may have lost its notes.
             some = [d for d in rest if seen[d] is None and self._may_be_in(tier, places.get(d))]
-            for digest, found in zip(some, looked(tier.store).look(some, size), strict=True):
+            for digest, found in zip(
+                some, blob_inspection_of(tier.store).peek(some, size), strict=True
+            ):
                 place = places.get(digest)
                 seen[digest] = found if found is None or place is None else _until(found, place)
         return [seen[digest] for digest in digests]
@@ -281,17 +283,17 @@ class TieredBlobs:
     def _may_be_in(self, tier: Tier, place: Place | None) -> bool:
         return place is None or (place.tier == tier.place and place.life > 0)
 
-    def named(self, begin: str) -> Iterator[Digest]:
+    def find(self, begin: str) -> Iterator[Digest]:
         for store in (self._first, *(tier.store for tier in self._lower)):
-            yield from looked(store).named(begin)
+            yield from blob_inspection_of(store).find(begin)
 
 
-def _until(seen: Seen, place: Place) -> Seen:
+def _until(seen: BlobPeek, place: Place) -> BlobPeek:
     return replace(seen, ttl=place.life)
 
 
-def _accounted(store: Store) -> Accounted:
-    found = accounted(store)
+def _accounted(store: Store) -> HoldTracking:
+    found = hold_tracking_of(store)
     if found is None:
         raise ConfigurationError(f"{store.url} cannot count who holds what", store=store.url)
     return found

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from offload.counters import Counters
 from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, IntegrityError, StoreError
-from offload.stores.base import Parts
 from offload.stores.places import Elsewhere
+from offload.stores.protocols import Parts
 
 __all__ = ("TierCounts",)
 

@@ -9,8 +9,8 @@ from itertools import groupby, pairwise
 
 from offload.counters import Counters
 from offload.errors import ConfigurationError, StoreUnavailable
-from offload.stores.base import LeaseStore, PointerStore, Store, Swept
 from offload.stores.places import Places
+from offload.stores.protocols import LeaseStore, PointerStore, Store, SweepItem
 from offload.stores.tallies import Tallies
 from offload.stores.tiered.blobs import TieredBlobs
 from offload.stores.tiered.counts import TierCounts
@@ -94,7 +94,7 @@ class TieredStore:
         tallies: Tallies = self._first.tallies  # type: ignore[attr-defined]
         return tallies
 
-    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Remove what nobody holds any more, and what expired in each tier; yield each.
 
         A tier that does not answer keeps no other from being swept; its StoreUnavailable is

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from offload.digest import Digest
-from offload.stores.base import Swept
 from offload.stores.places import Place, Places, Version, Versioned
+from offload.stores.protocols import SweepItem
 from offload.stores.tiered.tier import Tier
 
 __all__ = ("sweep",)
 
 
-def sweep(places: Places, tier: Tier, *, dry_run: bool) -> Iterator[Swept]:
+def sweep(places: Places, tier: Tier, *, dry_run: bool) -> Iterator[SweepItem]:
     """Remove from *tier*, unless *dry_run*, what *places* says that nobody needs, and what is
     not noted there and has expired; yield it.
 
@@ -32,7 +32,7 @@ def sweep(places: Places, tier: Tier, *, dry_run: bool) -> Iterator[Swept]:
 
 def _sweep_ended(
     places: Places, tier: Tier, versions: Versioned, *, dry_run: bool
-) -> Iterator[Swept]:
+) -> Iterator[SweepItem]:
     for digests in places.noted():
         ended = _ended(places, tier, digests)
         # In this order: of what has ended after it was seen, that version is not needed again.
@@ -56,5 +56,5 @@ def _ended(places: Places, tier: Tier, digests: Sequence[Digest]) -> dict[Digest
     }
 
 
-def _swept(digest: Digest, version: Version) -> Swept:
-    return Swept("blob", digest, version.size, "nobody holds it any more")
+def _swept(digest: Digest, version: Version) -> SweepItem:
+    return SweepItem("blob", digest, version.size, "nobody holds it any more")

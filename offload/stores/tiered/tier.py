@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from offload.digest import Digest
-from offload.stores.base import PUT, Parts, Store
-from offload.stores.looking import looked
+from offload.stores.capabilities import blob_inspection_of
 from offload.stores.places import Versioned, place_of
+from offload.stores.protocols import PUT, Parts, Store
 
 __all__ = ("Tier",)
 
@@ -64,7 +64,7 @@ class Tier:
         """Return which of these blobs exist."""
         if self.versions is not None:
             return self.versions.versions(digests).keys()
-        seen = looked(self.store).look(digests, 1)
+        seen = blob_inspection_of(self.store).peek(digests, 1)
         return {digest for digest, each in zip(digests, seen, strict=True) if each is not None}
 
     def _from_now(self, kept: Mapping[Digest, float], began: float) -> dict[Digest, float]:

@@ -10,10 +10,10 @@ from botocore.exceptions import ClientError
 
 from offload.stores.processes import PerProcess
 from offload.stores.s3.clock import ServerClock
-from offload.stores.s3.failures import check_answer, driver_errors, server_time, status_of
+from offload.stores.s3.driver_errors import check_answer, driver_errors, server_time, status_of
 from offload.stores.threads import Threads
 
-__all__ = ("GONE_OR_CHANGED", "Connect", "Link")
+__all__ = ("GONE_OR_CHANGED", "Connect", "S3Client")
 
 Client = Any  # boto3 makes its classes at run time
 Response = Mapping[str, Any]
@@ -33,7 +33,7 @@ class Connect(Protocol):
     def __call__(self, *, records: bool) -> Client: ...
 
 
-class Link:
+class S3Client:
     """The way to one bucket: clients and threads in each process, made when first needed.
 
     Args:

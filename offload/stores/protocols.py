@@ -32,7 +32,7 @@ __all__ = (
     "Parts",
     "PointerStore",
     "Store",
-    "Swept",
+    "SweepItem",
 )
 
 Parts = Sequence[Buffer]
@@ -57,7 +57,7 @@ class BlobInfo:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepItem:
     """Something that a sweep removed, or would remove.
 
     Attributes:
@@ -78,15 +78,15 @@ class BlobStore(Protocol):
     """Immutable bytes by digest, each with an expiry.
 
     A *hold* is somebody's stated need of a blob for some time. Where a store keeps account
-    of them (`keeps_holds`), a blob ends soon after its last hold is given up; elsewhere each
+    of them (`tracks_holds`), a blob ends soon after its last hold is given up; elsewhere each
     lives as long as the longest that was ever asked for, whoever gives up what.
 
     Attributes:
-        keeps_holds: whether `release` does anything.
+        tracks_holds: whether `release` does anything.
     """
 
     @property
-    def keeps_holds(self) -> bool: ...
+    def tracks_holds(self) -> bool: ...
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
         """Keep each blob for *ttl* seconds in the name of *holder*; return those not there.
@@ -197,7 +197,7 @@ class Store(Protocol):
     @property
     def leases(self) -> LeaseStore: ...
 
-    def sweep(self, *, dry_run: bool = False) -> Iterator[Swept]:
+    def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Remove what has ended and does not go by itself, and yield each as it goes.
 
         With *dry_run* nothing is removed. Several may sweep at once; nothing that anybody

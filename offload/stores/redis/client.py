@@ -19,13 +19,13 @@ from redis.exceptions import NoScriptError, RedisError
 
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
-from offload.stores.redis.failures import driver_errors, translate
+from offload.stores.redis.driver_errors import driver_errors, translate
 from offload.stores.redis.packer import Bulk
 from offload.stores.redis.redis_internals import Command, database_of, exchange, refusal
 
-__all__ = ("Client", "Link", "Script", "escaped", "script")
+__all__ = ("Driver", "RedisClient", "Script", "escaped", "script")
 
-Client = Redis | RedisCluster
+Driver = Redis | RedisCluster
 _WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # a script that reads waits for nothing
 _SCAN = 1000  # keys looked at by one SCAN
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Riding(Protocol):
     def lost(self, what: Any) -> None: ...
 
 
-class Link:
+class RedisClient:
     """The way to one Redis: a client in each process, made when it is first needed.
 
     Args:
@@ -73,7 +73,7 @@ class Link:
 
     def __init__(
         self,
-        connect: Callable[[], Client],
+        connect: Callable[[], Driver],
         url: str,
         prefix: str,
         *,
@@ -87,18 +87,18 @@ class Link:
         self._riding: Riding | None = None
         # A forked child does not even drop what it inherits: giving up a Cluster's client
         # takes its lock, which a thread of the parent's may have held at that moment.
-        self._kept: list[Client] = []
-        self._clients = PerProcess(lambda: self._keep(connect()))
+        self._kept: list[Driver] = []
+        self._drivers = PerProcess(lambda: self._keep(connect()))
 
     @property
     def many_keys(self) -> bool:
         """Whether one command may take keys of any slots: not in a Cluster."""
-        return not isinstance(self._client(), RedisCluster)
+        return not isinstance(self.driver(), RedisCluster)
 
     @property
     def database(self) -> int:
         """The number of the database that it works in."""
-        client = self._client()
+        client = self.driver()
         if isinstance(client, RedisCluster):
             return 0
         return database_of(client)
@@ -137,7 +137,7 @@ class Link:
         seen: set[bytes] = set()
         found: list[str] = []
         with driver_errors(self.url):
-            for key in self._client().scan_iter(match=pattern, count=_SCAN, _type=kind):
+            for key in self.driver().scan_iter(match=pattern, count=_SCAN, _type=kind):
                 if key not in seen:
                     seen.add(key)
                     found.append(key.decode("utf-8", "replace"))
@@ -150,7 +150,7 @@ class Link:
         """Yield what each primary answers to *command*, as redis-py reads it, with its name
         where there are several.
         """
-        client: Any = self._client()
+        client: Any = self.driver()
         nodes = [None] if self.many_keys else client.get_primaries()
         for node in nodes:
             options = {} if node is None else {"target_nodes": node}
@@ -160,19 +160,19 @@ class Link:
 
     def close(self) -> None:
         """Close this process's connections; the next call makes new ones."""
-        client = self._clients.take()
+        client = self._drivers.take()
         if client is not None:
             with suppress(RedisError, OSError):
                 client.close()
             self._kept.remove(client)
 
-    def _keep(self, client: Client) -> Client:
+    def _keep(self, client: Driver) -> Driver:
         self._kept.append(client)
         return client
 
-    def _client(self) -> Client:
+    def driver(self) -> Driver:
         with driver_errors(self.url):  # a Cluster's client asks for the slots at once
-            return self._clients.get()
+            return self._drivers.get()
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
@@ -191,7 +191,7 @@ class Link:
         return answers
 
     def _sent(self, commands: Sequence[Command]) -> list[Any]:
-        client = self._client()
+        client = self.driver()
         with driver_errors(self.url):
             if not isinstance(client, RedisCluster):
                 waits = self.replicas and any(command[0] in _WRITES for command in commands)

@@ -1,0 +1,169 @@
+"""Optional abilities of stores.
+
+Every store offers what `offload.stores.protocols` requires. Each further ability is a
+runtime-checkable protocol in this module; ``isinstance`` tells whether a store (or its blobs)
+has it, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from offload.digest import Digest
+from offload.errors import ConfigurationError
+from offload.stores.protocols import Store
+
+__all__ = (
+    "LISTED_HOLDS",
+    "BlobInspection",
+    "BlobPeek",
+    "CountsTiers",
+    "HoldTracking",
+    "LimitedChunks",
+    "StoreCounters",
+    "Tiered",
+    "blob_inspection_of",
+    "chunk_size_of",
+    "hold_tracking_of",
+    "tiers_of",
+)
+
+LISTED_HOLDS = 5
+"""Holds per blob that `HoldTracking.longest_holds` returns at most."""
+
+
+# -- for operators: inspect blobs
+
+
+@dataclass(frozen=True)
+class BlobPeek:
+    """Size, remaining life, and first bytes of a stored blob.
+
+    Attributes:
+        size: stored bytes.
+        ttl: seconds until it expires.
+        prefix: its first stored bytes.
+        age: seconds since it was written or its life was extended; None if unknown.
+    """
+
+    size: int
+    ttl: float
+    prefix: bytes
+    age: float | None = None
+
+
+@runtime_checkable
+class BlobInspection(Protocol):
+    """Blobs that can be inspected without reading them whole or extending their lives."""
+
+    def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
+        """Return each blob's state and first *size* bytes; None if it doesn't exist.
+
+        Few round trips for any number of digests. The caller limits how many bytes that is.
+        """
+
+    def find(self, prefix: str) -> Iterator[Digest]:
+        """Yield the digests of stored blobs that start with *prefix*, such as ``b3:1f0c``.
+
+        Some of them may have expired.
+        """
+
+
+@runtime_checkable
+class HoldTracking(Protocol):
+    """Blobs whose holders are recorded; their `tracks_holds` is true."""
+
+    def count_holders(self, digests: Sequence[Digest]) -> list[int]:
+        """Return the number of holders of each blob. One round trip."""
+
+    def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
+        """Return the `LISTED_HOLDS` longest holds of each blob: holder and seconds left.
+
+        One round trip for some hundred digests.
+        """
+
+    def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
+        """Return the blobs held by *name*: a task's or result's id, a pin, or a whole holder.
+
+        Few round trips for any number of digests.
+        """
+
+    def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Delete the blobs that have no holder and aren't being stored; return the others.
+
+        Deleted blobs are missing for every call from then on. In a lower tier, the next sweep
+        deletes the object.
+        """
+
+
+def blob_inspection_of(store: Store) -> BlobInspection:
+    """Return the blobs of *store*; raises ConfigurationError if they can't be inspected."""
+    if isinstance(store.blobs, BlobInspection):
+        return store.blobs
+    raise ConfigurationError(
+        f"{store.url}: its blobs can't be inspected: they lack `peek` and `find` "
+        "(offload.stores.capabilities.BlobInspection)",
+        store=store.url,
+    )
+
+
+def hold_tracking_of(store: Store) -> HoldTracking | None:
+    """Return the blobs of *store* if it tracks holds, else None."""
+    blobs = store.blobs
+    return blobs if blobs.tracks_holds and isinstance(blobs, HoldTracking) else None
+
+
+# -- for values: limits and tiers
+
+
+@runtime_checkable
+class LimitedChunks(Protocol):
+    """A store that limits the size of a chunk.
+
+    Attributes:
+        chunk_size: bytes.
+    """
+
+    chunk_size: int
+
+
+def chunk_size_of(store: Store) -> int | None:
+    """Return the most bytes that a chunk in *store* may have; None if it has no limit."""
+    limits = [tier.chunk_size for tier in tiers_of(store) if isinstance(tier, LimitedChunks)]
+    return min(limits, default=None)
+
+
+class StoreCounters(Protocol):
+    """Counters by store, such as `offload.counters.Counters`."""
+
+    def of_store(self, store: str, **amounts: int) -> None:
+        """Add to the counters of the store at this URL."""
+
+    def took(self, step: str, seconds: float, *, store: str = "") -> None:
+        """Record the duration of a step."""
+
+
+@runtime_checkable
+class Tiered(Protocol):
+    """A store that consists of several."""
+
+    @property
+    def tiers(self) -> Sequence[Store]: ...
+
+
+@runtime_checkable
+class CountsTiers(Protocol):
+    """A store that counts what each of its tiers does."""
+
+    def count_by_tier(self, counters: StoreCounters) -> None:
+        """Count uploads, downloads, and errors of each tier from now on."""
+
+
+def tiers_of(store: Store) -> Sequence[Store]:
+    """Return the tiers of *store*, or *store* itself if it has none.
+
+    The first tier has the pointers and leases.
+    """
+    return store.tiers if isinstance(store, Tiered) else (store,)
