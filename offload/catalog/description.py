@@ -12,7 +12,7 @@ from offload.catalog.times import moment
 from offload.content.looking import Content, content_of
 from offload.digest import Digest
 from offload.errors import BlobMissing
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.serializers.preview import preview
 from offload.stores.capabilities import BlobPeek, blob_inspection_of
@@ -22,7 +22,7 @@ __all__ = ("describe", "finite", "told_content", "told_preview")
 _TEXT = 400  # characters of a preview
 
 
-def describe(hook: Offload, what: str) -> dict[str, Any]:
+def describe(runtime: Runtime, what: str) -> dict[str, Any]:
     """Return what a reference, a blob or a task is, and who needs it for how long.
 
     Values are not decoded and nothing in them runs. Texts are as they were found: who shows them
@@ -37,29 +37,29 @@ def describe(hook: Offload, what: str) -> dict[str, Any]:
     begin that several digests have; StoreUnavailable.
     """
     if is_ref(what):
-        return {"what": "reference", **_ref(hook, hook.content.open(what))}
+        return {"what": "reference", **_ref(runtime, runtime.content.open(what))}
     begin = digest_begin(what)
     if begin is None:
-        return _task(hook, what)
+        return _task(runtime, what)
     try:
-        digest = find(hook.store, begin)
+        digest = find(runtime.store, begin)
     except BlobMissing:
-        task = _task(hook, what)  # an id of hexadecimal digits
+        task = _task(runtime, what)  # an id of hexadecimal digits
         if task["state"] != "PENDING":
             return task
         raise
-    return {"what": "blob", **_blob(hook, digest)}
+    return {"what": "blob", **_blob(runtime, digest)}
 
 
-def _task(hook: Offload, task_id: str) -> dict[str, Any]:
-    told = told_of_task(hook, task_id)
+def _task(runtime: Runtime, task_id: str) -> dict[str, Any]:
+    told = told_of_task(runtime, task_id)
     result = told.pop("result_ref", None)
     if isinstance(result, Ref):
-        told["result"] = _ref(hook, result)
+        told["result"] = _ref(runtime, result)
     return {"what": "task", **told}
 
 
-def _ref(hook: Offload, ref: Ref[Any]) -> dict[str, Any]:
+def _ref(runtime: Runtime, ref: Ref[Any]) -> dict[str, Any]:
     """Return what is told of a reference that was verified."""
     said = {
         "type": ref.type,
@@ -69,17 +69,17 @@ def _ref(hook: Offload, ref: Ref[Any]) -> dict[str, Any]:
         "until": moment(ref.until),
     }
     if ref.data is not None:
-        content = content_of(hook.store, None, data=ref.data, size=ref.size)
+        content = content_of(runtime.store, None, data=ref.data, size=ref.size)
         return {"digest": None, **said, "inline": True, "preview": told_preview(content)}
     assert ref.digest is not None  # noqa: S101 (for the type checker: it has one or the other)
     try:
-        return {**said, **_blob(hook, ref.digest, ref)}
+        return {**said, **_blob(runtime, ref.digest, ref)}
     except BlobMissing as exc:
         return {"digest": ref.digest, **said, "missing": str(exc)}
 
 
-def _blob(hook: Offload, digest: Digest, ref: Ref[Any] | None = None) -> dict[str, Any]:
-    store = hook.store
+def _blob(runtime: Runtime, digest: Digest, ref: Ref[Any] | None = None) -> dict[str, Any]:
+    store = runtime.store
     [seen] = blob_inspection_of(store).peek([digest], 1)
     content = content_of(store, digest, size=None if ref is None else ref.size)
     told = told_content(content)

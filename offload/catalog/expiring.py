@@ -8,9 +8,9 @@ from itertools import islice
 
 from offload.catalog.times import lasts
 from offload.errors import StoreError, StoreUnavailable
-from offload.hooks.app import Offload
 from offload.hooks.needs import needs_of_messages
 from offload.hooks.release import waits_of
+from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import hold_tracking_of
 from offload.stores.findings import Finding
 
@@ -37,17 +37,17 @@ class Expiring:
     left: float = 0.0
 
 
-def expiring(hook: Offload) -> Expiring:
+def expiring(runtime: Runtime) -> Expiring:
     """Return the messages whose values are about to expire, unless something else holds them.
 
     Messages that expire themselves, and those of a short retention that haven't waited for most
     of it, aren't among them; nor is anything where no holds are tracked.
     """
-    account = hold_tracking_of(hook.store)
+    account = hold_tracking_of(runtime.store)
     if account is None:
         return Expiring()
-    longest = NEAR * needs_of_messages(hook)
-    infos = islice(hook.store.blobs.scan(), _ENOUGH)
+    longest = NEAR * needs_of_messages(runtime)
+    infos = islice(runtime.store.blobs.scan(), _ENOUGH)
     soon = (info.digest for info in infos if info.ttl <= longest)
     found: dict[str, float] = {}
     while some := list(islice(soon, _MANY)):
@@ -58,10 +58,10 @@ def expiring(hook: Offload) -> Expiring:
     return Expiring(len(found), holder, found.get(holder, 0.0))
 
 
-def waiting_too_long(hook: Offload) -> Iterator[Finding]:
+def waiting_too_long(runtime: Runtime) -> Iterator[Finding]:
     """Yield a warning if the values of waiting messages are about to expire."""
     try:
-        found = expiring(hook)
+        found = expiring(runtime)
     except StoreUnavailable:
         raise
     except StoreError as exc:  # a right to list keys that nothing else needs

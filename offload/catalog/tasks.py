@@ -9,8 +9,8 @@ from celery import states
 from celery.backends.base import DisabledBackend
 
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, StoreUnavailable
-from offload.hooks.app import Offload
 from offload.hooks.results import results_as_refs
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref, human_size
 from offload.serializers.describe import short_repr
 
@@ -23,13 +23,13 @@ _UNKNOWN = (
 _FACTS = ("name", "date_done", "worker", "queue", "retries", "parent_id")
 
 
-def told_of_task(hook: Offload, task_id: str) -> dict[str, Any]:
+def told_of_task(runtime: Runtime, task_id: str) -> dict[str, Any]:
     """Return what is known of a task; ``result_ref`` is its result where that is a reference.
 
     Raises ConfigurationError without a result backend, StoreUnavailable if it does not answer.
     """
     with results_as_refs():
-        meta = _meta(hook, task_id)
+        meta = _meta(runtime, task_id)
         state = str(meta.get("status"))
         told: dict[str, Any] = {"task": task_id, "state": state}
         if state == states.PENDING:
@@ -47,8 +47,8 @@ def told_of_task(hook: Offload, task_id: str) -> dict[str, Any]:
     return {**told, "result": short_repr(result)}
 
 
-def _meta(hook: Offload, task_id: str) -> Mapping[str, Any]:
-    backend = hook.app.backend
+def _meta(runtime: Runtime, task_id: str) -> Mapping[str, Any]:
+    backend = runtime.app.backend
     if isinstance(backend, DisabledBackend):
         raise ConfigurationError(
             f"{task_id[:100]!r} is no digest or reference, and of tasks nothing is known: the app "

@@ -12,8 +12,8 @@ from celery import Celery
 from offload.catalog.remote import MOST, Remote, why_not
 from offload.content.keyring import kept_keys
 from offload.errors import OffloadError
-from offload.hooks.app import Offload
 from offload.hooks.control import NO_KEYS, state_of
+from offload.hooks.runtime import Runtime
 
 __all__ = ("Asked", "State", "Worker", "ask_workers", "this_process")
 
@@ -151,15 +151,15 @@ def _worker(name: str, answers: Mapping[str, Any]) -> Worker:
     return Worker(name, "connected", told)
 
 
-def this_process(hook: Offload) -> Worker:
+def this_process(runtime: Runtime) -> Worker:
     """Return the same for this process. One round trip, for the key that the store keeps; it is
     left out if the store is unavailable.
     """
     try:
-        kept = kept_keys(hook.store.pointers) or NO_KEYS
+        kept = kept_keys(runtime.store.pointers) or NO_KEYS
     except OffloadError:  # what is wrong with the store is reported with the store
         kept = None
-    return Worker(HERE, "connected", state_of(hook, kept))
+    return Worker(HERE, "connected", state_of(runtime, kept))
 
 
 class _Bounded:

@@ -6,7 +6,7 @@ import ipaddress
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json
 from offload.errors import ConfigurationError
 
@@ -69,7 +69,7 @@ def dashboard(
             "OFFLOAD_DASHBOARD_TOKEN or OFFLOAD_DASHBOARD_BASIC_AUTH"
         )
     hosts = [*LOOPBACK, *allow_host] if allow_host else None
-    app = made(hook_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=hosts)
+    app = made(runtime_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=hosts)
 
     def started(url: str) -> None:
         if as_json:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json, print_labelled
 from offload.doctor import Examined, examine
 from offload.errors import OffloadError
@@ -61,14 +61,14 @@ def doctor(ctx: click.Context, as_json: bool, workers: bool, timeout: float) -> 
 
 def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:
     try:
-        hook = hook_of(ctx)
+        runtime = runtime_of(ctx)
     except OffloadError:
         raise
     except Exception as exc:  # of the modules that the app names
         what = f"the app's modules cannot be imported: {type(exc).__name__}: {exc}"
         yield Examined("app", Finding("error", what))
         return
-    yield from examine(hook, workers=workers)
+    yield from examine(runtime, workers=workers)
 
 
 def _print(examined: Examined) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_rows
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.ref import human_size
 from offload.stats.estimate import (
     Candidate,
@@ -48,22 +48,22 @@ def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: b
     """
     if since is not None and by is not None:
         raise click.UsageError("sizes are counted by task in all only: leave --since or --by")
-    hook = hook_of(ctx)
-    hook.recorder.write()
-    found = estimate_of(report(tallies_of(hook.store), since), hook.settings.threshold)
+    runtime = runtime_of(ctx)
+    runtime.recorder.write()
+    found = estimate_of(report(tallies_of(runtime.store), since), runtime.settings.threshold)
     if as_json:
-        print_json({"store": hook.store.url, "mode": hook.settings.mode, **found.as_dict()})
+        print_json({"store": runtime.store.url, "mode": runtime.settings.mode, **found.as_dict()})
         return
     when = (
         "in all" if since is None else time.strftime("since %F %H:%M", time.localtime(found.begin))
     )
-    click.echo(f"{hook.store.url}, {when}")
+    click.echo(f"{runtime.store.url}, {when}")
     if found.total.values:
         if by is None:
             print_rows(_by_threshold(found), _BY_THRESHOLD)
         else:
             print_rows(_by_task(found), _BY_TASK)
-    for line in (found.advice, *_hints(hook, found)):
+    for line in (found.advice, *_hints(runtime, found)):
         click.echo(line)
 
 
@@ -93,8 +93,8 @@ def _row(each: Candidate) -> tuple[str, ...]:
     )
 
 
-def _hints(hook: Offload, found: Estimate) -> Iterator[str]:
-    if hook.settings.mode == "observe" and hook.settings.store is None:
+def _hints(runtime: Runtime, found: Estimate) -> Iterator[str]:
+    if runtime.settings.mode == "observe" and runtime.settings.store is None:
         yield "Processes write what they observe only where offload_store is set."
     if found.counted_from == found.threshold and found.total.values:
         yield (

@@ -6,7 +6,7 @@ import threading
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json
 
 __all__ = ("exporter",)
@@ -32,14 +32,14 @@ def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool
     from offload.stats.exporter import serve
     from offload.stats.report import tallies_of
 
-    hook = hook_of(ctx)
-    tallies_of(hook.store)
-    port, server = serve(hook.store, host, port, tasks=tasks)
+    runtime = runtime_of(ctx)
+    tallies_of(runtime.store)
+    port, server = serve(runtime.store, host, port, tasks=tasks)
     url = f"http://{host}:{port}/metrics"
     if as_json:
-        print_json({"url": url, "store": hook.store.url})
+        print_json({"url": url, "store": runtime.store.url})
     else:
-        click.echo(f"{url} serves the statistics of {hook.store.url}")
+        click.echo(f"{url} serves the statistics of {runtime.store.url}")
     try:
         threading.Event().wait()
     finally:

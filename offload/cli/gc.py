@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json, printable
 from offload.cli.progress import Progress
 from offload.gc import Collected, collect
@@ -28,7 +28,7 @@ def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
     It may run at any time. If another sweep of the store is under way nothing is done, which
     is no error.
     """
-    hook = hook_of(ctx)
+    runtime = runtime_of(ctx)
     listed: list[dict[str, Any]] = []
 
     def seen(swept: SweepItem) -> None:
@@ -41,8 +41,8 @@ def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
             line = f"{swept.kind}  {swept.name}  {human_size(swept.size)}  {swept.why}"
             click.echo(printable(line))
 
-    with Progress(f"sweeping {hook.store.url}", shown=not verbose) as progress:
-        collected = collect(hook.store, dry_run=dry_run, seen=seen)
+    with Progress(f"sweeping {runtime.store.url}", shown=not verbose) as progress:
+        collected = collect(runtime.store, dry_run=dry_run, seen=seen)
     if as_json:
         print_json({**collected.as_dict(), **({"swept": listed} if verbose else {})})
     else:

@@ -12,12 +12,12 @@ from typing import IO, Any
 import click
 
 from offload.catalog.naming import digest_begin, find, is_ref
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json, printable
 from offload.cli.written import write_value
 from offload.content.looking import Content, content_of
 from offload.errors import InvalidRef
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref, human_size
 
 __all__ = ("get",)
@@ -51,17 +51,17 @@ def get(
     """
     if output.exists() and not force:
         raise click.UsageError(f"{output} is there already: say --force to replace it")
-    hook = hook_of(ctx)
-    ref = hook.content.open(what) if is_ref(what) else None
+    runtime = runtime_of(ctx)
+    ref = runtime.content.open(what) if is_ref(what) else None
     if decode and ref is None:
         raise InvalidRef(
             f"--decode requires a signed reference (offload:…), not {what[:100]!r}: a digest "
             "doesn't say who wrote the value; omit --decode to get the raw bytes"
         )
-    content = _content(hook, what, ref)
+    content = _content(runtime, what, ref)
     with _file(output) as file:
         if decode and ref is not None:
-            form = write_value(hook.content.get(ref), file)
+            form = write_value(runtime.content.get(ref), file)
         else:
             form = _form(content)
             for piece in _pieces(content):
@@ -74,13 +74,13 @@ def get(
         click.echo(printable(f"{output}: {human_size(size)}, {form}"))
 
 
-def _content(hook: Offload, what: str, ref: Ref[Any] | None) -> Content:
+def _content(runtime: Runtime, what: str, ref: Ref[Any] | None) -> Content:
     if ref is not None:
-        return content_of(hook.store, ref.digest, data=ref.data, size=ref.size)
+        return content_of(runtime.store, ref.digest, data=ref.data, size=ref.size)
     begin = digest_begin(what)
     if begin is None:
         raise InvalidRef(f"{what[:100]!r} is no reference, and no digest of 8 digits or more")
-    return content_of(hook.store, find(hook.store, begin))
+    return content_of(runtime.store, find(runtime.store, begin))
 
 
 def _form(content: Content) -> str:

@@ -9,7 +9,7 @@ import click
 
 from offload.catalog.description import describe, finite
 from offload.catalog.times import lasts
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json, print_rows
 from offload.ref import human_size
 
@@ -31,8 +31,8 @@ def inspect(ctx: click.Context, what: str, as_json: bool) -> None:
     result backend has is shown, and its result is not fetched. What only its message has, while
     that waits in a queue, nobody can look up.
     """
-    hook = hook_of(ctx)
-    told = describe(hook, what)
+    runtime = runtime_of(ctx)
+    told = describe(runtime, what)
     if as_json:
         print_json(finite(told))
     else:

@@ -22,7 +22,7 @@ from offload.catalog.naming import short
 from offload.catalog.sharing import Sharing
 from offload.catalog.sizes import read_size
 from offload.catalog.times import lasts
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import Column, print_json_list, print_pages, printable
 from offload.cli.progress import Progress
 from offload.ref import human_size
@@ -73,7 +73,7 @@ def ls(
 
     Sorted without --limit, all are read before the first is printed.
     """
-    store = hook_of(ctx).store
+    store = runtime_of(ctx).store
     account_of(store, needed=sort == "holders")
     first_all = sort is not None or shared
     with Progress(f"looking through {store.url}", shown=first_all) as progress:

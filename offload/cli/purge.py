@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json, printable
 from offload.cli.progress import Progress
 from offload.hooks.purge import RELEASED, SHARED, UNREADABLE
@@ -29,7 +29,7 @@ def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: boo
     """
     if as_json and not force:
         raise click.UsageError("--json can't prompt: add --force")
-    hook = hook_of(ctx)
+    runtime = runtime_of(ctx)
     names = list(dict.fromkeys(queues))
     if not force:
         click.confirm(
@@ -41,7 +41,7 @@ def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: boo
         )
     counts = {name: Counter[str]() for name in names}
     with Progress("purging") as progress:
-        for each in discard(hook, names):
+        for each in discard(runtime, names):
             counts[each.queue][each.holds] += 1
             progress.step(0)
     if as_json:

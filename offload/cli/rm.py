@@ -9,7 +9,7 @@ import click
 from offload.catalog.naming import digest_begin, find
 from offload.catalog.removal import holders_of, remove, sizes_of
 from offload.catalog.times import lasts
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json, print_rows, printable
 from offload.digest import Digest
 from offload.errors import InvalidRef
@@ -40,7 +40,7 @@ def rm(ctx: click.Context, digests: tuple[str, ...], yes: bool, force: bool, as_
     """
     if as_json and not yes:
         raise click.UsageError("--json asks nothing: say --yes")
-    store = hook_of(ctx).store
+    store = runtime_of(ctx).store
     wanted = list(dict.fromkeys(_digest(store, text) for text in digests))
     sizes = sizes_of(store, wanted)
     there = [digest for digest in wanted if digest in sizes]

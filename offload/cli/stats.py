@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.counters import STEPS
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.ref import human_size
 from offload.stats import Figures, Report, report, told
 from offload.stats.report import tallies_of
@@ -64,34 +64,34 @@ def stats(
     """
     if since is not None and by == "argument":
         raise click.UsageError("arguments are counted in all only: leave --since or --by argument")
-    hook = hook_of(ctx)
+    runtime = runtime_of(ctx)
     if reset:
-        hook.recorder.write()
-        tallies_of(hook.store).clear()
+        runtime.recorder.write()
+        tallies_of(runtime.store).clear()
         if as_json:
-            print_json({"store": hook.store.url, "reset": True})
+            print_json({"store": runtime.store.url, "reset": True})
         else:
-            click.echo(f"{hook.store.url}: counters start from zero")
+            click.echo(f"{runtime.store.url}: counters start from zero")
         return
     while True:
-        _show(hook, since, by, as_json=as_json)
+        _show(runtime, since, by, as_json=as_json)
         if watch is None:
             return
         time.sleep(watch)
         click.clear()
 
 
-def _show(hook: Offload, since: float | None, by: str | None, *, as_json: bool) -> None:
-    hook.recorder.write()
-    found = report(tallies_of(hook.store), since, tasks=by is not None or as_json)
+def _show(runtime: Runtime, since: float | None, by: str | None, *, as_json: bool) -> None:
+    runtime.recorder.write()
+    found = report(tallies_of(runtime.store), since, tasks=by is not None or as_json)
     if as_json:
-        print_json(document(hook, found))
+        print_json(document(runtime, found))
         return
-    rows = _rows(hook, found, by)
+    rows = _rows(runtime, found, by)
     when = (
         "in all" if since is None else time.strftime("since %F %H:%M", time.localtime(found.begin))
     )
-    click.echo(f"{hook.store.url}, {when}")
+    click.echo(f"{runtime.store.url}, {when}")
     if by is not None:
         columns = _STORE_COLUMNS if by == "store" else _COLUMNS
         if rows:
@@ -102,9 +102,11 @@ def _show(hook: Offload, since: float | None, by: str | None, *, as_json: bool) 
     print_labelled(_told(found.total).items(), _LABELS)
 
 
-def _rows(hook: Offload, found: Report, by: str | None) -> list[tuple[str, ...]]:
+def _rows(runtime: Runtime, found: Report, by: str | None) -> list[tuple[str, ...]]:
     if by == "store":
-        return [(url, *_store_row(figures)) for url, figures in by_store(found, hook.store).items()]
+        return [
+            (url, *_store_row(figures)) for url, figures in by_store(found, runtime.store).items()
+        ]
     if by == "task":
         named = dict(found.tasks)
     elif by == "argument":
@@ -174,13 +176,13 @@ def _timing(total: Figures, step: str) -> str:
     return f"{count:,} times, {average:,.1f} ms on average, half within {half}, 99 % within {most}"
 
 
-def document(hook: Offload, found: Report) -> dict[str, Any]:
+def document(runtime: Runtime, found: Report) -> dict[str, Any]:
     """Return a report, as JSON."""
     return {
-        "store": hook.store.url,
+        "store": runtime.store.url,
         "since": found.begin,
         "total": counts(found.total),
-        "stores": {url: counts(each) for url, each in by_store(found, hook.store).items()},
+        "stores": {url: counts(each) for url, each in by_store(found, runtime.store).items()},
         "tasks": {task: counts(each) for task, each in sorted(found.tasks.items())},
         "arguments": [
             {"task": task, "argument": argument, **counts(each)}

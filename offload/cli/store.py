@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.output import print_json
 from offload.errors import ConfigurationError
-from offload.hooks.app import Offload
 from offload.hooks.needs import has_pins, longest_life, needs
+from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of
 from offload.stores.lifecycle import DAY, Ageing, Rule
 
@@ -69,10 +69,12 @@ def lifecycle(
     the bucket removes by itself what has ended, days after `celery offload gc` would; only
     what the settings and options of all tasks, and the options here, say is needed is safe.
     """
-    hook = hook_of(ctx)
-    found = needs(hook, delay=delay * DAY, retention=None if retention is None else retention * DAY)
-    rules = _rules(hook, longest_life(found[0]), bucket)
-    _check_pins(hook, no_pins=no_pins)
+    runtime = runtime_of(ctx)
+    found = needs(
+        runtime, delay=delay * DAY, retention=None if retention is None else retention * DAY
+    )
+    rules = _rules(runtime, longest_life(found[0]), bucket)
+    _check_pins(runtime, no_pins=no_pins)
     print_json({"Rules": [rule.as_dict() for rule in rules]})
     if as_json:
         return
@@ -80,28 +82,28 @@ def lifecycle(
     click.echo(_EXPLAINED.format(listed=listed, delay=delay, bucket=rules[0].bucket), err=True)
 
 
-def _check_pins(hook: Offload, *, no_pins: bool) -> None:
+def _check_pins(runtime: Runtime, *, no_pins: bool) -> None:
     """Raise ConfigurationError where a pinned value could be removed."""
-    if not hook.store.blobs.tracks_holds:
+    if not runtime.store.blobs.tracks_holds:
         return  # it can have none
-    if has_pins(hook):
+    if has_pins(runtime):
         raise ConfigurationError(
-            f"{hook.store.url} has pins, whose values are needed until they are unpinned: no rule "
-            "is safe. Have `celery offload gc` remove what has ended"
+            f"{runtime.store.url} has pins, whose values are needed until they are unpinned: no "
+            "rule is safe. Have `celery offload gc` remove what has ended"
         )
     if not no_pins:
         raise ConfigurationError(
-            f"{hook.store.url} can have pins, whose values a rule would remove: have `celery "
+            f"{runtime.store.url} can have pins, whose values a rule would remove: have `celery "
             "offload gc` remove what has ended, or say --no-pins if nobody uses Offload.pin"
         )
 
 
-def _rules(hook: Offload, longest: float, bucket: str | None) -> list[Rule]:
-    tiers = tiers_of(hook.store)
+def _rules(runtime: Runtime, longest: float, bucket: str | None) -> list[Rule]:
+    tiers = tiers_of(runtime.store)
     found = [tier.lifecycle(longest) for tier in tiers if isinstance(tier, Ageing)]
     if not found:
         raise ConfigurationError(
-            f"{hook.store.url} is not S3: nothing else has lifecycle rules. What has ended is "
+            f"{runtime.store.url} is not S3: nothing else has lifecycle rules. What has ended is "
             "removed by the server itself (Redis) or by `celery offload gc`"
         )
     buckets = sorted({rule.bucket for rule in found})

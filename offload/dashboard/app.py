@@ -8,7 +8,7 @@ from pathlib import Path
 from celery import Celery
 
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, StoreUnavailable
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 
 try:
     from starlette.applications import Starlette
@@ -67,8 +67,8 @@ def dashboard(
 
     Raises ConfigurationError if the app has no offload, its store is none, or an extra is missing.
     """
-    hook = getattr(app, "_offload", None)
-    if not isinstance(hook, Offload):
+    runtime = getattr(app, "_offload", None)
+    if not isinstance(runtime, Runtime):
         raise ConfigurationError(
             f"app {app.main or 'default'!r} has no offload: connect it by Offload(app)"
         )
@@ -98,8 +98,8 @@ def dashboard(
         ],
         exception_handlers={OffloadError: _failed, 404: _missing},
     )
-    hook.store  # noqa: B018 (what is wrong with its settings is said now, not on each page)
-    served.state.board = Board(hook, allow_delete=allow_delete)
+    runtime.store  # noqa: B018 (what is wrong with its settings is said now, not on each page)
+    served.state.board = Board(runtime, allow_delete=allow_delete)
     return served
 
 

@@ -10,16 +10,16 @@ from offload.dashboard.fleet import Fleet
 from offload.dashboard.shipped import Classes
 from offload.dashboard.statistics import Statistics
 from offload.dashboard.stored import Stored
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 
 __all__ = ("Board", "board_of")
 
 
 class Board:
-    """An app's Offload, and what was read of its store just now.
+    """An app's runtime, and what was read of its store just now.
 
     Attributes:
-        hook: the app's.
+        runtime: the app's.
         allow_delete: whether blobs may be removed.
         statistics: what was counted.
         stored: what is in the store.
@@ -28,13 +28,13 @@ class Board:
         secret: of this dashboard; forms are signed by it.
     """
 
-    def __init__(self, hook: Offload, *, allow_delete: bool) -> None:
-        self.hook = hook
+    def __init__(self, runtime: Runtime, *, allow_delete: bool) -> None:
+        self.runtime = runtime
         self.allow_delete = allow_delete
-        self.statistics = Statistics(hook)
-        self.stored = Stored(hook)
-        self.fleet = Fleet(hook)
-        self.classes = Classes(hook.classes)
+        self.statistics = Statistics(runtime)
+        self.stored = Stored(runtime)
+        self.fleet = Fleet(runtime)
+        self.classes = Classes(runtime.classes)
         self.secret = secrets.token_bytes(32)
 
 

@@ -29,7 +29,7 @@ def _estimate(request: Request) -> Response:
     board = board_of(request)
     stretch = stretch_of(request, "all")
     found = board.statistics.report(stretch, tasks=True)
-    told = estimate(found, board.hook.settings.threshold)
+    told = estimate(found, board.runtime.settings.threshold)
     return render(
         request,
         "estimate.html",

@@ -10,7 +10,7 @@ from offload.catalog.expiring import waiting_too_long
 from offload.catalog.refreshed import Refreshed
 from offload.catalog.stores import StoreState, look_at_stores
 from offload.catalog.workers import Asked, ask_workers, this_process
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.stores.findings import Finding
 
 __all__ = ("Compared", "Fleet")
@@ -31,18 +31,18 @@ class Compared:
 class Fleet:
     """The stores and workers of an app. Nothing is asked before somebody looks."""
 
-    def __init__(self, hook: Offload) -> None:
-        self._hook = hook
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self.stores: Refreshed[StoreState] = Refreshed(self._look, every=_STORES, share=2)
         self.workers: Refreshed[Compared] = Refreshed(self._compare, every=_WORKERS, share=2)
 
         self.waiting: Refreshed[Sequence[Finding]] = Refreshed(
-            lambda: tuple(waiting_too_long(hook)), every=_WAITING
+            lambda: tuple(waiting_too_long(runtime)), every=_WAITING
         )
 
     def _look(self) -> StoreState:
-        return look_at_stores(self._hook.store, self._hook.settings.tier_sizes)
+        return look_at_stores(self._runtime.store, self._runtime.settings.tier_sizes)
 
     def _compare(self) -> Compared:
-        asked = ask_workers(self._hook.app)
-        return Compared(asked, tuple(agreement(this_process(self._hook), asked)))
+        asked = ask_workers(self._runtime.app)
+        return Compared(asked, tuple(agreement(this_process(self._runtime), asked)))

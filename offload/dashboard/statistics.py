@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from offload.dashboard.recent import Recent
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.stats import Figures, Report, report
 from offload.stats.report import tallies_of, timeline
 from offload.stores.tallies import SPANS, Span
@@ -76,8 +76,8 @@ class Along:
 class Statistics:
     """Reads the store's tallies, at most once in a while."""
 
-    def __init__(self, hook: Offload) -> None:
-        self._hook = hook
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._reports: Recent[Report] = Recent(self._report, _SECONDS)
         self._lines: Recent[Mapping[int, Figures]] = Recent(self._line, _SECONDS)
 
@@ -94,9 +94,9 @@ class Statistics:
         return Along.filled(SPANS[stretch.span], found, begin, time.time())
 
     def _report(self, stretch: Stretch, tasks: bool) -> Report:
-        tallies = tallies_of(self._hook.store)
-        self._hook.recorder.write()
+        tallies = tallies_of(self._runtime.store)
+        self._runtime.recorder.write()
         return report(tallies, stretch.seconds, tasks=tasks)
 
     def _line(self, span: Span) -> Mapping[int, Figures]:
-        return timeline(tallies_of(self._hook.store), span)
+        return timeline(tallies_of(self._runtime.store), span)

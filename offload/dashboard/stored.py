@@ -21,7 +21,7 @@ from offload.content.looking import content_of, glance
 from offload.dashboard.recent import Recent
 from offload.digest import Digest, digest_of
 from offload.errors import OffloadError, StoreUnavailable
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 
@@ -56,10 +56,10 @@ class Kind:
 class Stored:
     """Looks at all blobs in the background while pages ask for them, and at single ones."""
 
-    def __init__(self, hook: Offload) -> None:
-        self._hook = hook
-        self._blobs = Refreshed(lambda: take(hook.store))
-        self._shared = Refreshed(lambda: Sharing(hook.store, LIMIT), every=_SHARED_EVERY)
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._blobs = Refreshed(lambda: take(runtime.store))
+        self._shared = Refreshed(lambda: Sharing(runtime.store, LIMIT), every=_SHARED_EVERY)
         self._contents: Recent[Mapping[str, Any]] = Recent(self._content, _CONTENT)
         self._described: Recent[Mapping[str, Any]] = Recent(self._describe, _DESCRIBED)
         self._kinds: Recent[list[Kind | None]] = Recent(self._glance, _KINDS)
@@ -69,7 +69,7 @@ class Stored:
 
     @property
     def store(self) -> Store:
-        return self._hook.store
+        return self._runtime.store
 
     def blobs(self) -> Kept[Snapshot]:
         """Return the newest snapshot, after a moment's waiting for the first."""
@@ -126,7 +126,7 @@ class Stored:
 
     def _looked_up(self, what: str) -> Mapping[str, Any]:
         if not is_ref(what):
-            told = told_of_task(self._hook, what)
+            told = told_of_task(self._runtime, what)
             if told["state"] not in READY_STATES:
                 told.pop("result_ref", None)
                 return {"what": "task", **told}
@@ -146,7 +146,7 @@ class Stored:
         return self._refs.get(name)
 
     def _describe(self, what: str) -> Mapping[str, Any]:
-        return describe(self._hook, what)
+        return describe(self._runtime, what)
 
     def _content(self, digest: Digest) -> Mapping[str, Any]:
         content = content_of(self.store, digest)

@@ -74,7 +74,7 @@ def traffic_of(request: Request, state: StoreState | None) -> Table[_Row] | None
     return Table.of(
         request.query_params,
         _COLUMNS,
-        [_Row(url, figures) for url, figures in by_store(found, board.hook.store).items()],
+        [_Row(url, figures) for url, figures in by_store(found, board.runtime.store).items()],
         caption="What was counted",
         identify=lambda row: row.url,
         sort="stored",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from offload.content.cache import open_cache
 from offload.errors import ConfigurationError
-from offload.hooks.app import Offload
 from offload.hooks.release import redelivery_time
+from offload.hooks.runtime import Runtime
 from offload.ref import human_size
 from offload.stores.findings import Finding
 
@@ -17,9 +17,9 @@ _PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 _SMALL_CACHE = 128 << 20  # bytes
 
 
-def settings(hook: Offload) -> Iterator[Finding]:
+def settings(runtime: Runtime) -> Iterator[Finding]:
     """What the settings mean, where that is not the usual."""
-    known = hook.settings
+    known = runtime.settings
     if known.mode != "on":
         meaning = {"observe": "only counts", "off": "only resolves what arrives"}[known.mode]
         yield Finding("info", f"offload_mode is {known.mode}: it {meaning}, and stores nothing")
@@ -27,13 +27,13 @@ def settings(hook: Offload) -> Iterator[Finding]:
         yield Finding("ok", f"values from {human_size(known.threshold)} are stored")
 
 
-def tasks(hook: Offload) -> Iterator[Finding]:
+def tasks(runtime: Runtime) -> Iterator[Finding]:
     """Whether the options of every task can be read."""
-    names = sorted(hook.app.tasks)
+    names = sorted(runtime.app.tasks)
     wrong = False
     for name in names:
         try:
-            _ = hook.tasks[name]
+            _ = runtime.tasks[name]
         except ConfigurationError as exc:
             wrong = True
             yield Finding("error", str(exc))
@@ -41,12 +41,12 @@ def tasks(hook: Offload) -> Iterator[Finding]:
         yield Finding("ok", f"the options of {len(names)} tasks are right")
 
 
-def retention(hook: Offload) -> Iterator[Finding]:
+def retention(runtime: Runtime) -> Iterator[Finding]:
     """Whether a value outlives the broker's giving a message a second time."""
-    again = redelivery_time(hook.app.conf)
-    kept = {"offload_retention": hook.retention}
-    for name in hook.app.tasks:
-        own = _own_retention(hook, name)
+    again = redelivery_time(runtime.app.conf)
+    kept = {"offload_retention": runtime.retention}
+    for name in runtime.app.tasks:
+        own = _own_retention(runtime, name)
         if own is not None:
             kept[f"the retention of task {name}"] = own
     short = {why: seconds for why, seconds in kept.items() if seconds <= again}
@@ -63,16 +63,20 @@ def retention(hook: Offload) -> Iterator[Finding]:
         yield Finding("ok", shown + outlived)
 
 
-def _own_retention(hook: Offload, name: str) -> float | None:
+def _own_retention(runtime: Runtime, name: str) -> float | None:
     try:
-        return hook.tasks[name].options.retention
+        return runtime.tasks[name].options.retention
     except ConfigurationError:  # which `tasks` tells
         return None
 
 
-def results(hook: Offload) -> Iterator[Finding]:
+def results(runtime: Runtime) -> Iterator[Finding]:
     """Whether the values of results end."""
-    if hook.result_expires is None and hook.settings.results and hook.app.conf.result_backend:
+    if (
+        runtime.result_expires is None
+        and runtime.settings.results
+        and runtime.app.conf.result_backend
+    ):
         yield Finding(
             "warning",
             "results never expire (result_expires is not set), so large ones are kept for 10 "
@@ -81,9 +85,9 @@ def results(hook: Offload) -> Iterator[Finding]:
         )
 
 
-def accepted(hook: Offload) -> Iterator[Finding]:
+def accepted(runtime: Runtime) -> Iterator[Finding]:
     """Whether what publishers send may run code on workers."""
-    accepts = {*(hook.app.conf.accept_content or ()), *hook.settings.accept}
+    accepts = {*(runtime.app.conf.accept_content or ()), *runtime.settings.accept}
     if accepts & _PICKLE:
         yield Finding(
             "info",
@@ -95,11 +99,11 @@ def accepted(hook: Offload) -> Iterator[Finding]:
         yield Finding("ok", "no code is run by decoding: pickle is not accepted")
 
 
-def node_cache(hook: Offload) -> Iterator[Finding]:
+def node_cache(runtime: Runtime) -> Iterator[Finding]:
     """Whether this machine can keep large values for all its processes."""
-    cache = open_cache(hook.store.url, hook.settings, hook.counters)
+    cache = open_cache(runtime.store.url, runtime.settings, runtime.counters)
     if cache is None:
-        if hook.settings.cache == "auto" and hook.settings.cache_size:
+        if runtime.settings.cache == "auto" and runtime.settings.cache_size:
             yield Finding("ok", "there is none: the store is local, or /dev/shm is no tmpfs")
         return
     folder = cache.folder
@@ -123,7 +127,7 @@ def node_cache(hook: Offload) -> Iterator[Finding]:
         yield Finding("ok", f"{folder.path} has room for {human_size(room)}")
 
 
-CHECKS: Mapping[str, Callable[[Offload], Iterator[Finding]]] = {
+CHECKS: Mapping[str, Callable[[Runtime], Iterator[Finding]]] = {
     "settings": settings,
     "tasks": tasks,
     "retention": retention,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.registry.policy import OFF, SIGNED, TRUSTED
 from offload.registry.registry import SYNCED
 from offload.stores.findings import Finding
@@ -15,9 +15,9 @@ __all__ = ("keys", "registered")
 _SOON = 14 * 86400.0  # seconds
 
 
-def keys(hook: Offload) -> Iterator[Finding]:
+def keys(runtime: Runtime) -> Iterator[Finding]:
     """What may be loaded, and by whose signature."""
-    mode = hook.settings.code
+    mode = runtime.settings.code
     if mode == TRUSTED:
         yield Finding(
             "warning",
@@ -26,9 +26,9 @@ def keys(hook: Offload) -> Iterator[Finding]:
         )
     if mode != SIGNED:
         return
-    hook.classes.check_keys()
+    runtime.classes.check_keys()
     now = time.time()
-    for key in hook.classes.policy.keys.values():
+    for key in runtime.classes.policy.keys.values():
         if key.is_expired(now):
             yield Finding(
                 "warning",
@@ -42,15 +42,15 @@ def keys(hook: Offload) -> Iterator[Finding]:
                 f"key {key.name} expires in {days:.0f} days",
                 "add a new one to offload_verify_keys on all workers, then push with that",
             )
-    count = len(hook.classes.policy.keys)
+    count = len(runtime.classes.policy.keys)
     yield Finding("ok", f"what is signed by one of {count} keys is loaded, and nothing else")
 
 
-def registered(hook: Offload) -> Iterator[Finding]:
+def registered(runtime: Runtime) -> Iterator[Finding]:
     """Whether what is registered is in the store as it is here."""
-    if hook.settings.code == OFF or not hook.classes.registered:
+    if runtime.settings.code == OFF or not runtime.classes.registered:
         return
-    statuses = hook.classes.statuses()
+    statuses = runtime.classes.statuses()
     stale = {name: status for name, status in statuses.items() if status != SYNCED}
     for name, status in stale.items():
         yield Finding(

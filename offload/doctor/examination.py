@@ -14,8 +14,8 @@ from offload.doctor import dependencies as of_dependencies
 from offload.doctor import store as of_store
 from offload.doctor import workers as of_workers
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
-from offload.hooks.app import Offload
 from offload.hooks.needs import has_pins, longest_life, needs
+from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of
 from offload.stores.findings import Diagnosed, Finding
 
@@ -35,28 +35,28 @@ class Examined:
     unavailable: bool = False
 
 
-def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined]:
+def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Examined]:
     """Look at everything, and yield what is found.
 
     It stores a small blob, a pointer and a lease, and removes them again. *workers* is how many
     seconds they have to answer; None: they are not asked.
     """
     try:
-        _ = hook.settings
+        _ = runtime.settings
     except ConfigurationError as exc:
         yield Examined("settings", Finding("error", str(exc)))
         return  # nothing else can be asked
     for subject, check in of_app.CHECKS.items():
-        yield from _checked(subject, partial(check, hook))
+        yield from _checked(subject, partial(check, runtime))
     yield from _checked("dependencies", of_dependencies.versions)
     try:
-        tiers = tiers_of(hook.store)
+        tiers = tiers_of(runtime.store)
     except OffloadError as exc:
         yield Examined("store", Finding("error", str(exc)))
         return
-    yield from _checked("node cache", partial(of_app.node_cache, hook))
+    yield from _checked("node cache", partial(of_app.node_cache, runtime))
     yield from _checked(
-        "classes", partial(of_classes.keys, hook), partial(of_classes.registered, hook)
+        "classes", partial(of_classes.keys, runtime), partial(of_classes.registered, runtime)
     )
     unavailable = False
     for tier in tiers:
@@ -64,16 +64,16 @@ def examine(hook: Offload, *, workers: float | None = None) -> Iterator[Examined
         if tier is tiers[0]:
             checks += [partial(of_store.pointers, tier), partial(of_store.leases, tier)]
         if isinstance(tier, Diagnosed):
-            checks.append(partial(_diagnosed, hook, tier))
+            checks.append(partial(_diagnosed, runtime, tier))
         if tier is tiers[0]:
-            checks.append(partial(of_store.sweeping, hook.store))
+            checks.append(partial(of_store.sweeping, runtime.store))
         for examined in _checked(tier.url, *checks):
             unavailable = unavailable or examined.unavailable
             yield examined
     if not unavailable:  # it would say the same once more
-        yield from _checked("messages", partial(waiting_too_long, hook))
+        yield from _checked("messages", partial(waiting_too_long, runtime))
     if workers is not None:
-        yield from _checked("workers", partial(of_workers.agree, hook, workers))
+        yield from _checked("workers", partial(of_workers.agree, runtime, workers))
 
 
 def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
@@ -93,20 +93,20 @@ def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
             )
 
 
-def _diagnosed(hook: Offload, tier: Diagnosed) -> Iterator[Finding]:
-    return tier.diagnose(longest=_longest(hook))
+def _diagnosed(runtime: Runtime, tier: Diagnosed) -> Iterator[Finding]:
+    return tier.diagnose(longest=_longest(runtime))
 
 
-def _longest(hook: Offload) -> float:
+def _longest(runtime: Runtime) -> float:
     """Return for how many seconds the store is asked to keep something, delays apart."""
     try:
-        if has_pins(hook):
+        if has_pins(runtime):
             return math.inf
     except StoreUnavailable:
         raise
     except OffloadError:  # its user may not list names: there may be pins
         return math.inf
     try:
-        return longest_life(needs(hook)[0])
+        return longest_life(needs(runtime)[0])
     except ConfigurationError:  # results never expire
         return math.inf

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from offload.catalog.agreement import agreement
 from offload.catalog.workers import ask_workers, this_process
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.stores.findings import Finding
 
 __all__ = ("agree",)
 
 
-def agree(hook: Offload, timeout: float) -> Iterator[Finding]:
+def agree(runtime: Runtime, timeout: float) -> Iterator[Finding]:
     """Ask the workers on the app's broker; *timeout* is that of `ask_workers`, in seconds."""
-    asked = ask_workers(hook.app, timeout=timeout)
-    return agreement(this_process(hook), asked)
+    asked = ask_workers(runtime.app, timeout=timeout)
+    return agreement(this_process(runtime), asked)

@@ -20,7 +20,7 @@ from offload.hooks.release import task_holder
 from offload.ref import Ref, has_wire_form, wire_text
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Runtime
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("PartKeeper", "part_ttl")
 
@@ -46,8 +46,8 @@ def _expires(backend: Any) -> float:
 class PartKeeper:
     """Extends the holds on results of earlier parts of long chords."""
 
-    def __init__(self, hook: Runtime) -> None:
-        self._hook = hook
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self.now = time.time
         self._prolonged: OrderedDict[str, float] = OrderedDict()
 
@@ -69,7 +69,7 @@ class PartKeeper:
             self._prolonged.popitem(last=False)
 
     def _prolong(self, backend: Any, request: Any) -> None:
-        content = self._hook.content
+        content = self._runtime.content
         texts = (wire_text(result) for result in collected_parts(backend, request.group))
         refs = [Ref.unbound(text) for text in texts if text is not None and has_wire_form(text)]
         body = body_of(request)

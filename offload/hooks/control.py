@@ -21,7 +21,7 @@ from offload.ref import WIRE_VERSION, Keys
 from offload.serializers.native import name_of
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("NO_KEYS", "install", "state_of")
 
@@ -47,14 +47,14 @@ def install() -> None:
 
 
 def _answer(state: Any, **_: Any) -> dict[str, Any]:
-    hook = getattr(state.app, "_offload", None)
-    return {} if hook is None else state_of(hook, _store_keys(hook))
+    runtime = getattr(state.app, "_offload", None)
+    return {} if runtime is None else state_of(runtime, _store_keys(runtime))
 
 
 _asking = threading.Lock()
 
 
-def _store_keys(hook: Offload) -> Keys | None:
+def _store_keys(runtime: Runtime) -> Keys | None:
     """Return the key that the store keeps, by which stores are told apart; the first to ask
     provisions it. None if the store doesn't answer soon: a worker's main process must not wait.
     """
@@ -65,7 +65,7 @@ def _store_keys(hook: Offload) -> Keys | None:
     def ask() -> None:
         try:
             with suppress(OffloadError):
-                found.append(keys_from_store(hook.store.pointers))
+                found.append(keys_from_store(runtime.store.pointers))
         finally:
             _asking.release()
 
@@ -76,7 +76,7 @@ def _store_keys(hook: Offload) -> Keys | None:
     return found[0] if found else None
 
 
-def state_of(hook: Offload, keys: Keys | None = None) -> dict[str, Any]:
+def state_of(runtime: Runtime, keys: Keys | None = None) -> dict[str, Any]:
     """Return what this process is set to, what its machine has in the node cache, and what the
     process itself counted; plain data without passwords. In a prefork worker the children
     count what they do: see `celery offload stats`.
@@ -87,28 +87,28 @@ def state_of(hook: Offload, keys: Keys | None = None) -> dict[str, Any]:
         "version": metadata.version("offload"),
         "wire": WIRE_VERSION,
         "python": ".".join(platform.python_version_tuple()[:2]),
-        "app": str(hook.app.main or ""),
+        "app": str(runtime.app.main or ""),
         "pid": os.getpid(),
-        "store": hook.store.url,
-        "references": _references(hook, keys),
-        "queues": sorted(map(str, hook.app.amqp.queues.consume_from))[:_MOST],
-        "serializer": name_of(hook.app.conf.task_serializer),
-        "accepts": sorted(map(name_of, hook.accepted)),
+        "store": runtime.store.url,
+        "references": _references(runtime, keys),
+        "queues": sorted(map(str, runtime.app.amqp.queues.consume_from))[:_MOST],
+        "serializer": name_of(runtime.app.conf.task_serializer),
+        "accepts": sorted(map(name_of, runtime.accepted)),
         "packages": [name for name in _PACKAGES if util.find_spec(name) is not None],
-        "settings": _settings(hook),
-        "cache": _cache(hook),
-        "counters": {name: count for name, count in hook.counters.snapshot().items() if count},
+        "settings": _settings(runtime),
+        "cache": _cache(runtime),
+        "counters": {name: count for name, count in runtime.counters.snapshot().items() if count},
     }
 
 
-def _references(hook: Offload, keys: Keys | None) -> dict[str, Any]:
+def _references(runtime: Runtime, keys: Keys | None) -> dict[str, Any]:
     """Tell which keys sign references, the first, and which open them, all, and reveal none.
 
     *own* is whether they are this app's; else the store's. *store* tells stores apart: the
     fingerprint of the key that each keeps, "" if it has none yet, None if that isn't known.
     """
-    own = bool(hook.settings.secret)
-    known = hook.content.known_keys if own else keys or hook.content.known_keys
+    own = bool(runtime.settings.secret)
+    known = runtime.content.known_keys if own else keys or runtime.content.known_keys
     return {
         "own": own,
         "keys": [] if known is None else fingerprints(known),
@@ -116,18 +116,18 @@ def _references(hook: Offload, keys: Keys | None) -> dict[str, Any]:
     }
 
 
-def _settings(hook: Offload) -> dict[str, Any]:
+def _settings(runtime: Runtime) -> dict[str, Any]:
     """Return what can be told of the settings."""
-    settings = hook.settings
+    settings = runtime.settings
     told: dict[str, Any] = {
         field.name: _plain(getattr(settings, field.name))
         for field in fields(settings)
         if field.repr and field.name != "retention"  # others may hold passwords and keys
     }
-    told["retention"] = hook.retention
+    told["retention"] = runtime.retention
     if settings.code != "off":
-        told["verify_keys"] = sorted(hook.classes.policy.keys)  # their ids
-        told["signing_key"] = hook.classes.signer_id
+        told["verify_keys"] = sorted(runtime.classes.policy.keys)  # their ids
+        told["signing_key"] = runtime.classes.signer_id
     return told
 
 
@@ -137,8 +137,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool)) else vars(value)
 
 
-def _cache(hook: Offload) -> Mapping[str, Any] | None:
-    cache = open_cache(hook.store.url, hook.settings, hook.counters)
+def _cache(runtime: Runtime) -> Mapping[str, Any] | None:
+    cache = open_cache(runtime.store.url, runtime.settings, runtime.counters)
     if cache is None:
         return None
     folder = cache.folder

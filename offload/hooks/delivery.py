@@ -28,7 +28,7 @@ from offload.registry.apps import for_task
 from offload.settings import TaskOptions
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = (
     "HELD",
@@ -89,8 +89,8 @@ class Delivery:
         parts_are_held: whether parts of that chord may be held in the name of its body.
     """
 
-    def __init__(self, hook: Offload, task: Any, task_id: Any) -> None:
-        self.hook = hook
+    def __init__(self, runtime: Runtime, task: Any, task_id: Any) -> None:
+        self.runtime = runtime
         self.task = task
         self.args: Sequence[Any] = ()
         self.kwargs: Mapping[str, Any] = {}
@@ -141,12 +141,12 @@ class Delivery:
         """
         self.args, self.kwargs = args, kwargs
         try:
-            facts = self.hook.tasks[self.task.name]
+            facts = self.runtime.tasks[self.task.name]
             if note is not None:
                 self._follow(Note.read(note), request, facts)
             elif request.get("is_eager"):
                 args, kwargs = with_refs(self._task_id, args, kwargs)
-                self.args, self.kwargs = resolve_direct(self.hook, facts, args, kwargs)
+                self.args, self.kwargs = resolve_direct(self.runtime, facts, args, kwargs)
             if facts.takes_refs and self.error is None:
                 self._wrap(facts)
         except Exception as exc:  # raised by the guard, where Celery reports it as the task's
@@ -225,10 +225,10 @@ class Delivery:
             )
         if not isinstance(self.error, StoreUnavailable):
             try:
-                return self.hook.content.open(text)
+                return self.runtime.content.open(text)
             except OffloadError as exc:
                 if isinstance(exc, StoreUnavailable):
-                    self.hook.counters.failed(exc)
+                    self.runtime.counters.failed(exc)
                 self.error = self.error or described(exc, self.task.name, where)
         # It goes on as what it is said to be, never as data, and is verified where it arrives.
         return Ref.unbound(text)
@@ -238,10 +238,10 @@ class Delivery:
 
     def _read(self, found: Sequence[tuple[Ref[Any], Path]], facts: TaskFacts) -> dict[int, Any]:
         """Return the values of references, or placeholders for lost ones, by ``id(ref)``."""
-        counters = self.hook.counters
+        counters = self.runtime.counters
         read: dict[int, Any] = {}
         if self.error is None:
-            values = self.hook.content.get_all([ref for ref, _ in found])
+            values = self.runtime.content.get_all([ref for ref, _ in found])
         for ref, path in found:
             error = self.error
             if error is not None and (ref.resolve is None or isinstance(error, StoreUnavailable)):
@@ -252,7 +252,7 @@ class Delivery:
                 try:
                     read[id(ref)] = next(values) if error is None else ref.get()
                 except OffloadError as exc:
-                    store = self.hook.store.url
+                    store = self.runtime.store.url
                     failed = described(exc, self.task.name, where, digest=ref.digest, store=store)
                     self.error = error or failed
                     read[id(ref)] = LostValue.of(ref, failed)
@@ -311,23 +311,23 @@ class Delivery:
         """
         if self._sent_again:
             return
-        refs = [*map(self.hook.content.opened, self._held)]
+        refs = [*map(self.runtime.content.opened, self._held)]
         name = self.holder
-        self.hook.content.keep_all(refs, Hold(ttl, name))
+        self.runtime.content.keep_all(refs, Hold(ttl, name))
         if self._released:  # the task has finished meanwhile, and nobody else would do it
-            release(self.hook, refs, name)
+            release(self.runtime, refs, name)
 
     def finish(self, state: str, delivery_info: Mapping[str, Any] | None) -> None:
         """Give up what the message held, if the task ended in a *state* that allows it."""
         parts_holder, parts = self._parts
         if not (self.message or parts):
             return
-        if is_done(self.hook.app, self.task, state, delivery_info):
+        if is_done(self.runtime.app, self.task, state, delivery_info):
             self._released = True
             if self.message:
-                release(self.hook, self._held, self.holder)
+                release(self.runtime, self._held, self.holder)
             if parts:
-                release(self.hook, parts, parts_holder)
+                release(self.runtime, parts, parts_holder)
 
     # -- result
 
@@ -390,7 +390,7 @@ def ignores_result(task: Any, request: Any) -> bool:
 
 
 def resolve_direct(
-    hook: Offload, facts: TaskFacts, args: Sequence[Any], kwargs: Mapping[str, Any]
+    runtime: Runtime, facts: TaskFacts, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Resolve Refs in a call that went through no message (eager, or a direct call).
 
@@ -400,9 +400,9 @@ def resolve_direct(
         return args, kwargs
     refuse_lost([args, kwargs])
     return (
-        [v if facts.asks_for_ref(i) else replace_refs(v, hook.get) for i, v in enumerate(args)],
+        [v if facts.asks_for_ref(i) else replace_refs(v, runtime.get) for i, v in enumerate(args)],
         {
-            key: v if facts.asks_for_ref(key) else replace_refs(v, hook.get)
+            key: v if facts.asks_for_ref(key) else replace_refs(v, runtime.get)
             for key, v in kwargs.items()
         },
     )

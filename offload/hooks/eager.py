@@ -24,7 +24,7 @@ from offload.ref import Ref
 from offload.serializers.choose import Registry
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Runtime
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("install", "with_refs")
 
@@ -54,13 +54,13 @@ def install() -> None:
         **options: Any,
     ) -> Any:
         app = self.app
-        hook = getattr(app, "_offload", None)
-        if hook is None or _is_plain(args, kwargs) or not app.conf.task_always_eager:
+        runtime = getattr(app, "_offload", None)
+        if runtime is None or _is_plain(args, kwargs) or not app.conf.task_always_eager:
             return original(self, args, kwargs, task_id, *more, **options)
         native = options.get("serializer") or self.serializer or app.conf.task_serializer
         root = {"args": args or (), "kwargs": kwargs or {}}
         root = replace_refs(root, lambda ref: ref.get() if ref.is_local else ref)
-        found = dict(_found(hook, self.name, root, native))
+        found = dict(_found(runtime, self.name, root, native))
         if not found:
             return original(self, root["args"], root["kwargs"], task_id, *more, **options)
         root = replace_each(root, list(found), lambda _node, _path: None)
@@ -96,7 +96,7 @@ def with_refs(
 
 
 def _found(
-    hook: Runtime, task: str, root: Mapping[str, Any], native: str
+    runtime: Runtime, task: str, root: Mapping[str, Any], native: str
 ) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
     """Yield items that can't go through the serializer, with their paths."""
     for kind in ("args", "kwargs"):
@@ -104,7 +104,7 @@ def _found(
         for key, value in items:
             yield from _refs(value, (kind, key), native)
             if type(value).__module__.partition(".")[0] in _FOREIGN:
-                ref = _copied(hook, task, str(key), value, native)
+                ref = _copied(runtime, task, str(key), value, native)
                 if ref is not None:
                     yield (kind, key), ref
 
@@ -121,9 +121,9 @@ def _refs(
             yield from _refs(item, (*path, key), native)
 
 
-def _copied(hook: Runtime, task: str, argument: str, value: Any, native: str) -> Ref[Any] | None:
+def _copied(runtime: Runtime, task: str, argument: str, value: Any, native: str) -> Ref[Any] | None:
     """Return a reference to a copy of *value*, made as for a worker; None if *native* makes one."""
-    serializers = Registry(hook.accepted)
+    serializers = Registry(runtime.accepted)
     if serializers.carries(value, native):
         return None
     try:

@@ -26,7 +26,7 @@ from offload.registry.policy import OFF
 from offload.settings import TaskOptions
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("hook_exceptions", "install", "portable")
 
@@ -51,7 +51,7 @@ def install() -> None:
     @functools.wraps(original)
     def get_pickleable_exception(exc: Any) -> Any:
         delivery = current_delivery()
-        if delivery is not None and _is_shipped(delivery.hook, exc):
+        if delivery is not None and _is_shipped(delivery.runtime, exc):
             return exc
         return original(exc)
 
@@ -59,26 +59,26 @@ def install() -> None:
     setattr(trace, _NAME, get_pickleable_exception)
 
 
-def portable(hook: Offload, outcome: Any) -> None:
+def portable(runtime: Runtime, outcome: Any) -> None:
     """Make a failed task's outcome one that plain pickle carries to the worker's main process,
     which loads no code.
     """
-    if isinstance(outcome, ExceptionInfo) and _is_shipped(hook, outcome.exception):
+    if isinstance(outcome, ExceptionInfo) and _is_shipped(runtime, outcome.exception):
         outcome.exception = _as_celery(outcome.exception)
 
 
-def hook_exceptions(hook: Offload, backend: Any) -> None:
+def hook_exceptions(runtime: Runtime, backend: Any) -> None:
     """Hook *backend* to store and read exceptions of shipped classes."""
     prepare: Callable[..., Any] = backend.prepare_exception
     to_python: Callable[..., Any] = backend.exception_to_python
 
     def offload_prepare_exception(exc: Any, serializer: Any = None) -> Any:
-        if serializer is not None or not _is_shipped(hook, exc):
+        if serializer is not None or not _is_shipped(runtime, exc):
             return prepare(exc, serializer)
         made = _as_celery(exc)
         # A copy: attributes set on it must not stay on the user's exception.
         prepared = prepare(copy.copy(made) if made is exc else made)
-        wire = _stored(hook, exc)
+        wire = _stored(runtime, exc)
         if wire is not None:
             if isinstance(prepared, dict):
                 prepared[_KEY] = wire
@@ -89,9 +89,9 @@ def hook_exceptions(hook: Offload, backend: Any) -> None:
     def offload_exception_to_python(exc: Any) -> Any:
         given = exc if isinstance(exc, dict) else getattr(exc, "__dict__", {})
         wire = given.get(_KEY if given is exc else _ATTRIBUTE)
-        if isinstance(wire, str) and has_wire_form(wire) and _may_load(hook):
+        if isinstance(wire, str) and has_wire_form(wire) and _may_load(runtime):
             try:
-                found = hook.results_content.open(wire).get()
+                found = runtime.results_content.open(wire).get()
             except OffloadError as error:
                 logger.info("an exception arrives as Celery stores it: %s", error)
             else:
@@ -103,15 +103,15 @@ def hook_exceptions(hook: Offload, backend: Any) -> None:
     backend.exception_to_python = offload_exception_to_python
 
 
-def _may_load(hook: Offload) -> bool:
-    return hook.settings.code != OFF
+def _may_load(runtime: Runtime) -> bool:
+    return runtime.settings.code != OFF
 
 
-def _is_shipped(hook: Offload, exc: Any) -> bool:
-    ships = hook.settings.mode == "on" and _may_load(hook)
+def _is_shipped(runtime: Runtime, exc: Any) -> bool:
+    ships = runtime.settings.mode == "on" and _may_load(runtime)
     if not (ships and isinstance(exc, BaseException)):
         return False
-    kind, classes = type(exc), hook.classes
+    kind, classes = type(exc), runtime.classes
     return classes.ships(kind) and (classes.can_push or classes.claims(kind))
 
 
@@ -121,23 +121,23 @@ def _as_celery(exc: BaseException) -> BaseException:
     return made
 
 
-def _stored(hook: Offload, exc: BaseException) -> str | None:
+def _stored(runtime: Runtime, exc: BaseException) -> str | None:
     """Return the reference to *exc*; None where it cannot be had: its task failed all the same."""
     try:
-        payload = _serialised(hook, exc)
+        payload = _serialised(runtime, exc)
         if payload.size <= _INLINE:
-            return hook.content.within(payload).wire
-        hold = Hold(hook.result_ttl(_NO_OPTIONS))
-        return hook.content.put_payload(payload, hold=hold).wire
+            return runtime.content.within(payload).wire
+        hold = Hold(runtime.result_ttl(_NO_OPTIONS))
+        return runtime.content.put_payload(payload, hold=hold).wire
     except Exception as error:
         logger.info("%s arrives as Celery stores it: %s", type(exc).__qualname__, error)
         return None
 
 
-def _serialised(hook: Offload, exc: BaseException) -> Any:
+def _serialised(runtime: Runtime, exc: BaseException) -> Any:
     try:
-        return hook.content.serialise(exc, "json")
+        return runtime.content.serialise(exc, "json")
     except SerializationError:
         kind = type(exc)
-        args = ensure_serializable(exc.args, lambda arg: hook.content.serialise(arg, "json"))
-        return hook.content.serialise(kind.__new__(kind, *args), "json")
+        args = ensure_serializable(exc.args, lambda arg: runtime.content.serialise(arg, "json"))
+        return runtime.content.serialise(kind.__new__(kind, *args), "json")

@@ -8,8 +8,8 @@ from celery import Celery, current_app, current_task
 
 from offload.counters import Counters
 from offload.errors import ConfigurationError
-from offload.hooks.app import Runtime
 from offload.hooks.celery_internals import app_itself
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.registry.registry import ClassRegistry
 from offload.settings import Settings

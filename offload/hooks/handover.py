@@ -24,7 +24,7 @@ from offload.hooks.outgoing import described
 from offload.hooks.usercode import is_user_code, user_routes
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Runtime
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("guard_router", "guard_send_task", "guard_task", "showing")
 
@@ -36,14 +36,14 @@ when it was published first, and now has no values to see.
 """
 
 
-def guard_task(hook: Runtime, task: Any) -> None:
+def guard_task(runtime: Runtime, task: Any) -> None:
     """Call a task's own ``apply_async`` or ``shadow_name`` with values."""
-    if hook.tasks[task.name].overrides and not hasattr(task.apply_async, _GUARDED):
+    if runtime.tasks[task.name].overrides and not hasattr(task.apply_async, _GUARDED):
         again = functools.partial(Task.apply_async, task)
-        task.apply_async = _guarded(hook, task.apply_async, again, task.name)
+        task.apply_async = _guarded(runtime, task.apply_async, again, task.name)
 
 
-def guard_send_task(hook: Runtime, app: Any) -> None:
+def guard_send_task(runtime: Runtime, app: Any) -> None:
     """Call an app's own ``send_task`` with values."""
     if not is_user_code(app.send_task):
         return
@@ -52,13 +52,13 @@ def guard_send_task(hook: Runtime, app: Any) -> None:
     @functools.wraps(send)
     def send_task(name: str, *given: Any, **options: Any) -> Any:
         again = functools.partial(Celery.send_task, app, name)
-        return _guarded(hook, functools.partial(send, name), again, name)(*given, **options)
+        return _guarded(runtime, functools.partial(send, name), again, name)(*given, **options)
 
     app.send_task = send_task
 
 
 def _guarded(
-    hook: Runtime, publish: Callable[..., Any], again: Callable[..., Any], task: str
+    runtime: Runtime, publish: Callable[..., Any], again: Callable[..., Any], task: str
 ) -> Callable[..., Any]:
     """Return *publish* with values in place of references; *again* is Celery's own."""
 
@@ -67,15 +67,15 @@ def _guarded(
             return again(args, kwargs, *given, **options)
         with knowing() as known:
             with showing(task):
-                args, kwargs = known.resolve_call(hook, task, args, kwargs)
-                options = known.resolve_options(hook, options)
+                args, kwargs = known.resolve_call(runtime, task, args, kwargs)
+                options = known.resolve_options(runtime, options)
             return publish(args, kwargs, *given, **options)
 
     setattr(guarded, _GUARDED, True)
     return guarded
 
 
-def guard_router(hook: Runtime, router: Any) -> None:
+def guard_router(runtime: Runtime, router: Any) -> None:
     """Call functions in ``task_routes`` with values, which are dropped afterwards."""
     lookup = router.lookup_route
 
@@ -84,7 +84,7 @@ def guard_router(hook: Runtime, router: Any) -> None:
             return None  # it goes to the queue it came from
         if any(True for _ in user_routes(router)):
             with showing(name) as known:
-                args, kwargs = known.resolve_call(hook, name, args, kwargs, remember=False)
+                args, kwargs = known.resolve_call(runtime, name, args, kwargs, remember=False)
         return lookup(name, args, kwargs, *more)
 
     router.lookup_route = lookup_route

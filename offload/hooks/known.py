@@ -21,7 +21,7 @@ from offload.hooks.paths import contains, replace_refs
 from offload.ref import Ref
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Runtime
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("KnownRefs", "Snapshot", "knowing", "known_refs")
 
@@ -81,7 +81,7 @@ class KnownRefs:
                 waiting += items
         return False
 
-    def resolve(self, hook: Runtime, value: Any, *, remember: bool = True) -> Any:
+    def resolve(self, runtime: Runtime, value: Any, *, remember: bool = True) -> Any:
         """Return *value* with the value of each Ref in it; *remember* those, to be published."""
         refs: dict[int, Ref[Any]] = {}
         replace_refs(value, lambda ref: refs.setdefault(id(ref), ref))
@@ -89,8 +89,8 @@ class KnownRefs:
         new = [ref for key, ref in refs.items() if key not in self._values]
         self._values.update({id(ref): (ref, ref, ref.get()) for ref in new if ref.is_local})
         new = [ref for ref in new if not ref.is_local]
-        opened = [hook.content.opened(ref) for ref in new]
-        for ref, own, found in zip(new, opened, hook.content.get_all(opened), strict=True):
+        opened = [runtime.content.opened(ref) for ref in new]
+        for ref, own, found in zip(new, opened, runtime.content.get_all(opened), strict=True):
             self._values[id(ref)] = ref, own, found
         for _, ref, found in map(self._values.__getitem__, refs if remember else ()):
             if id(found) not in self._by_value and not ref.is_local:
@@ -98,25 +98,27 @@ class KnownRefs:
         return replace_refs(value, lambda ref: self._values[id(ref)][2] if id(ref) in refs else ref)
 
     def resolve_call(
-        self, hook: Runtime, task: str, args: Any, kwargs: Any, *, remember: bool = True
+        self, runtime: Runtime, task: str, args: Any, kwargs: Any, *, remember: bool = True
     ) -> tuple[Any, Any]:
         """Return the arguments of a call with values, but where *task* asks for references."""
         if not contains((args, kwargs), (Ref,)):
             return args, kwargs
-        facts = hook.tasks[task]
+        facts = runtime.tasks[task]
         found = [
-            value if facts.asks_for_ref(i) else self.resolve(hook, value, remember=remember)
+            value if facts.asks_for_ref(i) else self.resolve(runtime, value, remember=remember)
             for i, value in enumerate(args or ())
         ]
         return tuple(found) if isinstance(args, tuple) else found, {
-            key: value if facts.asks_for_ref(key) else self.resolve(hook, value, remember=remember)
+            key: value
+            if facts.asks_for_ref(key)
+            else self.resolve(runtime, value, remember=remember)
             for key, value in (kwargs or {}).items()
         }
 
-    def resolve_options(self, hook: Runtime, options: dict[str, Any]) -> dict[str, Any]:
+    def resolve_options(self, runtime: Runtime, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a call with values in the signatures that it carries along."""
         return {
-            key: self.resolve(hook, value) if key in _EMBEDDED else value
+            key: self.resolve(runtime, value) if key in _EMBEDDED else value
             for key, value in options.items()
         }
 

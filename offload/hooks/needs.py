@@ -13,7 +13,7 @@ from offload.hooks.renewal import renewed_for
 from offload.hooks.rows import CLEANED_DAILY, keeps_rows
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("Need", "has_pins", "longest_life", "needs", "needs_of_messages")
 
@@ -31,7 +31,7 @@ class Need:
     why: str
 
 
-def needs(hook: Offload, *, delay: float = 0.0, retention: float | None = None) -> list[Need]:
+def needs(runtime: Runtime, *, delay: float = 0.0, retention: float | None = None) -> list[Need]:
     """Return what the settings, and the options of all tasks of the app, ask for; the longest
     first.
 
@@ -47,19 +47,19 @@ def needs(hook: Offload, *, delay: float = 0.0, retention: float | None = None) 
         ConfigurationError: settings or a task's options are wrong; or large results are
             stored and never expire, and *retention* is None.
     """
-    found = list(_needs(hook, delay, retention))
+    found = list(_needs(runtime, delay, retention))
     return sorted(found, key=lambda need: need.seconds, reverse=True)
 
 
-def needs_of_messages(hook: Offload) -> float:
+def needs_of_messages(runtime: Runtime) -> float:
     """Return the longest retention of messages that settings and tasks ask for, in seconds.
 
     Tasks with wrong options ask for nothing: they can't be sent.
     """
-    asked = [hook.retention, 0.0]
-    for name in hook.app.tasks:
+    asked = [runtime.retention, 0.0]
+    for name in runtime.app.tasks:
         with suppress(ConfigurationError):
-            asked.append(hook.tasks[name].options.retention or 0.0)
+            asked.append(runtime.tasks[name].options.retention or 0.0)
     return max(asked)
 
 
@@ -68,36 +68,36 @@ def longest_life(longest: Need) -> float:
     return longest_asked(longest.seconds)
 
 
-def has_pins(hook: Offload) -> bool:
+def has_pins(runtime: Runtime) -> bool:
     """Return whether anything is pinned, and so needed until it is unpinned.
 
     Raises what the store says.
     """
-    return hook.store.blobs.tracks_holds and any(True for _ in hook._pins.names())  # noqa: SLF001 (ours)
+    return runtime.store.blobs.tracks_holds and any(True for _ in runtime._pins.names())  # noqa: SLF001 (ours)
 
 
-def _needs(hook: Offload, delay: float, retention: float | None) -> Iterator[Need]:
-    allowed = delay + hook.grace
-    yield Need(hook.retention + allowed, "offload_retention")
-    yield Need(renewed_for(hook.grace), "offload_grace, for tasks that run long")
+def _needs(runtime: Runtime, delay: float, retention: float | None) -> Iterator[Need]:
+    allowed = delay + runtime.grace
+    yield Need(runtime.retention + allowed, "offload_retention")
+    yield Need(renewed_for(runtime.grace), "offload_grace, for tasks that run long")
     if retention is not None:
         yield Need(retention + allowed, "the retention given")
-    results = hook.settings.results
-    for name in hook.app.tasks:
-        options = hook.options(name)[0]
+    results = runtime.settings.results
+    for name in runtime.app.tasks:
+        options = runtime.options(name)[0]
         results = results or bool(options.results)
-        if options.retention is not None and hook.tasks[name].options.retention is not None:
+        if options.retention is not None and runtime.tasks[name].options.retention is not None:
             yield Need(options.retention + allowed, f"retention of task {name}")
-    expires = hook.result_expires
+    expires = runtime.result_expires
     if not results:
         return
-    if expires is not None and keeps_rows(hook.app.backend):
-        expires = None if hook.store.blobs.tracks_holds else expires + CLEANED_DAILY
+    if expires is not None and keeps_rows(runtime.app.backend):
+        expires = None if runtime.store.blobs.tracks_holds else expires + CLEANED_DAILY
     if expires is not None:
         yield Need(expires, "result_expires")
     elif retention is None:
         why = "the result backend keeps them until its cleanup"
-        if hook.result_expires is None:
+        if runtime.result_expires is None:
             why = "result_expires is not set"
         raise ConfigurationError(
             f"results never expire ({why}), so no age is safe: say for how long results are read"

@@ -31,7 +31,7 @@ from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("Outgoing", "described", "seconds_until")
 
@@ -106,7 +106,7 @@ class Outgoing:
         open: ids of the containers that are being looked into.
     """
 
-    hook: Offload
+    runtime: Runtime
     native: str
     hold: Hold
     embedded_ttl: float
@@ -150,7 +150,7 @@ class Outgoing:
     @contextmanager
     def _counted(self, task: str, argument: str) -> Iterator[None]:
         """Within this, what is counted and what goes wrong is about an argument."""
-        counters = self.hook.counters
+        counters = self.runtime.counters
         with counters.about(task, argument):
             try:
                 yield
@@ -160,7 +160,7 @@ class Outgoing:
 
     def _check_inline(self) -> None:
         """Find out before anything is stored if what stays in the message cannot."""
-        serializers = self.hook.content.serializers
+        serializers = self.runtime.content.serializers
         for task, argument, value in self.inline:
             if not serializers.carries(value, self.native):
                 raise SerializationError(
@@ -263,8 +263,8 @@ class Outgoing:
         if is_leaf and not (args or kwargs):
             return
         name = str(signature["task"])
-        options, facts = self.hook.options(name, own.get("offload"))
-        least = self.hook.looks_from(options)
+        options, facts = self.runtime.options(name, own.get("offload"))
+        least = self.runtime.looks_from(options)
         if is_leaf and least and certainly_small((args, kwargs), least - 1, self.native):
             return
         before = self.hold
@@ -329,7 +329,7 @@ class Outgoing:
         first, *more = slots
         refs = [slot.ref for slot in slots if slot.ref is not None]
         try:
-            first.held = self.hook.content.keep_all(refs, first.hold)
+            first.held = self.runtime.content.keep_all(refs, first.hold)
         except BlobMissing as exc:
             for slot in slots if more else ():  # to tell which of them it is
                 self._keep_alike([slot])
@@ -343,7 +343,7 @@ class Outgoing:
     def _put(self, slot: _Slot) -> None:
         payload = slot.payload
         assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
-        ref = self.hook.content.put_or_inline(
+        ref = self.runtime.content.put_or_inline(
             payload, hold=slot.hold, value=slot.value, native=self.native
         )
         slot.ref = ref
@@ -369,7 +369,7 @@ class _Look:
 
     def value(self, value: Any, path: Path, argument: str) -> None:
         out = self.out
-        least = out.hook.looks_from(self.options)
+        least = out.runtime.looks_from(self.options)
         if least and certainly_small(value, least - 1, out.native):
             return
         if isinstance(value, Ref):
@@ -441,23 +441,23 @@ class _Look:
             return
         if not self.out.resending:  # it may be another app's, or changed
             try:
-                ref = self.out.hook.content.opened(ref)
+                ref = self.out.runtime.content.opened(ref)
             except OffloadError as exc:
                 raise described(exc, self.task, argument) from exc
         self._slot(path, argument, ref=ref, placed=placed)
 
     def _plain(self, value: Any, path: Path, argument: str, threshold: int) -> None:
         out = self.out
-        out.hook.counters.add(values_seen=1)
-        if out.hook.settings.mode == "observe":
-            out.hook.observer.value(value, out.native, threshold)
+        out.runtime.counters.add(values_seen=1)
+        if out.runtime.settings.mode == "observe":
+            out.runtime.observer.value(value, out.native, threshold)
             return
-        content = out.hook.content
+        content = out.runtime.content
         together = published_together()
         shared = together.find(value, out.native) if together is not None else None
         if shared is not None and shared.size >= threshold:
-            out.hook.counters.offloaded(shared.size, shared.size, whole=True)
-            out.hook.counters.add(values_remembered=1)
+            out.runtime.counters.offloaded(shared.size, shared.size, whole=True)
+            out.runtime.counters.add(values_remembered=1)
             self._slot(path, argument, ref=shared)
             return
         remembered = content.remembered(

@@ -9,7 +9,7 @@ from celery.utils.log import get_task_logger
 from offload.gc import collect
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("NAME", "install")
 
@@ -18,12 +18,12 @@ NAME = "offload.gc"
 _logger = get_task_logger(__name__)
 
 
-def install(hook: Offload, app: Any) -> None:
+def install(runtime: Runtime, app: Any) -> None:
     """Register the task on *app*, which may be finalized already."""
 
     def gc(dry_run: bool = False) -> dict[str, Any]:
         """Remove from the store what has ended; see `offload.gc.collect`."""
-        collected = collect(hook.store, dry_run=dry_run)
+        collected = collect(runtime.store, dry_run=dry_run)
         if collected.busy is not None:
             _logger.info("nothing done: %s is being swept by %s", collected.store, collected.busy)
         return collected.as_dict()

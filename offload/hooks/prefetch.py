@@ -30,7 +30,7 @@ from offload.ref import Ref
 from offload.stores.processes import PerProcess
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("Prefetcher", "install")
 
@@ -51,9 +51,9 @@ def install() -> None:
 
 
 def _received(sender: Any = None, request: Any = None, **_more: Any) -> None:
-    hook = getattr(getattr(request, "app", None), "_offload", None)
-    if hook is not None:
-        hook.prefetcher.offer(request, getattr(sender, "pool", None))
+    runtime = getattr(getattr(request, "app", None), "_offload", None)
+    if runtime is not None:
+        runtime.prefetcher.offer(request, getattr(sender, "pool", None))
 
 
 class Prefetcher:
@@ -62,9 +62,9 @@ class Prefetcher:
     A forked child has its own, which begins with nothing.
     """
 
-    def __init__(self, hook: Offload) -> None:
-        self._hook = hook
-        self._ahead = PerProcess(lambda: _Ahead(hook))
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._ahead = PerProcess(lambda: _Ahead(runtime))
 
     def offer(self, request: Any, pool: Any) -> None:
         """Have what a received *request* needs fetched, if it is going to wait for *pool*.
@@ -76,12 +76,12 @@ class Prefetcher:
             if not isinstance(note, dict) or not note.get("refs") or not self._is_on(pool):
                 return
             if _will_wait(request, pool) and not self._ahead.get().add(request):
-                self._hook.counters.add(prefetch_dropped=1)
+                self._runtime.counters.add(prefetch_dropped=1)
         except Exception:
             logger.debug("nothing is fetched ahead for %r", request, exc_info=True)
 
     def _is_on(self, pool: Any) -> bool:
-        settings = self._hook.settings
+        settings = self._runtime.settings
         if settings.mode == "observe" or settings.prefetch == "off":
             return False
         return settings.prefetch == "on" or _is_prefork(pool)
@@ -102,8 +102,8 @@ class _Wanted:
 class _Ahead:
     """What one process fetches ahead."""
 
-    def __init__(self, hook: Offload) -> None:
-        self._hook = hook
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._pid = os.getpid()
         self._ended = False
         self._changed = threading.Condition()
@@ -161,19 +161,19 @@ class _Ahead:
                     logger.debug("nothing is fetched ahead for %r", request, exc_info=True)
 
     def _want(self, each: weakref.ref[Any], request: Any) -> None:
-        hook = self._hook
+        runtime = self._runtime
         args, kwargs, embed = body_of_request(request)
-        wires = needed_wires(args, kwargs, embed[EMBED], hook.tasks[request.task.name])
-        room = hook.content.room_ahead() if wires else 0
+        wires = needed_wires(args, kwargs, embed[EMBED], runtime.tasks[request.task.name])
+        room = runtime.content.room_ahead() if wires else 0
         for wire in wires if room else ():
             try:
-                ref = hook.content.open(wire)
+                ref = runtime.content.open(wire)
             except InvalidRef:
                 continue
             if ref.digest is None or ref.size < SINGLE:
                 continue
             if ref.size > room or len(self._wanted) >= LIMIT:
-                hook.counters.add(prefetch_dropped=1)
+                runtime.counters.add(prefetch_dropped=1)
                 continue
             self._wanted.append(_Wanted(each, ref))
 
@@ -183,7 +183,7 @@ class _Ahead:
         self._there = [there for there in self._there if there.waits]
         if not self._wanted:
             return None
-        room = self._hook.content.room_ahead()
+        room = self._runtime.content.room_ahead()
         taken = {there.ref.digest: there.ref.size for there in self._there}
         room -= sum(taken.values())
         for at, wanted in enumerate(self._wanted):
@@ -194,7 +194,7 @@ class _Ahead:
     def _fetch(self, wanted: _Wanted) -> None:
         self._there.append(wanted)
         try:
-            self._hook.content.warm(wanted.ref)
+            self._runtime.content.warm(wanted.ref)
         except Exception as exc:
             logger.debug("%r is not fetched ahead", wanted.ref, exc_info=True)
             failed = [wanted]
@@ -202,7 +202,7 @@ class _Ahead:
             if isinstance(exc, StoreUnavailable):  # it would be for all the others
                 failed += self._wanted
                 self._wanted = []
-            self._hook.counters.add(prefetch_dropped=len(failed))
+            self._runtime.counters.add(prefetch_dropped=len(failed))
 
 
 def _is_prefork(pool: Any) -> bool:

@@ -1,6 +1,6 @@
 """The publishing side: one door, `AMQP.as_task_v2`, through which every message goes.
 
-(``before_task_publish`` would be the obvious hook, but Celery swallows what its
+(``before_task_publish`` would be the obvious runtime, but Celery swallows what its
 receivers raise: a store outage would publish the raw value, silently.)
 """
 
@@ -28,7 +28,7 @@ from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = (
     "HEADER",
@@ -60,29 +60,29 @@ class OffloadAMQP(AMQP):
         *given: Any,
         **options: Any,
     ) -> Any:
-        hook: Offload | None = getattr(self.app, "_offload", None)
+        runtime: Runtime | None = getattr(self.app, "_offload", None)
         build = super().as_task_v2
-        if hook is None or certainly_plain(hook, task_id, name, args, kwargs, given, options):
+        if runtime is None or certainly_plain(runtime, task_id, name, args, kwargs, given, options):
             return build(task_id, name, args, kwargs, *given, **options)
         call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given), strict=False))
         call.update(options)
         if listeners() and not resending.get():
-            return _shown(hook, build, call)
-        return publish(hook, build, call)
+            return _shown(runtime, build, call)
+        return publish(runtime, build, call)
 
     def Router(self, *args: Any, **options: Any) -> Any:  # noqa: N802 (Celery's name)
         """Return Celery's router, which shows values to functions in ``task_routes``."""
         router = super().Router(*args, **options)
-        hook: Offload | None = getattr(self.app, "_offload", None)
-        if hook is not None:
-            guard_router(hook, router)
+        runtime: Runtime | None = getattr(self.app, "_offload", None)
+        if runtime is not None:
+            guard_router(runtime, router)
         return router
 
     def as_task_v1(self, *given: Any, **options: Any) -> Any:
         """Refuse the old protocol, by which values would be published unseen."""
-        hook: Offload | None = getattr(self.app, "_offload", None)
-        if hook is not None:
-            _ = hook.settings
+        runtime: Runtime | None = getattr(self.app, "_offload", None)
+        if runtime is not None:
+            _ = runtime.settings
         return super().as_task_v1(*given, **options)
 
     def _create_task_sender(self) -> Any:
@@ -104,14 +104,14 @@ class OffloadAMQP(AMQP):
 
 
 def amqp_class(base: type) -> type:
-    """Return *base* (the app's AMQP class) with our hook."""
+    """Return *base* (the app's AMQP class) with our runtime."""
     if base is AMQP:
         return OffloadAMQP
     return type(base.__name__, (OffloadAMQP, base), {})
 
 
 def certainly_plain(
-    hook: Offload,
+    runtime: Runtime,
     task_id: str,
     name: str,
     args: Any,
@@ -133,10 +133,10 @@ def certainly_plain(
         or _of_first_try(task_id, name) is not None
     ):
         return False
-    limit = hook.looks_from(hook.options(name)[0]) - 1
+    limit = runtime.looks_from(runtime.options(name)[0]) - 1
     if limit < 0:
         return False
-    native = options.get("serializer") or hook.app.conf.task_serializer
+    native = options.get("serializer") or runtime.app.conf.task_serializer
     for value in args or ():
         if not certainly_small(value, limit, native):
             return False
@@ -199,14 +199,14 @@ class _Finishing:
         return getattr(self._producer, name)
 
 
-def _shown(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> Any:
+def _shown(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) -> Any:
     """Return the message that *build* makes of *call*, with all values in it for now."""
     given = call.pop("offload", None)
     with showing(call["name"]) as known:
         call["args"], call["kwargs"] = known.resolve_call(
-            hook, call["name"], call.get("args"), call.get("kwargs")
+            runtime, call["name"], call.get("args"), call.get("kwargs")
         )
-        call.update({key: known.resolve(hook, call.get(key)) for key in _EMBEDDED})
+        call.update({key: known.resolve(runtime, call.get(key)) for key in _EMBEDDED})
     made = _Shown(*build(**call))
 
     def finish(body: Any) -> Any:
@@ -218,13 +218,13 @@ def _shown(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> An
 
         with knowing(known):
             now = {**call, **embed, "args": args, "kwargs": kwargs, "offload": given}
-            return publish(hook, rebuilt, now)
+            return publish(runtime, rebuilt, now)
 
     made.finish = finish
     return made
 
 
-def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> Any:
+def publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) -> Any:
     """Return the message that *build* makes of *call*, with large values replaced."""
     given = call.pop("offload", None)
     if given is None:
@@ -232,20 +232,20 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
     name, args, kwargs = call["name"], call.get("args") or (), call.get("kwargs") or {}
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
         return build(**call)  # which says what is wrong with them
-    options, facts = hook.options(name, given)
-    native = call.get("serializer") or hook.app.conf.task_serializer
+    options, facts = runtime.options(name, given)
+    native = call.get("serializer") or runtime.app.conf.task_serializer
     attempt = resending.get()
 
     delivery = current_delivery()
-    retention = hook.retention if options.retention is None else options.retention
+    retention = runtime.retention if options.retention is None else options.retention
     expires = seconds_until(call.get("expires"))
     delay = max(seconds_until(call.get("countdown")), seconds_until(call.get("eta")))
-    ttl = expires + hook.grace if expires else retention + delay
+    ttl = expires + runtime.grace if expires else retention + delay
     # What is sent again while the store is away goes on in the name it has: it cannot get another.
     again = delivery if attempt else None
     message = again.message if again is not None else message_name(None if expires else retention)
     out = Outgoing(
-        hook=hook,
+        runtime=runtime,
         native=native,
         hold=Hold(ttl, task_holder(call["task_id"], message)),
         embedded_ttl=ttl + retention if expires else ttl,
@@ -264,12 +264,12 @@ def publish(hook: Offload, build: Callable[..., Any], call: dict[str, Any]) -> A
         root.update({field: call.get(field) for field in _EMBEDDED})
         call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
     made = build(**call)
-    since = _chord_since(hook, call, delivery)
+    since = _chord_since(runtime, call, delivery)
     if out.slots or attempt or given is not None or since is not None:
         holds = message if out.holds or attempt else ""
         until = again.until if again is not None else None
         if out.slots and again is None:
-            until = hook.content.now() + ttl
+            until = runtime.content.now() + ttl
         said = TaskOptions.read(given, "call")
         return _marked(made, out, said, native, attempt, holds, until, since)
     return made
@@ -336,11 +336,13 @@ def _marked(
     return message._replace(body=(args, kwargs, {**embed, EMBED: note}))
 
 
-def _chord_since(hook: Offload, call: Mapping[str, Any], delivery: Delivery | None) -> float | None:
+def _chord_since(
+    runtime: Runtime, call: Mapping[str, Any], delivery: Delivery | None
+) -> float | None:
     """Return when the chord began that a message is a part of, or leads to by its chain; None if
     it is of none.
     """
-    if hook.settings.mode != "on":
+    if runtime.settings.mode != "on":
         return None
     if not call.get("chord") and not any(
         isinstance(step, Mapping) and (step.get("options") or {}).get("chord")
@@ -349,7 +351,7 @@ def _chord_since(hook: Offload, call: Mapping[str, Any], delivery: Delivery | No
         return None
     if delivery is not None and delivery.since is not None:
         return delivery.since
-    return hook.parts.now()
+    return runtime.parts.now()
 
 
 def wire_form(ref: Ref[Any], native: str) -> Any:

@@ -16,7 +16,7 @@ from offload.hooks.release import is_only_copy, release, task_holder
 from offload.ref import Ref
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("RELEASED", "SHARED", "UNREADABLE", "WITHOUT", "Discarded", "purge")
 
@@ -40,19 +40,19 @@ class Discarded:
     holds: str
 
 
-def purge(hook: Offload, queues: Iterable[str]) -> Iterator[Discarded]:
+def purge(runtime: Runtime, queues: Iterable[str]) -> Iterator[Discarded]:
     """Discard the messages that are in *queues* now, and yield each; a queue that doesn't exist
     has none. If interrupted, it has discarded the messages that it yielded.
 
     Raises StoreUnavailable if the broker is unavailable.
     """
-    app = hook.app
+    app = runtime.app
     with app.connection_for_write() as connection:
         try:
             connection.ensure_connection(max_retries=1)
             for name in queues:
                 for message in _messages(connection, name, app.conf.accept_content):
-                    yield Discarded(name, _release(hook, message))
+                    yield Discarded(name, _release(runtime, message))
         except (*connection.recoverable_connection_errors, OperationalError) as exc:
             raise StoreUnavailable(
                 f"the broker {connection.as_uri()} is unavailable: {exc}"
@@ -78,7 +78,7 @@ def _messages(connection: Any, name: str, accept: Any) -> Iterator[Any]:
         yield message
 
 
-def _release(hook: Offload, message: Any) -> str:
+def _release(runtime: Runtime, message: Any) -> str:
     try:
         args, kwargs, embed = message.payload
         if EMBED not in embed:
@@ -91,7 +91,7 @@ def _release(hook: Offload, message: Any) -> str:
         return UNREADABLE
     if not (name and wires):
         return WITHOUT
-    if not is_only_copy(hook.app, message.delivery_info):
+    if not is_only_copy(runtime.app, message.delivery_info):
         return SHARED
-    release(hook, map(Ref.unbound, wires), task_holder(task_id, name))
+    release(runtime, map(Ref.unbound, wires), task_holder(task_id, name))
     return RELEASED

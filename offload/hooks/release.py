@@ -24,7 +24,7 @@ from offload.ref import Ref
 from offload.stores.processes import PerProcess
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = (
     "Releaser",
@@ -148,16 +148,16 @@ def _count_bound(app: Any, exchange: str, key: Any) -> int | None:
         return None
 
 
-def release(hook: Offload, refs: Iterable[Ref[Any]], name: str) -> None:
+def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str) -> None:
     """Give up what *name* holds. What fails is counted: it ends by its retention.
 
     Nothing is raised, not even a time limit that is reached meanwhile: what a task did is
     known to others by then, and must not be reported as its failure.
     """
     try:
-        hook.content.release(map(hook.content.opened, refs), name, hook.grace)
+        runtime.content.release(map(runtime.content.opened, refs), name, runtime.grace)
     except Exception as exc:
-        hook.counters.add(releases_failed=1)
+        runtime.counters.add(releases_failed=1)
         expected = isinstance(exc, OffloadError)
         logger.log(
             logging.INFO if expected else logging.WARNING,
@@ -177,8 +177,8 @@ class Releaser:
     The thread is begun at the first need, in each process that has one.
     """
 
-    def __init__(self, hook: Offload) -> None:
-        self._hook = hook
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._queues = PerProcess(self._begin)
 
     def submit(
@@ -190,7 +190,7 @@ class Releaser:
         try:
             self._queues.get().put_nowait((list(wires), name, delivery_info))
         except (queue.Full, RuntimeError):  # or no more threads
-            self._hook.counters.add(releases_failed=1)
+            self._runtime.counters.add(releases_failed=1)
 
     def _begin(self) -> queue.Queue[_Job]:
         guard_forks()
@@ -203,5 +203,5 @@ class Releaser:
     def _run(self, waiting: queue.Queue[_Job]) -> None:
         while True:
             wires, name, delivery_info = waiting.get()
-            if is_only_copy(self._hook.app, delivery_info):
-                release(self._hook, map(Ref.unbound, wires), name)
+            if is_only_copy(self._runtime.app, delivery_info):
+                release(self._runtime, map(Ref.unbound, wires), name)

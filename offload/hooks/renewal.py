@@ -21,8 +21,8 @@ from offload.hooks.forks import guard_forks
 from offload.stores.processes import PerProcess
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
     from offload.hooks.delivery import Delivery
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("Renewer", "renewed_for")
 
@@ -47,8 +47,8 @@ class Renewer:
     a crash at any moment finds its values.
     """
 
-    def __init__(self, hook: Offload) -> None:
-        self._hook = hook
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._running = PerProcess(lambda: _Running(self._renew_all))
 
     @contextmanager
@@ -58,7 +58,7 @@ class Renewer:
             yield
             return
         running = self._running.get()
-        running.add(delivery, delivery.until - self._hook.grace - self._now())
+        running.add(delivery, delivery.until - self._runtime.grace - self._now())
         try:
             yield
         finally:
@@ -70,7 +70,7 @@ class Renewer:
 
     def _renew_all(self, running: _Running) -> float:
         """Renew the holds that are due; return the seconds until the next one is."""
-        now, grace = self._now(), self._hook.grace
+        now, grace = self._now(), self._runtime.grace
         for delivery in running.all():
             if delivery.until is not None and delivery.until - grace <= now:
                 self._renew(delivery)
@@ -78,7 +78,7 @@ class Renewer:
         return max(min(ends, default=now + grace + _LONGEST) - grace - now, 0.0)
 
     def _renew(self, delivery: Delivery) -> None:
-        grace = self._hook.grace
+        grace = self._runtime.grace
         ttl = renewed_for(grace)
         try:
             delivery.keep(ttl)
@@ -91,7 +91,7 @@ class Renewer:
         delivery.until = self._now() + ttl
 
     def _now(self) -> float:
-        return self._hook.content.now()
+        return self._runtime.content.now()
 
 
 class _Running:

@@ -37,7 +37,7 @@ from offload.hooks.paths import contains, replace_refs
 from offload.ref import LostValue, Ref
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Runtime
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("LIMIT", "install", "readable")
 
@@ -142,7 +142,7 @@ def _for_hooks(request: Any, value: Any) -> Any:
     return readable(request.app._offload, value)  # noqa: SLF001 (ours)
 
 
-def readable(hook: Runtime, value: Any) -> Any:
+def readable(runtime: Runtime, value: Any) -> Any:
     """Return *value* with values in place of its Refs, as far as they can be read, and are not
     too large for the main process; others are a `LostValue`.
     """
@@ -154,7 +154,7 @@ def readable(hook: Runtime, value: Any) -> Any:
         if failed is not None:
             return LostValue.of(ref, failed)
         try:
-            ref = hook.content.open(ref.wire)
+            ref = runtime.content.open(ref.wire)
             left -= ref.size
             if left >= 0:
                 return ref.get()

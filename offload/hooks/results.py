@@ -47,7 +47,7 @@ from offload.hooks.rows import cleanup_releasing, keeps_rows
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("ResultMeta", "hook_backend", "install")
 
@@ -203,8 +203,8 @@ def _replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]) -
 def _unpickled(original: Callable[..., Any]) -> Callable[..., Any]:
     def unpickle_backend(*given: Any) -> Any:
         backend = original(*given)
-        hook = getattr(backend.app, "_offload", None)
-        return backend if hook is None else hook_backend(hook, backend)
+        runtime = getattr(backend.app, "_offload", None)
+        return backend if runtime is None else hook_backend(runtime, backend)
 
     return unpickle_backend
 
@@ -239,16 +239,16 @@ def _joined(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def join(self: Any, *args: Any, **options: Any) -> Any:
         given = parameters.bind(self, *args, **options).arguments
-        hook = getattr(self.app, "_offload", None)
+        runtime = getattr(self.app, "_offload", None)
         # A callback takes value by value. A nested set is resolved with the one around it.
-        if hook is None or given.get("callback") or _joining.get() or _wants_refs():
+        if runtime is None or given.get("callback") or _joining.get() or _wants_refs():
             return original(self, *args, **options)
         if not all(map(_is_celerys, self.results)):
             return original(self, *args, **options)
         given.update({name: _not_joining(given[name]) for name in _WAITING if given.get(name)})
         with _set_joining(True):
             values = original(**given)
-        _resolve_all(hook.results_content, list(_unresolved(self, values)))
+        _resolve_all(runtime.results_content, list(_unresolved(self, values)))
         return values
 
     return join
@@ -298,11 +298,11 @@ def _resolve_all(content: ContentStore, places: Sequence[tuple[list[Any], int]])
         meta.fill(values[at])
 
 
-def hook_backend(hook: Offload, backend: Any) -> Any:
+def hook_backend(runtime: Runtime, backend: Any) -> Any:
     """Hook *backend* (once) and return it."""
     if backend is None or hasattr(backend, _HOOKED):
         return backend
-    hook_exceptions(hook, backend)
+    hook_exceptions(runtime, backend)
     encode_result: Callable[..., Any] = backend.encode_result
     meta_from_decoded: Callable[..., Any] = backend.meta_from_decoded
     store_result: Callable[..., Any] = backend.store_result
@@ -321,8 +321,8 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             if ref is not None:
                 return wire_form(ref, backend.serializer)
         if state == states.SUCCESS and looks_like_ref(result):  # stored by a task's own hand
-            hold = Hold(hook.retention)
-            ref = hook.content.put_disguised(result, native=backend.serializer, hold=hold)
+            hold = Hold(runtime.retention)
+            ref = runtime.content.put_disguised(result, native=backend.serializer, hold=hold)
             return wire_form(ref, backend.serializer)
         return encode_result(result, state)
 
@@ -335,12 +335,12 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
         meta = meta_from_decoded(meta)
         for key in ("args", "kwargs"):
             if meta.get(key):
-                meta[key] = _with_refs(hook, meta[key])
+                meta[key] = _with_refs(runtime, meta[key])
         if text is None and meta["status"] == states.SUCCESS:
             text = _reference(meta["result"])  # as other backends have it, and earlier versions
         if text is None:
             return meta
-        return ResultMeta(meta, lambda: hook.results_content.open(str(text)))
+        return ResultMeta(meta, lambda: runtime.results_content.open(str(text)))
 
     def offload_result_meta(result: Any, state: str, *given: Any, **options: Any) -> Any:
         meta = result_meta(result, state, *given, **options)
@@ -366,7 +366,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     def offload_part_return(request: Any, state: str, result: Any, **options: Any) -> Any:
         delivery = current_delivery()
         if delivery is not None and state == states.SUCCESS:
-            hook.parts.returns(backend, request, delivery)
+            runtime.parts.returns(backend, request, delivery)
         with results_as_refs():
             return part_return(request, state, result, **options)
 
@@ -386,19 +386,19 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             logger.exception("what follows the failure of task %s can't be done", task_id)
             done = None
         if not isinstance(exc, Reject):  # such a message may go to a dead letter queue
-            _release_request(hook, task_id, _request(given, options), states.FAILURE)
+            _release_request(runtime, task_id, _request(given, options), states.FAILURE)
         return done
 
     def offload_mark_as_revoked(task_id: str, *given: Any, **options: Any) -> Any:
         done = mark_as_revoked(task_id, *given, **options)
-        _release_request(hook, task_id, _request(given, options), states.REVOKED)
+        _release_request(runtime, task_id, _request(given, options), states.REVOKED)
         return done
 
     def offload_forget(task_id: str) -> Any:
-        ref = _stored_ref(hook, backend, task_id)
+        ref = _stored_ref(runtime, backend, task_id)
         done = forget(task_id)
         if ref is not None:
-            release(hook, [ref], holder("result", task_id))
+            release(runtime, [ref], holder("result", task_id))
         return done
 
     def offload_call_task_errbacks(request: Any, exc: Any, traceback: Any) -> Any:
@@ -412,7 +412,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
             only.errbacks = [errback]
             try:
                 if in_main:
-                    only.args, only.kwargs = readable(hook, [request.args, request.kwargs])
+                    only.args, only.kwargs = readable(runtime, [request.args, request.kwargs])
                 call_errbacks(only, exc, traceback)
             except (OffloadError, *MALFORMED):
                 logger.exception("error callback %.200r cannot be called", errback)
@@ -425,7 +425,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
     backend.forget = offload_forget
     if keeps_rows(backend):
         backend.cleanup = cleanup_releasing(
-            hook, backend, lambda task_id: _stored_ref(hook, backend, task_id)
+            runtime, backend, lambda task_id: _stored_ref(runtime, backend, task_id)
         )
     backend.encode_result = offload_encode_result
     backend.meta_from_decoded = offload_meta_from_decoded
@@ -447,7 +447,7 @@ def hook_backend(hook: Offload, backend: Any) -> Any:
         def offload_unpack(*args: Any, **options: Any) -> Any:
             part = unpack(*args, **options)
             text = _reference(part)
-            return part if text is None else hook.results_content.open(text)
+            return part if text is None else runtime.results_content.open(text)
 
         setattr(backend, UNPACK_PART, offload_unpack)
     setattr(backend, _HOOKED, True)
@@ -464,23 +464,23 @@ def _reference(value: Any) -> str | None:
     return text if text is not None and has_wire_form(text) else None
 
 
-def _opened(hook: Offload, value: Any) -> Ref[Any] | None:
+def _opened(runtime: Runtime, value: Any) -> Ref[Any] | None:
     """Return the reference that a stored argument is, or None if it is data."""
     text = wire_text(value)
     if text is None:
         return None
     try:
-        return hook.results_content.open(text)
+        return runtime.results_content.open(text)
     except InvalidRef:
         return None
 
 
-def _with_refs(hook: Offload, arguments: Any) -> Any:
+def _with_refs(runtime: Runtime, arguments: Any) -> Any:
     """Return stored arguments (``result_extended``) with references readable."""
     if isinstance(arguments, dict):
-        return {key: _opened(hook, value) or value for key, value in arguments.items()}
+        return {key: _opened(runtime, value) or value for key, value in arguments.items()}
     if isinstance(arguments, (list, tuple)):
-        return [_opened(hook, value) or value for value in arguments]
+        return [_opened(runtime, value) or value for value in arguments]
     return arguments
 
 
@@ -512,22 +512,22 @@ def _request(given: Sequence[Any], options: Mapping[str, Any]) -> Any:
     return options.get("request", given[1] if len(given) > 1 else None)
 
 
-def _release_request(hook: Offload, task_id: str, request: Any, state: str) -> None:
+def _release_request(runtime: Runtime, task_id: str, request: Any, state: str) -> None:
     """Give up what a message held that the worker's main process ended itself."""
     message, held = getattr(request, HELD, ("", []))
     if not (message and held):
         return
-    task = hook.app.tasks.get(request.task)
+    task = runtime.app.tasks.get(request.task)
     if task is not None and has_ended(task, state):
-        hook.releaser.submit(held, task_holder(task_id, message), request.delivery_info)
+        runtime.releaser.submit(held, task_holder(task_id, message), request.delivery_info)
 
 
-def _stored_ref(hook: Offload, backend: Any, task_id: str) -> Ref[Any] | None:
+def _stored_ref(runtime: Runtime, backend: Any, task_id: str) -> Ref[Any] | None:
     """Return the reference that is stored as a result and held; None where there is none to be
     had.
     """
     try:
-        if not hook.store.blobs.tracks_holds:
+        if not runtime.store.blobs.tracks_holds:
             return None
         meta = backend.get_task_meta(task_id)
         if isinstance(meta, ResultMeta):

@@ -18,7 +18,7 @@ from offload.hooks.release import release
 from offload.ref import Ref
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Offload
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("CLEANED_DAILY", "cleanup_releasing", "keeps_rows")
 
@@ -35,7 +35,7 @@ def keeps_rows(backend: Any) -> bool:
 
 
 def cleanup_releasing(
-    hook: Offload, backend: Any, find_ref: Callable[[str], Ref[Any] | None]
+    runtime: Runtime, backend: Any, find_ref: Callable[[str], Ref[Any] | None]
 ) -> Callable[..., Any]:
     """Return the backend's ``cleanup``, releasing the values of the results that it deletes.
 
@@ -46,8 +46,8 @@ def cleanup_releasing(
     finder = _finder(backend)
 
     def offload_cleanup(*args: Any, **options: Any) -> Any:
-        expires = hook.result_expires
-        if finder is None or expires is None or not hook.store.blobs.tracks_holds:
+        expires = runtime.result_expires
+        if finder is None or expires is None or not runtime.store.blobs.tracks_holds:
             return cleanup(*args, **options)
         before = datetime.now(timezone.utc) - timedelta(seconds=expires)
         expired = set(finder(backend, before))
@@ -57,19 +57,19 @@ def cleanup_releasing(
             if (ref := find_ref(task_id)) is not None
         }
         for task_id in expired:
-            _release(hook, task_id, find_ref(task_id))
+            _release(runtime, task_id, find_ref(task_id))
         done = cleanup(*args, **options)
         for task_id, ref in about_to.items():
             if find_ref(task_id) is None:
-                _release(hook, task_id, ref)
+                _release(runtime, task_id, ref)
         return done
 
     return offload_cleanup
 
 
-def _release(hook: Offload, task_id: str, ref: Ref[Any] | None) -> None:
+def _release(runtime: Runtime, task_id: str, ref: Ref[Any] | None) -> None:
     if ref is not None:
-        release(hook, [ref], holder("result", task_id))
+        release(runtime, [ref], holder("result", task_id))
 
 
 def _finder(backend: Any) -> Finder | None:

@@ -21,7 +21,7 @@ from offload.hooks.usercode import is_user_code, publishes
 from offload.ref import Ref
 
 if TYPE_CHECKING:
-    from offload.hooks.app import Runtime
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("Together", "install", "published_together")
 
@@ -64,10 +64,10 @@ def install() -> None:
 
     @functools.wraps(original)
     def apply_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-        hook = getattr(self.app, "_offload", None)
+        runtime = getattr(self.app, "_offload", None)
         together = None
-        if hook is not None and type(self.tasks) is list:
-            together = Together(undisturbed=_undisturbed(hook, self.tasks))
+        if runtime is not None and type(self.tasks) is list:
+            together = Together(undisturbed=_undisturbed(runtime, self.tasks))
         token = _current.set(together)
         try:
             return original(self, *args, **kwargs)
@@ -78,11 +78,11 @@ def install() -> None:
     setattr(group, original.__name__, apply_async)
 
 
-def _undisturbed(hook: Runtime, tasks: Iterable[Any]) -> bool:
+def _undisturbed(runtime: Runtime, tasks: Iterable[Any]) -> bool:
     """Return whether no user code runs while *tasks* are published one after another."""
-    if publishes(hook.app) or is_user_code(hook.app.backend.on_task_call):
+    if publishes(runtime.app) or is_user_code(runtime.app.backend.on_task_call):
         return False
-    return not any(name is None or hook.tasks[name].overrides for name in _names(tasks))
+    return not any(name is None or runtime.tasks[name].overrides for name in _names(tasks))
 
 
 def _names(signatures: Any) -> Iterator[str | None]:

@@ -68,7 +68,7 @@ from offload.tracing import received
 
 if TYPE_CHECKING:
     from offload.content.store import ContentStore
-    from offload.hooks.app import Runtime
+    from offload.hooks.runtime import Runtime
 
 __all__ = ("CheckConfiguration", "CheckTracers", "install")
 
@@ -88,14 +88,14 @@ class CheckConfiguration(Step):
     label = "offload"
 
     def __init__(self, parent: Any, **_options: Any) -> None:
-        hook = parent.app._offload  # noqa: SLF001 (ours)
-        hook.check_start()
+        runtime = parent.app._offload  # noqa: SLF001 (ours)
+        runtime.check_start()
         import celery.worker.request  # noqa: F401 (what is hooked there must be there)
 
         control.install()  # where the app was made before Celery's worker was imported
         requests.install()
         for task in list(parent.app.tasks.values()):  # before anybody makes tracers of them
-            _guard_task(hook, task)
+            _guard_task(runtime, task)
         super().__init__(parent, **_options)
 
 
@@ -132,9 +132,9 @@ def _dispatch_stand_in(consumer: Any) -> None:
 
 
 def _check_tracers(app: Any, pool: str = "a pool's process") -> None:
-    hook = app._offload  # noqa: SLF001 (ours)
+    runtime = app._offload  # noqa: SLF001 (ours)
     for name, task in list(app.tasks.items()):
-        _guard_task(hook, task)
+        _guard_task(runtime, task)
         tracer = task.__trace__
         if tracer is None or hasattr(tracer, _TRACER):
             continue
@@ -145,7 +145,7 @@ def _check_tracers(app: Any, pool: str = "a pool's process") -> None:
                 "Use another pool, or remove offload",
                 task=name,
             )
-        task.__trace__ = _tracer(hook, task, tracer)
+        task.__trace__ = _tracer(runtime, task, tracer)
 
 
 def _look_in_process(**_more: Any) -> None:
@@ -168,14 +168,14 @@ def install() -> None:
 
     @functools.wraps(original)
     def build_tracer(name: str, task: Any, *args: Any, **kwargs: Any) -> Any:
-        hook = getattr(kwargs.get("app") or task.app, "_offload", None)
-        if hook is None:
+        runtime = getattr(kwargs.get("app") or task.app, "_offload", None)
+        if runtime is None:
             return original(name, task, *args, **kwargs)
-        hook.check_task(name)
-        _guard_task(hook, task)
+        runtime.check_task(name)
+        _guard_task(runtime, task)
         requests.install()
         kwargs.setdefault("Info", _Info)
-        return _tracer(hook, task, original(name, task, *args, **kwargs))
+        return _tracer(runtime, task, original(name, task, *args, **kwargs))
 
     setattr(build_tracer, _PATCH, original)
     setattr(trace, _NAME, build_tracer)
@@ -211,15 +211,15 @@ def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
     return following
 
 
-def _tracer(hook: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
+def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
     def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         request = {} if request is None else request
         note = request.pop(EMBED, None)
-        with Delivery(hook, task, uuid) as delivery:
+        with Delivery(runtime, task, uuid) as delivery:
             with received(request):
                 delivery.receive(args, kwargs, request, note)
             try:
-                with hook.renewer.running(delivery):
+                with runtime.renewer.running(delivery):
                     outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
             except MALFORMED as exc:
                 if request.get("is_eager") or current_process().name != _MAIN:
@@ -229,7 +229,7 @@ def _tracer(hook: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable[..
                 info = trace.TraceInfo(states.FAILURE, exc)
                 return trace.trace_ok_t(trace.report_internal_error(task, exc), info, 0.0, None)
             if not request.get("is_eager"):
-                exceptions.portable(hook, outcome.retval)
+                exceptions.portable(runtime, outcome.retval)
             state = outcome.info.state if outcome.info is not None else states.SUCCESS
             delivery.finish(state, request.get("delivery_info"))
             return outcome
@@ -238,37 +238,37 @@ def _tracer(hook: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable[..
     return traced
 
 
-def _guard_task(hook: Runtime, task: Any) -> None:
+def _guard_task(runtime: Runtime, task: Any) -> None:
     """Wrap what Celery will call: a ``__call__`` of the task's own, else ``run``."""
     if trace.task_has_custom(task, "__call__"):
         kind = type(task)
         if not hasattr(kind.__call__, _GUARD):
             kind.__call__ = _guarded_call(kind.__call__)
     elif not hasattr(task.run, _GUARD):
-        task.run = _guarded_run(hook, task, task.run)
-    guard_task(hook, task)
+        task.run = _guarded_run(runtime, task, task.run)
+    guard_task(runtime, task)
     if trace.task_has_custom(task, "before_start") and not hasattr(task.before_start, _GUARD):
-        task.before_start = _guarded_start(hook, task, task.before_start)
+        task.before_start = _guarded_start(runtime, task, task.before_start)
 
 
-def _guarded_run(hook: Runtime, task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded_run(runtime: Runtime, task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        return _call(hook, task, run, args, kwargs)
+        return _call(runtime, task, run, args, kwargs)
 
     setattr(guarded, _GUARD, True)
     return guarded
 
 
-def _guarded_start(hook: Runtime, task: Any, start: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded_start(runtime: Runtime, task: Any, start: Callable[..., Any]) -> Callable[..., Any]:
     """A task's own ``before_start`` gets values; where there are none it is not called."""
 
     @functools.wraps(start)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         delivery = current_delivery()
         if delivery is not None and delivery.task is task and delivery.error is not None:
-            _give_up(hook, task, delivery, delivery.error)
+            _give_up(runtime, task, delivery, delivery.error)
         return start(*args, **kwargs)
 
     setattr(guarded, _GUARD, True)
@@ -279,35 +279,35 @@ def _guarded_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        hook = getattr(self.app, "_offload", None)
-        if hook is None:
+        runtime = getattr(self.app, "_offload", None)
+        if runtime is None:
             return call(self, *args, **kwargs)
-        return _call(hook, self, functools.partial(call, self), args, kwargs)
+        return _call(runtime, self, functools.partial(call, self), args, kwargs)
 
     setattr(guarded, _GUARD, True)
     return guarded
 
 
-def _call(hook: Runtime, task: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def _call(runtime: Runtime, task: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     __tracebackhide__ = True  # for Sentry and pytest
     request = vars(task.request)
     delivery = current_delivery() or running(request.get("id"))
     if delivery is not None and delivery.task is task and not delivery.started:
-        return _execute(hook, task, delivery, function, args, kwargs)
+        return _execute(runtime, task, delivery, function, args, kwargs)
     if delivery is None and (note := request.pop(EMBED, None)) is not None:
         # A message, but not by our tracer.
-        with Delivery(hook, task, request.get("id")) as made:
+        with Delivery(runtime, task, request.get("id")) as made:
             made.receive(args, kwargs, request, note)
             request.update(args=made.args, kwargs=made.kwargs)
-            return _execute(hook, task, made, function, made.args, made.kwargs)
+            return _execute(runtime, task, made, function, made.args, made.kwargs)
     if delivery is None and task.Strategy != _STRATEGY:
-        args, kwargs = _opened(hook, task, args, kwargs)
-    args, kwargs = resolve_direct(hook, hook.tasks[task.name], args, kwargs)  # a plain call
+        args, kwargs = _opened(runtime, task, args, kwargs)
+    args, kwargs = resolve_direct(runtime, runtime.tasks[task.name], args, kwargs)  # a plain call
     return function(*args, **kwargs)
 
 
 def _execute(
-    hook: Runtime,
+    runtime: Runtime,
     task: Any,
     delivery: Delivery,
     function: Callable[..., Any],
@@ -317,22 +317,22 @@ def _execute(
     __tracebackhide__ = True
     delivery.started = True
     if delivery.error is not None:
-        _give_up(hook, task, delivery, delivery.error)
+        _give_up(runtime, task, delivery, delivery.error)
     result = function(*args, **kwargs)
     if isinstance(result, Ref) and result.is_local:
         result = result.get()
     if not inspect.isawaitable(result):
-        _store_result(hook, task, delivery, result)
+        _store_result(runtime, task, delivery, result)
     if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
-        value = _resolved(hook, task, result)
+        value = _resolved(runtime, task, result)
         delivery.result_resolved(result, value)
         return value
     return result
 
 
-def _resolved(hook: Runtime, task: Any, result: Ref[Any]) -> Any:
+def _resolved(runtime: Runtime, task: Any, result: Ref[Any]) -> Any:
     try:
-        return hook.get(result)
+        return runtime.get(result)
     except OffloadError as exc:
         raise described(exc, task.name, "result") from exc
 
@@ -370,7 +370,7 @@ class _Placed(pickle.Unpickler):
         return self._values[pid]
 
 
-def _opened(hook: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+def _opened(runtime: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Return arguments with values in place of references, however deep they are in objects.
 
     A task with a ``Strategy`` of its own takes arguments out of requests, and hands them
@@ -382,7 +382,7 @@ def _opened(hook: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]
         error = None
         for item in args[0]:
             try:
-                items.append(_open(hook, task, item))
+                items.append(_open(runtime, task, item))
             except OffloadError as exc:
                 task_id = getattr(item, "id", None)
                 if not isinstance(task_id, str):
@@ -392,13 +392,13 @@ def _opened(hook: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]
         if error is not None and not items:
             raise error
         return (items,), kwargs
-    opened: tuple[Any, Any] = _open(hook, task, (tuple(args), dict(kwargs)))
+    opened: tuple[Any, Any] = _open(runtime, task, (tuple(args), dict(kwargs)))
     return opened
 
 
-def _open(hook: Runtime, task: Any, value: Any) -> Any:
+def _open(runtime: Runtime, task: Any, value: Any) -> Any:
     file = io.BytesIO()
-    picked = _Picked(file, hook.content)
+    picked = _Picked(file, runtime.content)
     try:
         picked.dump(value)
     except OffloadError:
@@ -413,17 +413,17 @@ def _open(hook: Runtime, task: Any, value: Any) -> Any:
     if not picked.refs:
         return value
     try:
-        with hook.counters.about(task.name, _BATCH):
-            values = [hook.content.open(ref.wire).get() for ref in picked.refs]
+        with runtime.counters.about(task.name, _BATCH):
+            values = [runtime.content.open(ref.wire).get() for ref in picked.refs]
     except OffloadError as exc:
         raise described(exc, task.name, _BATCH) from exc
     return _Placed(file.getvalue(), values).load()
 
 
-def _give_up(hook: Runtime, task: Any, delivery: Delivery, error: Exception) -> None:
+def _give_up(runtime: Runtime, task: Any, delivery: Delivery, error: Exception) -> None:
     """Send the task again if only the store was away, else fail it with *error*."""
     request = task.request
-    policy = hook.settings.retry
+    policy = runtime.settings.retry
     if (
         not isinstance(error, StoreUnavailable)
         or request.is_eager
@@ -437,7 +437,7 @@ def _give_up(hook: Runtime, task: Any, delivery: Delivery, error: Exception) -> 
     signature = task.signature_from_request(
         request, args, kwargs, countdown=countdown, retries=request.retries
     )
-    hook.counters.add(task_retries=1)
+    runtime.counters.add(task_retries=1)
     token = resending.set(delivery.attempt + 1)
     options = {} if delivery.options == TaskOptions() else {"offload": delivery.options}
     try:
@@ -452,8 +452,8 @@ def _give_up(hook: Runtime, task: Any, delivery: Delivery, error: Exception) -> 
     raise Retry(exc=error, when=countdown, sig=signature)
 
 
-def _store_result(hook: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
-    options = delivery.options.over(hook.options(task.name)[0])
+def _store_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
+    options = delivery.options.over(runtime.options(task.name)[0])
     if _needs_no_look(result, options.threshold):
         return
     request = task.request
@@ -467,17 +467,19 @@ def _store_result(hook: Runtime, task: Any, delivery: Delivery, result: Any) -> 
         passed_on = bool(request.callbacks or request.chain or request.chord)
     if not (is_read or passed_on) or isinstance(result, ResultBase):
         return
-    native = task.backend.serializer if stored or request.chord else hook.app.conf.task_serializer
-    with hook.counters.about(task.name, "result"):
+    native = (
+        task.backend.serializer if stored or request.chord else runtime.app.conf.task_serializer
+    )
+    with runtime.counters.about(task.name, "result"):
         try:
             if is_read:
                 _refuse_refs_within(result)
             if not (stored or passed_on):
                 return
-            hold = _result_hold(hook, options, delivery, stored=stored)
-            ref = _result_ref(hook, options, result, native, hold)
+            hold = _result_hold(runtime, options, delivery, stored=stored)
+            ref = _result_ref(runtime, options, result, native, hold)
         except OffloadError as exc:
-            hook.counters.failed(exc)
+            runtime.counters.failed(exc)
             raise described(exc, task.name, "result") from exc
     if ref is not None:
         delivery.keep_result(result, {native: ref})
@@ -485,12 +487,14 @@ def _store_result(hook: Runtime, task: Any, delivery: Delivery, result: Any) -> 
             delivery.hold(ref)
 
 
-def _result_hold(hook: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool) -> Hold:
+def _result_hold(
+    runtime: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool
+) -> Hold:
     """Return who needs the result, and how long: a chord's body if it is its part, and the
     message of the task itself where it only goes to callbacks, which hold it for themselves.
     """
     request = delivery.task.request
-    ttl = hook.result_ttl(options)
+    ttl = runtime.result_ttl(options)
     if request.chord:
         ttl = max(ttl, part_ttl(delivery.task.backend))
     if stored:
@@ -498,7 +502,7 @@ def _result_hold(hook: Runtime, options: TaskOptions, delivery: Delivery, *, sto
     if request.chord:
         body = body_of(request)
         return Hold(ttl, task_holder(body) if body else holder("result", request.id))
-    retention = hook.retention if options.retention is None else options.retention
+    retention = runtime.retention if options.retention is None else options.retention
     return Hold(retention, delivery.holder)
 
 
@@ -526,26 +530,26 @@ def _needs_no_look(result: Any, threshold: int | None) -> bool:
 
 
 def _result_ref(
-    hook: Runtime, options: Any, result: Any, native: str, hold: Hold
+    runtime: Runtime, options: Any, result: Any, native: str, hold: Hold
 ) -> Ref[Any] | None:
     """Return the reference by which *result* travels, None where it goes as it is."""
     if isinstance(result, Ref):
-        ref = hook.content.opened(result)
-        hook.content.keep(ref, hold)
+        ref = runtime.content.opened(result)
+        runtime.content.keep(ref, hold)
         return ref
     if looks_like_ref(result):  # a user's data: it must not be read as a reference
-        return hook.content.put_disguised(result, native=native, hold=hold)
-    least = hook.looks_from(options)
+        return runtime.content.put_disguised(result, native=native, hold=hold)
+    least = runtime.looks_from(options)
     if least and certainly_small(result, least - 1, native):
         return None
     if not (options.enabled and options.results):
         return None
-    hook.counters.add(values_seen=1)
+    runtime.counters.add(values_seen=1)
     threshold = options.threshold
-    if hook.settings.mode == "observe":
-        hook.observer.value(result, native, threshold)
+    if runtime.settings.mode == "observe":
+        runtime.observer.value(result, native, threshold)
         return None
-    content = hook.content
+    content = runtime.content
     remembered = content.remembered(result, native=native, hold=hold, threshold=threshold)
     if remembered is not None:
         return remembered

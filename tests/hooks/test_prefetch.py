@@ -19,8 +19,7 @@ from celery.worker.request import Request
 
 from offload import IntegrityError, Ref, StoreUnavailable
 from offload.content.cache import NodeCache
-from offload.hooks import app as hooks_app
-from offload.hooks import prefetch
+from offload.hooks import prefetch, runtime
 from offload.hooks.note import own_name
 from offload.ref import wire_text
 from tests.support.processes import wait_until
@@ -148,7 +147,7 @@ def make(tmp_path, monkeypatch):
 
         return NodeCache(Folder(folder, 4 * ROOM), counters)
 
-    monkeypatch.setattr(hooks_app, "open_cache", cached)
+    monkeypatch.setattr(runtime, "open_cache", cached)
     nodes = []
 
     def make(*, busy=True, pool=None, **settings):

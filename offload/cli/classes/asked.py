@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.errors import UnknownClass
 from offload.registry.names import Names, name_of
 from offload.registry.registry import ClassRegistry
@@ -68,7 +68,7 @@ def registry_of(ctx: click.Context) -> ClassRegistry:
     """Return the class registry of the app that ``celery -A`` names."""
     if not _logger.handlers:
         _logger.addHandler(logging.NullHandler())  # what is refused is told by the commands
-    return hook_of(ctx).classes
+    return runtime_of(ctx).classes
 
 
 def registered(registry: ClassRegistry, names: Iterable[str]) -> list[Any]:

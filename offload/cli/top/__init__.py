@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from offload.cli.context import hook_of
+from offload.cli.context import runtime_of
 from offload.cli.duration import Duration
 from offload.cli.output import print_json
 from offload.cli.terminal import is_terminal
 from offload.errors import ConfigurationError
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,12 +53,12 @@ def top(
     away the last figures stay.
     """
     if as_json:
-        _print_json(hook_of(ctx), since)
+        _print_json(runtime_of(ctx), since)
         return
     console = _console()
-    hook = hook_of(ctx)
+    runtime = runtime_of(ctx)
     if once:
-        _print(hook, console, since)
+        _print(runtime, console, since)
         return
     if not is_terminal(sys.stdout):
         raise click.ClickException(
@@ -66,10 +66,10 @@ def top(
         )
     from offload.cli.top.reading import Reader, reading_of
 
-    reader = Reader(reading_of(hook, since), interval)
+    reader = Reader(reading_of(runtime, since), interval)
     reader.start()
     try:
-        _show(reader, console, url=hook.store.url, since=since)
+        _show(reader, console, url=runtime.store.url, since=since)
     except KeyboardInterrupt:
         pass
     finally:
@@ -84,23 +84,23 @@ def _console() -> Console:
     return Console(markup=False, emoji=False, highlight=False)
 
 
-def _print_json(hook: Offload, since: float | None) -> None:
+def _print_json(runtime: Runtime, since: float | None) -> None:
     from offload.cli.stats import counts, document
     from offload.cli.top.reading import reading_of
 
-    read = reading_of(hook, since)()
+    read = reading_of(runtime, since)()
     now = {"seconds": read.now.seconds, **counts(read.now.figures)}
-    print_json({**document(hook, read.report), "now": now})
+    print_json({**document(runtime, read.report), "now": now})
 
 
-def _print(hook: Offload, console: Console, since: float | None) -> None:
+def _print(runtime: Runtime, console: Console, since: float | None) -> None:
     from offload.cli.top.reading import State, reading_of
     from offload.cli.top.view import view
 
-    state = State(reading_of(hook, since)())
+    state = State(reading_of(runtime, since)())
     with console.capture() as captured:
         console.print(
-            view(state, console, url=hook.store.url, sort="bytes", since=since, whole=True)
+            view(state, console, url=runtime.store.url, sort="bytes", since=since, whole=True)
         )
     for line in captured.get().splitlines():
         click.echo(line.rstrip())

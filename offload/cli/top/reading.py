@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from offload.errors import StoreError
-from offload.hooks.app import Offload
+from offload.hooks.runtime import Runtime
 from offload.stats import Figures, Report, report, timeline
 from offload.stats.recent import Changes, Recent, last_minutes
 from offload.stats.report import tallies_of
@@ -53,13 +53,13 @@ class State:
     away_since: float = 0.0
 
 
-def reading_of(hook: Offload, since: float | None) -> Callable[[], Reading]:
-    """Return what reads the statistics of *hook*'s store, of the last *since* seconds or all.
+def reading_of(runtime: Runtime, since: float | None) -> Callable[[], Reading]:
+    """Return what reads the statistics of *runtime*'s store, of the last *since* seconds or all.
 
     Raises ConfigurationError if it keeps none, or none for that long.
     """
-    tallies = tallies_of(hook.store)
-    changes = Changes(2 * hook.settings.stats_interval)
+    tallies = tallies_of(runtime.store)
+    changes = Changes(2 * runtime.settings.stats_interval)
 
     def read() -> Reading:
         began = time.monotonic()

@@ -54,7 +54,7 @@ from offload.settings import Settings, TaskOptions
 from offload.stores.capabilities import CountsTiers
 from offload.stores.protocols import Store
 
-__all__ = ("Offload", "Runtime")
+__all__ = ("Runtime",)
 
 T = TypeVar("T")
 
@@ -338,31 +338,28 @@ _NAMES_KEPT = 10_000
 
 
 def _current() -> Runtime:
-    hook: Runtime = own_app()._offload  # noqa: SLF001 (ours)
-    return hook
+    runtime: Runtime = own_app()._offload  # noqa: SLF001 (ours)
+    return runtime
 
 
-Offload = Runtime  # as hooks call what they are given
-
-
-def _install(hook: Runtime, app: Any) -> None:
+def _install(runtime: Runtime, app: Any) -> None:
     """Connect the three seams: publishing, executing, results; and add our own task."""
-    app._offload = hook  # noqa: SLF001 (ours)
+    app._offload = runtime  # noqa: SLF001 (ours)
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
     before = app.__dict__.pop("amqp", None)  # it is of the old class
     if before is not None and "queues" in before.__dict__:
         app.amqp.__dict__["queues"] = before.queues  # with what was added to them
-    handover.guard_send_task(hook, app)
+    handover.guard_send_task(runtime, app)
     get_backend = getattr(app, GET_BACKEND)
 
     def offload_get_backend() -> Any:
-        return hook_backend(hook, get_backend())
+        return hook_backend(runtime, get_backend())
 
     setattr(app, GET_BACKEND, offload_get_backend)
-    hook_backend(hook, opened_backend(app))
+    hook_backend(runtime, opened_backend(app))
     app.steps["worker"].add(worker.CheckConfiguration)
     app.steps["consumer"].add(worker.CheckTracers)
-    periodic.install(hook, app)
+    periodic.install(runtime, app)
     worker.install()
     control.install()
     masking.install()
