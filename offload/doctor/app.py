@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from offload.content.cache import open_cache
 from offload.errors import ConfigurationError
-from offload.hooks.release import redelivery_time
-from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime, redelivery_time
 from offload.ref import human_size
 from offload.stores.findings import Finding
 

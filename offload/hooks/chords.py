@@ -9,18 +9,15 @@ long; parts that return within a quarter of the expiry after the chord began cos
 from __future__ import annotations
 
 import logging
-import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from offload.content.holds import Hold, holder
 from offload.hooks.celery_internals import collected_parts, collects_parts
 from offload.hooks.delivery import Delivery, body_of
 from offload.hooks.release import task_holder
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref, has_wire_form, wire_text
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("PartKeeper", "part_ttl")
 
@@ -48,12 +45,11 @@ class PartKeeper:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.now = time.time
         self._prolonged: OrderedDict[str, float] = OrderedDict()
 
     def returns(self, backend: Any, request: Any, delivery: Delivery) -> None:
         """Record that a part returns; extend the others if that is due. Raises nothing."""
-        expires, now = _expires(backend), self.now()
+        expires, now = _expires(backend), self._runtime.clock()
         if not expires or delivery.since is None or now - delivery.since < expires * _SHARE:
             return
         delivery.parts_are_held = True

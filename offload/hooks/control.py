@@ -11,17 +11,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
 from importlib import metadata, util
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from offload.content.cache import open_cache
 from offload.content.keyring import fingerprints, keys_from_store
 from offload.errors import OffloadError
-from offload.hooks.forks import guard_forks
+from offload.forks import guard_forks
+from offload.hooks.runtime import Runtime
 from offload.ref import WIRE_VERSION, Keys
 from offload.serializers.native import name_of
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("NO_KEYS", "install", "state_of")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from offload.content.holds import Hold
 from offload.content.memo import is_immutable
@@ -23,12 +23,10 @@ from offload.hooks.paths import (
     replace_refs,
 )
 from offload.hooks.release import is_done, message_name, release, task_holder
+from offload.hooks.runtime import Runtime
 from offload.ref import LostValue, Ref, wire_text
 from offload.registry.apps import for_task
 from offload.settings import TaskOptions
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = (
     "HELD",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.app.task import Task
 from celery.canvas import Signature
@@ -20,11 +20,9 @@ from offload.content.memory import allocate
 from offload.errors import OffloadError
 from offload.hooks.outgoing import described
 from offload.hooks.paths import contains, replace_each, replace_refs
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.serializers.choose import Registry
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("install", "with_refs")
 

@@ -12,7 +12,7 @@ import copy
 import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery.app import trace
@@ -21,12 +21,11 @@ from celery.utils.serialization import ensure_serializable
 from offload.content.holds import Hold
 from offload.errors import OffloadError, SerializationError
 from offload.hooks.delivery import current_delivery
+from offload.hooks.rows import result_ttl
+from offload.hooks.runtime import Runtime
 from offload.ref import has_wire_form
 from offload.registry.policy import OFF
 from offload.settings import TaskOptions
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("hook_exceptions", "install", "portable")
 
@@ -127,7 +126,7 @@ def _stored(runtime: Runtime, exc: BaseException) -> str | None:
         payload = _serialised(runtime, exc)
         if payload.size <= _INLINE:
             return runtime.content.within(payload).wire
-        hold = Hold(runtime.result_ttl(_NO_OPTIONS))
+        hold = Hold(result_ttl(runtime, _NO_OPTIONS))
         return runtime.content.put_payload(payload, hold=hold).wire
     except Exception as error:
         logger.info("%s arrives as Celery stores it: %s", type(exc).__qualname__, error)

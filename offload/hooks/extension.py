@@ -5,10 +5,24 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from celery import Celery, current_app, current_task
+from kombu.utils.imports import symbol_by_name
 
 from offload.counters import Counters
 from offload.errors import ConfigurationError
-from offload.hooks.celery_internals import app_itself
+from offload.hooks import (
+    control,
+    eager,
+    handover,
+    masking,
+    periodic,
+    prefetch,
+    results,
+    together,
+    worker,
+)
+from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backend
+from offload.hooks.publish import amqp_class
+from offload.hooks.results import hook_backend
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.registry.registry import ClassRegistry
@@ -67,6 +81,7 @@ class Offload:
         if latest.is_connected:
             runtime = Runtime(self, self._given, like=latest)
         runtime.connect(app)
+        _install(runtime, app)
         if runtime is not latest:
             vars(self).update(_serves_several=True, _latest=runtime)
 
@@ -158,3 +173,25 @@ class Offload:
     def pinned(self, name: str) -> Ref[Any] | None:
         """Return the reference pinned under *name*; None if there is none."""
         return self._runtime.pinned(name)
+
+
+def _install(runtime: Runtime, app: Any) -> None:
+    """Hook publishing, executing, and results of *app*, and add our own task."""
+    app._offload = runtime  # noqa: SLF001 (ours)
+    app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
+    before = app.__dict__.pop("amqp", None)  # it is of the old class
+    if before is not None and "queues" in before.__dict__:
+        app.amqp.__dict__["queues"] = before.queues  # with what was added to them
+    handover.guard_send_task(runtime, app)
+    get_backend = getattr(app, GET_BACKEND)
+
+    def offload_get_backend() -> Any:
+        return hook_backend(runtime, get_backend())
+
+    setattr(app, GET_BACKEND, offload_get_backend)
+    hook_backend(runtime, opened_backend(app))
+    app.steps["worker"].add(worker.CheckConfiguration)
+    app.steps["consumer"].add(worker.CheckTracers)
+    periodic.install(runtime, app)
+    for hooks in (worker, control, masking, together, eager, results, prefetch):
+        hooks.install()

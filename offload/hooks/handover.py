@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Celery, Task
 
@@ -21,10 +21,8 @@ from offload.errors import OffloadError
 from offload.hooks.delivery import current_delivery
 from offload.hooks.known import KnownRefs, knowing
 from offload.hooks.outgoing import described
+from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import is_user_code, user_routes
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("guard_router", "guard_send_task", "guard_task", "showing")
 

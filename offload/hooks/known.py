@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from offload.content.memo import is_immutable
 from offload.digest import digest_of
 from offload.hooks.paths import contains, replace_refs
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("KnownRefs", "Snapshot", "knowing", "known_refs")
 

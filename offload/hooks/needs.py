@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from offload.content.store import longest_asked
 from offload.errors import ConfigurationError
 from offload.hooks.renewal import renewed_for
 from offload.hooks.rows import CLEANED_DAILY, keeps_rows
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime
 
 __all__ = ("Need", "has_pins", "longest_life", "needs", "needs_of_messages")
 

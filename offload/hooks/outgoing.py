@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601
@@ -23,15 +23,13 @@ from offload.hooks.paths import (
     replace_each,
     replace_refs,
 )
+from offload.hooks.runtime import Runtime
 from offload.hooks.together import published_together
 from offload.ref import LostValue, Ref
 from offload.serializers.base import Payload
 from offload.serializers.describe import type_name
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("Outgoing", "described", "seconds_until")
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.utils.log import get_task_logger
 
 from offload.gc import collect
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime
 
 __all__ = ("NAME", "install")
 

@@ -16,21 +16,19 @@ import weakref
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
 
 from offload.content.manifest import SINGLE
 from offload.errors import InvalidRef, StoreUnavailable
+from offload.forks import guard_forks
 from offload.hooks.celery_internals import body_of_request, is_revoked
 from offload.hooks.delivery import needed_wires
-from offload.hooks.forks import guard_forks
 from offload.hooks.note import EMBED
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.processes import PerProcess
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("Prefetcher", "install")
 
@@ -53,7 +51,7 @@ def install() -> None:
 def _received(sender: Any = None, request: Any = None, **_more: Any) -> None:
     runtime = getattr(getattr(request, "app", None), "_offload", None)
     if runtime is not None:
-        runtime.prefetcher.offer(request, getattr(sender, "pool", None))
+        runtime.part(Prefetcher).offer(request, getattr(sender, "pool", None))
 
 
 class Prefetcher:

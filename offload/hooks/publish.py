@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.app.amqp import AMQP, task_message
 
@@ -22,13 +22,11 @@ from offload.hooks.note import EMBED, HEADER, NOTE_VERSION, REFUSAL, STAND_IN
 from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.paths import Path, replace_each
 from offload.hooks.release import message_name, task_holder
+from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import listeners
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = (
     "HEADER",
@@ -351,7 +349,7 @@ def _chord_since(
         return None
     if delivery is not None and delivery.since is not None:
         return delivery.since
-    return runtime.parts.now()
+    return runtime.clock()
 
 
 def wire_form(ref: Ref[Any], native: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
@@ -13,10 +13,8 @@ from offload.errors import StoreUnavailable
 from offload.hooks.delivery import mark_refs
 from offload.hooks.note import EMBED, Note
 from offload.hooks.release import is_only_copy, release, task_holder
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("RELEASED", "SHARED", "UNREADABLE", "WITHOUT", "Discarded", "purge")
 

@@ -18,7 +18,7 @@ from celery import signals
 
 from offload.counters import BY_TASK, Counted, Counters
 from offload.errors import OffloadError, StoreError
-from offload.hooks.forks import guard_forks
+from offload.forks import guard_forks
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 from offload.stores.tallies import LABEL, Tallied, Tallies, Tally

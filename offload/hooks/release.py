@@ -11,20 +11,17 @@ import queue
 import secrets
 import threading
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 from celery import states
 from kombu.transport import virtual
 
 from offload.content.holds import holder
 from offload.errors import OffloadError
-from offload.hooks.forks import guard_forks
+from offload.forks import guard_forks
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.processes import PerProcess
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = (
     "Releaser",
@@ -32,7 +29,6 @@ __all__ = (
     "is_done",
     "is_only_copy",
     "message_name",
-    "redelivery_time",
     "release",
     "task_holder",
     "waits_of",
@@ -41,10 +37,6 @@ __all__ = (
 logger = logging.getLogger(__name__)
 
 _FINAL = frozenset({states.SUCCESS, states.FAILURE, states.RETRY, states.IGNORED, states.REVOKED})
-_VISIBILITY = {
-    **dict.fromkeys(("redis", "rediss", "sentinel"), 3600.0),
-    **dict.fromkeys(("sqs", "pgmq", "slmq"), 1800.0),
-}
 _WAITING = 10_000  # releases that wait for the thread; what is more ends by its retention
 
 
@@ -73,17 +65,6 @@ def waits_of(held_by: str) -> float | None:
     task, _, message = held_by.rpartition("+")
     seconds = message.partition(".")[2] if task.startswith("task:") else ""
     return float(seconds) if seconds.isdecimal() else None
-
-
-def redelivery_time(conf: Any) -> float:
-    """Return the seconds after which the broker may give a message again that was not
-    acknowledged, as when its worker was killed at its very end.
-    """
-    options = conf.broker_transport_options or {}
-    url = conf.broker_read_url or conf.broker_url
-    first = url[0] if isinstance(url, (list, tuple)) and url else url
-    default = _VISIBILITY.get(urlsplit(str(first)).scheme.partition("+")[0], 0.0)
-    return float(options.get("visibility_timeout", default) or 0.0)
 
 
 def is_done(app: Any, task: Any, state: str, delivery_info: Mapping[str, Any] | None) -> bool:

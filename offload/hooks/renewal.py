@@ -14,15 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from offload.errors import OffloadError, StoreUnavailable
-from offload.hooks.forks import guard_forks
+from offload.forks import guard_forks
+from offload.hooks.delivery import Delivery
+from offload.hooks.runtime import Runtime
 from offload.stores.processes import PerProcess
-
-if TYPE_CHECKING:
-    from offload.hooks.delivery import Delivery
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("Renewer", "renewed_for")
 

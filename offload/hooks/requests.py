@@ -16,7 +16,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
 from celery.app.trace import task_has_custom
@@ -34,10 +34,8 @@ from offload.hooks.celery_internals import (
 from offload.hooks.delivery import HELD, mark_refs
 from offload.hooks.note import EMBED
 from offload.hooks.paths import contains, replace_refs
+from offload.hooks.runtime import Runtime
 from offload.ref import LostValue, Ref
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("LIMIT", "install", "readable")
 

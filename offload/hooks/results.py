@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import states
 from celery.backends import base
@@ -35,19 +35,18 @@ from offload.hooks.celery_internals import (
     known_meta,
     parents_of,
 )
+from offload.hooks.chords import PartKeeper
 from offload.hooks.delivery import HELD, as_wire, current_delivery
 from offload.hooks.exceptions import hook_exceptions
 from offload.hooks.note import MALFORMED
 from offload.hooks.outgoing import described
 from offload.hooks.paths import contains
 from offload.hooks.publish import wire_form
-from offload.hooks.release import has_ended, release, task_holder
+from offload.hooks.release import Releaser, has_ended, release, task_holder
 from offload.hooks.requests import readable
 from offload.hooks.rows import cleanup_releasing, keeps_rows
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("ResultMeta", "hook_backend", "install")
 
@@ -366,7 +365,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
     def offload_part_return(request: Any, state: str, result: Any, **options: Any) -> Any:
         delivery = current_delivery()
         if delivery is not None and state == states.SUCCESS:
-            runtime.parts.returns(backend, request, delivery)
+            runtime.part(PartKeeper).returns(backend, request, delivery)
         with results_as_refs():
             return part_return(request, state, result, **options)
 
@@ -519,7 +518,7 @@ def _release_request(runtime: Runtime, task_id: str, request: Any, state: str) -
         return
     task = runtime.app.tasks.get(request.task)
     if task is not None and has_ended(task, state):
-        runtime.releaser.submit(held, task_holder(task_id, message), request.delivery_info)
+        runtime.part(Releaser).submit(held, task_holder(task_id, message), request.delivery_info)
 
 
 def _stored_ref(runtime: Runtime, backend: Any, task_id: str) -> Ref[Any] | None:

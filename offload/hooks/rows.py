@@ -11,19 +11,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from offload.content.holds import holder
 from offload.hooks.release import release
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
+from offload.settings import TaskOptions
 
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
-
-__all__ = ("CLEANED_DAILY", "cleanup_releasing", "keeps_rows")
+__all__ = ("CLEANED_DAILY", "cleanup_releasing", "keeps_rows", "result_ttl")
 
 CLEANED_DAILY = 86400.0
 """Seconds between two cleanups, by Celery's own schedule for beat."""
+_FOREVER = 10 * 365 * 86400.0  # for results that never expire
 _MARGIN = timedelta(minutes=1)  # what expires while a cleanup begins
 
 Finder = Callable[[Any, datetime], Iterable[str]]
@@ -32,6 +32,17 @@ Finder = Callable[[Any, datetime], Iterable[str]]
 def keeps_rows(backend: Any) -> bool:
     """Return whether *backend* keeps results until its cleanup, and says which these are."""
     return _finder(backend) is not None
+
+
+def result_ttl(runtime: Runtime, options: TaskOptions) -> float:
+    """Return for how many seconds a stored result is needed; a retention that is set
+    prolongs that, its default doesn't.
+    """
+    expires = runtime.result_expires
+    if expires is not None and keeps_rows(runtime.app.backend):
+        # Until a cleanup releases it; where nothing can be released, until the next one.
+        expires = _FOREVER if runtime.store.blobs.tracks_holds else expires + CLEANED_DAILY
+    return max(options.retention or 0.0, expires or _FOREVER)
 
 
 def cleanup_releasing(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from celery import Celery
-from kombu.utils.imports import symbol_by_name
 
 from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold
@@ -18,30 +19,11 @@ from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef, SerializationError
-from offload.hooks import (
-    control,
-    eager,
-    handover,
-    masking,
-    periodic,
-    prefetch,
-    results,
-    together,
-    worker,
-)
-from offload.hooks.celery_internals import GET_BACKEND, opened_backend
-from offload.hooks.chords import PartKeeper
 from offload.hooks.locate import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
-from offload.hooks.prefetch import Prefetcher
-from offload.hooks.publish import amqp_class
 from offload.hooks.recorder import Recorder
-from offload.hooks.release import Releaser, redelivery_time
-from offload.hooks.renewal import Renewer
-from offload.hooks.results import hook_backend
-from offload.hooks.rows import CLEANED_DAILY, keeps_rows
 from offload.ref import Ref
 from offload.registry.apps import own_app
 from offload.registry.keys import own_key
@@ -54,13 +36,17 @@ from offload.settings import Settings, TaskOptions
 from offload.stores.capabilities import CountsTiers
 from offload.stores.protocols import Store
 
-__all__ = ("Runtime",)
+__all__ = ("Runtime", "redelivery_time")
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 logger = logging.getLogger(__name__)
 
-_FOREVER = 10 * 365 * 86400.0  # for results that never expire
+_VISIBILITY = {
+    **dict.fromkeys(("redis", "rediss", "sentinel"), 3600.0),
+    **dict.fromkeys(("sqs", "pgmq", "slmq"), 1800.0),
+}
 RETENTION_HELD = 7 * 86400.0
 """Default of ``offload_retention`` where holds are tracked. Only values that nobody releases live
 that long: those of a killed publisher, of a purged queue, of messages that may have copies."""
@@ -94,9 +80,8 @@ class Runtime:
             self._means, self.counters, like=None if like is None else like.classes
         )
         """Classes and functions that are shipped; see `offload.registry.registry`."""
-        self.prefetcher = Prefetcher(self)
-        self.renewer = Renewer(self)
-        self.parts = PartKeeper(self)
+        self.clock = time.time
+        self._parts: dict[Any, Any] = {}
 
     def connect(self, app: Celery) -> None:
         """Connect with *app*. Raises ConfigurationError if its settings are wrong."""
@@ -104,7 +89,6 @@ class Runtime:
         self.tasks = Tasks(app)
         if app.configured:
             self._read_settings()
-        _install(self, app)
 
     @property
     def is_connected(self) -> bool:
@@ -190,6 +174,14 @@ class Runtime:
 
     # -- for the hooks
 
+    def part(self, kind: Callable[[Runtime], P]) -> P:
+        """Return this app's only instance of class *kind*, which is created at first use.
+
+        So hooks keep state of their own for each app, and this module needs to know none of them.
+        """
+        found: P | None = self._parts.get(kind)
+        return found if found is not None else self._parts.setdefault(kind, kind(self))
+
     def _means(self) -> Means:
         settings = self.settings
         key = settings.signing_key
@@ -255,11 +247,6 @@ class Runtime:
         return self.settings.grace + redelivery_time(self.app.conf)
 
     @cached_property
-    def releaser(self) -> Releaser:
-        """What releases where nothing may wait for the store."""
-        return Releaser(self)
-
-    @cached_property
     def observer(self) -> Observer:
         """What counts in mode ``observe``; it pushes no classes, and needs no store.
 
@@ -323,16 +310,6 @@ class Runtime:
         seconds = expires.total_seconds() if hasattr(expires, "total_seconds") else expires
         return float(seconds) if seconds else None
 
-    def result_ttl(self, options: TaskOptions) -> float:
-        """Return for how many seconds a stored result is needed; a retention that is set
-        prolongs that, its default doesn't.
-        """
-        expires = self.result_expires
-        if expires is not None and keeps_rows(self.app.backend):
-            # Until a cleanup releases it; where nothing can be released, until the next one.
-            expires = _FOREVER if self.store.blobs.tracks_holds else expires + CLEANED_DAILY
-        return max(options.retention or 0.0, expires or _FOREVER)
-
 
 _NAMES_KEPT = 10_000
 
@@ -342,28 +319,12 @@ def _current() -> Runtime:
     return runtime
 
 
-def _install(runtime: Runtime, app: Any) -> None:
-    """Connect the three seams: publishing, executing, results; and add our own task."""
-    app._offload = runtime  # noqa: SLF001 (ours)
-    app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
-    before = app.__dict__.pop("amqp", None)  # it is of the old class
-    if before is not None and "queues" in before.__dict__:
-        app.amqp.__dict__["queues"] = before.queues  # with what was added to them
-    handover.guard_send_task(runtime, app)
-    get_backend = getattr(app, GET_BACKEND)
-
-    def offload_get_backend() -> Any:
-        return hook_backend(runtime, get_backend())
-
-    setattr(app, GET_BACKEND, offload_get_backend)
-    hook_backend(runtime, opened_backend(app))
-    app.steps["worker"].add(worker.CheckConfiguration)
-    app.steps["consumer"].add(worker.CheckTracers)
-    periodic.install(runtime, app)
-    worker.install()
-    control.install()
-    masking.install()
-    together.install()
-    eager.install()
-    results.install()
-    prefetch.install()
+def redelivery_time(conf: Any) -> float:
+    """Return the seconds after which the broker may give a message again that was not
+    acknowledged, as when its worker was killed at its very end.
+    """
+    options = conf.broker_transport_options or {}
+    url = conf.broker_read_url or conf.broker_url
+    first = url[0] if isinstance(url, (list, tuple)) and url else url
+    default = _VISIBILITY.get(urlsplit(str(first)).scheme.partition("+")[0], 0.0)
+    return float(options.get("visibility_timeout", default) or 0.0)

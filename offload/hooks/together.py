@@ -12,16 +12,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.canvas import group
 
 from offload.content.memo import is_immutable
+from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import is_user_code, publishes
 from offload.ref import Ref
-
-if TYPE_CHECKING:
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("Together", "install", "published_together")
 

@@ -26,7 +26,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from billiard.process import current_process
 from celery import Task, signals, states
@@ -38,6 +38,7 @@ from celery.exceptions import Reject, Retry
 from celery.result import ResultBase
 
 from offload.content.holds import Hold, holder
+from offload.content.store import ContentStore
 from offload.errors import (
     ConfigurationError,
     InvalidRef,
@@ -61,14 +62,13 @@ from offload.hooks.outgoing import described
 from offload.hooks.paths import contains
 from offload.hooks.publish import resending
 from offload.hooks.release import task_holder
+from offload.hooks.renewal import Renewer
+from offload.hooks.rows import result_ttl
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref, looks_like_ref, wire_text
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
 from offload.tracing import received
-
-if TYPE_CHECKING:
-    from offload.content.store import ContentStore
-    from offload.hooks.runtime import Runtime
 
 __all__ = ("CheckConfiguration", "CheckTracers", "install")
 
@@ -219,7 +219,7 @@ def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable
             with received(request):
                 delivery.receive(args, kwargs, request, note)
             try:
-                with runtime.renewer.running(delivery):
+                with runtime.part(Renewer).running(delivery):
                     outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
             except MALFORMED as exc:
                 if request.get("is_eager") or current_process().name != _MAIN:
@@ -494,7 +494,7 @@ def _result_hold(
     message of the task itself where it only goes to callbacks, which hold it for themselves.
     """
     request = delivery.task.request
-    ttl = runtime.result_ttl(options)
+    ttl = result_ttl(runtime, options)
     if request.chord:
         ttl = max(ttl, part_ttl(delivery.task.backend))
     if stored:

@@ -28,7 +28,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from offload.content.manifest import pack
 from offload.errors import OffloadError, StoreUnavailable
 from offload.hooks.note import own_name
-from offload.hooks.release import release
+from offload.hooks.release import Releaser, release
+from offload.hooks.renewal import Renewer
 from offload.ref import Ref
 from tests.hooks.lifetimes_model import (
     EXPIRES,
@@ -90,8 +91,10 @@ def lifetimes_machine(
                 },
             )
             self.wire.hook._store = self.setup.store
-            self.wire.hook.releaser.submit = self._release_now  # type: ignore[method-assign]
-            self.wire.hook.renewer._running.get()._thread = threading.current_thread()  # none else
+            self.wire.hook.part(Releaser).submit = self._release_now  # type: ignore[method-assign]
+            self.wire.hook.part(
+                Renewer
+            )._running.get()._thread = threading.current_thread()  # none else
             self.model = Model()
             self.processes = itertools.cycle([self._process(), self._process()])
             self.messages: list[Sent] = []
@@ -363,7 +366,7 @@ def lifetimes_machine(
             for span in (0.0, *[0.37 * HOUR] * 12):
                 self.setup.advance(span)
                 self.model.now += span
-                self.wire.hook.renewer.renew_due()
+                self.wire.hook.part(Renewer).renew_due()
                 if sent.until - GRACE <= self.model.now or (sent.runs > 1 and not span):
                     for key in sent.carried:
                         self._hold(sent.holder, key, 1.5 * GRACE)

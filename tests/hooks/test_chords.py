@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import _state, chain, chord
 
+from offload.hooks.chords import PartKeeper
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.wire import make_wire
@@ -28,7 +29,7 @@ def wire(request, valkey, monkeypatch):
     wire.clock = FakeClock()
     wire.hook._store = MemoryStore(clock=wire.clock)
     wire.hook.content._clock = lambda: 1e9 + wire.clock()
-    wire.hook.parts.now = lambda: 1e9 + wire.clock()
+    wire.hook.clock = lambda: 1e9 + wire.clock()
 
     @wire.app.task(name="part", shared=False)
     def part(number):
@@ -72,14 +73,14 @@ def test_early_parts_last_as_long_as_the_chord(wire, kind):
         wire.hook._contents = None  # another process
         wire.hook.content._clock = lambda: 1e9 + wire.clock()
         if n % 3 == 0:
-            wire.hook.parts._prolonged.clear()
+            wire.hook.part(PartKeeper)._prolonged.clear()
     assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))
     assert holders(wire) <= {"result"}
 
 
 def test_without_it_they_would_end(wire, monkeypatch):
     """What the other test proves nothing without."""
-    monkeypatch.setattr(wire.hook.parts, "_prolong", lambda *_: None)
+    monkeypatch.setattr(wire.hook.part(PartKeeper), "_prolong", lambda *_: None)
     chord(HEADERS["results that are stored"](wire))(wire.total.s())
     for _ in range(PARTS):
         wire.execute(wire.take())
@@ -90,7 +91,7 @@ def test_without_it_they_would_end(wire, monkeypatch):
 
 def test_a_quick_chord_costs_nothing(wire, monkeypatch):
     """Parts that return soon ask neither Redis nor the store about the others."""
-    monkeypatch.setattr(wire.hook.parts, "_prolong", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(wire.hook.part(PartKeeper), "_prolong", lambda *_: pytest.fail("asked"))
     result = chord(HEADERS["results that are stored"](wire))(wire.total.s())
     wire.work()
     assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))

@@ -19,7 +19,8 @@ from kombu import Connection, Exchange, Queue
 from kombu.serialization import prepare_accept_content
 
 from offload import BlobMissing, ConfigurationError, Ref
-from offload.hooks.release import is_done, redelivery_time
+from offload.hooks.release import Releaser, is_done
+from offload.hooks.runtime import redelivery_time
 from tests.support.wire import make_wire
 
 BIG = list(range(2000))
@@ -232,7 +233,9 @@ def received(wire, tasks, monkeypatch):
     names that this gives up.
     """
     released = []
-    monkeypatch.setattr(wire.hook.releaser, "submit", lambda _, name, __: released.append(name))
+    monkeypatch.setattr(
+        wire.hook.part(Releaser), "submit", lambda _, name, __: released.append(name)
+    )
     wire.run(tasks.size, [])  # by the first task that a worker knows its requests are guarded
 
     def received(task, *args, **options):

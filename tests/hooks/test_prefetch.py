@@ -21,6 +21,7 @@ from offload import IntegrityError, Ref, StoreUnavailable
 from offload.content.cache import NodeCache
 from offload.hooks import prefetch, runtime
 from offload.hooks.note import own_name
+from offload.hooks.prefetch import Prefetcher
 from offload.ref import wire_text
 from tests.support.processes import wait_until
 from tests.support.wire import make_wire
@@ -122,7 +123,7 @@ class Node:
 
     def settled(self):
         """Return when the thread has done what it can now, and waits."""
-        (ahead,) = self.hook.prefetcher._ahead._made.values()
+        (ahead,) = self.hook.part(Prefetcher)._ahead._made.values()
 
         def idle():
             with ahead._changed:
@@ -160,7 +161,7 @@ def make(tmp_path, monkeypatch):
 
     yield make
     for node in nodes:
-        if (ahead := node.hook.prefetcher._ahead.take()) is not None:
+        if (ahead := node.hook.part(Prefetcher)._ahead.take()) is not None:
             ahead._end()
 
 
@@ -187,7 +188,7 @@ def test_who_is_begun_at_once_fetches_itself(make):
     node = make(busy=False)
     node.publish()
     node.receive()
-    assert node.hook.prefetcher._ahead.take() is None
+    assert node.hook.part(Prefetcher)._ahead.take() is None
 
 
 def test_tasks_that_were_just_handed_over_count_as_running(make):
@@ -231,7 +232,7 @@ def test_where_it_is_on(make, setting, mode, pool, fetched):
     if fetched:
         wait_until(node.cached, "the value is cached")
     else:
-        assert node.hook.prefetcher._ahead.take() is None
+        assert node.hook.part(Prefetcher)._ahead.take() is None
 
 
 def test_what_waits_is_bounded_in_bytes(make):
@@ -439,7 +440,7 @@ def test_a_broken_note_is_left_to_the_task(make, note, caplog):
     node = make()
     node.publish()
     node.receive(note=note)
-    if node.hook.prefetcher._ahead._made:
+    if node.hook.part(Prefetcher)._ahead._made:
         node.settled()
     assert node.cached() == set()
     node.waiting()
@@ -462,7 +463,7 @@ def test_the_end_of_a_worker_leaves_no_half_a_file(make):
     node.waiting()
     assert reached.wait(30)
     node.waiting()
-    ahead = node.hook.prefetcher._ahead.get()
+    ahead = node.hook.part(Prefetcher)._ahead.get()
     assert list(node.folder.glob("*.part"))
     ending = threading.Thread(target=ahead._end)
     ending.start()
@@ -481,7 +482,7 @@ def test_a_forked_child_begins_with_nothing(make):
     reached, go_on = node.hang()
     node.waiting()
     assert reached.wait(30)
-    ahead = node.hook.prefetcher._ahead.get()
+    ahead = node.hook.part(Prefetcher)._ahead.get()
     held, forked = threading.Event(), threading.Event()
 
     def hold():

@@ -10,6 +10,7 @@ import pytest
 from offload import BlobMissing, Ref
 from offload.errors import StoreUnavailable
 from offload.hooks.release import waits_of
+from offload.hooks.renewal import Renewer
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.wire import make_wire
@@ -32,16 +33,16 @@ def make_slow(serializer):
     wire.hook._store = MemoryStore(clock=wire.clock)
     began = wire.clock()
     wire.hook.content._clock = lambda: 1e9 + wire.clock() - began
-    wire.renewals = wire.hook.renewer._running.get()
+    wire.renewals = wire.hook.part(Renewer)._running.get()
     wire.renewals._thread = threading.current_thread()  # tests renew themselves
     wire.seen = []
 
     @wire.app.task(name="slow", shared=False, offload={"threshold": 1000})
     def slow(value: Ref, hours=0.0):
-        wire.hook.renewer.renew_due()
+        wire.hook.part(Renewer).renew_due()
         for _ in range(int(hours * 4)):
             wire.clock.advance(HOUR / 4)
-            wire.hook.renewer.renew_due()
+            wire.hook.part(Renewer).renew_due()
         wire.seen.append(len(value.get()))
 
     @wire.app.task(name="size", shared=False)
@@ -110,13 +111,13 @@ def test_a_message_that_waited_until_the_end_is_renewed_at_once(wire):
 def test_at_any_moment_a_second_delivery_finds_its_values(wire, monkeypatch):
     """While a task runs, its hold never has less than the grace left."""
     left = []
-    renew = wire.hook.renewer.renew_due
+    renew = wire.hook.part(Renewer).renew_due
 
     def watched():
         renew()
         left.append(min(info.ttl for info in wire.hook.store.blobs.scan()))
 
-    monkeypatch.setattr(wire.hook.renewer, "renew_due", watched)
+    monkeypatch.setattr(wire.hook.part(Renewer), "renew_due", watched)
     wire.slow.apply_async((BIG, 20), expires=60)
     wire.work()
     assert min(left) >= HOUR
@@ -162,7 +163,7 @@ def test_a_late_renewal_leaves_nothing(wire, monkeypatch):
 
 def test_without_renewal_it_would_be_gone(wire, monkeypatch):
     """What these tests prove nothing without: the clock does end values."""
-    monkeypatch.setattr(wire.hook.renewer, "_renew", lambda delivery: None)
+    monkeypatch.setattr(wire.hook.part(Renewer), "_renew", lambda delivery: None)
     result = wire.slow.apply_async((BIG, 20), expires=60)
     wire.work()
     with pytest.raises(BlobMissing):

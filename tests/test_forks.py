@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 IMPORTING = """
 import os, sys, threading
 from pathlib import Path
-from offload.hooks.forks import guard_forks
+from offload.forks import guard_forks
 
 sys.path.insert(0, sys.argv[1])
 threading.imported, threading.go_on = threading.Event(), threading.Event()
