@@ -36,6 +36,7 @@ from kombu.utils.json import register_type
 
 from offload.digest import Digest, parse_digest
 from offload.errors import InvalidRef, SerializationError, UnsupportedVersion
+from offload.text import human_size
 
 __all__ = (
     "WIRE_VERSION",
@@ -66,7 +67,6 @@ _DIGITS = 8  # of a fingerprint, in a reference
 _SCANNED = 300  # characters of a refused reference that are searched for its digest
 _SHOWN = 48  # characters of a type's name
 _NEVER_TAKEN_FOR_ONE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 _within_values: ContextVar[bool] = ContextVar("offload_within_values", default=False)
 
 
@@ -224,15 +224,6 @@ def _lost(text: str, error: Exception) -> LostValue:
     made = LostValue(text)
     made.error = error
     return made
-
-
-def human_size(size: float) -> str:
-    """Return bytes as people read them (powers of 1000): ``41.2 MB``."""
-    for unit in _UNITS:
-        if size < 1000 or unit == _UNITS[-1]:
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def wire_text(value: object) -> str | None:

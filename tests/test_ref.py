@@ -18,7 +18,8 @@ from kombu.utils import json as kombu_json
 
 from offload.digest import digest_of
 from offload.errors import InvalidRef, UnsupportedVersion
-from offload.ref import Keys, Ref, fingerprint, human_size, looks_like_ref, wire_text
+from offload.ref import Keys, Ref, fingerprint, looks_like_ref, wire_text
+from offload.text import human_size
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 DIGEST = digest_of([b"content"])

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from offload.catalog.blobs import BlobContent, read_content
 from offload.catalog.naming import digest_begin, find, is_ref
+from offload.catalog.preview import preview
 from offload.catalog.removal import holders_of
 from offload.catalog.tasks import told_of_task
 from offload.catalog.times import moment
-from offload.content.looking import Content, content_of
 from offload.digest import Digest
 from offload.errors import BlobMissing
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
-from offload.serializers.preview import preview
 from offload.stores.capabilities import BlobPeek, blob_inspection_of
 
 __all__ = ("describe", "finite", "told_content", "told_preview")
@@ -69,7 +69,7 @@ def _ref(runtime: Runtime, ref: Ref[Any]) -> dict[str, Any]:
         "until": moment(ref.until),
     }
     if ref.data is not None:
-        content = content_of(runtime.store, None, data=ref.data, size=ref.size)
+        content = read_content(runtime.store, None, data=ref.data, size=ref.size)
         return {"digest": None, **said, "inline": True, "preview": told_preview(content)}
     assert ref.digest is not None  # noqa: S101 (for the type checker: it has one or the other)
     try:
@@ -81,7 +81,7 @@ def _ref(runtime: Runtime, ref: Ref[Any]) -> dict[str, Any]:
 def _blob(runtime: Runtime, digest: Digest, ref: Ref[Any] | None = None) -> dict[str, Any]:
     store = runtime.store
     [seen] = blob_inspection_of(store).peek([digest], 1)
-    content = content_of(store, digest, size=None if ref is None else ref.size)
+    content = read_content(store, digest, size=None if ref is None else ref.size)
     told = told_content(content)
     said = {
         "digest": digest,
@@ -94,7 +94,7 @@ def _blob(runtime: Runtime, digest: Digest, ref: Ref[Any] | None = None) -> dict
     return said if content.manifest is None else {**said, "preview": told_preview(content)}
 
 
-def told_content(content: Content) -> dict[str, Any]:
+def told_content(content: BlobContent) -> dict[str, Any]:
     """Return what a blob is by its content, which never changes."""
     manifest = content.manifest
     if manifest is None:
@@ -114,7 +114,7 @@ def _seen(seen: BlobPeek | None) -> dict[str, Any]:
     return {"stored_bytes": seen.size, "ttl": seen.ttl, "age": seen.age}
 
 
-def told_preview(content: Content) -> dict[str, Any]:
+def told_preview(content: BlobContent) -> dict[str, Any]:
     """Return how a value begins; *content* is that of the root of one.
 
     Raises BlobMissing, IntegrityError, StoreUnavailable: chunks may have to be fetched.

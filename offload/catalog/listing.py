@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from offload.content.looking import Glance, glance
+from offload.catalog.blobs import BlobSummary, summarize_blobs
+from offload.catalog.preview import type_of
 from offload.digest import Digest
 from offload.errors import ConfigurationError
-from offload.ref import human_size
-from offload.serializers.preview import kind
 from offload.stores.capabilities import HoldTracking, hold_tracking_of
 from offload.stores.protocols import BlobInfo, Store
+from offload.text import human_size
 
 __all__ = ("PAGE", "SORTS", "Listed", "Row", "account_of", "listed", "ordered", "rows", "told_kind")
 
@@ -57,7 +57,7 @@ class Listed:
     """
 
     row: Row
-    seen: Glance | None
+    seen: BlobSummary | None
     shared: int | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -145,16 +145,16 @@ def listed(
     """
     rest = iter(found)
     while some := list(islice(rest, PAGE)):
-        seen: Iterable[Glance | None] = [None] * len(some)
+        seen: Iterable[BlobSummary | None] = [None] * len(some)
         if not quick:
-            seen = glance(store, [row.digest for row in some])
+            seen = summarize_blobs(store, [row.digest for row in some])
         for row, each in zip(some, seen, strict=True):
             is_root = each is not None and each.root is not None
             times = None if shared is None or is_root else shared(row.digest)
             yield Listed(row, each, times)
 
 
-def told_kind(seen: Glance | None) -> str:
+def told_kind(seen: BlobSummary | None) -> str:
     """Return what people are told of what a blob is: ``str (raw, 10.0 kB)``, ``chunk``; ``-`` if it
     was not looked at.
     """
@@ -167,6 +167,6 @@ def told_kind(seen: Glance | None) -> str:
     return f"{_type(seen)} ({root.serializer[:40]}, {human_size(root.size)}{chunks})"
 
 
-def _type(seen: Glance) -> str:
+def _type(seen: BlobSummary) -> str:
     root = seen.root
-    return "" if root is None else kind(root.serializer, root.head, root.body)
+    return "" if root is None else type_of(root.serializer, root.head, root.body)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 
+from offload.catalog.blobs import summarize_blobs
 from offload.catalog.listing import PAGE
-from offload.content.looking import glance
 from offload.digest import Digest
 from offload.stores.protocols import BlobInfo, Store
 
@@ -35,7 +35,7 @@ class Sharing:
             if seen is not None:
                 for info in some:
                     seen(info)
-            for each in glance(store, [info.digest for info in some]):
+            for each in summarize_blobs(store, [info.digest for info in some]):
                 if each is not None and each.root is not None:
                     self._times.update({_key(chunk.digest) for chunk in each.root.chunks})
 

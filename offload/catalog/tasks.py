@@ -11,8 +11,8 @@ from celery.backends.base import DisabledBackend
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, StoreUnavailable
 from offload.hooks.results import results_as_refs
 from offload.hooks.runtime import Runtime
-from offload.ref import Ref, human_size
-from offload.serializers.describe import short_repr
+from offload.ref import Ref
+from offload.text import human_size, short_repr
 
 __all__ = ("told_of_task",)
 

@@ -11,7 +11,6 @@ from offload.cli.context import runtime_of
 from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_rows
 from offload.hooks.runtime import Runtime
-from offload.ref import human_size
 from offload.stats.estimate import (
     Candidate,
     Estimate,
@@ -20,6 +19,7 @@ from offload.stats.estimate import (
 )
 from offload.stats.estimate import estimate as estimate_of
 from offload.stats.report import report, tallies_of
+from offload.text import human_size
 
 __all__ = ("estimate",)
 

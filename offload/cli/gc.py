@@ -10,8 +10,8 @@ from offload.cli.context import runtime_of
 from offload.cli.output import print_json, printable
 from offload.cli.progress import Progress
 from offload.gc import Collected, collect
-from offload.ref import human_size
 from offload.stores.protocols import SweepItem
+from offload.text import human_size
 
 __all__ = ("gc",)
 

@@ -11,14 +11,15 @@ from typing import IO, Any
 
 import click
 
+from offload.catalog.blobs import BlobContent, read_content
 from offload.catalog.naming import digest_begin, find, is_ref
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json, printable
 from offload.cli.written import write_value
-from offload.content.looking import Content, content_of
 from offload.errors import InvalidRef
 from offload.hooks.runtime import Runtime
-from offload.ref import Ref, human_size
+from offload.ref import Ref
+from offload.text import human_size
 
 __all__ = ("get",)
 
@@ -74,16 +75,16 @@ def get(
         click.echo(printable(f"{output}: {human_size(size)}, {form}"))
 
 
-def _content(runtime: Runtime, what: str, ref: Ref[Any] | None) -> Content:
+def _content(runtime: Runtime, what: str, ref: Ref[Any] | None) -> BlobContent:
     if ref is not None:
-        return content_of(runtime.store, ref.digest, data=ref.data, size=ref.size)
+        return read_content(runtime.store, ref.digest, data=ref.data, size=ref.size)
     begin = digest_begin(what)
     if begin is None:
         raise InvalidRef(f"{what[:100]!r} is no reference, and no digest of 8 digits or more")
-    return content_of(runtime.store, find(runtime.store, begin))
+    return read_content(runtime.store, find(runtime.store, begin))
 
 
-def _form(content: Content) -> str:
+def _form(content: BlobContent) -> str:
     manifest = content.manifest
     if manifest is None:
         return "a chunk"
@@ -92,7 +93,7 @@ def _form(content: Content) -> str:
     return f"as {manifest.serializer} has it{said}"
 
 
-def _pieces(content: Content) -> Iterable[bytes | memoryview]:
+def _pieces(content: BlobContent) -> Iterable[bytes | memoryview]:
     """Return what is written: the head as well where there would be nothing without."""
     manifest = content.manifest
     if manifest is None:

@@ -11,7 +11,7 @@ from offload.catalog.description import describe, finite
 from offload.catalog.times import lasts
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json, print_rows
-from offload.ref import human_size
+from offload.text import human_size
 
 __all__ = ("inspect",)
 

@@ -25,8 +25,8 @@ from offload.catalog.times import lasts
 from offload.cli.context import runtime_of
 from offload.cli.output import Column, print_json_list, print_pages, printable
 from offload.cli.progress import Progress
-from offload.ref import human_size
 from offload.stores.protocols import Store
+from offload.text import human_size
 
 __all__ = ("ls",)
 

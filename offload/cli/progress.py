@@ -12,7 +12,7 @@ import click
 
 from offload.cli.output import printable
 from offload.cli.terminal import is_terminal
-from offload.ref import human_size
+from offload.text import human_size
 
 __all__ = ("Progress",)
 

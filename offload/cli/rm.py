@@ -13,8 +13,8 @@ from offload.cli.context import runtime_of
 from offload.cli.output import print_json, print_rows, printable
 from offload.digest import Digest
 from offload.errors import InvalidRef
-from offload.ref import human_size
 from offload.stores.protocols import Store
+from offload.text import human_size
 
 __all__ = ("rm",)
 

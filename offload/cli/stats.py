@@ -14,10 +14,10 @@ from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.counters import STEPS
 from offload.hooks.runtime import Runtime
-from offload.ref import human_size
 from offload.stats import Figures, Report, report, told
 from offload.stats.report import tallies_of
 from offload.stats.stores import by_store
+from offload.text import human_size
 
 __all__ = ("counts", "document", "stats")
 

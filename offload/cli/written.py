@@ -6,7 +6,7 @@ import json
 from typing import IO, Any
 
 from offload.errors import SerializationError
-from offload.serializers.describe import type_name
+from offload.text import type_name
 
 __all__ = ("write_value",)
 

@@ -39,15 +39,15 @@ __all__ = (
     "ROOT_LIMIT",
     "Chunk",
     "Manifest",
+    "ManifestPrefix",
     "Packed",
-    "Sketch",
     "aligned",
     "is_fragmented",
     "is_root",
     "pack",
+    "read_prefix",
     "read_root",
     "root_limit",
-    "sketch",
 )
 
 ALIGNMENT = 64
@@ -298,7 +298,7 @@ def _check_counts(manifest: Manifest) -> None:
 
 
 @dataclass(frozen=True)
-class Sketch:
+class ManifestPrefix:
     """What the beginning of a root blob says, not verified.
 
     Attributes:
@@ -328,7 +328,7 @@ def is_fragmented(root: memoryview) -> bool:
     return bool(magic == _MAGIC and INSPECTED < header_size <= room)
 
 
-def sketch(begin: bytes) -> Sketch | None:
+def read_prefix(begin: bytes) -> ManifestPrefix | None:
     """Return what a root says that begins so; None if its header is not whole, or none."""
     try:
         _, header_size, head_size = _PREFIX.unpack_from(begin)
@@ -341,7 +341,7 @@ def sketch(begin: bytes) -> Sketch | None:
         size = sum(map(_size, header["b"])) + head_size
         head = None if header.get("x") or end > len(begin) else begin[at:end]
         body = b"" if chunks else begin[aligned(end) : aligned(end) + ALIGNMENT]
-        return Sketch(_text(header["s"]), head, body, size, chunks)
+        return ManifestPrefix(_text(header["s"]), head, body, size, chunks)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         return None
 

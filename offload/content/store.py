@@ -40,12 +40,13 @@ from offload.errors import (
     UnsupportedVersion,
     ValueTooLarge,
 )
-from offload.ref import Keys, Ref, claimed_digest, human_size, no_refs_within
+from offload.ref import Keys, Ref, claimed_digest, no_refs_within
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.capabilities import chunk_size_of
 from offload.stores.protocols import PUT, Parts, Store
+from offload.text import human_size
 
 __all__ = ("ContentStore", "longest_asked")
 

@@ -24,8 +24,8 @@ from offload.dashboard.stored import Kind, Stored
 from offload.dashboard.tables import Column, Table, number_of
 from offload.digest import Digest, parse_digest
 from offload.errors import OffloadError
-from offload.ref import human_size
 from offload.stores.protocols import Store
+from offload.text import human_size
 
 __all__ = ("ROUTES",)
 

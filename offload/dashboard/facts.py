@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from offload.catalog.times import lasts
-from offload.ref import human_size
+from offload.text import human_size
 
 __all__ = ("Facts", "Shown", "facts_of", "shown_of")
 

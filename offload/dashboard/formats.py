@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from markupsafe import Markup
 
-from offload.ref import human_size
+from offload.text import human_size
 
 __all__ = ("NONE", "moment", "number", "percent", "seconds", "size", "span", "times")
 

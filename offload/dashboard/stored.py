@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.states import READY_STATES
 
+from offload.catalog.blobs import read_content, summarize_blobs
 from offload.catalog.description import describe, told_content, told_preview
 from offload.catalog.holding import held_by
 from offload.catalog.listing import told_kind
@@ -17,7 +18,6 @@ from offload.catalog.refreshed import Kept, Refreshed
 from offload.catalog.sharing import Sharing
 from offload.catalog.snapshot import LIMIT, Snapshot, take
 from offload.catalog.tasks import told_of_task
-from offload.content.looking import content_of, glance
 from offload.dashboard.recent import Recent
 from offload.digest import Digest, digest_of
 from offload.errors import OffloadError, StoreUnavailable
@@ -99,7 +99,7 @@ class Stored:
             None
             if seen is None
             else Kind(told_kind(seen), part=seen.root is None, age=seen.seen.age)
-            for seen in glance(self.store, digests)
+            for seen in summarize_blobs(self.store, digests)
         ]
 
     def content(self, digest: Digest) -> Mapping[str, Any]:
@@ -149,7 +149,7 @@ class Stored:
         return describe(self._runtime, what)
 
     def _content(self, digest: Digest) -> Mapping[str, Any]:
-        content = content_of(self.store, digest)
+        content = read_content(self.store, digest)
         told = told_content(content)
         if content.manifest is None:
             return told

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from offload.content.cache import open_cache
 from offload.errors import ConfigurationError
 from offload.hooks.runtime import Runtime, redelivery_time
-from offload.ref import human_size
 from offload.stores.findings import Finding
+from offload.text import human_size
 
 __all__ = ("CHECKS", "node_cache")
 

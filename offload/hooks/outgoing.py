@@ -27,9 +27,9 @@ from offload.hooks.runtime import Runtime
 from offload.hooks.together import published_together
 from offload.ref import LostValue, Ref
 from offload.serializers.base import Payload
-from offload.serializers.describe import type_name
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
+from offload.text import type_name
 
 __all__ = ("Outgoing", "described", "seconds_until")
 

@@ -33,7 +33,7 @@ from offload.registry.plain import text
 from offload.registry.scope import Scope
 from offload.registry.walk import Walk
 from offload.registry.watch import Watch
-from offload.serializers.describe import type_name
+from offload.text import type_name
 
 __all__ = ("Identity", "get_class_hash", "identify", "python_tag")
 

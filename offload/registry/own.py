@@ -9,11 +9,11 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from offload.errors import SerializationError
-from offload.ref import human_size
 from offload.registry.identity import Identity, identify
 from offload.registry.names import name_of
 from offload.registry.pickling import Pair
 from offload.registry.scope import Scope
+from offload.text import human_size
 
 __all__ = ("Own", "defined")
 

@@ -48,7 +48,7 @@ from offload.registry.uses import (
 )
 from offload.registry.written import Written, definition, import_of, namespace_of, statement
 from offload.serializers.advice import reason_of
-from offload.serializers.describe import short_repr
+from offload.text import short_repr
 
 __all__ = ("source_of",)
 

@@ -35,7 +35,7 @@ from offload.registry.scope import Scope
 from offload.registry.watch import MISSING, Watch
 from offload.registry.writers import WRITERS, NoContent
 from offload.serializers.advice import reason_of
-from offload.serializers.describe import type_name
+from offload.text import type_name
 
 __all__ = ("Walk",)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from offload.serializers.describe import type_name
 from offload.serializers.numpy_internals import fill_value
 from offload.serializers.tree import NotData, Reader, Writer
+from offload.text import type_name
 
 __all__ = ("flat_bytes", "from_bytes", "read", "read_dtype", "write", "write_dtype")
 

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from offload.errors import DeserializationError
-from offload.serializers.describe import type_name
 from offload.serializers.tree import Node, NotData, Reader, Writer
+from offload.text import type_name
 
 __all__ = ("read", "read_chunks", "read_schema", "write", "write_chunks")
 

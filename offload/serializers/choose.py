@@ -15,12 +15,12 @@ from offload.serializers import native as kombu_native
 from offload.serializers.advice import IN_THE_TASK
 from offload.serializers.base import Code, Payload, Serializer
 from offload.serializers.claimed import holds_claimed
-from offload.serializers.describe import type_name
 from offload.serializers.json import Json
 from offload.serializers.pickle import Pickle
 from offload.serializers.raw import Raw
 from offload.serializers.small import certainly_small
 from offload.serializers.tree import NotData, Tree
+from offload.text import type_name
 
 __all__ = ("Registry",)
 

@@ -15,10 +15,10 @@ import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from pandas.tseries.frequencies import to_offset
 
-from offload.serializers.describe import type_name
 from offload.serializers.pandas_internals import data_and_mask
 from offload.serializers.scalars import text
 from offload.serializers.tree import Node, NotData, Reader, Writer
+from offload.text import type_name
 
 __all__ = ("read", "read_index", "write")
 

@@ -12,7 +12,7 @@ import orjson
 
 from offload.errors import DeserializationError
 from offload.serializers.base import Payload
-from offload.serializers.describe import type_name
+from offload.text import type_name
 
 __all__ = ("Json", "is_plain")
 

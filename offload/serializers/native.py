@@ -10,9 +10,9 @@ from kombu.serialization import registry
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers.base import Payload
-from offload.serializers.describe import type_name
 from offload.serializers.kombu_internals import codec
 from offload.serializers.memory import utf8
+from offload.text import type_name
 
 __all__ = ("PREFIX", "carries", "decode", "encode", "is_kombus_own", "name_of")
 

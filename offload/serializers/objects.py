@@ -37,8 +37,8 @@ from uuid import UUID
 
 from offload.serializers import methods
 from offload.serializers.advice import reason_of
-from offload.serializers.describe import type_name
 from offload.serializers.scalars import Node, NotData, text
+from offload.text import type_name
 
 if TYPE_CHECKING:
     from offload.serializers.tree import Reader, Writer

@@ -14,8 +14,8 @@ from typing import Any
 
 from offload.errors import DeserializationError, OffloadError
 from offload.serializers.base import CachedFunction, Code, Payload
-from offload.serializers.describe import type_name
 from offload.serializers.memory import alias
+from offload.text import type_name
 
 __all__ = ("Pickle",)
 

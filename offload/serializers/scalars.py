@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from offload.serializers.describe import type_name
+from offload.text import type_name
 
 __all__ = ("READERS", "WRITERS", "NotData", "text")
 

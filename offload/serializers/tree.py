@@ -31,11 +31,11 @@ from offload.errors import DeserializationError, OffloadError
 from offload.serializers import objects, scalars
 from offload.serializers.advice import advise, reason_of
 from offload.serializers.base import Code, Payload
-from offload.serializers.describe import type_name
 from offload.serializers.json import is_plain
 from offload.serializers.raw import Raw
 from offload.serializers.scalars import Node, NotData, text
 from offload.serializers.shipped import Found, Given
+from offload.text import type_name
 
 __all__ = ("Node", "NotData", "Reader", "Tree", "Writer")
 

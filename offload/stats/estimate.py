@@ -16,9 +16,9 @@ from itertools import accumulate
 from typing import Any
 
 from offload.counters import SIZES, size_names
-from offload.ref import human_size
 from offload.stats.figures import Figures
 from offload.stats.report import Report
+from offload.text import human_size
 
 __all__ = ("Candidate", "Choices", "Estimate", "estimate", "human_seconds", "human_threshold")
 

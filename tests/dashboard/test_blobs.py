@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from offload.dashboard import dashboard
 from offload.errors import StoreUnavailable
-from offload.ref import human_size
+from offload.text import human_size
 from tests.dashboard.asking import blobs, cells, free, keys, page, token
 from tests.dashboard.conftest import Shop
 from tests.support.processes import wait_until

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import expect
 
-from offload.ref import human_size
+from offload.text import human_size
 
 pytestmark = [pytest.mark.integration, pytest.mark.server]
 

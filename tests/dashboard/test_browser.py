@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from offload.ref import human_size
+from offload.text import human_size
 
 pytestmark = [pytest.mark.integration, pytest.mark.server]
 

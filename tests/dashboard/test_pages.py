@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from offload.ref import human_size
+from offload.text import human_size
 
 pytestmark = pytest.mark.server
 

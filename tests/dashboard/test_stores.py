@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 from offload import Offload
 from offload.catalog.workers import Asked, Worker, this_process
 from offload.dashboard import dashboard, fleet
-from offload.ref import human_size
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock, unique
+from offload.text import human_size
 from tests.dashboard.conftest import Shop
 from tests.integration.features import create
 from tests.support.processes import wait_until, worker

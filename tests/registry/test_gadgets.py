@@ -8,12 +8,12 @@ import orjson
 import pandas as pd
 import pytest
 
+from offload.catalog.preview import preview
 from offload.errors import CodeError, CodeRefused, DeserializationError, OffloadError
 from offload.registry.identity import identify
 from offload.registry.scope import Scope
 from offload.serializers import Registry
 from offload.serializers.objects import READERS
-from offload.serializers.preview import preview
 from tests.registry.sides import Side
 
 KEY = "hmac:a key for the tests"

@@ -25,14 +25,14 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.content.manifest import pack, read_root, sketch
+from offload.catalog.preview import preview
+from offload.content.manifest import pack, read_prefix, read_root
 from offload.content.stored import decode, decode_begin
 from offload.errors import OffloadError
 from offload.ref import Keys
 from offload.registry.identity import identify
 from offload.registry.scope import Scope
 from offload.serializers import Registry
-from offload.serializers.preview import preview
 from offload.stores.memory import MemoryStore
 from tests.registry.sides import Side
 from tests.serializers.test_hostile import CLAIMS, SAMPLES
@@ -250,7 +250,7 @@ def main():
         for call in (
             lambda: read_root(memoryview(root), size=size, where="it"),
             lambda: read_root(memoryview(root), size=None, where="it"),
-            lambda: sketch(bytes(root)),
+            lambda: read_prefix(bytes(root)),
             lambda: decode(stored, 1 << 20, "it"),
             lambda: decode_begin(stored, 1 << 16),
             lambda: keys.open(f"offload:1?{bytes(root[:80]).decode('latin-1')}&m={'0' * 32}"),

@@ -17,7 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers import Registry
-from offload.serializers.describe import short_repr
+from offload.text import short_repr
 
 
 class Loud:

@@ -14,10 +14,10 @@ from offload.catalog.versions import at, described, short, signer, signer_json
 from offload.cli.classes import asked
 from offload.cli.output import Column, print_json, print_rows, printable
 from offload.errors import CodeError, CodeRefused
-from offload.ref import human_size
 from offload.registry.names import name_of
 from offload.registry.record import Record
 from offload.registry.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
+from offload.text import human_size
 
 __all__ = ("diff", "list_", "show", "status")
 

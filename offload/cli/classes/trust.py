@@ -13,13 +13,13 @@ from offload.catalog.versions import at, described, signer, signer_json
 from offload.cli.classes import asked
 from offload.cli.output import print_json, print_rows, printable
 from offload.errors import CodeRefused, ConfigurationError, OffloadError, VersionMissing
-from offload.ref import human_size
 from offload.registry.keys import generate
 from offload.registry.keys import signer as signer_of
 from offload.registry.listing import Listed
 from offload.registry.policy import OFF
 from offload.registry.record import Record
 from offload.registry.registry import ClassRegistry
+from offload.text import human_size
 
 __all__ = ("keygen", "pull", "verify")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from offload.ref import human_size
 from offload.stats import Figures
 from offload.stats.recent import Recent
 from offload.stats.told import percent, times
+from offload.text import human_size
 
 __all__ = ("COLUMNS", "SORTS", "Column", "Order")
 

@@ -15,10 +15,10 @@ from offload.cli.output import printable
 from offload.cli.top.columns import COLUMNS, NOW, SORTS, Column
 from offload.cli.top.reading import LINE, Reading, State
 from offload.counters import STEPS
-from offload.ref import human_size
 from offload.stats import Figures
 from offload.stats.recent import Recent
 from offload.stats.told import bound
+from offload.text import human_size
 
 __all__ = ("view",)
 

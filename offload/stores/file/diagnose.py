@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from re import Pattern
 
-from offload.ref import human_size
 from offload.stores.capacity import Capacity
 from offload.stores.file.blobs import BLOB, STRIPE
 from offload.stores.file.disk import ASIDE, Disk
 from offload.stores.file.records import RECORD
 from offload.stores.findings import Finding, stray_findings
 from offload.stores.snapshots.names import SNAPSHOT
+from offload.text import human_size
 
 __all__ = ("capacity", "diagnose")
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from offload.errors import StoreError
-from offload.ref import human_size
 from offload.stores.capacity import Capacity
 from offload.stores.findings import Finding, clock_finding
 from offload.stores.redis.client import RedisClient
 from offload.stores.redis.driver_errors import is_denied
+from offload.text import human_size
 
 __all__ = ("capacity", "diagnose")
 

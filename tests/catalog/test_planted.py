@@ -9,8 +9,8 @@ import orjson
 import pytest
 import zstandard
 
+from offload.catalog.blobs import read_content, summarize_blobs
 from offload.catalog.listing import told_kind
-from offload.content.looking import content_of, glance
 from offload.digest import digest_of
 from offload.errors import IntegrityError
 from offload.stores.memory import MemoryStore
@@ -37,11 +37,11 @@ def test_a_planted_root_costs_what_is_read_of_it(kind):
     del text, start, root
     tracemalloc.start()
     try:
-        [seen] = glance(store, [digest])
+        [seen] = summarize_blobs(store, [digest])
         assert told_kind(seen) == "?"
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
         try:
-            found = content_of(store, digest)  # which reads the blob, to verify its digest
+            found = read_content(store, digest)  # which reads the blob, to verify its digest
         except IntegrityError:
             found = None
         assert found is None or found.manifest is None

@@ -1,4 +1,4 @@
-"""Stored blobs as operators look at them: found by their digests alone, and never decoded."""
+"""Stored blobs as operators inspect them: found by digest alone, and never decoded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from offload.content.manifest import (
     ROOT_LIMIT,
     Chunk,
     Manifest,
-    Sketch,
+    ManifestPrefix,
     aligned,
     is_fragmented,
     is_root,
+    read_prefix,
     read_root,
     root_limit,
-    sketch,
 )
 from offload.content.stored import MAX_OVERHEAD, decode, decode_begin
 from offload.digest import Digest, digest_of
@@ -24,52 +24,52 @@ from offload.errors import IntegrityError
 from offload.stores.capabilities import BlobPeek, blob_inspection_of
 from offload.stores.protocols import Store
 
-__all__ = ("Content", "Glance", "content_of", "glance")
+__all__ = ("BlobContent", "BlobSummary", "read_content", "summarize_blobs")
 
-_BEGINS = (4 << 10, 256 << 10, INSPECTED + (64 << 10))
-"""Stored bytes by which it is tried to tell what a blob is: most need few of them. The second
-has the first block of a compressed blob, the third the longest header that is read."""
-_AT_ONCE = 16 << 20  # bytes of beginnings
-_MANY = 512  # blobs of which what was seen is kept
-_USUAL = 64 << 10  # plain bytes in which a root's header ends
+_PREFIX_SIZES = (4 << 10, 256 << 10, INSPECTED + (64 << 10))
+"""Stored bytes read to identify a blob, tried in turn: most blobs need few of them. The second
+covers the first block of a compressed blob, the third the longest header that is read."""
+_BATCH_BYTES = 16 << 20  # of prefixes in one request
+_BATCH = 512  # blobs whose summaries are kept in memory
+_USUAL_HEADER = 64 << 10  # plain bytes in which a root's header usually ends
 
 
 @dataclass(frozen=True)
-class Glance:
-    """What a blob seems to be, by its beginning; not verified.
+class BlobSummary:
+    """What a blob seems to be, judged by its first bytes; not verified.
 
     Attributes:
-        seen: what the store says.
-        root: what it says as the root of a value; None for one that is none.
-        known: False if it is not one of ours, or stored in an unknown way.
+        seen: what the store knows of it.
+        root: the manifest in it; None if it isn't the root of a value.
+        known: False if it isn't one of ours, or is stored in an unknown way.
     """
 
     digest: Digest
     seen: BlobPeek
-    root: Sketch | None
+    root: ManifestPrefix | None
     known: bool = True
 
 
-def glance(store: Store, digests: Sequence[Digest]) -> Iterator[Glance | None]:
-    """Yield what each blob seems to be, in their order; None for one that is not there.
+def summarize_blobs(store: Store, digests: Sequence[Digest]) -> Iterator[BlobSummary | None]:
+    """Yield a summary of each blob, in their order; None for a missing one.
 
-    Raises ConfigurationError for a store that cannot be looked at.
+    Raises ConfigurationError if the store doesn't support inspection.
     """
-    for at in range(0, len(digests), _MANY):
-        some = digests[at : at + _MANY]
-        found: dict[Digest, Glance | None] = dict.fromkeys(some)
+    for at in range(0, len(digests), _BATCH):
+        some = digests[at : at + _BATCH]
+        found: dict[Digest, BlobSummary | None] = dict.fromkeys(some)
         wanted: Sequence[Digest] = some
-        for size in _BEGINS:
+        for size in _PREFIX_SIZES:
             unclear = []
-            each = max(_AT_ONCE // size, 1)
+            each = max(_BATCH_BYTES // size, 1)
             for begin in range(0, len(wanted), each):
                 batch = wanted[begin : begin + each]
                 for digest, seen in zip(
                     batch, blob_inspection_of(store).peek(batch, size), strict=True
                 ):
-                    told = None if seen is None else _told(digest, seen)
-                    found[digest] = told
-                    if told is not None and not told.known and told.seen.size > size:
+                    summary = None if seen is None else _summary(digest, seen)
+                    found[digest] = summary
+                    if summary is not None and not summary.known and summary.seen.size > size:
                         unclear.append(digest)
             wanted = unclear
             if not wanted:
@@ -77,23 +77,23 @@ def glance(store: Store, digests: Sequence[Digest]) -> Iterator[Glance | None]:
         yield from map(found.__getitem__, some)
 
 
-def _told(digest: Digest, seen: BlobPeek) -> Glance:
-    plain = decode_begin(seen.prefix, _USUAL)
+def _summary(digest: Digest, seen: BlobPeek) -> BlobSummary:
+    plain = decode_begin(seen.prefix, _USUAL_HEADER)
     whole = len(seen.prefix) == seen.size
     starts = is_root(plain)
-    root = sketch(plain) if starts else None
-    if starts and root is None and len(plain) == _USUAL:
-        root = sketch(decode_begin(seen.prefix, INSPECTED + _USUAL))
+    root = read_prefix(plain) if starts else None
+    if starts and root is None and len(plain) == _USUAL_HEADER:
+        root = read_prefix(decode_begin(seen.prefix, INSPECTED + _USUAL_HEADER))
     known = root is not None or starts is False or (whole and len(plain) > 0 and not starts)
-    return Glance(digest, replace(seen, prefix=b""), root, known)
+    return BlobSummary(digest, replace(seen, prefix=b""), root, known)
 
 
-class Content:
-    """What a blob holds, verified: the content of a value if it is the root of one, else its own.
+class BlobContent:
+    """The verified content of a blob: of the whole value if the blob is its root.
 
     Attributes:
-        digest: of the blob; None for a value that travelled within its reference.
-        manifest: None where it is no root.
+        digest: of the blob; None for a value that travelled inside its reference.
+        manifest: None if the blob isn't a root.
         size: bytes of the content.
     """
 
@@ -107,7 +107,7 @@ class Content:
         self._plain = plain
 
     def head(self) -> bytes:
-        """Return the serializer's head; empty for what is no root."""
+        """Return the serializer's head; empty if the blob isn't a root."""
         if self.manifest is None:
             return b""
         if self.manifest.head is not None:
@@ -120,7 +120,7 @@ class Content:
         return int(self.manifest is not None and self.manifest.head is None)
 
     def read(self, number: int, limit: int) -> bytes:
-        """Return up to the first *limit* bytes of a buffer, fetching the chunks that have them."""
+        """Return up to the first *limit* bytes of a buffer, fetching only the chunks needed."""
         if self.manifest is None:
             return bytes(self._plain[:limit])
         sizes = self.manifest.sizes
@@ -132,7 +132,7 @@ class Content:
         return bytes(found)
 
     def buffers(self) -> Iterator[memoryview]:
-        """Yield the content but the head, in pieces of up to some MiB, each verified."""
+        """Yield the content without the head, in verified pieces of a few MiB."""
         if self.manifest is None:
             yield self._plain
             return
@@ -143,7 +143,7 @@ class Content:
         yield from _without_padding(pieces, sizes)
 
     def _pieces(self, begin: int, end: int) -> Iterator[tuple[int, memoryview]]:
-        """Yield the pieces of the body that have what lies there, and where each begins."""
+        """Yield the chunks of the body that overlap this range, each with its offset."""
         manifest = self.manifest
         assert manifest is not None  # noqa: S101 (for the type checker: roots only come here)
         if not manifest.chunks:
@@ -157,36 +157,36 @@ class Content:
             at += chunk.size
         limit = max((chunk.size for _, chunk in wanted), default=0)
         if limit > ROOT_LIMIT:
-            raise self._altered(f"it has a chunk of {limit} bytes")
+            raise self._integrity_error(f"it has a chunk of {limit} bytes")
         blobs = self._store.blobs.get([c.digest for _, c in wanted], limit + MAX_OVERHEAD)
         for (start, chunk), stored in zip(wanted, blobs, strict=True):
             plain = _verified(self._store, chunk.digest, stored, chunk.size)
             if len(plain) != chunk.size:
-                raise self._altered(f"its chunk {chunk.digest} has {len(plain)} bytes")
+                raise self._integrity_error(f"its chunk {chunk.digest} has {len(plain)} bytes")
             yield start, plain
 
-    def _altered(self, what: str) -> IntegrityError:
+    def _integrity_error(self, reason: str) -> IntegrityError:
         return IntegrityError(
-            f"{self.digest} in {self._store.url} is not a stored value: {what}",
+            f"{self.digest} in {self._store.url} is not a stored value: {reason}",
             digest=self.digest,
             store=self._store.url,
         )
 
 
-def content_of(
+def read_content(
     store: Store, digest: Digest | None, *, data: bytes | None = None, size: int | None = None
-) -> Content:
-    """Return what a blob holds.
+) -> BlobContent:
+    """Read and verify a blob, except for the chunks of a value.
 
     Args:
-        data: the root itself, where it travelled within a reference; *digest* is None then.
-        size: what the reference says, which makes it an error if it is no such root.
+        data: the root itself, if it travelled inside a reference; *digest* is then None.
+        size: bytes of the value as its reference states; then anything but its root is an error.
 
     Raises BlobMissing, IntegrityError, StoreUnavailable.
     """
     if data is not None:
         root = memoryview(data)
-        return Content(store, None, root, read_root(root, size=size, where="the reference"))
+        return BlobContent(store, None, root, read_root(root, size=size, where="the reference"))
     assert digest is not None  # noqa: S101 (for the type checker: one of them is given)
     limit = ROOT_LIMIT if size is None else root_limit(size)
     (stored,) = store.blobs.get([digest], limit + MAX_OVERHEAD)
@@ -197,8 +197,8 @@ def content_of(
     except IntegrityError:
         if size is not None or is_fragmented(plain):
             raise
-        return Content(store, digest, plain, None)
-    return Content(store, digest, plain, manifest)
+        return BlobContent(store, digest, plain, None)
+    return BlobContent(store, digest, plain, manifest)
 
 
 def _verified(store: Store, digest: Digest, stored: object, limit: int) -> memoryview:
@@ -214,7 +214,7 @@ def _verified(store: Store, digest: Digest, stored: object, limit: int) -> memor
 
 
 def _without_padding(pieces: Iterable[memoryview], sizes: Sequence[int]) -> Iterator[memoryview]:
-    """Yield the bytes of buffers of these *sizes* that lie in *pieces*, each padded."""
+    """Yield the bytes of buffers of these *sizes* from *pieces*, in which each is padded."""
     spans = iter([span for s in sizes for span in ((s, True), (aligned(s) - s, False))])
     left, wanted = next(spans, (0, False))
     for piece in pieces:

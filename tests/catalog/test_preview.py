@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offload.catalog.preview import holds_code, preview, type_of
 from offload.serializers.choose import Registry
-from offload.serializers.preview import holds_code, kind, preview
 
 TAGS = (
     *("numpy", "pandas", "polars", "pyarrow", "json", "dict", "tuple", "set", "raw", "shipped"),
@@ -35,7 +35,7 @@ def previewed(value, limit=200):
 def test_any_head_is_told(node):
     """Whatever JSON stands where a tree's head should, something bounded is told of it."""
     head = orjson.dumps(node)
-    assert isinstance(kind("tree", head, b""), str)
+    assert isinstance(type_of("tree", head, b""), str)
     found = preview("tree", head, [], lambda _number, _size: b"", 100)
     assert found.text is None or len(found.text) <= 100
 
@@ -46,7 +46,7 @@ def test_a_deep_head_is_told(part):
     for depth in (100, 800, 100_000):
         closing = {b"[": b"]", b'{"json":': b"}"}.get(part, b"]}")
         head = part * depth + b"1" + closing * depth
-        assert kind("tree", head, b"") is not None
+        assert type_of("tree", head, b"") is not None
         preview("tree", head, [], lambda _number, _size: b"", 100)
 
 
