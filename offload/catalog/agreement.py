@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from offload.catalog.findings import Finding, Level
 from offload.catalog.workers import Asked, Worker
-from offload.stores.findings import Finding, Level
 
 __all__ = ("agreement",)
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from offload.catalog.findings import Finding
 from offload.catalog.times import lasts
 from offload.errors import StoreError, StoreUnavailable
 from offload.hooks.needs import needs_of_messages
 from offload.hooks.release import waits_of
 from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import hold_tracking_of
-from offload.stores.findings import Finding
 
 __all__ = ("Expiring", "expiring", "waiting_too_long")
 

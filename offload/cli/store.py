@@ -6,11 +6,11 @@ import click
 
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json
+from offload.doctor.lifecycle import DAY, Rule, lifecycle_rule
 from offload.errors import ConfigurationError
 from offload.hooks.needs import has_pins, longest_life, needs
 from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of
-from offload.stores.lifecycle import DAY, Ageing, Rule
 
 __all__ = ("store",)
 
@@ -100,7 +100,7 @@ def _check_pins(runtime: Runtime, *, no_pins: bool) -> None:
 
 def _rules(runtime: Runtime, longest: float, bucket: str | None) -> list[Rule]:
     tiers = tiers_of(runtime.store)
-    found = [tier.lifecycle(longest) for tier in tiers if isinstance(tier, Ageing)]
+    found = [rule for tier in tiers if (rule := lifecycle_rule(tier, longest)) is not None]
     if not found:
         raise ConfigurationError(
             f"{runtime.store.url} is not S3: nothing else has lifecycle rules. What has ended is "

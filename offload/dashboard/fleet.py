@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from offload.catalog.agreement import agreement
 from offload.catalog.expiring import waiting_too_long
+from offload.catalog.findings import Finding
 from offload.catalog.refreshed import Refreshed
-from offload.catalog.stores import StoreState, look_at_stores
 from offload.catalog.workers import Asked, ask_workers, this_process
+from offload.doctor.health import StoreState, look_at_stores
 from offload.hooks.runtime import Runtime
-from offload.stores.findings import Finding
 
 __all__ = ("Compared", "Fleet")
 

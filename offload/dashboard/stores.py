@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.catalog.stores import StoreState, TierState
 from offload.dashboard.board import board_of
 from offload.dashboard.formats import NONE, number, seconds, size
 from offload.dashboard.rendering import render
 from offload.dashboard.tables import Column, Table
 from offload.dashboard.traffic import traffic_of
 from offload.dashboard.workers import PATIENCE, table_of
-from offload.stores.capacity import Capacity
+from offload.doctor.health import StoreState, TierState
+from offload.doctor.server import Capacity
 
 __all__ = ("ROUTES",)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from offload.catalog.stores import StoreState
 from offload.dashboard.board import board_of
 from offload.dashboard.formats import number, seconds, size
 from offload.dashboard.statistics import STRETCHES
 from offload.dashboard.tables import Column, Table
+from offload.doctor.health import StoreState
 from offload.errors import OffloadError
 from offload.stats import Figures
 from offload.stats.stores import by_store

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from offload.catalog.findings import Finding
 from offload.hooks.runtime import Runtime
 from offload.registry.policy import OFF, SIGNED, TRUSTED
 from offload.registry.registry import SYNCED
-from offload.stores.findings import Finding
 
 __all__ = ("keys", "registered")
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from offload.catalog.expiring import waiting_too_long
+from offload.catalog.findings import Finding
 from offload.doctor import app as of_app
 from offload.doctor import classes as of_classes
 from offload.doctor import dependencies as of_dependencies
 from offload.doctor import store as of_store
 from offload.doctor import workers as of_workers
+from offload.doctor.kinds import diagnose
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.needs import has_pins, longest_life, needs
 from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of
-from offload.stores.findings import Diagnosed, Finding
+from offload.stores.protocols import Store
 
 __all__ = ("Examined", "examine")
 
@@ -63,8 +65,7 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
         checks: list[Check] = [partial(of_store.blobs, tier)]
         if tier is tiers[0]:
             checks += [partial(of_store.pointers, tier), partial(of_store.leases, tier)]
-        if isinstance(tier, Diagnosed):
-            checks.append(partial(_diagnosed, runtime, tier))
+        checks.append(partial(_diagnosed, runtime, tier))
         if tier is tiers[0]:
             checks.append(partial(of_store.sweeping, runtime.store))
         for examined in _checked(tier.url, *checks):
@@ -93,8 +94,8 @@ def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
             )
 
 
-def _diagnosed(runtime: Runtime, tier: Diagnosed) -> Iterator[Finding]:
-    return tier.diagnose(longest=_longest(runtime))
+def _diagnosed(runtime: Runtime, tier: Store) -> Iterator[Finding]:
+    return diagnose(tier, longest=_longest(runtime))
 
 
 def _longest(runtime: Runtime) -> float:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from offload.catalog.findings import Finding
 from offload.digest import digest_of
 from offload.errors import BlobMissing, ConfigurationError, OffloadError
 from offload.gc import last_sweep
 from offload.stores.capabilities import tiers_of
-from offload.stores.findings import Finding
 from offload.stores.protocols import Store
 
 __all__ = ("blobs", "leases", "pointers", "sweeping")

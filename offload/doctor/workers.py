@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from offload.catalog.agreement import agreement
+from offload.catalog.findings import Finding
 from offload.catalog.workers import ask_workers, this_process
 from offload.hooks.runtime import Runtime
-from offload.stores.findings import Finding
 
 __all__ = ("agree",)
 

@@ -24,7 +24,6 @@ from offload.stores.checks import (
     check_ttl,
     check_value,
 )
-from offload.stores.findings import Finding
 from offload.stores.memory_places import Blob, Clock, Locks, MemoryPlaces
 from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.places import elsewhere
@@ -51,14 +50,6 @@ class MemoryStore:
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Drop what has expired, and yield it."""
         return iter(self.blobs.sweep(dry_run=dry_run))
-
-    def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
-        """Tell what it is for."""
-        yield Finding(
-            "warning",
-            "it is this process's own memory: no worker process sees what a publisher stores",
-            "set offload_store to Redis, S3 or a folder that all share; this is for tests",
-        )
 
     def close(self) -> None:
         """Do nothing: there is nothing to give back, and the content stays."""

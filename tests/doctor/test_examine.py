@@ -11,10 +11,10 @@ from celery import Celery
 
 from offload import Offload, StoreUnavailable
 from offload.doctor import dependencies, examine
+from offload.doctor import redis as of_redis
 from offload.gc import NAME, collect
 from offload.stores.memory import MemoryStore
 from offload.stores.protocols import BlobStore
-from offload.stores.redis import diagnose as of_redis
 from offload.testing.store import unique
 from tests.support.careless_s3 import careless_s3
 from tests.support.s3_server import BUCKET, s3_client
@@ -49,10 +49,7 @@ def of_store(store, *levels):
 
 
 class Watched(MemoryStore):
-    """A store in memory that is not for tests only, so that nothing is found in it."""
-
-    def diagnose(self, *, longest):
-        yield from ()
+    """A store of another kind than MemoryStore itself, which doctor warns of."""
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload import ConfigurationError, Offload
+from offload.doctor.lifecycle import DAY, days_for, lifecycle_rule
 from offload.hooks.needs import has_pins, longest_life, needs
-from offload.stores.lifecycle import DAY, days_for
 from offload.stores.memory import MemoryStore
 from offload.stores.s3.store import S3Store
 from offload.stores.tiered import TieredStore
@@ -102,7 +102,7 @@ def test_a_rule_outlasts_every_life_as_written(
     assert len(asked) > 8
     longest = longest_life(found[0])
     assert max(asked) <= longest * (1 + 1e-9)
-    rule = s3.lifecycle(longest)
+    rule = lifecycle_rule(s3, longest)
     assert max(float(s3.blobs._life(ttl)) for ttl in asked) <= rule.days * DAY
 
 

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from offload.digest import digest_of
+from offload.doctor.kinds import diagnose
 from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
 from offload.stores import open_store
 from offload.testing.store import HOUR, contents
@@ -79,7 +80,7 @@ def test_doctor_tells_of_replicas_that_nothing_waits_for(replicated):
     """It warns without WAIT or min-replicas-to-write, and of too few replicas."""
 
     def told(**options):
-        findings = store_of(replicated, **options).diagnose(longest=HOUR)
+        findings = diagnose(store_of(replicated, **options), longest=HOUR)
         return [(each.level, each.what) for each in findings if "replica" in each.what]
 
     ((level, what),) = told()

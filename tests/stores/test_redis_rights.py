@@ -11,6 +11,7 @@ import pytest
 from offload import Offload, StoreError, StoreUnavailable
 from offload.digest import digest_of
 from offload.doctor import examine
+from offload.doctor.kinds import capacity_of
 from offload.stores import open_store
 from offload.stores.redis.client import script
 from offload.stores.tallies import Tally
@@ -80,7 +81,7 @@ def test_the_documented_rights_are_enough(server):
     (warning,) = [what for level, what in found if level == "warning"]
     assert "INFO" in warning
     assert any("clock" in what for _, what in found)
-    assert list(hook.store.capacity()) == []
+    assert list(capacity_of(hook.store)) == []
     hook.store.close()
     used = {name.lower() for name in script_commands()}
     assert used <= set(COMMANDS)

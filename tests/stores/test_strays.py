@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from offload.doctor.kinds import diagnose
 from offload.stores import open_store
 from offload.stores.tallies import Tally
 from offload.testing.store import HOUR, blob, contents
@@ -36,7 +37,7 @@ def holds_up(store, digest, content, *, records=True):
     if records:
         assert list(store.pointers.names("classes/")) == ["classes/one"]
         assert store.leases.renew("lease", "me", HOUR)
-    found = [each.what for each in store.diagnose(longest=HOUR) if "ignored" in each.what]
+    found = [each.what for each in diagnose(store, longest=HOUR) if "ignored" in each.what]
     store.blobs.delete([digest])
     assert list(store.blobs.scan()) == []
     return found

@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from offload.stores.capacity import Capacity
 from offload.stores.file.blobs import FileBlobs
-from offload.stores.file.diagnose import capacity, diagnose
 from offload.stores.file.disk import Disk
 from offload.stores.file.records import FileLeases, FilePointers
 from offload.stores.file.shelf import FileShelf
-from offload.stores.findings import Finding
 from offload.stores.protocols import SweepItem
 from offload.stores.snapshots import SnapshotTallies
 from offload.stores.snapshots.shelf import Pointed
@@ -55,24 +52,16 @@ class FileStore:
         self.pointers = FilePointers(disk)
         self.leases = FileLeases(disk)
         self.tallies = SnapshotTallies(FileShelf(disk), Pointed(self.pointers))
-        self._disk = disk
+        self.disk = disk
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Remove what expired or was left by killed writers, and yield it."""
-        with self._disk.errors():
-            left = self._disk.sweep(dry_run=dry_run)
+        with self.disk.errors():
+            left = self.disk.sweep(dry_run=dry_run)
         yield from left
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
         yield from self.tallies.sweep(dry_run=dry_run)
-
-    def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
-        """Check the space on the disk, and look for stray files."""
-        return diagnose(self._disk)
-
-    def capacity(self) -> Iterator[Capacity]:
-        """Look at the room on the disk."""
-        return capacity(self._disk)
 
     def close(self) -> None:
         """Do nothing: no file stays open between calls."""

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from offload.errors import ConfigurationError, OffloadError
-from offload.stores.findings import Finding, stray_findings
 from offload.stores.fsspec.blobs import FsspecBlobs
 from offload.stores.fsspec.folder import FileSystem, Folder
 from offload.stores.fsspec.shelf import FsspecShelf
@@ -49,7 +48,7 @@ class FsspecStore:
         self._threads = Threads(threads, "offload-fsspec")
         folder = Folder(connect, url, root)
         self.blobs = FsspecBlobs(folder, self._threads, skew=skew, ahead=ahead, clock=clock)
-        self._shelf = shelf = FsspecShelf(folder.beside("stats"), self._threads, clock)
+        self.shelf = shelf = FsspecShelf(folder.beside("stats"), self._threads, clock)
         self.tallies = SnapshotTallies(shelf, Listed(shelf))
         self.pointers = NoPointers(url)
         self.leases = NoLeases(url)
@@ -58,11 +57,6 @@ class FsspecStore:
         """Remove what expired, and yield it."""
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.tallies.sweep(dry_run=dry_run)
-
-    def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
-        """Look for stray files."""
-        names = [*self.blobs.strays(), *self._shelf.strays()]
-        return stray_findings(names, "keep what others write out of the folder")
 
     def close(self) -> None:
         """End this process's threads; the next call begins new ones."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from offload.stores.capacity import Capacity
-from offload.stores.findings import Finding
 from offload.stores.protocols import SweepItem
 from offload.stores.redis.blobs import RedisBlobs
 from offload.stores.redis.client import Driver, RedisClient
-from offload.stores.redis.diagnose import capacity, diagnose
 from offload.stores.redis.leases import RedisLeases
 from offload.stores.redis.places import RedisPlaces
 from offload.stores.redis.pointers import RedisPointers
@@ -52,14 +49,6 @@ class RedisStore:
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:  # noqa: ARG002
         """Do nothing: the server removes what has expired."""
         return iter(())
-
-    def diagnose(self, *, longest: float) -> Iterator[Finding]:  # noqa: ARG002
-        """Look at the server's version, memory, persistence and clock."""
-        return diagnose(self.client)
-
-    def capacity(self) -> Iterator[Capacity]:
-        """Ask the server for memory and keys."""
-        return capacity(self.client)
 
     def close(self) -> None:
         """Close this process's connections; the next call makes new ones."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from offload.stores.findings import Finding
-from offload.stores.lifecycle import Rule, days_for
 from offload.stores.places import Noted
 from offload.stores.protocols import SweepItem
 from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.client import Connect, S3Client
-from offload.stores.s3.diagnose import diagnose
 from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
 from offload.stores.s3.shelf import S3Shelf
 from offload.stores.s3.versions import S3Versions
@@ -69,12 +65,12 @@ class S3Store:
             clock=clock,
             sleep=sleep,
         )
-        self._conditions = Conditions(self.client)
+        self.conditions = Conditions(self.client)
         self.url = url
         self.blobs = S3Blobs(self.client, skew=skew, ahead=ahead)
-        self.versions = S3Versions(self.client, self.blobs, self._conditions, self._sweep)
-        self.pointers = S3Pointers(Records(self.client, "pointers", self._conditions))
-        self.leases = S3Leases(Records(self.client, "leases", self._conditions))
+        self.versions = S3Versions(self.client, self.blobs, self.conditions, self._sweep)
+        self.pointers = S3Pointers(Records(self.client, "pointers", self.conditions))
+        self.leases = S3Leases(Records(self.client, "leases", self.conditions))
         self.tallies = SnapshotTallies(S3Shelf(self.client), Pointed(self.pointers))
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
@@ -86,24 +82,12 @@ class S3Store:
 
     def _sweep(self, noted: Noted | None, *, dry_run: bool) -> Iterator[SweepItem]:
         if not dry_run:
-            self._conditions.require_deletes()
+            self.conditions.require_deletes()
         yield from self.blobs.sweep(noted, dry_run=dry_run)
         yield from self.pointers.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
-        yield from self._conditions.sweep(dry_run=dry_run)
+        yield from self.conditions.sweep(dry_run=dry_run)
         yield from self.tallies.sweep(dry_run=dry_run)
-
-    def lifecycle(self, longest: float) -> Rule:
-        """Return the rule with the fewest days that is safe where nothing is ever asked to be
-        kept for more than *longest* seconds at a time.
-        """
-        begin = f"{self.client.begin}blobs/"
-        return Rule(self.client.bucket, begin, days_for(self.blobs.life(longest)))
-
-    def diagnose(self, *, longest: float) -> Iterator[Finding]:
-        """Look at the server's clock, its conditions and the bucket's rules."""
-        rule = self.lifecycle(longest) if math.isfinite(longest) else None
-        return diagnose(self.client, self._conditions, rule)
 
     def close(self) -> None:
         """Close this process's connections and end its threads; the next call makes new ones."""

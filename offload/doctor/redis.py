@@ -1,4 +1,4 @@
-"""What can be wrong with a Redis server or how it is set."""
+"""Check a Redis or Valkey server and its configuration."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from offload.catalog.findings import Finding
+from offload.doctor.server import Capacity, clock_finding
 from offload.errors import StoreError
-from offload.stores.capacity import Capacity
-from offload.stores.findings import Finding, clock_finding
 from offload.stores.redis.client import RedisClient
 from offload.stores.redis.driver_errors import is_denied
 from offload.text import human_size
@@ -16,12 +16,12 @@ from offload.text import human_size
 __all__ = ("capacity", "diagnose")
 
 OLDEST = (6, 2)
-"""The first version that has what the scripts use (``ZADD GT``)."""
+"""The first version with ``ZADD GT``, which the scripts use."""
 _FULL = 0.9  # of maxmemory
 
 
 def diagnose(client: RedisClient) -> Iterator[Finding]:
-    """Look at each server (in a Cluster: each primary)."""
+    """Check each server; in a Cluster, each primary."""
     try:
         for name, info in client.each_server("INFO"):
             where = f"{name}: " if name else ""
@@ -51,7 +51,7 @@ def diagnose(client: RedisClient) -> Iterator[Finding]:
 
 
 def capacity(client: RedisClient) -> Iterator[Capacity]:
-    """Ask each server (in a Cluster: each primary) what it holds; nothing if INFO is denied."""
+    """Yield how much each server holds; nothing if INFO is denied."""
     for name, info in _allowed(client.each_server("INFO")):
         kind, version = _kind(info)
         yield Capacity(
@@ -83,7 +83,7 @@ def _number(info: Mapping[str, Any], name: str) -> int | None:
 
 
 def _keys(info: Mapping[str, Any], database: int) -> int | None:
-    space = info.get(f"db{database}", {"keys": 0})  # a database without keys is not told
+    space = info.get(f"db{database}", {"keys": 0})  # INFO leaves out an empty database
     return _number(space, "keys") if isinstance(space, Mapping) else None
 
 
@@ -134,7 +134,7 @@ def _memory(info: Mapping[str, Any]) -> Finding:
 
 
 def _replication(info: Mapping[str, Any], wanted: int) -> Iterator[Finding]:
-    """Whether a failover can lose writes that were acknowledged."""
+    """Check whether a failover can lose acknowledged writes."""
     connected = int(info.get("connected_slaves", 0))
     if connected < wanted:
         yield Finding(

@@ -1,4 +1,4 @@
-"""What can be wrong with a folder."""
+"""Check a file store's folder and its file system."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from re import Pattern
 
-from offload.stores.capacity import Capacity
+from offload.catalog.findings import Finding
+from offload.doctor.server import Capacity, stray_findings
 from offload.stores.file.blobs import BLOB, STRIPE
 from offload.stores.file.disk import ASIDE, Disk
 from offload.stores.file.records import RECORD
-from offload.stores.findings import Finding, stray_findings
 from offload.stores.snapshots.names import SNAPSHOT
 from offload.text import human_size
 
@@ -48,7 +48,7 @@ def diagnose(disk: Disk) -> Iterator[Finding]:
 
 
 def strays(disk: Disk) -> Iterator[Path]:
-    """Yield the files and folders below the store's that are not its own."""
+    """Yield the files and folders below the store's that don't belong to it."""
     for entry in disk.entries(disk.root):
         path = Path(entry.path)
         if entry.name in _LAYOUT and entry.is_dir():
@@ -67,14 +67,14 @@ def _strays(disk: Disk, folder: Path, levels: Sequence[Pattern[str]]) -> Iterato
 
 
 def capacity(disk: Disk) -> Iterator[Capacity]:
-    """Look at the whole file system that the folder is in."""
+    """Yield the used and total space of the folder's file system."""
     free, whole = _room(disk)
     yield Capacity(kind="file system", used=whole - free, limit=whole)
 
 
 def _room(disk: Disk) -> tuple[int, int]:
-    """Return bytes that are free for this user, and all."""
+    """Return the bytes free for this user, and the total."""
     with disk.errors():
         there = next(path for path in (disk.root, *disk.root.parents) if path.exists())
-        system = os.statvfs(there)  # the folder is made when something is first written
+        system = os.statvfs(there)  # the folder is created with the first write
     return system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from offload.digest import digest_of
+from offload.doctor.kinds import capacity_of
+from offload.doctor.server import Capacity
 from offload.errors import BlobMissing, OffloadError
 from offload.gc import LastSweep, last_sweep
 from offload.stores.capabilities import BlobInspection, tiers_of
-from offload.stores.capacity import Capacity, Measured
 from offload.stores.protocols import Store
 
 __all__ = ("PINGS", "StoreState", "TierState", "look_at_stores")
@@ -91,7 +92,7 @@ def _look(store: Store, begins: int) -> TierState:
     capacity: tuple[Capacity, ...] = ()
     try:
         latency = _latency(store)
-        capacity = tuple(store.capacity()) if isinstance(store, Measured) else ()
+        capacity = tuple(capacity_of(store))
     except OffloadError as exc:
         error = str(exc)
     except Exception as exc:  # of a server's that says odd things

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from offload.catalog import stores
-from offload.catalog.stores import PINGS, look_at_stores
 from offload.digest import digest_of
+from offload.doctor import health
+from offload.doctor.health import PINGS, look_at_stores
 from offload.errors import StoreUnavailable
 from offload.gc import collect
 from offload.stores import open_store
@@ -140,7 +140,7 @@ def test_a_slow_store_is_asked_less(monkeypatch, seconds, asked):
     """As often as fits in a second, and once at least."""
     store = MemoryStore()
     store.blobs = Slow(seconds)
-    monkeypatch.setattr(stores.time, "perf_counter", lambda: store.blobs.now)
+    monkeypatch.setattr(health.time, "perf_counter", lambda: store.blobs.now)
     [tier] = look_at_stores(store).tiers
     assert tier.latency == pytest.approx(seconds)
     assert store.blobs.asked == asked

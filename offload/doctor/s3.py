@@ -1,4 +1,4 @@
-"""What can be wrong with a bucket or its server."""
+"""Check an S3 bucket and its server."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from offload.catalog.findings import Finding
+from offload.doctor.lifecycle import Rule
+from offload.doctor.server import clock_finding, stray_findings
 from offload.errors import ConfigurationError, StoreError
-from offload.stores.findings import Finding, clock_finding, stray_findings
-from offload.stores.lifecycle import Rule
 from offload.stores.s3.blobs import BLOB
 from offload.stores.s3.client import S3Client
 from offload.stores.s3.records import PROBE, Conditions, record_name
@@ -29,9 +30,9 @@ _COMMAND = "write a rule with `celery offload store lifecycle`"
 
 
 def diagnose(client: S3Client, conditions: Conditions, rule: Rule | None) -> Iterator[Finding]:
-    """Look at clock, conditions and lifecycle rules.
+    """Check the server's clock, conditional deletes, stray objects, and lifecycle rules.
 
-    *rule* is the one with the fewest days that is safe; None where none is.
+    *rule* is the safe one with the fewest days; None if no rule is safe.
     """
     yield _clock(client)
     yield _deletes(conditions)
@@ -49,7 +50,7 @@ def diagnose(client: S3Client, conditions: Conditions, rule: Rule | None) -> Ite
 
 
 def strays(client: S3Client) -> Iterator[str]:
-    """Yield the keys below the store's prefix that are not its own, of those listed first."""
+    """Yield the keys below the store's prefix that aren't its own, of the first few pages."""
     for folder, is_own in _OWN.items():
         for page in islice(client.pages(folder), _PAGES):
             begin = len(f"{client.begin}{folder}/")
@@ -73,7 +74,7 @@ def _deletes(conditions: Conditions) -> Finding:
 
 
 def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> Iterator[Finding]:
-    """Tell which of the bucket's rules remove what is still needed."""
+    """Report rules of the bucket that delete live objects."""
     for rule in rules:
         expiration = rule.get("Expiration", {})
         if rule.get("Status") != "Enabled" or not {"Days", "Date"} & set(expiration):
@@ -113,7 +114,7 @@ def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> It
 
 
 def _prefix(rule: Mapping[str, Any]) -> str | None:
-    """Return what the keys that a rule is for begin with; None if it is for tagged ones."""
+    """Return a rule's key prefix; None if it applies to tagged objects only."""
     chosen: Mapping[str, Any] = rule.get("Filter") or {}
     chosen = chosen.get("And", chosen)
     if chosen.get("Tag") or chosen.get("Tags"):

@@ -1,0 +1,26 @@
+"""Findings of checks, for operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ("Finding", "Level")
+
+Level = Literal["ok", "info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result of a check.
+
+    Attributes:
+        level: ``ok``; ``info``, worth knowing; ``warning``, will fail some day; ``error``,
+            fails now.
+        what: one sentence for people.
+        remedy: what to do, if there is anything to do.
+    """
+
+    level: Level
+    what: str
+    remedy: str = ""
