@@ -1,66 +1,67 @@
-"""What a code object does, whatever it is called by and wherever it stands.
+"""Normalize bytecode so that comments, whitespace, and positions don't change its hash.
 
-Bytecode names constants and globals by their place in tables, and those places move with things
-that decide nothing: a docstring is a constant, too. So instructions are taken with what they load
-in place of where it stands. Left out are file names, line numbers and positions, the qualified
-name, whether a function was written within another one, and docstrings unless they are asked for.
-
-Names of local variables do count: `locals` shows them.
+Bytecode refers to constants and names by their index in tables, and a docstring shifts those
+indexes. So constants and names are written in the order of their use, and jump targets as
+instruction numbers. File names, line numbers, qualified names, and, unless asked for, docstrings
+are left out. Reformatting that makes the compiler emit other instructions changes the result.
 """
 
 from __future__ import annotations
 
+import dis
 import struct
+import sys
 from collections.abc import Iterator
-from functools import lru_cache
 from types import CodeType
 from typing import Any, NamedTuple
 
-from offload.registry.flow import followed
-from offload.registry.opcodes import (
-    BUILD_SET,
-    GLOBALS,
-    HANDLER,
-    JOIN,
-    JUMPS,
-    LOAD_CONST,
-    LOAD_NAME,
-    LOADS,
-    MAKE_FUNCTION,
-    NAMES,
-    SMALL_INT,
-    STORE_NAME,
-    STORES_NAME,
-    one_of,
-)
 from offload.registry.plain import ATOMS, begin, tagged, text
 
 __all__ = ("Code", "forget", "names_in", "written")
 
-_DOC = "__doc__"
-_WHERE = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
-"""What the body of a class sets and that says where it stands, or is derived."""
-_READS_DOCS = frozenset({_DOC, "getdoc"})
-_HELP = "help"
+_POSITION = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
+"""Names that a class body sets, and that depend only on where it stands or on its methods."""
+_DOC_READERS = frozenset({"__doc__", "getdoc"})
 _FLAGS = 0xFFFF & ~0x50
-"""Those of ``co_flags`` that say how it runs. 0x10 says that it stands within another function,
-0x40 is derived, the higher ones are of the compiler and the file."""
-_NONE: frozenset[int] = frozenset()
-_SHOWN = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
-"""Types whose values have a repr that no other value has."""
-_MOST_BITS = 4096  # Python shows no integers that are much larger
-_MOST = 4096
-_OF_INTEREST = one_of({*LOADS, *NAMES, SMALL_INT, BUILD_SET, MAKE_FUNCTION})
-_BRANCHES = one_of({*JUMPS, JOIN, HANDLER})
+"""Flags of ``co_flags`` that decide how code runs: not 0x10 (nested), 0x40 (derived), nor the
+compiler's own from 0x10000 on."""
+_MAX_CACHED = 4096
+
+_OPS = dis.opmap
+_NONE = -1
+_CACHE = 0  # inline caches, from Python 3.11 on; unused before
+_LOAD_CONST, _LOAD_NAME, _STORE_NAME = _OPS["LOAD_CONST"], _OPS["LOAD_NAME"], _OPS["STORE_NAME"]
+_SMALL_INT = _OPS.get("LOAD_SMALL_INT", _NONE)  # Python 3.14
+_NAMED_FUNCTION = _OPS["MAKE_FUNCTION"] if sys.version_info < (3, 11) else _NONE
+"""Takes the function's qualified name from the stack."""
+_CONSTANTS = frozenset(dis.hasconst)
+_GLOBALS = frozenset(
+    _OPS[name]
+    for name in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
+    if name in _OPS
+)
+_STORES = frozenset(
+    _OPS[f"{verb}_{kind}"] for verb in ("STORE", "DELETE") for kind in ("NAME", "ATTR", "GLOBAL")
+)
+_NAME_SHIFTS = dict.fromkeys(dis.hasname, 0)
+"""By how many bits the argument of an instruction that takes a name is shifted."""
+if sys.version_info >= (3, 11):
+    _NAME_SHIFTS[_OPS["LOAD_GLOBAL"]] = 1
+if sys.version_info >= (3, 12):
+    _NAME_SHIFTS[_OPS["LOAD_ATTR"]] = 1
+    _NAME_SHIFTS[_OPS["LOAD_SUPER_ATTR"]] = 2
+_JUMPS = frozenset({*dis.hasjabs, *dis.hasjrel})
+_ABSOLUTE_JUMPS = frozenset(dis.hasjabs)
+_BACKWARD_JUMPS = frozenset(op for op in _JUMPS if "BACKWARD" in dis.opname[op])
 
 
 class Code(NamedTuple):
-    """What a code object, and the code within it, does.
+    """A code object, with the code nested in it, in normal form.
 
     Attributes:
-        content: no two that do different things have the same.
-        globals: the names of the globals that it uses, sorted.
-        reads_docs: whether it asks for docstrings.
+        content: differs between any two that behave differently.
+        globals: the names of the globals it uses, sorted.
+        reads_docs: whether it reads docstrings.
     """
 
     content: bytes
@@ -72,24 +73,23 @@ _written: dict[tuple[int, bool], tuple[CodeType, Code]] = {}
 
 
 def written(code: CodeType, *, docs: bool = False) -> Code:
-    """Return what *code* does; with *docs*, docstrings are part of that."""
-    # By identity: code objects that are equal may differ in what decides here.
+    """Return the normal form of *code*; with *docs*, docstrings are part of it."""
+    # By identity: code objects that compare equal may differ in what counts here.
     found = _written.get((id(code), docs))
     if found is None or found[0] is not code:
-        if len(_written) >= _MOST:
+        if len(_written) >= _MAX_CACHED:
             _written.clear()
         found = _written[id(code), docs] = (code, _write(code, docs))
     return found[1]
 
 
 def forget() -> None:
-    """Forget all code that was met."""
+    """Clear the cache of normalized code."""
     _written.clear()
-    _body.cache_clear()
 
 
 def names_in(code: CodeType) -> set[str]:
-    """Return all names that *code* and what is within it use, also as texts."""
+    """Return all names that *code* and the code nested in it use, including string constants."""
     found = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -100,53 +100,115 @@ def names_in(code: CodeType) -> set[str]:
 
 
 def _write(code: CodeType, docs: bool) -> Code:
-    all_names, all_constants = code.co_names, code.co_consts
-    unnamed = _NONE
-    if not code.co_flags & 1:  # the body of a class
-        left_out = _WHERE if docs else _WHERE | {_DOC}
-        unnamed = frozenset(at for at, name in enumerate(all_names) if name in left_out)
-    body = _body(code.co_code, getattr(code, "co_exceptiontable", b""), unnamed)
-    names = [all_names[at] for at in body.names]
-    used = {all_names[at] for at in body.globals}
-    reads_docs = _HELP in used or not _READS_DOCS.isdisjoint([all_names[at] for at in body.reads])
-    values = [all_constants[at] if type(at) is int else at.value for at in body.constants]
-    reads_docs = reads_docs or _DOC in values
+    steps: list[int] = []
+    constants: list[Any] = []
+    names: dict[str, int] = {}
+    used: set[str] = set()
+    reads: set[str] = set()
+    own: set[str] = set()  # names that a class body has certainly set
+    instructions, numbers = _instructions(code, docs)
+    branches = False
+    for unit, op, argument in instructions:
+        value = argument
+        if op in _CONSTANTS:
+            constants.append(code.co_consts[argument])
+            value = 0
+        elif op in _NAME_SHIFTS:
+            shift = _NAME_SHIFTS[op]
+            name = code.co_names[argument >> shift]
+            value = names.setdefault(name, len(names)) << shift | argument & ((1 << shift) - 1)
+            if op in _GLOBALS or (op == _LOAD_NAME and name not in own):
+                used.add(name)
+            if op not in _STORES:
+                reads.add(name)
+            elif op == _STORE_NAME and not branches:
+                own.add(name)
+            else:
+                own.discard(name)
+        elif op in _JUMPS:
+            branches = True
+            value = numbers[_target(code.co_code, unit, op, argument)]
+        elif op == _NAMED_FUNCTION:
+            constants[-1] = None
+        steps.append(value << 8 | op)
     contents = []
-    for first, last in body.sets:
-        items = values[first:last]
-        if len(set(items)) == len(items):  # of 1 and True the first one stays
-            contents.append(b"%d set " % first + b"".join(sorted(map(_constant, items))))
-            values[first:last] = [_ELSEWHERE] * len(items)
-    for at, value in enumerate(values):
-        kind = type(value)
-        if kind is CodeType:
-            inner = written(value, docs=docs)
-            contents.append(b"%d " % at + inner.content)
+    reads_docs = "help" in used or not _DOC_READERS.isdisjoint(reads) or "__doc__" in constants
+    for constant in constants:
+        if isinstance(constant, CodeType):
+            inner = written(constant, docs=docs)
             used.update(inner.globals)
             reads_docs = reads_docs or inner.reads_docs
-        elif value is _ELSEWHERE:
-            continue
-        elif kind not in _SHOWN or (kind is int and value.bit_length() > _MOST_BITS):
-            contents.append(b"%d " % at + _constant(value))
+            contents.append(inner.content)
         else:
-            continue
-        values[at] = _ELSEWHERE
-    doc = all_constants[0] if docs and code.co_flags & 1 and all_constants else None
-    content = b"".join(
-        (
-            _shape(code),
-            text(b"doc", doc) if isinstance(doc, str) else b"",
-            body.steps,
-            text(b"names", "\0".join(names)),
-            text(b"constants", repr(values)),
-            begin(b"others", len(contents)),
-            *contents,
-        )
+            contents.append(_constant(constant))
+    table = getattr(code, "co_exceptiontable", b"")
+    for start, length, handler, how in _handlers(table):
+        steps += (numbers[start], numbers[start + length], numbers[handler], how)
+    doc = code.co_consts[0] if docs and code.co_flags & 1 and code.co_consts else None
+    content = (
+        _signature(code),
+        text(b"doc", doc) if isinstance(doc, str) else b"",
+        tagged(b"steps", struct.pack(f"<{len(steps)}Q", *steps)),
+        text(b"names", "\0".join(names)),
+        begin(b"constants", len(contents)),
+        *contents,
     )
-    return Code(tagged(b"code", content), tuple(sorted(used)), reads_docs)
+    return Code(tagged(b"code", b"".join(content)), tuple(sorted(used)), reads_docs)
 
 
-def _shape(code: CodeType) -> bytes:
+def _instructions(code: CodeType, docs: bool) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """Return unit, opcode, and whole argument of each instruction; and, for each unit of
+    ``co_code``, the number of the instruction that it belongs to.
+
+    Without inline caches, and without what sets `_POSITION` and docstrings in a class body.
+    """
+    left_out = frozenset[str]()
+    if not code.co_flags & 1:  # the body of a class
+        left_out = _POSITION if docs else _POSITION | {"__doc__"}
+    found: list[tuple[int, int, int]] = []
+    numbers: list[int] = []
+    raw, extended = code.co_code, 0
+    for unit in range(len(raw) // 2):
+        op, argument = raw[2 * unit], raw[2 * unit + 1] | extended
+        extended = argument << 8 if op == dis.EXTENDED_ARG else 0
+        is_left_out = op == _STORE_NAME and code.co_names[argument] in left_out
+        if is_left_out and found[-1][1] in (_LOAD_CONST, _SMALL_INT):
+            found.pop()
+            numbers.append(len(found))
+            continue
+        numbers.append(len(found))
+        if op not in (_CACHE, dis.EXTENDED_ARG):
+            found.append((unit, op, argument))
+    return found, [*numbers, len(found)]
+
+
+def _target(raw: bytes, unit: int, op: int, argument: int) -> int:
+    """Return the unit that a jump goes to."""
+    if op in _ABSOLUTE_JUMPS:
+        return argument
+    after = unit + 1
+    while after * 2 < len(raw) and raw[after * 2] == _CACHE:
+        after += 1
+    return after - argument if op in _BACKWARD_JUMPS else after + argument
+
+
+def _handlers(table: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield start, length, and handler, in units, of the ranges of an exception table, and the
+    stack depth. For the format see CPython's ``InternalDocs/exception_handling.md``.
+    """
+    values = []
+    value = 0
+    for byte in table:
+        value = value << 6 | byte & 63
+        if not byte & 64:
+            values.append(value)
+            value = 0
+    for at in range(0, len(values), 4):
+        start, length, handler, how = values[at : at + 4]
+        yield start, length, handler, how
+
+
+def _signature(code: CodeType) -> bytes:
     local, cells, free = code.co_varnames, code.co_cellvars, code.co_freevars
     names = "\0".join((code.co_name, *local, *cells, *free))
     counts = (
@@ -160,89 +222,9 @@ def _constant(value: Any) -> bytes:
     atom = ATOMS.get(type(value))
     if atom is not None:
         return atom(value)
-    contents: Iterator[bytes] | list[bytes] = map(_constant, value)
-    if isinstance(value, frozenset):
-        contents = sorted(contents)
-        return begin(b"frozenset", len(value)) + b"".join(contents)
+    if isinstance(value, slice):  # Python 3.14
+        return begin(b"slice", 3) + b"".join(map(_constant, (value.start, value.stop, value.step)))
+    contents = map(_constant, value)
+    if isinstance(value, frozenset):  # its order depends on the process
+        return begin(b"frozenset", len(value)) + b"".join(sorted(contents))
     return begin(b"tuple", len(value)) + b"".join(contents)
-
-
-class _Elsewhere:
-    """Stands for a constant that is written apart."""
-
-    def __repr__(self) -> str:
-        return "<>"
-
-
-_ELSEWHERE = _Elsewhere()
-
-
-class _Given(NamedTuple):
-    """A constant that is not among those of the code."""
-
-    value: Any
-
-
-class _Body(NamedTuple):
-    """Instructions, with names and constants by their number, in the order of their use.
-
-    Attributes:
-        steps: the instructions, as bytes.
-        names: all names.
-        globals: those of globals.
-        reads: those that are not only set.
-        constants: what is loaded.
-        sets: begins and ends of those constants that become a set.
-    """
-
-    steps: bytes
-    names: list[int]
-    globals: list[int]
-    reads: list[int]
-    constants: list[Any]
-    sets: list[tuple[int, int]]
-
-
-@lru_cache(maxsize=_MOST)
-def _body(raw: bytes, table: bytes, unnamed: frozenset[int]) -> _Body:
-    """Return what of a code object its constants and names do not decide.
-
-    See `offload.registry.flow.followed` for what is given.
-    """
-    steps, opcodes = followed(raw, table, unnamed)
-    names: dict[int, int] = {}
-    used: set[int] = set()
-    reads: set[int] = set()
-    own: set[int] = set()  # names that a class has certainly set
-    constants: list[Any] = []
-    sets: list[tuple[int, int]] = []
-    row, last = 0, -1
-    branch = _BRANCHES.search(opcodes)
-    straight = branch.start() if branch else len(opcodes)
-    for match in _OF_INTEREST.finditer(opcodes):
-        at = match.start()
-        op, argument = opcodes[at], steps[at] >> 8
-        if op in NAMES:
-            shift = NAMES[op]
-            name = argument >> shift
-            number = names.setdefault(name, len(names))
-            steps[at] = (number << shift | argument & ((1 << shift) - 1)) << 8 | op
-            if op in GLOBALS or (op == LOAD_NAME and name not in own):
-                used.add(name)
-            if op not in STORES_NAME:
-                reads.add(name)
-            elif op == STORE_NAME and at < straight:
-                own.add(name)
-            else:
-                own.discard(name)
-        elif op in LOADS or op == SMALL_INT:
-            constants.append(_Given(argument) if op == SMALL_INT else argument)
-            steps[at] = LOAD_CONST if op == SMALL_INT else op
-            row = row + 1 if last == at - 1 else 1
-            last = at
-        elif op == MAKE_FUNCTION:
-            constants[-1] = _Given(None)  # its qualified name
-        elif row >= argument > 1 and last == at - 1:
-            sets.append((len(constants) - argument, len(constants)))
-    packed = tagged(b"steps", struct.pack(f"<{len(steps)}Q", *steps))
-    return _Body(packed, list(names), list(used), list(reads), constants, sets)

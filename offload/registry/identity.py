@@ -96,7 +96,7 @@ def identify(obj: Any, scope: Scope) -> Identity:
     if reads_docs:
         watch = Watch()
         contents, _ = _contents(obj, scope, watch, docs=True)
-    found = hashlib.sha256(b"offload class 2\0" + text(b"python", python_tag()))
+    found = hashlib.sha256(b"offload class 3\0" + text(b"python", python_tag()))
     found.update(b"docs\0" if reads_docs else b"")
     found.update(digest_of_graph(obj, contents))
     size = sum(len(content.written) for content in contents.values())
