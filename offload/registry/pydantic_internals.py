@@ -1,4 +1,4 @@
-"""pydantic: everything the class registry knows of its models that it doesn't document.
+"""pydantic: which attributes and fields of its models the class registry leaves out of hashes.
 
 `tests/registry/test_pydantic_internals.py` checks it against the installed pydantic.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-__all__ = ("is_incomplete", "model_attributes", "state_of")
+__all__ = ("model_attributes", "state_of")
 
 _MADE_BY_PYDANTIC = frozenset(
     {
@@ -23,24 +23,20 @@ _MADE_BY_PYDANTIC = frozenset(
         "__signature__",
     }
 )
-_STATES: dict[tuple[str, str], frozenset[str]] = {
-    ("pydantic._internal._decorators", "Decorator"): frozenset({"cls_ref"}),
-    ("pydantic.fields", "ComputedFieldInfo"): frozenset(),
-    ("pydantic.fields", "ModelPrivateAttr"): frozenset({"_default_factory_takes_validated_data"}),
-    ("pydantic.fields", "FieldInfo"): frozenset(
-        {
-            "annotation",
-            "evaluated",
-            "_attributes_set",
-            "_complete",
-            "_default_factory_takes_validated_data",
-            "_original_annotation",
-            "_original_assignment",
-        }
-    ),
-}
-"""Of what is found in attributes, by module and class: what holds an address, or is known from
-annotations."""
+_DERIVED = frozenset(
+    {
+        "annotation",
+        "cls_ref",  # holds an address
+        "evaluated",
+        "return_type",
+        "_attributes_set",
+        "_complete",
+        "_default_factory_takes_validated_data",
+        "_original_annotation",
+        "_original_assignment",
+    }
+)
+"""Of descriptions of fields and decorators: known from annotations, which are hashed."""
 
 
 def model_attributes(own: Mapping[str, Any]) -> AbstractSet[str]:
@@ -49,29 +45,12 @@ def model_attributes(own: Mapping[str, Any]) -> AbstractSet[str]:
     return _MADE_BY_PYDANTIC if is_model else frozenset()
 
 
-def is_incomplete(cls: Any) -> bool:
-    """Return whether a class is a model some of whose annotations named nothing yet."""
-    return getattr(cls, "__pydantic_complete__", True) is False
-
-
 def state_of(value: Any, state: Any) -> Any:
-    """Return of the state that pickle takes of *value* what decides what it does."""
+    """Return the part of *value*'s pickled *state* that decides its behavior."""
     kind = type(value)
-    without = _STATES.get((kind.__module__, kind.__qualname__))
-    if without is None:
+    if not kind.__module__.startswith("pydantic.") or not isinstance(state, (dict, tuple)):
         return state
-    found = {
-        name: getattr(value, name)
-        for name in getattr(kind, "__slots__", None) or vars(value)
-        if name not in without and hasattr(value, name)
-    }
-    if kind.__name__ == "ComputedFieldInfo":
-        wrapped = value.wrapped_property
-        function = getattr(wrapped, "fget", None) or getattr(wrapped, "func", None)
-        annotation = getattr(function, "__annotations__", {}).get("return")
-        if (
-            isinstance(annotation, str)
-            or type(value.return_type).__name__ == "PydanticUndefinedType"
-        ):
-            found["return_type"] = annotation  # which it is set to later
-    return found
+    slots: dict[str, Any] = {}
+    for each in state if isinstance(state, tuple) else (state,):
+        slots |= each or {}
+    return {name: part for name, part in slots.items() if name not in _DERIVED}

@@ -50,6 +50,11 @@ from tests.golden import shapes  # noqa: E402
 
 HERE = Path(__file__).parent
 SECRET = "golden, and long enough for a secret"
+EARLIER_CLASSES = {
+    "Plain": "463180d400370f818f61e38b499403d10532818fefd5f687da259aecc8dfc291",
+    "Point": "46df7aa70bf146c0bc1a5525fcc54d64b3a025b9f719af4b53033c8996925c69",
+}
+"""Hashes, before they were computed otherwise, of the versions in ``stored.json.gz``."""
 SIGNING_KEY = "hmac:" + base64.b64encode(b"k" * 32).decode()
 PREFIX = "golden"
 SERIALIZERS = ("json", "pickle", "msgpack", "yaml")
@@ -281,7 +286,7 @@ def read(url: str) -> dict[str, object]:
             for serializer, row in written["results"].items()
         },
         "classes": {
-            name: read_class(url, name, code_hash) for name, code_hash in written["classes"].items()
+            name: read_class(url, name, code_hash) for name, code_hash in EARLIER_CLASSES.items()
         },
     }
 
