@@ -7,7 +7,6 @@ it takes classes and functions apart is private, and any of its releases may cha
 from __future__ import annotations
 
 import builtins
-import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +15,10 @@ from types import CellType, CodeType, FunctionType, GetSetDescriptorType, Member
 from typing import Any, NamedTuple
 
 from offload.registry.code import names_in, written
+from offload.registry.definitions import file_of
 from offload.registry.derived import subclasses_of
 
-__all__ = ("Functions", "reduce_class")
+__all__ = ("Functions", "reduce_class", "submodules")
 
 _DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
 _MADE_BY_PYTHON = frozenset({"__dict__", "__weakref__", "__annotate_func__", "_abc_impl"})
@@ -43,9 +43,6 @@ _OF_FUNCTIONS = (
     "__kwdefaults__",
     "__annotations__",
 )
-
-_PLACE = re.compile(r"<\S+@[0-9a-f]{12} (.*)>")
-"""The name that `Functions` gives a file, and the previous one."""
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, Callable[..., Any]]
 """A maker, its arguments, the state that may refer to what was made, and what sets it."""
@@ -174,12 +171,11 @@ class Functions:
             dict(function.__dict__),
             used,
             contents,
-            list(_submodules(code, values)),
+            list(submodules(code, values)),
         )
-        file = _PLACE.sub(r"\1", code.co_filename).rpartition("/")[2]
         return (
             make_function,
-            (code, shared, cells, f"<{self._version} {file}>"),
+            (code, shared, cells, file_of(self._version, code.co_filename)),
             state,
             set_function,
         )
@@ -199,7 +195,7 @@ def _content(cell: CellType) -> tuple[Any, ...]:
         return ()
 
 
-def _submodules(code: CodeType, values: list[Any]) -> Iterator[types.ModuleType]:
+def submodules(code: CodeType, values: list[Any]) -> Iterator[types.ModuleType]:
     """Yield the imported submodules that *code* may reach as attributes of a package."""
     names = names_in(code)
     for package in values:

@@ -8,9 +8,8 @@ from typing import Any
 
 from offload.errors import DeserializationError, OffloadError, WrongPython
 from offload.registry.identity import python_tag
-from offload.registry.parts import Source
 from offload.registry.pickling import Pair, load
-from offload.registry.rebuild import rebuild
+from offload.registry.source import Source, build, show_lines
 from offload.registry.storage import Stored
 from offload.registry.versions import Versions, for_task, shown
 
@@ -25,6 +24,8 @@ class Loading:
     Attributes:
         stored: what was read, and by whose key it is signed.
         made: what was made of it.
+        waiting: versions that are being built from source and are not defined yet, and what to
+            call with them once they are.
     """
 
     def __init__(self, versions: Versions, registry: Any, there: Callable[[Pair], Any]) -> None:
@@ -33,6 +34,7 @@ class Loading:
         self._there = there
         self.stored: dict[Pair, tuple[Stored, str]] = {}
         self.made: dict[Pair, Any] = {}
+        self.waiting: dict[Pair, list[Callable[[Any], None]]] = {}
 
     def load(self, name: str, code_hash: str) -> Any:
         pair = (name, code_hash)
@@ -54,7 +56,10 @@ class Loading:
         return self._versions.means.app
 
     def begin(self, name: str, code_hash: str, obj: Any) -> Any:
-        return self.made.setdefault((name, code_hash), obj)
+        obj = self.made.setdefault((name, code_hash), obj)
+        for use in self.waiting.pop((name, code_hash), ()):
+            use(obj)
+        return obj
 
     def read(self, pair: Pair) -> None:
         """Read a version and what it needs; raises as `ClassRegistry.pull` does."""
@@ -69,7 +74,7 @@ class Loading:
         record = stored.record
         same = record.python == python_tag()
         try:
-            obj = load(stored.content, self) if same else rebuild(stored.source, record, self)
+            obj = load(stored.content, self) if same else build(stored.source, record, self)
         except OffloadError:
             raise
         except ModuleNotFoundError as exc:
@@ -83,6 +88,8 @@ class Loading:
                 "imports has to be installed, and its bases and metaclass have to make it as they "
                 "did before: without keywords, and before it has its attributes"
             ) from exc
+        if stored.source:
+            show_lines(stored.source, record)
         signed = f", signed by {by}" if by else ""
         logger.info("loaded %s from %s%s%s", shown(record), self._versions.url, for_task(), signed)
         self._versions.counters.add(classes_loaded=1)

@@ -38,12 +38,21 @@ from offload.serializers.advice import reason_of
 from offload.serializers.base import CachedFunction
 from offload.stores.processes import PerProcess
 
-__all__ = ("Loader", "Pair", "dump", "load", "loading", "own_registry", "reduce_pair")
+__all__ = (
+    "UNNAMED_TYPES",
+    "Loader",
+    "Pair",
+    "dump",
+    "load",
+    "loading",
+    "own_registry",
+    "reduce_pair",
+)
 
 Pair = tuple[str, str]
 """The name and hash of a version."""
 
-_UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
+UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
 """Python's own types that pickle doesn't find under their names: those of code, cells, …"""
 
 _by_value_lock = PerProcess(threading.RLock)
@@ -187,7 +196,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
             return _skeleton, (*self._pair, make, args), state, None, None, set_state
         if obj in self._scope:
             return reduce_pair(self._pair_of(obj))
-        name = _UNNAMED_TYPES.get(obj)
+        name = UNNAMED_TYPES.get(obj)
         return super().reducer_override(obj) if name is None else (_of_types, (name,))
 
     def _function(self, function: FunctionType) -> Any:

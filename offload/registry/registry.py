@@ -40,13 +40,13 @@ from offload.registry.loading import Loading
 from offload.registry.means import Means
 from offload.registry.names import Names, check_hash, name_of
 from offload.registry.own import Own, defined
-from offload.registry.parts import diff
 from offload.registry.pickling import Pair, own_registry
 from offload.registry.policy import OFF, SIGNED, Policy
 from offload.registry.pruning import prune
 from offload.registry.pushing import Pushing
 from offload.registry.record import LATEST, Record, tagged
 from offload.registry.scope import Scope, found
+from offload.registry.source import diff
 from offload.registry.storage import Stored
 from offload.registry.versions import Versions
 from offload.stores import open_store
@@ -130,6 +130,7 @@ class ClassRegistry:
         self._looked_at: set[Pair] = set()
         self._stored: dict[Pair, float] = {}
         self._signed: set[Pair] = set()
+        self._lacking: dict[Pair, Any] = {}  # what was stored without its source
 
     @cached_property
     def _means(self) -> Means:
@@ -330,7 +331,8 @@ class ClassRegistry:
             return pair  # it came from the store
         now = self._clock()
         before = self._stored.get(pair)
-        if before is None or not 0 <= now - before < _SURE:
+        is_other = self._lacking.get(pair, obj) is not obj  # a cell that was run again, with source
+        if before is None or is_other or not 0 <= now - before < _SURE:
             try:
                 self._ship(obj, pair, first=before is None)
             except StoreUnavailable:
@@ -348,6 +350,9 @@ class ClassRegistry:
             record = self._pushing.push(obj, pair)
         else:  # once only, or it would undo what others push, and rollbacks
             record = self._pushing.persist(obj, pair)
+        self._lacking.pop(pair, None)
+        if self._means.ship_source and not record.source:
+            self._lacking[pair] = obj
         asked = [need for need in record.needs if need not in self._looked_at]
         while asked:
             found = self._versions.storage.heads(Names(name).version(h) for name, h in asked)

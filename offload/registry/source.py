@@ -1,22 +1,21 @@
-"""The source of a version, for Pythons whose bytecode is another one, and for people.
+"""The source that is pushed with a version: for Pythons with other bytecode, and for people.
 
-What is shipped with a class is taken module by module: what it imports, its constants, the
-versions of other classes it names, and its definitions as they are written. From that
-`offload.registry.rebuild` puts the modules together again and runs the definitions; nothing else
-of the original modules runs.
+It consists of the class or function and its shipped helper functions, as their statements are
+written, what they import, their constants, and the versions of other classes they name. Another
+Python builds the modules from that and runs the definitions; nothing else of the modules runs.
 
-The hash covers what a class is when it is pushed; the source says how it was made. What was done
-to it after its definition is in the hash, and not in the source: attributes that were set or
-replaced, decorators that were called and not written above it. What stands within a function has
-values that only bytecode carries (closures), so there is no source of it; nor of lambdas, unless
-an assignment gives them a name that other definitions use.
-
-Values of constants are those of the moment of pushing. Two constants of one version that share an
-object share it again, as do all that use it; constants of two versions do not.
+A version has no source if it depends on something that isn't a class or function statement at the
+outermost level of a file or notebook cell, an import, or a constant of library types: on lambdas,
+closures, functions within functions, or constants that hold shipped objects. Changes to a class
+after its definition are in its hash and its bytecode, but not in its source.
 """
 
 from __future__ import annotations
 
+import ast
+import difflib
+import dis
+import importlib
 import inspect
 import io
 import linecache
@@ -25,57 +24,144 @@ import pickle
 import re
 import reprlib
 import sys
-from base64 import b64encode
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+import threading
+import typing
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from hashlib import sha256
-from types import FunctionType, ModuleType
-from typing import Any
+from operator import attrgetter
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
 
-from offload.errors import SerializationError
-from offload.registry.apps import what_of_celery
-from offload.registry.names import name_of
-from offload.registry.parts import Module, Source, Step
-from offload.registry.pickling import Pair
-from offload.registry.scope import Scope, found
-from offload.registry.uses import (
-    attributes_of,
-    attributes_used,
-    globals_in,
-    inner_classes,
-    names_in_annotations,
+import orjson
+
+from offload.errors import CodeRefused, OffloadError, SerializationError, WrongPython
+from offload.registry.apps import own, what_of_celery
+from offload.registry.by_value import submodules
+from offload.registry.code import names_in
+from offload.registry.definitions import (
+    FUTURE,
+    Definition,
+    NoSource,
+    definition_of,
+    file_of,
+    namespace_of,
 )
-from offload.registry.written import Written, definition, import_of, namespace_of, statement
+from offload.registry.identity import python_tag
+from offload.registry.kinds import reduce_constant, reduce_named
+from offload.registry.names import name_of
+from offload.registry.pickling import UNNAMED_TYPES, Pair, loading
+from offload.registry.record import Record
+from offload.registry.scope import Scope, found
 from offload.serializers.advice import reason_of
+from offload.stores.processes import PerProcess
 from offload.text import short_repr
 
-__all__ = ("source_of",)
+if TYPE_CHECKING:
+    from offload.registry.loading import Loading
+
+__all__ = ("Source", "build", "diff", "show_lines", "source_of")
 
 logger = logging.getLogger(__name__)
 
+_FORMAT = 2
 _NOT_TAKEN = frozenset({"__name__", "__package__", "__builtins__", "__spec__", "__loader__"})
+_GLOBALS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL"})
+_RUN_AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<generic parameters of")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SHOWN = 2000  # characters of a constant
+_modules_lock = PerProcess(threading.RLock)
+
+
+@dataclass
+class Module:
+    """What a module holds besides its definitions.
+
+    Attributes:
+        imports: names, and what they import: a module, and maybe a name in it.
+        modules: names of modules that are shipped, too.
+        celery: names of the Celery app and its parts; see `offload.registry.apps`.
+        versions: names of other classes: their name, hash, and whether a definition needs it
+            when it runs.
+        shown: constants as they are displayed.
+    """
+
+    name: str
+    imports: dict[str, list[str]] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
+    celery: dict[str, tuple[str, str]] = field(default_factory=dict)
+    versions: dict[str, tuple[str, str, bool]] = field(default_factory=dict)
+    shown: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Source:
+    """The source of a version.
+
+    Attributes:
+        root: module and qualified name of the class or function.
+        outer: the version within which it is defined; None if it is outermost.
+        nested: classes within the class: their qualified name, and their version.
+        loads: submodules that have to be imported as attributes of their packages.
+        constants: by module and name, pickled, in base64.
+        definitions: in the order in which they are run.
+    """
+
+    root: tuple[str, str]
+    outer: Pair | None = None
+    nested: dict[str, Pair] = field(default_factory=dict)
+    loads: list[str] = field(default_factory=list)
+    modules: list[Module] = field(default_factory=list)
+    constants: str = ""
+    definitions: list[Definition] = field(default_factory=list)
+    format: int = _FORMAT
+
+    def to_bytes(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Source:
+        """Read a source; raises CodeRefused if it is malformed or of an older offload."""
+        try:
+            plain = orjson.loads(content)
+            if plain.get("format") != _FORMAT:
+                raise ValueError("it was pushed by another release of offload")
+            modules = [Module(**each) for each in plain.pop("modules")]
+            definitions = [Definition(**each) for each in plain.pop("definitions")]
+            return cls(**plain, modules=modules, definitions=definitions)
+        except (ValueError, TypeError, LookupError, AttributeError) as exc:
+            raise CodeRefused(
+                f"the stored source of a class can't be read: {exc}; push the class again"
+            ) from exc
+
+    def needs(self) -> dict[Pair, bool]:
+        """Return the versions it refers to, and whether a definition needs them when it runs."""
+        needs = {} if self.outer is None else {(self.outer[0], self.outer[1]): True}
+        for module in self.modules:
+            for name, code_hash, early in module.versions.values():
+                needs[name, code_hash] = early or needs.get((name, code_hash), False)
+        return needs
+
+
+# -- taking it
 
 
 def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], Pair]) -> bytes:
-    """Return the source of *obj* and of what is shipped with it, as JSON.
+    """Return the source of *obj* as JSON; empty if it has none, which is logged as a warning.
 
-    Empty if it is not to be had: it stands within a function, was made at run time or by what
-    was not written to a file (``python -c``), or depends on what only bytecode carries.
+    Args:
+        scope: what is shipped.
+        pair_of: returns the name and hash of a class or function that is shipped.
     """
     taking = _Taking(obj, scope, pair_of)
     try:
-        taking.definition(obj)
-        steps = taking.ordered()
-    except (_NoSource, SerializationError) as exc:
+        return taking.take().to_bytes()
+    except (NoSource, SerializationError) as exc:
         _warn(name_of(obj), str(exc))
         return b""
-    at = [step is taking.nodes[id(obj)].step for step in steps].index(True)
-    modules = [taking.modules[name] for name in sorted(taking.modules)]
-    root = (obj.__module__, obj.__qualname__)
-    return Source(root, at, modules, taking.plain_constants(), steps).to_bytes()
 
 
 @lru_cache(maxsize=1000)
@@ -88,337 +174,389 @@ def _warn(name: str, reason: str) -> None:
     )
 
 
-class _NoSource(Exception):
-    """Something's source is not to be had."""
-
-
-_Key = Any  # of a step: the id of what is defined, or the module and name of a constant
-
-
-@dataclass
-class _Node:
-    step: Step
-    place: tuple[Any, ...]
-    at_once: set[_Key] = field(default_factory=set)
-    later: set[_Key] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a name is used: the globals of a module, and how it uses them."""
-
-    names: Mapping[str, Any]
-    written: Written
-    module: str
-
-
 class _Taking:
+    """Collects the source of one class or function."""
+
     def __init__(self, root: Any, scope: Scope, pair_of: Callable[[Any], Pair]) -> None:
-        self.root = root
-        self.scope = scope
-        self.pair_of = pair_of
-        self.modules: dict[str, Module] = {}
-        self.nodes: dict[_Key, _Node] = {}
-        self._plain: dict[str, dict[str, Any]] = {}
+        self._root = root
+        self._scope = scope
+        self._pair_of = pair_of
+        self._modules: dict[str, Module] = {}
+        self._constants: dict[str, dict[str, Any]] = {}
+        self._definitions: dict[int, Definition] = {}
+        self._order: list[Definition] = []
         self._entered: set[tuple[str, str, bool]] = set()
+        self._source = Source((root.__module__, root.__qualname__))
 
-    # -- definitions
-
-    def definition(self, obj: Any) -> _Key:
-        """Take a class or function, and what it names."""
-        key = id(obj)
-        if key not in self.nodes:
-            written = definition(obj)
-            if written is None:
-                raise _NoSource(f"how {obj.__qualname__} is written is not to be had")
-            self._statement(
-                key, obj.__qualname__, _Place(namespace_of(obj), written, obj.__module__)
+    def take(self) -> Source:
+        root, source = self._root, self._source
+        outer, _, name = root.__qualname__.rpartition(".")
+        if outer:
+            outermost, around = (
+                found(root.__module__, each) for each in (outer.partition(".")[0], outer)
             )
-            if isinstance(obj, type):
-                self._nested(obj, written)
-        return key
+            if not isinstance(around, type) or vars(around).get(name) is not root:
+                raise NoSource(f"{root.__qualname__} is defined within a function")
+            source.outer = self._pair_of(around)
+            source.definitions = [definition_of(outermost)]  # for people
+            return source
+        self._define(root)
+        if isinstance(root, type):
+            self._nested(root)
+        source.modules = [self._modules[name] for name in sorted(self._modules)]
+        source.definitions = self._order
+        source.constants = self._pickled()
+        return source
 
-    def _statement(self, key: _Key, name: str, place: _Place) -> None:
-        written = place.written
-        step = Step(place.module, name, written.text, future=written.future)
-        cells = list(linecache.cache)
-        cell = cells.index(written.file) if written.file in cells else -1
-        node = _Node(step, (place.module == self.root.__module__, place.module, cell, written.line))
-        self.nodes[key] = node
-        self._module(place.module)
-        early, late = globals_in(written.code)
-        late |= names_in_annotations(written.tree)
-        for each in sorted((early | late) - _NOT_TAKEN):
-            if each in place.names:
-                keys = self._name(place, each, place.names[each], early=each in early)
-                (node.at_once if each in early else node.later).update(keys)
+    def _define(self, obj: Any) -> Definition:
+        """Take the statement of *obj*: after what it uses when it runs, before all else it uses."""
+        if id(obj) in self._definitions:
+            return self._definitions[id(obj)]
+        if obj.__name__ == "<lambda>" or "." in obj.__qualname__:
+            raise NoSource(f"{obj.__qualname__} is a lambda or defined within a function")
+        definition = self._definitions[id(obj)] = definition_of(obj)
+        self._modules.setdefault(definition.module, Module(definition.module))
+        names = namespace_of(obj)
+        tree = ast.parse(definition.text)
+        code = compile(
+            tree, "<text>", "exec", FUTURE if definition.future else 0, dont_inherit=True
+        )
+        early, late = _globals_in(code)
+        annotated = _names_in_annotations(tree) - early - late
+        self._use_all(definition.module, names, code, early, early=True)
+        self._order.append(definition)
+        self._use_all(definition.module, names, code, late | annotated, early=False)
+        return definition
 
-    def _nested(self, cls: type, written: Written) -> None:
-        """Take the classes that stand within another one as the versions that they are."""
-        for path in inner_classes(written.tree):
-            inner: Any = cls
-            if path.startswith(f"{cls.__qualname__}."):
-                for part in path[len(cls.__qualname__) + 1 :].split("."):
-                    inner = vars(inner).get(part) if isinstance(inner, type) else None
-                if isinstance(inner, type) and inner.__qualname__ == path and inner in self.scope:
-                    self._module(cls.__module__).classes[path] = (*self.pair_of(inner), True)
+    def _use_all(
+        self, module: str, names: Mapping[str, Any], code: CodeType, used: set[str], *, early: bool
+    ) -> None:
+        for name in sorted(used & names.keys() - _NOT_TAKEN):
+            if (module, name, early) not in self._entered:
+                self._entered.add((module, name, early))
+                self._use(module, name, names[name], code, early=early)
 
-    def _module(self, name: str) -> Module:
-        return self.modules.setdefault(name, Module(name))
-
-    # -- what they use
-
-    def _name(self, place: _Place, name: str, value: Any, *, early: bool) -> set[_Key]:
-        """Take what a name stands for; return the steps by which it gets that."""
-        module = self._module(place.module)
+    def _use(self, module: str, name: str, value: Any, code: CodeType, *, early: bool) -> None:
+        its = self._modules.setdefault(module, Module(module))
         if isinstance(value, ModuleType):
-            return self._imported_module(place, name, value, early=early)
-        if value is not self.root and self.scope.is_apart(value):
-            before = module.classes.get(name, ("", "", False))[2]
-            module.classes[name] = (*self.pair_of(value), early or before)
-            return set()
-        if isinstance(value, type):
-            if value is self.root:
-                return {self._alias(id(value), place.module, name)}
-        elif what_of_celery(value) or not callable(value) or _is_named(value, self.scope):
-            return self._constant(place, name, value, early=early)
-        elif isinstance(inspect.unwrap(value), FunctionType) and value in self.scope:
-            return {self._function(place, name, value)}
-        path = _path(value)
-        if not path and isinstance(value, (type, FunctionType)):
-            path = import_of(name, place.names, (place.written.file,))
-            if not path or found(*path) is not value:
-                raise _NoSource(f"{name} cannot be imported")
-        if not path:
-            return self._constant(place, name, value, early=early)
-        module.imports[name] = path
-        return set()
-
-    def _imported_module(
-        self, place: _Place, name: str, value: ModuleType, *, early: bool
-    ) -> set[_Key]:
-        module = self._module(place.module)
-        if value not in self.scope:
-            module.imports[name] = [value.__name__]
-            for path in sorted(set(attributes_of(name, place.written.tree))):
-                loaded = value.__name__ + path
-                if loaded in sys.modules and loaded not in module.loads:
-                    module.loads.append(loaded)
-            return set()
-        module.modules[name] = value.__name__
-        self._module(value.__name__)
-        used = attributes_used(place.written.tree)
-        inside = _Place(vars(value), place.written, value.__name__)
-        keys: set[_Key] = set()
-        for each in sorted(used & vars(value).keys() - _NOT_TAKEN):
-            entering = (value.__name__, each, early)
-            if entering not in self._entered:
-                self._entered.add(entering)
-                keys |= self._name(inside, each, vars(value)[each], early=early)
-        return keys
-
-    def _function(self, place: _Place, name: str, value: Any) -> _Key:
-        """Take a function that is shipped, by its definition, else by what gives it its name."""
-        if len(getattr(value, "registry", ())) > 1:  # by functools.singledispatch
-            raise _NoSource(f"{name} was put together of several functions")
-        if value is self.root or self._is_bound(value):
-            return self._alias(self.definition(value), place.module, name)
-        return self._named(place, name)
-
-    def _named(self, place: _Place, name: str) -> _Key:
-        """Take the statement that gives a name its value."""
-        key = (place.module, name)
-        if key not in self.nodes:
-            written = statement(name, place.names, (place.written.file,))
-            if written is None:
-                raise _NoSource(f"how {name} is written is not to be had")
-            self._statement(key, name, _Place(place.names, written, place.module))
-        return key
-
-    @staticmethod
-    def _is_bound(function: Any) -> bool:
-        return namespace_of(function).get(function.__qualname__) is function
-
-    def _alias(self, key: _Key, module: str, name: str) -> _Key:
-        step = self.nodes[key].step
-        if (step.module, step.name) != (module, name) and (module, name) not in step.aliases:
-            step.aliases.append((module, name))
-        return key
-
-    # -- constants
-
-    def _constant(self, place: _Place, name: str, value: Any, *, early: bool) -> set[_Key]:
-        key = (place.module, name)
-        if key in self.nodes:
-            self.nodes[key].step.early |= early
-            return {key}
-        if name in self._plain.get(place.module, ()):
-            return set()
-        if _is_named(value, self.scope):  # as a TypeVar
-            return {self._named(place, name)}
-        pickler = _Pickler(self, place)
-        content = pickler.content(value)
-        self._module(place.module).shown[name] = _pretty(value, content)
-        if not pickler.pairs and not pickler.keys:
-            self._plain.setdefault(place.module, {})[name] = value
-            return set()
-        step = Step(place.module, name, pickle=_text(content), needs=pickler.pairs, early=early)
-        self.nodes[key] = _Node(step, (False, place.module, -2, name), at_once=pickler.keys)
-        return {key}
-
-    def plain_constants(self) -> str:
-        """Return the constants without anything of their own, by module and name."""
-        everything = {module: self._plain[module] for module in sorted(self._plain)}
-        return _text(_Pickler(self, None).content(everything))
-
-    # -- their order
-
-    def ordered(self) -> list[Step]:
-        """Return the steps as they are written, but each after what it needs at once."""
-        done: dict[_Key, Step] = {}
-        begun: set[_Key] = set()
-
-        def put(key: _Key) -> None:
-            if key in begun:
+            if value in self._scope:
+                its.modules[name] = value.__name__
+                used = names_in(code) & vars(value).keys()
+                self._modules.setdefault(value.__name__, Module(value.__name__))
+                self._use_all(value.__name__, vars(value), code, used, early=early)
                 return
-            begun.add(key)
-            needed = self.nodes[key].at_once
-            for each in sorted(needed, key=self._place):
-                put(each)
-            for each in sorted(self._called(needed) - needed, key=self._place):
-                # What those call may have to wait for this one, and then is not called yet.
-                if self._needed({each}).isdisjoint(begun - done.keys()):
-                    put(each)
-            done[key] = self.nodes[key].step
-
-        for key in sorted(self.nodes, key=self._place):
-            put(key)
-        return list(done.values())
-
-    def _place(self, key: _Key) -> tuple[Any, ...]:
-        return self.nodes[key].place
-
-    def _called(self, keys: set[_Key]) -> set[_Key]:
-        return _reached(keys, lambda key: self.nodes[key].at_once | self.nodes[key].later)
-
-    def _needed(self, keys: set[_Key]) -> set[_Key]:
-        return _reached(keys, lambda key: self.nodes[key].at_once)
-
-
-def _reached(begin: set[_Key], following: Callable[[_Key], set[_Key]]) -> set[_Key]:
-    reached: set[_Key] = set()
-    waiting = set(begin)
-    while waiting:
-        reached |= waiting
-        waiting = set().union(*map(following, waiting)) - reached
-    return reached
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles constants; what is shipped, and what is imported, is named.
-
-    Attributes:
-        pairs: the versions that were named.
-        keys: the steps that define what was named.
-    """
-
-    def __init__(self, taking: _Taking, place: _Place | None) -> None:
-        self._file = io.BytesIO()
-        super().__init__(self._file, protocol=4)  # which all Pythons read
-        self._taking = taking
-        self._use = place
-        self.pairs: list[Pair] = []
-        self.keys: set[_Key] = set()
-
-    def content(self, value: Any) -> bytes:
-        """Return *value* pickled; raises _NoSource if it cannot be."""
-        try:
-            self.dump(value)
-        except (_NoSource, SerializationError):
-            raise
-        except Exception as exc:
-            raise _NoSource(f"a {type(value).__qualname__}: {reason_of(exc)}") from None
-        return self._file.getvalue()
-
-    def persistent_id(self, obj: Any) -> tuple[str, ...] | None:
-        taking = self._taking
-        if isinstance(obj, ModuleType):
-            return ("import", obj.__name__)
-        celery = what_of_celery(obj)
-        if celery is not None:
-            return ("own", *celery)
-        if isinstance(obj, type) or taking.scope.is_apart(obj):
-            if obj in taking.scope:
-                pair = taking.pair_of(obj)
-                self.pairs.append(pair)
-                self.keys |= {id(obj)} & taking.nodes.keys()
-                return ("version", *pair)
-        elif isinstance(obj, FunctionType):
-            if obj in taking.scope:
-                if not (obj is taking.root or taking._is_bound(obj)):
-                    raise _NoSource(f"{obj.__qualname__} is within a constant")
-                self.keys.add(taking.definition(obj))
-                return ("name", obj.__module__, obj.__qualname__)
-        elif _is_named(obj, taking.scope):
-            name, use = obj.__name__, self._use
-            if use is None or use.names.get(name) is not obj:
-                raise _NoSource(f"{name} is within a constant")
-            self.keys.add(taking._named(use, name))
-            return ("name", use.module, name)
+            its.imports[name] = [value.__name__]
+            loads = {each.__name__ for each in submodules(code, [value])}
+            self._source.loads = sorted({*self._source.loads, *loads})
+        elif value is not self._root and self._scope.is_apart(value):
+            before = its.versions.get(name, ("", "", False))[2]
+            its.versions[name] = (*self._pair_of(value), early or before)
+        elif (celery := what_of_celery(value)) is not None:
+            its.celery[name] = celery
+        elif value is self._root or (callable(value) and self._is_helper(name, value)):
+            defined = self._define(value)
+            alias = module, name
+            if alias != (defined.module, defined.name) and alias not in defined.aliases:
+                defined.aliases.append(alias)
+        elif (path := _path(value)) is not None and not self._scope.includes(path[0]):
+            its.imports[name] = path
+        elif isinstance(value, (type, FunctionType)):
+            raise NoSource(f"{name} can't be imported")
         else:
-            return None
-        path = _path(obj)
-        return ("import", *path) if path else None
+            self._constants.setdefault(module, {})[name] = value
+
+    def _is_helper(self, name: str, value: Any) -> bool:
+        """Return whether *value* is a function that ships with the root; raises NoSource."""
+        function = inspect.unwrap(value)
+        if isinstance(value, type) or not isinstance(function, FunctionType):
+            return False
+        if function not in self._scope and value not in self._scope:
+            return False
+        if len(getattr(value, "registry", ())) > 1:
+            raise NoSource(f"{name} combines several functions (functools.singledispatch)")
+        if namespace_of(value).get(function.__qualname__) is not value:
+            raise NoSource(f"{name} isn't defined by a function statement of its own")
+        return True
+
+    def _nested(self, cls: type) -> None:
+        """Note the versions of the classes defined within *cls*, at any depth."""
+        for name, value in vars(cls).items():
+            if isinstance(value, type) and value.__qualname__ == f"{cls.__qualname__}.{name}":
+                self._source.nested[value.__qualname__] = self._pair_of(value)
+                self._nested(value)
+
+    def _pickled(self) -> str:
+        for module, constants in self._constants.items():
+            shown = self._modules[module].shown
+            for name in sorted(constants):
+                try:
+                    _dump(constants[name], self._scope)
+                except (NoSource, SerializationError):
+                    raise
+                except Exception as exc:
+                    kind = type(constants[name]).__qualname__
+                    raise NoSource(f"{name}, a {kind}: {reason_of(exc)}") from None
+                shown[name] = _displayed(constants[name])
+        everything = {name: self._constants[name] for name in sorted(self._constants)}
+        return b64encode(_dump(everything, self._scope)).decode()
 
 
-def _text(content: bytes) -> str:
-    return b64encode(content).decode()
+def _globals_in(code: CodeType) -> tuple[set[str], set[str]]:
+    """Return the globals that a statement uses when it runs, and those it uses later."""
+    early = {each.argval for each in dis.get_instructions(code) if each.opname in _GLOBALS}
+    late: set[str] = set()
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            first, then = _globals_in(inner)
+            is_body = not inner.co_flags & inspect.CO_OPTIMIZED
+            at_once = is_body or inner.co_name.startswith(_RUN_AT_ONCE)
+            early |= first if at_once else set()
+            late |= then if at_once else first | then
+    return early, late - early
 
 
-class _Repr(reprlib.Repr):
-    """Shows all of a value, sets in the order of their items."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel = 20
-        self.maxtuple = self.maxlist = self.maxset = self.maxfrozenset = sys.maxsize
-        self.maxdeque = self.maxarray = self.maxlong = self.maxstring = self.maxother = sys.maxsize
-
-    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
-        items = (f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in x.items())
-        return f"{{{', '.join(items)}}}"
+def _names_in_annotations(tree: ast.AST) -> set[str]:
+    """Return the names in annotations, quoted ones too: evaluated at once, later, or never."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if part is not None:
+                found.update(re.findall(r"[^\W\d]\w*", ast.unparse(part)))
+    return found
 
 
-def _pretty(value: Any, content: bytes) -> str:
-    """Return what people are shown of a constant, the same for the same value."""
-    try:
-        text = _ADDRESS.sub("", _Repr().repr(value))
-    except Exception:
-        text = short_repr(value)
-    if len(text) > _SHOWN:
-        text = f"{text[:_SHOWN]}… ({len(content)} bytes, {sha256(text.encode()).hexdigest()[:12]})"
-    return text
+def _path(obj: Any) -> list[str] | None:
+    """Return where *obj* can be imported from: a module, as public as possible, and a name.
 
-
-def _is_named(value: Any, scope: Scope) -> bool:
-    """Return whether pickle would only name *value*, in a module that is shipped."""
-    return (
-        type(value).__module__ == "typing"
-        and scope.includes(value.__module__)
-        and isinstance(value.__reduce_ex__(4), str)
-    )
-
-
-def _path(obj: Any) -> list[str]:
-    """Return where something can be imported from: a module, as public as can be, and a name.
-
-    Its own module may be there in one version of Python only, as ``pathlib._local`` is.
+    Its own module may exist in one version of Python only, as ``pathlib._local`` does.
     """
+    if isinstance(obj, type) and obj in UNNAMED_TYPES:
+        return ["types", UNNAMED_TYPES[obj]]
     module, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(qualname, str):
-        return []
+        return None
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         if found(".".join(parts[:end]), qualname) is obj:
             return [".".join(parts[:end]), qualname]
-    return []
+    return None
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles constants that hold nothing shipped."""
+
+    def __init__(self, file: io.BytesIO, scope: Scope) -> None:
+        super().__init__(file, protocol=4)  # which all Pythons read
+        self._scope = scope
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)):
+            if obj in self._scope:
+                raise NoSource(f"{obj.__qualname__} is within a constant")
+            path = _path(obj)
+            moved = path is not None and path[0] != obj.__module__
+            return (_imported, tuple(path)) if path and moved else NotImplemented
+        if isinstance(obj, typing.ForwardRef):  # it may hold code
+            return typing.ForwardRef, (obj.__forward_arg__,)
+        return reduce_named(obj) or reduce_constant(obj) or NotImplemented
+
+
+def _dump(value: Any, scope: Scope) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, scope).dump(value)
+    return file.getvalue()
+
+
+# -- building from it
+
+
+def build(content: bytes, record: Record, loader: Loading) -> Any:
+    """Return the class or function that a source defines. Runs it: check it before.
+
+    Raises:
+        WrongPython: this Python can't compile the source, or running it fails.
+        CodeRefused: it doesn't define the class or function.
+    """
+    what = f"{record.class_name}@{record.hash[:12]}, pushed by {record.python},"
+    try:
+        with loading(loader):
+            return _Building(Source.from_bytes(content), record, loader).build()
+    except OffloadError:
+        raise
+    except SyntaxError as exc:
+        raise WrongPython(
+            f"{what} can't be built from its source by {python_tag()}, which doesn't know its "
+            f"syntax: {exc.msg} in {(exc.text or '').strip()!r:.100}; run both sides on one minor "
+            "version of Python, or write it for the older one"
+        ) from exc
+    except Exception as exc:
+        raise WrongPython(
+            f"{what} can't be built from its source by {python_tag()}: {type(exc).__name__}: "
+            f"{exc}; run both sides on one minor version of Python and with the same packages, or "
+            "push it from this one, too"
+        ) from exc
+
+
+class _Building:
+    """Builds one version.
+
+    Versions may need each other. Those that a definition needs when it runs are built before it,
+    and others as well, unless they are being built already and wait for this one: their names are
+    set once they are defined.
+    """
+
+    def __init__(self, source: Source, record: Record, loader: Loading) -> None:
+        self._source = source
+        self._pair = record.pair
+        self._version = f"{record.class_name}@{record.hash[:12]}"
+        self._loader = loader
+        self._modules = {module.name: ModuleType(module.name) for module in source.modules}
+
+    def build(self) -> Any:
+        source, loader = self._source, self._loader
+        if source.outer is not None:
+            loader.load(*source.outer)
+            if self._pair not in loader.made:
+                raise CodeRefused(f"the source of {self._version} does not define it")
+            return loader.made[self._pair]
+        loader.waiting.setdefault(self._pair, [])
+        needs = source.needs()
+        for pair in sorted(needs, key=lambda pair: not needs[pair]):
+            if pair != self._pair and (needs[pair] or pair not in loader.waiting):
+                loader.load(*pair)
+        if self._pair in loader.made:  # one of them needs this one, and built it
+            return loader.made[self._pair]
+        self._fill()
+        for definition in source.definitions:
+            self._run(definition)
+        return loader.made[self._pair]
+
+    def _fill(self) -> None:
+        """Set all names but those of definitions."""
+        for loaded in self._source.loads:
+            importlib.import_module(loaded)
+        for name, constants in pickle.loads(b64decode(self._source.constants)).items():
+            vars(self._modules[name]).update(constants)
+        for module in self._source.modules:
+            names = vars(self._modules[module.name])
+            names["__package__"] = module.name.rpartition(".")[0]
+            names |= {name: _imported(*path) for name, path in module.imports.items()}
+            names |= {name: own(*what) for name, what in module.celery.items()}
+            names |= {name: self._modules[shipped] for name, shipped in module.modules.items()}
+            for name, (class_name, code_hash, _) in module.versions.items():
+                pair = class_name, code_hash
+                if pair in self._loader.waiting:
+                    self._loader.waiting[pair].append(partial(self._set, names, name))
+                else:
+                    names[name] = self._loader.load(*pair)
+
+    def _run(self, definition: Definition) -> None:
+        names = vars(self._modules[definition.module])
+        file = file_of(self._version, definition.file)
+        text = "\n" * (definition.line - 1) + definition.text
+        flags = FUTURE if definition.future else 0
+        with _known(self._modules):
+            exec(compile(text, file, "exec", flags, dont_inherit=True), names)  # noqa: S102 (checked)
+        obj = names.get(definition.name)
+        for module, alias in definition.aliases:
+            setattr(self._modules[module], alias, obj)
+        if (definition.module, definition.name) == tuple(self._source.root):
+            if not isinstance(obj, (type, FunctionType)):
+                raise CodeRefused(f"the source of {self._version} does not define it")
+            self._begin(obj, names)
+
+    def _begin(self, obj: Any, names: dict[str, Any]) -> None:
+        self._loader.begin(*self._pair, obj)
+        for qualname, pair in self._source.nested.items():
+            self._loader.begin(*pair, attrgetter(qualname.partition(".")[2])(obj))
+        self._complete(names)
+
+    def _set(self, names: dict[str, Any], name: str, value: Any) -> None:
+        """Set a name once the version it stands for is defined."""
+        names[name] = value
+        self._complete(names)
+
+    def _complete(self, names: dict[str, Any]) -> None:
+        """Have a pydantic model look up annotations that it couldn't resolve yet."""
+        obj: Any = self._loader.made.get(self._pair)
+        if getattr(obj, "__pydantic_complete__", True) is False:
+            obj.model_rebuild(raise_errors=False, _types_namespace=names)
+
+
+@contextmanager
+def _known(modules: dict[str, ModuleType]) -> Iterator[None]:
+    """Put modules into ``sys.modules`` within this: dataclasses and others look there."""
+    with _modules_lock.get():
+        before = {name: sys.modules[name] for name in modules if name in sys.modules}
+        sys.modules.update(modules)
+        try:
+            yield
+        finally:
+            for name in modules:
+                sys.modules.pop(name, None)
+            sys.modules.update(before)
+
+
+def _imported(module: str, name: str | None = None) -> Any:
+    imported = importlib.import_module(module)
+    return imported if name is None else attrgetter(name)(imported)
+
+
+# -- for people
+
+
+def show_lines(content: bytes, record: Record) -> None:
+    """Have tracebacks of a loaded version show the lines of its source."""
+    try:
+        definitions = Source.from_bytes(content).definitions
+    except CodeRefused:  # of another release: its bytecode runs all the same
+        return
+    for definition in definitions:
+        file = file_of(f"{record.class_name}@{record.hash[:12]}", definition.file)
+        lines = linecache.getlines(file)
+        text = definition.text.splitlines(keepends=True)
+        start, end = definition.line - 1, definition.line - 1 + len(text)
+        lines = lines + ["\n"] * (end - len(lines))
+        lines[start:end] = text
+        linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+
+
+def diff(a: bytes, b: bytes, name_a: str, name_b: str) -> str:
+    """Return how source *b* differs from *a*, as a unified diff."""
+    old, new = ([f"{line}\n" for line in _shown(each).splitlines()] for each in (a, b))
+    return "".join(difflib.unified_diff(old, new, name_a, name_b))
+
+
+def _shown(content: bytes) -> str:
+    """Return a source for people: module by module, the definitions as they are written."""
+    source = Source.from_bytes(content)
+    parts = [f"# within {source.outer[0]}@{source.outer[1][:12]}"] if source.outer else []
+    for module in source.modules:
+        lines = [f"# {module.name}"]
+        for name, path in {**module.imports, **{n: [m] for n, m in module.modules.items()}}.items():
+            given = "" if path[-1] == name else f" as {name}"
+            where = f"from {path[0]} " if path[1:] else ""
+            lines.append(f"{where}import {path[-1]}{given}")
+        lines += [f"{n} = {value}" for n, value in sorted(module.shown.items())]
+        lines += [f"{n} = <{c}@{h[:12]}>" for n, (c, h, _) in sorted(module.versions.items())]
+        parts.append("\n".join(lines))
+        its = (each for each in source.definitions if each.module == module.name)
+        parts += [each.text.rstrip() for each in sorted(its, key=lambda it: (it.file, it.line))]
+    return "\n\n".join(parts)
+
+
+_repr = reprlib.Repr()
+vars(_repr).update({name: 10**6 for name in vars(_repr) if name.startswith("max")}, maxlevel=20)
+
+
+def _displayed(value: Any) -> str:
+    """Return how a constant is displayed: the same for equal values in all processes."""
+    try:
+        text = _ADDRESS.sub("", _repr.repr(value))
+    except Exception:
+        text = short_repr(value)
+    if len(text) > _SHOWN:
+        text = (
+            f"{text[:_SHOWN]}… ({len(text)} characters, {sha256(text.encode()).hexdigest()[:12]})"
+        )
+    return text

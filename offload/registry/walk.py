@@ -391,7 +391,7 @@ class Walk:
         self.value(setter)
 
     def _is_sentinel(self, value: Any, reduced: tuple[Any, ...]) -> bool:
-        """Return whether *value* is an object of a library that has no content."""
+        """Return whether *value* is a stateless object of a library, as `dataclasses` has them."""
         kind: Any = type(value)
         return (
             kind.__reduce_ex__ is object.__reduce_ex__

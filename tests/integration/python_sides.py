@@ -14,7 +14,7 @@ from pathlib import Path
 from offload import ClassRegistry
 from offload.errors import OffloadError
 from offload.registry.identity import python_tag
-from tests.registry.shapes import SHAPES
+from tests.registry.shapes import FROM_SOURCE
 
 KEY = "hmac:a secret for two Pythons"
 
@@ -27,7 +27,7 @@ def push(url, folder):
     """Push each shape as a module of its own; return names and hashes."""
     sys.path.insert(0, folder)
     pushed = {}
-    for number, (name, shape) in enumerate(SHAPES.items()):
+    for number, (name, shape) in enumerate(FROM_SOURCE.items()):
         module = f"shape_{number}"
         (Path(folder) / f"{module}.py").write_text(shape.source)
         importlib.invalidate_caches()
@@ -39,7 +39,7 @@ def push(url, folder):
 def pull(url, pushed):
     """Load each, and answer what is asked of it."""
     classes = registry(url)
-    return {name: pulled(classes, SHAPES[name], *pair) for name, pair in pushed.items()}
+    return {name: pulled(classes, FROM_SOURCE[name], *pair) for name, pair in pushed.items()}
 
 
 def pulled(classes, shape, name, code_hash):

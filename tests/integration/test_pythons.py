@@ -14,7 +14,7 @@ import uuid
 import pytest
 
 from tests.integration.pythons import OTHERS, OWN, python
-from tests.registry.shapes import SHAPES
+from tests.registry.shapes import FROM_SOURCE
 from tests.support.processes import ROOT, environment, worker
 
 pytestmark = pytest.mark.integration
@@ -49,9 +49,9 @@ def url(tmp_path):
 def test_all_shapes_behave_the_same_on_another_python(url, tmp_path, pushing, loading):
     """What one Python pushed answers the same on another, under the version it was pushed as."""
     pushed = side(pushing, "push", url, str(tmp_path / "modules"))
-    assert set(pushed) == set(SHAPES)
+    assert set(pushed) == set(FROM_SOURCE)
     pulled = side(loading, "pull", url, json.dumps(pushed))
-    for name, shape in SHAPES.items():
+    for name, shape in FROM_SOURCE.items():
         assert pulled[name] == {
             "value": shape.value,
             "is one": True,
@@ -68,7 +68,7 @@ def test_without_leave_it_fails_and_says_both_versions(url, tmp_path, pushing, l
     """A worker whose operator takes no source says whose bytecode it got, and what to do."""
     pushed = side(pushing, "push", url, str(tmp_path / "modules"))
     refused = side(loading, "refused", url, json.dumps(pushed))
-    assert set(refused) == set(SHAPES)
+    assert set(refused) == set(FROM_SOURCE)
     for said in refused.values():
         assert said.startswith("WrongPython: shape_")
         assert TAGS[pushing] in said

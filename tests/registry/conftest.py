@@ -11,7 +11,7 @@ from types import ModuleType
 import fakeredis
 import pytest
 
-from offload.registry import identity, loading, pushing, rebuild
+from offload.registry import identity, loading, pushing, source
 from offload.registry import registry as registry_module
 from offload.registry.registry import ClassRegistry
 from offload.stores import open_store
@@ -175,7 +175,7 @@ class Modules:
         self._go(None, lambda: tag)
 
     def _go(self, folder, python_tag):
-        for module in (registry_module, loading, pushing, rebuild):
+        for module in (registry_module, loading, pushing, source):
             self._monkeypatch.setattr(module, "python_tag", python_tag)
         for name in self._names:
             sys.modules.pop(name, None)

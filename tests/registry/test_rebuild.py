@@ -15,17 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offload.errors import CodeRefused, WrongPython
-from offload.registry import rebuild as rebuild_module
+from offload.registry import source as source_module
+from offload.registry.definitions import Definition
 from offload.registry.identity import python_tag
-from offload.registry.parts import Module, Source, Step
-from offload.registry.rebuild import rebuild
 from offload.registry.record import Record
 from offload.registry.registry import ClassRegistry
 from offload.registry.shipping import Shipping
+from offload.registry.source import Module, Source, build
 from offload.serializers.pickle import Pickle
 from offload.serializers.tree import Tree
 from offload.stores.memory import MemoryStore
-from tests.registry.shapes import SHAPES
+from tests.registry.shapes import FROM_SOURCE, SHAPES, WITHOUT_SOURCE
 
 RUN = "written_shop"
 
@@ -41,7 +41,7 @@ def two(memory):
     return registries(memory)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", FROM_SOURCE)
 def test_what_is_made_from_source_behaves_as_what_was_pushed(two, written, elsewhere, name):
     """Whatever a module looks like, its class or function answers the same from source."""
     shape = SHAPES[name]
@@ -57,6 +57,20 @@ def test_what_is_made_from_source_behaves_as_what_was_pushed(two, written, elsew
     assert (made.__module__, made.__qualname__, made.__name__) == (RUN, "F", module.F.__name__)
     assert loading.ship(made) == loading.ship(loading.pull(f"{RUN}.F")) == (f"{RUN}.F", code_hash)
     assert RUN not in sys.modules
+
+
+@pytest.mark.parametrize("name", WITHOUT_SOURCE)
+def test_what_source_does_not_show_is_refused(two, written, elsewhere, caplog, name):
+    """The producer is warned, with the reason; another Python refuses the version."""
+    pushing, loading = two
+    pushing.push(written(SHAPES[name].source).F)
+    assert any(
+        each.levelname == "WARNING" and each.message.endswith(WITHOUT_SOURCE[name])
+        for each in caplog.records
+    )
+    elsewhere()
+    with pytest.raises(WrongPython, match="no source of it was pushed"):
+        loading.pull("F")
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -106,7 +120,6 @@ def references(draw):
             "base": draw(st.none() | st.sampled_from(CLASSES[:i])) if i else None,
             "late": sorted(draw(st.sets(any_of, max_size=3))),
             "early": sorted(draw(st.sets(st.sampled_from(CLASSES[:i]), max_size=2))) if i else [],
-            "constants": sorted(draw(st.sets(any_of, max_size=2))),
             "annotations": sorted(draw(st.sets(any_of, max_size=2))),
         }
         for i in range(count)
@@ -116,7 +129,6 @@ def references(draw):
 def source_of_references(classes):
     lines = ["from __future__ import annotations", "import logging"]
     for name, uses in zip(CLASSES, classes, strict=False):
-        constants = ", ".join(f"x{each}" for each in uses["constants"])
         lines += [
             f"class {name}({uses['base'] or ''}):",
             f"    logging.getLogger('made').info('{name}')",
@@ -124,10 +136,8 @@ def source_of_references(classes):
             *(f"    x{each}: {each}" for each in uses["annotations"]),
             "    @staticmethod",
             "    def seen():",
-            f"        late = [{', '.join(uses['late'])}]",
-            f"        return late + [type(x) for x in [{constants}]]",
+            f"        return [{', '.join(uses['late'])}]",
         ]
-    lines += [f"x{name} = {name}()" for name in CLASSES[: len(classes)]]
     return "\n".join(lines) + "\n"
 
 
@@ -141,7 +151,7 @@ def source_of_references(classes):
 def test_each_version_is_one_class_however_they_refer_to_each_other(
     written, elsewhere, caplog, tag, classes, data
 ):
-    """Bases, uses at once and later, constants and annotations among classes, in circles too:
+    """Bases, uses at once and later, and annotations among classes, in circles too:
     all of them see the same class, and from source each is defined once.
     """
     caplog.set_level(logging.INFO, "made")
@@ -158,7 +168,7 @@ def test_each_version_is_one_class_however_they_refer_to_each_other(
         assert found.setdefault(cls.__name__, cls) is cls
         its = classes[CLASSES.index(cls.__name__)]
         assert [each.__name__ for each in cls.early] == its["early"]
-        assert [each.__name__ for each in cls.seen()] == its["late"] + its["constants"]
+        assert [each.__name__ for each in cls.seen()] == its["late"]
         assert [each.__name__ for each in cls.__bases__] == [its["base"] or "object"]
         near = {*cls.early, *cls.seen(), *cls.__bases__} - {object}
         waiting += [each for each in near if each.__name__ not in found]
@@ -325,16 +335,21 @@ def record(name=f"{RUN}.F"):
 class NoLoader:
     registry = app = None
 
+    def __init__(self):
+        self.made, self.waiting = {}, {}
+
     def load(self, name, code_hash):
         raise AssertionError(name)
 
     def begin(self, name, code_hash, obj):
-        pass
+        self.made[name, code_hash] = obj
 
 
 def source(text, **module):
-    step = Step(RUN, "F", text)
-    return Source((RUN, "F"), 0, [Module(RUN, **module)], NOTHING, [step]).to_bytes()
+    definition = Definition(RUN, "F", text, "shop.py", 1, future=False, aliases=[])
+    return Source(
+        (RUN, "F"), modules=[Module(RUN, **module)], constants=NOTHING, definitions=[definition]
+    ).to_bytes()
 
 
 NOTHING = "gAR9lC4="  # an empty dict
@@ -353,7 +368,7 @@ def test_source_that_does_not_run_here_says_so(text, module, said):
     """Newer syntax, a missing package: the error names both Pythons, the version and the cause."""
     before = dict(sys.modules)
     with pytest.raises(WrongPython, match=said) as raised:
-        rebuild(source(text, **module), record(), NoLoader())
+        build(source(text, **module), record(), NoLoader())
     assert f"{RUN}.F@000000000000" in str(raised.value)
     assert "cpython-399" in str(raised.value)
     assert python_tag() in str(raised.value)
@@ -363,11 +378,11 @@ def test_source_that_does_not_run_here_says_so(text, module, said):
 def test_source_that_does_not_define_what_it_should_is_refused():
     """Nothing but a class or function comes of a source."""
     with pytest.raises(CodeRefused, match="does not define it"):
-        rebuild(source("F = 1"), record(), NoLoader())
+        build(source("F = 1"), record(), NoLoader())
     with pytest.raises(CodeRefused, match="does not define it"):
-        rebuild(source("G = 1"), record(), NoLoader())
-    with pytest.raises(CodeRefused, match="no source"):
-        rebuild(b"{}", record(), NoLoader())
+        build(source("G = 1"), record(), NoLoader())
+    with pytest.raises(CodeRefused, match=r"can't be read: .* push the class again"):
+        build(b"{}", record(), NoLoader())
 
 
 def test_a_failure_leaves_nothing_behind(two, written, elsewhere, monkeypatch):
@@ -375,15 +390,15 @@ def test_a_failure_leaves_nothing_behind(two, written, elsewhere, monkeypatch):
     module = written(SHAPES["cycle"].source)
     two[0].push(module.F)
     elsewhere()
-    real = rebuild_module._Making._define
+    real = source_module._Building._run
 
-    def define(making, step, module, number):
-        if step.name == "F":
+    def run(building, definition):
+        if definition.name == "F":
             raise MemoryError
-        real(making, step, module, number)
+        real(building, definition)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuild_module._Making, "_define", define)
+        patch.setattr(source_module._Building, "_run", run)
         with pytest.raises(WrongPython, match="MemoryError"):
             two[1].pull("F")
     assert two[1].pull("F")().run() is True
@@ -477,3 +492,57 @@ def test_what_was_not_written_to_a_file_has_no_source(tmp_path):
     assert found.source == ""
     assert json.loads(found.to_bytes())["source_size"] == 0
     assert registry.pull("F")().run() == 1
+
+
+# -- tracebacks
+
+
+@pytest.mark.parametrize("tag", ("cpython-399", python_tag()))
+def test_tracebacks_show_source_lines_however_a_version_was_loaded(two, written, elsewhere, tag):
+    """As bytecode, too: each line as it stands in its file, also those of helpers."""
+    module = written("""
+        def helper(x):
+            # a comment
+            return check(x)  # in a helper
+
+        class F:
+            class Inner:
+                def run(self):
+                    raise KeyError("inner")  # within a class
+
+            def run(self):
+
+                return helper(self)  # in the class
+
+        def check(x):
+            raise ValueError("no")  # here it is
+    """)
+    two[0].push(module.F)
+    elsewhere(tag)
+    made = two[1].pull("F")
+    with pytest.raises(ValueError, match="no") as raised:
+        made().run()
+    frames = traceback.extract_tb(raised.value.__traceback__)[1:]
+    version = f"{RUN}.F@{two[0].get_class_hash(module.F)[:12]}"
+    assert {frame.filename for frame in frames} == {f"<{version} written_shop.py>"}
+    assert [frame.line for frame in frames] == [
+        "return helper(self)  # in the class",
+        "return check(x)  # in a helper",
+        'raise ValueError("no")  # here it is',
+    ]
+    with pytest.raises(KeyError) as inner:
+        made.Inner().run()
+    [*_, last] = traceback.extract_tb(inner.value.__traceback__)
+    assert last.line == 'raise KeyError("inner")  # within a class'
+
+
+def test_tracebacks_name_the_file_where_no_source_was_pushed(memory, written, elsewhere):
+    """Class, short hash, and file are known from the bytecode."""
+    module = written("class F:\n    def run(self):\n        raise ValueError('bare')\n")
+    code_hash = ClassRegistry(memory, mode="trusted").push(module.F)
+    elsewhere(python_tag())
+    with pytest.raises(ValueError, match="bare") as raised:
+        ClassRegistry(memory, mode="trusted").pull("F")().run()
+    [*_, last] = traceback.extract_tb(raised.value.__traceback__)
+    assert last.filename == f"<{RUN}.F@{code_hash[:12]} written_shop.py>"
+    assert (last.lineno, last.line) == (3, "")
