@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 from offload.catalog.findings import Finding
 from offload.catalog.times import lasts
-from offload.errors import StoreError, StoreUnavailable
-from offload.hooks.needs import needs_of_messages
-from offload.hooks.release import waits_of
-from offload.hooks.runtime import Runtime
+from offload.errors import ConfigurationError, StoreError, StoreUnavailable
+from offload.hooks.runtime import Runtime, waits_of
 from offload.stores.capabilities import hold_tracking_of
 
 __all__ = ("Expiring", "expiring", "waiting_too_long")
@@ -46,7 +45,7 @@ def expiring(runtime: Runtime) -> Expiring:
     account = hold_tracking_of(runtime.store)
     if account is None:
         return Expiring()
-    longest = NEAR * needs_of_messages(runtime)
+    longest = NEAR * _longest_retention(runtime)
     infos = islice(runtime.store.blobs.scan(), _ENOUGH)
     soon = (info.digest for info in infos if info.ttl <= longest)
     found: dict[str, float] = {}
@@ -56,6 +55,18 @@ def expiring(runtime: Runtime) -> Expiring:
                 found.update(item for item in holds.items() if _is_near(*item))
     holder = min(found, key=lambda name: found[name], default="")
     return Expiring(len(found), holder, found.get(holder, 0.0))
+
+
+def _longest_retention(runtime: Runtime) -> float:
+    """Return the longest retention of messages that settings and tasks ask for, in seconds.
+
+    Tasks with wrong options ask for none: they can't be sent.
+    """
+    asked = [runtime.retention, 0.0]
+    for name in runtime.app.tasks:
+        with suppress(ConfigurationError):
+            asked.append(runtime.tasks[name].options.retention or 0.0)
+    return max(asked)
 
 
 def waiting_too_long(runtime: Runtime) -> Iterator[Finding]:

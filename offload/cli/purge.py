@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import click
+from kombu.entity import Queue
+from kombu.exceptions import OperationalError
 
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json, printable
 from offload.cli.progress import Progress
-from offload.hooks.purge import RELEASED, SHARED, UNREADABLE
-from offload.hooks.purge import purge as discard
+from offload.errors import StoreUnavailable
+from offload.hooks.message import EMBED, Note, restore_refs
+from offload.hooks.release import is_only_copy, release
+from offload.hooks.runtime import Runtime, task_holder
+from offload.ref import Ref
 
 __all__ = ("purge",)
+
+_RELEASED = "released"
+_SHARED = "shared"
+_UNREADABLE = "unreadable"
+_WITHOUT = "without"
 
 
 @click.command()
@@ -41,8 +53,8 @@ def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: boo
         )
     counts = {name: Counter[str]() for name in names}
     with Progress("purging") as progress:
-        for each in discard(runtime, names):
-            counts[each.queue][each.holds] += 1
+        for queue, holds in _discard(runtime, names):
+            counts[queue][holds] += 1
             progress.step(0)
     if as_json:
         print_json({name: {"purged": c.total(), **c} for name, c in counts.items()})
@@ -53,9 +65,70 @@ def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: boo
 
 def _holds(count: Counter[str]) -> str:
     """Describe what happened to the messages' values."""
-    told = {
-        RELEASED: "released the values of {}",
-        SHARED: "{} may have a copy in another queue, and their values expire by time",
-        UNREADABLE: "{} can't be read, and their values expire by time",
+    texts = {
+        _RELEASED: "released the values of {}",
+        _SHARED: "{} may have a copy in another queue, and their values expire by time",
+        _UNREADABLE: "{} can't be read, and their values expire by time",
     }
-    return "".join(f"; {text.format(count[kind])}" for kind, text in told.items() if count[kind])
+    return "".join(f"; {text.format(count[kind])}" for kind, text in texts.items() if count[kind])
+
+
+def _discard(runtime: Runtime, queues: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Discard the messages that are in *queues* now; yield each one's queue and what became of
+    its holds. A queue that doesn't exist has no messages.
+
+    Holds are released; those of messages that other queues may have a copy of (shared), or that
+    this app can't read (unreadable), expire by time. Interrupting this discards no more than the
+    messages that were yielded.
+
+    Raises StoreUnavailable if the broker is unavailable.
+    """
+    app = runtime.app
+    with app.connection_for_write() as connection:
+        try:
+            connection.ensure_connection(max_retries=1)
+            for name in queues:
+                for message in _messages(connection, name, app.conf.accept_content):
+                    yield name, _release(runtime, message)
+        except (*connection.recoverable_connection_errors, OperationalError) as exc:
+            raise StoreUnavailable(
+                f"the broker {connection.as_uri()} is unavailable: {exc}"
+            ) from exc
+
+
+def _messages(connection: Any, name: str, accept: Any) -> Iterator[Any]:
+    """Take messages from a queue and yield them; None for data that isn't a message."""
+    channel = connection.channel()
+    try:
+        count = channel.queue_declare(name, passive=True).message_count
+    except connection.channel_errors:
+        return
+    queue = Queue(name)(channel)
+    for _ in range(count):  # and not what is published meanwhile
+        try:
+            message = queue.get(no_ack=True, accept=accept)
+        except (ValueError, LookupError, TypeError, AttributeError):  # not of kombu's form
+            yield None
+            continue
+        if message is None:
+            return
+        yield message
+
+
+def _release(runtime: Runtime, message: Any) -> str:
+    try:
+        args, kwargs, embed = message.payload
+        if EMBED not in embed:
+            return _WITHOUT
+        Note.read(embed[EMBED])
+        parts = {**embed, "args": args, "kwargs": kwargs}
+        _, name, wires = restore_refs(parts, parts.pop(EMBED))
+        task_id = message.headers["id"]
+    except Exception:  # another protocol, a serializer that isn't accepted, a broken note
+        return _UNREADABLE
+    if not (name and wires):
+        return _WITHOUT
+    if not is_only_copy(runtime.app, message.delivery_info):
+        return _SHARED
+    release(runtime, map(Ref.unbound, wires), task_holder(task_id, name))
+    return _RELEASED

@@ -6,9 +6,10 @@ import click
 
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json
+from offload.content.store import longest_asked
 from offload.doctor.lifecycle import DAY, Rule, lifecycle_rule
+from offload.doctor.retention import has_pins, retention_requirements
 from offload.errors import ConfigurationError
-from offload.hooks.needs import has_pins, longest_life, needs
 from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of
 
@@ -70,10 +71,10 @@ def lifecycle(
     what the settings and options of all tasks, and the options here, say is needed is safe.
     """
     runtime = runtime_of(ctx)
-    found = needs(
+    found = retention_requirements(
         runtime, delay=delay * DAY, retention=None if retention is None else retention * DAY
     )
-    rules = _rules(runtime, longest_life(found[0]), bucket)
+    rules = _rules(runtime, longest_asked(found[0].seconds), bucket)
     _check_pins(runtime, no_pins=no_pins)
     print_json({"Rules": [rule.as_dict() for rule in rules]})
     if as_json:

@@ -9,14 +9,15 @@ from functools import partial
 
 from offload.catalog.expiring import waiting_too_long
 from offload.catalog.findings import Finding
+from offload.content.store import longest_asked
 from offload.doctor import app as of_app
 from offload.doctor import classes as of_classes
 from offload.doctor import dependencies as of_dependencies
 from offload.doctor import store as of_store
 from offload.doctor import workers as of_workers
 from offload.doctor.kinds import diagnose
+from offload.doctor.retention import has_pins, retention_requirements
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
-from offload.hooks.needs import has_pins, longest_life, needs
 from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
@@ -108,6 +109,6 @@ def _longest(runtime: Runtime) -> float:
     except OffloadError:  # its user may not list names: there may be pins
         return math.inf
     try:
-        return longest_life(needs(runtime)[0])
+        return longest_asked(retention_requirements(runtime)[0].seconds)
     except ConfigurationError:  # results never expire
         return math.inf

@@ -1,12 +1,14 @@
-"""Celery: the private attributes that the hooks use, of apps, backends, requests, and results.
+"""Celery and kombu: the private attributes that the hooks use, and how they replace others.
 
-`tests/hooks/test_celery_internals.py` checks them, and all else that the hooks replace, against
-the installed Celery.
+`tests/hooks/test_celery_internals.py` checks them, and everything else that the hooks replace,
+against the installed versions.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from celery.backends.base import KeyValueStoreBackend
@@ -23,6 +25,7 @@ __all__ = (
     "app_itself",
     "arguments",
     "body_of_request",
+    "channel_params",
     "collected_parts",
     "collects_parts",
     "context_maker",
@@ -31,26 +34,46 @@ __all__ = (
     "known_meta",
     "opened_backend",
     "parents_of",
+    "patch",
     "registered_task",
     "set_arguments",
+    "unpatched",
+    "uses_sentinel",
 )
 
 GET_BACKEND = "_get_backend"
-"""Of an app: makes its result backend, once in each thread."""
+"""Of an app: creates its result backend, once per thread."""
 RAISE_PARENT_ERROR = "_maybe_reraise_parent_error"
-"""Of a result: looks at the results before it in a chain for a failure."""
+"""Of a result: raises the error of a failed result before it in a chain."""
 TAKE_META = "_maybe_set_cache"
-"""Of a result: takes the metadata that has arrived, and calls what `then` was given."""
+"""Of a result: takes metadata that has arrived, and calls the callbacks given to `then`."""
 RESULT_META = "_get_result_meta"
-"""Of a backend that keeps metadata as one value: makes it of a result and a state."""
+"""Of a backend that stores metadata as one value: builds it from a result and a state."""
 CALL_ERRBACKS = "_call_task_errbacks"
 """Of a backend: takes a request, an exception, and a traceback."""
 UNPACK_PART = "_unpack_chord_result"
-"""Of the Redis backend: decodes a chord's part, not by `meta_from_decoded`."""
+"""Of the Redis backend: decodes a chord's part, without `meta_from_decoded`."""
 UNPICKLE_BACKEND = "unpickle_backend"
-"""Of `celery.backends.base`: makes the backend of a result that was pickled."""
+"""Of `celery.backends.base`: creates the backend of a result that was pickled."""
 CONTEXT = "_context"
-"""Of a request in the worker's main process: a cached property, as tasks see requests."""
+"""Of a request in the worker's main process: a cached property, the request as tasks see it."""
+
+_PATCH = "_offload_original"
+
+
+def patch(owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]) -> None:
+    """Replace the function *name* of a class or module by ``make(original)``, once per process."""
+    original = getattr(owner, name)
+    if not hasattr(original, _PATCH):
+        replaced = functools.wraps(original)(make(original))
+        setattr(replaced, _PATCH, original)
+        setattr(owner, name, replaced)
+
+
+def unpatched(owner: Any, name: str) -> Callable[..., Any]:
+    """Return the function that `patch` has replaced, or would replace."""
+    function: Callable[..., Any] = getattr(owner, name)
+    return getattr(function, _PATCH, function)
 
 
 def app_itself(app: Any) -> Any:
@@ -59,7 +82,7 @@ def app_itself(app: Any) -> Any:
 
 
 def opened_backend(app: Any) -> Any:
-    """Return the backend that was made already for all threads, if any was."""
+    """Return the backend that was created already for all threads; None if there is none."""
     return getattr(app, "_backend", None)
 
 
@@ -85,14 +108,14 @@ def body_of_request(request: Any) -> tuple[Any, Any, Any]:
 
 
 def set_arguments(request: Any, args: Any, kwargs: Any, embed: Any) -> None:
-    """Have a request say that its decoded message holds these; its body stays as it is."""
+    """Replace the decoded message of a request; the body it was decoded from stays as it is."""
     vars(request)["_payload"] = args, kwargs, embed  # of a cached property
     request._args = request._request_dict["args"] = args
     request._kwargs = request._request_dict["kwargs"] = kwargs
 
 
 def arguments(request: Any) -> tuple[Any, Any]:
-    """Return what a request's ``args`` and ``kwargs`` are, where those are replaced."""
+    """Return a request's own ``args`` and ``kwargs``, whose properties are replaced."""
     return request._args, request._kwargs
 
 
@@ -102,7 +125,7 @@ def is_revoked(request: Any) -> bool:
 
 
 def context_maker(kind: Any) -> Callable[[Any], Any]:
-    """Return the function of a request class that `CONTEXT` caches the result of."""
+    """Return the function of a request class whose result `CONTEXT` caches."""
     make: Callable[[Any], Any] = vars(kind)[CONTEXT].func
     return make
 
@@ -115,7 +138,7 @@ def keeps_metadata_whole(backend: Any) -> bool:
 
 
 def collects_parts(backend: Any) -> bool:
-    """Return whether *backend* collects the results of a chord's parts by itself, as Redis does."""
+    """Return whether *backend* collects the results of a chord's parts itself, as Redis does."""
     return hasattr(backend, UNPACK_PART)
 
 
@@ -125,3 +148,22 @@ def collected_parts(backend: Any, group_id: str) -> list[Any]:
     client = backend.client
     parts = client.zrange(key, 0, -1) if backend._chord_zset else client.lrange(key, 0, -1)
     return [backend.decode(part)[3] for part in parts]
+
+
+def uses_sentinel(channel: Any) -> bool:
+    """Return whether a channel class of kombu's Redis transport finds its server by Sentinel."""
+    return hasattr(channel, "_sentinel_managed_pool")
+
+
+def channel_params(connection: Any, transport: Any) -> dict[str, Any]:
+    """Return the parameters that kombu's Redis channel would connect with.
+
+    A channel connects when it is initialized, so this one is not.
+    """
+    channel = transport.Channel.__new__(transport.Channel)
+    channel.connection = SimpleNamespace(client=connection, default_port=transport.default_port)
+    for name in transport.Channel.from_transport_options:
+        if name in connection.transport_options:
+            setattr(channel, name, connection.transport_options[name])
+    params: dict[str, Any] = channel._connparams()
+    return params

@@ -15,8 +15,7 @@ from typing import Any
 from offload.content.holds import Hold, holder
 from offload.hooks.celery_internals import collected_parts, collects_parts
 from offload.hooks.delivery import Delivery, body_of
-from offload.hooks.release import task_holder
-from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime, task_holder
 from offload.ref import Ref, has_wire_form, wire_text
 
 __all__ = ("PartKeeper", "part_ttl")

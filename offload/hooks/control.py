@@ -1,4 +1,9 @@
-"""``celery -A proj inspect offload``: what each worker is set to, has, and did."""
+"""Operators' views through Celery's own commands, and the task that beat runs.
+
+- ``celery inspect offload`` reports the settings, node cache, and counters of each worker.
+- ``celery report`` and ``celery inspect conf`` show store URLs without their credentials.
+- The task ``offload.gc``, registered on every app with offload, sweeps the store.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +12,62 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from importlib import metadata, util
 from typing import Any
 
+from celery.app import utils
+from celery.utils.log import get_task_logger
+
 from offload.content.cache import open_cache
 from offload.content.keyring import fingerprints, keys_from_store
 from offload.errors import OffloadError
 from offload.forks import guard_forks
+from offload.gc import collect
+from offload.hooks.celery_internals import patch
 from offload.hooks.runtime import Runtime
 from offload.ref import WIRE_VERSION, Keys
 from offload.serializers.native import name_of
+from offload.stores.url import shown_url
 
-__all__ = ("NO_KEYS", "install", "state_of")
+__all__ = ("NO_KEYS", "install", "register_gc_task", "state_of")
 
 NO_KEYS = Keys(())
-"""Of a store that has none yet."""
+"""The keys of a store in which none has been provisioned yet."""
 
-_NAME = "offload"
-_FILE = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)  # of a value, in the node cache
-_MOST = 100  # queues
-_PATIENCE = 0.5  # seconds for which an answer waits for the store
+_COMMAND = "offload"
+_GC_TASK = "offload.gc"
+_CACHE_FILE = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
+_QUEUES_SHOWN = 100
+_STORE_TIMEOUT = 0.5  # seconds that a reply waits for the store
 _PACKAGES = ("numpy", "pandas", "polars", "pyarrow")
+_FILTER = "filter_hidden_settings"
+_MASK = "********"
+_STORE_KEY = re.compile(r"(?:.*_)?offload_store", re.IGNORECASE)
+_OPTIONS_KEY = re.compile(r"(?:.*_)?offload_store_options", re.IGNORECASE)
+
+_logger = get_task_logger(__name__)
 
 
 def install() -> None:
-    """Have workers answer, and ``celery inspect`` know it; once per process.
+    """Add the inspect command, and mask store credentials; once per process.
 
-    Only those two have imported what knows the commands: publishers shall not.
+    The command is added only in processes that have imported Celery's control commands (workers
+    and ``celery inspect``), so that publishers don't import them.
     """
+    patch(utils, _FILTER, _masking_filter)
     control = sys.modules.get("celery.worker.control")
-    if control is not None and _NAME not in control.Panel.data:
-        told = "What offload is set to, has in its cache, and did."
-        control.inspect_command(name=_NAME, help=told)(_answer)
+    if control is not None and _COMMAND not in control.Panel.data:
+        title = "Show offload's settings, node cache, and counters."
+        control.inspect_command(name=_COMMAND, help=title)(_reply)
 
 
-def _answer(state: Any, **_: Any) -> dict[str, Any]:
+# -- celery inspect offload
+
+
+def _reply(state: Any, **_: Any) -> dict[str, Any]:
     runtime = getattr(state.app, "_offload", None)
     return {} if runtime is None else state_of(runtime, _store_keys(runtime))
 
@@ -53,11 +76,12 @@ _asking = threading.Lock()
 
 
 def _store_keys(runtime: Runtime) -> Keys | None:
-    """Return the key that the store keeps, by which stores are told apart; the first to ask
-    provisions it. None if the store doesn't answer soon: a worker's main process must not wait.
+    """Return the key kept in the store, which identifies the store; provision it if necessary.
+
+    Return None if the store doesn't reply soon, as a worker's main process must not wait.
     """
     if not _asking.acquire(blocking=False):
-        return None  # an answer before is still waiting
+        return None  # an earlier reply is still waiting
     found: list[Keys] = []
 
     def ask() -> None:
@@ -70,16 +94,18 @@ def _store_keys(runtime: Runtime) -> Keys | None:
     guard_forks()
     thread = threading.Thread(target=ask, name="offload-control", daemon=True)
     thread.start()
-    thread.join(_PATIENCE)
+    thread.join(_STORE_TIMEOUT)
     return found[0] if found else None
 
 
 def state_of(runtime: Runtime, keys: Keys | None = None) -> dict[str, Any]:
-    """Return what this process is set to, what its machine has in the node cache, and what the
-    process itself counted; plain data without passwords. In a prefork worker the children
-    count what they do: see `celery offload stats`.
+    """Return the settings, node cache, and counters of this process as plain data without secrets.
 
-    Nothing is asked of the store. *keys* are those that it keeps, if that is known.
+    In a prefork worker each child has counters of its own; `celery offload stats` adds them up.
+    The store isn't asked.
+
+    Args:
+        keys: the keys kept in the store, if they are known.
     """
     return {
         "version": metadata.version("offload"),
@@ -88,8 +114,8 @@ def state_of(runtime: Runtime, keys: Keys | None = None) -> dict[str, Any]:
         "app": str(runtime.app.main or ""),
         "pid": os.getpid(),
         "store": runtime.store.url,
-        "references": _references(runtime, keys),
-        "queues": sorted(map(str, runtime.app.amqp.queues.consume_from))[:_MOST],
+        "references": _key_state(runtime, keys),
+        "queues": sorted(map(str, runtime.app.amqp.queues.consume_from))[:_QUEUES_SHOWN],
         "serializer": name_of(runtime.app.conf.task_serializer),
         "accepts": sorted(map(name_of, runtime.accepted)),
         "packages": [name for name in _PACKAGES if util.find_spec(name) is not None],
@@ -99,11 +125,11 @@ def state_of(runtime: Runtime, keys: Keys | None = None) -> dict[str, Any]:
     }
 
 
-def _references(runtime: Runtime, keys: Keys | None) -> dict[str, Any]:
-    """Tell which keys sign references, the first, and which open them, all, and reveal none.
+def _key_state(runtime: Runtime, keys: Keys | None) -> dict[str, Any]:
+    """Describe the keys of references by their fingerprints; the first key signs.
 
-    *own* is whether they are this app's; else the store's. *store* tells stores apart: the
-    fingerprint of the key that each keeps, "" if it has none yet, None if that isn't known.
+    ``own`` says whether the keys come from ``offload_secret`` rather than from the store.
+    ``store`` is the fingerprint of the store's own key: "" if it has none, None if unknown.
     """
     own = bool(runtime.settings.secret)
     known = runtime.content.known_keys if own else keys or runtime.content.known_keys
@@ -115,18 +141,18 @@ def _references(runtime: Runtime, keys: Keys | None) -> dict[str, Any]:
 
 
 def _settings(runtime: Runtime) -> dict[str, Any]:
-    """Return what can be told of the settings."""
+    """Return the settings that hold no passwords and keys."""
     settings = runtime.settings
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         field.name: _plain(getattr(settings, field.name))
         for field in fields(settings)
-        if field.repr and field.name != "retention"  # others may hold passwords and keys
+        if field.repr and field.name != "retention"
     }
-    told["retention"] = runtime.retention
+    shown["retention"] = runtime.retention
     if settings.code != "off":
-        told["verify_keys"] = sorted(runtime.classes.policy.keys)  # their ids
-        told["signing_key"] = runtime.classes.signer_id
-    return told
+        shown["verify_keys"] = sorted(runtime.classes.policy.keys)  # their ids
+        shown["signing_key"] = runtime.classes.signer_id
+    return shown
 
 
 def _plain(value: Any) -> Any:
@@ -142,8 +168,50 @@ def _cache(runtime: Runtime) -> Mapping[str, Any] | None:
     folder = cache.folder
     try:
         with os.scandir(folder.path) as entries:
-            sizes = [entry.stat().st_size for entry in entries if _FILE.fullmatch(entry.name)]
+            sizes = [entry.stat().st_size for entry in entries if _CACHE_FILE.fullmatch(entry.name)]
         limit = folder.limit()
-    except OSError:  # nothing was kept in it yet, or a file went just now
+    except OSError:  # nothing has been cached yet, or a file was removed just now
         return {"folder": str(folder.path)}
     return {"folder": str(folder.path), "values": len(sizes), "bytes": sum(sizes), "limit": limit}
+
+
+# -- celery report, celery inspect conf
+
+
+def _masking_filter(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Extend Celery's filter, which masks passwords in the broker's and the backend's URL and
+    settings whose names look like secrets; it doesn't know store URLs.
+    """
+
+    def filter_hidden_settings(conf: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: _masked(key, value) for key, value in original(conf).items()}
+
+    return filter_hidden_settings
+
+
+def _masked(key: object, value: Any) -> Any:
+    if not isinstance(key, str) or value is None:
+        return value
+    if _OPTIONS_KEY.fullmatch(key):
+        return _MASK
+    if _STORE_KEY.fullmatch(key):
+        is_list = isinstance(value, (list, tuple))
+        return [shown_url(url) for url in value] if is_list else shown_url(value)
+    return value
+
+
+# -- celery beat
+
+
+def register_gc_task(runtime: Runtime, app: Any) -> None:
+    """Register the task ``offload.gc`` on *app*, which may be finalized already."""
+
+    def gc(dry_run: bool = False) -> dict[str, Any]:
+        """Delete expired blobs from the store; see `offload.gc.collect`."""
+        collected = collect(runtime.store, dry_run=dry_run)
+        if collected.busy is not None:
+            _logger.info("nothing done: %s is being swept by %s", collected.store, collected.busy)
+        return collected.as_dict()
+
+    # Not shared: else every app of the process would have it, also those without offload.
+    app.task(name=_GC_TASK, shared=False, ignore_result=True, offload=False)(gc)

@@ -11,9 +11,16 @@ from offload.content.memo import is_immutable
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable
 from offload.hooks.eager import with_refs
 from offload.hooks.known import KnownRefs, Snapshot, knowing
-from offload.hooks.note import REQUIRED, Note
+from offload.hooks.message import (
+    Note,
+    all_unverified,
+    as_lost,
+    as_wire,
+    described,
+    is_for_ref,
+    without_refusal,
+)
 from offload.hooks.options import TaskFacts
-from offload.hooks.outgoing import described
 from offload.hooks.paths import (
     Path,
     contains,
@@ -22,39 +29,26 @@ from offload.hooks.paths import (
     replace_each,
     replace_refs,
 )
-from offload.hooks.release import is_done, message_name, release, task_holder
-from offload.hooks.runtime import Runtime
+from offload.hooks.release import is_done, release
+from offload.hooks.runtime import Runtime, message_name, task_holder
 from offload.ref import LostValue, Ref, wire_text
 from offload.registry.apps import for_task
 from offload.settings import TaskOptions
 
 __all__ = (
-    "HELD",
     "Delivery",
-    "all_unverified",
-    "as_wire",
     "body_of",
     "current_delivery",
     "ignores_result",
-    "lost",
-    "mark_refs",
-    "needed_wires",
     "resolve_direct",
     "running",
-    "without_required",
 )
-
-HELD = "_offload_held"
-"""Attribute of a request in the worker's main process: in what name its message holds
-something, and the wire texts of that.
-"""
 
 _running: dict[str, Delivery] = {}
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
 
 _ARGUMENTS = ("args", "kwargs")
 _TO_RESOLVE = (Ref, LostValue)
-_DEEPEST = 100  # levels of containers in which unverified references are looked for
 _NO_OPTIONS = TaskOptions.read(None, "message")
 
 
@@ -154,8 +148,8 @@ class Delivery:
         if self.error is not None and note is not None and self.bound is None:
             # It is not known where references stand. Callbacks must not get them as data.
             request.update({key: all_unverified(request[key]) for key in request})
-            self.args = lost(all_unverified(args), self.error)
-            self.kwargs = lost(all_unverified(kwargs), self.error)
+            self.args = as_lost(all_unverified(args), self.error)
+            self.kwargs = as_lost(all_unverified(kwargs), self.error)
 
     def _follow(self, note: Note, request: dict[str, Any], facts: TaskFacts) -> None:
         self.attempt, self.options, self.message = note.attempt, note.call, note.holds
@@ -165,7 +159,7 @@ class Delivery:
         self._held += map(Ref.unbound, note.also)
         if note.errbacks:
             request["errbacks"] = note.errbacks
-        self.kwargs = without_required(self.kwargs)
+        self.kwargs = without_refusal(self.kwargs)
         if note.refs or note.keep or note.within:
             self._resolve(request, note, facts)
 
@@ -186,7 +180,7 @@ class Delivery:
         request.update({key: bound[key] for key in request if key not in _ARGUMENTS})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]
-        wanted = [path for path in note.refs if not _asked_for(path, facts)]
+        wanted = [path for path in note.refs if not is_for_ref(path, facts)]
         root = {"args": self.args, "kwargs": self.kwargs}
         found: list[tuple[Any, Path]] = []
         replace_each(root, wanted, lambda ref, path: found.append((ref, path)))
@@ -206,7 +200,7 @@ class Delivery:
 
         resolved = replace_each(
             resolved,
-            [path for path in note.within if not _asked_for(path, facts)],
+            [path for path in note.within if not is_for_ref(path, facts)],
             lambda node, path: replace_refs(node, lambda ref: get(ref, path)),
         )
         self.args, self.kwargs = resolved["args"], resolved["kwargs"]
@@ -415,93 +409,10 @@ def refuse_lost(value: Any) -> None:
             refuse_lost(item)
 
 
-def mark_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str, list[str]]:
-    """Return a message's *parts* with an unverified Ref wherever its note *data* says that a
-    reference stands, the name by which it holds them, and their wire texts.
-
-    For a message that is not executed here but ended or sent again (its task was killed,
-    revoked or expired): what it carries goes on as references, and nothing is fetched.
-    This raises nothing, even for a malformed message.
-    """
-    try:
-        note = Note.read(data)
-        held = list(note.also)
-        if note.errbacks:
-            parts = {**parts, "errbacks": note.errbacks}
-        root = {**parts, "kwargs": without_required(parts["kwargs"])}
-        paths = [*note.refs, *note.keep]
-        if not paths:
-            return root, note.holds, held
-
-        def mark(node: Any, _path: Path) -> Any:
-            text = wire_text(node)
-            if text is None:
-                return node
-            held.append(text)
-            return Ref.unbound(text)
-
-        return replace_each(root, paths, mark), note.holds, held
-    except Exception:  # its task fails with the reason, if it is executed
-        return {key: all_unverified(part) for key, part in parts.items()}, "", []
-
-
 def _is_redelivered(request: Mapping[str, Any]) -> bool:
     info = request.get("delivery_info")
     return isinstance(info, Mapping) and bool(info.get("redelivered"))
 
 
-def needed_wires(
-    args: Sequence[Any], kwargs: Mapping[str, Any], note: Any, facts: TaskFacts
-) -> list[str]:
-    """Return the texts, unverified, of the references that a message's task is given the
-    values of. Raises InvalidRef where *note* is not true.
-    """
-    read = Note.read(note)
-    found: list[str] = []
-
-    def see(node: Any, _path: Path) -> Any:
-        text = wire_text(node)
-        if text is not None:
-            found.append(text)
-        return node
-
-    wanted = [path for path in read.refs if not _asked_for(path, facts)]
-    replace_each({"args": args, "kwargs": kwargs}, wanted, see)
-    return found
-
-
-def all_unverified(value: Any, depth: int = _DEEPEST) -> Any:
-    """Return *value* with all that has the form of a reference as an unverified Ref."""
-    text = wire_text(value)
-    if text is not None:
-        return Ref.unbound(text)
-    if not depth:
-        return value
-    if type(value) is dict:
-        return {key: all_unverified(item, depth - 1) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)([all_unverified(item, depth - 1) for item in value])
-    return value
-
-
-def lost(value: Any, error: Exception) -> Any:
-    """Return *value* with a `LostValue` in place of each Ref."""
-    return replace_refs(value, lambda ref: LostValue.of(ref, error))
-
-
-def without_required(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return arguments without the one that makes workers without this library fail."""
-    return {key: value for key, value in kwargs.items() if key not in REQUIRED}
-
-
-def as_wire(value: Any) -> Any:
-    """Return *value* with its Refs in wire form."""
-    return replace_refs(value, Ref.__json__)
-
-
 def _as_ref(value: Any) -> Any:
     return value if contains(value, (Ref,)) else Ref.local(value)
-
-
-def _asked_for(path: Path, facts: TaskFacts) -> bool:
-    return facts.takes_refs and len(path) > 1 and facts.asks_for_ref(path[1])

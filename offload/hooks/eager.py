@@ -6,8 +6,7 @@ again, as a message would. Messages say where their references stand; here this 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,7 +17,8 @@ from celery.utils import uuid
 from offload.content.manifest import ALIGNMENT
 from offload.content.memory import allocate
 from offload.errors import OffloadError
-from offload.hooks.outgoing import described
+from offload.hooks.celery_internals import patch
+from offload.hooks.message import described
 from offload.hooks.paths import contains, replace_each, replace_refs
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
@@ -26,7 +26,6 @@ from offload.serializers.choose import Registry
 
 __all__ = ("install", "with_refs")
 
-_PATCH = "_offload_original"
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _FOREIGN = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 
@@ -38,11 +37,10 @@ _calls: ContextVar[Mapping[str, dict[tuple[Any, ...], Ref[Any]]] | None] = Conte
 
 def install() -> None:
     """Hook eager calls of apps with offload to pass references; once per process."""
-    original = Task.apply_async
-    if hasattr(original, _PATCH):
-        return
+    patch(Task, "apply_async", _passing_refs)
 
-    @functools.wraps(original)
+
+def _passing_refs(original: Callable[..., Any]) -> Callable[..., Any]:
     def apply_async(
         self: Any,
         args: Any = None,
@@ -69,8 +67,7 @@ def install() -> None:
         finally:
             _calls.reset(token)
 
-    setattr(apply_async, _PATCH, original)
-    setattr(Task, original.__name__, apply_async)
+    return apply_async
 
 
 def _is_plain(args: Any, kwargs: Any) -> bool:

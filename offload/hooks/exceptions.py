@@ -9,7 +9,6 @@ beside it: readers that may load its class get that, all others what Celery make
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from celery.utils.serialization import ensure_serializable
 
 from offload.content.holds import Hold
 from offload.errors import OffloadError, SerializationError
+from offload.hooks.celery_internals import patch, unpatched
 from offload.hooks.delivery import current_delivery
 from offload.hooks.rows import result_ttl
 from offload.hooks.runtime import Runtime
@@ -31,7 +31,6 @@ __all__ = ("hook_exceptions", "install", "portable")
 
 logger = logging.getLogger(__name__)
 
-_PATCH = "_offload_original"
 _NAME = "get_pickleable_exception"
 _KEY = "offload"
 """Key of the reference in an exception stored as JSON."""
@@ -43,19 +42,17 @@ _NO_OPTIONS = TaskOptions()
 
 def install() -> None:
     """Hook Celery to handle failures with a shipped class' own exception; once per process."""
-    original = trace.get_pickleable_exception
-    if hasattr(original, _PATCH):
-        return
+    patch(trace, _NAME, _keeping_shipped)
 
-    @functools.wraps(original)
+
+def _keeping_shipped(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_pickleable_exception(exc: Any) -> Any:
         delivery = current_delivery()
         if delivery is not None and _is_shipped(delivery.runtime, exc):
             return exc
         return original(exc)
 
-    setattr(get_pickleable_exception, _PATCH, original)
-    setattr(trace, _NAME, get_pickleable_exception)
+    return get_pickleable_exception
 
 
 def portable(runtime: Runtime, outcome: Any) -> None:
@@ -116,7 +113,7 @@ def _is_shipped(runtime: Runtime, exc: Any) -> bool:
 
 def _as_celery(exc: BaseException) -> BaseException:
     """Return Celery's replacement for an exception that plain pickle can't carry."""
-    made: BaseException = getattr(trace.get_pickleable_exception, _PATCH)(exc)
+    made: BaseException = unpatched(trace, _NAME)(exc)
     return made
 
 

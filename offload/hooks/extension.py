@@ -13,8 +13,6 @@ from offload.hooks import (
     control,
     eager,
     handover,
-    masking,
-    periodic,
     prefetch,
     results,
     together,
@@ -192,6 +190,6 @@ def _install(runtime: Runtime, app: Any) -> None:
     hook_backend(runtime, opened_backend(app))
     app.steps["worker"].add(worker.CheckConfiguration)
     app.steps["consumer"].add(worker.CheckTracers)
-    periodic.install(runtime, app)
-    for hooks in (worker, control, masking, together, eager, results, prefetch):
+    control.register_gc_task(runtime, app)
+    for hooks in (worker, control, together, eager, results, prefetch):
         hooks.install()

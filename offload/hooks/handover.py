@@ -20,7 +20,7 @@ from celery import Celery, Task
 from offload.errors import OffloadError
 from offload.hooks.delivery import current_delivery
 from offload.hooks.known import KnownRefs, knowing
-from offload.hooks.outgoing import described
+from offload.hooks.message import described
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import is_user_code, user_routes
 

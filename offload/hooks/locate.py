@@ -19,7 +19,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.utils.url import url_to_parts
 
 from offload.errors import ConfigurationError
-from offload.hooks.kombu_internals import channel_params, uses_sentinel
+from offload.hooks.celery_internals import channel_params, uses_sentinel
 from offload.settings import Settings
 from offload.stores import open_store
 from offload.stores.protocols import Store

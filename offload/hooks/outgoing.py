@@ -14,6 +14,7 @@ from celery.utils.time import maybe_iso8601
 from offload.content.holds import Hold
 from offload.errors import BlobMissing, OffloadError, SerializationError
 from offload.hooks.known import KnownRefs
+from offload.hooks.message import described
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import (
     Path,
@@ -31,7 +32,7 @@ from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
 from offload.text import type_name
 
-__all__ = ("Outgoing", "described", "seconds_until")
+__all__ = ("Outgoing", "seconds_until")
 
 _LINKS = ("link", "link_error", "chord", "chain")
 _CANVAS = "celery."
@@ -39,31 +40,6 @@ _SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})
 """Parameters of Celery's own tasks whose arguments it reads as signatures."""
 _LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time that names no zone comes last
 _LONGEST_DELAY = 10 * 365 * 86400.0  # seconds; who says more means never, or is mistaken
-
-
-def described(
-    exc: OffloadError,
-    task: str,
-    argument: str | None,
-    *,
-    digest: str | None = None,
-    store: str | None = None,
-) -> OffloadError:
-    """Return *exc* once more, naming the task and the argument it is about; *digest* and *store*
-    are used where it has none.
-    """
-    if exc.task is not None:
-        return exc
-    where = f"task {task!r}" if argument is None else f"task {task!r}, {argument}"
-    new = type(exc)(
-        f"{where}: {exc}",
-        task=task,
-        argument=argument,
-        digest=exc.digest or digest,
-        store=exc.store or store,
-    )
-    new.__cause__ = exc
-    return new
 
 
 @dataclass

@@ -24,8 +24,7 @@ from offload.content.manifest import SINGLE
 from offload.errors import InvalidRef, StoreUnavailable
 from offload.forks import guard_forks
 from offload.hooks.celery_internals import body_of_request, is_revoked
-from offload.hooks.delivery import needed_wires
-from offload.hooks.note import EMBED
+from offload.hooks.message import EMBED, refs_to_prefetch
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.processes import PerProcess
@@ -161,7 +160,7 @@ class _Ahead:
     def _want(self, each: weakref.ref[Any], request: Any) -> None:
         runtime = self._runtime
         args, kwargs, embed = body_of_request(request)
-        wires = needed_wires(args, kwargs, embed[EMBED], runtime.tasks[request.task.name])
+        wires = refs_to_prefetch(args, kwargs, embed[EMBED], runtime.tasks[request.task.name])
         room = runtime.content.room_ahead() if wires else 0
         for wire in wires if room else ():
             try:

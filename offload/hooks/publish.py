@@ -1,6 +1,6 @@
 """The publishing side: one door, `AMQP.as_task_v2`, through which every message goes.
 
-(``before_task_publish`` would be the obvious runtime, but Celery swallows what its
+(``before_task_publish`` would be the obvious hook, but Celery swallows what its
 receivers raise: a store outage would publish the raw value, silently.)
 """
 
@@ -18,11 +18,10 @@ from offload.content.holds import Hold
 from offload.hooks.delivery import Delivery, current_delivery
 from offload.hooks.handover import guard_router, resending, showing
 from offload.hooks.known import knowing, known_refs
-from offload.hooks.note import EMBED, HEADER, NOTE_VERSION, REFUSAL, STAND_IN
+from offload.hooks.message import EMBED, HEADER, NOTE_VERSION, REFUSAL, STAND_IN
 from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.paths import Path, replace_each
-from offload.hooks.release import message_name, task_holder
-from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime, message_name, task_holder
 from offload.hooks.usercode import listeners
 from offload.ref import Ref
 from offload.serializers.small import certainly_small
@@ -33,7 +32,6 @@ __all__ = (
     "OffloadAMQP",
     "amqp_class",
     "resending",
-    "wire_form",
 )
 
 _PARAMETERS = tuple(inspect.signature(AMQP.as_task_v2).parameters)[1:]
@@ -102,7 +100,7 @@ class OffloadAMQP(AMQP):
 
 
 def amqp_class(base: type) -> type:
-    """Return *base* (the app's AMQP class) with our runtime."""
+    """Return *base* (the app's AMQP class) with our hook."""
     if base is AMQP:
         return OffloadAMQP
     return type(base.__name__, (OffloadAMQP, base), {})
@@ -350,15 +348,6 @@ def _chord_since(
     if delivery is not None and delivery.since is not None:
         return delivery.since
     return runtime.clock()
-
-
-def wire_form(ref: Ref[Any], native: str) -> Any:
-    """Return what stands for *ref* in data that *native* writes.
-
-    JSON's registered type and pickle's import both fail, loudly, where the library is
-    missing.
-    """
-    return Ref.unbound(ref.wire) if native == "pickle" else ref.__json__()
 
 
 def _no_result(_value: Any, _native: str) -> None:

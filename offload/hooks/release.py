@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import secrets
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 from celery import states
 from kombu.transport import virtual
 
-from offload.content.holds import holder
 from offload.errors import OffloadError
 from offload.forks import guard_forks
 from offload.hooks.runtime import Runtime
@@ -28,43 +26,13 @@ __all__ = (
     "has_ended",
     "is_done",
     "is_only_copy",
-    "message_name",
     "release",
-    "task_holder",
-    "waits_of",
 )
 
 logger = logging.getLogger(__name__)
 
 _FINAL = frozenset({states.SUCCESS, states.FAILURE, states.RETRY, states.IGNORED, states.REVOKED})
 _WAITING = 10_000  # releases that wait for the thread; what is more ends by its retention
-
-
-def task_holder(task_id: Any, message: str = "") -> str:
-    """Return the holder of what a message of a task refers to; without *message*, of what is
-    kept for a task that has none yet (a chord's body).
-
-    A task can have several messages on their way: retries, what replaces it, calls with an id
-    that was given. None of them may give up what another needs.
-    """
-    return holder("task", f"{task_id}+{message}" if message else task_id)
-
-
-def message_name(waits: float | None = None) -> str:
-    """Return a new name for a message that may wait *waits* seconds for its task to start; None
-    if it has a time to expire, or is no message.
-
-    The name tells `waits_of` how long the hold was to last.
-    """
-    name = secrets.token_hex(6)
-    return name if waits is None else f"{name}.{waits:.0f}"
-
-
-def waits_of(held_by: str) -> float | None:
-    """Return for how many seconds a holder's message may wait, where `message_name` said so."""
-    task, _, message = held_by.rpartition("+")
-    seconds = message.partition(".")[2] if task.startswith("task:") else ""
-    return float(seconds) if seconds.isdecimal() else None
 
 
 def is_done(app: Any, task: Any, state: str, delivery_info: Mapping[str, Any] | None) -> bool:

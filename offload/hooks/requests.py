@@ -31,8 +31,7 @@ from offload.hooks.celery_internals import (
     context_maker,
     set_arguments,
 )
-from offload.hooks.delivery import HELD, mark_refs
-from offload.hooks.note import EMBED
+from offload.hooks.message import EMBED, HELD, restore_refs
 from offload.hooks.paths import contains, replace_refs
 from offload.hooks.runtime import Runtime
 from offload.ref import LostValue, Ref
@@ -100,7 +99,7 @@ def _arrive(request: Any) -> None:
     held: list[str] = []
     if (note := embed.pop(EMBED, None)) is not None:
         parts = {**embed, "args": args, "kwargs": kwargs}
-        parts, name, held = mark_refs(parts, note)
+        parts, name, held = restore_refs(parts, note)
         args, kwargs = parts.pop("args"), parts.pop("kwargs")
         embed = {**parts, EMBED: note}
     setattr(request, HELD, (name, held))

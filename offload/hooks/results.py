@@ -7,7 +7,6 @@ The backend object is hooked, not ``app.AsyncResult``: results are also read thr
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,18 +33,17 @@ from offload.hooks.celery_internals import (
     keeps_metadata_whole,
     known_meta,
     parents_of,
+    patch,
 )
 from offload.hooks.chords import PartKeeper
-from offload.hooks.delivery import HELD, as_wire, current_delivery
+from offload.hooks.delivery import current_delivery
 from offload.hooks.exceptions import hook_exceptions
-from offload.hooks.note import MALFORMED
-from offload.hooks.outgoing import described
+from offload.hooks.message import HELD, MALFORMED, as_wire, described, wire_form
 from offload.hooks.paths import contains
-from offload.hooks.publish import wire_form
-from offload.hooks.release import Releaser, has_ended, release, task_holder
+from offload.hooks.release import Releaser, has_ended, release
 from offload.hooks.requests import readable
 from offload.hooks.rows import cleanup_releasing, keeps_rows
-from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime, task_holder
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
 __all__ = ("ResultMeta", "hook_backend", "install")
@@ -53,7 +51,6 @@ __all__ = ("ResultMeta", "hook_backend", "install")
 logger = logging.getLogger(__name__)
 
 _HOOKED = "_offload_hooked"
-_PATCH = "_offload_original"
 _CHORD_UNLOCK = "celery.chord_unlock"
 _REFERENCE = "offload"
 """Key of stored metadata: the reference of a result that else reads as a failure."""
@@ -184,19 +181,11 @@ def install() -> None:
     A chain's ``get()`` looks at its parents only for a failure to raise, and a group's fetches
     the values of its parts together. Pickled results bring a backend of their own.
     """
-    _replace(base, UNPICKLE_BACKEND, _unpickled)
-    _replace(AsyncResult, RAISE_PARENT_ERROR, _raise_parent_error)
-    _replace(AsyncResult, TAKE_META, _not_joining)
+    patch(base, UNPICKLE_BACKEND, _unpickled)
+    patch(AsyncResult, RAISE_PARENT_ERROR, _raise_parent_error)
+    patch(AsyncResult, TAKE_META, _not_joining)
     for name in ("join", "join_native"):
-        _replace(ResultSet, name, _joined)
-
-
-def _replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]) -> None:
-    original = getattr(owner, name)
-    if not hasattr(original, _PATCH):
-        replaced = functools.wraps(original)(make(original))
-        setattr(replaced, _PATCH, original)
-        setattr(owner, name, replaced)
+        patch(ResultSet, name, _joined)
 
 
 def _unpickled(original: Callable[..., Any]) -> Callable[..., Any]:

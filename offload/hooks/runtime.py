@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 from celery import Celery
 
 from offload.content.cache import NodeCache, open_cache
-from offload.content.holds import Hold
+from offload.content.holds import Hold, holder
 from offload.content.pins import Pins
 from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
@@ -36,7 +37,7 @@ from offload.settings import Settings, TaskOptions
 from offload.stores.capabilities import CountsTiers
 from offload.stores.protocols import Store
 
-__all__ = ("Runtime", "redelivery_time")
+__all__ = ("Runtime", "message_name", "redelivery_time", "task_holder", "waits_of")
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -144,16 +145,16 @@ class Runtime:
         return opened.get()
 
     def pin(self, ref: Ref[Any], name: str) -> None:
-        self._pins.pin(self.content.open(ref.wire), name)
+        self.pins.pin(self.content.open(ref.wire), name)
 
     def unpin(self, name: str) -> bool:
-        return self._pins.unpin(name)
+        return self.pins.unpin(name)
 
     def pinned(self, name: str) -> Ref[Any] | None:
-        return self._pins.find(name)
+        return self.pins.find(name)
 
     @property
-    def _pins(self) -> Pins:
+    def pins(self) -> Pins:
         return Pins(self.content, self.grace)
 
     @property
@@ -328,3 +329,30 @@ def redelivery_time(conf: Any) -> float:
     first = url[0] if isinstance(url, (list, tuple)) and url else url
     default = _VISIBILITY.get(urlsplit(str(first)).scheme.partition("+")[0], 0.0)
     return float(options.get("visibility_timeout", default) or 0.0)
+
+
+def task_holder(task_id: Any, message: str = "") -> str:
+    """Return the holder of the values in one message of a task; without *message*, of values kept
+    for a task that has no message yet (a chord's body).
+
+    A task can have several messages under way: retries, its replacement, calls with a given id.
+    None of them may release values that another needs.
+    """
+    return holder("task", f"{task_id}+{message}" if message else task_id)
+
+
+def message_name(waits: float | None = None) -> str:
+    """Return a new name for a message.
+
+    The name tells `waits_of` for how many seconds the message may wait for its task to start:
+    *waits*, or None if it expires by itself.
+    """
+    name = secrets.token_hex(6)
+    return name if waits is None else f"{name}.{waits:.0f}"
+
+
+def waits_of(held_by: str) -> float | None:
+    """Return for how many seconds a holder's message may wait; None if it isn't known."""
+    task, _, message = held_by.rpartition("+")
+    seconds = message.partition(".")[2] if task.startswith("task:") else ""
+    return float(seconds) if seconds.isdecimal() else None

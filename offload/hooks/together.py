@@ -9,14 +9,14 @@ serialized again.)
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 from celery.canvas import group
 
 from offload.content.memo import is_immutable
+from offload.hooks.celery_internals import patch
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import is_user_code, publishes
 from offload.ref import Ref
@@ -46,7 +46,6 @@ class Together:
 
 
 _current: ContextVar[Together | None] = ContextVar("offload_together", default=None)
-_PATCH = "_offload_original"
 
 
 def published_together() -> Together | None:
@@ -56,11 +55,10 @@ def published_together() -> Together | None:
 
 def install() -> None:
     """Have a group's ``apply_async`` say where it begins and ends; once per process."""
-    original = group.apply_async
-    if hasattr(original, _PATCH):
-        return
+    patch(group, "apply_async", _publishing_together)
 
-    @functools.wraps(original)
+
+def _publishing_together(original: Callable[..., Any]) -> Callable[..., Any]:
     def apply_async(self: Any, *args: Any, **kwargs: Any) -> Any:
         runtime = getattr(self.app, "_offload", None)
         together = None
@@ -72,8 +70,7 @@ def install() -> None:
         finally:
             _current.reset(token)
 
-    setattr(apply_async, _PATCH, original)
-    setattr(group, original.__name__, apply_async)
+    return apply_async
 
 
 def _undisturbed(runtime: Runtime, tasks: Iterable[Any]) -> bool:

@@ -47,6 +47,7 @@ from offload.errors import (
     StoreUnavailable,
 )
 from offload.hooks import control, exceptions, requests
+from offload.hooks.celery_internals import patch
 from offload.hooks.chords import part_ttl
 from offload.hooks.delivery import (
     Delivery,
@@ -57,14 +58,12 @@ from offload.hooks.delivery import (
     running,
 )
 from offload.hooks.handover import guard_task
-from offload.hooks.note import EMBED, MALFORMED, STAND_IN, own_name
-from offload.hooks.outgoing import described
+from offload.hooks.message import EMBED, MALFORMED, STAND_IN, described, own_name
 from offload.hooks.paths import contains
 from offload.hooks.publish import resending
-from offload.hooks.release import task_holder
 from offload.hooks.renewal import Renewer
 from offload.hooks.rows import result_ttl
-from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime, task_holder
 from offload.ref import Ref, looks_like_ref, wire_text
 from offload.serializers.small import certainly_small
 from offload.settings import TaskOptions
@@ -74,7 +73,6 @@ __all__ = ("CheckConfiguration", "CheckTracers", "install")
 
 _GUARD = "_offload_guard"
 _ANY_SERIALIZER = ""
-_PATCH = "_offload_original"
 _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy
@@ -158,15 +156,18 @@ def _look_in_process(**_more: Any) -> None:
 def install() -> None:
     """Have `build_tracer` guard the tasks of apps with offload; once per process."""
     exceptions.install()
-    original = trace.build_tracer
     requests.install()
-    if hasattr(original, _PATCH):
-        return
     signals.worker_process_init.connect(
         _look_in_process, weak=False, dispatch_uid="offload-tracers"
     )
+    before = trace.build_tracer
+    patch(trace, _NAME, _guarding)
+    consumer = sys.modules.get("celery.worker.consumer.consumer")
+    if consumer is not None and trace.build_tracer is not before:
+        setattr(consumer, _NAME, trace.build_tracer)  # it has imported the function by name
 
-    @functools.wraps(original)
+
+def _guarding(original: Callable[..., Any]) -> Callable[..., Any]:
     def build_tracer(name: str, task: Any, *args: Any, **kwargs: Any) -> Any:
         runtime = getattr(kwargs.get("app") or task.app, "_offload", None)
         if runtime is None:
@@ -177,11 +178,7 @@ def install() -> None:
         kwargs.setdefault("Info", _Info)
         return _tracer(runtime, task, original(name, task, *args, **kwargs))
 
-    setattr(build_tracer, _PATCH, original)
-    setattr(trace, _NAME, build_tracer)
-    consumer = sys.modules.get("celery.worker.consumer.consumer")
-    if consumer is not None:  # it has imported the function by name
-        setattr(consumer, _NAME, build_tracer)
+    return build_tracer
 
 
 class _Info(trace.TraceInfo):  # type: ignore[misc,name-defined,unused-ignore]

@@ -14,7 +14,7 @@ from offload.errors import (
     StoreUnavailable,
     UnsupportedVersion,
 )
-from offload.hooks.note import NOTE_VERSION
+from offload.hooks.message import NOTE_VERSION
 from tests.support.processes import wait_until
 from tests.support.servers import redis_client
 

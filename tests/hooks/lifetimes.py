@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from offload.content.manifest import pack
 from offload.errors import OffloadError, StoreUnavailable
-from offload.hooks.note import own_name
+from offload.hooks.message import own_name
 from offload.hooks.release import Releaser, release
 from offload.hooks.renewal import Renewer
 from offload.ref import Ref

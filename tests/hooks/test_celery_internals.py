@@ -1,4 +1,4 @@
-"""Celery: what the hooks use and replace of it, documented or not, is still there."""
+"""Celery and kombu still have everything that the hooks use and replace, documented or not."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from celery.result import AsyncResult, ResultSet
 from celery.worker import state
 from celery.worker.consumer import consumer
 from celery.worker.request import Request
+from kombu import Connection
+from kombu.transport import redis
 
 from offload.hooks import celery_internals as internals
 
@@ -120,3 +122,20 @@ def test_celery_keeps_parents_and_metadata_on_a_result(app):
     app.backend.store_result("1", 5, "SUCCESS")
     assert first.state == "SUCCESS"
     assert internals.known_meta(first)["result"] == 5
+
+
+def test_kombu_computes_a_channels_parameters_before_it_connects():
+    """kombu reads host, port, database, password, and transport options; nothing connects."""
+    options = {"socket_timeout": 3, "socket_connect_timeout": 4}
+    with Connection("redis://:pass@host.invalid:1234/7", transport_options=options) as connection:
+        found = internals.channel_params(connection, connection.transport)
+    named = ("host", "port", "db", "password", "socket_timeout", "socket_connect_timeout")
+    assert [found[name] for name in named] == ["host.invalid", 1234, 7, "pass", 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), ((redis.Channel, False), (redis.SentinelChannel, True))
+)
+def test_kombu_has_a_pool_managed_by_sentinels_for_sentinels_only(kind, expected):
+    """kombu's channel class for Sentinel is told from the other one by a method."""
+    assert internals.uses_sentinel(kind) is expected

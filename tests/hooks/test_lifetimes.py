@@ -585,7 +585,7 @@ def test_a_pin_moves_to_another_value(wire):
     pinned = [left for left in lives(wire) if left > 100 * HOUR]
     assert (len(lives(wire)), len(pinned)) == (5, 3)  # they share the first chunk
     np.testing.assert_array_equal(hook.pinned("model").get(), second)
-    assert list(hook._pins.names()) == ["model"]
+    assert list(hook.pins.names()) == ["model"]
 
 
 @pytest.fixture

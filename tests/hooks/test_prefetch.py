@@ -20,7 +20,7 @@ from celery.worker.request import Request
 from offload import IntegrityError, Ref, StoreUnavailable
 from offload.content.cache import NodeCache
 from offload.hooks import prefetch, runtime
-from offload.hooks.note import own_name
+from offload.hooks.message import own_name
 from offload.hooks.prefetch import Prefetcher
 from offload.ref import wire_text
 from tests.support.processes import wait_until

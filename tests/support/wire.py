@@ -10,7 +10,7 @@ from celery import Celery
 from celery.app.trace import trace_task_ret
 
 from offload import Offload
-from offload.hooks.note import own_name
+from offload.hooks.message import own_name
 
 _number = itertools.count()
 

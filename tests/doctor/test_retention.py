@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload import ConfigurationError, Offload
+from offload.content.store import longest_asked
 from offload.doctor.lifecycle import DAY, days_for, lifecycle_rule
-from offload.hooks.needs import has_pins, longest_life, needs
+from offload.doctor.retention import has_pins, retention_requirements
 from offload.stores.memory import MemoryStore
 from offload.stores.s3.store import S3Store
 from offload.stores.tiered import TieredStore
@@ -92,15 +93,15 @@ def test_a_rule_outlasts_every_life_as_written(
     for call in calls(wire, task, delay, delay / 2):
         call()
     if expires is not None:
-        found = needs(wire.hook, delay=delay, retention=None)
+        found = retention_requirements(wire.hook, delay=delay, retention=None)
     else:  # the operator says for how long results are read
         with pytest.raises(ConfigurationError, match="result_expires"):
-            needs(wire.hook, delay=delay)
-        found = needs(wire.hook, delay=delay, retention=given_retention)
+            retention_requirements(wire.hook, delay=delay)
+        found = retention_requirements(wire.hook, delay=delay, retention=given_retention)
         asked = [ttl for ttl in asked if ttl < 9 * 365 * DAY]  # all but the results
     s3 = S3Store(lambda records: None, bucket="b", url="s3://b", skew=skew, ahead=ahead)
     assert len(asked) > 8
-    longest = longest_life(found[0])
+    longest = longest_asked(found[0].seconds)
     assert max(asked) <= longest * (1 + 1e-9)
     rule = lifecycle_rule(s3, longest)
     assert max(float(s3.blobs._life(ttl)) for ttl in asked) <= rule.days * DAY
@@ -118,7 +119,9 @@ def test_a_rule_outlasts_what_a_lower_tier_writes():
         for call in calls(wire, task, delay, delay / 2):
             call()
             clock.advance(DAY)  # so that some lives are prolonged
-        life = s3.blobs.life(longest_life(needs(wire.hook, delay=delay)[0]))
+        life = s3.blobs.life(
+            longest_asked(retention_requirements(wire.hook, delay=delay)[0].seconds)
+        )
         client = s3.client
         keys = [entry["Key"] for page in client.pages("blobs") for entry in page]
         told = [client.ask("head_object", Key=key)[1]["Metadata"] for key in keys]
@@ -136,7 +139,7 @@ def test_each_need_says_why():
     app = an_app(result_expires=5000)
     hook = Offload(app, retention=100, grace=10)
     app.task(name="long", shared=False, offload={"retention": 300})(same)
-    found = needs(hook, delay=1, retention=200)
+    found = retention_requirements(hook, delay=1, retention=200)
     assert [(need.seconds, need.why) for need in found] == [
         (5000, "result_expires"),
         (311, "retention of task long"),
@@ -150,10 +153,10 @@ def test_results_that_are_not_stored_need_nothing():
     """Where no task stores results by reference, it does not matter that they never expire."""
     app = an_app(result_expires=None)
     hook = Offload(app, retention=100, grace=10, results=False)
-    assert needs(hook)[0].why == "offload_retention"
+    assert retention_requirements(hook)[0].why == "offload_retention"
     app.task(name="one", shared=False, offload={"results": True})(same)
     with pytest.raises(ConfigurationError, match="result_expires"):
-        needs(hook)
+        retention_requirements(hook)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,294 @@
+"""References in a message: the note that says where they stand, and changes by that note.
+
+Anybody can write a message. `Note.read` is the only reader of a note: it raises InvalidRef for
+whatever this library would not have written, so that nothing behind it meets a surprise, least of
+all in a worker's main process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from offload.errors import InvalidRef, OffloadError, UnsupportedVersion
+from offload.hooks.options import TaskFacts
+from offload.hooks.paths import Path, replace_each, replace_refs
+from offload.ref import LostValue, Ref, has_wire_form, wire_text
+from offload.settings import TaskOptions
+
+__all__ = (
+    "EMBED",
+    "HEADER",
+    "HELD",
+    "MALFORMED",
+    "NOTE_VERSION",
+    "REFUSAL",
+    "STAND_IN",
+    "Note",
+    "all_unverified",
+    "as_lost",
+    "as_wire",
+    "described",
+    "is_for_ref",
+    "own_name",
+    "refs_to_prefetch",
+    "restore_refs",
+    "wire_form",
+    "without_refusal",
+)
+
+EMBED = "offload"
+"""Key of the note in a message's embed, beside ``callbacks`` and ``chain``."""
+STAND_IN = "celery.backend_cleanup"
+"""The task that the header of a message with references names, for workers without this library.
+
+Each worker has it, and it takes no arguments. So whatever parameters the task itself takes, such a
+worker runs no function of the user's on references: the message fails as any task does, with its
+error callbacks, and the error says why. The header `HEADER` has the task's own name.
+"""
+HEADER = "offload"
+"""Message header for people and monitoring: how many references, how many bytes, which task."""
+REFUSAL = (
+    "__offload__: this task's arguments are in a store; install offload on this worker, "
+    "and call Offload(app)"
+)
+"""A keyword argument that `STAND_IN` refuses by name, so that the error says what to do."""
+_REFUSALS = (REFUSAL, "__offload__", b"__offload__")
+"""Keyword arguments that this and older releases add, and that no task has."""
+NOTE_VERSION = 2
+"""Version of the note: the one written, and the newest one read."""
+MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Errors that Celery raises for a malformed chain, chord, or callback in a message. Raised in a
+worker's main process, they would end the worker."""
+HELD = "_offload_held"
+"""Attribute of a request in a worker's main process: the name by which its message holds values,
+and their wire texts."""
+
+_ROOTS = frozenset({"args", "kwargs", "callbacks", "errbacks", "chain", "chord"})
+_ARGUMENTS = frozenset({"args", "kwargs"})
+_LONGEST_PATH = 256  # keys
+_LATEST = 1 << 53  # later than any time
+_DEEPEST = 100  # levels of containers in which unverified references are searched for
+_NO_OPTIONS = TaskOptions.read(None, "message")
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note, checked.
+
+    Attributes:
+        refs: paths of references whose values the task receives.
+        keep: paths of references that stay references: in callbacks, chains, and chords.
+        within: paths of arguments whose signatures contain references; only in pickled messages.
+        also: wire texts of further references, which need no path.
+        holds: the name by which the message holds its values; empty: it holds none.
+        until: when its values may expire, in seconds since 1970; None: unknown.
+        since: for a part of a chord, when the chord began, in seconds since 1970.
+        attempt: how many times the message was sent again because of a store outage.
+        errbacks: error callbacks that contain references; workers without this library must not
+            call them.
+        call: the options given with the call.
+    """
+
+    refs: Sequence[Path] = ()
+    keep: Sequence[Path] = ()
+    within: Sequence[Path] = ()
+    also: Sequence[str] = ()
+    holds: str = ""
+    until: float | None = None
+    since: float | None = None
+    attempt: int = 0
+    errbacks: Sequence[Any] = ()
+    call: TaskOptions = field(default=_NO_OPTIONS)
+
+    @classmethod
+    def read(cls, data: Any) -> Note:
+        """Parse the note *data* of a message.
+
+        Raises:
+            UnsupportedVersion: a newer offload wrote it.
+            InvalidRef: it is malformed.
+        """
+        version = data.get("v") if isinstance(data, dict) else None
+        if type(version) is not int:
+            raise _malformed()
+        if version > NOTE_VERSION:
+            raise UnsupportedVersion(
+                f"a message of version {version} arrived, this offload reads up to "
+                f"{NOTE_VERSION}; upgrade offload on workers before publishers"
+            )
+        until, since = data.get("until"), data.get("since")
+        errbacks = data.get("errbacks", ())
+        holds, attempt, also = data.get("holds", ""), data.get("attempt", 0), data.get("also", ())
+        if not (
+            isinstance(holds, str)
+            and isinstance(errbacks, (list, tuple))
+            and type(attempt) is int
+            and attempt >= 0
+            and all(at is None or (type(at) is int and abs(at) < _LATEST) for at in (until, since))
+            and isinstance(also, (list, tuple))
+            and all(isinstance(text, str) and has_wire_form(text) for text in also)
+        ):
+            raise _malformed()
+        try:
+            call = TaskOptions.read(data.get("call"), "message")
+        except Exception as exc:
+            raise _malformed() from exc
+        return cls(
+            refs=_paths(data.get("refs", ()), _ARGUMENTS),
+            keep=_paths(data.get("keep", ()), _ROOTS),
+            within=_paths(data.get("within", ()), _ARGUMENTS),
+            also=also,
+            holds=holds,
+            until=None if until is None else float(until),
+            since=None if since is None else float(since),
+            attempt=attempt,
+            errbacks=errbacks,
+            call=call,
+        )
+
+
+def _paths(data: Any, roots: frozenset[str]) -> Sequence[Path]:
+    if not isinstance(data, (list, tuple)):
+        raise _malformed()
+    for path in data:
+        if (
+            not isinstance(path, (list, tuple))
+            or not 2 <= len(path) <= _LONGEST_PATH
+            or not isinstance(path[0], str)
+            or path[0] not in roots
+        ):
+            raise _malformed()
+    return data
+
+
+def _malformed() -> InvalidRef:
+    return InvalidRef("the message's note on references is malformed; offload did not write it")
+
+
+def own_name(headers: Any) -> str | None:
+    """Return the task that a message naming `STAND_IN` is for; None if it is for `STAND_IN`."""
+    header = headers.get(HEADER)
+    name = header.get("task") if isinstance(header, dict) else None
+    return name if headers.get("task") == STAND_IN and isinstance(name, str) else None
+
+
+def is_for_ref(path: Path, facts: TaskFacts) -> bool:
+    """Return whether *path* leads to an argument that the task takes as a Ref."""
+    return facts.takes_refs and len(path) > 1 and facts.asks_for_ref(path[1])
+
+
+def refs_to_prefetch(
+    args: Sequence[Any], kwargs: Mapping[str, Any], note: Any, facts: TaskFacts
+) -> list[str]:
+    """Return the wire texts, unverified, of the references whose values a message's task receives.
+
+    Raises InvalidRef if *note* doesn't describe the message.
+    """
+    read = Note.read(note)
+    found: list[str] = []
+
+    def collect(node: Any, _path: Path) -> Any:
+        text = wire_text(node)
+        if text is not None:
+            found.append(text)
+        return node
+
+    paths = [path for path in read.refs if not is_for_ref(path, facts)]
+    replace_each({"args": args, "kwargs": kwargs}, paths, collect)
+    return found
+
+
+def restore_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str, list[str]]:
+    """Replace references in a message's *parts* by unverified Refs, as its note *data* says.
+
+    For a message that isn't executed here but ended or sent again (its task was killed, revoked,
+    or expired): its references are passed on as they are, and nothing is fetched. Never raises,
+    even for a malformed message.
+
+    Returns the parts, the name by which the message holds values, and their wire texts.
+    """
+    try:
+        note = Note.read(data)
+        held = list(note.also)
+        if note.errbacks:
+            parts = {**parts, "errbacks": note.errbacks}
+        root = {**parts, "kwargs": without_refusal(parts["kwargs"])}
+        paths = [*note.refs, *note.keep]
+        if not paths:
+            return root, note.holds, held
+
+        def restore(node: Any, _path: Path) -> Any:
+            text = wire_text(node)
+            if text is None:
+                return node
+            held.append(text)
+            return Ref.unbound(text)
+
+        return replace_each(root, paths, restore), note.holds, held
+    except Exception:  # its task fails with the reason, if it is executed
+        return {key: all_unverified(part) for key, part in parts.items()}, "", []
+
+
+def all_unverified(value: Any, depth: int = _DEEPEST) -> Any:
+    """Replace everything in *value* that has the form of a reference by an unverified Ref."""
+    text = wire_text(value)
+    if text is not None:
+        return Ref.unbound(text)
+    if not depth:
+        return value
+    if type(value) is dict:
+        return {key: all_unverified(item, depth - 1) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([all_unverified(item, depth - 1) for item in value])
+    return value
+
+
+def as_lost(value: Any, error: Exception) -> Any:
+    """Replace each Ref in *value* by a `LostValue`."""
+    return replace_refs(value, lambda ref: LostValue.of(ref, error))
+
+
+def as_wire(value: Any) -> Any:
+    """Replace each Ref in *value* by its wire form."""
+    return replace_refs(value, Ref.__json__)
+
+
+def wire_form(ref: Ref[Any], serializer: str) -> Any:
+    """Return the form of *ref* in data that Celery's *serializer* writes.
+
+    JSON's registered type and pickle's import both fail, loudly, where this library is missing.
+    """
+    return Ref.unbound(ref.wire) if serializer == "pickle" else ref.__json__()
+
+
+def without_refusal(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return keyword arguments without the one that workers without this library refuse."""
+    return {key: value for key, value in kwargs.items() if key not in _REFUSALS}
+
+
+def described(
+    exc: OffloadError,
+    task: str,
+    argument: str | None,
+    *,
+    digest: str | None = None,
+    store: str | None = None,
+) -> OffloadError:
+    """Return a copy of *exc* that names the task and argument; *exc* itself if it names a task.
+
+    *digest* and *store* are used where *exc* has none.
+    """
+    if exc.task is not None:
+        return exc
+    where = f"task {task!r}" if argument is None else f"task {task!r}, {argument}"
+    new = type(exc)(
+        f"{where}: {exc}",
+        task=task,
+        argument=argument,
+        digest=exc.digest or digest,
+        store=exc.store or store,
+    )
+    new.__cause__ = exc
+    return new
