@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from offload.content.compression import MAX_OVERHEAD, decode, decode_prefix
 from offload.content.manifest import (
     INSPECTED,
     ROOT_LIMIT,
@@ -18,7 +19,6 @@ from offload.content.manifest import (
     read_root,
     root_limit,
 )
-from offload.content.stored import MAX_OVERHEAD, decode, decode_begin
 from offload.digest import Digest, digest_of
 from offload.errors import IntegrityError
 from offload.stores.capabilities import BlobPeek, blob_inspection_of
@@ -78,12 +78,12 @@ def summarize_blobs(store: Store, digests: Sequence[Digest]) -> Iterator[BlobSum
 
 
 def _summary(digest: Digest, seen: BlobPeek) -> BlobSummary:
-    plain = decode_begin(seen.prefix, _USUAL_HEADER)
+    plain = decode_prefix(seen.prefix, _USUAL_HEADER)
     whole = len(seen.prefix) == seen.size
     starts = is_root(plain)
     root = read_prefix(plain) if starts else None
     if starts and root is None and len(plain) == _USUAL_HEADER:
-        root = read_prefix(decode_begin(seen.prefix, INSPECTED + _USUAL_HEADER))
+        root = read_prefix(decode_prefix(seen.prefix, INSPECTED + _USUAL_HEADER))
     known = root is not None or starts is False or (whole and len(plain) > 0 and not starts)
     return BlobSummary(digest, replace(seen, prefix=b""), root, known)
 

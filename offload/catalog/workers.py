@@ -10,7 +10,7 @@ from typing import Any, Literal
 from celery import Celery
 
 from offload.catalog.remote import MOST, Remote, why_not
-from offload.content.keyring import kept_keys
+from offload.content.signing import stored_keys
 from offload.errors import OffloadError
 from offload.hooks.control import NO_KEYS, state_of
 from offload.hooks.runtime import Runtime
@@ -156,7 +156,7 @@ def this_process(runtime: Runtime) -> Worker:
     left out if the store is unavailable.
     """
     try:
-        kept = kept_keys(runtime.store.pointers) or NO_KEYS
+        kept = stored_keys(runtime.store.pointers) or NO_KEYS
     except OffloadError:  # what is wrong with the store is reported with the store
         kept = None
     return Worker(HERE, "connected", state_of(runtime, kept))

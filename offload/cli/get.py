@@ -62,7 +62,7 @@ def get(
     content = _content(runtime, what, ref)
     with _file(output) as file:
         if decode and ref is not None:
-            form = write_value(runtime.content.get(ref), file)
+            form = write_value(runtime.content.reader.get(ref), file)
         else:
             form = _form(content)
             for piece in _pieces(content):

@@ -6,7 +6,7 @@ import click
 
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json
-from offload.content.store import longest_asked
+from offload.content.holds import longest_ttl
 from offload.doctor.lifecycle import DAY, Rule, lifecycle_rule
 from offload.doctor.retention import has_pins, retention_requirements
 from offload.errors import ConfigurationError
@@ -74,7 +74,7 @@ def lifecycle(
     found = retention_requirements(
         runtime, delay=delay * DAY, retention=None if retention is None else retention * DAY
     )
-    rules = _rules(runtime, longest_asked(found[0].seconds), bucket)
+    rules = _rules(runtime, longest_ttl(found[0].seconds), bucket)
     _check_pins(runtime, no_pins=no_pins)
     print_json({"Rules": [rule.as_dict() for rule in rules]})
     if as_json:

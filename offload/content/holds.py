@@ -1,19 +1,29 @@
-"""Who needs a stored value, and for how long."""
+"""Holds: who needs a stored value, and for how long."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
+from offload.content.compression import MAX_OVERHEAD
+from offload.content.digest_cache import KnownBlobs
+from offload.content.get import Reader
+from offload.content.manifest import ROOT_LIMIT, SINGLE
+from offload.content.retrying import Retrying
 from offload.digest import Digest
-from offload.stores.protocols import PUT
+from offload.errors import BlobMissing
+from offload.ref import Ref
+from offload.stores.capabilities import chunk_size_of
+from offload.stores.protocols import PUT, Store
 
-__all__ = ("Chunks", "Hold", "holder")
+__all__ = ("Hold", "Holds", "holder", "longest_ttl")
 
-_LONGEST = 200  # bytes of an id or a name that are shown as they are
-_REMEMBERED = 1 << 16  # digests
+_MAX_NAME = 200  # bytes of a task id or pin name that a holder shows as it is
+_MARGIN = 1.25  # hold longer than needed, so that passing a Ref on soon costs no round trip
+_SKEW = 60.0  # seconds by which publishers' clocks may differ
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Hold:
 
     Attributes:
         ttl: seconds from now.
-        holder: in whose name; the default cannot be released.
+        holder: who states it; holds by the default can't be released.
     """
 
     ttl: float
@@ -30,38 +40,130 @@ class Hold:
 
 
 def holder(kind: str, name: object) -> str:
-    """Return the holder of *kind* (``task``, ``result``, ``pin``) called *name*, which may be
-    anything that Celery takes for an id.
+    """Return the holder of *kind* (``task``, ``result``, ``pin``) called *name*.
+
+    *name* may be anything that Celery accepts as an id; long or unprintable ones are hashed.
     """
     shown = str(name)
     encoded = shown.encode("utf-8", "backslashreplace")
-    if len(encoded) > _LONGEST or not shown.isprintable():
+    if len(encoded) > _MAX_NAME or not shown.isprintable():
         shown = hashlib.blake2b(encoded, digest_size=20).hexdigest()
     return f"{kind}:{shown}"
 
 
-class Chunks:
-    """What a process knows of stored values: all their digests, and how long `PUT` holds them.
+def longest_ttl(ttl: float) -> float:
+    """Return the most seconds for which a store is asked to hold what is needed for *ttl*."""
+    return ttl * _MARGIN + _SKEW
 
-    Bounded; what was used least recently is forgotten first.
+
+class Holds:
+    """Extends and releases holds on stored values.
+
+    Args:
+        reader: reads the manifests of values whose chunks aren't known.
+        known: the blobs of values that this process stored or read.
+        clock: returns seconds since 1970.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: OrderedDict[Digest, tuple[float, list[Digest]]] = OrderedDict()
-        self._size = 0
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        known: KnownBlobs,
+        retrying: Retrying,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._known = known
+        self._retrying = retrying
+        self._clock = clock
+        self._may_cut_small = chunk_size_of(store) is not None
 
-    def note(self, digests: list[Digest], until: float = 0.0) -> None:
-        """Remember a value's digests, its root's first, and until when it is sure to live."""
-        root = digests[0]
-        with self._lock:
-            before, old = self._known.pop(root, (0.0, []))
-            self._known[root] = (max(before, until), digests)
-            self._size += len(digests) - len(old)
-            while self._size > _REMEMBERED and len(self._known) > 1:
-                self._size -= len(self._known.popitem(last=False)[1][1])
+    def add(self, refs: Iterable[Ref[Any]], hold: Hold) -> bool:
+        """Hold the values of *refs*, in one round trip, or none if they are held long enough.
 
-    def find(self, root: Digest) -> tuple[float, list[Digest]]:
-        """Return what was noted of the value called *root*; ``(0.0, [])`` if nothing was."""
-        with self._lock:
-            return self._known.get(root, (0.0, []))
+        Returns whether there is something for the holder to release.
+
+        Raises:
+            BlobMissing: a value is no longer in the store.
+            StoreUnavailable: also if a value is in a store that the app no longer uses.
+        """
+        refs = list(refs)
+        needed = [ref for ref in refs if not self._is_held(ref, hold.ttl)]
+        if not needed:
+            return False
+        if self._store.blobs.tracks_holds:  # in the same round trip, check the others
+            needed += [ref for ref in refs if ref not in needed and self._knows_blobs(ref)]
+        ttl = self.store_ttl(hold)
+        found = [self._retrying(lambda ref=ref: self.digests(ref)) for ref in needed]  # type: ignore[misc]
+        every = list(dict.fromkeys(chain.from_iterable(found)))
+        missing = self._retrying(lambda: self._store.blobs.hold(every, ttl, hold.holder))
+        until = self._clock() + ttl - _SKEW if self._is_sure(hold) else 0.0
+        for ref, digests in zip(needed, found, strict=True):
+            if gone := missing.intersection(digests):
+                # Reading raises StoreUnavailable if the blob is in a store no longer in use.
+                list(self._reader.fetch(ref, [min(gone)], ROOT_LIMIT + MAX_OVERHEAD))
+                raise self._reader.missing_error(ref, min(gone))
+            self._known.note(digests, until)
+        return True
+
+    def note(self, digests: list[Digest], hold: Hold, end: float) -> float:
+        """Remember a value's blobs; return until when they are sure to live.
+
+        *end* is when the store lets *hold* expire, both in seconds since 1970.
+        """
+        until = end - _SKEW
+        self._known.note(digests, until if self._is_sure(hold) else 0.0)
+        return until
+
+    def release(self, refs: Iterable[Ref[Any]], holder: str, grace: float) -> None:
+        """Release what *holder* holds of the values of *refs*; they expire *grace* seconds later.
+
+        Makes one attempt: what isn't released expires when its hold does. Raises StoreError.
+        """
+        if not self._store.blobs.tracks_holds:
+            return
+        digests: list[Digest] = []
+        for ref in refs:
+            try:
+                digests += self.digests(ref)
+            except BlobMissing:  # nothing is left to release
+                continue
+        if digests:
+            self._store.blobs.release(digests, holder, grace)
+
+    def digests(self, ref: Ref[Any]) -> list[Digest]:
+        """Return the digests of all blobs of *ref*, its root first; reads its manifest if needed.
+
+        Raises what reading does.
+        """
+        if ref.digest is None:
+            return []
+        _, digests = self._known.find(ref.digest)
+        if not digests and ref.size < SINGLE and not self._may_cut_small:
+            return [ref.digest]
+        return digests or self._reader.read_digests(ref)
+
+    def store_ttl(self, hold: Hold) -> float:
+        """Return the seconds for which to ask the store, so that *hold* lasts."""
+        return longest_ttl(hold.ttl) if self._is_sure(hold) else hold.ttl + _SKEW
+
+    def _knows_blobs(self, ref: Ref[Any]) -> bool:
+        """Return whether `digests` needs no read."""
+        if ref.digest is None:
+            return False
+        return ref.size < SINGLE or bool(self._known.find(ref.digest)[1])
+
+    def _is_held(self, ref: Ref[Any], ttl: float) -> bool:
+        """Return whether *ref* is sure to live for *ttl* seconds."""
+        if ref.digest is None:
+            return True
+        until, _ = self._known.find(ref.digest)
+        if not self._store.blobs.tracks_holds:
+            until = max(until, ref.until)
+        return until >= self._clock() + ttl
+
+    def _is_sure(self, hold: Hold) -> bool:
+        """Return whether nobody else can release *hold*."""
+        return hold.holder == PUT or not self._store.blobs.tracks_holds

@@ -109,7 +109,7 @@ class Packed:
     """A value ready to be stored; its parts are the value's own memory.
 
     Attributes:
-        digest: of the root, and so of the value.
+        digest: of the root, and so the name of the value.
         root: the root blob's parts.
         chunks: each chunk and its parts, in order.
     """
@@ -122,10 +122,10 @@ class Packed:
     def digests(self) -> list[Digest]:
         return [self.digest, *(chunk.digest for chunk, _ in self.chunks)]
 
-    def repeated(self, size: int, missing: AbstractSet[Digest]) -> int:
-        """Return how many of the value's *size* bytes are there, where blobs are *missing*.
+    def deduplicated(self, size: int, missing: AbstractSet[Digest]) -> int:
+        """Return how many of the value's *size* bytes are already in the store.
 
-        Of a chunk that it has twice one is.
+        *missing* are the blobs that are not; of a chunk that occurs twice, only one is.
         """
         if not missing:
             return size
@@ -136,14 +136,14 @@ class Packed:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a root blob says.
+    """The content of a root blob.
 
     Attributes:
-        serializer: what reads the value.
-        head: the serializer's head, None where it is the first buffer.
+        serializer: name of the serializer that reads the value.
+        head: the serializer's head; None if it is the first buffer.
         sizes: bytes of each buffer.
-        chunks: where the body is; empty where it follows in the root itself.
-        body: the body within the root, where there are no chunks.
+        chunks: the pieces of the body; empty if the body is in the root itself.
+        body: the body in the root, if there are no chunks.
     """
 
     serializer: str
@@ -160,6 +160,10 @@ class Manifest:
     def value_size(self) -> int:
         return sum(self.sizes) + (len(self.head) if self.head is not None else 0)
 
+    def digests(self, root: Digest) -> list[Digest]:
+        """Return the digests of all blobs of the value: its *root*, then its chunks."""
+        return [root, *(chunk.digest for chunk in self.chunks)]
+
     def split(self, body: memoryview) -> tuple[memoryview, list[memoryview]]:
         """Return the head and the buffers, as views of *body*."""
         buffers = []
@@ -171,10 +175,10 @@ class Manifest:
 
 
 def pack(payload: Payload, *, whole: bool = False, limit: int | None = None) -> Packed:
-    """Lay *payload* out and name its parts. Hashes everything, copies nothing.
+    """Lay out *payload* as blobs. Hashes everything, copies nothing.
 
-    With *whole* it is one blob of up to ROOT_LIMIT, whatever its size. *limit* is how many bytes
-    no blob exceeds, its root apart: that grows with the number of chunks, by 90 bytes each.
+    With *whole* it is one blob of up to ROOT_LIMIT, whatever its size. *limit* is the most bytes
+    of a blob, except the root, which grows by 90 bytes with each chunk.
     """
     head, buffers = payload.head, list(payload.buffers)
     header: dict[str, object] = {"s": payload.serializer}
@@ -208,8 +212,10 @@ def _padding(size: int) -> bytes:
 
 
 def _cut(buffers: Sequence[memoryview]) -> Iterator[list[Buffer]]:
-    """Yield the parts of each chunk. A large buffer begins a chunk, so that a value that
-    shares it with another shares its chunks whatever stands before it.
+    """Yield the parts of each chunk.
+
+    A large buffer starts a chunk, so that values that share the buffer share its chunks,
+    whatever precedes it.
     """
     group: list[Buffer] = []
     filled = 0
@@ -232,7 +238,7 @@ def _cut(buffers: Sequence[memoryview]) -> Iterator[list[Buffer]]:
 
 
 def _cut_within(buffers: Sequence[memoryview], limit: int) -> Iterator[list[Buffer]]:
-    """Yield the parts of each chunk, likewise, none of more than *limit* bytes when stored."""
+    """Yield the parts of each chunk as `_cut` does, but of at most *limit* stored bytes."""
     most = min(CHUNK, (limit - 1) // ALIGNMENT * ALIGNMENT)  # one byte says how it is encoded
     group: list[Buffer] = []
     filled = 0
@@ -254,14 +260,14 @@ def _cut_within(buffers: Sequence[memoryview], limit: int) -> Iterator[list[Buff
 def read_root(root: memoryview, *, size: int | None, where: str) -> Manifest:
     """Return the manifest in a verified root blob.
 
-    *size* is what the reference says; a root that does not fit it raises IntegrityError,
-    so nothing is reserved by what a blob alone claims. None is for inspection without a
-    reference: long headers are not read then. *where* goes into the message.
+    *size* is the value's, as its reference states; a root that doesn't fit it raises
+    IntegrityError, so that nothing is reserved by what a blob alone claims. None is for
+    inspection without a reference: long headers are then not read. *where* is for the message.
     """
     try:
         magic, header_size, head_size = _PREFIX.unpack_from(root)
         if magic != _MAGIC:
-            raise ValueError("it does not begin as a value does")
+            raise ValueError("its first bytes are wrong")
         end = _PREFIX.size + header_size + head_size
         if end > len(root):
             raise ValueError("it is cut short")
@@ -299,11 +305,11 @@ def _check_counts(manifest: Manifest) -> None:
 
 @dataclass(frozen=True)
 class ManifestPrefix:
-    """What the beginning of a root blob says, not verified.
+    """The first bytes of a root blob, parsed but not verified.
 
     Attributes:
-        head: the serializer's head; None where it is not within that beginning.
-        body: the first few bytes of the body, where there are no chunks.
+        head: the serializer's head; None if it isn't in these bytes.
+        body: the first few bytes of the body, if there are no chunks.
         size: bytes of the value.
     """
 
@@ -314,13 +320,13 @@ class ManifestPrefix:
     chunks: Sequence[Chunk]
 
 
-def is_root(begin: bytes) -> bool | None:
-    """Return whether a blob that begins so is a root; None if there is too little of it."""
-    return begin[: len(_MAGIC)] == _MAGIC if len(begin) >= len(_MAGIC) else None
+def is_root(prefix: bytes) -> bool | None:
+    """Return whether a blob with this prefix is a root; None if the prefix is too short."""
+    return prefix[: len(_MAGIC)] == _MAGIC if len(prefix) >= len(_MAGIC) else None
 
 
 def is_fragmented(root: memoryview) -> bool:
-    """Return whether a blob may be a root whose header is too long to be inspected."""
+    """Return whether a blob may be a root whose header is too long to inspect."""
     if len(root) < _PREFIX.size:
         return False
     magic, header_size, head_size = _PREFIX.unpack_from(root)
@@ -328,19 +334,19 @@ def is_fragmented(root: memoryview) -> bool:
     return bool(magic == _MAGIC and INSPECTED < header_size <= room)
 
 
-def read_prefix(begin: bytes) -> ManifestPrefix | None:
-    """Return what a root says that begins so; None if its header is not whole, or none."""
+def read_prefix(prefix: bytes) -> ManifestPrefix | None:
+    """Parse the first bytes of a root; return None if its header is incomplete or invalid."""
     try:
-        _, header_size, head_size = _PREFIX.unpack_from(begin)
+        _, header_size, head_size = _PREFIX.unpack_from(prefix)
         at = _PREFIX.size + header_size
         end = at + head_size
-        if at > len(begin) or header_size > INSPECTED or head_size > HEAD_LIMIT:
+        if at > len(prefix) or header_size > INSPECTED or head_size > HEAD_LIMIT:
             return None
-        header = orjson.loads(begin[_PREFIX.size : at])
+        header = orjson.loads(prefix[_PREFIX.size : at])
         chunks = [Chunk(parse_digest(d), _size(s)) for d, s in header.get("c", ())]
         size = sum(map(_size, header["b"])) + head_size
-        head = None if header.get("x") or end > len(begin) else begin[at:end]
-        body = b"" if chunks else begin[aligned(end) : aligned(end) + ALIGNMENT]
+        head = None if header.get("x") or end > len(prefix) else prefix[at:end]
+        body = b"" if chunks else prefix[aligned(end) : aligned(end) + ALIGNMENT]
         return ManifestPrefix(_text(header["s"]), head, body, size, chunks)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -348,11 +354,11 @@ def read_prefix(begin: bytes) -> ManifestPrefix | None:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError("not a text")
+        raise TypeError("not a string")
     return value
 
 
 def _size(value: object) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no size")
+        raise ValueError(f"{value!r} is not a size")
     return value

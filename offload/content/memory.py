@@ -1,4 +1,4 @@
-"""Memory for values that are put together: aligned, writable, private to the process."""
+"""Memory for assembled values: aligned, writable, private to the process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PRIVATE = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
 
 
 def allocate(size: int, alignment: int) -> memoryview:
-    """Return *size* writable zero bytes that begin at a multiple of *alignment* (≤ 4096).
+    """Return *size* writable zero bytes that start at a multiple of *alignment* (≤ 4096).
 
-    Large sizes are an anonymous mapping: pages are given only as they are filled, in
-    huge pages where the system has them (page faults cost more than copying), a forked
-    child gets its own on write, and all of it goes back to the system with the last view.
+    Large sizes are an anonymous mapping: pages are allocated only as they are filled, as
+    huge pages where available (page faults cost more than copying); a forked child copies them
+    on write; and all memory returns to the system with the last view.
     """
     if size >= _MAPPED and _PRIVATE:
         mapping = mmap.mmap(-1, size, flags=_PRIVATE)
@@ -38,7 +38,7 @@ def allocate(size: int, alignment: int) -> memoryview:
 
 
 def _advise_huge(mapping: mmap.mmap) -> None:
-    with suppress(OSError):  # a kernel built without them: ordinary pages serve as well
+    with suppress(OSError):  # a kernel without huge pages: ordinary ones work
         mapping.madvise(mmap.MADV_HUGEPAGE)
 
 
@@ -49,9 +49,9 @@ def _address(block: memoryview) -> int:
 
 
 def map_file(fd: int, length: int) -> memoryview:
-    """Map a file: what is written to the memory stays private. Nothing keeps *fd* open.
+    """Map a file privately: writes to the memory don't reach it. Doesn't keep *fd* open.
 
-    Raises OSError where that fails, ValueError for an empty file.
+    Raises OSError if mapping fails, ValueError for an empty file.
     """
     if sys.version_info >= (3, 13):
         return memoryview(mmap.mmap(fd, length, access=mmap.ACCESS_COPY, trackfd=False))
@@ -67,7 +67,7 @@ def map_file(fd: int, length: int) -> memoryview:
 
 @cache
 def _libc() -> Any:
-    """Return the C library; None where its mmap() cannot be called in one way."""
+    """Return the C library; None where the signature of its mmap() isn't certain."""
     import ctypes
 
     if sys.maxsize <= 1 << 32 or not hasattr(mmap, "MAP_PRIVATE"):

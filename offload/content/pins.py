@@ -1,8 +1,8 @@
-"""Pins: names that keep a value until they are taken away.
+"""Pins: named holds without expiry.
 
-A pin is a pointer ``pins/<name>`` with the reference's text and a number, and a hold of the
-value's blobs by the holder ``pin:<name>+<number>``. The number is another one at each pinning,
-so that who takes one pin away, however late, takes no other that has its name.
+A pin is a pointer ``pins/<name>`` with the reference's text and a random number, and a hold of
+the value's blobs by the holder ``pin:<name>+<number>``. Each pin has its own number, so that
+releasing a pin, however late, never releases a newer one of the same name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ("Pins",)
 
 _FOLDER = "pins/"
 _FOREVER = 100 * 365 * 86400.0
-_MEANWHILE = 3600.0  # seconds of a hold that nothing names yet, should its owner die
+_UNNAMED = 3600.0  # seconds of a hold that no pointer names yet, should its owner die
 
 
 class Pins:
@@ -29,7 +29,7 @@ class Pins:
     Names are 1 to 190 characters of ``A-Z a-z 0-9 . _ - /``; others raise ValueError.
 
     Args:
-        grace: seconds that a value lives on when its pin is taken away.
+        grace: seconds that a value is kept after its pin is removed.
     """
 
     def __init__(self, content: ContentStore, grace: float) -> None:
@@ -38,9 +38,10 @@ class Pins:
         self._grace = grace
 
     def pin(self, ref: Ref[Any], name: str) -> None:
-        """Keep the value of *ref* under *name*, in place of any that has this name.
+        """Pin the value of *ref* as *name*, replacing any pin of this name.
 
-        Raises BlobMissing if it is gone, ConfigurationError where no account is kept of holds.
+        Raises BlobMissing if the value is missing, ConfigurationError if the store doesn't track
+        holds.
         """
         if not self._content.store.blobs.tracks_holds:
             raise ConfigurationError(
@@ -50,19 +51,19 @@ class Pins:
             )
         pointer, pin = _FOLDER + name, f"{ref.wire} {secrets.token_hex(6)}".encode()
         owner = _owner(name, pin)
-        self._content.keep(ref, Hold(_MEANWHILE, owner))
+        self._content.holds.add([ref], Hold(_UNNAMED, owner))
         while True:
             before = self._pointers.read(pointer)
             if self._pointers.swap(pointer, before, pin):
                 break
-        self._content.keep(ref, Hold(_FOREVER, owner))
+        self._content.holds.add([ref], Hold(_FOREVER, owner))
         if before is not None:
             self._release(name, before)
-        if self._pointers.read(pointer) != pin:  # taken away before it was kept for ever
+        if self._pointers.read(pointer) != pin:  # removed before it was held forever
             self._release(name, pin)
 
     def unpin(self, name: str) -> bool:
-        """Take the pin away; return whether there was one."""
+        """Remove the pin; return whether there was one."""
         pointer = _FOLDER + name
         while (before := self._pointers.read(pointer)) is not None:
             if self._pointers.swap(pointer, before, None):
@@ -71,7 +72,7 @@ class Pins:
         return False
 
     def find(self, name: str) -> Ref[Any] | None:
-        """Return the reference that is pinned under *name*, None where there is none."""
+        """Return the reference pinned as *name*, or None."""
         pin = self._pointers.read(_FOLDER + name)
         return None if pin is None else self._ref(pin)
 
@@ -84,7 +85,7 @@ class Pins:
         return self._content.open(pin.decode().partition(" ")[0])
 
     def _release(self, name: str, pin: bytes) -> None:
-        self._content.release([self._ref(pin)], _owner(name, pin), self._grace)
+        self._content.holds.release([self._ref(pin)], _owner(name, pin), self._grace)
 
 
 def _owner(name: str, pin: bytes) -> str:

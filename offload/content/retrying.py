@@ -1,4 +1,4 @@
-"""Trying a store again while it does not answer."""
+"""Retries while a store is unavailable."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ("Retrying",)
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-_within: ContextVar[bool] = ContextVar("offload_retrying", default=False)
+_is_nested: ContextVar[bool] = ContextVar("offload_retrying", default=False)
 
 
 class Retrying:
-    """Calls again, with backoff and jitter, what raised `StoreUnavailable`.
+    """Retries calls that raise `StoreUnavailable`, with backoff and jitter.
 
-    Only for calls that may be made twice; all of a store's are but ``swap`` and leases. Within
-    such a call another is made once: the outer one calls again.
+    Only for calls that may be repeated: all of a store's except ``swap`` and leases. Nested
+    retries make one attempt: the outer one retries.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class Retrying:
         self._chance = chance
 
     def __call__(self, function: Callable[[], T]) -> T:
-        """Return what *function* does; its last StoreUnavailable when it never did."""
-        if _within.get():
+        """Return the result of *function*; raises the last StoreUnavailable after all retries."""
+        if _is_nested.get():
             return function()
         attempt = 0
         while True:
-            token = _within.set(True)
+            token = _is_nested.set(True)
             try:
                 return function()
             except StoreUnavailable as exc:
                 if attempt >= self.policy.max_retries:
                     raise
                 wait = self.policy.wait(attempt, self._chance)
-                logger.warning("store does not answer, again in %.2f s: %s", wait, exc)
+                logger.warning("store unavailable; retrying in %.2f s: %s", wait, exc)
             finally:
-                _within.reset(token)
+                _is_nested.reset(token)
             self._on_retry()
             self._sleep(wait)
             attempt += 1

@@ -9,7 +9,7 @@ from functools import partial
 
 from offload.catalog.expiring import waiting_too_long
 from offload.catalog.findings import Finding
-from offload.content.store import longest_asked
+from offload.content.holds import longest_ttl
 from offload.doctor import app as of_app
 from offload.doctor import classes as of_classes
 from offload.doctor import dependencies as of_dependencies
@@ -109,6 +109,6 @@ def _longest(runtime: Runtime) -> float:
     except OffloadError:  # its user may not list names: there may be pins
         return math.inf
     try:
-        return longest_asked(retention_requirements(runtime)[0].seconds)
+        return longest_ttl(retention_requirements(runtime)[0].seconds)
     except ConfigurationError:  # results never expire
         return math.inf

@@ -69,4 +69,4 @@ class PartKeeper:
         refs = [Ref.unbound(text) for text in texts if text is not None and has_wire_form(text)]
         body = body_of(request)
         name = task_holder(body) if body else holder("result", request.group)
-        content.keep_all(map(content.opened, refs), Hold(part_ttl(backend), name))
+        content.holds.add(map(content.opened, refs), Hold(part_ttl(backend), name))

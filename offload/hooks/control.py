@@ -22,7 +22,7 @@ from celery.app import utils
 from celery.utils.log import get_task_logger
 
 from offload.content.cache import open_cache
-from offload.content.keyring import fingerprints, keys_from_store
+from offload.content.signing import fingerprints, keys_from_store
 from offload.errors import OffloadError
 from offload.forks import guard_forks
 from offload.gc import collect
@@ -132,7 +132,7 @@ def _key_state(runtime: Runtime, keys: Keys | None) -> dict[str, Any]:
     ``store`` is the fingerprint of the store's own key: "" if it has none, None if unknown.
     """
     own = bool(runtime.settings.secret)
-    known = runtime.content.known_keys if own else keys or runtime.content.known_keys
+    known = runtime.content.signing.known if own else keys or runtime.content.signing.known
     return {
         "own": own,
         "keys": [] if known is None else fingerprints(known),

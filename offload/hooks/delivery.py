@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import Any
 
+from offload.content.digest_cache import is_immutable
 from offload.content.holds import Hold
-from offload.content.memo import is_immutable
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable
 from offload.hooks.eager import with_refs
 from offload.hooks.known import KnownRefs, Snapshot, knowing
@@ -233,7 +233,7 @@ class Delivery:
         counters = self.runtime.counters
         read: dict[int, Any] = {}
         if self.error is None:
-            values = self.runtime.content.get_all([ref for ref, _ in found])
+            values = self.runtime.content.reader.get_all([ref for ref, _ in found])
         for ref, path in found:
             error = self.error
             if error is not None and (ref.resolve is None or isinstance(error, StoreUnavailable)):
@@ -305,7 +305,7 @@ class Delivery:
             return
         refs = [*map(self.runtime.content.opened, self._held)]
         name = self.holder
-        self.runtime.content.keep_all(refs, Hold(ttl, name))
+        self.runtime.content.holds.add(refs, Hold(ttl, name))
         if self._released:  # the task has finished meanwhile, and nobody else would do it
             release(self.runtime, refs, name)
 

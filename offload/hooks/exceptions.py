@@ -122,9 +122,9 @@ def _stored(runtime: Runtime, exc: BaseException) -> str | None:
     try:
         payload = _serialised(runtime, exc)
         if payload.size <= _INLINE:
-            return runtime.content.within(payload).wire
+            return runtime.content.writer.inline_ref(payload).wire
         hold = Hold(result_ttl(runtime, _NO_OPTIONS))
-        return runtime.content.put_payload(payload, hold=hold).wire
+        return runtime.content.writer.put_payload(payload, hold=hold).wire
     except Exception as error:
         logger.info("%s arrives as Celery stores it: %s", type(exc).__qualname__, error)
         return None
@@ -132,8 +132,10 @@ def _stored(runtime: Runtime, exc: BaseException) -> str | None:
 
 def _serialised(runtime: Runtime, exc: BaseException) -> Any:
     try:
-        return runtime.content.serialise(exc, "json")
+        return runtime.content.writer.serialize(exc, "json")
     except SerializationError:
         kind = type(exc)
-        args = ensure_serializable(exc.args, lambda arg: runtime.content.serialise(arg, "json"))
-        return runtime.content.serialise(kind.__new__(kind, *args), "json")
+        args = ensure_serializable(
+            exc.args, lambda arg: runtime.content.writer.serialize(arg, "json")
+        )
+        return runtime.content.writer.serialize(kind.__new__(kind, *args), "json")

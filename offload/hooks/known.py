@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from offload.content.memo import is_immutable
+from offload.content.digest_cache import is_immutable
 from offload.digest import digest_of
 from offload.hooks.paths import contains, replace_refs
 from offload.hooks.runtime import Runtime
@@ -88,7 +88,9 @@ class KnownRefs:
         self._values.update({id(ref): (ref, ref, ref.get()) for ref in new if ref.is_local})
         new = [ref for ref in new if not ref.is_local]
         opened = [runtime.content.opened(ref) for ref in new]
-        for ref, own, found in zip(new, opened, runtime.content.get_all(opened), strict=True):
+        for ref, own, found in zip(
+            new, opened, runtime.content.reader.get_all(opened), strict=True
+        ):
             self._values[id(ref)] = ref, own, found
         for _, ref, found in map(self._values.__getitem__, refs if remember else ()):
             if id(found) not in self._by_value and not ref.is_local:

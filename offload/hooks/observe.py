@@ -53,7 +53,7 @@ class Observer:
         with counters.timed("hash"):
             packed = pack(payload)
         missing = self._seen.get().add(packed.digests)
-        repeated = packed.repeated(size, missing)
+        repeated = packed.deduplicated(size, missing)
         counters.sized(size, repeated)
         if size >= threshold:
             counters.add(

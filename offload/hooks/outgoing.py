@@ -303,7 +303,7 @@ class Outgoing:
         first, *more = slots
         refs = [slot.ref for slot in slots if slot.ref is not None]
         try:
-            first.held = self.runtime.content.keep_all(refs, first.hold)
+            first.held = self.runtime.content.holds.add(refs, first.hold)
         except BlobMissing as exc:
             for slot in slots if more else ():  # to tell which of them it is
                 self._keep_alike([slot])
@@ -317,8 +317,8 @@ class Outgoing:
     def _put(self, slot: _Slot) -> None:
         payload = slot.payload
         assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
-        ref = self.runtime.content.put_or_inline(
-            payload, hold=slot.hold, value=slot.value, native=self.native
+        ref = self.runtime.content.writer.put_or_inline(
+            payload, hold=slot.hold, value=slot.value, celery_serializer=self.native
         )
         slot.ref = ref
         slot.held = ref is not None and ref.digest is not None
@@ -434,18 +434,18 @@ class _Look:
             out.runtime.counters.add(values_remembered=1)
             self._slot(path, argument, ref=shared)
             return
-        remembered = content.remembered(
-            value, native=out.native, hold=out.hold, threshold=threshold
+        remembered = content.writer.find_cached_ref(
+            value, celery_serializer=out.native, hold=out.hold, threshold=threshold
         )
         if remembered is not None:
             self._slot(path, argument, ref=remembered, held=True)
             return
-        payload = content.serialise(value, out.native)
-        content.check_size(payload)
+        payload = content.writer.serialize(value, out.native)
+        content.writer.check_size(payload)
         if payload.size >= threshold:
             self._slot(path, argument, payload=payload, value=value)
         elif payload.ships_code or not content.serializers.carries(value, out.native):
-            self._slot(path, argument, ref=content.within(payload))
+            self._slot(path, argument, ref=content.writer.inline_ref(payload))
 
     def _slot(self, path: Path, argument: str, **what: Any) -> None:
         self.out.slots.append(

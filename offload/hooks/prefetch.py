@@ -161,7 +161,7 @@ class _Ahead:
         runtime = self._runtime
         args, kwargs, embed = body_of_request(request)
         wires = refs_to_prefetch(args, kwargs, embed[EMBED], runtime.tasks[request.task.name])
-        room = runtime.content.room_ahead() if wires else 0
+        room = runtime.content.reader.prefetch_limit() if wires else 0
         for wire in wires if room else ():
             try:
                 ref = runtime.content.open(wire)
@@ -180,7 +180,7 @@ class _Ahead:
         self._there = [there for there in self._there if there.waits]
         if not self._wanted:
             return None
-        room = self._runtime.content.room_ahead()
+        room = self._runtime.content.reader.prefetch_limit()
         taken = {there.ref.digest: there.ref.size for there in self._there}
         room -= sum(taken.values())
         for at, wanted in enumerate(self._wanted):
@@ -191,7 +191,7 @@ class _Ahead:
     def _fetch(self, wanted: _Wanted) -> None:
         self._there.append(wanted)
         try:
-            self._runtime.content.warm(wanted.ref)
+            self._runtime.content.reader.prefetch(wanted.ref)
         except Exception as exc:
             logger.debug("%r is not fetched ahead", wanted.ref, exc_info=True)
             failed = [wanted]

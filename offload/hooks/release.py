@@ -104,7 +104,7 @@ def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str) -> None:
     known to others by then, and must not be reported as its failure.
     """
     try:
-        runtime.content.release(map(runtime.content.opened, refs), name, runtime.grace)
+        runtime.content.holds.release(map(runtime.content.opened, refs), name, runtime.grace)
     except Exception as exc:
         runtime.counters.add(releases_failed=1)
         expected = isinstance(exc, OffloadError)

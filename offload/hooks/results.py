@@ -276,8 +276,10 @@ def _resolve_all(content: ContentStore, places: Sequence[tuple[list[Any], int]])
     """Put values at *places*, fetched together."""
     metas: list[ResultMeta] = [values[at] for values, at in places]
     refs = [meta.ref for meta in metas]
-    own = all(ref.resolve == content.get for ref in refs)  # or another app's, in the same set
-    found = content.get_all(refs) if own else map(Ref.get, refs)
+    own = all(
+        ref.resolve == content.reader.get for ref in refs
+    )  # or another app's, in the same set
+    found = content.reader.get_all(refs) if own else map(Ref.get, refs)
     for (values, at), meta in zip(places, metas, strict=True):
         try:
             values[at] = next(found)
@@ -310,7 +312,9 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
                 return wire_form(ref, backend.serializer)
         if state == states.SUCCESS and looks_like_ref(result):  # stored by a task's own hand
             hold = Hold(runtime.retention)
-            ref = runtime.content.put_disguised(result, native=backend.serializer, hold=hold)
+            ref = runtime.content.writer.put_escaped(
+                result, celery_serializer=backend.serializer, hold=hold
+            )
             return wire_form(ref, backend.serializer)
         return encode_result(result, state)
 
@@ -445,7 +449,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
 def _reference(value: Any) -> str | None:
     """Return the text of the reference that a stored result is, or None if it is data.
 
-    Data that looks so is never stored as it is (`ContentStore.put_disguised`), so this is
+    Data that looks so is never stored as it is (`Writer.put_escaped`), so this is
     one that was written here, or one that has to be refused.
     """
     text = wire_text(value)

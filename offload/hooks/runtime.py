@@ -126,7 +126,7 @@ class Runtime:
         if isinstance(value, Ref):
             if not value.is_local:
                 ref: Ref[T] = self.content.open(value.wire)
-                self.content.keep(ref, Hold(ttl))
+                self.content.holds.add([ref], Hold(ttl))
                 return ref
             value = value.get()
         if contains(value, (Ref,)):
@@ -134,7 +134,9 @@ class Runtime:
                 f"this {type(value).__name__} contains a Ref: put the values, or pass the "
                 "references as arguments, which may contain them in lists, tuples, and dicts"
             )
-        return self.content.put(value, native=self.app.conf.task_serializer, hold=Hold(ttl))
+        return self.content.writer.put(
+            value, celery_serializer=self.app.conf.task_serializer, hold=Hold(ttl)
+        )
 
     def get(self, ref: Ref[T]) -> T:
         if not isinstance(ref, Ref):

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery.canvas import group
 
-from offload.content.memo import is_immutable
+from offload.content.digest_cache import is_immutable
 from offload.hooks.celery_internals import patch
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import is_user_code, publishes

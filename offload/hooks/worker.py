@@ -532,10 +532,10 @@ def _result_ref(
     """Return the reference by which *result* travels, None where it goes as it is."""
     if isinstance(result, Ref):
         ref = runtime.content.opened(result)
-        runtime.content.keep(ref, hold)
+        runtime.content.holds.add([ref], hold)
         return ref
     if looks_like_ref(result):  # a user's data: it must not be read as a reference
-        return runtime.content.put_disguised(result, native=native, hold=hold)
+        return runtime.content.writer.put_escaped(result, celery_serializer=native, hold=hold)
     least = runtime.looks_from(options)
     if least and certainly_small(result, least - 1, native):
         return None
@@ -547,13 +547,17 @@ def _result_ref(
         runtime.observer.value(result, native, threshold)
         return None
     content = runtime.content
-    remembered = content.remembered(result, native=native, hold=hold, threshold=threshold)
+    remembered = content.writer.find_cached_ref(
+        result, celery_serializer=native, hold=hold, threshold=threshold
+    )
     if remembered is not None:
         return remembered
-    payload = content.serialise(result, native)
-    content.check_size(payload)
+    payload = content.writer.serialize(result, native)
+    content.writer.check_size(payload)
     if payload.size >= threshold:
-        return content.put_or_inline(payload, hold=hold, value=result, native=native)
+        return content.writer.put_or_inline(
+            payload, hold=hold, value=result, celery_serializer=native
+        )
     if not payload.ships_code and content.serializers.carries(result, native):
         return None
-    return content.within(payload)
+    return content.writer.inline_ref(payload)

@@ -71,7 +71,7 @@ class Settings:
             the same object is not hashed again.
         cache: folder of the node cache, where large values from a remote store are kept
             for all processes of a machine; ``auto`` is one in ``/dev/shm``; ``off``.
-        cache_size: bytes of it at most, see `offload.content.cache_folder.Folder`.
+        cache_size: bytes of it at most, see `offload.content.cache.folder.Folder`.
         prefetch: whether a worker fetches large values into the node cache for tasks that
             wait in it: ``auto`` in prefork workers; ``on`` in every pool; ``off``.
         code: what classes and functions a worker loads from the store: none (``off``), those

@@ -10,6 +10,7 @@ from offload.catalog.expiring import expiring
 from offload.doctor import examine
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
+from tests.support.content import set_clock
 from tests.support.wire import make_wire
 
 finding_of = attrgetter("finding")
@@ -23,7 +24,7 @@ def wire():
     wire = make_wire(watch=False, conf={"result_expires": DAY})
     wire.clock = FakeClock()
     wire.hook._store = MemoryStore(clock=wire.clock)
-    wire.hook.content._clock = lambda: 1e9 + wire.clock()
+    set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
 
     @wire.app.task(name="echo", shared=False)
     def echo(value):

@@ -307,7 +307,7 @@ def test_a_changed_reference_is_refused(commands):
 def test_a_value_within_its_reference_is_shown(commands):
     """It is in no store."""
     content = commands.hook.content
-    ref = content.within(content.serialise((1, 2), "json"))
+    ref = content.writer.inline_ref(content.writer.serialize((1, 2), "json"))
     found = commands.json("inspect", ref.wire)
     assert (found["digest"], found["inline"]) == (None, True)
     assert found["preview"]["text"] in ("(1, 2)", "[1,2]")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from offload.content.cache import NodeCache
-from offload.content.cache_folder import Folder
+from offload.content.cache.folder import Folder
 from offload.content.holds import Hold
 from offload.content.manifest import CHUNK
 from offload.content.store import ContentStore
@@ -107,7 +107,7 @@ class Machine:
         )
 
     def put(self, value, native="pickle"):
-        return self._writer.put(value, native=native, hold=Hold(HOUR))
+        return self._writer.writer.put(value, celery_serializer=native, hold=Hold(HOUR))
 
     def reader(self, **options):
         return Reader(self.store, options.pop("path", self.path), **options)

@@ -93,7 +93,7 @@ class Parts:
         )
 
     def put(self, value, native="json", ttl=HOUR):
-        return self.content.put(value, native=native, hold=Hold(ttl))
+        return self.content.writer.put(value, celery_serializer=native, hold=Hold(ttl))
 
     def uploads(self, value, native="json"):
         """Store *value*; return how many blobs that uploaded."""

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from offload.content import cache as cache_module
-from offload.content import cache_file, cache_folder
+from offload.content.cache import file as cache_file
+from offload.content.cache import folder as cache_folder
+from offload.content.cache import node as cache_module
 from offload.content.cache import open_cache
-from offload.content.cache_folder import Folder, available_memory, is_tmpfs, memory_limit
+from offload.content.cache.folder import Folder, available_memory, is_tmpfs, memory_limit
 from offload.counters import Counters
 from offload.errors import (
     BlobMissing,
@@ -333,7 +334,7 @@ def without_a_place(path):
     ("make", "said"),
     (
         (a_link, "it is a link"),
-        (a_file, "it is no folder"),
+        (a_file, "it is not a folder"),
         (open_to_others, "others may use it"),
         (of_another_user, "belongs to user 12345"),
         (replaceable, "no sticky bit"),
@@ -666,7 +667,7 @@ def test_a_hung_holder_of_the_folders_lock(machine, monkeypatch, caplog):
     ref = machine.put(noise(LARGE))
     reader = machine.reader()
     reader.folder.check()
-    with reader.folder._alone():
+    with reader.folder._locked():
         assert np.array_equal(machine.reader().get(ref), noise(LARGE))
     assert "lock" in caplog.text
     assert machine.names() == set()
@@ -701,7 +702,7 @@ def test_the_folders_lock_is_needed_for_a_name(machine, monkeypatch):
 
         def hold(number):
             if number == 1:
-                stack.enter_context(machine.reader().folder._alone())
+                stack.enter_context(machine.reader().folder._locked())
 
         machine.store.blobs.before = hold
         assert np.array_equal(reader.get(ref), noise(LARGE))

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from offload import SerializerNotAccepted, ValueTooLarge
-from offload.content import cache_file
+from offload.content.cache import file as cache_file
 from tests.content.cache_parts import CHUNKS, FORK, LARGE, MB, SECONDS, Child, Machine, noise
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flock, /proc and tmpfs")
@@ -26,7 +26,7 @@ def machine(tmp_path):
 
 
 def warm(reader, ref):
-    return reader.content.warm(reader.content.open(ref.wire))
+    return reader.content.reader.prefetch(reader.content.open(ref.wire))
 
 
 def prefetched(reader):
@@ -163,11 +163,11 @@ def test_room_ahead(machine):
     """A quarter of what the cache may take is for what nobody asked for yet; none, where it
     is refused or there is none.
     """
-    assert machine.reader(size=8 * MB).content.room_ahead() == 2 * MB
-    assert machine.reader().content.room_ahead() == 256 * MB
+    assert machine.reader(size=8 * MB).content.reader.prefetch_limit() == 2 * MB
+    assert machine.reader().content.reader.prefetch_limit() == 256 * MB
     machine.path.chmod(0o755)
-    assert machine.reader().content.room_ahead() == 0
-    assert machine._writer.room_ahead() == 0
+    assert machine.reader().content.reader.prefetch_limit() == 0
+    assert machine._writer.reader.prefetch_limit() == 0
 
 
 def test_warming_takes_no_memory_of_its_own(machine):

@@ -175,7 +175,7 @@ def test_no_fork_comes_between_a_lock_and_its_being_noted(machine, monkeypatch, 
     there, forked, done = threading.Event(), threading.Event(), FORK.Event()
 
     def take():
-        with folder._alone():
+        with folder._locked():
             pass
 
     taking = threading.Thread(target=take)

@@ -63,7 +63,7 @@ def test_only_an_absent_store_is_tried_again(error):
 def test_says_so_in_the_log(caplog):
     with caplog.at_level(logging.WARNING, "offload"):
         Retrying(RetryPolicy(), sleep=lambda _: None)(failing(1))
-    assert "store does not answer" in caplog.text
+    assert "store unavailable" in caplog.text
 
 
 def test_attempts_do_not_multiply():

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.content import manifest, store
+from offload.content import get, manifest
 from offload.content.holds import Hold
 from offload.content.manifest import CHUNK, HEAD_LIMIT
 from offload.digest import digest_of
@@ -102,10 +102,10 @@ def test_the_same_content_again_uploads_nothing_in_one_round_trip(parts):
     """Equal content from another process costs one round trip and no upload."""
     parts.put(noise(MB))
     other = parts.another()
-    _ = other.keys
+    _ = other.signing.keys
     parts.store.calls.clear()
     before = parts.counters.snapshot()
-    other.put(noise(MB), native="json", hold=Hold(HOUR))
+    other.writer.put(noise(MB), celery_serializer="json", hold=Hold(HOUR))
     after = parts.counters.snapshot()
     assert parts.store.calls == {"hold": 1}
     assert after["blobs_uploaded"] == before["blobs_uploaded"]
@@ -118,7 +118,7 @@ def test_how_it_is_stored_does_not_split_deduplication(make_parts):
     parts.put(np.zeros(MB))
     plain = parts.another(compression="none")
     before = parts.counters.snapshot()["blobs_uploaded"]
-    plain.put(np.zeros(MB), native="json", hold=Hold(HOUR))
+    plain.writer.put(np.zeros(MB), celery_serializer="json", hold=Hold(HOUR))
     assert parts.counters.snapshot()["blobs_uploaded"] == before
 
 
@@ -155,7 +155,7 @@ def test_a_root_is_there_only_with_its_chunks(parts):
 
         parts.store.blobs.fail = fail
         try:
-            ref = parts.another().put(value, native="json", hold=Hold(HOUR))
+            ref = parts.another().writer.put(value, celery_serializer="json", hold=Hold(HOUR))
         except StoreUnavailable:
             roots = [b for b in parts.store.stored.values() if b.content[1:9] == b"OFFLOAD1"]
             assert not roots
@@ -284,7 +284,7 @@ def test_over_the_largest_size_nothing_is_fetched(make_parts):
     with pytest.raises(ValueTooLarge, match="offload_max_size"):
         opened.get()
     with pytest.raises(ValueTooLarge, match="offload_max_size"):
-        list(reader.get_all([opened, reader.open(parts.put(b"y" * 20_000).wire)]))
+        list(reader.reader.get_all([opened, reader.open(parts.put(b"y" * 20_000).wire)]))
     assert "get" not in parts.store.calls
 
 
@@ -302,8 +302,9 @@ def test_a_serializer_that_is_not_accepted_fetches_nothing(make_parts):
 
 def test_an_unknown_serializer_fetches_nothing(parts):
     """A reference of a serializer that does not exist here is a typed error."""
-    ref = parts.content.keys.sign(digest=digest_of([b""]), data=None, size=1, serializer="vax",
-                                  type="", created=0, until=0)  # fmt: skip
+    keys = parts.content.signing.keys
+    ref = keys.sign(digest=digest_of([b""]), data=None, size=1, serializer="vax",
+                    type="", created=0, until=0)  # fmt: skip
     opened = parts.content.open(ref.wire)
     parts.store.calls.clear()
     with pytest.raises(DeserializationError, match="vax"):
@@ -317,7 +318,7 @@ def test_a_reference_of_another_size_than_its_content_is_refused(parts):
     fields = {"digest": ref.digest, "data": None, "size": ref.size, "serializer": ref.serializer,
               "type": "", "created": 0, "until": 0}  # fmt: skip
     for change in ({"size": 2**40}, {"size": 0}, {"serializer": "json"}):
-        wrong = parts.content.keys.sign(**{**fields, **change})
+        wrong = parts.content.signing.keys.sign(**{**fields, **change})
         with pytest.raises((IntegrityError, ValueTooLarge)):
             parts.content.open(wrong.wire).get()
 
@@ -344,7 +345,7 @@ def hashed(monkeypatch):
         sizes.append(sum(map(len, parts_of)))
         return digest_of(parts_of)
 
-    for module in (store, manifest):
+    for module in (get, manifest):
         monkeypatch.setattr(module, "digest_of", counting)
     return sizes
 
@@ -411,13 +412,13 @@ def test_within_the_promise_keeping_costs_nothing(parts):
     """
     ref = parts.put(noise(MB), ttl=HOUR)
     parts.store.calls.clear()
-    parts.content.keep(ref, Hold(HOUR, "task:1"))
+    parts.content.holds.add([ref], Hold(HOUR, "task:1"))
     assert not parts.store.calls
     other = parts.another()
     opened = other.open(ref.wire)
     parts.store.calls.clear()
-    other.keep(opened, Hold(HOUR, "task:1"))
-    other.keep(opened, Hold(HOUR, "task:2"))
+    other.holds.add([opened], Hold(HOUR, "task:1"))
+    other.holds.add([opened], Hold(HOUR, "task:2"))
     assert parts.store.calls == {"get": 1, "hold": 2}
 
 
@@ -433,7 +434,7 @@ def test_beyond_the_promise_all_blobs_are_touched(parts):
         parts.clock.now += 2000
         opened = content.open(ref.wire)
         parts.store.calls.clear()
-        content.keep(opened, Hold(HOUR, "task:1"))
+        content.holds.add([opened], Hold(HOUR, "task:1"))
         assert parts.store.calls == calls
     parts.clock.now += HOUR + 59
     assert same(parts.another().open(ref.wire).get(), noise(MB))
@@ -445,19 +446,19 @@ def test_what_is_gone_cannot_be_kept(parts):
     ref = parts.put(noise(MB), ttl=HOUR)
     parts.clock.now += 2 * HOUR
     with pytest.raises(BlobMissing, match="7200 s old"):
-        parts.content.keep(ref, Hold(HOUR, "task:1"))
+        parts.content.holds.add([ref], Hold(HOUR, "task:1"))
     with pytest.raises(BlobMissing):
-        parts.another().keep(ref, Hold(HOUR, "task:1"))
+        parts.another().holds.add([ref], Hold(HOUR, "task:1"))
 
 
 def test_what_lies_in_a_store_that_was_taken_away_is_not_called_gone(parts):
     """Passing on a reference to it says which store to add again."""
     lower, first = MemoryStore("lower", clock=parts.clock), parts.store.raw
     parts.store = TieredStore(first, [lower], (1000,))
-    ref = parts.another().put(noise(MB), native="json", hold=Hold(HOUR, "task:1"))
+    ref = parts.another().writer.put(noise(MB), celery_serializer="json", hold=Hold(HOUR, "task:1"))
     for parts.store in (TieredStore(first, [MemoryStore("other")], (1000,)), first):
         with pytest.raises(StoreUnavailable, match=r"lies in memory://lower.*add it") as caught:
-            parts.another().keep(ref, Hold(HOUR, "task:2"))
+            parts.another().holds.add([ref], Hold(HOUR, "task:2"))
         assert caught.value.digest in {info.digest for info in lower.blobs.scan()}
 
 
@@ -466,10 +467,10 @@ def test_a_value_within_its_reference_needs_no_store(make_parts):
     parts = make_parts(secret="a secret of enough length")
     value = {1, 2}
     payload = parts.content.serializers.encode(value, "json")
-    ref = parts.content.within(payload)
+    ref = parts.content.writer.inline_ref(payload)
     other = parts.another(secret="a secret of enough length")
     opened = other.open(ref.wire)
-    other.keep(opened, Hold(HOUR, "task:1"))
+    other.holds.add([opened], Hold(HOUR, "task:1"))
     assert opened.get() == value
     assert not parts.store.calls
 
@@ -505,7 +506,7 @@ def test_a_store_that_stays_away_is_an_error(parts):
     parts.store.blobs.fail = parts.store.pointers.fail = fail
     for call in (
         refs[0].get,
-        lambda: list(parts.content.get_all(refs)),
+        lambda: list(parts.content.reader.get_all(refs)),
         lambda: parts.put("y" * 5000),
         lambda: parts.another().open(refs[0].wire),
     ):
@@ -523,16 +524,16 @@ def test_a_store_that_was_emptied_does_not_part_processes_for_ever(parts):
     made a new one understand each other again, without a restart.
     """
     publisher, worker = parts.content, parts.another()
-    worker.open(publisher.put("x" * 5000, native="json", hold=Hold(HOUR)).wire)
+    worker.open(publisher.writer.put("x" * 5000, celery_serializer="json", hold=Hold(HOUR)).wire)
     parts.store.stored.clear()
     parts.store.raw.pointers._values.clear()
     newcomer = parts.another()
-    _ = newcomer.keys
+    _ = newcomer.signing.keys
     parts.clock.now += 120
-    ref = publisher.put("y" * 5000, native="json", hold=Hold(HOUR))
+    ref = publisher.writer.put("y" * 5000, celery_serializer="json", hold=Hold(HOUR))
     assert newcomer.open(ref.wire).get() == "y" * 5000
     assert worker.open(ref.wire).get() == "y" * 5000
-    ref = newcomer.put("z" * 5000, native="json", hold=Hold(HOUR))
+    ref = newcomer.writer.put("z" * 5000, celery_serializer="json", hold=Hold(HOUR))
     assert worker.open(ref.wire).get() == "z" * 5000
     assert publisher.open(ref.wire).get() == "z" * 5000
 
@@ -590,11 +591,13 @@ def test_goes_on_after_a_fork_over_redis(redis):
     content = ContentStore(
         open_store(f"{redis.url}?prefix=fork"), Registry(["json"]), Settings(), Counters()
     )
-    ref = content.put(noise(MB), native="json", hold=Hold(60))
+    ref = content.writer.put(noise(MB), celery_serializer="json", hold=Hold(60))
     for _ in range(3):
         assert in_child(lambda: same(ref.get(), noise(MB))) == ("ok", True)
         assert same(ref.get(), noise(MB))
-        wire = in_child(lambda: content.put("x" * 50_000, native="json", hold=Hold(60)).wire)
+        wire = in_child(
+            lambda: content.writer.put("x" * 50_000, celery_serializer="json", hold=Hold(60)).wire
+        )
         assert content.open(wire[1]).get() == "x" * 50_000
 
 
@@ -635,13 +638,13 @@ def test_no_secret_is_shown(make_parts):
 def test_small_values_are_fetched_together(make_parts, monkeypatch):
     """Values are read in batches bounded in bytes, each in its own turn and in order."""
     parts = make_parts()
-    monkeypatch.setattr(store, "TOGETHER", 3 * 10_000)
+    monkeypatch.setattr(get, "_BATCH_BYTES", 3 * 10_000)
     values = [bytes([n]) * 10_000 for n in range(7)]
     values[3] = noise(MB)  # large: by itself, and what is small around it is not held up for it
     refs = [parts.put(value) for value in values]
     other = parts.another()
     opened = [other.open(ref.wire) for ref in refs]
-    found = other.get_all(opened)
+    found = other.reader.get_all(opened)
     parts.store.calls.clear()
     parts.store.blobs.asked.clear()
     assert next(found) == values[0]
@@ -649,7 +652,7 @@ def test_small_values_are_fetched_together(make_parts, monkeypatch):
     assert all(map(same, [values[0], *found], values))
     together = [len(d) for _, d, limit in parts.store.blobs.asked if HEAD_LIMIT < limit < MB]
     assert together == [2, 2]  # each batch of three would be over the limit: they have heads
-    assert other._counters.snapshot()["values_fetched"] == 7
+    assert parts.counters.snapshot()["values_fetched"] == 7
 
 
 def test_one_value_asked_for_twice_is_read_once_and_never_shared(parts):
@@ -657,7 +660,7 @@ def test_one_value_asked_for_twice_is_read_once_and_never_shared(parts):
     ref = parts.put(np.arange(100))
     more = parts.put(b"x" * 5000)
     parts.store.blobs.asked.clear()
-    first, _, second = parts.another().get_all([ref, more, ref])
+    first, _, second = parts.another().reader.get_all([ref, more, ref])
     first[:] = 0
     assert second[5] == 5
     assert [len(digests) for _, digests, _ in parts.store.blobs.asked] == [2]
@@ -674,7 +677,7 @@ def test_one_bad_value_is_told_from_those_read_with_it(parts, position, fault):
         parts.store.raw.blobs.delete([digest])
     else:
         parts.store.replace(digest, b"\x00" + b"y" * 5000)
-    found = parts.content.get_all(refs)
+    found = parts.content.reader.get_all(refs)
     for value in values[:position]:
         assert next(found) == value
     with pytest.raises(BlobMissing if fault == "missing" else IntegrityError) as caught:
@@ -687,7 +690,7 @@ def test_values_together_obey_what_each_alone_does(make_parts):
     parts = make_parts()
     refs = [parts.put({"a": 1}), parts.put({1, 2}, "pickle")]
     strict = parts.another(accept=("json",))
-    found = strict.get_all([strict.open(ref.wire) for ref in refs])
+    found = strict.reader.get_all([strict.open(ref.wire) for ref in refs])
     assert next(found) == {"a": 1}
     with pytest.raises(SerializerNotAccepted):
         next(found)

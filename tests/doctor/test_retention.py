@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload import ConfigurationError, Offload
-from offload.content.store import longest_asked
+from offload.content.holds import longest_ttl
 from offload.doctor.lifecycle import DAY, days_for, lifecycle_rule
 from offload.doctor.retention import has_pins, retention_requirements
 from offload.stores.memory import MemoryStore
@@ -101,7 +101,7 @@ def test_a_rule_outlasts_every_life_as_written(
         asked = [ttl for ttl in asked if ttl < 9 * 365 * DAY]  # all but the results
     s3 = S3Store(lambda records: None, bucket="b", url="s3://b", skew=skew, ahead=ahead)
     assert len(asked) > 8
-    longest = longest_asked(found[0].seconds)
+    longest = longest_ttl(found[0].seconds)
     assert max(asked) <= longest * (1 + 1e-9)
     rule = lifecycle_rule(s3, longest)
     assert max(float(s3.blobs._life(ttl)) for ttl in asked) <= rule.days * DAY
@@ -119,9 +119,7 @@ def test_a_rule_outlasts_what_a_lower_tier_writes():
         for call in calls(wire, task, delay, delay / 2):
             call()
             clock.advance(DAY)  # so that some lives are prolonged
-        life = s3.blobs.life(
-            longest_asked(retention_requirements(wire.hook, delay=delay)[0].seconds)
-        )
+        life = s3.blobs.life(longest_ttl(retention_requirements(wire.hook, delay=delay)[0].seconds))
         client = s3.client
         keys = [entry["Key"] for page in client.pages("blobs") for entry in page]
         told = [client.ask("head_object", Key=key)[1]["Metadata"] for key in keys]

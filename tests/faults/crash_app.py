@@ -35,9 +35,9 @@ app.conf.update(
 )
 offload = Offload(app, threshold=1000, retention=600, **CONFIG["offload"])
 if "skew" in CONFIG:
-    from offload.content import store
+    from offload.content import holds
 
-    store._SKEW = CONFIG["skew"]  # one machine has one clock
+    holds._SKEW = CONFIG["skew"]  # one machine has one clock
 
 
 def both(**options):

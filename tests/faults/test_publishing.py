@@ -152,16 +152,16 @@ def test_an_unreachable_store(setup, fault):
     """After its retries `.delay()` raises StoreUnavailable, also a kombu OperationalError, that
     names task, argument and store; nothing is sent, and it does not take for ever.
     """
-    _ = setup.offload.content.keys
+    _ = setup.offload.content.signing.keys
     with redis_server() as server:
         app = setup.app
         if fault == "stopped":
             app = setup.publisher(store=f"{server.url}?socket_timeout=0.5")
-            _ = app.stowaway.content.keys
+            _ = app.stowaway.content.signing.keys
             server.stop()
         elif fault == "cut":
             app = setup.publisher(compression="none")
-            _ = app.stowaway.content.keys
+            _ = app.stowaway.content.signing.keys
             setup.proxy.cut_after(10_000)  # in the midst of the upload
         else:
             getattr(setup.proxy, fault)()
@@ -192,7 +192,7 @@ def test_a_store_that_was_never_there(setup):
 def test_publishing_goes_on_when_the_store_is_back(setup):
     """A store that comes back within the retries costs a delay and nothing else."""
     app = setup.publisher(retry={"max_retries": 50, "interval_start": 0.05, "interval_max": 0.1})
-    _ = app.stowaway.content.keys
+    _ = app.stowaway.content.signing.keys
     setup.proxy.refuse()
     counters = app.stowaway.counters
     result = []
@@ -279,7 +279,7 @@ def test_an_outage_in_the_midst_leaves_no_message(setup):
     """
     values = [chr(97 + i) * 30_000 for i in range(3)]
     app = setup.publisher(compression="none", retry={"max_retries": 0})
-    _ = app.stowaway.content.keys
+    _ = app.stowaway.content.signing.keys
     for cut in (100, 20_000, 45_000, 80_000):
         setup.stored.delete(*setup.blobs(), "none")
         app.stowaway.store.close()
@@ -296,7 +296,7 @@ def test_an_outage_in_the_midst_leaves_no_message(setup):
 def test_leftovers_expire(setup):
     """Whatever was uploaded for a message that never came has an expiry."""
     app = setup.publisher(compression="none", retry={"max_retries": 0}, retention=60)
-    _ = app.stowaway.content.keys
+    _ = app.stowaway.content.signing.keys
     app.stowaway.store.close()  # no connection of the pool is used up by the fault
     setup.proxy.cut_after(45_000)
     with pytest.raises(StoreUnavailable):
@@ -330,7 +330,7 @@ def test_a_read_only_store_says_so(setup):
     """A replica that takes no writes is StoreUnavailable saying that it is one."""
     with redis_server() as replica:
         app = setup.publisher(store=replica.url)
-        _ = app.stowaway.content.keys
+        _ = app.stowaway.content.signing.keys
         from tests.support.servers import redis_client
 
         with redis_client(replica) as client:

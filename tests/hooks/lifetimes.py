@@ -47,6 +47,7 @@ from tests.hooks.lifetimes_model import (
     same,
     seconds_until,
 )
+from tests.support.content import set_clock
 from tests.support.wire import Wire, make_wire
 
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
@@ -122,8 +123,8 @@ def lifetimes_machine(
             """Return what another process of the app would have."""
             hook = self.wire.hook
             hook._contents = None
-            hook.content._clock = lambda: 1e9 + self.model.now
-            hook.content._retrying._sleep = lambda _: None
+            set_clock(hook.content, lambda: 1e9 + self.model.now)
+            hook.content.reader._retrying._sleep = lambda _: None
             return hook._contents
 
         # -- what happens

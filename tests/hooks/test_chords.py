@@ -8,6 +8,7 @@ from celery import _state, chain, chord
 from offload.hooks.chords import PartKeeper
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
+from tests.support.content import set_clock
 from tests.support.wire import make_wire
 
 pytestmark = pytest.mark.server
@@ -28,7 +29,7 @@ def wire(request, valkey, monkeypatch):
     monkeypatch.setattr(wire.app.backend, "add_pending_result", lambda result, **_: result)
     wire.clock = FakeClock()
     wire.hook._store = MemoryStore(clock=wire.clock)
-    wire.hook.content._clock = lambda: 1e9 + wire.clock()
+    set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
     wire.hook.clock = lambda: 1e9 + wire.clock()
 
     @wire.app.task(name="part", shared=False)
@@ -71,7 +72,7 @@ def test_early_parts_last_as_long_as_the_chord(wire, kind):
         if n % 2 or kind != "chains":
             wire.clock.advance(0.9 * DAY)
         wire.hook._contents = None  # another process
-        wire.hook.content._clock = lambda: 1e9 + wire.clock()
+        set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
         if n % 3 == 0:
             wire.hook.part(PartKeeper)._prolonged.clear()
     assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))

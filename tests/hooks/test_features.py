@@ -590,7 +590,7 @@ def test_a_message_for_another_store_says_so(theirs, setting, serializer):
     here.execute(message)
     error = here.app.AsyncResult(message.headers["id"]).result
     assert isinstance(error, InvalidRef)
-    known = [each.hook.content.keys.fingerprints[0] for each in (there, here)]
+    known = [each.hook.content.signing.keys.fingerprints[0] for each in (there, here)]
     assert "theirs {}, ours {}".format(*known) in str(error)
     assert setting in str(error)
 

@@ -225,14 +225,14 @@ def test_what_user_code_only_looks_at_is_not_serialized_or_stored_again(native, 
 
 
 def count_serialized(wire):
-    content, serialized = wire.hook.content, []
-    serialise = content.serialise
+    writer, serialized = wire.hook.content.writer, []
+    serialize = writer.serialize
 
     def counted(value, native):
         serialized.append(value)
-        return serialise(value, native)
+        return serialize(value, native)
 
-    content.serialise = counted
+    writer.serialize = counted
     return serialized
 
 

@@ -122,7 +122,7 @@ def test_a_message_sent_again_keeps_everything(wire, size, monkeypatch):
     def away(*_args):
         raise StoreUnavailable("away")
 
-    monkeypatch.setattr(wire.hook.content._retrying, "_sleep", lambda _: None)
+    monkeypatch.setattr(wire.hook.content.reader._retrying, "_sleep", lambda _: None)
     monkeypatch.setattr(blobs, "get", away)
     wire.execute(wire.take())
     assert lives(wire) == [near(RETENTION)] * 2

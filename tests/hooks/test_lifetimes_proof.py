@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from offload.content import manifest, store
+from offload.content import get, holds, manifest
 from offload.stores import open_store
 from offload.stores.file.store import FileStore
 from offload.stores.memory import MemoryStore
@@ -28,7 +28,8 @@ def small_chunks(monkeypatch):
         ("CHUNK", manifest),
         ("_SMALLEST_CHUNK", manifest),
         ("SINGLE", manifest),
-        ("SINGLE", store),
+        ("SINGLE", get),
+        ("SINGLE", holds),
     ):
         monkeypatch.setattr(module, name, 4096)
 

@@ -144,7 +144,7 @@ def make(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
 
     def cached(_url, settings, counters):
-        from offload.content.cache_folder import Folder
+        from offload.content.cache.folder import Folder
 
         return NodeCache(Folder(folder, 4 * ROOM), counters)
 

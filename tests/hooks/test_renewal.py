@@ -13,6 +13,7 @@ from offload.hooks.renewal import Renewer
 from offload.hooks.runtime import waits_of
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
+from tests.support.content import set_clock
 from tests.support.wire import make_wire
 
 BIG = list(range(2000))
@@ -32,7 +33,7 @@ def make_slow(serializer):
     wire.clock = FakeClock()
     wire.hook._store = MemoryStore(clock=wire.clock)
     began = wire.clock()
-    wire.hook.content._clock = lambda: 1e9 + wire.clock() - began
+    set_clock(wire.hook.content, lambda: 1e9 + wire.clock() - began)
     wire.renewals = wire.hook.part(Renewer)._running.get()
     wire.renewals._thread = threading.current_thread()  # tests renew themselves
     wire.seen = []
@@ -144,7 +145,7 @@ def test_an_outage_is_no_end(wire, monkeypatch):
             raise StoreUnavailable("away")
         return hold(*args)
 
-    wire.hook.content._retrying._sleep = lambda _: None
+    wire.hook.content.reader._retrying._sleep = lambda _: None
     wire.slow.apply_async((BIG, 20), expires=60)
     monkeypatch.setattr(wire.hook.store.blobs, "hold", sometimes)
     wire.work()

@@ -14,6 +14,7 @@ from offload.hooks.results import _stored_ref
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
+from tests.support.content import set_clock
 from tests.support.wire import make_wire
 
 DAY = 86400.0
@@ -29,7 +30,7 @@ def wire(request, tmp_path):
     wire = make_wire(watch=False, grace=60, conf=conf)
     wire.clock = FakeClock()
     wire.hook._store = MemoryStore(clock=wire.clock)
-    wire.hook.content._clock = lambda: 1e9 + wire.clock()
+    set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
 
     def advance(seconds):
         wire.clock.advance(seconds)

@@ -26,8 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offload.catalog.preview import preview
+from offload.content.compression import decode, decode_prefix
 from offload.content.manifest import pack, read_prefix, read_root
-from offload.content.stored import decode, decode_begin
 from offload.errors import OffloadError
 from offload.ref import Keys
 from offload.registry.identity import identify
@@ -252,7 +252,7 @@ def main():
             lambda: read_root(memoryview(root), size=None, where="it"),
             lambda: read_prefix(bytes(root)),
             lambda: decode(stored, 1 << 20, "it"),
-            lambda: decode_begin(stored, 1 << 16),
+            lambda: decode_prefix(stored, 1 << 16),
             lambda: keys.open(f"offload:1?{bytes(root[:80]).decode('latin-1')}&m={'0' * 32}"),
         ):
             guarded(bytes(root), call)

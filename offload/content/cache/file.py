@@ -1,15 +1,15 @@
-"""The form of a cached value, and the putting together of one.
+"""Files of cached values: their format, and how values are assembled in them.
 
 A file, in bytes::
 
     0   8   magic "OFFCACH1"
     8   8   length of the root blob, little-endian
-    16  16  the machine's boot, see `boot`
-    64  .   the root blob, as `offload.content.manifest` has it
+    16  16  id of the machine's boot, see `boot`
+    64  .   the root blob, see `offload.content.manifest`
     .       zeros up to a multiple of 4096
     .       the body: all chunks, one after another
 
-So a hit needs nothing from the store, and all of it can be verified by its name alone.
+So a hit needs nothing from the store, and the file's name is enough to verify all of it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from offload.content.compression import decode, decode_into
 from offload.content.manifest import ALIGNMENT, CHUNK, ROOT_LIMIT, Manifest, read_root
 from offload.content.memory import allocate, map_file
-from offload.content.stored import decode, decode_into
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from offload.content.cache_folder import Folder, Part
+    from offload.content.cache.folder import Folder, PartialFile
 
-__all__ = ("Cached", "InFile", "InMemory", "body_start", "map_value")
+__all__ = ("CachedValue", "InFile", "InMemory", "body_start", "map_value")
 
 _MAGIC = b"OFFCACH1"
 _PREFIX = struct.Struct("<8sQ16s")
@@ -41,13 +41,13 @@ _PAGE = 4096
 
 
 def body_start(root_size: int) -> int:
-    """Return where the body begins behind a root of *root_size* bytes."""
+    """Return the offset of the body after a root of *root_size* bytes."""
     return -(-(_ROOT + root_size) // _PAGE) * _PAGE
 
 
 @dataclass(frozen=True)
-class Cached:
-    """A cached value, mapped: writable, and nobody sees what is written."""
+class CachedValue:
+    """A cached value, mapped: writable, but private to this process."""
 
     digest: Digest
     root: memoryview
@@ -56,11 +56,11 @@ class Cached:
     where: str
 
     def check_root(self) -> None:
-        """Raise IntegrityError unless the root has the digest that the file is named by."""
+        """Raise IntegrityError unless the root has the digest in the file's name."""
         self._check(self.digest, self.root)
 
     def check_body(self) -> None:
-        """Raise IntegrityError unless each chunk has the digest that the root says."""
+        """Raise IntegrityError unless each chunk has the digest that the root lists."""
         offset = 0
         for chunk in self.manifest.chunks:
             self._check(chunk.digest, self.body[offset : offset + chunk.size])
@@ -72,10 +72,10 @@ class Cached:
             raise IntegrityError(f"{self.where} was altered: {found} instead of {digest}")
 
 
-def map_value(fd: int, digest: Digest, size: int, *, where: str) -> Cached | None:
-    """Map a complete file; None if it is of a former boot.
+def map_value(fd: int, digest: Digest, size: int, *, where: str) -> CachedValue | None:
+    """Map a complete file; return None if it was written before the machine's last boot.
 
-    Raises IntegrityError where it does not have the form of a value of *size* bytes.
+    Raises IntegrityError if it doesn't have the format of a value of *size* bytes.
     """
     length = os.fstat(fd).st_size
     try:
@@ -83,23 +83,23 @@ def map_value(fd: int, digest: Digest, size: int, *, where: str) -> Cached | Non
         magic, root_size, booted = _PREFIX.unpack_from(view)
         start = body_start(root_size)
         if magic != _MAGIC or root_size > ROOT_LIMIT or start > length:
-            raise ValueError("it does not begin as one does")
+            raise ValueError("its first bytes are wrong")
     except (ValueError, struct.error) as exc:
-        raise IntegrityError(f"{where} is no cached value: {exc}") from exc
+        raise IntegrityError(f"{where} is not a cached value: {exc}") from exc
     if booted != boot():
         return None
     root = view[_ROOT : _ROOT + root_size]
     manifest = read_root(root, size=size, where=where)
     if not manifest.chunks or start + manifest.body_size != length:
-        raise IntegrityError(f"{where} is not of the size that its root says")
-    return Cached(digest, root, manifest, view[start:], where)
+        raise IntegrityError(f"{where} does not have the size that its root states")
+    return CachedValue(digest, root, manifest, view[start:], where)
 
 
 @cache
 def boot() -> bytes:
-    """Return what tells this run of the machine from others.
+    """Return the id of the machine's current boot.
 
-    On a disk, a file that was not flushed may have its name after a power failure and not
+    After a power failure, a file on disk that was not flushed may have its name but not
     its content. Flushing would cost more than fetching such files again.
     """
     try:
@@ -109,14 +109,14 @@ def boot() -> bytes:
 
 
 class InMemory:
-    """A value that is put together in private memory."""
+    """Assembles a value in private memory."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._body = allocate(manifest.body_size, ALIGNMENT)
         self._filled = 0
 
     def decode(self, stored: Buffer, size: int, where: str) -> memoryview:
-        """Return the plain bytes of the next chunk, to be verified and then kept.
+        """Return the plain bytes of the next chunk; verify them, then call `keep`.
 
         Raises IntegrityError if they are not *size* bytes.
         """
@@ -125,36 +125,36 @@ class InMemory:
         return plain
 
     def keep(self, plain: memoryview) -> None:
-        """Keep the next chunk: what `decode` returned, or one from elsewhere."""
+        """Append a chunk: the one that `decode` returned, or any other."""
         end = self._filled + len(plain)
         if plain.obj is not self._body.obj:
             self._body[self._filled : end] = plain
         self._filled = end
 
     def body(self) -> memoryview:
-        """Return the body, all chunks being there."""
+        """Return the body, once all chunks are appended."""
         return self._body
 
 
 class InFile:
-    """A value that is put together in a cache file; in memory, once that fails.
+    """Assembles a value in a cache file; in memory after that fails.
 
-    It is written by calls and not through a mapping: what does not fit is an error then,
-    and no SIGBUS. *failed* is told that error.
+    Writes by system calls, not through a mapping, so that a full disk is an error instead of a
+    SIGBUS. *on_failure* is called with that error.
     """
 
     def __init__(
         self,
         folder: Folder,
-        part: Part,
+        part: PartialFile,
         root: Buffer,
         manifest: Manifest,
-        failed: Callable[[OSError], None],
+        on_failure: Callable[[OSError], None],
     ) -> None:
         self._folder = folder
         self._part = part
         self._manifest = manifest
-        self._failed = failed
+        self._on_failure = on_failure
         self._start = body_start(len(root))
         self._filled = 0
         self._memory: InMemory | None = None
@@ -162,7 +162,7 @@ class InFile:
         self._write(root, _ROOT)
 
     def decode(self, stored: Buffer, size: int, where: str) -> memoryview:
-        """Do as `InMemory.decode` does."""
+        """See `InMemory.decode`."""
         if self._memory is not None:
             return self._memory.decode(stored, size, where)
         plain = decode(stored, size, where)
@@ -171,18 +171,18 @@ class InFile:
         return plain
 
     def keep(self, plain: memoryview) -> None:
-        """Do as `InMemory.keep` does."""
+        """See `InMemory.keep`."""
         if self._memory is None:
             try:
                 self._write(plain, self._start + self._filled)
                 self._filled += len(plain)
                 return
             except OSError as exc:
-                self._memory = self._moved(exc)
+                self._memory = self._moved_to_memory(exc)
         self._memory.keep(plain)
 
     def body(self) -> memoryview:
-        """Give the file its name, and return the body mapped from it."""
+        """Give the file its final name, and return the body mapped from it."""
         if self._memory is None:
             length = self._start + self._manifest.body_size
             try:
@@ -190,11 +190,11 @@ class InFile:
                 self._folder.finish(self._part)
                 return mapped[self._start :]
             except (OSError, ValueError) as exc:
-                self._memory = self._moved(OSError(*exc.args))
+                self._memory = self._moved_to_memory(OSError(*exc.args))
         return self._memory.body()
 
-    def _moved(self, exc: OSError) -> InMemory:
-        """Return what was written so far, in memory."""
+    def _moved_to_memory(self, exc: OSError) -> InMemory:
+        """Return the chunks written so far, read back into memory."""
         memory = InMemory(self._manifest)
         copied = 0
         while copied < self._filled:
@@ -204,7 +204,7 @@ class InFile:
                 raise IntegrityError("a cache file became shorter while it was written") from exc
             memory.keep(memoryview(piece))
             copied += len(piece)
-        self._failed(exc)
+        self._on_failure(exc)
         return memory
 
     def _write(self, content: Buffer, offset: int) -> None:

@@ -1,7 +1,7 @@
-"""Plain bytes <-> what a store holds: one byte that says how, then the bytes.
+"""Stored form of blobs: one byte that names the compression, then the bytes.
 
 ``0x00`` plain; ``0x01`` one Zstandard frame (RFC 8878). Digests are of the plain bytes,
-so that how something was stored never splits deduplication.
+so compression settings never split deduplication.
 """
 
 from __future__ import annotations
@@ -13,23 +13,25 @@ import zstandard
 from offload.digest import Buffer
 from offload.errors import IntegrityError
 
-__all__ = ("MAX_OVERHEAD", "Encoder", "decode", "decode_begin", "decode_into", "encoder")
+__all__ = ("MAX_OVERHEAD", "Encoder", "decode", "decode_into", "decode_prefix", "encoder")
 
 Encoder = Callable[[Sequence[Buffer]], Sequence[Buffer]]
 
 PLAIN, ZSTD = b"\x00", b"\x01"
 MAX_OVERHEAD = 1
-"""Bytes by which stored bytes may exceed the plain ones: what does not shrink stays plain."""
+"""Most bytes by which the stored form exceeds the plain one: what doesn't shrink stays plain."""
 
-_WINDOW = 32 << 20  # bytes that a frame of unknown origin may have reserved; ours need 16 MiB
+_WINDOW = (
+    32 << 20
+)  # bytes that decompressing a frame of unknown origin may reserve; ours need 16 MiB
 _LEVEL = 1  # zstd's fastest regular level: about 1 GB/s on text
 _PROBE = 32 * 1024
 _SMALL = 512  # below this a frame's own bytes eat the gain
-_PAYS = 0.8  # stored share of the plain size from which it is not worth a reader's time
+_MAX_RATIO = 0.8  # stored to plain size above which decompression isn't worth its time
 
 
 def encoder(compression: str) -> Encoder:
-    """Return what makes stored parts of plain parts, for a ``compression`` setting."""
+    """Return a function from plain to stored parts, for a ``compression`` setting."""
     if compression == "none":
         return _plain
     return _zstd if compression == "zstd" else _probing
@@ -45,7 +47,7 @@ def _zstd(parts: Sequence[Buffer]) -> Sequence[Buffer]:
         return _plain(parts)
     compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj(size=size)
     packed = [ZSTD, *(compressor.compress(part) for part in parts), compressor.flush()]
-    return packed if sum(map(len, packed)) <= size * _PAYS else _plain(parts)
+    return packed if sum(map(len, packed)) <= size * _MAX_RATIO else _plain(parts)
 
 
 def _probing(parts: Sequence[Buffer]) -> Sequence[Buffer]:
@@ -54,15 +56,15 @@ def _probing(parts: Sequence[Buffer]) -> Sequence[Buffer]:
     if len(longest) > 4 * _PROBE:
         start = (len(longest) - _PROBE) // 2
         sample = longest[start : start + _PROBE]
-        if len(zstandard.ZstdCompressor(level=_LEVEL).compress(sample)) > _PROBE * _PAYS:
+        if len(zstandard.ZstdCompressor(level=_LEVEL).compress(sample)) > _PROBE * _MAX_RATIO:
             return _plain(parts)
     return _zstd(parts)
 
 
 def decode(stored: Buffer, limit: int, where: str) -> memoryview:
-    """Return the plain bytes; more than *limit* of them raise IntegrityError.
+    """Return the plain bytes; raises IntegrityError for more than *limit* of them.
 
-    No more than *limit* bytes are reserved, whatever a frame claims or expands to.
+    Reserves at most *limit* bytes, whatever a frame claims or expands to.
     """
     view = memoryview(stored)
     kind, content = view[:1], view[1:]
@@ -71,9 +73,7 @@ def decode(stored: Buffer, limit: int, where: str) -> memoryview:
             raise IntegrityError(f"{where} has {len(content)} bytes, at most {limit} are allowed")
         return content
     if kind != ZSTD:
-        raise IntegrityError(
-            f"{where} is stored in an unknown way ({bytes(kind).hex() or 'empty'})"
-        )
+        raise IntegrityError(f"{where} has an unknown compression ({bytes(kind).hex() or 'empty'})")
     claimed = _claimed(content, where)
     if not 0 <= claimed <= limit:
         raise IntegrityError(f"{where} claims {claimed} bytes, at most {limit} are allowed")
@@ -83,7 +83,7 @@ def decode(stored: Buffer, limit: int, where: str) -> memoryview:
 
 
 def decode_into(stored: Buffer, target: memoryview, where: str) -> None:
-    """Fill *target* with the plain bytes; IntegrityError if they are more or fewer."""
+    """Fill *target* with the plain bytes; raises IntegrityError if they don't fit exactly."""
     view = memoryview(stored)
     kind, content = view[:1], view[1:]
     if kind == PLAIN:
@@ -96,13 +96,11 @@ def decode_into(stored: Buffer, target: memoryview, where: str) -> None:
             raise IntegrityError(f"{where} claims {claimed} bytes instead of {len(target)}")
         _decompress(content, target, where)
     else:
-        raise IntegrityError(
-            f"{where} is stored in an unknown way ({bytes(kind).hex() or 'empty'})"
-        )
+        raise IntegrityError(f"{where} has an unknown compression ({bytes(kind).hex() or 'empty'})")
 
 
 def _claimed(content: memoryview, where: str) -> int:
-    """Return the plain size that a frame's header claims, -1 where it claims none."""
+    """Return the plain size that a frame's header claims, or -1 if it claims none."""
     try:
         claimed: int = zstandard.frame_content_size(content)
     except zstandard.ZstdError as exc:
@@ -122,12 +120,12 @@ def _decompress(content: memoryview, target: memoryview, where: str) -> None:
         raise IntegrityError(f"{where} does not decompress: {exc}") from exc
 
 
-def decode_begin(begin: Buffer, size: int) -> bytes:
-    """Return the first plain bytes of a blob of which only the first stored ones are there.
+def decode_prefix(prefix: Buffer, size: int) -> bytes:
+    """Return up to *size* plain bytes from the first stored bytes of a blob.
 
-    Up to *size* of them; fewer, or none, where these do not tell more.
+    Returns fewer, or none, if *prefix* is too short for more.
     """
-    view = memoryview(begin)
+    view = memoryview(prefix)
     kind, content = view[:1], view[1:]
     if kind == PLAIN:
         return bytes(content[:size])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from offload.content.memo import Memo, is_immutable
+from offload.content.digest_cache import DigestCache, is_immutable
 
 
 def frozen(array):
@@ -58,7 +58,7 @@ def test_what_is_immutable(value, immutable):
 
 def test_finds_the_very_object_only():
     """An equal object is another one, and so is the same one for another serializer."""
-    memo = Memo(1000)
+    memo = DigestCache(1000)
     value = b"value"
     memo.remember(value, "json", 1)
     assert memo.find(value, "json") == 1
@@ -69,14 +69,14 @@ def test_finds_the_very_object_only():
 
 
 def test_remembers_nothing_that_can_change():
-    memo = Memo(1000)
+    memo = DigestCache(1000)
     value = bytearray(b"x")
     memo.remember(value, "json", 1)
     assert memo.find(value, "json") is None
 
 
 def test_an_array_made_writable_is_forgotten():
-    memo = Memo(1000)
+    memo = DigestCache(1000)
     array = frozen(np.zeros(3))
     memo.remember(array, "json", 1)
     array.flags.writeable = True
@@ -87,7 +87,7 @@ def test_an_array_made_writable_is_forgotten():
 
 def test_size_is_bounded_least_recently_used_first_out():
     """Bytes and texts are kept alive up to so many bytes; what is looked for stays longest."""
-    memo = Memo(3 * 200)
+    memo = DigestCache(3 * 200)
     values = [bytes([i]) * 100 for i in range(4)]  # about 133 bytes each, as objects
     for i, value in enumerate(values[:4]):
         memo.remember(value, "json", i)
@@ -95,13 +95,13 @@ def test_size_is_bounded_least_recently_used_first_out():
     memo.remember(b"z" * 100, "json", 9)
     assert memo.find(values[0], "json") == 0
     assert memo.find(values[1], "json") is None
-    assert memo._held <= 600
+    assert memo._used <= 600
     memo.remember(b"y" * 1000, "json", 5)  # larger than all the room there is
     assert memo.find(values[0], "json") == 0
 
 
 def test_a_size_of_zero_remembers_nothing():
-    memo = Memo(0)
+    memo = DigestCache(0)
     for value in (b"x", frozen(np.zeros(3))):
         memo.remember(value, "json", 1)
         assert memo.find(value, "json") is None
@@ -109,7 +109,7 @@ def test_a_size_of_zero_remembers_nothing():
 
 def test_arrays_are_not_kept_alive():
     """When an array ends, so does what was remembered of it, and the memory is free."""
-    memo = Memo(1000)
+    memo = DigestCache(1000)
     arrays = [frozen(np.zeros(1000)) for _ in range(50)]
     for array in arrays:
         memo.remember(array, "json", object())
@@ -121,7 +121,7 @@ def test_arrays_are_not_kept_alive():
 
 def test_a_new_object_at_an_old_address_is_not_the_old_one():
     """An id that comes again after its object ended never finds the old entry."""
-    memo = Memo(10_000)
+    memo = DigestCache(10_000)
     for i in range(2000):
         array = frozen(np.full(3, i))
         assert memo.find(array, "json") is None
@@ -131,7 +131,7 @@ def test_a_new_object_at_an_old_address_is_not_the_old_one():
 
 def test_threads_may_share_it():
     """Threads that remember, find and forget at once break nothing and lose no count."""
-    memo = Memo(5000)
+    memo = DigestCache(5000)
     failed = []
 
     def work(seed):
@@ -151,4 +151,4 @@ def test_threads_may_share_it():
     for thread in threads:
         thread.join(30)
     assert not failed
-    assert 0 <= memo._held <= 5000
+    assert 0 <= memo._used <= 5000

@@ -1,14 +1,14 @@
-"""The folder of the node cache: who may use it, its locks, and the room in it.
+"""The folder of the node cache: its access checks, its locks, and its space.
 
 ::
 
     b3-1f0c…        a complete value; its mtime is when it was last used
-    b3-1f0c….part   one that is being filled, by whoever holds its flock; at its full size
-                    from the beginning, so that its room is taken
-    lock            is held while room is made
+    b3-1f0c….part   a value being written by the process that holds its flock; at its full size
+                    from the start, which reserves the space
+    lock            is held while space is reserved
 
-flock(2) ends with its holder, so a killed process blocks nobody, and what it left is told
-by nobody's holding it.
+flock(2) ends with its holder, so a killed process blocks nobody, and a file it left behind is
+one that nobody has locked.
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ from typing import TypeVar
 from offload.digest import Digest
 from offload.errors import ConfigurationError, IntegrityError
 
-__all__ = ("Folder", "Part", "available_memory", "is_tmpfs", "memory_limit")
+__all__ = ("FileLock", "Folder", "PartialFile", "available_memory", "is_tmpfs", "memory_limit")
 
 _PART = ".part"
 _PREFIX = "b3-"
 _LOCK = "lock"
-_LOCK_WAIT = 1.0  # seconds for others to make room, which takes milliseconds
+_LOCK_WAIT = 1.0  # seconds for others to reserve space, which takes milliseconds
 _SPARE = 16  # one in so many bytes of the file system stays free
 
-H = TypeVar("H", bound="Held")
+L = TypeVar("L", bound="FileLock")
 
 
-class Held:
+class FileLock:
     """A file that this process has locked."""
 
     def __init__(self, fd: int, path: Path) -> None:
         self.fd = fd
         self.path = path
-        _held.add(self)
+        _locks.add(self)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close it, and with it the lock."""
         with _forking:
             fd, self.fd = self.fd, -1
-            _held.discard(self)
+            _locks.discard(self)
             if fd >= 0:
                 os.close(fd)
 
 
-class Part(Held):
-    """A file that this process fills."""
+class PartialFile(FileLock):
+    """A file that this process is filling."""
 
     def close(self) -> None:
         """Remove the file, unless it is complete."""
         if self.fd >= 0:
             with suppress(OSError):
                 self.path.unlink()
-            self.let_go()
+            self.release()
 
 
-_held: set[Held] = set()
-_forking = threading.RLock()  # so that no fork comes between a lock and its being noted
+_locks: set[FileLock] = set()
+_forking = threading.RLock()  # so that no fork comes between taking a lock and recording it
 
 
 def _after_fork() -> None:
-    """Close a child's copies, which would keep the locks when the parent is gone."""
-    for held in list(_held):
-        held.let_go()
+    """Close a child's copies, which would keep the locks after the parent exits."""
+    for lock in list(_locks):
+        lock.release()
     _forking.release()
 
 
@@ -84,14 +84,14 @@ os.register_at_fork(
 
 
 class Folder:
-    """The folder at *path*, made for its owner alone when something is first kept in it.
+    """The folder at *path*, created with access for its owner only when first needed.
 
     Args:
-        size: bytes that all its files together never exceed.
+        size: most bytes of all its files together.
         shared: whether it is on a tmpfs that others use as well. Then its files never
-            exceed half of that, or a quarter of the memory that this process's control
-            group is allowed; and another never takes more than half of the free memory.
-        unused: seconds after which a file that nobody used goes, whenever room is made.
+            exceed half of that, or a quarter of the memory limit of this process's control
+            group, and a new file never takes more than half of the free memory.
+        unused: seconds after which an unused file is removed, whenever space is reserved.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class Folder:
         self._sleep = sleep
 
     def check(self) -> None:
-        """Make the folder, if it is not there.
+        """Create the folder if it is missing.
 
-        Raises ConfigurationError where others could read or plant values in it.
+        Raises ConfigurationError if others could read or plant values in it.
         """
         try:
             found = self.path.lstat()
@@ -121,7 +121,9 @@ class Folder:
                 self.path.mkdir(mode=0o700)
             found = self.path.lstat()
         if not stat.S_ISDIR(found.st_mode):
-            self._refuse("it is no folder" if not stat.S_ISLNK(found.st_mode) else "it is a link")
+            self._refuse(
+                "it is not a folder" if not stat.S_ISLNK(found.st_mode) else "it is a link"
+            )
         if found.st_uid != os.geteuid():
             self._refuse(f"it belongs to user {found.st_uid}, and this is user {os.geteuid()}")
         if found.st_mode & 0o077:
@@ -134,7 +136,7 @@ class Folder:
         raise ConfigurationError(f"offload_cache: the folder {self.path} is refused: {why}")
 
     def limit(self) -> int:
-        """Return the bytes that all files together may have."""
+        """Return the most bytes of all files together."""
         if not self._shared:
             return self._size
         system = os.statvfs(self.path)
@@ -144,9 +146,9 @@ class Folder:
     # -- single files
 
     def open(self, digest: Digest) -> int | None:
-        """Open a complete file to be read; None if there is none.
+        """Open a complete file for reading; return None if there is none.
 
-        Raises IntegrityError for what this process' user alone cannot have put there.
+        Raises IntegrityError for a file that another user may have written.
         """
         path = self._path(digest)
         try:
@@ -170,21 +172,21 @@ class Folder:
         )
 
     def remove(self, digest: Digest) -> None:
-        """Remove a complete file; those who have it mapped keep it."""
+        """Remove a complete file; existing mappings of it stay valid."""
         self._path(digest).unlink(missing_ok=True)
 
-    def lock(self, digest: Digest) -> Part | None:
-        """Begin to fill a file; None while somebody else does. Never waits."""
-        return self._take(self._part(digest), Part)
+    def lock(self, digest: Digest) -> PartialFile | None:
+        """Start to fill a file; None while another process does. Never waits."""
+        return self._take(self._part(digest), PartialFile)
 
-    def finish(self, part: Part) -> None:
+    def finish(self, part: PartialFile) -> None:
         """Give a file that is complete its final name."""
-        with self._alone():  # or who makes room might see it under neither name
+        with self._locked():  # or a process reserving space might see it under neither name
             part.path.replace(part.path.with_suffix(""))
-        part.let_go()
+        part.release()
 
     def progress(self, digest: Digest) -> tuple[int, int] | None:
-        """Return which file is being filled, and when that was last written to."""
+        """Return the inode of the file being filled and when it was last written to (ns)."""
         try:
             found = self._part(digest).stat()
         except FileNotFoundError:
@@ -197,19 +199,19 @@ class Folder:
     def _part(self, digest: Digest) -> Path:
         return self.path / (digest.replace(":", "-") + _PART)
 
-    # -- room
+    # -- space
 
-    def reserve(self, part: Part, size: int) -> tuple[bool, int]:
-        """Make room for *part* and take it, by removing what was unused for longest.
+    def reserve(self, part: PartialFile, size: int) -> tuple[bool, int]:
+        """Reserve *size* bytes for *part*, removing the least recently used files if needed.
 
-        Returns whether there is room, and how many files went. Nothing goes for what
-        would not fit all the same.
+        Returns whether there is room, and how many files were removed: none for a value that
+        doesn't fit anyway.
         """
-        with self._alone():
+        with self._locked():
             return self._reserve(part, size)
 
-    def _reserve(self, part: Part, size: int) -> tuple[bool, int]:
-        held = coming = gone = 0
+    def _reserve(self, part: PartialFile, size: int) -> tuple[bool, int]:
+        held = coming = removed = 0
         complete = []
         now = time.time()
         for entry in self._entries():
@@ -224,24 +226,24 @@ class Folder:
                         coming += max(0, found.st_size - found.st_blocks * 512)
                 elif found.st_mtime + self._unused < now:
                     path.unlink()
-                    gone += 1
+                    removed += 1
                 else:
                     held += found.st_size
                     complete.append((found.st_mtime_ns, found.st_size, path))
         short = max(held + size - self.limit(), size + coming - self._free())
         if short > sum(entry[1] for entry in complete):
-            return False, gone
+            return False, removed
         for _, length, path in sorted(complete):
             if short <= 0:
                 break
             path.unlink(missing_ok=True)
             short -= length
-            gone += 1
-        if size + coming > self._free():  # what went is still mapped somewhere
-            return False, gone
+            removed += 1
+        if size + coming > self._free():  # removed files are still mapped somewhere
+            return False, removed
         os.ftruncate(part.fd, 0)
         os.ftruncate(part.fd, size)
-        return True, gone
+        return True, removed
 
     def _entries(self) -> list[os.DirEntry[str]]:
         with os.scandir(self.path) as found:
@@ -256,30 +258,30 @@ class Folder:
         return free if memory is None else min(free, memory // 2)
 
     def _left_over(self, path: Path) -> bool:
-        """Remove a file that a killed process began; return whether it was one."""
-        left = self._take(path, Part)
+        """Remove a file that a killed process left behind; return whether it was one."""
+        left = self._take(path, PartialFile)
         if left is None:
             return False
         left.close()
         return True
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the folder's lock; TimeoutError if others hold it for too long."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock; raises TimeoutError if others hold it for too long."""
         path = self.path / _LOCK
         deadline = time.monotonic() + _LOCK_WAIT
-        while (lock := self._take(path, Held)) is None:
+        while (lock := self._take(path, FileLock)) is None:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"another process has held {path} for {_LOCK_WAIT:g} s")
             self._sleep(0.001)
         try:
             yield
         finally:
-            lock.let_go()
+            lock.release()
 
     @staticmethod
-    def _take(path: Path, kind: type[H]) -> H | None:
-        """Open and lock a file; None if somebody has it locked. Never waits."""
+    def _take(path: Path, kind: type[L]) -> L | None:
+        """Open and lock a file; return None if it is locked already. Never waits."""
         with _forking:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
@@ -311,7 +313,7 @@ def is_tmpfs(path: Path) -> bool:
 
 
 def available_memory() -> int | None:
-    """Return the bytes of memory that the machine has free for programs, if known."""
+    """Return the machine's free memory in bytes, if known."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -322,7 +324,7 @@ def available_memory() -> int | None:
 
 @cache
 def memory_limit() -> int | None:
-    """Return the bytes of memory that this process's control groups allow it, if known."""
+    """Return the memory limit of this process's control groups in bytes, if known."""
     try:
         groups = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

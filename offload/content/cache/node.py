@@ -1,8 +1,8 @@
-"""The node cache: values read from a remote store are put together once per machine.
+"""NodeCache: large values are fetched once per machine and mapped by every task.
 
 Each value of 1 MiB and more is one file, named by its digest, in a folder on tmpfs. A task
 gets it mapped ``MAP_PRIVATE``: nothing is copied, and what the task writes stays its own.
-The cache can only help: whatever is wrong with it, a value comes from the store as if
+The cache can only help: whatever is wrong with it, values come from the store as if
 there were none.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from offload.content.cache_file import Cached, InFile, InMemory, body_start, map_value
+from offload.content.cache.file import CachedValue, InFile, InMemory, body_start, map_value
 from offload.content.manifest import Manifest
 from offload.counters import Counters
 from offload.digest import Buffer, Digest
@@ -25,30 +25,30 @@ from offload.errors import ConfigurationError, IntegrityError
 from offload.settings import Settings
 
 if TYPE_CHECKING:
-    from offload.content.cache_folder import Folder, Part
+    from offload.content.cache.folder import Folder, PartialFile
 
-__all__ = ("Assembly", "NodeCache", "Turn", "open_cache")
+__all__ = ("Assembly", "CacheFill", "NodeCache", "open_cache")
 
 logger = logging.getLogger(__name__)
 
 Assembly = Union[InMemory, InFile]
 
 PATIENCE = 10.0
-"""Seconds that another process's download may make no progress before this one does its own."""
+"""Seconds that another process may fetch without progress before this one fetches itself."""
 _LOCAL = ("memory:", "file:")  # stores that are no slower than a cache of them
-_AHEAD = 4  # what nobody asked for yet takes one part in so many
-_UNUSED = 86400.0  # seconds after which an unused file goes, if no retention is set
-_POLLS = (0.001, 0.005)  # seconds between looks at what another process is filling
+_PREFETCH_SHARE = 4  # prefetched values may fill this fraction of the cache: a quarter
+_UNUSED = 86400.0  # seconds after which an unused file is removed, if no retention is set
+_POLLS = (0.001, 0.005)  # shortest and longest seconds between checks on another process
 _SHM = Path("/dev/shm")  # noqa: S108 (a folder of our own in it, checked before each use)
 
 
 def open_cache(url: str, settings: Settings, counters: Counters) -> NodeCache | None:
-    """Return the cache in front of the store at *url*, or None where there is to be none."""
+    """Return the cache in front of the store at *url*; None if it is off or the store is local."""
     is_local = all(tier.startswith(_LOCAL) for tier in url.split(" + "))
     if settings.cache == "off" or not settings.cache_size or is_local:
         return None
     try:
-        from offload.content.cache_folder import Folder, is_tmpfs
+        from offload.content.cache.folder import Folder, is_tmpfs
     except ImportError:  # an operating system without flock
         return None
     shared = settings.cache == "auto"
@@ -60,14 +60,15 @@ def open_cache(url: str, settings: Settings, counters: Counters) -> NodeCache | 
 
 
 class NodeCache:
-    """A cache in *folder*. Safe among threads, processes and containers that share it.
+    """A cache in *folder*. Safe among threads, processes, and containers that share it.
 
     Args:
-        verify: ``always`` hashes a cached file at each use; ``entry`` only its root, which
-            costs microseconds; ``none`` takes it as it is. What comes from a store has
-            been verified before it gets here, in any case.
+        verify: ``always`` hashes a cached file at each use; ``entry`` hashes only its root, which
+            takes microseconds; ``none`` trusts it. What comes from a store has been
+            verified before it is cached, in any case.
         patience: see `PATIENCE`.
-        sleep, clock: wait so many seconds; seconds that only rise.
+        sleep: waits that many seconds.
+        clock: returns seconds that only increase.
     """
 
     def __init__(
@@ -86,29 +87,29 @@ class NodeCache:
         self._patience = patience
         self._sleep = sleep
         self._clock = clock
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     @contextmanager
-    def turn(self, digest: Digest, size: int, *, wait: bool = True) -> Iterator[Turn]:
-        """Hold this process's turn at a value: it is there, or this process is to fetch it.
+    def fill(self, digest: Digest, size: int, *, wait: bool = True) -> Iterator[CacheFill]:
+        """Find a value, or become the one process that fetches it.
 
-        While another process fetches it, this one waits, as long as that makes progress,
-        unless told not to. *size* is the value's, as its reference says.
+        While another process fetches it, waits as long as that makes progress, unless *wait* is
+        False. *size* is the value's, as its reference states.
         """
-        turn = Turn(self)
+        fill = CacheFill(self)
         try:
             try:
-                self._take(turn, digest, size, wait)
+                self._start(fill, digest, size, wait)
             except (OSError, ConfigurationError) as exc:
-                self.without(exc)
-            yield turn
+                self.log_unusable(exc)
+            yield fill
         finally:
-            turn.end()
+            fill.release()
 
-    def _take(self, turn: Turn, digest: Digest, size: int, wait: bool) -> None:
+    def _start(self, fill: CacheFill, digest: Digest, size: int, wait: bool) -> None:
         self.folder.check()
-        turn.found = self.find(digest, size)
-        if turn.found is not None:
+        fill.found = self.find(digest, size)
+        if fill.found is not None:
             return
         if size > self.folder.limit():
             return
@@ -116,34 +117,34 @@ class NodeCache:
         progress = None
         deadline = self._clock() + self._patience
         while True:
-            turn.part = self.folder.lock(digest)
-            turn.found = self.find(digest, size)
-            if turn.found is not None:
-                turn.end()
+            fill.part = self.folder.lock(digest)
+            fill.found = self.find(digest, size)
+            if fill.found is not None:
+                fill.release()
                 return
-            if turn.part is not None or not wait:
+            if fill.part is not None or not wait:
                 return
             before, progress = progress, self.folder.progress(digest)
-            # Another file is another process that tries: that alone is no progress.
+            # A different file means that a different process tries, which is not progress.
             if before and progress and before[0] == progress[0] and before != progress:
                 deadline = self._clock() + self._patience
             if self._clock() >= deadline:
-                self._say(f"another process has held {digest} for {self._patience:g} s")
+                self._log_once(f"another process has held {digest} for {self._patience:g} s")
                 return
             self._sleep(pause)
             pause = min(pause * 1.5, longest)
 
-    def ahead(self) -> int:
-        """Return how many bytes of values may be fetched before anybody asks for them."""
+    def prefetch_limit(self) -> int:
+        """Return the bytes of values that may be fetched before a task asks for them."""
         try:
             self.folder.check()
-            return self.folder.limit() // _AHEAD
+            return self.folder.limit() // _PREFETCH_SHARE
         except (OSError, ConfigurationError) as exc:
-            self.without(exc)
+            self.log_unusable(exc)
             return 0
 
-    def find(self, digest: Digest, size: int) -> Cached | None:
-        """Return what is cached under *digest*; drop it if it is not what it should be."""
+    def find(self, digest: Digest, size: int) -> CachedValue | None:
+        """Return the value cached under *digest*; remove it if it isn't what it should be."""
         try:
             fd = self.folder.open(digest)
             if fd is None:
@@ -153,10 +154,10 @@ class NodeCache:
             finally:
                 os.close(fd)
         except IntegrityError as exc:
-            self._altered(digest, exc)
+            self._drop_altered(digest, exc)
             return None
 
-    def _mapped(self, fd: int, digest: Digest, size: int) -> Cached | None:
+    def _mapped(self, fd: int, digest: Digest, size: int) -> CachedValue | None:
         cached = map_value(fd, digest, size, where=f"{digest} in {self.folder.path}")
         if cached is None:
             self.folder.remove(digest)
@@ -165,59 +166,59 @@ class NodeCache:
             cached.check_root()
         if self._verify == "always":
             cached.check_body()
-        with suppress(OSError):  # a folder that can only be read serves as well
-            os.utime(fd)  # it was used now: what was unused for longest goes first
+        with suppress(OSError):  # a read-only folder works as well
+            os.utime(fd)  # used now: the least recently used file is removed first
         return cached
 
-    def is_intact(self, cached: Cached) -> bool:
-        """Return whether the content of *cached* has its digest; drop its file if not."""
+    def is_intact(self, cached: CachedValue) -> bool:
+        """Return whether the content of *cached* has its digest; remove its file if not."""
         try:
             cached.check_root()
             cached.check_body()
         except IntegrityError as exc:
-            self._altered(cached.digest, exc)
+            self._drop_altered(cached.digest, exc)
             return False
         return True
 
-    def _altered(self, digest: Digest, exc: IntegrityError) -> None:
+    def _drop_altered(self, digest: Digest, exc: IntegrityError) -> None:
         self._counters.add(cache_altered=1)
         logger.warning("node cache: %s; dropped, and fetched from the store again", exc)
         with suppress(OSError):
             self.folder.remove(digest)
 
-    def without(self, exc: Exception) -> None:
-        """Say, once for each reason, why values are not cached."""
-        self._say(str(exc))
+    def log_unusable(self, exc: Exception) -> None:
+        """Log, once for each reason, why values are not cached."""
+        self._log_once(str(exc))
 
-    def _say(self, why: str) -> None:
-        if why not in self._said and len(self._said) < 100:
-            self._said.add(why)
-            logger.warning("works without the node cache: %s", why)
+    def _log_once(self, reason: str) -> None:
+        if reason not in self._logged and len(self._logged) < 100:
+            self._logged.add(reason)
+            logger.warning("works without the node cache: %s", reason)
 
-    def evicted(self, count: int) -> None:
+    def count_evicted(self, count: int) -> None:
         """Count files that were removed to make room."""
         self._counters.add(cache_evicted=count)
 
-    def uncached(self) -> None:
+    def count_uncached(self) -> None:
         """Count a value that was fetched and could not be kept."""
         self._counters.add(cache_unused=1)
 
 
 @dataclass
-class Turn:
-    """What `NodeCache.turn` holds.
+class CacheFill:
+    """One process's chance to fill the cache with a value; see `NodeCache.fill`.
 
     Attributes:
-        found: the value, where it was cached.
-        part: the file to fill, where it was not; None where there can be none.
+        found: the value, if it was cached.
+        part: the file to fill, if it was not; None if there can be none.
     """
 
     cache: NodeCache
-    found: Cached | None = None
-    part: Part | None = None
+    found: CachedValue | None = None
+    part: PartialFile | None = None
 
     def assembly(self, root: Buffer, manifest: Manifest) -> Assembly:
-        """Return what the value is put together in: a cache file, or private memory."""
+        """Return where to assemble the value: a cache file, or private memory."""
         found = self._file(root, manifest, self._failed)
         if found is None:
             self._failed(None)
@@ -225,38 +226,38 @@ class Turn:
         return found
 
     def file(self, root: Buffer, manifest: Manifest) -> InFile | None:
-        """Return the cache file that the value is put together in, None if there is no room.
+        """Return the cache file in which to assemble the value; None if there is no room.
 
-        Where it proves to be too little later, that is an OSError.
+        If room runs out later, that raises OSError.
         """
-        return self._file(root, manifest, self._given_up)
+        return self._file(root, manifest, self._reraise)
 
     def _file(
-        self, root: Buffer, manifest: Manifest, failed: Callable[[OSError], None]
+        self, root: Buffer, manifest: Manifest, on_failure: Callable[[OSError], None]
     ) -> InFile | None:
         part, folder = self.part, self.cache.folder
         if part is not None:
             try:
                 fits, evicted = folder.reserve(part, body_start(len(root)) + manifest.body_size)
-                self.cache.evicted(evicted)
+                self.cache.count_evicted(evicted)
                 if fits:
-                    return InFile(folder, part, root, manifest, failed)
+                    return InFile(folder, part, root, manifest, on_failure)
             except (OSError, ConfigurationError) as exc:
-                self.cache.without(exc)
+                self.cache.log_unusable(exc)
         return None
 
     def _failed(self, exc: OSError | None) -> None:
         if exc is not None:
-            self.cache.without(exc)
-        self.cache.uncached()
-        self.end()  # others need not wait for what will not come
+            self.cache.log_unusable(exc)
+        self.cache.count_uncached()
+        self.release()  # other processes need not wait for this one
 
     @staticmethod
-    def _given_up(exc: OSError) -> None:
+    def _reraise(exc: OSError) -> None:
         raise exc
 
-    def end(self) -> None:
-        """Give the turn up; a file that is not complete goes away."""
+    def release(self) -> None:
+        """Let other processes fill; an incomplete file is removed."""
         part, self.part = self.part, None
         if part is not None:
             part.close()

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from offload.content.keyring import (
+from offload.content.signing import (
     fingerprints,
-    kept_keys,
     keys_from_secrets,
     keys_from_store,
+    stored_keys,
 )
 from offload.errors import InvalidRef, StoreError
 from offload.stores import open_store
@@ -114,7 +114,7 @@ def test_fingerprints_tell_keys_apart():
 def test_looking_for_the_stores_key_makes_none():
     """It is there once somebody signs."""
     pointers = MemoryStore().pointers
-    assert kept_keys(pointers) is None
+    assert stored_keys(pointers) is None
     assert list(pointers.names()) == []
     made = keys_from_store(pointers)
-    assert kept_keys(pointers).keys == made.keys
+    assert stored_keys(pointers).keys == made.keys

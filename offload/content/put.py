@@ -1,0 +1,243 @@
+"""Writing: a value in, its reference out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from offload.content.compression import encoder
+from offload.content.digest_cache import DigestCache
+from offload.content.holds import Hold, Holds
+from offload.content.manifest import Packed, pack
+from offload.content.retrying import Retrying
+from offload.content.signing import SigningKeys
+from offload.counters import Counters
+from offload.digest import Buffer, Digest
+from offload.errors import StoreUnavailable, ValueTooLarge
+from offload.ref import Ref, Resolve, no_refs_within
+from offload.serializers.base import Payload
+from offload.serializers.choose import Registry
+from offload.settings import Settings
+from offload.stores.capabilities import chunk_size_of
+from offload.stores.protocols import Parts, Store
+from offload.text import human_size
+
+__all__ = ("Writer",)
+
+_BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
+_INLINE_ESCAPED = 4096  # bytes up to which escaped data travels inside its reference
+
+
+class Writer:
+    """Serializes values, uploads what the store lacks, and signs references.
+
+    Args:
+        resolve: what the `Ref.get` of new references calls.
+        clock: returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        serializers: Registry,
+        settings: Settings,
+        counters: Counters,
+        *,
+        signing: SigningKeys,
+        holds: Holds,
+        resolve: Resolve,
+        retrying: Retrying,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._serializers = serializers
+        self._settings = settings
+        self._counters = counters
+        self._signing = signing
+        self._holds = holds
+        self._resolve = resolve
+        self._retrying = retrying
+        self._clock = clock
+        self._blob_limit = chunk_size_of(store)
+        self._encode = encoder(settings.compression)
+        self._cache: DigestCache[tuple[Ref[Any], list[Digest]]] = DigestCache(settings.memo_size)
+
+    def put(self, value: Any, *, celery_serializer: str, hold: Hold) -> Ref[Any]:
+        """Store *value*, hold it, and return its reference.
+
+        The value arrives as plain Celery would deliver it with *celery_serializer*, by kombu's
+        name.
+
+        Raises: SerializationError, ValueTooLarge, StoreUnavailable, StoreError.
+        """
+        cached = self.find_cached_ref(value, celery_serializer=celery_serializer, hold=hold)
+        if cached is not None:
+            return cached
+        payload = self.serialize(value, celery_serializer)
+        return self.put_payload(
+            payload, hold=hold, value=value, celery_serializer=celery_serializer
+        )
+
+    def serialize(self, value: Any, celery_serializer: str) -> Payload:
+        """Return *value* serialized; see `Registry.encode`."""
+        with self._counters.timed("serialise"), no_refs_within():
+            return self._serializers.encode(value, celery_serializer)
+
+    def find_cached_ref(
+        self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int = 0
+    ) -> Ref[Any] | None:
+        """Return a reference to immutable *value* if this process stored it and it is held again.
+
+        Returns None if its size is below *threshold* bytes, and if the store is unavailable:
+        storing the value then raises.
+        """
+        found = self._cache.find(value, celery_serializer)
+        if found is None or found[0].size < threshold:
+            return None
+        ref, digests = found
+        ttl = self._holds.store_ttl(hold)
+        try:
+            gone = self._store.blobs.hold(digests, ttl, hold.holder)
+        except StoreUnavailable:
+            return None
+        if gone:
+            self._cache.forget(value, celery_serializer)
+            return None
+        self._counters.offloaded(ref.size, ref.size, whole=True)
+        self._counters.add(values_remembered=1)
+        return self._sign(digests, ref.size, ref.serializer, ref.type, hold, ttl)
+
+    def put_payload(
+        self, payload: Payload, *, hold: Hold, value: Any = None, celery_serializer: str = ""
+    ) -> Ref[Any]:
+        """Store a serialized value; remember it for *value*, which it was made of."""
+        self.check_size(payload)
+        with self._counters.timed("hash"):
+            packed = pack(payload, limit=self._blob_limit)
+        ttl = self._holds.store_ttl(hold)
+        digests = packed.digests
+        with self._counters.timed("upload"):
+            missing = self._retrying(lambda: self._store.blobs.hold(digests, ttl, hold.holder))
+            if missing:
+                self._upload(packed, missing, ttl, payload.size)
+        deduplicated = packed.deduplicated(payload.size, missing)
+        self._counters.offloaded(payload.size, deduplicated, whole=not missing)
+        ref = self._sign(digests, payload.size, payload.serializer, payload.type, hold, ttl)
+        if celery_serializer:
+            self._cache.remember(value, celery_serializer, (ref, digests))
+        return ref
+
+    def put_or_inline(
+        self, payload: Payload, *, hold: Hold, value: Any, celery_serializer: str
+    ) -> Ref[Any] | None:
+        """Store a serialized value as `put_payload` does, for a message or a result.
+
+        While the store is unavailable and ``offload_on_outage`` is ``inline``, a value of up to
+        ``offload_inline_limit`` bytes stays in the message: returns None if *celery_serializer*
+        carries *value* as it is, else a reference that holds it.
+        """
+        try:
+            return self.put_payload(
+                payload, hold=hold, value=value, celery_serializer=celery_serializer
+            )
+        except StoreUnavailable as exc:
+            settings = self._settings
+            if settings.on_outage != "inline" or payload.size > settings.inline_limit:
+                raise
+            is_carried = not payload.ships_code and self._serializers.carries(
+                value, celery_serializer
+            )
+            if not is_carried and self._signing.known is None:
+                raise StoreUnavailable(
+                    f"{exc}; {celery_serializer} can send a {payload.type or 'value'} in the "
+                    "message only inside a signed reference, whose key is in the store: set "
+                    "offload_secret",
+                    store=self._store.url,
+                ) from exc
+            self._counters.add(outage_inline=1)
+            return None if is_carried else self.inline_ref(payload)
+
+    def put_escaped(self, value: Any, *, celery_serializer: str, hold: Hold) -> Ref[Any]:
+        """Return a reference to user data that itself looks like a reference."""
+        payload = self._serializers.encode(value, celery_serializer)
+        if payload.size < _INLINE_ESCAPED:
+            return self.inline_ref(payload)
+        return self.put_payload(payload, hold=hold)
+
+    def check_size(self, payload: Payload) -> None:
+        """Raise ValueTooLarge if *payload* is over ``offload_max_size``."""
+        if payload.size > self._settings.max_size:
+            raise ValueTooLarge(
+                f"a {payload.type or 'value'} of {human_size(payload.size)} is over "
+                f"offload_max_size ({human_size(self._settings.max_size)})"
+            )
+
+    def inline_ref(self, payload: Payload) -> Ref[Any]:
+        """Return a reference that holds the serialized value itself; stores nothing."""
+        packed = pack(payload, whole=True)
+        if packed.chunks:
+            raise ValueTooLarge(
+                f"a {payload.type or 'value'} of {human_size(payload.size)} is too large to travel "
+                "in a message"
+            )
+        self._counters.add(values_inline=1)
+        now = self._clock()
+        return self._signing.keys.sign(
+            digest=None,
+            data=b"".join(packed.root),
+            size=payload.size,
+            serializer=payload.serializer,
+            type=payload.type,
+            created=now,
+            until=now,
+            resolve=self._resolve,
+        )
+
+    def _sign(
+        self,
+        digests: list[Digest],
+        size: int,
+        serializer: str,
+        type_name: str,
+        hold: Hold,
+        ttl: float,
+    ) -> Ref[Any]:
+        now = self._clock()
+        until = self._holds.note(digests, hold, now + ttl)
+        return self._signing.keys.sign(
+            digest=digests[0],
+            data=None,
+            size=size,
+            serializer=serializer,
+            type=type_name,
+            created=now,
+            until=until,
+            resolve=self._resolve,
+        )
+
+    def _upload(self, packed: Packed, missing: set[Digest], ttl: float, size: int) -> None:
+        """Write missing blobs, chunks first: a root is only in the store with its chunks."""
+        self._signing.refresh()
+        wanted: dict[Digest, Sequence[Buffer]] = {
+            chunk.digest: parts for chunk, parts in packed.chunks if chunk.digest in missing
+        }
+        if packed.digest in missing:
+            wanted[packed.digest] = packed.root
+        rest = iter(wanted.items())
+        while plain := dict(islice(rest, _BATCH)):
+            blobs = {digest: self._encode(parts) for digest, parts in plain.items()}
+            self._retrying(
+                lambda blobs=blobs: self._store.blobs.put(  # type: ignore[misc]
+                    blobs, ttl, value_size=size
+                )
+            )
+            self._counters.add(
+                blobs_uploaded=len(blobs),
+                bytes_uploaded=_total(plain),
+                bytes_stored=_total(blobs),
+            )
+
+
+def _total(blobs: Mapping[Digest, Parts]) -> int:
+    return sum(len(part) for parts in blobs.values() for part in parts)

@@ -1,0 +1,148 @@
+"""Keys that sign references: derived from ``offload_secret``, or the store's own random key."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from blake3 import blake3
+
+from offload.content.retrying import Retrying
+from offload.counters import Counters
+from offload.errors import InvalidRef, StoreError, UnsupportedVersion
+from offload.ref import Keys, Ref, Resolve, claimed_digest, fingerprint
+from offload.stores.protocols import PointerStore, Store
+
+__all__ = ("SigningKeys", "fingerprints", "keys_from_secrets", "keys_from_store", "stored_keys")
+
+_CONTEXT = "offload 2026 reference signing key"
+_POINTER = "keys/ref"
+_BYTES = 32
+_MAX_AGE = 30.0  # seconds after which an upload reads the store's key again
+_REREAD_INTERVAL = 1.0  # seconds between two reads of the key because a reference was refused
+_MAX_KEYS = 4
+
+
+class SigningKeys:
+    """The keys with which a process signs and opens references.
+
+    Args:
+        secret: ``offload_secret``; empty to use the key that the store keeps.
+        clock: returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        secret: Sequence[str],
+        counters: Counters,
+        retrying: Retrying,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._secret = secret
+        self._counters = counters
+        self._retrying = retrying
+        self._clock = clock
+        self._keys: Keys | None = None
+        self._read_at = 0.0
+
+    @property
+    def keys(self) -> Keys:
+        """The keys. The first access asks the store, unless a secret is set."""
+        if self._keys is None:
+            if self._secret:
+                self._keys = keys_from_secrets(self._secret)
+            else:
+                self._keys = self._retrying(lambda: keys_from_store(self._store.pointers))
+                self._read_at = self._clock()
+        return self._keys
+
+    @property
+    def known(self) -> Keys | None:
+        """The keys, or None if the store must be asked for them."""
+        return self.keys if self._secret else self._keys
+
+    def refresh(self, max_age: float = _MAX_AGE) -> bool:
+        """Read the store's key again if the last read is *max_age* seconds old.
+
+        Returns whether the key changed. An emptied store has lost its key; without this,
+        processes that knew it and processes started later would refuse each other's references
+        until a restart.
+        """
+        if self._secret or 0 <= self._clock() - self._read_at < max_age:
+            return False
+        old = self.keys
+        pointers = self._store.pointers
+        (key,) = self._retrying(lambda: keys_from_store(pointers, old.keys[0])).keys
+        self._read_at = self._clock()
+        if key == old.keys[0]:
+            return False
+        self._keys = Keys([key, *(k for k in old.keys if k != key)][:_MAX_KEYS])
+        return True
+
+    def open(self, wire: str, resolve: Resolve) -> Ref[Any]:
+        """Verify *wire* and return its reference; *resolve* is what its `Ref.get` calls.
+
+        Raises:
+            InvalidRef: *wire* isn't a reference of this app (counted).
+            StoreUnavailable: the store's key is needed to decide and can't be read.
+        """
+        try:
+            return self._open(wire, resolve)
+        except InvalidRef as exc:
+            self._counters.add(refs_refused=1)
+            digest = exc.digest or claimed_digest(wire)
+            raise type(exc)(str(exc), exc.task, exc.argument, digest, self._store.url) from exc
+
+    def _open(self, wire: str, resolve: Resolve) -> Ref[Any]:
+        keys = self.keys
+        try:
+            return keys.open(wire, resolve)
+        except UnsupportedVersion:
+            raise
+        except InvalidRef:
+            # Raises StoreUnavailable during an outage: the reference may be valid.
+            if self.refresh(_REREAD_INTERVAL):
+                return self.keys.open(wire, resolve)
+            raise
+
+
+def keys_from_secrets(given: Sequence[str]) -> Keys:
+    """Derive keys from ``offload_secret`` (BLAKE3's key derivation mode)."""
+    derived = [blake3(s.encode(), derive_key_context=_CONTEXT).digest() for s in given]
+    return Keys(derived, secret=True)
+
+
+def keys_from_store(pointers: PointerStore, own: bytes | None = None) -> Keys:
+    """Return the store's own random key; the first caller creates it.
+
+    Any number of processes may call this at once: compare-and-swap lets one of them set the
+    key. *own* is the key to set, for a process that knew one before the store lost it.
+    """
+    key = pointers.read(_POINTER)
+    while key is None:
+        pointers.swap(_POINTER, None, own or secrets.token_bytes(_BYTES))
+        key = pointers.read(_POINTER)
+    return _checked(key)
+
+
+def stored_keys(pointers: PointerStore) -> Keys | None:
+    """Return the store's own key, or None if it has none yet."""
+    key = pointers.read(_POINTER)
+    return None if key is None else _checked(key)
+
+
+def fingerprints(keys: Keys) -> list[str]:
+    """Return fingerprints, which identify keys without revealing them."""
+    return [fingerprint(key) for key in keys.keys]
+
+
+def _checked(key: bytes) -> Keys:
+    if len(key) != _BYTES:
+        raise StoreError(
+            f"the pointer {_POINTER} holds {len(key)} bytes, which is not a signing key: delete "
+            "it, and the next process creates a new one (existing references become invalid)"
+        )
+    return Keys([key])

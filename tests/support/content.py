@@ -1,0 +1,14 @@
+"""What tests replace in a content store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from offload.content.store import ContentStore
+
+
+def set_clock(content: ContentStore, clock: Callable[[], float]) -> None:
+    """Have all parts of *content* read the time from *clock*."""
+    content.now = clock
+    for part in (content.reader, content.writer, content.holds, content.signing):
+        part._clock = clock
