@@ -1,24 +1,141 @@
-"""Text for people: sizes, types, and bounded representations of values."""
+"""Format figures and values for people, and parse what people write."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import reprlib
+from datetime import datetime, timezone
 from typing import Any
 
-__all__ = ("human_size", "short_repr", "type_name")
+__all__ = (
+    "UNKNOWN",
+    "human_cpu_time",
+    "human_duration",
+    "human_latency",
+    "human_number",
+    "human_percent",
+    "human_ratio",
+    "human_size",
+    "human_threshold",
+    "human_time",
+    "parse_duration",
+    "parse_size",
+    "printable",
+    "short_digest",
+    "short_repr",
+    "type_name",
+)
 
-_UNITS = ("B", "kB", "MB", "GB", "TB")
-_MAX_REPR = 200
+UNKNOWN = "-"
+"""Stands for a figure that isn't known."""
+
+_MAX_REPR = 200  # characters
+_SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
+_DURATION_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+_CPU_UNITS = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (0.001, "ms"))
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kmgt]?)b?", re.ASCII)
+_SIZE_FACTORS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_DURATION = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
+_DURATION_FACTORS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def human_size(size: float) -> str:
-    """Return a number of bytes with its unit (powers of 1000), as in ``41.2 MB``."""
-    for unit in _UNITS:
-        if size < 1000 or unit == _UNITS[-1]:
+def human_size(size: float | None) -> str:
+    """Format bytes in powers of 1000: ``41.2 MB``."""
+    if size is None:
+        return UNKNOWN
+    for unit in _SIZE_UNITS:
+        if size < 1000 or unit == _SIZE_UNITS[-1]:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def human_threshold(size: int) -> str:
+    """Format bytes in powers of 1024, as thresholds are set: ``64 KiB``."""
+    for bits, unit in ((20, "MiB"), (10, "KiB")):
+        if size >= 1 << bits:
+            return f"{size / (1 << bits):g} {unit}"
+    return f"{size} B"
+
+
+def human_number(number: int | None) -> str:
+    """Format a whole number: ``1,234``."""
+    return UNKNOWN if number is None else f"{number:,}"
+
+
+def human_ratio(ratio: float | None) -> str:
+    """Format a ratio: ``3.1x``; ``all`` if it is infinite."""
+    if ratio is None:
+        return UNKNOWN
+    return "all" if math.isinf(ratio) else f"{ratio:,.1f}x"
+
+
+def human_percent(part: float | None) -> str:
+    """Format a part of 1 as percent: ``83%``."""
+    return UNKNOWN if part is None else f"{part:.0%}"
+
+
+def human_duration(seconds: float | None) -> str:
+    """Format seconds by their largest unit: ``45 s``, ``2.0 h``."""
+    if seconds is None:
+        return UNKNOWN
+    if math.isinf(seconds):
+        return "forever"
+    for size, unit in _DURATION_UNITS:
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def human_latency(seconds: float | None) -> str:
+    """Format a short time: ``16 ms``; ``longer`` if it is beyond what is measured (infinite)."""
+    if seconds is None:
+        return UNKNOWN
+    if math.isinf(seconds):
+        return "longer"
+    return f"{seconds * 1e3:,.4g} ms" if seconds < 1 else f"{seconds:,.4g} s"
+
+
+def human_cpu_time(seconds: float) -> str:
+    """Format CPU time that is saved, or spent if it is negative: ``41.2 s``."""
+    fitting = (each for each in _CPU_UNITS if abs(seconds) >= 2 * each[0])
+    length, unit = next(fitting, _CPU_UNITS[-1])
+    return f"{seconds / length:,.1f} {unit}"
+
+
+def human_time(seconds: float) -> str:
+    """Format seconds since 1970 as ISO 8601 in UTC; ``?`` if there is no such time."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    except (OverflowError, OSError, ValueError):
+        return "?"
+
+
+def parse_size(text: str) -> int | None:
+    """Return the bytes that ``500kB`` or ``1.5 MB`` means; None if it isn't a size."""
+    match = _SIZE.fullmatch(text.lower())
+    return None if match is None else int(float(match[1]) * _SIZE_FACTORS[match[2]])
+
+
+def parse_duration(text: str) -> float | None:
+    """Return the seconds that ``30m``, ``6h``, or ``7d`` means; None if it isn't a duration."""
+    match = _DURATION.fullmatch(text)
+    if match is None or not int(match[1]):
+        return None
+    return float(match[1]) * _DURATION_FACTORS[match[2]]
+
+
+def printable(text: str) -> str:
+    """Escape, as Python does, what a terminal doesn't print."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def short_digest(digest: str) -> str:
+    """Return the prefix of a digest that people are shown, and that commands understand."""
+    return digest[:15]
 
 
 def type_name(value: Any) -> str:

@@ -32,7 +32,6 @@ _NOUNS = (
     "rm",
     "stats",
     "store",
-    "top",
 )  # each a command of that name in a module of that name
 
 
@@ -61,7 +60,8 @@ class _Nouns(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as exc:
-            from offload.cli.output import print_error, printable
+            from offload.cli.output import print_error
+            from offload.text import printable
 
             as_json = ctx.meta[_JSON]
             if isinstance(exc, click.ClickException):

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import click
 
-from offload.catalog.findings import Finding
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json, print_labelled
 from offload.doctor import Examined, examine
 from offload.errors import OffloadError
+from offload.inspect.findings import Finding
 
 __all__ = ("doctor",)
 

@@ -1,24 +1,23 @@
-"""How long ago, as commands are told it."""
+"""Durations as options of commands."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 
-__all__ = ("Duration",)
+from offload.text import parse_duration
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+__all__ = ("Duration",)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """``30m``, ``6h``, ``7d``, as seconds."""
+    """Seconds, written ``30m``, ``6h``, or ``7d``."""
 
     name = "duration"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        match = re.fullmatch(r"([0-9]{1,6})([smhd])", str(value))
-        if match is None or not int(match[1]):
-            self.fail(f"{value!r} is no time as 30m, 6h or 7d", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
+        seconds = parse_duration(str(value))
+        if seconds is None:
+            self.fail(f"expected a duration such as 30m, 6h, or 7d, not {value!r}", param, ctx)
+        return seconds

@@ -11,15 +11,10 @@ from offload.cli.context import runtime_of
 from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_rows
 from offload.hooks.runtime import Runtime
-from offload.stats.estimate import (
-    Candidate,
-    Estimate,
-    human_seconds,
-    human_threshold,
-)
+from offload.stats.estimate import Candidate, Estimate
 from offload.stats.estimate import estimate as estimate_of
 from offload.stats.report import report, tallies_of
-from offload.text import human_size
+from offload.text import human_cpu_time, human_size, human_threshold
 
 __all__ = ("estimate",)
 
@@ -89,7 +84,7 @@ def _row(each: Candidate) -> tuple[str, ...]:
         human_size(each.bytes),
         human_size(each.stored_bytes),
         f"{each.round_trips:,}",
-        human_seconds(each.saved_seconds),
+        human_cpu_time(each.saved_seconds),
     )
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from offload.cli.context import runtime_of
-from offload.cli.output import print_json, printable
+from offload.cli.output import print_json
 from offload.cli.progress import Progress
 from offload.gc import Collected, collect
 from offload.stores.protocols import SweepItem
-from offload.text import human_size
+from offload.text import human_size, printable
 
 __all__ = ("gc",)
 

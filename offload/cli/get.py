@@ -11,15 +11,15 @@ from typing import IO, Any
 
 import click
 
-from offload.catalog.blobs import BlobContent, read_content
-from offload.catalog.naming import digest_begin, find, is_ref
 from offload.cli.context import runtime_of
-from offload.cli.output import print_json, printable
+from offload.cli.output import print_json
 from offload.cli.written import write_value
 from offload.errors import InvalidRef
 from offload.hooks.runtime import Runtime
+from offload.inspect.blobs import digest_prefix, find_digest, is_ref
+from offload.inspect.content import BlobContent, read_content
 from offload.ref import Ref
-from offload.text import human_size
+from offload.text import human_size, printable
 
 __all__ = ("get",)
 
@@ -78,10 +78,10 @@ def get(
 def _content(runtime: Runtime, what: str, ref: Ref[Any] | None) -> BlobContent:
     if ref is not None:
         return read_content(runtime.store, ref.digest, data=ref.data, size=ref.size)
-    begin = digest_begin(what)
+    begin = digest_prefix(what)
     if begin is None:
         raise InvalidRef(f"{what[:100]!r} is no reference, and no digest of 8 digits or more")
-    return read_content(runtime.store, find(runtime.store, begin))
+    return read_content(runtime.store, find_digest(runtime.store, begin))
 
 
 def _form(content: BlobContent) -> str:

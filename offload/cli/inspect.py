@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from offload.catalog.description import describe, finite
-from offload.catalog.times import lasts
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json, print_rows
-from offload.text import human_size
+from offload.inspect.values import describe, json_finite
+from offload.text import human_duration, human_size
 
 __all__ = ("inspect",)
 
@@ -34,7 +33,7 @@ def inspect(ctx: click.Context, what: str, as_json: bool) -> None:
     runtime = runtime_of(ctx)
     told = describe(runtime, what)
     if as_json:
-        print_json(finite(told))
+        print_json(json_finite(told))
     else:
         _print(told)
 
@@ -74,17 +73,17 @@ def _shown(name: str, value: Any) -> str:
     if name.endswith("bytes"):
         return f"{human_size(value)} ({value:,} bytes)" if value >= 1000 else human_size(value)
     if name == "ttl":
-        return lasts(value)
+        return human_duration(value)
     if name == "age":
-        return lasts(value)
+        return human_duration(value)
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def _holders(holders: Mapping[str, float] | None, label: str) -> list[tuple[str, str]]:
     if holders is None:
-        return [(label, "not known: this store keeps no account of who needs what")]
+        return [(label, "unknown: this store doesn't track holds")]
     longest = sorted(holders.items(), key=lambda item: (-item[1], item[0]))
-    return _listed(label, [f"{name}  for {lasts(left)}" for name, left in longest]) or [
+    return _listed(label, [f"{name}  for {human_duration(left)}" for name, left in longest]) or [
         (label, "nobody")
     ]
 

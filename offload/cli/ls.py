@@ -8,25 +8,29 @@ from typing import Any
 
 import click
 
-from offload.catalog.listing import (
+from offload.cli.context import runtime_of
+from offload.cli.output import Column, print_json_list, print_pages
+from offload.cli.progress import Progress
+from offload.inspect.blobs import (
     PAGE,
     SORTS,
     Listed,
-    account_of,
+    Sharing,
+    describe_kind,
     listed,
     ordered,
     rows,
-    told_kind,
+    tracked_holds,
 )
-from offload.catalog.naming import short
-from offload.catalog.sharing import Sharing
-from offload.catalog.sizes import read_size
-from offload.catalog.times import lasts
-from offload.cli.context import runtime_of
-from offload.cli.output import Column, print_json_list, print_pages, printable
-from offload.cli.progress import Progress
 from offload.stores.protocols import Store
-from offload.text import human_size
+from offload.text import (
+    human_duration,
+    human_number,
+    human_size,
+    parse_size,
+    printable,
+    short_digest,
+)
 
 __all__ = ("ls",)
 
@@ -35,9 +39,9 @@ class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     name = "size"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        size = read_size(str(value))
+        size = parse_size(str(value))
         if size is None:
-            self.fail(f"{value!r} is no size as 500kB or 1.5MB", param, ctx)
+            self.fail(f"{value!r} is not a size such as 500kB or 1.5MB", param, ctx)
         return size
 
 
@@ -74,7 +78,7 @@ def ls(
     Sorted without --limit, all are read before the first is printed.
     """
     store = runtime_of(ctx).store
-    account_of(store, needed=sort == "holders")
+    tracked_holds(store, required=sort == "holders")
     first_all = sort is not None or shared
     with Progress(f"looking through {store.url}", shown=first_all) as progress:
         found = rows(store, larger_than=larger_than, held=held)
@@ -113,15 +117,11 @@ def _print(blobs: Iterable[Listed], store: Store, shared: bool) -> None:
 def _row(each: Listed, aged: bool, shared: bool) -> list[str]:
     row, seen = each.row, each.seen
     return [
-        short(row.digest),
+        short_digest(row.digest),
         human_size(row.size),
-        lasts(row.ttl),
-        _count(row.holders),
-        *[lasts(seen.seen.age if seen else None)] * aged,
-        *[_count(each.shared)] * shared,
-        told_kind(each.seen),
+        human_duration(row.ttl),
+        human_number(row.holders),
+        *[human_duration(seen.seen.age if seen else None)] * aged,
+        *[human_number(each.shared)] * shared,
+        describe_kind(each.seen),
     ]
-
-
-def _count(number: int | None) -> str:
-    return "-" if number is None else f"{number:,}"

@@ -14,6 +14,7 @@ import click
 from offload.cli import terminal
 from offload.cli.terminal import Column
 from offload.errors import OffloadError
+from offload.text import printable
 
 __all__ = (
     "Column",
@@ -23,7 +24,6 @@ __all__ = (
     "print_labelled",
     "print_pages",
     "print_rows",
-    "printable",
 )
 
 _IN_MEMORY = 1 << 24  # bytes of a list that is not printed yet
@@ -101,11 +101,6 @@ def print_labelled(texts: Iterable[tuple[str, str]], width: int, *, levels: bool
     if not terminal.print_labelled(shown, width, levels=levels):
         for label, text in shown:
             click.echo(f"{label:<{width}}{text}")
-
-
-def printable(text: str) -> str:
-    """Return *text* with what a terminal would not print in it written out, as Python does."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _lines(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> Iterator[str]:

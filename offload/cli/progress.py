@@ -10,9 +10,8 @@ from typing import TypeVar, final
 
 import click
 
-from offload.cli.output import printable
 from offload.cli.terminal import is_terminal
-from offload.text import human_size
+from offload.text import human_size, printable
 
 __all__ = ("Progress",)
 

@@ -11,13 +11,14 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
 from offload.cli.context import runtime_of
-from offload.cli.output import print_json, printable
+from offload.cli.output import print_json
 from offload.cli.progress import Progress
 from offload.errors import StoreUnavailable
 from offload.hooks.message import EMBED, Note, restore_refs
 from offload.hooks.release import is_only_copy, release
 from offload.hooks.runtime import Runtime, task_holder
 from offload.ref import Ref
+from offload.text import printable
 
 __all__ = ("purge",)
 

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from offload.catalog.naming import digest_begin, find
-from offload.catalog.removal import holders_of, remove, sizes_of
-from offload.catalog.times import lasts
 from offload.cli.context import runtime_of
-from offload.cli.output import print_json, print_rows, printable
+from offload.cli.output import print_json, print_rows
 from offload.digest import Digest
 from offload.errors import InvalidRef
+from offload.inspect.blobs import digest_prefix, find_digest, holders_of, remove_blobs, stored_sizes
 from offload.stores.protocols import Store
-from offload.text import human_size
+from offload.text import human_duration, human_size, printable
 
 __all__ = ("rm",)
 
@@ -42,13 +40,13 @@ def rm(ctx: click.Context, digests: tuple[str, ...], yes: bool, force: bool, as_
         raise click.UsageError("--json asks nothing: say --yes")
     store = runtime_of(ctx).store
     wanted = list(dict.fromkeys(_digest(store, text) for text in digests))
-    sizes = sizes_of(store, wanted)
+    sizes = stored_sizes(store, wanted)
     there = [digest for digest in wanted if digest in sizes]
     if not as_json:
         _show(store, wanted, sizes)
     if there and not yes:
         click.confirm(f"Remove {len(there)} of {printable(store.url)}?", abort=True)
-    held = remove(store, there, force=force)
+    held = remove_blobs(store, there, force=force)
     gone = [digest for digest in there if digest not in held]
     if as_json:
         missing = [digest for digest in wanted if digest not in sizes]
@@ -62,10 +60,10 @@ def rm(ctx: click.Context, digests: tuple[str, ...], yes: bool, force: bool, as_
 
 
 def _digest(store: Store, text: str) -> Digest:
-    begin = digest_begin(text)
+    begin = digest_prefix(text)
     if begin is None:
         raise InvalidRef(f"{text[:100]!r} is no digest of 8 digits or more")
-    return find(store, begin)
+    return find_digest(store, begin)
 
 
 def _show(store: Store, digests: Sequence[Digest], sizes: Mapping[Digest, int]) -> None:
@@ -84,6 +82,6 @@ def _said(holders: Mapping[str, float] | None) -> str:
     if not holders:
         return "nobody holds it"
     longest = sorted(holders.items(), key=lambda item: (-item[1], item[0]))
-    named = ", ".join(f"{name} for {lasts(left)}" for name, left in longest[:_SHOWN])
+    named = ", ".join(f"{name} for {human_duration(left)}" for name, left in longest[:_SHOWN])
     more = len(longest) - _SHOWN
     return f"held by {named}" + (f" and {more:,} more" if more > 0 else "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -13,13 +14,20 @@ from offload.cli.context import runtime_of
 from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.counters import STEPS
+from offload.errors import StoreUnavailable
 from offload.hooks.runtime import Runtime
-from offload.stats import Figures, Report, report, told
+from offload.stats import Figures, Report, report
 from offload.stats.report import tallies_of
 from offload.stats.stores import by_store
-from offload.text import human_size
+from offload.text import (
+    human_latency,
+    human_percent,
+    human_ratio,
+    human_size,
+    printable,
+)
 
-__all__ = ("counts", "document", "stats")
+__all__ = ("stats",)
 
 _COLUMNS = [
     Column(name, number=True)
@@ -45,7 +53,9 @@ _LABELS = 10  # characters
 @click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d …")
 @click.option("--by", type=click.Choice(["task", "argument", "store"]), help="A row for each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--watch", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Again and again.")
+@click.option(
+    "--watch", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Repeat until interrupted."
+)
 @click.option("--reset", is_flag=True, help="Forget all that was counted.")
 @click.pass_context
 def stats(
@@ -73,46 +83,60 @@ def stats(
         else:
             click.echo(f"{runtime.store.url}: counters start from zero")
         return
-    while True:
-        _show(runtime, since, by, as_json=as_json)
-        if watch is None:
-            return
-        time.sleep(watch)
-        click.clear()
+
+    def read() -> Report:
+        runtime.recorder.write()
+        return report(tallies_of(runtime.store), since, tasks=by is not None or as_json)
+
+    def show(found: Report) -> None:
+        if as_json:
+            print_json(_document(runtime, found))
+        else:
+            _print(runtime, found, since, by)
+
+    if watch is None:
+        show(read())
+    else:
+        _watch(read, show, watch)
 
 
-def _show(runtime: Runtime, since: float | None, by: str | None, *, as_json: bool) -> None:
-    runtime.recorder.write()
-    found = report(tallies_of(runtime.store), since, tasks=by is not None or as_json)
-    if as_json:
-        print_json(document(runtime, found))
-        return
-    rows = _rows(runtime, found, by)
+def _watch(read: Callable[[], Report], show: Callable[[Report], None], seconds: float) -> None:
+    """Show the statistics until interrupted; the last ones stay while the store is unavailable."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            try:
+                found = read()
+            except StoreUnavailable as exc:
+                click.echo(printable(f"{exc}; retrying in {seconds:g} s"), err=True)
+            else:
+                click.clear()
+                show(found)
+            time.sleep(seconds)
+
+
+def _print(runtime: Runtime, found: Report, since: float | None, by: str | None) -> None:
     when = (
         "in all" if since is None else time.strftime("since %F %H:%M", time.localtime(found.begin))
     )
     click.echo(f"{runtime.store.url}, {when}")
-    if by is not None:
+    if by is None:
+        print_labelled(_told(found.total).items(), _LABELS)
+    elif rows := _rows(runtime, found, by):
         columns = _STORE_COLUMNS if by == "store" else _COLUMNS
-        if rows:
-            print_rows(rows, [Column(by.upper(), breaks=True), *columns])
-        else:
-            click.echo("nothing was counted")
-        return
-    print_labelled(_told(found.total).items(), _LABELS)
+        print_rows(rows, [Column(by.upper(), breaks=True), *columns])
+    else:
+        click.echo("nothing was counted")
 
 
-def _rows(runtime: Runtime, found: Report, by: str | None) -> list[tuple[str, ...]]:
+def _rows(runtime: Runtime, found: Report, by: str) -> list[tuple[str, ...]]:
     if by == "store":
         return [
             (url, *_store_row(figures)) for url, figures in by_store(found, runtime.store).items()
         ]
     if by == "task":
         named = dict(found.tasks)
-    elif by == "argument":
-        named = {f"{task} {argument}": each for (task, argument), each in found.arguments.items()}
     else:
-        return []
+        named = {f"{task} {argument}": each for (task, argument), each in found.arguments.items()}
     ordered = sorted(named.items(), key=lambda item: (-item[1]["bytes_offloaded"], item[0]))
     return [(name or "-", *_row(figures)) for name, figures in ordered]
 
@@ -123,9 +147,9 @@ def _row(figures: Figures) -> tuple[str, ...]:
         f"{figures['values_offloaded']:,}",
         human_size(figures["bytes_offloaded"]),
         human_size(figures["bytes_uploaded"]),
-        told.times(figures.deduplication),
+        human_ratio(figures.deduplication),
         f"{figures['values_fetched'] + figures['cache_hits']:,}",
-        told.percent(figures.hit_ratio),
+        human_percent(figures.hit_ratio),
         f"{sum(figures.errors.values()):,}",
     )
 
@@ -136,8 +160,8 @@ def _store_row(figures: Figures) -> tuple[str, ...]:
         human_size(figures["bytes_stored"]),
         human_size(figures["bytes_fetched"]),
         f"{figures['calls_failed']:,}",
-        told.bound(figures.quantile("upload", 0.99)),
-        told.bound(figures.quantile("fetch", 0.99)),
+        human_latency(figures.quantile("upload", 0.99)),
+        human_latency(figures.quantile("fetch", 0.99)),
     )
 
 
@@ -149,7 +173,7 @@ def _told(total: Figures) -> dict[str, str]:
         return f"{total[name]:,}"
 
     errors = ", ".join(f"{count:,} {kind}" for kind, count in total.errors.items()) or "none"
-    dedup, hits = told.times(total.deduplication), told.percent(total.hit_ratio)
+    dedup, hits = human_ratio(total.deduplication), human_percent(total.hit_ratio)
     texts = {
         "values": f"{number('values_seen')} looked at, {number('values_offloaded')} by reference, "
         f"{number('values_deduplicated')} of them stored before",
@@ -171,27 +195,27 @@ def _told(total: Figures) -> dict[str, str]:
 
 def _timing(total: Figures, step: str) -> str:
     count = total.times(step)[-1]
-    half, most = (told.bound(total.quantile(step, part)) for part in (0.5, 0.99))
+    half, most = (human_latency(total.quantile(step, part)) for part in (0.5, 0.99))
     average = total.seconds(step) / count * 1e3
     return f"{count:,} times, {average:,.1f} ms on average, half within {half}, 99 % within {most}"
 
 
-def document(runtime: Runtime, found: Report) -> dict[str, Any]:
+def _document(runtime: Runtime, found: Report) -> dict[str, Any]:
     """Return a report, as JSON."""
     return {
         "store": runtime.store.url,
         "since": found.begin,
-        "total": counts(found.total),
-        "stores": {url: counts(each) for url, each in by_store(found, runtime.store).items()},
-        "tasks": {task: counts(each) for task, each in sorted(found.tasks.items())},
+        "total": _counts(found.total),
+        "stores": {url: _counts(each) for url, each in by_store(found, runtime.store).items()},
+        "tasks": {task: _counts(each) for task, each in sorted(found.tasks.items())},
         "arguments": [
-            {"task": task, "argument": argument, **counts(each)}
+            {"task": task, "argument": argument, **_counts(each)}
             for (task, argument), each in sorted(found.arguments.items())
         ],
     }
 
 
-def counts(figures: Figures) -> Mapping[str, Any]:
+def _counts(figures: Figures) -> Mapping[str, Any]:
     """Return the counters, as JSON."""
     ratio = figures.deduplication
     return {

@@ -13,16 +13,16 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from offload.catalog.removal import holders_of, remove
-from offload.catalog.times import lasts
 from offload.dashboard.board import board_of
 from offload.dashboard.facts import Shown, facts_of, shown_of
 from offload.dashboard.forms import read_form
 from offload.dashboard.rendering import render
 from offload.digest import Digest, parse_digest
 from offload.errors import OffloadError, StoreUnavailable
+from offload.inspect.blobs import holders_of, remove_blobs
 from offload.stores.capabilities import BlobPeek, blob_inspection_of, hold_tracking_of
 from offload.stores.protocols import Store
+from offload.text import human_duration
 
 __all__ = ("ROUTES",)
 
@@ -93,7 +93,7 @@ async def _remove(request: Request) -> Response:
 
 def _removed(request: Request, digest: Digest, force: bool) -> Response:
     stored = board_of(request).stored
-    if remove(stored.store, [digest], force=force):
+    if remove_blobs(stored.store, [digest], force=force):
         return _asks(request, digest, _holders(stored.store, digest), status=409)
     stored.changed()
     root = request.scope.get("root_path", "")
@@ -143,7 +143,7 @@ def _holders(store: Store, digest: Digest) -> _Holders:
         return _Holders(count, [])
     found = holders_of(store, digest) or {}
     longest = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return _Holders(len(found), [(name, lasts(left)) for name, left in longest[:_SHOWN]])
+    return _Holders(len(found), [(name, human_duration(left)) for name, left in longest[:_SHOWN]])
 
 
 ROUTES = [

@@ -10,22 +10,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.catalog.listing import Row
-from offload.catalog.naming import digest_part, short
-from offload.catalog.refreshed import Kept
-from offload.catalog.removal import sizes_of
-from offload.catalog.sizes import read_size
-from offload.catalog.snapshot import Bucket, Query, Snapshot
-from offload.catalog.times import lasts
 from offload.dashboard.board import board_of
+from offload.dashboard.caching import Refreshed
 from offload.dashboard.charts import Chart
 from offload.dashboard.rendering import render
 from offload.dashboard.stored import Kind, Stored
 from offload.dashboard.tables import Column, Table, number_of
 from offload.digest import Digest, parse_digest
 from offload.errors import OffloadError
+from offload.inspect.blobs import Row, partial_prefix, stored_sizes
+from offload.inspect.snapshot import Bucket, Query, Snapshot
 from offload.stores.protocols import Store
-from offload.text import human_size
+from offload.text import human_duration, human_size, parse_size, short_digest
 
 __all__ = ("ROUTES",)
 
@@ -95,19 +91,19 @@ def _blobs(request: Request) -> Response:
 def _asked(query: QueryParams) -> _Asked:
     wrong: list[str] = []
     text, larger = query.get("q", "").strip(), query.get("larger", "").strip()
-    begin = digest_part(text.lower())
+    begin = partial_prefix(text.lower())
     if begin is None:
         wrong.append(f"No digest begins with {text[:_LONGEST]}: look it up above, if it is a task.")
-    size = read_size(larger) if larger else None
+    size = parse_size(larger) if larger else None
     if larger and size is None:
-        wrong.append(f"{larger[:_LONGEST]} is no size as 500kB or 1.5MB.")
+        wrong.append(f"{larger[:_LONGEST]} is not a size such as 500kB or 1.5MB.")
     sort = query.get("sort", "")
     given = sort in _SORTED
     return _Asked(
         Query(
             sort=sort if given else "size",
             descending=query.get("desc") == "1" if given else None,
-            begin=begin or "",
+            prefix=begin or "",
             larger_than=size,
             held={"yes": True, "no": False}.get(query.get("held", "")),
         ),
@@ -118,18 +114,18 @@ def _asked(query: QueryParams) -> _Asked:
 
 
 def _table(
-    params: QueryParams, stored: Stored, kept: Kept[Snapshot], asked: _Asked
+    params: QueryParams, stored: Stored, kept: Refreshed[Snapshot], asked: _Asked
 ) -> tuple[Table[_Line], list[str]]:
     """Return the page of blobs that is asked for, and what is to be said besides."""
     snapshot = kept.value
     assert snapshot is not None  # noqa: S101 (for the type checker: the caller has looked)
     query, notes = _of_holders(stored, snapshot, asked)
     page = number_of(params, "page", 1)
-    chosen = snapshot.choose(query, (page - 1) * _PAGE, _PAGE)
+    chosen = snapshot.select(query, (page - 1) * _PAGE, _PAGE)
     pages = max(-(-chosen.count // _PAGE), 1)
     if page > pages:
         page = pages
-        chosen = snapshot.choose(query, (page - 1) * _PAGE, _PAGE)
+        chosen = snapshot.select(query, (page - 1) * _PAGE, _PAGE)
     shared = None
     if asked.shared:
         counted = stored.shared()
@@ -173,7 +169,7 @@ def _of_holders(stored: Stored, snapshot: Snapshot, asked: _Asked) -> tuple[Quer
     query = asked.query
     if not snapshot.knows_holders and (asked.holder or query.held is not None):
         url = stored.store.url
-        note = f"{url} keeps no account of who needs what: that was not asked for."
+        note = f"{url} doesn't track holds, so this filter was ignored."
         return replace(query, held=None), [note]
     if not asked.holder:
         return query, []
@@ -194,7 +190,7 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
         Column(
             "digest",
             "Digest",
-            lambda each: short(each.row.digest),
+            lambda each: short_digest(each.row.digest),
             lambda each: each.row.digest,
             wide=True,
             link=lambda each: f"/blobs/{each.row.digest}",
@@ -216,7 +212,7 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
         Column(
             "expiry",
             "Ends in",
-            lambda each: lasts(each.left),
+            lambda each: human_duration(each.left),
             lambda each: each.row.ttl,
             hint="if nobody holds it any longer than now",
         ),
@@ -232,7 +228,7 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
             )
         )
     if aged:
-        columns.append(Column("age", "Age", lambda each: lasts(each.kind.age)))
+        columns.append(Column("age", "Age", lambda each: human_duration(each.kind.age)))
     if counted:
         columns.append(
             Column(
@@ -249,7 +245,7 @@ def _removed(query: QueryParams, store: Store) -> Digest | None:
     """Return the blob that was removed just now, says the address, if it is not there."""
     try:
         digest = parse_digest(query.get("removed", ""))
-        return None if sizes_of(store, [digest]) else digest
+        return None if stored_sizes(store, [digest]) else digest
     except (ValueError, OffloadError):
         return None
 
@@ -263,7 +259,7 @@ def _sizes(buckets: Sequence[Bucket]) -> list[str]:
 
 
 def _ends(buckets: Sequence[Bucket]) -> list[str]:
-    return _labels([lasts(bucket.below) for bucket in buckets[:-1]])
+    return _labels([human_duration(bucket.below) for bucket in buckets[:-1]])
 
 
 def _labels(edges: Sequence[str]) -> list[str]:

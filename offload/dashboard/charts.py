@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
+
+from offload.text import human_time
 
 __all__ = ("Chart", "along_time")
 
@@ -56,5 +57,4 @@ def along_time(
     **more: Any,
 ) -> Chart:
     """Return a chart over moments (seconds since 1970)."""
-    x = [datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="seconds") for at in times]
-    return Chart(name, title, x, series, **more)
+    return Chart(name, title, [human_time(at) for at in times], series, **more)

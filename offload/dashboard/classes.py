@@ -9,14 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.catalog.classes import ClassState, VersionState
-from offload.catalog.refreshed import Kept
-from offload.catalog.versions import at, short
 from offload.dashboard.board import board_of
-from offload.dashboard.formats import NONE, moment, number, size
-from offload.dashboard.rendering import render
+from offload.dashboard.caching import Refreshed
+from offload.dashboard.rendering import moment, render
 from offload.dashboard.shipped import Classes
 from offload.dashboard.tables import Column, Table
+from offload.inspect.classes import ClassState, VersionState, format_version, short_hash
+from offload.text import UNKNOWN, human_number, human_size
 
 __all__ = ("ROUTES",)
 
@@ -30,15 +29,12 @@ def _pushed(state: ClassState | VersionState) -> float:
 
 
 def _moment(state: ClassState | VersionState) -> object:
-    try:
-        return moment(_pushed(state) or None)
-    except (OverflowError, OSError, ValueError):  # what somebody wrote to the store
-        return "?"
+    return moment(_pushed(state) or None)
 
 
 def _loads(refused: str, *, asked: bool) -> str:
     if not asked:
-        return NONE
+        return UNKNOWN
     return "no" if refused else "yes"
 
 
@@ -48,8 +44,8 @@ def _source(state: VersionState) -> int | None:
 
 def _needs(state: VersionState) -> str:
     needs = state.record.needs if state.record else ()
-    named = ", ".join(at(*need) for need in needs[:_NEEDS])
-    return f"{named} and {len(needs) - _NEEDS} more" if len(needs) > _NEEDS else named or NONE
+    named = ", ".join(format_version(*need) for need in needs[:_NEEDS])
+    return f"{named} and {len(needs) - _NEEDS} more" if len(needs) > _NEEDS else named or UNKNOWN
 
 
 _CLASSES: list[Column[ClassState]] = [
@@ -65,21 +61,21 @@ _CLASSES: list[Column[ClassState]] = [
         "latest",
         "Latest",
         lambda state: (
-            "broken" if state.broken else short(state.latest.hash) if state.latest else NONE
+            "broken" if state.broken else short_hash(state.latest.hash) if state.latest else UNKNOWN
         ),
         wide=True,
     ),
     Column(
         "versions",
         "Versions",
-        lambda state: number(len(state.versions)),
+        lambda state: human_number(len(state.versions)),
         lambda state: len(state.versions),
     ),
-    Column("tags", "Tags", lambda state: ", ".join(state.tags) or NONE, wide=True),
+    Column("tags", "Tags", lambda state: ", ".join(state.tags) or UNKNOWN, wide=True),
     Column(
         "status",
         "Status",
-        lambda state: state.status or NONE,
+        lambda state: state.status or UNKNOWN,
         lambda state: state.status,
         wide=True,
         hint="how what is registered here stands to the latest in the store",
@@ -93,7 +89,7 @@ _CLASSES: list[Column[ClassState]] = [
     Column(
         "python",
         "Python",
-        lambda state: state.latest.python if state.latest else NONE,
+        lambda state: state.latest.python if state.latest else UNKNOWN,
         lambda state: state.latest.python if state.latest else "",
         wide=True,
     ),
@@ -101,19 +97,21 @@ _CLASSES: list[Column[ClassState]] = [
     Column(
         "signer",
         "Signed by",
-        lambda state: state.signer or NONE,
+        lambda state: state.signer or UNKNOWN,
         lambda state: state.signer,
         wide=True,
     ),
 ]
 
 _VERSIONS: list[Column[VersionState]] = [
-    Column("hash", "Version", lambda state: short(state.hash), lambda state: state.hash, wide=True),
-    Column("tags", "Tags", lambda state: ", ".join(state.tags) or NONE, wide=True),
+    Column(
+        "hash", "Version", lambda state: short_hash(state.hash), lambda state: state.hash, wide=True
+    ),
+    Column("tags", "Tags", lambda state: ", ".join(state.tags) or UNKNOWN, wide=True),
     Column(
         "here",
         "Registered here",
-        lambda state: "yes" if state.here else NONE,
+        lambda state: "yes" if state.here else UNKNOWN,
         lambda state: state.here,
     ),
     Column("pushed", "Pushed", _moment, _pushed),
@@ -123,25 +121,28 @@ _VERSIONS: list[Column[VersionState]] = [
         lambda state: _loads(state.refused, asked=True),
         lambda state: bool(state.refused),
     ),
-    Column("kind", "Kind", lambda state: state.record.kind if state.record else NONE, wide=True),
+    Column("kind", "Kind", lambda state: state.record.kind if state.record else UNKNOWN, wide=True),
     Column(
-        "python", "Python", lambda state: state.record.python if state.record else NONE, wide=True
+        "python",
+        "Python",
+        lambda state: state.record.python if state.record else UNKNOWN,
+        wide=True,
     ),
     Column(
         "size",
         "Size",
-        lambda state: size(state.record.size if state.record else None),
+        lambda state: human_size(state.record.size if state.record else None),
         lambda state: state.record.size if state.record else 0,
     ),
     Column(
         "source",
         "Source",
-        lambda state: size(_source(state)),
+        lambda state: human_size(_source(state)),
         lambda state: _source(state) or 0,
         hint="that was pushed with it",
     ),
     Column("needs", "Needs", _needs, wide=True),
-    Column("signer", "Signed by", lambda state: state.signer or NONE, wide=True),
+    Column("signer", "Signed by", lambda state: state.signer or UNKNOWN, wide=True),
 ]
 
 
@@ -170,9 +171,9 @@ def _classes(request: Request) -> Response:
     )
 
 
-def _all(classes: Classes) -> Kept[list[ClassState]]:
+def _all(classes: Classes) -> Refreshed[list[ClassState]]:
     """Return all that was read; raises why it could not be, if it never was."""
-    kept = classes.all.look(_PATIENCE)
+    kept = classes.all.get(_PATIENCE)
     if kept.value is None and kept.error is not None:
         raise kept.error
     return kept
@@ -191,7 +192,7 @@ def _class(request: Request) -> Response:
         title=name or "(none)",
         history=history,
         mode=classes.registry.policy.mode,
-        refused={short(each.hash): each.refused for each in versions if each.refused},
+        refused={short_hash(each.hash): each.refused for each in versions if each.refused},
         a=a,
         b=b,
         difference=classes.diff(name, a, b) if a and b and a != b else "",

@@ -8,19 +8,12 @@ from starlette.routing import Route
 
 from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart
-from offload.dashboard.formats import number, size
 from offload.dashboard.overview import stretch_of
 from offload.dashboard.rendering import render
 from offload.dashboard.statistics import STRETCHES
 from offload.dashboard.tables import Column, Table
-from offload.stats.estimate import (
-    Candidate,
-    Choices,
-    Estimate,
-    estimate,
-    human_seconds,
-    human_threshold,
-)
+from offload.stats.estimate import Candidate, Choices, Estimate, estimate
+from offload.text import human_cpu_time, human_number, human_size, human_threshold
 
 __all__ = ("ROUTES",)
 
@@ -74,17 +67,21 @@ def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
             wide=True,
         ),
         Column("mark", "Note", mark, wide=True),
-        Column.figure("values", "Values", lambda each: each.values, number, out),
-        Column.figure("bytes", "Bytes", lambda each: each.bytes, size, out),
-        Column.figure("stored", "Stored", lambda each: each.stored_bytes, size, "once each"),
+        Column.figure("values", "Values", lambda each: each.values, human_number, out),
+        Column.figure("bytes", "Bytes", lambda each: each.bytes, human_size, out),
+        Column.figure("stored", "Stored", lambda each: each.stored_bytes, human_size, "once each"),
         Column.figure(
-            "trips", "Round trips", lambda each: each.round_trips, number, "with the store, at most"
+            "trips",
+            "Round trips",
+            lambda each: each.round_trips,
+            human_number,
+            "with the store, at most",
         ),
         Column.figure(
             "saved",
             "CPU saved",
             lambda each: each.saved_seconds,
-            human_seconds,
+            human_cpu_time,
             "on all sides, by a model; below 0: spent",
         ),
     ]
@@ -109,10 +106,10 @@ def _tasks(request: Request, told: Estimate) -> Table[tuple[str, Choices]]:
 
     columns: list[Column[tuple[str, Choices]]] = [
         Column("name", "Task", lambda item: item[0] or "(none)", lambda item: item[0], wide=True),
-        Column.figure("values", "Values", lambda item: item[1].values, number),
-        Column.figure("bytes", "Bytes", lambda item: item[1].bytes, size),
+        Column.figure("values", "Values", lambda item: item[1].values, human_number),
+        Column.figure("bytes", "Bytes", lambda item: item[1].bytes, human_size),
         Column("best", "Best threshold", best),
-        Column.figure("saved", "CPU saved", saved, human_seconds),
+        Column.figure("saved", "CPU saved", saved, human_cpu_time),
     ]
     return Table.of(
         request.query_params,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from offload.catalog.times import lasts
-from offload.text import human_size
+from offload.text import human_duration, human_size
 
 __all__ = ("Facts", "Shown", "facts_of", "shown_of")
 
@@ -45,7 +44,7 @@ def facts_of(told: Mapping[str, Any]) -> Facts:
 
 
 def shown_of(told: Mapping[str, Any]) -> Shown:
-    """Return a preview as `told_preview` returns it."""
+    """Return a preview as `describe_preview` returns it."""
     rest = {**told}
     text, cut, why = (rest.pop(name, None) for name in ("text", "cut", "not_shown"))
     return Shown(facts_of(rest), None if text is None else str(text), bool(cut), str(why or ""))
@@ -73,7 +72,7 @@ def _number(name: str, value: float) -> str:
         size = human_size(int(value))
         return f"{size} ({value:,} bytes)" if value >= 1000 else size
     if name in {"ttl", "age"}:
-        return lasts(value)
+        return human_duration(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

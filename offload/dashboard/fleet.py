@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from offload.catalog.agreement import agreement
-from offload.catalog.expiring import waiting_too_long
-from offload.catalog.findings import Finding
-from offload.catalog.refreshed import Refreshed
-from offload.catalog.workers import Asked, ask_workers, this_process
-from offload.doctor.health import StoreState, look_at_stores
+from offload.dashboard.caching import BackgroundRefresh
+from offload.doctor.health import StoreState, inspect_store
+from offload.doctor.messages import check_messages
 from offload.hooks.runtime import Runtime
+from offload.inspect.config_drift import config_drift
+from offload.inspect.findings import Finding
+from offload.inspect.workers import Workers, ask_workers, this_process
 
 __all__ = ("Compared", "Fleet")
 
@@ -24,7 +24,7 @@ _WAITING = 60.0
 class Compared:
     """What workers answered, and what of it does not go together."""
 
-    asked: Asked
+    asked: Workers
     findings: Sequence[Finding]
 
 
@@ -33,16 +33,20 @@ class Fleet:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.stores: Refreshed[StoreState] = Refreshed(self._look, every=_STORES, share=2)
-        self.workers: Refreshed[Compared] = Refreshed(self._compare, every=_WORKERS, share=2)
+        self.stores: BackgroundRefresh[StoreState] = BackgroundRefresh(
+            self._look, every=_STORES, share=2
+        )
+        self.workers: BackgroundRefresh[Compared] = BackgroundRefresh(
+            self._compare, every=_WORKERS, share=2
+        )
 
-        self.waiting: Refreshed[Sequence[Finding]] = Refreshed(
-            lambda: tuple(waiting_too_long(runtime)), every=_WAITING
+        self.waiting: BackgroundRefresh[Sequence[Finding]] = BackgroundRefresh(
+            lambda: tuple(check_messages(runtime)), every=_WAITING
         )
 
     def _look(self) -> StoreState:
-        return look_at_stores(self._runtime.store, self._runtime.settings.tier_sizes)
+        return inspect_store(self._runtime.store, self._runtime.settings.tier_sizes)
 
     def _compare(self) -> Compared:
         asked = ask_workers(self._runtime.app)
-        return Compared(asked, tuple(agreement(this_process(self._runtime), asked)))
+        return Compared(asked, tuple(config_drift(this_process(self._runtime), asked)))

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from offload.catalog.naming import digest_begin, find, is_ref
 from offload.dashboard.board import board_of
 from offload.dashboard.facts import facts_of, shown_of
 from offload.dashboard.forms import read_form
 from offload.dashboard.rendering import render
 from offload.errors import BlobMissing, OffloadError, StoreUnavailable
+from offload.inspect.blobs import digest_prefix, find_digest, is_ref
 
 __all__ = ("ROUTES",)
 
@@ -46,11 +46,11 @@ def _lookup(request: Request) -> Response:
     if not what and ref is None:
         return _page(request, "", {})
     try:
-        begin = None if ref is not None else digest_begin(what)
+        begin = None if ref is not None else digest_prefix(what)
         if begin is not None:
             try:
                 root = request.scope.get("root_path", "")
-                return RedirectResponse(f"{root}/blobs/{find(stored.store, begin)}", 303)
+                return RedirectResponse(f"{root}/blobs/{find_digest(stored.store, begin)}", 303)
             except BlobMissing:
                 pass  # the id of a task may be hexadecimal digits, too
         return _page(request, what, stored.described(what if ref is None else ref))

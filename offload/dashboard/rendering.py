@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from offload.dashboard import formats, forms
+from offload.dashboard import forms
 from offload.dashboard.addresses import path_of, root_of
 from offload.dashboard.board import board_of
+from offload.text import (
+    UNKNOWN,
+    human_duration,
+    human_latency,
+    human_number,
+    human_percent,
+    human_ratio,
+    human_size,
+)
 
-__all__ = ("NAVIGATION", "render")
+__all__ = ("NAVIGATION", "moment", "render")
 
 NAVIGATION = {
     "/": "Overview",
@@ -48,6 +59,19 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     return answer
 
 
+def moment(at: float | None) -> Markup | str:
+    """Return a point in time that browsers show in their own time zone; "-" if there is none."""
+    if at is None:
+        return UNKNOWN
+    try:
+        utc = datetime.fromtimestamp(at, timezone.utc)
+    except (OverflowError, OSError, ValueError):  # it came from a store
+        return "?"
+    return Markup('<time datetime="{}">{}</time>').format(
+        utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M:%S UTC")
+    )
+
+
 def _link(query: Mapping[str, str], **changed: object) -> str:
     """Return the same page's address with some of its parameters changed; None leaves one out."""
     given = {**query, **changed}
@@ -63,13 +87,13 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        moment=formats.moment,
-        number=formats.number,
-        percent=formats.percent,
-        seconds=formats.seconds,
-        size=formats.size,
-        span=formats.span,
-        times=formats.times,
+        moment=moment,
+        number=human_number,
+        percent=human_percent,
+        seconds=human_latency,
+        size=human_size,
+        span=human_duration,
+        times=human_ratio,
         json=lambda value: json.dumps(value, separators=(",", ":")),
     )
     made.globals["link"] = _link

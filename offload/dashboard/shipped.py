@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from offload.catalog.classes import ClassState, History, classes_of, history_of
-from offload.catalog.refreshed import Refreshed
-from offload.dashboard.recent import Recent
+from offload.dashboard.caching import BackgroundRefresh, TTLCache
 from offload.errors import CodeError
+from offload.inspect.classes import ClassState, History, classes_of, history_of
 from offload.registry.registry import ClassRegistry
 
 __all__ = ("Classes",)
@@ -24,9 +23,9 @@ class Classes:
 
     def __init__(self, registry: ClassRegistry) -> None:
         self.registry = registry
-        self.all: Refreshed[list[ClassState]] = Refreshed(self._all, every=_EVERY)
-        self._histories: Recent[History] = Recent(self._history, _EVERY)
-        self._diffs: Recent[str] = Recent(self._diff, _EVERY)
+        self.all: BackgroundRefresh[list[ClassState]] = BackgroundRefresh(self._all, every=_EVERY)
+        self._histories: TTLCache[History] = TTLCache(self._history, _EVERY)
+        self._diffs: TTLCache[str] = TTLCache(self._diff, _EVERY)
 
     def history(self, name: str) -> History:
         """Return the versions of the class of exactly this name, none if *all* has no such.
@@ -45,7 +44,7 @@ class Classes:
         return classes_of(self.registry)
 
     def _history(self, name: str) -> History:
-        for state in self.all.look().value or ():
+        for state in self.all.get().value or ():
             if state.name == name:
                 return history_of(self.registry, state)
         return History(name, ())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from offload.dashboard.recent import Recent
+from offload.dashboard.caching import TTLCache
 from offload.hooks.runtime import Runtime
 from offload.stats import Figures, Report, report
 from offload.stats.report import tallies_of, timeline
@@ -78,8 +78,8 @@ class Statistics:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._reports: Recent[Report] = Recent(self._report, _SECONDS)
-        self._lines: Recent[Mapping[int, Figures]] = Recent(self._line, _SECONDS)
+        self._reports: TTLCache[Report] = TTLCache(self._report, _SECONDS)
+        self._lines: TTLCache[Mapping[int, Figures]] = TTLCache(self._line, _SECONDS)
 
     def report(self, stretch: Stretch, *, tasks: bool = False) -> Report:
         """Return what was counted; with *tasks*, also by task.

@@ -9,19 +9,15 @@ from typing import Any
 
 from celery.states import READY_STATES
 
-from offload.catalog.blobs import read_content, summarize_blobs
-from offload.catalog.description import describe, told_content, told_preview
-from offload.catalog.holding import held_by
-from offload.catalog.listing import told_kind
-from offload.catalog.naming import is_ref
-from offload.catalog.refreshed import Kept, Refreshed
-from offload.catalog.sharing import Sharing
-from offload.catalog.snapshot import LIMIT, Snapshot, take
-from offload.catalog.tasks import told_of_task
-from offload.dashboard.recent import Recent
+from offload.dashboard.caching import BackgroundRefresh, Refreshed, TTLCache
 from offload.digest import Digest, digest_of
 from offload.errors import OffloadError, StoreUnavailable
 from offload.hooks.runtime import Runtime
+from offload.inspect.blobs import Sharing, describe_kind, is_ref
+from offload.inspect.content import read_content, summarize_blobs
+from offload.inspect.snapshot import LIMIT, Snapshot, held_by, take_snapshot
+from offload.inspect.tasks import describe_task
+from offload.inspect.values import describe, describe_content, describe_preview
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 
@@ -58,11 +54,11 @@ class Stored:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._blobs = Refreshed(lambda: take(runtime.store))
-        self._shared = Refreshed(lambda: Sharing(runtime.store, LIMIT), every=_SHARED_EVERY)
-        self._contents: Recent[Mapping[str, Any]] = Recent(self._content, _CONTENT)
-        self._described: Recent[Mapping[str, Any]] = Recent(self._describe, _DESCRIBED)
-        self._kinds: Recent[list[Kind | None]] = Recent(self._glance, _KINDS)
+        self._blobs = BackgroundRefresh(lambda: take_snapshot(runtime.store))
+        self._shared = BackgroundRefresh(lambda: Sharing(runtime.store, LIMIT), every=_SHARED_EVERY)
+        self._contents: TTLCache[Mapping[str, Any]] = TTLCache(self._content, _CONTENT)
+        self._described: TTLCache[Mapping[str, Any]] = TTLCache(self._describe, _DESCRIBED)
+        self._kinds: TTLCache[list[Kind | None]] = TTLCache(self._glance, _KINDS)
         self._turns = PerProcess(lambda: threading.BoundedSemaphore(_AT_ONCE))
         self._refs: dict[str, str] = {}
         self._found: PerProcess[_Found] = PerProcess(_Found)
@@ -71,17 +67,17 @@ class Stored:
     def store(self) -> Store:
         return self._runtime.store
 
-    def blobs(self) -> Kept[Snapshot]:
+    def blobs(self) -> Refreshed[Snapshot]:
         """Return the newest snapshot, after a moment's waiting for the first."""
-        return self._blobs.look(_FIRST)
+        return self._blobs.get(_FIRST)
 
-    def shared(self) -> Kept[Sharing]:
+    def shared(self) -> Refreshed[Sharing]:
         """Return in how many values chunks are: some KiB are read of each blob for that."""
-        return self._shared.look()
+        return self._shared.get()
 
     def changed(self) -> None:
         """Have all blobs looked at again: some were removed."""
-        self._blobs.outdate()
+        self._blobs.invalidate()
 
     def held_by(self, snapshot: Snapshot, name: str) -> list[int]:
         """Return the places of what is held in this name; once for each snapshot."""
@@ -98,12 +94,12 @@ class Stored:
         return [
             None
             if seen is None
-            else Kind(told_kind(seen), part=seen.root is None, age=seen.seen.age)
+            else Kind(describe_kind(seen), part=seen.root is None, age=seen.seen.age)
             for seen in summarize_blobs(self.store, digests)
         ]
 
     def content(self, digest: Digest) -> Mapping[str, Any]:
-        """Return what a blob has: as ``told_content``, and its ``preview``.
+        """Return what a blob has: as ``describe_content``, and its ``preview``.
 
         Raises BlobMissing, IntegrityError, StoreUnavailable.
         """
@@ -126,7 +122,7 @@ class Stored:
 
     def _looked_up(self, what: str) -> Mapping[str, Any]:
         if not is_ref(what):
-            told = told_of_task(self._runtime, what)
+            told = describe_task(self._runtime, what)
             if told["state"] not in READY_STATES:
                 told.pop("result_ref", None)
                 return {"what": "task", **told}
@@ -150,11 +146,11 @@ class Stored:
 
     def _content(self, digest: Digest) -> Mapping[str, Any]:
         content = read_content(self.store, digest)
-        told = told_content(content)
+        told = describe_content(content)
         if content.manifest is None:
             return told
         try:
-            return {**told, "preview": told_preview(content)}
+            return {**told, "preview": describe_preview(content)}
         except StoreUnavailable:
             raise
         except OffloadError as exc:  # a chunk is missing: the manifest says of what

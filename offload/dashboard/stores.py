@@ -10,13 +10,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from offload.dashboard.board import board_of
-from offload.dashboard.formats import NONE, number, seconds, size
 from offload.dashboard.rendering import render
 from offload.dashboard.tables import Column, Table
 from offload.dashboard.traffic import traffic_of
 from offload.dashboard.workers import PATIENCE, table_of
 from offload.doctor.health import StoreState, TierState
 from offload.doctor.server import Capacity
+from offload.text import UNKNOWN, human_latency, human_number, human_size
 
 __all__ = ("ROUTES",)
 
@@ -36,12 +36,12 @@ class _Server:
 
 def _room(server: _Server) -> str:
     limit = server.capacity.limit
-    return size(server.capacity.used) + (f" of {size(limit)}" if limit else "")
+    return human_size(server.capacity.used) + (f" of {human_size(limit)}" if limit else "")
 
 
 def _dropped(server: _Server) -> str:
     policy, evicted = server.capacity.policy, server.capacity.evicted
-    return f"{number(evicted)} ({policy})" if policy else number(evicted)
+    return f"{human_number(evicted)} ({policy})" if policy else human_number(evicted)
 
 
 _STORES: list[Column[_Server]] = [
@@ -49,7 +49,7 @@ _STORES: list[Column[_Server]] = [
     Column(
         "server",
         "Server",
-        lambda row: " ".join(filter(None, (row.capacity.kind, row.capacity.server))) or NONE,
+        lambda row: " ".join(filter(None, (row.capacity.kind, row.capacity.server))) or UNKNOWN,
         lambda row: (row.capacity.kind, row.capacity.server),
         wide=True,
     ),
@@ -62,15 +62,15 @@ _STORES: list[Column[_Server]] = [
     Column(
         "latency",
         "Round trip",
-        lambda row: seconds(row.tier.latency),
+        lambda row: human_latency(row.tier.latency),
         lambda row: row.tier.latency or 0.0,
         hint="the median of some",
     ),
     Column(
         "begins",
         "Values from",
-        lambda row: size(row.tier.begins),
-        lambda row: row.tier.begins,
+        lambda row: human_size(row.tier.min_size),
+        lambda row: row.tier.min_size,
         hint="serialised bytes from which a value goes there",
     ),
     Column(
@@ -81,7 +81,10 @@ _STORES: list[Column[_Server]] = [
         hint="by all who use the server",
     ),
     Column(
-        "keys", "Keys", lambda row: number(row.capacity.keys), lambda row: row.capacity.keys or 0
+        "keys",
+        "Keys",
+        lambda row: human_number(row.capacity.keys),
+        lambda row: row.capacity.keys or 0,
     ),
     Column(
         "evicted",
@@ -95,12 +98,12 @@ _STORES: list[Column[_Server]] = [
 
 def _stores(request: Request) -> Response:
     fleet = board_of(request).fleet
-    workers = fleet.workers.look()
-    stores = fleet.stores.look(PATIENCE)
+    workers = fleet.workers.get()
+    stores = fleet.stores.get(PATIENCE)
     if workers.busy and workers.value is None:
-        workers = fleet.workers.look(PATIENCE)
+        workers = fleet.workers.get(PATIENCE)
     compared = workers.value
-    waiting = fleet.waiting.look(PATIENCE).value or ()
+    waiting = fleet.waiting.get(PATIENCE).value or ()
     return render(
         request,
         "stores.html",

@@ -13,12 +13,12 @@ from starlette.routing import Route
 from offload.counters import STEPS
 from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart
-from offload.dashboard.formats import number, percent, size, times
 from offload.dashboard.overview import latency, stretch_of, troubles
 from offload.dashboard.rendering import render
 from offload.dashboard.statistics import STRETCHES
 from offload.dashboard.tables import Column, Table
 from offload.stats import Figures
+from offload.text import human_number, human_percent, human_ratio, human_size
 
 __all__ = ("ROUTES",)
 
@@ -44,16 +44,26 @@ def _counted(name: str) -> Callable[[_Row], int]:
 
 
 _FIGURES: list[Column[_Row]] = [
-    Column.figure("values", "Values", _counted("values_seen"), number, "not certainly small"),
-    Column.figure("references", "By reference", _counted("values_offloaded"), number),
-    Column.figure("bytes", "Bytes", _counted("bytes_offloaded"), size, "kept out of messages"),
-    Column.figure("uploaded", "Uploaded", _counted("bytes_uploaded"), size, "before compression"),
+    Column.figure("values", "Values", _counted("values_seen"), human_number, "not certainly small"),
+    Column.figure("references", "By reference", _counted("values_offloaded"), human_number),
     Column.figure(
-        "dedup", "Dedup", lambda row: row.figures.deduplication, times, "bytes for each uploaded"
+        "bytes", "Bytes", _counted("bytes_offloaded"), human_size, "kept out of messages"
     ),
-    Column.figure("fetched", "Fetched", _fetched, number, "values, the node cache's among them"),
-    Column.figure("hits", "Cache hits", lambda row: row.figures.hit_ratio, percent),
-    Column.figure("errors", "Errors", _errors, number),
+    Column.figure(
+        "uploaded", "Uploaded", _counted("bytes_uploaded"), human_size, "before compression"
+    ),
+    Column.figure(
+        "dedup",
+        "Dedup",
+        lambda row: row.figures.deduplication,
+        human_ratio,
+        "bytes for each uploaded",
+    ),
+    Column.figure(
+        "fetched", "Fetched", _fetched, human_number, "values, the node cache's among them"
+    ),
+    Column.figure("hits", "Cache hits", lambda row: row.figures.hit_ratio, human_percent),
+    Column.figure("errors", "Errors", _errors, human_number),
 ]
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from offload.dashboard.board import board_of
-from offload.dashboard.formats import number, seconds, size
 from offload.dashboard.statistics import STRETCHES
 from offload.dashboard.tables import Column, Table
 from offload.doctor.health import StoreState
 from offload.errors import OffloadError
 from offload.stats import Figures
 from offload.stats.stores import by_store
+from offload.text import human_latency, human_number, human_size
 
 __all__ = ("traffic_of",)
 
@@ -28,14 +28,14 @@ def _counted(name: str, label: str, counter: str, hint: str = "") -> Column[_Row
     def value(row: _Row) -> int:
         return row.figures[counter]
 
-    return Column(name, label, lambda row: number(value(row)), value, hint=hint)
+    return Column(name, label, lambda row: human_number(value(row)), value, hint=hint)
 
 
 def _sized(name: str, label: str, counter: str, hint: str = "") -> Column[_Row]:
     def value(row: _Row) -> int:
         return row.figures[counter]
 
-    return Column(name, label, lambda row: size(value(row)), value, hint=hint)
+    return Column(name, label, lambda row: human_size(value(row)), value, hint=hint)
 
 
 def _timed(name: str, label: str, step: str) -> Column[_Row]:
@@ -45,7 +45,7 @@ def _timed(name: str, label: str, step: str) -> Column[_Row]:
     return Column(
         name,
         label,
-        lambda row: seconds(value(row)),
+        lambda row: human_latency(value(row)),
         lambda row: value(row) or 0.0,
         hint="the time within which 99 of 100 are done",
     )

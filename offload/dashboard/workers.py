@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.catalog.workers import Asked, Worker
 from offload.dashboard.board import board_of
-from offload.dashboard.formats import NONE, number, size
 from offload.dashboard.rendering import render
 from offload.dashboard.tables import Column, Table
+from offload.inspect.workers import Worker, Workers
+from offload.text import UNKNOWN, human_number, human_size
 
 __all__ = ("PATIENCE", "ROUTES", "table_of")
 
@@ -29,9 +29,9 @@ def _cached(worker: Worker, name: str = "bytes") -> int:
 
 def _cache(worker: Worker) -> str:
     if not worker.cache:
-        return NONE
+        return UNKNOWN
     limit = _cached(worker, "limit")
-    return size(_cached(worker)) + (f" of {size(limit)}" if limit else "")
+    return human_size(_cached(worker)) + (f" of {human_size(limit)}" if limit else "")
 
 
 def _threshold(worker: Worker) -> int:
@@ -49,7 +49,7 @@ def _counted(name: str, label: str, counter: str, hint: str) -> Column[Worker]:
     return Column(
         name,
         label,
-        lambda worker: number(value(worker)) if worker.told else NONE,
+        lambda worker: human_number(value(worker)) if worker.reply else UNKNOWN,
         value,
         hint=hint,
     )
@@ -65,23 +65,25 @@ _COLUMNS: list[Column[Worker]] = [
         link=lambda worker: "/worker?" + urlencode({"name": worker.name}),
     ),
     Column("state", "Offload", lambda worker: worker.state, lambda worker: worker.state, wide=True),
-    Column("app", "App", lambda worker: worker.app or NONE, lambda worker: worker.app, wide=True),
+    Column(
+        "app", "App", lambda worker: worker.app or UNKNOWN, lambda worker: worker.app, wide=True
+    ),
     Column(
         "version",
         "Version",
-        lambda worker: worker.version or NONE,
+        lambda worker: worker.version or UNKNOWN,
         lambda worker: worker.version,
     ),
     Column(
         "threshold",
         "Threshold",
-        lambda worker: size(_threshold(worker)) if worker.told else NONE,
+        lambda worker: human_size(_threshold(worker)) if worker.reply else UNKNOWN,
         _threshold,
     ),
     Column(
         "cached",
         "Cached values",
-        lambda worker: number(_cached(worker, "values")) if worker.cache else NONE,
+        lambda worker: human_number(_cached(worker, "values")) if worker.cache else UNKNOWN,
         lambda worker: _cached(worker, "values"),
         hint="in its machine's node cache",
     ),
@@ -97,7 +99,7 @@ _COLUMNS: list[Column[Worker]] = [
 ]
 
 
-def table_of(request: Request, asked: Asked | None) -> Table[Worker]:
+def table_of(request: Request, asked: Workers | None) -> Table[Worker]:
     """Return the workers that answered, as they are asked for; none if nobody was asked yet."""
     return Table.of(
         request.query_params,
@@ -113,7 +115,7 @@ def table_of(request: Request, asked: Asked | None) -> Table[Worker]:
 
 def _worker(request: Request) -> Response:
     name = request.query_params.get("name", "")
-    kept = board_of(request).fleet.workers.look(PATIENCE)
+    kept = board_of(request).fleet.workers.get(PATIENCE)
     found = [each for each in kept.value.asked.workers if each.name == name] if kept.value else []
     return render(
         request,
@@ -121,7 +123,7 @@ def _worker(request: Request) -> Response:
         title=name or "(none)",
         kept=kept,
         worker=found[0] if found else None,
-        told=_told(found[0].told) if found else {},
+        told=_told(found[0].reply) if found else {},
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from offload.catalog.findings import Finding
 from offload.content.cache import open_cache
 from offload.errors import ConfigurationError
 from offload.hooks.runtime import Runtime, redelivery_time
+from offload.inspect.findings import Finding
 from offload.text import human_size
 
 __all__ = ("CHECKS", "node_cache")

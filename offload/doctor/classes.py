@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from offload.catalog.findings import Finding
 from offload.hooks.runtime import Runtime
+from offload.inspect.findings import Finding
 from offload.registry.policy import OFF, SIGNED, TRUSTED
 from offload.registry.registry import SYNCED
 

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import InvalidVersion, Version
 
-from offload.catalog.findings import Finding
 from offload.doctor.tested import TESTED
+from offload.inspect.findings import Finding
 
 __all__ = ("versions",)
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from offload.catalog.expiring import waiting_too_long
-from offload.catalog.findings import Finding
 from offload.content.holds import longest_ttl
 from offload.doctor import app as of_app
 from offload.doctor import classes as of_classes
@@ -16,9 +14,11 @@ from offload.doctor import dependencies as of_dependencies
 from offload.doctor import store as of_store
 from offload.doctor import workers as of_workers
 from offload.doctor.kinds import diagnose
+from offload.doctor.messages import check_messages
 from offload.doctor.retention import has_pins, retention_requirements
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.runtime import Runtime
+from offload.inspect.findings import Finding
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 
@@ -73,7 +73,7 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
             unavailable = unavailable or examined.unavailable
             yield examined
     if not unavailable:  # it would say the same once more
-        yield from _checked("messages", partial(waiting_too_long, runtime))
+        yield from _checked("messages", partial(check_messages, runtime))
     if workers is not None:
         yield from _checked("workers", partial(of_workers.agree, runtime, workers))
 

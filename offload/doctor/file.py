@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from re import Pattern
 
-from offload.catalog.findings import Finding
 from offload.doctor.server import Capacity, stray_findings
+from offload.inspect.findings import Finding
 from offload.stores.file.blobs import BLOB, STRIPE
 from offload.stores.file.disk import ASIDE, Disk
 from offload.stores.file.records import RECORD

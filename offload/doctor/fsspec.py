@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from offload.catalog.findings import Finding
 from offload.doctor.server import stray_findings
+from offload.inspect.findings import Finding
 from offload.stores.fsspec.store import FsspecStore
 
 __all__ = ("diagnose",)

@@ -1,4 +1,4 @@
-"""How the stores are: whether they answer, how fast, how full they are, when they were swept."""
+"""Check the health of stores: availability, latency, capacity, last sweep."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from offload.gc import LastSweep, last_sweep
 from offload.stores.capabilities import BlobInspection, tiers_of
 from offload.stores.protocols import Store
 
-__all__ = ("PINGS", "StoreState", "TierState", "look_at_stores")
+__all__ = ("PINGS", "StoreState", "TierState", "inspect_store")
 
 PINGS = 5
-"""Round trips that the latency is the median of."""
-_ENOUGH = 1.0  # seconds of them
-_NOTHING = digest_of([b"what no store has"])
+"""Round trips whose median is the latency."""
+_ENOUGH = 1.0  # seconds after which no more are made
+_MISSING = digest_of([b"what no store has"])
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class TierState:
 
     Attributes:
         url: without credentials.
-        begins: bytes of a value from which it goes there; 0 for the first.
-        error: why it does not answer; "" if it does.
-        latency: seconds of a round trip, the median of some; None where it does not answer.
-        capacity: of each of its servers; empty where it does not say.
-        tracks_holds: whether what nobody needs any more goes by itself.
+        min_size: bytes from which values go there; 0 for the first.
+        error: why it is unavailable; "" if it isn't.
+        latency: median of a few round trips, in seconds; None if unavailable.
+        capacity: of each of its servers; empty if unknown.
+        tracks_holds: whether it tracks holds, and deletes by itself what has none left.
     """
 
     url: str
-    begins: int
+    min_size: int
     error: str
     latency: float | None
     capacity: tuple[Capacity, ...]
@@ -50,8 +50,8 @@ class StoreState:
     """A store and its tiers.
 
     Attributes:
-        at: when it was looked at, in seconds since 1970.
-        last_sweep: None where nobody noted one, or the first tier does not answer.
+        at: when it was inspected, in seconds since 1970.
+        last_sweep: None if there was none, or the first tier is unavailable.
     """
 
     at: float
@@ -61,15 +61,15 @@ class StoreState:
 
     @property
     def needs_sweeps(self) -> bool:
-        """Whether somebody has to remove what has ended: see `offload.gc`."""
+        """Whether expired blobs have to be swept: see `offload.gc`."""
         return not all(tier.tracks_holds for tier in self.tiers)
 
 
-def look_at_stores(store: Store, sizes: Sequence[int] = ()) -> StoreState:
-    """Look at *store* and each of its tiers, and change nothing.
+def inspect_store(store: Store, sizes: Sequence[int] = ()) -> StoreState:
+    """Inspect *store* and each of its tiers, without changing anything.
 
-    A tier that does not answer is waited for once, for as long as its own timeouts say (for Redis
-    ``socket_timeout``, 10 seconds), and told with its error.
+    An unavailable tier takes one timeout (of Redis: ``socket_timeout``, 10 seconds), and is
+    returned with its error.
 
     Args:
         sizes: ``offload_tier_sizes``.
@@ -77,17 +77,17 @@ def look_at_stores(store: Store, sizes: Sequence[int] = ()) -> StoreState:
     began = time.time()
     tiers = tiers_of(store)
     states = tuple(
-        _look(tier, begins)
-        for tier, begins in zip(tiers, (0, *sizes, *[0] * len(tiers)), strict=False)
+        _inspect(tier, min_size)
+        for tier, min_size in zip(tiers, (0, *sizes, *[0] * len(tiers)), strict=False)
     )
     swept = None
     if not states[0].error:
-        with suppress(OffloadError):  # it has no pointers, or went away just now
+        with suppress(OffloadError):  # it has no pointers, or became unavailable
             swept = last_sweep(store)
     return StoreState(began, store.url, states, swept)
 
 
-def _look(store: Store, begins: int) -> TierState:
+def _inspect(store: Store, min_size: int) -> TierState:
     error, latency = "", None
     capacity: tuple[Capacity, ...] = ()
     try:
@@ -95,25 +95,25 @@ def _look(store: Store, begins: int) -> TierState:
         capacity = tuple(capacity_of(store))
     except OffloadError as exc:
         error = str(exc)
-    except Exception as exc:  # of a server's that says odd things
+    except Exception as exc:  # a server may reply anything
         error = f"{type(exc).__name__}: {exc}"
-    return TierState(store.url, begins, error, latency, capacity, store.blobs.tracks_holds)
+    return TierState(store.url, min_size, error, latency, capacity, store.blobs.tracks_holds)
 
 
 def _latency(store: Store) -> float:
-    _ask(store)  # connects
+    _ping(store)  # connects
     took: list[float] = []
     while len(took) < PINGS and sum(took) < _ENOUGH:
         began = time.perf_counter()
-        _ask(store)
+        _ping(store)
         took.append(time.perf_counter() - began)
     return median(took)
 
 
-def _ask(store: Store) -> None:
-    """Ask for a blob that is not there."""
+def _ping(store: Store) -> None:
+    """Ask for a blob that doesn't exist."""
     if isinstance(store.blobs, BlobInspection):
-        store.blobs.peek([_NOTHING], 0)
+        store.blobs.peek([_MISSING], 0)
         return
     with suppress(BlobMissing):
-        list(store.blobs.get([_NOTHING], 0))
+        list(store.blobs.get([_MISSING], 0))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from offload.catalog.findings import Finding
 from offload.doctor import file, fsspec, redis
 from offload.doctor.lifecycle import lifecycle_rule
 from offload.doctor.server import Capacity
+from offload.inspect.findings import Finding
 from offload.stores.file.store import FileStore
 from offload.stores.fsspec.store import FsspecStore
 from offload.stores.memory import MemoryStore

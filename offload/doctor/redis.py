@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from offload.catalog.findings import Finding
 from offload.doctor.server import Capacity, clock_finding
 from offload.errors import StoreError
+from offload.inspect.findings import Finding
 from offload.stores.redis.client import RedisClient
 from offload.stores.redis.driver_errors import is_denied
 from offload.text import human_size

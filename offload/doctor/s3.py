@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from offload.catalog.findings import Finding
 from offload.doctor.lifecycle import Rule
 from offload.doctor.server import clock_finding, stray_findings
 from offload.errors import ConfigurationError, StoreError
+from offload.inspect.findings import Finding
 from offload.stores.s3.blobs import BLOB
 from offload.stores.s3.client import S3Client
 from offload.stores.s3.records import PROBE, Conditions, record_name

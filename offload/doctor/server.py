@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from offload.catalog.findings import Finding
+from offload.inspect.findings import Finding
 
 __all__ = ("Capacity", "clock_finding", "stray_findings")
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from offload.catalog.findings import Finding
 from offload.digest import digest_of
 from offload.errors import BlobMissing, ConfigurationError, OffloadError
 from offload.gc import last_sweep
+from offload.inspect.findings import Finding
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 

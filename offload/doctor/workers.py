@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from offload.catalog.agreement import agreement
-from offload.catalog.findings import Finding
-from offload.catalog.workers import ask_workers, this_process
 from offload.hooks.runtime import Runtime
+from offload.inspect.config_drift import config_drift
+from offload.inspect.findings import Finding
+from offload.inspect.workers import ask_workers, this_process
 
 __all__ = ("agree",)
 
@@ -15,4 +15,4 @@ __all__ = ("agree",)
 def agree(runtime: Runtime, timeout: float) -> Iterator[Finding]:
     """Ask the workers on the app's broker; *timeout* is that of `ask_workers`, in seconds."""
     asked = ask_workers(runtime.app, timeout=timeout)
-    return agreement(this_process(runtime), asked)
+    return config_drift(this_process(runtime), asked)

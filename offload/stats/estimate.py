@@ -18,9 +18,9 @@ from typing import Any
 from offload.counters import SIZES, size_names
 from offload.stats.figures import Figures
 from offload.stats.report import Report
-from offload.text import human_size
+from offload.text import human_cpu_time, human_size, human_threshold
 
-__all__ = ("Candidate", "Choices", "Estimate", "estimate", "human_seconds", "human_threshold")
+__all__ = ("Candidate", "Choices", "Estimate", "estimate")
 
 OFFLOADED = 2.9e-3
 """Seconds of CPU that a value costs by being offloaded, besides its bytes."""
@@ -115,7 +115,7 @@ class Estimate:
             f"{best.values:,} of {total.values:,} values "
             f"({best.bytes / total.bytes:.0%} of the bytes) would leave the broker, "
             f"{human_size(best.stored_bytes)} be stored, and about "
-            f"{human_seconds(best.saved_seconds)} of CPU be saved"
+            f"{human_cpu_time(best.saved_seconds)} of CPU be saved"
         )
         if best.threshold == self.threshold:
             return (
@@ -159,21 +159,6 @@ def estimate(found: Report, threshold: int) -> Estimate:
     )
 
 
-def human_threshold(size: int) -> str:
-    """Return bytes as people set thresholds, in powers of 1024: ``64 KiB``."""
-    for bits, unit in ((20, "MiB"), (10, "KiB")):
-        if size >= 1 << bits:
-            return f"{size / (1 << bits):g} {unit}"
-    return f"{size} B"
-
-
-def human_seconds(seconds: float) -> str:
-    """Return a time, maybe below 0, as people read it: ``41.2 s``."""
-    fitting = (each for each in _TIMES if abs(seconds) >= 2 * each[0])
-    length, unit = next(fitting, _TIMES[-1])
-    return f"{seconds / length:,.1f} {unit}"
-
-
 @dataclass(frozen=True)
 class _Size:
     """What was counted of a class of sizes."""
@@ -207,7 +192,6 @@ class _Size:
         )
 
 
-_TIMES = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (0.001, "ms"))
 _NOTHING = Candidate(0, 0, 0, 0, 0, 0.0)
 
 

@@ -87,7 +87,7 @@ def unavailable():
     ("words", "code", "type_"),
     (
         (("ls",), 69, "StoreUnavailable"),
-        (("top",), 69, "StoreUnavailable"),
+        (("stats",), 69, "StoreUnavailable"),
         (("classes", "show", "shop.Missing"), 69, "StoreUnavailable"),
         (("rm", "--yes", "nonsense"), 1, "InvalidRef"),
         (("ls", "--bogus"), 2, "UsageError"),

@@ -165,7 +165,7 @@ def test_without_an_account_holders_are_not_known(commands):
     [row] = commands.listed()
     assert "-" in row
     for words in (("--held",), ("--unheld",), ("--sort", "holders")):
-        assert "keeps no account" in commands.run("ls", *words, code=1)
+        assert "doesn't track holds" in commands.run("ls", *words, code=1)
 
 
 @in_memory
@@ -181,7 +181,7 @@ def test_it_is_sorted_and_chosen(commands):
     ]
     assert len(commands.json("ls", "--larger-than", "4kB")) == 1
     assert len(commands.json("ls", "--larger-than", "0")) == 3
-    assert "is no size" in commands.run("ls", "--larger-than", "big", code=2)
+    assert "is not a size" in commands.run("ls", "--larger-than", "big", code=2)
 
 
 @in_memory
@@ -268,7 +268,7 @@ def test_a_digest_or_its_begin_is_inspected(commands):
 def test_what_is_not_there_is_said(commands):
     """A digest that the store has not, whole or not, ends with 1."""
     assert "has no" in commands.run("inspect", "b3:" + "0" * 64, code=1)
-    assert "begins with b3:00000000" in commands.run("inspect", "b3:00000000", code=1)
+    assert "starts with b3:00000000" in commands.run("inspect", "b3:00000000", code=1)
 
 
 @in_memory
@@ -416,7 +416,7 @@ def test_a_task_is_told_without_its_result(commands):
     result = task.delay()
     waiting = commands.json("inspect", result.id)
     assert waiting["state"] == "PENDING"
-    assert "waits in a queue" in waiting["not_known"]
+    assert "is queued or running" in waiting["not_known"]
     commands.wire.work()
     before = commands.hook.counters.snapshot()["values_fetched"]
     found = commands.json("inspect", result.id)
@@ -616,13 +616,13 @@ def test_a_hold_that_is_taken_meanwhile_keeps_a_blob(commands, monkeypatch):
     ref = commands.hook.put("a" * 5000)
     blobs = commands.hook.store.blobs
     blobs.release([ref.digest], "put", 3600)
-    drop = blobs.drop
+    drop = blobs.delete_unheld
 
     def late(digests):
         assert blobs.hold(digests, 3600, "task:late") == set()
         return drop(digests)
 
-    monkeypatch.setattr(blobs, "drop", late)
+    monkeypatch.setattr(blobs, "delete_unheld", late)
     told = commands.json("rm", ref.digest, "--yes", code=1)
     assert list(told["held"][ref.digest]) == ["task:late"]
     assert commands.hook.get(ref) == "a" * 5000

@@ -16,6 +16,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from offload.cli import offload
+from offload.errors import StoreUnavailable
 from tests.support.processes import end_process, wait_until
 from tests.support.servers import redis_client
 from tests.support.wire import make_wire
@@ -116,13 +117,33 @@ def test_counting_begins_anew(command):
 @pytest.mark.parametrize(
     ("words", "said"),
     (
-        (("--since", "soon"), "is no time"),
-        (("--since", "0h"), "is no time"),
+        (("--since", "soon"), "expected a duration such as 30m, 6h, or 7d"),
+        (("--since", "0h"), "expected a duration such as 30m, 6h, or 7d"),
         (("--since", "1h", "--by", "argument"), "in all only"),
     ),
 )
 def test_what_is_not_meant_is_refused(command, words, said):
     assert said in command(*words, code=2)
+
+
+def test_watching_goes_on_while_the_store_is_unavailable(monkeypatch):
+    """The figures stay until there are newer ones; Ctrl-C ends it without an error."""
+    wire = make_wire()
+    answers = iter([{}, StoreUnavailable("memory:// is unavailable"), {}, KeyboardInterrupt()])
+
+    def total():
+        answer = next(answers)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(wire.hook.store.tallies, "total", total)
+    monkeypatch.setattr("offload.cli.stats.time.sleep", lambda seconds: None)
+    context = CLIContext(wire.app, True, None)
+    done = CliRunner().invoke(offload, ["stats", "--watch", "2"], obj=context)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("values ") == 2
+    assert "memory:// is unavailable; retrying in 2 s" in done.output
 
 
 def test_an_hour_that_is_not_kept_is_refused(command):

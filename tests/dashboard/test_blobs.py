@@ -83,7 +83,7 @@ def test_blobs_are_chosen_by_the_address(filled):
         for each in json.loads(filled.command("ls", "--json", "--larger-than", "10kB"))
     }
     assert set(blobs(page(client, larger="10kB"))) == large
-    assert "is no size" in page(client, larger="big")
+    assert "is not a size" in page(client, larger="big")
     assert "No digest begins with report-7" in page(client, q="report-7")
 
 
@@ -141,9 +141,9 @@ def test_without_an_account_nobody_is_called_unneeded(tmp_path):
     text = page(client)
     assert blobs(text) == [ref.digest]
     assert "Holders" not in text
-    assert "keeps no account" in page(client, held="no")
-    assert "keeps no account" in page(client, by="model")
-    assert "keeps no account" in client.get(f"/blobs/{ref.digest}").text
+    assert "doesn't track holds" in page(client, held="no")
+    assert "doesn't track holds" in page(client, by="model")
+    assert "doesn't track holds" in client.get(f"/blobs/{ref.digest}").text
 
 
 def test_a_store_that_is_away_and_comes_back(filled, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_store_that_is_away_and_comes_back(filled, monkeypatch):
     monkeypatch.setattr(filled.hook.store.blobs, "scan", away)
     kept = client.app.state.board.stored._blobs._of_process.get()
     kept._every = kept._share = 0
-    kept.outdate()
+    kept.invalidate()
     wait_until(lambda: "redis://shop" in page(client), "it is noticed")
     text = page(client)
     assert blobs(text) == before
@@ -315,9 +315,9 @@ def test_what_blobs_are_is_read_once(filled):
     clients = [filled.client()] * 3
     page(clients[0])
     looks = []
-    real = filled.hook.store.blobs.look
+    real = filled.hook.store.blobs.peek
     object.__setattr__(
-        filled.hook.store.blobs, "look", lambda *args: looks.append(args) or real(*args)
+        filled.hook.store.blobs, "peek", lambda *args: looks.append(args) or real(*args)
     )
     for client in clients * 3:
         assert "str (raw" in page(client)
@@ -388,7 +388,7 @@ def test_a_task_is_looked_up(filled):
 
     client = filled.client()
     result = give.delay()
-    assert "waits in a queue" in client.get("/lookup", params={"what": result.id}).text
+    assert "is queued or running" in client.get("/lookup", params={"what": result.id}).text
     filled.wire.work()
     text = client.get("/lookup", params={"what": result.id}).text
     told = json.loads(filled.command("inspect", result.id, "--json"))

@@ -20,7 +20,7 @@ def hurry(client):
     stored = client.app.state.board.stored
     making = stored._blobs._of_process.get()
     making._every = making._share = 0
-    making.outdate()
+    making.invalidate()
     for kept in (stored._contents, stored._described, stored._kinds):
         kept._seconds = 0
     return stored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from offload.dashboard.recent import Recent
+from offload.dashboard.caching import TTLCache
 from offload.dashboard.statistics import Along
 from offload.errors import StoreUnavailable
 from offload.stats import Figures
@@ -50,7 +50,7 @@ def test_an_answer_is_given_again_for_a_while():
             raise ValueError(key)
         return key * 2
 
-    recent = Recent(answer, 2.0, most=2, clock=lambda: now[0])
+    recent = TTLCache(answer, 2.0, most=2, clock=lambda: now[0])
     assert [recent.get("a"), recent.get("a"), recent.get("b")] == ["aa", "aa", "bb"]
     assert read == ["a", "b"]
     now[0] = 2.0
@@ -63,7 +63,7 @@ def test_an_answer_is_given_again_for_a_while():
             continue
     assert read[3:] == ["bad", "bad"]
     recent.get("c")
-    assert len(recent._of_process.get().kept) == 2
+    assert len(recent._of_process.get().cached) == 2
 
 
 def together(recent, keys):
@@ -89,7 +89,7 @@ def test_who_waits_for_a_try_shares_what_comes_of_it():
         wait_until(lambda: len(set(came)) == 8 or len(tries) > 1, "all have asked")
         raise StoreUnavailable("it hangs")
 
-    found = together(Recent(hang, 2.0), [Key("a") for _ in range(8)])
+    found = together(TTLCache(hang, 2.0), [Key("a") for _ in range(8)])
     assert all(isinstance(each, StoreUnavailable) for each in found)
     assert tries == ["a"]
 
@@ -97,5 +97,5 @@ def test_who_waits_for_a_try_shares_what_comes_of_it():
 def test_one_key_does_not_wait_for_another():
     """Each of two is answered only once the other is asked for, too."""
     both = threading.Barrier(2)
-    recent = Recent(lambda key: f"{key}{both.wait(30) >= 0}", 2.0)
+    recent = TTLCache(lambda key: f"{key}{both.wait(30) >= 0}", 2.0)
     assert together(recent, ["a", "b"]) == ["aTrue", "bTrue"]

@@ -14,8 +14,8 @@ from celery import Celery
 from starlette.testclient import TestClient
 
 from offload import Offload
-from offload.catalog.workers import Asked, Worker, this_process
 from offload.dashboard import dashboard, fleet
+from offload.inspect.workers import Worker, Workers, this_process
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock, unique
 from offload.text import human_size
@@ -141,7 +141,7 @@ def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):
 def test_nobody_who_could_be_asked():
     """A note says why."""
     page = settled(client_of(an_app("memory://")))
-    assert "where no worker is" in page
+    assert "which no worker can reach" in page
     assert rows(page, "Workers") == []
 
 
@@ -176,7 +176,7 @@ def test_workers_and_whether_they_agree(redis, tmp_path):
     assert row[5] == "1"
     assert row[6].startswith("2.0 MB of ")
     assert "offload_max_size differs: 2147483648 in this process; 3000000 in one-" in page
-    assert "set offload_max_size alike on all" in page
+    assert "set offload_max_size to the same on all" in page
     assert ">max_size<" in details
     assert "3000000" in details
     assert "known to both" not in page + details
@@ -185,7 +185,7 @@ def test_workers_and_whether_they_agree(redis, tmp_path):
 def test_nothing_is_asked_before_somebody_looks_and_then_once(monkeypatch):
     """However many browsers look; a page that is asked meanwhile does not wait."""
     asked = []
-    monkeypatch.setattr(fleet, "ask_workers", lambda app: asked.append(1) or Asked(0.0, ()))
+    monkeypatch.setattr(fleet, "ask_workers", lambda app: asked.append(1) or Workers(0.0, ()))
     client = client_of(an_app("memory://"))
     client.get("/healthz")
     assert asked == []
@@ -211,7 +211,7 @@ def test_asking_again_and_again_leaves_nothing_behind(monkeypatch):
         wait_until(lambda: client.get("/stores") and len(asked) > 5, "it was asked often", 60)
         wait_until(
             lambda: (
-                not any(thread.name == "offload-catalog" for thread in threading.enumerate())
+                not any(thread.name == "offload-dashboard" for thread in threading.enumerate())
                 and not any(each["db"] == "1" for each in look.client_list())
             ),
             "nothing is asked any more, and nothing is left open",
@@ -222,10 +222,10 @@ def test_what_workers_say_stays_text(monkeypatch):
     """In names, settings and findings; in the table and on the page of one."""
     bad = "<script>alert(1)</script>\"' onload=x"
     app = an_app("memory://")
-    told = this_process(app._offload).told
+    told = this_process(app._offload).reply
     settings = {**told["settings"], "mode": bad, bad: [bad]}
     hostile = Worker(bad, "connected", {**told, "settings": settings, "version": bad, bad: bad})
-    asked = Asked(0.0, (hostile, Worker("odd" + bad, "unreadable", why=bad)))
+    asked = Workers(0.0, (hostile, Worker("odd" + bad, "unreadable", reason=bad)))
     monkeypatch.setattr(fleet, "ask_workers", lambda app: asked)
     client = client_of(app)
     for page in (
@@ -241,7 +241,7 @@ def test_what_workers_say_stays_text(monkeypatch):
 def test_tables_are_sorted_each_by_itself(monkeypatch):
     """Stores and workers have parameters of their own."""
     names = ("b", "a", "c")
-    asked = Asked(0.0, tuple(Worker(name, "silent") for name in names))
+    asked = Workers(0.0, tuple(Worker(name, "silent") for name in names))
     monkeypatch.setattr(fleet, "ask_workers", lambda app: asked)
     client = client_of(an_app("memory://"))
 

@@ -6,7 +6,7 @@ import pytest
 
 from offload.digest import digest_of
 from offload.doctor import health
-from offload.doctor.health import PINGS, look_at_stores
+from offload.doctor.health import PINGS, inspect_store
 from offload.errors import StoreUnavailable
 from offload.gc import collect
 from offload.stores import open_store
@@ -29,13 +29,13 @@ def test_a_redis(redis):
             store = open_store(url)
             content = b"a blob"
             store.blobs.put({digest_of([content]): [content]}, 60)
-            state = look_at_stores(store)
+            state = inspect_store(store)
             keys = client.dbsize()
         finally:
             client.config_set("requirepass", "")
     [tier] = state.tiers
     [capacity] = tier.capacity
-    assert (tier.error, tier.begins, tier.tracks_holds) == ("", 0, True)
+    assert (tier.error, tier.min_size, tier.tracks_holds) == ("", 0, True)
     assert 0 < tier.latency < 60
     assert capacity.kind.startswith("Redis ")
     assert capacity.used > 100_000
@@ -51,7 +51,7 @@ def test_a_redis(redis):
 def test_a_redis_that_is_empty_and_limited():
     """No keys is 0, and the limit is told."""
     with redis_server(args=("--maxmemory", "20mb", "--maxmemory-policy", "allkeys-lru")) as server:
-        [tier] = look_at_stores(open_store(server.url)).tiers
+        [tier] = inspect_store(open_store(server.url)).tiers
     [capacity] = tier.capacity
     assert (capacity.keys, capacity.limit) == (0, 20 << 20)
     assert capacity.policy == "allkeys-lru"
@@ -60,7 +60,7 @@ def test_a_redis_that_is_empty_and_limited():
 @pytest.mark.server
 def test_each_server_of_a_cluster(cluster):
     """By its name."""
-    [tier] = look_at_stores(open_store(cluster.url)).tiers
+    [tier] = inspect_store(open_store(cluster.url)).tiers
     assert len(tier.capacity) == len(cluster.nodes)
     assert len({capacity.server for capacity in tier.capacity} - {""}) == len(cluster.nodes)
 
@@ -71,7 +71,7 @@ def test_how_often_a_store_is_asked(redis):
     store = open_store(redis.url)
     with redis_client(redis) as client:
         client.config_resetstat()
-        look_at_stores(store)
+        inspect_store(store)
         calls = client.info("commandstats")
     assert calls["cmdstat_strlen"]["calls"] == PINGS + 1
     assert calls["cmdstat_info"]["calls"] == 1
@@ -80,7 +80,7 @@ def test_how_often_a_store_is_asked(redis):
 def test_a_store_that_does_not_answer():
     """Its error in place of a latency, told once and not waited for again."""
     store = open_store(f"redis://localhost:{free_port()}")
-    state = look_at_stores(store)
+    state = inspect_store(store)
     [tier] = state.tiers
     assert "does not answer" in tier.error
     assert tier.latency is None
@@ -93,9 +93,9 @@ def test_tiers_are_told_apart(redis, s3, tmp_path):
     """Each with what goes there; one that is away hides no other."""
     away = f"redis://localhost:{free_port()}/0"
     store = open_store([redis.url, s3.url(unique("state")), away], tier_sizes=[1000, 9000])
-    state = look_at_stores(store, [1000, 9000])
+    state = inspect_store(store, [1000, 9000])
     first, second, third = state.tiers
-    assert [tier.begins for tier in state.tiers] == [0, 1000, 9000]
+    assert [tier.min_size for tier in state.tiers] == [0, 1000, 9000]
     assert [bool(tier.error) for tier in state.tiers] == [False, False, True]
     assert (first.tracks_holds, second.tracks_holds) == (True, False)
     assert second.latency > 0
@@ -107,7 +107,7 @@ def test_tiers_are_told_apart(redis, s3, tmp_path):
 def test_a_folder_that_is_swept(tmp_path):
     """The room on its disk, also before there is anything in it; and who swept it."""
     store = open_store(f"file://{tmp_path}/store")
-    state = look_at_stores(store)
+    state = inspect_store(store)
     [tier] = state.tiers
     [capacity] = tier.capacity
     assert tier.error == ""
@@ -115,7 +115,7 @@ def test_a_folder_that_is_swept(tmp_path):
     assert state.last_sweep is None
     assert state.needs_sweeps
     collect(store)
-    assert look_at_stores(store).last_sweep.ended is not None
+    assert inspect_store(store).last_sweep.ended is not None
 
 
 class Slow:
@@ -141,7 +141,7 @@ def test_a_slow_store_is_asked_less(monkeypatch, seconds, asked):
     store = MemoryStore()
     store.blobs = Slow(seconds)
     monkeypatch.setattr(health.time, "perf_counter", lambda: store.blobs.now)
-    [tier] = look_at_stores(store).tiers
+    [tier] = inspect_store(store).tiers
     assert tier.latency == pytest.approx(seconds)
     assert store.blobs.asked == asked
 
@@ -169,7 +169,7 @@ def test_stores_of_others(error, said):
     """Are asked by what every store has; what they raise is told."""
     store = MemoryStore()
     store.blobs = Bare(error)
-    [tier] = look_at_stores(store).tiers
+    [tier] = inspect_store(store).tiers
     assert tier.error == said
 
 
@@ -177,4 +177,4 @@ def test_the_first_tier_alone_keeps_the_note(tmp_path):
     """Of the last sweep, for all tiers."""
     store = TieredStore(MemoryStore(), [open_store(f"file://{tmp_path}/store")])
     collect(store)
-    assert look_at_stores(store, [5]).last_sweep is not None
+    assert inspect_store(store, [5]).last_sweep is not None

@@ -53,7 +53,6 @@ COMMANDS = (
     ("classes", "list"),
     ("classes", "verify"),
     ("store", "lifecycle"),
-    ("top", "--once"),
     ("nonsense",),
 )
 PAGES = ("/", "/stores", "/workers", "/tasks", "/blobs", "/classes", "/estimate", "/nonsense")

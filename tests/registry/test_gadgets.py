@@ -8,8 +8,8 @@ import orjson
 import pandas as pd
 import pytest
 
-from offload.catalog.preview import preview
 from offload.errors import CodeError, CodeRefused, DeserializationError, OffloadError
+from offload.inspect.preview import preview
 from offload.registry.identity import identify
 from offload.registry.scope import Scope
 from offload.serializers import Registry

@@ -25,10 +25,10 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.catalog.preview import preview
 from offload.content.compression import decode, decode_prefix
 from offload.content.manifest import pack, read_prefix, read_root
 from offload.errors import OffloadError
+from offload.inspect.preview import preview
 from offload.ref import Keys
 from offload.registry.identity import identify
 from offload.registry.scope import Scope

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from offload import Counters
 from offload.counters import SIZES
 from offload.stats import Figures, Report
-from offload.stats.estimate import (
-    IN_MESSAGE,
-    OFFLOADED,
-    REPEATED,
-    STORED,
-    estimate,
-    human_seconds,
-    human_threshold,
-)
+from offload.stats.estimate import IN_MESSAGE, OFFLOADED, REPEATED, STORED, estimate
+from offload.text import human_cpu_time, human_threshold
 
 KIB, MIB = 1024, 1024**2
 
@@ -150,7 +143,7 @@ def test_thresholds_and_times_are_for_people():
         "96 KiB",
         "4 MiB",
     ]
-    assert list(map(human_seconds, (0.04, -1.5, 90, 7200, 200_000))) == [
+    assert list(map(human_cpu_time, (0.04, -1.5, 90, 7200, 200_000))) == [
         "40.0 ms",
         "-1,500.0 ms",
         "90.0 s",

@@ -1,11 +1,10 @@
-"""A command on a terminal of its own: what its screen shows, and keys that are pressed."""
+"""A command on a terminal of its own, and what its screen shows."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import pty
-import re
 import signal
 import struct
 import subprocess
@@ -34,8 +33,7 @@ class Terminal:
         self._lock = threading.Lock()
         self.raw = b""
         self._master, slave = pty.openpty()
-        self._resize(columns, lines)
-        self.attributes = termios.tcgetattr(slave)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
             argv,
             cwd=cwd,
@@ -69,14 +67,6 @@ class Terminal:
                 self.raw += some
                 self._stream.feed(some)
 
-    def _resize(self, columns, lines):
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def resize(self, columns, lines):
-        with self._lock:
-            self._screen.resize(lines, columns)
-        self._resize(columns, lines)
-
     @property
     def lines(self):
         """What the screen shows, line by line."""
@@ -86,22 +76,6 @@ class Terminal:
     @property
     def text(self):
         return "\n".join(self.lines)
-
-    @property
-    def modes(self):
-        """What the terminal is set to, as `termios.tcgetattr` says."""
-        return termios.tcgetattr(self._slave)
-
-    def press(self, keys):
-        os.write(self._master, keys)
-
-    def wait_for(self, pattern, timeout=60):
-        """Wait until the screen shows *pattern*; return it."""
-        try:
-            wait_until(lambda: re.search(pattern, self.text), f"{pattern!r} on the screen", timeout)
-        except TimeoutError as exc:
-            raise AssertionError(f"no {pattern!r} on the screen:\n{self.text}") from exc
-        return self.text
 
     def ended(self, code=0):
         """Wait for the end of the command and of what it printed; return its screen."""

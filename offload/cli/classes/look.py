@@ -8,16 +8,22 @@ from typing import Any
 
 import click
 
-from offload.catalog.classes import ClassState, classes_of
-from offload.catalog.times import moment
-from offload.catalog.versions import at, described, short, signer, signer_json
 from offload.cli.classes import asked
-from offload.cli.output import Column, print_json, print_rows, printable
+from offload.cli.output import Column, print_json, print_rows
 from offload.errors import CodeError, CodeRefused
+from offload.inspect.classes import (
+    ClassState,
+    classes_of,
+    describe_version,
+    format_version,
+    short_hash,
+    signature_json,
+    signer_of,
+)
 from offload.registry.names import name_of
 from offload.registry.record import Record
 from offload.registry.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
-from offload.text import human_size
+from offload.text import human_size, human_time, printable
 
 __all__ = ("diff", "list_", "show", "status")
 
@@ -61,7 +67,7 @@ def _listed_row(listed: ClassState) -> list[str]:
     ]
     if latest is None:
         return [*row, "-", "-"]
-    row[1] = short(latest.hash)
+    row[1] = short_hash(latest.hash)
     return [*row, latest.python, listed.signer]
 
 
@@ -75,7 +81,7 @@ def _listed_json(registry: ClassRegistry, listed: ClassState) -> dict[str, objec
         "status": listed.status or None,
         "kind": latest and latest.kind,
         "python": latest and latest.python,
-        "signature": latest and signer_json(registry.policy, latest),
+        "signature": latest and signature_json(registry.policy, latest),
         "broken": listed.broken or None,
     }
 
@@ -104,12 +110,12 @@ def show(ctx: click.Context, name: str, begin: str | None, tag: str | None, as_j
     if as_json:
         print_json(
             {
-                **described(registry.policy, record),
+                **describe_version(registry.policy, record),
                 "tags": _tags_of(tags, record.hash),
                 "loads_here": not why_not,
                 "why_not": why_not or None,
                 "versions": [
-                    {"hash": each.hash, "created": moment(each.created), "python": each.python}
+                    {"hash": each.hash, "created": human_time(each.created), "python": each.python}
                     for each in versions
                 ],
             }
@@ -142,13 +148,13 @@ def _print(
         [
             ("name", record.class_name),
             ("kind", record.kind),
-            ("hash", short(record.hash)),
+            ("hash", short_hash(record.hash)),
             ("tags", ", ".join(_tags_of(tags, record.hash)) or "-"),
             ("python", record.python),
-            ("created", moment(record.created)),
+            ("created", human_time(record.created)),
             ("size", human_size(record.size) + source),
-            ("needs", ", ".join(at(*need) for need in record.needs) or "-"),
-            ("signed by", signer(registry.policy, record)),
+            ("needs", ", ".join(format_version(*need) for need in record.needs) or "-"),
+            ("signed by", signer_of(registry.policy, record)),
             ("loads here", f"no: {why_not}" if why_not else "yes"),
         ]
     )
@@ -156,8 +162,8 @@ def _print(
     print_rows(
         (
             "",
-            short(each.hash),
-            moment(each.created),
+            short_hash(each.hash),
+            human_time(each.created),
             each.python,
             ", ".join(_tags_of(tags, each.hash)),
         )
@@ -182,7 +188,10 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         not_synced = len(found) - counted[SYNCED]
         print_json({"synced": counted[SYNCED], "not_synced": not_synced, "classes": found})
     elif found:
-        rows = ((each["status"], at(each["name"], each["hash"]), _why(each)) for each in found)
+        rows = (
+            (each["status"], format_version(each["name"], each["hash"]), _why(each))
+            for each in found
+        )
         print_rows(rows, levels=True)
         click.echo(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
     else:
@@ -213,7 +222,7 @@ def _compared(registry: ClassRegistry, objs: list[Any]) -> list[dict[str, Any]]:
 
 def _why(found: dict[str, Any]) -> str:
     if found["status"] == OUT_OF_SYNC:
-        return f"latest is {short(found['latest'])}"
+        return f"latest is {short_hash(found['latest'])}"
     return found["why"] or ""
 
 

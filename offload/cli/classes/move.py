@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from offload.catalog.versions import at, short
 from offload.cli.classes import asked
-from offload.cli.output import print_json, print_rows, printable
+from offload.cli.output import print_json, print_rows
 from offload.errors import CodeError
+from offload.inspect.classes import format_version, short_hash
 from offload.registry.names import name_of
 from offload.registry.registry import ClassRegistry
+from offload.text import printable
 
 __all__ = ("prune", "push", "rollback", "tag")
 
@@ -43,7 +44,10 @@ def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: b
             ]
         )
     elif objs:
-        print_rows(((words[name in changed], at(name, hashes[name])) for name in objs), levels=True)
+        print_rows(
+            ((words[name in changed], format_version(name, hashes[name])) for name in objs),
+            levels=True,
+        )
     else:
         click.echo("nothing is registered")
 
@@ -103,8 +107,8 @@ def _print(name: str, tag: str, code_hash: str, was: str | None, *, as_json: boo
     if as_json:
         print_json({"name": name, "tag": tag, "hash": code_hash, "was": was})
         return
-    before = "" if was is None else "as it was" if was == code_hash else f"was {short(was)}"
-    print_rows([(tag, at(name, code_hash), before)])
+    before = "" if was is None else "as it was" if was == code_hash else f"was {short_hash(was)}"
+    print_rows([(tag, format_version(name, code_hash), before)])
 
 
 @click.command()
@@ -131,6 +135,6 @@ def prune(ctx: click.Context, older_than: float, dry_run: bool, as_json: bool) -
         )
         return
     for each in found:
-        click.echo(printable(at(each.class_name, each.hash)))
+        click.echo(printable(format_version(each.class_name, each.hash)))
     did = "would remove" if dry_run else "removed"
     click.echo(f"{registry.store.url}: {did} {len(found)} versions")

@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-from offload.catalog.versions import at, described, signer, signer_json
 from offload.cli.classes import asked
-from offload.cli.output import print_json, print_rows, printable
+from offload.cli.output import print_json, print_rows
 from offload.errors import CodeRefused, ConfigurationError, OffloadError, VersionMissing
+from offload.inspect.classes import describe_version, format_version, signature_json, signer_of
 from offload.registry.keys import generate
-from offload.registry.keys import signer as signer_of
+from offload.registry.keys import signer as signer_with
 from offload.registry.listing import Listed
 from offload.registry.policy import OFF
 from offload.registry.record import Record
 from offload.registry.registry import ClassRegistry
-from offload.text import human_size
+from offload.text import human_size, printable
 
 __all__ = ("keygen", "pull", "verify")
 
@@ -65,14 +65,14 @@ def pull(
     name = registry.full_name(name)
     if output is not None:
         record = _write(registry, name, asked.version(registry, name, begin, tag), output)
-        did = f"wrote {human_size(record.size)} of {at(name, record.hash)} to {output}"
+        did = f"wrote {human_size(record.size)} of {format_version(name, record.hash)} to {output}"
     else:
         record = _load(registry, name, begin, tag)
-        did = f"loaded {record.kind} {at(name, record.hash)}"
+        did = f"loaded {record.kind} {format_version(name, record.hash)}"
     if as_json:
-        print_json({**described(registry.policy, record), "output": output and str(output)})
+        print_json({**describe_version(registry.policy, record), "output": output and str(output)})
     else:
-        click.echo(printable(f"{did}, signed by {signer(registry.policy, record)}"))
+        click.echo(printable(f"{did}, signed by {signer_of(registry.policy, record)}"))
 
 
 def _write(registry: ClassRegistry, name: str, code_hash: str, output: Path) -> Record:
@@ -92,7 +92,7 @@ def _load(registry: ClassRegistry, name: str, begin: str | None, tag: str | None
     except OffloadError:
         raise
     except Exception as exc:  # of the code that is loaded
-        what = f"{at(name, record.hash)} cannot be loaded: {type(exc).__name__}: {exc}"
+        what = f"{format_version(name, record.hash)} cannot be loaded: {type(exc).__name__}: {exc}"
         raise click.ClickException(what) from exc
     return record
 
@@ -162,10 +162,10 @@ def _verify(registry: ClassRegistry, name: str, what: str, asked_for: dict[str, 
 
 
 def _row(registry: ClassRegistry, verified: _Verified) -> tuple[str, ...]:
-    shown = at(verified.name, verified.hash) if verified.hash else verified.name
+    shown = format_version(verified.name, verified.hash) if verified.hash else verified.name
     if verified.record is None:
         return "refused", shown, verified.what, verified.why or ""
-    return "ok", shown, verified.what, f"signed by {signer(registry.policy, verified.record)}"
+    return "ok", shown, verified.what, f"signed by {signer_of(registry.policy, verified.record)}"
 
 
 def _json(registry: ClassRegistry, verified: _Verified) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _json(registry: ClassRegistry, verified: _Verified) -> dict[str, Any]:
         "what": verified.what,
         "hash": verified.hash,
         "ok": record is not None,
-        "signature": record and signer_json(registry.policy, record),
+        "signature": record and signature_json(registry.policy, record),
         "why": verified.why,
     }
 
@@ -188,7 +188,7 @@ def keygen(as_json: bool) -> None:
     It is kept nowhere. Needs offload[signing].
     """
     private, public = generate()
-    key = signer_of(private).id
+    key = signer_with(private).id
     if as_json:
         print_json({"private": private, "public": public, "key": key})
         return

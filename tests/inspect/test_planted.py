@@ -9,10 +9,10 @@ import orjson
 import pytest
 import zstandard
 
-from offload.catalog.blobs import read_content, summarize_blobs
-from offload.catalog.listing import told_kind
 from offload.digest import digest_of
 from offload.errors import IntegrityError
+from offload.inspect.blobs import describe_kind
+from offload.inspect.content import read_content, summarize_blobs
 from offload.stores.memory import MemoryStore
 
 PLANTED = {
@@ -38,7 +38,7 @@ def test_a_planted_root_costs_what_is_read_of_it(kind):
     tracemalloc.start()
     try:
         [seen] = summarize_blobs(store, [digest])
-        assert told_kind(seen) == "?"
+        assert describe_kind(seen) == "?"
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
         try:
             found = read_content(store, digest)  # which reads the blob, to verify its digest

@@ -1,23 +1,35 @@
-"""Classes in a store, how this process' own stand to them, and what it would refuse to load."""
+"""Compare classes in this process with the versions in a store."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from offload.catalog.versions import signer
 from offload.errors import CodeError
 from offload.registry.listing import UNTRACKED, Listed, Standing
 from offload.registry.names import name_of
-from offload.registry.policy import OFF
+from offload.registry.policy import OFF, Policy
 from offload.registry.record import LATEST, Record
 from offload.registry.registry import ClassRegistry
+from offload.text import human_time
 
-__all__ = ("ClassState", "History", "VersionState", "classes_of", "history_of")
+__all__ = (
+    "ClassState",
+    "History",
+    "VersionState",
+    "classes_of",
+    "describe_version",
+    "format_version",
+    "history_of",
+    "short_hash",
+    "signature_json",
+    "signer_of",
+)
 
 MOST = 200
-"""Versions of one class that are told."""
+"""The most versions in a history."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +37,12 @@ class ClassState:
     """A class or function in the store, or registered here. Texts of a store are data.
 
     Attributes:
-        latest: None where nobody said which is, or *broken*.
-        versions: their hashes, in no order; none where it is only registered here.
-        status: how this process' own stands to the latest; "" where it has none.
-        signer: whose signature the latest has, as far as this process can tell; "" without latest.
-        broken: why it cannot be read which is the latest; "" if it can.
-        refused: why the latest would not be loaded here; "" if it would, or if this process loads
-            no code at all.
+        latest: None if there is no latest version, or it is *broken*.
+        versions: their hashes, in no order; none if it is only registered here.
+        status: of the class in this process, compared with the latest; "" if it isn't registered.
+        signer: who signed the latest, as far as this process can verify; "" without latest.
+        broken: why the pointer to the latest can't be read; "" if it can.
+        refused: why this process wouldn't load the latest; "" if it would, or if it loads no code.
     """
 
     name: str
@@ -45,7 +56,7 @@ class ClassState:
 
     @property
     def is_stored(self) -> bool:
-        """Whether there is anything of it in the store."""
+        """Whether the store has anything of it."""
         return bool(self.versions or self.tags or self.latest or self.broken)
 
 
@@ -54,10 +65,10 @@ class VersionState:
     """One version of a class.
 
     Attributes:
-        record: None if what is stored is none.
-        tags: that point to it, ``latest`` among them.
+        record: None if the stored record can't be read.
+        tags: those that point to it, including ``latest``.
         here: whether this process has it registered.
-        signer, refused: as of `ClassState`.
+        signer, refused: as in `ClassState`.
     """
 
     hash: str
@@ -73,9 +84,9 @@ class History:
     """The versions of a class, the newest first.
 
     Attributes:
-        versions: `MOST` at most.
+        versions: at most `MOST`.
         left_off: how many more there are.
-        broken: tags that cannot be read.
+        broken: tags that can't be read.
     """
 
     name: str
@@ -85,9 +96,7 @@ class History:
 
 
 def classes_of(registry: ClassRegistry) -> list[ClassState]:
-    """Return all that is in the store or registered here, by name. Few round trips for any
-    number.
-    """
+    """Return the classes in the store or registered here, by name, in a few round trips."""
     own = _own(registry)
     found = registry.listing()
     states = [_state(registry, each, own.get(each.name)) for each in found]
@@ -97,7 +106,7 @@ def classes_of(registry: ClassRegistry) -> list[ClassState]:
 
 
 def history_of(registry: ClassRegistry, state: ClassState) -> History:
-    """Return the versions of a class that `classes_of` told of. Two round trips."""
+    """Return the versions of a class that `classes_of` returned, in two round trips."""
     own = _own(registry).get(state.name)
     tags: dict[str, list[str]] = defaultdict(list)
     pointed = registry.pointed(state.name, [LATEST, *state.tags])
@@ -115,7 +124,7 @@ def history_of(registry: ClassRegistry, state: ClassState) -> History:
 
 
 def _own(registry: ClassRegistry) -> dict[str, str]:
-    """Return the hashes of what is registered here."""
+    """Return the hashes of classes registered here, by name."""
     return {name_of(obj): registry.get_class_hash(obj) for obj in registry.registered}
 
 
@@ -132,7 +141,7 @@ def _state(registry: ClassRegistry, listed: Listed, own: str | None) -> ClassSta
         listed.versions,
         tuple(sorted(listed.tags)),
         status,
-        signer(registry.policy, latest) if latest is not None else "",
+        signer_of(registry.policy, latest) if latest is not None else "",
         listed.broken,
         _refused(registry, latest) if latest is not None else "",
     )
@@ -150,8 +159,8 @@ def _version(
         record,
         tuple(tags),
         code_hash == own,
-        signer(registry.policy, record) if record is not None else "",
-        _refused(registry, record) if record is not None else "what is stored is no such version",
+        signer_of(registry.policy, record) if record is not None else "",
+        _refused(registry, record) if record is not None else "the stored record can't be read",
     )
 
 
@@ -163,3 +172,49 @@ def _refused(registry: ClassRegistry, record: Record) -> str:
     except CodeError as exc:
         return str(exc)
     return ""
+
+
+# -- versions as people and programs are shown them
+
+
+def short_hash(code_hash: str) -> str:
+    """Return the prefix of a code hash that people are shown, and that commands understand."""
+    return code_hash[:12]
+
+
+def format_version(name: str, code_hash: str) -> str:
+    """Format a version: ``shop.models.Filter@5f0c7e1d2a3b``."""
+    return f"{name}@{short_hash(code_hash)}"
+
+
+def signer_of(policy: Policy, record: Record) -> str:
+    """Return who signed a version, as far as this process can verify."""
+    if record.signature is None:
+        return "nobody"
+    by = policy.signed_by(record)
+    if by is None:
+        return f"key {record.signature.key[:16]}, not verified"
+    return by if by == record.signature.key else f"{by} (key {record.signature.key})"
+
+
+def signature_json(policy: Policy, record: Record) -> dict[str, str | None] | None:
+    """Return a signature as plain data: its key's id, and the key's name if it is verified."""
+    if record.signature is None:
+        return None
+    return {"key": record.signature.key, "by": policy.signed_by(record)}
+
+
+def describe_version(policy: Policy, record: Record) -> dict[str, Any]:
+    """Return a version as plain data for programs."""
+    return {
+        "name": record.class_name,
+        "hash": record.hash,
+        "kind": record.kind,
+        "python": record.python,
+        "created": human_time(record.created),
+        "digest": record.digest,
+        "bytes": record.size,
+        "source_bytes": record.source_size if record.source else None,
+        "needs": [{"name": name, "hash": code_hash} for name, code_hash in record.needs],
+        "signature": signature_json(policy, record),
+    }

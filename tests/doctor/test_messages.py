@@ -6,8 +6,8 @@ from operator import attrgetter
 
 import pytest
 
-from offload.catalog.expiring import expiring
 from offload.doctor import examine
+from offload.doctor.messages import expiring_messages
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.content import set_clock
@@ -40,20 +40,20 @@ def test_a_message_that_waits_too_long_is_found(wire):
     wire.clock.advance(DAY)
     wire.echo.delay([*BIG, 2])
     wire.clock.advance(4.2 * DAY)
-    assert expiring(wire.hook).count == 0
+    assert expiring_messages(wire.hook).count == 0
     wire.clock.advance(DAY / 4)
-    found = expiring(wire.hook)
+    found = expiring_messages(wire.hook)
     assert found.count == 1
     assert found.holder.startswith(f"task:{first.id}+")
     assert found.left == pytest.approx(1.55 * DAY, abs=120)
     wire.clock.advance(DAY)
-    assert expiring(wire.hook).count == 2
+    assert expiring_messages(wire.hook).count == 2
     (told,) = (f for f in map(finding_of, examine(wire.hook)) if "messages have" in f.what)
     assert told.level == "warning"
     assert told.what.startswith("2 messages have waited for most of their retention")
     assert f"task {first.id}, expire in 13.2 h" in told.what
     wire.work()
-    assert expiring(wire.hook).count == 0
+    assert expiring_messages(wire.hook).count == 0
 
 
 def test_what_is_to_end_soon_is_not(wire):
@@ -69,11 +69,11 @@ def test_what_is_to_end_soon_is_not(wire):
     wire.clock.advance(6 * DAY)
     wire.echo.delay([*BIG, 5])
     wire.echo.apply_async(([*BIG, 2],), offload={"retention": 3600})
-    assert expiring(wire.hook).count == 0
+    assert expiring_messages(wire.hook).count == 0
 
 
 def test_by_age_nothing_is_known(tmp_path):
     """Where no holds are tracked nobody can tell."""
     wire = make_wire(store=f"file://{tmp_path}")
-    assert expiring(wire.hook).count == 0
+    assert expiring_messages(wire.hook).count == 0
     assert not [each for each in examine(wire.hook) if "messages have" in each.finding.what]

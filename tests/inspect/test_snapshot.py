@@ -10,12 +10,11 @@ from itertools import pairwise
 
 import pytest
 
-from offload.catalog.holding import held_by
-from offload.catalog.listing import Row, ordered, rows
-from offload.catalog.refreshed import Refreshed
-from offload.catalog.snapshot import Query, take
+from offload.dashboard.caching import BackgroundRefresh
 from offload.errors import ConfigurationError
 from offload.hooks import recorder
+from offload.inspect.blobs import Row, ordered, rows
+from offload.inspect.snapshot import Query, held_by, take_snapshot
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from tests.support.processes import wait_until
@@ -42,7 +41,7 @@ def full(*sizes, ttl=HOUR):
 
 
 def shown(snapshot, **query):
-    return [int(row.digest[3:], 16) for row in snapshot.choose(Query(**query)).rows]
+    return [int(row.digest[3:], 16) for row in snapshot.select(Query(**query)).rows]
 
 
 # -- what it says
@@ -52,12 +51,12 @@ def shown(snapshot, **query):
 def test_it_has_what_the_list_has(many):
     """Sizes, holders and order are those of `offload ls`, for each of its orders."""
     store, _ = many(3000)
-    snapshot = take(store)
+    snapshot = take_snapshot(store)
     for sort in ("size", "holders"):
         expected = [(r.digest, r.size, r.holders) for r in ordered(rows(store), sort, 700)]
-        found = snapshot.choose(Query(sort=sort), 0, 700).rows
+        found = snapshot.select(Query(sort=sort), 0, 700).rows
         assert [(r.digest, r.size, r.holders) for r in found] == expected
-    by_expiry = snapshot.choose(Query(sort="expiry"), 0, 3000).rows
+    by_expiry = snapshot.select(Query(sort="expiry"), 0, 3000).rows
     assert all(one.ttl <= other.ttl for one, other in pairwise(by_expiry))
     assert {row.digest for row in by_expiry} == {row.digest for row in rows(store)}
     totals = snapshot.totals
@@ -67,17 +66,17 @@ def test_it_has_what_the_list_has(many):
 
 def test_pages_follow_each_other():
     """Each blob is on one of them, and each tells how many there are."""
-    snapshot = take(full(*[at % 7 for at in range(100)]))
-    found = [snapshot.choose(Query(), offset, 30) for offset in range(0, 120, 30)]
+    snapshot = take_snapshot(full(*[at % 7 for at in range(100)]))
+    found = [snapshot.select(Query(), offset, 30) for offset in range(0, 120, 30)]
     assert [len(page.rows) for page in found] == [30, 30, 30, 10]
     assert len({row.digest for page in found for row in page.rows}) == 100
     assert {(page.count, page.size) for page in found} == {(100, sum(a % 7 for a in range(100)))}
-    assert snapshot.choose(Query(), 500, 30).rows == []
+    assert snapshot.select(Query(), 500, 30).rows == []
 
 
 def test_it_is_sorted_both_ways():
     """Where values are equal, by digest."""
-    snapshot = take(full(5, 9, 5, 1))
+    snapshot = take_snapshot(full(5, 9, 5, 1))
     assert shown(snapshot) == [1, 0, 2, 3]
     assert shown(snapshot, descending=False) == [3, 0, 2, 1]
     assert shown(snapshot, sort="digest") == [0, 1, 2, 3]
@@ -88,36 +87,36 @@ def test_it_is_filtered():
     """By the begin of the digest, with or without b3:, by size, and by whether it is held."""
     store = full(*range(40))
     store.blobs.hold([digest(7), digest(16)], HOUR, "task:1")
-    snapshot = take(store)
+    snapshot = take_snapshot(store)
     begin = digest(16)[:-1]
     for begun in (begin, begin[3:]):
-        assert shown(snapshot, begin=begun, sort="digest") == list(range(16, 32))
-    assert shown(snapshot, begin=digest(33)) == [33]
-    assert shown(snapshot, begin="b3:f") == []
+        assert shown(snapshot, prefix=begun, sort="digest") == list(range(16, 32))
+    assert shown(snapshot, prefix=digest(33)) == [33]
+    assert shown(snapshot, prefix="b3:f") == []
     assert shown(snapshot, larger_than=37) == [39, 38]
     assert shown(snapshot, held=True) == [16, 7]
     assert len(shown(snapshot, held=False)) == 38
-    assert shown(snapshot, held=True, begin=begin, larger_than=15) == [16]
+    assert shown(snapshot, held=True, prefix=begin, larger_than=15) == [16]
 
 
 def test_a_page_that_is_asked_for_again_is_not_chosen_anew(monkeypatch):
     """As by each browser that keeps it open."""
-    snapshot = take(full(*range(40)))
+    snapshot = take_snapshot(full(*range(40)))
     query = Query(sort="expiry", larger_than=10)
-    first = snapshot.choose(query, 0, 5)
+    first = snapshot.select(query, 0, 5)
     monkeypatch.setattr(snapshot, "_places", None)
-    assert snapshot.choose(query, 0, 5) == first
-    assert len(snapshot.choose(query, 5, 5).rows) == 5
+    assert snapshot.select(query, 0, 5) == first
+    assert len(snapshot.select(query, 5, 5).rows) == 5
 
 
 @pytest.mark.server
 def test_what_a_task_holds_is_found(many):
     """By its id; and what somebody else holds is not."""
     store, digests = many(60, held=3)
-    snapshot = take(store)
+    snapshot = take_snapshot(store)
     places = held_by(store, snapshot, "id-33")
-    assert [row.digest for row in snapshot.choose(Query(among=places)).rows] == [digests[33]]
-    assert snapshot.choose(Query(among=places, larger_than=1000)).rows == []
+    assert [row.digest for row in snapshot.select(Query(among=places)).rows] == [digests[33]]
+    assert snapshot.select(Query(among=places, larger_than=1000)).rows == []
     assert held_by(store, snapshot, "id-3")[0] != places[0]
     assert held_by(store, snapshot, "id") == held_by(store, snapshot, "") == []
 
@@ -126,27 +125,27 @@ def test_where_no_account_is_kept_holders_are_unknown(tmp_path):
     """Nobody is shown as unheld who may be needed."""
     store = open_store(f"file://{tmp_path}/store")
     store.blobs.put({digest(1): [b"x"]}, HOUR)
-    snapshot = take(store)
+    snapshot = take_snapshot(store)
     assert not snapshot.knows_holders
     assert snapshot[0].holders is None
     assert (snapshot.totals.held, snapshot.totals.held_size) == (None, None)
-    with pytest.raises(ConfigurationError, match="keeps no account"):
+    with pytest.raises(ConfigurationError, match="doesn't track holds"):
         held_by(store, snapshot, "1")
 
 
 def test_an_empty_store_has_nothing():
     """It has totals and bars of nothing, and no page."""
-    snapshot = take(MemoryStore())
+    snapshot = take_snapshot(MemoryStore())
     assert (snapshot.totals.count, snapshot.totals.size, snapshot.totals.largest) == (0, 0, 0)
     assert sum(bucket.count for bucket in snapshot.by_size + snapshot.by_expiry) == 0
-    assert snapshot.choose(Query(begin="b3:0")).rows == []
+    assert snapshot.select(Query(prefix="b3:0")).rows == []
 
 
 def test_blobs_are_divided_by_size_and_by_expiry():
     """Each is in one bar, with its bytes; what never ends is in the last."""
     store = full(0, 999, 1000, 150_000)
     store.blobs._blobs[digest(3)].until = math.inf
-    snapshot = take(store)
+    snapshot = take_snapshot(store)
     counts = {bucket.below: (bucket.count, bucket.size) for bucket in snapshot.by_size}
     assert counts[1e3] == (2, 999)
     assert counts[10e3] == (1, 1000)
@@ -162,9 +161,9 @@ def test_blobs_are_divided_by_size_and_by_expiry():
 def test_no_more_than_a_bound_are_kept():
     """It says that there are more."""
     store = full(*range(50))
-    some = take(store, limit=30)
+    some = take_snapshot(store, limit=30)
     assert (len(some), some.more) == (30, True)
-    assert take(store, limit=50).more is False
+    assert take_snapshot(store, limit=50).more is False
 
 
 @pytest.mark.server
@@ -177,21 +176,21 @@ def test_a_hundred_thousand_take_little_memory(many):
 
     def scan():
         taken.append(1)
-        return take(store)
+        return take_snapshot(store)
 
-    refreshed = Refreshed(scan, every=1e6)
+    refreshed = BackgroundRefresh(scan, every=1e6)
     gc.collect()
     objects = len(gc.get_objects())
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        wait_until(lambda: refreshed.look().value, "it is taken", 120)
-        snapshot = refreshed.look().value
+        wait_until(lambda: refreshed.get().value, "it is taken", 120)
+        snapshot = refreshed.get().value
         for sort in ("size", "expiry", "holders", "digest"):
             for descending in (False, True):
-                snapshot.choose(Query(sort=sort, descending=descending), 50_000)
+                snapshot.select(Query(sort=sort, descending=descending), 50_000)
         for number in range(20):
-            snapshot.choose(Query(larger_than=number, held=bool(number % 2)))
+            snapshot.select(Query(larger_than=number, held=bool(number % 2)))
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -200,7 +199,7 @@ def test_a_hundred_thousand_take_little_memory(many):
     gc.collect()
     assert len(gc.get_objects()) - objects < 1000
     for offset in range(0, 100_000, 1000):
-        assert len(refreshed.look().value.choose(Query(), offset).rows) == 50
+        assert len(refreshed.get().value.select(Query(), offset).rows) == 50
     assert taken == [1]
 
 
@@ -210,14 +209,14 @@ def test_memory_stays_flat_over_a_day_of_refreshes(many):
     threads that other tests left may allocate meanwhile, and a leak grows in each.)
     """
     store, _ = many(200)
-    refreshed = Refreshed(lambda: take(store), every=0, share=0)
+    refreshed = BackgroundRefresh(lambda: take_snapshot(store), every=0, share=0)
     threads = threading.active_count()
 
     def refresh(times):
         for _ in range(times):
-            before = refreshed.look().value
-            wait_until(lambda old=before: refreshed.look().value is not old, "it is taken anew")
-            refreshed.look().value.choose(Query())
+            before = refreshed.get().value
+            wait_until(lambda old=before: refreshed.get().value is not old, "it is taken anew")
+            refreshed.get().value.select(Query())
 
     refresh(20)
     tracemalloc.start()
@@ -238,4 +237,4 @@ def test_memory_stays_flat_over_a_day_of_refreshes(many):
 
 def test_a_row_says_what_it_is_by_name():
     """It is the row of a list."""
-    assert take(full(3))[0] == Row(digest(0), 3, pytest.approx(HOUR, abs=5), 0)
+    assert take_snapshot(full(3))[0] == Row(digest(0), 3, pytest.approx(HOUR, abs=5), 0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.catalog.preview import holds_code, preview, type_of
+from offload.inspect.preview import holds_code, preview, type_of
 from offload.serializers.choose import Registry
 
 TAGS = (

@@ -13,9 +13,9 @@ from celery import Celery
 from kombu import pidbox
 
 from offload import Offload
-from offload.catalog import remote, workers
-from offload.catalog.agreement import agreement
-from offload.catalog.workers import ask_workers, this_process
+from offload.inspect import workers
+from offload.inspect.config_drift import config_drift
+from offload.inspect.workers import ask_workers, this_process
 from tests.integration.features import create
 from tests.support.processes import ROOT, environment, worker
 from tests.support.servers import free_port, redis_server
@@ -47,7 +47,7 @@ def three(broker, redis, tmp_path_factory):
         for name, app, more in (
             ("alike", FEATURES, {"threshold": 2000}),
             ("other", FEATURES, OTHER),
-            ("plain", "tests.catalog.plain_app", {}),
+            ("plain", "tests.inspect.plain_app", {}),
         ):
             its = {**config, "offload": {**config["offload"], **more}}
             started = worker(folder, its, pool="solo", concurrency=1, app=app, name=name)
@@ -76,22 +76,22 @@ class TestThreeWorkers:
         assert found["alike"].store == three["offload"]["store"]
         assert found["alike"].settings["threshold"] == 2000
         assert found["alike"].app == "features"
-        assert found["alike"].told["queues"] == ["features"]
+        assert found["alike"].reply["queues"] == ["features"]
         assert found["alike"].pid
         assert found["alike"].version
-        assert not any("secret than all" in json.dumps(each.told) for each in found.values())
+        assert not any("secret than all" in json.dumps(each.reply) for each in found.values())
 
     def test_what_does_not_go_together_is_told(self, three):
         """Each with its remedy; what may differ, as the threshold, is not."""
         app = create(three)
-        found = list(agreement(this_process(app.offload), ask_workers(app, timeout=5)))
+        found = list(config_drift(this_process(app.offload), ask_workers(app, timeout=5)))
         app.close()
         told = {each.what: each for each in found}
         assert all(each.remedy for each in found if each.level != "ok")
         refused = next(what for what in told if "are refused by other-" in what)
         assert told[refused].level == "error"
         assert refused.startswith("references signed by this process, alike-")
-        assert "set offload_secret alike" in told[refused].remedy
+        assert "set offload_secret to the same" in told[refused].remedy
         assert any("offload_max_size differs: 2147483648 in this proc" in what for what in told)
         assert any("what is accepted differs" in what for what in told)
         [plain] = [what for what in told if "no offload there" in what]
@@ -139,7 +139,7 @@ def test_a_store_is_known_by_its_key(broker, redis, tmp_path):
             app = create({**config, "offload": {**config["offload"], **settings}})
             asked = ask_workers(app, timeout=5)
             app.close()
-            return list(agreement(this_process(app.offload), asked))
+            return list(config_drift(this_process(app.offload), asked))
 
         assert [each.what for each in compared()] == ["1 worker and this process agree"]
         elsewhere = f"redis://{redis.host}:{redis.port}/5"
@@ -173,7 +173,7 @@ def test_a_broker_that_carries_no_fanout(monkeypatch):
     direct = Transport.implements.extend(exchange_type=frozenset({"direct"}))
     monkeypatch.setattr(Transport, "implements", direct)
     note = ask_workers(an_app("redis://localhost:1"), timeout=60).note
-    assert note == "a broker of redis carries no remote control"
+    assert note == "a redis broker doesn't support remote control"
 
 
 def test_a_broker_that_is_away():
@@ -181,19 +181,19 @@ def test_a_broker_that_is_away():
     port = free_port()
     asked = ask_workers(an_app(f"redis://localhost:{port}"), timeout=60)
     assert asked.workers == ()
-    assert "the broker could not be asked" in asked.note
+    assert "the broker can't be asked" in asked.note
     assert "OperationalError" in asked.note
 
 
 @pytest.mark.server
 def test_a_broker_that_hangs(monkeypatch):
     """It has so many seconds to answer, and no more."""
-    monkeypatch.setattr(remote, "_PATIENCE", 0.3)
+    monkeypatch.setattr(workers, "_CONNECT_TIMEOUT", 0.3)
     with redis_server() as server:
         server.process.send_signal(signal.SIGSTOP)
         asked = ask_workers(an_app(server.url), timeout=60)
         server.process.send_signal(signal.SIGCONT)
-    assert "the broker could not be asked" in asked.note
+    assert "the broker can't be asked" in asked.note
     assert "Timeout" in asked.note
 
 
@@ -209,12 +209,12 @@ def test_a_broker_that_goes_away_meanwhile(monkeypatch):
     monkeypatch.setattr(pidbox, "maybe_declare", declare)
     with redis_server() as server:
         asked = ask_workers(an_app(server.url), timeout=60)
-    assert "the broker could not be asked" in asked.note
+    assert "the broker can't be asked" in asked.note
 
 
 def test_a_broker_that_does_not_exist():
     """Neither does its transport."""
-    assert "could not be asked" in ask_workers(an_app("nowhere://"), timeout=60).note
+    assert "can't be asked" in ask_workers(an_app("nowhere://"), timeout=60).note
 
 
 @pytest.mark.server
@@ -222,10 +222,10 @@ def test_nobody_answers(broker):
     """A note, within the time given."""
     asked = ask_workers(an_app(broker.url), timeout=0.1)
     assert asked.workers == ()
-    assert asked.note == "no worker answered within 0.1 s"
+    assert asked.note == "no worker replied within 0.1 s"
     app = an_app(broker.url)
     hook = Offload(app, store="memory://")
-    [only] = agreement(this_process(hook), asked)
+    [only] = config_drift(this_process(hook), asked)
     assert only.level == "info"
 
 
@@ -242,8 +242,8 @@ class Crowd:
             self.asked.append((command, workers))
             return pings if command == "ping" else answers
 
-        monkeypatch.setattr(remote.Remote, "ask", ask)
-        monkeypatch.setattr(workers, "why_not", lambda app: "")
+        monkeypatch.setattr(workers.Remote, "ask", ask)
+        monkeypatch.setattr(workers, "_reason_not_askable", lambda app: "")
         app = an_app("memory://")
         self.asked_workers = {each.name: each for each in ask_workers(app).workers}
 
@@ -266,11 +266,11 @@ def test_answers_that_are_none_of_ours(monkeypatch):
         "odd": "connected",
         "mute": "silent",
     }
-    assert "boom" in found["error"].why
+    assert "boom" in found["error"].reason
     odd = found["odd"]
     assert (odd.version, odd.pid, odd.settings, odd.cache) == ("", None, {}, {})
     hook = Offload(an_app("memory://"), store="memory://")
-    assert list(agreement(this_process(hook), workers.Asked(0.0, tuple(found.values()))))
+    assert list(config_drift(this_process(hook), workers.Workers(0.0, tuple(found.values()))))
 
 
 def test_an_answer_is_cut_to_size(monkeypatch):
@@ -287,7 +287,7 @@ def test_an_answer_is_cut_to_size(monkeypatch):
     }
     [found] = Crowd(monkeypatch, {"w": None}, {"w": answer}).asked_workers.values()
     assert found.state == "connected"
-    assert len(json.dumps(found.told, ensure_ascii=False).encode()) < 50_000
+    assert len(json.dumps(found.reply, ensure_ascii=False).encode()) < 50_000
 
 
 class Endless:
@@ -305,10 +305,10 @@ class Endless:
 def test_endless_answers_end(monkeypatch):
     """By the clock; and no more are kept than can be shown."""
     ticks = iter(range(10**6))
-    monkeypatch.setattr(remote.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(workers.time, "monotonic", lambda: float(next(ticks)))
     mailbox = Endless()
-    found = remote.Remote(mailbox).ask("ping", timeout=100.0)
-    assert len(found) == remote.MOST
+    found = workers.Remote(mailbox).ask("ping", timeout=100.0)
+    assert len(found) == workers.MOST
     assert all(name.startswith("worker") for name in found)
     assert mailbox.taken <= 1002
 
@@ -317,15 +317,15 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
     """Remote control reaches all apps of a broker, which need not agree."""
     hook = Offload(Celery("mine", broker="memory://", set_as_current=False), store="memory://")
     own = this_process(hook)
-    told = {**own.told, "app": "theirs", "references": {"own": True, "keys": ["a"]}}
+    told = {**own.reply, "app": "theirs", "references": {"own": True, "keys": ["a"]}}
     told["queues"] = ["theirs"]
-    asked = workers.Asked(0.0, (workers.Worker("w@h", "connected", told),))
-    [only] = agreement(own, asked)
+    asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", told),))
+    [only] = config_drift(own, asked)
     assert only.level == "info"
-    assert "w@h is of another app, 'theirs', and does not go together" in only.what
+    assert "w@h is of another app, 'theirs', and differs from this process" in only.what
     told["queues"] = ["theirs", "celery"]
-    asked = workers.Asked(0.0, (workers.Worker("w@h", "connected", told),))
-    assert "error" in {each.level for each in agreement(own, asked)}  # it takes our tasks
+    asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", told),))
+    assert "error" in {each.level for each in config_drift(own, asked)}  # it takes our tasks
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
         (
             {"serializer": "yaml"},
             "error",
-            "in yaml (task_serializer) by w is not accepted by this",
+            "in yaml (task_serializer) by w are not accepted by this",
         ),
         ({"packages": []}, "info", "the packages for numpy"),
         (
@@ -356,8 +356,8 @@ def test_each_difference(change, level, said):
     """One finding for each, of its level, in words."""
     hook = Offload(an_app("memory://"), store="memory://")
     own = this_process(hook)
-    other = workers.Worker("w", "connected", {**own.told, **change})
-    [only] = agreement(own, workers.Asked(0.0, (other,)))
+    other = workers.Worker("w", "connected", {**own.reply, **change})
+    [only] = config_drift(own, workers.Workers(0.0, (other,)))
     assert only.level == level
     assert said in only.what
 
@@ -366,9 +366,9 @@ def test_a_worker_of_an_older_offload():
     """What it does not tell is not compared."""
     hook = Offload(an_app("memory://"), store="memory://")
     own = this_process(hook)
-    known = {name: own.told[name] for name in ("version", "pid", "store", "counters", "app")}
+    known = {name: own.reply[name] for name in ("version", "pid", "store", "counters", "app")}
     old = workers.Worker("old", "connected", known)
-    [ok] = agreement(own, workers.Asked(0.0, (old,)))
+    [ok] = config_drift(own, workers.Workers(0.0, (old,)))
     assert ok.level == "ok"
 
 
@@ -389,13 +389,13 @@ def code(**changed):
 def test_what_classes_are_loaded(changed, said):
     """Who signs must be known to all who load; and the policy is one for all."""
     hook = Offload(an_app("memory://"), store="memory://")
-    told = this_process(hook).told
+    told = this_process(hook).reply
 
     def one(name, **changed):
         settings = {**told["settings"], **code(**changed)}
         return workers.Worker(name, "connected", {**told, "settings": settings})
 
-    found = agreement(one("here"), workers.Asked(0.0, (one("w", **changed),)))
+    found = config_drift(one("here"), workers.Workers(0.0, (one("w", **changed),)))
     assert any(said in each.what for each in found)
 
 
@@ -407,9 +407,10 @@ def test_a_secret_that_is_being_changed():
         for secret in ((old, new), (new, old), (old,))
     ]
     first, second, third = (
-        workers.Worker(str(i), "connected", this_process(hook).told) for i, hook in enumerate(hooks)
+        workers.Worker(str(i), "connected", this_process(hook).reply)
+        for i, hook in enumerate(hooks)
     )
-    [ok] = agreement(first, workers.Asked(0.0, (second,)))
+    [ok] = config_drift(first, workers.Workers(0.0, (second,)))
     assert ok.level == "ok"
-    [error] = agreement(second, workers.Asked(0.0, (third,)))
+    [error] = config_drift(second, workers.Workers(0.0, (third,)))
     assert error.what.startswith("references signed by 1 are refused by 2")

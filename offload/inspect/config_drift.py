@@ -1,4 +1,4 @@
-"""Whether workers, and this process, are set to what goes together."""
+"""Compare the settings of workers and of this process: what would fail, or differs by accident."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offload.catalog.findings import Finding, Level
-from offload.catalog.workers import Asked, Worker
+from offload.inspect.findings import Finding, Level
+from offload.inspect.workers import Worker, Workers
 
-__all__ = ("agreement",)
+__all__ = ("config_drift",)
 
 _NAMED = 3  # workers that a sentence names
 _SHOWN = 120  # characters of a value
@@ -18,29 +18,34 @@ _SHOWN = 120  # characters of a value
 
 @dataclass(frozen=True)
 class _Rule:
-    """What is to be the same everywhere: *value* gives it, None where it is not told."""
+    """A value that should be the same everywhere.
+
+    Attributes:
+        value: returns it; None if a worker doesn't report it.
+        effect: of a difference.
+    """
 
     what: str
     value: Callable[[Worker], Any]
     level: Level
-    so: str
+    effect: str
     remedy: str
 
 
-def _setting(name: str, level: Level, so: str, remedy: str = "") -> _Rule:
+def _setting(name: str, level: Level, effect: str) -> _Rule:
     def value(worker: Worker) -> Any:
         return worker.settings.get(name)
 
-    return _Rule(f"offload_{name}", value, level, so, remedy or f"set offload_{name} alike on all")
+    return _Rule(f"offload_{name}", value, level, effect, f"set offload_{name} to the same on all")
 
 
 def _of_code(name: str) -> Callable[[Worker], Any]:
-    """Return what gives this where code is loaded at all."""
+    """Return a function that reads a value where code is loaded at all."""
 
     def value(worker: Worker) -> Any:
         if worker.settings.get("code") in (None, "off"):
             return None
-        return worker.told.get(name, worker.settings.get(name))
+        return worker.reply.get(name, worker.settings.get(name))
 
     return value
 
@@ -48,83 +53,84 @@ def _of_code(name: str) -> Callable[[Worker], Any]:
 _RULES = (
     _Rule(
         "the wire version",
-        lambda worker: worker.told.get("wire"),
+        lambda worker: worker.reply.get("wire"),
         "error",
-        "the older ones refuse what the newer ones publish",
+        "older ones refuse what newer ones publish",
         "upgrade offload on workers before publishers",
     ),
     _Rule(
         "the version of offload",
         lambda worker: worker.version or None,
         "info",
-        "they understand one another",
+        "they are compatible",
         "finish the upgrade",
     ),
     _Rule(
-        "what is accepted",
-        lambda worker: worker.told.get("accepts"),
+        "the list of accepted serializers",
+        lambda worker: worker.reply.get("accepts"),
         "warning",
-        "a task fails where its values were written by a serializer that is not accepted",
-        "set accept_content and offload_accept alike on all",
+        "a task fails if its values were written by a serializer that is not accepted",
+        "set accept_content and offload_accept to the same on all",
     ),
     _setting(
         "max_size",
         "warning",
         "larger values are refused where it is smaller, whoever published them",
     ),
-    _setting("code", "warning", "shipped classes are loaded by some only"),
+    _setting("code", "warning", "only some load shipped classes"),
     _Rule(
         "offload_code_allow",
         _of_code("code_allow"),
         "warning",
-        "a class may be loaded by some only",
-        "set offload_code_allow alike on all",
+        "only some may load a class",
+        "set offload_code_allow to the same on all",
     ),
     _Rule(
         "offload_verify_keys",
         _of_code("verify_keys"),
         "warning",
-        "a signed class may be loaded by some only",
+        "only some may load a signed class",
         "list the same keys in offload_verify_keys on all",
     ),
     _Rule(
         "the Python",
         _of_code("python"),
         "info",
-        "a class is loaded from its source where the Python is another, if that was shipped",
+        "a class is loaded from its source where the Python version differs, if the source was "
+        "shipped",
         "set offload_ship_source where classes are pushed",
     ),
     _Rule(
         "the packages for numpy, pandas, polars and Arrow",
-        lambda worker: worker.told.get("packages"),
+        lambda worker: worker.reply.get("packages"),
         "info",
-        "values of theirs can be read only where they are installed",
+        "their values can be read only where they are installed",
         "install them on the workers whose tasks receive such values",
     ),
-    _setting("mode", "info", "values are stored by some only"),
-    _setting("results", "info", "results are stored by some only"),
+    _setting("mode", "info", "only some store values"),
+    _setting("results", "info", "only some store results"),
     _setting("retention", "info", "how long a value lives depends on who stored it"),
-    _setting("grace", "info", "how long a value lives depends on who gave it up"),
+    _setting("grace", "info", "how long a value lives depends on who released it"),
 )
 
 
-def agreement(own: Worker, asked: Asked) -> Iterator[Finding]:
-    """Yield what does not go together in the workers that were *asked* and in this process.
+def config_drift(own: Worker, found: Workers) -> Iterator[Finding]:
+    """Yield the differences among the workers *found* and this process (*own*).
 
-    What is set apart for good reasons is not compared: thresholds, caches, retries.
+    Settings that may well differ (thresholds, caches, retries) aren't compared.
     """
-    if asked.note:
-        yield Finding("info", asked.note)
-    yield from _states(asked.workers)
-    connected = [worker for worker in asked.workers if worker.state == "connected"]
-    alike = [worker for worker in connected if _is_of(own, worker)]
-    differences = list(_differences([own, *alike])) if alike else []
+    if found.note:
+        yield Finding("info", found.note)
+    yield from _states(found.workers)
+    connected = [worker for worker in found.workers if worker.state == "connected"]
+    same_app = [worker for worker in connected if _is_of_app(own, worker)]
+    differences = list(_differences([own, *same_app])) if same_app else []
     yield from differences
     for worker in connected:
-        if worker not in alike:
-            yield _of_another(own, worker)
-    if alike and not differences:
-        yield Finding("ok", f"{_count(alike)} and this process agree")
+        if worker not in same_app:
+            yield _of_another_app(own, worker)
+    if same_app and not differences:
+        yield Finding("ok", f"{_count(same_app)} and this process agree")
 
 
 def _states(workers: Sequence[Worker]) -> Iterator[Finding]:
@@ -133,36 +139,35 @@ def _states(workers: Sequence[Worker]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{_names(without)}: no offload there; a task with a stored value fails on it",
-            "install offload there and connect the app by Offload(app); if it takes no tasks of "
-            "this app, nothing is to be done",
+            "install offload there and connect the app by Offload(app); workers that run no tasks "
+            "of this app need neither",
         )
     for worker in workers:
         if worker.state in ("silent", "unreadable"):
             yield Finding(
                 "warning",
-                f"{worker.name} could not be compared: {worker.why}",
-                "look at its log; a worker that only runs one task at a time answers when that is "
-                "done",
+                f"{worker.name} could not be compared: {worker.reason}",
+                "look at its log; a worker with the solo pool replies once its task is done",
             )
 
 
-def _is_of(own: Worker, worker: Worker) -> bool:
-    """Return whether a worker takes tasks of this process' app, whatever its own is called."""
-    queues = _list(own.told.get("queues"))
+def _is_of_app(own: Worker, worker: Worker) -> bool:
+    """Return whether a worker runs tasks of this process's app, whatever its own is called."""
+    queues = _list(own.reply.get("queues"))
     return worker.app == own.app or any(
-        queue in queues for queue in _list(worker.told.get("queues"))
+        queue in queues for queue in _list(worker.reply.get("queues"))
     )
 
 
-def _of_another(own: Worker, worker: Worker) -> Finding:
+def _of_another_app(own: Worker, worker: Worker) -> Finding:
     differing = [f.what for f in _differences([own, worker]) if f.level in ("error", "warning")]
     what = f"{worker.name} is of another app, {worker.app!r}"
     if not differing:
         return Finding("ok", f"{what}, and agrees")
     return Finding(
         "info",
-        f"{what}, and does not go together with this process: {'; '.join(differing)}",
-        "if it takes tasks of this app, have the two agree",
+        f"{what}, and differs from this process: {'; '.join(differing)}",
+        "if it runs tasks of this app, give both the same settings",
     )
 
 
@@ -174,20 +179,19 @@ def _differences(workers: Sequence[Worker]) -> Iterator[Finding]:
     for rule in _RULES:
         groups = _groups(workers, rule.value)
         if len(groups) > 1:
-            yield Finding(
-                rule.level, f"{rule.what} differs: {_told(groups)}; {rule.so}", rule.remedy
-            )
+            what = f"{rule.what} differs: {_format_groups(groups)}; {rule.effect}"
+            yield Finding(rule.level, what, rule.remedy)
 
 
-# -- what more than equality decides
+# -- checks of more than equality
 
 
 def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Whether references that one signs are opened by all."""
-    told = [worker for worker in workers if worker.mapping("references")]
-    kinds = _groups(told, lambda worker: worker.mapping("references").get("own") is True)
+    """Check that each can open the references that others sign."""
+    reporting = [worker for worker in workers if worker.mapping("references")]
+    kinds = _groups(reporting, lambda worker: worker.mapping("references").get("own") is True)
     remedy = (
-        "set offload_secret alike on all; while it is changed, have all accept the new one "
+        "set offload_secret to the same on all; while changing it, have all accept the new one "
         "(listed last) before any signs with it (listed first)"
     )
     if len(kinds) > 1:
@@ -200,25 +204,24 @@ def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
         return
     if "true" not in kinds:
         return  # it is the store's key, and stores are compared
-    for key, signers in _groups(told, _first_key).items():
-        opened = json.loads(key)
-        others = [w for w in told if (known := _known(w)) and opened not in known]
-        if not others:
-            continue
-        yield Finding(
-            "error",
-            f"references signed by {_names(signers)} are refused by {_names(others)}: another "
-            "offload_secret",
-            remedy,
-        )
+    for key, signers in _groups(reporting, _first_key).items():
+        signing = json.loads(key)
+        others = [w for w in reporting if (known := _known(w)) and signing not in known]
+        if others:
+            yield Finding(
+                "error",
+                f"references signed by {_names(signers)} are refused by {_names(others)}: another "
+                "offload_secret",
+                remedy,
+            )
 
 
 def _stores(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Whether all use one store: known by the key that it keeps, else by its URL."""
+    """Check that all use one store: known by the key in it, else by its URL."""
     stores = _groups(workers, _store_key)
     if len(stores) > 1:
         named = "; ".join(
-            f"{_cut(_names_of_stores(users))} in {_names(users)}" for users in stores.values()
+            f"{_cut(_store_urls(users))} in {_names(users)}" for users in stores.values()
         )
         yield Finding(
             "error",
@@ -227,20 +230,20 @@ def _stores(workers: Sequence[Worker]) -> Iterator[Finding]:
             "have offload_store name the same store on all",
         )
         return
-    known = {worker.store for worker in workers if _store_key(worker)}  # and compared
+    compared = {worker.store for worker in workers if _store_key(worker)}
     urls = _groups(workers, lambda worker: worker.store or None)
-    if len(urls) > 1 and not known.issuperset(map(json.loads, urls)):
+    if len(urls) > 1 and not compared.issuperset(map(json.loads, urls)):
         yield Finding(
             "warning",
-            f"offload_store differs: {_told(urls)}; a value is found only in the store that it "
-            "was put into",
-            "have offload_store name the same store on all; if these are names of one and the "
-            "same, nothing is to be done",
+            f"offload_store differs: {_format_groups(urls)}; a value is found only in the store "
+            "that it was put into",
+            "have offload_store name the same store on all; if these URLs mean the same store, "
+            "ignore this",
         )
 
 
 def _signers(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Whether classes that one signs are loaded by all that load signed ones."""
+    """Check that the classes each signs are loaded by all that load signed ones."""
     readers = [worker for worker in workers if worker.settings.get("code") == "signed"]
     for key, signers in _groups(workers, lambda w: w.settings.get("signing_key")).items():
         others = [
@@ -253,25 +256,26 @@ def _signers(workers: Sequence[Worker]) -> Iterator[Finding]:
                 "error",
                 f"classes signed by {_names(signers)}, with key {json.loads(key)}, are not loaded "
                 f"by {_names(others)}",
-                "add what `celery offload classes keygen` printed for it to offload_verify_keys",
+                "add the public key that `celery offload classes keygen` printed with it to "
+                "offload_verify_keys",
             )
 
 
 def _writers(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Whether what one writes is accepted by all."""
+    """Check that the serializer each writes with is accepted by all."""
     for key, writers in _groups(workers, lambda worker: worker.text("serializer") or None).items():
         name = json.loads(key)
         others = [
             worker
             for worker in workers
-            if (accepts := _list(worker.told.get("accepts"))) and name not in accepts
+            if (accepts := _list(worker.reply.get("accepts"))) and name not in accepts
         ]
         if others:
             yield Finding(
                 "error",
-                f"what is written in {name} (task_serializer) by {_names(writers)} is not accepted "
+                f"values written in {name} (task_serializer) by {_names(writers)} are not accepted "
                 f"by {_names(others)}",
-                f"add {name} to accept_content there, or write by another",
+                f"add {name} to accept_content there, or use another serializer",
             )
 
 
@@ -290,7 +294,7 @@ def _store_key(worker: Worker) -> Any:
     return _first_key(worker)  # of an older offload
 
 
-def _names_of_stores(workers: Sequence[Worker]) -> str:
+def _store_urls(workers: Sequence[Worker]) -> str:
     return ", ".join(dict.fromkeys(worker.store for worker in workers))
 
 
@@ -298,20 +302,20 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-# -- words
+# -- formatting
 
 
 def _groups(workers: Sequence[Worker], value: Callable[[Worker], Any]) -> dict[str, list[Worker]]:
-    """Return who has which value, as JSON; without those that do not tell."""
+    """Group workers by a value, as JSON; without those that don't report it."""
     groups: dict[str, list[Worker]] = {}
     for worker in workers:
-        told = value(worker)
-        if told is not None:
-            groups.setdefault(json.dumps(told, sort_keys=True), []).append(worker)
+        reported = value(worker)
+        if reported is not None:
+            groups.setdefault(json.dumps(reported, sort_keys=True), []).append(worker)
     return groups
 
 
-def _told(groups: dict[str, list[Worker]]) -> str:
+def _format_groups(groups: dict[str, list[Worker]]) -> str:
     return "; ".join(f"{_cut(value)} in {_names(workers)}" for value, workers in groups.items())
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from offload.catalog.refreshed import Refreshed
+from offload.dashboard.caching import BackgroundRefresh
 from offload.errors import StoreUnavailable
 from tests.support.processes import wait_until
 
@@ -27,8 +27,8 @@ def clock():
 
 def settled(refreshed):
     """Return what there is once nothing is being made."""
-    wait_until(lambda: not refreshed.look().busy, "it is made")
-    return refreshed.look()
+    wait_until(lambda: not refreshed.get().busy, "it is made")
+    return refreshed.get()
 
 
 def test_nothing_is_made_before_somebody_asks(clock):
@@ -42,10 +42,10 @@ def test_nothing_is_made_before_somebody_asks(clock):
         return "value"
 
     threads = threading.active_count()
-    refreshed = Refreshed(make, clock=clock)
+    refreshed = BackgroundRefresh(make, clock=clock)
     assert threading.active_count() == threads
-    assert [refreshed.look().value for _ in range(20)] == [None] * 20
-    assert refreshed.look().busy
+    assert [refreshed.get().value for _ in range(20)] == [None] * 20
+    assert refreshed.get().busy
     go.set()
     assert settled(refreshed).value == "value"
     assert made == [1]
@@ -53,24 +53,24 @@ def test_nothing_is_made_before_somebody_asks(clock):
 
 def test_the_first_is_waited_for_a_little(clock):
     """A small store is shown at once; a large one does not keep a page waiting."""
-    assert Refreshed(lambda: "value", clock=clock).look(10).value == "value"
+    assert BackgroundRefresh(lambda: "value", clock=clock).get(10).value == "value"
     go = threading.Event()
-    slow = Refreshed(lambda: go.wait(10), clock=clock)
-    assert slow.look(0.01).value is None
+    slow = BackgroundRefresh(lambda: go.wait(10), clock=clock)
+    assert slow.get(0.01).value is None
     go.set()
 
 
 def test_it_is_made_anew_when_it_is_too_old(clock):
     """Not before; nor while nobody asks."""
     made = iter(range(100))
-    refreshed = Refreshed(lambda: next(made), every=10, clock=clock)
+    refreshed = BackgroundRefresh(lambda: next(made), every=10, clock=clock)
     assert settled(refreshed).value == 0
     clock.now += 9
-    assert (settled(refreshed).value, refreshed.look().age) == (0, 9)
+    assert (settled(refreshed).value, refreshed.get().age) == (0, 9)
     clock.now += 500
-    refreshed.look()
+    refreshed.get()
     assert settled(refreshed).value == 1
-    assert refreshed.look().age == 0
+    assert refreshed.get().age == 0
 
 
 def test_what_takes_long_is_made_less_often(clock):
@@ -82,15 +82,15 @@ def test_what_takes_long_is_made_less_often(clock):
         clock.now += 30
         return len(made)
 
-    refreshed = Refreshed(make, every=10, share=20, clock=clock)
+    refreshed = BackgroundRefresh(make, every=10, share=20, clock=clock)
     assert settled(refreshed).took == 30
     clock.now += 11
-    refreshed.look()
+    refreshed.get()
     assert settled(refreshed).value == 2
     clock.now += 599
     assert settled(refreshed).value == 2
     clock.now += 2
-    refreshed.look()
+    refreshed.get()
     assert settled(refreshed).value == 3
 
 
@@ -105,21 +105,21 @@ def test_after_an_error_the_old_value_stays(clock):
             raise answer
         return answer
 
-    refreshed = Refreshed(make, every=10, clock=clock)
+    refreshed = BackgroundRefresh(make, every=10, clock=clock)
     assert settled(refreshed).value == "old"
     clock.now += 11
-    refreshed.look()
+    refreshed.get()
     kept = settled(refreshed)
     assert (kept.value, str(kept.error), kept.age) == ("old", "away", 71)
     clock.now += 11
-    refreshed.look()
+    refreshed.get()
     kept = settled(refreshed)
     assert (kept.value, kept.error, kept.age) == ("new", None, 0)
 
 
 def test_other_errors_are_logged(clock, caplog):
     """They are told as well, and what caused them can be looked up."""
-    refreshed = Refreshed(lambda: 1 / 0, clock=clock)
+    refreshed = BackgroundRefresh(lambda: 1 / 0, clock=clock)
     assert isinstance(settled(refreshed).error, ZeroDivisionError)
     assert "ZeroDivisionError" in caplog.text
 
@@ -134,14 +134,14 @@ def test_a_change_outdates_it(clock):
         go.wait(10)
         return next(made)
 
-    refreshed = Refreshed(make, every=1e6, clock=clock)
-    refreshed.look()
+    refreshed = BackgroundRefresh(make, every=1e6, clock=clock)
+    refreshed.get()
     began.wait(10)
-    refreshed.outdate()
+    refreshed.invalidate()
     go.set()
-    wait_until(lambda: refreshed.look().value == 1, "it is made again")
-    refreshed.outdate()
-    wait_until(lambda: refreshed.look().value == 2, "it is made again")
+    wait_until(lambda: refreshed.get().value == 1, "it is made again")
+    refreshed.invalidate()
+    wait_until(lambda: refreshed.get().value == 2, "it is made again")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
@@ -149,14 +149,14 @@ def test_a_forked_child_makes_its_own(clock):
     """While the parent is at it, and holds the lock: the child neither waits nor crashes."""
     go = threading.Event()
     parent = os.getpid()
-    refreshed = Refreshed(lambda: os.getpid() if os.getpid() != parent else go.wait(10))
-    refreshed.look()
+    refreshed = BackgroundRefresh(lambda: os.getpid() if os.getpid() != parent else go.wait(10))
+    refreshed.get()
     with refreshed._of_process.get()._changed:
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                code = int(refreshed.look(10).value != os.getpid())
+                code = int(refreshed.get(10).value != os.getpid())
             finally:
                 os._exit(code)
     assert os.waitpid(child, 0)[1] == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offload.catalog.classes import MOST, classes_of, history_of
+from offload.inspect.classes import MOST, classes_of, history_of
 from offload.registry.listing import OUT_OF_SYNC, SYNCED, UNTRACKED
 from offload.registry.names import Names
 from tests.cli.class_commands import HMAC, Command, made
@@ -106,7 +106,7 @@ def test_one_that_goes_meanwhile(command):
 
 def test_very_many_versions(command, monkeypatch):
     """As many as can be shown, and how many more there are."""
-    monkeypatch.setattr("offload.catalog.classes.MOST", 3)
+    monkeypatch.setattr("offload.inspect.classes.MOST", 3)
     assert MOST > 3
     for times in range(5):
         command.registry.push(made("Filter", times=times))

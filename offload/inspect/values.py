@@ -1,0 +1,147 @@
+"""Describe a reference, a blob, or a task."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from offload.digest import Digest
+from offload.errors import BlobMissing
+from offload.hooks.runtime import Runtime
+from offload.inspect.blobs import digest_prefix, find_digest, holders_of, is_ref
+from offload.inspect.content import BlobContent, read_content
+from offload.inspect.preview import preview
+from offload.inspect.tasks import describe_task
+from offload.ref import Ref
+from offload.stores.capabilities import BlobPeek, blob_inspection_of
+from offload.text import human_time
+
+__all__ = ("describe", "describe_content", "describe_preview", "json_finite")
+
+_TEXT = 400  # characters of a preview
+
+
+def describe(runtime: Runtime, what: str) -> dict[str, Any]:
+    """Describe a reference, a blob, or a task, with its holders and their times.
+
+    Values aren't decoded and nothing in them runs. Texts are as stored: whoever shows them
+    escapes them. The key ``what`` says which of the three it is; a task's result and the value of a
+    reference are described within.
+
+    Args:
+        what: the text of a reference, a digest or its first 8 digits or more, or a task id.
+
+    Raises BlobMissing, IntegrityError; InvalidRef for a reference of another app, or an ambiguous
+    prefix; StoreUnavailable.
+    """
+    if is_ref(what):
+        return {"what": "reference", **_ref(runtime, runtime.content.open(what))}
+    prefix = digest_prefix(what)
+    if prefix is None:
+        return _task(runtime, what)
+    try:
+        digest = find_digest(runtime.store, prefix)
+    except BlobMissing:
+        task = _task(runtime, what)  # a task id of hexadecimal digits
+        if task["state"] != "PENDING":
+            return task
+        raise
+    return {"what": "blob", **_blob(runtime, digest)}
+
+
+def _task(runtime: Runtime, task_id: str) -> dict[str, Any]:
+    described = describe_task(runtime, task_id)
+    result = described.pop("result_ref", None)
+    if isinstance(result, Ref):
+        described["result"] = _ref(runtime, result)
+    return {"what": "task", **described}
+
+
+def _ref(runtime: Runtime, ref: Ref[Any]) -> dict[str, Any]:
+    """Describe a verified reference."""
+    described = {
+        "type": ref.type,
+        "serializer": ref.serializer,
+        "value_bytes": ref.size,
+        "created": human_time(ref.created),
+        "until": human_time(ref.until),
+    }
+    if ref.data is not None:
+        content = read_content(runtime.store, None, data=ref.data, size=ref.size)
+        return {"digest": None, **described, "inline": True, "preview": describe_preview(content)}
+    assert ref.digest is not None  # noqa: S101 (for the type checker: it has one or the other)
+    try:
+        return {**described, **_blob(runtime, ref.digest, ref)}
+    except BlobMissing as exc:
+        return {"digest": ref.digest, **described, "missing": str(exc)}
+
+
+def _blob(runtime: Runtime, digest: Digest, ref: Ref[Any] | None = None) -> dict[str, Any]:
+    store = runtime.store
+    [seen] = blob_inspection_of(store).peek([digest], 1)
+    content = read_content(store, digest, size=None if ref is None else ref.size)
+    by_content = describe_content(content)
+    described = {
+        "digest": digest,
+        "store": store.url,
+        "kind": by_content.pop("kind"),
+        **_seen(seen),
+        "holders": holders_of(store, digest),
+        **by_content,
+    }
+    if content.manifest is not None:
+        described["preview"] = describe_preview(content)
+    return described
+
+
+def _seen(seen: BlobPeek | None) -> dict[str, Any]:
+    if seen is None:
+        return {"stored_bytes": None, "ttl": None, "age": None}
+    return {"stored_bytes": seen.size, "ttl": seen.ttl, "age": seen.age}
+
+
+def describe_content(content: BlobContent) -> dict[str, Any]:
+    """Describe the content of a blob, which never changes."""
+    manifest = content.manifest
+    if manifest is None:
+        return {"kind": "chunk", "content_bytes": content.size}
+    return {
+        "kind": "root",
+        "serializer": manifest.serializer,
+        "value_bytes": manifest.value_size,
+        "buffers": list(manifest.sizes),
+        "chunks": [{"digest": chunk.digest, "bytes": chunk.size} for chunk in manifest.chunks],
+    }
+
+
+def describe_preview(content: BlobContent) -> dict[str, Any]:
+    """Describe the start of a value; *content* is that of its root blob.
+
+    Raises BlobMissing, IntegrityError, StoreUnavailable, as chunks may be fetched.
+    """
+    manifest = content.manifest
+    assert manifest is not None  # noqa: S101 (for the type checker: it is a root blob)
+    first = content.first
+    found = preview(
+        manifest.serializer,
+        content.head(),
+        list(manifest.sizes[first:]),
+        lambda number, limit: content.read(first + number, limit),
+        _TEXT,
+    )
+    return {
+        "type": found.kind,
+        **found.facts,
+        "text": found.text,
+        "cut": found.cut,
+        "not_shown": found.why or None,
+    }
+
+
+def json_finite(described: Any) -> Any:
+    """Replace infinity, which JSON lacks, with None."""
+    if isinstance(described, dict):
+        return {key: json_finite(value) for key, value in described.items()}
+    if isinstance(described, float) and not math.isfinite(described):
+        return None
+    return described

@@ -1,0 +1,287 @@
+"""Ask workers about themselves, by Celery's remote control, bounded in time and size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from celery import Celery
+from kombu.pidbox import Mailbox
+
+from offload.content.signing import stored_keys
+from offload.errors import OffloadError
+from offload.hooks.control import NO_KEYS, state_of
+from offload.hooks.runtime import Runtime
+
+__all__ = ("MOST", "Remote", "State", "Worker", "Workers", "ask_workers", "this_process")
+
+State = Literal["connected", "without", "silent", "unreadable"]
+"""``connected``: it has offload; ``without``: it, or its app, doesn't; ``silent``: it is alive but
+didn't reply; ``unreadable``: it replied something else."""
+
+HERE = "this process"
+MOST = 500
+"""Workers whose replies are read."""
+
+_COMMAND = "offload"
+_MEMORY = "memory"
+_CONNECT_TIMEOUT = 5.0  # seconds
+_MAX_NAME = 255  # characters
+_MAX_TEXT = 500
+_MAX_ITEMS = 2000  # of one worker's reply
+_MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker, or this process, as it describes itself. Its texts are untrusted data.
+
+    Attributes:
+        name: its node name.
+        reply: of `offload.hooks.control.state_of` there, cut to bounded size; empty unless
+            *state* is ``connected``.
+        reason: why it isn't, for people.
+    """
+
+    name: str
+    state: State
+    reply: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def version(self) -> str:
+        return self.text("version")
+
+    @property
+    def app(self) -> str:
+        """The name of its app."""
+        return self.text("app")
+
+    @property
+    def store(self) -> str:
+        """The URL of its store, without credentials."""
+        return self.text("store")
+
+    @property
+    def pid(self) -> int | None:
+        pid = self.reply.get("pid")
+        return pid if type(pid) is int else None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its settings, except those that hold secrets."""
+        return self.mapping("settings")
+
+    @property
+    def cache(self) -> Mapping[str, Any]:
+        """Its machine's node cache: ``folder``, ``values``, ``bytes``, and ``limit``; empty if it
+        has none.
+        """
+        return self.mapping("cache")
+
+    @property
+    def counters(self) -> Mapping[str, Any]:
+        """The counters of its main process."""
+        return self.mapping("counters")
+
+    def text(self, name: str) -> str:
+        """Return a text of its reply, "" if there is none."""
+        text = self.reply.get(name)
+        return text if isinstance(text, str) else ""
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """Return a mapping of its reply, an empty one if there is none."""
+        mapping = self.reply.get(name)
+        return mapping if isinstance(mapping, dict) else {}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The replies of workers.
+
+    Attributes:
+        at: when they were asked, in seconds since 1970.
+        workers: by name, at most `MOST`.
+        note: why there are none, or not all; else "".
+    """
+
+    at: float
+    workers: tuple[Worker, ...]
+    note: str = ""
+
+
+def ask_workers(app: Celery, *, timeout: float = 1.0) -> Workers:
+    """Ask the workers on *app*'s broker for their settings.
+
+    Takes *timeout* seconds if all reply, at most twenty times that. If the broker can't be asked,
+    or no worker replies, the note says so; that isn't an error.
+    """
+    began = time.time()
+    try:
+        note = _reason_not_askable(app)
+        alive, replies = ({}, {}) if note else _ask(app, timeout)
+    except Exception as exc:  # any of the transport's
+        return Workers(began, (), f"the broker can't be asked: {type(exc).__name__}: {exc}")
+    workers = tuple(_worker(name, replies) for name in sorted(alive))
+    if not workers:
+        note = note or f"no worker replied within {timeout:g} s"
+    elif len(workers) == MOST:
+        note = f"more workers than {MOST}: the others were not asked"
+    return Workers(began, workers, note)
+
+
+def this_process(runtime: Runtime) -> Worker:
+    """Describe this process likewise.
+
+    Makes one round trip, for the key in the store; it is left out if the store is unavailable.
+    """
+    try:
+        kept = stored_keys(runtime.store.pointers) or NO_KEYS
+    except OffloadError:  # problems of the store are reported with the store
+        kept = None
+    return Worker(HERE, "connected", state_of(runtime, kept))
+
+
+def _ask(app: Celery, timeout: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the replies to ``ping``, and those to our command."""
+    with Remote.connected(app) as remote:
+        alive = remote.ask("ping", timeout=timeout)
+        return alive, remote.ask(_COMMAND, timeout=timeout, workers=list(alive)) if alive else {}
+
+
+def _worker(name: str, replies: Mapping[str, Any]) -> Worker:
+    if name not in replies:
+        return Worker(name, "silent", reason="it is alive, but didn't reply in time")
+    reply = _Bounded().cut(replies[name])
+    if not isinstance(reply, dict):
+        return Worker(name, "unreadable", reason=f"it replied a {type(reply).__name__}")
+    if not reply:
+        return Worker(name, "without", reason="its app is not connected by Offload(app)")
+    error = reply.get("error")
+    if isinstance(error, str):
+        if "KeyError" in error and _COMMAND in error:
+            reason = "it doesn't know the command: offload isn't installed there"
+            return Worker(name, "without", reason=reason)
+        return Worker(name, "unreadable", reason=error)
+    return Worker(name, "connected", reply)
+
+
+class _Bounded:
+    """Cuts a reply to a size that can be kept and shown."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_ITEMS
+
+    def cut(self, value: Any, depth: int = 0) -> Any:
+        self._left -= 1
+        if value is None or isinstance(value, (bool, float)):
+            return value
+        if isinstance(value, int):
+            return value if abs(value) < 1 << 63 else "a number"
+        if isinstance(value, str):
+            return _text(value)
+        if depth < _MAX_DEPTH and isinstance(value, dict):
+            items = zip(value.items(), range(max(self._left, 0)), strict=False)
+            return {_text(str(key)): self.cut(each, depth + 1) for (key, each), _ in items}
+        if depth < _MAX_DEPTH and isinstance(value, (list, tuple)):
+            return [
+                self.cut(each, depth + 1)
+                for each, _ in zip(value, range(max(self._left, 0)), strict=False)
+            ]
+        return f"a {type(value).__name__}"
+
+
+def _text(text: str) -> str:
+    """Return *text* shortened, and without what UTF-8 can't encode."""
+    return text[:_MAX_TEXT].encode("utf-8", "replace").decode()
+
+
+# -- remote control
+
+
+def _reason_not_askable(app: Celery) -> str:
+    """Return why workers of *app* can't be asked; "" if they can. Doesn't connect."""
+    if not app.conf.worker_enable_remote_control:
+        return "worker_enable_remote_control is off, so workers reply to nothing"
+    connection = app.connection_for_write()
+    if connection.transport.driver_type == _MEMORY:
+        return "the broker is this process's own memory, which no worker can reach"
+    if not connection.supports_exchange_type("fanout"):
+        return f"a {connection.transport.driver_name} broker doesn't support remote control"
+    return ""
+
+
+class Remote:
+    """Sends commands to workers over its own connection, which `connected` opens.
+
+    The app's own connection would retry an unavailable broker forever.
+    """
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    @classmethod
+    @contextmanager
+    def connected(cls, app: Celery) -> Iterator[Remote]:
+        """Connect to the broker of *app*; raises its driver's error if it is unavailable."""
+        connection = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT)
+        if connection.transport.driver_type == "redis":
+            for option in ("socket_timeout", "socket_connect_timeout"):
+                connection.transport_options.setdefault(option, _CONNECT_TIMEOUT)
+        connection.ensure = partial(connection.ensure, max_retries=1)
+        with connection:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            yield cls(_mailbox(app, connection))
+
+    def ask(
+        self, command: str, *, timeout: float, workers: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Return the replies of workers by name: data of anyone who can write to the broker.
+
+        Returns once all of *workers* have replied, once none has for *timeout* seconds, or after
+        ten times that.
+        """
+        replies: dict[str, Any] = {}
+        deadline = time.monotonic() + 10 * timeout
+
+        def take(message: Any) -> None:
+            if isinstance(message, dict):
+                for name, reply in message.items():
+                    if _is_name(name) and (name in replies or len(replies) < MOST):
+                        replies[name] = reply
+            if time.monotonic() > deadline:
+                raise _DeadlineExceeded
+
+        options = {"timeout": timeout, "callback": take}
+        with suppress(_DeadlineExceeded):
+            if workers is None:
+                self._mailbox.multi_call(command, limit=MOST, **options)
+            else:
+                self._mailbox.call(list(workers), command, **options)
+        return replies
+
+
+def _is_name(name: object) -> bool:
+    """Return whether a worker can have this name; anyone can write others."""
+    return isinstance(name, str) and len(name) <= _MAX_NAME and name.isprintable()
+
+
+class _DeadlineExceeded(Exception):
+    """The time to reply is over."""
+
+
+def _mailbox(app: Celery, connection: Any) -> Any:
+    conf = app.conf
+    return Mailbox(
+        conf.control_exchange,
+        type="fanout",
+        accept=conf.accept_content,
+        serializer=conf.task_serializer,
+        connection=connection,
+        reply_queue_ttl=conf.control_queue_ttl,
+        reply_queue_expires=conf.control_queue_expires,
+    )
