@@ -18,8 +18,8 @@ from kombu.utils.json import dumps
 from benchmarks.measure import alternately, cpu_of_calls, median, ratio, timed
 from benchmarks.report import Judge, Scale
 from offload import ClassRegistry, Offload, Ref
-from offload.registry.code import forget
-from offload.registry.identity import get_class_hash
+from offload.classes.hashing.code import forget
+from offload.classes.hashing.identity import get_class_hash
 from offload.stores import open_store
 from offload.stores.protocols import Store
 from tests.support.servers import redis_server

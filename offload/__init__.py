@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from offload.classes.registry import ClassRegistry
     from offload.counters import Counters
     from offload.errors import (
         BlobMissing,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     )
     from offload.hooks.extension import Offload
     from offload.ref import LostValue, Ref
-    from offload.registry.registry import ClassRegistry
     from offload.settings import RetryPolicy, Settings, TaskOptions
     from offload.stores import open_store
 
@@ -77,7 +77,7 @@ __all__ = (
 # Each is imported when it is first asked for. `celery` imports this package at every call
 # to find its command (offload.cli), and must not become slower by what it does not use.
 _ELSEWHERE = {
-    "ClassRegistry": "offload.registry.registry",
+    "ClassRegistry": "offload.classes.registry",
     "Counters": "offload.counters",
     "LostValue": "offload.ref",
     "Offload": "offload.hooks.extension",

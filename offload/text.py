@@ -23,6 +23,7 @@ __all__ = (
     "parse_duration",
     "parse_size",
     "printable",
+    "reason_of",
     "short_digest",
     "short_repr",
     "type_name",
@@ -176,3 +177,12 @@ class _Repr(reprlib.Repr):
         except Exception as error:
             return f"<{type(x).__qualname__}, whose repr raises {type(error).__qualname__}>"
         return text if len(text) <= _MAX_REPR else text[: _MAX_REPR - 3] + "..."
+
+
+_TYPE_ONLY = re.compile(r"cannot pickle '[\w.]+' object")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's type; with its text only if that can't show a value."""
+    found = _TYPE_ONLY.match(str(error)) if isinstance(error, TypeError) else None
+    return f"{type(error).__name__}: {found[0]}" if found else type(error).__name__

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from offload.classes.registry import ClassRegistry
 from offload.dashboard.caching import BackgroundRefresh, TTLCache
 from offload.errors import CodeError
 from offload.inspect.classes import ClassState, History, classes_of, history_of
-from offload.registry.registry import ClassRegistry
 
 __all__ = ("Classes",)
 

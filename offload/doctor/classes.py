@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from offload.classes.policy import OFF, SIGNED, TRUSTED
+from offload.classes.registry import SYNCED
 from offload.hooks.runtime import Runtime
 from offload.inspect.findings import Finding
-from offload.registry.policy import OFF, SIGNED, TRUSTED
-from offload.registry.registry import SYNCED
 
 __all__ = ("keys", "registered")
 

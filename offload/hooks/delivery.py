@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import Any
 
+from offload.classes.apps import for_task
 from offload.content.digest_cache import is_immutable
 from offload.content.holds import Hold
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable
@@ -32,7 +33,6 @@ from offload.hooks.paths import (
 from offload.hooks.release import is_done, release
 from offload.hooks.runtime import Runtime, message_name, task_holder
 from offload.ref import LostValue, Ref, wire_text
-from offload.registry.apps import for_task
 from offload.settings import TaskOptions
 
 __all__ = (

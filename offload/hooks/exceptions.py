@@ -17,6 +17,7 @@ from billiard.einfo import ExceptionInfo
 from celery.app import trace
 from celery.utils.serialization import ensure_serializable
 
+from offload.classes.policy import OFF
 from offload.content.holds import Hold
 from offload.errors import OffloadError, SerializationError
 from offload.hooks.celery_internals import patch, unpatched
@@ -24,7 +25,6 @@ from offload.hooks.delivery import current_delivery
 from offload.hooks.rows import result_ttl
 from offload.hooks.runtime import Runtime
 from offload.ref import has_wire_form
-from offload.registry.policy import OFF
 from offload.settings import TaskOptions
 
 __all__ = ("hook_exceptions", "install", "portable")
@@ -108,7 +108,7 @@ def _is_shipped(runtime: Runtime, exc: Any) -> bool:
     if not (ships and isinstance(exc, BaseException)):
         return False
     kind, classes = type(exc), runtime.classes
-    return classes.ships(kind) and (classes.can_push or classes.claims(kind))
+    return classes.ships_by_value(kind) and (classes.can_push or classes.must_ship(kind))
 
 
 def _as_celery(exc: BaseException) -> BaseException:

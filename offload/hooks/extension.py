@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from celery import Celery, current_app, current_task
 from kombu.utils.imports import symbol_by_name
 
+from offload.classes.registry import ClassRegistry
 from offload.counters import Counters
 from offload.errors import ConfigurationError
 from offload.hooks import (
@@ -23,7 +24,6 @@ from offload.hooks.publish import amqp_class
 from offload.hooks.results import hook_backend
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
-from offload.registry.registry import ClassRegistry
 from offload.settings import Settings
 from offload.stores.protocols import Store
 
@@ -128,7 +128,7 @@ class Offload:
 
     @property
     def classes(self) -> ClassRegistry:
-        """Classes and functions that are shipped; see `offload.registry.registry`."""
+        """Classes and functions that are shipped; see `offload.classes.registry`."""
         return self._runtime.classes
 
     def put(self, value: T, *, retention: float | None = None) -> Ref[T]:

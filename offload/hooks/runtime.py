@@ -13,6 +13,11 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 
+from offload.classes.apps import own_app
+from offload.classes.keys import own_key
+from offload.classes.policy import Policy, RegistryConfig
+from offload.classes.registry import ClassRegistry
+from offload.classes.shipping import Shipping
 from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold, holder
 from offload.content.pins import Pins
@@ -26,12 +31,6 @@ from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
 from offload.hooks.recorder import Recorder
 from offload.ref import Ref
-from offload.registry.apps import own_app
-from offload.registry.keys import own_key
-from offload.registry.means import Means
-from offload.registry.policy import Policy
-from offload.registry.registry import ClassRegistry
-from offload.registry.shipping import Shipping
 from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions
 from offload.stores.capabilities import CountsTiers
@@ -77,10 +76,10 @@ class Runtime:
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
         """What this process did so far; see `offload.counters.NAMES`."""
-        self.classes: ClassRegistry = ClassRegistry.of_means(
-            self._means, self.counters, like=None if like is None else like.classes
+        self.classes: ClassRegistry = ClassRegistry.from_config(
+            self._class_config, self.counters, like=None if like is None else like.classes
         )
-        """Classes and functions that are shipped; see `offload.registry.registry`."""
+        """Classes and functions that are shipped; see `offload.classes.registry`."""
         self.clock = time.time
         self._parts: dict[Any, Any] = {}
 
@@ -185,13 +184,13 @@ class Runtime:
         found: P | None = self._parts.get(kind)
         return found if found is not None else self._parts.setdefault(kind, kind(self))
 
-    def _means(self) -> Means:
+    def _class_config(self) -> RegistryConfig:
         settings = self.settings
         key = settings.signing_key
         keys = (*settings.verify_keys, *own_key(key))
         policy = Policy(settings.code, keys=keys, allow=settings.code_allow)
         retrying = Retrying(settings.retry, on_retry=lambda: self.counters.add(store_retries=1))
-        return Means(self.store, policy, key, settings.ship_source, retrying, self.app)
+        return RegistryConfig(self.store, policy, key, settings.ship_source, retrying, self.app)
 
     @property
     def content(self) -> ContentStore:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from offload.classes.listing import UNTRACKED, Listed, SyncStatus
+from offload.classes.policy import OFF, Policy
+from offload.classes.registry import ClassRegistry
+from offload.classes.versions import LATEST, Record, name_of
 from offload.errors import CodeError
-from offload.registry.listing import UNTRACKED, Listed, Standing
-from offload.registry.names import name_of
-from offload.registry.policy import OFF, Policy
-from offload.registry.record import LATEST, Record
-from offload.registry.registry import ClassRegistry
 from offload.text import human_time
 
 __all__ = (
@@ -134,7 +133,7 @@ def _age(record: Record | None) -> float:
 
 def _state(registry: ClassRegistry, listed: Listed, own: str | None) -> ClassState:
     latest = listed.latest
-    status = "" if own is None or listed.broken else Standing(listed.name, own, latest).status
+    status = "" if own is None or listed.broken else SyncStatus(listed.name, own, latest).status
     return ClassState(
         listed.name,
         latest,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from offload.ref import Ref
 
-__all__ = ("IN_THE_TASK", "advise", "reason_of")
+__all__ = ("IN_THE_TASK", "advise")
 
 IN_THE_TASK = "create it in the task, or send what it is created from"
 _OF_A_PROCESS = frozenset(
     {"_thread", "threading", "_io", "io", "socket", "_socket", "ssl", "_ssl", "select", "sqlite3"}
 )
-_TYPE_ONLY = re.compile(r"cannot pickle '[\w.]+' object")
 
 
 def advise(value: Any) -> str:
@@ -36,11 +34,3 @@ def advise(value: Any) -> str:
     if isinstance(value, Iterator):
         return "send a list of its items"
     return ""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why something failed without the error's text, which may show a value; pickle's own
-    errors show types only.
-    """
-    found = _TYPE_ONLY.match(str(error)) if isinstance(error, TypeError) else None
-    return f"{type(error).__name__}: {found[0]}" if found else type(error).__name__

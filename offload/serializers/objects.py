@@ -36,9 +36,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from offload.serializers import methods
-from offload.serializers.advice import reason_of
 from offload.serializers.scalars import Node, NotData, text
-from offload.text import type_name
+from offload.text import reason_of, type_name
 
 if TYPE_CHECKING:
     from offload.serializers.tree import Reader, Writer

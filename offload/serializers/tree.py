@@ -29,13 +29,13 @@ import orjson
 
 from offload.errors import DeserializationError, OffloadError
 from offload.serializers import objects, scalars
-from offload.serializers.advice import advise, reason_of
+from offload.serializers.advice import advise
 from offload.serializers.base import Code, Payload
 from offload.serializers.json import is_plain
 from offload.serializers.raw import Raw
 from offload.serializers.scalars import Node, NotData, text
 from offload.serializers.shipped import Found, Given
-from offload.text import type_name
+from offload.text import reason_of, type_name
 
 __all__ = ("Node", "NotData", "Reader", "Tree", "Writer")
 

@@ -76,7 +76,7 @@ class Settings:
             wait in it: ``auto`` in prefork workers; ``on`` in every pool; ``off``.
         code: what classes and functions a worker loads from the store: none (``off``), those
             that a key of *verify_keys* signed (``signed``), or all (``trusted``). Unless it is
-            ``off``, such are also shipped; see `offload.registry`.
+            ``off``, such are also shipped; see `offload.classes`.
         code_allow: patterns of their names, optionally with ``@`` and a hash prefix; no others
             are loaded. Default: all.
         signing_key: signs what is shipped: ``ed25519:…``, ``hmac:…`` or the path of a PEM file.

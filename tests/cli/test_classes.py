@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from offload.classes.versions import Names
 from offload.cli.classes import classes
-from offload.registry.names import Names
 from tests.cli.class_commands import HMAC, Command, made
 
 MODULE = """

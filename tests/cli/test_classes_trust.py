@@ -11,9 +11,8 @@ from types import ModuleType
 import pytest
 
 from offload import ClassRegistry
-from offload.registry.keys import generate
-from offload.registry.names import Names
-from offload.registry.storage import Stored
+from offload.classes.keys import generate
+from offload.classes.versions import Names, Stored
 from tests.cli.class_commands import HMAC, Command, made
 
 
@@ -75,7 +74,7 @@ class TestShow:
 
     def test_another_python(self, command, versions, monkeypatch):
         """It says both."""
-        monkeypatch.setattr("offload.registry.loading.python_tag", lambda: "cpython-399")
+        monkeypatch.setattr("offload.classes.loading.python_tag", lambda: "cpython-399")
         found = command.json("show", "Filter")
         assert not found["loads_here"]
         assert found["python"] in found["why_not"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from offload.registry.registry import ClassRegistry
+from offload.classes.registry import ClassRegistry
 from tests.cli.class_commands import made
 from tests.dashboard.test_browser import PHONE, rows
 from tests.dashboard.test_classes import written

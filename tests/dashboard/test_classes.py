@@ -7,8 +7,8 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
+from offload.classes.versions import Names
 from offload.dashboard import dashboard, shipped, tables
-from offload.registry.names import Names
 from offload.testing.store import unique
 from tests.cli.class_commands import HMAC, Command, made
 from tests.dashboard.test_stores import rows, settled

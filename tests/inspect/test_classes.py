@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from offload.classes.listing import OUT_OF_SYNC, SYNCED, UNTRACKED
+from offload.classes.versions import Names
 from offload.inspect.classes import MOST, classes_of, history_of
-from offload.registry.listing import OUT_OF_SYNC, SYNCED, UNTRACKED
-from offload.registry.names import Names
 from tests.cli.class_commands import HMAC, Command, made
 
 OTHER = "hmac:another secret that is long enough"

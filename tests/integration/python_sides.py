@@ -12,9 +12,9 @@ import traceback
 from pathlib import Path
 
 from offload import ClassRegistry
+from offload.classes.hashing.identity import python_tag
 from offload.errors import OffloadError
-from offload.registry.identity import python_tag
-from tests.registry.shapes import FROM_SOURCE
+from tests.classes.shapes import FROM_SOURCE
 
 KEY = "hmac:a secret for two Pythons"
 

@@ -1,6 +1,6 @@
 """Classes from one minor version of Python on another: real interpreters, stores and workers.
 
-The environments are those of tests/integration/pythons.py. tests/registry/test_rebuild.py shows
+The environments are those of tests/integration/pythons.py. tests/classes/test_rebuild.py shows
 the same in one process, for where there is one Python only.
 """
 
@@ -13,8 +13,8 @@ import uuid
 
 import pytest
 
+from tests.classes.shapes import FROM_SOURCE
 from tests.integration.pythons import OTHERS, OWN, python
-from tests.registry.shapes import FROM_SOURCE
 from tests.support.processes import ROOT, environment, worker
 
 pytestmark = pytest.mark.integration

@@ -25,16 +25,16 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from offload.classes.hashing.identity import identify
+from offload.classes.scope import Scope
 from offload.content.compression import decode, decode_prefix
 from offload.content.manifest import pack, read_prefix, read_root
 from offload.errors import OffloadError
 from offload.inspect.preview import preview
 from offload.ref import Keys
-from offload.registry.identity import identify
-from offload.registry.scope import Scope
 from offload.serializers import Registry
 from offload.stores.memory import MemoryStore
-from tests.registry.sides import Side
+from tests.classes.sides import Side
 from tests.serializers.test_hostile import CLAIMS, SAMPLES
 
 ROUNDS = int(os.environ.get("OFFLOAD_FUZZ_ROUNDS", "500"))

@@ -19,7 +19,7 @@ import pytest
 from offload.errors import CodeRefused, DeserializationError, SerializationError
 from offload.serializers import Registry
 from offload.stores.memory import MemoryStore
-from tests.registry.sides import Side, cells, content
+from tests.classes.sides import Side, cells, content
 
 KEY = "hmac:0123456789abcdef"
 WAYS = ("json", "json with pickle", "pickle")

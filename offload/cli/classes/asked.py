@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from offload.classes.registry import ClassRegistry
+from offload.classes.versions import Names, name_of
 from offload.cli.context import runtime_of
 from offload.errors import UnknownClass
-from offload.registry.names import Names, name_of
-from offload.registry.registry import ClassRegistry
 
 __all__ = (
     "as_json",
@@ -26,7 +26,7 @@ __all__ = (
     "version",
 )
 
-_logger = logging.getLogger("offload.registry")
+_logger = logging.getLogger("offload.classes")
 
 
 def check_tag(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from offload.classes.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
+from offload.classes.versions import Record, name_of
 from offload.cli.classes import asked
 from offload.cli.output import Column, print_json, print_rows
 from offload.errors import CodeError, CodeRefused
@@ -20,9 +22,6 @@ from offload.inspect.classes import (
     signature_json,
     signer_of,
 )
-from offload.registry.names import name_of
-from offload.registry.record import Record
-from offload.registry.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
 from offload.text import human_size, human_time, printable
 
 __all__ = ("diff", "list_", "show", "status")
@@ -202,7 +201,7 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 
 def _compared(registry: ClassRegistry, objs: list[Any]) -> list[dict[str, Any]]:
     try:
-        standings = registry.standings(objs)
+        sync_statuses = registry.sync_statuses(objs)
     except CodeRefused as exc:
         if len(objs) > 1:  # one by one, to tell which are
             return [each for obj in objs for each in _compared(registry, [obj])]
@@ -216,7 +215,7 @@ def _compared(registry: ClassRegistry, objs: list[Any]) -> list[dict[str, Any]]:
             "latest": each.latest and each.latest.hash,
             "why": None,
         }
-        for each in standings
+        for each in sync_statuses
     ]
 
 

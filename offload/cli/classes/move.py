@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
+from offload.classes.registry import ClassRegistry
+from offload.classes.versions import name_of
 from offload.cli.classes import asked
 from offload.cli.output import print_json, print_rows
 from offload.errors import CodeError
 from offload.inspect.classes import format_version, short_hash
-from offload.registry.names import name_of
-from offload.registry.registry import ClassRegistry
 from offload.text import printable
 
 __all__ = ("prune", "push", "rollback", "tag")

@@ -9,16 +9,16 @@ from typing import Any
 
 import click
 
+from offload.classes.keys import generate
+from offload.classes.keys import signer as signer_with
+from offload.classes.listing import Listed
+from offload.classes.policy import OFF
+from offload.classes.registry import ClassRegistry
+from offload.classes.versions import Record
 from offload.cli.classes import asked
 from offload.cli.output import print_json, print_rows
 from offload.errors import CodeRefused, ConfigurationError, OffloadError, VersionMissing
 from offload.inspect.classes import describe_version, format_version, signature_json, signer_of
-from offload.registry.keys import generate
-from offload.registry.keys import signer as signer_with
-from offload.registry.listing import Listed
-from offload.registry.policy import OFF
-from offload.registry.record import Record
-from offload.registry.registry import ClassRegistry
 from offload.text import human_size, printable
 
 __all__ = ("keygen", "pull", "verify")

@@ -1,0 +1,114 @@
+"""What a hash was found to depend on, so that it need not be taken again."""
+
+from __future__ import annotations
+
+import abc
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from operator import is_
+from typing import Any
+
+__all__ = ("MISSING", "HashDependencies")
+
+MISSING: Any = object()
+_ROOM = 1 << 20
+"""Items of containers that are remembered for one hash, at 8 bytes each."""
+
+
+class HashDependencies:
+    """Remembers what was there.
+
+    Attributes:
+        constant: whether nothing else that was met can change.
+        unsure: where something is that may change unnoticed, and its type; "" if nowhere.
+        parts: a fingerprint of what each class attribute and global was hashed as.
+    """
+
+    def __init__(self) -> None:
+        self.constant = True
+        self.unsure = ""
+        self.parts: dict[str, int] = {}
+        self._room = _ROOM
+        self._contents: list[tuple[Any, tuple[Any, ...]]] = []
+        self._names: list[tuple[Mapping[Any, Any], Any, Any]] = []
+        self._sizes: list[tuple[Mapping[Any, Any], int]] = []
+        self._cells: list[tuple[types.CellType, Any]] = []
+        self._functions: list[tuple[types.FunctionType, Any, Any, Any]] = []
+        self._bases: list[tuple[type, tuple[type, ...]]] = []
+        self._registered = abc.get_cache_token()
+
+    def name(self, names: Mapping[Any, Any], name: Any, value: Any) -> None:
+        self._names.append((names, name, value))
+
+    def names(self, names: Mapping[Any, Any], which: Iterable[Any]) -> None:
+        self._names += [(names, name, names[name]) for name in which]
+
+    def size(self, names: Mapping[Any, Any]) -> None:
+        """Watch whether names are added."""
+        self._sizes.append((names, len(names)))
+
+    def cell(self, cell: types.CellType, content: Any) -> None:
+        self._cells.append((cell, content))
+
+    def function(self, function: types.FunctionType) -> None:
+        code, defaults = function.__code__, function.__defaults__
+        self._functions.append((function, code, defaults, function.__kwdefaults__))
+
+    def bases(self, cls: type) -> None:
+        self._bases.append((cls, cls.__bases__))
+
+    def content(self, container: Any) -> bool:
+        """Watch the items of a list, dict, or set; return whether there was room for that."""
+        items = tuple(_items(container))
+        self._room -= len(items)
+        if self._room < 0:
+            return False
+        self._contents.append((container, items))
+        return True
+
+    def annotations(self, obj: Any, found: dict[str, Any]) -> None:
+        """Watch annotations, where they are not code."""
+        if found and sys.version_info < (3, 14):
+            own = obj.__annotations__
+            self.size(own)
+            self.names(own, own)
+
+    def holds(self) -> bool:
+        """Return whether all is certain to be what it was."""
+        return (
+            self.constant
+            and all(names.get(name, MISSING) is value for names, name, value in self._names)
+            and all(len(names) == count for names, count in self._sizes)
+            and all(_content(cell) is content for cell, content in self._cells)
+            and all(
+                function.__code__ is code
+                and function.__defaults__ is defaults
+                and function.__kwdefaults__ is keywords
+                for function, code, defaults, keywords in self._functions
+            )
+            and all(cls.__bases__ is bases for cls, bases in self._bases)
+            and all(_holds(container, items) for container, items in self._contents)
+            and self._registered == abc.get_cache_token()
+        )
+
+
+def _items(container: Any) -> Iterable[Any]:
+    return chain(container, container.values()) if type(container) is dict else container
+
+
+def _holds(container: Any, items: tuple[Any, ...]) -> bool:
+    """Return whether a container holds the very *items*, in this order."""
+    count = len(container) * 2 if type(container) is dict else len(container)
+    try:
+        return count == len(items) and all(map(is_, _items(container), items))
+    except RuntimeError:  # another thread changes it
+        return False
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING

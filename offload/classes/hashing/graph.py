@@ -1,0 +1,73 @@
+"""The hash of a class and all classes that it refers to, each of which may refer to any other.
+
+A class is stored apart from those that it refers to, and what refers to the same version refers
+to one class. So two classes that do the same are one here, too: every class gets a digest of
+what it is, then one of that and the digests of those it refers to, and so on, until no more
+classes differ (partition refinement, as for the equality of automata).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from types import FunctionType
+from typing import Any, Union
+
+__all__ = ("Content", "Reference", "UnorderedRefs", "digest_of_graph")
+
+Reference = Union[type, FunctionType, "UnorderedRefs"]
+"""A class, a function that is a version of its own, or several in no order."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Something without the classes that it refers to: those in the order of their places."""
+
+    written: bytes
+    references: tuple[Reference, ...]
+
+    def classes(self) -> Iterator[type | FunctionType]:
+        """Yield what is stored apart from it."""
+        for reference in self.references:
+            if isinstance(reference, UnorderedRefs):
+                for each in reference.contents:
+                    yield from each.classes()
+            else:
+                yield reference
+
+
+@dataclass(frozen=True)
+class UnorderedRefs:
+    """The items of a set, whose order decides nothing."""
+
+    contents: tuple[Content, ...]
+
+
+def digest_of_graph(root: Any, contents: dict[int, Content]) -> bytes:
+    """Return the digest of *root*.
+
+    Args:
+        contents: of *root* and of all classes that can be reached from it, by id.
+    """
+    digests = {key: sha256(content.written).digest() for key, content in contents.items()}
+    count = 0
+    while count < len(set(digests.values())):
+        count = len(set(digests.values()))
+        digests = {
+            key: _digest(digests[key], content, digests) for key, content in contents.items()
+        }
+    return sha256(digests[id(root)] + b"".join(sorted(set(digests.values())))).digest()
+
+
+def _digest(begin: bytes, content: Content, digests: dict[int, bytes]) -> bytes:
+    found = sha256(begin)
+    for reference in content.references:
+        if isinstance(reference, UnorderedRefs):
+            items = (
+                _digest(sha256(each.written).digest(), each, digests) for each in reference.contents
+            )
+            found.update(sha256(b"".join(sorted(items))).digest())
+        else:
+            found.update(digests[id(reference)])
+    return found.digest()

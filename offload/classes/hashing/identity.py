@@ -1,0 +1,122 @@
+"""The hash of a class or function: it covers what decides behavior, and nothing else.
+
+It is a SHA-256 over what is stored of the class (`offload.classes.hashing.structure`) and over the
+other shipped classes it refers to (`offload.classes.hashing.graph`): the normalized bytecode of its
+functions (`offload.classes.hashing.code`), defaults, closures, annotations, decorators, attributes,
+bases, metaclass, and the globals its code names. Of those, shipped functions and classes count by
+their behavior, and values by their content. A global that changes makes another version.
+
+Not covered:
+
+- names of files and modules, line numbers, comments, whitespace, qualified names;
+- docstrings, unless shipped code reads one: accesses an attribute ``__doc__``, or calls ``help`` or
+  ``inspect.getdoc``;
+- imported objects: only their names count;
+- what Python, its standard library, or pydantic derive from the rest
+  (`offload.classes.hashing.attributes`).
+
+The minor version of Python is part of the hash because bytecode depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from offload.classes.hashing.dependencies import HashDependencies
+from offload.classes.hashing.encoding import text
+from offload.classes.hashing.graph import Content, digest_of_graph
+from offload.classes.hashing.structure import StructuralHasher
+from offload.classes.scope import Scope
+from offload.text import type_name
+
+__all__ = ("Identity", "get_class_hash", "identify", "python_tag")
+
+
+def python_tag() -> str:
+    """Return whose bytecode this process runs, as ``cpython-311``."""
+    return sys.implementation.cache_tag or sys.implementation.name
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A version of a class or function.
+
+    Attributes:
+        hash: 64 hexadecimal digits.
+        size: bytes that were hashed.
+    """
+
+    hash: str
+    size: int
+    _watch: HashDependencies = field(repr=False)
+
+    @property
+    def unsure(self) -> str:
+        """Where something is for which the hash has to be taken every time; "" if nowhere."""
+        return self._watch.unsure
+
+    def changed_since(self, before: Identity) -> str:
+        """Return the first class attribute or global whose value is another than before; "" if
+        code changed.
+        """
+        old = before._watch.parts
+        new = self._watch.parts.items()
+        return next((name for name, value in new if old.get(name, value) != value), "")
+
+    def holds(self) -> bool:
+        """Return whether the object is certain to be what it was."""
+        return self._watch.holds()
+
+
+def get_class_hash(obj: Any, modules: Iterable[str] = ()) -> str:
+    """Return the hash of a class or function, 64 hexadecimal digits.
+
+    Args:
+        modules: what is shipped with it besides what is in its own module, by name.
+
+    Raises:
+        TypeError: it is neither a class nor a function.
+        SerializationError: it depends on something that has no content of its own, as a lock.
+    """
+    return identify(obj, Scope(modules)).hash
+
+
+def identify(obj: Any, scope: Scope) -> Identity:
+    """Do as `get_class_hash`, and remember what the hash depends on."""
+    if not isinstance(obj, (type, types.FunctionType)):
+        raise TypeError(f"a class or function is wanted, this is a {type_name(obj)}")
+    watch = HashDependencies()
+    contents, reads_docs = _contents(obj, scope, watch, docs=False)
+    if reads_docs:
+        watch = HashDependencies()
+        contents, _ = _contents(obj, scope, watch, docs=True)
+    found = hashlib.sha256(b"offload class 3\0" + text(b"python", python_tag()))
+    found.update(b"docs\0" if reads_docs else b"")
+    found.update(digest_of_graph(obj, contents))
+    size = sum(len(content.written) for content in contents.values())
+    return Identity(found.hexdigest(), size, watch)
+
+
+def _contents(
+    obj: Any, scope: Scope, watch: HashDependencies, *, docs: bool
+) -> tuple[dict[int, Content], bool]:
+    """Return what *obj* is, and each class that can be reached from it, by id; and whether
+    something of it reads docstrings.
+    """
+    contents: dict[int, Content] = {}
+    reads_docs = False
+    waiting = [obj]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in contents:
+            continue
+        walk = StructuralHasher(scope.including(each.__module__), watch, docs=docs)
+        contents[id(each)] = found = walk.root(each)
+        reads_docs = reads_docs or walk.reads_docs
+        waiting += found.classes()
+    return contents, reads_docs

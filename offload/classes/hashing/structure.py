@@ -1,0 +1,456 @@
+"""A walk through a class or function, and all that is stored with it.
+
+Every node is written with a tag and its length or count, so that no two different structures give
+the same bytes. What is met again is named by its number, as two names for one list are something
+else than two lists. Dicts that only hold names (of classes, functions) are written in the order
+of the names, sets in the order of what their items are written as. Other classes that are shipped
+are stored apart, and so only referred to.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import logging
+import pickle
+import sys
+import types
+import typing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from offload.classes.apps import what_of_celery
+from offload.classes.cpython_internals import is_dispatching, is_repr_guard
+from offload.classes.hashing.attributes import (
+    DERIVED,
+    annotations_of,
+    attributes_of,
+    members_of,
+    subclasses_of,
+)
+from offload.classes.hashing.code import names_in, written
+from offload.classes.hashing.dependencies import MISSING, HashDependencies
+from offload.classes.hashing.encoding import ATOMS, begin, tagged, text
+from offload.classes.hashing.graph import Content, Reference, UnorderedRefs
+from offload.classes.hashing.writers import WRITERS, NoContent
+from offload.classes.pydantic_internals import state_of
+from offload.classes.scope import Scope
+from offload.errors import SerializationError
+from offload.text import reason_of, type_name
+
+__all__ = ("StructuralHasher",)
+
+_MODULES_OWN = frozenset(
+    {"__name__", "__file__", "__package__", "__path__", "__spec__", "__loader__", "__builtins__"}
+)
+"""Globals that say where code stands."""
+_UNCHANGED = (functools.partial, functools.partialmethod)
+"""Their parts may change, they do not."""
+_CONTAINERS = frozenset({list, dict, set})
+_VALUES = (tuple, str, bytes, int, float, complex, frozenset)
+
+
+class StructuralHasher:
+    """Writes what is stored with one class or function.
+
+    Args:
+        watch: takes note of what is depended on.
+        docs: whether docstrings count.
+
+    Attributes:
+        reads_docs: whether something was found to ask for docstrings.
+    """
+
+    def __init__(self, scope: Scope, watch: HashDependencies, *, docs: bool) -> None:
+        self.scope = scope
+        self.watch = watch
+        self.docs = docs
+        self.reads_docs = False
+        self._out: list[bytes] = []
+        self._references: list[Reference] = []
+        self._seen: dict[int, int] = {}
+        self._alive: list[Any] = []  # so that no two objects get the same id
+        self._functions: deque[tuple[types.FunctionType, list[str]]] = deque()
+        self._where: list[str] = []
+        self._settled = False
+        self._reducing = False  # whether containers may be copies that pickle is given
+        self._home: Any = None  # the name of the module whose code it is at
+        self._modules: dict[int, set[str]] = {}
+
+    def root(self, obj: Any) -> Content:
+        """Return what *obj* is. Raises SerializationError if something has no content."""
+        try:
+            if isinstance(obj, type):
+                self._class(obj)
+            elif is_dispatching(obj):
+                self._dispatcher(obj)
+            else:
+                self._again(obj)
+                self._functions.append((obj, []))
+            self._drain()
+        except NoContent as exc:
+            where = f"{' > '.join(self._where)}: " if self._where else ""
+            raise SerializationError(
+                f"{obj.__qualname__} cannot be shipped: {where}{exc}"
+            ) from exc.__cause__
+        except RecursionError:
+            raise SerializationError(
+                f"{obj.__qualname__} cannot be shipped: it is nested too deep"
+            ) from None
+        return Content(b"".join(self._out), tuple(self._references))
+
+    # -- what is written
+
+    def _text(self, tag: bytes, content: str) -> None:
+        self._out.append(text(tag, content))
+
+    def _begin(self, tag: bytes, count: int = 0) -> None:
+        self._out.append(begin(tag, count))
+
+    def _all(self, tag: bytes, values: Iterable[Any]) -> None:
+        values = list(values)
+        self._begin(tag, len(values))
+        for value in values:
+            self.value(value)
+
+    def _named(self, tag: bytes, values: Mapping[str, Any]) -> None:
+        """Write values in the order of their names."""
+        self._begin(tag, len(values))
+        if not values:
+            return
+        for name in sorted(values, key=str):
+            self._text(b"name", str(name))
+            self._part(str(name), values[name])
+
+    def _part(self, where: str, value: Any) -> None:
+        atom = ATOMS.get(type(value))
+        if atom is not None:
+            self._out.append(atom(value))
+            return
+        self._where.append(where)
+        self.value(value)
+        self._where.pop()
+
+    def _unordered(self, tag: bytes, values: Iterable[Any]) -> None:
+        items = [self._apart(value) for value in values]
+        self._begin(tag, len(items))
+        if any(item.references for item in items):
+            self._references.append(UnorderedRefs(tuple(items)))
+        else:
+            self._out += [tagged(b"item", each) for each in sorted(i.written for i in items)]
+
+    def _apart(self, value: Any, *, alone: bool = False) -> Content:
+        """Return what *value* is written as, as if nothing came after it; with *alone*, as if
+        nothing came before it, too.
+        """
+        atom = ATOMS.get(type(value))
+        if atom is not None:
+            return Content(atom(value), ())
+        before = self._out, self._references, self._seen, self._functions
+        self._out, self._references = [], []
+        self._seen = {} if alone else dict(self._seen)
+        self._functions = deque()
+        self.value(value)
+        self._drain()
+        found = Content(b"".join(self._out), tuple(self._references))
+        self._out, self._references, self._seen, self._functions = before
+        return found
+
+    def _drain(self) -> None:
+        """Write the functions that were met: not where they were, so that any number may call
+        each other.
+        """
+        while self._functions:
+            function, where = self._functions.popleft()
+            self._where, before = [*where], self._where
+            self._function(function)
+            self._where = before
+
+    def _again(self, obj: Any) -> bool:
+        """Write that *obj* was met before, if it was; else remember it."""
+        number = self._seen.get(id(obj))
+        if number is not None:
+            self._begin(b"again", number)
+            return True
+        self._seen[id(obj)] = len(self._seen)
+        self._alive.append(obj)
+        return False
+
+    def _changes(self, value: Any) -> None:
+        """Take note that something was met that may change while it stays the same object."""
+        live = type(value) in _CONTAINERS and not self._reducing
+        if self._settled or (live and self.watch.content(value)):
+            return
+        self.watch.constant = False
+        self.watch.unsure = self.watch.unsure or f"{' > '.join(self._where)} ({type_name(value)})"
+
+    @contextmanager
+    def _fingerprint(self, label: str, value: Any) -> Iterator[None]:
+        """Take note of what *value* is written as within this, if it is no code."""
+        begin = len(self._out)
+        yield
+        if not callable(value) and not hasattr(type(value), "__get__"):
+            self.watch.parts[label] = hash(b"".join(self._out[begin:]))
+
+    def _doc(self, doc: Any) -> None:
+        if self.docs:
+            self._text(b"doc", repr(doc))
+
+    # -- values
+
+    def value(self, value: Any) -> None:
+        """Write any value."""
+        kind = type(value)
+        atom = ATOMS.get(kind)
+        if atom is not None:
+            self._out.append(atom(value))
+            return
+        write = WRITERS.get(kind)
+        if write is not None:
+            write(self, value)
+        elif isinstance(value, type):
+            if value in self.scope:
+                self._text(b"class", value.__name__)
+                self._references.append(value)
+            else:
+                self._reference(value)
+        elif (celery := what_of_celery(value)) is not None:
+            self._text(b"celery", " ".join(celery))
+        else:
+            self._instance(value)
+
+    def _reference(self, obj: Any) -> None:
+        """Write what is imported where it is needed."""
+        self._text(b"import", f"{obj.__module__}:{getattr(obj, '__qualname__', obj.__name__)}")
+
+    # -- functions
+
+    def function(self, function: types.FunctionType) -> None:
+        """Write a function that something refers to."""
+        if is_dispatching(function):
+            self._dispatcher(function)
+        elif function not in self.scope:
+            self._reference(function)
+        elif self.scope.is_apart(function):
+            self._text(b"apart", function.__name__)
+            self._references.append(function)
+        elif not self._again(function):
+            self._begin(b"function", self._seen[id(function)])
+            self._functions.append((function, [*self._where]))
+
+    def _dispatcher(self, function: types.FunctionType) -> None:
+        """Write what `functools.singledispatch` made: what it remembers is no part of it."""
+        if self._again(function):
+            return
+        registry: Mapping[Any, Any] = function.registry  # type: ignore[attr-defined]
+        self._begin(b"dispatcher", len(registry))
+        self.watch.size(registry)
+        self._unordered(b"registry", registry.items())
+
+    def _function(self, function: types.FunctionType) -> None:
+        code, names = function.__code__, function.__globals__
+        self._home = names.get("__name__")
+        self.watch.function(function)
+        self._begin(b"body", self._seen[id(function)])
+        self._text(b"name", function.__name__)
+        self._doc(function.__doc__)
+        found = written(code, docs=self.docs)
+        self.reads_docs = self.reads_docs or found.reads_docs
+        self._out.append(found.content)
+        self.value(function.__defaults__)
+        keywords = function.__kwdefaults__
+        if keywords:
+            self.watch.names(keywords, keywords)
+        self._named(b"keyword defaults", keywords or {})
+        self._annotations(function)
+        attributes = function.__dict__
+        self.watch.size(attributes)
+        self.watch.names(attributes, attributes)
+        self._named(b"attributes", attributes)
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            if not is_repr_guard(code, name):
+                self._text(b"closure", name)
+                self._part(name, cell)
+        for name in found.globals:
+            if name in _MODULES_OWN:
+                continue
+            value = names.get(name, MISSING)
+            self.watch.name(names, name, value)
+            if value is MISSING:
+                self._text(b"builtin", name)
+                continue
+            self._text(b"global", name)
+            if isinstance(value, types.ModuleType) and value in self.scope:
+                self._module(value, code)
+            else:
+                with self._fingerprint(f"{self._home}.{name}", value):
+                    self._part(name, value)
+
+    def _annotations(self, obj: Any) -> None:
+        found = annotations_of(obj)
+        if not found:
+            self._begin(b"annotations")
+            return
+        self.watch.annotations(obj, found)
+        self._quietly(lambda: self._all(b"annotations", found.items()))
+
+    def _quietly(self, write: Callable[[], None]) -> None:
+        """Write what nobody changes in place."""
+        before, self._settled = self._settled, True
+        write()
+        self._settled = before
+
+    def cell(self, cell: types.CellType) -> None:
+        if self._again(cell):  # two functions may share a variable
+            return
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            content = MISSING
+        self.watch.cell(cell, content)
+        if content is MISSING:
+            self._begin(b"empty")
+        else:
+            self._begin(b"cell")
+            self.value(content)
+
+    def _module(self, module: types.ModuleType, code: types.CodeType) -> None:
+        """Write what *code* may use of a module that is shipped."""
+        own = vars(module)
+        known = self._modules.setdefault(id(module), set())
+        names = {name for name in names_in(code) if name in own} - known - _MODULES_OWN
+        known |= names
+        self.watch.names(own, names)
+        self._named(b"module", {name: own[name] for name in names})
+
+    # -- classes
+
+    def _class(self, cls: type) -> None:
+        own = vars(cls)
+        self._home = cls.__module__
+        self._text(b"class", cls.__name__)
+        self.value(type(cls))
+        self.watch.bases(cls)
+        self._quietly(lambda: self._all(b"bases", cls.__bases__))
+        self._quietly(lambda: self._all(b"written bases", own.get("__orig_bases__", ())))
+        self._doc(own.get("__doc__"))
+        self._annotations(cls)
+        self._all(b"members", members_of(cls))
+        registered = subclasses_of(cls)
+        if registered:
+            self._unordered(b"registered", registered)
+        attributes = attributes_of(cls)
+        self.watch.size(own)
+        self.watch.names(own, attributes)
+        self._begin(b"attributes", len(attributes))
+        for name in sorted(attributes):
+            value = attributes[name]
+            self._text(b"name", name)
+            before = self._settled
+            self._settled = before or (name.startswith("__") and name.endswith("__"))
+            with self._fingerprint(f"{cls.__qualname__}.{name}", value):
+                self._part(name, value)
+            self._settled = before
+
+    # -- instances
+
+    def _instance(self, value: Any) -> None:
+        if isinstance(value, typing.TypeVar):
+            self._all(b"typevar", _typevar(value))
+            return
+        if isinstance(value, logging.Logger) and value.name == self._home:
+            self._begin(b"module's logger")
+            return
+        reduced = _reduced(value)
+        if isinstance(reduced, str):
+            self._by_name(value, reduced)
+            return
+        before, self._reducing = self._reducing, True
+        self._reduced(value, reduced)
+        self._reducing = before
+
+    def _reduced(self, value: Any, reduced: tuple[Any, ...]) -> None:
+        if _is_dtype(value):
+            # It may be one or two, and so may be what it consists of.
+            found = self._apart(reduced, alone=True)
+            self._out.append(tagged(b"dtype", found.written))
+            self._references += found.references
+            return
+        make, args, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
+        items, pairs = list(items or ()), list(pairs or ())
+        if not _is_value(value, state, items, pairs):
+            if self._again(value):
+                return
+            if not (isinstance(value, _UNCHANGED) or self._is_sentinel(value, reduced)):
+                self._changes(value)
+        self._begin(b"object")
+        self.value(make)
+        self.value(args)
+        self.value(state_of(value, state))
+        self._all(b"items", items)
+        self._all(b"pairs", pairs)
+        self.value(setter)
+
+    def _is_sentinel(self, value: Any, reduced: tuple[Any, ...]) -> bool:
+        """Return whether *value* is a stateless object of a library, as `dataclasses` has them."""
+        kind: Any = type(value)
+        return (
+            kind.__reduce_ex__ is object.__reduce_ex__
+            and kind.__reduce__ is object.__reduce__
+            and not any(reduced[2:])
+            and kind not in self.scope
+        )
+
+    def _by_name(self, value: Any, name: str) -> None:
+        """Write what pickle takes for something to be imported."""
+        module = getattr(value, "__module__", None) or pickle.whichmodule(value, name)  # type: ignore[attr-defined]
+        if self.scope.includes(module):  # as typing.NewType
+            if self._again(value):
+                return
+            self._text(b"named", name)
+            own = getattr(value, "__dict__", {})
+            self._named(b"of", {k: v for k, v in own.items() if k not in DERIVED})
+        else:
+            self._text(b"import", f"{module}:{name}")
+
+
+def _reduced(value: Any) -> Any:
+    """Return what pickle makes of *value*."""
+    try:
+        reduce = copyreg.dispatch_table.get(type(value))
+        return reduce(value) if reduce is not None else value.__reduce_ex__(4)
+    except Exception as exc:
+        raise NoContent(
+            f"a {type_name(value)} has no content to be shipped ({reason_of(exc)})"
+        ) from None
+
+
+def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> bool:
+    """Return whether nothing but its content tells *value* from another one.
+
+    Such objects may be one in one process, and two in another, as libraries keep them.
+    """
+    kind = type(value)
+    if isinstance(value, _VALUES):
+        return True
+    if state is not None or items or pairs or kind.__name__ in ("bytearray", "array"):
+        return False
+    its: list[Any] = [kind.__reduce_ex__, kind.__reduce__]
+    return kind in copyreg.dispatch_table or its != [object.__reduce_ex__, object.__reduce__]
+
+
+def _is_dtype(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.dtype)
+
+
+def _typevar(value: Any) -> tuple[Any, ...]:
+    return (
+        value.__name__,
+        value.__bound__,
+        value.__constraints__,
+        value.__covariant__,
+        value.__contravariant__,
+    )

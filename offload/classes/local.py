@@ -1,0 +1,154 @@
+"""Classes and functions of this process, with their version hashes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import Any
+
+from offload.classes.hashing.identity import Identity, identify
+from offload.classes.scope import Scope
+from offload.classes.versions import ClassVersion, name_of
+from offload.errors import SerializationError
+from offload.stores.processes import PerProcess
+from offload.text import human_size
+
+__all__ = ("LoadedClasses", "LocalClasses", "defined")
+
+logger = logging.getLogger(__name__)
+
+_KEPT = 8
+"""Of what had one name, one after the other, so many are remembered: a notebook's cell may be
+run often."""
+_MUCH = 1 << 20  # bytes that are worth a warning if they are hashed for every message
+
+
+class LocalClasses:
+    """Remembers hashes for as long as nothing that they depend on changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[Any, Scope, Identity], ...]] = {}
+        self._warned: set[str] = set()
+        self._sent: dict[str, tuple[Any, ...]] = {}
+
+    def pair(self, obj: Any, scope: Scope) -> ClassVersion:
+        """Return name and hash of a class or function. Raises what `identify` does.
+
+        What was hashed in another scope object is hashed again: a registration may change what
+        goes along.
+        """
+        name = name_of(obj)
+        known = self._known.get(name, ())
+        for each, its, identity in known:
+            if each is obj and its is scope and identity.holds():
+                return name, identity.hash
+        identity = identify(obj, scope)
+        before = [its for each, in_, its in known if each is obj and in_ is scope]
+        self._warn(name, identity, *before)
+        others = [other for other in known if other[0] is not obj]
+        self._known[name] = ((obj, scope, identity), *others[: _KEPT - 1])
+        return name, identity.hash
+
+    def _warn(self, name: str, identity: Identity, before: Identity | None = None) -> None:
+        """Warn, once for each name, of data that makes versions, or long hashing, unnoticed."""
+        if before is None or name in self._warned:
+            return
+        changed = identity.changed_since(before) if identity.hash != before.hash else ""
+        if changed:
+            logger.warning(
+                "%s has changed, so a new version of %s is sent; each change creates a version "
+                "of its own in the store: keep changing data in instances or arguments",
+                changed,
+                name,
+            )
+        elif identity.unsure and identity.size > _MUCH:
+            logger.warning(
+                "%s is hashed again for every message (%s), because %s may change unnoticed: "
+                "pass it as an argument, or keep it in a list, dict, or tuple of plain values",
+                name,
+                human_size(identity.size),
+                identity.unsure,
+            )
+        else:
+            return
+        self._warned.add(name)
+
+    def send(self, obj: Any) -> None:
+        """Remember that this process sent a class or function."""
+        name = name_of(obj)
+        others = [each for each in self._sent.get(name, ()) if each is not obj]
+        self._sent[name] = (obj, *others[: _KEPT - 1])
+
+    def was_sent(self, obj: Any) -> bool:
+        """Return whether this process sent *obj*."""
+        return any(each is obj for each in self._sent.get(name_of(obj), ()))
+
+    def find(self, pair: ClassVersion, candidates: Iterable[Any], scope: Scope) -> Any:
+        """Return the class or function that is exactly this version, or None.
+
+        Only *candidates* and what this process sent are considered: names come from data.
+        """
+        for each in (*candidates, *self._sent.get(pair[0], ())):
+            try:
+                if self.pair(each, scope) == pair:
+                    return each
+            except (SerializationError, TypeError):
+                continue
+        return None
+
+
+def defined(name: str, includes: Callable[[str], bool]) -> Any:
+    """Return the class or function of this name that an included module defines, or None.
+
+    Runs no code of modules or classes.
+    """
+    parts = name.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:i])
+        found: Any = sys.modules.get(module) if includes(module) else None
+        for part in parts[i:]:
+            is_open = issubclass(type(found), (ModuleType, type))
+            found = vars(found).get(part) if is_open else None
+        kinds = (type, FunctionType)
+        if issubclass(type(found), kinds) and found.__module__ == module:
+            return found
+    return None
+
+
+class LoadedClasses:
+    """What was loaded or shipped in this process; children of a fork have it, too."""
+
+    def __init__(self) -> None:
+        self._versions: dict[ClassVersion, Any] = {}
+        self._pairs: dict[int, tuple[Any, ClassVersion]] = {}  # by id: classes may have odd hashes
+        self._lock = PerProcess(threading.RLock)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Let one thread load; others wait, and find what it loaded."""
+        with self._lock.get():
+            yield
+
+    def find(self, pair: ClassVersion) -> Any:
+        """Return a version that is loaded, None if it is not."""
+        return self._versions.get(pair)
+
+    def add(self, versions: Mapping[ClassVersion, Any]) -> None:
+        """Take versions that refer to each other: all of them or none, also in a child that is
+        forked meanwhile.
+        """
+        self._pairs.update({id(obj): (obj, pair) for pair, obj in versions.items()})
+        self._versions.update(versions)
+
+    def pair_of(self, obj: Any) -> ClassVersion | None:
+        """Return which version *obj* was loaded as; None if it was not."""
+        found = self._pairs.get(id(obj))
+        return found[1] if found is not None and found[0] is obj else None
+
+    def pairs(self) -> list[ClassVersion]:
+        """Return all versions that are loaded."""
+        return list(self._versions)

@@ -1,0 +1,373 @@
+"""A class or function as bytes, by value, and back.
+
+Classes and functions are taken apart by `offload.classes.reducers`, also those that are
+importable here; other classes that are shipped go by name and hash, so that they are the same
+classes everywhere; the Celery app and its tasks are those of the process that reads. Everything
+else goes as cloudpickle does it, or as pickle does.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import pickle
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import EnumMeta
+from importlib import import_module
+from types import CellType, FunctionType, ModuleType
+from typing import Any, Protocol
+
+import cloudpickle
+
+from offload.classes import apps, reducers
+from offload.classes.apps import loading_for, own, what_of_celery
+from offload.classes.cpython_internals import CachedFunction, is_dispatching
+from offload.classes.reducers import (
+    Functions,
+    reduce_class,
+    reduce_constant,
+    reduce_dispatching,
+    reduce_dispatching_method,
+    reduce_named,
+)
+from offload.classes.scope import Scope, found
+from offload.classes.versions import ClassVersion
+from offload.errors import CodeRefused, SerializationError
+from offload.stores.processes import PerProcess
+from offload.text import reason_of
+
+__all__ = (
+    "UNNAMED_TYPES",
+    "ClassVersion",
+    "Loader",
+    "check_creation",
+    "dump",
+    "load",
+    "loading",
+    "own_registry",
+    "reduce_pair",
+    "without_shipped_hooks",
+)
+
+Ships = Callable[[type], bool]
+"""Returns whether a class is shipped rather than imported."""
+
+_HOOK = "__init_subclass__"
+
+
+def check_creation(cls: type, ships: Ships) -> None:
+    """Raise SerializationError if a library wants keywords to make *cls*.
+
+    What it does with what it gets, or that it refuses what has no attributes yet, cannot be
+    told without running it.
+    """
+    if issubclass(type(cls), EnumMeta):  # made in another way
+        return
+    name, bases = cls.__name__, cls.__bases__
+    definer = next(each for each in cls.__mro__[1:] if _HOOK in vars(each) and not ships(each))
+    _check(cls, getattr(definer, _HOOK))
+    meta = _library_of(type(cls), ships)
+    _check(cls, meta.__prepare__, name, bases)
+    _check(cls, meta.__new__, meta, name, bases, {})
+    _check(cls, meta.__init__, cls, name, bases, {})
+
+
+@contextmanager
+def without_shipped_hooks(args: tuple[Any, ...], ships: Ships) -> Iterator[tuple[Any, ...]]:
+    """Within this, making a class of the *args* given runs no shipped hook of this thread.
+
+    Args:
+        args: a metaclass, the name, bases, and more; of an enum, bases and more.
+    """
+    meta, *rest = args
+    bases = meta
+    if isinstance(meta, type):
+        bases = rest[1]
+        if any(map(ships, meta.__mro__)):
+            args = (_Maker(meta, _library_of(meta, ships)), *rest)
+    resolved = types.resolve_bases(bases)
+    classes = dict.fromkeys(each for base in resolved for each in base.__mro__)
+    hooks = {each: vars(each)[_HOOK] for each in classes if _HOOK in vars(each) and ships(each)}
+    for each, hook in hooks.items():
+        type.__setattr__(each, _HOOK, _passing(each, hook))
+    try:
+        yield args
+    finally:
+        for each, hook in hooks.items():
+            type.__setattr__(each, _HOOK, hook)
+
+
+def _library_of(meta: type, ships: Ships) -> Any:
+    return next(each for each in meta.__mro__ if not ships(each))
+
+
+class _Maker:
+    """Makes classes of a shipped metaclass as the library's metaclass above it does."""
+
+    def __init__(self, meta: type, library: Any) -> None:
+        self._meta = meta
+        self._library = library
+        self.__prepare__ = library.__prepare__
+
+    def __call__(self, name: str, bases: tuple[type, ...], names: dict[str, Any]) -> Any:
+        made = self._library.__new__(self._meta, name, bases, names)
+        if isinstance(made, self._meta):
+            self._library.__init__(made, name, bases, names)
+        return made
+
+
+def _passing(cls: Any, hook: Any) -> Any:
+    """Return a hook that is passed over in this thread; others may define subclasses meanwhile."""
+    thread = threading.get_ident()
+
+    def passing(subclass: type, /, **keywords: Any) -> None:
+        if threading.get_ident() == thread:
+            super(cls, subclass).__init_subclass__(**keywords)
+        else:
+            hook.__get__(None, subclass)(**keywords)
+
+    return classmethod(passing)
+
+
+def _check(cls: type, hook: Callable[..., Any], *args: Any) -> None:
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):  # not written in Python
+        return
+    try:
+        signature.bind(*args)
+    except TypeError as exc:
+        raise SerializationError(
+            f"{cls.__module__}.{cls.__qualname__} cannot be shipped: {hook.__qualname__} wants "
+            f"more than is known of a class ({exc}): give its keywords defaults, and keep what "
+            "they set as attributes of the class"
+        ) from None
+
+
+UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
+"""Python's own types that pickle doesn't find under their names: those of code, cells, …"""
+
+_by_value_lock = PerProcess(threading.RLock)
+
+
+class Loader(Protocol):
+    """Where versions come from while something is read that refers to them.
+
+    Attributes:
+        registry: the class registry that code refers to from now on.
+        app: the Celery app that it refers to; None: the current one.
+    """
+
+    @property
+    def registry(self) -> Any: ...
+
+    @property
+    def app(self) -> Any: ...
+
+    def load(self, name: str, code_hash: str) -> Any:
+        """Return a version."""
+
+    def begin(self, name: str, code_hash: str, obj: Any) -> Any:
+        """Take note of a version that is still being read, and that refers to itself.
+
+        Return what it is from now on: what it needs may have needed it, and begun it before.
+        """
+
+
+_loader: ContextVar[Loader | None] = ContextVar("offload_loader", default=None)
+
+
+@contextmanager
+def loading(loader: Loader) -> Iterator[None]:
+    """Within this, pairs are resolved by *loader*."""
+    token, app_token = _loader.set(loader), loading_for.set(loader.app)
+    try:
+        yield
+    finally:
+        _loader.reset(token)
+        loading_for.reset(app_token)
+
+
+def reduce_pair(pair: ClassVersion) -> tuple[Callable[..., Any], ClassVersion]:
+    """Return what pickle writes for the class or function of this name and hash."""
+    return shipped, pair
+
+
+def dump(
+    obj: Any, pair: ClassVersion, scope: Scope, pair_of: Callable[[Any], ClassVersion]
+) -> bytes:
+    """Return *obj* by value.
+
+    Args:
+        scope: what else goes by value.
+        pair_of: gives the name and hash of a class that *obj* refers to and that is shipped.
+
+    Raises SerializationError if it depends on what cannot be pickled.
+    """
+    file = io.BytesIO()
+    if isinstance(obj, type):
+        check_creation(obj, scope.__contains__)
+    try:
+        with _by_value(scope):
+            _Pickler(file, obj, pair, scope, pair_of).dump(obj)
+    except SerializationError:
+        raise
+    except Exception as exc:
+        raise SerializationError(f"{pair[0]} cannot be shipped: {reason_of(exc)}") from None
+    return file.getvalue()
+
+
+def load(content: bytes, loader: Loader) -> Any:
+    """Return what `dump` wrote. Runs its code: it is to be trusted before."""
+    with loading(loader):
+        return pickle.loads(content)
+
+
+def shipped(name: str, code_hash: str) -> Any:
+    """Return a version while something is read that refers to it."""
+    return _current().load(name, code_hash)
+
+
+def _current() -> Loader:
+    loader = _loader.get()
+    if loader is None:
+        raise CodeRefused(
+            "this was written with a class that is shipped, and is read without a class registry; "
+            "read it as an argument or result of a task of an app with Offload"
+        )
+    return loader
+
+
+def own_registry() -> Any:
+    """Return the registry that loads what is being read."""
+    return _current().registry
+
+
+def _skeleton(name: str, code_hash: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    loader = _current()
+    with without_shipped_hooks(args, loader.registry.ships_by_value) as given:
+        made = make(*given)
+    return loader.begin(name, code_hash, made)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]
+    def __init__(
+        self,
+        file: io.BytesIO,
+        root: Any,
+        pair: ClassVersion,
+        scope: Scope,
+        pair_of: Callable[[Any], ClassVersion],
+    ) -> None:
+        super().__init__(file, protocol=5)
+        self._root = root
+        self._pair = pair
+        self._scope = scope
+        self._pair_of = pair_of
+        self._functions = Functions(f"{pair[0]}@{pair[1][:12]}")
+
+    def reducer_override(self, obj: Any) -> Any:
+        write = _REDUCERS.get(type(obj))
+        if write is not None:
+            return write(obj)
+        celery = what_of_celery(obj)
+        if celery is not None:
+            return own, celery
+        if isinstance(obj, FunctionType):
+            return self._function(obj)
+        if isinstance(obj, CellType):
+            return self._functions.reduce_cell(obj) or super().reducer_override(obj)
+        if isinstance(obj, ModuleType) and sys.modules.get(obj.__name__) is obj:
+            by_value = obj in self._scope
+            return super().reducer_override(obj) if by_value else (import_module, (obj.__name__,))
+        if not isinstance(obj, type):
+            named = reduce_named(obj)
+            if named is not None and self._scope.includes(obj.__module__):
+                return named
+            return reduce_constant(obj) or super().reducer_override(obj)
+        if obj is self._root:
+            make, args, state, set_state = reduce_class(obj)
+            return _skeleton, (*self._pair, make, args), state, None, None, set_state
+        if obj in self._scope:
+            return reduce_pair(self._pair_of(obj))
+        name = UNNAMED_TYPES.get(obj)
+        return super().reducer_override(obj) if name is None else (_of_types, (name,))
+
+    def _function(self, function: FunctionType) -> Any:
+        if is_dispatching(function):
+            return reduce_dispatching(function)
+        if function is not self._root and self._scope.is_apart(function):
+            return reduce_pair(self._pair_of(function))
+        if function not in self._scope:
+            return super().reducer_override(function)
+        make, args, state, set_state = self._functions.reduce(function)
+        return make, args, state, None, None, set_state
+
+
+def _of_types(name: str) -> Any:
+    return getattr(types, name)
+
+
+@contextmanager
+def _by_value(scope: Scope) -> Iterator[None]:
+    """Within this, cloudpickle takes what is in *scope*'s modules by value."""
+    with _by_value_lock.get():
+        before = cloudpickle.list_registry_pickle_by_value()
+        modules = [sys.modules[m] for m in scope.modules - before if m in sys.modules]
+        for module in modules:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in modules:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+def cached_by(obj: Any) -> Any:
+    """Return the function that `functools.lru_cache` made *obj* of, None if it did not."""
+    if not isinstance(obj, CachedFunction):
+        return None
+    function = obj.__wrapped__
+    return function if isinstance(function, FunctionType) else None
+
+
+def reduce_cached(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return what pickle writes for what `functools.lru_cache` made."""
+    return _cached, (dict(obj.cache_parameters()), obj.__wrapped__)
+
+
+def _cached(parameters: dict[str, Any], function: Any) -> Any:
+    own = found(function.__module__, function.__qualname__)
+    if cached_by(own) is function:
+        return own
+    return functools.lru_cache(**parameters)(function)
+
+
+def _cached_property(function: Any, name: str | None) -> Any:
+    made = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
+_REDUCERS: dict[type, Callable[[Any], Any]] = {
+    CachedFunction: reduce_cached,
+    functools.singledispatchmethod: reduce_dispatching_method,
+    functools.cached_property: lambda it: (_cached_property, (it.func, it.attrname)),
+}
+
+
+# Stored versions and messages of former releases name functions of modules that were moved.
+for _former, _module in {
+    "apps": apps,
+    "by_value": reducers,
+    "functions": reducers,
+    "kinds": reducers,
+    "pickling": sys.modules[__name__],
+}.items():
+    sys.modules[f"offload.registry.{_former}"] = _module

@@ -1,0 +1,312 @@
+"""Classes, enums, and functions taken apart for pickle, and put together again.
+
+What is stored names functions of this module. cloudpickle does the same for other objects; how
+it takes classes and functions apart is private, and any of its releases may change it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import functools
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from types import CellType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType
+from typing import Any, NamedTuple
+
+from offload.classes.cpython_internals import dataclass_constant
+from offload.classes.definitions import file_of
+from offload.classes.hashing.attributes import subclasses_of
+from offload.classes.hashing.code import names_in, written
+
+__all__ = (
+    "Functions",
+    "reduce_class",
+    "reduce_constant",
+    "reduce_dispatching",
+    "reduce_dispatching_method",
+    "reduce_named",
+    "submodules",
+)
+
+_DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
+_MADE_BY_PYTHON = frozenset({"__dict__", "__weakref__", "__annotate_func__", "_abc_impl"})
+"""Attributes of a class that Python makes with it."""
+_MADE_BY_ENUM = frozenset(
+    {
+        "_generate_next_value_",
+        "_member_map_",
+        "_member_names_",
+        "_member_type_",
+        "_value2member_map_",
+    }
+)
+_OF_MEMBERS = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
+_OF_MODULES = ("__package__", "__name__", "__path__", "__file__")
+_OF_FUNCTIONS = (
+    "__name__",
+    "__qualname__",
+    "__module__",
+    "__doc__",
+    "__defaults__",
+    "__kwdefaults__",
+    "__annotations__",
+)
+
+Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, Callable[..., Any]]
+"""A maker, its arguments, the state that may refer to what was made, and what sets it."""
+
+
+# -- classes
+
+
+def reduce_class(cls: type) -> Reduced:
+    """Take a class apart. Its bases and metaclass are needed to make it, its attributes later."""
+    return _reduce_enum(cls) if issubclass(cls, Enum) else _reduce_plain(cls)
+
+
+def _reduce_plain(cls: type) -> Reduced:
+    own = vars(cls)
+    bases = own.get("__orig_bases__", cls.__bases__)
+    at_once = {"__qualname__": cls.__qualname__}
+    if "__module__" in own:
+        at_once["__module__"] = cls.__module__
+    if isinstance(own.get("__dict__"), property):
+        at_once["__dict__"] = own["__dict__"]
+    if "__slots__" in own and NamedTuple not in bases:  # later they would have no effect
+        at_once["__slots__"] = own["__slots__"]
+    attributes = {name: value for name, value in _attributes(cls) if name not in at_once}
+    args = (type(cls), cls.__name__, bases, at_once)
+    return make_class, args, (attributes, subclasses_of(cls)), set_class
+
+
+def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
+    for name in sorted(vars(cls)):
+        value = vars(cls)[name]
+        of_class = type(value) in _DESCRIPTORS and value.__objclass__ is cls
+        if name not in _MADE_BY_PYTHON and not of_class:
+            yield name, value
+
+
+def make_class(meta: Any, name: str, bases: tuple[Any, ...], at_once: dict[str, Any]) -> type:
+    return types.new_class(name, bases, {"metaclass": meta}, lambda names: names.update(at_once))
+
+
+def set_class(cls: Any, state: tuple[dict[str, Any], list[type]]) -> None:
+    attributes, registered = state
+    for name, value in attributes.items():
+        setattr(cls, name, value)
+    if "__firstlineno__" in attributes:  # setting others deletes it
+        cls.__firstlineno__ = attributes["__firstlineno__"]
+    for subclass in registered:
+        cls.register(subclass)
+
+
+# -- enums
+
+
+def _reduce_enum(cls: type[Enum]) -> Reduced:
+    """Take an enum apart, with the aliases of its members, and with what its ``__init__`` or
+    ``__new__`` set on them: these are not called again.
+    """
+    members = {name: member._value_ for name, member in cls.__members__.items()}
+    of_members = {
+        name: {k: v for k, v in vars(member).items() if k not in _OF_MEMBERS}
+        for name, member in cls.__members__.items()
+        if member.name == name
+    }
+    inherited: dict[str, Any] = {}
+    for base in reversed(cls.__bases__):
+        inherited |= vars(base)
+    attributes = {
+        name: value
+        for name, value in _attributes(cls)
+        if name not in _MADE_BY_ENUM
+        and name not in members
+        and inherited.get(name, members) is not value
+    }
+    args = (cls.__bases__, cls.__name__, cls.__qualname__, members, cls.__module__)
+    return make_enum, args, ((attributes, subclasses_of(cls)), of_members), set_enum
+
+
+def make_enum(
+    bases: tuple[type, ...], name: str, qualname: str, members: dict[str, Any], module: str
+) -> type:
+    meta: Any = type(bases[-1])
+    names = meta.__prepare__(name, bases)
+    for member, value in members.items():
+        names[member] = value
+    made: type = meta.__new__(meta, name, bases, names)
+    made.__module__, made.__qualname__ = module, qualname
+    return made
+
+
+def set_enum(cls: type[Enum], state: tuple[Any, dict[str, dict[str, Any]]]) -> None:
+    of_class, of_members = state
+    set_class(cls, of_class)
+    for name, attributes in of_members.items():
+        vars(cls.__members__[name]).update(attributes)
+
+
+# -- functions
+
+
+class Functions:
+    """Takes the functions of one pickle apart.
+
+    Those with the same globals share them again, and so do those that share a variable.
+
+    Args:
+        version: what tracebacks call the code, as ``shop.Filter@3f0c11aa9d52``.
+    """
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._globals: dict[int, dict[str, Any]] = {}
+        self._cells: dict[int, CellType] = {}
+
+    def reduce(self, function: FunctionType) -> Reduced:
+        code, names = function.__code__, function.__globals__
+        shared = self._globals.setdefault(
+            id(names), {name: names[name] for name in _OF_MODULES if name in names}
+        )
+        cells = function.__closure__
+        self._cells.update((id(cell), cell) for cell in cells or ())
+        used = {name: names[name] for name in written(code).globals if name in names}
+        contents = [_content(cell) for cell in cells or ()]
+        values = [*used.values(), *(value for content in contents for value in content)]
+        state = (
+            {name: getattr(function, name) for name in _OF_FUNCTIONS},
+            dict(function.__dict__),
+            used,
+            contents,
+            list(submodules(code, values)),
+        )
+        return (
+            make_function,
+            (code, shared, cells, file_of(self._version, code.co_filename)),
+            state,
+            set_function,
+        )
+
+    def reduce_cell(self, cell: CellType) -> tuple[Any, ...] | None:
+        """Return what pickle writes for a variable of a function; None if it is none.
+
+        It is made empty: each function that has it says what is in it.
+        """
+        return (CellType, ()) if self._cells.get(id(cell)) is cell else None
+
+
+def _content(cell: CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
+
+
+def submodules(code: CodeType, values: list[Any]) -> Iterator[types.ModuleType]:
+    """Yield the imported submodules that *code* may reach as attributes of a package."""
+    names = names_in(code)
+    for package in values:
+        if isinstance(package, types.ModuleType):
+            prefix = f"{package.__name__}."
+            for name, module in list(sys.modules.items()):
+                if name.startswith(prefix) and names.issuperset(name[len(prefix) :].split(".")):
+                    yield module
+
+
+def make_function(
+    code: CodeType, names: dict[str, Any], cells: tuple[CellType, ...] | None, file: str = ""
+) -> FunctionType:
+    names["__builtins__"] = vars(builtins)
+    return FunctionType(_placed(code, file) if file else code, names, None, None, cells)
+
+
+def _placed(code: CodeType, file: str) -> CodeType:
+    """Return *code*, and the code within it, as if it stood in a file of this name."""
+    constants = tuple(
+        _placed(each, file) if isinstance(each, CodeType) else each for each in code.co_consts
+    )
+    return code.replace(co_filename=file, co_consts=constants)
+
+
+def set_function(function: FunctionType, state: tuple[Any, ...]) -> None:
+    own: Mapping[str, Any]
+    own, attributes, used, contents, _submodules = state
+    for name, value in own.items():
+        setattr(function, name, value)
+    function.__dict__.update(attributes)
+    function.__globals__.update(used)
+    for cell, content in zip(function.__closure__ or (), contents, strict=True):
+        if content:
+            cell.cell_contents = content[0]
+
+
+def reduce_dispatching(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return what pickle writes for what `functools.singledispatch` made."""
+    return _dispatch, (dict(function.registry),)
+
+
+def _dispatch(registry: dict[Any, Any]) -> Any:
+    made = functools.singledispatch(registry[object])
+    for cls, function in registry.items():
+        made.register(cls, function)
+    return made
+
+
+def reduce_dispatching_method(method: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return what pickle writes for what `functools.singledispatchmethod` made."""
+    return _dispatch_method, (method.func, method.dispatcher)
+
+
+def _dispatch_method(function: Any, dispatcher: Any) -> Any:
+    made = functools.singledispatchmethod(function)
+    made.dispatcher = dispatcher
+    return made
+
+
+def reduce_constant(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+    """Return how to pickle a constant that `dataclasses` knows by identity; None for others."""
+    name = dataclass_constant(obj)
+    return None if name is None else (_of_dataclasses, (name,))
+
+
+def _of_dataclasses(name: str) -> Any:
+    return getattr(dataclasses, name)
+
+
+def reduce_named(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+    """Return how to pickle what `typing` only names: a NewType or a kind of type variable.
+
+    None for anything else.
+    """
+    kind = type(obj)
+    if kind is typing.TypeVar:
+        variance = {"covariant": obj.__covariant__, "contravariant": obj.__contravariant__}
+        args = (obj.__name__, *obj.__constraints__)
+        return _named, (kind, obj.__module__, args, {"bound": obj.__bound__, **variance})
+    if kind is typing.NewType:
+        return _named, (kind, obj.__module__, (obj.__name__, obj.__supertype__))
+    if kind is typing.ParamSpec or kind is getattr(typing, "TypeVarTuple", None):
+        return _named, (kind, obj.__module__, (obj.__name__,))
+    return None
+
+
+def _named(
+    kind: Any, module: str, args: tuple[Any, ...], options: Mapping[str, Any] | None = None
+) -> Any:
+    made = kind(*args, **(options or {}))
+    made.__module__ = module
+    return made
+
+
+def _set_enum(cls: Any, state: Any) -> Any:
+    """Fill in an enum that was stored before `offload.classes.reducers` took enums apart."""
+    set_state, of_class, of_members = state
+    set_state(cls, of_class)
+    for name, attributes in of_members.items():
+        vars(cls.__members__[name]).update(attributes)
+    return cls

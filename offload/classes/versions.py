@@ -1,0 +1,381 @@
+"""Versions in a store: pointers that are set once, and those that say which is meant.
+
+``<hash>.pkl`` is the pickle, the source if there is one, the record as JSON, and the length of
+that in four bytes (big endian). So it is there whole or not at all, and two who push the same
+version at once cannot mix theirs. What does not fit into one pointer goes on in others, which
+are written before, under names that their content decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from offload.digest import digest_of, parse_digest
+from offload.errors import CodeRefused, NotShippable, SerializationError
+from offload.stores.checks import MAX_POINTER
+from offload.stores.protocols import PointerStore
+
+__all__ = (
+    "CLASS",
+    "FOLDER",
+    "FUNCTION",
+    "LARGEST",
+    "LATEST",
+    "TAG",
+    "VERSION",
+    "ClassVersion",
+    "Names",
+    "Record",
+    "Signature",
+    "Storage",
+    "Stored",
+    "check_hash",
+    "name_of",
+    "tagged",
+    "tags_in",
+    "versions_in",
+)
+
+ClassVersion = tuple[str, str]
+"""The name and hash of a version."""
+
+FOLDER = "plugins/"
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z0-9_.]", re.ASCII)
+_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_VERSION = re.compile(r".*/([0-9a-f]{64})\.pkl", re.ASCII)
+_TAGGED = re.compile(rf".*/tags/({TAG.pattern})\.json", re.ASCII)
+_LONGEST = 100
+
+
+def name_of(obj: Any) -> str:
+    """Return the name that a class or function is shipped under: its module and qualified name."""
+    qualname = getattr(obj, "__qualname__", None)
+    if not isinstance(qualname, str):
+        raise NotShippable(f"a class or function is wanted, this is a {type(obj).__name__}")
+    return f"{obj.__module__ or '__main__'}.{qualname}"
+
+
+def check_hash(code_hash: str) -> str:
+    """Return *code_hash*; raises ValueError if it does not have the form of one."""
+    if not isinstance(code_hash, str) or not _HASH.fullmatch(code_hash):
+        raise ValueError(f"not the hash of a class: {code_hash!r:.100}")
+    return code_hash
+
+
+def versions_in(pointers: Iterable[str]) -> list[str]:
+    """Return the hashes of the versions that are among the pointers of a class."""
+    return [match[1] for pointer in pointers if (match := _VERSION.fullmatch(pointer))]
+
+
+def tags_in(pointers: Iterable[str]) -> list[str]:
+    """Return the tags that are among the pointers of a class."""
+    return [match[1] for pointer in pointers if (match := _TAGGED.fullmatch(pointer))]
+
+
+class Names:
+    """The pointers of one class."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = f"{FOLDER}{_written(name)}/"
+        self.latest = f"{self.folder}latest.json"
+
+    def version(self, code_hash: str) -> str:
+        return f"{self.folder}{check_hash(code_hash)}.pkl"
+
+    def more(self, code_hash: str, digest: str, count: int) -> list[str]:
+        """Return the names of what follows the first part of a long version."""
+        begin = f"{self.folder}{check_hash(code_hash)}.{digest.partition(':')[2][:16]}"
+        return [f"{begin}.{number}.pkl" for number in range(1, count)]
+
+    def tag(self, tag: str) -> str:
+        """Return the name of a tag; raises ValueError if it cannot be one."""
+        if not isinstance(tag, str) or not TAG.fullmatch(tag) or tag == "latest":
+            raise ValueError(
+                f"not a tag: {tag!r:.60}; a tag is 1 to 40 of A-Z a-z 0-9 . _ -, and not 'latest'"
+            )
+        return f"{self.folder}tags/{tag}.json"
+
+
+def _written(name: str) -> str:
+    written = "".join(
+        c if _PLAIN.match(c) else "".join(f"-{b:02x}" for b in c.encode("utf-8", "surrogatepass"))
+        for c in name
+    )
+    if written in ("", ".", ".."):
+        written = written.replace(".", "-2e") or "-"
+    if len(written) > _LONGEST:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        written = f"{written[: _LONGEST - 18]}--{digest}"
+    return written
+
+
+CLASS, FUNCTION = "class", "function"
+VERSION, LATEST = "version", "latest"
+_MOST_NEEDS = 1000
+
+
+def tagged(tag: str) -> str:
+    """Return the purpose of a record that stands under *tag*."""
+    return f"tag {tag}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Attributes: *key* is the id of the key (see `offload.classes.keys`), *value* in hex."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One version of a class or function.
+
+    Attributes:
+        class_name: module and qualified name.
+        hash: see `offload.classes.hashing.identity`.
+        digest: of the pickle's bytes.
+        size: of the pickle, in bytes.
+        python: whose bytecode it is, as ``cpython-311``.
+        kind: ``class`` or ``function``.
+        purpose: what this record stands for: ``version``, ``latest`` or ``tag <tag>``. A
+            signature for one is none for another.
+        created: when it was pushed, in seconds since 1970.
+        modules: what was shipped with it, besides what is in its own module; needed to hash it.
+        needs: the versions of other classes that it refers to, as (name, hash).
+        source: digest of the source that was pushed with it, "" if none was.
+        source_size: of that, in bytes.
+        signature: None if it is not signed.
+    """
+
+    class_name: str
+    hash: str
+    digest: str
+    size: int
+    python: str
+    kind: str
+    created: float
+    purpose: str = VERSION
+    modules: tuple[str, ...] = ()
+    needs: tuple[tuple[str, str], ...] = ()
+    source: str = ""
+    source_size: int = 0
+    signature: Signature | None = field(default=None)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Name and hash."""
+        return self.class_name, self.hash
+
+    @property
+    def signed_bytes(self) -> bytes:
+        """What a signature covers: everything but itself, as JSON with sorted keys."""
+        plain = asdict(replace(self, signature=None))
+        del plain["signature"]
+        return b"offload class record 1\0" + orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
+
+    def to_bytes(self) -> bytes:
+        return orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str) -> Record:
+        """Read a record; raises CodeRefused, saying *where*, if it is none."""
+        try:
+            return _read(orjson.loads(content))
+        except (ValueError, TypeError, KeyError) as exc:
+            raise CodeRefused(f"{where} is no record of a class: {exc}") from exc
+
+
+def _read(found: Any) -> Record:
+    if not isinstance(found, dict):
+        raise TypeError("it is not a JSON object")
+    signature = found.pop("signature", None)
+    if signature is not None:
+        signature = Signature(_text(signature["key"]), _text(signature["value"]))
+    needs = found.pop("needs", ())
+    if len(needs) > _MOST_NEEDS:
+        raise ValueError(f"it needs {len(needs)} others")
+    record = Record(
+        **found, needs=tuple((_text(n), check_hash(h)) for n, h in needs), signature=signature
+    )
+    record = replace(record, modules=tuple(map(_text, record.modules)))
+    for text in (record.class_name, record.python, record.kind, record.purpose, record.source):
+        _text(text)
+    check_hash(record.hash)
+    parse_digest(record.digest)
+    if record.source:
+        parse_digest(record.source)
+    for number in (record.size, record.source_size):
+        if type(number) is not int or not 0 <= number < 1 << 32:
+            raise ValueError(f"{number!r} is no size")
+    if type(record.created) not in (int, float):
+        raise TypeError(f"{record.created!r} is no time")
+    return record
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r:.60} is no text")
+    return value
+
+
+LARGEST = 16 << 20
+"""Bytes of the largest version."""
+_LENGTH = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A version as it is stored."""
+
+    record: Record
+    content: bytes
+    source: bytes = b""
+
+    def check(self) -> None:
+        """Raise CodeRefused if the content is not that of the record."""
+        record = self.record
+        if digest_of([self.content]) != record.digest or (
+            digest_of([self.source]) != record.source if record.source else self.source
+        ):
+            raise CodeRefused(
+                f"{record.class_name}@{record.hash[:12]} was altered: its content is not what its "
+                "record says; find out who writes to the store, and push it again",
+                digest=record.digest,
+            )
+
+
+class Storage:
+    """Args: *retrying* calls what may be called twice again while the store is away."""
+
+    def __init__(
+        self, pointers: PointerStore, retrying: Callable[[Callable[[], object]], object]
+    ) -> None:
+        self._pointers = pointers
+        self._retrying = retrying
+
+    def read(self, names: Iterable[str]) -> list[bytes | None]:
+        """Return what pointers say. One round trip where the store can."""
+        names = list(names)
+        if not names:
+            return []
+        found: list[bytes | None] = self._retrying(lambda: self._pointers.read_all(names))  # type: ignore[assignment]
+        return found
+
+    def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
+        return self._pointers.swap(name, expected, value)
+
+    def names(self, folder: str = FOLDER) -> list[str]:
+        found: list[str] = self._retrying(lambda: list(self._pointers.names(folder)))  # type: ignore[assignment]
+        return sorted(found)
+
+    # -- versions
+
+    def put(self, stored: Stored, instead: bytes | None = None) -> bool:
+        """Store a version where *instead* is (None: nothing); return whether that was there."""
+        record = stored.record
+        names = Names(record.class_name)
+        tail = record.to_bytes()
+        tail += len(tail).to_bytes(_LENGTH, "big")
+        body = memoryview(stored.content + stored.source)
+        if len(body) > LARGEST:
+            raise SerializationError(
+                f"{record.class_name} has {len(body)} bytes with all that is shipped with it; "
+                f"at most {LARGEST} are. Does it refer to data that should be an argument?"
+            )
+        first = MAX_POINTER - len(tail)
+        if first <= 0:
+            raise SerializationError(f"{record.class_name} needs too many other classes")
+        more = [body[at : at + MAX_POINTER] for at in range(first, len(body), MAX_POINTER)]
+        for name, part in zip(
+            names.more(record.hash, record.digest, len(more) + 1), more, strict=True
+        ):
+            self._set(name, bytes(part))
+        return self.swap(names.version(record.hash), instead, bytes(body[:first]) + tail)
+
+    def _set(self, name: str, part: bytes) -> None:
+        """Set a pointer that nobody sets to anything else, unless it was altered."""
+        if not self.swap(name, None, part):
+            [there] = self.read([name])
+            if there != part:
+                self.swap(name, there, part)
+
+    def get(self, versions: Iterable[tuple[str, str]]) -> list[Stored | None]:
+        """Return versions by name and hash; None for one that is not there.
+
+        Raises CodeRefused for what is none. Nothing is said yet about whether to trust it.
+        """
+        asked = [(Names(name), code_hash) for name, code_hash in versions]
+        found = self.read(names.version(code_hash) for names, code_hash in asked)
+        return [
+            None if content is None else self.stored(names, code_hash, content)
+            for (names, code_hash), content in zip(asked, found, strict=True)
+        ]
+
+    def hashes(self, names: Names) -> list[str]:
+        """Return the hashes of all versions of a class."""
+        return versions_in(self.names(names.folder))
+
+    def heads(self, pointers: Iterable[str]) -> list[Record | None]:
+        """Return the records of versions by their pointers; None for one that is none."""
+        pointers = list(pointers)
+        found: list[Record | None] = []
+        for pointer, content in zip(pointers, self.read(pointers), strict=True):
+            try:
+                found.append(None if content is None else _split(pointer, content)[0])
+            except CodeRefused:
+                found.append(None)
+        return found
+
+    def records(self, names: Names) -> list[Record]:
+        """Return the records of all versions of a class, the oldest first."""
+        found = [names.version(code_hash) for code_hash in self.hashes(names)]
+        contents = zip(found, self.read(found), strict=True)
+        records = [_split(name, content)[0] for name, content in contents if content is not None]
+        return sorted(records, key=lambda record: record.created)
+
+    def record(self, names: Names, code_hash: str, content: bytes) -> Record:
+        """Return the record of a version from a pointer's *content*; raises as `get` does."""
+        return self._begun(names, code_hash, content)[0]
+
+    def stored(self, names: Names, code_hash: str, content: bytes) -> Stored:
+        """Return the version that a pointer's *content* is or begins; raises as `get` does."""
+        record, body = self._begun(names, code_hash, content)
+        size = record.size + record.source_size
+        if size > LARGEST:
+            raise CodeRefused(
+                f"{names.version(code_hash)} says that it has {size} bytes; at most {LARGEST} are"
+            )
+        count = 1 + math.ceil(max(0, size - len(body)) / MAX_POINTER)
+        for part in self.read(names.more(code_hash, record.digest, count)):
+            body += part or b""
+        stored = Stored(record, body[: record.size], body[record.size :])
+        stored.check()
+        return stored
+
+    def _begun(self, names: Names, code_hash: str, content: bytes) -> tuple[Record, bytes]:
+        record, body = _split(names.version(code_hash), content)
+        if (record.class_name, record.hash, record.purpose) != (names.name, code_hash, VERSION):
+            raise CodeRefused(
+                f"{names.version(code_hash)} holds {record.purpose} of {record.class_name}@"
+                f"{record.hash[:12]}: it was put in the place of another; find out who writes to "
+                f"the store, and push {names.name} again"
+            )
+        return record, body
+
+
+def _split(name: str, content: bytes) -> tuple[Record, bytes]:
+    end = len(content) - _LENGTH
+    begin = end - int.from_bytes(content[max(end, 0) :], "big")
+    if begin < 0:
+        raise CodeRefused(f"{name} is no version of a class")
+    return Record.from_bytes(content[begin:end], name), content[:begin]

@@ -1,0 +1,199 @@
+"""Stores to keep classes in, and classes to keep there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import textwrap
+from types import ModuleType
+
+import fakeredis
+import pytest
+
+from offload.classes import loading, pushing, source
+from offload.classes import registry as registry_module
+from offload.classes.hashing import identity
+from offload.classes.registry import ClassRegistry
+from offload.stores import open_store
+from offload.stores.file import FileStore
+from offload.stores.memory import MemoryStore
+from offload.stores.redis.packer import PACKER
+from offload.stores.redis.store import RedisStore
+
+SERVERS = ("redis", "valkey", "s3")
+SHARED = ("file", *SERVERS)
+
+
+def servers(names):
+    """Return *names* as parameters of a test, those of servers marked as such."""
+    return [
+        pytest.param(name, marks=pytest.mark.server if name in SERVERS else ()) for name in names
+    ]
+
+
+def fake_redis():
+    server = fakeredis.FakeServer()
+
+    def connect():
+        client = fakeredis.FakeRedis(server=server, protocol=2)
+        client.connection_pool.connection_kwargs["command_packer"] = PACKER
+        return client
+
+    return RedisStore(connect, url="redis://fake")
+
+
+def url_of(kind, request, tmp_path):
+    """Return the URL of a store of this kind that nobody has used."""
+    if kind == "file":
+        return f"file://{tmp_path}/store"
+    server = request.getfixturevalue(kind)
+    if kind == "s3":
+        return server.url(os.urandom(4).hex())
+    return f"{server.url}?prefix={os.urandom(4).hex()}"
+
+
+@pytest.fixture(params=servers(("memory", "file", "fakeredis", *SERVERS)))
+def store(request, tmp_path):
+    """An empty store of each kind."""
+    if request.param == "memory":
+        yield MemoryStore()
+    elif request.param == "fakeredis":
+        yield fake_redis()
+    elif request.param == "file":
+        yield FileStore(tmp_path / "store", fsync=False)
+    else:
+        store = open_store(url_of(request.param, request, tmp_path))
+        yield store
+        store.close()
+
+
+@pytest.fixture(params=servers(SHARED))
+def url(request, tmp_path):
+    """The URL of an empty store of each kind that processes may share."""
+    return url_of(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def memory():
+    """An empty store, where it does not matter which."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def defined():
+    """Return what defines classes and functions, as in ``__main__``."""
+
+    def define(source, name="F", module="__main__"):
+        names = {"__name__": module}
+        exec(textwrap.dedent(source), names)
+        return names[name]
+
+    return define
+
+
+@pytest.fixture
+def module():
+    """Return what makes a module that can be imported until the test says otherwise."""
+    made = []
+
+    def make(source, name="shop_of_the_producer"):
+        module = ModuleType(name)
+        sys.modules[name] = module
+        made.append(name)
+        exec(textwrap.dedent(source), vars(module))
+        return module
+
+    yield make
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+class Counting:
+    """A store's pointers, which count how often they are asked."""
+
+    def __init__(self, pointers):
+        self._pointers = pointers
+        self.calls = []
+
+    def __getattr__(self, name):
+        call = getattr(self._pointers, name)
+
+        def counted(*args):
+            self.calls.append((name, *args))
+            return call(*args)
+
+        return counted
+
+
+class CountingStore:
+    """A store whose pointers count how often they are asked."""
+
+    def __init__(self, store):
+        self._store = store
+        self.pointers = Counting(store.pointers)
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
+@pytest.fixture
+def counting(store):
+    return CountingStore(store)
+
+
+@pytest.fixture
+def registry(store):
+    """A registry that loads all that is in the store."""
+    return ClassRegistry(store, mode="trusted")
+
+
+class Modules:
+    """Modules that are written to files, and imported where they are.
+
+    Elsewhere, which is on another Python, they cannot be.
+    """
+
+    def __init__(self, folder, monkeypatch):
+        self._folder = folder
+        self._monkeypatch = monkeypatch
+        self._names = set()
+
+    def __call__(self, source, name="written_shop"):
+        """Write a module and return it; from now on this process is where modules are."""
+        self._go(str(self._folder), identity.python_tag)
+        path = self._folder.joinpath(*name.split("."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".py").write_text(textwrap.dedent(source))
+        importlib.invalidate_caches()
+        parts = name.split(".")
+        self._names |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+        sys.modules.pop(name, None)
+        return importlib.import_module(name)
+
+    def leave(self, tag="cpython-399"):
+        """Have this process be elsewhere, on the Python of *tag*."""
+        self._go(None, lambda: tag)
+
+    def _go(self, folder, python_tag):
+        for module in (registry_module, loading, pushing, source):
+            self._monkeypatch.setattr(module, "python_tag", python_tag)
+        for name in self._names:
+            sys.modules.pop(name, None)
+        path = [each for each in sys.path if each != str(self._folder)]
+        self._monkeypatch.setattr(sys, "path", [folder, *path] if folder else path)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Return what writes a module to a file and imports it."""
+    (tmp_path / "modules").mkdir()
+    modules = Modules(tmp_path / "modules", monkeypatch)
+    yield modules
+    modules.leave()
+
+
+@pytest.fixture
+def elsewhere(written):
+    """Return what makes this process one of another Python, without the modules written."""
+    return written.leave

@@ -1,0 +1,105 @@
+"""What classes are called in a store."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from offload.classes.versions import Names, check_hash, name_of, tags_in, versions_in
+from offload.errors import NotShippable
+from offload.stores.checks import check_name
+
+HASH = "0123456789abcdef" * 4
+DIGEST = "b3:" + HASH
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ANY = st.text(st.characters(), max_size=150)  # surrogates as well: Python's names may have them
+CLOSE = st.text("aA.-_/<é\ud800", max_size=120)
+
+
+@SLOW
+@given(ANY | CLOSE)
+def test_every_name_can_be_a_pointers(name):
+    """Whatever a class is called, a store takes its pointers: also the longest of them."""
+    names = Names(name)
+    for pointer in (
+        names.latest,
+        names.version(HASH),
+        names.tag("t" * 40),
+        names.more(HASH, DIGEST, 256)[-1],
+    ):
+        assert check_name(pointer) == pointer
+        assert pointer.startswith(names.folder)
+
+
+@SLOW
+@given(st.lists(ANY | CLOSE, min_size=2, max_size=5, unique=True))
+def test_two_names_never_share_a_pointer(names):
+    """Different names have different folders, none of them within another."""
+    folders = [Names(name).folder for name in names]
+    assert len(set(folders)) == len(names)
+    for a in folders:
+        assert not any(b != a and b.startswith(a) for b in folders)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    (
+        ("shop.models.Filter", "plugins/shop.models.Filter/"),
+        ("m.f.<locals>.C", "plugins/m.f.-3clocals-3e.C/"),
+        ("m.é", "plugins/m.-c3-a9/"),
+        ("a-b", "plugins/a-2db/"),
+        ("../x", "plugins/..-2fx/"),
+        ("..", "plugins/-2e-2e/"),
+        (".", "plugins/-2e/"),
+        ("", "plugins/-/"),
+    ),
+)
+def test_folders(name, folder):
+    """Plain names stand in a store as they are; nothing leads out of the folder."""
+    assert Names(name).folder == folder
+
+
+def test_long_names_are_cut_and_stay_apart():
+    """Of a long name the begin can be read, and the rest decides the end."""
+    a, b = (Names("shop." + "x" * 200 + end).folder for end in "ab")
+    assert a != b
+    assert a.startswith("plugins/shop.xxx")
+    assert len(a) == len(b) == len("plugins//") + 100
+
+
+def test_pointers_of_a_class():
+    """Versions, their further parts and tags are told apart by their names."""
+    names = Names("m.F")
+    more = names.more(HASH, DIGEST, 3)
+    assert more == [f"plugins/m.F/{HASH}.{HASH[:16]}.{i}.pkl" for i in (1, 2)]
+    pointers = [names.version(HASH), *more, names.latest, names.tag("v1.0")]
+    assert versions_in(pointers) == [HASH]
+    assert tags_in(pointers) == ["v1.0"]
+
+
+@pytest.mark.parametrize("tag", ("", "latest", "a/b", ".a", "-a", "a\n", "é", "a" * 41, None, 5))
+def test_what_is_no_tag(tag):
+    """A tag cannot be what would be another pointer, or none."""
+    with pytest.raises(ValueError, match="not a tag"):
+        Names("m.F").tag(tag)
+
+
+@pytest.mark.parametrize("code_hash", ("", HASH[:-1], HASH + "0", HASH.upper(), HASH + "\n", None))
+def test_what_is_no_hash(code_hash):
+    """A hash is 64 hexadecimal digits and nothing else."""
+    with pytest.raises(ValueError, match="not the hash"):
+        check_hash(code_hash)
+
+
+def test_names_of_things():
+    """A name is the module's and the qualified one, so that two `Filter` stay apart."""
+
+    class Filter:
+        pass
+
+    assert name_of(Filter) == f"{__name__}.test_names_of_things.<locals>.Filter"
+    assert name_of(name_of) == "offload.classes.versions.name_of"
+    assert name_of(lambda: 1).endswith(".<lambda>")
+    with pytest.raises(NotShippable, match="this is a int"):
+        name_of(5)

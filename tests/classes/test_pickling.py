@@ -1,0 +1,449 @@
+"""Classes and functions by value: what is kept, what is left to who reads, what cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import pickle
+import pickletools
+import sys
+import textwrap
+import threading
+from types import FunctionType, ModuleType
+
+import pytest
+from celery import Celery
+
+from offload import ClassRegistry, Offload
+from offload.classes.pickling import dump, load
+from offload.classes.reducers import _set_enum
+from offload.classes.scope import Scope
+from offload.errors import CodeRefused, DeserializationError, SerializationError
+from offload.stores.memory import MemoryStore
+from tests.classes.definitions import module
+from tests.classes.sides import Side, cells
+
+PASSWORD = "a-password-of-the-broker"
+KEY = "hmac:a-signing-key-of-the-producer"
+
+
+HOOKS = {
+    "names": """
+        class Base:
+            registry = []
+            def __init_subclass__(cls, **more):
+                super().__init_subclass__(**more)
+                assert cls.__name__ not in Base.registry
+                Base.registry.append(cls.__name__)
+        class F(Base):
+            def run(self): return self.registry
+    """,
+    "classes": """
+        class Base:
+            registry = []
+            def __init_subclass__(cls):
+                cls.registry.append(cls)
+        class F(Base):
+            def run(self): return [each is F for each in self.registry]
+    """,
+    "global": """
+        registry = {}
+        class Base:
+            def __init_subclass__(cls):
+                if cls.__name__ in registry: raise TypeError("registered twice")
+                registry[cls.__name__] = cls.__name__
+        class F(Base):
+            def run(self): return registry
+    """,
+    "metaclass": """
+        import abc
+        class Meta(abc.ABCMeta):
+            registry = {}
+            def __new__(meta, name, bases, attributes):
+                made = super().__new__(meta, name, bases, attributes)
+                if name in meta.registry: raise TypeError("registered twice")
+                meta.registry[name] = made
+                return made
+            def __init__(cls, *args):
+                super().__init__(*args)
+                cls.number = len(cls.registry)
+        class Base(metaclass=Meta): pass
+        class F(Base):
+            def run(self): return {k: v.__name__ for k, v in type(F).registry.items()}, F.number
+    """,
+    "__init_subclass__ with keywords": """
+        class Base:
+            tag = 0
+            def __init_subclass__(cls, *, tag): cls.tag = tag
+        class F(Base, tag=1):
+            def run(self): return self.tag
+    """,
+    "__new__ with keywords": """
+        class Meta(type):
+            def __new__(meta, name, bases, attributes, tag):
+                return super().__new__(meta, name, bases, {**attributes, "tag": tag})
+            def __init__(cls, name, bases, attributes, tag): pass
+        class F(metaclass=Meta, tag=1):
+            def run(self): return self.tag
+    """,
+    "__prepare__ with keywords": """
+        class Meta(type):
+            @classmethod
+            def __prepare__(meta, name, bases, *, tag): return {"tag": tag}
+            def __new__(meta, name, bases, attributes, **more):
+                return super().__new__(meta, name, bases, attributes)
+            def __init__(cls, name, bases, attributes, **more): pass
+        class F(metaclass=Meta, tag=1):
+            def run(self): return self.tag
+    """,
+}
+"""Classes whose bases or metaclass do something when a subclass is defined."""
+
+
+def stored(store):
+    """Return all bytes of all versions in a store."""
+    pointers = store.pointers
+    return b"".join(pointers.read(name) for name in pointers.names("plugins/"))
+
+
+@pytest.fixture
+def sides(memory):
+    return Side(memory), Side(memory)
+
+
+def there_and_back(sides, obj):
+    """Return *obj* as the other side has it."""
+    here, there = sides
+    return there.registry.pull(
+        f"{obj.__module__}.{obj.__qualname__}", here.registry.persist_class(obj)
+    )
+
+
+@pytest.mark.parametrize("name", [n for n, v in cells().items() if isinstance(v, type)])
+def test_a_class_read_anew_has_the_hash_it_was_stored_under(sides, name):
+    """What is loaded is what was pushed, as far as the hash can tell."""
+    main = cells()
+    if main[name].__module__ != "__main__":
+        pytest.skip("imported")
+    here, there = sides
+    code_hash = here.registry.persist_class(main[name])
+    assert there.registry.recover_class(f"__main__.{name}", code_hash) is not main[name]
+
+
+def test_what_is_stored_names_nothing_of_cloudpickle():
+    """Its form of classes, functions, and cells is private: another release may not read it."""
+    main = cells()
+    found = {}
+    for name, obj in main.items():
+        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+            content = dump(obj, ("F", "0" * 64), Scope(), lambda other: (other.__name__, ""))
+            texts = {arg for _, arg, _ in pickletools.genops(content) if isinstance(arg, str)}
+            found[name] = {text for text in texts if "cloudpickle" in text}
+    assert len(found) > 30
+    assert not any(found.values())
+
+
+def test_what_earlier_builds_stored_of_enums_is_read():
+    """The function that their pickles name fills in a class, then its members."""
+
+    class Color(enum.Enum):
+        RED = 1
+
+    def set_state(cls, state):
+        cls.label = state
+
+    state = (set_state, "of a class", {"RED": {"note": "of a member"}})
+    pickle.loads(pickle.dumps(_set_enum))(Color, state)
+    assert (Color.label, Color.RED.note) == ("of a class", "of a member")
+
+
+def test_submodules_that_code_reaches_through_a_package_are_imported(sides, defined):
+    """Code that names ``package.module`` gets that module imported where it is loaded."""
+    import xml.dom.minidom
+
+    function = defined("def f(): return xml.dom.minidom.__name__", "f")
+    function.__globals__["xml"] = xml
+    here, there = sides
+    payload = here.write(function)
+    name = "xml.dom.minidom"
+    module = sys.modules.pop(name)
+    del xml.dom.minidom
+    try:
+        assert there.read(payload)() == name
+        assert sys.modules[name] is not module
+    finally:
+        sys.modules[name] = xml.dom.minidom = module
+
+
+def test_a_loaded_dataclass_can_be_a_base(sides):
+    """Fields without a default are still required, also in classes derived from a loaded one."""
+    point = there_and_back(sides, cells()["Point"])
+    assert dataclasses.fields(point)[0].default is dataclasses.MISSING
+    derived = dataclasses.make_dataclass("Derived", [], bases=(point,))
+    with pytest.raises(TypeError, match="'x'"):
+        derived()
+
+
+def test_slots_and_names_are_kept(sides):
+    """Instances have slots and nothing else, and a nested class is called as it was."""
+    main = cells()
+    slotted = there_and_back(sides, main["Slots"])
+    assert slotted.__slots__ == ("__weakref__", "_b", "a")
+    with pytest.raises(AttributeError):
+        slotted().other = 1
+    inner = there_and_back(sides, main["Outer"].Inner)
+    assert (inner.__qualname__, inner.__module__) == ("Outer.Inner", "__main__")
+
+
+def test_private_slots_are_kept(sides, defined):
+    """Slots whose names are mangled work."""
+    cls = defined("""
+        class F:
+            __slots__ = ("__a",)
+            def __init__(self): self.__a = 1
+            def run(self): return self.__a
+    """)
+    assert there_and_back(sides, cls)().run() == 1
+
+
+def test_super_and_class_cells_are_of_the_loaded_class(sides):
+    """super() and __class__ in methods mean the class that was loaded."""
+    child = there_and_back(sides, cells()["Child"])
+    assert child().run() == ("base+child", "child", "Child")
+    assert child.run.__closure__[0].cell_contents is child
+
+
+def test_a_function_is_not_shared_with_its_sender(sides):
+    """Its globals are its own: what it changes nobody else sees."""
+    main = cells()
+    scale = there_and_back(sides, main["scale"])
+    assert scale(2) == 2000
+    scale.__globals__["FACTOR"] = 1
+    assert main["scale"](2) == 2000
+
+
+def test_a_cached_function_is_that_of_the_process(memory, monkeypatch):
+    """What lru_cache made arrives with its parameters, and comes home as the very same."""
+    main = cells()
+    here, there = (Side(memory, accept=("json", "pickle")) for _ in range(2))
+    payload = here.write(main["cached"], "pickle")
+    assert b"cloudpickle" not in payload.head
+    arrived = there.read(payload)
+    assert arrived(1) == 1001
+    assert arrived.cache_parameters() == {"maxsize": 7, "typed": False}
+    monkeypatch.setattr(sys.modules["__main__"], "cached", main["cached"], raising=False)
+    assert here.read(there.write(arrived, "pickle")) is main["cached"]
+
+
+@pytest.fixture
+def app():
+    """An app with a password, and what code may know of it."""
+    app = Celery(
+        "producer",
+        broker=f"redis://:{PASSWORD}@127.0.0.1:1/0",
+        backend=f"redis://:{PASSWORD}@127.0.0.1:1/1",
+        set_as_current=False,
+    )
+    app.conf.timezone = "Europe/Vienna"
+    app.offload = Offload(
+        app, store="memory://", code="trusted", signing_key=KEY, secret="secret-of-references"
+    )
+
+    @app.task(name="shop.add", shared=False)
+    def add(a, b):
+        return a + b
+
+    app.add = add
+    yield app
+    app.close()
+
+
+REFERS = """
+class F:
+    def run(self):
+        return (
+            app.main, app.conf.timezone, conf.timezone, task.name, task.app is app,
+            type(backend).__name__, offload.app is app, offload.classes is classes,
+        )
+    def current(self):
+        return current_app.main
+"""
+
+
+def test_code_gets_the_app_of_who_reads(app, defined):
+    """An app, its settings, tasks, backend, Offload and registry are in a class by what they
+    are, and it gets those of the process it is loaded in; no password or key is stored.
+    """
+    cls = defined(REFERS)
+    cls.run.__globals__.update(
+        app=app,
+        conf=app.conf,
+        task=app.add,
+        backend=app.backend,
+        offload=app.offload,
+        classes=app.offload.classes,
+    )
+    store = MemoryStore()
+    here = Side(store)
+    payload = here.write(cls())
+    content = stored(store)
+    for secret in (PASSWORD, KEY.partition(":")[2], "secret-of-references", "127.0.0.1", "Vienna"):
+        assert secret.encode() not in content
+
+    worker = Celery("worker", broker="memory://", backend="cache+memory://", set_as_current=False)
+    worker.offload = Offload(worker, store="memory://", code="trusted")
+
+    @worker.task(name="shop.add", shared=False)
+    def add(a, b):
+        return a - b
+
+    worker.offload._store = store
+    head = [memoryview(bytearray(view)) for view in payload.buffers]
+    value = worker.offload.content.serializers.decode("tree", payload.head, head)
+    assert value.run() == ("worker", None, None, "shop.add", True, "CacheBackend", True, True)
+    worker.close()
+
+
+def test_a_registry_alone_stores_no_key(memory, defined):
+    """A global registry is the one that loads, wherever that is."""
+    function = defined("def f(): return classes", "f")
+    here = Side(memory, signing_key=KEY)
+    function.__globals__["classes"] = here.registry
+    payload = here.write(function)
+    assert KEY.partition(":")[2].encode() not in stored(memory)
+    there = Side(memory)
+    assert there.read(payload)() is there.registry
+    with pytest.raises(CodeRefused, match="without a class registry"):
+        pickle.loads(pickle.dumps(ClassRegistry(memory)))
+
+
+class TestCannot:
+    @pytest.mark.parametrize("source", HOOKS.values(), ids=HOOKS)
+    def test_what_shipped_hooks_did_is_not_done_again(self, sides, defined, source):
+        """Hooks of shipped bases and metaclasses do not run on the classes that are loaded: their
+        registries hold what they held, and keywords are not wanted. Later subclasses run them.
+        """
+        here, there = sides
+        cls = defined(source)
+        was = str(cls().run())
+        arrived = there.read(here.write(cls()))
+        assert str(arrived.run()) == was
+        assert str(there.read(here.write([cls()]))[0].run()) == was
+        kind = type(arrived)
+        type(kind)("Later", (kind,), {}, **({"tag": 5} if "tag" in source else {}))
+        of_class = "self.registry" in source or "type(F).registry" in source
+        assert (str(arrived.run()) != was) == of_class
+        assert here.read(there.write(arrived)).__class__ is cls
+
+    @pytest.mark.parametrize(
+        ("library", "message"),
+        (
+            (HOOKS["__init_subclass__ with keywords"], r"Base\.__init_subclass__ wants .*'tag'"),
+            (HOOKS["__new__ with keywords"], r"Meta\.__new__ wants .*'tag'"),
+            (HOOKS["__prepare__ with keywords"], r"Meta\.__prepare__ wants .*'tag'"),
+        ),
+    )
+    def test_what_wants_keywords_is_refused_where_it_is_sent(
+        self, sides, defined, library, message
+    ):
+        """A class that a library cannot make again without its keywords is an error at the
+        producer, which names it and what wants them; nothing is stored.
+        """
+        here, _ = sides
+        with module("a_library", textwrap.dedent(library)):
+            cls = defined("from a_library import F as Base\nclass F(Base, tag=1): pass")
+            with pytest.raises(SerializationError, match=rf"__main__\.F cannot.* {message}"):
+                here.write(cls())
+        assert not here.written
+
+    def test_hooks_of_a_library_run_where_a_class_is_loaded(self, sides, defined):
+        """A library keeps its own account of plugins, and that of the worker's gets them, too."""
+        here, there = sides
+        library = """
+            class Plugin:
+                names = []
+                def __init_subclass__(cls): Plugin.names.append(cls.__name__)
+        """
+        source = "from a_library import Plugin\nclass F(Plugin): pass"
+        with module("a_library", textwrap.dedent(library)) as plugins:
+            payload = here.write(defined(source)())
+            there.read(payload)
+            assert plugins.Plugin.names == ["F", "F"]
+
+    def test_tracebacks_name_the_version_and_the_cell(self, sides):
+        """An error in shipped code, also in a function within one, shows class, hash, and file."""
+        here, there = sides
+        names = {"__name__": "__main__"}
+        source = "class F:\n    def run(self):\n        return [1 / x for x in (lambda: [0])()]"
+        exec(compile(source, "/tmp/ipykernel_7/42.py", "exec"), names)
+        arrived = there.read(here.write(names["F"]()))
+        with pytest.raises(ZeroDivisionError) as caught:
+            arrived.run()
+        code_hash = here.registry.get_class_hash(names["F"])
+        places = {str(entry.path) for entry in caught.traceback[1:]}
+        assert places == {f"<__main__.F@{code_hash[:12]} 42.py>"}
+        assert caught.traceback[-1].lineno + 1 == 3
+
+    def test_what_has_no_content_is_refused_where_it_is_sent(self, sides, defined):
+        """A class that depends on a lock is an error that says where it stands."""
+        here, _ = sides
+        cls = defined("class F:\n    def run(self): return lock")
+        cls.run.__globals__["lock"] = threading.Lock()
+        with pytest.raises(SerializationError, match=r"F cannot be shipped: run.*lock"):
+            here.write(cls())
+
+    def test_what_refuses_to_be_made_says_so_where_it_is_loaded(self, sides, defined):
+        """A library's base that wants what is set later is an error that names the class."""
+        here, there = sides
+        library = "class Base:\n    def __init_subclass__(cls): cls.name.upper()"
+        with module("a_library", library):
+            cls = defined("from a_library import Base\nclass F(Base):\n    name = 'f'")
+            payload = here.write(cls())
+            with pytest.raises(DeserializationError, match=r"class __main__\.F@.* cannot be made"):
+                there.read(payload)
+
+    def test_what_imports_something_that_is_missing_says_so(self, sides, defined):
+        """A class of whose imports one is missing is an error that names both."""
+        here, there = sides
+        missing = ModuleType("missing_where_it_is_read")
+        exec("def helper(): return 1", vars(missing))
+        cls = defined("class F:\n    def run(self): return helper()")
+        cls.run.__globals__["helper"] = missing.helper
+        sys.modules[missing.__name__] = missing
+        try:
+            payload = here.write(cls())
+        finally:
+            del sys.modules[missing.__name__]
+        with pytest.raises(
+            DeserializationError, match=r"__main__\.F@.*No module named 'missing_where_it_is_read'"
+        ):
+            there.read(payload)
+
+    def test_a_value_cannot_bring_a_class_along(self, sides, defined):
+        """A pickle that names a version and holds its code is refused: only what is in the store
+        under that name is loaded.
+        """
+        _, there = sides
+        cls = defined("class F:\n    pass")
+        pair = ("__main__.F", there.registry.get_class_hash(cls))
+        content = dump(cls, pair, Scope(), lambda _: pair)
+        with pytest.raises(CodeRefused, match="within a value"):
+            load(content, there.registry)
+
+
+def test_the_same_class_gives_the_same_bytes(defined):
+    """What is stored does not depend on when it is pushed."""
+    source = textwrap.dedent("""
+        class F:
+            a, b = 1, {"x": 2}
+            def run(self, n=3): return {n, 1, 2}
+    """)
+    contents = {
+        dump(cls, ("__main__.F", "0" * 64), Scope(), lambda _: ("", ""))
+        for cls in (defined(source), defined(source))
+    }
+    assert len(contents) == 1
+    assert not any(
+        "cloudpickle" in str(arg) and "tracker" in str(arg)
+        for _, arg, _ in pickletools.genops(contents.pop())
+    )

@@ -1,0 +1,830 @@
+"""What may run, and that nothing else does."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import pickle
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+from celery import Celery
+
+from offload.classes.hashing.identity import python_tag
+from offload.classes.keys import generate, signer
+from offload.classes.registry import ClassRegistry
+from offload.classes.shipping import Shipping
+from offload.classes.versions import (
+    LATEST,
+    VERSION,
+    Names,
+    Record,
+    Signature,
+    Storage,
+    Stored,
+    tagged,
+)
+from offload.digest import digest_of
+from offload.errors import CodeError, CodeRefused, ConfigurationError, UnknownClass
+from offload.serializers.choose import Registry
+from offload.stores.memory import MemoryStore
+
+CI, NEXT, EVIL = generate(), generate(), generate()
+HMAC = "hmac:correct horse battery"
+NAMES = Names("__main__.F")
+SOURCE = """
+class P:
+    def part(self): return 1
+class F:
+    made = P
+    def go(self): return TURN
+"""
+
+
+def ci(**more):
+    return {"key": CI[1], "name": "ci", **more}
+
+
+def counted(registry, name="classes_refused"):
+    return registry._counters.snapshot()[name]
+
+
+def storage_of(store):
+    return Storage(store.pointers, lambda call: call())
+
+
+def set_to(store, pointer, content):
+    """Do what only the store can keep anybody from."""
+    assert store.pointers.swap(pointer, store.pointers.read(pointer), content)
+
+
+def put(store, stored):
+    """Put a version in its place, whatever is there."""
+    pointer = Names(stored.record.class_name).version(stored.record.hash)
+    assert storage_of(store).put(stored, store.pointers.read(pointer))
+
+
+def signed(record, key=EVIL[0]):
+    signing = signer(key)
+    record = replace(record, signature=None)
+    value = signing.sign(record.signed_bytes).hex()
+    return replace(record, signature=Signature(signing.id, value))
+
+
+def with_content(stored, content=None, source=None, **record):
+    """Return a version with another content, and a record that fits it."""
+    content = stored.content if content is None else content
+    source = stored.source if source is None else source
+    fitting = {"digest": digest_of([content]), "size": len(content)}
+    fitting |= {"source": digest_of([source]) if source else "", "source_size": len(source)}
+    return Stored(replace(stored.record, **fitting, **record), content, source)
+
+
+@pytest.fixture
+def producer(store):
+    """What pushes signed versions."""
+    return ClassRegistry(store, mode="signed", signing_key=CI[0])
+
+
+@pytest.fixture
+def worker(store):
+    """What only verifies."""
+    return ClassRegistry(store, mode="signed", verify_keys=[ci()])
+
+
+@pytest.fixture
+def turn(defined):
+    """Return what defines version number so and so of a class."""
+    return lambda number: defined(SOURCE.replace("TURN", str(number)))
+
+
+def every_way_to_load(registry, code_hash, name="__main__.F"):
+    """Yield all that may run code of a version, given its hash."""
+    values = Registry(frozenset({"pickle"}), Shipping(registry))
+    tree = {"code": [name, code_hash]}
+    yield lambda: registry.pull(name, code_hash)
+    yield lambda: registry.load(name, code_hash)
+    yield lambda: registry.recover_class(name, code_hash)
+    yield lambda: registry.check(name, code_hash)
+    yield lambda: registry.verify(name, code_hash)
+    yield lambda: Shipping(registry).load(*tree["code"])
+    pickled = b"\x80\x04coffload.registry.pickling\nshipped\n" + pickle.dumps(
+        (name, code_hash), 4
+    )[2:-1] + b"R."  # fmt: skip
+    yield lambda: values.decode("pickle", memoryview(pickled), [])
+
+
+class TestSigned:
+    @pytest.mark.parametrize("keys", (CI, (HMAC, HMAC)))
+    def test_what_is_signed_is_loaded(self, store, turn, keys):
+        """By Ed25519 and by HMAC: by name, hash and tag, with all that it needs."""
+        producer = ClassRegistry(store, mode="signed", signing_key=keys[0])
+        first = producer.push(turn(1))
+        producer.push(turn(2))
+        producer.tag("F", "old", first)
+        worker = ClassRegistry(store, mode="signed", verify_keys=[keys[1]])
+        assert worker.pull("F")().go() == 2
+        assert worker.pull("F", first)().go() == worker.pull("F", tag="old")().go() == 1
+        assert worker.recover_class("F", first)().made().part() == 1
+        producer.rollback("F", first)
+        assert worker.resolve("F") == ("__main__.F", first)
+        assert counted(worker) == 0
+
+    def test_off_by_default(self, store, producer, turn):
+        """Without a mode nothing is loaded, whoever signed it; the error says what to set."""
+        code_hash = producer.push(turn(1))
+        registry = ClassRegistry(store, verify_keys=[ci()])
+        ways = [*every_way_to_load(registry, code_hash), lambda: registry.pull("F")]
+        for i, load in enumerate(ways, 1):
+            with pytest.raises(CodeRefused, match=r"__main__\.F.*offload_code is 'off'.*may set"):
+                load()
+            assert counted(registry) == i
+        assert counted(registry, "classes_loaded") == 0
+
+    def test_pushing_needs_a_key(self, store, worker, turn):
+        """Where only signed code is loaded, who has no key to sign cannot push."""
+        for push in (worker.push, worker.persist_class, lambda cls: worker.push_all([cls])):
+            with pytest.raises(ConfigurationError, match=r"__main__.* no offload_signing_key"):
+                push(turn(1))
+        assert list(store.pointers.names()) == []
+
+    def test_unsigned(self, store, worker, turn):
+        """What was pushed without a key is refused in every way."""
+        self.refused(store, worker, ClassRegistry(store).push(turn(1)), "is not signed")
+
+    def test_signed_by_somebody_else(self, store, worker, turn):
+        """What is signed by a key that is not listed is refused, and the key is named."""
+        producer = ClassRegistry(store, signing_key=EVIL[0])
+        code_hash = producer.push(turn(1))
+        self.refused(store, worker, code_hash, rf"key {signer(EVIL[0]).id}, which is not among")
+
+    def test_an_expired_key(self, store, producer, turn):
+        """From its end on what a key signed is refused; what runs already is not taken away."""
+        now = [99.0]
+        code_hash = producer.push(turn(1))
+        keys = [ci(until=100)]
+        worker = ClassRegistry(store, mode="signed", verify_keys=keys, clock=lambda: now[0])
+        found = worker.pull("F")
+        now[0] = 100.0
+        assert worker.load("__main__.F", code_hash) is found
+        late = ClassRegistry(store, mode="signed", verify_keys=keys, clock=lambda: now[0])
+        self.refused(store, late, code_hash, "key ci, which has expired: push it with a newer")
+
+    def test_rotation(self, store, turn):
+        """A new key is added, all is pushed again under it, the old one goes; nothing stops
+        working meanwhile, and no version changes its hash.
+        """
+        old = ClassRegistry(store, mode="signed", signing_key=CI[0])
+        code_hash = old.push(turn(1))
+        both = [CI[1], NEXT[1]]
+        assert ClassRegistry(store, mode="signed", verify_keys=both).pull("F")().go() == 1
+        new = ClassRegistry(store, mode="signed", signing_key=NEXT[0], verify_keys=both)
+        assert new.push(turn(1)) == code_hash
+        assert counted(new, "classes_pushed") == 0
+        alone = ClassRegistry(store, mode="signed", signing_key=NEXT[0])
+        with pytest.raises(CodeRefused, match="not among"):
+            alone.pull("F")
+        assert alone.push(turn(1)) == code_hash
+        worker = ClassRegistry(store, mode="signed", verify_keys=[NEXT[1]])
+        assert worker.pull("F")().go() == 1
+        assert [each.hash for each in worker.versions("F")] == [code_hash]
+
+    def test_rotation_after_a_rollback(self, store, turn):
+        """Pushing all sees to the versions as well as to the pointers that say which is meant:
+        a rollback signs only these. It is one round trip all the same.
+        """
+        old = ClassRegistry(store, mode="signed", signing_key=CI[0])
+        code_hash = old.push(turn(1))
+        both = [CI[1], NEXT[1]]
+        new = ClassRegistry(store, mode="signed", signing_key=NEXT[0], verify_keys=both)
+        new.rollback("F", code_hash)
+        alone = ClassRegistry(store, mode="signed", signing_key=NEXT[0])
+        assert alone.push_all([turn(1)]) == {"__main__.F": code_hash}
+        worker = ClassRegistry(store, mode="signed", verify_keys=[NEXT[1]])
+        assert worker.pull("F")().go() == 1
+
+    def test_round_trips_of_pushing_all(self, counting, defined):
+        """What is synced and signed costs one round trip for all, also where it is large."""
+        registry = ClassRegistry(counting, mode="signed", signing_key=CI[0])
+        source = "class F{0}:\n    data = {1!r}"
+        classes = [defined(source.format(i, os.urandom(50_000)), f"F{i}") for i in range(20)]
+        assert len(registry.push_all(classes)) == 20
+        counting.pointers.calls.clear()
+        assert registry.push_all(classes) == {}
+        assert [call[0] for call in counting.pointers.calls] == ["read_all"]
+
+    def test_pushing_with_a_key_that_ended(self, store, turn):
+        """It is refused: nobody would take what it signs."""
+        producer = ClassRegistry(
+            store, mode="signed", signing_key=CI[0], verify_keys=[ci(until=5)], clock=lambda: 6
+        )
+        with pytest.raises(ConfigurationError, match="offload_signing_key is ci, which has exp"):
+            producer.push(turn(1))
+
+    @pytest.mark.parametrize("mode", ("off", "signed", "trusted"))
+    def test_what_was_pushed_unsigned_can_be_signed(self, store, worker, turn, mode):
+        """Who has a key puts what is signed in the place of what is not; and only once."""
+        code_hash = ClassRegistry(store).push(turn(1))
+        producer = ClassRegistry(store, mode=mode, signing_key=CI[0])
+        assert producer.push_all([turn(1)]) == {"__main__.F": code_hash}
+        assert producer.push_all([turn(1)]) == {}
+        pushed = counted(producer, "classes_pushed")
+        producer.push(turn(1))
+        assert counted(producer, "classes_pushed") == pushed
+        assert worker.pull("F")().made().part() == 1
+
+    def test_two_producers_do_not_take_turns(self, store, turn):
+        """What another one signed that is trusted stays as it is."""
+        both = [CI[1], NEXT[1]]
+        one = ClassRegistry(store, mode="signed", signing_key=CI[0], verify_keys=both)
+        two = ClassRegistry(store, mode="signed", signing_key=NEXT[0], verify_keys=both)
+        one.push(turn(1))
+        assert two.push_all([turn(1)]) == {}
+        two.push(turn(1))
+        assert counted(two, "classes_pushed") == 0
+
+    @staticmethod
+    def refused(store, registry, code_hash, message):
+        ways = [*every_way_to_load(registry, code_hash), lambda: registry.pull("F")]
+        for i, load in enumerate(ways, 1):
+            with pytest.raises(CodeRefused, match=message) as caught:
+                load()
+            assert f"__main__.F@{code_hash[:12]}" in str(caught.value)
+            assert store.url in str(caught.value)
+            assert caught.value.store == store.url
+            assert counted(registry) == i
+        assert counted(registry, "classes_loaded") == 0
+
+
+class TestTampered:
+    """A producer pushed two versions with its key, and then somebody writes to the store."""
+
+    @pytest.fixture
+    def hashes(self, producer, turn):
+        return [producer.push(turn(1)), producer.push(turn(2))]
+
+    @pytest.fixture
+    def refused(self, store, worker, hashes, turn):
+        """Return what checks that the second version is refused, and can be pushed again."""
+
+        def check(message, *, version=True, latest=True):
+            ways = [*(every_way_to_load(worker, hashes[1]) if version else ())]
+            ways += [lambda: worker.pull("F")] if latest else []
+            for i, load in enumerate(ways, 1):
+                with pytest.raises(CodeRefused, match=message) as caught:
+                    load()
+                assert "__main__.F" in str(caught.value)
+                assert store.url in str(caught.value)
+                assert counted(worker) == i
+            assert counted(worker, "classes_loaded") == 0
+            again = ClassRegistry(store, mode="signed", signing_key=CI[0])
+            assert again.push(turn(2)) == hashes[1]
+            assert worker.pull("F")().go() == 2
+
+        return check
+
+    def test_content(self, store, hashes, refused):
+        """A changed byte of the pickle is refused, and what its record says does not help."""
+        pointer = NAMES.version(hashes[1])
+        content = store.pointers.read(pointer)
+        set_to(store, pointer, bytes([content[0] ^ 1]) + content[1:])
+        refused(r"__main__\.F@.* was altered: .*push it again")
+
+    def test_content_with_its_digest(self, store, producer, hashes, refused):
+        """Who changes the record along with the pickle has no signature for it."""
+        stored = producer.stored("F", hashes[1])
+        put(store, with_content(stored, stored.content + b"x"))
+        refused("signature by key ci is wrong, so it was altered")
+
+    def test_signed_again_by_somebody_else(self, store, producer, hashes, refused):
+        """Nor does another's signature help, also not under the id of a key that is trusted."""
+        stored = with_content(producer.stored("F", hashes[1]), b"x")
+        put(store, replace(stored, record=signed(stored.record)))
+        forged = signed(stored.record).signature
+        record = replace(stored.record, signature=replace(forged, key=signer(CI[0]).id))
+        put(store, replace(stored, record=record))
+        refused("signature by key ci is wrong")
+
+    @pytest.mark.parametrize(
+        "changed",
+        (
+            {"python": "cpython-399"},
+            {"kind": "function"},
+            {"needs": ()},
+            {"modules": ("shop",)},
+            {"created": 5},
+            {"signature": None},
+            {"signature": Signature("", "")},
+        ),
+        ids=str,
+    )
+    def test_every_field(self, store, producer, hashes, refused, changed):
+        """Python tag, needs, modules: whatever is changed in a record, it is refused."""
+        stored = producer.stored("F", hashes[1])
+        put(store, replace(stored, record=replace(stored.record, **changed)))
+        refused(r"wrong|is not signed|not among")
+
+    def test_another_version_in_its_place(self, store, hashes, refused):
+        """A version of the same class under another hash, signed as it is, is refused."""
+        set_to(store, NAMES.version(hashes[1]), store.pointers.read(NAMES.version(hashes[0])))
+        refused("put in the place of another")
+
+    def test_another_class_in_its_place(self, store, producer, hashes, refused, defined):
+        """So is another class, as it was signed."""
+        other = producer.push(defined("class G:\n    pass", "G"))
+        content = store.pointers.read(Names("__main__.G").version(other))
+        set_to(store, NAMES.version(hashes[1]), content)
+        refused("put in the place of another")
+
+    def test_another_classs_signature(self, store, producer, hashes, refused, defined):
+        """The signature of one class is none for another."""
+        other = producer.stored("G", producer.push(defined("class G:\n    pass", "G")))
+        stored = producer.stored("F", hashes[1])
+        record = replace(stored.record, signature=other.record.signature)
+        put(store, replace(stored, record=record))
+        refused("wrong")
+        renamed = replace(other.record, class_name="__main__.F", hash=hashes[1])
+        put(store, replace(other, record=renamed))
+        refused_again = ClassRegistry(store, mode="signed", verify_keys=[ci()])
+        with pytest.raises(CodeRefused, match="wrong"):
+            refused_again.pull("F", hashes[1])
+
+    def test_the_signature_of_another_version(self, store, producer, hashes, refused):
+        """Nor is that of one version for another."""
+        first, second = (producer.stored("F", each) for each in hashes)
+        record = replace(second.record, signature=first.record.signature)
+        put(store, replace(second, record=record))
+        refused("wrong")
+
+    def test_the_latest_for_another_class(self, store, producer, hashes, refused, defined):
+        """``latest.json`` of another class is refused; versions are not concerned."""
+        producer.push(defined("class G:\n    pass", "G"))
+        set_to(store, NAMES.latest, store.pointers.read(Names("__main__.G").latest))
+        refused(r"latest\.json holds latest of __main__\.G.*another.*push", version=False)
+
+    def test_the_latest_for_a_versions_record(self, store, producer, hashes, refused):
+        """A record signed as a version does not say which version is the latest."""
+        for code_hash in hashes:
+            record = producer.stored("F", code_hash).record
+            set_to(store, NAMES.latest, record.to_bytes())
+        refused(r"latest\.json holds version of __main__\.F", version=False)
+
+    def test_the_latest_changed_by_hand(self, store, producer, hashes, refused):
+        """Nor does one whose purpose or hash somebody changed."""
+        record = producer.stored("F", hashes[0]).record
+        set_to(store, NAMES.latest, replace(record, purpose=LATEST).to_bytes())
+        refused("latest of __main__.F@.*wrong", version=False)
+
+    def test_the_latest_for_a_tag(self, store, producer, worker, hashes, refused):
+        """What was signed as a tag is not the latest, nor another tag; and the other way."""
+        producer.tag("F", "old", hashes[0])
+        old, latest = store.pointers.read(NAMES.tag("old")), store.pointers.read(NAMES.latest)
+        set_to(store, NAMES.tag("new"), old)
+        set_to(store, NAMES.tag("last"), latest)
+        for tag in ("new", "last"):
+            with pytest.raises(CodeRefused, match="in the place of another"):
+                worker.pull("F", tag=tag)
+        set_to(store, NAMES.latest, old)
+        with pytest.raises(CodeRefused, match=r"latest\.json holds tag old"):
+            worker.pull("F")
+
+    def test_a_version_for_a_pointer(self, store, hashes, refused):
+        """The record of the latest is no version."""
+        record = store.pointers.read(NAMES.latest)
+        set_to(store, NAMES.version(hashes[1]), record + len(record).to_bytes(4, "big"))
+        refused("put in the place of another")
+
+    @pytest.mark.parametrize("content", (b"", b"x", b"{}", b"null", pickle.dumps(5), bytes(9)))
+    def test_anything_else(self, store, hashes, refused, content):
+        """Whatever else stands in a pointer's place is refused."""
+        set_to(store, NAMES.version(hashes[1]), content)
+        set_to(store, NAMES.latest, content)
+        refused("no version|no record")
+
+    def test_a_version_that_it_needs(self, store, producer, worker, hashes, refused):
+        """A nested version is refused as any other, before anything of what needs it runs."""
+        [(name, code_hash)] = producer.stored("F", hashes[1]).record.needs
+        assert name == "__main__.P"
+        put(store, with_content(producer.stored("P", code_hash), b"x"))
+        for i, ask in enumerate((worker.pull, worker.recover_class, worker.check), 1):
+            with pytest.raises(CodeRefused, match=r"__main__\.P@.* wrong"):
+                ask("F", hashes[1])
+            assert counted(worker) == i
+        assert counted(worker, "classes_loaded") == 0
+
+    def test_what_is_sent_is_not_said_by_forged_records(self, store, producer, hashes, turn):
+        """What needs what is taken from records that are signed: nobody else has a producer
+        store classes that it would not have sent.
+        """
+        [need] = producer.stored("F", hashes[1]).record.needs
+        part = producer.stored("P", need[1])
+        wanted = (("json.decoder.JSONDecoder", "e" * 64),)
+        put(store, replace(part, record=replace(part.record, needs=wanted)))
+        sending = ClassRegistry(store, mode="signed", signing_key=CI[0])
+        sending.ship(turn(2))
+        assert sending.must_ship(turn(2).made)
+        assert not sending.must_ship(json.decoder.JSONDecoder)
+
+    def test_what_has_to_be_pushed_before_is_pushed_and_signed(self, store, turn, defined):
+        """A version that is there and that nobody would load is not sent."""
+        cls = defined("class F:\n    pass")
+        ClassRegistry(store).push(cls)
+        sending = ClassRegistry(store, mode="signed", signing_key=CI[0])
+        sending.register(cls, push="manual")
+        with pytest.raises(CodeRefused, match="is not signed"):
+            sending.ship(cls)
+        sending.push(cls)
+        assert sending.ship(cls)[0] == "__main__.F"
+
+    def test_status_and_tags_are_not_taken_from_forged_pointers(
+        self, store, producer, hashes, turn
+    ):
+        """A forged ``latest.json`` is no status, in mode ``signed`` also where it is unsigned."""
+        record = replace(producer.stored("F", hashes[0]).record, purpose=LATEST)
+        set_to(store, NAMES.latest, replace(record, signature=None).to_bytes())
+        for ask in (
+            lambda: producer.check_status(turn(1)),
+            lambda: producer.sync_statuses([turn(1)]),
+        ):
+            with pytest.raises(CodeRefused, match="is not signed"):
+                ask()
+        assert counted(producer) == 2
+
+    def test_an_older_latest_that_was_signed(self, store, producer, worker, hashes, turn):
+        """What nobody can tell: ``latest.json`` as it was signed before, put back. It names a
+        version that was trusted, as a rollback does; a message's hash is not concerned.
+        """
+        newest = store.pointers.read(NAMES.latest)
+        producer.rollback("F", hashes[0])
+        set_to(store, NAMES.latest, newest)
+        assert worker.pull("F")().go() == 2
+        assert worker.pull("F", hashes[0])().go() == 1
+
+
+class TestAllowed:
+    def test_patterns(self, store, producer, defined):
+        """Only names that a pattern allows are loaded, also of what is signed."""
+        for module in ("shop.models", "jobs"):
+            producer.push(defined("class A:\n    x = 1", "A", module))
+        for mode in ("signed", "trusted"):
+            worker = ClassRegistry(store, mode=mode, verify_keys=[ci()], allow=["shop.*"])
+            assert worker.pull("shop.models.A").x == 1
+            with pytest.raises(CodeRefused, match=r"jobs\.A is not.* offload_code_allow.*add one"):
+                worker.pull("jobs.A")
+            code_hash = ClassRegistry(store, mode="trusted").resolve("jobs.A")[1]
+            for i, load in enumerate(every_way_to_load(worker, code_hash, "jobs.A"), 2):
+                with pytest.raises(CodeRefused, match=rf"jobs\.A@{code_hash[:12]} is not loaded"):
+                    load()
+                assert counted(worker) == i
+
+    def test_a_pinned_hash(self, store, producer, worker, turn):
+        """With a hash only that version is loaded, also where another is the latest."""
+        first, second = (producer.push(turn(i)) for i in (1, 2))
+        part = producer.stored("F", first).record.needs[0]
+        allow = [f"__main__.F@{first[:12]}", "@".join(part)]
+        pinned = ClassRegistry(store, mode="signed", verify_keys=[ci()], allow=allow)
+        assert pinned.pull("F", first)().go() == 1
+        for ask in (lambda: pinned.pull("F"), lambda: pinned.pull("F", second)):
+            with pytest.raises(CodeRefused, match=rf"__main__\.F@{second[:12]}.*no pattern"):
+                ask()
+        assert counted(pinned) == 2
+
+    def test_what_a_permitted_class_needs(self, store, producer, turn):
+        """A version that it needs has to be allowed, too: else nothing of it is loaded."""
+        code_hash = producer.push(turn(1))
+        worker = ClassRegistry(store, mode="signed", verify_keys=[ci()], allow=["__main__.F"])
+        for i, ask in enumerate((worker.pull, worker.recover_class, worker.check), 1):
+            with pytest.raises(CodeRefused, match=r"__main__\.P@.* is not loaded: no pattern"):
+                ask("__main__.F", code_hash)
+            assert counted(worker) == i
+        assert counted(worker, "classes_loaded") == 0
+
+    def test_pushing_is_not_loading(self, store, turn):
+        """Patterns say what is loaded, and do not keep anybody from pushing."""
+        registry = ClassRegistry(store, mode="signed", signing_key=CI[0], allow=["other.*"])
+        registry.push(turn(1))
+        registry.push(turn(1))
+        assert registry.check_status(turn(1)) == "synced"
+
+
+EMPTY = Record("__main__.F", "a" * 64, "b3:" + "0" * 64, 0, python_tag(), "class", 1)
+
+
+class Payload:
+    """Pickled, it makes a file wherever it is read."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.open, (self.path, os.O_CREAT, 0o600)
+
+
+def as_content(stored, payload, store):
+    return with_content(stored, pickle.dumps(payload))
+
+
+def as_other_python(stored, payload, store):
+    """Return a version that is made from its source."""
+    return with_content(stored, source=stored.source, python="cpython-399")
+
+
+def as_definition(stored, payload, store):
+    run = f"__import__('os').open('{payload.path}', 64)"
+    source = stored.source.replace(b"return 1", f"return {run}".encode())
+    source = source.replace(b"TRAP = 1", f"TRAP = {run}".encode())
+    assert source != stored.source
+    return with_content(stored, source=source, python="cpython-399")
+
+
+def as_constant(stored, payload, store):
+    """Put it in the place of every pickle that is in the source."""
+
+    def replaced(match):
+        with contextlib.suppress(ValueError):
+            if base64.b64decode(match[1], validate=True)[:1] == b"\x80":
+                return b'"' + base64.b64encode(pickle.dumps(payload, 4)) + b'"'
+        return match[0]
+
+    source = re.sub(rb'"([A-Za-z0-9+/=]{8,})"', replaced, stored.source)
+    assert source != stored.source
+    return with_content(stored, source=source, python="cpython-399")
+
+
+def as_need(stored, payload, store):
+    """Put it in a version that this one needs, in which the record says so."""
+    record = Record(
+        "__main__.Evil", "e" * 64, "b3:" + "0" * 64, 0, stored.record.python, "class", 1
+    )
+    put(store, with_content(Stored(record, b""), pickle.dumps(payload)))
+    content = b"\x80\x04coffload.registry.pickling\nshipped\n" + pickle.dumps(
+        ("__main__.Evil", "e" * 64), 4
+    )[2:-1] + b"R."  # fmt: skip
+    return with_content(stored, content, needs=(("__main__.Evil", "e" * 64),))
+
+
+def as_hidden_need(stored, payload, store):
+    """The same, and the record does not say it."""
+    made = as_need(stored, payload, store)
+    return replace(made, record=replace(made.record, needs=()))
+
+
+PLACES = (as_content, as_definition, as_constant, as_need, as_hidden_need)
+
+
+class TestNothingRuns:
+    """Code that makes a file is put into a store by hand, in every place where code can be."""
+
+    @pytest.fixture
+    def cls(self, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(str(tmp_path))
+        (tmp_path / "trapped.py").write_text(
+            "LIMITS = [{1, 2}, b'x']\nclass F:\n    TRAP = 1\n"
+            "    def go(self): return LIMITS and self.TRAP\n"
+        )
+        import trapped
+
+        yield trapped.F
+        sys.modules.pop("trapped", None)
+
+    @pytest.fixture
+    def trap(self, tmp_path):
+        return tmp_path / "it-ran"
+
+    @pytest.fixture
+    def planted(self, cls, trap):
+        """Return a store in which it was planted so, and signed or not."""
+
+        def plant(place, how):
+            store = MemoryStore()
+            producer = ClassRegistry(store, mode="signed", signing_key=CI[0], ship_source=True)
+            code_hash = producer.push(cls)
+            stored = producer.stored("trapped.F", code_hash)
+            made = place(stored, Payload(trap), store)
+            keys = {"unsigned": None, "evil": EVIL[0]}
+            record = made.record
+            if how != "kept":
+                record = replace(record, signature=None)
+                if keys[how] is not None:
+                    record = signed(record, keys[how])
+            put(store, replace(made, record=record))
+            names = Names("trapped.F")
+            for pointer, purpose in ((names.latest, LATEST), (names.tag("t"), tagged("t"))):
+                pointing = replace(record, purpose=purpose)
+                if how == "evil":
+                    pointing = signed(pointing)
+                if how != "kept" or purpose != LATEST:
+                    set_to(store, pointer, pointing.to_bytes())
+            return store, code_hash
+
+        return plant
+
+    @staticmethod
+    def everything(registry, code_hash, cls):
+        """Yield all that can be done with a registry."""
+        name = "trapped.F"
+        yield from every_way_to_load(registry, code_hash, name)
+        yield lambda: registry.pull(name)
+        yield lambda: registry.pull("F")
+        yield lambda: registry.pull(name, tag="t")
+        yield lambda: registry.diff(name, code_hash, code_hash)
+        yield lambda: registry.versions(name)
+        yield registry.classes
+        yield registry.listing
+        yield lambda: registry.tags(name)
+        yield lambda: registry.stored(name, code_hash)
+        yield lambda: registry.find_hash(name, code_hash[:12], tags=True)
+        yield lambda: registry.check_status(cls)
+        yield lambda: registry.tag(name, "u", code_hash)
+        yield lambda: registry.rollback(name, code_hash)
+        yield lambda: registry.persist_class(cls)
+        yield lambda: registry.ship(cls)
+        yield lambda: registry.push_all([cls])
+        yield lambda: registry.push(cls)
+
+    @pytest.fixture
+    def elsewhere(self, cls):
+        """A process that does not have the class itself."""
+        sys.modules.pop("trapped")
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_the_payloads_are_live(self, planted, trap, place, elsewhere):
+        """Where all is trusted each of them does make its file: the tests below test something."""
+        store, code_hash = planted(place, "unsigned")
+        registry = ClassRegistry(store, mode="trusted", ship_source=True)
+        with contextlib.suppress(Exception):
+            registry.load("trapped.F", code_hash)().go()
+        assert trap.exists()
+
+    @pytest.mark.parametrize("how", ("unsigned", "kept", "evil"))
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("mode", ("off", "signed"))
+    @pytest.mark.parametrize("key", (None, CI[0]), ids=("worker", "producer"))
+    def test_it_never_does(self, planted, trap, cls, elsewhere, mode, place, how, key):
+        """Switched off, or where only signed code runs, no file appears, whatever is done; all
+        that would run it raises CodeRefused, and is counted.
+        """
+        store, code_hash = planted(place, how)
+
+        def registry():
+            return ClassRegistry(
+                store, mode=mode, verify_keys=[ci()], signing_key=key, ship_source=True
+            )
+
+        for load in every_way_to_load(registry(), code_hash, "trapped.F"):
+            with pytest.raises(CodeRefused):
+                load()
+        for number, _ in enumerate(self.everything(registry(), code_hash, cls)):
+            fresh = registry()
+            with contextlib.suppress(CodeError, ConfigurationError):
+                [*self.everything(fresh, code_hash, cls)][number]()
+            assert not trap.exists()
+            assert counted(fresh, "classes_loaded") == 0 or key is not None
+        several = registry()
+        for load in every_way_to_load(several, "e" * 64, "__main__.Evil"):
+            with contextlib.suppress(CodeError):
+                load()
+        assert not trap.exists()
+
+    @pytest.mark.parametrize("allowed", (True, False))
+    def test_nothing_of_a_trusted_class_before_what_it_needs(self, store, trap, allowed):
+        """A version that is signed itself does not begin to run where one that it needs is not
+        signed, or not allowed; and runs where it is.
+        """
+        here = pickle.dumps(None)
+        part = with_content(Stored(replace(EMPTY, class_name="__main__.P"), b""), here)
+        part = replace(part, record=signed(part.record, CI[0] if not allowed else EVIL[0]))
+        put(store, part)
+        content = pickle.dumps(Payload(trap))
+        whole = with_content(Stored(EMPTY, b""), content, needs=(part.record.pair,))
+        put(store, replace(whole, record=signed(whole.record, CI[0])))
+        allow = ["__main__.*"] if allowed else ["__main__.F"]
+        worker = ClassRegistry(store, mode="signed", verify_keys=[ci()], allow=allow)
+        for load in every_way_to_load(worker, EMPTY.hash):
+            with contextlib.suppress(Exception):
+                load()
+        assert not trap.exists()
+        put(store, replace(part, record=signed(part.record, CI[0])))
+        worker = ClassRegistry(store, mode="signed", verify_keys=[ci()])
+        with contextlib.suppress(Exception):
+            worker.load(*EMPTY.pair)
+        assert trap.exists()
+
+    @pytest.mark.parametrize("mode", ("off", "signed"))
+    def test_a_pickle_in_every_pointer(self, producer, store, trap, turn, mode):
+        """A pickle in the place of each pointer there is: refused everywhere, and never read."""
+        code_hash = producer.push(turn(1))
+        producer.tag("F", "t", code_hash)
+        payload = pickle.dumps(Payload(trap))
+        registry = ClassRegistry(store, mode=mode, verify_keys=[ci()])
+        for pointer in list(store.pointers.names("plugins/")):
+            for content in (payload, payload + len(payload).to_bytes(4, "big")):
+                set_to(store, pointer, content)
+        ways = [
+            *every_way_to_load(registry, code_hash),
+            lambda: registry.pull("__main__.F"),
+            lambda: registry.pull("__main__.F", tag="t"),
+        ]
+        for i, load in enumerate(ways, 1):
+            with pytest.raises(CodeRefused):
+                load()
+            assert counted(registry) == i
+        for look in (registry.versions, registry.tags, lambda name: registry.listing()):
+            with contextlib.suppress(CodeError):
+                look("__main__.F")
+        assert not trap.exists()
+
+
+class TestLogging:
+    @pytest.fixture
+    def messages(self, caplog):
+        caplog.set_level(logging.INFO, "offload.classes")
+        return lambda: [record.getMessage() for record in caplog.records]
+
+    def test_what_was_loaded_and_by_whose_key(self, store, producer, worker, turn, messages):
+        """Each version that is loaded is logged once, with its store and the key's name."""
+        code_hash = producer.push(turn(1))
+        del messages()[:]
+        worker.pull("F", code_hash)
+        worker.pull("F", code_hash)
+        loaded = [each for each in messages() if each.startswith("loaded")]
+        assert len(loaded) == 2
+        shown = f"loaded class __main__.F@{code_hash[:12]} from {store.url}, signed by ci"
+        assert shown in loaded
+        assert any("class __main__.P@" in each for each in loaded)
+
+    def test_what_is_recovered_is_logged(self, producer, worker, turn, messages):
+        """Recovering runs code as well."""
+        worker.recover_class("F", producer.push(turn(1)))
+        assert len([each for each in messages() if each.startswith("loaded")]) == 2
+
+    def test_for_which_task(self, memory, turn, messages):
+        """Within a task its name and id are logged, with what is loaded and what is refused."""
+        code_hash = ClassRegistry(memory).push(turn(1))
+        app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+        app.conf.task_always_eager = True
+        trusting = ClassRegistry(memory, mode="trusted")
+        refusing = ClassRegistry(memory)
+
+        @app.task(name="jobs.score")
+        def score():
+            with contextlib.suppress(CodeRefused):
+                refusing.pull("F", code_hash)
+            return trusting.pull("F", code_hash)().go()
+
+        result = score.delay()
+        assert result.get() == 1
+        [loaded] = [each for each in messages() if each.startswith("loaded class __main__.F")]
+        assert f"for task jobs.score[{result.id}]" in loaded
+        assert "signed" not in loaded
+        [refused] = [each for each in messages() if each.startswith("refused")]
+        assert f"for task jobs.score[{result.id}]" in refused
+        assert f"__main__.F@{code_hash[:12]}" in refused
+
+    def test_what_is_pushed_in_the_place_of_another(self, store, producer, turn, messages):
+        """Who mends what is not trusted is told so in the log."""
+        ClassRegistry(store).push(turn(1))
+        producer.push(turn(1))
+        assert any("in place of what is in" in each and "not signed" in each for each in messages())
+
+
+def test_nothing_is_read_where_code_is_off(store, producer, turn):
+    """With code switched off the store is not even asked for a version."""
+    code_hash = producer.push(turn(1))
+
+    class Silent:
+        url = store.url
+
+        @property
+        def pointers(self):
+            raise AssertionError
+
+    registry = ClassRegistry(Silent())
+    for load in every_way_to_load(registry, code_hash):
+        with pytest.raises(CodeRefused):
+            load()
+
+
+def test_names_that_do_not_exist_are_not_refused(worker):
+    """What is not there is told as such, where names are allowed at all."""
+    with pytest.raises(UnknownClass):
+        worker.pull("shop.Nope")
+    assert counted(worker) == 0
+
+
+def test_the_record_of_a_version_can_be_read_by_anybody(producer, turn):
+    """What is signed stands in the store as JSON: any program can list and verify it."""
+    code_hash = producer.push(turn(1))
+    content = producer.store.pointers.read(NAMES.version(code_hash))
+    length = int.from_bytes(content[-4:], "big")
+    record = json.loads(content[-4 - length : -4])
+    assert (record["class_name"], record["hash"], record["purpose"]) == (
+        *("__main__.F", code_hash),
+        VERSION,
+    )
+    assert set(record["signature"]) == {"key", "value"}
