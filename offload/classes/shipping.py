@@ -73,7 +73,7 @@ class Shipping:
             return None  # as ever: a worker without a key may make classes within its functions
         return registry.ship(obj)
 
-    def claims(self, kind: type) -> bool:
+    def must_ship(self, kind: type) -> bool:
         registry = self._registry
         return registry.policy.mode != OFF and registry.must_ship(kind)
 

@@ -29,7 +29,7 @@ from offload.gc import collect
 from offload.hooks.celery_internals import patch
 from offload.hooks.runtime import Runtime
 from offload.ref import WIRE_VERSION, Keys
-from offload.serializers.native import name_of
+from offload.serializers.kombu import name_of
 from offload.stores.url import shown_url
 
 __all__ = ("NO_KEYS", "install", "register_gc_task", "state_of")

@@ -28,7 +28,7 @@ from offload.hooks.runtime import Runtime
 from offload.hooks.together import published_together
 from offload.ref import LostValue, Ref
 from offload.serializers.base import Payload
-from offload.serializers.small import certainly_small
+from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 from offload.text import type_name
 

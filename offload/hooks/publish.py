@@ -24,7 +24,7 @@ from offload.hooks.paths import Path, replace_each
 from offload.hooks.runtime import Runtime, message_name, task_holder
 from offload.hooks.usercode import listeners
 from offload.ref import Ref
-from offload.serializers.small import certainly_small
+from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 
 __all__ = (

@@ -65,7 +65,7 @@ from offload.hooks.renewal import Renewer
 from offload.hooks.rows import result_ttl
 from offload.hooks.runtime import Runtime, task_holder
 from offload.ref import Ref, looks_like_ref, wire_text
-from offload.serializers.small import certainly_small
+from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 from offload.tracing import received
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from offload.serializers.native import PREFIX
+from offload.serializers.kombu import PREFIX
 from offload.serializers.scalars import READERS as SCALARS
 from offload.serializers.tree import Reader
 
@@ -337,7 +337,7 @@ def _pandas_columns(frame: Any, read: Callable[[int], bytes]) -> dict[str, Any]:
 
 
 def _pandas_names(node: Any, read: Callable[[int], bytes]) -> Iterable[Any]:
-    from offload.serializers.frames import read_index
+    from offload.serializers.pandas import read_index
 
     if not _PLAIN_NAMES.issuperset(node):  # a frequency, or levels
         raise ValueError("no plain names")

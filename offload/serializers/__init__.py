@@ -1,4 +1,4 @@
-"""Objects to buffers and back. Importing this imports none of the packages it serves."""
+"""Objects to buffers and back. Importing it imports none of the packages it supports."""
 
 from offload.serializers.base import Payload, Serializer
 from offload.serializers.choose import Registry

@@ -1,10 +1,10 @@
-"""pyarrow's tables and arrays, and polars' frames and series, which are Arrow inside.
+"""pyarrow tables and arrays, and polars frames and series, which are Arrow inside.
 
-Arrays travel as the buffers that they are, without a copy; only slices are copied,
-so that what lies outside of them stays behind. Chunks stay chunks.
+Arrays travel as their own buffers, without a copy; only slices are copied, to leave out
+the memory outside of them. Chunks stay chunks.
 
-The layout of texts in polars depends on how a frame came about, so they are brought
-into Arrow's plain one first (a copy): equal frames are then equal bytes.
+The layout of strings in polars depends on the frame's history, so they are converted to
+Arrow's plain layout first (a copy): equal frames are then equal bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from offload.errors import DeserializationError
-from offload.serializers.tree import Node, NotData, Reader, Writer
+from offload.serializers.base import NotData
+from offload.serializers.tree import Node, Reader, Writer
 from offload.text import type_name
 
 __all__ = ("read", "read_chunks", "read_schema", "write", "write_chunks")
@@ -31,11 +32,11 @@ _VIEWS = {
     )
     if kind is not None
 }
-"""Types whose memory depends on the array's past: what they are brought into."""
+"""Types whose memory depends on the array's history, and the types they are converted to."""
 
 
 def write(value: Any, writer: Writer) -> Node:
-    """Return the node for something of pyarrow's or polars'."""
+    """Return the node of a pyarrow or polars object."""
     kind = type(value)
     if kind is pa.Table:
         return _write_table(value, writer)
@@ -51,7 +52,7 @@ def write(value: Any, writer: Writer) -> Node:
 
 
 def read(body: Node, reader: Reader) -> Any:
-    """Return what `write` was given, on top of the buffers."""
+    """Return the object of a node, on top of the buffers."""
     kind = body["kind"]
     if kind == "Table":
         return _read_table(body, reader)
@@ -68,11 +69,11 @@ def read(body: Node, reader: Reader) -> Any:
         return chunks
     if kind == "Array" and chunks.num_chunks == 1:
         return chunks.chunk(0)
-    raise ValueError("not a value of Arrow's")
+    raise ValueError("not an Arrow value")
 
 
 def write_chunks(kind: pa.DataType, chunks: Iterable[pa.Array], writer: Writer) -> Node:
-    """Return the node for arrays of one type."""
+    """Return the node of arrays of one type."""
     schema = pa.schema([pa.field("", kind)])
     return {
         "schema": _write_schema(schema, writer),
@@ -81,7 +82,7 @@ def write_chunks(kind: pa.DataType, chunks: Iterable[pa.Array], writer: Writer) 
 
 
 def read_chunks(body: Node, reader: Reader) -> pa.ChunkedArray:
-    """Return the arrays again, as chunks of one."""
+    """Return the arrays as chunks of one."""
     schema = read_schema(body["schema"], reader)
     if len(schema) != 1:
         raise ValueError("not the schema of an array")
@@ -127,7 +128,7 @@ def _write_schema(schema: pa.Schema, writer: Writer) -> Node:
 
 def read_schema(node: Node, reader: Reader) -> pa.Schema:
     serialized = reader.buffer(node)
-    # Before it is parsed, which would call the code that a type is registered with.
+    # Before it is parsed, which would call code registered for the type.
     if _EXTENSION in bytes(serialized):
         raise ValueError("an Arrow extension type")
     return pa.ipc.read_schema(pa.py_buffer(serialized))
@@ -143,7 +144,7 @@ def _has_extension(kind: pa.DataType) -> bool:
 
 
 def _write_array(array: pa.Array, writer: Writer) -> Node:
-    """Return the node of an array: its own buffers, and the arrays that it is made of."""
+    """Return the node of an array: its own buffers, and its child arrays."""
     kind = array.type
     if kind in _VIEWS:
         return _write_array(array.cast(_VIEWS[kind]), writer)
@@ -151,7 +152,7 @@ def _write_array(array: pa.Array, writer: Writer) -> Node:
         return {"parts": [_write_array(a, writer) for a in (array.indices, array.dictionary)]}
     sizes = _sizes(array)
     if sizes is None:
-        # A slice: joined with nothing, it is copied without what lies outside of it.
+        # A slice: concatenated with an empty one, it is copied without the memory outside of it.
         array = pa.concat_arrays([array, array.slice(0, 0)])
         sizes = _sizes(array)
         if sizes is None:
@@ -171,7 +172,7 @@ def _write_array(array: pa.Array, writer: Writer) -> Node:
 
 
 def _sizes(array: pa.Array) -> list[int] | None:
-    """Return how many bytes of each of its own buffers count; None if it is a slice."""
+    """Return the bytes in use of each of its own buffers; None if it is a slice."""
     if array.offset:
         return None
     kind, length = array.type, len(array)
@@ -198,7 +199,7 @@ def _sizes(array: pa.Array) -> list[int] | None:
 
 
 def _end(offsets: pa.Buffer | None, width: int, size: int) -> int | None:
-    """Return where the last item ends; None if the first does not begin at 0."""
+    """Return the offset at which the last item ends; None if the first isn't at 0."""
     if offsets is None or offsets.size < size:
         return None
     view = _bytes(offsets)
@@ -247,7 +248,7 @@ def _is_fixed(kind: pa.DataType) -> bool:
 
 
 def _is_known(kind: pa.DataType) -> bool:
-    """Return whether arrays of this type, without its parts, are ours to write and read."""
+    """Return whether arrays of this type, not counting its children, are supported."""
     types = pa.types
     return bool(
         _offset_width(kind)
@@ -293,8 +294,8 @@ def _read_array(kind: pa.DataType, node: Node, reader: Reader) -> pa.Array:
         array = pa.DictionaryArray.from_arrays(*parts, ordered=kind.ordered)
     else:
         array = _assemble(kind, node, parts, reader)
-    # What lies in the buffers, not only their sizes: offsets that point elsewhere would
-    # read foreign memory, and polars trusts that texts are UTF-8.
+    # The content of the buffers, not only their sizes: wrong offsets would read foreign
+    # memory, and polars trusts that strings are UTF-8.
     array.validate(full=True)
     return array
 
@@ -324,11 +325,11 @@ def _write_polars(value: Any, writer: Writer) -> Node:
         return {**_write_polars(value.to_frame(), writer), "kind": "Series"}
     if type(value) is not pl.DataFrame:
         raise NotData(f"it is of type {type_name(value)}")
-    # By position, as polars takes an empty name from Arrow for none.
+    # By position, as polars reads an empty name from Arrow as none.
     names = [writer.node(name) for name in value.columns]
     numbered = value.rename({name: str(i) for i, name in enumerate(value.columns)})
     try:
-        # Two rows of nulls: types without width make polars panic, but only where there are rows.
+        # Two rows of nulls: types without width make polars panic, but only if there are rows.
         back: Any = pl.from_arrow(numbered.clear(2).to_arrow())
     except (Exception, pl.exceptions.PanicException) as error:
         raise NotData(f"Arrow cannot carry it ({type(error).__name__})") from None
@@ -344,7 +345,7 @@ def _read_polars(body: Node, reader: Reader) -> Any:
         import polars as pl
     except ImportError as error:
         raise DeserializationError(
-            'reading a value of polars\' needs polars: pip install "offload[arrow]"'
+            'reading a polars value needs polars: pip install "offload[arrow]"'
         ) from error
     table = _read_table(body, reader)
     try:

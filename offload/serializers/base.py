@@ -1,14 +1,34 @@
-"""What a serializer is: a value becomes a small head and buffers that are not copied."""
+"""The serializer protocol, and what all serializers share.
+
+A serializer turns a value into a small head plus buffers that are not copied.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import functools
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pickle import PickleBuffer
 from typing import Any, Protocol
 
-__all__ = ("CachedFunction", "Code", "Payload", "Serializer")
+from offload.ref import Ref
+from offload.text import type_name
+
+__all__ = (
+    "CREATE_IN_TASK",
+    "CachedFunction",
+    "Code",
+    "NotData",
+    "Payload",
+    "Serializer",
+    "advise",
+    "alias",
+    "utf8",
+)
 
 CachedFunction = type(functools.lru_cache(abs))
 """The type of what `functools.lru_cache` makes, which has no public name."""
@@ -16,15 +36,17 @@ CachedFunction = type(functools.lru_cache(abs))
 
 @dataclass(frozen=True)
 class Payload:
-    """A serialised value.
+    """A serialized value.
 
     Attributes:
         serializer: name of the serializer that can read it back.
         head: what that serializer needs besides the buffers, small.
         buffers: the value's memory, in order: contiguous views of single bytes
-            (format ``B``, one dimension). They *are* the value's memory wherever that
-            is possible, so they must be used up before the value can change.
-        type: what people are shown, such as ``DataFrame`` or ``numpy.ndarray``.
+            (format ``B``, one dimension). They *are* the value's memory wherever
+            possible, so they must be used before the value can change.
+        type: name of the value's type, for people: ``DataFrame``, ``numpy.ndarray``.
+        ships_code: whether reading it needs a class or function from a `Code`.
+        size: bytes of the head and all buffers.
     """
 
     serializer: str
@@ -32,9 +54,7 @@ class Payload:
     buffers: Sequence[memoryview] = ()
     type: str = ""
     ships_code: bool = False
-    """Whether reading it needs a class or function from a `Code`."""
     size: int = field(init=False)
-    """Bytes of the head and all buffers."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", len(self.head) + sum(b.nbytes for b in self.buffers))
@@ -44,7 +64,7 @@ class Serializer(Protocol):
     """Writes and reads values of some types.
 
     Attributes:
-        name: as it stands in references and in ``offload_accept``.
+        name: as it appears in references and in ``offload_accept``.
         data_only: whether decoding can never run code that the bytes choose.
     """
 
@@ -52,52 +72,50 @@ class Serializer(Protocol):
     data_only: bool
 
     def encode(self, value: Any) -> Payload | None:
-        """Return *value* serialised, or None if it is none of this serializer's.
+        """Return *value* serialized, or None if this serializer doesn't handle it.
 
-        None means that another may try; SerializationError that none should. What is
+        After None another serializer may try; after SerializationError none should. What is
         returned reads back equal in value and type.
         """
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-        """Return the value again.
+        """Return the value.
 
-        The buffers are writable, private to this value and begin on 64-byte
+        The buffers are writable, private to this value, and start on 64-byte
         boundaries: the value may be built on top of them without a copy. Raises
-        DeserializationError for bytes that are not what `encode` makes; never
+        DeserializationError for bytes that `encode` doesn't produce; never
         reserves memory by what untrusted lengths claim.
         """
 
 
 class Code(Protocol):
-    """Classes and functions that are shipped: known by a name and a hash, not by an import."""
+    """Shipped classes and functions: known by name and hash instead of an import."""
 
     def shipped(self, obj: Any) -> tuple[str, str] | None:
-        """Return name and hash of a class or function, after which it can be loaded by them.
+        """Ship a class or function and return its name and hash.
 
-        None for one that is to be imported where it is needed.
+        Returns None for one that is to be imported where it is needed.
         """
 
-    def claims(self, kind: type) -> bool:
-        """Return whether instances of a class are to arrive as such also where plain Celery's
-        serializer would make something simpler of them, as a list of a named tuple.
+    def must_ship(self, kind: type) -> bool:
+        """Return whether instances of a class must arrive as such even where plain Celery's
+        serializer would simplify them, such as a named tuple to a list.
         """
 
     def importer(self, obj: Any) -> Any:
-        """Return the function to be shipped that imports a library's *obj*; None if none can."""
+        """Return the function to ship that imports a library's *obj*; None if none can."""
 
     def imported(self, getter: Any) -> Any:
-        """Return what a loaded function that `importer` gave imports; raises TypeError for
-        another one.
-        """
+        """Return what a loaded function that `importer` returned imports; TypeError for others."""
 
     def advice(self, kind: type) -> str:
-        """Return how to have instances of a class shipped that are not; "" if they cannot be."""
+        """Return how to have instances of a class shipped; "" if they can't be."""
 
     def reduced(self, obj: Any) -> tuple[Any, ...] | None:
-        """Return what pickle writes for it, or for a cached function of the kind; else None."""
+        """Return pickle's reduction of shipped code, cached functions included; else None."""
 
     def named_in(self, pickled: bytes) -> bool:
-        """Return whether plain pickle may have written an import of something that is shipped."""
+        """Return whether plain pickle may have written an import of shipped code."""
 
     @property
     def may_load(self) -> bool:
@@ -107,10 +125,97 @@ class Code(Protocol):
         """Raise CodeRefused if the operator excludes this version, whoever signed it."""
 
     def is_version(self, cls: type) -> bool:
-        """Return whether a class is itself shipped, and not only a base that one imports."""
+        """Return whether a class is itself shipped, not just a base that a shipped one imports."""
 
     def load(self, name: str, code_hash: str) -> Any:
-        """Return what has this name and hash; raises CodeError if that may not be."""
+        """Return the class or function of this name and hash; raises CodeError if not allowed."""
 
     def loading(self) -> AbstractContextManager[None]:
-        """Within this, pickle reads what `reduced` gave."""
+        """Let pickle read what `reduced` returned, within this context."""
+
+
+# -- values that can't be serialized
+
+
+class NotData(Exception):
+    """A value, or something in it, that only pickle could carry.
+
+    Attributes:
+        reason: what is wrong with it, such as ``it is a generator``.
+        path: where in the value it is, such as ``['rows'][3]``.
+        advice: what to do about it; "" for the general advice.
+    """
+
+    def __init__(self, reason: str, path: str = "", advice: str = "") -> None:
+        super().__init__(reason, path, advice)
+        self.reason = reason
+        self.path = path
+        self.advice = advice
+
+    def below(self, step: object) -> NotData:
+        """Return the same, seen from one container further out.
+
+        Shows names and positions; of any other key, and of items of a set, only the type.
+        """
+        shown = f"{step!r:.40}" if type(step) in (str, int) else f"<{type_name(step)}>"
+        return NotData(self.reason, f"[{shown}]{self.path}", self.advice)
+
+
+CREATE_IN_TASK = "create it in the task, or send what it is created from"
+_PROCESS_MODULES = frozenset(
+    {"_thread", "threading", "_io", "io", "socket", "_socket", "ssl", "_ssl", "select", "sqlite3"}
+)
+
+
+def advise(value: Any) -> str:
+    """Return what to do about *value*, which isn't data; "" if its type suggests nothing."""
+    kind = type(value)
+    if isinstance(value, type):
+        return ""
+    if issubclass(kind, Ref):
+        return "pass a Ref as an argument, or inside of lists, tuples, and dicts"
+    if callable(getattr(kind, "model_dump", None)):
+        return "send its .model_dump()"
+    if hasattr(kind, "__attrs_attrs__"):
+        return "send attrs.asdict() of it"
+    if dataclasses.is_dataclass(kind):
+        return "send dataclasses.asdict() of it"
+    if kind.__module__.partition(".")[0] in _PROCESS_MODULES:
+        return CREATE_IN_TASK
+    if isinstance(value, Iterator):
+        return "send a list of its items"
+    return ""
+
+
+# -- memory of immutable objects as buffers, without a copy
+
+_CPYTHON = platform.python_implementation() == "CPython"
+_MIN_ALIASED = 16 * 1024  # characters below which encoding a text is as fast
+
+if _CPYTHON:
+    _as_utf8 = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
+    _as_utf8.argtypes = (ctypes.py_object, ctypes.POINTER(ctypes.c_ssize_t))
+    _as_utf8.restype = ctypes.c_void_p
+
+
+def alias(address: int, size: int, owner: Any) -> memoryview:
+    """Return a view of *owner*'s memory that keeps *owner* alive.
+
+    It is flagged as writable, but nobody may write to it.
+    """
+    array = (ctypes.c_ubyte * size).from_address(address)
+    array._owner = owner  # type: ignore[attr-defined]  # noqa: SLF001 (ours)
+    return PickleBuffer(array).raw()
+
+
+def utf8(text: str) -> memoryview:
+    """Return *text* in UTF-8; ASCII, which CPython stores as exactly that, without a copy.
+
+    Raises UnicodeEncodeError for lone surrogates.
+    """
+    if _CPYTHON and len(text) >= _MIN_ALIASED and text.isascii():
+        size = ctypes.c_ssize_t()
+        address = _as_utf8(text, ctypes.byref(size))
+        if address and size.value == len(text):
+            return alias(address, size.value, text).toreadonly()
+    return memoryview(text.encode("utf-8"))

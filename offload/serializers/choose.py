@@ -1,8 +1,8 @@
-"""Which serializer carries which value.
+"""Chooses the serializer for a value.
 
-What is decoded equals, in value and type, what plain Celery would deliver by the
-message's own serializer. Where that one cannot carry a value, it arrives as sent: as
-data if it is made of data, else by pickle if the app accepts pickle.
+A decoded value equals, in value and type, what plain Celery would deliver with the message's
+own serializer. If that one can't carry it, the value arrives as sent: as data if it consists
+of data, else through pickle if the app accepts pickle.
 """
 
 from __future__ import annotations
@@ -11,18 +11,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
-from offload.serializers import native as kombu_native
-from offload.serializers.advice import IN_THE_TASK
-from offload.serializers.base import Code, Payload, Serializer
-from offload.serializers.claimed import holds_claimed
+from offload.serializers import kombu
+from offload.serializers.base import CREATE_IN_TASK, Code, NotData, Payload, Serializer
 from offload.serializers.json import Json
 from offload.serializers.pickle import Pickle
 from offload.serializers.raw import Raw
-from offload.serializers.small import certainly_small
-from offload.serializers.tree import NotData, Tree
+from offload.serializers.tree import Tree
 from offload.text import type_name
 
-__all__ = ("Registry",)
+__all__ = ("Registry", "certainly_small")
 
 _MSGPACK_LIMIT = 1 << 32
 
@@ -31,39 +28,39 @@ class Registry:
     """The serializers an app writes and accepts.
 
     Args:
-        accept: names of the content serializers that the app accepts, as kombu knows
-            them. Our own that are data only are accepted in any case.
-        code: gives the classes that are shipped; None: none are.
+        accept: kombu's names of the serializers that the app accepts. Our own that decode to
+            data only are accepted in any case.
+        code: the classes that are shipped; None for none.
     """
 
     def __init__(self, accept: Iterable[str], code: Code | None = None) -> None:
-        self.accept = frozenset(map(kombu_native.name_of, accept))
+        self.accept = frozenset(map(kombu.name_of, accept))
         self._code = code
         self._raw = Raw()
         self._json = Json()
-        # Pickle names what is imported, which needs no version.
+        # Pickle names imports itself, which need no version.
         self._tree = Tree(code, imports="pickle" not in self.accept)
         self._pickle = Pickle(code)
         all_: tuple[Serializer, ...] = (self._raw, self._json, self._tree, self._pickle)
         self._by_name: dict[str, Serializer] = {s.name: s for s in all_}
 
-    def encode(self, value: Any, native: str) -> Payload:
-        """Return *value* serialised.
+    def encode(self, value: Any, celery_serializer: str) -> Payload:
+        """Return *value* serialized.
 
         Args:
             value: any object.
-            native: kombu's name of the serializer that plain Celery would use for it.
+            celery_serializer: kombu's name of the serializer that plain Celery would use for it.
 
         Raises:
             SerializationError: if nothing that the app accepts can carry it.
         """
-        payload = self._as_celery(value, native)
-        return payload if payload is not None else self._as_sent(value, native)
+        payload = self._as_celery(value, celery_serializer)
+        return payload if payload is not None else self._as_sent(value, celery_serializer)
 
     def decode(
         self, serializer: str, head: bytes | memoryview, buffers: Sequence[memoryview]
     ) -> Any:
-        """Return the value again.
+        """Return the value.
 
         Raises:
             SerializerNotAccepted: if the app does not accept the serializer.
@@ -71,14 +68,14 @@ class Registry:
         """
         self.check_accepted(serializer)
         head = memoryview(head)
-        if serializer.startswith(kombu_native.PREFIX):
-            return kombu_native.decode(serializer[len(kombu_native.PREFIX) :], head, buffers)
+        if serializer.startswith(kombu.PREFIX):
+            return kombu.decode(serializer[len(kombu.PREFIX) :], head, buffers)
         return self._by_name[serializer].decode(head, buffers)
 
     def check_accepted(self, serializer: str) -> None:
-        """Raise what `decode` would raise for the name alone, before anything is fetched."""
-        if serializer.startswith(kombu_native.PREFIX):
-            self._check(serializer[len(kombu_native.PREFIX) :])
+        """Raise what `decode` would raise because of the name, before anything is fetched."""
+        if serializer.startswith(kombu.PREFIX):
+            self._check(serializer[len(kombu.PREFIX) :])
             return
         found = self._by_name.get(serializer)
         if found is None:
@@ -86,25 +83,23 @@ class Registry:
         if not found.data_only:
             self._check(serializer)
 
-    def carries(self, value: Any, native: str) -> bool:
-        """Return whether plain Celery's serializer carries *value*; costs writing it."""
-        return kombu_native.carries(value, native)
-
-    certainly_small = staticmethod(certainly_small)
+    def carries(self, value: Any, celery_serializer: str) -> bool:
+        """Return whether plain Celery's serializer can write *value*; tries it to find out."""
+        return kombu.carries(value, celery_serializer)
 
     def _check(self, name: str) -> None:
         if name not in self.accept:
             raise SerializerNotAccepted(
-                f"a value was serialised with {name[:40]}, which this app does not accept; "
+                f"a value was serialized with {name[:40]}, which this app does not accept; "
                 "if its senders are trusted, add it to accept_content or offload_accept"
             )
 
-    def _as_celery(self, value: Any, native: str) -> Payload | None:
-        """Return what decodes to what plain Celery would deliver, or None if it cannot."""
-        if not kombu_native.is_kombus_own(native):
-            return kombu_native.encode(value, native)
+    def _as_celery(self, value: Any, celery_serializer: str) -> Payload | None:
+        """Return a payload that arrives as from plain Celery, or None if that can't carry it."""
+        if not kombu.is_kombus_own(celery_serializer):
+            return kombu.encode(value, celery_serializer)
         kind = type(value)
-        if native == "pickle":
+        if celery_serializer == "pickle":
             return self._as_pickle(value)
         if kind is bytes:
             return self._raw.encode(value)
@@ -113,17 +108,17 @@ class Registry:
             if payload is not None and payload.head == b"str":
                 return payload
             # JSON joins lone surrogates that make a pair; msgpack refuses them.
-            return kombu_native.encode(value, native)
-        if native == "msgpack" and kind in (bytearray, memoryview):
+            return kombu.encode(value, celery_serializer)
+        if celery_serializer == "msgpack" and kind in (bytearray, memoryview):
             fits = kind is bytearray or value.c_contiguous
             return self._raw.as_bytes(value) if fits and len(value) < _MSGPACK_LIMIT else None
-        if native == "json":
+        if celery_serializer == "json":
             payload = self._json.encode(value)
             if payload is not None:
                 return payload
-        if self._code is not None and holds_claimed(value, self._code):
+        if self._code is not None and _must_ship(value, self._code):
             return None
-        return kombu_native.encode(value, native)
+        return kombu.encode(value, celery_serializer)
 
     def _as_pickle(self, value: Any) -> Payload | None:
         if type(value) in (bytes, bytearray, str):
@@ -135,7 +130,7 @@ class Registry:
                 pass
         return self._pickle.encode(value, as_celery=True)
 
-    def _as_sent(self, value: Any, native: str) -> Payload:
+    def _as_sent(self, value: Any, celery_serializer: str) -> Payload:
         pickles = "pickle" in self.accept
         payload = self._raw.encode(value)
         if payload is None and pickles and _is_of(value, "pandas"):
@@ -151,19 +146,19 @@ class Registry:
             payload = self._pickle.encode(value)
         if payload is not None:
             return payload
-        if self._code is not None and native != "pickle":
-            # What is claimed stands beside what only plain Celery makes something of.
-            payload = kombu_native.encode(value, native)
+        if self._code is not None and celery_serializer != "pickle":
+            # Next to an instance that must be shipped is a value that only plain Celery can carry.
+            payload = kombu.encode(value, celery_serializer)
         if payload is not None:
             return payload
         advised = [advice or "send plain data"]
         if pickles or Pickle().encode(value) is None:
-            advised = [advice or IN_THE_TASK]
+            advised = [advice or CREATE_IN_TASK]
         elif not advice.startswith(("pip ", "register it")):
             advised.append(
                 "if all senders are trusted, add 'pickle' to accept_content or offload_accept"
             )
-        # The type and the place only: neither logs nor results may show what is in a value.
+        # Only the type and the path: logs and results must not show what is in a value.
         raise SerializationError(
             f"cannot serialize {type_name(value)}: {reason}; {'; or, '.join(advised)}"
         )
@@ -174,8 +169,97 @@ def _is_of(value: Any, *packages: str) -> bool:
 
 
 def _in_band(value: Any) -> bool:
-    """Return whether pickle would copy memory that the tree leaves where it is."""
+    """Return whether pickle would copy memory that the tree doesn't."""
     if _is_of(value, "polars", "pyarrow"):
         return True
-    # Celery's pickle would bring foreign byte orders into the machine's.
+    # Celery's pickle would convert foreign byte orders to the machine's.
     return _is_of(value, "numpy") and type(value).__name__ == "ndarray" and value.dtype.isnative
+
+
+# -- instances that Celery's serializer would simplify
+
+_SIMPLE = (str, bytes, int, float, list, tuple, dict)
+"""The types to which JSON and msgpack simplify instances of subclasses."""
+_CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+_EXACT = frozenset({*_SIMPLE, *_CONTAINERS, bool, type(None)})
+
+
+def _must_ship(value: Any, code: Code) -> bool:
+    """Return whether *value* is or holds an instance of a class that must be shipped and that
+    Celery's serializer would simplify.
+    """
+    known: dict[type, bool] = dict.fromkeys(_EXACT, False)
+    waiting = [value]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        kind = type(each)
+        must_ship = known.get(kind)
+        if must_ship is None:
+            must_ship = known[kind] = issubclass(kind, _SIMPLE) and code.must_ship(kind)
+        if must_ship:
+            return True
+        if kind in _CONTAINERS and id(each) not in seen:
+            seen.add(id(each))
+            waiting += each
+            if kind is dict:
+                waiting += each.values()
+    return False
+
+
+# -- small values, recognized without serializing them
+
+_CHARACTER = 12
+"""Most bytes of a character: JSON takes 12 for one outside the basic plane."""
+
+_NUMBER = 32
+_ITEM = 64
+"""Most bytes that quotes, tags, and indents add to an item."""
+
+_DEEPEST = 4
+_WIDEST = 64
+
+
+def certainly_small(value: Any, limit: int, celery_serializer: str) -> bool:
+    """Return whether *celery_serializer* certainly writes *value* in at most *limit* bytes.
+
+    Called for every argument of every task: takes a fraction of a microsecond for scalars,
+    and stops at the first sign that a container is large. False means unknown.
+    """
+    return _left(value, limit, celery_serializer, _DEEPEST) >= 0
+
+
+def _left(value: Any, limit: int, celery_serializer: str, depth: int) -> int:
+    """Return the least that remains of *limit* after writing *value*, or less than 0."""
+    kind = type(value)
+    if kind is int:
+        wide = value > 0x7FFFFFFFFFFFFFFF or value < -0x8000000000000000
+        return -1 if wide else limit - _NUMBER
+    if kind is str:
+        # Others may hold lone surrogates, which not every serializer carries.
+        return limit - _ITEM - _CHARACTER * len(value) if value.isascii() else -1
+    if value is None or kind is bool or kind is float:
+        return limit - _NUMBER
+    if kind is dict:
+        if not depth or len(value) > _WIDEST:
+            return -1
+        limit -= _ITEM
+        for key, item in value.items():
+            if type(key) is not str or not key.isascii():
+                return -1
+            limit = _left(item, limit - _ITEM - _CHARACTER * len(key), celery_serializer, depth - 1)
+            if limit < 0:
+                return -1
+        return limit
+    if kind is list or kind is tuple:
+        if not depth or len(value) > _WIDEST:
+            return -1
+        limit -= _ITEM
+        for item in value:
+            limit = _left(item, limit - _ITEM, celery_serializer, depth - 1)
+            if limit < 0:
+                return -1
+        return limit
+    if kind is bytes and celery_serializer in ("json", "pickle", "msgpack", "yaml"):
+        return limit - _ITEM - _CHARACTER * len(value)
+    return -1

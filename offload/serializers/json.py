@@ -1,4 +1,4 @@
-"""JSON by orjson, for values where it delivers exactly what Celery's JSON would."""
+"""JSON through orjson, for values that arrive exactly as from Celery's JSON."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CONTAINERS = frozenset({list, tuple, dict})
 
 
 class Json:
-    """Lists, tuples and dicts of exactly JSON's types.
+    """Lists, tuples, and dicts of exactly JSON's types.
 
-    Keys keep the order in which they stand, as they do in plain Celery; so two dicts
-    that differ only in order are two contents.
+    Keys keep their order, as in plain Celery; so two dicts that differ only in order are two
+    contents.
     """
 
     name = "json"
     data_only = True
 
     def encode(self, value: Any) -> Payload | None:
-        """Return *value* as JSON if Celery's JSON would deliver the same, else None."""
+        """Return *value* as JSON, or None if Celery's JSON would deliver something else."""
         if not is_plain(value):
             return None
         try:
@@ -54,14 +54,14 @@ class Json:
 
 
 def is_plain(value: Any, types: frozenset[type] = CONTAINERS) -> bool:
-    """Return whether *value* holds nothing that orjson and Celery's JSON see differently.
+    """Return whether orjson and Celery's JSON deliver *value* as the same.
 
     Walks level by level rather than item by item, so that nearly all of it runs in C.
-    What orjson refuses by itself (wide ints, lone surrogates) is not looked for.
+    Doesn't check for what orjson refuses anyway (wide ints, lone surrogates).
 
     Args:
         value: any object.
-        types: the containers that it may consist of.
+        types: the containers that may occur in it.
     """
     level: Any = (value,)
     for _ in range(_MAX_DEPTH):
@@ -85,7 +85,7 @@ def is_plain(value: Any, types: frozenset[type] = CONTAINERS) -> bool:
 
 
 def _only(kind: type, level: Any, kinds: set[type]) -> Any:
-    """Return the items of *level* that are of one of the types that occur in it."""
+    """Return the items of *level* of one type; *kinds* are all types in it."""
     if kind not in kinds:
         return ()
     if len(kinds) == 1:
@@ -94,7 +94,7 @@ def _only(kind: type, level: Any, kinds: set[type]) -> Any:
 
 
 def _distinct(values: Any) -> Any:
-    """Return each object once, so that a cycle cannot make the walk grow."""
+    """Return each object once, so that a cycle can't make the walk grow."""
     if len(set(map(id, values))) == len(values):
         return values
     return list({id(v): v for v in values}.values())
@@ -106,7 +106,7 @@ def _are_finite(floats: Any) -> bool:
 
 
 def _are_plain(dicts: Any) -> bool:
-    """Return whether keys are strings, and no dict is one that kombu gives a meaning."""
+    """Return whether keys are strings and no dict has a special meaning to kombu."""
     if set(map(type, chain.from_iterable(dicts))) != {str} and any(dicts):
         return False
     return not any("__type__" in d and "__value__" in d and len(d) == 2 for d in dicts)

@@ -13,6 +13,6 @@ __all__ = ("codec",)
 
 
 def codec(name: str) -> tuple[Any, Any] | None:
-    """Return what encodes and what decodes under a serializer's name; None if it is unknown."""
+    """Return the encoder and decoder registered under a name; None if it is unknown."""
     found = registry._encoders.get(name)
     return None if found is None else (found.encoder, registry._decoders.get(found.content_type))

@@ -1,8 +1,8 @@
-"""The methods that rebuilding an instance of a shipped class may call.
+"""The methods that may be called to rebuild an instance of a shipped class.
 
-A tree says what to call, so each method is looked up by the class that defines it. Allowed are
-methods that a shipped class defines itself, and those of Python's own value types. A method that
-a shipped class inherits from a library is never called: the tree would choose its arguments.
+A tree names what to call, so each method is resolved to the class that defines it. Allowed are
+methods that a shipped class defines itself, and those of Python's own value types. A method
+inherited from a library is never called: the tree would choose its arguments.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = (
 )
 
 IsVersion = Callable[[type], bool]
-"""Returns whether a class is shipped itself."""
+"""Returns whether a class is itself shipped."""
 
 _ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (the other type of them)
 _METHODS = (FunctionType, classmethod, CachedFunction)
@@ -58,11 +58,11 @@ _VALUE_TYPES: frozenset[type] = frozenset(
         *(ipaddress.IPv6Network, enum.Enum, enum.IntEnum, enum.Flag, enum.IntFlag),
     }
 )
-"""Their constructors hold data, and touch nothing else."""
+"""Their constructors only store data."""
 
 
 def _definition(cls: type, name: str) -> tuple[type | None, Any]:
-    """Return the class in the MRO that defines an attribute, and it as it is there."""
+    """Return the class in the MRO that defines an attribute, and the raw attribute."""
     for each in cls.__mro__:
         if name in vars(each):
             return each, vars(each)[name]
@@ -97,16 +97,16 @@ def check_class(cls: type, is_version: IsVersion, *, calls: bool) -> None:
 
 
 def check_made(made: Any, is_version: IsVersion) -> None:
-    """Raise TypeError unless what was called made an instance that a tree may change.
+    """Raise TypeError unless *made* is an instance that a tree may change.
 
-    A member of an enum is one for all values; what else a function returns may be anything.
+    A member of an enum is shared by all values, and a function may return anything.
     """
     if not is_version(type(made)) or isinstance(made, enum.Enum):
         raise TypeError(f"a {type(made).__qualname__} has no state to be set")
 
 
 def checked(made: Any, name: str, is_version: IsVersion) -> Callable[..., Any]:
-    """Return a special method of an instance; raises TypeError for one of a library."""
+    """Return a special method of an instance; raises TypeError if a library defines it."""
     cls = type(made)
     definer, found = _definition(cls, name)
     if definer is None or not _is_allowed(definer, is_version):
@@ -134,7 +134,7 @@ def bound(owner: Any, name: str, is_version: IsVersion) -> MethodType:
 
 
 def alias(origin: Any, args: list[Any], is_version: IsVersion) -> Any:
-    """Return ``origin[args]``; raises TypeError where a library decides what that is."""
+    """Return ``origin[args]``; raises TypeError if a library would compute it."""
     if not isinstance(origin, type):
         raise TypeError("the origin of an alias is not a class")
     definer, _ = _definition(origin, "__class_getitem__")
@@ -148,9 +148,9 @@ def alias(origin: Any, args: list[Any], is_version: IsVersion) -> Any:
 
 
 def attributes(value: Any, state: Any, is_version: IsVersion) -> Any:
-    """Return the state that `set_state` is to get: *state*, which is pickle's, or the attributes.
+    """Return the state for `set_state`: *state*, which is pickle's, or the attributes.
 
-    Where a library defines ``__setstate__``, which readers don't call, it is the latter.
+    It is the attributes if a library defines ``__setstate__``, which readers don't call.
     """
     definer, _ = _definition(type(value), "__setstate__")
     if definer is None or is_version(definer):
@@ -166,7 +166,7 @@ def attributes(value: Any, state: Any, is_version: IsVersion) -> Any:
 
 
 def set_state(made: Any, state: Any, is_version: IsVersion) -> None:
-    """Do what pickle's BUILD does, except that no method of a library is called."""
+    """Set state as pickle's BUILD does, but without calling methods of libraries."""
     cls = type(made)
     definer, found = _definition(cls, "__setstate__")
     if definer is not None and is_version(definer):
@@ -190,7 +190,7 @@ def set_state(made: Any, state: Any, is_version: IsVersion) -> None:
 
 
 def _namespace(made: Any) -> dict[str, Any]:
-    """Return an instance's ``__dict__``, whatever its class makes of that name."""
+    """Return an instance's ``__dict__``, even if its class overrides that name."""
     namespace: Any = object.__getattribute__(made, "__dict__")
     if type(namespace) is not dict:
         raise TypeError("it has no attributes")
@@ -198,7 +198,7 @@ def _namespace(made: Any) -> dict[str, Any]:
 
 
 def _slots(cls: type) -> Mapping[str, Any]:
-    """Return the slots of a class by their names."""
+    """Return the slots of a class by name."""
     found: dict[str, Any] = {}
     for each in reversed(cls.__mro__):
         if "__slots__" in vars(each):

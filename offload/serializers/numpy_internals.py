@@ -1,4 +1,4 @@
-"""numpy: what its own pickles name, and where masked arrays hold their fill value.
+"""numpy: the function in its pickles, and the fill value of masked arrays.
 
 `tests/serializers/test_internals.py` checks both against the installed numpy.
 """
@@ -14,7 +14,7 @@ __all__ = ("array_maker", "fill_value")
 
 
 def array_maker() -> Callable[..., Any]:
-    """Return what numpy's pickles make arrays by, of a buffer, a dtype, a shape, and an order."""
+    """Return the function in numpy's pickles: (buffer, dtype, shape, order) to array."""
     reduced: Any = np.zeros(1).__reduce_ex__(5)
     make: Callable[..., Any] = reduced[0]
     return make

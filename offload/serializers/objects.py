@@ -1,14 +1,14 @@
 """Shipped classes, functions and their instances in a tree: a name, a hash, and plain data.
 
-Instances are taken apart as pickle's protocol 4 does it (``__reduce_ex__``,
-https://docs.python.org/3/library/pickle.html#object.__reduce_ex__), but only where what makes
-them is shipped, too: by ``__new__`` of their class, or by calling a class, a function or a
+Instances are reduced as by pickle's protocol 4 (``__reduce_ex__``,
+https://docs.python.org/3/library/pickle.html#object.__reduce_ex__), but only if the code that
+creates them is shipped, too: ``__new__`` of their class, or a call of a class, a function, or a
 class method::
 
-    {"shipped": [[["shop.Filter", "3f…"], …], tree]}    the outermost node: what the tree names
+    {"shipped": [[["shop.Filter", "3f…"], …], tree]}    the outermost node: all code in it
     {"code": 0}
     {"object": ["new", 0, 0, arguments, keywords, state, items, pairs]}
-    {"object": ["call", {"code": 0}, 1, arguments, …]}  the third: a number, if it comes again
+    {"object": ["call", {"code": 0}, 1, arguments, …]}  the third: a number, if it occurs again
     {"again": 1}
     {"alias": [{"code": 0}, {"type": "int"}]}           Filter[int]
     {"partial": [function, arguments, keywords]}
@@ -17,7 +17,7 @@ class method::
     {"itemgetter": ["key"]}
 
 Readers know these nodes only where the operator allows code (`Code.may_load`). Whoever writes a
-tree chooses arguments and names of methods, so nothing but shipped code is called: see
+tree chooses arguments and method names, so only shipped code is called: see
 `offload.serializers.methods`. docs/security.md lists what each node may touch.
 """
 
@@ -27,7 +27,8 @@ import copyreg
 import functools
 import operator
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import EnumMeta
@@ -35,21 +36,23 @@ from types import FunctionType, GenericAlias, MethodType, NoneType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from offload.errors import DeserializationError
 from offload.serializers import methods
-from offload.serializers.scalars import Node, NotData, text
+from offload.serializers.base import Code, NotData
+from offload.serializers.scalars import Node, text
 from offload.text import reason_of, type_name
 
 if TYPE_CHECKING:
     from offload.serializers.tree import Reader, Writer
 
-__all__ = ("READERS", "maker", "write")
+__all__ = ("READERS", "DecodeState", "EncodeState", "maker", "write")
 
 _NEW, _CALL = "new", "call"
 _EXCEPTIONS_OF_MORE = (
     *(OSError, ImportError, AttributeError, NameError, SyntaxError, UnicodeError),
     *(StopIteration, SystemExit),
 )
-"""Exceptions whose ``__init__`` keeps more than arguments."""
+"""Exceptions whose ``__init__`` keeps more than their arguments."""
 _ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (the other type of them)
 _TYPES: dict[str, type] = {
     kind.__name__: kind
@@ -58,16 +61,146 @@ _TYPES: dict[str, type] = {
         *(list, tuple, dict, set, frozenset, date, datetime, time, timedelta, Decimal, UUID),
     )
 }
-"""What an instance or an alias of a shipped class may hold, besides other shipped classes."""
+"""Types that an instance or an alias of a shipped class may hold, besides shipped classes."""
+
+
+class EncodeState:
+    """The shipped code and the instances in a tree that is being written.
+
+    Args:
+        imports: whether a function of a library may be shipped as one that imports it.
+
+    Attributes:
+        pairs: names and hashes of shipped code, in order of occurrence.
+        depth: how many nested instances are being written.
+    """
+
+    def __init__(self, code: Code | None, *, imports: bool = True) -> None:
+        self._code = code
+        self._imports = imports
+        self.pairs: list[tuple[str, str]] = []
+        self.depth = 0
+        self._places: dict[int, tuple[int | None, Any]] = {}  # by id; the objects are kept alive
+        self._bodies: dict[int, tuple[list[Node], Any]] = {}
+        self._numbers = 0
+
+    def is_version(self, cls: type) -> bool:
+        return self._code is not None and self._code.is_version(cls)
+
+    def place(self, obj: Any) -> int | None:
+        """Ship a class or function and return its index in `pairs`; None if it isn't shipped."""
+        if self._code is None:
+            return None
+        place, _ = self._places.get(id(obj), (-1, None))
+        if place == -1:
+            pair = self._code.shipped(obj)
+            place = None if pair is None else len(self.pairs)
+            if pair is not None:
+                self.pairs.append(pair)
+            self._places[id(obj)] = place, obj
+        return place
+
+    def place_of_import(self, obj: Any) -> int | None:
+        """Return the index of the code that imports a library's function; None if there is none."""
+        getter = self._code.importer(obj) if self._code is not None and self._imports else None
+        return None if getter is None else self.place(getter)
+
+    def again(self, value: Any) -> Node | None:
+        """Return a node that refers to an instance written before; None for a new one."""
+        body, _ = self._bodies.get(id(value), (None, None))
+        if body is None:
+            return None
+        if not body[2]:
+            self._numbers += 1
+            body[2] = self._numbers
+        return {"again": body[2]}
+
+    def remember(self, value: Any, body: list[Node]) -> None:
+        """Remember an instance and the body of its node, which may be incomplete."""
+        self._bodies[id(value)] = body, value
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Write instances here without reference to those outside, and the other way around.
+
+        For values that are reordered, or that other packages read.
+        """
+        before, self._bodies = self._bodies, {}
+        try:
+            yield
+        finally:
+            self._bodies = before
+
+
+class DecodeState:
+    """The shipped code and the instances in a tree that is being read."""
+
+    def __init__(self, code: Code | None) -> None:
+        self._code = code
+        self._pairs: list[Node] = []
+        self._loaded: dict[int, Any] = {}
+        self._made: dict[int, Any] = {}
+
+    def is_version(self, cls: type) -> bool:
+        return self._code is not None and self._code.is_version(cls)
+
+    def check_allowed(self, tag: str, body: Node) -> None:
+        """Raise for a node that needs code, unless the operator allows some."""
+        if self._code is not None and self._code.may_load:
+            return
+        name, code_hash = _first(tag, body)
+        if self._code is not None:
+            self._code.check_name(name, code_hash)
+        raise DeserializationError(
+            f"the value needs {name}, which is not loaded: it is read without a class registry"
+        )
+
+    def begin(self, pairs: Node) -> None:
+        """Set the shipped code that the tree names."""
+        if self._pairs or type(pairs) is not list:
+            raise TypeError("not the names of what is shipped")
+        self._pairs = pairs
+
+    def load(self, place: Node) -> Any:
+        """Return the class or function at this index."""
+        if place not in self._loaded:
+            if type(place) is not int or not 0 <= place < len(self._pairs):
+                raise ValueError("no such class or function")
+            name, code_hash = self._pairs[place]
+            assert self._code is not None  # noqa: S101 (for the type checker: `may_load`)
+            self._loaded[place] = self._code.load(text(name), text(code_hash))
+        return self._loaded[place]
+
+    def imported(self, place: Node) -> Any:
+        """Return the library's function that the code at this index imports."""
+        getter = self.load(place)
+        assert self._code is not None  # noqa: S101 (for the type checker: `load`)
+        return self._code.imported(getter)
+
+    def remember(self, number: Node, made: Any) -> None:
+        if number:
+            self._made[number] = made
+
+    def again(self, number: Node) -> Any:
+        return self._made[number]
+
+
+def _first(tag: str, body: Node) -> tuple[str, str]:
+    """Return the first version that a tree names, for an error message."""
+    try:
+        name, code_hash = body[0][0] if tag == "shipped" else ("shipped code", "")
+        return text(name)[:100], text(code_hash)
+    except (TypeError, ValueError, LookupError):
+        return "shipped code", ""
 
 
 def write(value: Any, writer: Writer) -> Node | None:
-    """Return the node of a shipped class or function, or of what is made of one; else None."""
-    given = writer.given
+    """Return the node of a shipped class or function, or of an instance; None for others."""
+    state = writer.state
     kind = type(value)
     if isinstance(value, (type, FunctionType)):
-        place = given.place(value)
-        if place is None and given.inside and _is_simple(value):
+        place = state.place(value)
+        if place is None and state.depth and _is_simple(value):
             return {"type": value.__name__}
         return _write_import(value, writer) if place is None else {"code": place}
     if callable(value) and (node := _write_import(value, writer)) is not None:
@@ -80,25 +213,25 @@ def write(value: Any, writer: Writer) -> Node | None:
         return _write_bound(value, writer)
     if kind in _ALIASES:
         return _write_alias(value, writer)
-    place = given.place(kind)
+    place = state.place(kind)
     if place is None:
         return None
-    return given.again(value) or {"object": _taken_apart(value, place, writer)}
+    return state.again(value) or {"object": _reduce(value, place, writer)}
 
 
 def _write_import(value: Any, writer: Writer) -> Node | None:
-    place = writer.given.place_of_import(value)
+    place = writer.state.place_of_import(value)
     return None if place is None else {"import": place}
 
 
-def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
+def _reduce(value: Any, place: int, writer: Writer) -> Node:
     cls = type(value)
-    is_version = writer.given.is_version
+    is_version = writer.state.is_version
     try:
         own = copyreg.dispatch_table.get(cls)
         reduced = own(value) if own is not None else value.__reduce_ex__(4)
     except Exception as exc:
-        raise NotData(f"{cls.__qualname__} cannot be taken apart: {reason_of(exc)}") from None
+        raise NotData(f"{cls.__qualname__} cannot be reduced: {reason_of(exc)}") from None
     if isinstance(reduced, str):
         raise NotData(f"it is {reduced} of its module")
     make, args, state, items, pairs, set_state = (*reduced, None, None, None, None)[:6]
@@ -120,7 +253,7 @@ def _taken_apart(value: Any, place: int, writer: Writer) -> Node:
         state = methods.attributes(value, state, is_version)
     _check_makers(cls if body[0] == _NEW else make, is_version, new=body[0] == _NEW)
     body += _parts(writer, arguments=tuple(args), keywords=keywords)
-    writer.given.remember(value, body)
+    writer.state.remember(value, body)
     pairs = [tuple(pair) for pair in pairs or ()]
     body += _parts(writer, state=state, items=list(items or ()), pairs=pairs)
     while body[3:] and body[-1] is None:
@@ -138,7 +271,7 @@ def _check_makers(make: Any, is_version: methods.IsVersion, *, new: bool) -> Non
 
 
 def _is_plain_exception(cls: type) -> bool:
-    """Return whether an exception consists of its arguments and attributes."""
+    """Return whether an exception consists of its arguments and attributes only."""
     return (
         issubclass(cls, BaseException)
         and cls.__reduce__ is BaseException.__reduce__
@@ -148,14 +281,14 @@ def _is_plain_exception(cls: type) -> bool:
 
 
 def _parts(writer: Writer, **parts: Any) -> list[Node]:
-    """Return the nodes of parts of an object; None for one in which nothing is.
+    """Return the nodes of an object's parts; None for an empty one.
 
-    A state that is false but not None is one all the same: a ``__setstate__`` may want it.
+    A state that is false but not None is kept: a ``__setstate__`` may need it.
     """
     wanted = [part if part or name == "state" else None for name, part in parts.items()]
-    writer.given.inside += 1
+    writer.state.depth += 1
     nodes = writer.items(wanted, [*parts])
-    writer.given.inside -= 1
+    writer.state.depth -= 1
     return nodes
 
 
@@ -178,14 +311,14 @@ def _write_bound(value: MethodType, writer: Writer) -> Node | None:
     if owner is None:
         return None
     try:
-        same = methods.bound(value.__self__, name, writer.given.is_version) == value
+        same = methods.bound(value.__self__, name, writer.state.is_version) == value
     except TypeError:
         same = False
     return {"bound": [owner, name]} if same else None
 
 
 def _write_alias(value: Any, writer: Writer) -> Node | None:
-    place = writer.given.place(value.__origin__)
+    place = writer.state.place(value.__origin__)
     if place is None:
         return None
     return {"alias": [{"code": place}, *(_write_type(each, writer) for each in value.__args__)]}
@@ -207,12 +340,12 @@ def _write_type(value: Any, writer: Writer) -> Node:
 
 def _read_shipped(reader: Reader, body: Node) -> Any:
     pairs, node = body
-    reader.found.begin(pairs)
+    reader.state.begin(pairs)
     return reader.value(node)
 
 
 def _read_code(reader: Reader, body: Node) -> Any:
-    return reader.found.load(body)
+    return reader.state.load(body)
 
 
 def _read_object(reader: Reader, body: Node) -> Any:
@@ -220,35 +353,37 @@ def _read_object(reader: Reader, body: Node) -> Any:
     args, keywords = (*map(reader.value, nodes[:2]), None, None)[:2]
     args, keywords = args or (), keywords or {}
     if how == _NEW:
-        cls = reader.found.load(made_by)
+        cls = reader.state.load(made_by)
         if not isinstance(cls, type):
-            raise TypeError("an instance of what is no class")
-        methods.check_class(cls, reader.found.is_version, calls=False)
+            raise TypeError("an instance of something that isn't a class")
+        methods.check_class(cls, reader.state.is_version, calls=False)
         made: Any = cls.__new__(cls, *args, **keywords)
     elif how == _CALL:
         called = maker(reader, made_by, calls=True)
         if isinstance(called, EnumMeta) and (len(args) != 1 or keywords):
-            raise TypeError("a member of an enum is made by its value")  # more makes a new enum
+            raise TypeError(
+                "a member of an enum is created by its value"
+            )  # more arguments make an enum
         made = called(*args, **keywords)
     else:
         raise ValueError(f"no way to make an object: {how!r:.20}")
-    reader.found.remember(number, made)
+    reader.state.remember(number, made)
     state, items, pairs = (*map(reader.value, nodes[2:]), None, None, None)[:3]
     if state is not None or items or pairs:
-        methods.check_made(made, reader.found.is_version)
+        methods.check_made(made, reader.state.is_version)
     if state is not None:
-        methods.set_state(made, state, reader.found.is_version)
+        methods.set_state(made, state, reader.state.is_version)
     if items:
-        methods.checked(made, "extend", reader.found.is_version)(items)
+        methods.checked(made, "extend", reader.state.is_version)(items)
     if pairs:
-        set_item = methods.checked(made, "__setitem__", reader.found.is_version)
+        set_item = methods.checked(made, "__setitem__", reader.state.is_version)
         for key, value in pairs:
             set_item(key, value)
     return made
 
 
 def _read_again(reader: Reader, body: Node) -> Any:
-    return reader.found.again(body)
+    return reader.state.again(body)
 
 
 def maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Callable[..., Any]:
@@ -263,7 +398,7 @@ def maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Ca
         raise TypeError("only shipped code can be called")
     made: Callable[..., Any] = reader.value(node)
     if isinstance(made, type) and tag != "type":
-        methods.check_class(made, reader.found.is_version, calls=calls)
+        methods.check_class(made, reader.state.is_version, calls=calls)
     return made
 
 
@@ -278,16 +413,16 @@ def _read_partial(reader: Reader, body: Node) -> Any:
 
 def _read_bound(reader: Reader, body: Node) -> Any:
     owner, name = body
-    return methods.bound(reader.value(owner), text(name), reader.found.is_version)
+    return methods.bound(reader.value(owner), text(name), reader.state.is_version)
 
 
 def _read_import(reader: Reader, body: Node) -> Any:
-    return reader.found.imported(body)
+    return reader.state.imported(body)
 
 
 def _read_alias(reader: Reader, body: Node) -> Any:
     origin, *args = map(reader.value, body)
-    return methods.alias(origin, args, reader.found.is_version)
+    return methods.alias(origin, args, reader.state.is_version)
 
 
 READERS: dict[str, Callable[[Reader, Node], Any]] = {
@@ -302,4 +437,4 @@ READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "itemgetter": lambda reader, body: operator.itemgetter(*reader.items(body)),
     "type": lambda _, body: ... if body == "..." else _TYPES[text(body)],
 }
-"""Nodes that need code: none of them is read where the operator allows none."""
+"""Nodes that need code: none of them is read unless the operator allows code."""

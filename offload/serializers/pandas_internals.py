@@ -1,4 +1,4 @@
-"""pandas: the private attributes of arrays with a mask, which have no public view of both parts.
+"""pandas: the data and mask of nullable arrays, which have no public names.
 
 `tests/serializers/test_internals.py` checks them against the installed pandas.
 """
@@ -11,5 +11,5 @@ __all__ = ("data_and_mask",)
 
 
 def data_and_mask(array: Any) -> tuple[Any, Any]:
-    """Return the values and the mask that a nullable array consists of."""
+    """Return the values and the mask of a nullable array."""
     return array._data, array._mask

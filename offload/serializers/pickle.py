@@ -1,4 +1,4 @@
-"""Pickle, protocol 5: any Python object, its large buffers left where they are."""
+"""Pickle, protocol 5: any Python object, with large buffers out of band."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from types import FunctionType
 from typing import Any
 
 from offload.errors import DeserializationError, OffloadError
-from offload.serializers.base import CachedFunction, Code, Payload
-from offload.serializers.memory import alias
+from offload.serializers.base import CachedFunction, Code, Payload, alias
 from offload.text import type_name
 
 __all__ = ("Pickle",)
 
 _SMALL = 4096
-"""Buffers under this many bytes stay in the pickle."""
+"""Buffers under this many bytes stay in band."""
 
 _CODE = (type, FunctionType, CachedFunction)
-_DISGUISED = (memoryview, io.TextIOWrapper)
-"""Cloudpickle would carry these, but as something else: as bytes, as a StringIO."""
+_CONVERTED = (memoryview, io.TextIOWrapper)
+"""Cloudpickle would turn these into other types: bytes, StringIO."""
 
 
 class Pickle:
-    """What plain Celery's pickle delivers, and what cloudpickle can do beyond it.
+    """Any object: through plain pickle, else through cloudpickle.
 
     Decoding runs the code that the bytes ask for: only for apps that accept pickle.
     """
@@ -40,12 +39,12 @@ class Pickle:
         self._code = code
 
     def encode(self, value: Any, *, as_celery: bool = False) -> Payload | None:
-        """Return *value* pickled, or None if it cannot be.
+        """Return *value* pickled, or None if it can't be.
 
         Args:
             value: any object.
-            as_celery: it shall arrive as from plain Celery, not as sent. They differ
-                in arrays of a foreign byte order.
+            as_celery: whether it must arrive as from plain Celery instead of as sent. They differ
+                for arrays of a foreign byte order.
         """
         code = self._code
         plain: Payload | None = None
@@ -58,8 +57,8 @@ class Pickle:
             named = code is not None and code.named_in(head)
             if not named and b"__main__" not in head:
                 return plain
-        # Of __main__, what can't go by value goes by name, as plain pickle sends it: the worker
-        # may run the same script. What is to be shipped never does.
+        # Objects of __main__ that can't go by value go by name, as in plain pickle: the worker
+        # may run the same script. Shipped code never does.
         fallback = None if named else plain
         pickler = _by_value_pickler(code, as_celery=as_celery)
         if pickler is None:
@@ -124,15 +123,14 @@ def _table(reducers: Mapping[type, Any], *, as_celery: bool) -> dict[type, Any]:
 
 
 def _reduce_array(array: Any, *, as_celery: bool) -> Any:
-    """Reduce an array so that it is not copied, but arrives as from plain Celery.
+    """Reduce an array without a copy, so that it arrives as from plain Celery.
 
-    There it would be copied by an older protocol, after which it is writable, whatever
-    it was, and in the machine's byte order. Numpy's own reduction for protocol 5 leaves
-    both as they are, and copies times.
+    Plain Celery's older protocol copies it, after which it is writable and in the machine's
+    byte order. numpy's own reduction for protocol 5 changes neither, and copies times.
     """
     import numpy as np
 
-    from offload.serializers.arrays import flat_bytes
+    from offload.serializers.numpy import flat_bytes
     from offload.serializers.numpy_internals import array_maker
 
     dtype = array.dtype
@@ -154,13 +152,13 @@ def _by_value_pickler(code: Code | None, *, as_celery: bool) -> Any:
         return None
 
     table = _table(cloudpickle.Pickler.dispatch_table, as_celery=as_celery)
-    for kind in _DISGUISED:
+    for kind in _CONVERTED:
         table.pop(kind, None)
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]
-        """Cloudpickle's, where a worker's own ``__main__`` goes before the one sent.
+        """Prefers a worker's own ``__main__`` to the one sent.
 
-        What is shipped otherwise goes by name and hash.
+        Shipped code goes by name and hash.
         """
 
         dispatch_table = table
@@ -192,6 +190,6 @@ def _main(qualname: str) -> Any:
 
 
 def _from_main(qualname: str, by_value: bytes) -> Any:
-    """Return what plain pickle would find in ``__main__``, else the one that was sent."""
+    """Return the object that plain pickle would find in ``__main__``, else the one sent."""
     found = _main(qualname)
     return found if found is not None else pickle.loads(by_value)

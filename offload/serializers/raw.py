@@ -1,4 +1,4 @@
-"""Bytes-likes and text as the bytes that they are."""
+"""Bytes-like objects and text, as their own bytes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pickle import PickleBuffer
 from typing import Any
 
 from offload.errors import DeserializationError
-from offload.serializers.base import Payload
-from offload.serializers.memory import utf8
+from offload.serializers.base import Payload, utf8
 
 __all__ = ("Raw",)
 
 _FORMATS = frozenset("bBhHiIlLqQnNfd?c") | {"@" + c for c in "bBhHiIlLqQnNfd?c"}
-"""What memoryview.cast() can make."""
+"""The formats that memoryview.cast() supports."""
 
 
 class Raw:
@@ -28,7 +27,7 @@ class Raw:
     data_only = True
 
     def encode(self, value: Any) -> Payload | None:
-        """Return *value* serialised, or None if it is of another type or a subclass."""
+        """Return *value* serialized, or None if it is of another type or a subclass."""
         kind = type(value)
         if kind is bytes:
             return Payload(self.name, b"bytes", [memoryview(value)], "bytes")
@@ -48,11 +47,11 @@ class Raw:
         return None
 
     def as_bytes(self, value: bytearray | memoryview) -> Payload:
-        """Return a contiguous *value* so that it arrives as bytes, as msgpack delivers it."""
+        """Return a contiguous *value* serialized as bytes, as msgpack delivers it."""
         return Payload(self.name, b"bytes", [_flat(memoryview(value))], "bytes")
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-        """Return the value; a memoryview is the buffer itself, the others one copy of it."""
+        """Return the value: the buffer itself for a memoryview, one copy of it for others."""
         kind, *more = bytes(head[:1024]).decode("utf-8", "replace").split(" ")
         try:
             [buffer] = buffers

@@ -1,4 +1,4 @@
-"""Python's scalar types as JSON: what stands in a tree's head."""
+"""Python's scalar types as JSON, for the head of a tree."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from offload.serializers.base import NotData
 from offload.text import type_name
 
-__all__ = ("READERS", "WRITERS", "NotData", "text")
+__all__ = ("READERS", "WRITERS", "Node", "text")
 
 Node = Any
 
@@ -36,42 +37,18 @@ _ADDRESSES: dict[str, Any] = {
     )
 }
 _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,40}(?:/[A-Za-z0-9_+-]{1,40}){0,4}")
-_TERM = 1 << 14  # bits of a fraction's terms: reducing it takes their square
-
-
-class NotData(Exception):
-    """A value, or something in it, that only pickle could carry.
-
-    Attributes:
-        reason: what is wrong with it, as ``it is a generator``.
-        path: where in the value it stands, as ``['rows'][3]``.
-        advice: what to do about it; "" for what goes without saying.
-    """
-
-    def __init__(self, reason: str, path: str = "", advice: str = "") -> None:
-        super().__init__(reason, path, advice)
-        self.reason = reason
-        self.path = path
-        self.advice = advice
-
-    def below(self, step: object) -> NotData:
-        """Return the same, seen from one container further out.
-
-        Names and positions are shown; of any other key, as of an item of a set, its type alone.
-        """
-        shown = f"{step!r:.40}" if type(step) in (str, int) else f"<{type_name(step)}>"
-        return NotData(self.reason, f"[{shown}]{self.path}", self.advice)
+_TERM = 1 << 14  # bits of a fraction's terms: reducing it takes quadratic time
 
 
 def text(body: Node) -> str:
-    """Return a node that has to be a string."""
+    """Return a node that must be a string."""
     if type(body) is not str:
-        raise TypeError("not a text")
+        raise TypeError("not a string")
     return body
 
 
 def _write_int(value: int) -> Node:
-    # In hexadecimal because that takes no longer than the number is long.
+    # In hexadecimal, which takes linear time.
     return value if -(1 << 63) <= value < 1 << 64 else {"int": hex(value)}
 
 
@@ -202,7 +179,7 @@ def _write_zoneinfo(value: ZoneInfo) -> Node:
 
 
 def _read_zoneinfo(body: Node) -> ZoneInfo:
-    if not _ZONE.fullmatch(text(body)):  # a part of it names a package that may be imported
+    if not _ZONE.fullmatch(text(body)):  # tzdata imports a package by a part of it
         raise ValueError("not the name of a time zone")
     return ZoneInfo(body)
 
@@ -235,7 +212,7 @@ WRITERS: dict[type, Callable[[Any], Node]] = {
         _ADDRESSES.values(), lambda value: {"address": [type(value).__name__, str(value)]}
     ),
 }
-"""Of exactly these types. A node is a JSON scalar, or an object of one tag."""
+"""For exactly these types. A node is a JSON scalar, or an object with one tag."""
 
 READERS: dict[str, Callable[[Node], Any]] = {
     "int": lambda body: int(text(body), 16),

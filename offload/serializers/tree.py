@@ -1,20 +1,20 @@
-"""Values as sent, without pickle: containers, scalars, and arrays or frames within them.
+"""Values as sent, without pickle: containers, scalars, and arrays or frames in them.
 
-For what the message's own serializer cannot carry. The head is JSON that spells out
-the value's structure; large bytes stay out of it, in the buffers. A reader is an interpreter
-that whoever wrote the head programs: its vocabulary is data, and only an operator who allows
+For values that the message's own serializer can't carry. The head is JSON that describes
+the value's structure; large bytes are in the buffers. A reader is an interpreter, and whoever
+wrote the head programs it: so its vocabulary is data, and only an operator who allows
 shipped code adds to it (`offload.serializers.objects`). docs/security.md has the grammar.
 
-A node is a JSON scalar or list for what that is, or an object of one key, which is
-a tag, for everything else::
+A node is a JSON scalar or list for just that, or an object of one key, its tag, for
+everything else::
 
     [1, {"tuple": ["a", {"float": "nan"}]}, {"numpy": {...}}, {"json": {"a": 1}}]
 
-Tags of other packages' types are read and written by the module that knows them,
-which is imported when the first one comes by.
+Tags of other packages' types are read and written by a module for each package, imported
+when it is first needed.
 
-A container that stands in several places of a value arrives as several; an instance of a
-shipped class as one, except where it is an item of a set or in a frame.
+A container that occurs several times in a value arrives as several; an instance of a
+shipped class as one, except as an item of a set or in a frame.
 """
 
 from __future__ import annotations
@@ -29,15 +29,13 @@ import orjson
 
 from offload.errors import DeserializationError, OffloadError
 from offload.serializers import objects, scalars
-from offload.serializers.advice import advise
-from offload.serializers.base import Code, Payload
+from offload.serializers.base import Code, NotData, Payload, advise
 from offload.serializers.json import is_plain
 from offload.serializers.raw import Raw
-from offload.serializers.scalars import Node, NotData, text
-from offload.serializers.shipped import Found, Given
+from offload.serializers.scalars import Node, text
 from offload.text import reason_of, type_name
 
-__all__ = ("Node", "NotData", "Reader", "Tree", "Writer")
+__all__ = ("Node", "Reader", "Tree", "Writer")
 
 _MAX_DEPTH = 80
 """Of containers. A dict takes three levels of JSON, and orjson writes 254."""
@@ -46,14 +44,14 @@ _FREE = 1 << 20
 """Items that need no bytes, such as rows of nulls, up to this many; more only in larger values."""
 
 _COLLIDING = 256
-"""Keys of a dict, or items of a set, that may have one hash: inserting them is quadratic."""
+"""Most keys of a dict, or items of a set, with one hash: inserting them takes quadratic time."""
 
 _INLINE = 256
-"""Bytes up to this many stand in the head; also the least that a buffer is worth."""
+"""Most bytes kept in the head instead of a buffer of their own."""
 
 _MODULES = {
-    "numpy": ("offload.serializers.arrays", "numpy"),
-    "pandas": ("offload.serializers.frames", "arrow"),
+    "numpy": ("offload.serializers.numpy", "numpy"),
+    "pandas": ("offload.serializers.pandas", "arrow"),
     "polars": ("offload.serializers.arrow", "arrow"),
     "pyarrow": ("offload.serializers.arrow", "arrow"),
 }
@@ -63,7 +61,7 @@ _FACTORIES: dict[str, Any] = {
     kind.__name__: kind
     for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 }
-"""The types, besides shipped code, that a `defaultdict` may make."""
+"""The factories of a `defaultdict`, besides shipped code."""
 
 _LISTS_AND_DICTS = frozenset({list, dict})
 _RAW = Raw()
@@ -80,11 +78,11 @@ class Tree:
         self._imports = imports
 
     def encode(self, value: Any) -> Payload | None:
-        """Return *value* serialised; raises NotData where it holds something else."""
+        """Return *value* serialized; raises NotData if something in it is of another type."""
         try:
             return self._encode(value, Writer(self._code, imports=self._imports))
         except TypeError:
-            # A part left to JSON as a whole is not for it: a wide int, a lone surrogate.
+            # orjson can't write a part that was left to it whole: a wide int, a lone surrogate.
             pass
         try:
             writer = Writer(self._code, spell_out=True, imports=self._imports)
@@ -93,7 +91,7 @@ class Tree:
             raise NotData("it is nested too deeply") from None
 
     def _encode(self, value: Any, writer: Writer) -> Payload:
-        node, pairs = writer.node(value), writer.given.pairs
+        node, pairs = writer.node(value), writer.state.pairs
         head = orjson.dumps({"shipped": [pairs, node]} if pairs else node)
         payload = Payload(self.name, head, writer.buffers, type_name(value), bool(pairs))
         if writer.emptiest > _justified(payload.size):
@@ -113,15 +111,15 @@ class Tree:
 
 
 class Writer:
-    """Turns values into nodes, and gathers what stays outside of them.
+    """Turns values into nodes, and collects the buffers that these refer to.
 
     Args:
-        code: gives the classes that are shipped; None: none are.
-        spell_out: write item by item what else would be left to JSON as a whole.
-        imports: see `Given`.
+        code: the classes that are shipped; None for none.
+        spell_out: write item by item what would otherwise be left to orjson whole.
+        imports: see `EncodeState`.
 
     Attributes:
-        given: what of *code* stands in the nodes written so far.
+        state: the shipped code in the nodes written so far.
         buffers: the memory that the nodes written so far refer to.
         emptiest: the most items without any bytes in one of these nodes.
     """
@@ -130,7 +128,7 @@ class Writer:
         self, code: Code | None = None, *, spell_out: bool = False, imports: bool = True
     ) -> None:
         self.code = code
-        self.given = Given(code, imports=imports)
+        self.state = objects.EncodeState(code, imports=imports)
         self.buffers: list[memoryview] = []
         self.emptiest = self._spent = 0
         self.spell_out = spell_out
@@ -147,7 +145,7 @@ class Writer:
             return write(self, value)
         package = kind.__module__.partition(".")[0]
         if package in _MODULES and (self.code is None or not callable(value)):
-            with self.given.apart():
+            with self.state.isolated():
                 return {package: self._foreign(value, package)}
         node = objects.write(value, self) if self.code is not None else None
         if node is not None:
@@ -160,33 +158,33 @@ class Writer:
             return importlib.import_module(_MODULES[package][0]).write(value, self)
         except NotData:
             raise
-        except ImportError as error:  # texts of pandas' travel by pyarrow
+        except ImportError as error:  # pandas strings travel through pyarrow
             reason = f"reading a {type_name(value)} needs the package {error.name}"
             extra = _MODULES[package][1]
             raise NotData(reason, advice=f'pip install "offload[{extra}]"') from None
-        except Exception as error:  # whose text may show what is in it
+        except Exception as error:  # whose message may show the value
             raise NotData(
                 f"{package} can't write a {type_name(value)} ({reason_of(error)})"
             ) from None
 
     def buffer(self, view: memoryview) -> Node:
-        """Return a reference to the bytes of *view*, which is flat and of format ``B``."""
+        """Return a reference to the bytes of *view*, which is contiguous and of format ``B``."""
         if view.nbytes <= _INLINE:
             return base64.b64encode(view).decode()
         self.buffers.append(view)
         return len(self.buffers) - 1
 
     def count(self, items: int) -> None:
-        """Take note of items that no bytes stand for: readers bound them by the value's size."""
+        """Count items without bytes of their own: readers limit them by the value's size."""
         self.emptiest = max(self.emptiest, items)
 
     def spend(self, items: int) -> None:
-        """Take note of items that no bytes stand for, and that readers write out."""
+        """Count items without bytes of their own that readers allocate memory for."""
         self._spent += items
         self.count(self._spent)
 
     def reader(self) -> Reader:
-        """Return a reader of what was written, to try that it can be read."""
+        """Return a reader of what was written, to check that it can be read."""
         return Reader([memoryview(bytearray(b)) for b in self.buffers], self.code)
 
     def items(self, values: Sequence[Any], names: Sequence[Any] | None = None) -> list[Node]:
@@ -194,14 +192,14 @@ class Writer:
 
         Args:
             values: the items.
-            names: what they are called in an error, if not by their positions.
+            names: their names in errors, if not their positions.
         """
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotData(f"it is nested more than {_MAX_DEPTH} deep, or in itself")
         nodes: list[Node] = []
         inner = [v for v in values if type(v) is list or type(v) is dict]
-        # Many rows are looked at together: one by one it takes ten times as long.
+        # Many rows are checked together: one by one takes ten times as long.
         plain = len(inner) > 1 and not self.spell_out and is_plain(inner, _LISTS_AND_DICTS)
         try:
             if plain:
@@ -222,13 +220,13 @@ class Reader:
     """Turns nodes back into values. Nodes may come from anyone.
 
     Args:
-        head: bytes of the head; with the buffers, what the value may cost.
+        head: bytes of the head; with those of the buffers, they limit the memory allocated.
     """
 
     def __init__(
         self, buffers: Sequence[memoryview], code: Code | None = None, head: int = 0
     ) -> None:
-        self.found = Found(code)
+        self.state = objects.DecodeState(code)
         self._buffers: list[memoryview | None] = list(buffers)
         self._spent = 0
         self._most = _justified(head + sum(buffer.nbytes for buffer in buffers))
@@ -248,7 +246,7 @@ class Reader:
             return read(self, body)
         read = objects.READERS.get(tag)
         if read is not None:
-            self.found.check_allowed(tag, body)
+            self.state.check_allowed(tag, body)
             return read(self, body)
         if tag not in _MODULES:
             raise DeserializationError(f"tree cannot read {tag[:40]!r}")
@@ -261,19 +259,19 @@ class Reader:
         return list(map(self.value, node))
 
     def count(self, items: int) -> None:
-        """Raise ValueError for more items without any bytes than the value's size justifies."""
+        """Raise ValueError for more items without bytes than the value's size justifies."""
         if items > self._most:
             raise ValueError(f"{items} empty items")
 
     def spend(self, items: int) -> None:
-        """Do as `count` for items that get written out: all of them together."""
+        """Like `count`, for items that memory is allocated for: limits their total."""
         self._spent += items
         self.count(self._spent)
 
     def buffer(self, reference: Node) -> memoryview:
         """Return the bytes that a node refers to, writable.
 
-        Each buffer once: otherwise a small head could ask for endless copies of one.
+        Each buffer only once: otherwise a small head could ask for endless copies of one.
         """
         if type(reference) is str:
             return memoryview(bytearray(base64.b64decode(reference, validate=True)))
@@ -290,18 +288,18 @@ class Reader:
             return importlib.import_module(name)
         except ImportError as error:
             raise DeserializationError(
-                f"reading a value of {tag}'s needs the package {error.name}: "
+                f"reading a {tag} value needs the package {error.name}: "
                 f'pip install "offload[{extra}]"'
             ) from error
 
 
 def _justified(size: int) -> int:
-    """Return how many items of no bytes a value of this size may have: eight to each byte."""
+    """Return how many items without bytes a value of this size may have: eight per byte."""
     return max(_FREE, 8 * size)
 
 
 def _check_hashes(keys: Collection[Any]) -> None:
-    """Raise ValueError if hashes collide so often that it cannot be by chance."""
+    """Raise ValueError if hashes collide too often to be a coincidence."""
     if len(keys) > _COLLIDING and max(Counter(map(hash, keys)).values()) > _COLLIDING:
         raise ValueError(f"more than {_COLLIDING} keys or items have the same hash")
 
@@ -357,10 +355,10 @@ def _write_defaultdict(writer: Writer, value: defaultdict[Any, Any]) -> Node:
 
 def _write_set(writer: Writer, value: set[Any] | frozenset[Any]) -> Node:
     _check_written(value)
-    # Sorted by what they look like written, as sets have no order of their own.
+    # Sorted by their written form, as sets have no order.
     nodes: list[Node] = []
     for item in value:
-        with writer.given.apart():
+        with writer.state.isolated():
             nodes += writer.items([item], [...])
     return {type(value).__name__: sorted(nodes, key=orjson.dumps)}
 

@@ -17,6 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers import Registry
+from offload.serializers.choose import certainly_small
 from offload.text import short_repr
 
 
@@ -100,27 +101,26 @@ def test_the_view_of_a_text_keeps_the_text_alive():
 
 
 def test_the_view_of_a_text_is_the_same_where_ctypes_cannot_be_asked(monkeypatch):
-    from offload.serializers import memory
+    from offload.serializers import base
 
-    monkeypatch.setattr(memory, "_CPYTHON", False)
-    assert bytes(memory.utf8("x" * 10**5)) == b"x" * 10**5
+    monkeypatch.setattr(base, "_CPYTHON", False)
+    assert bytes(base.utf8("x" * 10**5)) == b"x" * 10**5
 
 
 def test_a_small_value_is_recognised_without_being_serialised(monkeypatch):
-    registry = Registry({"json"})
     monkeypatch.setattr(Registry, "encode", None)
     for value in (2, None, True, 1.5, "text", b"bytes", [1, 2], {"a": (1, None)}):
-        assert registry.certainly_small(value, 4096, "json")
+        assert certainly_small(value, 4096, "json")
     for value in (2**64, "x" * 4096, "é", [0] * 10**6, {1: 2}, {3}, object(), np.zeros(1)):
-        assert not registry.certainly_small(value, 4096, "json")
+        assert not certainly_small(value, 4096, "json")
     for value in (1, None, "", [], b""):
-        assert not registry.certainly_small(value, 0, "json")
+        assert not certainly_small(value, 0, "json")
 
 
 def test_a_circular_container_is_not_small():
     circle = []
     circle.append(circle)
-    assert not Registry({"json"}).certainly_small(circle, 10**6, "json")
+    assert not certainly_small(circle, 10**6, "json")
 
 
 @pytest.mark.parametrize(

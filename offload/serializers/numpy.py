@@ -8,24 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from offload.serializers.base import NotData
 from offload.serializers.numpy_internals import fill_value
-from offload.serializers.tree import NotData, Reader, Writer
+from offload.serializers.tree import Reader, Writer
 from offload.text import type_name
 
 __all__ = ("flat_bytes", "from_bytes", "read", "read_dtype", "write", "write_dtype")
 
 _SUBCLASSES: dict[str, Any] = {"matrix": np.matrix, "memmap": np.memmap, "recarray": np.recarray}
-"""Views: the same memory, and nothing else to remember."""
+"""Views that have no state besides their memory."""
 
 _KINDS = frozenset("biufcmMSUV")
 _NUMBERS = frozenset("biufcmM")
 _MAX_DIMENSIONS = 64
 _NAME = re.compile(r"[<>|=]?(?:[biufcSUV][0-9]{1,10}|[mM]8(?:\[[0-9]{0,10}[A-Za-zμ]{1,7}\])?)")
-"""Of a dtype, as numpy's ``dtype.str`` writes it."""
+"""A dtype, as numpy's ``dtype.str`` writes it."""
 
 
 def write(value: Any, writer: Writer) -> Any:
-    """Return the node for something of numpy's."""
+    """Return the node of a numpy array, scalar, or dtype."""
     kind: Any = type(value)
     if isinstance(value, np.dtype):
         return {"kind": "dtype", "dtype": write_dtype(value)}
@@ -45,7 +46,7 @@ def write(value: Any, writer: Writer) -> Any:
 
 
 def read(body: Any, reader: Reader) -> Any:
-    """Return what `write` was given, its memory being the buffers'."""
+    """Return the value of a node, its memory being the buffers'."""
     kind = body["kind"]
     if kind == "dtype":
         return read_dtype(body["dtype"])
@@ -62,7 +63,7 @@ def read(body: Any, reader: Reader) -> Any:
 
 
 def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
-    """Return an array's memory and its order; copied only if it lies in neither order."""
+    """Return an array's memory and its order, C or F; copies it only if it has neither."""
     if not array.nbytes:
         return memoryview(b""), "F" if array.flags.fnc else "C"
     if array.flags.c_contiguous:
@@ -77,8 +78,8 @@ def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
 def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if array.dtype.names is None:
         return np.ascontiguousarray(array)
-    # Zeros, as between the fields there would be what the memory held before; by fields, as
-    # numpy 2.5 copies whole items with what lies between.
+    # Zeros, or the gaps between fields would hold old memory; field by field, as numpy 2.5
+    # copies whole items with their gaps.
     copy = np.zeros(array.shape, array.dtype)
     for name in array.dtype.names:
         copy[name] = array[name]
@@ -88,19 +89,19 @@ def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def from_bytes(
     buffer: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], order: str
 ) -> np.ndarray[Any, Any]:
-    """Return an array on top of *buffer*, after checking that it is of that very size."""
+    """Return an array on top of *buffer*, after checking that the sizes agree."""
     if dtype.hasobject or len(shape) > _MAX_DIMENSIONS or order not in ("C", "F"):
         raise ValueError("not an array of plain data")
     if any(type(n) is not int or n < 0 for n in shape):
         raise ValueError("not a shape")
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:
         raise ValueError(f"{buffer.nbytes} bytes are no array of {shape} {dtype}")
-    # On an empty buffer, too: numpy.empty makes room for items of dtype S0, however many.
+    # Even for an empty buffer: numpy.empty allocates memory for items of dtype S0.
     return np.ndarray(shape, dtype, buffer, order=order)  # type: ignore[arg-type]
 
 
 def write_dtype(dtype: np.dtype[Any]) -> Any:
-    """Return a dtype as JSON; raises NotData for one that would not come back the same."""
+    """Return a dtype as JSON; raises NotData if it wouldn't arrive the same."""
     if dtype.kind in _NUMBERS and not dtype.metadata:
         return dtype.str
     node = _dtype_node(dtype)
@@ -180,7 +181,7 @@ def _write_array(array: np.ndarray[Any, Any], writer: Writer) -> dict[str, Any]:
 
 
 def read_array(body: Any, reader: Reader) -> np.ndarray[Any, Any]:
-    """Return the plain array of a node's body."""
+    """Return the array of a node's body."""
     dtype, shape = read_dtype(body["dtype"]), tuple(body["shape"])
     return from_bytes(reader.buffer(body["data"]), dtype, shape, body["order"])
 

@@ -1,8 +1,8 @@
-"""pandas: frames, series and indexes, column by column, exactly as sent or not at all.
+"""pandas: frames, series, and indexes, column by column, exactly as sent or refused.
 
-Columns of numbers and times are numpy arrays, texts are Arrow arrays, and both stay
-where they are. What a cell of an ``object`` column holds is written as any other
-value. What cannot come back the same, such as a sparse column, is refused by name.
+Columns of numbers and times are numpy arrays, strings are Arrow arrays, and neither is
+copied. The cells of an ``object`` column are written as any other value. A column that
+wouldn't arrive the same, such as a sparse one, is refused by name.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from pandas.tseries.frequencies import to_offset
 
+from offload.serializers.base import NotData
 from offload.serializers.pandas_internals import data_and_mask
 from offload.serializers.scalars import text
-from offload.serializers.tree import Node, NotData, Reader, Writer
+from offload.serializers.tree import Node, Reader, Writer
 from offload.text import type_name
 
 __all__ = ("read", "read_index", "write")
@@ -41,7 +42,7 @@ _PLAIN_INDEXES = (
 
 
 def write(value: Any, writer: Writer) -> Node:
-    """Return the node for something of pandas'."""
+    """Return the node of a pandas object."""
     kind = type(value)
     if kind is pd.DataFrame:
         return _write_frame(value, writer)
@@ -64,7 +65,7 @@ def write(value: Any, writer: Writer) -> Node:
 
 
 def read(body: Node, reader: Reader) -> Any:
-    """Return what `write` was given, on top of the buffers."""
+    """Return the object of a node, on top of the buffers."""
     [(kind, node)] = body.items()
     return _READERS[kind](node, reader)
 
@@ -91,7 +92,7 @@ def _write_frame(frame: Any, writer: Writer) -> Node:
 
 def _read_frame(body: Node, reader: Reader) -> Any:
     values, index_node, names_node, attrs, unique = body
-    # In the order in which they were written: each buffer is read once.
+    # In the order of writing: each buffer is read once.
     block = reader.value(values["block"]) if "block" in values else None
     if block is not None and (type(block) is not np.ndarray or block.ndim != 2):
         raise TypeError("not an array of two dimensions")
@@ -107,9 +108,9 @@ def _read_frame(body: Node, reader: Reader) -> Any:
 
 
 def _one_block(frame: Any) -> Any:
-    """Return the one two-dimensional array that a frame is made of, if rows lie together.
+    """Return the frame's only array, if it is two-dimensional with contiguous rows; else None.
 
-    Columns of such a frame are strided, so each of them would have to be copied.
+    Columns of such a frame are strided, so each would have to be copied.
     """
     dtypes = set(frame.dtypes)
     if len(dtypes) != 1 or frame.shape[1] < 2:
@@ -136,7 +137,7 @@ def _read_series(body: Node, reader: Reader) -> Any:
 
 
 def _series(values: Any, index: Any) -> Any:
-    # The dtype is said, or pandas would take an object array of strings for its str.
+    # With the dtype, or pandas would convert an object array of strings to its str.
     return pd.Series(values, index=index, dtype=values.dtype, copy=False)
 
 
@@ -155,7 +156,7 @@ def _read_extras(value: Any, attrs: Node, unique: Node, reader: Reader) -> Any:
 
 
 def _write_index(index: Any, writer: Writer) -> Node:
-    """Return the node of an index, after seeing an empty one of its kind come back."""
+    """Return the node of an index, after checking that an empty one of its kind arrives."""
     node = _index_node(index, writer)
     empty, spare = index[:0], Writer()
     back = read_index(_index_node(empty, spare), spare.reader())
@@ -198,7 +199,7 @@ def read_index(node: Node, reader: Reader) -> Any:
         return pd.RangeIndex(start, stop, step).set_names(names)
     if "levels" in node:
         levels = [read_index(level, reader) for level in node["levels"]]
-        # pandas writes ranges out here.
+        # pandas allocates memory for ranges here.
         reader.spend(sum(len(each) for each in levels if type(each) is pd.RangeIndex))
         codes = reader.items(node["codes"])
         return pd.MultiIndex(levels, codes, names=names)
@@ -213,7 +214,7 @@ def read_index(node: Node, reader: Reader) -> Any:
 
 
 def _write_values(values: Any, writer: Writer) -> Node:
-    """Return the node of a column, after seeing an empty one of its kind come back."""
+    """Return the node of a column, after checking that an empty one of its kind arrives."""
     node = _values_node(values, writer)
     if type(values) is not _Plain:
         empty, spare = values[:0], Writer()
@@ -224,7 +225,7 @@ def _write_values(values: Any, writer: Writer) -> Node:
 
 
 def _write_zone(zone: Any, writer: Writer) -> Node:
-    """Return the node of a time zone; pandas before 3 makes those of pytz from names."""
+    """Return the node of a time zone; before version 3, pandas uses pytz."""
     name = getattr(zone, "zone", None)
     if type(zone).__module__.partition(".")[0] == "pytz" and isinstance(name, str):
         return {"pytz": name}
@@ -295,7 +296,7 @@ def _read_numpy(body: Node, reader: Reader) -> Any:
     if type(array) is not np.ndarray or array.ndim != 1:
         raise TypeError("not an array of one dimension")
     if not array.dtype.itemsize:
-        reader.spend(len(array))  # pandas makes objects of them
+        reader.spend(len(array))  # pandas makes an object of each
     return array
 
 
@@ -322,7 +323,7 @@ def _read_categories(body: Node, reader: Reader) -> Any:
 
 
 def _short(node: Node) -> str:
-    """Return the text of a frequency; pandas takes the square of its length to read it."""
+    """Return the text of a frequency; pandas takes quadratic time to read it."""
     if len(text(node)) > _LONGEST:
         raise ValueError("too long for a frequency")
     return text(node)
@@ -338,7 +339,7 @@ def _read_intervals(body: Node, reader: Reader) -> Any:
     left, right, closed = body
     ends = read_index(left, reader), read_index(right, reader)
     if any(type(end) is pd.RangeIndex for end in ends):
-        raise TypeError("ends of intervals stand one by one")
+        raise TypeError("ends of intervals are not ranges")
     return pd.arrays.IntervalArray.from_arrays(*ends, closed=closed)
 
 
@@ -354,16 +355,16 @@ def _read_strings(body: Node, reader: Reader) -> Any:
 
     (storage, missing), chunks = body
     make: Any = pd.StringDtype
-    # Before pandas 2.3 the storage alone says it.
+    # Before pandas 2.3, the storage alone determines it.
     dtype = make(storage, na_value=np.nan) if missing == "nan" else make(storage)
     column = read_chunks(chunks, reader)
-    # Nulls alone would become as many objects as they say.
+    # A column of nulls would become as many objects as it claims.
     if column.type not in (pa.string(), pa.large_string()):
-        raise TypeError("not texts")
+        raise TypeError("not strings")
     array = dtype.__from_arrow__(column)
     if type(array) is dtype.construct_array_type():
         return array
-    return pd.array(array.to_numpy(), dtype=dtype)  # pandas 2.3 makes its other kind of texts
+    return pd.array(array.to_numpy(), dtype=dtype)  # pandas 2.3 returns its other string type
 
 
 def _read_arrow(body: Node, reader: Reader) -> Any:

@@ -1,4 +1,4 @@
-"""The serializers that plain Celery uses, by their kombu names."""
+"""Celery's own serializers, by their kombu names."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from kombu.exceptions import ContentDisallowed, SerializerNotInstalled
 from kombu.serialization import registry
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
-from offload.serializers.base import Payload
+from offload.serializers.base import Payload, utf8
 from offload.serializers.kombu_internals import codec
-from offload.serializers.memory import utf8
 from offload.text import type_name
 
 __all__ = ("PREFIX", "carries", "decode", "encode", "is_kombus_own", "name_of")
@@ -26,10 +25,10 @@ _HOMES = {
 }
 
 
-def is_kombus_own(native: str) -> bool:
-    """Return whether the name still means the serializer that kombu registers itself."""
-    home = _HOMES.get(native)
-    found = codec(native)
+def is_kombus_own(celery_serializer: str) -> bool:
+    """Return whether the name still belongs to the serializer that kombu registers."""
+    home = _HOMES.get(celery_serializer)
+    found = codec(celery_serializer)
     if home is None or found is None:
         return False
     encoder, decoder = (getattr(each, "__module__", None) for each in found)
@@ -42,18 +41,18 @@ def name_of(content_type: str) -> str:
     return name
 
 
-def _dumps(value: Any, native: str) -> tuple[str, Any]:
+def _dumps(value: Any, celery_serializer: str) -> tuple[str, Any]:
     try:
-        _, encoding, body = registry.dumps(value, serializer=native)
+        _, encoding, body = registry.dumps(value, serializer=celery_serializer)
     except SerializerNotInstalled as error:
         raise SerializationError(str(error)) from error
     return encoding, body
 
 
-def carries(value: Any, native: str) -> bool:
-    """Return whether the serializer writes *value* at all (which it does to find out)."""
+def carries(value: Any, celery_serializer: str) -> bool:
+    """Return whether the serializer can write *value*; tries it to find out."""
     try:
-        _dumps(value, native)
+        _dumps(value, celery_serializer)
     except SerializationError:
         raise
     except Exception:
@@ -61,25 +60,27 @@ def carries(value: Any, native: str) -> bool:
     return True
 
 
-def encode(value: Any, native: str) -> Payload | None:
-    """Return what plain Celery would send for *value*, or None if it could not."""
+def encode(value: Any, celery_serializer: str) -> Payload | None:
+    """Return what plain Celery would send for *value*, or None if it can't."""
     try:
-        encoding, body = _dumps(value, native)
+        encoding, body = _dumps(value, celery_serializer)
         buffer = utf8(body) if isinstance(body, str) else memoryview(body).cast("B")
     except SerializationError:
         raise
     except Exception:
         return None
-    return Payload(PREFIX + native, encoding.encode(), [buffer], type_name(value))
+    return Payload(PREFIX + celery_serializer, encoding.encode(), [buffer], type_name(value))
 
 
-def decode(native: str, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-    """Return what plain Celery would deliver. Whether it may is the caller's to check."""
-    content_type = registry.name_to_type.get(native)
+def decode(celery_serializer: str, head: memoryview, buffers: Sequence[memoryview]) -> Any:
+    """Return what plain Celery would deliver. The caller checks whether that is accepted."""
+    content_type = registry.name_to_type.get(celery_serializer)
     if content_type is None:
-        raise DeserializationError(f"no serializer named {native!r} is registered with kombu")
+        raise DeserializationError(
+            f"no serializer named {celery_serializer!r} is registered with kombu"
+        )
     if len(buffers) != 1 or len(head) > 64:
-        raise DeserializationError(f"not what {native} writes")
+        raise DeserializationError(f"not what {celery_serializer} writes")
     encoding = str(head, "ascii", "replace")
     body = bytes(buffers[0])
     try:
@@ -87,4 +88,4 @@ def decode(native: str, head: memoryview, buffers: Sequence[memoryview]) -> Any:
     except ContentDisallowed as error:
         raise SerializerNotAccepted(str(error)) from error
     except Exception as error:
-        raise DeserializationError(f"{native} cannot read the value: {error}") from error
+        raise DeserializationError(f"{celery_serializer} cannot read the value: {error}") from error
