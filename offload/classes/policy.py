@@ -12,7 +12,7 @@ from typing import Any
 from offload.classes.keys import Signer, VerifyKey, signer, verify_keys
 from offload.classes.versions import Record
 from offload.errors import CodeRefused, ConfigurationError
-from offload.settings.checks import patterns, refuse
+from offload.settings.checks import check_patterns, refuse
 from offload.stores.protocols import Store
 
 __all__ = ("OFF", "SIGNED", "TRUSTED", "Policy", "RegistryConfig")
@@ -50,7 +50,7 @@ class Policy:
             refuse("offload_code", mode, f"one of {OFF}, {SIGNED}, {TRUSTED}")
         self.mode = mode
         self._given = tuple(keys)
-        self._allow = patterns("offload_code_allow", allow)
+        self._allow = check_patterns("offload_code_allow", allow)
         self._clock = clock
         self._keys: dict[str, VerifyKey] | None = None
         if mode == SIGNED and not self._given:

@@ -1,10 +1,10 @@
-"""What is checked of settings, and how a wrong one is refused."""
+"""Checks of settings and options; each refusal names the key."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import NoReturn
 
@@ -13,25 +13,28 @@ from kombu.serialization import registry
 from offload.errors import ConfigurationError
 
 __all__ = (
+    "check_choice",
+    "check_flag",
+    "check_names",
+    "check_patterns",
+    "check_seconds",
+    "check_serializers",
+    "check_whole",
     "is_int",
     "is_number",
-    "names",
-    "patterns",
     "refuse",
-    "seconds",
-    "serializers",
-    "unknown",
-    "whole",
+    "unknown_name",
 )
 
 _PATTERN = re.compile(r"[^@]+(@[0-9a-f]{12,64})?", re.DOTALL)
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(subject: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for an unknown *name*, with the nearest known one as a hint."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"{what} is unknown{hint} There are: {', '.join(known) or 'none'}"
+    return f"{subject} is unknown{hint} There are: {', '.join(known) or 'none'}"
 
 
 def refuse(where: str, value: object, wanted: str) -> NoReturn:
@@ -46,17 +49,28 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
-def whole(where: str, value: object, wanted: str) -> None:
+def check_choice(where: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        refuse(where, value, "one of " + ", ".join(allowed))
+
+
+def check_flag(where: str, value: object) -> None:
+    if not isinstance(value, bool):
+        refuse(where, value, "True or False")
+
+
+def check_whole(where: str, value: object, wanted: str = "a number of bytes from 0") -> None:
     if not is_int(value) or value < 0:  # type: ignore[operator]
         refuse(where, value, wanted)
 
 
-def seconds(where: str, value: object, name: str = "'retention'") -> None:
+def check_seconds(where: str, value: object, name: str = "'retention'") -> None:
     if not is_number(value) or value <= 0:  # type: ignore[operator]
         refuse(where, value, f"{name} is a number of seconds above 0")
 
 
-def names(where: str, value: object) -> tuple[str, ...]:
+def check_names(where: str, value: object) -> tuple[str, ...]:
+    """Return a list of names as a tuple."""
     if isinstance(value, str) or not isinstance(value, (list, tuple, set, frozenset)):
         refuse(where, value, "a list of names")
     if not all(isinstance(name, str) for name in value):
@@ -64,18 +78,20 @@ def names(where: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def serializers(where: str, value: object) -> tuple[str, ...]:
+def check_serializers(where: str, value: object) -> tuple[str, ...]:
     """Return names or content types of serializers that kombu knows."""
-    found = names(where, value)
+    found = check_names(where, value)
     for each in found:
         if each not in registry.name_to_type and each not in registry.type_to_name:
-            raise ConfigurationError(unknown(f"{where}: {each!r}", each, registry.name_to_type))
+            raise ConfigurationError(
+                unknown_name(f"{where}: {each!r}", each, registry.name_to_type)
+            )
     return found
 
 
-def patterns(where: str, value: object) -> tuple[str, ...]:
-    """Return patterns of names, each maybe with ``@`` and the begin of a hash."""
-    found = names(where, value)
+def check_patterns(where: str, value: object) -> tuple[str, ...]:
+    """Return patterns of names, each optionally with ``@`` and a hash prefix."""
+    found = check_names(where, value)
     for each in found:
         if not _PATTERN.fullmatch(each):
             refuse(where, each, "a pattern of names, maybe with @ and 12 or more digits of a hash")

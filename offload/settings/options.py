@@ -1,4 +1,4 @@
-"""What a task or a call may set for itself."""
+"""Options that a task or a call may set for itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from offload.errors import ConfigurationError
-from offload.settings.checks import names, refuse, seconds, unknown, whole
+from offload.settings.checks import (
+    check_names,
+    check_seconds,
+    check_whole,
+    refuse,
+    unknown_name,
+)
 
 __all__ = ("TaskOptions",)
 
@@ -19,11 +25,11 @@ class TaskOptions:
 
     Attributes:
         enabled: False keeps this task's values in its messages.
-        inline: names of parameters whose values stay in the message, besides those that the
-            task and the settings name; ``("*",)`` is all.
+        inline: names of parameters whose values stay in the message, in addition to those that
+            the task and the settings name; ``("*",)`` is all.
         results: whether large results are stored by reference.
         threshold: bytes from which a value is stored.
-        retention: seconds that stored values are kept.
+        retention: seconds that stored values are held.
     """
 
     enabled: bool | None = None
@@ -38,17 +44,17 @@ class TaskOptions:
             if getattr(self, name) not in (None, True, False):
                 refuse(where, getattr(self, name), f"{name!r} is True or False")
         if self.inline is not None:
-            object.__setattr__(self, "inline", names(where, self.inline))
+            object.__setattr__(self, "inline", check_names(where, self.inline))
         if self.threshold is not None:
-            whole(where, self.threshold, "'threshold' is a number of bytes from 0")
+            check_whole(where, self.threshold, "'threshold' is a number of bytes from 0")
         if self.retention is not None:
-            seconds(where, self.retention)
+            check_seconds(where, self.retention)
 
     @classmethod
     def read(cls, value: Any, where: str) -> TaskOptions:
-        """Return *value* (a mapping, a bool, None or TaskOptions) as options.
+        """Return *value* (a mapping, a bool, None, or TaskOptions) as options.
 
-        *where* tells a ConfigurationError's reader which task or call it is about.
+        *where* names the task or call in a ConfigurationError.
         """
         if value is None:
             return _NO_OPTIONS
@@ -61,14 +67,14 @@ class TaskOptions:
         known = [f.name for f in fields(cls)]
         for name in value:
             if name not in known:
-                raise ConfigurationError(unknown(f"{where}: option {name!r}", name, known))
+                raise ConfigurationError(unknown_name(f"{where}: option {name!r}", name, known))
         try:
             return cls(**value)
         except ConfigurationError as exc:
             raise ConfigurationError(f"{where}: {exc}") from None
 
     def over(self, other: TaskOptions) -> TaskOptions:
-        """Return these options, filled up from *other* where they say nothing.
+        """Return these options, with those that are None taken from *other*.
 
         Names of inline parameters add up.
         """
@@ -82,7 +88,7 @@ class TaskOptions:
         return replace(other, **own)
 
     def check_parameters(self, function: Callable[..., Any], task: str) -> None:
-        """Raise ConfigurationError for an inline name that *function* has no parameter for."""
+        """Raise ConfigurationError for an inline name that isn't a parameter of *function*."""
         if not self.inline or self.inline == ("*",):
             return
         parameters = inspect.signature(function).parameters
@@ -91,7 +97,7 @@ class TaskOptions:
         for name in self.inline:
             if name not in parameters:
                 raise ConfigurationError(
-                    unknown(f"task {task!r}: inline argument {name!r}", name, parameters),
+                    unknown_name(f"task {task!r}: inline argument {name!r}", name, parameters),
                     task=task,
                     argument=name,
                 )
