@@ -7,13 +7,13 @@ has it, and nothing else does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from offload.digest import Digest
 from offload.errors import ConfigurationError
-from offload.stores.protocols import Store
+from offload.stores.protocols import Parts, Store, SweepItem
 
 __all__ = (
     "LISTED_HOLDS",
@@ -21,9 +21,13 @@ __all__ = (
     "BlobPeek",
     "CountsTiers",
     "HoldTracking",
+    "Known",
     "LimitedChunks",
     "StoreCounters",
     "Tiered",
+    "Version",
+    "VersionedBlobs",
+    "VersionedStore",
     "blob_inspection_of",
     "chunk_size_of",
     "hold_tracking_of",
@@ -167,3 +171,56 @@ def tiers_of(store: Store) -> Sequence[Store]:
     The first tier has the pointers and leases.
     """
     return store.tiers if isinstance(store, Tiered) else (store,)
+
+
+# -- for lower tiers: versions of blobs
+
+Known = Callable[[Sequence[Digest]], Collection[Digest]]
+"""Return those of the given blobs that a tier index has an entry for."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One write of a blob.
+
+    Attributes:
+        tag: unique among the writes of this blob.
+        size: stored bytes.
+    """
+
+    tag: str
+    size: int
+
+
+class VersionedBlobs(Protocol):
+    """Blobs of which each write is a version, which can be deleted by itself."""
+
+    def extend(self, digests: Sequence[Digest], ttl: float) -> Mapping[Digest, float]:
+        """Keep existing blobs at least *ttl* seconds; return how long each is kept."""
+
+    def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> Mapping[Digest, float]:
+        """Store blobs for at least *ttl* seconds, without shortening any life.
+
+        Each is then a version that didn't exist before this call (another writer's, if that
+        one stored it meanwhile). Returns how long each is kept, in seconds.
+        """
+
+    def versions(self, digests: Sequence[Digest]) -> Mapping[Digest, Version]:
+        """Return the versions that exist of these blobs, expired or not."""
+
+    def delete_versions(self, versions: Mapping[Digest, Version]) -> set[Digest]:
+        """Delete blobs that still exist in this version; return those that are gone now.
+
+        Raises ConfigurationError if the server can't guarantee that.
+        """
+
+
+@runtime_checkable
+class VersionedStore(Protocol):
+    """A store that a tier index can govern: blobs expire there as the index says."""
+
+    @property
+    def versions(self) -> VersionedBlobs: ...
+
+    def sweep(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[SweepItem]:
+        """Sweep as `Store.sweep` does, without the blobs that are *known* to the index."""

@@ -1,21 +1,21 @@
-"""A store in this process's memory: for tests, eager mode and one-process workers.
+"""A store in this process's memory: for tests, eager mode, and one-process workers.
 
-Nothing in it outlives the process or is seen by another one; a forked child goes on with
-a copy of its own.
+Its content ends with the process and is invisible to others; a forked child continues with a
+copy of its own.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from offload.digest import Buffer, Digest
-from offload.errors import BlobMissing, IntegrityError
-from offload.stores.capabilities import BlobPeek
+from offload.stores.capabilities import LISTED_HOLDS, BlobPeek
 from offload.stores.checks import (
     check_holder,
     check_limit,
@@ -23,86 +23,229 @@ from offload.stores.checks import (
     check_owner,
     check_ttl,
     check_value,
+    names_holder,
 )
-from offload.stores.memory_places import Blob, Clock, Locks, MemoryPlaces
+from offload.stores.errors import missing_error, size_error, tier_not_configured
 from offload.stores.memory_tallies import MemoryTallies
-from offload.stores.places import elsewhere
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
 from offload.stores.url import StoreURL
 
-__all__ = ("MemoryStore", "open_memory")
+__all__ = ("Entry", "MemoryState", "MemoryStore", "open_memory")
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class _Blob:
+    content: bytes
+    until: float
+
+
+@dataclass
+class Entry:
+    """A tier index's entry for a blob in a lower tier.
+
+    Attributes:
+        text: a unique word, a space, and the tier.
+        until: when the tier's promise ends.
+        life: when the blob expires.
+    """
+
+    text: str
+    until: float
+    life: float
+
+    @property
+    def tier(self) -> str:
+        return self.text.partition(" ")[2]
+
+
+class MemoryState:
+    """Blobs, holds, and entries of a tier index. Methods require that the caller has the lock.
+
+    A heap schedules when to check a digest for something that expired.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.now = clock
+        self._locks = PerProcess(threading.Lock)
+        self.blobs: dict[Digest, _Blob] = {}
+        self.holds: dict[Digest, dict[str, float]] = {}
+        self.entries: dict[Digest, Entry] = {}
+        self._schedule: list[tuple[float, Digest]] = []
+
+    @property
+    def lock(self) -> threading.Lock:
+        """The lock of this process."""
+        return self._locks.get()
+
+    def blob(self, digest: Digest) -> _Blob | None:
+        """Return a blob that hasn't expired."""
+        blob = self.blobs.get(digest)
+        return blob if blob is not None and blob.until > self.now() else None
+
+    def entry(self, digest: Digest) -> Entry | None:
+        """Return an index entry whose tier still promises to keep the blob."""
+        entry = self.entries.get(digest)
+        return entry if entry is not None and entry.until > self.now() else None
+
+    def lives_in(self, digest: Digest) -> Entry | None:
+        """Return the entry of a live blob in a lower tier."""
+        entry = self.entry(digest)
+        return entry if entry is not None and entry.life > self.now() else None
+
+    def extend(self, digest: Digest, until: float) -> bool:
+        """Extend a blob's life, here or in a lower tier; return whether it is here."""
+        blob = self.blob(digest)
+        if blob is not None:
+            blob.until = max(blob.until, until)
+            return True
+        entry = self.lives_in(digest)
+        if entry is not None:
+            entry.life = max(entry.life, until)
+        return False
+
+    def add_hold(self, digest: Digest, holder: str, until: float) -> None:
+        holds = self.holds.setdefault(digest, {})
+        if not holds:
+            self.check_at(until, digest)
+        holds[holder] = max(holds.get(holder, until), until)
+
+    def holders(self, digest: Digest) -> dict[str, float]:
+        """Return holders and when their holds end, without writers about to store the blob."""
+        now = self.now()
+        holds = self.holds.get(digest, {})
+        return {h: until for h, until in holds.items() if until > now and not h.startswith("@")}
+
+    def check_at(self, moment: float, digest: Digest) -> None:
+        """Schedule a digest for `drop_expired`."""
+        heapq.heappush(self._schedule, (moment, digest))
+
+    def drop_expired(self) -> None:
+        """Drop all blobs, holds, and entries that have expired."""
+        now = self.now()
+        while self._schedule and self._schedule[0][0] <= now:
+            _, digest = heapq.heappop(self._schedule)
+            holds = self.holds.get(digest, {})
+            for holder in [holder for holder, until in holds.items() if until <= now]:
+                del holds[holder]
+            if not holds:
+                self.holds.pop(digest, None)
+            if self.blob(digest) is None:
+                self.blobs.pop(digest, None)
+            if self.entry(digest) is None:
+                self.entries.pop(digest, None)
+            left = [each.until for each in (self.blob(digest), self.entry(digest)) if each]
+            if ends := [*holds.values(), *left]:
+                self.check_at(max(ends), digest)
 
 
 class MemoryStore:
-    """See the module. *clock* returns seconds and is what times to live are counted by."""
+    """A store in memory.
+
+    Args:
+        clock: returns seconds; expiries follow it.
+    """
 
     def __init__(self, name: str = "", *, clock: Clock = time.monotonic) -> None:
         self.url = f"memory://{name}"
-        locks: Locks = PerProcess(threading.Lock)
-        blobs: dict[Digest, Blob] = {}
-        self.places = MemoryPlaces(clock, locks, blobs)
-        self.blobs = MemoryBlobs(self.url, clock, locks, blobs, self.places)
-        self.pointers = MemoryPointers(locks)
-        self.leases = MemoryLeases(clock, locks)
+        self.state = MemoryState(clock)
+        self.blobs = MemoryBlobs(self.url, self.state)
+        self.pointers = MemoryPointers()
+        self.leases = MemoryLeases(clock)
         self.tallies = MemoryTallies()
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Drop what has expired, and yield it."""
-        return iter(self.blobs.sweep(dry_run=dry_run))
+        """Drop expired blobs, and yield them."""
+        state = self.state
+        with state.lock:
+            found = [
+                SweepItem("blob", digest, len(blob.content), "expired")
+                for digest, blob in state.blobs.items()
+                if blob.until <= state.now()
+            ]
+            if not dry_run:
+                state.drop_expired()
+        return iter(found)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to give back, and the content stays."""
+        """Do nothing: there are no connections, and the content stays."""
 
 
 _stores: dict[str, MemoryStore] = {}
 
 
 def open_memory(url: StoreURL) -> MemoryStore:
-    """Open ``memory://name``: the same store for the same name, in one process."""
+    """Open ``memory://name``: the same store for the same name in one process."""
     name = ",".join(host for host, _ in url.hosts) + url.path
     return _stores.setdefault(name, MemoryStore(name))
 
 
 class MemoryBlobs:
-    """Blobs in a dict; expired ones are dropped whenever something is stored."""
+    """Blobs in a dict; every `put` drops expired ones."""
 
     tracks_holds = True
 
-    def __init__(
-        self,
-        url: str,
-        clock: Clock,
-        locks: Locks,
-        blobs: dict[Digest, Blob],
-        places: MemoryPlaces,
-    ) -> None:
+    def __init__(self, url: str, state: MemoryState) -> None:
         self._url = url
-        self._clock = clock
-        self._locks = locks
-        self._blobs = blobs
-        self._places = places
+        self._state = state
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        return set(self._places.hold(digests, ttl, check_holder(holder)))
+        check_holder(holder)
+        until = self._state.now() + check_ttl(ttl)
+        missing: set[Digest] = set()
+        with self._state.lock:
+            for digest in digests:
+                if not self._state.extend(digest, until):
+                    missing.add(digest)
+                self._state.add_hold(digest, holder, until)
+        return missing
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
-        self._places.release(digests, check_holder(holder), grace)
+        check_holder(holder)
+        state, now = self._state, self._state.now()
+        with state.lock:
+            for digest in digests:
+                if state.holds.get(digest, {}).pop(holder, now) <= now:
+                    continue
+                last = max(now + check_ttl(grace), *state.holders(digest).values(), now)
+                blob, entry = state.blobs.get(digest), state.entries.get(digest)
+                if blob is not None and blob.until > last:
+                    blob.until = last
+                    state.check_at(last, digest)
+                if entry is not None:
+                    entry.life = min(entry.life, last)
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
-        return self._places.holders(digest)
+        with self._state.lock:
+            now = self._state.now()
+            return {h: until - now for h, until in self._state.holders(digest).items()}
 
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
-        return self._places.count_holders(digests)
+        return [len(self.holders(digest)) for digest in digests]
 
     def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        return self._places.longest_holds(digests)
+        return [
+            dict(sorted(self.holders(d).items(), key=lambda item: -item[1])[:LISTED_HOLDS])
+            for d in digests
+        ]
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
-        return self._places.held_by(digests, name)
+        return {d for d in digests if any(names_holder(h, name) for h in self.holders(d))}
 
     def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
-        return self._places.delete_unheld(digests)
+        state, now = self._state, self._state.now()
+        stay: set[Digest] = set()
+        with state.lock:
+            for digest in digests:
+                if any(until > now for until in state.holds.get(digest, {}).values()):
+                    stay.add(digest)
+                    continue
+                state.blobs.pop(digest, None)
+                if digest in state.entries:
+                    state.entries[digest].life = min(state.entries[digest].life, now)
+        return stay
 
     def put(
         self,
@@ -111,87 +254,65 @@ class MemoryBlobs:
         *,
         value_size: int | None = None,  # noqa: ARG002
     ) -> None:
-        ttl = check_ttl(ttl)
+        until = self._state.now() + check_ttl(ttl)
         contents = {digest: b"".join(parts) for digest, parts in blobs.items()}
-        until = self._clock() + ttl
-        with self._locks.get():
+        with self._state.lock:
             for digest, content in contents.items():
-                if not self._places.extend(digest, until):
-                    self._blobs[digest] = Blob(content, until)
-                    self._places.look_again(digest, until)
-            self._places.drop_expired()
+                blob = self._state.blob(digest)
+                if blob is not None:
+                    blob.until = max(blob.until, until)
+                else:
+                    self._state.blobs[digest] = _Blob(content, until)
+                    self._state.check_at(until, digest)
+            self._state.drop_expired()
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
         return (self._get(digest, limit) for digest in digests)
 
+    def _get(self, digest: Digest, limit: int) -> Buffer:
+        with self._state.lock:
+            blob, entry = self._state.blob(digest), self._state.lives_in(digest)
+        if blob is None:
+            if entry is not None:
+                raise tier_not_configured(digest, entry.tier, self._url)
+            why = "it expired, was deleted, or another process has it"
+            raise missing_error(digest, self._url, why)
+        if len(blob.content) > limit:
+            raise size_error(digest, self._url, limit)
+        return blob.content
+
     def delete(self, digests: Iterable[Digest]) -> None:
-        with self._locks.get():
+        with self._state.lock:
             for digest in digests:
-                self._blobs.pop(digest, None)
+                self._state.blobs.pop(digest, None)
 
     def scan(self) -> Iterator[BlobInfo]:
-        now = self._clock()
-        with self._locks.get():
+        with self._state.lock:
+            now = self._state.now()
             found = [
                 BlobInfo(digest, len(blob.content), blob.until - now)
-                for digest, blob in self._blobs.items()
+                for digest, blob in self._state.blobs.items()
                 if blob.until > now
             ]
         return iter(found)
 
     def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
         check_limit(size)
-        now = self._clock()
-        with self._locks.get():
-            found = [
-                self._blobs[digest] if self._places.is_here(digest) else None for digest in digests
-            ]
+        with self._state.lock:
+            now, found = self._state.now(), [self._state.blob(digest) for digest in digests]
         return [
             None if b is None else BlobPeek(len(b.content), b.until - now, b.content[:size])
             for b in found
         ]
 
-    def find(self, begin: str) -> Iterator[Digest]:
-        return (info.digest for info in self.scan() if info.digest.startswith(begin))
-
-    def _get(self, digest: Digest, limit: int) -> Buffer:
-        with self._locks.get():
-            blob = self._blobs[digest] if self._places.is_here(digest) else None
-            place = self._places.elsewhere(digest)
-        if blob is None and place is not None:
-            raise elsewhere(digest, place.tier, self._url)
-        if blob is None:
-            raise BlobMissing(
-                f"{self._url} has no {digest}: it expired, was deleted, or another process has it",
-                digest=digest,
-                store=self._url,
-            )
-        if len(blob.content) > limit:
-            raise IntegrityError(
-                f"{digest} in {self._url} has {len(blob.content)} bytes, over the limit of {limit}",
-                digest=digest,
-                store=self._url,
-            )
-        return blob.content
-
-    def sweep(self, *, dry_run: bool) -> list[SweepItem]:
-        """Drop what has expired, unless *dry_run*, and return it."""
-        now = self._clock()
-        with self._locks.get():
-            found = [
-                SweepItem("blob", digest, len(blob.content), "expired")
-                for digest, blob in self._blobs.items()
-                if blob.until <= now
-            ]
-            if not dry_run:
-                self._places.drop_expired()
-        return found
+    def find(self, prefix: str) -> Iterator[Digest]:
+        return (info.digest for info in self.scan() if info.digest.startswith(prefix))
 
 
 class MemoryPointers:
-    def __init__(self, locks: Locks) -> None:
-        self._locks = locks
+    def __init__(self) -> None:
+        self._locks = PerProcess(threading.Lock)
         self._values: dict[str, bytes] = {}
 
     def read(self, name: str) -> bytes | None:
@@ -225,11 +346,11 @@ class _Lease:
 
 
 class MemoryLeases:
-    """Leases in a dict; all names share one rising series of fencing numbers."""
+    """Leases in a dict; all names share one increasing sequence of fencing numbers."""
 
-    def __init__(self, clock: Clock, locks: Locks) -> None:
-        self._clock = clock
-        self._locks = locks
+    def __init__(self, clock: Clock) -> None:
+        self._now = clock
+        self._locks = PerProcess(threading.Lock)
         self._leases: dict[str, _Lease] = {}
         self._fences = itertools.count(1)
 
@@ -242,7 +363,7 @@ class MemoryLeases:
                 lease = self._leases[name] = _Lease(owner, next(self._fences))
             if lease.owner != owner:
                 return None
-            lease.until = self._clock() + ttl
+            lease.until = self._now() + ttl
             return lease.fence
 
     def renew(self, name: str, owner: str, ttl: float) -> bool:
@@ -251,7 +372,7 @@ class MemoryLeases:
             lease = self._live(check_name(name))
             if lease is None or lease.owner != owner:
                 return False
-            lease.until = self._clock() + ttl
+            lease.until = self._now() + ttl
             return True
 
     def release(self, name: str, owner: str) -> bool:
@@ -264,7 +385,7 @@ class MemoryLeases:
 
     def _live(self, name: str) -> _Lease | None:
         lease = self._leases.get(name)
-        if lease is not None and lease.until <= self._clock():
+        if lease is not None and lease.until <= self._now():
             del self._leases[name]
             return None
         return lease

@@ -67,7 +67,7 @@ def test_on_memory(prove):
 
 def _inside(blobs):
     """Return what is in a memory store's blobs, wherever it keeps it."""
-    kept = {**vars(blobs), **vars(getattr(blobs, "_places", blobs))}
+    kept = vars(blobs._state)
     return [key for value in kept.values() if isinstance(value, dict) for key in value]
 
 

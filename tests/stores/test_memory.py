@@ -31,12 +31,12 @@ def test_expired_blobs_are_dropped():
     store.blobs.hold(list(prolonged), 20)
     clock.advance(11)
     store.blobs.put(blobs(1), 1)
-    assert set(store.blobs._blobs) >= set(prolonged)
-    assert not set(store.blobs._blobs) & set(ending)
+    assert set(store.state.blobs) >= set(prolonged)
+    assert not set(store.state.blobs) & set(ending)
     clock.advance(11)
     store.blobs.put({}, 1)
-    assert store.blobs._blobs == {}
-    assert store.places._ends == []
+    assert store.state.blobs == {}
+    assert store.state._schedule == []
 
 
 def test_a_fork_during_a_call_locks_nobody_out():
@@ -45,7 +45,7 @@ def test_a_fork_during_a_call_locks_nobody_out():
     inside, leave = threading.Event(), threading.Event()
 
     def hold():
-        with store.blobs._locks.get():
+        with store.state.lock:
             inside.set()
             leave.wait()
 

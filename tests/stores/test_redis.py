@@ -228,14 +228,14 @@ def test_a_blob_that_expires_while_it_is_put_is_stored(store, raw, monkeypatch):
     """If the old copy ends between "it is there" and "keep it", the new one is stored."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
-    gone = store.blobs._gone
+    extend = store.blobs._extend
 
     def expired_meanwhile(digests, life):
         raw.delete(key(digest))
         monkeypatch.undo()
-        return gone(digests, life)
+        return extend(digests, life)
 
-    monkeypatch.setattr(store.blobs, "_gone", expired_meanwhile)
+    monkeypatch.setattr(store.blobs, "_extend", expired_meanwhile)
     store.blobs.put({digest: [content]}, HOUR)
     assert raw.get(key(digest)) == content
 

@@ -244,7 +244,7 @@ def test_the_sweep_spares_what_was_stored_again(store, client, raw, clock):
     store.blobs.put({digest: [content]}, HOUR)
     clock.advance(3 * HOUR)
     other = make_store(raw, clock)
-    store._conditions.require_deletes()  # so that the next deletion is of the blob
+    store.conditions.require_deletes()  # so that the next deletion is of the blob
     client.before["delete_object"] = lambda: other.blobs.put({digest: [content]}, HOUR)
     assert swept(store) == 0
     assert contents(store, [digest]) == [content]
@@ -443,7 +443,7 @@ def test_what_always_changes_has_an_end(store, client, raw, clock):
     with patch.object(client, "put_object", refuse, create=True):
         with pytest.raises(StoreUnavailable, match="20 times"):
             store.blobs.put({digest: [content]}, HOUR)
-        store._conditions._found.get().update(put=True)
+        store.conditions._found.get().update(put=True)
         with pytest.raises(StoreUnavailable, match="100 times"):
             store.pointers.swap("p", None, b"1")
 

@@ -10,6 +10,7 @@ import pytest
 from offload.doctor.kinds import diagnose
 from offload.stores import open_store
 from offload.stores.tallies import Tally
+from offload.stores.tiered.index import index_of
 from offload.testing.store import HOUR, blob, contents
 from tests.support.moto_s3 import moto_s3
 from tests.support.servers import redis_client
@@ -151,7 +152,7 @@ def test_among_redis_keys(redis):
     assert list(store.blobs.find("")) == [digest]
     assert list(store.pointers.names("classes/")) == ["classes/one"]
     assert sorted(store.pointers.names()) == [".DS_Store", "classes/one"]
-    assert [name for some in store.places.noted() for name in some] == []
+    assert [name for some in index_of(store).digests() for name in some] == []
     assert contents(store, [digest]) == [content]
     store.tallies.clear()
     store.close()

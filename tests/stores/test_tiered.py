@@ -14,7 +14,7 @@ from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
 from offload.stores import open_store
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
-from offload.stores.redis import places
+from offload.stores.redis import holds
 from offload.stores.tiered import TieredStore
 from offload.testing.store import HOUR, FakeClock, blobs, contents, scanned, swept
 from tests.support.moto_s3 import moto_s3
@@ -149,8 +149,8 @@ def test_reading_keeps_the_order_over_tiers(store, first, lower, monkeypatch):
     many = {**low, **high}
     order = random.Random(1).choices(list(many), k=30)
     asked = []
-    find = first.places.find
-    monkeypatch.setattr(first.places, "find", lambda digests: asked.append(1) or find(digests))
+    find = store.index.find
+    monkeypatch.setattr(store.index, "find", lambda digests: asked.append(1) or find(digests))
     assert contents(store, order) == [many[digest][0] for digest in order]
     assert asked == [1]
 
@@ -203,7 +203,7 @@ def test_credentials_are_not_shown():
     """The URL of several stores has no secrets, nor what is noted of them."""
     store = open_store(["redis://:secret@a/1?prefix=p", "s3://key:secret@b/p?region=x"])
     assert store.url == "redis://a/1?prefix=p + s3://b/p"
-    assert [tier.place for tier in store._lower] == ["s3://b/p"]
+    assert [tier.name for tier in store._lower] == ["s3://b/p"]
 
 
 # ------------------------------------------------------------------ what it costs
@@ -299,7 +299,7 @@ def test_what_was_released_goes_from_s3(store, lower, clock):
     assert {(each.kind, each.size) for each in found} == {("blob", LARGE)}
     assert "nobody holds it" in found[0].why
     assert there(lower) == set(kept)
-    assert list(store._places.find(list(many)).values()) == [None] * 3  # nor a note is left
+    assert list(store.index.find(list(many)).values()) == [None] * 3  # nor a note is left
 
 
 @pytest.mark.server
@@ -308,7 +308,7 @@ def test_what_was_released_in_redis_goes_from_s3(request, name, lower, monkeypat
     """Every form of Redis keeps the account, for more blobs than one script looks at."""
     first = open_store(request.getfixturevalue(name).url, prefix=os.urandom(4).hex())
     store = TieredStore(first, [lower], (1,), small=0)
-    monkeypatch.setattr(places, "KEYS", 7)
+    monkeypatch.setattr(holds, "BATCH", 7)
     many, kept = blobs(30, 5), blobs(10, 8)
     put(store, many)
     put(store, kept, holder="task:2")
@@ -350,7 +350,7 @@ def test_what_a_killed_publisher_left_goes_in_the_end(store, lower, clock):
 STEPS = 5  # of a sweeper, each a call of one of the tiers
 
 
-def pausing(monkeypatch, first, lower, step, action):
+def pausing(monkeypatch, index, lower, step, action):
     """Have *action* done before the call of either tier that a sweeper makes as number *step*;
     return the list of its calls.
     """
@@ -360,7 +360,10 @@ def pausing(monkeypatch, first, lower, step, action):
         real = getattr(target, name)
 
         def call(*args, **options):
-            if len(made) <= step and sys._getframe(1).f_code.co_name in ("_sweep_ended", "_ended"):
+            if len(made) <= step and sys._getframe(1).f_code.co_name in (
+                "_sweep_unneeded",
+                "_unneeded",
+            ):
                 made.append(name)
                 if len(made) == step + 1:
                     action()
@@ -369,8 +372,8 @@ def pausing(monkeypatch, first, lower, step, action):
         monkeypatch.setattr(target, name, call)
 
     for name in ("find", "forget"):
-        wrap(first.places, name)
-    for name in ("versions", "discard"):
+        wrap(index, name)
+    for name in ("versions", "delete_versions"):
         wrap(lower.versions, name)
     return made
 
@@ -392,9 +395,9 @@ def test_what_is_published_again_meanwhile_is_not_swept(
         else:
             store.blobs.put(many, HOUR, value_size=1024 * KIB)
 
-    made = pausing(monkeypatch, first, lower, step, publish)
+    made = pausing(monkeypatch, store.index, lower, step, publish)
     swept(store)
-    assert ["find", "versions", "find", "discard", "forget"][: step + 1] == made
+    assert ["find", "versions", "find", "delete_versions", "forget"][: step + 1] == made
     assert contents(store, many) == [content for (content,) in many.values()]
     assert store.blobs.hold(list(many), HOUR, "task:3") == set()
     clock.advance(HOUR / 2)
@@ -412,7 +415,7 @@ def test_a_publisher_who_is_slow_to_note_loses_nothing(
     store.blobs.release(list(many), "task:1", 1)
     clock.advance(2)
     removed = []
-    before(monkeypatch, first.places, "note", lambda: removed.append(swept(store)))
+    before(monkeypatch, store.index, "add", lambda: removed.append(swept(store)))
     if holds:
         assert put(store, many, HOUR, "task:2") == set(many)
     else:
@@ -428,13 +431,13 @@ def test_a_sweep_that_was_killed_is_brought_to_an_end(store, first, lower, clock
     store.blobs.release(list(many), "task:1", 1)
     clock.advance(2)
     with monkeypatch.context() as patch:
-        patch.setattr(first.places, "forget", lambda places: 1 / 0)
+        patch.setattr(store.index, "forget", lambda places: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             swept(store)
     assert there(lower) == set()
-    assert store._places.find(list(many)).keys() == many.keys()
+    assert store.index.find(list(many)).keys() == many.keys()
     assert swept(store) == 0
-    assert list(store._places.find(list(many)).values()) == [None] * 2
+    assert list(store.index.find(list(many)).values()) == [None] * 2
 
 
 def test_a_promise_to_one_is_kept_by_who_stores_anew(store, first, lower, clock, monkeypatch):
@@ -471,11 +474,11 @@ def test_a_promise_is_asked_for_again_of_what_was_stored_anew(
     def store_anew():
         lower.blobs.delete([digest])
         lower.versions.replace(many, HOUR)
-        place = first.places.find([digest])[digest]
+        place = store.index.find([digest])[digest]
         note = f"another {place.tier}"
-        first.places.note({digest: HOUR}, note, life=HOUR, name="@put:other")
+        store.index.add({digest: HOUR}, note, ttl=HOUR, name="@put:other")
 
-    after(monkeypatch, lower.versions, "prolong", store_anew)
+    after(monkeypatch, lower.versions, "extend", store_anew)
     assert store.blobs.hold([digest], 9 * HOUR, "task:2") == set()
     clock.advance(9 * HOUR - 1)
     assert swept(store) == 0
@@ -486,8 +489,8 @@ def test_what_always_changes_has_an_end(store, first, clock, monkeypatch):
     """Who finds a blob stored anew at each look gives up for now."""
     many = blobs(1, LARGE)
     put(store, many, HOUR)
-    monkeypatch.setattr(first.places, "promise", set)
-    with pytest.raises(StoreUnavailable, match="changed whenever it was looked at"):
+    monkeypatch.setattr(store.index, "extend", set)
+    with pytest.raises(StoreUnavailable, match="was changed by others"):
         store.blobs.hold(list(many), 9 * HOUR, "task:2")
 
 
@@ -497,7 +500,7 @@ def test_a_server_that_deletes_unconditionally(store, lower, clock, monkeypatch,
     put(store, many, 24 * HOUR)
     store.blobs.release(list(many), "task:1", 1)
     clock.advance(2)
-    monkeypatch.setattr(lower._conditions, "_known", lambda what: what != "delete")
+    monkeypatch.setattr(lower.conditions, "_known", lambda what: what != "delete")
     with caplog.at_level(logging.WARNING):
         assert swept(store) == 0
     assert caplog.text.count("lifecycle rule") == 1
@@ -571,7 +574,7 @@ def test_what_moved_between_question_and_reading_is_found(store, first, lower, c
         lower.blobs.delete([one])
         first.blobs.put({one: many[one]}, HOUR)
 
-    after(monkeypatch, first.places, "find", move)
+    after(monkeypatch, store.index, "find", move)
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
@@ -586,7 +589,7 @@ def test_a_tier_that_was_taken_away(first, lower, clock):
     tiers = TieredStore(first, [other], clock=clock)
     for store in (tiers, first):
         for asked in ([one], [one, two]):
-            with pytest.raises(StoreUnavailable, match=r"lies in s3://bucket/offload.*add it"):
+            with pytest.raises(StoreUnavailable, match=r"is in s3://bucket/offload.*add it"):
                 contents(store, asked)
     assert swept(tiers) == 0
     assert tiers.blobs.hold([one], HOUR, "task:2") == {one}
@@ -606,7 +609,7 @@ def test_a_redis_without_its_tier_says_so(request, name, lower):
     one, two, root = many
     put(TieredStore(alone, [lower]), many)
     assert contents(alone, [root]) == [many[root][0]]
-    with pytest.raises(StoreUnavailable, match=r"lies in s3://bucket/offload.*add it") as caught:
+    with pytest.raises(StoreUnavailable, match=r"is in s3://bucket/offload.*add it") as caught:
         contents(alone, [root, two, one])
     assert caught.value.digest == two
     assert alone.blobs.hold(list(many), HOUR, "task:2") == {one, two}

@@ -1,4 +1,4 @@
-"""Blobs in Redis: one string each, under its own expiry, and a sorted set of who holds it."""
+"""Blobs in Redis: one string per blob, with its own expiry."""
 
 from __future__ import annotations
 
@@ -8,53 +8,30 @@ from contextlib import suppress
 from typing import Any
 
 from offload.digest import Buffer, Digest, parse_digest
-from offload.errors import BlobMissing, IntegrityError, StoreError
+from offload.errors import StoreError
 from offload.stores.capabilities import BlobPeek
-from offload.stores.checks import check_holder, check_limit
-from offload.stores.places import elsewhere
-from offload.stores.protocols import PUT, BlobInfo, Parts
+from offload.stores.checks import check_limit
+from offload.stores.errors import missing_error, size_error, tier_not_configured
+from offload.stores.protocols import BlobInfo, Parts
 from offload.stores.redis.client import RedisClient, script
+from offload.stores.redis.holds import BATCH, RedisHolds, milliseconds
 from offload.stores.redis.packer import Bulk
-from offload.stores.redis.places import KEYS, RedisPlaces, milliseconds
 
 __all__ = ("RedisBlobs",)
 
 WINDOW = 17 << 20
-"""Bytes under way in one round trip, up or down (or one blob, if that is more)."""
+"""Bytes per round trip, up or down (or one blob, if that is more)."""
 MANY = 256
-"""Blobs under way in one round trip."""
+"""Blobs per round trip."""
 LARGEST = 512 << 20
 """Bytes that a Redis string can hold."""
 
 
-class RedisBlobs:
-    tracks_holds = True
-
-    def __init__(self, client: RedisClient, places: RedisPlaces) -> None:
-        self._client = client
-        self._places = places
-        self._begin = f"{client.prefix}:blob:{{"
-
-    def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        return set(self._places.hold(digests, ttl, check_holder(holder)))
-
-    def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
-        self._places.release(digests, check_holder(holder), grace)
-
-    def holders(self, digest: Digest) -> dict[str, float]:
-        return self._places.holders(digest)
-
-    def count_holders(self, digests: Sequence[Digest]) -> list[int]:
-        return self._places.count_holders(digests)
-
-    def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        return self._places.longest_holds(digests)
-
-    def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
-        return self._places.held_by(digests, name)
-
-    def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
-        return self._places.delete_unheld(digests)
+class RedisBlobs(RedisHolds):
+    def __init__(self, client: RedisClient) -> None:
+        super().__init__(client)
+        self._prefix = f"{client.prefix}:blob:{{"
+        self._key = self._scripts.blob_key
 
     def put(
         self,
@@ -89,21 +66,19 @@ class RedisBlobs:
                     for digest, bulk in batch.items()
                 ]
             )
-            # What was there already is made to live on; it may have expired just before.
+            # Extend those that exist; one may expire just before, and is stored after all.
             old = [digest for digest, stored in zip(batch, answers, strict=True) if not stored]
-            again = self._gone(old, life)
-            batch = {digest: bulk for digest, bulk in batch.items() if digest in again}
+            batch = {digest: batch[digest] for digest in self._extend(old, life)}
 
-    def _gone(self, digests: Sequence[Digest], life: int) -> set[Digest]:
-        """Make blobs live for *life* milliseconds at least; return those that are gone."""
+    def _extend(self, digests: Sequence[Digest], life: int) -> list[Digest]:
+        """Keep blobs at least *life* milliseconds; return those that don't exist."""
         calls = [((self._key(digest),), (life,)) for digest in digests]
-        answers = self._client.run_script(script("prolong"), calls)
-        return {d for d, is_there in zip(digests, answers, strict=True) if not is_there}
+        exist = self._client.run_script(script("prolong"), calls)
+        return [digest for digest, exists in zip(digests, exist, strict=True) if not exists]
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
-        at_once = min(max(WINDOW // max(limit, 1), 1), MANY)
-        for batch in _batches(digests, at_once):
+        for batch in _batches(digests, _per_round_trip(limit)):
             # One byte over the limit is enough to know.
             contents: list[Buffer] = self._client.run(
                 [("GETRANGE", self._key(digest), 0, limit) for digest in batch]
@@ -111,41 +86,40 @@ class RedisBlobs:
             self._check(batch, contents, limit)
             contents.reverse()
             while contents:
-                yield contents.pop()  # nothing here keeps what the caller has finished with
+                yield contents.pop()  # keeps no reference to what the caller has finished with
 
     def _check(self, batch: Sequence[Digest], contents: Sequence[Buffer], limit: int) -> None:
-        """Raise the error of the first blob that is too large or not there.
+        """Raise the error of the first blob that is too large or missing.
 
-        GETRANGE says the same of an empty blob as of none.
+        GETRANGE returns the same for an empty blob and a missing one.
         """
         empty = [digest for digest, content in zip(batch, contents, strict=True) if not content]
-        there = self._client.run([("EXISTS", self._key(digest)) for digest in empty])
-        gone = {digest for digest, is_there in zip(empty, there, strict=True) if not is_there}
-        url = self._client.url
-        places = self._places.find(list(gone))
+        exists = self._client.run([("EXISTS", self._key(digest)) for digest in empty])
+        missing = [digest for digest, found in zip(empty, exists, strict=True) if not found]
+        tiers = self._tiers(missing)
         for digest, content in zip(batch, contents, strict=True):
-            if digest in gone:
-                place = places.get(digest)
-                if place is not None and place.life:
-                    raise elsewhere(digest, place.tier, url)
-                raise BlobMissing(
-                    f"{url} has no {digest}: it expired, or was deleted or evicted",
-                    digest=digest,
-                    store=url,
-                )
+            if digest in tiers:
+                raise tier_not_configured(digest, tiers[digest], self._client.url)
+            if digest in missing:
+                why = "it expired, or was deleted or evicted"
+                raise missing_error(digest, self._client.url, why)
             if len(content) > limit:
-                raise IntegrityError(
-                    f"{digest} in {url} is larger than the limit of {limit} bytes",
-                    digest=digest,
-                    store=url,
-                )
+                raise size_error(digest, self._client.url, limit)
+
+    def _tiers(self, digests: Sequence[Digest]) -> dict[Digest, str]:
+        """Return the tiers of blobs that are recorded to live in another store."""
+        return {
+            digest: answer[0].decode("utf-8", "replace").partition(" ")[2]
+            for digest, answer in self._scripts.run("where", digests).items()
+            if answer not in (0, 1) and answer[2]
+        }
 
     def delete(self, digests: Iterable[Digest]) -> None:
-        for batch in _batches(list(digests), KEYS):
+        for batch in _batches(list(digests), BATCH):
             self._client.run([("UNLINK", self._key(digest)) for digest in batch])
 
     def scan(self) -> Iterator[BlobInfo]:
-        for keys in self._client.keys(self._begin):
+        for keys in self._client.keys(self._prefix):
             commands = [(name, key) for key in keys for name in ("STRLEN", "PTTL")]
             answers = iter(self._client.run(commands))
             for key, size, left in zip(keys, answers, answers, strict=False):
@@ -156,34 +130,34 @@ class RedisBlobs:
     def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
         check_limit(size)
         found: list[BlobPeek | None] = []
-        for batch in _batches(digests, min(max(WINDOW // max(size, 1), 1), MANY)):
-            keys = map(self._key, batch)
+        for batch in _batches(digests, _per_round_trip(size)):
             commands: list[tuple[Any, ...]] = []
-            for key in keys:
+            for key in map(self._key, batch):
                 commands += [("STRLEN", key), ("PTTL", key), ("GETRANGE", key, 0, size)]
             answers = iter(self._client.run(commands))
             found += [
-                None if left == -2 else BlobPeek(length, _seconds(left), bytes(begin[:size]))
-                for length, left, begin in zip(answers, answers, answers, strict=True)
+                None if left == -2 else BlobPeek(length, _seconds(left), bytes(prefix[:size]))
+                for length, left, prefix in zip(answers, answers, answers, strict=True)
             ]
         return found
 
-    def find(self, begin: str) -> Iterator[Digest]:
-        for keys in self._client.keys(self._begin + begin):
+    def find(self, prefix: str) -> Iterator[Digest]:
+        for keys in self._client.keys(self._prefix + prefix):
             yield from filter(None, map(self._digest, keys))
 
     def _digest(self, key: str) -> Digest | None:
-        """Return whose key this is; None for one that others wrote."""
+        """Return the digest in a blob's key; None for other keys."""
         with suppress(ValueError):
-            return parse_digest(key[len(self._begin) : -1])
+            return parse_digest(key[len(self._prefix) : -1])
         return None
-
-    def _key(self, digest: Digest) -> str:
-        return f"{self._begin}{digest}}}"
 
 
 def _seconds(left: int) -> float:
     return math.inf if left < 0 else left / 1000  # an operator made it permanent
+
+
+def _per_round_trip(size: int) -> int:
+    return min(max(WINDOW // max(size, 1), 1), MANY)
 
 
 def _batches(items: Sequence[Digest], size: int) -> list[Sequence[Digest]]:

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from offload.stores.protocols import SweepItem
 from offload.stores.redis.blobs import RedisBlobs
 from offload.stores.redis.client import Driver, RedisClient
-from offload.stores.redis.leases import RedisLeases
-from offload.stores.redis.places import RedisPlaces
-from offload.stores.redis.pointers import RedisPointers
+from offload.stores.redis.records import RedisLeases, RedisPointers
 from offload.stores.redis.tallies import RedisTallies
 
 __all__ = ("RedisStore",)
@@ -40,8 +38,7 @@ class RedisStore:
     ) -> None:
         self.client = RedisClient(connect, url, prefix, replicas=replicas, patience=patience)
         self.url = url
-        self.places = RedisPlaces(self.client)
-        self.blobs = RedisBlobs(self.client, self.places)
+        self.blobs = RedisBlobs(self.client)
         self.pointers = RedisPointers(self.client)
         self.leases = RedisLeases(self.client)
         self.tallies = RedisTallies(self.client)

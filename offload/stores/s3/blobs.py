@@ -13,14 +13,15 @@ from itertools import islice
 from typing import Any
 
 from offload.digest import Buffer, Digest, parse_digest
-from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
-from offload.stores.capabilities import BlobPeek
+from offload.errors import StoreError, StoreUnavailable
+from offload.stores.capabilities import BlobPeek, Known, Version
 from offload.stores.checks import check_holder, check_limit, check_ttl
-from offload.stores.places import Noted
+from offload.stores.errors import contention_error, missing_error, size_error
 from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
 from offload.stores.s3.body import Body, body_of, size_of
 from offload.stores.s3.client import GONE_OR_CHANGED, Response, S3Client
 from offload.stores.s3.driver_errors import driver_errors
+from offload.stores.s3.records import Conditions
 
 __all__ = ("BLOB", "S3Blobs")
 
@@ -63,8 +64,11 @@ class Life:
 class S3Blobs:
     tracks_holds = False
 
-    def __init__(self, client: S3Client, *, skew: float, ahead: float) -> None:
+    def __init__(
+        self, client: S3Client, conditions: Conditions, *, skew: float, ahead: float
+    ) -> None:
         self._client = client
+        self._conditions = conditions
         self._skew = skew
         self._ahead = ahead
 
@@ -94,14 +98,14 @@ class S3Blobs:
         *,
         value_size: int | None = None,  # noqa: ARG002
     ) -> None:
-        self.store(blobs, ttl, anew=False)
+        self._store_all(blobs, ttl, anew=False)
 
-    def store(
+    def _store_all(
         self, blobs: Mapping[Digest, Parts], ttl: float, *, anew: bool
     ) -> dict[Digest, float]:
-        """Do as `put`, and return for how many seconds each blob is sure to be there.
+        """Store blobs; return for how many seconds each is sure to exist.
 
-        *anew* leaves nothing as it was when this was called; but no life gets shorter.
+        *anew* replaces every object that existed before, without shortening any life.
         """
         check_ttl(ttl)
         for digest, parts in blobs.items():
@@ -159,14 +163,14 @@ class S3Blobs:
         for page in self._client.pages("blobs", begin.replace(":", "-")):
             yield from _digests(page)
 
-    def sweep(self, noted: Noted | None = None, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Remove what has expired, unless *dry_run*, and yield it; leave what is *noted*.
+    def sweep(self, known: Known | None = None, *, dry_run: bool) -> Iterator[SweepItem]:
+        """Delete expired blobs, unless *dry_run*, and yield them; leave those *known*.
 
         The server must keep conditions on deletions: see `Conditions.require_deletes`.
         """
         expired = (
             (digest, life)
-            for digest, life in self._lives(noted)
+            for digest, life in self._lives(known)
             if life.now >= life.ends + self._skew
         )
         while some := list(islice(expired, DELETES)):
@@ -189,6 +193,29 @@ class S3Blobs:
         """Return the seconds for which such a blob is sure to be there."""
         return check_ttl(check_ttl(ttl) * (1 + self._ahead))
 
+    # -- versions: an ETag tells one write of a blob from another
+
+    def extend(self, digests: Sequence[Digest], ttl: float) -> dict[Digest, float]:
+        kept = self._client.threads.each(lambda digest: self.keep(digest, ttl), digests)
+        return {d: left for d, left in zip(digests, kept, strict=True) if left is not None}
+
+    def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> dict[Digest, float]:
+        return self._store_all(blobs, ttl, anew=True)
+
+    def versions(self, digests: Sequence[Digest]) -> dict[Digest, Version]:
+        lives = self._client.threads.each(self.life_at, digests)
+        return {
+            digest: Version(life.etag, max((life.size or 0) - NONCE, 0))
+            for digest, life in zip(digests, lives, strict=True)
+            if life is not None
+        }
+
+    def delete_versions(self, versions: Mapping[Digest, Version]) -> set[Digest]:
+        self._conditions.require_deletes()
+        tags = [(digest, version.tag) for digest, version in versions.items()]
+        done = self._client.threads.each(lambda seen: self.remove(*seen), tags)
+        return {digest for digest, is_gone in zip(versions, done, strict=True) if is_gone}
+
     # -- one blob
 
     def keep(self, digest: Digest, ttl: float) -> float | None:
@@ -202,7 +229,7 @@ class S3Blobs:
             done = self._prolong(digest, life, ttl)
             if done is not None:
                 return self.promise(ttl) if done else None
-        raise self._contended(digest)
+        raise contention_error(digest, self._client.url, _TURNS)
 
     def _lasts(self, life: Life, ttl: float) -> bool:
         return life.ends >= life.now + check_ttl(ttl) + self._skew
@@ -262,7 +289,7 @@ class S3Blobs:
                 return check_ttl(ttl)
             if isinstance(body, Body):
                 body.seek(0)
-        raise self._contended(digest)
+        raise contention_error(digest, self._client.url, _TURNS)
 
     def _get(self, digest: Digest, limit: int) -> Buffer:
         url = self._client.url
@@ -279,11 +306,9 @@ class S3Blobs:
                         content = body.read(size)
                         size = len(content)
                     if size > most:
-                        raise self._too_large(digest, limit)
+                        raise size_error(digest, url, limit)
                     return memoryview(content)[:-NONCE]
-        raise BlobMissing(
-            f"{url} has no {digest}: it expired or was deleted", digest=digest, store=url
-        )
+        raise missing_error(digest, url)
 
     def life_at(self, digest: Digest) -> Life | None:
         """Return what is there of a blob, expired or not."""
@@ -312,15 +337,15 @@ class S3Blobs:
 
     # -- many
 
-    def _lives(self, noted: Noted | None = None) -> Iterator[tuple[Digest, Life]]:
-        """Look at every blob but those *noted*. A list does not show metadata, so each is asked
-        for them.
+    def _lives(self, known: Known | None = None) -> Iterator[tuple[Digest, Life]]:
+        """Yield the life of every blob but those *known*, by one request each: a list doesn't
+        show metadata.
         """
         for page in self._client.pages("blobs"):
             found = _digests(page)
-            if noted is not None and found:
-                known = noted(found)
-                found = [digest for digest in found if digest not in known]
+            if known is not None and found:
+                others = known(found)
+                found = [digest for digest in found if digest not in others]
             for digest, life in zip(
                 found, self._client.threads.each(self.life_at, found), strict=True
             ):
@@ -346,20 +371,6 @@ class S3Blobs:
         if not BLOB.fullmatch(name):
             raise StoreError(f"not a content digest: {digest[:100]!r}", store=self._client.url)
         return f"{self._client.begin}blobs/{name}"
-
-    def _too_large(self, digest: Digest, limit: int) -> IntegrityError:
-        return IntegrityError(
-            f"{digest} in {self._client.url} is larger than the limit of {limit} bytes",
-            digest=digest,
-            store=self._client.url,
-        )
-
-    def _contended(self, digest: Digest) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"{digest} in {self._client.url} changed whenever it was looked at, {_TURNS} times",
-            digest=digest,
-            store=self._client.url,
-        )
 
 
 def _digests(page: Iterable[Mapping[str, Any]]) -> list[Digest]:

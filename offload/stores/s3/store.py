@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from offload.stores.places import Noted
+from offload.stores.capabilities import Known
 from offload.stores.protocols import SweepItem
 from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.client import Connect, S3Client
 from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
 from offload.stores.s3.shelf import S3Shelf
-from offload.stores.s3.versions import S3Versions
 from offload.stores.snapshots import SnapshotTallies
 from offload.stores.snapshots.shelf import Pointed
 
@@ -67,23 +66,20 @@ class S3Store:
         )
         self.conditions = Conditions(self.client)
         self.url = url
-        self.blobs = S3Blobs(self.client, skew=skew, ahead=ahead)
-        self.versions = S3Versions(self.client, self.blobs, self.conditions, self._sweep)
+        self.blobs = S3Blobs(self.client, self.conditions, skew=skew, ahead=ahead)
+        self.versions = self.blobs
         self.pointers = S3Pointers(Records(self.client, "pointers", self.conditions))
         self.leases = S3Leases(Records(self.client, "leases", self.conditions))
         self.tallies = SnapshotTallies(S3Shelf(self.client), Pointed(self.pointers))
 
-    def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Remove what expired, and yield it.
+    def sweep(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[SweepItem]:
+        """Delete what expired, but not blobs *known* to a tier index, and yield it.
 
-        Raises ConfigurationError where the server deletes unconditionally.
+        Raises ConfigurationError if the server ignores conditions on deletions.
         """
-        return self._sweep(None, dry_run=dry_run)
-
-    def _sweep(self, noted: Noted | None, *, dry_run: bool) -> Iterator[SweepItem]:
         if not dry_run:
             self.conditions.require_deletes()
-        yield from self.blobs.sweep(noted, dry_run=dry_run)
+        yield from self.blobs.sweep(known, dry_run=dry_run)
         yield from self.pointers.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
         yield from self.conditions.sweep(dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""Blobs over several tiers."""
+"""Blobs in several tiers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ from dataclasses import replace
 from itertools import groupby, islice
 
 from offload.digest import Buffer, Digest
-from offload.errors import BlobMissing, ConfigurationError, StoreError, StoreUnavailable
-from offload.stores.capabilities import BlobPeek, HoldTracking, blob_inspection_of, hold_tracking_of
+from offload.errors import BlobMissing, ConfigurationError, StoreError
+from offload.stores.capabilities import (
+    BlobPeek,
+    HoldTracking,
+    blob_inspection_of,
+    hold_tracking_of,
+)
 from offload.stores.checks import check_holder, check_limit, check_ttl
-from offload.stores.places import Elsewhere, Place, Places, elsewhere
+from offload.stores.errors import (
+    TierNotConfigured,
+    contention_error,
+    missing_error,
+    tier_not_configured,
+)
 from offload.stores.protocols import PUT, BlobInfo, Parts, Store
 from offload.stores.tiered.counts import TierCounts
-from offload.stores.tiered.tier import Tier
+from offload.stores.tiered.index import Location, TierIndex
+from offload.stores.tiered.sweep import Tier
 
 __all__ = ("TieredBlobs",)
 
 _TURNS = 10
-_MANY = 1000  # blobs of a lower tier that the first is asked about at once
+_MANY = 1000  # blobs of a lower tier that the index is asked about at once
 
 
 class TieredBlobs:
@@ -31,7 +42,7 @@ class TieredBlobs:
     def __init__(
         self,
         first: Store,
-        places: Places,
+        index: TierIndex,
         lower: Sequence[Tier],
         *,
         sizes: Sequence[int],
@@ -40,21 +51,21 @@ class TieredBlobs:
         counts: TierCounts,
     ) -> None:
         self._first = first
-        self._places = places
+        self._index = index
         self._lower = lower
-        self._tiers = {tier.place: tier for tier in lower}
+        self._tiers = {tier.name: tier for tier in lower}
         self._sizes = sizes
         self._small = small
         self._url = url
         self._counts = counts
 
-    # -- keeping
+    # -- holding
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
         check_ttl(ttl)
         check_holder(holder)
         with self._counts.errors():
-            return self._missing(self._places.hold(digests, ttl, holder), ttl)
+            return self._missing(self._index.hold(digests, ttl, holder), ttl)
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
         with self._counts.errors():
@@ -64,59 +75,59 @@ class TieredBlobs:
         return self._first.blobs.holders(digest)
 
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
-        return _accounted(self._first).count_holders(digests)
+        return self._holds().count_holders(digests)
 
     def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        return _accounted(self._first).longest_holds(digests)
+        return self._holds().longest_holds(digests)
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
-        return _accounted(self._first).held_by(digests, name)
+        return self._holds().held_by(digests, name)
 
     def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
-        return _accounted(self._first).delete_unheld(digests)
+        return self._holds().delete_unheld(digests)
 
-    def _missing(self, found: Mapping[Digest, Place | None], ttl: float) -> set[Digest]:
-        """Return what of *found* is nowhere, once all others are promised for *ttl* seconds.
+    def _holds(self) -> HoldTracking:
+        found = hold_tracking_of(self._first)
+        if found is None:
+            url = self._first.url
+            raise ConfigurationError(f"{url} doesn't track holds", store=url)
+        return found
 
-        What lies in a tier that is not configured counts as nowhere: it is stored again.
+    def _missing(self, found: Mapping[Digest, Location | None], ttl: float) -> set[Digest]:
+        """Return the blobs in *found* that are nowhere, after extending the others' promises.
+
+        A blob in a tier that isn't configured counts as nowhere: it is stored again.
         """
         missing: set[Digest] = set()
         for _ in range(_TURNS):
-            missing |= {d for d, place in found.items() if self._tier_of(place) is None}
+            missing |= {d for d, at in found.items() if at is None or at.tier not in self._tiers}
             short = {
-                digest: place
-                for digest, place in found.items()
-                if place is not None and digest not in missing and place.promised < ttl
+                digest: location
+                for digest, location in found.items()
+                if location is not None and digest not in missing and location.promised < ttl
             }
             changed: list[Digest] = []
             for tier in self._lower:
-                some = {d: place for d, place in short.items() if place.tier == tier.place}
+                some = {d: location for d, location in short.items() if location.tier == tier.name}
                 if some:
-                    changed += self._prolong(tier, some, ttl, missing)
+                    changed += self._extend(tier, some, ttl, missing)
             if not changed:
                 return missing
             found = {
-                digest: place if place is not None and place.life else None
-                for digest, place in self._places.find(changed).items()
+                digest: location if location is not None and location.ttl else None
+                for digest, location in self._index.find(changed).items()
             }
-        raise StoreUnavailable(
-            f"{min(changed)} in {self._url} changed whenever it was looked at, {_TURNS} times",
-            digest=min(changed),
-            store=self._url,
-        )
+        raise contention_error(min(changed), self._url, _TURNS)
 
-    def _prolong(
-        self, tier: Tier, places: Mapping[Digest, Place], ttl: float, missing: set[Digest]
+    def _extend(
+        self, tier: Tier, locations: Mapping[Digest, Location], ttl: float, missing: set[Digest]
     ) -> set[Digest]:
-        """Have *tier* promise more; return those that were stored anew meanwhile."""
-        kept = tier.keep(list(places), ttl)
-        lost = places.keys() - kept.keys()
-        self._places.forget({digest: places[digest] for digest in lost})
+        """Extend the promises of *tier*; return the blobs that were stored again meanwhile."""
+        kept = tier.extend(list(locations), ttl)
+        lost = locations.keys() - kept.keys()
+        self._index.forget({digest: locations[digest] for digest in lost})
         missing |= lost
-        return self._places.promise({d: (places[d], left) for d, left in kept.items()})
-
-    def _tier_of(self, place: Place | None) -> Tier | None:
-        return None if place is None else self._tiers.get(place.tier)
+        return self._index.extend({d: (locations[d], left) for d, left in kept.items()})
 
     # -- storing
 
@@ -137,7 +148,7 @@ class TieredBlobs:
                     self._first.blobs.put(first, ttl, value_size=value_size)
 
     def _tier_for(self, parts: Parts, value_size: int | None) -> Tier | None:
-        """Return where a blob goes; None is the first tier."""
+        """Return the tier that a blob belongs to; None: the first."""
         size = sum(memoryview(part).nbytes for part in parts)
         if size < self._small:
             return None
@@ -146,17 +157,17 @@ class TieredBlobs:
 
     def _put(self, tier: Tier, blobs: Mapping[Digest, Parts], ttl: float) -> None:
         name = f"@put:{os.urandom(8).hex()}"
-        found = self._places.reserve(list(blobs), ttl, name)
+        found = self._index.reserve(list(blobs), ttl, name)
         missing = self._missing(found, ttl)
         if not missing:
             return
         wanted = {d: parts for d, parts in blobs.items() if d in missing}
         with self._counts.uploading(tier.store.url, wanted):
-            promised = tier.add(wanted, ttl)
-        note = f"{os.urandom(8).hex()} {tier.place}"
-        more = self._places.note(promised, note, life=ttl, name=name)
-        if more:  # others stored these meanwhile, and were promised more
-            tier.keep(list(more), max(more.values()))
+            promised = tier.put(wanted, ttl)
+        entry = f"{os.urandom(8).hex()} {tier.name}"
+        more = self._index.add(promised, entry, ttl=ttl, name=name)
+        if more:  # others stored these meanwhile, with longer promises
+            tier.extend(list(more), max(more.values()))
 
     # -- reading
 
@@ -165,42 +176,36 @@ class TieredBlobs:
 
     def _get(self, digests: list[Digest], limit: int) -> Iterator[Buffer]:
         with self._counts.errors():
-            yield from self._get_all(digests, limit)
+            if len(digests) == 1:  # mostly a value's root, which is in the first tier
+                with suppress(BlobMissing, TierNotConfigured):
+                    yield from self._fetch(self._first, digests, limit)
+                    return
+            found = self._index.find(digests)
+            for store, run in groupby(digests, lambda digest: self._store_of(digest, found)):
+                try:
+                    yield from self._fetch_or_search(store, list(run), limit)
+                except BlobMissing:
+                    self._forget_lost(found)
+                    raise
 
-    def _get_all(self, digests: list[Digest], limit: int) -> Iterator[Buffer]:
-        if len(digests) == 1:  # a value's root, most often in the first tier
-            with suppress(BlobMissing, Elsewhere):
-                yield from self._fetch(self._first, digests, limit)
-                return
-        found = self._places.find(digests)
-        for store, run in groupby(digests, lambda digest: self._store_of(digest, found)):
-            try:
-                yield from self._run(store, list(run), limit)
-            except BlobMissing:
-                self._forget_lost(found)
-                raise
-
-    def _store_of(self, digest: Digest, found: Mapping[Digest, Place | None]) -> Store | None:
-        """Return where a blob is noted to be; None if nowhere."""
+    def _store_of(self, digest: Digest, found: Mapping[Digest, Location | None]) -> Store | None:
+        """Return the store that a blob is recorded to be in; None if there is no record."""
         if digest not in found:
             return self._first
-        place = found[digest]
-        if place is None:
+        location = found[digest]
+        if location is None:
             return None
-        if not place.life:
-            raise self._gone(digest)
-        tier = self._tiers.get(place.tier)
+        if not location.ttl:
+            raise self._missing_error(digest)
+        tier = self._tiers.get(location.tier)
         if tier is None:
-            raise elsewhere(digest, place.tier, self._url)
+            raise tier_not_configured(digest, location.tier, self._url)
         return tier.store
 
-    def _run(
-        self,
-        store: Store | None,
-        digests: list[Digest],
-        limit: int,
+    def _fetch_or_search(
+        self, store: Store | None, digests: list[Digest], limit: int
     ) -> Iterator[Buffer]:
-        """Yield blobs that are noted to be in one store."""
+        """Yield blobs recorded to be in *store*; search all tiers for those that aren't."""
         done = 0
         while done < len(digests):
             try:
@@ -208,50 +213,46 @@ class TieredBlobs:
                     for content in self._fetch(store, digests[done:], limit):
                         done += 1
                         yield content
-                        del content  # nothing here keeps what the caller has finished with
+                        del content  # keep no reference to what the caller has finished with
                     return
-            except (BlobMissing, Elsewhere):
+            except (BlobMissing, TierNotConfigured):
                 pass
             yield self._search(digests[done], store, limit)
             done += 1
 
     def _search(self, digest: Digest, store: Store | None, limit: int) -> Buffer:
-        """Look for a blob in all tiers but *store*, where it is not."""
+        """Return a blob from any tier but *store*."""
         for other in (self._first, *(tier.store for tier in self._lower)):
             if other is not store:
-                with suppress(BlobMissing, Elsewhere):
+                with suppress(BlobMissing, TierNotConfigured):
                     (content,) = self._fetch(other, [digest], limit)
                     return content
-        raise self._gone(digest)
+        raise self._missing_error(digest)
 
-    def _forget_lost(self, found: Mapping[Digest, Place | None]) -> None:
-        """Drop the note of each blob that somebody removed from where it is noted to be.
+    def _forget_lost(self, found: Mapping[Digest, Location | None]) -> None:
+        """Remove the entries of blobs that somebody deleted from their tier.
 
-        Otherwise the value's next publisher would deduplicate against what is gone.
+        Otherwise the value's next publisher would deduplicate against missing blobs.
         """
         for tier in self._lower:
-            noted = {d: p for d, p in found.items() if p is not None and p.tier == tier.place}
+            some = {d: at for d, at in found.items() if at is not None and at.tier == tier.name}
             with suppress(StoreError):  # an outage: they are checked when they are read again
-                there = tier.there(list(noted))
-                self._places.forget({d: p for d, p in noted.items() if d not in there})
+                existing = tier.existing(list(some))
+                self._index.forget({d: at for d, at in some.items() if d not in existing})
 
     def _fetch(self, store: Store, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         return self._counts.fetching(store.url, iter(store.blobs.get(digests, limit)))
 
-    def _gone(self, digest: Digest) -> BlobMissing:
-        return BlobMissing(
-            f"{self._url} has no {digest}: it expired, or was deleted or evicted",
-            digest=digest,
-            store=self._url,
-        )
+    def _missing_error(self, digest: Digest) -> BlobMissing:
+        return missing_error(digest, self._url, "it expired, or was deleted or evicted")
 
-    # -- all of them
+    # -- deleting and listing
 
     def delete(self, digests: Iterable[Digest]) -> None:
         asked = list(digests)
         self._first.blobs.delete(asked)
-        found = self._places.find(asked)
-        self._places.forget({d: place for d, place in found.items() if place is not None})
+        found = self._index.find(asked)
+        self._index.forget({d: at for d, at in found.items() if at is not None})
         for tier in self._lower:
             tier.store.blobs.delete(asked)
 
@@ -260,40 +261,33 @@ class TieredBlobs:
         for tier in self._lower:
             infos = tier.store.blobs.scan()
             while some := {info.digest: info for info in islice(infos, _MANY)}:
-                for digest, place in self._places.find(list(some)).items():
-                    if place is None:  # the first tier lost its note
+                for digest, location in self._index.find(list(some)).items():
+                    if location is None:  # the index lost its entry
                         yield some[digest]
-                    elif place.tier == tier.place and place.life:
-                        yield replace(some[digest], ttl=place.life)
+                    elif location.tier == tier.name and location.ttl:
+                        yield replace(some[digest], ttl=location.ttl)
 
     def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
-        seen = dict(zip(digests, blob_inspection_of(self._first).peek(digests, size), strict=True))
-        rest = [digest for digest, found in seen.items() if found is None]
-        places = self._places.find(rest) if rest else {}
+        peeks = blob_inspection_of(self._first).peek(digests, size)
+        found = dict(zip(digests, peeks, strict=True))
+        rest = [digest for digest, peek in found.items() if peek is None]
+        locations = self._index.find(rest) if rest else {}
+
+        def may_be_in(tier: Tier, location: Location | None) -> bool:
+            # The index may have lost its entry.
+            return location is None or (location.tier == tier.name and location.ttl > 0)
+
         for tier in self._lower:
-            # What is noted nowhere may be in any: the first tier may have lost its notes.
-            some = [d for d in rest if seen[d] is None and self._may_be_in(tier, places.get(d))]
-            for digest, found in zip(
-                some, blob_inspection_of(tier.store).peek(some, size), strict=True
-            ):
-                place = places.get(digest)
-                seen[digest] = found if found is None or place is None else _until(found, place)
-        return [seen[digest] for digest in digests]
+            some = [d for d in rest if found[d] is None and may_be_in(tier, locations.get(d))]
+            peeks = blob_inspection_of(tier.store).peek(some, size)
+            for digest, peek in zip(some, peeks, strict=True):
+                location = locations.get(digest)
+                if peek is not None and location is not None:
+                    found[digest] = replace(peek, ttl=location.ttl)
+                else:
+                    found[digest] = peek
+        return [found[digest] for digest in digests]
 
-    def _may_be_in(self, tier: Tier, place: Place | None) -> bool:
-        return place is None or (place.tier == tier.place and place.life > 0)
-
-    def find(self, begin: str) -> Iterator[Digest]:
+    def find(self, prefix: str) -> Iterator[Digest]:
         for store in (self._first, *(tier.store for tier in self._lower)):
-            yield from blob_inspection_of(store).find(begin)
-
-
-def _until(seen: BlobPeek, place: Place) -> BlobPeek:
-    return replace(seen, ttl=place.life)
-
-
-def _accounted(store: Store) -> HoldTracking:
-    found = hold_tracking_of(store)
-    if found is None:
-        raise ConfigurationError(f"{store.url} cannot count who holds what", store=store.url)
-    return found
+            yield from blob_inspection_of(store).find(prefix)

@@ -1,4 +1,4 @@
-"""What each tier does, counted."""
+"""Counters of each tier's uploads, downloads, and errors."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from offload.counters import Counters
 from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, IntegrityError, StoreError
-from offload.stores.places import Elsewhere
+from offload.stores.capabilities import StoreCounters
+from offload.stores.errors import TierNotConfigured
 from offload.stores.protocols import Parts
 
 __all__ = ("TierCounts",)
 
 
 class TierCounts:
-    """Counts under the URL of each tier, as soon as there is something to count with."""
+    """Count under the URL of each tier, once `counters` is set."""
 
     def __init__(self, urls: Collection[str]) -> None:
         self._urls = urls
-        self.counters: Counters | None = None
+        self.counters: StoreCounters | None = None
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Count that a call of a tier failed. That a blob is not there is no failure."""
+        """Count a tier's failed call. A missing blob is no failure."""
         try:
             yield
-        except (BlobMissing, Elsewhere, IntegrityError):
+        except (BlobMissing, TierNotConfigured, IntegrityError):
             raise
         except StoreError as exc:
             if self.counters is not None and exc.store and exc.store in self._urls:
@@ -36,11 +36,11 @@ class TierCounts:
 
     @contextmanager
     def uploading(self, url: str, blobs: Mapping[Digest, Parts]) -> Iterator[None]:
-        """Count blobs that this block writes."""
-        begun = time.perf_counter()
+        """Count the blobs that this block writes."""
+        started = time.perf_counter()
         yield
         if self.counters is not None:
-            took = time.perf_counter() - begun
+            took = time.perf_counter() - started
             size = sum(memoryview(part).nbytes for parts in blobs.values() for part in parts)
             self.counters.of_store(url, blobs_uploaded=len(blobs), bytes_stored=size)
             self.counters.took("upload", took, store=url)
@@ -51,15 +51,15 @@ class TierCounts:
         took = 0.0
         try:
             while True:
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 content = next(contents, None)
-                took += time.perf_counter() - begun
+                took += time.perf_counter() - started
                 if content is None:
                     return
                 number += 1
                 size += memoryview(content).nbytes
                 yield content
-                del content  # nothing here keeps what the caller has finished with
+                del content  # keep no reference to what the caller has finished with
         finally:
             if self.counters is not None and number:
                 self.counters.of_store(url, blobs_fetched=number, bytes_fetched=size)

@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 
-from offload.counters import Counters
 from offload.errors import ConfigurationError, StoreUnavailable
-from offload.stores.places import Places
+from offload.stores.capabilities import StoreCounters
 from offload.stores.protocols import LeaseStore, PointerStore, Store, SweepItem
 from offload.stores.tallies import Tallies
 from offload.stores.tiered.blobs import TieredBlobs
 from offload.stores.tiered.counts import TierCounts
-from offload.stores.tiered.sweep import sweep
-from offload.stores.tiered.tier import Tier
+from offload.stores.tiered.index import index_of
+from offload.stores.tiered.sweep import Tier, sweep, tier_name
 
 __all__ = ("SIZES", "TieredStore")
 
@@ -54,21 +53,21 @@ class TieredStore:
     ) -> None:
         self.tiers = (first, *lower)
         self.url = " + ".join(store.url for store in self.tiers)
-        places = getattr(first, "places", None)
-        if not isinstance(places, Places):
+        index = index_of(first)
+        if index is None:
             raise ConfigurationError(
-                f"{first.url} cannot be the first of several stores, for it keeps no account of "
-                "who needs what: put a Redis before it",
+                f"{first.url} cannot be the first of several stores, as it has no tier index: put "
+                "a Redis before it",
                 store=self.url,
             )
+        self.index = index
         self._lower = [Tier(store, clock) for store in lower]
         _check(self.tiers, self._lower, sizes, self.url)
         self._first = first
-        self._places = places
         self._counts = TierCounts([store.url for store in self.tiers])
         self.blobs = TieredBlobs(
             first,
-            places,
+            index,
             self._lower,
             sizes=sizes,
             small=small,
@@ -76,8 +75,8 @@ class TieredStore:
             counts=self._counts,
         )
 
-    def count_by_tier(self, counters: Counters) -> None:
-        """Count from now on what each tier does."""
+    def count_by_tier(self, counters: StoreCounters) -> None:
+        """Count uploads, downloads, and errors of each tier from now on."""
         self._counts.counters = counters
 
     @property
@@ -104,7 +103,7 @@ class TieredStore:
         away: list[StoreUnavailable] = []
         for each in (
             self._first.sweep(dry_run=dry_run),
-            *(sweep(self._places, tier, dry_run=dry_run) for tier in self._lower),
+            *(sweep(self.index, tier, dry_run=dry_run) for tier in self._lower),
         ):
             try:
                 yield from each
@@ -124,10 +123,10 @@ class TieredStore:
 def _check(stores: Sequence[Store], lower: Sequence[Tier], sizes: Sequence[int], url: str) -> None:
     if not lower:
         raise ConfigurationError(f"{url}: several stores are at least two", store=url)
-    seen = sorted([stores[0].url.partition("?")[0], *(tier.place for tier in lower)])
-    for place, group in groupby(seen):
+    seen = sorted([tier_name(stores[0].url), *(tier.name for tier in lower)])
+    for name, group in groupby(seen):
         if len(list(group)) > 1:
-            raise ConfigurationError(f"{url}: {place} is there twice", store=url)
+            raise ConfigurationError(f"{url}: {name} is there twice", store=url)
     if len(sizes) != len(lower):
         raise ConfigurationError(
             f"{url}: {len(stores)} stores need {len(lower)} sizes (offload_tier_sizes) from which "

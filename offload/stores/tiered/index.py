@@ -1,0 +1,290 @@
+"""The tier index: the first tier's record of the blobs in lower tiers.
+
+Each blob in a lower tier has an *entry*, which names the tier, and two ends. It *expires* as
+any blob does: its life is as long as the longest time asked for, and `BlobStore.release`
+shortens it. Its tier has *promised* to keep the object for some time; a promise never gets
+shorter. The entry stays until the promise ends, so that a sweep finds what expired earlier.
+
+An expired blob stays expired: it is missing for every call until it is stored again, as
+another version of the object and with another entry. So a sweeper that saw a version, and
+after that saw that nothing needs the blob, may delete that version at any time. A writer takes
+a hold first, or at least a reservation, so that no sweeper that sees what it writes can find
+the blob unneeded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from offload.digest import Digest, parse_digest
+from offload.stores.checks import check_ttl
+from offload.stores.memory import Entry, MemoryState, MemoryStore
+from offload.stores.protocols import Store
+from offload.stores.redis.client import RedisClient, script
+from offload.stores.redis.holds import BlobScripts, milliseconds
+from offload.stores.redis.store import RedisStore
+
+__all__ = ("Location", "TierIndex", "index_of")
+
+RESERVED = 3600.0
+"""Seconds for which a reservation lasts at most."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A tier index's answer about a blob in a lower tier.
+
+    Attributes:
+        entry: a unique word, a space, and the tier's URL. No two entries are the same.
+        promised: seconds for which the tier still keeps the object.
+        ttl: seconds until the blob expires; 0 if it has.
+        needed: seconds until nobody holds it or is about to store it.
+    """
+
+    entry: str
+    promised: float
+    ttl: float
+    needed: float
+
+    @property
+    def tier(self) -> str:
+        return self.entry.partition(" ")[2]
+
+
+class TierIndex(Protocol):
+    """Record which blobs are in which lower tier. Each call is one round trip.
+
+    Answers cover only blobs that aren't in the first tier itself: their location, or None if
+    they are nowhere.
+    """
+
+    def hold(
+        self, digests: Sequence[Digest], ttl: float, holder: str
+    ) -> Mapping[Digest, Location | None]:
+        """Hold blobs as `BlobStore.hold` does, and extend the lives of those in lower tiers.
+
+        None also for an expired blob.
+        """
+
+    def reserve(
+        self, digests: Sequence[Digest], ttl: float, name: str
+    ) -> Mapping[Digest, Location | None]:
+        """Extend lives as `hold` does, but hold only blobs that are nowhere.
+
+        Their reservation ends when they are added under the same *name*, or after `RESERVED`
+        seconds.
+        """
+
+    def add(
+        self, promised: Mapping[Digest, float], entry: str, *, ttl: float, name: str
+    ) -> Mapping[Digest, float]:
+        """Record blobs that were just stored, and end the reservation called *name*.
+
+        A life that hasn't ended, and the promise of the same tier, only get longer.
+
+        Args:
+            promised: seconds for which the tier keeps each object.
+            ttl: seconds that the blobs live.
+
+        Returns the seconds of recorded promises that are longer.
+        """
+
+    def extend(self, promised: Mapping[Digest, tuple[Location, float]]) -> set[Digest]:
+        """Record longer promises for entries that are still as seen; return the others."""
+
+    def find(self, digests: Sequence[Digest]) -> Mapping[Digest, Location | None]:
+        """Return the locations of blobs, expired ones included, and change nothing."""
+
+    def forget(self, locations: Mapping[Digest, Location]) -> None:
+        """Remove entries that are still as seen, and the lives of their blobs."""
+
+    def digests(self) -> Iterator[list[Digest]]:
+        """Yield the digests of all entries, some thousand at a time."""
+
+
+def index_of(first: Store) -> TierIndex | None:
+    """Return the tier index in *first*; None if it can't have one."""
+    if isinstance(first, RedisStore):
+        return RedisTierIndex(first.client)
+    if isinstance(first, MemoryStore):
+        return MemoryTierIndex(first.state)
+    return None
+
+
+class RedisTierIndex:
+    """A tier index in Redis: a string per blob, beside its holds. ``hold.lua`` describes it."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._scripts = BlobScripts(client)
+
+    def hold(
+        self, digests: Sequence[Digest], ttl: float, holder: str
+    ) -> dict[Digest, Location | None]:
+        return self._hold(digests, ttl, holder, "")
+
+    def reserve(
+        self, digests: Sequence[Digest], ttl: float, name: str
+    ) -> dict[Digest, Location | None]:
+        return self._hold(digests, ttl, name, milliseconds(min(ttl, RESERVED)))
+
+    def _hold(
+        self, digests: Sequence[Digest], ttl: float, name: str, reserved: int | str
+    ) -> dict[Digest, Location | None]:
+        life = milliseconds(ttl)
+        answers = self._scripts.run("hold", digests, life, name, reserved)
+        return {
+            digest: None if answer == 0 else _location(answer[0], answer[1], life, life)
+            for digest, answer in answers.items()
+            if answer != 1
+        }
+
+    def add(
+        self, promised: Mapping[Digest, float], entry: str, *, ttl: float, name: str
+    ) -> dict[Digest, float]:
+        asked = {digest: milliseconds(left) for digest, left in promised.items()}
+        args = entry, milliseconds(ttl), name
+        groups = self._scripts.groups(list(asked))
+        calls = [(self._scripts.keys(g), (*args, *map(asked.__getitem__, g))) for g in groups]
+        recorded = [each for answer in self._run("note", calls) for each in answer]
+        return {
+            digest: left / 1000
+            for digest, left in zip(asked, recorded, strict=True)
+            if left > asked[digest]
+        }
+
+    def extend(self, promised: Mapping[Digest, tuple[Location, float]]) -> set[Digest]:
+        calls = []
+        for group in self._scripts.groups(list(promised)):
+            pairs = [promised[digest] for digest in group]
+            args = [word for place, left in pairs for word in (place.entry, milliseconds(left))]
+            calls.append(([self._scripts.location_key(digest) for digest in group], args))
+        done = [each for answer in self._run("promise", calls) for each in answer]
+        return {digest for digest, is_done in zip(promised, done, strict=True) if not is_done}
+
+    def find(self, digests: Sequence[Digest]) -> dict[Digest, Location | None]:
+        return {
+            digest: None if answer == 0 else _location(*answer)
+            for digest, answer in self._scripts.run("where", digests).items()
+            if answer != 1
+        }
+
+    def forget(self, locations: Mapping[Digest, Location]) -> None:
+        kinds = self._scripts.location_key, self._scripts.holds_key
+        calls = [
+            ([key(d) for d in group for key in kinds], [locations[d].entry for d in group])
+            for group in self._scripts.groups(list(locations))
+        ]
+        self._run("forget", calls)
+
+    def digests(self) -> Iterator[list[Digest]]:
+        prefix = f"{self._client.prefix}:place:{{"
+        for keys in self._client.keys(prefix):
+            found = []
+            for key in keys:
+                with suppress(ValueError):  # others wrote it
+                    found.append(parse_digest(key[len(prefix) : -1]))
+            yield found
+
+    def _run(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[object]]]) -> list[Any]:
+        return self._client.run_script(script(name), calls)
+
+
+def _location(entry: bytes, promised: float, ttl: float, needed: float) -> Location:
+    left = math.inf if promised < 0 else promised / 1000  # an operator made it permanent
+    return Location(entry.decode("utf-8", "replace"), left, ttl / 1000, needed / 1000)
+
+
+class MemoryTierIndex:
+    """A tier index in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def hold(
+        self, digests: Sequence[Digest], ttl: float, holder: str
+    ) -> dict[Digest, Location | None]:
+        return self._hold(digests, ttl, holder, None)
+
+    def reserve(
+        self, digests: Sequence[Digest], ttl: float, name: str
+    ) -> dict[Digest, Location | None]:
+        return self._hold(digests, ttl, name, min(ttl, RESERVED))
+
+    def _hold(
+        self, digests: Sequence[Digest], ttl: float, holder: str, reserved: float | None
+    ) -> dict[Digest, Location | None]:
+        state, now = self._state, self._state.now()
+        until = now + check_ttl(ttl)
+        found: dict[Digest, Location | None] = {}
+        with state.lock:
+            for digest in digests:
+                is_here = state.extend(digest, until)
+                lives = not is_here and state.lives_in(digest) is not None
+                location = self._location(digest) if lives else None
+                if reserved is None:
+                    state.add_hold(digest, holder, until)
+                elif not is_here and not lives:
+                    state.add_hold(digest, holder, now + reserved)
+                if not is_here:
+                    found[digest] = location
+        return found
+
+    def add(
+        self, promised: Mapping[Digest, float], entry: str, *, ttl: float, name: str
+    ) -> dict[Digest, float]:
+        state, now = self._state, self._state.now()
+        more: dict[Digest, float] = {}
+        with state.lock:
+            for digest, left in promised.items():
+                state.holds.get(digest, {}).pop(name, None)
+                old = state.entries.get(digest)
+                new = state.entries[digest] = Entry(entry, now + check_ttl(left), now + ttl)
+                if old is not None and min(old.life, old.until) > now:
+                    new.life = max(new.life, old.life)
+                    if old.tier == new.tier and old.until > new.until:
+                        new.until = old.until
+                        more[digest] = old.until - now
+                state.check_at(new.until, digest)
+        return more
+
+    def extend(self, promised: Mapping[Digest, tuple[Location, float]]) -> set[Digest]:
+        now = self._state.now()
+        changed: set[Digest] = set()
+        with self._state.lock:
+            for digest, (location, left) in promised.items():
+                entry = self._state.entry(digest)
+                if entry is None or entry.text != location.entry:
+                    changed.add(digest)
+                else:
+                    entry.until = max(entry.until, now + check_ttl(left))
+        return changed
+
+    def find(self, digests: Sequence[Digest]) -> dict[Digest, Location | None]:
+        with self._state.lock:
+            return {d: self._location(d) for d in digests if self._state.blob(d) is None}
+
+    def forget(self, locations: Mapping[Digest, Location]) -> None:
+        entries = self._state.entries
+        with self._state.lock:
+            for digest, location in locations.items():
+                if digest in entries and entries[digest].text == location.entry:
+                    del entries[digest]
+
+    def digests(self) -> Iterator[list[Digest]]:
+        with self._state.lock:
+            found = list(self._state.entries)
+        yield found
+
+    def _location(self, digest: Digest) -> Location | None:
+        entry = self._state.entry(digest)
+        if entry is None:
+            return None
+        now = self._state.now()
+        last = max((*self._state.holds.get(digest, {}).values(), entry.life))
+        ttl, needed = max(entry.life - now, 0.0), max(last - now, 0.0)
+        return Location(entry.text, entry.until - now, ttl, needed)
