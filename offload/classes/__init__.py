@@ -1,5 +1,5 @@
-"""The class registry: code that workers do not have, by name and hash, versioned and signed.
+"""Class registry: versioned, signed code for workers that don't have it.
 
-A producer pushes a class or function once; messages carry its name and hash; workers pull exactly
-that version, once per process, if their operator lets them.
+A producer pushes a class or function once. Messages carry its name and hash. Workers pull exactly
+that version, once per process, if their operator allows it.
 """

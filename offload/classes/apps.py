@@ -1,6 +1,6 @@
-"""What of Celery code refers to: it gets that of the process in which it is loaded.
+"""Celery objects in shipped code: they become those of the process that loads the code.
 
-So the settings of an app, its passwords among them, are never stored.
+So the settings of an app, which hold passwords, are never stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ for_task: ContextVar[str] = ContextVar("offload_code_for_task", default="")
 
 
 def what_of_celery(obj: Any) -> tuple[str, str] | None:
-    """Return what *obj* is of an app, and its name; None if it is nothing of one."""
+    """Return the kind and name of a Celery app, task, configuration, or backend; None for
+    others.
+    """
     if isinstance(obj, type) or not isinstance(obj, _KINDS):
         return None
     if isinstance(obj, Task):
@@ -42,7 +44,7 @@ def own_app() -> Any:
 
 
 def own(what: str, name: str) -> Any:
-    """Return what this process has for what `what_of_celery` said."""
+    """Return this process's counterpart of an object that `what_of_celery` described."""
     app = own_app()
     if what == "app":
         return app

@@ -1,4 +1,4 @@
-"""CPython and its standard library: everything the class registry uses that they don't document.
+"""CPython and its standard library: undocumented parts that the class registry uses.
 
 `tests/classes/test_cpython_internals.py` checks each of them against the running Python.
 """
@@ -33,7 +33,7 @@ def is_repr_guard(code: CodeType, name: str) -> bool:
     """Return whether the closure variable *name* of *code* only lists the reprs in progress.
 
     `dataclasses` and `reprlib.recursive_repr` wrap ``__repr__`` that way. Their wrapper is
-    recognized by its shape: whoever copies a function may give it any file name.
+    recognized by its shape, because copying a function may change its file name.
     """
     return (
         name == "repr_running"
@@ -71,7 +71,7 @@ def abc_registry(cls: type) -> Collection[weakref.ref[type]]:
 
 
 def protocol_init() -> Any:
-    """Return the ``__init__`` that `typing` gives protocols and replaces at their first use."""
+    """Return the ``__init__`` that `typing` gives protocols and replaces on first use."""
     return vars(typing)["_no_init_or_replace_init"]
 
 
@@ -79,5 +79,5 @@ _DISPATCHING = functools.singledispatch(lambda _: None).__code__  # type: ignore
 
 
 def is_dispatching(function: Any) -> bool:
-    """Return whether `functools.singledispatch` made *function*."""
+    """Return whether *function* was made by `functools.singledispatch`."""
     return isinstance(function, FunctionType) and function.__code__ is _DISPATCHING

@@ -1,13 +1,13 @@
-"""Keys that sign versions, and keys that tell who signed them.
+"""Keys that sign versions, and keys that verify their signatures.
 
-Two kinds, as text:
+There are two kinds, written as text:
 
-- ``ed25519:<base64>``: with producers the 32 bytes of a private key, with workers those of its
-  public key (RFC 8032), or the path of a PEM file with either. Needs the package *cryptography*.
+- ``ed25519:<base64>``: on producers the 32 bytes of a private key, on workers those of its public
+  key (RFC 8032), or the path of a PEM file with either. Needs the package *cryptography*.
 - ``hmac:<secret>``: one secret for both (HMAC-SHA-256, RFC 2104). Whoever can verify can sign.
 
-A key that verifies may have a name, which logs show, and an end: ``{"key": …, "name": "ci",
-"until": "2027-06-30"}``.
+A verify key may have a name, which logs show, and an expiry: ``{"key": …, "name": "ci", "until":
+"2027-06-30"}``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _ED25519, _HMAC = "ed25519:", "hmac:"
 
 
 class Signer(Protocol):
-    """Signs.
+    """Private key.
 
     Attributes:
-        id: the first 16 hexadecimal digits of the SHA-256 of what verifies.
-        public: what verifies, as text; empty where that is secret.
+        id: the first 16 hexadecimal digits of the SHA-256 of the key that verifies.
+        public: the key that verifies, as text; empty if it is secret.
     """
 
     @property
@@ -57,11 +57,12 @@ class _Verifier(Protocol):
 
 @dataclass(frozen=True)
 class VerifyKey:
-    """A key by which signatures are checked.
+    """Key that verifies signatures.
 
     Attributes:
-        name: whose it is, for people.
-        until: seconds since 1970 after which nothing that it signed is accepted; None: no end.
+        name: its name in logs and errors.
+        until: when it expires, in seconds since 1970; None: never. No signature by an expired key
+            is accepted.
     """
 
     verifier: _Verifier
@@ -77,7 +78,7 @@ class VerifyKey:
 
 
 def signer(key: str) -> Signer:
-    """Return what signs with *key*; raises ConfigurationError if it is no private key."""
+    """Parse a private key; raises ConfigurationError if it is invalid."""
     where = "offload_signing_key"
     if key.startswith(_HMAC):
         return _Hmac(_secret(where, key))
@@ -85,7 +86,7 @@ def signer(key: str) -> Signer:
 
 
 def own_key(signing_key: str | None) -> tuple[dict[str, Any], ...]:
-    """Return what verifies what *signing_key* signs, as `verify_keys` takes it."""
+    """Return the verify key that belongs to *signing_key*, in the form `verify_keys` accepts."""
     if signing_key is None:
         return ()
     key = signing_key if signing_key.startswith(_HMAC) else signer(signing_key).public
@@ -93,9 +94,9 @@ def own_key(signing_key: str | None) -> tuple[dict[str, Any], ...]:
 
 
 def verify_keys(given: Iterable[str | Mapping[str, Any]]) -> dict[str, VerifyKey]:
-    """Return keys by their id; raises ConfigurationError for what is no key.
+    """Parse verify keys and return them by id; raises ConfigurationError if one is invalid.
 
-    One that is given twice has its first name and its earliest end.
+    Of a key that is given twice, the first name and the earliest expiry count.
     """
     found: dict[str, VerifyKey] = {}
     for each in given:
@@ -107,7 +108,7 @@ def verify_keys(given: Iterable[str | Mapping[str, Any]]) -> dict[str, VerifyKey
 
 
 def generate() -> tuple[str, str]:
-    """Return a new private key and its public key, as settings take them."""
+    """Return a new private key and its public key, as settings accept them."""
     private = _cryptography().Ed25519PrivateKey.generate()
     return (
         _ED25519 + base64.b64encode(private.private_bytes_raw()).decode(),
@@ -134,7 +135,7 @@ def _verify_key(given: Mapping[str, Any]) -> VerifyKey:
 
 
 def _moment(where: str, until: Any) -> float | None:
-    """Return when *until* has passed, which is the end of its day if it is a date (UTC)."""
+    """Return when a key expires, in seconds since 1970; a date counts to its end (UTC)."""
     try:
         if isinstance(until, str):
             until = datetime.fromisoformat(until) if len(until) > 10 else date.fromisoformat(until)

@@ -1,4 +1,4 @@
-"""What is in a store, and how what a process has stands to it."""
+"""Compare the classes in this process with the versions in a store; list and prune versions."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
 
 @dataclass(frozen=True)
 class SyncStatus:
-    """How a class or function of this process stands to the store.
+    """Whether a class or function of this process is in sync with the store.
 
     Attributes:
         name: module and qualified name.
-        hash: of what this process has.
-        latest: the latest version of this name in the store; None if there is none.
+        hash: hash of this process's version.
+        latest: record of the latest version in the store; None if the store has none.
     """
 
     name: str
@@ -56,13 +56,13 @@ class SyncStatus:
 
 @dataclass(frozen=True)
 class Listed:
-    """A class or function in a store. Nothing is said about whether to trust it.
+    """Class or function in a store; whether it is trusted hasn't been checked.
 
     Attributes:
-        versions: their hashes, in no order.
-        tags: their names.
-        latest: None where it was not said which is the latest, or *broken*.
-        broken: why the pointer to the latest cannot be read; "" if it can.
+        versions: the hashes of its versions, unordered.
+        tags: the names of its tags.
+        latest: record of the latest version; None if there is none or it is *broken*.
+        broken: why the pointer to the latest version can't be read; "" if it can.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Listed:
 
 
 def listed(storage: Storage) -> list[Listed]:
-    """Return all that is in a store, by name. Few round trips for any number."""
+    """Return every class in a store, by name, in a constant number of round trips."""
     folders: dict[str, list[str]] = {}
     for pointer in storage.names():
         written = pointer[len(FOLDER) :].partition("/")[0]
@@ -98,7 +98,7 @@ def listed(storage: Storage) -> list[Listed]:
 
 
 def _latest(folder: str, content: bytes) -> tuple[Record | None, str]:
-    """Return the record, or why it is none."""
+    """Return the record of a latest pointer, and why it is invalid."""
     where = f"{folder}latest.json"
     try:
         record = Record.from_bytes(content, where)
@@ -117,7 +117,9 @@ def _names(
     folders: Mapping[str, list[str]],
     latests: Mapping[str, tuple[Record | None, str]],
 ) -> dict[str, str]:
-    """Return what is in each folder; a version says it where the folder's name does not."""
+    """Return the class name of each folder, from a version's record if the folder's name is
+    escaped.
+    """
     names = {folder: folder[len(FOLDER) : -1] for folder in folders}
     names |= {folder: record.class_name for folder, (record, _) in latests.items() if record}
     asked = {
@@ -132,7 +134,7 @@ def _names(
 
 
 def heads(storage: Storage, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
-    """See `ClassRegistry.heads`."""
+    """Return records of versions; see `ClassRegistry.heads`."""
     names, hashes = Names(name), list(hashes)
     records = storage.heads(map(names.version, hashes))
     return {
@@ -142,7 +144,7 @@ def heads(storage: Storage, name: str, hashes: Iterable[str]) -> dict[str, Recor
 
 
 def pointed(storage: Storage, name: str, tags: Iterable[str]) -> dict[str, str | None]:
-    """See `ClassRegistry.pointed`."""
+    """Return the hashes of tags; see `ClassRegistry.pointed`."""
     names, tags = Names(name), list(tags)
     pointers = [names.latest if tag == LATEST else names.tag(tag) for tag in tags]
     contents = zip(tags, pointers, storage.read(pointers), strict=True)
@@ -162,9 +164,10 @@ _BATCH = 100  # versions read at once, up to 64 KiB each
 
 
 def prune(storage: Storage, before: float, *, dry_run: bool) -> Iterator[Record]:
-    """Remove versions that were pushed before *before* (seconds since 1970), and yield them.
+    """Delete versions that were pushed before *before* (seconds since 1970), and yield them.
 
-    What is the latest, has a tag, or is needed by what stays, stays; so does what cannot be read.
+    The latest versions, tagged ones, and those that a kept version needs are kept. So are versions
+    that can't be read.
     """
     pointers = storage.names()
     records = _records(storage, pointers)
@@ -194,7 +197,7 @@ def _records(storage: Storage, pointers: list[str]) -> dict[ClassVersion, Record
 
 
 def _pointed_at(storage: Storage, pointers: list[str]) -> list[ClassVersion]:
-    """Return what is the latest of its name or has a tag."""
+    """Return the versions that are the latest of their class or have a tag."""
     names = [pointer for pointer in pointers if pointer.endswith(".json")]
     found: list[ClassVersion] = []
     for name, content in zip(names, storage.read(names), strict=True):
@@ -206,7 +209,7 @@ def _pointed_at(storage: Storage, pointers: list[str]) -> list[ClassVersion]:
 
 
 def _removed(storage: Storage, record: Record, pointers: list[str]) -> bool:
-    """Remove a version if it is still as it was seen; what it goes on in after it."""
+    """Delete a version if it is unchanged, then its continuation parts; return whether it was."""
     names = Names(record.class_name)
     pointer = names.version(record.hash)
     [content] = storage.read([pointer])

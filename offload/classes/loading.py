@@ -1,4 +1,4 @@
-"""Making classes of versions, once all that they need may be loaded."""
+"""Load versions: first check everything a version needs, then run its code."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 class Loading:
-    """Loads a version and what it needs; nothing of it runs before all of it may be loaded.
+    """Loads one version and those it needs; nothing runs before all of them are trusted.
 
     Attributes:
-        stored: what was read, and by whose key it is signed.
-        made: what was made of it.
-        waiting: versions that are being built from source and are not defined yet, and what to
-            call with them once they are.
+        stored: the versions that were read, and the name of the key that signed each.
+        made: the classes and functions that were loaded.
+        waiting: versions that are being built from source and aren't defined yet, with callbacks to
+            call once they are.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Loading:
         return obj
 
     def read(self, pair: ClassVersion) -> None:
-        """Read a version and what it needs; raises as `ClassRegistry.pull` does."""
+        """Read a version and all it needs; raises as `ClassRegistry.pull` does."""
         asked = [pair]
         while asked:
             found = self._versions.trusted(asked)
@@ -98,9 +98,9 @@ class Loading:
         return obj
 
     def _needs(self, stored: Stored) -> list[ClassVersion]:
-        """Return what a version needs here: of another Python it is made of its source.
+        """Return the versions that this one needs on this Python.
 
-        Raises WrongPython if it cannot be made here.
+        Raises WrongPython if it can't be loaded here.
         """
         record = stored.record
         if record.python == python_tag():

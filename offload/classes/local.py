@@ -28,7 +28,7 @@ _MUCH = 1 << 20  # bytes that are worth a warning if they are hashed for every m
 
 
 class LocalClasses:
-    """Remembers hashes for as long as nothing that they depend on changes."""
+    """Caches the hashes of classes for as long as nothing they depend on changes."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[Any, Scope, Identity], ...]] = {}
@@ -36,10 +36,9 @@ class LocalClasses:
         self._sent: dict[str, tuple[Any, ...]] = {}
 
     def pair(self, obj: Any, scope: Scope) -> ClassVersion:
-        """Return name and hash of a class or function. Raises what `identify` does.
+        """Return the name and hash of a class or function. Raises as `identify` does.
 
-        What was hashed in another scope object is hashed again: a registration may change what
-        goes along.
+        A hash is valid for one scope object only, because a registration may change what ships.
         """
         name = name_of(obj)
         known = self._known.get(name, ())
@@ -54,7 +53,7 @@ class LocalClasses:
         return name, identity.hash
 
     def _warn(self, name: str, identity: Identity, before: Identity | None = None) -> None:
-        """Warn, once for each name, of data that makes versions, or long hashing, unnoticed."""
+        """Warn, once per name, about data that creates versions or takes long to hash."""
         if before is None or name in self._warned:
             return
         changed = identity.changed_since(before) if identity.hash != before.hash else ""
@@ -78,7 +77,7 @@ class LocalClasses:
         self._warned.add(name)
 
     def send(self, obj: Any) -> None:
-        """Remember that this process sent a class or function."""
+        """Record that this process sent a class or function."""
         name = name_of(obj)
         others = [each for each in self._sent.get(name, ()) if each is not obj]
         self._sent[name] = (obj, *others[: _KEPT - 1])
@@ -88,9 +87,9 @@ class LocalClasses:
         return any(each is obj for each in self._sent.get(name_of(obj), ()))
 
     def find(self, pair: ClassVersion, candidates: Iterable[Any], scope: Scope) -> Any:
-        """Return the class or function that is exactly this version, or None.
+        """Return the class or function that has exactly this version, or None.
 
-        Only *candidates* and what this process sent are considered: names come from data.
+        Names come from untrusted data, so only *candidates* and sent objects are considered.
         """
         for each in (*candidates, *self._sent.get(pair[0], ())):
             try:
@@ -102,7 +101,7 @@ class LocalClasses:
 
 
 def defined(name: str, includes: Callable[[str], bool]) -> Any:
-    """Return the class or function of this name that an included module defines, or None.
+    """Return the class or function with this name in one of the included modules, or None.
 
     Runs no code of modules or classes.
     """
@@ -120,7 +119,7 @@ def defined(name: str, includes: Callable[[str], bool]) -> Any:
 
 
 class LoadedClasses:
-    """What was loaded or shipped in this process; children of a fork have it, too."""
+    """Versions that this process has loaded: each is one object. Forked children share them."""
 
     def __init__(self) -> None:
         self._versions: dict[ClassVersion, Any] = {}
@@ -129,26 +128,26 @@ class LoadedClasses:
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Let one thread load; others wait, and find what it loaded."""
+        """Let one thread load at a time; others wait and then find its result."""
         with self._lock.get():
             yield
 
     def find(self, pair: ClassVersion) -> Any:
-        """Return a version that is loaded, None if it is not."""
+        """Return a loaded version, or None."""
         return self._versions.get(pair)
 
     def add(self, versions: Mapping[ClassVersion, Any]) -> None:
-        """Take versions that refer to each other: all of them or none, also in a child that is
+        """Add versions that refer to each other: all or none of them, even in a child that is
         forked meanwhile.
         """
         self._pairs.update({id(obj): (obj, pair) for pair, obj in versions.items()})
         self._versions.update(versions)
 
     def pair_of(self, obj: Any) -> ClassVersion | None:
-        """Return which version *obj* was loaded as; None if it was not."""
+        """Return the version that *obj* was loaded as; None if it wasn't loaded."""
         found = self._pairs.get(id(obj))
         return found[1] if found is not None and found[0] is obj else None
 
     def pairs(self) -> list[ClassVersion]:
-        """Return all versions that are loaded."""
+        """Return all loaded versions."""
         return list(self._versions)

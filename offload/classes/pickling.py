@@ -1,9 +1,13 @@
-"""A class or function as bytes, by value, and back.
+"""Pickle a class or function by value, and load it.
 
-Classes and functions are taken apart by `offload.classes.reducers`, also those that are
-importable here; other classes that are shipped go by name and hash, so that they are the same
-classes everywhere; the Celery app and its tasks are those of the process that reads. Everything
-else goes as cloudpickle does it, or as pickle does.
+`offload.classes.reducers` reduces classes and functions, including importable ones. Other shipped
+classes are pickled by name and hash, so that each is one class everywhere. The Celery app and its
+tasks become those of the reading process. Everything else is pickled as cloudpickle or pickle do.
+
+A class is recreated from its current state: Python doesn't keep the keywords of a class statement
+(``class Plugin(Base, tag=4)``). What shipped metaclasses and ``__init_subclass__`` methods did when
+the class was defined, such as adding it to a registry, is part of that state, so they don't run
+again. Those of libraries do.
 """
 
 from __future__ import annotations
@@ -62,10 +66,9 @@ _HOOK = "__init_subclass__"
 
 
 def check_creation(cls: type, ships: Ships) -> None:
-    """Raise SerializationError if a library wants keywords to make *cls*.
+    """Raise SerializationError if recreating *cls* requires keywords for a library's hook.
 
-    What it does with what it gets, or that it refuses what has no attributes yet, cannot be
-    told without running it.
+    Whether the hook accepts a class without attributes can't be determined without running it.
     """
     if issubclass(type(cls), EnumMeta):  # made in another way
         return
@@ -80,10 +83,10 @@ def check_creation(cls: type, ships: Ships) -> None:
 
 @contextmanager
 def without_shipped_hooks(args: tuple[Any, ...], ships: Ships) -> Iterator[tuple[Any, ...]]:
-    """Within this, making a class of the *args* given runs no shipped hook of this thread.
+    """Disable shipped class-creation hooks in this thread; yield adjusted *args*.
 
     Args:
-        args: a metaclass, the name, bases, and more; of an enum, bases and more.
+        args: metaclass, name, bases, and more; for an enum, bases and more.
     """
     meta, *rest = args
     bases = meta
@@ -108,7 +111,7 @@ def _library_of(meta: type, ships: Ships) -> Any:
 
 
 class _Maker:
-    """Makes classes of a shipped metaclass as the library's metaclass above it does."""
+    """Creates classes of a shipped metaclass by means of the library metaclass above it."""
 
     def __init__(self, meta: type, library: Any) -> None:
         self._meta = meta
@@ -123,7 +126,7 @@ class _Maker:
 
 
 def _passing(cls: Any, hook: Any) -> Any:
-    """Return a hook that is passed over in this thread; others may define subclasses meanwhile."""
+    """Return an ``__init_subclass__`` that does nothing in this thread and runs in others."""
     thread = threading.get_ident()
 
     def passing(subclass: type, /, **keywords: Any) -> None:
@@ -157,11 +160,11 @@ _by_value_lock = PerProcess(threading.RLock)
 
 
 class Loader(Protocol):
-    """Where versions come from while something is read that refers to them.
+    """Source of the versions that a pickle refers to.
 
     Attributes:
-        registry: the class registry that code refers to from now on.
-        app: the Celery app that it refers to; None: the current one.
+        registry: the class registry that loaded code refers to.
+        app: the Celery app that loaded code refers to; None: the current one.
     """
 
     @property
@@ -174,9 +177,9 @@ class Loader(Protocol):
         """Return a version."""
 
     def begin(self, name: str, code_hash: str, obj: Any) -> Any:
-        """Take note of a version that is still being read, and that refers to itself.
+        """Register a version that is still being read, so that it can refer to itself.
 
-        Return what it is from now on: what it needs may have needed it, and begun it before.
+        Return the object to use: a version it needs may have needed it in turn, and registered it.
         """
 
 
@@ -185,7 +188,7 @@ _loader: ContextVar[Loader | None] = ContextVar("offload_loader", default=None)
 
 @contextmanager
 def loading(loader: Loader) -> Iterator[None]:
-    """Within this, pairs are resolved by *loader*."""
+    """Resolve versions with *loader* while a pickle is read."""
     token, app_token = _loader.set(loader), loading_for.set(loader.app)
     try:
         yield
@@ -195,20 +198,20 @@ def loading(loader: Loader) -> Iterator[None]:
 
 
 def reduce_pair(pair: ClassVersion) -> tuple[Callable[..., Any], ClassVersion]:
-    """Return what pickle writes for the class or function of this name and hash."""
+    """Reduce a class or function to its name and hash."""
     return shipped, pair
 
 
 def dump(
     obj: Any, pair: ClassVersion, scope: Scope, pair_of: Callable[[Any], ClassVersion]
 ) -> bytes:
-    """Return *obj* by value.
+    """Pickle *obj* by value.
 
     Args:
-        scope: what else goes by value.
-        pair_of: gives the name and hash of a class that *obj* refers to and that is shipped.
+        scope: what else is pickled by value.
+        pair_of: returns the name and hash of a shipped class that *obj* refers to.
 
-    Raises SerializationError if it depends on what cannot be pickled.
+    Raises SerializationError if *obj* depends on something that can't be pickled.
     """
     file = io.BytesIO()
     if isinstance(obj, type):
@@ -224,13 +227,13 @@ def dump(
 
 
 def load(content: bytes, loader: Loader) -> Any:
-    """Return what `dump` wrote. Runs its code: it is to be trusted before."""
+    """Unpickle what `dump` wrote. This runs its code: check that it is trusted first."""
     with loading(loader):
         return pickle.loads(content)
 
 
 def shipped(name: str, code_hash: str) -> Any:
-    """Return a version while something is read that refers to it."""
+    """Return the version that a pickle refers to; called while it is read."""
     return _current().load(name, code_hash)
 
 
@@ -245,7 +248,7 @@ def _current() -> Loader:
 
 
 def own_registry() -> Any:
-    """Return the registry that loads what is being read."""
+    """Return the registry that loads the current pickle."""
     return _current().registry
 
 
@@ -316,7 +319,7 @@ def _of_types(name: str) -> Any:
 
 @contextmanager
 def _by_value(scope: Scope) -> Iterator[None]:
-    """Within this, cloudpickle takes what is in *scope*'s modules by value."""
+    """Have cloudpickle pickle the modules in *scope* by value."""
     with _by_value_lock.get():
         before = cloudpickle.list_registry_pickle_by_value()
         modules = [sys.modules[m] for m in scope.modules - before if m in sys.modules]
@@ -330,7 +333,7 @@ def _by_value(scope: Scope) -> Iterator[None]:
 
 
 def cached_by(obj: Any) -> Any:
-    """Return the function that `functools.lru_cache` made *obj* of, None if it did not."""
+    """Return the function that `functools.lru_cache` wrapped in *obj*; None for other objects."""
     if not isinstance(obj, CachedFunction):
         return None
     function = obj.__wrapped__
@@ -338,7 +341,7 @@ def cached_by(obj: Any) -> Any:
 
 
 def reduce_cached(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return what pickle writes for what `functools.lru_cache` made."""
+    """Reduce a function wrapped by `functools.lru_cache`."""
     return _cached, (dict(obj.cache_parameters()), obj.__wrapped__)
 
 

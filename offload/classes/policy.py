@@ -1,4 +1,4 @@
-"""What the operator of a process lets run in it."""
+"""Policy: which versions a process may load."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ OFF, SIGNED, TRUSTED = "off", "signed", "trusted"
 
 
 class Policy:
-    """Says of each version whether it may be loaded.
+    """Decides whether a version may be loaded.
 
-    In mode ``signed`` a key vouches for what stands under a name and a hash, and for which
-    version is the latest. It does not vouch for its being the newest that ever was: whoever
-    writes to the store may put back a pointer to the latest that was signed before.
+    In mode ``signed``, a signature covers the content of a name and hash, and which version is the
+    latest. It doesn't prove that no newer version exists: whoever can write to the store can
+    restore an older signed pointer.
 
     Args:
-        mode: ``off``: no code; ``signed``: what one of *keys* signed; ``trusted``: everything
-            that is in the store, under whatever name and hash it is there.
-        allow: patterns of names as `fnmatch` has them, each maybe with ``@`` and the begin of
-            a hash (12 digits or more); nothing else may be loaded. Empty: all names.
-        clock: seconds since 1970.
+        mode: ``off``: load nothing; ``signed``: load what one of *keys* signed; ``trusted``: load
+            everything in the store.
+        allow: `fnmatch` patterns of names, optionally followed by ``@`` and a hash prefix of 12
+            digits or more. Nothing else is loaded. Empty: all names.
+        clock: returns seconds since 1970.
 
-    Raises ConfigurationError for another mode, for a pattern that is none, and for ``signed``
-    without keys.
+    Raises ConfigurationError for an invalid mode or pattern, and for ``signed`` without keys.
     """
 
     def __init__(
@@ -61,13 +60,13 @@ class Policy:
 
     @property
     def keys(self) -> dict[str, VerifyKey]:
-        """The keys that verify, by id. Raises ConfigurationError if one is none."""
+        """The verify keys by id. Raises ConfigurationError if one is invalid."""
         if self._keys is None:
             self._keys = verify_keys(self._given)
         return self._keys
 
     def check_name(self, name: str, code_hash: str | None) -> None:
-        """Raise CodeRefused if this version may not be loaded, whoever signed it."""
+        """Raise CodeRefused if this version may not be loaded, regardless of its signature."""
         what = f"{name}@{code_hash[:12]}" if code_hash else name
         if self.mode == OFF:
             raise CodeRefused(
@@ -81,14 +80,18 @@ class Policy:
             )
 
     def check(self, record: Record) -> str:
-        """Return who signed *record* ("" if nobody has to); raises CodeRefused."""
+        """Return the name of the key that signed *record*, or "" if none has to; raises
+        CodeRefused.
+        """
         self.check_name(record.class_name, record.hash)
         if self.mode == TRUSTED:
             return self.signed_by(record) or ""
         return self.check_signature(record)
 
     def check_signature(self, record: Record) -> str:
-        """Return whose key signed *record*; raises CodeRefused if none that counts did."""
+        """Return the name of the key that signed *record*; raises CodeRefused if it isn't
+        accepted.
+        """
         what = f"{record.purpose} of {record.class_name}@{record.hash[:12]}"
         if record.signature is None:
             raise CodeRefused(
@@ -113,7 +116,7 @@ class Policy:
         return key.name
 
     def check_signer(self, key_id: str) -> None:
-        """Raise ConfigurationError if what this key signs from now on is worth nothing."""
+        """Raise ConfigurationError if this signing key has expired."""
         key = self.keys.get(key_id)
         if key is not None and key.is_expired(self._clock()):
             raise ConfigurationError(
@@ -122,8 +125,8 @@ class Policy:
             )
 
     def signed_by(self, record: Record) -> str | None:
-        """Return the name of the key that signed *record*, also if it has expired; None if it is
-        not among ours, or the signature is wrong.
+        """Return the name of the key that signed *record*, even if it has expired; None if the
+        key is unknown or the signature is wrong.
         """
         key = self.keys.get(record.signature.key) if record.signature else None
         return key.name if key is not None and self._is_good(key, record) else None
@@ -147,14 +150,15 @@ def _matches(pattern: str, name: str, code_hash: str | None) -> bool:
 
 @dataclass(frozen=True)
 class RegistryConfig:
-    """What a registry works with.
+    """Configuration of a class registry.
 
     Attributes:
-        policy: what may be loaded.
-        signing_key: signs what is pushed; None: nothing does.
-        ship_source: whether source is pushed along, and used where the Python is another.
-        retrying: calls what may be called twice again while the store is away.
-        app: the Celery app that code which is loaded refers to; None: the current one.
+        store: holds the versions.
+        policy: decides which versions may be loaded.
+        signing_key: signs what is pushed; None: versions aren't signed.
+        ship_source: push source, and build from source on other Python versions.
+        retrying: calls an idempotent function, and retries while the store is unavailable.
+        app: the Celery app that loaded code refers to; None: the current one.
     """
 
     store: Store
@@ -166,5 +170,5 @@ class RegistryConfig:
 
     @cached_property
     def signer(self) -> Signer | None:
-        """Raises ConfigurationError if the key is none."""
+        """The key that signs. Raises ConfigurationError if it is invalid."""
         return None if self.signing_key is None else signer(self.signing_key)

@@ -1,4 +1,4 @@
-"""Putting versions into a store: those that are needed first, and only what is not there."""
+"""Push versions to a store: dependencies first, and only what is missing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Pushing:
     """Writes versions.
 
     Args:
-        pair_of: gives the name and hash of a class or function of this process.
-        scope: gives what is shipped.
+        pair_of: returns the name and hash of a class or function of this process.
+        scope: returns what is shipped.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Pushing:
         self._scope = scope
 
     def push_all(self, objs: Sequence[Any]) -> dict[str, str]:
-        """Make all the latest; return the hashes of those that were not, by name."""
+        """Make all classes the latest version; return the hashes of those that changed, by name."""
         pushed: dict[str, str] = {}
         pairs = [self._pair_of(obj) for obj in objs]
         names = [Names(name) for name, _ in pairs]
@@ -68,8 +68,8 @@ class Pushing:
         return record
 
     def persist(self, obj: Any, pair: ClassVersion) -> Record:
-        """Store a version and those that it needs, as far as they are not there; return the
-        record of the first.
+        """Store a version and those it needs, unless stored already; return the first one's
+        record.
         """
         records: dict[ClassVersion, Record] = {}
         made: list[tuple[Stored, bytes | None]] = []
@@ -90,7 +90,7 @@ class Pushing:
         return records[pair]
 
     def _good(self, obj: Any, pair: ClassVersion, content: bytes | None) -> Record | None:
-        """Return the record of a version that is stored as it should be, None if it is not."""
+        """Return the record of an intact stored version; None if it is missing or damaged."""
         record = self._recorded(obj, pair, content)
         if record is None or content is None:
             return None
@@ -101,7 +101,7 @@ class Pushing:
             return None
 
     def _recorded(self, obj: Any, pair: ClassVersion, content: bytes | None) -> Record | None:
-        """The same, with a look at the record alone."""
+        """Return the same as `_good`, but check the record only, not the content."""
         if content is None:
             return None
         try:
@@ -118,7 +118,7 @@ class Pushing:
         logger.warning("in place of what is in %s it is pushed: %s", self._versions.url, why)
 
     def _lack(self, obj: Any, record: Record) -> str:
-        """Return what is wrong with a record of this version; "" if nothing is."""
+        """Return why a stored record has to be replaced; "" if it doesn't."""
         known = (
             record.signature is None or record.signature.key in self._versions.config.policy.keys
         )
@@ -136,7 +136,7 @@ class Pushing:
         return ""
 
     def _put(self, stored: Stored, instead: bytes | None) -> Record:
-        """Store a version; return the record of what is there then: another may come first."""
+        """Store a version; return the record in the store, which may be another process's."""
         record = stored.record
         if self._versions.storage.put(stored, instead):
             self._versions.counters.add(classes_pushed=1)

@@ -1,7 +1,8 @@
-"""Classes, enums, and functions taken apart for pickle, and put together again.
+"""Reduce classes, enums, and functions for pickle.
 
-What is stored names functions of this module. cloudpickle does the same for other objects; how
-it takes classes and functions apart is private, and any of its releases may change it.
+Stored versions refer to functions of this module by name, so renaming one breaks stored data.
+cloudpickle reduces other objects; its own reducers of classes and functions are private, and any
+release may change them.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, Callable[..., Any]]
 
 
 def reduce_class(cls: type) -> Reduced:
-    """Take a class apart. Its bases and metaclass are needed to make it, its attributes later."""
+    """Reduce a class to its bases and metaclass, needed to create it, and its attributes."""
     return _reduce_enum(cls) if issubclass(cls, Enum) else _reduce_plain(cls)
 
 
@@ -109,8 +110,8 @@ def set_class(cls: Any, state: tuple[dict[str, Any], list[type]]) -> None:
 
 
 def _reduce_enum(cls: type[Enum]) -> Reduced:
-    """Take an enum apart, with the aliases of its members, and with what its ``__init__`` or
-    ``__new__`` set on them: these are not called again.
+    """Reduce an enum with its aliases, and with the attributes that its ``__init__`` or
+    ``__new__`` set on members: these methods aren't called again.
     """
     members = {name: member._value_ for name, member in cls.__members__.items()}
     of_members = {
@@ -155,12 +156,10 @@ def set_enum(cls: type[Enum], state: tuple[Any, dict[str, dict[str, Any]]]) -> N
 
 
 class Functions:
-    """Takes the functions of one pickle apart.
-
-    Those with the same globals share them again, and so do those that share a variable.
+    """Reduces the functions of one pickle, which keep sharing globals and closure variables.
 
     Args:
-        version: what tracebacks call the code, as ``shop.Filter@3f0c11aa9d52``.
+        version: shown in tracebacks, such as ``shop.Filter@3f0c11aa9d52``.
     """
 
     def __init__(self, version: str) -> None:
@@ -193,9 +192,8 @@ class Functions:
         )
 
     def reduce_cell(self, cell: CellType) -> tuple[Any, ...] | None:
-        """Return what pickle writes for a variable of a function; None if it is none.
-
-        It is made empty: each function that has it says what is in it.
+        """Reduce a closure variable of a function, empty: the functions that have it fill it.
+        Return None for other cells.
         """
         return (CellType, ()) if self._cells.get(id(cell)) is cell else None
 
@@ -226,7 +224,7 @@ def make_function(
 
 
 def _placed(code: CodeType, file: str) -> CodeType:
-    """Return *code*, and the code within it, as if it stood in a file of this name."""
+    """Return *code* and the code nested in it with another file name."""
     constants = tuple(
         _placed(each, file) if isinstance(each, CodeType) else each for each in code.co_consts
     )
@@ -246,7 +244,7 @@ def set_function(function: FunctionType, state: tuple[Any, ...]) -> None:
 
 
 def reduce_dispatching(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return what pickle writes for what `functools.singledispatch` made."""
+    """Reduce a function made by `functools.singledispatch`."""
     return _dispatch, (dict(function.registry),)
 
 
@@ -258,7 +256,7 @@ def _dispatch(registry: dict[Any, Any]) -> Any:
 
 
 def reduce_dispatching_method(method: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return what pickle writes for what `functools.singledispatchmethod` made."""
+    """Reduce a method made by `functools.singledispatchmethod`."""
     return _dispatch_method, (method.func, method.dispatcher)
 
 
@@ -269,7 +267,7 @@ def _dispatch_method(function: Any, dispatcher: Any) -> Any:
 
 
 def reduce_constant(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-    """Return how to pickle a constant that `dataclasses` knows by identity; None for others."""
+    """Reduce a constant that `dataclasses` compares by identity; return None for other objects."""
     name = dataclass_constant(obj)
     return None if name is None else (_of_dataclasses, (name,))
 
@@ -279,10 +277,7 @@ def _of_dataclasses(name: str) -> Any:
 
 
 def reduce_named(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-    """Return how to pickle what `typing` only names: a NewType or a kind of type variable.
-
-    None for anything else.
-    """
+    """Reduce a NewType or type variable; return None for other objects."""
     kind = type(obj)
     if kind is typing.TypeVar:
         variance = {"covariant": obj.__covariant__, "contravariant": obj.__contravariant__}
@@ -304,7 +299,7 @@ def _named(
 
 
 def _set_enum(cls: Any, state: Any) -> Any:
-    """Fill in an enum that was stored before `offload.classes.reducers` took enums apart."""
+    """Fill in an enum that an early release stored."""
     set_state, of_class, of_members = state
     set_state(cls, of_class)
     for name, attributes in of_members.items():

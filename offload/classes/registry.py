@@ -1,4 +1,4 @@
-"""ClassRegistry: classes and functions under their names and hashes, in a store."""
+"""Class registry: register, push, and pull versions of classes and functions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _SURE = 60.0  # seconds for which a version that was seen in the store is taken 
 
 @dataclass
 class _Registrations:
-    """The registered objects, and when to push them. Several registries may share it."""
+    """Registered objects, and when to push them. Several registries may share it."""
 
     modules: dict[str, str] = field(default_factory=dict)
     objects: dict[str, tuple[Any, str]] = field(default_factory=dict)
@@ -81,14 +81,13 @@ class ClassRegistry:
 
     Args:
         store: a store, or its URL.
-        mode: what may be loaded: ``off`` (nothing), ``signed`` or ``trusted`` (everything).
+        mode: what may be loaded: ``off`` (nothing), ``signed``, or ``trusted`` (everything).
         signing_key: signs what is pushed; see `offload.classes.keys`.
-        verify_keys: whose signatures are accepted in mode ``signed``, besides one's own.
+        verify_keys: keys whose signatures are accepted in mode ``signed``, besides *signing_key*.
         allow: patterns of the names that may be loaded; empty: all.
-        ship_source: whether source is pushed along, and, where a version was pushed by another
-            Python, classes are built from it.
-        counters: are raised by what is pushed, loaded and refused.
-        clock: seconds since 1970.
+        ship_source: push source as well, and build from source what another Python version pushed.
+        counters: counts versions that are pushed, loaded, and refused.
+        clock: returns seconds since 1970.
     """
 
     def __init__(
@@ -117,9 +116,9 @@ class ClassRegistry:
         counters: Counters,
         like: ClassRegistry | None = None,
     ) -> ClassRegistry:
-        """Return a registry that asks for what it works with when it first needs it.
+        """Create a registry that calls *config* when it first needs its configuration.
 
-        What is registered with *like*, before or later, is registered here as well.
+        It shares the registrations of *like*.
         """
         made = cls.__new__(cls)
         made._begin(config, counters, time.time)
@@ -159,36 +158,36 @@ class ClassRegistry:
 
     @property
     def store(self) -> Store:
-        """Where versions are."""
+        """The store that holds the versions."""
         return self._config.store
 
     @property
     def policy(self) -> Policy:
-        """What may be loaded."""
+        """The policy that decides which versions may be loaded."""
         return self._config.policy
 
     @property
     def signer_id(self) -> str | None:
-        """The id of the key that signs what is pushed; None if it is not signed."""
+        """The id of the key that signs what is pushed; None if versions aren't signed."""
         signer = self._config.signer
         return None if signer is None else signer.id
 
     @property
     def app(self) -> Any:
-        """The Celery app that code which is loaded refers to; None: the current one."""
+        """The Celery app that loaded code refers to; None: the current one."""
         return self._config.app
 
     @property
     def registry(self) -> ClassRegistry:
-        """This one; see `offload.classes.pickling.Loader`."""
+        """This registry; see `offload.classes.pickling.Loader`."""
         return self
 
     def __reduce__(self) -> Any:
-        """Be the registry that loads it, in code that is shipped: keys are not stored."""
+        """Become the loading process's registry in shipped code, so that keys are never stored."""
         return own_registry, ()
 
     def check_keys(self) -> None:
-        """Raise ConfigurationError if a key that is configured cannot be used."""
+        """Raise ConfigurationError if a configured key is invalid."""
         _ = self.policy.keys
         _ = self._config.signer
 
@@ -199,13 +198,13 @@ class ClassRegistry:
     @overload
     def register(self, obj: None = None, *, push: str = AUTO) -> Callable[[T], T]: ...
     def register(self, obj: Any = None, *, push: str = AUTO) -> Any:
-        """Have a class, a function or all of a module shipped to who cannot import it.
+        """Ship a class, a function, or everything in a module to workers that can't import it.
 
-        A decorator, with or without arguments, or a call.
+        Use it as a decorator, with or without arguments, or call it.
 
         Args:
-            push: ``auto``: its version is pushed when it is first sent; ``manual``: it has to
-                have been pushed before, as by ``celery offload classes push``.
+            push: ``auto``: push a version when it is first sent; ``manual``: require that it was
+                pushed before, for example by ``celery offload classes push``.
         """
         if push not in (AUTO, MANUAL):
             raise ConfigurationError(f"register(push={push!r}): it is 'auto' or 'manual'")
@@ -228,8 +227,8 @@ class ClassRegistry:
 
     @property
     def registered(self) -> list[Any]:
-        """The classes and functions that were registered, with those of registered modules and
-        their submodules, which this imports.
+        """All registered classes and functions, including those of registered modules and their
+        submodules, which this imports.
 
         Objects of a module that can't be shipped are logged and left out.
         """
@@ -246,16 +245,16 @@ class ClassRegistry:
 
     @property
     def scope(self) -> Scope:
-        """What is shipped without being asked for by name."""
+        """What is shipped by value."""
         return self._shared.scope
 
     def ships_by_value(self, obj: Any) -> bool:
-        """Return whether a class or function is one that others cannot be expected to import."""
+        """Return whether workers can't be expected to import a class or function."""
         return self.must_ship(obj) or obj in self.scope
 
     def must_ship(self, obj: Any) -> bool:
-        """Return whether a class or function is shipped also where something else would do: what
-        is in ``__main__``, registered, referred to by what was registered, or loaded.
+        """Return whether a class or function ships even where pickle could import it: it is in
+        ``__main__``, registered, referred to by registered code, or loaded.
         """
         if self.scope.includes(obj.__module__) or self._loaded.pair_of(obj) is not None:
             return True
@@ -269,7 +268,7 @@ class ClassRegistry:
 
     @property
     def can_push(self) -> bool:
-        """Whether what this process pushes can be signed, if it has to be."""
+        """Whether this process can push: in mode ``signed``, that takes a signing key."""
         return self.policy.mode != SIGNED or self._config.signer is not None
 
     # -- hashes
@@ -282,25 +281,25 @@ class ClassRegistry:
         return self._pair(cls)[1]
 
     def check_status(self, cls: Any) -> str:
-        """Return how the class stands to the latest version of its name in the store:
-        ``untracked`` (there is none), ``synced`` or ``out_of_sync``.
+        """Compare a class with the latest version of its name in the store.
 
-        Bytecode is part of a version: where the latest was pushed by another minor version of
-        Python, a class of this process is ``out_of_sync``, even if it is written the same. A
-        class that was made from source is the version that it was made of.
+        Return ``untracked`` (there is none), ``synced``, or ``out_of_sync``. A version belongs to a
+        minor version of Python: if another one pushed the latest, the class is ``out_of_sync`` even
+        if its source is the same. A class that was built from source has the version it was built
+        from.
         """
         [sync] = self.sync_statuses([cls])
         return sync.status
 
     def statuses(self) -> dict[str, str]:
-        """Return the status of all that is registered, by name; in one round trip."""
+        """Return the status of everything registered, by name, in one round trip."""
         return {each.name: each.status for each in self.sync_statuses()}
 
     def sync_statuses(self, classes: Iterable[Any] | None = None) -> list[SyncStatus]:
-        """Return how all that is registered, or *classes*, stand to the store, in one round trip.
+        """Compare everything registered, or *classes*, with the store, in one round trip.
 
-        Raises CodeRefused where the latest is none, or in mode ``signed`` is signed by nobody
-        trusted.
+        Raises CodeRefused if a latest pointer is invalid or, in mode ``signed``, not signed by a
+        trusted key.
         """
         pairs = [self._pair(obj) for obj in (self.registered if classes is None else classes)]
         names = [Names(name) for name, _ in pairs]
@@ -315,32 +314,31 @@ class ClassRegistry:
     # -- pushing
 
     def persist_class(self, cls: Any) -> str:
-        """Store this version, and what it needs; leave the latest as it is. Return the hash.
+        """Store this version and those it needs without making it the latest; return its hash.
 
-        One that is there stays as it is, unless it lacks a signature that it has to have, or its
-        source.
+        A stored version stays as it is, unless it lacks a required signature or its source.
         """
         pair = self._pair_to_send(cls)
         self._pushing.persist(cls, pair)
         return pair[1]
 
     def push(self, cls: Any) -> str:
-        """Store this version and make it the latest; return the hash. Again changes nothing."""
+        """Store this version and make it the latest; return its hash. Idempotent."""
         pair = self._pair_to_send(cls)
         self._pushing.push(cls, pair)
         return pair[1]
 
     def push_all(self, classes: Iterable[Any] | None = None) -> dict[str, str]:
-        """Push all that is registered, or *classes*; return the hashes of those that changed.
+        """Push everything registered, or *classes*; return the hashes of those that changed, by
+        name.
 
-        What the store says is the latest costs nothing but its part in one common round trip;
-        that it is signed, too, where it has to be. Whether it is still whole is looked at by
-        `push` and `verify`.
+        One round trip checks which versions are the latest and, where required, signed. It doesn't
+        check their content; `push` and `verify` do.
         """
         return self._pushing.push_all(self.registered if classes is None else list(classes))
 
     def ship(self, obj: Any) -> ClassVersion:
-        """Return name and hash of what is about to be sent, having made sure that it is stored."""
+        """Return the name and hash of an object to be sent, after ensuring that it is stored."""
         pair = self._pair_to_send(obj)
         if self._loaded.pair_of(obj) is not None:
             return pair  # it came from the store
@@ -382,7 +380,7 @@ class ClassRegistry:
             asked = [need for need in needs if need not in self._looked_at]
 
     def tag(self, name: str, tag: str, code_hash: str) -> None:
-        """Give a version a tag, in place of the one that has it.
+        """Point a tag to a version, replacing the version it pointed to.
 
         Raises UnknownClass, VersionMissing.
         """
@@ -390,17 +388,16 @@ class ClassRegistry:
         self._versions.point(names.tag(tag), record, tagged(tag))
 
     def rollback(self, name: str, code_hash: str) -> None:
-        """Make a version that is stored the latest. Raises UnknownClass, VersionMissing."""
+        """Make a stored version the latest. Raises UnknownClass, VersionMissing."""
         names, record = self._version(name, code_hash)
         self._versions.point(names.latest, record, LATEST)
 
     def prune(self, older_than: float, *, dry_run: bool = False) -> list[Record]:
-        """Remove versions that were pushed more than *older_than* seconds ago, and return them.
+        """Delete versions that were pushed more than *older_than* seconds ago, and return them.
 
-        Not those that are the latest, have a tag, or are needed by one that stays. Every version
-        that was ever sent is kept until this is called: it is for a time that no message waits
-        and no process goes on sending. What is sent all the same after that is pushed again, by
-        who has it, within a minute.
+        Versions that are the latest, have a tag, or are needed by a kept one stay. Call this while
+        no message waits for an old version and no process keeps sending one; a process that does
+        pushes it again within a minute.
         """
         before = self._clock() - older_than
         return list(prune(self._versions.storage, before, dry_run=dry_run))
@@ -408,26 +405,26 @@ class ClassRegistry:
     # -- pulling
 
     def pull(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Any:
-        """Return a class or function from the store: the latest, or the version asked for.
+        """Return a class or function from the store: the latest version, or the requested one.
 
-        It is the same object every time in a process, and the process' own where that has this
+        Each version is one object per process, and the process's own class if that has this
         version.
 
         Args:
-            name: module and qualified name; the last part of it where that is unambiguous.
+            name: module and qualified name; the last part is enough if it is unambiguous.
 
         Raises:
-            UnknownClass: there is none of this name (a ValueError).
-            VersionMissing: there is, but not this version (a FileNotFoundError).
+            UnknownClass: the store has nothing with this name (a ValueError).
+            VersionMissing: the store lacks this version (a FileNotFoundError).
             CodeRefused: this process may not load it.
-            WrongPython: it is another Python's.
+            WrongPython: another minor version of Python pushed it, without source.
         """
         return self.load(*self.resolve(name, code_hash, tag=tag))
 
     def resolve(
         self, name: str, code_hash: str | None = None, *, tag: str | None = None
     ) -> ClassVersion:
-        """Return the whole name and hash that are meant. Raises as `pull` does."""
+        """Return the full name and the hash of the requested version. Raises as `pull` does."""
         if code_hash is not None and tag is not None:
             raise ValueError("a version is asked for by its hash or by a tag, not by both")
         if code_hash is not None:
@@ -447,9 +444,9 @@ class ClassRegistry:
         return names.name, record.hash
 
     def load(self, name: str, code_hash: str) -> Any:
-        """Return the version of exactly this name and hash. Raises as `pull` does.
+        """Return the version with exactly this name and hash. Raises as `pull` does.
 
-        Nothing of it runs before it may be loaded, and all other versions that it needs.
+        Its code runs only after it and all versions it needs have been checked.
         """
         pair = (name, code_hash)
         there = self._there(pair)
@@ -462,21 +459,20 @@ class ClassRegistry:
             return obj
 
     def check_name(self, name: str, code_hash: str) -> None:
-        """Raise CodeRefused if the policy excludes this version, whoever signed it."""
+        """Raise CodeRefused if the policy excludes this version, regardless of its signature."""
         self._versions.check_name((name, code_hash))
 
     def begin(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002
-        """Raise CodeRefused: a value may name a version, and not bring it along."""
+        """Raise CodeRefused: a value may refer to a version, but not contain one."""
         raise CodeRefused(f"{name}@{code_hash[:12]} is not loaded: it is within a value")
 
     def recover_class(self, name: str, code_hash: str) -> Any:
-        """Return a version read anew from the store, and verified: its hash is *code_hash*.
+        """Read a version from the store again, verify its hash, and return it.
 
-        It is another class than the one `pull` returns. Raises as `pull` does, CodeRefused also
-        if it is not what its hash says: that is found out when it was made, as only trusted code
-        is. What was made from the source of another Python's version has no hash to compare: of
-        that, as always, what is stored is verified, its digests and in mode ``signed`` its
-        signature.
+        It is a new class, not the one `pull` returns. Raises as `pull` does, and CodeRefused if its
+        hash isn't *code_hash*; since that requires loading it, only trusted code gets there. A
+        class built from source has no hash to compare; its digests and, in mode ``signed``, its
+        signature are checked as always.
         """
         pair = self.full_name(name), check_hash(code_hash)
         loading = Loading(self._versions, self, lambda _: None)
@@ -495,15 +491,15 @@ class ClassRegistry:
         return obj
 
     def verify(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
-        """Return the record of a version that this process trusts; nothing of it runs.
+        """Return the record of a version that this process trusts, without running its code.
 
         Raises as `pull` does, except WrongPython.
         """
         return self._versions.trusted_one(self.resolve(name, code_hash, tag=tag)).record
 
     def check(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
-        """Return the record of a version that this process would load, with all that it needs;
-        nothing of it runs. Raises as `pull` does.
+        """Return the record of a version that this process can load, with all that it needs,
+        without running its code. Raises as `pull` does.
         """
         pair = self.resolve(name, code_hash, tag=tag)
         loading = Loading(self._versions, self, lambda _: None)
@@ -513,31 +509,30 @@ class ClassRegistry:
     # -- looking
 
     def listing(self) -> list[Listed]:
-        """Return all that is in the store, by name. Nothing is said about whether to trust it."""
+        """Return everything in the store, by name. Trust isn't checked."""
         return listed(self._versions.storage)
 
     def classes(self) -> dict[str, Record]:
-        """Return the record of the latest version of every class, by name.
-
-        Nothing is said about whether to trust it; one that cannot be read is left out.
+        """Return the record of the latest version of every class, by name. Trust isn't checked;
+        invalid records are left out.
         """
         return {each.name: each.latest for each in self.listing() if each.latest is not None}
 
     def stored(self, name: str, code_hash: str) -> Stored:
-        """Return a version as it is in the store. Nothing is said about whether to trust it.
+        """Return a version as stored. Trust isn't checked.
 
-        Raises UnknownClass, VersionMissing; CodeRefused if it is not what its record says.
+        Raises UnknownClass, VersionMissing; CodeRefused if its content doesn't match its record.
         """
         return self._versions.stored(self.full_name(name), code_hash)
 
     def find_hash(self, name: str, meant: str, *, tags: bool = False) -> str:
-        """Return the hash of the version of which *meant* is the begin (8 digits or more).
+        """Return the full hash for a hash prefix of at least 8 digits.
 
         Args:
-            tags: whether *meant* may be a tag, or ``latest``, too. Nothing is said about whether
-                to trust what that points to.
+            meant: the prefix.
+            tags: accept a tag or ``latest`` as well. Trust isn't checked.
 
-        Raises UnknownClass; VersionMissing if it is none or may be several.
+        Raises UnknownClass; VersionMissing if no version matches, or several do.
         """
         names = Names(self.full_name(name))
         hashes = self._versions.storage.hashes(names)
@@ -563,19 +558,19 @@ class ClassRegistry:
         return found
 
     def heads(self, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
-        """Return the records of these versions of the class of exactly this name, by their hashes;
-        None for one that is not there, is none, or is another's. One round trip.
+        """Return the records of versions by their hashes, in one round trip; None for one that
+        is missing or invalid. *name* is the full name.
         """
         return heads(self._versions.storage, name, hashes)
 
     def pointed(self, name: str, tags: Iterable[str]) -> dict[str, str | None]:
-        """Return the hashes that these tags of the class of exactly this name stand for, ``latest``
-        as well; None for one that cannot be read. One round trip.
+        """Return the hashes that tags (``latest`` included) point to, in one round trip; None
+        for a pointer that can't be read. *name* is the full name.
         """
         return pointed(self._versions.storage, name, tags)
 
     def tags(self, name: str) -> dict[str, str]:
-        """Return the tags of a class, ``latest`` among them, and the hashes they stand for."""
+        """Return the tags of a class, including ``latest``, and the hashes they point to."""
         names = Names(self.full_name(name))
         pointers = [n for n in self._versions.storage.names(names.folder) if n.endswith(".json")]
         contents = zip(pointers, self._versions.storage.read(pointers), strict=True)
@@ -586,9 +581,9 @@ class ClassRegistry:
         }
 
     def diff(self, name: str, a: str, b: str) -> str:
-        """Return how the source of version *b* differs from that of *a*, as a unified diff.
+        """Return a unified diff of the sources of versions *a* and *b*.
 
-        Raises VersionMissing, also where no source was pushed.
+        Raises VersionMissing, also if a version was pushed without source.
         """
         full = self.full_name(name)
         first, second = self.stored(full, a), self.stored(full, b)
@@ -607,7 +602,7 @@ class ClassRegistry:
             ) from exc
 
     def full_name(self, name: str) -> str:
-        """Return the whole name for a short one. Raises UnknownClass if it is ambiguous."""
+        """Return the full name for a short one. Raises UnknownClass if it is ambiguous."""
         if "." in name:
             return name
         known = {*self._registered, *(n for n, _ in self._loaded.pairs())}
@@ -636,7 +631,7 @@ class ClassRegistry:
         return pair
 
     def _push_of(self, obj: Any) -> str:
-        """Return how *obj* is to be pushed; "" if it was not registered."""
+        """Return ``auto`` or ``manual`` as *obj* was registered; "" if it wasn't."""
         name = name_of(obj)
         kept = self._registered.get(name)
         if kept is not None and kept[0] is obj:
@@ -666,10 +661,10 @@ class ClassRegistry:
         return Names(stored.record.class_name), stored.record
 
     def _there(self, pair: ClassVersion) -> Any:
-        """Return a version that this process has, None if it has to be loaded.
+        """Return a version that this process already has, None if it has to be loaded.
 
-        Raises CodeRefused for one that the policy would not let it load: having a class doesn't
-        mean that data may use it.
+        Raises CodeRefused if the policy excludes it: data may not use a class just because it is
+        here.
         """
         there = self._loaded.find(pair)
         if there is not None:
@@ -683,7 +678,7 @@ class ClassRegistry:
         return found
 
     def _local(self, pair: ClassVersion) -> Iterator[Any]:
-        """Yield what a version may be here: registered, in ``__main__``, or sent with a class."""
+        """Yield local candidates for a version: registered, in ``__main__``, or sent along."""
         name = pair[0]
         yield from self._registered.get(name, ())[:1]
         along = pair in self._looked_at
@@ -699,9 +694,9 @@ def _checked(obj: Any) -> Any:
 
 
 def _with_submodules(names: Iterable[str]) -> list[ModuleType]:
-    """Return modules and their submodules, by name; those that cannot be imported are logged.
+    """Return modules and their submodules, by name; log those that can't be imported.
 
-    A ``__main__`` of a package is left out: importing it may run a program.
+    A package's ``__main__`` is left out, because importing it may run a program.
     """
     found: dict[str, ModuleType] = {}
     waiting = list(names)

@@ -1,4 +1,4 @@
-"""What goes along with a class by value, and what the receiving side is to import."""
+"""Scope: what ships by value, and what the receiving process imports."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or as if 
 
 
 class Scope:
-    """The modules whose classes and functions are shipped, and single ones of other modules.
+    """Modules whose classes and functions ship, and single objects of other modules.
 
-    What is in ``__main__``, and what cannot be found under its own name in its module
-    (lambdas, what stands within a function), is shipped in any case.
+    Objects in ``__main__`` always ship, and so do those that can't be imported under their own
+    name: lambdas and what is defined within a function.
 
     Args:
-        modules: names of modules; their submodules are shipped, too.
-        single: names of classes and functions, as ``shop.models.Filter``.
+        modules: names of modules; their submodules ship, too.
+        single: names of classes and functions, such as ``shop.models.Filter``.
     """
 
     def __init__(self, modules: Iterable[str] = (), single: Iterable[str] = ()) -> None:
@@ -29,7 +29,7 @@ class Scope:
         self.single = frozenset(single)
 
     def __contains__(self, obj: Any) -> bool:
-        """Return whether the class, function or module *obj* is shipped."""
+        """Return whether the class, function, or module *obj* ships."""
         if isinstance(obj, type(sys)):
             return self.includes(obj.__name__)
         module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
@@ -40,8 +40,8 @@ class Scope:
         return not isinstance(obj, type) or not _is_compiled(obj)
 
     def is_apart(self, obj: Any) -> bool:
-        """Return whether the class or function *obj* is a version of its own wherever something
-        else refers to it. Of functions, those are the ones registered one by one.
+        """Return whether *obj* is a version of its own wherever other code refers to it: a
+        shipped class, or a function that was registered by itself.
         """
         if isinstance(obj, FunctionType):
             module = obj.__module__
@@ -52,7 +52,7 @@ class Scope:
         return bool(self.single) and f"{module}.{qualname}" in self.single
 
     def includes(self, module: str | None) -> bool:
-        """Return whether all of a module is shipped."""
+        """Return whether all of a module ships."""
         if module is None or module == "__main__":
             return True
         if not self.modules:
@@ -61,21 +61,21 @@ class Scope:
         return any(".".join(parts[: i + 1]) in self.modules for i in range(len(parts)))
 
     def including(self, module: str | None) -> Scope:
-        """Return this scope and *module*."""
+        """Return this scope extended by *module*."""
         if module is None or module in self.modules:
             return self
         return Scope({*self.modules, module}, self.single)
 
 
 def _is_compiled(cls: type) -> bool:
-    """Return whether a class was not made by Python's code, as that of locks."""
+    """Return whether a class wasn't created by Python code; locks are such."""
     return any(
         type(value) in _COMPILED and value.__objclass__ is cls for value in vars(cls).values()
     )
 
 
 def found(module: str | None, qualname: str) -> Any:
-    """Return what has this name in an imported module; None if there is nothing."""
+    """Return the object with this name in an imported module, or None."""
     at: Any = sys.modules.get(module or "")
     for part in qualname.split("."):
         at = getattr(at, part, None)

@@ -1,4 +1,9 @@
-"""Classes in values: which go by name and hash, and where those come from."""
+"""Classes and functions in values: ship them by name and hash, and load them.
+
+Data must not choose what is imported. So a library function that both sides can import, such as
+``numpy.sum``, ships as a function without parameters that returns it: stored, signed, and subject
+to ``offload_code_allow`` under its name, as all shipped code.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ _known: dict[int, tuple[Any, Any]] = {}  # by id: some have no hash; modules kee
 
 
 def importer(obj: Any) -> Callable[[], Any] | None:
-    """Return the function to be shipped in place of *obj*; None if it cannot be imported."""
+    """Return the function to ship instead of *obj*; None if *obj* can't be imported."""
     kept, getter = _known.get(id(obj), (None, None))
     if kept is obj and getter is not None:
         return getter  # type: ignore[no-any-return]
@@ -60,7 +65,7 @@ def _getter(module: str, name: str) -> Any:
 
 
 class Shipping:
-    """What serializers ask of a registry; see `offload.serializers.base.Code`."""
+    """The registry as serializers use it; implements `offload.serializers.base.Code`."""
 
     def __init__(self, registry: ClassRegistry) -> None:
         self._registry = registry

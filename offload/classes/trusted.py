@@ -1,4 +1,4 @@
-"""Versions in a store, and whether to trust what is there."""
+"""Read versions that may be loaded, and sign what is written."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _TURNS = 20
 
 
 class Versions:
-    """Reads records and versions as *config* allows, and signs what is written.
+    """Reads records and versions as *config* allows, and signs those it writes.
 
-    What is refused is counted and logged, and the error names the store.
+    Refusals are counted and logged, and their errors name the store.
 
     Args:
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Versions:
         return self.config.store.url
 
     def stored(self, name: str, code_hash: str) -> Stored:
-        """Return a version as it is in the store. Nothing is said about whether to trust it.
+        """Return a version as stored. Trust isn't checked.
 
-        Raises UnknownClass, VersionMissing; CodeRefused if it is not what its record says.
+        Raises UnknownClass, VersionMissing; CodeRefused if its content doesn't match its record.
         """
         names = Names(name)
         with self.refusing():
@@ -80,12 +80,14 @@ class Versions:
             self.config.policy.check_name(*pair)
 
     def trusted_one(self, pair: ClassVersion) -> Stored:
-        """Return a version that may be loaded; nothing of it ran."""
+        """Return a version that may be loaded, without running its code."""
         [(stored, _by)] = self.trusted([pair])
         return stored
 
     def trusted(self, pairs: list[ClassVersion]) -> list[tuple[Stored, str]]:
-        """Return versions that may be loaded, and by whose key; nothing of them ran."""
+        """Return versions that may be loaded, and the key that signed each, without running
+        code.
+        """
         with self.refusing():
             for pair in pairs:
                 self.config.policy.check_name(*pair)
@@ -115,13 +117,13 @@ class Versions:
         return record
 
     def check_there(self, record: Record) -> None:
-        """Raise CodeRefused if what is there would be trusted nowhere."""
+        """Raise CodeRefused in mode ``signed`` if no trusted key signed a record."""
         if self.config.policy.mode == SIGNED:
             with self.refusing():
                 self.config.policy.check_signature(record)
 
     def is_believed(self, record: Record) -> bool:
-        """Return whether a record that is there is to be believed."""
+        """Return whether a record may be relied on: in mode ``signed``, a known key signed it."""
         return self.config.policy.mode != SIGNED or self.config.policy.signed_by(record) is not None
 
     def signed(self, record: Record) -> Record:
@@ -141,7 +143,7 @@ class Versions:
     def point(
         self, pointer: str, record: Record, purpose: str, current: bytes | None = None
     ) -> None:
-        """Have a pointer say which version is meant, by compare-and-swap."""
+        """Set a pointer to a version, by compare-and-swap."""
         new = self.signed(replace(record, purpose=purpose, created=self.clock()))
         for _ in range(_TURNS):
             if self.storage.swap(pointer, current, new.to_bytes()):
@@ -154,7 +156,7 @@ class Versions:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Count and log what is refused within this, and have the error name the store."""
+        """Count and log CodeRefused raised within this, and add the store to the error."""
         try:
             yield
         except CodeRefused as exc:
@@ -176,12 +178,12 @@ class Versions:
 
 
 def shown(record: Record) -> str:
-    """Return what a record is of, for people."""
+    """Describe a record for people."""
     return f"{record.kind} {record.class_name}@{record.hash[:12]}"
 
 
 def for_task() -> str:
-    """Return for which task something is done, if it is for one."""
+    """Return which task code is loaded for, as part of a log line; "" if for none."""
     if apps.for_task.get():
         return f" for task {apps.for_task.get()}"
     return f" for task {current_task.name}[{current_task.request.id}]" if current_task else ""

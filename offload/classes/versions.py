@@ -1,9 +1,21 @@
-"""Versions in a store: pointers that are set once, and those that say which is meant.
+"""Versions in a store: their names, records, and stored form.
 
-``<hash>.pkl`` is the pickle, the source if there is one, the record as JSON, and the length of
-that in four bytes (big endian). So it is there whole or not at all, and two who push the same
-version at once cannot mix theirs. What does not fit into one pointer goes on in others, which
-are written before, under names that their content decides.
+These are names of pointers::
+
+    plugins/<Name>/<hash>.pkl       a version; never changed
+    plugins/<Name>/latest.json      the record of the latest version
+    plugins/<Name>/tags/<tag>.json  the record of the version with this tag
+    plugins/<Name>/<hash>.<digest prefix>.<number>.pkl
+                                    the further parts of a long version
+
+``<Name>`` is the module and qualified name, such as ``shop.models.Filter``. Characters that a
+pointer's name can't hold are written as ``-`` and two hexadecimal digits per byte of UTF-8. A name
+that is too long is cut and ends in ``--`` and 16 digits of its SHA-256.
+
+``<hash>.pkl`` holds the pickle, the source if there is one, the record as JSON, and the record's
+length in four bytes (big endian). So a version is stored completely or not at all, and processes
+that push it at once can't mix theirs. The further parts are written first, and their names depend
+on their content.
 """
 
 from __future__ import annotations
@@ -56,7 +68,7 @@ _LONGEST = 100
 
 
 def name_of(obj: Any) -> str:
-    """Return the name that a class or function is shipped under: its module and qualified name."""
+    """Return the name that a class or function ships under: its module and qualified name."""
     qualname = getattr(obj, "__qualname__", None)
     if not isinstance(qualname, str):
         raise NotShippable(f"a class or function is wanted, this is a {type(obj).__name__}")
@@ -64,19 +76,19 @@ def name_of(obj: Any) -> str:
 
 
 def check_hash(code_hash: str) -> str:
-    """Return *code_hash*; raises ValueError if it does not have the form of one."""
+    """Return *code_hash*; raises ValueError if it is malformed."""
     if not isinstance(code_hash, str) or not _HASH.fullmatch(code_hash):
         raise ValueError(f"not the hash of a class: {code_hash!r:.100}")
     return code_hash
 
 
 def versions_in(pointers: Iterable[str]) -> list[str]:
-    """Return the hashes of the versions that are among the pointers of a class."""
+    """Return the hashes of the versions among a class's pointers."""
     return [match[1] for pointer in pointers if (match := _VERSION.fullmatch(pointer))]
 
 
 def tags_in(pointers: Iterable[str]) -> list[str]:
-    """Return the tags that are among the pointers of a class."""
+    """Return the tags among a class's pointers."""
     return [match[1] for pointer in pointers if (match := _TAGGED.fullmatch(pointer))]
 
 
@@ -92,12 +104,12 @@ class Names:
         return f"{self.folder}{check_hash(code_hash)}.pkl"
 
     def more(self, code_hash: str, digest: str, count: int) -> list[str]:
-        """Return the names of what follows the first part of a long version."""
+        """Return the names of the further parts of a long version."""
         begin = f"{self.folder}{check_hash(code_hash)}.{digest.partition(':')[2][:16]}"
         return [f"{begin}.{number}.pkl" for number in range(1, count)]
 
     def tag(self, tag: str) -> str:
-        """Return the name of a tag; raises ValueError if it cannot be one."""
+        """Return the pointer of a tag; raises ValueError if the tag is malformed."""
         if not isinstance(tag, str) or not TAG.fullmatch(tag) or tag == "latest":
             raise ValueError(
                 f"not a tag: {tag!r:.60}; a tag is 1 to 40 of A-Z a-z 0-9 . _ -, and not 'latest'"
@@ -124,13 +136,13 @@ _MOST_NEEDS = 1000
 
 
 def tagged(tag: str) -> str:
-    """Return the purpose of a record that stands under *tag*."""
+    """Return the purpose of a tag's record."""
     return f"tag {tag}"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Attributes: *key* is the id of the key (see `offload.classes.keys`), *value* in hex."""
+    """Signature by the key with the id *key* (see `offload.classes.keys`); *value* is in hex."""
 
     key: str
     value: str
@@ -138,23 +150,22 @@ class Signature:
 
 @dataclass(frozen=True)
 class Record:
-    """One version of a class or function.
+    """Metadata of one version of a class or function.
 
     Attributes:
         class_name: module and qualified name.
         hash: see `offload.classes.hashing.identity`.
-        digest: of the pickle's bytes.
-        size: of the pickle, in bytes.
-        python: whose bytecode it is, as ``cpython-311``.
+        digest: digest of the pickle.
+        size: size of the pickle in bytes.
+        python: the Python that its bytecode is for, such as ``cpython-311``.
         kind: ``class`` or ``function``.
-        purpose: what this record stands for: ``version``, ``latest`` or ``tag <tag>``. A
-            signature for one is none for another.
+        purpose: ``version``, ``latest``, or ``tag <tag>``. A signature is valid for one purpose.
         created: when it was pushed, in seconds since 1970.
-        modules: what was shipped with it, besides what is in its own module; needed to hash it.
+        modules: modules that shipped with it, besides its own; needed to hash it.
         needs: the versions of other classes that it refers to, as (name, hash).
-        source: digest of the source that was pushed with it, "" if none was.
-        source_size: of that, in bytes.
-        signature: None if it is not signed.
+        source: digest of the source that was pushed with it; "" if none was.
+        source_size: size of the source in bytes.
+        signature: None if it isn't signed.
     """
 
     class_name: str
@@ -173,12 +184,12 @@ class Record:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """Name and hash."""
+        """The name and the hash."""
         return self.class_name, self.hash
 
     @property
     def signed_bytes(self) -> bytes:
-        """What a signature covers: everything but itself, as JSON with sorted keys."""
+        """The bytes that a signature covers: everything but itself, as JSON with sorted keys."""
         plain = asdict(replace(self, signature=None))
         del plain["signature"]
         return b"offload class record 1\0" + orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
@@ -188,7 +199,7 @@ class Record:
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> Record:
-        """Read a record; raises CodeRefused, saying *where*, if it is none."""
+        """Parse a record; raises CodeRefused, naming *where*, if it is malformed."""
         try:
             return _read(orjson.loads(content))
         except (ValueError, TypeError, KeyError) as exc:
@@ -235,14 +246,14 @@ _LENGTH = 4
 
 @dataclass(frozen=True)
 class Stored:
-    """A version as it is stored."""
+    """A version as stored."""
 
     record: Record
     content: bytes
     source: bytes = b""
 
     def check(self) -> None:
-        """Raise CodeRefused if the content is not that of the record."""
+        """Raise CodeRefused if the content doesn't match the record."""
         record = self.record
         if digest_of([self.content]) != record.digest or (
             digest_of([self.source]) != record.source if record.source else self.source
@@ -255,7 +266,12 @@ class Stored:
 
 
 class Storage:
-    """Args: *retrying* calls what may be called twice again while the store is away."""
+    """Versions and pointers in a store.
+
+    Args:
+        pointers: holds them.
+        retrying: calls an idempotent function, and retries while the store is unavailable.
+    """
 
     def __init__(
         self, pointers: PointerStore, retrying: Callable[[Callable[[], object]], object]
@@ -264,7 +280,7 @@ class Storage:
         self._retrying = retrying
 
     def read(self, names: Iterable[str]) -> list[bytes | None]:
-        """Return what pointers say. One round trip where the store can."""
+        """Return the contents of pointers, in one round trip if the store supports that."""
         names = list(names)
         if not names:
             return []
@@ -281,7 +297,7 @@ class Storage:
     # -- versions
 
     def put(self, stored: Stored, instead: bytes | None = None) -> bool:
-        """Store a version where *instead* is (None: nothing); return whether that was there."""
+        """Store a version if its pointer holds *instead* (None: nothing); return whether it did."""
         record = stored.record
         names = Names(record.class_name)
         tail = record.to_bytes()
@@ -303,16 +319,16 @@ class Storage:
         return self.swap(names.version(record.hash), instead, bytes(body[:first]) + tail)
 
     def _set(self, name: str, part: bytes) -> None:
-        """Set a pointer that nobody sets to anything else, unless it was altered."""
+        """Set a pointer that only ever has this content, unless somebody altered it."""
         if not self.swap(name, None, part):
             [there] = self.read([name])
             if there != part:
                 self.swap(name, there, part)
 
     def get(self, versions: Iterable[tuple[str, str]]) -> list[Stored | None]:
-        """Return versions by name and hash; None for one that is not there.
+        """Return versions by name and hash; None for a missing one. Trust isn't checked.
 
-        Raises CodeRefused for what is none. Nothing is said yet about whether to trust it.
+        Raises CodeRefused for a malformed one.
         """
         asked = [(Names(name), code_hash) for name, code_hash in versions]
         found = self.read(names.version(code_hash) for names, code_hash in asked)
@@ -326,7 +342,7 @@ class Storage:
         return versions_in(self.names(names.folder))
 
     def heads(self, pointers: Iterable[str]) -> list[Record | None]:
-        """Return the records of versions by their pointers; None for one that is none."""
+        """Return the records of versions by their pointers; None for a missing or malformed one."""
         pointers = list(pointers)
         found: list[Record | None] = []
         for pointer, content in zip(pointers, self.read(pointers), strict=True):
@@ -344,11 +360,11 @@ class Storage:
         return sorted(records, key=lambda record: record.created)
 
     def record(self, names: Names, code_hash: str, content: bytes) -> Record:
-        """Return the record of a version from a pointer's *content*; raises as `get` does."""
+        """Parse the record of a version from a pointer's *content*; raises as `get` does."""
         return self._begun(names, code_hash, content)[0]
 
     def stored(self, names: Names, code_hash: str, content: bytes) -> Stored:
-        """Return the version that a pointer's *content* is or begins; raises as `get` does."""
+        """Return the version whose first part is *content*; raises as `get` does."""
         record, body = self._begun(names, code_hash, content)
         size = record.size + record.source_size
         if size > LARGEST:

@@ -1,4 +1,4 @@
-"""What of a class Python or a library makes from the rest, some of it only when it is needed."""
+"""Select the attributes of a class that count for its hash, not those that Python derives."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ __all__ = ("DERIVED", "annotations_of", "attributes_of", "members_of", "subclass
 
 
 def annotations_of(obj: Any) -> dict[str, Any]:
-    """Return what *obj* itself is annotated with.
+    """Return the annotations of *obj* itself.
 
-    From Python 3.14 on annotations are code that runs when they are asked for; names that are
-    not known then are taken as they are written.
+    From Python 3.14 on, annotations are code that runs on access; undefined names stay text.
     """
     if sys.version_info >= (3, 14):
         import annotationlib
@@ -83,7 +82,7 @@ _PROTOCOL = frozenset(
 
 
 def attributes_of(cls: type) -> dict[str, Any]:
-    """Return the attributes of *cls* itself that decide what it does."""
+    """Return the attributes of *cls* itself that decide its behavior."""
     own = vars(cls)
     skipped = DERIVED
     if "_member_map_" in own:
@@ -114,7 +113,7 @@ def _is_slot(cls: type, name: str, value: types.MemberDescriptorType) -> bool:
 
 
 def members_of(cls: type) -> list[tuple[str, Any, dict[str, Any]]]:
-    """Return name, value and attributes of an enum's members, aliases among them."""
+    """Return the name, value, and attributes of each member of an enum, including aliases."""
     members: Mapping[str, Any] = vars(cls).get("_member_map_", {})
     return [
         (name, member._value_, {k: v for k, v in vars(member).items() if not _is_own(k)})
@@ -123,12 +122,12 @@ def members_of(cls: type) -> list[tuple[str, Any, dict[str, Any]]]:
 
 
 def _is_own(name: str) -> bool:
-    """Return whether an attribute of a member is the enum's: ``_value_``, ``__objclass__``."""
+    """Return whether a member's attribute belongs to the enum: ``_value_``, ``__objclass__``."""
     return name.startswith("_") and name.endswith("_")
 
 
 def subclasses_of(cls: type) -> list[type]:
-    """Return the classes that were registered as subclasses of an abstract one."""
+    """Return the classes registered as subclasses of an abstract class."""
     if "_abc_impl" not in vars(cls):
         return []
     return [found for reference in abc_registry(cls) if (found := reference()) is not None]

@@ -1,4 +1,4 @@
-"""What a hash was found to depend on, so that it need not be taken again."""
+"""Record what a hash depends on, to detect whether it is still valid."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ROOM = 1 << 20
 
 
 class HashDependencies:
-    """Remembers what was there.
+    """Objects that a hash depends on, as they were when it was computed.
 
     Attributes:
-        constant: whether nothing else that was met can change.
-        unsure: where something is that may change unnoticed, and its type; "" if nowhere.
-        parts: a fingerprint of what each class attribute and global was hashed as.
+        constant: False if it depends on an object whose changes can't be detected.
+        unsure: where that object is, and its type; "" if there is none.
+        parts: a fingerprint of each class attribute and global.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class HashDependencies:
         self._names += [(names, name, names[name]) for name in which]
 
     def size(self, names: Mapping[Any, Any]) -> None:
-        """Watch whether names are added."""
+        """Watch for added names."""
         self._sizes.append((names, len(names)))
 
     def cell(self, cell: types.CellType, content: Any) -> None:
@@ -60,7 +60,7 @@ class HashDependencies:
         self._bases.append((cls, cls.__bases__))
 
     def content(self, container: Any) -> bool:
-        """Watch the items of a list, dict, or set; return whether there was room for that."""
+        """Watch the items of a list, dict, or set; return False if there are too many."""
         items = tuple(_items(container))
         self._room -= len(items)
         if self._room < 0:
@@ -69,14 +69,14 @@ class HashDependencies:
         return True
 
     def annotations(self, obj: Any, found: dict[str, Any]) -> None:
-        """Watch annotations, where they are not code."""
+        """Watch annotations, unless they are code (Python 3.14)."""
         if found and sys.version_info < (3, 14):
             own = obj.__annotations__
             self.size(own)
             self.names(own, own)
 
     def holds(self) -> bool:
-        """Return whether all is certain to be what it was."""
+        """Return whether everything is certain to be unchanged."""
         return (
             self.constant
             and all(names.get(name, MISSING) is value for names, name, value in self._names)
@@ -99,7 +99,7 @@ def _items(container: Any) -> Iterable[Any]:
 
 
 def _holds(container: Any, items: tuple[Any, ...]) -> bool:
-    """Return whether a container holds the very *items*, in this order."""
+    """Return whether a container holds exactly these *items*, in this order."""
     count = len(container) * 2 if type(container) is dict else len(container)
     try:
         return count == len(items) and all(map(is_, _items(container), items))

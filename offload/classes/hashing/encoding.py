@@ -1,6 +1,6 @@
-"""Plain values as bytes of which no two different values have the same.
+"""Encode plain values as bytes, so that different values have different encodings.
 
-Each begins with a tag and the length or count of what follows.
+Each encoding starts with a tag and the length or count of what follows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def text(tag: bytes, content: str) -> bytes:
 
 
 def begin(tag: bytes, count: int) -> bytes:
-    """Return what goes before *count* values."""
+    """Return the header of *count* values."""
     return b"%b[%d]\0" % (tag, count)
 
 

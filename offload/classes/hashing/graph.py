@@ -1,9 +1,9 @@
-"""The hash of a class and all classes that it refers to, each of which may refer to any other.
+"""Hash a class together with the classes it refers to, which may refer to each other.
 
-A class is stored apart from those that it refers to, and what refers to the same version refers
-to one class. So two classes that do the same are one here, too: every class gets a digest of
-what it is, then one of that and the digests of those it refers to, and so on, until no more
-classes differ (partition refinement, as for the equality of automata).
+Classes are stored apart, and references to one version yield one class. So two classes with the
+same behavior count as one here, too. Each class gets a digest of its content, then one of that and
+of the digests it refers to, and so on until no more classes differ (partition refinement, as for
+the equality of automata).
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ Reference = Union[type, FunctionType, "UnorderedRefs"]
 
 @dataclass(frozen=True)
 class Content:
-    """Something without the classes that it refers to: those in the order of their places."""
+    """Encoding of an object, without the classes it refers to.
+
+    Attributes:
+        written: the encoding.
+        references: the classes, in the order in which the encoding refers to them.
+    """
 
     written: bytes
     references: tuple[Reference, ...]
 
     def classes(self) -> Iterator[type | FunctionType]:
-        """Yield what is stored apart from it."""
+        """Yield the classes and functions that are stored apart."""
         for reference in self.references:
             if isinstance(reference, UnorderedRefs):
                 for each in reference.contents:
@@ -39,7 +44,7 @@ class Content:
 
 @dataclass(frozen=True)
 class UnorderedRefs:
-    """The items of a set, whose order decides nothing."""
+    """References of the items of a set, whose order doesn't count."""
 
     contents: tuple[Content, ...]
 
@@ -48,7 +53,7 @@ def digest_of_graph(root: Any, contents: dict[int, Content]) -> bytes:
     """Return the digest of *root*.
 
     Args:
-        contents: of *root* and of all classes that can be reached from it, by id.
+        contents: of *root* and of all classes reachable from it, by id.
     """
     digests = {key: sha256(content.written).digest() for key, content in contents.items()}
     count = 0

@@ -38,17 +38,17 @@ __all__ = ("Identity", "get_class_hash", "identify", "python_tag")
 
 
 def python_tag() -> str:
-    """Return whose bytecode this process runs, as ``cpython-311``."""
+    """Return the Python that this process's bytecode is for, such as ``cpython-311``."""
     return sys.implementation.cache_tag or sys.implementation.name
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A version of a class or function.
+    """Hash of a class or function, with what it depends on.
 
     Attributes:
         hash: 64 hexadecimal digits.
-        size: bytes that were hashed.
+        size: number of bytes that were hashed.
     """
 
     hash: str
@@ -57,19 +57,19 @@ class Identity:
 
     @property
     def unsure(self) -> str:
-        """Where something is for which the hash has to be taken every time; "" if nowhere."""
+        """Where an object is whose changes can't be detected; "" if there is none."""
         return self._watch.unsure
 
     def changed_since(self, before: Identity) -> str:
-        """Return the first class attribute or global whose value is another than before; "" if
-        code changed.
+        """Return the first class attribute or global whose value changed since *before*; "" if
+        code did.
         """
         old = before._watch.parts
         new = self._watch.parts.items()
         return next((name for name, value in new if old.get(name, value) != value), "")
 
     def holds(self) -> bool:
-        """Return whether the object is certain to be what it was."""
+        """Return whether the object is certain to be unchanged."""
         return self._watch.holds()
 
 
@@ -77,17 +77,17 @@ def get_class_hash(obj: Any, modules: Iterable[str] = ()) -> str:
     """Return the hash of a class or function, 64 hexadecimal digits.
 
     Args:
-        modules: what is shipped with it besides what is in its own module, by name.
+        modules: names of the modules that ship with it, besides its own.
 
     Raises:
         TypeError: it is neither a class nor a function.
-        SerializationError: it depends on something that has no content of its own, as a lock.
+        SerializationError: it depends on something without content, such as a lock.
     """
     return identify(obj, Scope(modules)).hash
 
 
 def identify(obj: Any, scope: Scope) -> Identity:
-    """Do as `get_class_hash`, and remember what the hash depends on."""
+    """Return the hash of a class or function together with its dependencies."""
     if not isinstance(obj, (type, types.FunctionType)):
         raise TypeError(f"a class or function is wanted, this is a {type_name(obj)}")
     watch = HashDependencies()
@@ -105,8 +105,8 @@ def identify(obj: Any, scope: Scope) -> Identity:
 def _contents(
     obj: Any, scope: Scope, watch: HashDependencies, *, docs: bool
 ) -> tuple[dict[int, Content], bool]:
-    """Return what *obj* is, and each class that can be reached from it, by id; and whether
-    something of it reads docstrings.
+    """Return the encoding of *obj* and of each class reachable from it, by id; and whether any
+    of them reads docstrings.
     """
     contents: dict[int, Content] = {}
     reads_docs = False

@@ -1,10 +1,10 @@
-"""A walk through a class or function, and all that is stored with it.
+"""Encode a class or function with everything that is stored with it.
 
-Every node is written with a tag and its length or count, so that no two different structures give
-the same bytes. What is met again is named by its number, as two names for one list are something
-else than two lists. Dicts that only hold names (of classes, functions) are written in the order
-of the names, sets in the order of what their items are written as. Other classes that are shipped
-are stored apart, and so only referred to.
+Each node is written with a tag and its length or count, so that different structures have different
+encodings. An object that occurs again is written as its number, because two names for one list
+differ from two lists. Dicts of names (of classes, functions) are written in the order of the names,
+sets in the order of their encoded items. Other shipped classes are stored apart, and only referred
+to.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ _VALUES = (tuple, str, bytes, int, float, complex, frozenset)
 
 
 class StructuralHasher:
-    """Writes what is stored with one class or function.
+    """Encodes one class or function.
 
     Args:
-        watch: takes note of what is depended on.
+        watch: records dependencies.
         docs: whether docstrings count.
 
     Attributes:
-        reads_docs: whether something was found to ask for docstrings.
+        reads_docs: whether some code reads docstrings.
     """
 
     def __init__(self, scope: Scope, watch: HashDependencies, *, docs: bool) -> None:
@@ -80,7 +80,7 @@ class StructuralHasher:
         self._modules: dict[int, set[str]] = {}
 
     def root(self, obj: Any) -> Content:
-        """Return what *obj* is. Raises SerializationError if something has no content."""
+        """Encode *obj*. Raises SerializationError if it depends on something without content."""
         try:
             if isinstance(obj, type):
                 self._class(obj)
@@ -142,9 +142,7 @@ class StructuralHasher:
             self._out += [tagged(b"item", each) for each in sorted(i.written for i in items)]
 
     def _apart(self, value: Any, *, alone: bool = False) -> Content:
-        """Return what *value* is written as, as if nothing came after it; with *alone*, as if
-        nothing came before it, too.
-        """
+        """Encode *value* independently of what follows; with *alone*, also of what came before."""
         atom = ATOMS.get(type(value))
         if atom is not None:
             return Content(atom(value), ())
@@ -159,8 +157,8 @@ class StructuralHasher:
         return found
 
     def _drain(self) -> None:
-        """Write the functions that were met: not where they were, so that any number may call
-        each other.
+        """Write pending functions: not in place, so that call chains of any length fit the
+        stack.
         """
         while self._functions:
             function, where = self._functions.popleft()
@@ -169,7 +167,7 @@ class StructuralHasher:
             self._where = before
 
     def _again(self, obj: Any) -> bool:
-        """Write that *obj* was met before, if it was; else remember it."""
+        """Write the number of *obj* and return True if it occurred before; else remember it."""
         number = self._seen.get(id(obj))
         if number is not None:
             self._begin(b"again", number)
@@ -179,7 +177,7 @@ class StructuralHasher:
         return False
 
     def _changes(self, value: Any) -> None:
-        """Take note that something was met that may change while it stays the same object."""
+        """Record a dependency on an object that can change in place."""
         live = type(value) in _CONTAINERS and not self._reducing
         if self._settled or (live and self.watch.content(value)):
             return
@@ -188,7 +186,7 @@ class StructuralHasher:
 
     @contextmanager
     def _fingerprint(self, label: str, value: Any) -> Iterator[None]:
-        """Take note of what *value* is written as within this, if it is no code."""
+        """Record a fingerprint of *value*'s encoding, unless it is code."""
         begin = len(self._out)
         yield
         if not callable(value) and not hasattr(type(value), "__get__"):
@@ -222,13 +220,13 @@ class StructuralHasher:
             self._instance(value)
 
     def _reference(self, obj: Any) -> None:
-        """Write what is imported where it is needed."""
+        """Write the name of an imported object."""
         self._text(b"import", f"{obj.__module__}:{getattr(obj, '__qualname__', obj.__name__)}")
 
     # -- functions
 
     def function(self, function: types.FunctionType) -> None:
-        """Write a function that something refers to."""
+        """Write a function, or a reference to it."""
         if is_dispatching(function):
             self._dispatcher(function)
         elif function not in self.scope:
@@ -241,7 +239,7 @@ class StructuralHasher:
             self._functions.append((function, [*self._where]))
 
     def _dispatcher(self, function: types.FunctionType) -> None:
-        """Write what `functools.singledispatch` made: what it remembers is no part of it."""
+        """Write a function made by `functools.singledispatch`, without its cache."""
         if self._again(function):
             return
         registry: Mapping[Any, Any] = function.registry  # type: ignore[attr-defined]
@@ -297,7 +295,7 @@ class StructuralHasher:
         self._quietly(lambda: self._all(b"annotations", found.items()))
 
     def _quietly(self, write: Callable[[], None]) -> None:
-        """Write what nobody changes in place."""
+        """Write objects that nobody changes in place."""
         before, self._settled = self._settled, True
         write()
         self._settled = before
@@ -317,7 +315,7 @@ class StructuralHasher:
             self.value(content)
 
     def _module(self, module: types.ModuleType, code: types.CodeType) -> None:
-        """Write what *code* may use of a module that is shipped."""
+        """Write the parts of a shipped module that *code* may use."""
         own = vars(module)
         known = self._modules.setdefault(id(module), set())
         names = {name for name in names_in(code) if name in own} - known - _MODULES_OWN
@@ -394,7 +392,7 @@ class StructuralHasher:
         self.value(setter)
 
     def _is_sentinel(self, value: Any, reduced: tuple[Any, ...]) -> bool:
-        """Return whether *value* is a stateless object of a library, as `dataclasses` has them."""
+        """Return whether *value* is a stateless library object, such as `dataclasses.MISSING`."""
         kind: Any = type(value)
         return (
             kind.__reduce_ex__ is object.__reduce_ex__
@@ -404,7 +402,7 @@ class StructuralHasher:
         )
 
     def _by_name(self, value: Any, name: str) -> None:
-        """Write what pickle takes for something to be imported."""
+        """Write an object that pickle refers to by name."""
         module = getattr(value, "__module__", None) or pickle.whichmodule(value, name)  # type: ignore[attr-defined]
         if self.scope.includes(module):  # as typing.NewType
             if self._again(value):
@@ -417,7 +415,7 @@ class StructuralHasher:
 
 
 def _reduced(value: Any) -> Any:
-    """Return what pickle makes of *value*."""
+    """Return pickle's reduction of *value*."""
     try:
         reduce = copyreg.dispatch_table.get(type(value))
         return reduce(value) if reduce is not None else value.__reduce_ex__(4)
@@ -428,9 +426,9 @@ def _reduced(value: Any) -> Any:
 
 
 def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> bool:
-    """Return whether nothing but its content tells *value* from another one.
+    """Return whether *value* has no identity apart from its content.
 
-    Such objects may be one in one process, and two in another, as libraries keep them.
+    Libraries keep one such object in one process, and two in another.
     """
     kind = type(value)
     if isinstance(value, _VALUES):

@@ -1,4 +1,4 @@
-"""How values of exact types are written in a walk: containers, decorators, parts of types."""
+"""Writers for values of exact types: containers, descriptors, parts of types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ("WRITERS", "NoContent")
 
 
 class NoContent(Exception):
-    """Something cannot be hashed."""
+    """Something can't be hashed."""
 
 
 def _container(tag: bytes) -> Callable[[Any, Any], None]:
