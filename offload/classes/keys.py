@@ -122,7 +122,7 @@ def _verify_key(given: Mapping[str, Any]) -> VerifyKey:
     key = given.get("key")
     if unknown or not isinstance(key, str):
         raise ConfigurationError(
-            f"{where}: a key is a text, or a dict of 'key' and maybe 'name' and 'until'"
+            f"{where}: a key is text, or a dict with 'key' and optionally 'name' and 'until'"
         )
     verifier: _Verifier
     if key.startswith(_HMAC):
@@ -150,13 +150,13 @@ def _moment(where: str, until: Any) -> float | None:
             return float(until)
     except ValueError:
         pass
-    raise ConfigurationError(f"{where}: 'until' is a date as 2027-06-30, not {until!r}")
+    raise ConfigurationError(f"{where}: 'until' is a date such as 2027-06-30, not {until!r}")
 
 
 def _secret(where: str, key: str) -> bytes:
     secret = key[len(_HMAC) :].encode()
     if len(secret) < _MIN_SECRET:
-        raise ConfigurationError(f"{where}: an hmac: secret has {_MIN_SECRET} characters or more")
+        raise ConfigurationError(f"{where}: an hmac: secret has at least {_MIN_SECRET} characters")
     return secret
 
 
@@ -210,21 +210,21 @@ def _cryptography() -> Any:
 
 def _ed25519(where: str, key: str, *, private: bool) -> tuple[Any, Any]:
     module = _cryptography()
-    wanted = module.Ed25519PrivateKey if private else module.Ed25519PublicKey
+    expected = module.Ed25519PrivateKey if private else module.Ed25519PublicKey
     kind = "private" if private else "public"
     if key.startswith(_ED25519):
         try:
             raw = base64.b64decode(key[len(_ED25519) :], validate=True)
-            make = wanted.from_private_bytes if private else wanted.from_public_bytes
+            make = expected.from_private_bytes if private else expected.from_public_bytes
             found = make(raw)
         except (binascii.Error, ValueError) as exc:
             raise ConfigurationError(
-                f"{where}: ed25519: is followed by the 32 bytes of a {kind} key in base64"
+                f"{where}: expected ed25519: and the 32 bytes of a {kind} key in base64"
             ) from exc
     else:
         found = _pem(where, key, private=private)
-        if not isinstance(found, wanted):
-            raise ConfigurationError(f"{where}: {key} holds no {kind} key of Ed25519")
+        if not isinstance(found, expected):
+            raise ConfigurationError(f"{where}: {key} doesn't hold an Ed25519 {kind} key")
     return (found, found.public_key()) if private else (None, found)
 
 
@@ -234,7 +234,7 @@ def _pem(where: str, path: str, *, private: bool) -> Any:
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as exc:
-        why = getattr(exc, "strerror", None) or "it is no path"
+        why = getattr(exc, "strerror", None) or "it isn't a path"
         raise ConfigurationError(  # without its cause, which shows a key that was misspelt
             f"{where}: a key is ed25519:…, hmac:… or the path of a PEM file that can be read: {why}"
         ) from None

@@ -107,7 +107,7 @@ def _latest(folder: str, content: bytes) -> tuple[Record | None, str]:
     if Names(record.class_name).folder != folder or record.purpose != LATEST:
         return (
             None,
-            f"{where} holds {record.purpose} of {record.class_name}: it is in a wrong place",
+            f"{where} holds {record.purpose} of {record.class_name}, which belongs elsewhere",
         )
     return record, ""
 
@@ -190,7 +190,7 @@ def _records(storage: Storage, pointers: list[str]) -> dict[ClassVersion, Record
     for at in range(0, len(found), _BATCH):
         some = found[at : at + _BATCH]
         for pointer, record in zip(some, storage.heads(some), strict=True):
-            # One that stands in the place of another is left for people to look at.
+            # A record under another's name is left for people to inspect.
             if record is not None and Names(record.class_name).version(record.hash) == pointer:
                 records[record.pair] = record
     return records

@@ -81,14 +81,14 @@ class Loading:
             raise
         except ModuleNotFoundError as exc:
             raise DeserializationError(
-                f"{shown(record)} cannot be made here: {exc}; install it here, or have the sender "
+                f"{shown(record)} can't be loaded here: {exc}; install it here, or have the sender "
                 f"ship it: offload.classes.register({exc.name})"
             ) from exc
         except Exception as exc:
             raise DeserializationError(
-                f"{shown(record)} cannot be made here: {type(exc).__name__}: {exc}; what it "
-                "imports has to be installed, and its bases and metaclass have to make it as they "
-                "did before: without keywords, and before it has its attributes"
+                f"{shown(record)} can't be loaded here: {type(exc).__name__}: {exc}; its "
+                "imports must be installed, and its bases and metaclass must be able to create it "
+                "without keywords, before it has its attributes"
             ) from exc
         if stored.source:
             show_lines(stored.source, record)

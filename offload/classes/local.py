@@ -22,9 +22,8 @@ __all__ = ("LoadedClasses", "LocalClasses", "defined")
 logger = logging.getLogger(__name__)
 
 _KEPT = 8
-"""Of what had one name, one after the other, so many are remembered: a notebook's cell may be
-run often."""
-_MUCH = 1 << 20  # bytes that are worth a warning if they are hashed for every message
+"""Objects remembered per name: a notebook cell may define a class again and again."""
+_MUCH = 1 << 20  # bytes hashed for every message that deserve a warning
 
 
 class LocalClasses:
@@ -123,7 +122,9 @@ class LoadedClasses:
 
     def __init__(self) -> None:
         self._versions: dict[ClassVersion, Any] = {}
-        self._pairs: dict[int, tuple[Any, ClassVersion]] = {}  # by id: classes may have odd hashes
+        self._pairs: dict[
+            int, tuple[Any, ClassVersion]
+        ] = {}  # by id: a metaclass may define __hash__
         self._lock = PerProcess(threading.RLock)
 
     @contextmanager

@@ -60,7 +60,7 @@ __all__ = (
 )
 
 Ships = Callable[[type], bool]
-"""Returns whether a class is shipped rather than imported."""
+"""Returns whether a class ships rather than being imported."""
 
 _HOOK = "__init_subclass__"
 
@@ -70,7 +70,7 @@ def check_creation(cls: type, ships: Ships) -> None:
 
     Whether the hook accepts a class without attributes can't be determined without running it.
     """
-    if issubclass(type(cls), EnumMeta):  # made in another way
+    if issubclass(type(cls), EnumMeta):  # enums are recreated by `make_enum`
         return
     name, bases = cls.__name__, cls.__bases__
     definer = next(each for each in cls.__mro__[1:] if _HOOK in vars(each) and not ships(each))
@@ -141,20 +141,20 @@ def _passing(cls: Any, hook: Any) -> Any:
 def _check(cls: type, hook: Callable[..., Any], *args: Any) -> None:
     try:
         signature = inspect.signature(hook)
-    except (TypeError, ValueError):  # not written in Python
+    except (TypeError, ValueError):  # not implemented in Python
         return
     try:
         signature.bind(*args)
     except TypeError as exc:
         raise SerializationError(
-            f"{cls.__module__}.{cls.__qualname__} cannot be shipped: {hook.__qualname__} wants "
-            f"more than is known of a class ({exc}): give its keywords defaults, and keep what "
-            "they set as attributes of the class"
+            f"{cls.__module__}.{cls.__qualname__} cannot be shipped: {hook.__qualname__} requires "
+            f"more than name, bases, and namespace ({exc}): give its keywords defaults, and keep "
+            "what they set as attributes of the class"
         ) from None
 
 
 UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
-"""Python's own types that pickle doesn't find under their names: those of code, cells, …"""
+"""Built-in types that pickle can't find by name, such as those of code and cells."""
 
 _by_value_lock = PerProcess(threading.RLock)
 
@@ -365,7 +365,7 @@ _REDUCERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-# Stored versions and messages of former releases name functions of modules that were moved.
+# Versions and messages stored by former releases refer to functions of moved modules by name.
 for _former, _module in {
     "apps": apps,
     "by_value": reducers,

@@ -70,7 +70,7 @@ class Policy:
         what = f"{name}@{code_hash[:12]}" if code_hash else name
         if self.mode == OFF:
             raise CodeRefused(
-                f"{what} is not loaded: this process takes no code from a store "
+                f"{what} is not loaded: this process loads no code from stores "
                 "(offload_code is 'off'); its operator may set it to 'signed' or 'trusted'"
             )
         if self._allow and not any(_matches(each, name, code_hash) for each in self._allow):

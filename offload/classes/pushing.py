@@ -115,7 +115,7 @@ class Pushing:
         return record
 
     def _warn(self, why: str) -> None:
-        logger.warning("in place of what is in %s it is pushed: %s", self._versions.url, why)
+        logger.warning("replacing the version in %s: %s", self._versions.url, why)
 
     def _lack(self, obj: Any, record: Record) -> str:
         """Return why a stored record has to be replaced; "" if it doesn't."""
@@ -152,7 +152,7 @@ class Pushing:
         try:
             record = self._versions.pointed(content, names, names.latest, LATEST)
         except CodeRefused as exc:
-            logger.warning("in its place this version is pushed: %s", exc)
+            logger.warning("replacing the latest version: %s", exc)
             return False
         return record.hash == pair[1] and not self._lack(obj, record)
 

@@ -35,7 +35,7 @@ __all__ = (
 
 _DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
 _MADE_BY_PYTHON = frozenset({"__dict__", "__weakref__", "__annotate_func__", "_abc_impl"})
-"""Attributes of a class that Python makes with it."""
+"""Attributes that Python creates with a class."""
 _MADE_BY_ENUM = frozenset(
     {
         "_generate_next_value_",
@@ -58,7 +58,7 @@ _OF_FUNCTIONS = (
 )
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, Callable[..., Any]]
-"""A maker, its arguments, the state that may refer to what was made, and what sets it."""
+"""Constructor, its arguments, state (may refer to the new object), and state setter."""
 
 
 # -- classes

@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 
 AUTO, MANUAL = "auto", "manual"
 _BEGIN = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
-_SURE = 60.0  # seconds for which a version that was seen in the store is taken to be there
+_SURE = 60.0  # seconds for which a stored version is assumed to stay stored
 
 
 @dataclass
@@ -142,7 +142,7 @@ class ClassRegistry:
         self._looked_at: set[ClassVersion] = set()
         self._stored: dict[ClassVersion, float] = {}
         self._signed: set[ClassVersion] = set()
-        self._lacking: dict[ClassVersion, Any] = {}  # what was stored without its source
+        self._lacking: dict[ClassVersion, Any] = {}  # objects that were pushed without source
 
     @cached_property
     def _config(self) -> RegistryConfig:
@@ -341,17 +341,19 @@ class ClassRegistry:
         """Return the name and hash of an object to be sent, after ensuring that it is stored."""
         pair = self._pair_to_send(obj)
         if self._loaded.pair_of(obj) is not None:
-            return pair  # it came from the store
+            return pair  # loaded from the store
         now = self._clock()
         before = self._stored.get(pair)
-        is_other = self._lacking.get(pair, obj) is not obj  # a cell that was run again, with source
+        is_other = (
+            self._lacking.get(pair, obj) is not obj
+        )  # run again in a notebook: it may have source now
         if before is None or is_other or not 0 <= now - before < _SURE:
             try:
                 self._ship(obj, pair, first=before is None)
             except StoreUnavailable:
                 if before is None:
                     raise
-                return pair  # it was there
+                return pair  # it was stored a moment ago
             self._stored[pair] = now
         return pair
 
@@ -361,7 +363,7 @@ class ClassRegistry:
             record = self._check_pushed(pair)
         elif push == AUTO and first:
             record = self._pushing.push(obj, pair)
-        else:  # once only, or it would undo what others push, and rollbacks
+        else:  # pushing again would undo others' pushes and rollbacks
             record = self._pushing.persist(obj, pair)
         self._lacking.pop(pair, None)
         if self._config.ship_source and not record.source:
@@ -426,7 +428,7 @@ class ClassRegistry:
     ) -> ClassVersion:
         """Return the full name and the hash of the requested version. Raises as `pull` does."""
         if code_hash is not None and tag is not None:
-            raise ValueError("a version is asked for by its hash or by a tag, not by both")
+            raise ValueError("pass a hash or a tag, not both")
         if code_hash is not None:
             return self.full_name(name), check_hash(code_hash)
         names = Names(self.full_name(name))
@@ -464,7 +466,7 @@ class ClassRegistry:
 
     def begin(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002
         """Raise CodeRefused: a value may refer to a version, but not contain one."""
-        raise CodeRefused(f"{name}@{code_hash[:12]} is not loaded: it is within a value")
+        raise CodeRefused(f"{name}@{code_hash[:12]} is not loaded: values can't contain code")
 
     def recover_class(self, name: str, code_hash: str) -> Any:
         """Read a version from the store again, verify its hash, and return it.
@@ -485,7 +487,7 @@ class ClassRegistry:
                 if actual != code_hash:
                     raise CodeRefused(
                         f"{pair[0]}@{code_hash[:12]}: what is stored has the hash {actual[:12]}; "
-                        "it was altered, or pushed by a version of offload that counts otherwise: "
+                        "it was altered, or pushed by an offload release that hashes differently: "
                         "push it again"
                     )
         return obj
@@ -542,11 +544,11 @@ class ClassRegistry:
         if not found:
             what = f"version{' or tag' if tags else ''} {meant!r:.70}"
             if not _BEGIN.fullmatch(meant):
-                what += " (of a hash 8 digits or more are wanted)"
+                what += " (a hash prefix has at least 8 digits)"
             raise self._versions.missing(names, what)
         if len(found) > 1:
             shown = " or ".join(sorted(found))
-            raise VersionMissing(f"{meant!r} of {names.name} may be {shown}: say which")
+            raise VersionMissing(f"{meant!r} of {names.name} is ambiguous: {shown}")
         return found.pop()
 
     def versions(self, name: str) -> list[Record]:
@@ -597,7 +599,7 @@ class ClassRegistry:
             return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
         except (ValueError, TypeError, LookupError) as exc:
             raise CodeRefused(
-                f"the source of {full}@{a[:12]} or @{b[:12]} in {self.store.url} is none",
+                f"the source of {full}@{a[:12]} or @{b[:12]} in {self.store.url} can't be read",
                 store=self.store.url,
             ) from exc
 
@@ -609,7 +611,7 @@ class ClassRegistry:
         matches = {each for each in known if each.rpartition(".")[2] == name}
         matches |= {each.name for each in self.listing() if each.name.rpartition(".")[2] == name}
         if len(matches) > 1:
-            raise UnknownClass(f"{name!r} may be {' or '.join(sorted(matches))}: say which")
+            raise UnknownClass(f"{name!r} is ambiguous: {' or '.join(sorted(matches))}")
         return matches.pop() if matches else name
 
     # -- inside
@@ -689,7 +691,7 @@ class ClassRegistry:
 
 def _checked(obj: Any) -> Any:
     if not isinstance(obj, (type, FunctionType)):
-        raise NotShippable(f"a class or function is wanted, this is a {type(obj).__name__}")
+        raise NotShippable(f"expected a class or function, not a {type(obj).__name__}")
     return obj
 
 

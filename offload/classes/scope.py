@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ("Scope",)
 
 _COMPILED = (type(str.upper), type(str.__len__))
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or as if by one
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: created at run time, such as by a class statement
 
 
 class Scope:

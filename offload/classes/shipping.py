@@ -48,9 +48,9 @@ def importer(obj: Any) -> Callable[[], Any] | None:
 def resolve(getter: Any) -> Any:
     """Return the object that a loaded version imports; raises TypeError for other versions."""
     if not isinstance(getter, FunctionType) or getattr(getter, _MARK, None) is not True:
-        raise TypeError("a version that imports nothing")
+        raise TypeError("this version imports nothing")
     obj = getter()
-    _known[id(obj)] = obj, getter  # sent back, it is that version
+    _known[id(obj)] = obj, getter  # if it is sent back, it ships as that version
     return obj
 
 
@@ -75,7 +75,7 @@ class Shipping:
         if registry.policy.mode == OFF or not registry.ships_by_value(obj):
             return None
         if not registry.can_push and not registry.must_ship(obj):
-            return None  # as ever: a worker without a key may make classes within its functions
+            return None  # workers without a key may define classes in functions
         return registry.ship(obj)
 
     def must_ship(self, kind: type) -> bool:

@@ -506,7 +506,7 @@ def show_lines(content: bytes, record: Record) -> None:
     """Have tracebacks of a loaded version show the lines of its source."""
     try:
         definitions = Source.from_bytes(content).definitions
-    except CodeRefused:  # of another release: its bytecode runs all the same
+    except CodeRefused:  # from another release; its bytecode still runs
         return
     for definition in definitions:
         file = file_of(f"{record.class_name}@{record.hash[:12]}", definition.file)

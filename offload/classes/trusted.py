@@ -111,7 +111,7 @@ class Versions:
             if record.class_name != names.name or record.purpose != purpose:
                 raise CodeRefused(
                     f"{pointer} holds {record.purpose} of {record.class_name}@{record.hash[:12]}: "
-                    f"it was put in the place of another; find out who writes to the store, and "
+                    f"another record was moved there; find out who writes to the store, and "
                     f"push {names.name} again"
                 )
         return record
@@ -150,7 +150,7 @@ class Versions:
                 return
             [current] = self.storage.read([pointer])
         raise OffloadError(
-            f"{pointer} changed whenever it was looked at, {_TURNS} times",
+            f"{pointer} kept changing: {_TURNS} attempts to set it failed",
             store=self.url,
         )
 

@@ -71,7 +71,7 @@ def name_of(obj: Any) -> str:
     """Return the name that a class or function ships under: its module and qualified name."""
     qualname = getattr(obj, "__qualname__", None)
     if not isinstance(qualname, str):
-        raise NotShippable(f"a class or function is wanted, this is a {type(obj).__name__}")
+        raise NotShippable(f"expected a class or function, not a {type(obj).__name__}")
     return f"{obj.__module__ or '__main__'}.{qualname}"
 
 
@@ -203,12 +203,12 @@ class Record:
         try:
             return _read(orjson.loads(content))
         except (ValueError, TypeError, KeyError) as exc:
-            raise CodeRefused(f"{where} is no record of a class: {exc}") from exc
+            raise CodeRefused(f"{where} isn't a class record: {exc}") from exc
 
 
 def _read(found: Any) -> Record:
     if not isinstance(found, dict):
-        raise TypeError("it is not a JSON object")
+        raise TypeError("it isn't a JSON object")
     signature = found.pop("signature", None)
     if signature is not None:
         signature = Signature(_text(signature["key"]), _text(signature["value"]))
@@ -227,20 +227,20 @@ def _read(found: Any) -> Record:
         parse_digest(record.source)
     for number in (record.size, record.source_size):
         if type(number) is not int or not 0 <= number < 1 << 32:
-            raise ValueError(f"{number!r} is no size")
+            raise ValueError(f"{number!r} isn't a size")
     if type(record.created) not in (int, float):
-        raise TypeError(f"{record.created!r} is no time")
+        raise TypeError(f"{record.created!r} isn't a time")
     return record
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise TypeError(f"{value!r:.60} is no text")
+        raise TypeError(f"{value!r:.60} isn't text")
     return value
 
 
 LARGEST = 16 << 20
-"""Bytes of the largest version."""
+"""Limit on the size of a version, in bytes."""
 _LENGTH = 4
 
 
@@ -305,8 +305,8 @@ class Storage:
         body = memoryview(stored.content + stored.source)
         if len(body) > LARGEST:
             raise SerializationError(
-                f"{record.class_name} has {len(body)} bytes with all that is shipped with it; "
-                f"at most {LARGEST} are. Does it refer to data that should be an argument?"
+                f"{record.class_name} has {len(body)} bytes including everything it ships; "
+                f"the limit is {LARGEST}. Does it refer to data that should be an argument?"
             )
         first = MAX_POINTER - len(tail)
         if first <= 0:
@@ -369,7 +369,7 @@ class Storage:
         size = record.size + record.source_size
         if size > LARGEST:
             raise CodeRefused(
-                f"{names.version(code_hash)} says that it has {size} bytes; at most {LARGEST} are"
+                f"{names.version(code_hash)} claims {size} bytes; the limit is {LARGEST}"
             )
         count = 1 + math.ceil(max(0, size - len(body)) / MAX_POINTER)
         for part in self.read(names.more(code_hash, record.digest, count)):
@@ -383,7 +383,7 @@ class Storage:
         if (record.class_name, record.hash, record.purpose) != (names.name, code_hash, VERSION):
             raise CodeRefused(
                 f"{names.version(code_hash)} holds {record.purpose} of {record.class_name}@"
-                f"{record.hash[:12]}: it was put in the place of another; find out who writes to "
+                f"{record.hash[:12]}: another record was moved there; find out who writes to "
                 f"the store, and push {names.name} again"
             )
         return record, body
@@ -393,5 +393,5 @@ def _split(name: str, content: bytes) -> tuple[Record, bytes]:
     end = len(content) - _LENGTH
     begin = end - int.from_bytes(content[max(end, 0) :], "big")
     if begin < 0:
-        raise CodeRefused(f"{name} is no version of a class")
+        raise CodeRefused(f"{name} isn't a version of a class")
     return Record.from_bytes(content[begin:end], name), content[:begin]

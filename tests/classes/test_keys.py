@@ -142,7 +142,7 @@ def test_a_key_given_twice_ends_early(turned):
         ("hmac:short", "16 characters"),
         ("/nowhere/key.pem", "can be read: No such file"),
         ("", "can be read"),
-        ("\0", "can be read: it is no path"),
+        ("\0", "can be read: it isn't a path"),
     ),
 )
 def test_what_is_no_key(key, message):

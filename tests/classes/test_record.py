@@ -113,7 +113,7 @@ def test_purposes_stay_apart():
 )
 def test_what_is_no_record(changed):
     """A field of another type or form is refused, saying where it stands."""
-    with pytest.raises(CodeRefused, match=r"^here is no record of a class"):
+    with pytest.raises(CodeRefused, match=r"^here isn't a class record"):
         Record.from_bytes(json.dumps(plain(**changed)).encode(), "here")
 
 

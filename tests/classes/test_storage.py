@@ -187,7 +187,7 @@ GOOD = version(b"content", b"source")
         (written(replace(GOOD.record, hash=OTHER), b"contentsource"), "another"),
         (written(replace(GOOD.record, purpose=LATEST), b"contentsource"), "another"),
         (written(replace(GOOD.record, size=1 << 31), b"contentsource"), "2147483654 bytes"),
-        (written(replace(GOOD.record, size=LARGEST), b"contentsource"), "bytes; at most"),
+        (written(replace(GOOD.record, size=LARGEST), b"contentsource"), "bytes; the limit is"),
         (written(replace(GOOD.record, size=LARGEST - 6), b"contentsource"), "altered"),
     ),
 )

@@ -332,14 +332,14 @@ class TestTampered:
     def test_another_version_in_its_place(self, store, hashes, refused):
         """A version of the same class under another hash, signed as it is, is refused."""
         set_to(store, NAMES.version(hashes[1]), store.pointers.read(NAMES.version(hashes[0])))
-        refused("put in the place of another")
+        refused("another record was moved there")
 
     def test_another_class_in_its_place(self, store, producer, hashes, refused, defined):
         """So is another class, as it was signed."""
         other = producer.push(defined("class G:\n    pass", "G"))
         content = store.pointers.read(Names("__main__.G").version(other))
         set_to(store, NAMES.version(hashes[1]), content)
-        refused("put in the place of another")
+        refused("another record was moved there")
 
     def test_another_classs_signature(self, store, producer, hashes, refused, defined):
         """The signature of one class is none for another."""
@@ -397,7 +397,7 @@ class TestTampered:
         """The record of the latest is no version."""
         record = store.pointers.read(NAMES.latest)
         set_to(store, NAMES.version(hashes[1]), record + len(record).to_bytes(4, "big"))
-        refused("put in the place of another")
+        refused("another record was moved there")
 
     @pytest.mark.parametrize("content", (b"", b"x", b"{}", b"null", pickle.dumps(5), bytes(9)))
     def test_anything_else(self, store, hashes, refused, content):
@@ -790,7 +790,9 @@ class TestLogging:
         """Who mends what is not trusted is told so in the log."""
         ClassRegistry(store).push(turn(1))
         producer.push(turn(1))
-        assert any("in place of what is in" in each and "not signed" in each for each in messages())
+        assert any(
+            "replacing the version in" in each and "not signed" in each for each in messages()
+        )
 
 
 def test_nothing_is_read_where_code_is_off(store, producer, turn):

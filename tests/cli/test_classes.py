@@ -172,7 +172,7 @@ class TestStatus:
         command.registry.register(made("One"))
         command.registry.register(made("One", module="shop.others"))
         said = command("status", "One", code=1)
-        assert "'One' may be shop.models.One or shop.others.One: say which" in said
+        assert "'One' is ambiguous: shop.models.One or shop.others.One" in said
 
     def test_what_is_refused_is_told_beside_the_others(self, command):
         """One altered pointer hides nothing of what else there is to say; push repairs it."""
@@ -182,7 +182,7 @@ class TestStatus:
         command.change(Names("shop.models.One").latest, b"{}")
         found = command.json("status", code=1)
         assert [each["status"] for each in found["classes"]] == ["refused", "synced"]
-        assert "is no record of a class" in found["classes"][0]["why"]
+        assert "isn't a class record" in found["classes"][0]["why"]
         assert "pushed  shop.models.One@" in command("push")
         command("status")
 

@@ -52,7 +52,7 @@ def test_what_is_refused_and_why(command):
     command.change(Names("shop.models.Broken").latest, b"<script>")
     other = command.another(code="signed", signing_key=OTHER).registry
     broken, signed = classes_of(other)
-    assert "is no record of a class" in broken.broken
+    assert "isn't a class record" in broken.broken
     assert broken.latest is None
     assert "not among offload_verify_keys" in signed.refused
     assert "not verified" in signed.signer

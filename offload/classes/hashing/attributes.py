@@ -54,7 +54,7 @@ DERIVED = frozenset(
         "_abc_impl",
     }
 )
-"""Of any class: written apart, or made by Python from the rest."""
+"""Attributes of any class that are encoded separately, or derived by Python."""
 _ENUM = frozenset(
     {
         "_member_map_",
@@ -71,7 +71,7 @@ _ENUM = frozenset(
         "_order_",
     }
 )
-"""Of an enum. What it has as ``__new__`` itself is kept as ``__new_member__``."""
+"""Attributes of enums. An enum's own ``__new__`` is kept as ``__new_member__``."""
 _PROTOCOL = frozenset(
     {
         "__callable_proto_members_only__",
@@ -90,7 +90,7 @@ def attributes_of(cls: type) -> dict[str, Any]:
     if typing.Protocol in cls.__mro__:
         skipped |= _PROTOCOL
         if own.get("__init__") is _inherited(cls):
-            skipped |= {"__init__"}  # set when its first instance is made
+            skipped |= {"__init__"}  # set when it is first instantiated
     skipped |= model_attributes(own)
     return {
         name: value

@@ -14,7 +14,7 @@ __all__ = ("MISSING", "HashDependencies")
 
 MISSING: Any = object()
 _ROOM = 1 << 20
-"""Items of containers that are remembered for one hash, at 8 bytes each."""
+"""Limit on watched container items per hash, at 8 bytes each."""
 
 
 class HashDependencies:

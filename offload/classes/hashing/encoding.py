@@ -40,4 +40,4 @@ ATOMS: dict[type, Callable[[Any], bytes]] = {
     str: lambda value: text(b"text", value),
     bytes: lambda value: tagged(b"bytes", value),
 }
-"""Values without parts."""
+"""Encoders of values without parts."""

@@ -17,7 +17,7 @@ from typing import Any, Union
 __all__ = ("Content", "Reference", "UnorderedRefs", "digest_of_graph")
 
 Reference = Union[type, FunctionType, "UnorderedRefs"]
-"""A class, a function that is a version of its own, or several in no order."""
+"""A class, a function that is a version of its own, or the references of a set."""
 
 
 @dataclass(frozen=True)

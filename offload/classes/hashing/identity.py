@@ -89,7 +89,7 @@ def get_class_hash(obj: Any, modules: Iterable[str] = ()) -> str:
 def identify(obj: Any, scope: Scope) -> Identity:
     """Return the hash of a class or function together with its dependencies."""
     if not isinstance(obj, (type, types.FunctionType)):
-        raise TypeError(f"a class or function is wanted, this is a {type_name(obj)}")
+        raise TypeError(f"expected a class or function, not a {type_name(obj)}")
     watch = HashDependencies()
     contents, reads_docs = _contents(obj, scope, watch, docs=False)
     if reads_docs:

@@ -45,9 +45,9 @@ __all__ = ("StructuralHasher",)
 _MODULES_OWN = frozenset(
     {"__name__", "__file__", "__package__", "__path__", "__spec__", "__loader__", "__builtins__"}
 )
-"""Globals that say where code stands."""
+"""Globals that describe the module itself."""
 _UNCHANGED = (functools.partial, functools.partialmethod)
-"""Their parts may change, they do not."""
+"""Types that are immutable, although their parts may not be."""
 _CONTAINERS = frozenset({list, dict, set})
 _VALUES = (tuple, str, bytes, int, float, complex, frozenset)
 
@@ -71,12 +71,12 @@ class StructuralHasher:
         self._out: list[bytes] = []
         self._references: list[Reference] = []
         self._seen: dict[int, int] = {}
-        self._alive: list[Any] = []  # so that no two objects get the same id
+        self._alive: list[Any] = []  # so that ids aren't reused
         self._functions: deque[tuple[types.FunctionType, list[str]]] = deque()
         self._where: list[str] = []
         self._settled = False
-        self._reducing = False  # whether containers may be copies that pickle is given
-        self._home: Any = None  # the name of the module whose code it is at
+        self._reducing = False  # whether containers may be copies made for pickle
+        self._home: Any = None  # the module whose code is being encoded
         self._modules: dict[int, set[str]] = {}
 
     def root(self, obj: Any) -> Content:
@@ -97,7 +97,7 @@ class StructuralHasher:
             ) from exc.__cause__
         except RecursionError:
             raise SerializationError(
-                f"{obj.__qualname__} cannot be shipped: it is nested too deep"
+                f"{obj.__qualname__} cannot be shipped: it is nested too deeply"
             ) from None
         return Content(b"".join(self._out), tuple(self._references))
 
@@ -371,7 +371,7 @@ class StructuralHasher:
 
     def _reduced(self, value: Any, reduced: tuple[Any, ...]) -> None:
         if _is_dtype(value):
-            # It may be one or two, and so may be what it consists of.
+            # Equal dtypes, and their parts, may be one object or several.
             found = self._apart(reduced, alone=True)
             self._out.append(tagged(b"dtype", found.written))
             self._references += found.references
@@ -404,7 +404,7 @@ class StructuralHasher:
     def _by_name(self, value: Any, name: str) -> None:
         """Write an object that pickle refers to by name."""
         module = getattr(value, "__module__", None) or pickle.whichmodule(value, name)  # type: ignore[attr-defined]
-        if self.scope.includes(module):  # as typing.NewType
+        if self.scope.includes(module):  # such as typing.NewType
             if self._again(value):
                 return
             self._text(b"named", name)
@@ -421,7 +421,7 @@ def _reduced(value: Any) -> Any:
         return reduce(value) if reduce is not None else value.__reduce_ex__(4)
     except Exception as exc:
         raise NoContent(
-            f"a {type_name(value)} has no content to be shipped ({reason_of(exc)})"
+            f"a {type_name(value)} can't be hashed or shipped ({reason_of(exc)})"
         ) from None
 
 

@@ -72,7 +72,7 @@ def _method(walk: Any, value: types.MethodType) -> None:
 
 def _descriptor(walk: Any, value: Any) -> None:
     if value.__objclass__ in walk.scope and value.__name__ not in ("__dict__", "__weakref__"):
-        raise NoContent(f"{value!r} is a slot under another name than its own")
+        raise NoContent(f"{value!r} is a slot under a different name")
     walk._text(b"descriptor", value.__name__)
     walk.value(value.__objclass__)
 
@@ -131,6 +131,6 @@ WRITERS: dict[type, Callable[[Any, Any], None]] = {
     functools.cached_property: _cached_property,
     functools.singledispatchmethod: _dispatch_method,
     CachedFunction: _lru_cache,
-    types.GenericAlias: _alias,  # to Python 3.10 it says that it is a class
+    types.GenericAlias: _alias,  # in Python 3.10 it pretends to be a class
     typing.ForwardRef: _forward,
 }
