@@ -18,18 +18,18 @@ Digest = NewType("Digest", str)
 Buffer = Union[bytes, bytearray, memoryview]
 
 _FORM = re.compile(r"b3:[0-9a-f]{64}", re.ASCII)
-_PARALLEL = 1 << 20  # bytes from which a second thread gains more than it costs
+_PARALLEL = 1 << 20  # bytes from which a second thread pays
 _THREADS = 2
 
 
 def digest_of(parts: Iterable[Buffer]) -> Digest:
-    """Return the digest of the given buffers, taken one after another as one content.
+    """Return the digest of the concatenation of *parts*.
 
     Buffers must be contiguous and of single bytes. Nothing is copied.
     """
     parts = list(parts)
-    # A fixed number of threads: the pool then belongs to this hasher, and none is
-    # inherited by a forked child (the library's shared pool would be).
+    # With a fixed number of threads, the pool belongs to this hasher; a forked child would
+    # inherit the library's shared pool.
     threads = _THREADS if sum(map(len, parts)) >= _PARALLEL else 1
     hasher = blake3(max_threads=threads)
     for part in parts:
@@ -38,7 +38,7 @@ def digest_of(parts: Iterable[Buffer]) -> Digest:
 
 
 def parse_digest(text: str) -> Digest:
-    """Return *text* as a Digest; raises ValueError if it does not have the form of one."""
+    """Return *text* as a Digest; raises ValueError if it isn't one."""
     if not _FORM.fullmatch(text):
         raise ValueError(f"not a content digest: {text[:100]!r}")
     return Digest(text)

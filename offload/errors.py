@@ -1,4 +1,4 @@
-"""Every error that offload raises on purpose.
+"""All errors that offload raises on purpose.
 
 ::
 
@@ -17,16 +17,16 @@
     │   ├── CodeRefused
     │   └── WrongPython
     └── StoreError
-        ├── StoreUnavailable        (kombu.exceptions.OperationalError)  worth another try
+        ├── StoreUnavailable        (kombu.exceptions.OperationalError)  worth a retry
         ├── BlobMissing
         ├── IntegrityError
         └── LeaseLost
 
-Where plain Celery would have raised one of kombu's errors, ours is one of those as
-well, so that code which handles them today goes on working.
+Where plain Celery would raise one of kombu's errors, ours is a subclass of it, so that code
+that handles those keeps working.
 
-Celery rebuilds a stored exception as ``type(*args)``, so ``args`` carries the message and
-every attribute; ``str()`` gives the message alone.
+Celery rebuilds a stored exception as ``type(*args)``, so ``args`` has the message and
+every attribute; ``str()`` returns the message alone.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ __all__ = (
 
 
 class OffloadError(Exception):
-    """The base of all errors raised by offload.
+    """Base class of all offload errors.
 
-    Attributes (None where not known):
+    Attributes (None if unknown):
         task: name of the Celery task.
-        argument: where the value stood, as ``frame`` or ``args[0]``.
-        digest: the content digest concerned.
-        store: the store's URL, without credentials.
+        argument: position of the value, such as ``frame`` or ``args[0]``.
+        digest: digest of the content.
+        store: URL of the store, without credentials.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class OffloadError(Exception):
 
 
 class ConfigurationError(OffloadError, ImproperlyConfigured):
-    """A setting or option is unknown, wrong or missing."""
+    """A setting or option is unknown, invalid, or missing."""
 
 
 class SerializationError(OffloadError, EncodeError):
-    """A value cannot be carried to a task or back."""
+    """A value can't be sent to a task or returned from it."""
 
 
 class ValueTooLarge(SerializationError):
@@ -105,31 +105,31 @@ class ValueTooLarge(SerializationError):
 
 
 class DeserializationError(OffloadError, DecodeError):
-    """Stored bytes are whole but are not what their serializer expects."""
+    """Stored bytes are intact, but their serializer can't read them."""
 
 
 class SerializerNotAccepted(DeserializationError, ContentDisallowed):
-    """A reference asks for a serializer that this app does not accept."""
+    """A reference names a serializer that this app does not accept."""
 
 
 class InvalidRef(OffloadError):
-    """Something that should be a reference of this app is not one."""
+    """A value expected to be a reference of this app is not one."""
 
 
 class UnsupportedVersion(InvalidRef):
-    """A message was written by a newer version of offload than this one reads."""
+    """A message was written by a newer version of offload, which this one can't read."""
 
 
 class CodeError(OffloadError):
-    """A class or function cannot be shipped, or be had from a class registry."""
+    """A class or function can't be shipped or loaded."""
 
 
 class NotShippable(CodeError, TypeError):
-    """What should be a class or function is neither."""
+    """An object to be shipped is neither a class nor a function."""
 
 
 class UnknownClass(CodeError, ValueError):
-    """A class registry has nothing of this name, or several."""
+    """A class registry has no class of this name, or several."""
 
 
 class VersionMissing(CodeError, FileNotFoundError):
@@ -137,28 +137,28 @@ class VersionMissing(CodeError, FileNotFoundError):
 
 
 class CodeRefused(CodeError):
-    """A version may not be loaded here: nobody trusted signed it, or it was altered."""
+    """A version must not be loaded here: it has no trusted signature, or was altered."""
 
 
 class WrongPython(CodeError):
-    """A version is the bytecode of another Python, and its source cannot be used."""
+    """A version is bytecode of another Python version, and its source can't be used."""
 
 
 class StoreError(OffloadError):
-    """A store could not do what was asked."""
+    """A store operation failed."""
 
 
 class StoreUnavailable(StoreError, OperationalError):
-    """A store does not answer, or refuses for now; trying again may help."""
+    """A store is unavailable or temporarily refuses; retrying may help."""
 
 
 class BlobMissing(StoreError):
-    """Content that a reference names is not in the store (any more)."""
+    """The content of a reference is not in the store, or no longer is."""
 
 
 class IntegrityError(StoreError):
-    """Content in a store is not what its digest says."""
+    """Content in a store does not match its digest."""
 
 
 class LeaseLost(StoreError):
-    """A lease ran out, or somebody else holds it."""
+    """A lease expired, or another owner holds it."""

@@ -1,4 +1,4 @@
-"""Removing what has ended from a store: one sweep, as the command and the task do it."""
+"""Sweeping a store: deleting what has expired, for the command and the task."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from offload.errors import ConfigurationError, OffloadError
 from offload.stores.heartbeat import held, process_name
 from offload.stores.protocols import Store, SweepItem
 
-__all__ = ("Collected", "LastSweep", "Total", "collect", "last_sweep")
+__all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")
 
 NAME = "offload/gc"
-"""Of the lease that one sweeper has, and of the pointer that tells of the last sweep."""
-LEASE = 60.0  # seconds for which a sweeper that died keeps others away
+"""Name of the sweeper's lease, and of the pointer that records the last sweep."""
+LEASE = 60.0  # seconds for which a sweeper that died blocks others
 
 
 @dataclass
 class Total:
-    """How many things, and their stored bytes."""
+    """A number of items and their stored bytes."""
 
     count: int = 0
     size: int = 0
 
 
 @dataclass
-class Collected:
-    """What a sweep removed, or would have removed.
+class SweepReport:
+    """Totals of what a sweep deleted, or would have deleted.
 
     Attributes:
         store: its URL, without credentials.
-        dry_run: whether nothing was removed.
-        seconds: how long it took.
+        dry_run: whether nothing was deleted.
+        seconds: duration of the sweep.
         kinds: totals by `SweepItem.kind`.
-        busy: who was sweeping already, so that nothing was done; else None.
+        busy: another sweeper that was at work, so that nothing was done; else None.
     """
 
     store: str
@@ -55,13 +55,13 @@ class Collected:
     def size(self) -> int:
         return sum(total.size for total in self.kinds.values())
 
-    def add(self, swept: SweepItem) -> None:
-        total = self.kinds.setdefault(swept.kind, Total())
+    def add(self, item: SweepItem) -> None:
+        total = self.kinds.setdefault(item.kind, Total())
         total.count += 1
-        total.size += swept.size
+        total.size += item.size
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the report as plain data."""
         return {
             "store": self.store,
             "dry_run": self.dry_run,
@@ -78,12 +78,12 @@ class Collected:
 
 @dataclass(frozen=True)
 class LastSweep:
-    """What a store's sweepers noted of themselves, by their own clocks.
+    """The last sweep of a store, as its sweepers recorded it by their own clocks.
 
     Attributes:
-        by: ``host:pid`` of who began last.
-        began: seconds since 1970.
-        ended: when a sweep was last brought to its end; None if none ever was.
+        by: ``host:pid`` of the sweeper that started last.
+        began: when it started, in seconds since 1970.
+        ended: when a sweep last finished, in seconds since 1970; None if none ever did.
     """
 
     by: str
@@ -91,58 +91,58 @@ class LastSweep:
     ended: float | None = None
 
 
-def collect(
+def sweep(
     store: Store, *, dry_run: bool = False, seen: Callable[[SweepItem], None] | None = None
-) -> Collected:
-    """Remove from *store* what has ended, and return the totals.
+) -> SweepReport:
+    """Delete what has expired in *store*, and return the totals.
 
-    One sweeps at a time: whoever comes meanwhile does nothing, and is told so by
-    `Collected.busy`. Where a store has no leases several may sweep, which is harmless. A
-    *dry_run* neither waits for anybody nor keeps anybody away.
+    Only one process sweeps at a time: others do nothing, and `SweepReport.busy` names the
+    sweeper. In a store without leases several may sweep, which is harmless. A *dry_run*
+    neither waits for others nor blocks them.
 
     Args:
-        dry_run: remove nothing, only tell what would be.
-        seen: is called with each thing as it goes.
+        dry_run: delete nothing, only report.
+        seen: called with each item as it is deleted.
 
     Raises:
         ConfigurationError: the store cannot be swept safely; the message says what to do.
-        StoreUnavailable, StoreError: what the store says; what was removed until then is gone.
+        StoreUnavailable, StoreError: the store failed; what was deleted before stays deleted.
     """
     began = time.monotonic()
-    collected = Collected(store.url, dry_run)
+    report = SweepReport(store.url, dry_run)
     with ExitStack() as stack:
         if not dry_run:
-            if not _take_turn(stack, store):
-                collected.busy = _who(store)
-                return collected
+            if not _acquire(stack, store):
+                report.busy = _sweeper(store)
+                return report
             _note(store, by=process_name(), began=time.time())
-        for swept in store.sweep(dry_run=dry_run):
-            collected.add(swept)
+        for item in store.sweep(dry_run=dry_run):
+            report.add(item)
             if seen is not None:
-                seen(swept)
+                seen(item)
         if not dry_run:
             _note(store, ended=time.time())
-    collected.seconds = time.monotonic() - began
-    return collected
+    report.seconds = time.monotonic() - began
+    return report
 
 
 def last_sweep(store: Store) -> LastSweep | None:
-    """Return what is known of the last sweep; None if nothing is.
+    """Return the last sweep of *store*, or None if there was none.
 
     Raises what reading a pointer raises.
     """
     return _parse(store.pointers.read(NAME))
 
 
-def _take_turn(stack: ExitStack, store: Store) -> bool:
-    """Whether nobody else sweeps; nobody else will until *stack* ends."""
+def _acquire(stack: ExitStack, store: Store) -> bool:
+    """Return whether this process may sweep, and keep others from it until *stack* exits."""
     try:
         return stack.enter_context(held(store.leases, NAME, ttl=LEASE)) is not None
-    except ConfigurationError:  # it has no leases
+    except ConfigurationError:  # the store has no leases
         return True
 
 
-def _who(store: Store) -> str:
+def _sweeper(store: Store) -> str:
     with suppress(OffloadError):
         last = last_sweep(store)
         if last is not None:
@@ -152,7 +152,7 @@ def _who(store: Store) -> str:
 
 
 def _note(store: Store, **known: Any) -> None:
-    """Tell who sweeps. That it cannot be told is no reason not to sweep."""
+    """Record who sweeps. A failure to record is ignored."""
     with suppress(OffloadError):
         old = store.pointers.read(NAME)
         last = _parse(old)
@@ -163,5 +163,5 @@ def _note(store: Store, **known: Any) -> None:
 def _parse(written: bytes | None) -> LastSweep | None:
     try:
         return LastSweep(**json.loads(written or b"null"))
-    except (TypeError, ValueError):  # nothing is there, or a newer version's note
+    except (TypeError, ValueError):  # no record, or a newer version's
         return None

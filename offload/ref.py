@@ -4,16 +4,16 @@ Its wire form is plain data, the same under every serializer::
 
     {"__type__": "offload", "__value__": "offload:1?d=b3:1f0c…&n=41200000&…&m=<mac>"}
 
-The text is a query string: ``d`` digest of the value's root blob, ``n`` bytes of the
-value, ``s`` serializer, ``t`` type shown to people, ``c`` and ``u`` seconds since 1970 of
-its making and until when the store promised to keep it, ``k`` a fingerprint of the key that
-signed it, and ``m``, a keyed BLAKE2b (RFC 7693, 128 bits) of all that stands before it. In
-place of ``d`` there may be ``i``: a small value itself, base64, for what the message's own
-serializer cannot carry. Readers ignore fields they don't know; ``k`` is missing from
-references that were made before it was added.
+The text is a query string of these fields: ``d``, the digest of the value's root blob; ``n``, the
+value's bytes; ``s``, its serializer; ``t``, its type, for people; ``c`` and ``u``, when the
+reference was created and until when the store holds the value (seconds since 1970); ``k``, a
+fingerprint of the signing key; and ``m``, a keyed BLAKE2b (RFC 7693, 128 bits) of everything
+before it. Instead of ``d`` there may be ``i``: a small value itself, base64, which the message's
+own serializer can't carry. Readers ignore unknown fields; references created before ``k``
+was added lack it.
 
-A text without a valid ``m`` never becomes a reference: `Keys.open` decides that, and
-everything that reads wire data goes through it.
+Text without a valid ``m`` never becomes a reference: `Keys.open` decides that, and
+all wire data goes through it.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ TYPE_KEY, VALUE_KEY = "__type__", "__value__"
 MARKER = "offload"
 MESSAGE_KEY = "__offload__"
 _PREFIX = "offload:"
-_MAC = re.compile(  # printable ASCII only: what `Keys.sign` makes, and hashing takes
+_MAC = re.compile(  # printable ASCII only, as `Keys.sign` writes it
     r"(?P<signed>offload:(?P<version>[0-9]{1,4})\?[!-~]*)&m=(?P<mac>[0-9a-f]{32})"
 )
 _FINGERPRINT = re.compile(r"&k=([0-9a-f]{8})(?:&|$)")
 _DIGITS = 8  # of a fingerprint, in a reference
-_SCANNED = 300  # characters of a refused reference that are searched for its digest
-_SHOWN = 48  # characters of a type's name
-_NEVER_TAKEN_FOR_ONE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
+_SCANNED = 300  # characters of a refused reference in which to look for its digest
+_MAX_TYPE = 48  # characters of a type's name
+_NEVER_REF_LIKE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
 _within_values: ContextVar[bool] = ContextVar("offload_within_values", default=False)
 
 
@@ -79,13 +79,13 @@ class Ref(Generic[T]):
     calls `get` when (and if) it wants the value.
 
     Attributes:
-        digest: of the stored content; equal values that were serialised alike have
-            equal digests. None for a small value that travels within.
-        size: bytes of the serialised value.
-        serializer: what reads it back.
-        type: the value's type as people are shown it.
-        created: seconds since 1970.
-        until: seconds since 1970 for which the store promised to keep it at least.
+        digest: of the stored content; equal values serialized in the same way have
+            equal digests. None for a small value inside the reference.
+        size: bytes of the serialized value.
+        serializer: name of the serializer that reads it.
+        type: name of the value's type, for people.
+        created: when the reference was created, in seconds since 1970.
+        until: when its hold expires at the earliest, in seconds since 1970.
     """
 
     digest: Digest | None
@@ -102,9 +102,10 @@ class Ref(Generic[T]):
         """Return the value, a new private copy at every call.
 
         Raises:
-            InvalidRef: the reference came from elsewhere than a task, a result or
-                `Offload.put`, and is bound to no store; see `Offload.get`.
-            BlobMissing, IntegrityError, StoreUnavailable: what the store says.
+            InvalidRef: the reference isn't from a task, a result, or `Offload.put`, so it
+                isn't bound to a store; see `Offload.get`.
+            BlobMissing, IntegrityError, StoreUnavailable: the store doesn't have the value, or
+                an altered one, or is unavailable.
         """
         if self.resolve is None:
             raise InvalidRef(f"{self!r} is bound to no app; use Offload.get(ref)")
@@ -112,17 +113,17 @@ class Ref(Generic[T]):
 
     @classmethod
     def local(cls, value: T) -> Ref[T]:
-        """Return a reference to a value that is here already; `get` returns it.
+        """Return a reference to a value in this process; `get` returns it.
 
-        This is what a parameter annotated ``Ref`` receives for a value that was small
-        enough to travel in the message. Passed on to a task, its value is passed on.
+        A parameter annotated ``Ref`` receives one for a value that was small enough to travel
+        in the message. If it is passed to a task, its value is.
         """
         now = time.time()
         return cls(None, 0, "", type(value).__name__, now, now, "", None, lambda _: value)
 
     @classmethod
     def unbound(cls, wire: str) -> Ref[Any]:
-        """Return an unverified Ref: good for its wire text only, until `Keys.open` saw it."""
+        """Return an unverified Ref, which only has its wire text until `Keys.open` verifies it."""
         return Ref(None, 0, "", "unverified", 0, 0, wire)
 
     @property
@@ -131,16 +132,16 @@ class Ref(Generic[T]):
 
     @property
     def shown(self) -> str:
-        """Type, size, and digest prefix, for people; of an unverified Ref, what it claims.
+        """Type, size, and digest prefix, for people; an unverified Ref shows what it claims.
 
-        It holds no signature, so nobody can redeem it.
+        It contains no signature, so nobody can redeem it.
         """
         kind, size, digest = self.type, self.size, str(self.digest or "")
         if self.resolve is None and self.wire:
             claimed: Mapping[str, str] = {}
             with suppress(ValueError):
                 claimed = _query(self.wire[:_SCANNED].partition("?")[2])
-            kind, digest = claimed.get("t", "")[:_SHOWN], claimed.get("d", "")
+            kind, digest = claimed.get("t", "")[:_MAX_TYPE], claimed.get("d", "")
             number = claimed.get("n", "")[:20]
             size = int(number) if number.isdecimal() else 0
         where = f"{digest[:11]}…" if digest else "inline"
@@ -156,8 +157,9 @@ class Ref(Generic[T]):
 
     @property
     def in_message(self) -> dict[str, str]:
-        """What stands for this in a message, whose note says so: data that any serializer reads,
-        also where this library is missing.
+        """The data that replaces the value in a message, for any serializer.
+
+        It can be read without this library; the message's header lists where it is.
         """
         return {MESSAGE_KEY: self.wire}
 
@@ -186,7 +188,7 @@ class Ref(Generic[T]):
 
 @contextmanager
 def no_refs_within() -> Iterator[None]:
-    """Within this, a value is serialized: a Ref in it raises SerializationError under JSON."""
+    """Make a Ref inside a value that JSON serializes in this context raise SerializationError."""
     token = _within_values.set(True)
     try:
         yield
@@ -227,9 +229,7 @@ def _lost(text: str, error: Exception) -> LostValue:
 
 
 def wire_text(value: object) -> str | None:
-    """Return the text of *value* if it has the wire form of a Ref, else None. Decides
-    nothing about whether it is one.
-    """
+    """Return the text of *value* if it has the wire form of a Ref, else None; doesn't verify it."""
     if type(value) is dict and len(value) == 1 and MESSAGE_KEY in value:
         text = value[MESSAGE_KEY]
         return text if isinstance(text, str) and text else None
@@ -240,25 +240,25 @@ def wire_text(value: object) -> str | None:
 
 
 def looks_like_ref(value: object) -> bool:
-    """Return whether *value*, once JSON has carried it, could be mistaken for a reference."""
+    """Return whether *value*, after a round trip through JSON, could be mistaken for a Ref."""
     kind = type(value)
-    if kind in _NEVER_TAKEN_FOR_ONE:
+    if kind in _NEVER_REF_LIKE:
         return False
     if kind is not dict and hasattr(kind, "__json__") and kind is not Ref:
         try:
-            value = value.__json__()  # type: ignore[attr-defined]  # kombu's JSON asks it, too
+            value = value.__json__()  # type: ignore[attr-defined]  # as kombu's JSON does
         except Exception:
             return False
     return isinstance(value, Mapping) and len(value) == 2 and value.get(TYPE_KEY) == MARKER
 
 
 def has_wire_form(text: str) -> bool:
-    """Return whether *text* is, to the letter, of the form that references have."""
+    """Return whether *text* has exactly the form of a reference; doesn't verify it."""
     return _MAC.fullmatch(text) is not None
 
 
 def claimed_digest(text: str) -> Digest | None:
-    """Return the digest that *text* names as a reference, unverified; None if it names none."""
+    """Return the digest that *text* claims as a reference, unverified; None if there is none."""
     with suppress(ValueError):
         return parse_digest(_query(text[:_SCANNED].partition("?")[2]).get("d", ""))
     return None
@@ -270,7 +270,7 @@ class Keys:
 
     Attributes:
         keys: 16 to 64 secret bytes each.
-        secret: whether they come from ``offload_secret``, not from the store.
+        secret: whether they come from ``offload_secret`` instead of the store.
     """
 
     keys: Sequence[bytes] = field(repr=False)
@@ -293,11 +293,11 @@ class Keys:
         until: float,
         resolve: Resolve | None = None,
     ) -> Ref[Any]:
-        """Return a new authenticated reference; its times in whole seconds."""
+        """Return a new signed reference; its times are rounded down to seconds."""
         query: dict[str, str | int] = {}
         if digest is not None:
             query["d"] = digest
-        shown = type[:_SHOWN].encode("utf-8", "replace").decode()
+        shown = type[:_MAX_TYPE].encode("utf-8", "replace").decode()
         query.update(n=size, s=serializer, t=shown, c=int(created), u=int(until))
         query["k"] = self.fingerprints[0]
         if data is not None:
@@ -307,11 +307,11 @@ class Keys:
         return Ref(digest, size, serializer, shown, int(created), int(until), wire, data, resolve)
 
     def open(self, wire: str, resolve: Resolve | None = None) -> Ref[Any]:
-        """Return the reference that *wire* is; *resolve* is what its `Ref.get` calls.
+        """Verify *wire* and return its reference; *resolve* is what its `Ref.get` calls.
 
         Raises:
             UnsupportedVersion: it was written by a newer version of offload.
-            InvalidRef: it is none, was changed, or belongs to another app or store.
+            InvalidRef: it isn't a reference, was changed, or belongs to another app or store.
         """
         form = _MAC.fullmatch(wire)
         if form is None:
@@ -371,9 +371,9 @@ def _parse(wire: str, signed: str, resolve: Resolve | None) -> Ref[Any]:
 
 
 def _query(text: str) -> dict[str, str]:
-    """Parse a query string; ValueError if it is not one.
+    """Parse a query string; raises ValueError if it isn't one.
 
-    Each reference of a message is opened, and `urllib.parse.parse_qsl` takes four times as long.
+    Called for each reference of a message; `urllib.parse.parse_qsl` takes four times as long.
     """
     found = {}
     for pair in text.split("&"):
@@ -385,8 +385,10 @@ def _query(text: str) -> dict[str, str]:
 
 
 def fingerprint(key: bytes) -> str:
-    """Return what tells *key* from others and reveals nothing of it: a keyed hash like the MAC's,
-    in a domain of its own, so that neither helps to compute the other.
+    """Return a fingerprint, which identifies *key* without revealing it.
+
+    It is a keyed hash as the MAC is, but in another domain, so that neither helps to compute
+    the other.
     """
     return blake2b(key=key, digest_size=8, person=b"offload-key-name").hexdigest()
 
@@ -396,9 +398,10 @@ def _mac(key: bytes, signed: str) -> str:
 
 
 def _plain(text: Any) -> Any:
-    """JSON's decoder for our type: gives the data back as it was. Where references stand
-    is what a message's note says, never what its data looks like; that the type is
-    registered makes JSON fail where the library is missing.
+    """Decode our type in JSON to the same data.
+
+    The message's header lists where references are; data that looks like one isn't. Registering
+    the type makes JSON fail where this library is missing.
     """
     return {TYPE_KEY: MARKER, VALUE_KEY: text}
 

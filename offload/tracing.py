@@ -1,7 +1,7 @@
-"""Spans of OpenTelemetry, where the process has it: https://opentelemetry.io/docs/specs/otel/trace/
+"""OpenTelemetry spans, if the process uses it: https://opentelemetry.io/docs/specs/otel/trace/
 
-A span that begins here is a child of the current one: of whoever publishes, or on a worker, where
-references are resolved before Celery's own span begins, of the span that the message came from.
+A span is a child of the current one: the publisher's. On a worker, where references are resolved
+before Celery's own span starts, it is a child of the span in the message.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 __all__ = ("is_set_up", "received", "span")
 
 _NAME = "offload"
-_LOOK = 0.1  # seconds until a process that sets OpenTelemetry up is seen to
+_CHECK_INTERVAL = 0.1  # seconds between checks whether OpenTelemetry was set up
 _NOTHING = nullcontext()
 
 
 def span(step: str, task: str, argument: str) -> AbstractContextManager[Any] | None:
     """Return a span ``offload.<step>`` with attributes ``offload.task`` and ``offload.argument``.
 
-    It records an error that leaves it. None in a process that has not set OpenTelemetry up, and
-    for a tenth of a second after it did.
+    It records an error that leaves it. Returns None in a process that has not set up
+    OpenTelemetry, and for a tenth of a second after it did.
     """
     if not is_set_up():
         return None
@@ -37,23 +37,23 @@ def span(step: str, task: str, argument: str) -> AbstractContextManager[Any] | N
 
 
 def received(headers: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Within this, spans belong to the trace that a message came with, if it came with one."""
+    """Make spans in this context part of the trace in a message's headers, if there is one."""
     return _received(headers) if is_set_up() else _NOTHING
 
 
 _set_up = False
-_look_again = 0.0
+_next_check = 0.0
 
 
 def is_set_up() -> bool:
-    """Return whether spans go anywhere.
+    """Return whether the process has set up OpenTelemetry.
 
-    It is looked at ten times a second at most: looking takes longer than counting does.
+    Checks at most ten times a second: a check takes longer than counting does.
     """
-    global _set_up, _look_again
-    if not _set_up and (now := time.monotonic()) >= _look_again:
-        _look_again = now + _LOOK
-        # redis-py imports OpenTelemetry wherever it is installed
+    global _set_up, _next_check
+    if not _set_up and (now := time.monotonic()) >= _next_check:
+        _next_check = now + _CHECK_INTERVAL
+        # redis-py imports OpenTelemetry if it is installed
         trace = sys.modules.get("opentelemetry.trace")
         _set_up = trace is not None and not isinstance(
             trace.get_tracer_provider(), trace.ProxyTracerProvider
@@ -65,7 +65,7 @@ def is_set_up() -> bool:
 def _received(headers: Mapping[str, Any]) -> Iterator[None]:
     from opentelemetry import context, propagate, trace
 
-    if trace.get_current_span().get_span_context().is_valid:  # of who calls the task eagerly
+    if trace.get_current_span().get_span_context().is_valid:  # of an eager call
         yield
         return
     texts = {name: value for name, value in headers.items() if isinstance(value, str)}

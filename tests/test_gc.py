@@ -7,7 +7,7 @@ import json
 import pytest
 
 from offload.errors import ConfigurationError, StoreUnavailable
-from offload.gc import NAME, Collected, Total, collect, last_sweep
+from offload.gc import NAME, SweepReport, Total, last_sweep, sweep
 from offload.stores import SweepItem
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
@@ -47,7 +47,7 @@ def test_totals_are_by_kind():
     """Everything that went is counted, with its bytes, and told as it goes."""
     store = Sweepable(*ENDED)
     seen = []
-    collected = collect(store, seen=seen.append)
+    collected = sweep(store, seen=seen.append)
     assert seen == ENDED
     assert collected.kinds == {"blob": Total(2, 30), "file": Total(1, 5)}
     assert (collected.count, collected.size, collected.busy) == (3, 35, None)
@@ -70,11 +70,11 @@ def test_a_real_store(tmp_path):
     store.blobs.put(old, 10)
     clock.advance(60)
     store.blobs.put(new, 10)
-    dry = collect(store, dry_run=True)
+    dry = sweep(store, dry_run=True)
     assert dry.count == 3
-    assert collect(store, dry_run=True).kinds == dry.kinds
-    assert collect(store).kinds == dry.kinds
-    assert collect(store).count == 0
+    assert sweep(store, dry_run=True).kinds == dry.kinds
+    assert sweep(store).kinds == dry.kinds
+    assert sweep(store).count == 0
     assert store.blobs.hold(list(new), 1) == set()
 
 
@@ -84,16 +84,16 @@ def test_one_sweeps_at_a_time():
     others = []
 
     def meanwhile(_swept):
-        others.append((collect(store), collect(store, dry_run=True)))
+        others.append((sweep(store), sweep(store, dry_run=True)))
 
-    assert collect(store, seen=meanwhile).count == 3
+    assert sweep(store, seen=meanwhile).count == 3
     assert store.asked == [False, True, True, True]
     for busy, dry in others:
         assert busy.count == 0
         assert busy.busy.startswith(last_sweep(store).by)
         assert dry.busy is None
         assert dry.count == 3
-    assert collect(store).busy is None
+    assert sweep(store).busy is None
 
 
 def test_the_lease_is_given_back_when_a_sweep_fails():
@@ -104,16 +104,16 @@ def test_the_lease_is_given_back_when_a_sweep_fails():
         raise StoreUnavailable("away")
 
     with pytest.raises(StoreUnavailable):
-        collect(store, seen=fail)
+        sweep(store, seen=fail)
     assert last_sweep(store).ended is None
-    assert collect(store).count == 3
+    assert sweep(store).count == 3
 
 
 def test_a_store_without_leases_is_swept():
     """As fsspec's: several may sweep it, which is harmless."""
     store = Sweepable(*ENDED)
     store.pointers = store.leases = Refusing()
-    assert collect(store).count == 3
+    assert sweep(store).count == 3
 
 
 def test_a_refused_sweep_is_an_error():
@@ -121,20 +121,20 @@ def test_a_refused_sweep_is_an_error():
     store = Sweepable()
     store.sweep = Refusing().sweep
     with pytest.raises(ConfigurationError):
-        collect(store)
+        sweep(store)
 
 
 def test_the_last_sweep_is_noted():
     """Its begin and end stand in the store; a dry run notes nothing."""
     store = Sweepable()
-    collect(store, dry_run=True)
+    sweep(store, dry_run=True)
     assert last_sweep(store) is None
-    collect(store)
+    sweep(store)
     first = last_sweep(store)
     assert first.began <= first.ended
     store.sweep = Refusing().sweep
     with pytest.raises(ConfigurationError):
-        collect(store)
+        sweep(store)
     second = last_sweep(store)
     assert second.ended == first.ended < second.began
 
@@ -145,7 +145,7 @@ def test_a_note_that_cannot_be_read_is_none(note):
     store = Sweepable(*ENDED)
     assert store.pointers.swap(NAME, None, note)
     assert last_sweep(store) is None
-    assert collect(store).count == 3
+    assert sweep(store).count == 3
     assert last_sweep(store).ended
 
 
@@ -153,4 +153,4 @@ def test_a_busy_store_whose_sweeper_is_not_known():
     """A lease that somebody holds without a note is told as well as can be."""
     store = Sweepable(*ENDED)
     store.leases.acquire(NAME, "someone", 60)
-    assert collect(store) == Collected(store.url, busy="another process")
+    assert sweep(store) == SweepReport(store.url, busy="another process")

@@ -9,7 +9,7 @@ import click
 from offload.cli.context import runtime_of
 from offload.cli.output import print_json
 from offload.cli.progress import Progress
-from offload.gc import Collected, collect
+from offload.gc import SweepReport, sweep
 from offload.stores.protocols import SweepItem
 from offload.text import human_size, printable
 
@@ -42,14 +42,14 @@ def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
             click.echo(printable(line))
 
     with Progress(f"sweeping {runtime.store.url}", shown=not verbose) as progress:
-        collected = collect(runtime.store, dry_run=dry_run, seen=seen)
+        collected = sweep(runtime.store, dry_run=dry_run, seen=seen)
     if as_json:
         print_json({**collected.as_dict(), **({"swept": listed} if verbose else {})})
     else:
         _print(collected)
 
 
-def _print(collected: Collected) -> None:
+def _print(collected: SweepReport) -> None:
     if collected.busy is not None:
         click.echo(f"nothing done: {collected.store} is being swept by {collected.busy}")
         return

@@ -25,7 +25,7 @@ from offload.content.cache import open_cache
 from offload.content.signing import fingerprints, keys_from_store
 from offload.errors import OffloadError
 from offload.forks import guard_forks
-from offload.gc import collect
+from offload.gc import sweep
 from offload.hooks.celery_internals import patch
 from offload.hooks.runtime import Runtime
 from offload.ref import WIRE_VERSION, Keys
@@ -207,8 +207,8 @@ def register_gc_task(runtime: Runtime, app: Any) -> None:
     """Register the task ``offload.gc`` on *app*, which may be finalized already."""
 
     def gc(dry_run: bool = False) -> dict[str, Any]:
-        """Delete expired blobs from the store; see `offload.gc.collect`."""
-        collected = collect(runtime.store, dry_run=dry_run)
+        """Delete expired blobs from the store; see `offload.gc.sweep`."""
+        collected = sweep(runtime.store, dry_run=dry_run)
         if collected.busy is not None:
             _logger.info("nothing done: %s is being swept by %s", collected.store, collected.busy)
         return collected.as_dict()

@@ -12,7 +12,7 @@ from celery import Celery
 from offload import Offload, StoreUnavailable
 from offload.doctor import dependencies, examine
 from offload.doctor import redis as of_redis
-from offload.gc import NAME, collect
+from offload.gc import NAME, sweep
 from offload.stores.memory import MemoryStore
 from offload.stores.protocols import BlobStore
 from offload.testing.store import unique
@@ -292,7 +292,7 @@ def test_somebody_must_sweep(tmp_path):
     _, hook = an_app(store=f"file://{tmp_path}/store")
     (never,) = found(hook, "warning")
     assert "nobody has swept file://" in never
-    collect(hook.store)
+    sweep(hook.store)
     assert found(hook, "warning") == []
     assert any("was last swept 0.0 hours ago by" in each for each in found(hook, "ok"))
     note = hook.store.pointers.read(NAME)

@@ -8,7 +8,7 @@ from offload.digest import digest_of
 from offload.doctor import health
 from offload.doctor.health import PINGS, inspect_store
 from offload.errors import StoreUnavailable
-from offload.gc import collect
+from offload.gc import sweep
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tiered import TieredStore
@@ -114,7 +114,7 @@ def test_a_folder_that_is_swept(tmp_path):
     assert 0 < capacity.used < capacity.limit
     assert state.last_sweep is None
     assert state.needs_sweeps
-    collect(store)
+    sweep(store)
     assert inspect_store(store).last_sweep.ended is not None
 
 
@@ -176,5 +176,5 @@ def test_stores_of_others(error, said):
 def test_the_first_tier_alone_keeps_the_note(tmp_path):
     """Of the last sweep, for all tiers."""
     store = TieredStore(MemoryStore(), [open_store(f"file://{tmp_path}/store")])
-    collect(store)
+    sweep(store)
     assert inspect_store(store, [5]).last_sweep is not None

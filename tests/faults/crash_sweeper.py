@@ -11,7 +11,7 @@ from pathlib import Path
 from crash_app import CONFIG, offload
 from crash_journal import Journal
 
-from offload.gc import collect
+from offload.gc import sweep
 
 PAUSE = 0.5  # seconds
 
@@ -19,7 +19,7 @@ PAUSE = 0.5  # seconds
 def run():
     journal = Journal(Path(CONFIG["folder"], "swept"))
     while not Path(CONFIG["folder"], "enough").exists():
-        collect(offload.store)
+        sweep(offload.store)
         for swept in offload.store.sweep():
             journal.note(swept.kind, name=swept.name)
         time.sleep(PAUSE)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from offload import StoreUnavailable
-from offload.gc import collect
+from offload.gc import sweep
 from offload.stores import open_store
 from tests.integration.features import create
 from tests.support.processes import wait_until, worker
@@ -109,7 +109,7 @@ def test_what_is_done_goes_from_s3(running, stored):
     swept = set()
 
     def is_swept():
-        collect(running.app.offload.store, seen=lambda each: swept.add(each.name))
+        sweep(running.app.offload.store, seen=lambda each: swept.add(each.name))
         return swept >= set(lies)
 
     wait_until(is_swept, "what nobody needs is swept", TIMEOUT)
@@ -127,7 +127,7 @@ def test_what_waits_is_not_swept(running, stored):
     digest = min(lies)
     holders = running.app.offload.store.blobs.holders
     wait_until(lambda: len(holders(digest)) == 1, "one holds it alone", TIMEOUT)
-    collect(running.app.offload.store)
+    sweep(running.app.offload.store)
     left = {info.digest: info.ttl for info in running.app.offload.store.blobs.scan()}
     assert min(left[digest] for digest in lies) > HOUR
     running.app.backend.client.rpush(key, "go")
