@@ -9,12 +9,9 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from datetime import datetime, timezone
 from unittest.mock import patch
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from offload.errors import ConfigurationError, IntegrityError, StoreError, StoreUnavailable
 from offload.stores import open_store
@@ -24,6 +21,7 @@ from offload.stores.s3.clock import ServerClock
 from offload.stores.s3.store import S3Store
 from offload.stores.threads import Threads
 from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, scanned, swept, unique
+from tests.support.moto_s3 import moto_bucket
 from tests.support.processes import wait_until
 from tests.support.s3_server import BUCKET, s3_client
 
@@ -56,13 +54,7 @@ def clock():
 @pytest.fixture
 def raw(clock):
     """A plain client of moto's bucket, whose stamps are by *clock*."""
-
-    def stamp():
-        return datetime.fromtimestamp(clock(), timezone.utc).replace(tzinfo=None)
-
-    with mock_aws(), patch("moto.s3.models.utcnow", stamp):
-        client = boto3.session.Session("key", "secret", region_name="us-east-1").client("s3")
-        client.create_bucket(Bucket="bucket")
+    with moto_bucket(clock) as client:
         yield client
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import cache
 from unittest.mock import patch
 
 import boto3
@@ -12,15 +13,29 @@ from moto import mock_aws
 from offload.stores.s3.store import S3Store
 
 
+@cache
+def session():
+    """Return one session for all tests: making one takes longer than most tests."""
+    return boto3.session.Session("key", "secret", region_name="us-east-1")
+
+
 @contextmanager
-def moto_s3(clock, **options):
+def moto_bucket(clock):
+    """Yield a client of S3 with an empty bucket ``bucket``, whose dates are those of *clock*."""
+
     def stamp():
         return datetime.fromtimestamp(clock(), timezone.utc).replace(tzinfo=None)
 
     with mock_aws(), patch("moto.s3.models.utcnow", stamp):
-        session = boto3.session.Session("key", "secret", region_name="us-east-1")
-        client = session.client("s3")
+        client = session().client("s3")
         client.create_bucket(Bucket="bucket")
+        yield client
+
+
+@contextmanager
+def moto_s3(clock, **options):
+    """Yield a store on a bucket of its own."""
+    with moto_bucket(clock) as client:
         yield S3Store(
             lambda *, records: client,
             bucket="bucket",

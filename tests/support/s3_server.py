@@ -154,11 +154,13 @@ def find_weed() -> str:
 
 
 def s3_client(server: S3Server) -> Any:
-    """A plain boto3 client of *server*, to look behind a store's back."""
+    """Return a plain boto3 client of *server*, to look behind a store's back."""
     import boto3
     from botocore.config import Config
 
-    return boto3.session.Session().client(
+    from offload.stores.s3.botocore_internals import botocore_session
+
+    return boto3.session.Session(botocore_session=botocore_session()).client(
         "s3",
         endpoint_url=server.endpoint,
         aws_access_key_id=KEY,
