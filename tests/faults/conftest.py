@@ -42,7 +42,7 @@ def running(broker, store, tmp_path_factory):
         made.shared = made.worker()
         yield made
         if made.shared.ended:
-            pytest.fail(f"the worker ended: {made.shared.log[-3000:]}")
+            pytest.fail(f"the worker ended: {made.shared.log()[-3000:]}")
 
 
 @pytest.fixture(autouse=True)

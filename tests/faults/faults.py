@@ -5,64 +5,21 @@ from __future__ import annotations
 import base64
 import gc
 import json
-import os
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import faulty_app
 
-from tests.support.processes import wait_until
+from tests.support.processes import environment, start_worker, wait_until
 from tests.support.proxy import Proxy
 from tests.support.servers import redis_client
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 HELD = "held"
 PATIENCE = 40.0  # seconds within which a worker has done what it was told
 
 QUICK = {"max_retries": 1, "interval_start": 0.05, "interval_max": 0.1}
 BIG = "b" * 60_000
-
-
-class Worker:
-    """A worker in a process group of its own."""
-
-    def __init__(self, config, folder, *args, wait=True):
-        self.log_file = folder / "worker.log"
-        env = {**os.environ, "FAULTY_APP": json.dumps(config), "C_FORCE_ROOT": "1",
-               "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"}  # fmt: skip
-        command = [sys.executable, "-m", "celery", "-A", "faulty_app", "worker", "-l", "INFO",
-                   "--without-gossip", "--without-mingle", *args]  # fmt: skip
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        if wait:
-            wait_until(lambda: " ready." in self.log or self.ended, "the worker is ready", PATIENCE)
-            assert not self.ended, self.log
-
-    @property
-    def log(self):
-        return self.log_file.read_text(errors="replace")
-
-    @property
-    def ended(self):
-        return self.process.poll() is not None
-
-    def children(self):
-        """The pool's process ids."""
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in path.read_text().split()]
-
-    def stop(self):
-        """End it and what it started, all of which is in its own group."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
 
 
 class Setup:
@@ -103,13 +60,16 @@ class Setup:
         config["block"] = block
         if "-P" not in args:
             args = ("-P", "solo", *args)
-        worker = Worker(config, self.folder, *args, wait=wait)
+        worker = start_worker(
+            "faulty_app", *args, folder=self.folder, env=environment(config, HERE),
+            cwd=self.folder, wait=wait, fork=config["offload"] is not None,
+        )  # fmt: skip
         self._workers.append(worker)
         return worker
 
     def close(self):
         for worker in self._workers:
-            worker.stop()
+            worker.kill()
         gc.collect()  # results that are dropped unsubscribe, while their server is there
         for app in self._apps:
             app.raw.close()

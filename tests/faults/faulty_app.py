@@ -1,4 +1,4 @@
-"""The app of these tests, in the publisher and in workers; FAULTY_APP holds its settings."""
+"""The app of these tests, in the publisher and in workers; OFFLOAD_TEST_APP holds its settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import redis
 from celery import Celery, Task
 from celery.exceptions import Ignore
 
-CONFIG = json.loads(os.environ.get("FAULTY_APP", "{}"))
+CONFIG = json.loads(os.environ.get("OFFLOAD_TEST_APP", "{}"))
 
 
 def make_app(broker, conf, offload=None, *, backend=None, block=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,9 +9,9 @@ import sys
 import time
 
 import pytest
-from faults import BIG, HERE, ROOT
+from faults import BIG, HERE
 
-from tests.support.processes import wait_until
+from tests.support.processes import environment, wait_until
 from tests.support.servers import redis_client, redis_server
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
@@ -32,8 +31,7 @@ def test_a_publisher_killed_before_it_publishes(setup, tmp_path):
         "Producer.publish = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"app.tasks['size'].delay({BIG!r})\n"
     )
-    env = {**os.environ, "FAULTY_APP": json.dumps(setup.config),
-           "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"}  # fmt: skip
+    env = environment(setup.config, HERE)
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert not setup.messages()
@@ -108,7 +106,7 @@ def test_a_whole_worker_killed_while_it_fetches(halting):
     halting.proxy.blackhole()
     sent = halting.proxy.swallowed
     wait_until(lambda: halting.proxy.swallowed > sent, "the worker asks for the value", 30)
-    worker.stop()
+    worker.kill()
     halting.proxy.restore()
     # The broker's visibility timeout, at once: its message goes back to the queue.
     with halting.app.connection_for_read() as connection:

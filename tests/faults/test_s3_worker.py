@@ -61,7 +61,7 @@ def big():
 
 def again(setup, said):
     """How often the worker's log says, of its last task, that it asks the store again."""
-    return setup.shared.log[said:].count("store unavailable; retrying in")
+    return setup.shared.log()[said:].count("store unavailable; retrying in")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_store_that_recovers(throttled, s3_proxy, faults):
     whole, once, and nobody sees anything of it.
     """
     value = big()
-    said = len(throttled.shared.log)
+    said = len(throttled.shared.log())
     for fault in faults:
         s3_proxy.fail(fault, "GET", within="/blobs/")
     result = throttled.task("take").delay(value)
@@ -86,12 +86,12 @@ def test_a_store_that_recovers(throttled, s3_proxy, faults):
     assert s3_proxy.left() == 0
     assert 1 <= again(throttled, said) <= len(faults)
     assert len(throttled.entered(result)) == 1
-    assert " retry: " not in throttled.shared.log[said:]  # it was not even sent again
+    assert " retry: " not in throttled.shared.log()[said:]  # it was not even sent again
 
 
 def test_a_result_that_is_throttled(throttled, s3_proxy):
     """A large result that S3 does not take at once is stored when it does."""
-    said = len(throttled.shared.log)
+    said = len(throttled.shared.log())
     s3_proxy.fail(SLOW_DOWN, "PUT", times=3, within="/blobs/")
     result = throttled.task("produce").delay(SIZE + next(UNIQUE))
     assert set(throttled.wait(result).get()) == {"p"}
@@ -176,21 +176,21 @@ def test_a_cached_file_that_is_altered(throttled, s3_proxy):
     """A changed byte on the disk is noticed (where all is verified), and the value fetched anew."""
     value = big()
     throttled.wait(throttled.task("size").delay(value))
-    asked, said = reads(s3_proxy), len(throttled.shared.log)
+    asked, said = reads(s3_proxy), len(throttled.shared.log())
     for path in throttled.cache.glob("b3-*"):
         with path.open("r+b") as file:
             file.seek(-1, os.SEEK_END)
             file.write(b"!")
     result = throttled.task("take").delay(value)
     throttled.wait(result)
-    assert "was altered" in throttled.shared.log[said:]
+    assert "was altered" in throttled.shared.log()[said:]
     assert reads(s3_proxy) > asked
     assert throttled.publisher(cache="off").AsyncResult(result.id).get() == value
 
 
 def test_a_cache_folder_that_others_may_use(throttled, s3_proxy):
     """It is not used and the log says why; tasks get their values from the store."""
-    said = len(throttled.shared.log)
+    said = len(throttled.shared.log())
     throttled.cache.chmod(0o755)
     try:
         value = big()
@@ -198,4 +198,4 @@ def test_a_cache_folder_that_others_may_use(throttled, s3_proxy):
     finally:
         throttled.cache.chmod(0o700)
     assert result.get() == ["str", len(value)]
-    assert "works without the node cache: offload_cache" in throttled.shared.log[said:]
+    assert "works without the node cache: offload_cache" in throttled.shared.log()[said:]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.guard import guard_app
-from tests.support.processes import wait_until
+from tests.support.processes import environment, start_worker, wait_until
 from tests.support.servers import redis_client, redis_server
 
 HERE = Path(__file__).parent
@@ -43,32 +41,18 @@ class Bench:
     @contextmanager
     def worker(self, *args, env=None, wait=True, name="worker", **config):
         config = {"url": self.url, "offload": self.offload, **config}
-        log = self.folder / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", "guard_app", "worker", "-l", "INFO"]
-        command += ["--without-gossip", "--without-mingle", "-n", f"{name}@h", *args]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "GUARD_APP": json.dumps(config), "C_FORCE_ROOT": "1",
-                     "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}", **(env or {})},
-            )  # fmt: skip
-        process.text = lambda: log.read_text(errors="replace")
+        process = start_worker(
+            "guard_app", "-n", f"{name}@h", *args, folder=self.folder, name=name,
+            env={**environment(config, HERE), **(env or {})}, cwd=self.folder, wait=wait,
+            fork=config["offload"] is not None and not config.get("block"),
+        )  # fmt: skip
         try:
-            if wait:
-                wait_until(
-                    lambda: " ready." in process.text() or process.poll() is not None,
-                    "the worker is ready", PATIENCE,
-                )  # fmt: skip
-                assert process.poll() is None, process.text()
             yield process
         except BaseException:
-            print(process.text()[-10_000:])
+            print(process.log()[-10_000:])
             raise
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
+            process.kill()
 
     def run(self, code, **config):
         """Run *code* in a process of its own, with the app as *config* says; return what it
@@ -78,8 +62,7 @@ class Bench:
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=self.folder, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, check=False, timeout=120,
-            env={**os.environ, "GUARD_APP": json.dumps(config),
-                 "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}"},
+            env=environment(config, HERE),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-5000:]
         return json.loads(done.stdout)

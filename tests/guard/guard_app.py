@@ -1,4 +1,4 @@
-"""The app of these tests, in the publisher and in workers; GUARD_APP holds its settings.
+"""The app of these tests, in the publisher and in workers; OFFLOAD_TEST_APP holds its settings.
 
 Each task notes in the broker, outside of Celery and of offload, what its function was given.
 """
@@ -15,7 +15,7 @@ from celery import Celery, Task, signals
 from celery.worker.request import create_request_cls
 from kombu.utils.imports import symbol_by_name
 
-CONFIG = json.loads(os.environ.get("GUARD_APP", "{}"))
+CONFIG = json.loads(os.environ.get("OFFLOAD_TEST_APP", "{}"))
 SERIALIZERS = ("json", "pickle", "msgpack", "yaml")
 
 

@@ -98,9 +98,9 @@ def working(request, bench):
 def alive(bench, process):
     """Wait until the worker has taken all messages, and runs a task."""
     result = bench.app.tasks["anything"].delay(1)
-    wait_until(lambda: result.ready() or process.poll() is not None, "the worker goes on", 60)
-    assert process.poll() is None, process.text()[-5000:]
-    assert "Unrecoverable error" not in process.text()
+    wait_until(lambda: result.ready() or process.ended, "the worker goes on", 60)
+    assert not process.ended, process.log()[-5000:]
+    assert "Unrecoverable error" not in process.log()
 
 
 MALFORMED = [
@@ -169,4 +169,4 @@ def test_inspect_shows_nothing_that_can_be_redeemed(bench, native):
         assert "<Ref str 60.0 kB" in text
         assert "&m=" not in text
         assert signature not in text
-    assert signature not in process.text()
+    assert signature not in process.log()

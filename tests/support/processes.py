@@ -1,4 +1,4 @@
-"""Real Celery processes for tests: started, waited for, shown when a test fails, ended by id."""
+"""Processes of tests: started, waited for, shown when a test fails, ended by their id."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tests.support import forkserver
 
 ROOT = Path(__file__).parents[2]
 READY = 60.0  # seconds within which a worker must be ready
@@ -49,36 +51,75 @@ def end_process(process: subprocess.Popen[Any], sig: int) -> None:
     process.wait()
 
 
-def environment(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment in which `tests.integration.app` is configured by *config*."""
+def environment(config: Mapping[str, Any] = (), *folders: Path) -> dict[str, str]:
+    """Return the environment of an app configured by *config*.
+
+    The app is importable from the root of the repository, or from *folders*.
+    """
     return {
         **os.environ,
         "OFFLOAD_TEST_APP": json.dumps(dict(config)),
         "C_FORCE_ROOT": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(map(str, (*folders, ROOT))),
         "PYTHONUNBUFFERED": "1",
     }
 
 
-class Process:
-    """A process whose output goes to a file."""
+def start(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, output: Any, *, fork: bool
+) -> Any:
+    """Start *command* as the leader of a session; with *fork*, Celery's by the fork server.
 
-    def __init__(self, command: list[str], log: Path, env: Mapping[str, str]) -> None:
+    A pool of greenlets or of another package patches what is imported, so that its worker
+    must import everything itself.
+    """
+    if fork and forkserver.can_run(command) and not {"gevent", "custom"} & {*command}:
+        return forkserver.start(command[3:], cwd=cwd, env=env, stdout=output, stderr=output)
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+class Process:
+    """A process whose output is appended to a file."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str],
+        cwd: Path = ROOT,
+        *,
+        fork: bool = False,
+    ) -> None:
         self.command = command
         self.log_path = log
         with log.open("ab") as output:
-            self.popen = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._begin = output.tell()
+            self.popen = start(command, env, cwd, output, fork=fork)
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def ended(self) -> bool:
+        return self.popen.poll() is not None
 
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+        """Return what this process has printed so far."""
+        return self.log_path.read_bytes()[self._begin :].decode(errors="replace")
+
+    def children(self) -> list[int]:
+        """Return the ids of its child processes."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
 
     def wait_for(self, condition: Callable[[], Any], what: str, timeout: float) -> Any:
         """Return what *condition* gives once it is true; the log is shown if it never is."""
@@ -92,7 +133,7 @@ class Process:
         return result
 
     def finish(self, timeout: float) -> None:
-        """Wait until the process has ended well; its log is shown if it does not."""
+        """Wait until the process has exited with 0; its log is shown if it does not."""
         try:
             code = self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -106,9 +147,41 @@ class Process:
             self.popen.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self.popen.wait(END)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the process and what it started."""
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)  # the group is this process' own
         self.popen.wait()
+
+
+def start_worker(
+    app: str,
+    *args: str,
+    folder: Path,
+    env: Mapping[str, str],
+    name: str = "worker",
+    cwd: Path = ROOT,
+    python: str = sys.executable,
+    wait: bool = True,
+    fork: bool = True,
+) -> Process:
+    """Start a worker of *app* that logs to *folder*; *wait* until it takes tasks.
+
+    *fork* it from the server, where that offload is imported before the app makes no
+    difference.
+    """
+    command = [python, "-m", "celery", "-A", app, "worker", "-l", "INFO"]
+    command += ["--without-mingle", "--without-gossip", *args]
+    process = Process(command, folder / f"{name}.log", env, cwd, fork=fork)
+    if wait:
+        try:
+            process.wait_for(lambda: " ready." in process.log(), "the worker is ready", READY)
+        except BaseException:
+            process.kill()
+            raise
+    return process
 
 
 @contextmanager
@@ -124,12 +197,17 @@ def worker(
     python: str = sys.executable,
 ) -> Iterator[Process]:
     """A worker that takes tasks; its log is printed when the block raises."""
-    command = [python, "-m", "celery", "-A", app, "worker", "-P", pool]
-    command += ["-c", str(concurrency), "-l", "INFO", "-n", f"{name}-{os.getpid()}@%h"]
-    command += ["--without-mingle", "--without-gossip", *args]
-    process = Process(command, folder / f"{name}.log", environment(config))
+    options = ("-P", pool, "-c", str(concurrency), "-n", f"{name}-{os.getpid()}@%h", *args)
+    process = start_worker(
+        app,
+        *options,
+        folder=folder,
+        env=environment(config),
+        name=name,
+        python=python,
+        fork=bool(config.get("offload")),
+    )
     try:
-        process.wait_for(lambda: " ready." in process.log(), "the worker is ready", READY)
         yield process
     except BaseException:
         print(f"--- log of {name}\n{process.log()[-20000:]}")

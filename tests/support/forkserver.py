@@ -1,0 +1,228 @@
+"""Celery commands forked from one process that has imported what they need.
+
+``python -m celery`` imports for longer than most tests take. `start` runs it in a fork of
+a server that has done so, once for each process of pytest::
+
+    process = start(["-A", "proj", "worker"], cwd=folder, env=env, stdout=log, stderr=log)
+
+Each fork is the leader of its own session, with the working directory, environment, import
+path, and files given; only the imports were there before. Commands for which that makes a
+difference are started with `subprocess` instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LARGEST = 1 << 20  # bytes of a request
+IMPORTED = (
+    "boto3", "celery.app.amqp", "celery.app.control", "celery.app.events", "celery.app.log",
+    "celery.apps.beat", "celery.apps.worker", "celery.backends.redis", "celery.bin.celery",
+    "celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread",
+    "celery.events.snapshot", "celery.events.state", "celery.worker.consumer",
+    "celery.worker.strategy", "kombu.transport.redis", "offload.cli", "offload.hooks.extension",
+    "offload.stores.redis.store", "offload.stores.tiered",
+)  # fmt: skip
+
+
+class Forked:
+    """A forked command, with the part of `subprocess.Popen` that tests use."""
+
+    def __init__(self, args, pid, status):
+        self.args = args
+        self.pid = pid
+        self.returncode = None
+        self._status = status
+
+    def poll(self):
+        """Return the exit code, or None while the process runs."""
+        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+            self._read()
+        return self.returncode
+
+    def wait(self, timeout=None):
+        """Return the exit code; raises `subprocess.TimeoutExpired` after *timeout* seconds."""
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self._read()
+        return self.returncode
+
+    def send_signal(self, sig):
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def _read(self):
+        code = os.read(self._status, 4)
+        os.close(self._status)
+        assert code, "the fork server ended"
+        (self.returncode,) = struct.unpack("i", code)
+
+
+class _Server:
+    """The server as a process of pytest sees it."""
+
+    def __init__(self):
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
+        self.pid = os.getpid()
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        with theirs:
+            subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())],
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def start(self, args, cwd, env, files):
+        ours, theirs = os.pipe()
+        request = json.dumps([args, os.fspath(cwd), dict(env)]).encode()
+        try:
+            socket.send_fds(self._socket, [request], [*files, theirs])
+        finally:
+            os.close(theirs)
+        (pid,) = struct.unpack("i", self._socket.recv(4))
+        return Forked(args, pid, ours)
+
+
+_server: _Server | None = None
+
+
+def start(args, *, cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None):
+    """Start ``python -m celery`` with *args*; *stdin* and so on are files, None is /dev/null."""
+    global _server
+    if _server is None or _server.pid != os.getpid():
+        _server = _Server()
+    with open(os.devnull, "r+b") as nothing:  # noqa: PTH123 (not a file)
+        files = [(each or nothing).fileno() for each in (stdin, stdout, stderr)]
+        return _server.start([*map(str, args)], cwd, os.environ if env is None else env, files)
+
+
+def run(args, *, cwd=ROOT, env=None, timeout=120):
+    """Run ``python -m celery`` with *args* to its end; return what `subprocess.run` does."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = start(args, cwd=cwd, env=env, stdout=out, stderr=err)
+        try:
+            code = process.wait(timeout)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+        printed = []
+        for file in (out, err):
+            file.seek(0)
+            printed.append(file.read().decode())
+    return subprocess.CompletedProcess(process.args, code, *printed)
+
+
+def can_run(command):
+    """Return whether *command* is one of Celery's on this Python, and forking is safe here."""
+    return [*command[:3]] == [sys.executable, "-m", "celery"] and sys.platform == "linux"
+
+
+# -- the server's side
+
+
+def serve(connection):
+    """Fork a process for each request, and report its end; return the request in each fork.
+
+    Returns None in the server, once its pytest has ended.
+    """
+    woken, wakes = os.pipe()
+    for fd in (woken, wakes):
+        os.set_blocking(fd, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    running = {}
+    while True:
+        ready, _, _ = select.select([connection, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            report_ends(running)
+        if connection not in ready:
+            continue
+        request, files, _, _ = socket.recv_fds(connection, LARGEST, 4)
+        if not request:
+            for pid in running:
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+            return None
+        *streams, status = files
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for fd in (woken, wakes, status, *running.values()):
+                os.close(fd)
+            connection.close()
+            os.setsid()
+            for number, fd in enumerate(streams):
+                os.dup2(fd, number)
+                os.close(fd)
+            return json.loads(request)
+        running[pid] = status
+        for fd in streams:
+            os.close(fd)
+        connection.send(struct.pack("i", pid))
+
+
+def report_ends(running):
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        fd = running.pop(pid)
+        with suppress(BrokenPipeError):
+            os.write(fd, struct.pack("i", os.waitstatus_to_exitcode(status)))
+        os.close(fd)
+
+
+def become(args, cwd, env, path):
+    """Be ``python -m celery`` with these arguments, directory, and environment."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    folders = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    sys.path[:] = [cwd, *folders, *path]
+    now = bool(env.get("PYTHONUNBUFFERED"))
+    sys.stdin = sys.__stdin__ = open(0)  # noqa: SIM115 (streams)
+    sys.stdout = sys.__stdout__ = open(1, "w", buffering=1 if now else -1)  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1)  # noqa: SIM115
+    sys.argv = ["celery", *args]
+    runpy.run_module("celery", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    path = sys.path[1:]
+    sys.path[0] = str(ROOT)
+    for name in IMPORTED:
+        import_module(name)
+    sys.path[:] = path
+    command = serve(socket.socket(fileno=int(sys.argv[1])))
+    if command is not None:
+        become(*command, path)
