@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import forkserver
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,15 +35,10 @@ class Project:
     def run(self, *words, app="proj", code=0, env=None):
         """Run a command to its end; return what it printed, and on standard error."""
         named = ["-A", app] if app else []
-        done = subprocess.run(
-            [sys.executable, "-m", "celery", *named, "offload", *words],
+        done = forkserver.run(
+            [*named, "offload", *words],
             cwd=self.folder,
             env={**self.environment, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout, done.stderr

@@ -37,6 +37,7 @@ def test_a_worker_sweeps_by_schedule(project, redis, tmp_path):
         command,
         tmp_path / "worker.log",
         {**os.environ, "C_FORCE_ROOT": "1", "PYTHONPATH": path},
+        fork=True,
     )
     try:
         for again in (ending, blobs(2)):

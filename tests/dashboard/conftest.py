@@ -93,6 +93,7 @@ Offload(app, store={store!r})
             [*command, "--port", "0", *words],
             folder / "dashboard.log",
             {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(env or {})},
+            fork=True,
         )
         try:
             self.process.wait_for(lambda: " is open" in self.process.log(), "it is open", 60)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from contextlib import ExitStack
 
 import pytest
@@ -17,7 +15,8 @@ from offload.inspect import workers
 from offload.inspect.config_drift import config_drift
 from offload.inspect.workers import ask_workers, this_process
 from tests.integration.features import create
-from tests.support.processes import ROOT, environment, worker
+from tests.support import forkserver
+from tests.support.processes import environment, worker
 from tests.support.servers import free_port, redis_server
 
 FEATURES = "tests.integration.features"
@@ -50,7 +49,9 @@ def three(broker, redis, tmp_path_factory):
             ("plain", "tests.inspect.plain_app", {}),
         ):
             its = {**config, "offload": {**config["offload"], **more}}
-            started = worker(folder, its, pool="solo", concurrency=1, app=app, name=name)
+            started = worker(
+                folder, its, pool="solo", concurrency=1, app=app, name=name, fork=app == FEATURES
+            )
             stack.enter_context(started)
         yield config
 
@@ -100,18 +101,10 @@ class TestThreeWorkers:
 
     def test_doctor_tells_it_and_ends_with_one(self, three):
         """As findings of its own subject; workers may be left out."""
-        celery = [sys.executable, "-m", "celery", "-A", FEATURES, "offload", "doctor", "--json"]
 
         def doctor(*words, code):
-            done = subprocess.run(
-                [*celery, *words],
-                cwd=ROOT,
-                env=environment(three),
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
+            command = ["-A", FEATURES, "offload", "doctor", "--json", *words]
+            done = forkserver.run(command, env=environment(three), timeout=60)
             assert done.returncode == code, done.stdout + done.stderr
             found = json.loads(done.stdout)["findings"]
             return [each for each in found if each["subject"] == "workers"]

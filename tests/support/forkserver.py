@@ -34,8 +34,7 @@ IMPORTED = (
     "celery.apps.beat", "celery.apps.worker", "celery.backends.redis", "celery.bin.celery",
     "celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread",
     "celery.events.snapshot", "celery.events.state", "celery.worker.consumer",
-    "celery.worker.strategy", "kombu.transport.redis", "offload.cli", "offload.hooks.extension",
-    "offload.stores.redis.store", "offload.stores.tiered",
+    "celery.worker.strategy", "kombu.transport.redis",
 )  # fmt: skip
 
 
@@ -115,6 +114,11 @@ _server: _Server | None = None
 def start(args, *, cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None):
     """Start ``python -m celery`` with *args*; *stdin* and so on are files, None is /dev/null."""
     global _server
+    if sys.platform != "linux":
+        command = [sys.executable, "-m", "celery", *map(str, args)]
+        given = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        streams = {name: each or subprocess.DEVNULL for name, each in given.items()}
+        return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
     if _server is None or _server.pid != os.getpid():
         _server = _Server()
     with open(os.devnull, "r+b") as nothing:  # noqa: PTH123 (not a file)
@@ -140,8 +144,8 @@ def run(args, *, cwd=ROOT, env=None, timeout=120):
 
 
 def can_run(command):
-    """Return whether *command* is one of Celery's on this Python, and forking is safe here."""
-    return [*command[:3]] == [sys.executable, "-m", "celery"] and sys.platform == "linux"
+    """Return whether *command* is one of Celery's on this Python."""
+    return [*command[:3]] == [sys.executable, "-m", "celery"]
 
 
 # -- the server's side
@@ -201,6 +205,15 @@ def report_ends(running):
         os.close(fd)
 
 
+def import_offload():
+    """Import what an app with offload has imported once it has opened a store."""
+    import offload
+    from offload.stores import open_store
+
+    _ = offload.Offload
+    open_store("redis://127.0.0.1:1/0")  # connects to nothing
+
+
 def become(args, cwd, env, path):
     """Be ``python -m celery`` with these arguments, directory, and environment."""
     os.chdir(cwd)
@@ -222,6 +235,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
     for name in IMPORTED:
         import_module(name)
+    import_offload()
     sys.path[:] = path
     command = serve(socket.socket(fileno=int(sys.argv[1])))
     if command is not None:

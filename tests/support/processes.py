@@ -195,6 +195,7 @@ def worker(
     app: str = "tests.integration.app",
     name: str = "worker",
     python: str = sys.executable,
+    fork: bool = True,
 ) -> Iterator[Process]:
     """A worker that takes tasks; its log is printed when the block raises."""
     options = ("-P", pool, "-c", str(concurrency), "-n", f"{name}-{os.getpid()}@%h", *args)
@@ -205,7 +206,7 @@ def worker(
         env=environment(config),
         name=name,
         python=python,
-        fork=bool(config.get("offload")),
+        fork=fork and bool(config.get("offload")),
     )
     try:
         yield process
