@@ -60,7 +60,13 @@ def measure(socket: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield each path with the files of the functions that it calls, in their order."""
     app = Celery("paths", broker="memory://", backend=f"redis+socket://{socket}?virtual_host=1")
     app.conf.accept_content = ["json", "pickle"]
-    Offload(app, store=f"redis+socket://{socket}", code="trusted", stats_interval=3600)
+    Offload(
+        app,
+        store=f"redis+socket://{socket}",
+        code="trusted",
+        stats_interval=3600,
+        cache=str(socket.parent),
+    )
 
     @app.task(name="echo")
     def echo(value: Any) -> Any:

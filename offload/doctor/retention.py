@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from offload.errors import ConfigurationError
+from offload.hooks.release import CLEANED_DAILY, keeps_rows
 from offload.hooks.renewal import renewed_for
-from offload.hooks.rows import CLEANED_DAILY, keeps_rows
 from offload.hooks.runtime import Runtime
 
 __all__ = ("Requirement", "has_pins", "retention_requirements")

@@ -35,7 +35,7 @@ __all__ = (
     "opened_backend",
     "parents_of",
     "patch",
-    "registered_task",
+    "registered_tasks",
     "set_arguments",
     "unpatched",
     "uses_sentinel",
@@ -96,9 +96,10 @@ def known_meta(result: Any) -> Any:
     return getattr(result, "_cache", None)
 
 
-def registered_task(app: Any, name: str) -> Any:
-    """Return a task without finalizing the app, as ``app.tasks`` would; None if unknown."""
-    return app._tasks.get(name)
+def registered_tasks(app: Any) -> dict[str, Any]:
+    """Return the app's tasks by name, without finalizing the app as ``app.tasks`` would."""
+    tasks: dict[str, Any] = app._tasks
+    return tasks
 
 
 def body_of_request(request: Any) -> tuple[Any, Any, Any]:

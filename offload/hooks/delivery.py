@@ -1,17 +1,17 @@
-"""One message being executed: its references resolved before, its result kept for after."""
+"""A message in execution: resolve its references, remember its result, release its holds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import Any
 
 from offload.classes.apps import for_task
 from offload.content.digest_cache import is_immutable
 from offload.content.holds import Hold
-from offload.errors import InvalidRef, OffloadError, StoreUnavailable
+from offload.errors import InvalidRef, OffloadError, StoreUnavailable, ValueTooLarge
 from offload.hooks.eager import with_refs
-from offload.hooks.known import KnownRefs, Snapshot, knowing
+from offload.hooks.known import KnownRefs, Snapshot, using
 from offload.hooks.message import (
     Note,
     all_unverified,
@@ -25,8 +25,9 @@ from offload.hooks.options import TaskFacts
 from offload.hooks.paths import (
     Path,
     contains,
-    is_signature,
+    is_in_signature,
     label,
+    node_at,
     replace_each,
     replace_refs,
 )
@@ -40,6 +41,7 @@ __all__ = (
     "body_of",
     "current_delivery",
     "ignores_result",
+    "readable",
     "resolve_direct",
     "running",
 )
@@ -49,17 +51,19 @@ _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=N
 
 _ARGUMENTS = ("args", "kwargs")
 _TO_RESOLVE = (Ref, LostValue)
+READABLE_LIMIT = 64 * 1024 * 1024
+"""Bytes of one task's arguments that a worker's main process reads for failure hooks."""
 _NO_OPTIONS = TaskOptions.read(None, "message")
 
 
-def current_delivery() -> Delivery | None:
-    """Return the delivery that this thread or greenlet executes."""
-    return _current.get()
+current_delivery: Callable[[], Delivery | None] = _current.get
+"""Return the delivery that this thread or greenlet executes; None if there is none."""
 
 
 def running(task_id: Any) -> Delivery | None:
-    """Return the delivery of this task, from whichever thread of its process; None if there
-    is none. Pools for asyncio run a task's function in another thread than its tracer.
+    """Return the delivery of this task, from any thread of its process; None if there is none.
+
+    Pools for asyncio run a task's function in another thread than its tracer.
     """
     return _running.get(task_id) if isinstance(task_id, str) else None
 
@@ -69,14 +73,17 @@ class Delivery:
 
     Attributes:
         task: the task instance.
-        args, kwargs: what the task is called with.
-        bound: ``args`` and ``kwargs`` with references instead of what they refer to.
-        error: why they could not be resolved.
-        attempt: how many times the message was sent again for a store outage.
+        args, kwargs: the arguments that the task is called with.
+        bound: ``args`` and ``kwargs`` with references in place of their values; None if the message
+            has none.
+        error: why references could not be resolved.
+        options: the options given with the call.
+        attempt: how many times the message was sent again because of a store outage.
         started: whether the task's own function was entered.
-        message: in what name its values are held, see `task_holder`; empty: in none.
-        until: when the values that the message refers to may end, unless that is renewed; None
-            if it doesn't say.
+        message: the name by which the message holds values, see `task_holder`; empty: it holds
+            none.
+        until: when the values that the message refers to may expire unless they are renewed; None
+            if unknown.
         since: when the chord began that the task is a part of, or leads to.
         parts_are_held: whether parts of that chord may be held in the name of its body.
     """
@@ -109,13 +116,13 @@ class Delivery:
         self._token: Token[Delivery | None] = _current.set(self)
         if isinstance(self._task_id, str):
             _running[self._task_id] = self
-        self._knowing = knowing(self._known)
-        self._knowing.__enter__()
+        self._using = using(self._known)
+        self._using.__enter__()
         self._task_token = for_task.set(f"{self.task.name}[{self._task_id}]")
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._knowing.__exit__(None, None, None)
+        self._using.__exit__(None, None, None)
         _current.reset(self._token)
         if isinstance(self._task_id, str):
             _running.pop(self._task_id, None)
@@ -126,10 +133,9 @@ class Delivery:
     def receive(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], request: dict[str, Any], note: Any
     ) -> None:
-        """Resolve what *note* says are references; keeps the error if that fails.
+        """Resolve the references that *note* lists; if that fails, set `error`.
 
-        What could not be read is a `LostValue` from then on, for the hooks that run after
-        a failure.
+        A value that could not be read becomes a `LostValue`, for hooks that run after a failure.
         """
         self.args, self.kwargs = args, kwargs
         try:
@@ -141,12 +147,12 @@ class Delivery:
                 self.args, self.kwargs = resolve_direct(self.runtime, facts, args, kwargs)
             if facts.takes_refs and self.error is None:
                 self._wrap(facts)
-        except Exception as exc:  # raised by the guard, where Celery reports it as the task's
+        except Exception as exc:  # raised by the guard, so that Celery reports it as the task's
             self.error = exc
             if isinstance(exc, OffloadError):
                 self.error = described(exc, self.task.name, None)
         if self.error is not None and note is not None and self.bound is None:
-            # It is not known where references stand. Callbacks must not get them as data.
+            # It isn't known where references stand. Callbacks must not receive them as data.
             request.update({key: all_unverified(request[key]) for key in request})
             self.args = as_lost(all_unverified(args), self.error)
             self.kwargs = as_lost(all_unverified(kwargs), self.error)
@@ -155,7 +161,7 @@ class Delivery:
         self.attempt, self.options, self.message = note.attempt, note.call, note.holds
         self.until, self.since = note.until, note.since
         if self.until is not None and _is_redelivered(request):
-            self.until = 0.0  # the first delivery may have released everything
+            self.until = 0.0  # an earlier delivery may have released everything
         self._held += map(Ref.unbound, note.also)
         if note.errbacks:
             request["errbacks"] = note.errbacks
@@ -187,9 +193,9 @@ class Delivery:
         values = self._read(found, facts)
         resolved = replace_each(root, wanted, lambda ref, _path: values.get(id(ref), ref))
         for path in wanted:
-            value = _at(resolved, path)
-            if is_immutable(value) or (len(path) > _ARGUMENT and _is_in_signature(root, path)):
-                self._known.remember(value, _at(root, path))
+            value = node_at(resolved, path)
+            if is_immutable(value) or is_in_signature(root, path):
+                self._known.remember(value, node_at(root, path))
 
         def get(ref: Ref[Any], path: Path) -> Any:
             if ref.is_local:
@@ -222,14 +228,14 @@ class Delivery:
                 if isinstance(exc, StoreUnavailable):
                     self.runtime.counters.failed(exc)
                 self.error = self.error or described(exc, self.task.name, where)
-        # It goes on as what it is said to be, never as data, and is verified where it arrives.
+        # It is passed on as a reference, never as data, and is verified where it arrives.
         return Ref.unbound(text)
 
     def _bind_pickled(self, ref: Ref[Any], path: Path, facts: TaskFacts) -> Ref[Any]:
         return ref if ref.is_local else self._bind(ref, path, facts)
 
     def _read(self, found: Sequence[tuple[Ref[Any], Path]], facts: TaskFacts) -> dict[int, Any]:
-        """Return the values of references, or placeholders for lost ones, by ``id(ref)``."""
+        """Return values, or placeholders for lost ones, by ``id(ref)``."""
         counters = self.runtime.counters
         read: dict[int, Any] = {}
         if self.error is None:
@@ -251,7 +257,7 @@ class Delivery:
         return read
 
     def _wrap(self, facts: TaskFacts) -> None:
-        """Give parameters annotated Ref one, also for what was small enough to be sent."""
+        """Wrap values that were sent in the message, for parameters annotated with Ref."""
         args = [_as_ref(v) if facts.asks_for_ref(i) else v for i, v in enumerate(self.args)]
         self.args = tuple(args) if isinstance(self.args, tuple) else args
         self.kwargs = {
@@ -260,7 +266,7 @@ class Delivery:
         }
 
     def arrived(self) -> tuple[Any, Any] | None:
-        """Return the arguments in wire form, or None where they held no references."""
+        """Return the arguments in wire form; None if they contain no references."""
         if self.bound is None:
             return None
         args, kwargs = self.bound
@@ -270,47 +276,46 @@ class Delivery:
 
     @property
     def holder(self) -> str:
-        """In whose name the message's values are held. Asked for the first time by a task
-        whose message held none, it makes a name.
-        """
+        """The holder of the message's values. If the message holds none, this creates a name."""
         self.message = self.message or message_name()
         return task_holder(self._task_id, self.message)
 
     def hold(self, ref: Ref[Any]) -> None:
-        """Have *ref* given up together with the message's references."""
+        """Release *ref* together with the message's references."""
         self._held.append(ref)
 
-    def published(self, task_id: Any, refs: Sequence[Ref[Any]]) -> None:
-        """Note what a message that this task published refers to, and holds from now on."""
+    def record_published(self, task_id: Any, refs: Sequence[Ref[Any]]) -> None:
+        """Record the references of a message that this task published, which holds them now."""
         request = self.task.request
         held = self.parts_are_held or ignores_result(self.task, request)
         if task_id == body_of(request) and held:
-            self._parts = task_holder(task_id), refs  # by that name they were kept until now
+            self._parts = task_holder(task_id), refs  # that name has held them until now
 
     def sent_again(self) -> None:
-        """Leave what the message holds to the one that it was sent again as."""
+        """Leave the message's holds to the message that it was sent again as."""
         self._sent_again = True
         self.message = ""
 
     @property
-    def refers(self) -> bool:
-        """Whether there is anything to keep."""
+    def has_refs(self) -> bool:
+        """Whether there are references to keep."""
         return bool(self._held)
 
     def keep(self, ttl: float) -> None:
-        """Hold what the message refers to for *ttl* seconds more; called by another thread while
-        the task runs. Raises OffloadError.
+        """Hold the message's references for *ttl* seconds more. Raises OffloadError.
+
+        Called by another thread while the task runs.
         """
         if self._sent_again:
             return
         refs = [*map(self.runtime.content.opened, self._held)]
         name = self.holder
         self.runtime.content.holds.add(refs, Hold(ttl, name))
-        if self._released:  # the task has finished meanwhile, and nobody else would do it
+        if self._released:  # the task has finished meanwhile: nobody else would release them
             release(self.runtime, refs, name)
 
     def finish(self, state: str, delivery_info: Mapping[str, Any] | None) -> None:
-        """Give up what the message held, if the task ended in a *state* that allows it."""
+        """Release the message's holds, if the task ended in a *state* that allows it."""
         parts_holder, parts = self._parts
         if not (self.message or parts):
             return
@@ -324,55 +329,40 @@ class Delivery:
     # -- result
 
     def keep_result(self, result: Any, refs: Mapping[str, Ref[Any]]) -> None:
-        """Remember by which references (by serializer) the task's result travels."""
+        """Remember the references, by Celery serializer, that stand for the task's result."""
         self._result = result
         self._result_refs = dict(refs)
         self._result_shown = None
 
     def result_resolved(self, ref: Ref[Any], value: Any) -> None:
-        """Send *value*, the result of a task that returned *ref*, by that reference."""
+        """Let *ref*, which the task returned, stand for its value *value* from now on."""
         if self._result is ref:
             self._result = value
 
     def show_result(self) -> None:
-        """Have a change of the result noticed from now on, as user code is given it."""
+        """Detect changes of the result from now on, as user code receives it."""
         if self._result_refs and self._result_shown is None:
             self._result_shown = Snapshot.of(self._result)
             if self._result_shown is None and not isinstance(self._result, Ref):
                 self._result_refs = {}
 
-    def result_ref(self, value: Any, native: str) -> Ref[Any] | None:
-        """Return the reference of *value* if it is the task's own result, stored."""
-        if self._result_shown is not None and not self._result_shown.holds():
+    def result_ref(self, value: Any, serializer: str) -> Ref[Any] | None:
+        """Return the reference of *value* if it is the task's own result and is stored."""
+        if self._result_shown is not None and not self._result_shown.is_current():
             self._result_refs = {}
         if self._result_refs and value is self._result:
-            return self._result_refs.get(native)
+            return self._result_refs.get(serializer)
         return None
 
 
-_ARGUMENT = 2
-"""Length of the path of an argument."""
-
-
-def _at(node: Any, path: Path) -> Any:
-    for key in path:
-        node = node[str(key) if isinstance(node, dict) and key not in node else key]
-    return node
-
-
-def _is_in_signature(node: Any, path: Path) -> bool:
-    """Return whether a path leads through something that a task can publish as a signature."""
-    return any(is_signature(_at(node, path[:end]), plain=True) for end in range(2, len(path)))
-
-
 def body_of(request: Any) -> Any:
-    """Return the id of the body of the chord that *request* is a part of; None: of none."""
+    """Return the task id of the body of the chord that *request* is a part of; None if it isn't."""
     return ((request.chord or {}).get("options") or {}).get("task_id")
 
 
 def ignores_result(task: Any, request: Any) -> bool:
-    """Return whether nobody wants the result; before Celery 5.6, a request could only add
-    to what the task says.
+    """Return whether the result is ignored. Before Celery 5.6, a request could not override a task
+    that ignores results.
     """
     try:
         from celery.app.task import get_actual_ignore_result
@@ -384,13 +374,13 @@ def ignores_result(task: Any, request: Any) -> bool:
 def resolve_direct(
     runtime: Runtime, facts: TaskFacts, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Resolve Refs in a call that went through no message (eager, or a direct call).
+    """Resolve Refs in a call without a message: an eager or a direct call.
 
-    Raises the reason of a `LostValue` among the arguments.
+    Raises the error of a `LostValue` among the arguments.
     """
     if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
         return args, kwargs
-    refuse_lost([args, kwargs])
+    _refuse_lost([args, kwargs])
     return (
         [v if facts.asks_for_ref(i) else replace_refs(v, runtime.get) for i, v in enumerate(args)],
         {
@@ -400,13 +390,40 @@ def resolve_direct(
     )
 
 
-def refuse_lost(value: Any) -> None:
-    """Raise the reason of a `LostValue` in *value*, if there is one."""
+def _refuse_lost(value: Any) -> None:
+    """Raise the error of the first `LostValue` in *value*, if there is one."""
     if isinstance(value, LostValue):
         raise value.error
     if contains(value, (LostValue,)):
         for item in value.values() if isinstance(value, dict) else value:
-            refuse_lost(item)
+            _refuse_lost(item)
+
+
+def readable(runtime: Runtime, value: Any) -> Any:
+    """Replace the Refs in *value* by values, for failure hooks in a worker's main process.
+
+    Those that can't be read, or exceed `READABLE_LIMIT` bytes in total, become a `LostValue`.
+    """
+    left = READABLE_LIMIT
+    failed: Exception | None = None
+
+    def read(ref: Ref[Any]) -> Any:
+        nonlocal left, failed
+        if failed is not None:
+            return LostValue.of(ref, failed)
+        try:
+            ref = runtime.content.open(ref.wire)
+            left -= ref.size
+            if left >= 0:
+                return ref.get()
+            failed = ValueTooLarge(f"over {READABLE_LIMIT} bytes, in a worker's main process")
+        except StoreUnavailable as exc:
+            failed = exc
+        except Exception as exc:  # it may be anything that a decoder raises
+            return LostValue.of(ref, exc)
+        return LostValue.of(ref, failed)
+
+    return replace_refs(value, read)
 
 
 def _is_redelivered(request: Mapping[str, Any]) -> bool:

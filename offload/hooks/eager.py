@@ -1,7 +1,8 @@
-"""Eager calls: references go around Celery's serializer, which would make data of them.
+"""Eager calls: pass references around Celery's serializer, which would turn them into data.
 
-With ``task_always_eager``, `Task.apply_async` serializes a call's arguments and reads them
-again, as a message would. Messages say where their references stand; here this does.
+With ``task_always_eager``, `Task.apply_async` serializes a call's arguments and reads them again,
+as if they were in a message. A message lists the paths of its references; for eager calls, this
+module does.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ _FOREIGN = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 _calls: ContextVar[Mapping[str, dict[tuple[Any, ...], Ref[Any]]] | None] = ContextVar(
     "offload_eager_calls", default=None
 )
-"""Of eager calls that are being serialized, by task id: references and where they stand."""
+"""References and their paths, by task id, of the eager calls that are being serialized."""
 
 
 def install() -> None:
-    """Hook eager calls of apps with offload to pass references; once per process."""
+    """Hook eager calls of apps with offload; once per process."""
     patch(Task, "apply_async", _passing_refs)
 
 
@@ -51,12 +52,12 @@ def _passing_refs(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         app = self.app
         runtime = getattr(app, "_offload", None)
-        if runtime is None or _is_plain(args, kwargs) or not app.conf.task_always_eager:
+        if runtime is None or _holds_scalars(args, kwargs) or not app.conf.task_always_eager:
             return original(self, args, kwargs, task_id, *more, **options)
-        native = options.get("serializer") or self.serializer or app.conf.task_serializer
+        serializer = options.get("serializer") or self.serializer or app.conf.task_serializer
         root = {"args": args or (), "kwargs": kwargs or {}}
         root = replace_refs(root, lambda ref: ref.get() if ref.is_local else ref)
-        found = dict(_found(runtime, self.name, root, native))
+        found = dict(_find(runtime, self.name, root, serializer))
         if not found:
             return original(self, root["args"], root["kwargs"], task_id, *more, **options)
         root = replace_each(root, list(found), lambda _node, _path: None)
@@ -70,8 +71,8 @@ def _passing_refs(original: Callable[..., Any]) -> Callable[..., Any]:
     return apply_async
 
 
-def _is_plain(args: Any, kwargs: Any) -> bool:
-    """Return whether a call surely holds nothing but what a serializer carries, or is no call."""
+def _holds_scalars(args: Any, kwargs: Any) -> bool:
+    """Return whether the arguments are scalars, which any serializer carries, or are malformed."""
     if not isinstance(args or (), (list, tuple)) or not isinstance(kwargs or {}, dict):
         return True
     kinds = {*map(type, args or ()), *map(type, (kwargs or {}).values())}
@@ -81,7 +82,7 @@ def _is_plain(args: Any, kwargs: Any) -> bool:
 def with_refs(
     task_id: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Return the arguments of an eager call with its references where they stood."""
+    """Put the references of an eager call back into its arguments."""
     found = (_calls.get() or {}).get(task_id)
     if not found:
         return args, kwargs
@@ -90,39 +91,41 @@ def with_refs(
     return root["args"], root["kwargs"]
 
 
-def _found(
-    runtime: Runtime, task: str, root: Mapping[str, Any], native: str
+def _find(
+    runtime: Runtime, task: str, root: Mapping[str, Any], serializer: str
 ) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
-    """Yield items that can't go through the serializer, with their paths."""
+    """Yield the references to pass for values that the serializer can't carry, with their paths."""
     for kind in ("args", "kwargs"):
         items = root[kind].items() if isinstance(root[kind], dict) else enumerate(root[kind])
         for key, value in items:
-            yield from _refs(value, (kind, key), native)
+            yield from _refs(value, (kind, key), serializer)
             if type(value).__module__.partition(".")[0] in _FOREIGN:
-                ref = _copied(runtime, task, str(key), value, native)
+                ref = _copy(runtime, task, str(key), value, serializer)
                 if ref is not None:
                     yield (kind, key), ref
 
 
 def _refs(
-    value: Any, path: tuple[Any, ...], native: str
+    value: Any, path: tuple[Any, ...], serializer: str
 ) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
     if isinstance(value, Ref):
         yield path, value
-    elif contains(value, (Ref,)) and not (native == "pickle" and isinstance(value, Signature)):
-        # Pickle takes signatures apart and builds them again: no path into one holds, but a
-        # Ref in it stays one.
+    elif contains(value, (Ref,)) and not (serializer == "pickle" and isinstance(value, Signature)):
+        # Pickle takes signatures apart and rebuilds them, so no path into one stays valid; but a
+        # Ref in it stays a Ref.
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _refs(item, (*path, key), native)
+            yield from _refs(item, (*path, key), serializer)
 
 
-def _copied(runtime: Runtime, task: str, argument: str, value: Any, native: str) -> Ref[Any] | None:
-    """Return a reference to a copy of *value*, made as for a worker; None if *native* makes one."""
+def _copy(
+    runtime: Runtime, task: str, argument: str, value: Any, serializer: str
+) -> Ref[Any] | None:
+    """Return a reference to a copy of *value*, as for a worker; None if *serializer* copies it."""
     serializers = Registry(runtime.accepted)
-    if serializers.carries(value, native):
+    if serializers.carries(value, serializer):
         return None
     try:
-        payload = serializers.encode(value, native)
+        payload = serializers.encode(value, serializer)
     except OffloadError as exc:
         raise described(exc, task, argument) from exc
     buffers = []

@@ -1,9 +1,9 @@
-"""Exceptions of shipped classes, carried through the result backend.
+"""Exceptions of shipped classes: carry them through the result backend.
 
-Celery keeps an exception only if plain pickle can carry it; from a class that this worker
-loaded from a store it makes a parent class or a wrapper. Here the original reaches the
-result backend. What is stored is what Celery would store, with a reference to the exception
-beside it: readers that may load its class get that, all others what Celery makes of it.
+Celery keeps an exception only if plain pickle can carry it; others, such as those of a class that
+this worker loaded from a store, it replaces by a parent class or a wrapper. Here the original
+reaches the result backend. The backend stores what Celery would store, and beside it a reference to
+the exception: readers that may load its class receive the original, others Celery's replacement.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from offload.content.holds import Hold
 from offload.errors import OffloadError, SerializationError
 from offload.hooks.celery_internals import patch, unpatched
 from offload.hooks.delivery import current_delivery
-from offload.hooks.rows import result_ttl
+from offload.hooks.release import result_ttl
 from offload.hooks.runtime import Runtime
 from offload.ref import has_wire_form
 from offload.settings import TaskOptions
 
-__all__ = ("hook_exceptions", "install", "portable")
+__all__ = ("hook_exceptions", "install", "make_portable")
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ _KEY = "offload"
 """Key of the reference in an exception stored as JSON."""
 _ATTRIBUTE = "_offload_ref"
 """Attribute of the reference in a pickled exception."""
-_INLINE = 1 << 16  # bytes up to which the exception stands in the stored result itself
+_INLINE_LIMIT = 1 << 16  # bytes up to which the exception is in the stored result itself
 _NO_OPTIONS = TaskOptions()
 
 
 def install() -> None:
-    """Hook Celery to handle failures with a shipped class' own exception; once per process."""
+    """Let Celery handle failures with exceptions of shipped classes; once per process."""
     patch(trace, _NAME, _keeping_shipped)
 
 
@@ -55,9 +55,9 @@ def _keeping_shipped(original: Callable[..., Any]) -> Callable[..., Any]:
     return get_pickleable_exception
 
 
-def portable(runtime: Runtime, outcome: Any) -> None:
-    """Make a failed task's outcome one that plain pickle carries to the worker's main process,
-    which loads no code.
+def make_portable(runtime: Runtime, outcome: Any) -> None:
+    """Replace a failed task's exception by one that plain pickle carries to the worker's main
+    process, which loads no code.
     """
     if isinstance(outcome, ExceptionInfo) and _is_shipped(runtime, outcome.exception):
         outcome.exception = _as_celery(outcome.exception)
@@ -72,9 +72,9 @@ def hook_exceptions(runtime: Runtime, backend: Any) -> None:
         if serializer is not None or not _is_shipped(runtime, exc):
             return prepare(exc, serializer)
         made = _as_celery(exc)
-        # A copy: attributes set on it must not stay on the user's exception.
+        # A copy, so that no attributes are set on the user's exception.
         prepared = prepare(copy.copy(made) if made is exc else made)
-        wire = _stored(runtime, exc)
+        wire = _store(runtime, exc)
         if wire is not None:
             if isinstance(prepared, dict):
                 prepared[_KEY] = wire
@@ -89,7 +89,7 @@ def hook_exceptions(runtime: Runtime, backend: Any) -> None:
             try:
                 found = runtime.results_content.open(wire).get()
             except OffloadError as error:
-                logger.info("an exception arrives as Celery stores it: %s", error)
+                logger.info("an exception is read as Celery stores it: %s", error)
             else:
                 if isinstance(found, BaseException):
                     return found
@@ -117,20 +117,20 @@ def _as_celery(exc: BaseException) -> BaseException:
     return made
 
 
-def _stored(runtime: Runtime, exc: BaseException) -> str | None:
-    """Return the reference to *exc*; None where it cannot be had: its task failed all the same."""
+def _store(runtime: Runtime, exc: BaseException) -> str | None:
+    """Store *exc* and return its reference; None if that fails, as the task has failed anyway."""
     try:
-        payload = _serialised(runtime, exc)
-        if payload.size <= _INLINE:
+        payload = _serialize(runtime, exc)
+        if payload.size <= _INLINE_LIMIT:
             return runtime.content.writer.inline_ref(payload).wire
         hold = Hold(result_ttl(runtime, _NO_OPTIONS))
         return runtime.content.writer.put_payload(payload, hold=hold).wire
     except Exception as error:
-        logger.info("%s arrives as Celery stores it: %s", type(exc).__qualname__, error)
+        logger.info("%s is stored as by Celery: %s", type(exc).__qualname__, error)
         return None
 
 
-def _serialised(runtime: Runtime, exc: BaseException) -> Any:
+def _serialize(runtime: Runtime, exc: BaseException) -> Any:
     try:
         return runtime.content.writer.serialize(exc, "json")
     except SerializationError:

@@ -10,15 +10,7 @@ from kombu.utils.imports import symbol_by_name
 from offload.classes.registry import ClassRegistry
 from offload.counters import Counters
 from offload.errors import ConfigurationError
-from offload.hooks import (
-    control,
-    eager,
-    handover,
-    prefetch,
-    results,
-    together,
-    worker,
-)
+from offload.hooks import control, eager, execute, prefetch, result_meta, results, usercode, worker
 from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backend
 from offload.hooks.publish import amqp_class
 from offload.hooks.results import hook_backend
@@ -177,10 +169,10 @@ def _install(runtime: Runtime, app: Any) -> None:
     """Hook publishing, executing, and results of *app*, and add our own task."""
     app._offload = runtime  # noqa: SLF001 (ours)
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
-    before = app.__dict__.pop("amqp", None)  # it is of the old class
+    before = app.__dict__.pop("amqp", None)  # an instance of the old class
     if before is not None and "queues" in before.__dict__:
-        app.amqp.__dict__["queues"] = before.queues  # with what was added to them
-    handover.guard_send_task(runtime, app)
+        app.amqp.__dict__["queues"] = before.queues  # with queues added to them
+    usercode.guard_send_task(runtime, app)
     get_backend = getattr(app, GET_BACKEND)
 
     def offload_get_backend() -> Any:
@@ -191,5 +183,5 @@ def _install(runtime: Runtime, app: Any) -> None:
     app.steps["worker"].add(worker.CheckConfiguration)
     app.steps["consumer"].add(worker.CheckTracers)
     control.register_gc_task(runtime, app)
-    for hooks in (worker, control, together, eager, results, prefetch):
+    for hooks in (execute, control, usercode, eager, results, result_meta, prefetch):
         hooks.install()

@@ -1,13 +1,14 @@
-"""Values that arrived by reference, and by which: passed on, they are not stored again.
+"""References that are known for values: such a value isn't stored again when it is published.
 
-User code that runs while a worker publishes the next step, and signatures that a task is
-called with, hold values. Where such a value is published again, and is still what it was,
-its reference goes instead.
+`KnownRefs` has values that arrived by reference. User code that runs while a worker publishes the
+next step, and signatures that a task is called with, hold such values; if one is published and is
+unchanged, its reference is sent instead. `GroupDedup` has values that earlier messages of the same
+group carry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
@@ -21,7 +22,7 @@ from offload.hooks.paths import contains, replace_refs
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 
-__all__ = ("KnownRefs", "Snapshot", "knowing", "known_refs")
+__all__ = ("GroupDedup", "KnownRefs", "Snapshot", "group_dedup", "known_refs", "using")
 
 _SCALARS = frozenset(
     {
@@ -33,13 +34,11 @@ _EMBEDDED = ("link", "link_error", "chain", "chord")
 
 
 class KnownRefs:
-    """References by the values that they were resolved to, while a task runs.
-
-    Keeps the values alive meanwhile.
+    """References by the values that they were resolved to. Keeps the values alive.
 
     Args:
-        in_task: whether a task runs. Elsewhere, a Ref that is bound to an app is one that a user
-            passes, and stays one; only what came in a message is resolved.
+        in_task: whether a task runs. Elsewhere, a Ref that is bound to an app was passed by a user
+            and stays a Ref; only references that came in a message are resolved.
     """
 
     def __init__(self, *, in_task: bool = True) -> None:
@@ -51,19 +50,19 @@ class KnownRefs:
         return bool(self._by_value)
 
     def remember(self, value: Any, ref: Ref[Any]) -> None:
-        """Remember that *ref* was resolved to *value*, if a change of it can be seen."""
+        """Remember that *ref* was resolved to *value*, if changes of the value can be detected."""
         snapshot = Snapshot.of(value)
         if snapshot is not None:
             self._by_value[id(value)] = value, ref, snapshot
 
     def find(self, value: Any) -> Ref[Any] | None:
-        """Return the reference that gave this very object; None if it was changed."""
+        """Return the reference that was resolved to this very object; None if it was changed."""
         found = self._by_value.get(id(value))
-        if found is None or not found[2].holds():
+        if found is None or not found[2].is_current():
             return None
         return found[1]
 
-    def within(self, value: Any) -> bool:
+    def is_container_of_any(self, value: Any) -> bool:
         """Return whether *value* is a container that holds one of the objects."""
         seen = set()
         waiting = [value]
@@ -80,7 +79,7 @@ class KnownRefs:
         return False
 
     def resolve(self, runtime: Runtime, value: Any, *, remember: bool = True) -> Any:
-        """Return *value* with the value of each Ref in it; *remember* those, to be published."""
+        """Replace each Ref in *value* by its value; *remember* the values, to be published."""
         refs: dict[int, Ref[Any]] = {}
         replace_refs(value, lambda ref: refs.setdefault(id(ref), ref))
         refs = {key: ref for key, ref in refs.items() if self._in_task or ref.resolve is None}
@@ -100,7 +99,7 @@ class KnownRefs:
     def resolve_call(
         self, runtime: Runtime, task: str, args: Any, kwargs: Any, *, remember: bool = True
     ) -> tuple[Any, Any]:
-        """Return the arguments of a call with values, but where *task* asks for references."""
+        """Resolve the arguments of a call, except those that *task* takes as Refs."""
         if not contains((args, kwargs), (Ref,)):
             return args, kwargs
         facts = runtime.tasks[task]
@@ -116,7 +115,7 @@ class KnownRefs:
         }
 
     def resolve_options(self, runtime: Runtime, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the options of a call with values in the signatures that it carries along."""
+        """Resolve the references in signatures among the options of a call."""
         return {
             key: self.resolve(runtime, value) if key in _EMBEDDED else value
             for key, value in options.items()
@@ -124,14 +123,14 @@ class KnownRefs:
 
 
 class Snapshot:
-    """The content of containers, by identity; immutable leaves are known by that alone."""
+    """The content of containers, by identity; immutable leaves need no more than that."""
 
     def __init__(self) -> None:
-        self._held: list[tuple[Any, tuple[Any, ...]]] = []
+        self._contents: list[tuple[Any, tuple[Any, ...]]] = []
 
     @classmethod
     def of(cls, value: Any) -> Snapshot | None:
-        """Return the snapshot of *value*; None if it holds what can change unseen."""
+        """Take a snapshot of *value*; None if it holds objects that can change undetected."""
         made = cls()
         seen = set()
         waiting = [value]
@@ -146,14 +145,14 @@ class Snapshot:
                     return None
                 continue
             if type(each) is not tuple:
-                made._held.append((each, content))
+                made._contents.append((each, content))
             if not set(map(type, content)) <= _SCALARS:
                 waiting += content
         return made
 
-    def holds(self) -> bool:
-        """Return whether all is as it was."""
-        for each, before in self._held:
+    def is_current(self) -> bool:
+        """Return whether nothing has changed."""
+        for each, before in self._contents:
             now = _content(each) or ()
             if len(now) != len(before) or not all(map(_is_same, now, before)):
                 return False
@@ -181,21 +180,50 @@ def _is_same(now: Any, before: Any) -> bool:
     return now is before or (type(now) is type(before) is str and now == before)
 
 
-_current: ContextVar[KnownRefs | None] = ContextVar("offload_known_refs", default=None)
+_known: ContextVar[KnownRefs | None] = ContextVar("offload_known_refs", default=None)
 
 
-def known_refs() -> KnownRefs | None:
-    """Return the references known here; None outside a task and publishing."""
-    return _current.get()
+known_refs: Callable[[], KnownRefs | None] = _known.get
+"""Return the references known in this context; None outside a task and publishing."""
 
 
 @contextmanager
-def knowing(known: KnownRefs | None = None) -> Iterator[KnownRefs]:
-    """Within this, *known* is; by default what already is, or else nothing."""
-    known = known if known is not None else _current.get()
+def using(known: KnownRefs | None = None) -> Iterator[KnownRefs]:
+    """Use *known* in this block; by default the current references, or else none."""
+    known = known if known is not None else _known.get()
     known = known if known is not None else KnownRefs(in_task=False)
-    token = _current.set(known)
+    token = _known.set(known)
     try:
         yield known
     finally:
-        _current.reset(token)
+        _known.reset(token)
+
+
+class GroupDedup:
+    """References by the objects that one group's messages carry. Keeps the objects alive.
+
+    ``group([train.s(frame, n) for n in range(50)])()`` builds 50 messages one after another within
+    one call. An object that the first of them carries is unchanged in the others if it is
+    immutable, or if no user code runs between them; then its reference serves all.
+
+    Args:
+        undisturbed: whether no user code runs that might change the objects.
+    """
+
+    def __init__(self, *, undisturbed: bool) -> None:
+        self._undisturbed = undisturbed
+        self._refs: dict[tuple[int, str], tuple[Any, Ref[Any]]] = {}
+
+    def find(self, value: object, serializer: str) -> Ref[Any] | None:
+        """Return the reference of this very object for Celery's *serializer*."""
+        found = self._refs.get((id(value), serializer))
+        return found[1] if found is not None else None
+
+    def remember(self, value: object, serializer: str, ref: Ref[Any]) -> None:
+        """Remember *ref* for later messages, unless the object may change before them."""
+        if self._undisturbed or is_immutable(value):
+            self._refs[id(value), serializer] = (value, ref)
+
+
+group_dedup: ContextVar[GroupDedup | None] = ContextVar("offload_group_dedup", default=None)
+"""The references of the group that this thread is publishing."""

@@ -1,4 +1,4 @@
-"""``mode="observe"``: what would have been stored, without storing anything."""
+"""``mode="observe"``: count the values that would be stored, without storing any."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from offload.stores.processes import PerProcess
 __all__ = ("LEAST", "Observer")
 
 LEAST = SIZES[0]
-"""Bytes from which values are counted by size, though the threshold is higher: what a lower one
-would do is a part of the answer."""
+"""Bytes from which values are counted by size even if the threshold is higher, to predict the
+savings of lower thresholds."""
 
-_REMEMBERED = 10_000
+_DIGESTS_REMEMBERED = 10_000
 
 logger = logging.getLogger(__name__)
 
 
 class Observer:
-    """Serialises and names values as publishing would, and counts.
+    """Serializes and hashes values as publishing would, and counts them.
 
-    What goes wrong here is logged, never raised: the message is sent as it is.
+    Errors are logged, never raised: the message is sent unchanged.
     """
 
     def __init__(self, serializers: Registry, counters: Counters) -> None:
         self._serializers = serializers
         self._counters = counters
-        self._seen = PerProcess(_Seen)
+        self._seen = PerProcess(_RecentDigests)
 
-    def value(self, value: Any, native: str, threshold: int) -> None:
-        """Count *value* by its size, and if it is one that would be stored as that."""
+    def observe(self, value: Any, serializer: str, threshold: int) -> None:
+        """Count *value* by its size, and as a stored value if it reaches *threshold* bytes."""
         try:
-            self._value(value, native, threshold)
+            self._observe(value, serializer, threshold)
         except Exception:
             logger.warning("offload could not have carried a %s", type(value), exc_info=True)
 
-    def _value(self, value: Any, native: str, threshold: int) -> None:
+    def _observe(self, value: Any, serializer: str, threshold: int) -> None:
         counters = self._counters
         with counters.timed("serialise"):
-            payload = self._serializers.encode(value, native)
+            payload = self._serializers.encode(value, serializer)
         size = payload.size
         if size < min(threshold, LEAST):
             return
@@ -64,15 +64,15 @@ class Observer:
             )
 
 
-class _Seen:
-    """The blobs that were seen last."""
+class _RecentDigests:
+    """The digests of the blobs seen most recently."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._digests: OrderedDict[Digest, None] = OrderedDict()
 
     def add(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Return which of *digests* are new."""
+        """Add *digests*; return those that are new."""
         seen, new = self._digests, set()
         with self._lock:
             for digest in digests:
@@ -80,6 +80,6 @@ class _Seen:
                     new.add(digest)
                 seen[digest] = None
                 seen.move_to_end(digest)
-            while len(seen) > _REMEMBERED:
+            while len(seen) > _DIGESTS_REMEMBERED:
                 seen.popitem(last=False)
         return new

@@ -1,4 +1,4 @@
-"""Which options hold for a task: call > task > app > default."""
+"""Options in force for a task, call > task > app > default, and facts about its parameters."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 
 from celery import Celery
 
-from offload.hooks.celery_internals import registered_task
-from offload.hooks.usercode import overrides
+from offload.hooks.celery_internals import registered_tasks
 from offload.ref import Ref
 from offload.settings import Settings, TaskOptions
 
@@ -22,22 +21,21 @@ _REF = re.compile(r"\bRef\b")
 
 
 def effective(call: TaskOptions, task: TaskOptions, settings: Settings) -> TaskOptions:
-    """Return the options in force; only ``retention`` may be None: `Offload.retention`."""
+    """Return the options in force; only ``retention`` may be None: see `Runtime.retention`."""
     return call.over(task).over(settings.options())
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What is known of a task here; nothing, for a task called by a name that is not.
+    """Options and parameters of a task; empty for a task that isn't registered here.
 
     Attributes:
-        options: what its ``offload`` attribute says.
+        options: its ``offload`` attribute.
         parameters: names of its positional parameters, in order.
-        named: names of all that can be passed by keyword.
-        wants_ref: parameters annotated with Ref, which get the reference itself.
-        rest_wants_ref: whether ``*args`` is annotated so.
-        more_wants_ref: whether ``**kwargs`` is annotated so.
-        overrides: whether publishing the task runs user code: its own ``apply_async``.
+        named: names of all parameters that can be passed by keyword.
+        wants_ref: parameters annotated with Ref, which receive the reference itself.
+        rest_wants_ref: whether ``*args`` is annotated with Ref.
+        more_wants_ref: whether ``**kwargs`` is annotated with Ref.
     """
 
     options: TaskOptions = field(default_factory=TaskOptions)
@@ -46,7 +44,6 @@ class TaskFacts:
     wants_ref: frozenset[str] = frozenset()
     rest_wants_ref: bool = False
     more_wants_ref: bool = False
-    overrides: bool = False
 
     @property
     def takes_refs(self) -> bool:
@@ -54,7 +51,7 @@ class TaskFacts:
         return bool(self.wants_ref or self.rest_wants_ref or self.more_wants_ref)
 
     def asks_for_ref(self, key: int | str) -> bool:
-        """Return whether the argument at position *key*, or of that name, stays a reference."""
+        """Return whether the argument at this position, or of this name, stays a reference."""
         if isinstance(key, int):
             if key >= len(self.parameters):
                 return self.rest_wants_ref
@@ -66,51 +63,50 @@ _UNKNOWN = TaskFacts()
 
 
 class Tasks:
-    """The facts of an app's tasks, each read and checked once."""
+    """The facts about an app's tasks, each read and checked once."""
 
     def __init__(self, app: Celery) -> None:
-        self._app = app
+        self._tasks = registered_tasks(app)
         self._facts: dict[str, tuple[Any, TaskFacts]] = {}
 
     def __getitem__(self, name: str) -> TaskFacts:
-        """Return the facts of the task called *name*.
+        """Return the facts about task *name*.
 
-        Raises ConfigurationError for an option that is unknown or wrong.
+        Raises ConfigurationError for an unknown or wrong option.
         """
-        task = registered_task(self._app, name)
+        task = self._tasks.get(name)
         if task is None:
             return _UNKNOWN
         known = self._facts.get(name)
         if known is None or known[0] is not task:
-            known = self._facts[name] = (task, self._read(name, task))
+            known = self._facts[name] = (task, _read(name, task))
         return known[1]
 
     def check_inline(self, name: str, options: TaskOptions) -> None:
-        """Raise ConfigurationError for an inline name that task *name* has no parameter for."""
-        task = registered_task(self._app, name)
+        """Raise ConfigurationError for an inline name that isn't a parameter of task *name*."""
+        task = self._tasks.get(name)
         if task is not None:
             options.check_parameters(task.run, name)
 
-    @staticmethod
-    def _read(name: str, task: Any) -> TaskFacts:
-        options = TaskOptions.read(getattr(task, "offload", None), f"task {name!r}")
-        options.check_parameters(task.run, name)
-        parameters = inspect.signature(task.run).parameters.values()
-        asking = {p.name: p.kind for p in parameters if _asks_for_ref(_annotation(task.run, p))}
-        rest, more = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-        return TaskFacts(
-            options=options,
-            parameters=tuple(
-                p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-            ),
-            named=frozenset(
-                p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-            ),
-            wants_ref=frozenset(name for name, kind in asking.items() if kind not in (rest, more)),
-            rest_wants_ref=rest in asking.values(),
-            more_wants_ref=more in asking.values(),
-            overrides=overrides(task),
-        )
+
+def _read(name: str, task: Any) -> TaskFacts:
+    options = TaskOptions.read(getattr(task, "offload", None), f"task {name!r}")
+    options.check_parameters(task.run, name)
+    parameters = inspect.signature(task.run).parameters.values()
+    asking = {p.name: p.kind for p in parameters if _asks_for_ref(_annotation(task.run, p))}
+    rest, more = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return TaskFacts(
+        options=options,
+        parameters=tuple(
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ),
+        named=frozenset(
+            p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ),
+        wants_ref=frozenset(name for name, kind in asking.items() if kind not in (rest, more)),
+        rest_wants_ref=rest in asking.values(),
+        more_wants_ref=more in asking.values(),
+    )
 
 
 def _annotation(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
@@ -118,7 +114,7 @@ def _annotation(function: Callable[..., Any], parameter: inspect.Parameter) -> A
         return parameter.annotation
     try:
         return typing.get_type_hints(function).get(parameter.name, parameter.annotation)
-    except Exception:  # annotations may name what exists for type checkers only
+    except Exception:  # annotations may use names that exist for type checkers only
         return parameter.annotation
 
 

@@ -1,4 +1,4 @@
-"""Taking large values out of one message before it is published."""
+"""Find the large values of one message, store them, and replace them by references."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celery.utils.time import maybe_iso8601
 
 from offload.content.holds import Hold
 from offload.errors import BlobMissing, OffloadError, SerializationError
-from offload.hooks.known import KnownRefs
+from offload.hooks.known import KnownRefs, group_dedup
 from offload.hooks.message import described
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import (
@@ -25,7 +25,6 @@ from offload.hooks.paths import (
     replace_refs,
 )
 from offload.hooks.runtime import Runtime
-from offload.hooks.together import published_together
 from offload.ref import LostValue, Ref
 from offload.serializers.base import Payload
 from offload.serializers.choose import certainly_small
@@ -38,15 +37,21 @@ _LINKS = ("link", "link_error", "chord", "chain")
 _CANVAS = "celery."
 _SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})
 """Parameters of Celery's own tasks whose arguments it reads as signatures."""
-_LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time that names no zone comes last
-_LONGEST_DELAY = 10 * 365 * 86400.0  # seconds; who says more means never, or is mistaken
+_LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time without a zone comes last
+_LONGEST_DELAY = 10 * 365 * 86400.0  # seconds; longer ones mean never, or are mistakes
 
 
 @dataclass
 class _Slot:
-    """A place in the message that gets a reference; *held*, if its value is held already.
-    *signature* is the path of the outermost signature that it is in. A Ref that is pickled within
-    a shared structure is not *placed*: it stays where it is.
+    """A place in the message for a reference.
+
+    Attributes:
+        keep: whether the reference is not resolved when the message arrives.
+        signature: the path of the outermost signature that the place is in.
+        held: whether the value is held already.
+        placed: whether the reference is to be put there; a Ref that is pickled within a shared
+            structure stays where it is.
+        ref, value, payload: the reference, or the value to be stored and its serialized form.
     """
 
     path: Path
@@ -64,34 +69,35 @@ class _Slot:
 
 @dataclass
 class Outgoing:
-    """One message on its way out.
+    """A message that is being published.
 
-    First everything is looked at and serialised, then everything is stored, so that a
-    value that cannot be serialised leaves nothing behind.
+    First everything is found and serialized, then everything is stored, so that a value that can't
+    be serialized leaves nothing behind.
 
-    Args:
-        native: the serializer of the message.
-        hold: who needs what it refers to, for how long.
-        embedded_ttl: seconds for which what its callbacks and chain refer to is needed.
-        result_ref: gives the reference of the running task's own result, if this
-            object is it.
-        resending: whether the message is one that is sent again because the store was away.
+    Attributes:
+        serializer: the message's Celery serializer.
+        hold: the hold on the message's values.
+        embedded_ttl: seconds for which the values in its callbacks and chain are needed.
+        result_ref: returns the reference of a value that is the running task's own result.
+        resending: whether the message is sent again because of a store outage.
         known: references of values that were resolved for user code.
-        open: ids of the containers that are being looked into.
+        slots: the places for references.
+        inline: values that stay in the message by its options: task, argument, value.
+        entered: ids of the containers that are being searched.
     """
 
     runtime: Runtime
-    native: str
+    serializer: str
     hold: Hold
     embedded_ttl: float
     result_ref: Callable[[Any, str], Ref[Any] | None]
     resending: bool = False
     known: KnownRefs | None = None
     slots: list[_Slot] = field(default_factory=list)
-    open: set[int] = field(default_factory=set)
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
+    entered: set[int] = field(default_factory=set)
 
-    def task(
+    def find_in_task(
         self,
         name: str,
         args: Sequence[Any],
@@ -99,22 +105,22 @@ class Outgoing:
         options: TaskOptions,
         facts: TaskFacts,
     ) -> None:
-        """Look at the arguments of the task that the message is for."""
+        """Find values in the arguments of the task that the message is for."""
         self._arguments(name, args, kwargs, options, facts, (), keep=False)
 
-    def embedded(self, field: str, value: Any) -> None:
-        """Look at the signatures that the message carries: callbacks, chain, chord."""
+    def find_in_embedded(self, field: str, value: Any) -> None:
+        """Find values in the signatures that the message carries: callbacks, chain, chord."""
         if value:
             own, self.hold = self.hold, replace(self.hold, ttl=self.embedded_ttl)
             self._signatures(value, (field,))
             self.hold = own
 
     def store(self) -> None:
-        """Store what was found, and find the references of all places."""
+        """Store the values that were found, and fill all places with references."""
         if not self.slots:
             return
         self._check_inline()
-        self._keep([slot for slot in self.slots if slot.ref is not None and not slot.held])
+        self._hold([slot for slot in self.slots if slot.ref is not None and not slot.held])
         for slot in self.slots:
             if slot.ref is None:
                 with self._counted(slot.task, slot.argument):
@@ -123,7 +129,7 @@ class Outgoing:
 
     @contextmanager
     def _counted(self, task: str, argument: str) -> Iterator[None]:
-        """Within this, what is counted and what goes wrong is about an argument."""
+        """Attribute counts and errors of this block to an argument."""
         counters = self.runtime.counters
         with counters.about(task, argument):
             try:
@@ -133,12 +139,12 @@ class Outgoing:
                 raise described(exc, task, argument) from exc
 
     def _check_inline(self) -> None:
-        """Find out before anything is stored if what stays in the message cannot."""
+        """Raise SerializationError if the message can't carry a value, before any is stored."""
         serializers = self.runtime.content.serializers
         for task, argument, value in self.inline:
-            if not serializers.carries(value, self.native):
+            if not serializers.carries(value, self.serializer):
                 raise SerializationError(
-                    f"task {task!r}, {argument}: {self.native} cannot carry a "
+                    f"task {task!r}, {argument}: {self.serializer} cannot carry a "
                     f"{type_name(value)} in the message, where inline keeps it; remove it from "
                     "inline, or pass a Ref made by Offload.put",
                     task=task,
@@ -147,7 +153,7 @@ class Outgoing:
 
     @property
     def holds(self) -> bool:
-        """Whether there is something to release when the task is done."""
+        """Whether there are holds to release when the task has finished."""
         return any(slot.held for slot in self.slots)
 
     @property
@@ -157,7 +163,7 @@ class Outgoing:
 
     @property
     def embedded_refs(self) -> list[Ref[Any]]:
-        """Those of them that stand in signatures."""
+        """The references in signatures."""
         return [
             slot.ref
             for slot in self.slots
@@ -165,7 +171,7 @@ class Outgoing:
         ]
 
     def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
-        """Return the message *root* with ``make(ref)`` in each place."""
+        """Return a copy of the message *root* with ``make(ref)`` in each place."""
         refs = {
             tuple(slot.path): slot.ref
             for slot in self.slots
@@ -175,13 +181,13 @@ class Outgoing:
 
     @property
     def paths(self) -> tuple[list[Path], list[Path]]:
-        """Where references are to be resolved on arrival, and where they are to be kept."""
+        """Paths of references to resolve on arrival, and of those to keep."""
         return (
             [slot.path for slot in self.slots if not slot.keep],
             [slot.path for slot in self.slots if slot.keep],
         )
 
-    # -- looking
+    # -- find
 
     def _arguments(
         self,
@@ -196,7 +202,7 @@ class Outgoing:
         shift: int = 0,
         signature: tuple[Any, ...] | None = None,
     ) -> None:
-        data = canvas = _Look(self, name, options, keep, signature)
+        data = canvas = _Search(self, name, options, keep, signature)
         reads: Collection[str] = ()
         if name.startswith(_CANVAS):
             canvas, reads = replace(data, plain=True, keep=True), _SIGNATURES
@@ -238,14 +244,14 @@ class Outgoing:
             return
         name = str(signature["task"])
         options, facts = self.runtime.options(name, own.get("offload"))
-        least = self.runtime.looks_from(options)
-        if is_leaf and least and certainly_small((args, kwargs), least - 1, self.native):
+        least = self.runtime.inspection_threshold(options)
+        if is_leaf and least and certainly_small((args, kwargs), least - 1, self.serializer):
             return
         before = self.hold
         if delay := _delay(own):
             self.hold = replace(before, ttl=before.ttl + delay)
         if name.startswith(_CANVAS):
-            self._canvas(kwargs, _Look(self, name, options, keep, within), path)
+            self._canvas(kwargs, _Search(self, name, options, keep, within), path)
             kwargs = {}
         self._arguments(
             name,
@@ -263,51 +269,51 @@ class Outgoing:
                 self._signatures(own[link], (*path, "options", link), keep=keep, within=within)
         self.hold = before
 
-    def _canvas(self, kwargs: Mapping[str, Any], look: _Look, path: tuple[Any, ...]) -> None:
-        """Look at what a chain, group, chord, map or chunks is made of.
+    def _canvas(self, kwargs: Mapping[str, Any], search: _Search, path: tuple[Any, ...]) -> None:
+        """Find values in a chain, group, chord, map, or chunks.
 
-        Celery reads that itself, before any task runs: signatures and numbers stay, and of
-        what is mapped over only as much is replaced as Celery does not look into.
+        Celery reads these itself, before any task runs. So signatures and numbers stay, and of
+        mapped items only what Celery doesn't read is replaced.
         """
         for key, value in kwargs.items():
             where = (*path, "kwargs", key)
             if key in _SIGNATURES:
-                self._signatures(value, where, keep=look.keep, within=look.signature)
+                self._signatures(value, where, keep=search.keep, within=search.signature)
             elif key != "it":
                 continue
-            elif look.task != "celery.chunks":
-                look.value(value, where, key)
+            elif search.task != "celery.chunks":
+                search.value(value, where, key)
             elif isinstance(value, (list, tuple)):
                 for i, call in enumerate(value):
                     for j, item in enumerate(call if isinstance(call, (list, tuple)) else ()):
-                        look.value(item, (*where, i, j), f"it[{i}][{j}]")
+                        search.value(item, (*where, i, j), f"it[{i}][{j}]")
 
-    # -- storing
+    # -- store
 
-    def _keep(self, slots: Sequence[_Slot]) -> None:
-        """Hold what there are references to already: one round trip for each time to live."""
-        if self.resending:  # it is held since it was sent before
+    def _hold(self, slots: Sequence[_Slot]) -> None:
+        """Hold values that were stored before: one round trip for each time to live."""
+        if self.resending:  # the first message holds them
             return
         longest: dict[str | None, _Slot] = {}
         for slot in slots:
             digest = slot.ref.digest if slot.ref is not None else None
             if digest is not None and _ttl(longest.get(digest)) < slot.hold.ttl:
                 longest[digest] = slot
-        alike: dict[float, list[_Slot]] = {}
+        by_ttl: dict[float, list[_Slot]] = {}
         for slot in longest.values():
-            alike.setdefault(slot.hold.ttl, []).append(slot)
-        for some in alike.values():
-            self._keep_alike(some)
+            by_ttl.setdefault(slot.hold.ttl, []).append(slot)
+        for some in by_ttl.values():
+            self._hold_for(some)
 
-    def _keep_alike(self, slots: Sequence[_Slot]) -> None:
+    def _hold_for(self, slots: Sequence[_Slot]) -> None:
         first, *more = slots
         refs = [slot.ref for slot in slots if slot.ref is not None]
         try:
             first.held = self.runtime.content.holds.add(refs, first.hold)
         except BlobMissing as exc:
-            for slot in slots if more else ():  # to tell which of them it is
-                self._keep_alike([slot])
-            # One that was thought to be kept is not asked about by itself.
+            for slot in slots if more else ():  # to find out which of them it is
+                self._hold_for([slot])
+            # A value that was thought to be held is not asked about again.
             lost = (s for s in slots if s.ref is not None and s.ref.digest == exc.digest)
             slot = next(lost, first)
             raise described(exc, slot.task, slot.argument) from exc
@@ -318,12 +324,12 @@ class Outgoing:
         payload = slot.payload
         assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
         ref = self.runtime.content.writer.put_or_inline(
-            payload, hold=slot.hold, value=slot.value, celery_serializer=self.native
+            payload, hold=slot.hold, value=slot.value, celery_serializer=self.serializer
         )
         slot.ref = ref
         slot.held = ref is not None and ref.digest is not None
-        if ref is not None and (together := published_together()) is not None:
-            together.remember(slot.value, self.native, ref)
+        if ref is not None and (dedup := group_dedup.get()) is not None:
+            dedup.remember(slot.value, self.serializer, ref)
 
 
 def _ttl(slot: _Slot | None) -> float:
@@ -331,20 +337,25 @@ def _ttl(slot: _Slot | None) -> float:
 
 
 @dataclass
-class _Look:
-    """Looking at the arguments of one task, in the message or in a signature in it."""
+class _Search:
+    """Finds values in the arguments of one task, in the message or in a signature in it.
+
+    Attributes:
+        keep, signature: as in `_Slot`.
+        plain: whether Celery reads plain dicts as signatures here.
+    """
 
     out: Outgoing
     task: str
     options: TaskOptions
     keep: bool
     signature: tuple[Any, ...] | None = None
-    plain: bool = False  # whether Celery reads a signature here that is a plain dict
+    plain: bool = False
 
     def value(self, value: Any, path: Path, argument: str) -> None:
         out = self.out
-        least = out.runtime.looks_from(self.options)
-        if least and certainly_small(value, least - 1, out.native):
+        least = out.runtime.inspection_threshold(self.options)
+        if least and certainly_small(value, least - 1, out.serializer):
             return
         if isinstance(value, Ref):
             self._ref(value, path, argument)
@@ -355,7 +366,7 @@ class _Look:
                 task=self.task,
                 argument=argument,
             ) from value.error
-        elif (ref := out.result_ref(value, out.native)) is not None:
+        elif (ref := out.result_ref(value, out.serializer)) is not None:
             self._slot(path, argument, ref=ref)
         elif out.known and (known := self._known(value, argument)) is not None:
             self._ref(known, path, argument)
@@ -364,46 +375,50 @@ class _Look:
         elif (
             contains(value, (Ref, LostValue, Signature))
             or (self.plain and _holds_signatures(value))
-            or (out.known and out.known.within(value) and not has_sharing(value))
+            or (out.known and out.known.is_container_of_any(value) and not has_sharing(value))
         ):
             self._container(value, path, argument)
         elif self._inline(argument):
             out.inline.append((self.task, argument, value))
         elif self.options.enabled:
             with out._counted(self.task, argument):
-                self._plain(value, path, argument, self.options.threshold or 0)
+                self._value(value, path, argument, self.options.threshold or 0)
 
     def _known(self, value: Any, argument: str) -> Ref[Any] | None:
-        """Return the reference by which *value* arrived, if it may go by one here."""
+        """Return the reference by which *value* arrived, if it may be sent by reference here."""
         if self._inline(argument) or not self.options.enabled or self.out.known is None:
             return None
         ref = self.out.known.find(value)
         return ref if ref is not None and ref.size >= (self.options.threshold or 0) else None
 
     def _container(self, value: Any, path: Path, argument: str) -> None:
-        if id(value) in self.out.open:
+        if id(value) in self.out.entered:
             raise SerializationError(
                 f"task {self.task!r}, {argument}: references cannot stand in a "
                 f"{type_name(value)} that contains itself",
                 task=self.task,
                 argument=argument,
             )
-        if self.out.native == "pickle" and not contains(value, (Signature,)) and has_sharing(value):
+        if (
+            self.out.serializer == "pickle"
+            and not contains(value, (Signature,))
+            and has_sharing(value)
+        ):
             self._shared(value, path, argument)
             return
-        self.out.open.add(id(value))
+        self.out.entered.add(id(value))
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             self.value(item, (*path, key), f"{argument}[{key!r}]")
-        self.out.open.discard(id(value))
+        self.out.entered.discard(id(value))
 
     def _shared(self, value: Any, path: Path, argument: str) -> None:
-        """Look at the references alone: a path into what is shared would take it apart."""
+        """Find the references only: a path into a shared container would split it."""
         found: dict[int, Ref[Any]] = {}
         replace_refs(value, lambda ref: found.setdefault(id(ref), ref))
-        within = replace(self, signature=self.signature or tuple(path))
+        search = replace(self, signature=self.signature or tuple(path))
         for ref in found.values():
             if not ref.is_local:
-                within._ref(ref, path, argument, placed=False)
+                search._ref(ref, path, argument, placed=False)
 
     def _inline(self, argument: str) -> bool:
         inline = self.options.inline or ()
@@ -413,38 +428,38 @@ class _Look:
         if ref.is_local:
             self.value(ref.get(), path, argument)
             return
-        if not self.out.resending:  # it may be another app's, or changed
+        if not self.out.resending:  # it may be another app's, or altered
             try:
                 ref = self.out.runtime.content.opened(ref)
             except OffloadError as exc:
                 raise described(exc, self.task, argument) from exc
         self._slot(path, argument, ref=ref, placed=placed)
 
-    def _plain(self, value: Any, path: Path, argument: str, threshold: int) -> None:
+    def _value(self, value: Any, path: Path, argument: str, threshold: int) -> None:
         out = self.out
         out.runtime.counters.add(values_seen=1)
         if out.runtime.settings.mode == "observe":
-            out.runtime.observer.value(value, out.native, threshold)
+            out.runtime.observer.observe(value, out.serializer, threshold)
             return
         content = out.runtime.content
-        together = published_together()
-        shared = together.find(value, out.native) if together is not None else None
+        dedup = group_dedup.get()
+        shared = dedup.find(value, out.serializer) if dedup is not None else None
         if shared is not None and shared.size >= threshold:
             out.runtime.counters.offloaded(shared.size, shared.size, whole=True)
             out.runtime.counters.add(values_remembered=1)
             self._slot(path, argument, ref=shared)
             return
-        remembered = content.writer.find_cached_ref(
-            value, celery_serializer=out.native, hold=out.hold, threshold=threshold
+        cached = content.writer.find_cached_ref(
+            value, celery_serializer=out.serializer, hold=out.hold, threshold=threshold
         )
-        if remembered is not None:
-            self._slot(path, argument, ref=remembered, held=True)
+        if cached is not None:
+            self._slot(path, argument, ref=cached, held=True)
             return
-        payload = content.writer.serialize(value, out.native)
+        payload = content.writer.serialize(value, out.serializer)
         content.writer.check_size(payload)
         if payload.size >= threshold:
             self._slot(path, argument, payload=payload, value=value)
-        elif payload.ships_code or not content.serializers.carries(value, out.native):
+        elif payload.ships_code or not content.serializers.carries(value, out.serializer):
             self._slot(path, argument, ref=content.writer.inline_ref(payload))
 
     def _slot(self, path: Path, argument: str, **what: Any) -> None:
@@ -454,7 +469,7 @@ class _Look:
 
 
 def _holds_signatures(value: Any) -> bool:
-    # Also Celery's own list of signatures that are still to come from a generator.
+    # Also a list class of Celery's, of signatures that a generator is still to make.
     return isinstance(value, (list, tuple)) and any(is_signature(v, plain=True) for v in value)
 
 
@@ -463,17 +478,17 @@ def _delay(options: Mapping[str, Any]) -> float:
 
 
 def seconds_until(when: Any) -> float:
-    """Return the seconds from now to *when*: a number of them, or a time as Celery takes it.
+    """Return the seconds from now to *when*: a number of seconds, or a time as Celery accepts it.
 
-    0 for what has passed, is no time, or lies too far ahead to be meant.
+    0 if it has passed, isn't a time, or is implausibly far ahead.
     """
     if isinstance(when, str):
         try:
-            when = maybe_iso8601(when)  # which workers read it by
+            when = maybe_iso8601(when)  # as workers do
         except ValueError:
-            return 0.0  # they will refuse it
+            return 0.0  # workers will refuse it
     if isinstance(when, datetime):
         when = when if when.tzinfo is not None else when.replace(tzinfo=_LATEST_ZONE)
         when = (when - datetime.now(timezone.utc)).total_seconds()
-    meant = isinstance(when, (int, float)) and 0 < when <= _LONGEST_DELAY
-    return float(when) if meant else 0.0
+    is_plausible = isinstance(when, (int, float)) and 0 < when <= _LONGEST_DELAY
+    return float(when) if is_plausible else 0.0

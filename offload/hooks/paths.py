@@ -1,8 +1,7 @@
-"""Where references stand in a message: paths, and replacing what they lead to.
+"""Paths to references in a message, and functions that replace the nodes they lead to.
 
-A path is a list of keys from the root ``{"args": …, "kwargs": …, "chain": …, …}``.
-Messages say by paths which of their data are references, so that nothing else in them,
-whatever it looks like, is ever taken for one.
+A path is a list of keys from the root ``{"args": …, "kwargs": …, "chain": …, …}``. Messages list
+the paths of their references, so that no other data, whatever it looks like, is taken for one.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ __all__ = (
     "Path",
     "contains",
     "has_sharing",
+    "is_in_signature",
     "is_signature",
     "label",
-    "replace_at",
+    "node_at",
     "replace_each",
     "replace_refs",
 )
@@ -31,11 +31,12 @@ Path = Sequence[Key]
 
 _SIGNATURE = frozenset({"task", "args", "kwargs", "options", "subtask_type"})
 _CONTAINERS = (list, tuple, dict)
+_ARGUMENT = 2  # keys in the path of an argument
 
 
 def is_signature(value: object, *, plain: bool = False) -> bool:
-    """Return whether *value* is a Celery signature that a task can be called by; with *plain*
-    also one that went through a message and came out as a dict.
+    """Return whether *value* is a Celery signature that a task can be called by; with *plain*, also
+    one that a message has turned into a dict.
     """
     if not (isinstance(value, Signature) or (plain and type(value) is dict)):
         return False
@@ -46,6 +47,19 @@ def is_signature(value: object, *, plain: bool = False) -> bool:
         and isinstance(value["kwargs"] or {}, dict)
         and isinstance(value["options"] or {}, dict)
     )
+
+
+def node_at(root: Any, path: Path) -> Any:
+    """Return the node that *path* leads to from *root*."""
+    for key in path:
+        root = root[str(key) if isinstance(root, dict) and key not in root else key]
+    return root
+
+
+def is_in_signature(root: Any, path: Path) -> bool:
+    """Return whether *path* leads through a signature in an argument, which a task can publish."""
+    ends = range(_ARGUMENT, len(path))
+    return any(is_signature(node_at(root, path[:end]), plain=True) for end in ends)
 
 
 def contains(value: object, kinds: tuple[type, ...]) -> bool:
@@ -95,10 +109,10 @@ def _is_container(kind: type) -> bool:
 
 
 def replace_refs(value: Any, make: Callable[[Ref[Any]], Any]) -> Any:
-    """Return *value* with ``make(ref)`` in place of each Ref that `contains` finds in it.
+    """Replace each Ref in *value* that `contains` finds by ``make(ref)``.
 
-    What holds none stays the same object. Other containers are copied, each once, so what
-    was shared or cyclic still is.
+    Containers without Refs stay the same objects. Others are copied once each, so shared and
+    cyclic ones stay shared and cyclic.
     """
     return _with_refs_replaced(value, make, {}) if contains(value, (Ref,)) else value
 
@@ -123,20 +137,15 @@ def _with_refs_replaced(value: Any, make: Callable[[Ref[Any]], Any], copies: dic
 
 
 def replace_each(root: Any, paths: Sequence[Path], make: Callable[[Any, Path], Any]) -> Any:
-    """Return *root* with ``make(node, path)`` at each path; *root* itself is not changed.
+    """Return a copy of *root* with ``make(node, path)`` at each path.
 
-    Containers on the way are copied once each, everything else is shared. Raises
+    Containers along the paths are copied once each; everything else is shared with *root*. Raises
     InvalidRef for a path that leads nowhere.
     """
     copied: dict[int, Any] = {}
     for path in paths:
         root = _replace(root, path, 0, make, copied)
     return root
-
-
-def replace_at(root: Any, path: Path, node: Any) -> Any:
-    """Return *root* with *node* at *path*; *root* itself is not changed."""
-    return replace_each(root, [path], lambda _old, _path: node)
 
 
 def _replace(
@@ -153,7 +162,7 @@ def _replace(
         copied[id(node)] = node
     key = path[at]
     if isinstance(node, dict) and key not in node and isinstance(key, int):
-        key = str(key)  # what JSON makes of the whole numbers among a dict's keys
+        key = str(key)  # JSON turns integer keys into strings
     try:
         child = node[key]
     except (LookupError, TypeError) as exc:
@@ -181,7 +190,7 @@ def _mutable_copy(node: Any, path: Path) -> Any:
 
 
 def label(path: Path, parameters: Sequence[str] = ()) -> str:
-    """Return a path as people read it: ``frame``, ``args[2]``, ``config['table'][0]``."""
+    """Format a path for people: ``frame``, ``args[2]``, ``config['table'][0]``."""
     if not path:
         return "message"
     first, rest = str(path[0]), list(path[1:])

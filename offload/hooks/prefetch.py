@@ -1,8 +1,8 @@
-"""Fetching ahead: for tasks that wait in a worker, large values go into the node cache.
+"""Prefetch: fetch large values into the node cache for tasks that wait in a worker.
 
-Celery's main process takes more tasks than its pool has children, and they wait in it.
-Meanwhile one thread of it fetches what they will need, so that the child has only to map
-it. This can only help: what is not fetched here the child fetches, and reports what fails.
+A worker's main process receives more tasks than its pool has children. While they wait, one of its
+threads fetches the values that they will need, so that a child only has to map them. Values that
+aren't prefetched are fetched by the child, which also reports errors.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ __all__ = ("Prefetcher", "install")
 logger = logging.getLogger(__name__)
 
 LIMIT = 256
-"""Tasks, and values of them, that may wait to be fetched for."""
+"""Tasks, and values, that may wait for the thread."""
 SOON = 60.0
-"""Seconds: what is due later than that is not fetched yet."""
-_LOOK = 0.25  # seconds between looks whether tasks were begun, while there is no room
-_END = 2.0  # seconds that the end of the process waits for what is under way
+"""Seconds before its ETA from which a task's values are fetched."""
+_POLL = 0.25  # seconds between checks whether tasks have started, while there is no room
+_EXIT_TIMEOUT = 2.0  # seconds that the process's exit waits for a fetch
 _THREAD = "offload-prefetch"
 
 
 def install() -> None:
-    """Look at the tasks that workers of this process receive, of all apps with offload."""
+    """Receive the tasks of this process's workers, for all apps with offload."""
     signals.task_received.connect(_received, weak=False, dispatch_uid="offload-prefetch")
 
 
@@ -54,28 +54,28 @@ def _received(sender: Any = None, request: Any = None, **_more: Any) -> None:
 
 
 class Prefetcher:
-    """Fetches ahead for the tasks of one app, by a thread that begins when it is needed.
+    """Prefetches for the tasks of one app, in a thread that is started when it is needed.
 
-    A forked child has its own, which begins with nothing.
+    A forked child has a thread of its own, without the parent's tasks.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._ahead = PerProcess(lambda: _Ahead(runtime))
+        self._queues = PerProcess(lambda: _Queue(runtime))
 
     def offer(self, request: Any, pool: Any) -> None:
-        """Have what a received *request* needs fetched, if it is going to wait for *pool*.
+        """Prefetch the values of a received *request* if it is going to wait for *pool*.
 
-        Never waits, and never raises.
+        Never blocks, and never raises.
         """
         try:
             note = (body_of_request(request)[2] or {}).get(EMBED)
             if not isinstance(note, dict) or not note.get("refs") or not self._is_on(pool):
                 return
-            if _will_wait(request, pool) and not self._ahead.get().add(request):
+            if _will_wait(request, pool) and not self._queues.get().add(request):
                 self._runtime.counters.add(prefetch_dropped=1)
         except Exception:
-            logger.debug("nothing is fetched ahead for %r", request, exc_info=True)
+            logger.debug("nothing is prefetched for %r", request, exc_info=True)
 
     def _is_on(self, pool: Any) -> bool:
         settings = self._runtime.settings
@@ -86,7 +86,7 @@ class Prefetcher:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A value, and the task that waits for it; this keeps no task alive."""
+    """A value, and the task that waits for it. The task isn't kept alive."""
 
     request: weakref.ref[Any]
     ref: Ref[Any]
@@ -96,22 +96,22 @@ class _Wanted:
         return _waits(self.request())
 
 
-class _Ahead:
-    """What one process fetches ahead."""
+class _Queue:
+    """The values that one process prefetches, and its thread."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._pid = os.getpid()
-        self._ended = False
+        self._is_stopped = False
         self._changed = threading.Condition()
         self._received: deque[weakref.ref[Any]] = deque()
         self._thread: threading.Thread | None = None
-        # Of the thread alone:
+        # Only the thread uses these:
         self._wanted: list[_Wanted] = []
-        self._there: list[_Wanted] = []  # fetched, for tasks that wait still
+        self._fetched: list[_Wanted] = []  # fetched, for tasks that still wait
 
     def add(self, request: Any) -> bool:
-        """Take *request* on; False if too many wait."""
+        """Add a request; return False if too many wait."""
         with self._changed:
             if len(self._received) >= LIMIT:
                 return False
@@ -122,32 +122,32 @@ class _Ahead:
                 thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
                 thread.start()
                 self._thread = thread
-                atexit.register(self._end)
+                atexit.register(self._stop)
         return True
 
-    def _end(self) -> None:
-        """Fetch nothing more. What is under way comes to its end, lest half a file stay."""
+    def _stop(self) -> None:
+        """Stop fetching. A fetch in progress is completed, so that no partial file is left."""
         if self._thread is None or os.getpid() != self._pid:
             return
         with self._changed:
-            self._ended = True
+            self._is_stopped = True
             self._changed.notify()
-        self._thread.join(_END)
+        self._thread.join(_EXIT_TIMEOUT)
 
     def _run(self) -> None:
-        while not self._ended:
+        while not self._is_stopped:
             try:
-                self._look_at_received()
-                while not self._ended and (wanted := self._next()) is not None:
+                self._take_received()
+                while not self._is_stopped and (wanted := self._next()) is not None:
                     self._fetch(wanted)
             except Exception:
-                logger.debug("fetching ahead failed", exc_info=True)
+                logger.debug("prefetching failed", exc_info=True)
                 self._wanted = []
 
-    def _look_at_received(self) -> None:
+    def _take_received(self) -> None:
         with self._changed:
-            timeout = _LOOK if self._wanted else None
-            self._changed.wait_for(lambda: self._received or self._ended, timeout)
+            timeout = _POLL if self._wanted else None
+            self._changed.wait_for(lambda: self._received or self._is_stopped, timeout)
             found, self._received = self._received, deque()
         for each in found:
             request = each()
@@ -155,7 +155,7 @@ class _Ahead:
                 try:
                     self._want(each, request)
                 except Exception:
-                    logger.debug("nothing is fetched ahead for %r", request, exc_info=True)
+                    logger.debug("nothing is prefetched for %r", request, exc_info=True)
 
     def _want(self, each: weakref.ref[Any], request: Any) -> None:
         runtime = self._runtime
@@ -175,13 +175,13 @@ class _Ahead:
             self._wanted.append(_Wanted(each, ref))
 
     def _next(self) -> _Wanted | None:
-        """Return the first value for which there is room, None if there is none."""
+        """Return the first value for which the cache has room; None if there is none."""
         self._wanted = [wanted for wanted in self._wanted if wanted.waits]
-        self._there = [there for there in self._there if there.waits]
+        self._fetched = [each for each in self._fetched if each.waits]
         if not self._wanted:
             return None
         room = self._runtime.content.reader.prefetch_limit()
-        taken = {there.ref.digest: there.ref.size for there in self._there}
+        taken = {each.ref.digest: each.ref.size for each in self._fetched}
         room -= sum(taken.values())
         for at, wanted in enumerate(self._wanted):
             if wanted.ref.digest in taken or wanted.ref.size <= room:
@@ -189,14 +189,14 @@ class _Ahead:
         return None
 
     def _fetch(self, wanted: _Wanted) -> None:
-        self._there.append(wanted)
+        self._fetched.append(wanted)
         try:
             self._runtime.content.reader.prefetch(wanted.ref)
         except Exception as exc:
-            logger.debug("%r is not fetched ahead", wanted.ref, exc_info=True)
+            logger.debug("%r isn't prefetched", wanted.ref, exc_info=True)
             failed = [wanted]
-            self._there.remove(wanted)
-            if isinstance(exc, StoreUnavailable):  # it would be for all the others
+            self._fetched.remove(wanted)
+            if isinstance(exc, StoreUnavailable):  # it would be unavailable for all the others
                 failed += self._wanted
                 self._wanted = []
             self._runtime.counters.add(prefetch_dropped=len(failed))
@@ -208,7 +208,7 @@ def _is_prefork(pool: Any) -> bool:
 
 
 def _will_wait(request: Any, pool: Any) -> bool:
-    """Return whether a request that was just received will not be begun at once."""
+    """Return whether a request that was just received will not start at once."""
     from celery.worker import state
 
     if request.eta is not None:
@@ -219,7 +219,7 @@ def _will_wait(request: Any, pool: Any) -> bool:
 
 
 def _waits(request: Any) -> bool:
-    """Return whether a request is not begun, and will be as far as is known."""
+    """Return whether a request has not started yet and, as far as is known, will start."""
     from celery.worker import state
 
     if request is None or request.time_start is not None or request.acknowledged:
@@ -228,7 +228,7 @@ def _waits(request: Any) -> bool:
         return False
     if request.expires is not None and _seconds_until(request.expires) < 0:
         return False
-    ending = (state.should_stop, state.should_terminate)  # exit codes, of which one is 0
+    ending = (state.should_stop, state.should_terminate)  # exit codes, one of which is 0
     return all(code is None or code is False for code in ending)
 
 

@@ -1,7 +1,7 @@
-"""The publishing side: one door, `AMQP.as_task_v2`, through which every message goes.
+"""Publishing: replace large values in every message, in `AMQP.as_task_v2`, which builds them all.
 
-(``before_task_publish`` would be the obvious hook, but Celery swallows what its
-receivers raise: a store outage would publish the raw value, silently.)
+(The signal ``before_task_publish`` would be the obvious hook, but Celery swallows its receivers'
+exceptions: a store outage would silently publish the raw value.)
 """
 
 from __future__ import annotations
@@ -16,36 +16,30 @@ from celery.app.amqp import AMQP, task_message
 
 from offload.content.holds import Hold
 from offload.hooks.delivery import Delivery, current_delivery
-from offload.hooks.handover import guard_router, resending, showing
-from offload.hooks.known import knowing, known_refs
+from offload.hooks.known import known_refs, using
 from offload.hooks.message import EMBED, HEADER, NOTE_VERSION, REFUSAL, STAND_IN
 from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.paths import Path, replace_each
 from offload.hooks.runtime import Runtime, message_name, task_holder
-from offload.hooks.usercode import listeners
+from offload.hooks.usercode import guard_router, has_listeners, resending, showing
 from offload.ref import Ref
 from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 
-__all__ = (
-    "HEADER",
-    "OffloadAMQP",
-    "amqp_class",
-    "resending",
-)
+__all__ = ("OffloadAMQP", "amqp_class")
 
 _PARAMETERS = tuple(inspect.signature(AMQP.as_task_v2).parameters)[1:]
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 _EMBEDDED_AT = [_PARAMETERS.index(name) - 4 for name in _EMBEDDED]  # after name, args, kwargs
 _LAST_EMBEDDED = max(_EMBEDDED_AT)
 _embedded = itemgetter(*_EMBEDDED_AT)
-_LOOKED_AT = frozenset((*_EMBEDDED, "offload"))
+_NEEDS_INSPECTION = frozenset((*_EMBEDDED, "offload"))
 
 _NO_CALL = TaskOptions.read(None, "call")
 
 
 class OffloadAMQP(AMQP):
-    """Celery's AMQP with large values taken out of every task message."""
+    """Celery's AMQP, which sends the large values of every task message by reference."""
 
     def as_task_v2(
         self,
@@ -58,13 +52,13 @@ class OffloadAMQP(AMQP):
     ) -> Any:
         runtime: Runtime | None = getattr(self.app, "_offload", None)
         build = super().as_task_v2
-        if runtime is None or certainly_plain(runtime, task_id, name, args, kwargs, given, options):
+        if runtime is None or can_skip(runtime, task_id, name, args, kwargs, given, options):
             return build(task_id, name, args, kwargs, *given, **options)
         call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given), strict=False))
         call.update(options)
-        if listeners() and not resending.get():
-            return _shown(runtime, build, call)
-        return publish(runtime, build, call)
+        if has_listeners() and not resending.get():
+            return _showing_values(runtime, build, call)
+        return _publish(runtime, build, call)
 
     def Router(self, *args: Any, **options: Any) -> Any:  # noqa: N802 (Celery's name)
         """Return Celery's router, which shows values to functions in ``task_routes``."""
@@ -75,7 +69,7 @@ class OffloadAMQP(AMQP):
         return router
 
     def as_task_v1(self, *given: Any, **options: Any) -> Any:
-        """Refuse the old protocol, by which values would be published unseen."""
+        """Check the settings, which refuse the old protocol: it would bypass `as_task_v2`."""
         runtime: Runtime | None = getattr(self.app, "_offload", None)
         if runtime is not None:
             _ = runtime.settings
@@ -87,7 +81,7 @@ class OffloadAMQP(AMQP):
         def send_task_message(
             producer: Any, name: str, message: Any, *, headers: Any = None, **options: Any
         ) -> Any:
-            options.pop("offload", None)  # ours: it is no property of a broker's message
+            options.pop("offload", None)  # not a property of a broker's message
             if headers and HEADER in headers:  # of the message that is being retried
                 headers = {key: value for key, value in headers.items() if key != HEADER}
             if isinstance(message, _Shown) and message.finish is not None:
@@ -100,13 +94,13 @@ class OffloadAMQP(AMQP):
 
 
 def amqp_class(base: type) -> type:
-    """Return *base* (the app's AMQP class) with our hook."""
+    """Return a subclass of *base*, the app's AMQP class, with our hooks."""
     if base is AMQP:
         return OffloadAMQP
     return type(base.__name__, (OffloadAMQP, base), {})
 
 
-def certainly_plain(
+def can_skip(
     runtime: Runtime,
     task_id: str,
     name: str,
@@ -115,35 +109,34 @@ def certainly_plain(
     given: Sequence[Any],
     options: dict[str, Any],
 ) -> bool:
-    """Return whether a call surely makes the same message as without offload.
+    """Return whether a call certainly makes the same message as without offload.
 
-    It is asked for every message and is all that small ones pay. *given* are Celery's
-    arguments after ``kwargs`` by position, as it passes them; False means only that this
-    glance does not tell.
+    This runs for every message, and is all that small ones pay. *given* are Celery's positional
+    arguments after ``kwargs``. False means that the message must be inspected.
     """
     if (
         len(given) <= _LAST_EMBEDDED
         or any(_embedded(given))
-        or not _LOOKED_AT.isdisjoint(options)
+        or not _NEEDS_INSPECTION.isdisjoint(options)
         or resending.get()
-        or _of_first_try(task_id, name) is not None
+        or (current_delivery() is not None and _of_first_try(task_id, name) is not None)
     ):
         return False
-    limit = runtime.looks_from(runtime.options(name)[0]) - 1
+    limit = runtime.inspection_threshold(runtime.options(name)[0]) - 1
     if limit < 0:
         return False
-    native = options.get("serializer") or runtime.app.conf.task_serializer
+    serializer = options.get("serializer") or runtime.app.conf.task_serializer
     for value in args or ():
-        if not certainly_small(value, limit, native):
+        if not certainly_small(value, limit, serializer):
             return False
     for value in kwargs.values() if kwargs else ():
-        if not certainly_small(value, limit, native):
+        if not certainly_small(value, limit, serializer):
             return False
     return True
 
 
 def _of_first_try(task_id: str, name: str) -> TaskOptions | None:
-    """Return what the call said that the message being executed and now retried is of."""
+    """Return the call options of the message being retried; None for another message."""
     delivery = current_delivery()
     if delivery is None or delivery.options is _NO_CALL or delivery.task.name != name:
         return None
@@ -151,16 +144,18 @@ def _of_first_try(task_id: str, name: str) -> TaskOptions | None:
 
 
 class _Shown(task_message):
-    """A message that still has its values, for receivers of Celery's signals to see and change;
-    *finish* makes of its body the message that is sent.
+    """A message with all values, for receivers of Celery's signals to see and change.
+
+    *finish* turns its body into the message that is sent.
     """
 
     finish: Callable[[Any], Any] | None = None
 
 
 class _StandingIn:
-    """A producer that has messages with references name a task that refuses them where this
-    library is missing; after Celery's signal, whose receivers see the task's own name.
+    """A producer that names `STAND_IN` as the task of messages with references.
+
+    It does so after Celery's signal, whose receivers see the task's own name.
     """
 
     def __init__(self, producer: Any) -> None:
@@ -177,7 +172,7 @@ class _StandingIn:
 
 
 class _Finishing:
-    """A producer that finishes a message as it publishes it, after the signal."""
+    """A producer that replaces a message's values as it publishes it, after Celery's signal."""
 
     def __init__(self, producer: Any, message: _Shown) -> None:
         self._producer = producer
@@ -195,8 +190,8 @@ class _Finishing:
         return getattr(self._producer, name)
 
 
-def _shown(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) -> Any:
-    """Return the message that *build* makes of *call*, with all values in it for now."""
+def _showing_values(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) -> Any:
+    """Return the message that *build* makes of *call*, with all values until it is sent."""
     given = call.pop("offload", None)
     with showing(call["name"]) as known:
         call["args"], call["kwargs"] = known.resolve_call(
@@ -212,24 +207,24 @@ def _shown(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) ->
             fields = {key: call.get(key) for key in _EMBEDDED}
             return made._replace(body=(call["args"], call["kwargs"], {**embed, **fields}))
 
-        with knowing(known):
+        with using(known):
             now = {**call, **embed, "args": args, "kwargs": kwargs, "offload": given}
-            return publish(runtime, rebuilt, now)
+            return _publish(runtime, rebuilt, now)
 
     made.finish = finish
     return made
 
 
-def publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) -> Any:
-    """Return the message that *build* makes of *call*, with large values replaced."""
+def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) -> Any:
+    """Return the message that *build* makes of *call*, with large values stored and replaced."""
     given = call.pop("offload", None)
     if given is None:
         given = _of_first_try(call["task_id"], call["name"])
     name, args, kwargs = call["name"], call.get("args") or (), call.get("kwargs") or {}
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
-        return build(**call)  # which says what is wrong with them
+        return build(**call)  # which raises
     options, facts = runtime.options(name, given)
-    native = call.get("serializer") or runtime.app.conf.task_serializer
+    serializer = call.get("serializer") or runtime.app.conf.task_serializer
     attempt = resending.get()
 
     delivery = current_delivery()
@@ -237,24 +232,25 @@ def publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) -
     expires = seconds_until(call.get("expires"))
     delay = max(seconds_until(call.get("countdown")), seconds_until(call.get("eta")))
     ttl = expires + runtime.grace if expires else retention + delay
-    # What is sent again while the store is away goes on in the name it has: it cannot get another.
+    # A message that is sent again because of a store outage keeps its name: its holds can't be
+    # given another one.
     again = delivery if attempt else None
     message = again.message if again is not None else message_name(None if expires else retention)
     out = Outgoing(
         runtime=runtime,
-        native=native,
+        serializer=serializer,
         hold=Hold(ttl, task_holder(call["task_id"], message)),
         embedded_ttl=ttl + retention if expires else ttl,
         result_ref=delivery.result_ref if delivery is not None else _no_result,
         known=known_refs(),
         resending=bool(attempt),
     )
-    out.task(name, args, kwargs, options, facts)
+    out.find_in_task(name, args, kwargs, options, facts)
     for field in _EMBEDDED:
-        out.embedded(field, call.get(field))
+        out.find_in_embedded(field, call.get(field))
     out.store()
     if out.slots and delivery is not None:
-        delivery.published(call["task_id"], out.refs)
+        delivery.record_published(call["task_id"], out.refs)
     if out.slots:
         root: dict[str, Any] = {"args": args, "kwargs": kwargs}
         root.update({field: call.get(field) for field in _EMBEDDED})
@@ -267,7 +263,7 @@ def publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) -
         if out.slots and again is None:
             until = runtime.content.now() + ttl
         said = TaskOptions.read(given, "call")
-        return _marked(made, out, said, native, attempt, holds, until, since)
+        return _marked(made, out, said, serializer, attempt, holds, until, since)
     return made
 
 
@@ -275,19 +271,19 @@ def _marked(
     message: Any,
     out: Outgoing,
     call: TaskOptions,
-    native: str,
+    serializer: str,
     attempt: int,
     holds: str,
     until: float | None,
     since: float | None,
 ) -> Any:
-    """Return *message* with Refs in their wire form and a note of where they are."""
+    """Return *message* with references in wire form and a note that lists their paths."""
     args, kwargs, embed = message.body
     resolve, keep = out.paths
     note: dict[str, Any] = {"v": NOTE_VERSION, "refs": resolve, "keep": keep}
-    if native == "pickle":
-        # Signatures are taken apart and built again as they are unpickled, so no path into
-        # them holds; and what is a Ref in a pickle needs no path to be told from data.
+    if serializer == "pickle":
+        # Unpickling rebuilds signatures, so no path into them stays valid; and a Ref in a pickle
+        # needs no path to be distinguished from data.
         note["refs"] = [slot.path for slot in out.slots if not (slot.keep or slot.signature)]
         note["keep"] = []
         within = {slot.signature for slot in out.slots if slot.signature and not slot.keep}
@@ -295,7 +291,7 @@ def _marked(
             note["within"] = sorted(map(list, within), key=repr)
     if holds:
         note["holds"] = holds
-        if native == "pickle" and (embedded := out.embedded_refs):
+        if serializer == "pickle" and (embedded := out.embedded_refs):
             note["also"] = [ref.wire for ref in embedded]
     if until is not None:
         note["until"] = int(until)
@@ -305,14 +301,14 @@ def _marked(
         note["attempt"] = attempt
     said = {key: value for key, value in asdict(call).items() if value is not None}
     if said:
-        note["call"] = said  # it holds for the result and for retries, too
+        note["call"] = said  # for the result and for retries, too
     if out.slots:
         slots = {tuple(slot.path): slot for slot in out.slots if slot.placed}
 
         def form(_old: Any, path: Path) -> Any:
             slot = slots[tuple(path)]
             assert slot.ref is not None  # noqa: S101 (for the type checker: it is stored)
-            if native == "pickle" and (slot.keep or slot.signature):
+            if serializer == "pickle" and (slot.keep or slot.signature):
                 return Ref.unbound(slot.ref.wire)
             return slot.ref.in_message
 
@@ -336,7 +332,7 @@ def _chord_since(
     runtime: Runtime, call: Mapping[str, Any], delivery: Delivery | None
 ) -> float | None:
     """Return when the chord began that a message is a part of, or leads to by its chain; None if
-    it is of none.
+    there is none.
     """
     if runtime.settings.mode != "on":
         return None
@@ -350,5 +346,5 @@ def _chord_since(
     return runtime.clock()
 
 
-def _no_result(_value: Any, _native: str) -> None:
+def _no_result(_value: Any, _serializer: str) -> None:
     return None

@@ -1,38 +1,59 @@
-"""Giving up what a message held, once nobody can need it for that message any more.
+"""Release holds: a message's once its task has finished, a result's once it can't be read.
 
-Only what is certain counts. A message that went to a dead letter queue, or of which other
-workers may have copies, gives nothing up here: its values end by their retention.
+Only what is certain counts. A message that went to a dead letter queue, or of which other workers
+may have copies, releases nothing: its values expire by their retention.
+
+Redis and Memcached forget a result after ``result_expires``. A database row stays readable until
+``celery.backend_cleanup`` deletes it, and forever if nobody runs that. So the hold of its value has
+no expiry of its own: the cleanup releases it, as ``forget()`` does.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from celery import states
 from kombu.transport import virtual
 
+from offload.content.holds import holder
 from offload.errors import OffloadError
 from offload.forks import guard_forks
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
+from offload.settings import TaskOptions
 from offload.stores.processes import PerProcess
 
 __all__ = (
+    "CLEANED_DAILY",
     "Releaser",
+    "cleanup_releasing",
     "has_ended",
     "is_done",
     "is_only_copy",
+    "keeps_rows",
     "release",
+    "result_ttl",
 )
 
 logger = logging.getLogger(__name__)
 
+CLEANED_DAILY = 86400.0
+"""Seconds between two cleanups of a result backend, by Celery's own schedule for beat."""
+
 _FINAL = frozenset({states.SUCCESS, states.FAILURE, states.RETRY, states.IGNORED, states.REVOKED})
-_WAITING = 10_000  # releases that wait for the thread; what is more ends by its retention
+_QUEUE_LIMIT = 10_000  # releases waiting for the thread; further ones expire by retention
+_FOREVER = 10 * 365 * 86400.0  # for results that never expire
+_CLEANUP_MARGIN = timedelta(minutes=1)  # results that expire just before a cleanup reads them
+
+
+# -- messages
 
 
 def is_done(app: Any, task: Any, state: str, delivery_info: Mapping[str, Any] | None) -> bool:
@@ -79,14 +100,14 @@ def is_only_copy(app: Any, delivery_info: Mapping[str, Any] | None) -> bool:
 
 
 def _count_bound(app: Any, exchange: str, key: Any) -> int | None:
-    """Return how many queues the broker binds to *exchange* by *key*; None if it can't say.
+    """Return how many queues the broker binds to *exchange* by *key*; None if unknown.
 
-    AMQP has no such question. Of kombu's virtual transports those can answer that share their
-    bindings among processes (Redis, the file system, MongoDB).
+    AMQP can't be asked. Of kombu's virtual transports, those that share their bindings among
+    processes can: Redis, the file system, and MongoDB.
     """
     try:
         with app.connection_or_acquire() as connection:
-            connection.ensure_connection(max_retries=1)  # by default it tries for ever
+            connection.ensure_connection(max_retries=1)  # by default it retries forever
             channel = connection.default_channel
             read = getattr(type(channel), "get_table", None)
             if read is None or read is virtual.Channel.get_table:
@@ -98,10 +119,10 @@ def _count_bound(app: Any, exchange: str, key: Any) -> int | None:
 
 
 def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str) -> None:
-    """Give up what *name* holds. What fails is counted: it ends by its retention.
+    """Release the holds of *name*. Failures are counted; the holds then expire by retention.
 
-    Nothing is raised, not even a time limit that is reached meanwhile: what a task did is
-    known to others by then, and must not be reported as its failure.
+    Never raises, not even for a time limit that is reached meanwhile: others know the outcome of
+    the task by now, so this must not be reported as its failure.
     """
     try:
         runtime.content.holds.release(map(runtime.content.opened, refs), name, runtime.grace)
@@ -121,29 +142,29 @@ _Job = tuple[list[str], str, Mapping[str, Any] | None]
 
 
 class Releaser:
-    """Releases in a thread of its own, for a worker's main process, which must not wait.
+    """Releases in a thread, for a worker's main process, which must not wait for the store.
 
-    The thread is begun at the first need, in each process that has one.
+    Each process starts the thread when it is first needed.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._queues = PerProcess(self._begin)
+        self._queues = PerProcess(self._start)
 
     def submit(
         self, wires: Iterable[str], name: str, delivery_info: Mapping[str, Any] | None
     ) -> None:
-        """Release what *name* holds of these references soon, unless other queues may have a
+        """Release the holds of *name* on these references soon, unless another queue may have a
         copy of the message.
         """
         try:
             self._queues.get().put_nowait((list(wires), name, delivery_info))
-        except (queue.Full, RuntimeError):  # or no more threads
+        except (queue.Full, RuntimeError):  # or no more threads can be started
             self._runtime.counters.add(releases_failed=1)
 
-    def _begin(self) -> queue.Queue[_Job]:
+    def _start(self) -> queue.Queue[_Job]:
         guard_forks()
-        waiting: queue.Queue[_Job] = queue.Queue(_WAITING)
+        waiting: queue.Queue[_Job] = queue.Queue(_QUEUE_LIMIT)
         threading.Thread(
             target=self._run, args=(waiting,), name="offload-release", daemon=True
         ).start()
@@ -154,3 +175,107 @@ class Releaser:
             wires, name, delivery_info = waiting.get()
             if is_only_copy(self._runtime.app, delivery_info):
                 release(self._runtime, map(Ref.unbound, wires), name)
+
+
+# -- results
+
+
+def result_ttl(runtime: Runtime, options: TaskOptions) -> float:
+    """Return for how many seconds a stored result is needed. A retention that is set prolongs
+    this; its default doesn't.
+    """
+    expires = runtime.result_expires
+    if expires is not None and keeps_rows(runtime.app.backend):
+        # Until a cleanup releases it; where nothing can be released, until the next one.
+        expires = _FOREVER if runtime.store.blobs.tracks_holds else expires + CLEANED_DAILY
+    return max(options.retention or 0.0, expires or _FOREVER)
+
+
+def keeps_rows(backend: Any) -> bool:
+    """Return whether *backend* keeps results until its cleanup and can list expired ones."""
+    return _finder(backend) is not None
+
+
+def cleanup_releasing(
+    runtime: Runtime, backend: Any, find_ref: Callable[[str], Ref[Any] | None]
+) -> Callable[..., Any]:
+    """Wrap the backend's ``cleanup`` to release the values of the results that it deletes.
+
+    Expired results are released first, so that nothing leaks if the cleanup is interrupted; the
+    values live for the grace period in any case.
+    """
+    cleanup: Callable[..., Any] = backend.cleanup
+    finder = _finder(backend)
+
+    def offload_cleanup(*args: Any, **options: Any) -> Any:
+        expires = runtime.result_expires
+        if finder is None or expires is None or not runtime.store.blobs.tracks_holds:
+            return cleanup(*args, **options)
+        before = datetime.now(timezone.utc) - timedelta(seconds=expires)
+        expired = set(finder(backend, before))
+        about_to = {
+            task_id: ref
+            for task_id in set(finder(backend, before + _CLEANUP_MARGIN)) - expired
+            if (ref := find_ref(task_id)) is not None
+        }
+        for task_id in expired:
+            _release_result(runtime, task_id, find_ref(task_id))
+        done = cleanup(*args, **options)
+        for task_id, ref in about_to.items():
+            if find_ref(task_id) is None:
+                _release_result(runtime, task_id, ref)
+        return done
+
+    return offload_cleanup
+
+
+def _release_result(runtime: Runtime, task_id: str, ref: Ref[Any] | None) -> None:
+    if ref is not None:
+        release(runtime, [ref], holder("result", task_id))
+
+
+_Finder = Callable[[Any, datetime], Iterable[str]]
+
+
+def _finder(backend: Any) -> _Finder | None:
+    """Return a function that yields the ids of results to be cleaned up; None for an unknown
+    backend, or one that needs no cleanup. Imports nothing.
+    """
+    for (module, name), finder in _FINDERS.items():
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(backend, kind):
+            return finder
+    return None
+
+
+def _in_database(backend: Any, before: datetime) -> Iterator[str]:
+    task = backend.task_cls
+    session = backend.ResultSession()
+    try:
+        rows = session.query(task.task_id).filter(task.date_done < before).all()
+    finally:
+        session.close()
+    return (row[0] for row in rows)
+
+
+def _in_django(backend: Any, before: datetime) -> Iterator[str]:
+    rows = backend.TaskModel.objects.filter(date_done__lt=before)
+    return iter(list(rows.values_list("task_id", flat=True)))
+
+
+def _in_files(backend: Any, before: datetime) -> Iterator[str]:
+    prefix = _text(backend.task_keyprefix)
+    for path in Path(_text(backend.path)).glob(f"{prefix}*"):
+        if path.stat().st_mtime < before.timestamp():
+            yield path.name[len(prefix) :]
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+_FINDERS: dict[tuple[str, str], _Finder] = {
+    ("celery.backends.database", "DatabaseBackend"): _in_database,
+    ("django_celery_results.backends.database", "DatabaseBackend"): _in_django,
+    ("celery.backends.filesystem", "FilesystemBackend"): _in_files,
+}

@@ -1,19 +1,17 @@
-"""Task requests in a worker's main process: references in place of wire data, never values.
+"""Task requests in a worker's main process: restore their references, and fetch no values.
 
-The main process decodes each message to answer ``inspect``, to start the task at its time,
-and to end it itself where it is revoked, expired, or killed. From here on, what a message's
-note calls a reference is an unverified Ref there, so it can't be mistaken for data, and
-nothing is fetched. Values are read only for failure hooks of tasks that the main process
-ends, and no more than `LIMIT` bytes of them.
+The main process decodes each message to answer ``inspect``, to start the task at its time, and to
+end it itself if it is revoked, expired, or killed. References in it become unverified Refs, so they
+can't be mistaken for data, and nothing is fetched. Values are read only for failure hooks of tasks
+that the main process ends, and only up to a limit.
 
-Whatever a message holds, nothing here raises: an error in the main process ends the worker,
-and the broker gives the message to the next one.
+Whatever a message contains, nothing here raises: an error in the main process ends the worker, and
+the broker gives the message to the next one.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +21,6 @@ from celery.app.trace import task_has_custom
 from celery.exceptions import InvalidTaskError
 from kombu.utils.objects import cached_property
 
-from offload.errors import StoreUnavailable, ValueTooLarge
 from offload.hooks.celery_internals import (
     CONTEXT,
     arguments,
@@ -31,29 +28,26 @@ from offload.hooks.celery_internals import (
     context_maker,
     set_arguments,
 )
+from offload.hooks.delivery import readable
 from offload.hooks.message import EMBED, HELD, restore_refs
 from offload.hooks.paths import contains, replace_refs
-from offload.hooks.runtime import Runtime
-from offload.ref import LostValue, Ref
+from offload.ref import Ref
 
-__all__ = ("LIMIT", "install", "readable")
+__all__ = ("install",)
 
-logger = logging.getLogger(__name__)
-
-LIMIT = 64 * 1024 * 1024
-"""Bytes of one task's arguments that the main process reads for failure hooks."""
-
-_PATCH = "_offload_original"
+_HOOKED = "_offload_hooked"
 _HOOKS = ("on_failure", "after_return", "on_retry")
 _EMBEDDED = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
 
 
 def install() -> None:
-    """Hook the requests of apps with offload, once per process that runs a worker."""
+    """Hook the requests of apps with offload; once per process that runs a worker."""
     module = sys.modules.get("celery.worker.request")
-    if module is None or hasattr(module.Request, _PATCH):
+    if module is None:
         return
     request: Any = module.Request
+    if hasattr(request, _HOOKED):
+        return
     init: Callable[..., None] = request.__init__
     info: Callable[..., dict[str, Any]] = request.info
     make_context = context_maker(request)
@@ -62,13 +56,13 @@ def install() -> None:
     def offload_init(self: Any, message: Any, *args: Any, **options: Any) -> None:
         init(self, message, *args, **options)
         if getattr(self.app, "_offload", None) is not None:
-            _arrive(self)
+            _receive(self)
 
     @functools.wraps(info)
     def offload_info(self: Any, safe: bool = False) -> dict[str, Any]:
         found = info(self, safe)
         if HELD in vars(self):
-            found["args"], found["kwargs"] = _shown(found["args"]), _shown(found["kwargs"])
+            found["args"], found["kwargs"] = _described(found["args"]), _described(found["kwargs"])
         return found
 
     @functools.wraps(make_context)
@@ -86,11 +80,11 @@ def install() -> None:
     request.info = offload_info
     request.args = property(lambda self: _for_hooks(self, arguments(self)[0]))
     request.kwargs = property(lambda self: _for_hooks(self, arguments(self)[1]))
-    setattr(request, _PATCH, init)
+    setattr(request, _HOOKED, True)
 
 
-def _arrive(request: Any) -> None:
-    """Mark the references in a request's message."""
+def _receive(request: Any) -> None:
+    """Restore the references in a received message."""
     args, kwargs, embed = body_of_request(request)
     _check_limits(request)
     embed = embed if isinstance(embed, dict) else {}
@@ -107,13 +101,13 @@ def _arrive(request: Any) -> None:
 
 
 def _well_formed(key: str, part: Any) -> Any:
-    """Return a *part* of the embed; None for what Celery can't take there, and would raise for."""
+    """Return a *part* of the embed; None if Celery would raise for it."""
     kind = _EMBEDDED.get(key)
     return part if kind is None or isinstance(part, (kind, tuple)) else None
 
 
 def _check_limits(request: Any) -> None:
-    """Raise InvalidTaskError, for which Celery rejects a message, for time limits that are none."""
+    """Raise InvalidTaskError for malformed time limits; Celery then rejects the message."""
     limits = request.time_limits
     if not (
         isinstance(limits, (list, tuple))
@@ -123,13 +117,13 @@ def _check_limits(request: Any) -> None:
         raise InvalidTaskError(f"time limits are malformed: {limits!r:.100}")
 
 
-def _shown(value: Any) -> Any:
-    """Return *value* with a description in place of each Ref: nobody can redeem it."""
+def _described(value: Any) -> Any:
+    """Replace each Ref in *value* by a description, which can't be redeemed."""
     return replace_refs(value, lambda ref: f"<Ref {ref.shown}>")
 
 
 def _for_hooks(request: Any, value: Any) -> Any:
-    """Return what failure hooks in the main process are given for *value*, arguments."""
+    """Return arguments as failure hooks in the main process receive them."""
     if HELD not in vars(request) or not contains(value, (Ref,)):
         return value
     task = request.task
@@ -137,29 +131,3 @@ def _for_hooks(request: Any, value: Any) -> Any:
     if not receivers and not any(task_has_custom(task, hook) for hook in _HOOKS):
         return value
     return readable(request.app._offload, value)  # noqa: SLF001 (ours)
-
-
-def readable(runtime: Runtime, value: Any) -> Any:
-    """Return *value* with values in place of its Refs, as far as they can be read, and are not
-    too large for the main process; others are a `LostValue`.
-    """
-    left = LIMIT
-    failed: Exception | None = None
-
-    def read(ref: Ref[Any]) -> Any:
-        nonlocal left, failed
-        if failed is not None:
-            return LostValue.of(ref, failed)
-        try:
-            ref = runtime.content.open(ref.wire)
-            left -= ref.size
-            if left >= 0:
-                return ref.get()
-            failed = ValueTooLarge(f"over {LIMIT} bytes, in a worker's main process")
-        except StoreUnavailable as exc:
-            failed = exc
-        except Exception as exc:  # it may be anything that a decoder raises
-            return LostValue.of(ref, exc)
-        return LostValue.of(ref, failed)
-
-    return replace_refs(value, read)

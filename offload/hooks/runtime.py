@@ -1,4 +1,7 @@
-"""State shared by the hooks of one app: settings, store, counters."""
+"""State shared by all hooks of one app: settings, store, counters, options.
+
+This module imports no hook. Hooks keep state of their own by `Runtime.part`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -25,7 +30,7 @@ from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef, SerializationError
-from offload.hooks.locate import open_app_store
+from offload.hooks.default_store import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
@@ -36,31 +41,39 @@ from offload.settings import Settings, TaskOptions
 from offload.stores.capabilities import CountsTiers
 from offload.stores.protocols import Store
 
-__all__ = ("Runtime", "message_name", "redelivery_time", "task_holder", "waits_of")
+__all__ = (
+    "Runtime",
+    "message_name",
+    "reading_as_refs",
+    "redelivery_time",
+    "results_as_refs",
+    "task_holder",
+    "waits_of",
+)
 
 T = TypeVar("T")
 P = TypeVar("P")
 
 logger = logging.getLogger(__name__)
 
-_VISIBILITY = {
+_VISIBILITY_TIMEOUTS = {
     **dict.fromkeys(("redis", "rediss", "sentinel"), 3600.0),
     **dict.fromkeys(("sqs", "pgmq", "slmq"), 1800.0),
 }
 RETENTION_HELD = 7 * 86400.0
-"""Default of ``offload_retention`` where holds are tracked. Only values that nobody releases live
-that long: those of a killed publisher, of a purged queue, of messages that may have copies."""
+"""Default of ``offload_retention`` if the store tracks holds, in seconds. Only values that nobody
+releases live that long: of a killed publisher, a purged queue, messages that may have copies."""
 RETENTION_BY_AGE = 86400.0
-"""Default of ``offload_retention`` where values live by age."""
+"""Default of ``offload_retention`` if values expire by age, in seconds."""
 
 
 class Runtime:
     """State shared by the hooks of one app. Users have `offload.hooks.extension.Offload`.
 
     Args:
-        extension: the Offload that connects the app, and maybe others.
+        extension: the Offload that connects this app, and perhaps others.
         given: settings by keyword.
-        like: an app's runtime whose registered classes are shipped here, too.
+        like: the runtime of another app, whose registered classes are shipped here as well.
     """
 
     def __init__(
@@ -75,16 +88,17 @@ class Runtime:
         self._no_call = TaskOptions()
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
-        """What this process did so far; see `offload.counters.NAMES`."""
+        """What this process has done; see `offload.counters.NAMES`."""
         self.classes: ClassRegistry = ClassRegistry.from_config(
             self._class_config, self.counters, like=None if like is None else like.classes
         )
         """Classes and functions that are shipped; see `offload.classes.registry`."""
         self.clock = time.time
+        """Seconds since 1970; tests replace it."""
         self._parts: dict[Any, Any] = {}
 
     def connect(self, app: Celery) -> None:
-        """Connect with *app*. Raises ConfigurationError if its settings are wrong."""
+        """Take *app*'s settings and tasks. Raises ConfigurationError for wrong settings."""
         self._app = app
         self.tasks = Tasks(app)
         if app.configured:
@@ -103,7 +117,7 @@ class Runtime:
 
     @property
     def settings(self) -> Settings:
-        """What is configured, read once. Raises ConfigurationError naming the key."""
+        """The settings, read once. Raises ConfigurationError naming the key."""
         return self._settings if self._settings is not None else self._read_settings()
 
     def _read_settings(self) -> Settings:
@@ -118,7 +132,7 @@ class Runtime:
         self._settings = settings
         return settings
 
-    # -- for users, as `Offload` documents it
+    # -- for users: documented by `Offload`
 
     def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
         ttl = self.retention if retention is None else retention
@@ -139,7 +153,7 @@ class Runtime:
 
     def get(self, ref: Ref[T]) -> T:
         if not isinstance(ref, Ref):
-            raise InvalidRef(f"a Ref is wanted, this is a {type(ref).__name__}")
+            raise InvalidRef(f"expected a Ref, got a {type(ref).__name__}")
         if ref.is_local:
             return ref.get()
         opened: Ref[T] = self.content.open(ref.wire)
@@ -160,9 +174,9 @@ class Runtime:
 
     @property
     def store(self) -> Store:
-        """The store, opened at first use. Raises ConfigurationError where none can be found."""
+        """The store, opened at first use. Raises ConfigurationError if there is none."""
         if self._store is None:
-            # Opening connects to nothing, so threads that come first together may each do it.
+            # Opening doesn't connect, so concurrent threads may each do it.
             store = open_app_store(self.settings, self.app)
             self.recorder.ride(store)
             if isinstance(store, CountsTiers):
@@ -171,15 +185,15 @@ class Runtime:
         return self._store
 
     def __reduce__(self) -> Any:
-        """Be the Offload of the app that reads this, as in classes that are shipped."""
+        """Unpickle as the runtime of the reading app, for example in shipped classes."""
         return _current, ()
 
     # -- for the hooks
 
     def part(self, kind: Callable[[Runtime], P]) -> P:
-        """Return this app's only instance of class *kind*, which is created at first use.
+        """Return this app's only instance of class *kind*, created at first use.
 
-        So hooks keep state of their own for each app, and this module needs to know none of them.
+        Hooks keep state of their own by this, without this module knowing them.
         """
         found: P | None = self._parts.get(kind)
         return found if found is not None else self._parts.setdefault(kind, kind(self))
@@ -194,12 +208,12 @@ class Runtime:
 
     @property
     def content(self) -> ContentStore:
-        """The content store of this process, accepting what the app accepts in messages."""
+        """This process's content store, which accepts the serializers that messages may have."""
         return self._of_process()[1]
 
     @property
     def results_content(self) -> ContentStore:
-        """The same, accepting what the app accepts in results."""
+        """This process's content store, which accepts the serializers that results may have."""
         return self._of_process()[2]
 
     def _of_process(self) -> tuple[int, ContentStore, ContentStore]:
@@ -209,7 +223,7 @@ class Runtime:
         return contents
 
     def _make_contents(self) -> tuple[int, ContentStore, ContentStore]:
-        """Build anew in each process: locks and memories do not survive a fork well."""
+        """Create this process's content stores: a fork must not inherit locks and caches."""
         conf = self.app.conf
         cache = open_cache(self.store.url, self.settings, self.counters)
         content = self._content(conf.accept_content, cache)
@@ -228,41 +242,41 @@ class Runtime:
 
     @cached_property
     def recorder(self) -> Recorder:
-        """What writes this process' counters to the store."""
+        """Writes this process's counters to the store."""
         settings = self.settings
         return Recorder(self.counters, settings.stats_interval, behind=settings.mode == "observe")
 
     @property
     def retention(self) -> float:
-        """Seconds that a message, or a put, keeps its values unless it says otherwise."""
+        """Seconds for which a message, or a put, holds its values by default."""
         if self.settings.retention is not None:
             return self.settings.retention
         try:
             tracked = self.store.blobs.tracks_holds
-        except ConfigurationError:  # there is no store, which storing says
+        except ConfigurationError:  # there is no store; storing a value raises
             tracked = True
         return RETENTION_HELD if tracked else RETENTION_BY_AGE
 
     @cached_property
     def grace(self) -> float:
-        """Seconds that what is released lives on."""
+        """Seconds for which released values live on."""
         return self.settings.grace + redelivery_time(self.app.conf)
 
     @cached_property
     def observer(self) -> Observer:
-        """What counts in mode ``observe``; it pushes no classes, and needs no store.
+        """Counts values in mode ``observe``. It needs no store, and pushes no classes.
 
-        Where one is set, what is counted is written there, by a thread.
+        If a store is set, a thread writes the counters there.
         """
         if self.settings.store is not None and self.settings.stats_interval:
             try:
-                _ = self.store  # now, as Python imports no driver any more when a process ends
+                _ = self.store  # now, as Python can't import a driver while a process exits
             except Exception as exc:  # publishing goes on
-                logger.warning("what is observed is not written: %s", exc)
+                logger.warning("observed counters are not written: %s", exc)
         return Observer(Registry(self.accepted), self.counters)
 
-    def looks_from(self, options: TaskOptions) -> int:
-        """Return the bytes from which values are looked at, for a task with *options*."""
+    def inspection_threshold(self, options: TaskOptions) -> int:
+        """Return the bytes from which values of a task with *options* are inspected."""
         threshold = options.threshold or 0
         return min(threshold, LEAST) if self.settings.mode == "observe" else threshold
 
@@ -271,14 +285,14 @@ class Runtime:
 
     @property
     def accepted(self) -> frozenset[str]:
-        """The serializers that may be decoded in messages, as Celery names them."""
+        """The serializers accepted in messages, by Celery's names."""
         return self._accepted(self.app.conf.accept_content)
 
     def _accepted(self, accepted: Iterable[str] | None) -> frozenset[str]:
         return frozenset((*(accepted or ()), *self.settings.accept))
 
     def options(self, name: str, call: Any = None) -> tuple[TaskOptions, TaskFacts]:
-        """Return the options in force for a call of task *name*, and what is known of it."""
+        """Return the options in force for a call of task *name*, and the facts about it."""
         facts = self.tasks[name]
         if call is not None:
             given = TaskOptions.read(call, f"apply_async(offload=…) of {name!r}")
@@ -294,20 +308,20 @@ class Runtime:
         return known[1], facts
 
     def check_task(self, name: str) -> None:
-        """Raise ConfigurationError if settings or this task's options are wrong."""
+        """Raise ConfigurationError if the settings or the task's options are wrong."""
         _ = self.settings
         _ = self.tasks[name]
 
     def check_start(self) -> None:
-        """Raise ConfigurationError if a worker of the app must not start."""
+        """Raise ConfigurationError if workers of the app must not start."""
         if self.settings.mode == "on":
-            _ = self.store  # opened, not connected to: its server may be down now
+            _ = self.store  # opened, but not connected: its server may be down now
         if self.settings.code != "off":
             self.classes.check_keys()
 
     @property
     def result_expires(self) -> float | None:
-        """Seconds after which the backend removes a result; None: never."""
+        """Seconds after which the backend deletes a result; None: never."""
         expires = self.app.conf.result_expires
         seconds = expires.total_seconds() if hasattr(expires, "total_seconds") else expires
         return float(seconds) if seconds else None
@@ -316,19 +330,33 @@ class Runtime:
 _NAMES_KEPT = 10_000
 
 
+reading_as_refs: ContextVar[bool] = ContextVar("offload_results_as_refs", default=False)
+"""Whether stored results are read as their Refs."""
+
+
+@contextmanager
+def results_as_refs() -> Iterator[None]:
+    """Read stored results as their Refs in this block: nothing is downloaded."""
+    token = reading_as_refs.set(True)
+    try:
+        yield
+    finally:
+        reading_as_refs.reset(token)
+
+
 def _current() -> Runtime:
     runtime: Runtime = own_app()._offload  # noqa: SLF001 (ours)
     return runtime
 
 
 def redelivery_time(conf: Any) -> float:
-    """Return the seconds after which the broker may give a message again that was not
-    acknowledged, as when its worker was killed at its very end.
+    """Return the seconds after which the broker redelivers an unacknowledged message, for example
+    of a worker that was killed.
     """
     options = conf.broker_transport_options or {}
     url = conf.broker_read_url or conf.broker_url
     first = url[0] if isinstance(url, (list, tuple)) and url else url
-    default = _VISIBILITY.get(urlsplit(str(first)).scheme.partition("+")[0], 0.0)
+    default = _VISIBILITY_TIMEOUTS.get(urlsplit(str(first)).scheme.partition("+")[0], 0.0)
     return float(options.get("visibility_timeout", default) or 0.0)
 
 

@@ -9,8 +9,7 @@ from celery import states
 from celery.backends.base import DisabledBackend
 
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, StoreUnavailable
-from offload.hooks.results import results_as_refs
-from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime, results_as_refs
 from offload.ref import Ref
 from offload.text import human_size, short_repr
 

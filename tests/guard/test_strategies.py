@@ -8,7 +8,7 @@ import pytest
 from celery.app import trace
 
 from offload.errors import BlobMissing, ConfigurationError, InvalidRef
-from offload.hooks import worker as hooks
+from offload.hooks import execute as hooks
 from tests.guard import guard_app
 from tests.support.processes import wait_until
 from tests.support.wire import make_wire
@@ -104,7 +104,7 @@ def wire():
 def made_by(wire, tracer):
     """Have the app's tasks traced by *tracer*, as a pool would that replaces Celery's."""
     for task in wire.app.tasks.values():
-        hooks._guard_task(wire.hook, task)
+        hooks.guard(wire.hook, task)
         task.__trace__ = tracer(task)
 
 
@@ -115,7 +115,7 @@ def foreign(task):
 def test_a_tracer_of_somebody_else_is_hooked(wire):
     """A worker hooks a tracer that it finds in place of Celery's when it starts."""
     made_by(wire, foreign)
-    hooks._check_tracers(wire.app)
+    hooks.check_tracers(wire.app)
     assert wire.run(wire.app.tasks["length"], BIG, other=BIG) == len(BIG)
     assert wire.entered == [str]
 
@@ -129,7 +129,7 @@ def test_a_tracer_that_cannot_be_hooked(wire):
 
     made_by(wire, lambda _task: traced)
     with pytest.raises(ConfigurationError, match=r"task '.*traced.*pool of\.somebody"):
-        hooks._check_tracers(wire.app, "pool of.somebody")
+        hooks.check_tracers(wire.app, "pool of.somebody")
 
 
 @pytest.mark.parametrize("native", ("json", "pickle"))
@@ -164,7 +164,7 @@ def test_references_in_objects_that_only_the_strategy_knows(wire):
     """
     task = wire.app.tasks["length"]
     task.Strategy = "somebody:strategy"
-    hooks._guard_task(wire.hook, task)
+    hooks.guard(wire.hook, task)
     ref = wire.hook.put(BIG)
     data = {"__type__": "offload", "__value__": "offload:1?n=1&m=" + "0" * 32}
     seen = []
@@ -182,7 +182,7 @@ def test_what_cannot_be_looked_into(wire):
     """
     task = wire.app.tasks["length"]
     task.Strategy = "somebody:strategy"
-    hooks._guard_task(wire.hook, task)
+    hooks.guard(wire.hook, task)
     with pytest.raises(ConfigurationError, match="task 'length' has its own Strategy"):
         task(lambda: None)
     assert wire.entered == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import _state, chain, chord
 
-from offload.hooks.chords import PartKeeper
+from offload.hooks.renewal import PartKeeper
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.content import set_clock
@@ -74,14 +74,14 @@ def test_early_parts_last_as_long_as_the_chord(wire, kind):
         wire.hook._contents = None  # another process
         set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
         if n % 3 == 0:
-            wire.hook.part(PartKeeper)._prolonged.clear()
+            wire.hook.part(PartKeeper)._extended.clear()
     assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))
     assert holders(wire) <= {"result"}
 
 
 def test_without_it_they_would_end(wire, monkeypatch):
     """What the other test proves nothing without."""
-    monkeypatch.setattr(wire.hook.part(PartKeeper), "_prolong", lambda *_: None)
+    monkeypatch.setattr(wire.hook.part(PartKeeper), "_extend", lambda *_: None)
     chord(HEADERS["results that are stored"](wire))(wire.total.s())
     for _ in range(PARTS):
         wire.execute(wire.take())
@@ -92,7 +92,7 @@ def test_without_it_they_would_end(wire, monkeypatch):
 
 def test_a_quick_chord_costs_nothing(wire, monkeypatch):
     """Parts that return soon ask neither Redis nor the store about the others."""
-    monkeypatch.setattr(wire.hook.part(PartKeeper), "_prolong", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(wire.hook.part(PartKeeper), "_extend", lambda *_: pytest.fail("asked"))
     result = chord(HEADERS["results that are stored"](wire))(wire.total.s())
     wire.work()
     assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))

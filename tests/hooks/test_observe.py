@@ -106,7 +106,7 @@ def test_the_same_is_counted_by_size_as_in_mode_on():
 
 def test_what_cannot_be_carried_is_logged_and_sent(caplog):
     wire = make_wire(mode="observe", store=None, watch=False, conf={"task_serializer": "pickle"})
-    with patch.object(wire.hook.observer, "_value", side_effect=RuntimeError("broken")):
+    with patch.object(wire.hook.observer, "_observe", side_effect=RuntimeError("broken")):
         wire.app.send_task("take", (b"x" * 5000,))
     assert "could not have carried" in caplog.text
     assert len(wire.sent) == 1
@@ -171,7 +171,7 @@ def test_a_store_that_cannot_be_opened_is_said_once(caplog):
     for _ in range(3):
         wire.app.send_task("take", (b"x" * 5000,))
     wire.hook.recorder.end()
-    assert [r.getMessage()[:25] for r in caplog.records] == ["what is observed is not w"]
+    assert [r.getMessage()[:25] for r in caplog.records] == ["observed counters are not "]
     assert len(wire.sent) == 3
 
 

@@ -4,7 +4,7 @@ import pytest
 from celery import Celery, chain, group
 
 from offload import InvalidRef, Ref
-from offload.hooks.paths import contains, is_signature, label, replace_at, replace_each
+from offload.hooks.paths import contains, is_signature, label, replace_each
 
 app = Celery("paths", broker="memory://", set_as_current=False)
 
@@ -12,6 +12,10 @@ app = Celery("paths", broker="memory://", set_as_current=False)
 @app.task(name="paths.task", shared=False)
 def task(*args):
     return args
+
+
+def replace_at(root, path, node):
+    return replace_each(root, [path], lambda _old, _path: node)
 
 
 def test_a_node_is_replaced_and_the_root_stays():

@@ -123,7 +123,7 @@ class Node:
 
     def settled(self):
         """Return when the thread has done what it can now, and waits."""
-        (ahead,) = self.hook.part(Prefetcher)._ahead._made.values()
+        (ahead,) = self.hook.part(Prefetcher)._queues._made.values()
 
         def idle():
             with ahead._changed:
@@ -161,8 +161,8 @@ def make(tmp_path, monkeypatch):
 
     yield make
     for node in nodes:
-        if (ahead := node.hook.part(Prefetcher)._ahead.take()) is not None:
-            ahead._end()
+        if (ahead := node.hook.part(Prefetcher)._queues.take()) is not None:
+            ahead._stop()
 
 
 def test_the_value_of_a_waiting_task_is_fetched(make):
@@ -188,7 +188,7 @@ def test_who_is_begun_at_once_fetches_itself(make):
     node = make(busy=False)
     node.publish()
     node.receive()
-    assert node.hook.part(Prefetcher)._ahead.take() is None
+    assert node.hook.part(Prefetcher)._queues.take() is None
 
 
 def test_tasks_that_were_just_handed_over_count_as_running(make):
@@ -232,7 +232,7 @@ def test_where_it_is_on(make, setting, mode, pool, fetched):
     if fetched:
         wait_until(node.cached, "the value is cached")
     else:
-        assert node.hook.part(Prefetcher)._ahead.take() is None
+        assert node.hook.part(Prefetcher)._queues.take() is None
 
 
 def test_what_waits_is_bounded_in_bytes(make):
@@ -440,7 +440,7 @@ def test_a_broken_note_is_left_to_the_task(make, note, caplog):
     node = make()
     node.publish()
     node.receive(note=note)
-    if node.hook.part(Prefetcher)._ahead._made:
+    if node.hook.part(Prefetcher)._queues._made:
         node.settled()
     assert node.cached() == set()
     node.waiting()
@@ -463,11 +463,11 @@ def test_the_end_of_a_worker_leaves_no_half_a_file(make):
     node.waiting()
     assert reached.wait(30)
     node.waiting()
-    ahead = node.hook.part(Prefetcher)._ahead.get()
+    ahead = node.hook.part(Prefetcher)._queues.get()
     assert list(node.folder.glob("*.part"))
-    ending = threading.Thread(target=ahead._end)
+    ending = threading.Thread(target=ahead._stop)
     ending.start()
-    wait_until(lambda: ahead._ended, "the process ends")
+    wait_until(lambda: ahead._is_stopped, "the process ends")
     go_on.set()
     ending.join(30)
     assert not ahead._thread.is_alive()
@@ -482,7 +482,7 @@ def test_a_forked_child_begins_with_nothing(make):
     reached, go_on = node.hang()
     node.waiting()
     assert reached.wait(30)
-    ahead = node.hook.part(Prefetcher)._ahead.get()
+    ahead = node.hook.part(Prefetcher)._queues.get()
     held, forked = threading.Event(), threading.Event()
 
     def hold():
@@ -500,7 +500,7 @@ def test_a_forked_child_begins_with_nothing(make):
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(20)
             go_on.set()
-            ahead._end()
+            ahead._stop()
             good = len(node.hook.get(other)) == SIZE
             node.waiting()
         finally:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from offload import BlobMissing
-from offload.hooks import rows
+from offload.hooks import release
 from offload.hooks.results import _stored_ref
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
@@ -145,7 +145,7 @@ def test_what_expires_while_it_is_cleaned_up_is_released(wire):
 
     backend.cleanup = cleanup
     find = lambda task_id: _stored_ref(wire.hook, backend, task_id)
-    rows.cleanup_releasing(wire.hook, backend, find)()
+    release.cleanup_releasing(wire.hook, backend, find)()
     assert holders(wire) == set()
 
 
@@ -174,5 +174,5 @@ def test_a_lost_result_names_the_setting(wire):
 @pytest.mark.parametrize("wire", ("sqlalchemy",), indirect=True)
 def test_other_backends_are_left_alone(wire):
     """A backend that expires results by itself has no cleanup to follow."""
-    assert rows.keeps_rows(wire.app.backend)
-    assert not rows.keeps_rows(make_wire().app.backend)
+    assert release.keeps_rows(wire.app.backend)
+    assert not release.keeps_rows(make_wire().app.backend)

@@ -16,7 +16,7 @@ from offload.stores import open_store
 from offload.stores.redis.client import script
 from offload.stores.tallies import Tally
 from offload.testing.store import HOUR, StoreSuite
-from tests.hooks.test_locate import app_of
+from tests.hooks.test_default_store import app_of
 from tests.support.servers import redis_client, redis_server
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"

@@ -10,7 +10,7 @@ from kombu.utils.url import url_to_parts
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from offload import ConfigurationError, Offload, Settings
-from offload.hooks.locate import open_app_store
+from offload.hooks.default_store import open_app_store
 from tests.support.servers import redis_client, redis_sentinel, redis_server
 
 PROVIDER = UsernamePasswordCredentialProvider("user", "secret")

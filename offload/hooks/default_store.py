@@ -1,8 +1,8 @@
 """Open the store of an app: the configured one, else the Redis that Celery itself uses.
 
-The default store connects exactly as Celery does. So its parameters are those that Celery's
-Redis backend or kombu's Redis transport computes (TLS, Sentinel, credentials, timeouts,
-databases, key prefixes), never a second reading of the same settings.
+The default store connects exactly as Celery does. So its parameters are those that Celery's Redis
+backend or kombu's Redis transport computes (TLS, Sentinel, credentials, timeouts, databases, key
+prefixes); the settings are never interpreted a second time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ("celery_store", "open_app_store")
 def open_app_store(settings: Settings, app: Celery) -> Store:
     """Open the configured store, else the result backend's Redis, else the broker's.
 
-    Raises ConfigurationError that says what to set.
+    Raises ConfigurationError if there is none.
     """
     given = settings.store_options
     if settings.store is None:
@@ -60,7 +60,7 @@ def celery_store(app: Celery) -> tuple[str, dict[str, Any]]:
 
 
 def _backend(app: Celery) -> tuple[str, dict[str, Any]] | None:
-    """Return the Redis of the result backend, None if it is something else."""
+    """Return URL and options of the result backend's Redis; None for another backend."""
     try:
         kind, _ = by_url(app.backend_cls or app.conf.result_backend, app.loader)
     except (ImproperlyConfigured, ImportError):  # which Celery reports once results are used
@@ -78,11 +78,11 @@ def _backend(app: Celery) -> tuple[str, dict[str, Any]] | None:
         prefix += "_"  # as the backend does
     hosts = [(each["host"], each["port"]) for each in params.pop("hosts", ())]
     kwargs = transport.get("sentinel_kwargs") or {}
-    return _translated(params, {**transport, "sentinel_kwargs": kwargs}, prefix, hosts)
+    return _store_url(params, {**transport, "sentinel_kwargs": kwargs}, prefix, hosts)
 
 
 def _broker(app: Celery) -> tuple[str, dict[str, Any]] | None:
-    """Return the Redis of the broker, None if it is something else."""
+    """Return URL and options of the broker's Redis; None for another broker."""
     with app.connection_for_write() as connection:  # connects to nothing
         try:
             transport = connection.get_transport_cls()
@@ -101,13 +101,13 @@ def _broker(app: Celery) -> tuple[str, dict[str, Any]] | None:
             default = transport.default_port
             others = [url_to_parts(url) for url in connection.alt] or [connection]
             hosts = [(one.hostname or "localhost", one.port or default) for one in others]
-    return _translated(params, given, given.get("global_keyprefix") or "", hosts)
+    return _store_url(params, given, given.get("global_keyprefix") or "", hosts)
 
 
-def _translated(
+def _store_url(
     params: dict[str, Any], transport: Mapping[str, Any], prefix: str, hosts: list[tuple[str, int]]
 ) -> tuple[str, dict[str, Any]]:
-    """Return a store's URL and options for redis-py's connection parameters."""
+    """Translate redis-py's connection parameters to a store's URL and options."""
     from redis.connection import SSLConnection
 
     from offload.stores.redis.connect import OURS

@@ -1,0 +1,509 @@
+"""Execute tasks: resolve references before a task runs, and store its result afterwards.
+
+Two things are hooked. The *tracer* of a task, which receives a message's arguments, is given values
+in their place; the task's *function* is guarded, and refuses to start on references.
+
+Celery builds tracers by `celery.app.trace.build_tracer`, in every pool and in eager mode. It is
+replaced by a function that does the same and hooks the tracer; for apps without offload it does
+nothing else. Other packages replace it as well, so a worker checks its tasks when it starts, and so
+does each pool process: another package's tracer is hooked there, and one that can't be hooked (a
+coroutine) keeps the worker from starting. The guard doesn't rely on the tracer: a function that is
+called with a message's arguments by other means receives values as well, and so do tasks with a
+``Strategy`` of their own, which take arguments from requests.
+
+(The signal ``task_prerun`` can't do this: Celery swallows its receivers' exceptions, so a task
+would run on references; and receivers connected before ours would see them.)
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import pickle
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from billiard.process import current_process
+from celery import Task, signals, states
+from celery._state import get_current_app
+from celery.app import trace
+from celery.backends.base import DisabledBackend
+from celery.exceptions import Reject, Retry
+from celery.result import ResultBase
+
+from offload.content.holds import Hold, holder
+from offload.content.store import ContentStore
+from offload.errors import (
+    ConfigurationError,
+    InvalidRef,
+    OffloadError,
+    SerializationError,
+    StoreUnavailable,
+)
+from offload.hooks import exceptions, requests
+from offload.hooks.celery_internals import patch
+from offload.hooks.delivery import (
+    Delivery,
+    body_of,
+    current_delivery,
+    ignores_result,
+    resolve_direct,
+    running,
+)
+from offload.hooks.message import EMBED, MALFORMED, described
+from offload.hooks.paths import contains
+from offload.hooks.release import result_ttl
+from offload.hooks.renewal import Renewer, part_ttl
+from offload.hooks.runtime import Runtime, task_holder
+from offload.hooks.usercode import guard_task, resending
+from offload.ref import Ref, looks_like_ref, wire_text
+from offload.serializers.choose import certainly_small
+from offload.settings import TaskOptions
+from offload.tracing import received
+
+__all__ = ("check_tracers", "guard", "install")
+
+_GUARD = "_offload_guard"
+_ANY_SERIALIZER = ""
+_NAME = "build_tracer"
+_TRACER = "_offload_tracer"
+_STRATEGY = Task.Strategy
+_BATCH = "request"
+_MAIN = "MainProcess"
+
+
+def install() -> None:
+    """Hook `build_tracer` for apps with offload; once per process."""
+    exceptions.install()
+    requests.install()
+    signals.worker_process_init.connect(
+        _check_in_process, weak=False, dispatch_uid="offload-tracers"
+    )
+    before = trace.build_tracer
+    patch(trace, _NAME, _guarding)
+    consumer = sys.modules.get("celery.worker.consumer.consumer")
+    if consumer is not None and trace.build_tracer is not before:
+        setattr(consumer, _NAME, trace.build_tracer)  # it has imported the function by name
+
+
+def _guarding(original: Callable[..., Any]) -> Callable[..., Any]:
+    def build_tracer(name: str, task: Any, *args: Any, **kwargs: Any) -> Any:
+        runtime = getattr(kwargs.get("app") or task.app, "_offload", None)
+        if runtime is None:
+            return original(name, task, *args, **kwargs)
+        runtime.check_task(name)
+        guard(runtime, task)
+        requests.install()
+        kwargs.setdefault("Info", _Info)
+        return _tracer(runtime, task, original(name, task, *args, **kwargs))
+
+    return build_tracer
+
+
+class _Info(trace.TraceInfo):  # type: ignore[misc,name-defined,unused-ignore]
+    """The outcome of a task. This module's frames are removed from an error's traceback, as they
+    would repeat the task's arguments wherever local variables are shown.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, state: str, retval: Any = None) -> None:
+        super().__init__(state, retval)
+        if isinstance(retval, BaseException):
+            retval.__traceback__ = _without_ours(retval.__traceback__)
+
+
+def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
+    kept = []
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename != __file__:
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    following = None
+    for each in reversed(kept):
+        each.tb_next = following
+        following = each
+    return following
+
+
+def check_tracers(app: Any, pool: str = "a pool's process") -> None:
+    """Hook tracers that other packages have built. Raises ConfigurationError if that fails."""
+    runtime = app._offload  # noqa: SLF001 (ours)
+    for name, task in list(app.tasks.items()):
+        guard(runtime, task)
+        tracer = task.__trace__
+        if tracer is None or hasattr(tracer, _TRACER):
+            continue
+        if inspect.iscoroutinefunction(tracer):
+            raise ConfigurationError(
+                f"task {name!r} runs by {tracer.__module__}.{tracer.__qualname__}, a coroutine "
+                f"that {pool} uses in place of Celery's tracer: offload can't pass values to it. "
+                "Use another pool, or remove offload",
+                task=name,
+            )
+        task.__trace__ = _tracer(runtime, task, tracer)
+
+
+def _check_in_process(**_more: Any) -> None:
+    """Check the tasks of a pool's process, which has built its own tracers."""
+    app = get_current_app()
+    if getattr(app, "_offload", None) is not None:
+        check_tracers(app)
+
+
+def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
+    def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        request = {} if request is None else request
+        note = request.pop(EMBED, None)
+        with Delivery(runtime, task, uuid) as delivery:
+            with received(request):
+                delivery.receive(args, kwargs, request, note)
+            try:
+                with runtime.part(Renewer).running(delivery):
+                    outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
+            except MALFORMED as exc:
+                if request.get("is_eager") or current_process().name != _MAIN:
+                    raise
+                # In a pool without processes, this would end the worker. Celery does the same in
+                # `celery.app.trace.trace_task`, unless it has optimized that away.
+                info = trace.TraceInfo(states.FAILURE, exc)
+                return trace.trace_ok_t(trace.report_internal_error(task, exc), info, 0.0, None)
+            if not request.get("is_eager"):
+                exceptions.make_portable(runtime, outcome.retval)
+            state = outcome.info.state if outcome.info is not None else states.SUCCESS
+            delivery.finish(state, request.get("delivery_info"))
+            return outcome
+
+    setattr(traced, _TRACER, tracer)
+    return traced
+
+
+def guard(runtime: Runtime, task: Any) -> None:
+    """Wrap the function that Celery will call: the task's own ``__call__``, else ``run``."""
+    if trace.task_has_custom(task, "__call__"):
+        kind = type(task)
+        if not hasattr(kind.__call__, _GUARD):
+            kind.__call__ = _guarded_call(kind.__call__)
+    elif not hasattr(task.run, _GUARD):
+        task.run = _guarded_run(runtime, task, task.run)
+    guard_task(runtime, task)
+    if trace.task_has_custom(task, "before_start") and not hasattr(task.before_start, _GUARD):
+        task.before_start = _guarded_start(runtime, task, task.before_start)
+
+
+def _guarded_run(runtime: Runtime, task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        return _call(runtime, task, run, args, kwargs)
+
+    setattr(guarded, _GUARD, True)
+    return guarded
+
+
+def _guarded_start(runtime: Runtime, task: Any, start: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a task's own ``before_start`` with values; don't call it if they can't be had."""
+
+    @functools.wraps(start)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        delivery = current_delivery()
+        if delivery is not None and delivery.task is task and delivery.error is not None:
+            _fail(runtime, task, delivery, delivery.error)
+        return start(*args, **kwargs)
+
+    setattr(guarded, _GUARD, True)
+    return guarded
+
+
+def _guarded_call(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        runtime = getattr(self.app, "_offload", None)
+        if runtime is None:
+            return call(self, *args, **kwargs)
+        return _call(runtime, self, functools.partial(call, self), args, kwargs)
+
+    setattr(guarded, _GUARD, True)
+    return guarded
+
+
+def _call(runtime: Runtime, task: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    __tracebackhide__ = True  # for Sentry and pytest
+    request = vars(task.request)
+    delivery = current_delivery() or running(request.get("id"))
+    if delivery is not None and delivery.task is task and not delivery.started:
+        return _execute(runtime, task, delivery, function, args, kwargs)
+    if delivery is None and (note := request.pop(EMBED, None)) is not None:
+        # A message that didn't pass through our tracer.
+        with Delivery(runtime, task, request.get("id")) as made:
+            made.receive(args, kwargs, request, note)
+            request.update(args=made.args, kwargs=made.kwargs)
+            return _execute(runtime, task, made, function, made.args, made.kwargs)
+    if delivery is None and task.Strategy != _STRATEGY:
+        args, kwargs = _resolve_in_objects(runtime, task, args, kwargs)
+    args, kwargs = resolve_direct(runtime, runtime.tasks[task.name], args, kwargs)  # a plain call
+    return function(*args, **kwargs)
+
+
+def _execute(
+    runtime: Runtime,
+    task: Any,
+    delivery: Delivery,
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    __tracebackhide__ = True
+    delivery.started = True
+    if delivery.error is not None:
+        _fail(runtime, task, delivery, delivery.error)
+    result = function(*args, **kwargs)
+    if isinstance(result, Ref) and result.is_local:
+        result = result.get()
+    if not inspect.isawaitable(result):
+        _store_result(runtime, task, delivery, result)
+    if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
+        value = _resolved(runtime, task, result)
+        delivery.result_resolved(result, value)
+        return value
+    return result
+
+
+def _resolved(runtime: Runtime, task: Any, result: Ref[Any]) -> Any:
+    try:
+        return runtime.get(result)
+    except OffloadError as exc:
+        raise described(exc, task.name, "result") from exc
+
+
+class _RefPickler(pickle.Pickler):
+    """Pickles any object without the references in it, and collects these."""
+
+    def __init__(self, file: io.BytesIO, content: ContentStore) -> None:
+        super().__init__(file, protocol=5)
+        self._content = content
+        self.refs: list[Ref[Any]] = []
+
+    def persistent_id(self, obj: Any) -> int | None:
+        text = wire_text(obj)
+        if not text:
+            return None
+        ref = Ref.unbound(text)
+        if not isinstance(obj, Ref):
+            try:
+                self._content.open(text)
+            except InvalidRef:  # data of that form
+                return None
+        self.refs.append(ref)
+        return len(self.refs) - 1
+
+
+class _RefUnpickler(pickle.Unpickler):
+    """Unpickles it with values in place of the references."""
+
+    def __init__(self, content: bytes, values: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._values = values
+
+    def persistent_load(self, pid: int) -> Any:
+        return self._values[pid]
+
+
+def _resolve_in_objects(runtime: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Replace references by values, however deep they are in objects.
+
+    A task with a ``Strategy`` of its own takes arguments from requests, and passes them in objects
+    of its own, as celery-batches does. In a list of such objects, one whose value is lost is left
+    out, and its task fails, if it has an id.
+    """
+    if len(args) == 1 and isinstance(args[0], list) and not kwargs:
+        items = []
+        error = None
+        for item in args[0]:
+            try:
+                items.append(_resolve_pickled(runtime, task, item))
+            except OffloadError as exc:
+                task_id = getattr(item, "id", None)
+                if not isinstance(task_id, str):
+                    raise
+                task.backend.mark_as_failure(task_id, exc, request=None)
+                error = exc
+        if error is not None and not items:
+            raise error
+        return (items,), kwargs
+    resolved: tuple[Any, Any] = _resolve_pickled(runtime, task, (tuple(args), dict(kwargs)))
+    return resolved
+
+
+def _resolve_pickled(runtime: Runtime, task: Any, value: Any) -> Any:
+    file = io.BytesIO()
+    pickler = _RefPickler(file, runtime.content)
+    try:
+        pickler.dump(value)
+    except OffloadError:
+        raise
+    except Exception as exc:
+        raise ConfigurationError(
+            f"task {task.name!r} has its own Strategy, {task.Strategy!r}, and receives data that "
+            f"can't be pickled, so offload can't find references in it: {type(exc).__name__}: "
+            f"{exc}. Turn offload off for this task: offload=False",
+            task=task.name,
+        ) from exc
+    if not pickler.refs:
+        return value
+    try:
+        with runtime.counters.about(task.name, _BATCH):
+            values = [runtime.content.open(ref.wire).get() for ref in pickler.refs]
+    except OffloadError as exc:
+        raise described(exc, task.name, _BATCH) from exc
+    return _RefUnpickler(file.getvalue(), values).load()
+
+
+def _fail(runtime: Runtime, task: Any, delivery: Delivery, error: Exception) -> None:
+    """Send the task again if the store is unavailable, else raise *error*."""
+    request = task.request
+    policy = runtime.settings.retry
+    if (
+        not isinstance(error, StoreUnavailable)
+        or request.is_eager
+        or delivery.attempt >= policy.max_retries
+        or delivery.bound is None
+    ):
+        raise error
+    args, kwargs = delivery.bound
+    countdown = policy.wait(delivery.attempt, random.random)
+    # As in Task.retry, but without counting it among the task's own retries.
+    signature = task.signature_from_request(
+        request, args, kwargs, countdown=countdown, retries=request.retries
+    )
+    runtime.counters.add(task_retries=1)
+    token = resending.set(delivery.attempt + 1)
+    options = {} if delivery.options == TaskOptions() else {"offload": delivery.options}
+    try:
+        signature.apply_async(**options)
+    except Exception as exc:
+        if task.acks_late:  # the broker still has the message, and delivers it again
+            raise Reject(exc, requeue=True) from error
+        raise error from exc
+    finally:
+        resending.reset(token)
+    delivery.sent_again()
+    raise Retry(exc=error, when=countdown, sig=signature)
+
+
+def _store_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
+    options = delivery.options.over(runtime.options(task.name)[0])
+    if _can_skip(result, options.threshold):
+        return
+    request = task.request
+    stored = not ignores_result(task, request)
+    stored = stored and not isinstance(task.backend, DisabledBackend)
+    is_read = stored or bool(request.chord)
+    if request.is_eager:
+        stored = stored and task.store_eager_result
+        passed_on = False
+    else:
+        passed_on = bool(request.callbacks or request.chain or request.chord)
+    if not (is_read or passed_on) or isinstance(result, ResultBase):
+        return
+    serializer = (
+        task.backend.serializer if stored or request.chord else runtime.app.conf.task_serializer
+    )
+    with runtime.counters.about(task.name, "result"):
+        try:
+            if is_read:
+                _refuse_refs_within(result)
+            if not (stored or passed_on):
+                return
+            hold = _result_hold(runtime, options, delivery, stored=stored)
+            ref = _result_ref(runtime, options, result, serializer, hold)
+        except OffloadError as exc:
+            runtime.counters.failed(exc)
+            raise described(exc, task.name, "result") from exc
+    if ref is not None:
+        delivery.keep_result(result, {serializer: ref})
+        if not stored and not request.chord:
+            delivery.hold(ref)
+
+
+def _result_hold(
+    runtime: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool
+) -> Hold:
+    """Return the hold on the result: in the name of the result if it is stored, of the chord's body
+    if it is a part, else of the task's own message, as callbacks hold it for themselves.
+    """
+    request = delivery.task.request
+    ttl = result_ttl(runtime, options)
+    if request.chord:
+        ttl = max(ttl, part_ttl(delivery.task.backend))
+    if stored:
+        return Hold(ttl, holder("result", request.id))
+    if request.chord:
+        body = body_of(request)
+        return Hold(ttl, task_holder(body) if body else holder("result", request.id))
+    retention = runtime.retention if options.retention is None else options.retention
+    return Hold(retention, delivery.holder)
+
+
+def _refuse_refs_within(result: Any) -> None:
+    """Raise SerializationError for Refs inside a result, which its reader could not distinguish
+    from data.
+    """
+    if not isinstance(result, Ref) and contains(result, (Ref,)):
+        raise SerializationError(
+            f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
+            "the values, or one Ref to all of them made by Offload.put"
+        )
+
+
+def _can_skip(result: Any, threshold: int | None) -> bool:
+    """Return whether *result* certainly stays as it is, whatever the serializer. For most results,
+    this is all that runs.
+    """
+    return (
+        bool(threshold)
+        and not looks_like_ref(result)
+        and certainly_small(result, threshold - 1, _ANY_SERIALIZER)  # type: ignore[operator]
+    )
+
+
+def _result_ref(
+    runtime: Runtime, options: Any, result: Any, serializer: str, hold: Hold
+) -> Ref[Any] | None:
+    """Return the reference that stands for *result*; None if it stays as it is."""
+    if isinstance(result, Ref):
+        ref = runtime.content.opened(result)
+        runtime.content.holds.add([ref], hold)
+        return ref
+    if looks_like_ref(result):  # a user's data, which must not be read as a reference
+        return runtime.content.writer.put_escaped(result, celery_serializer=serializer, hold=hold)
+    least = runtime.inspection_threshold(options)
+    if least and certainly_small(result, least - 1, serializer):
+        return None
+    if not (options.enabled and options.results):
+        return None
+    runtime.counters.add(values_seen=1)
+    threshold = options.threshold
+    if runtime.settings.mode == "observe":
+        runtime.observer.observe(result, serializer, threshold)
+        return None
+    content = runtime.content
+    cached = content.writer.find_cached_ref(
+        result, celery_serializer=serializer, hold=hold, threshold=threshold
+    )
+    if cached is not None:
+        return cached
+    payload = content.writer.serialize(result, serializer)
+    content.writer.check_size(payload)
+    if payload.size >= threshold:
+        return content.writer.put_or_inline(
+            payload, hold=hold, value=result, celery_serializer=serializer
+        )
+    if not payload.ships_code and content.serializers.carries(result, serializer):
+        return None
+    return content.writer.inline_ref(payload)
