@@ -31,49 +31,40 @@ from billiard.process import current_process
 from celery import Task, signals, states
 from celery._state import get_current_app
 from celery.app import trace
-from celery.backends.base import DisabledBackend
 from celery.exceptions import Reject, Retry
-from celery.result import ResultBase
 
-from offload.content.holds import Hold, holder
 from offload.content.store import ContentStore
 from offload.errors import (
     ConfigurationError,
     InvalidRef,
     OffloadError,
-    SerializationError,
     StoreUnavailable,
 )
-from offload.hooks import exceptions, requests
+from offload.hooks import exceptions, requests, results
 from offload.hooks.celery_internals import patch
 from offload.hooks.delivery import (
     Delivery,
-    body_of,
     current_delivery,
-    ignores_result,
     resolve_direct,
     running,
 )
 from offload.hooks.message import EMBED, MALFORMED, described
-from offload.hooks.paths import contains
-from offload.hooks.release import result_ttl
-from offload.hooks.renewal import Renewer, part_ttl
-from offload.hooks.runtime import Runtime, task_holder
+from offload.hooks.renewal import Renewer
+from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import guard_task, resending
-from offload.ref import Ref, looks_like_ref, wire_text
-from offload.serializers.choose import certainly_small
+from offload.ref import Ref, wire_text
 from offload.settings import TaskOptions
 from offload.tracing import received
 
 __all__ = ("check_tracers", "guard", "install")
 
 _GUARD = "_offload_guard"
-_ANY_SERIALIZER = ""
 _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy
 _BATCH = "request"
 _MAIN = "MainProcess"
+_HIDDEN_FILES = frozenset({__file__, results.__file__})
 
 
 def install() -> None:
@@ -105,8 +96,8 @@ def _guarding(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Info(trace.TraceInfo):  # type: ignore[misc,name-defined,unused-ignore]
-    """The outcome of a task. This module's frames are removed from an error's traceback, as they
-    would repeat the task's arguments wherever local variables are shown.
+    """The outcome of a task. Frames of `_HIDDEN_FILES` are removed from an error's traceback, as
+    they would repeat the task's arguments and result wherever local variables are shown.
     """
 
     __slots__ = ()
@@ -120,7 +111,7 @@ class _Info(trace.TraceInfo):  # type: ignore[misc,name-defined,unused-ignore]
 def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
     kept = []
     while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename != __file__:
+        if traceback.tb_frame.f_code.co_filename not in _HIDDEN_FILES:
             kept.append(traceback)
         traceback = traceback.tb_next
     following = None
@@ -266,7 +257,7 @@ def _execute(
     if isinstance(result, Ref) and result.is_local:
         result = result.get()
     if not inspect.isawaitable(result):
-        _store_result(runtime, task, delivery, result)
+        results.put_result(runtime, task, delivery, result)
     if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
         value = _resolved(runtime, task, result)
         delivery.result_resolved(result, value)
@@ -394,116 +385,3 @@ def _fail(runtime: Runtime, task: Any, delivery: Delivery, error: Exception) -> 
         resending.reset(token)
     delivery.sent_again()
     raise Retry(exc=error, when=countdown, sig=signature)
-
-
-def _store_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
-    options = delivery.options.over(runtime.options(task.name)[0])
-    if _can_skip(result, options.threshold):
-        return
-    request = task.request
-    stored = not ignores_result(task, request)
-    stored = stored and not isinstance(task.backend, DisabledBackend)
-    is_read = stored or bool(request.chord)
-    if request.is_eager:
-        stored = stored and task.store_eager_result
-        passed_on = False
-    else:
-        passed_on = bool(request.callbacks or request.chain or request.chord)
-    if not (is_read or passed_on) or isinstance(result, ResultBase):
-        return
-    serializer = (
-        task.backend.serializer if stored or request.chord else runtime.app.conf.task_serializer
-    )
-    with runtime.counters.about(task.name, "result"):
-        try:
-            if is_read:
-                _refuse_refs_within(result)
-            if not (stored or passed_on):
-                return
-            hold = _result_hold(runtime, options, delivery, stored=stored)
-            ref = _result_ref(runtime, options, result, serializer, hold)
-        except OffloadError as exc:
-            runtime.counters.failed(exc)
-            raise described(exc, task.name, "result") from exc
-    if ref is not None:
-        delivery.keep_result(result, {serializer: ref})
-        if not stored and not request.chord:
-            delivery.hold(ref)
-
-
-def _result_hold(
-    runtime: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool
-) -> Hold:
-    """Return the hold on the result: in the name of the result if it is stored, of the chord's body
-    if it is a part, else of the task's own message, as callbacks hold it for themselves.
-    """
-    request = delivery.task.request
-    ttl = result_ttl(runtime, options)
-    if request.chord:
-        ttl = max(ttl, part_ttl(delivery.task.backend))
-    if stored:
-        return Hold(ttl, holder("result", request.id))
-    if request.chord:
-        body = body_of(request)
-        return Hold(ttl, task_holder(body) if body else holder("result", request.id))
-    retention = runtime.retention if options.retention is None else options.retention
-    return Hold(retention, delivery.holder)
-
-
-def _refuse_refs_within(result: Any) -> None:
-    """Raise SerializationError for Refs inside a result, which its reader could not distinguish
-    from data.
-    """
-    if not isinstance(result, Ref) and contains(result, (Ref,)):
-        raise SerializationError(
-            f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
-            "the values, or one Ref to all of them made by Offload.put"
-        )
-
-
-def _can_skip(result: Any, threshold: int | None) -> bool:
-    """Return whether *result* certainly stays as it is, whatever the serializer. For most results,
-    this is all that runs.
-    """
-    return (
-        bool(threshold)
-        and not looks_like_ref(result)
-        and certainly_small(result, threshold - 1, _ANY_SERIALIZER)  # type: ignore[operator]
-    )
-
-
-def _result_ref(
-    runtime: Runtime, options: Any, result: Any, serializer: str, hold: Hold
-) -> Ref[Any] | None:
-    """Return the reference that stands for *result*; None if it stays as it is."""
-    if isinstance(result, Ref):
-        ref = runtime.content.opened(result)
-        runtime.content.holds.add([ref], hold)
-        return ref
-    if looks_like_ref(result):  # a user's data, which must not be read as a reference
-        return runtime.content.writer.put_escaped(result, celery_serializer=serializer, hold=hold)
-    least = runtime.inspection_threshold(options)
-    if least and certainly_small(result, least - 1, serializer):
-        return None
-    if not (options.enabled and options.results):
-        return None
-    runtime.counters.add(values_seen=1)
-    threshold = options.threshold
-    if runtime.settings.mode == "observe":
-        runtime.observer.observe(result, serializer, threshold)
-        return None
-    content = runtime.content
-    cached = content.writer.find_cached_ref(
-        result, celery_serializer=serializer, hold=hold, threshold=threshold
-    )
-    if cached is not None:
-        return cached
-    payload = content.writer.serialize(result, serializer)
-    content.writer.check_size(payload)
-    if payload.size >= threshold:
-        return content.writer.put_or_inline(
-            payload, hold=hold, value=result, celery_serializer=serializer
-        )
-    if not payload.ships_code and content.serializers.carries(result, serializer):
-        return None
-    return content.writer.inline_ref(payload)

@@ -13,11 +13,13 @@ from typing import Any
 
 from celery import states
 from celery.backends import base
+from celery.backends.base import DisabledBackend
 from celery.exceptions import Reject
+from celery.result import ResultBase
 from kombu.exceptions import DecodeError
 
 from offload.content.holds import Hold, holder
-from offload.errors import InvalidRef, OffloadError
+from offload.errors import InvalidRef, OffloadError, SerializationError
 from offload.hooks.celery_internals import (
     CALL_ERRBACKS,
     RESULT_META,
@@ -26,21 +28,31 @@ from offload.hooks.celery_internals import (
     keeps_metadata_whole,
     patch,
 )
-from offload.hooks.delivery import current_delivery, readable
+from offload.hooks.delivery import Delivery, body_of, current_delivery, ignores_result, readable
 from offload.hooks.exceptions import hook_exceptions
-from offload.hooks.message import HELD, MALFORMED, as_wire, wire_form
+from offload.hooks.message import HELD, MALFORMED, as_wire, described, wire_form
 from offload.hooks.paths import contains
-from offload.hooks.release import Releaser, cleanup_releasing, has_ended, keeps_rows, release
-from offload.hooks.renewal import PartKeeper
+from offload.hooks.release import (
+    Releaser,
+    cleanup_releasing,
+    has_ended,
+    keeps_rows,
+    release,
+    result_ttl,
+)
+from offload.hooks.renewal import PartKeeper, part_ttl
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.runtime import Runtime, results_as_refs, task_holder
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
+from offload.serializers.choose import certainly_small
+from offload.settings import TaskOptions
 
-__all__ = ("hook_backend", "install")
+__all__ = ("hook_backend", "install", "put_result")
 
 logger = logging.getLogger(__name__)
 
 _HOOKED = "_offload_hooked"
+_ANY_SERIALIZER = ""
 _REFERENCE = "offload"
 """Key of stored metadata: the reference of a result that otherwise reads as a failure."""
 _UNREADABLE = "offload stores this result; install or upgrade offload here and call Offload(app)"
@@ -58,6 +70,129 @@ def _hooking(original: Callable[..., Any]) -> Callable[..., Any]:
         return backend if runtime is None else hook_backend(runtime, backend)
 
     return unpickle_backend
+
+
+# -- after a task has run
+
+
+def put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
+    """Store the result of *task* right after its function has returned, so that errors are its own.
+
+    The reference is kept in *delivery*, for callbacks and the result backend. Raises OffloadError.
+    """
+    options = delivery.options.over(runtime.options(task.name)[0])
+    if _can_skip(result, options.threshold):
+        return
+    request = task.request
+    stored = not ignores_result(task, request)
+    stored = stored and not isinstance(task.backend, DisabledBackend)
+    is_read = stored or bool(request.chord)
+    if request.is_eager:
+        stored = stored and task.store_eager_result
+        passed_on = False
+    else:
+        passed_on = bool(request.callbacks or request.chain or request.chord)
+    if not (is_read or passed_on) or isinstance(result, ResultBase):
+        return
+    serializer = (
+        task.backend.serializer if stored or request.chord else runtime.app.conf.task_serializer
+    )
+    with runtime.counters.about(task.name, "result"):
+        try:
+            if is_read:
+                _refuse_refs_within(result)
+            if not (stored or passed_on):
+                return
+            hold = _result_hold(runtime, options, delivery, stored=stored)
+            ref = _result_ref(runtime, options, result, serializer, hold)
+        except OffloadError as exc:
+            runtime.counters.failed(exc)
+            raise described(exc, task.name, "result") from exc
+    if ref is not None:
+        delivery.keep_result(result, {serializer: ref})
+        if not stored and not request.chord:
+            delivery.hold(ref)
+
+
+def _result_hold(
+    runtime: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool
+) -> Hold:
+    """Return the hold on the result: in the name of the result if it is stored, of the chord's body
+    if it is a part, else of the task's own message, as callbacks hold it for themselves.
+    """
+    request = delivery.task.request
+    ttl = result_ttl(runtime, options)
+    if request.chord:
+        ttl = max(ttl, part_ttl(delivery.task.backend))
+    if stored:
+        return Hold(ttl, holder("result", request.id))
+    if request.chord:
+        body = body_of(request)
+        return Hold(ttl, task_holder(body) if body else holder("result", request.id))
+    retention = runtime.retention if options.retention is None else options.retention
+    return Hold(retention, delivery.holder)
+
+
+def _refuse_refs_within(result: Any) -> None:
+    """Raise SerializationError for Refs inside a result, which its reader could not distinguish
+    from data.
+    """
+    if not isinstance(result, Ref) and contains(result, (Ref,)):
+        raise SerializationError(
+            f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
+            "the values, or one Ref to all of them made by Offload.put"
+        )
+
+
+def _can_skip(result: Any, threshold: int | None) -> bool:
+    """Return whether *result* certainly stays as it is, whatever the serializer. For most results,
+    this is all that runs.
+    """
+    return (
+        bool(threshold)
+        and not looks_like_ref(result)
+        and certainly_small(result, threshold - 1, _ANY_SERIALIZER)  # type: ignore[operator]
+    )
+
+
+def _result_ref(
+    runtime: Runtime, options: Any, result: Any, serializer: str, hold: Hold
+) -> Ref[Any] | None:
+    """Return the reference that stands for *result*; None if it stays as it is."""
+    if isinstance(result, Ref):
+        ref = runtime.content.opened(result)
+        runtime.content.holds.add([ref], hold)
+        return ref
+    if looks_like_ref(result):  # a user's data, which must not be read as a reference
+        return runtime.content.writer.put_escaped(result, celery_serializer=serializer, hold=hold)
+    least = runtime.inspection_threshold(options)
+    if least and certainly_small(result, least - 1, serializer):
+        return None
+    if not (options.enabled and options.results):
+        return None
+    runtime.counters.add(values_seen=1)
+    threshold = options.threshold
+    if runtime.settings.mode == "observe":
+        runtime.observer.observe(result, serializer, threshold)
+        return None
+    content = runtime.content
+    cached = content.writer.find_cached_ref(
+        result, celery_serializer=serializer, hold=hold, threshold=threshold
+    )
+    if cached is not None:
+        return cached
+    payload = content.writer.serialize(result, serializer)
+    content.writer.check_size(payload)
+    if payload.size >= threshold:
+        return content.writer.put_or_inline(
+            payload, hold=hold, value=result, celery_serializer=serializer
+        )
+    if not payload.ships_code and content.serializers.carries(result, serializer):
+        return None
+    return content.writer.inline_ref(payload)
+
+
+# -- the result backend
 
 
 def hook_backend(runtime: Runtime, backend: Any) -> Any:

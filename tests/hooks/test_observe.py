@@ -171,7 +171,7 @@ def test_a_store_that_cannot_be_opened_is_said_once(caplog):
     for _ in range(3):
         wire.app.send_task("take", (b"x" * 5000,))
     wire.hook.recorder.end()
-    assert [r.getMessage()[:25] for r in caplog.records] == ["observed counters are not "]
+    assert [r.getMessage()[:25] for r in caplog.records] == ["observed counters are not"]
     assert len(wire.sent) == 3
 
 
