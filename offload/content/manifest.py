@@ -54,7 +54,7 @@ ALIGNMENT = 64
 CHUNK = 4 * 1024**2
 """Bytes of a chunk: the fastest size on Redis, see benchmarks."""
 SINGLE = 1024**2
-"""Values below this many bytes are one blob; buffers from it begin a chunk of their own."""
+"""Values below this many bytes are one blob; larger buffers start a chunk of their own."""
 HEAD_LIMIT = 64 * 1024
 _ROOM = 4096  # bytes of a root blob besides head and body, for values of few buffers
 INSPECTED = 256 * 1024
@@ -243,10 +243,10 @@ def _cut_within(buffers: Sequence[memoryview], limit: int) -> Iterator[list[Buff
     group: list[Buffer] = []
     filled = 0
     for buffer in buffers:
-        begins = buffer.nbytes >= min(SINGLE, most)
+        starts_chunk = buffer.nbytes >= min(SINGLE, most)
         for start in range(0, buffer.nbytes, most):
             piece = buffer[start : start + most]
-            if group and (filled + aligned(len(piece)) > most or (begins and not start)):
+            if group and (filled + aligned(len(piece)) > most or (starts_chunk and not start)):
                 yield group
                 group, filled = [], 0
             group.append(piece)

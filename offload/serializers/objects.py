@@ -80,32 +80,32 @@ class EncodeState:
         self._imports = imports
         self.pairs: list[tuple[str, str]] = []
         self.depth = 0
-        self._places: dict[int, tuple[int | None, Any]] = {}  # by id; the objects are kept alive
+        self._indexes: dict[int, tuple[int | None, Any]] = {}  # by id; the objects are kept alive
         self._bodies: dict[int, tuple[list[Node], Any]] = {}
         self._numbers = 0
 
     def is_version(self, cls: type) -> bool:
         return self._code is not None and self._code.is_version(cls)
 
-    def place(self, obj: Any) -> int | None:
+    def index(self, obj: Any) -> int | None:
         """Ship a class or function and return its index in `pairs`; None if it isn't shipped."""
         if self._code is None:
             return None
-        place, _ = self._places.get(id(obj), (-1, None))
-        if place == -1:
+        index, _ = self._indexes.get(id(obj), (-1, None))
+        if index == -1:
             pair = self._code.shipped(obj)
-            place = None if pair is None else len(self.pairs)
+            index = None if pair is None else len(self.pairs)
             if pair is not None:
                 self.pairs.append(pair)
-            self._places[id(obj)] = place, obj
-        return place
+            self._indexes[id(obj)] = index, obj
+        return index
 
-    def place_of_import(self, obj: Any) -> int | None:
+    def index_of_import(self, obj: Any) -> int | None:
         """Return the index of the code that imports a library's function; None if there is none."""
         getter = self._code.importer(obj) if self._code is not None and self._imports else None
-        return None if getter is None else self.place(getter)
+        return None if getter is None else self.index(getter)
 
-    def again(self, value: Any) -> Node | None:
+    def repeated(self, value: Any) -> Node | None:
         """Return a node that refers to an instance written before; None for a new one."""
         body, _ = self._bodies.get(id(value), (None, None))
         if body is None:
@@ -155,25 +155,25 @@ class DecodeState:
             f"the value needs {name}, which is not loaded: it is read without a class registry"
         )
 
-    def begin(self, pairs: Node) -> None:
+    def set_pairs(self, pairs: Node) -> None:
         """Set the shipped code that the tree names."""
         if self._pairs or type(pairs) is not list:
             raise TypeError("not the names of what is shipped")
         self._pairs = pairs
 
-    def load(self, place: Node) -> Any:
+    def load(self, index: Node) -> Any:
         """Return the class or function at this index."""
-        if place not in self._loaded:
-            if type(place) is not int or not 0 <= place < len(self._pairs):
+        if index not in self._loaded:
+            if type(index) is not int or not 0 <= index < len(self._pairs):
                 raise ValueError("no such class or function")
-            name, code_hash = self._pairs[place]
+            name, code_hash = self._pairs[index]
             assert self._code is not None  # noqa: S101 (for the type checker: `may_load`)
-            self._loaded[place] = self._code.load(text(name), text(code_hash))
-        return self._loaded[place]
+            self._loaded[index] = self._code.load(text(name), text(code_hash))
+        return self._loaded[index]
 
-    def imported(self, place: Node) -> Any:
+    def imported(self, index: Node) -> Any:
         """Return the library's function that the code at this index imports."""
-        getter = self.load(place)
+        getter = self.load(index)
         assert self._code is not None  # noqa: S101 (for the type checker: `load`)
         return self._code.imported(getter)
 
@@ -181,7 +181,7 @@ class DecodeState:
         if number:
             self._made[number] = made
 
-    def again(self, number: Node) -> Any:
+    def repeated(self, number: Node) -> Any:
         return self._made[number]
 
 
@@ -199,10 +199,10 @@ def write(value: Any, writer: Writer) -> Node | None:
     state = writer.state
     kind = type(value)
     if isinstance(value, (type, FunctionType)):
-        place = state.place(value)
-        if place is None and state.depth and _is_simple(value):
+        index = state.index(value)
+        if index is None and state.depth and _is_simple(value):
             return {"type": value.__name__}
-        return _write_import(value, writer) if place is None else {"code": place}
+        return _write_import(value, writer) if index is None else {"code": index}
     if callable(value) and (node := _write_import(value, writer)) is not None:
         return node
     if kind is operator.itemgetter:
@@ -213,18 +213,18 @@ def write(value: Any, writer: Writer) -> Node | None:
         return _write_bound(value, writer)
     if kind in _ALIASES:
         return _write_alias(value, writer)
-    place = state.place(kind)
-    if place is None:
+    index = state.index(kind)
+    if index is None:
         return None
-    return state.again(value) or {"object": _reduce(value, place, writer)}
+    return state.repeated(value) or {"object": _reduce(value, index, writer)}
 
 
 def _write_import(value: Any, writer: Writer) -> Node | None:
-    place = writer.state.place_of_import(value)
-    return None if place is None else {"import": place}
+    index = writer.state.index_of_import(value)
+    return None if index is None else {"import": index}
 
 
-def _reduce(value: Any, place: int, writer: Writer) -> Node:
+def _reduce(value: Any, index: int, writer: Writer) -> Node:
     cls = type(value)
     is_version = writer.state.is_version
     try:
@@ -236,7 +236,7 @@ def _reduce(value: Any, place: int, writer: Writer) -> Node:
         raise NotData(f"it is {reduced} of its module")
     make, args, state, items, pairs, set_state = (*reduced, None, None, None, None)[:6]
     keywords: dict[str, Any] = {}
-    body: list[Node] = [_NEW, place, 0]
+    body: list[Node] = [_NEW, index, 0]
     if make is copyreg.__newobj__ and args[0] is cls:  # type: ignore[attr-defined]
         args = args[1:]
     elif make is copyreg.__newobj_ex__ and args[0] is cls:  # type: ignore[attr-defined]
@@ -318,10 +318,10 @@ def _write_bound(value: MethodType, writer: Writer) -> Node | None:
 
 
 def _write_alias(value: Any, writer: Writer) -> Node | None:
-    place = writer.state.place(value.__origin__)
-    if place is None:
+    index = writer.state.index(value.__origin__)
+    if index is None:
         return None
-    return {"alias": [{"code": place}, *(_write_type(each, writer) for each in value.__args__)]}
+    return {"alias": [{"code": index}, *(_write_type(each, writer) for each in value.__args__)]}
 
 
 def _write_type(value: Any, writer: Writer) -> Node:
@@ -340,7 +340,7 @@ def _write_type(value: Any, writer: Writer) -> Node:
 
 def _read_shipped(reader: Reader, body: Node) -> Any:
     pairs, node = body
-    reader.state.begin(pairs)
+    reader.state.set_pairs(pairs)
     return reader.value(node)
 
 
@@ -383,7 +383,7 @@ def _read_object(reader: Reader, body: Node) -> Any:
 
 
 def _read_again(reader: Reader, body: Node) -> Any:
-    return reader.state.again(body)
+    return reader.state.repeated(body)
 
 
 def maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Callable[..., Any]:
