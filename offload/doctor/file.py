@@ -9,7 +9,8 @@ from re import Pattern
 
 from offload.doctor.server import Capacity, stray_findings
 from offload.inspect.findings import Finding
-from offload.stores.file.blobs import BLOB, STRIPE
+from offload.stores.expiry import BLOB_NAME
+from offload.stores.file.blobs import STRIPE
 from offload.stores.file.disk import ASIDE, Disk
 from offload.stores.file.records import RECORD
 from offload.stores.snapshots.names import SNAPSHOT
@@ -18,7 +19,7 @@ from offload.text import human_size
 __all__ = ("capacity", "diagnose")
 
 _LAYOUT = {
-    "blobs": (STRIPE, BLOB),
+    "blobs": (STRIPE, BLOB_NAME),
     "pointers": (STRIPE, RECORD),
     "leases": (STRIPE, RECORD),
     "locks": (STRIPE,),

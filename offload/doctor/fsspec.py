@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from offload.doctor.server import stray_findings
 from offload.inspect.findings import Finding
+from offload.stores.expiry import BLOB_NAME
+from offload.stores.fsspec.folder import CLOCK
 from offload.stores.fsspec.store import FsspecStore
 
 __all__ = ("diagnose",)
@@ -13,5 +15,9 @@ __all__ = ("diagnose",)
 
 def diagnose(store: FsspecStore) -> Iterator[Finding]:
     """Report stray files."""
-    names = [*store.blobs.strays(), *store.shelf.strays()]
-    yield from stray_findings(names, "keep what others write out of the folder")
+    names = store.blobs.folder.names()
+    own = (name for name in names if BLOB_NAME.fullmatch(name) or CLOCK.fullmatch(name))
+    strays = [f"blobs/{name}" for name in set(names).difference(own)]
+    yield from stray_findings(
+        [*strays, *store.shelf.strays()], "keep what others write out of the folder"
+    )

@@ -11,7 +11,7 @@ from offload.doctor.lifecycle import Rule
 from offload.doctor.server import clock_finding, stray_findings
 from offload.errors import ConfigurationError, StoreError
 from offload.inspect.findings import Finding
-from offload.stores.s3.blobs import BLOB
+from offload.stores.expiry import BLOB_NAME
 from offload.stores.s3.client import S3Client
 from offload.stores.s3.records import PROBE, Conditions, record_name
 from offload.stores.snapshots.names import SNAPSHOT
@@ -19,7 +19,7 @@ from offload.stores.snapshots.names import SNAPSHOT
 __all__ = ("diagnose",)
 
 _OWN: Mapping[str, Callable[[str], object]] = {
-    "blobs": BLOB.fullmatch,
+    "blobs": BLOB_NAME.fullmatch,
     "leases": record_name,
     "pointers": record_name,
     "probe": PROBE.fullmatch,

@@ -104,7 +104,7 @@ def test_a_rule_outlasts_every_life_as_written(
     longest = longest_ttl(found[0].seconds)
     assert max(asked) <= longest * (1 + 1e-9)
     rule = lifecycle_rule(s3, longest)
-    assert max(float(s3.blobs._life(ttl)) for ttl in asked) <= rule.days * DAY
+    assert max(float(s3.blobs.life(ttl)) for ttl in asked) <= rule.days * DAY
 
 
 def test_a_rule_outlasts_what_a_lower_tier_writes():

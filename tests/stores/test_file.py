@@ -206,14 +206,14 @@ def test_the_sweep_spares_what_is_stored_again(store, folder, clock, monkeypatch
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
     clock.advance(71)
-    lock = store._disk.lock
+    lock = store.disk.lock
 
     def stored_meanwhile(stripe):
         monkeypatch.undo()
         store.blobs.put({digest: [content]}, HOUR)
         return lock(stripe)
 
-    monkeypatch.setattr(store._disk, "lock", stored_meanwhile)
+    monkeypatch.setattr(store.disk, "lock", stored_meanwhile)
     store.blobs._sweep(digest[3:5])
     assert contents(store, [digest]) == [content]
 
@@ -223,7 +223,7 @@ def test_a_question_never_revives_what_the_sweep_takes(store, folder, clock, mon
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
     clock.advance(60)
-    lock = store._disk.lock
+    lock = store.disk.lock
 
     def swept_meanwhile(stripe):
         monkeypatch.undo()
@@ -231,7 +231,7 @@ def test_a_question_never_revives_what_the_sweep_takes(store, folder, clock, mon
         assert swept(store) == 1
         return lock(stripe)
 
-    monkeypatch.setattr(store._disk, "lock", swept_meanwhile)
+    monkeypatch.setattr(store.disk, "lock", swept_meanwhile)
     assert store.blobs.hold([digest], HOUR) == {digest}
 
 
@@ -263,7 +263,7 @@ def test_a_lock_ends_with_its_owner(folder):
     held = context.Event()
 
     def hold():
-        with store._disk.lock(store.pointers._records.stripe("p")):
+        with store.disk.lock(store.pointers._records._path("p").parent.name):
             held.set()
             signal.pause()
 
@@ -283,11 +283,11 @@ def test_a_child_forked_under_a_lock_does_not_keep_it(folder):
     store = FileStore(folder, lock_timeout=0.01)
     context = multiprocessing.get_context("fork")
     ended = context.Event()
-    with store._disk.lock("00"):
+    with store.disk.lock("00"):
         child = context.Process(target=ended.wait)
         child.start()
     try:
-        with store._disk.lock("00"):
+        with store.disk.lock("00"):
             pass
     finally:
         ended.set()
@@ -297,10 +297,10 @@ def test_a_child_forked_under_a_lock_does_not_keep_it(folder):
 def test_a_removed_lock_file_locks_nobody_in(folder):
     """Whoever waits for a lock whose file is replaced takes the new one."""
     store = FileStore(folder, lock_timeout=0.05)
-    with store._disk.lock("00"):
+    with store.disk.lock("00"):
         path = folder / "locks" / "00"
         path.unlink()
-        with store._disk.lock("00"), path.open("w") as other, pytest.raises(BlockingIOError):
+        with store.disk.lock("00"), path.open("w") as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -350,14 +350,14 @@ def test_a_life_prolonged_meanwhile_is_kept(store, folder, monkeypatch):
     """If another prolongs a life between a question's look and its hand, the longer stays."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
-    lock = store._disk.lock
+    lock = store.disk.lock
 
     def prolonged_meanwhile(stripe):
         monkeypatch.undo()
         assert store.blobs.hold([digest], 1000) == set()
         return lock(stripe)
 
-    monkeypatch.setattr(store._disk, "lock", prolonged_meanwhile)
+    monkeypatch.setattr(store.disk, "lock", prolonged_meanwhile)
     assert store.blobs.hold([digest], 100) == set()
     (info,) = store.blobs.scan()
     assert info.ttl > 1000
@@ -370,7 +370,7 @@ def test_a_life_prolonged_meanwhile_is_kept(store, folder, monkeypatch):
 def hosts(folder):
     """A store as this host sees it, and as one does whose clock is an hour ahead."""
     right, ahead = FileStore(folder, skew=0), FileStore(folder, skew=0)
-    ahead._disk.clock = lambda: time.time() + HOUR
+    ahead.disk.clock = lambda: time.time() + HOUR
     return right, ahead
 
 
@@ -430,7 +430,7 @@ def test_a_clock_that_is_ahead_misses_nothing(hosts, folder):
 def test_a_clock_that_is_ahead_forgets_nothing_early(hosts, folder):
     """Leases and half-written files are old by the file system's clock, or they stay."""
     right, ahead = hosts
-    ahead._disk.clock = lambda: time.time() + 3 * 86400
+    ahead.disk.clock = lambda: time.time() + 3 * 86400
     number = right.leases.acquire("l", "me", 1)
     right.blobs.put(blobs(1), HOUR)
     for name, seconds in (("old", 90_000), ("new", 60)):
@@ -444,7 +444,7 @@ def test_a_clock_that_is_ahead_forgets_nothing_early(hosts, folder):
 def test_a_file_servers_clock_that_is_ahead_counts_for_nothing(folder, clock):
     """Nothing ends before it has expired by the host's own clock, either."""
     store = FileStore(folder, clock=clock, skew=0)
-    store._disk._its_clock = lambda: clock.now + HOUR
+    store.disk._its_clock = lambda: clock.now + HOUR
     store.blobs.put(blobs(5), 10)
     assert swept(store) == 0
     clock.advance(10)
@@ -464,7 +464,7 @@ def test_a_sweep_needs_no_room(hosts, folder, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(right._disk, "write_aside", full)
+        patch.setattr(right.disk, "write_aside", full)
         assert swept(right) == 5
     assert files(folder) == [path for path in before if path.name[:2] != "b3"]
 
@@ -482,7 +482,7 @@ def test_what_may_only_be_looked_at_can_be(hosts, monkeypatch, code):
     monkeypatch.setattr(os, "utime", refuse)
     assert contents(ahead, [digest]) == [content]
     assert list(ahead.sweep(dry_run=True)) == []
-    ahead._disk.clock = lambda: time.time() + 2 * HOUR
+    ahead.disk.clock = lambda: time.time() + 2 * HOUR
     assert [found.name for found in ahead.sweep(dry_run=True)] == [digest]
 
 

@@ -216,7 +216,7 @@ def test_a_clock_that_is_ahead_removes_nothing_early(hosts):
         assert {found.name for found in ahead.sweep(dry_run=dry_run)} == set(over)
     right.blobs._clock = time.time
     assert right.blobs.hold(list(lives), 1) == set()
-    folder = right.blobs._folder
+    folder = right.blobs.folder
     assert {name.replace("-", ":", 1) for name in folder.names()} == set(lives)
 
 
@@ -225,9 +225,9 @@ def test_whatever_zone_its_times_are_of(hosts, monkeypatch, zone):
     """A file system's time is taken as it is meant; without a zone, of UTC."""
     right, _ = hosts
     told = datetime(2020, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone(zone or timezone.utc)
-    system = right.blobs._folder._systems.get()
+    system = right.blobs.folder._systems.get()
     monkeypatch.setattr(system, "modified", lambda path: told.replace(tzinfo=zone))
-    assert right.blobs._folder.time() == 1577934245.0
+    assert right.blobs.folder.time() == 1577934245.0
 
 
 @pytest.mark.parametrize("raised", (NotImplementedError, FileNotFoundError, KeyError))
@@ -238,7 +238,7 @@ def test_a_file_system_that_tells_no_time(hosts, monkeypatch, raised):
     def modified(path):
         raise raised(path)
 
-    monkeypatch.setattr(ahead.blobs._folder._systems.get(), "modified", modified)
+    monkeypatch.setattr(ahead.blobs.folder._systems.get(), "modified", modified)
     right.blobs.put(blobs(2), HOUR / 2)
     assert swept(ahead) == 2
 
@@ -251,7 +251,7 @@ def test_a_file_system_that_cannot_be_written(hosts, monkeypatch):
     def refused(*args, **options):
         raise PermissionError("read only")
 
-    system = ahead.blobs._folder._systems.get()
+    system = ahead.blobs.folder._systems.get()
     monkeypatch.setattr(system, "pipe_file", refused)
     assert len(list(ahead.sweep(dry_run=True))) == 2
     with pytest.raises(StoreError, match="rights"):

@@ -6,62 +6,45 @@ import itertools
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 
-from offload.digest import Buffer, Digest, parse_digest
-from offload.errors import BlobMissing, IntegrityError, StoreError, StoreUnavailable
+from offload.digest import Buffer, Digest
+from offload.errors import StoreUnavailable
 from offload.stores.capabilities import BlobPeek
-from offload.stores.checks import check_holder, check_limit, check_ttl
+from offload.stores.checks import check_ttl
+from offload.stores.errors import missing_error, size_error
+from offload.stores.expiry import BLOB_NAME, ExpiringBlobs, blob_digest, blob_name
 from offload.stores.file.disk import Disk
-from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
+from offload.stores.protocols import BlobInfo, Parts, SweepItem
+from offload.stores.threads import Threads
 
-__all__ = ("BLOB", "STRIPE", "FileBlobs")
+__all__ = ("STRIPE", "FileBlobs")
 
 STRIPE = re.compile(r"[0-9a-f]{2}", re.ASCII)
-BLOB = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
-"""Names of a blob's folder and file."""
+"""Names of the folders that blobs are spread over."""
 _STRIPES = [f"{number:02x}" for number in range(256)]
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
-class FileBlobs:
+class FileBlobs(ExpiringBlobs):
     """Blobs in 256 folders. A blob's mtime is the moment at which it expires.
 
-    Expired blobs are removed bit by bit as others are stored (one folder of the 256 a
-    second at most), or all at once by `sweep`. What is removed, or said not to be there,
-    has expired by the file system's clock as well as by this host's.
+    Expired blobs are deleted while others are stored (from at most one folder a second), or
+    all at once by `sweep`. A blob that is deleted, or reported missing, has expired by the file
+    system's clock as well as by this host's.
     """
 
-    tracks_holds = False
-
     def __init__(self, disk: Disk, skew: float) -> None:
+        super().__init__(Threads(1, "offload-file"))
         self._disk = disk
         self._skew = skew
         self._turn = itertools.cycle(_STRIPES)
-        for _ in range(random.randrange(256)):  # noqa: S311 (processes begin at different ones)
+        for _ in range(random.randrange(256)):  # noqa: S311 (each process starts elsewhere)
             next(self._turn)
         self._next_turn = 0.0
-
-    def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        check_holder(holder)
-        until = self._until(ttl)
-        with self._disk.errors():
-            return {digest for digest in digests if not self._extend(digest, until)}
-
-    def release(
-        self,
-        digests: Sequence[Digest],  # noqa: ARG002
-        holder: str,
-        grace: float,  # noqa: ARG002
-    ) -> None:
-        """Do nothing: a blob lives as long as was ever asked for."""
-        check_holder(holder)
-
-    def holders(self, digest: Digest) -> dict[str, float]:  # noqa: ARG002
-        return {}
 
     def put(
         self,
@@ -76,10 +59,6 @@ class FileBlobs:
             self._disk.flush(folder for folders in changed for folder in folders)
             with suppress(OSError, StoreUnavailable):
                 self._sweep_some()
-
-    def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
-        check_limit(limit)
-        return (self._get(digest, limit) for digest in digests)
 
     def delete(self, digests: Iterable[Digest]) -> None:
         with self._disk.errors():
@@ -96,79 +75,65 @@ class FileBlobs:
                 if stat.st_mtime > now:
                     yield BlobInfo(digest, stat.st_size, stat.st_mtime - now)
 
-    def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
-        check_limit(size)
-        with self._disk.errors():
-            return [self._look(digest, size) for digest in digests]
-
-    def _look(self, digest: Digest, size: int) -> BlobPeek | None:
-        try:
-            with self._path(digest).open("rb") as file:
-                stat = os.fstat(file.fileno())
-                if not self._lives(stat.st_mtime):
-                    return None
-                return BlobPeek(stat.st_size, stat.st_mtime - self._disk.clock(), file.read(size))
-        except _MISSING:
-            return None
-
-    def find(self, begin: str) -> Iterator[Digest]:
+    def find(self, prefix: str) -> Iterator[Digest]:
         for stripe in _STRIPES:
-            if f"b3:{stripe}".startswith(begin[:5]):
+            if f"b3:{stripe}".startswith(prefix[:5]):
                 with self._disk.errors():
                     found = [digest for digest, _ in self._stats(stripe)]
-                yield from (digest for digest in found if digest.startswith(begin))
+                yield from (digest for digest in found if digest.startswith(prefix))
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Remove all expired blobs, unless *dry_run*, and yield them."""
+        """Delete all expired blobs, unless *dry_run*, and yield them."""
         for stripe in _STRIPES:
             with self._disk.errors():
                 found = self._sweep(stripe, dry_run=dry_run)
             yield from found
 
     def _put(self, digest: Digest, parts: Parts, ttl: float) -> list[Path]:
+        """Store a blob; return the folders to flush."""
         if self._extend(digest, self._until(ttl)):
             return []
         aside = self._disk.write_aside(parts)
         path = self._path(digest)
         with self._disk.lock(_stripe(digest)):
-            # Others may have stored it meanwhile; whose file stays does not matter, but
-            # the longer life does.
+            # Others may have stored it meanwhile; whose file stays doesn't matter, but the longer
+            # life does.
             until = max(self._until(ttl), self._expiry(path))
-            _live_until(aside, until)
+            _set_expiry(aside, until)
             self._disk.move(aside, path)
         return [path.parent, path.parent.parent]
 
-    def _get(self, digest: Digest, limit: int) -> Buffer:
-        url = self._disk.url
-        with self._disk.errors():
-            try:
-                with self._path(digest).open("rb") as file:
-                    stat = os.fstat(file.fileno())
-                    if self._lives(stat.st_mtime):
-                        if stat.st_size > limit:
-                            raise IntegrityError(
-                                f"{digest} in {url} has {stat.st_size} bytes, "
-                                f"over the limit of {limit}",
-                                digest=digest,
-                                store=url,
-                            )
-                        return file.read(stat.st_size)
-            except _MISSING:
-                pass
-        raise BlobMissing(
-            f"{url} has no {digest}: it expired or was deleted", digest=digest, store=url
-        )
+    def _get_one(self, digest: Digest, limit: int) -> Buffer:
+        with self._disk.errors(), suppress(*_MISSING), self._path(digest).open("rb") as file:
+            stat = os.fstat(file.fileno())
+            if self._lives(stat.st_mtime):
+                if stat.st_size > limit:
+                    raise size_error(digest, self._disk.url, limit)
+                return file.read(stat.st_size)
+        raise missing_error(digest, self._disk.url)
+
+    def _peek_one(self, digest: Digest, size: int) -> BlobPeek | None:
+        with self._disk.errors(), suppress(*_MISSING), self._path(digest).open("rb") as file:
+            stat = os.fstat(file.fileno())
+            if self._lives(stat.st_mtime):
+                left = stat.st_mtime - self._disk.clock()
+                return BlobPeek(stat.st_size, left, file.read(size))
+        return None
 
     def _lives(self, until: float) -> bool:
-        """Whether a blob of this expiry (0: there is none) is there."""
+        """Return whether a blob with this expiry (0: it doesn't exist) is live."""
         return until > self._disk.clock() or 0.0 < until > self._disk.sure_time()
 
+    def _extend_one(self, digest: Digest, ttl: float) -> bool:
+        with self._disk.errors():
+            return self._extend(digest, self._until(ttl))
+
     def _extend(self, digest: Digest, until: float) -> bool:
-        """Whether the blob is there; if so it lives until then at least."""
+        """Extend a blob's life to *until* if it exists; return whether it does."""
         path = self._path(digest)
         expiry = self._expiry(path)
         if expiry >= until:
-            return True  # only expired blobs are removed behind our back
+            return True  # others delete only expired blobs meanwhile
         if not self._lives(expiry):
             return False
         with self._disk.lock(_stripe(digest)):
@@ -180,12 +145,12 @@ class FileBlobs:
 
     def _live_until(self, path: Path, until: float) -> None:
         try:
-            _live_until(path, until)
+            _set_expiry(path, until)
         except PermissionError:
-            # Only its owner may set a file's time. Who else may write to the folder replaces it
-            # by a copy; the caller has the lock.
+            # Only its owner may set a file's time. Another user who may write to the folder
+            # replaces it by a copy; the caller has the lock.
             aside = self._disk.write_aside((path.read_bytes(),))
-            _live_until(aside, until)
+            _set_expiry(aside, until)
             self._disk.move(aside, path)
 
     def _expiry(self, path: Path) -> float:
@@ -199,32 +164,34 @@ class FileBlobs:
         return self._disk.clock() + check_ttl(ttl) + self._skew
 
     def _path(self, digest: Digest) -> Path:
-        name = digest.replace(":", "-")
-        if not BLOB.fullmatch(name):
-            raise StoreError(f"not a content digest: {digest[:100]!r}", store=self._disk.url)
+        name = blob_name(digest, self._disk.url)
         return self._disk.root / "blobs" / _stripe(digest) / name
 
     def _stats(self, stripe: str) -> Iterator[tuple[Digest, os.stat_result]]:
-        for entry in self._disk.files(self._disk.root / "blobs" / stripe, BLOB):
-            with suppress(FileNotFoundError):
-                yield parse_digest(entry.name.replace("-", ":")), entry.stat()
+        for entry in self._disk.files(self._disk.root / "blobs" / stripe, BLOB_NAME):
+            digest = blob_digest(entry.name)
+            if digest is not None:
+                with suppress(FileNotFoundError):
+                    yield digest, entry.stat()
 
     def _sweep(self, stripe: str, *, dry_run: bool = False) -> list[SweepItem]:
         if not self._expired(stripe, self._disk.clock()):
             return []
         now = self._disk.sure_time()
         expired = self._expired(stripe, now)
-        if dry_run or not expired:
-            return expired
-        with self._disk.lock(stripe):
-            return [blob for blob in expired if self._remove(parse_digest(blob.name), now)]
+        if not dry_run and expired:
+            with self._disk.lock(stripe):
+                expired = {digest: i for digest, i in expired.items() if self._remove(digest, now)}
+        return list(expired.values())
 
-    def _expired(self, stripe: str, now: float) -> list[SweepItem]:
-        return [
-            SweepItem("blob", digest, stat.st_size, f"expired {now - stat.st_mtime:.0f} s ago")
+    def _expired(self, stripe: str, now: float) -> dict[Digest, SweepItem]:
+        return {
+            digest: SweepItem(
+                "blob", digest, stat.st_size, f"expired {now - stat.st_mtime:.0f} s ago"
+            )
             for digest, stat in self._stats(stripe)
             if stat.st_mtime <= now
-        ]
+        }
 
     def _remove(self, digest: Digest, now: float) -> bool:
         path = self._path(digest)
@@ -247,6 +214,6 @@ def _stripe(digest: Digest) -> str:
     return digest[3:5]
 
 
-def _live_until(path: Path, until: float) -> None:
+def _set_expiry(path: Path, until: float) -> None:
     nanoseconds = int(until * 1e9)
     os.utime(path, ns=(nanoseconds, nanoseconds))

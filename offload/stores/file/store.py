@@ -10,8 +10,9 @@ from typing import Any
 
 from offload.stores.file.blobs import FileBlobs
 from offload.stores.file.disk import Disk
-from offload.stores.file.records import FileLeases, FilePointers
+from offload.stores.file.records import FilePointers, FileRecords
 from offload.stores.file.shelf import FileShelf
+from offload.stores.leases import RecordLeases
 from offload.stores.protocols import SweepItem
 from offload.stores.snapshots import SnapshotTallies
 from offload.stores.snapshots.shelf import Pointed
@@ -50,7 +51,7 @@ class FileStore:
         disk = Disk(root, self.url, clock=clock, lock_timeout=lock_timeout, fsync=fsync, mode=mode)
         self.blobs = FileBlobs(disk, skew)
         self.pointers = FilePointers(disk)
-        self.leases = FileLeases(disk)
+        self.leases = RecordLeases(FileRecords(disk, "leases"))
         self.tallies = SnapshotTallies(FileShelf(disk), Pointed(self.pointers))
         self.disk = disk
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from offload.stores.capabilities import Known
+from offload.stores.leases import RecordLeases
 from offload.stores.protocols import SweepItem
 from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.client import Connect, S3Client
-from offload.stores.s3.records import Conditions, Records, S3Leases, S3Pointers
+from offload.stores.s3.records import Conditions, S3Pointers, S3Records
 from offload.stores.s3.shelf import S3Shelf
 from offload.stores.snapshots import SnapshotTallies
 from offload.stores.snapshots.shelf import Pointed
@@ -68,8 +69,8 @@ class S3Store:
         self.url = url
         self.blobs = S3Blobs(self.client, self.conditions, skew=skew, ahead=ahead)
         self.versions = self.blobs
-        self.pointers = S3Pointers(Records(self.client, "pointers", self.conditions))
-        self.leases = S3Leases(Records(self.client, "leases", self.conditions))
+        self.pointers = S3Pointers(S3Records(self.client, "pointers", self.conditions))
+        self.leases = RecordLeases(S3Records(self.client, "leases", self.conditions))
         self.tallies = SnapshotTallies(S3Shelf(self.client), Pointed(self.pointers))
 
     def sweep(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[SweepItem]:
