@@ -24,7 +24,7 @@ demo: ## Run the example app on 336,776 flights, by plain Celery and with offloa
 test: ## Run all tests (ARGS="-k name" to choose)
 	@$(BOOTSTRAP) test
 	@$(BIN)/python tools/programs.py chromium prometheus
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-newest: ## Run the fast tests on the newest version of every dependency
 	@$(BOOTSTRAP) test

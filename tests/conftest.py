@@ -1,6 +1,8 @@
-"""Servers that tests share, each started once when it is first asked for."""
+"""Servers that tests share, each started on first use, and the order of files."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import kombu.pools
 import pytest
@@ -8,11 +10,37 @@ import pytest
 from tests.support.s3_server import s3_server
 from tests.support.servers import redis_cluster, redis_sentinel, redis_server
 
+LONGEST = (  # files that take a minute or more, longest first
+    "benchmarks/test_benchmarks.py",
+    "integration/test_parity.py",
+    "stores/test_conformance.py",
+    "integration/test_pools.py",
+    "faults/test_publishing.py",
+    "faults/test_fetching.py",
+    "classes/test_identity.py",
+    "integration/test_shipping.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put files that take long first, so that the processes of xdist end together.
+
+    It gives out the files in this order. Next come those that start processes.
+    """
+    folder = Path(__file__).parent
+    ranks = {folder / name: rank for rank, name in enumerate(LONGEST)}
+    for item in items:
+        if item.get_closest_marker("integration"):
+            ranks.setdefault(item.path, len(LONGEST))
+    items.sort(key=lambda item: ranks.get(item.path, len(LONGEST) + 1))
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_connections_left():
-    """Close what a module's apps left open: kombu has a forked child close it, which waits
-    for ever on a connection that was waiting for a message.
+    """Close what a module's apps left open.
+
+    kombu closes it in a forked child, which blocks forever on a connection that waits for a
+    message.
     """
     yield
     kombu.pools.reset()
