@@ -116,10 +116,8 @@ class Setting:
     def worker(self, way: str, *, concurrency: int = 1, threshold: int | None = None) -> Worker:
         """Start a worker and return when it has done a task."""
         log = self.folder / f"worker-{way.replace(' ', '-')}.log"
-        command = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker"]
-        command += ["--pool", "prefork", "--concurrency", str(concurrency)]
-        command += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
-        command += ["--hostname", f"{way.replace(' ', '-')}@bench"]
+        command = [sys.executable, "-m", "benchmarks.worker", str(concurrency)]
+        command += [f"{way.replace(' ', '-')}@bench"]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command,

@@ -75,19 +75,13 @@ def test_a_question_runs_and_writes_its_figures(question, needed, tmp_path):
         assert row["question"] == question
         assert all(figure >= 0 for figure in row["figures"].values()), row
         assert row["met"] is None, "nothing is judged at this size"
+        if "store commands" in row["what"]:
+            assert row["figures"] == {"offload": 0}  # small tasks cost the store nothing
     names = [row["what"] for row in found["rows"]]
     for part in EXPECTED[question]:
         assert any(part in name for name in names), (part, names)
     assert f"**{question}. " in (tmp_path / "results.md").read_text()
     assert names[0] in done.stdout
-
-
-def test_small_tasks_cost_the_store_nothing(needed, tmp_path):
-    assert benchmark("1", "--scale", "tiny", "--output", str(tmp_path)).returncode == 0
-
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    (commands,) = [row for row in rows if "store commands" in row["what"]]
-    assert commands["figures"] == {"offload": 0}
 
 
 def test_an_unknown_question_is_refused_with_the_list():

@@ -18,6 +18,7 @@ import redis
 import yaml
 
 from tests.monitoring.live import Prometheus, program
+from tests.support import forkserver
 from tests.support.processes import ROOT, Process
 from tests.support.s3_server import _free_ports, find_weed
 from tests.support.servers import HOST, find_program, free_port
@@ -110,7 +111,7 @@ class Example:
     def start(self, name: str) -> Process:
         """Start a service and return once its own health check says that it is well."""
         log = self.folder / f"{name}.log"
-        process = Process(self.command(name), log, self.environment(name))
+        process = Process(self.command(name), log, self.environment(name), fork=True)
         self._stack.callback(process.stop)
         if "healthcheck" in self.services[name]:
             process.wait_for(lambda: self.healthy(name), f"{name} is healthy", PATIENCE)
@@ -134,9 +135,11 @@ class Example:
             return answers(redis.Redis(HOST, self.ports["redis"]).ping)
         if test[0] == "wget":
             return answers(lambda: urlopen(test[-1]).close())
-        python = {"celery": [sys.executable, "-m", "celery"], "python": [sys.executable]}
-        command = [*python[test[0]], *test[1:]]
         env = self.environment(name)
+        if test[0] == "celery":
+            return forkserver.run(test[1:], env=env).returncode == 0
+        assert test[0] == "python"
+        command = [sys.executable, *test[1:]]
         done = subprocess.run(command, check=False, capture_output=True, env=env, cwd=ROOT)
         return done.returncode == 0
 
