@@ -17,12 +17,13 @@ from celery import Celery
 from benchmarks.measure import alternately, cpu_of_calls, median, ratio, timed
 from benchmarks.report import Judge, Scale
 from offload import Counters, Offload
-from offload.counters import NAMES, STEPS
-from offload.hooks.recorder import Recorder
-from offload.stats.exporter import Collector
+from offload.metrics.counters import NAMES, STEPS
+from offload.metrics.prometheus import Collector
+from offload.metrics.recorder import Recorder
+from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.redis import client
-from offload.stores.tallies import KEPT, SPANS
+from offload.stores.sums import KEPT, SPANS
 from tests.support.servers import redis_client, redis_server
 
 TITLE = "Counting"
@@ -114,9 +115,9 @@ def _trips(call: Callable[[], Any]) -> int:
 def _size(url: str, client: Any, scale: Scale, judge: Judge) -> None:
     store = open_store(url)
     count_everything(store, scale.kinds_of_tasks)
-    sizes = {"total": float(client.memory_usage(store.tallies._key, samples=0))}
+    sizes = {"total": float(client.memory_usage(sums_of(store)._key, samples=0))}
     for span in SPANS:
-        [key] = client.keys(f"{store.tallies._key}:{span}:*")
+        [key] = client.keys(f"{sums_of(store)._key}:{span}:*")
         sizes[span] = float(client.memory_usage(key, samples=0))
     kinds = scale.kinds_of_tasks
     for span, size in sizes.items():
@@ -140,7 +141,7 @@ def count_everything(store: Any, kinds_of_tasks: int) -> None:
     for task in range(kinds_of_tasks):
         counters = Counters()
         recorder = Recorder(counters, 1)
-        recorder.ride(store)
+        recorder.attach(store)
         for argument in range(_ARGUMENTS):
             with counters.about(f"shop.orders.tasks.make_report_{task}", f"argument_{argument}"):
                 counters.add(**dict.fromkeys(NAMES, 10**9))

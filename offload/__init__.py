@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from offload.classes.registry import ClassRegistry
-    from offload.counters import Counters
     from offload.errors import (
         BlobMissing,
         CodeError,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
         WrongPython,
     )
     from offload.hooks.extension import Offload
+    from offload.metrics.counters import Counters
     from offload.ref import LostValue, Ref
     from offload.settings import RetryPolicy, Settings, TaskOptions
     from offload.stores import open_store
@@ -78,7 +78,7 @@ __all__ = (
 # to find its command (offload.cli), and must not become slower by what it does not use.
 _ELSEWHERE = {
     "ClassRegistry": "offload.classes.registry",
-    "Counters": "offload.counters",
+    "Counters": "offload.metrics.counters",
     "LostValue": "offload.ref",
     "Offload": "offload.hooks.extension",
     "Ref": "offload.ref",

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from itertools import chain
 from typing import Any
 
 from offload.errors import ConfigurationError, OffloadError
+from offload.metrics.storage import sweep_sums
 from offload.stores.heartbeat import held, process_name
 from offload.stores.protocols import Store, SweepItem
 
@@ -116,7 +118,8 @@ def sweep(
                 report.busy = _sweeper(store)
                 return report
             _note(store, by=process_name(), began=time.time())
-        for item in store.sweep(dry_run=dry_run):
+        sums = sweep_sums(store, dry_run=dry_run)
+        for item in chain(sums, store.sweep(dry_run=dry_run)):
             report.add(item)
             if seen is not None:
                 seen(item)

@@ -44,7 +44,6 @@ from offload.classes.versions import (
     name_of,
     tagged,
 )
-from offload.counters import Counters
 from offload.errors import (
     CodeRefused,
     ConfigurationError,
@@ -54,6 +53,7 @@ from offload.errors import (
     UnknownClass,
     VersionMissing,
 )
+from offload.metrics.counters import Counters
 from offload.stores import open_store
 from offload.stores.protocols import Store
 

@@ -22,7 +22,6 @@ from offload.classes.versions import (
     Stored,
     check_hash,
 )
-from offload.counters import Counters
 from offload.errors import (
     CodeRefused,
     ConfigurationError,
@@ -30,6 +29,7 @@ from offload.errors import (
     UnknownClass,
     VersionMissing,
 )
+from offload.metrics.counters import Counters
 
 __all__ = ("Versions", "for_task", "shown")
 

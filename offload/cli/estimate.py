@@ -11,9 +11,10 @@ from offload.cli.context import runtime_of
 from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_rows
 from offload.hooks.runtime import Runtime
-from offload.stats.estimate import Candidate, Estimate
-from offload.stats.estimate import estimate as estimate_of
-from offload.stats.report import report, tallies_of
+from offload.metrics.estimate import Candidate, Estimate
+from offload.metrics.estimate import estimate as estimate_of
+from offload.metrics.report import report
+from offload.metrics.storage import sums_of
 from offload.text import human_cpu_time, human_size, human_threshold
 
 __all__ = ("estimate",)
@@ -45,7 +46,7 @@ def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: b
         raise click.UsageError("sizes are counted by task in all only: leave --since or --by")
     runtime = runtime_of(ctx)
     runtime.recorder.write()
-    found = estimate_of(report(tallies_of(runtime.store), since), runtime.settings.threshold)
+    found = estimate_of(report(sums_of(runtime.store), since), runtime.settings.threshold)
     if as_json:
         print_json({"store": runtime.store.url, "mode": runtime.settings.mode, **found.as_dict()})
         return

@@ -29,11 +29,11 @@ def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool
 
     It reads the store at every scrape; one for each store is enough.
     """
-    from offload.stats.exporter import serve
-    from offload.stats.report import tallies_of
+    from offload.metrics.prometheus import serve
+    from offload.metrics.storage import sums_of
 
     runtime = runtime_of(ctx)
-    tallies_of(runtime.store)
+    sums_of(runtime.store)
     port, server = serve(runtime.store, host, port, tasks=tasks)
     url = f"http://{host}:{port}/metrics"
     if as_json:

@@ -13,12 +13,11 @@ import click
 from offload.cli.context import runtime_of
 from offload.cli.duration import Duration
 from offload.cli.output import Column, print_json, print_labelled, print_rows
-from offload.counters import STEPS
 from offload.errors import StoreUnavailable
 from offload.hooks.runtime import Runtime
-from offload.stats import Figures, Report, report
-from offload.stats.report import tallies_of
-from offload.stats.stores import by_store
+from offload.metrics.counters import STEPS
+from offload.metrics.report import Figures, Report, by_store, report
+from offload.metrics.storage import sums_of
 from offload.text import (
     human_latency,
     human_percent,
@@ -77,7 +76,7 @@ def stats(
     runtime = runtime_of(ctx)
     if reset:
         runtime.recorder.write()
-        tallies_of(runtime.store).clear()
+        sums_of(runtime.store).clear()
         if as_json:
             print_json({"store": runtime.store.url, "reset": True})
         else:
@@ -86,7 +85,7 @@ def stats(
 
     def read() -> Report:
         runtime.recorder.write()
-        return report(tallies_of(runtime.store), since, tasks=by is not None or as_json)
+        return report(sums_of(runtime.store), since, tasks=by is not None or as_json)
 
     def show(found: Report) -> None:
         if as_json:

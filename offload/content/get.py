@@ -19,7 +19,6 @@ from offload.content.manifest import (
 )
 from offload.content.memory import allocate
 from offload.content.retrying import Retrying
-from offload.counters import Counters
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import (
     BlobMissing,
@@ -29,6 +28,7 @@ from offload.errors import (
     StoreError,
     ValueTooLarge,
 )
+from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.serializers.choose import Registry
 from offload.stores.protocols import Store

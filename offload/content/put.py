@@ -12,9 +12,9 @@ from offload.content.holds import Hold, Holds
 from offload.content.manifest import Packed, pack
 from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
-from offload.counters import Counters
 from offload.digest import Buffer, Digest
 from offload.errors import StoreUnavailable, ValueTooLarge
+from offload.metrics.counters import Counters
 from offload.ref import Ref, Resolve, no_refs_within
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry

@@ -9,8 +9,8 @@ from typing import Any
 from blake3 import blake3
 
 from offload.content.retrying import Retrying
-from offload.counters import Counters
 from offload.errors import InvalidRef, StoreError, UnsupportedVersion
+from offload.metrics.counters import Counters
 from offload.ref import Keys, Ref, Resolve, claimed_digest, fingerprint
 from offload.stores.protocols import PointerStore, Store
 

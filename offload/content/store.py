@@ -13,7 +13,7 @@ from offload.content.holds import Holds
 from offload.content.put import Writer
 from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
-from offload.counters import Counters
+from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.serializers.choose import Registry
 from offload.settings import Settings

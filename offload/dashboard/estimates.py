@@ -12,7 +12,7 @@ from offload.dashboard.overview import stretch_of
 from offload.dashboard.rendering import render
 from offload.dashboard.statistics import STRETCHES
 from offload.dashboard.tables import Column, Table
-from offload.stats.estimate import Candidate, Choices, Estimate, estimate
+from offload.metrics.estimate import Candidate, Choices, Estimate, estimate
 from offload.text import human_cpu_time, human_number, human_size, human_threshold
 
 __all__ = ("ROUTES",)

@@ -6,12 +6,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.counters import STEPS
 from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart, along_time
 from offload.dashboard.rendering import render
 from offload.dashboard.statistics import STRETCHES, Along, Stretch
-from offload.stats import Figures
+from offload.metrics.counters import STEPS
+from offload.metrics.report import Figures
 
 __all__ = ("ROUTES", "latency", "stretch_of", "traffic", "troubles")
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from offload.errors import ConfigurationError
-from offload.stats.limits import BACKLOG, PATIENCE, most_connections
+from offload.metrics.connections import BACKLOG, PATIENCE, most_connections
 
 __all__ = ("serve",)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from offload.dashboard.caching import TTLCache
 from offload.hooks.runtime import Runtime
-from offload.stats import Figures, Report, report
-from offload.stats.report import tallies_of, timeline
-from offload.stores.tallies import SPANS, Span
+from offload.metrics.report import Figures, Report, report, timeline
+from offload.metrics.storage import sums_of
+from offload.stores.sums import SPANS, Span
 
 __all__ = ("STRETCHES", "Along", "Statistics", "Stretch")
 
@@ -74,7 +74,7 @@ class Along:
 
 
 class Statistics:
-    """Reads the store's tallies, at most once in a while."""
+    """Reads the store's counters, at most every `_SECONDS`."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -94,9 +94,9 @@ class Statistics:
         return Along.filled(SPANS[stretch.span], found, begin, time.time())
 
     def _report(self, stretch: Stretch, tasks: bool) -> Report:
-        tallies = tallies_of(self._runtime.store)
+        sums = sums_of(self._runtime.store)
         self._runtime.recorder.write()
-        return report(tallies, stretch.seconds, tasks=tasks)
+        return report(sums, stretch.seconds, tasks=tasks)
 
     def _line(self, span: Span) -> Mapping[int, Figures]:
-        return timeline(tallies_of(self._runtime.store), span)
+        return timeline(sums_of(self._runtime.store), span)

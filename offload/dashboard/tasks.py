@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.counters import STEPS
 from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart
 from offload.dashboard.overview import latency, stretch_of, troubles
 from offload.dashboard.rendering import render
 from offload.dashboard.statistics import STRETCHES
 from offload.dashboard.tables import Column, Table
-from offload.stats import Figures
+from offload.metrics.counters import STEPS
+from offload.metrics.report import Figures
 from offload.text import human_number, human_percent, human_ratio, human_size
 
 __all__ = ("ROUTES",)

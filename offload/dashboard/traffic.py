@@ -11,8 +11,7 @@ from offload.dashboard.statistics import STRETCHES
 from offload.dashboard.tables import Column, Table
 from offload.doctor.health import StoreState
 from offload.errors import OffloadError
-from offload.stats import Figures
-from offload.stats.stores import by_store
+from offload.metrics.report import Figures, by_store
 from offload.text import human_latency, human_number, human_size
 
 __all__ = ("traffic_of",)

@@ -9,11 +9,11 @@ from re import Pattern
 
 from offload.doctor.server import Capacity, stray_findings
 from offload.inspect.findings import Finding
+from offload.stores.capabilities import SMALL_FILE
 from offload.stores.expiry import BLOB_NAME
 from offload.stores.file.blobs import STRIPE
 from offload.stores.file.disk import ASIDE, Disk
 from offload.stores.file.records import RECORD
-from offload.stores.snapshots.names import SNAPSHOT
 from offload.text import human_size
 
 __all__ = ("capacity", "diagnose")
@@ -23,7 +23,7 @@ _LAYOUT = {
     "pointers": (STRIPE, RECORD),
     "leases": (STRIPE, RECORD),
     "locks": (STRIPE,),
-    "stats": (SNAPSHOT,),
+    "stats": (SMALL_FILE,),
     "tmp": (ASIDE,),
 }
 _LITTLE = 0.05  # of the file system

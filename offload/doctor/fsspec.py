@@ -19,5 +19,5 @@ def diagnose(store: FsspecStore) -> Iterator[Finding]:
     own = (name for name in names if BLOB_NAME.fullmatch(name) or CLOCK.fullmatch(name))
     strays = [f"blobs/{name}" for name in set(names).difference(own)]
     yield from stray_findings(
-        [*strays, *store.shelf.strays()], "keep what others write out of the folder"
+        [*strays, *store.files.strays()], "keep what others write out of the folder"
     )

@@ -11,10 +11,10 @@ from offload.doctor.lifecycle import Rule
 from offload.doctor.server import clock_finding, stray_findings
 from offload.errors import ConfigurationError, StoreError
 from offload.inspect.findings import Finding
+from offload.stores.capabilities import SMALL_FILE
 from offload.stores.expiry import BLOB_NAME
 from offload.stores.s3.client import S3Client
 from offload.stores.s3.records import PROBE, Conditions, record_name
-from offload.stores.snapshots.names import SNAPSHOT
 
 __all__ = ("diagnose",)
 
@@ -23,7 +23,7 @@ _OWN: Mapping[str, Callable[[str], object]] = {
     "leases": record_name,
     "pointers": record_name,
     "probe": PROBE.fullmatch,
-    "stats": SNAPSHOT.fullmatch,
+    "stats": SMALL_FILE.fullmatch,
 }
 _PAGES = 10  # of 1000 keys each
 _COMMAND = "write a rule with `celery offload store lifecycle`"

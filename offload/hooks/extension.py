@@ -8,13 +8,13 @@ from celery import Celery, current_app, current_task
 from kombu.utils.imports import symbol_by_name
 
 from offload.classes.registry import ClassRegistry
-from offload.counters import Counters
 from offload.errors import ConfigurationError
 from offload.hooks import control, eager, execute, prefetch, result_meta, results, usercode, worker
 from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backend
 from offload.hooks.publish import amqp_class
 from offload.hooks.results import hook_backend
 from offload.hooks.runtime import Runtime
+from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.settings import Settings
 from offload.stores.protocols import Store
@@ -115,7 +115,7 @@ class Offload:
 
     @property
     def counters(self) -> Counters:
-        """The counters of this process; see `offload.counters.NAMES`."""
+        """The counters of this process; see `offload.metrics.counters.NAMES`."""
         return self._runtime.counters
 
     @property

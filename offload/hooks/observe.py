@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from offload.content.manifest import pack
-from offload.counters import SIZES, Counters
 from offload.digest import Digest
+from offload.metrics.counters import SIZES, Counters
 from offload.serializers.choose import Registry
 from offload.stores.processes import PerProcess
 

@@ -28,13 +28,13 @@ from offload.content.holds import Hold, holder
 from offload.content.pins import Pins
 from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
-from offload.counters import Counters
 from offload.errors import ConfigurationError, InvalidRef, SerializationError
 from offload.hooks.default_store import open_app_store
 from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
-from offload.hooks.recorder import Recorder
+from offload.metrics.counters import Counters
+from offload.metrics.recorder import Recorder
 from offload.ref import Ref
 from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions
@@ -88,7 +88,7 @@ class Runtime:
         self._no_call = TaskOptions()
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
-        """What this process has done; see `offload.counters.NAMES`."""
+        """What this process has done; see `offload.metrics.counters.NAMES`."""
         self.classes: ClassRegistry = ClassRegistry.from_config(
             self._class_config, self.counters, like=None if like is None else like.classes
         )
@@ -178,7 +178,7 @@ class Runtime:
         if self._store is None:
             # Opening doesn't connect, so concurrent threads may each do it.
             store = open_app_store(self.settings, self.app)
-            self.recorder.ride(store)
+            self.recorder.attach(store)
             if isinstance(store, CountsTiers):
                 store.count_by_tier(self.counters)
             self._store = store

@@ -7,6 +7,7 @@ has it, and nothing else does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -14,15 +15,22 @@ from typing import Protocol, runtime_checkable
 from offload.digest import Digest
 from offload.errors import ConfigurationError
 from offload.stores.protocols import Parts, Store, SweepItem
+from offload.stores.sums import Sums
 
 __all__ = (
     "LISTED_HOLDS",
+    "MAX_SMALL_FILE",
+    "SMALL_FILE",
+    "AddsNumbers",
     "BlobInspection",
     "BlobPeek",
     "CountsTiers",
     "HoldTracking",
+    "KeepsFiles",
     "Known",
     "LimitedChunks",
+    "SmallFile",
+    "SmallFiles",
     "StoreCounters",
     "Tiered",
     "Version",
@@ -140,7 +148,7 @@ def chunk_size_of(store: Store) -> int | None:
 
 
 class StoreCounters(Protocol):
-    """Counters by store, such as `offload.counters.Counters`."""
+    """Counters by store, such as `offload.Counters`."""
 
     def of_store(self, store: str, **amounts: int) -> None:
         """Add to the counters of the store at this URL."""
@@ -224,3 +232,77 @@ class VersionedStore(Protocol):
 
     def sweep(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[SweepItem]:
         """Sweep as `Store.sweep` does, without the blobs that are *known* to the index."""
+
+
+# -- for statistics: add numbers, or keep small files
+
+
+@runtime_checkable
+class AddsNumbers(Protocol):
+    """A store that adds numbers of several processes."""
+
+    @property
+    def sums(self) -> Sums: ...
+
+
+MAX_SMALL_FILE = 64 << 20
+"""The most bytes of a small file that are read."""
+SMALL_FILE = re.compile(r"part-[0-9a-f]{32}(\.end)?|fold-[0-9]{10}-[0-9a-f]{32}", re.ASCII)
+"""The names of small files; others put what else is beside them."""
+
+
+@dataclass(frozen=True)
+class SmallFile:
+    """A small file.
+
+    Attributes:
+        tag: changes whenever the content does.
+        written: when, in seconds since 1970 by the store's clock.
+    """
+
+    name: str
+    size: int
+    tag: str
+    written: float
+
+
+class SmallFiles(Protocol):
+    """Small files by name (`SMALL_FILE`), each seen whole or as it was before.
+
+    Errors are as of all of a store; that a file is missing is none.
+
+    Attributes:
+        url: of the store.
+        has_pointers: whether the store's pointers work, which may name the file that counts.
+    """
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def has_pointers(self) -> bool: ...
+
+    def entries(self) -> list[SmallFile]:
+        """Return all files."""
+
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return the content of each (at most `MAX_SMALL_FILE` bytes), None if it is missing."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write or replace a file, which has one writer."""
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files."""
+
+    def now(self) -> float:
+        """Return the time, as well as it is known without asking."""
+
+    def sure_time(self) -> float:
+        """Return a time that has passed by the store's clock, for removing by age."""
+
+
+@runtime_checkable
+class KeepsFiles(Protocol):
+    """A store that keeps small files."""
+
+    @property
+    def files(self) -> SmallFiles: ...

@@ -26,9 +26,9 @@ from offload.stores.checks import (
     names_holder,
 )
 from offload.stores.errors import missing_error, size_error, tier_not_configured
-from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
+from offload.stores.sums import MemorySums
 from offload.stores.url import StoreURL
 
 __all__ = ("Entry", "MemoryState", "MemoryStore", "open_memory")
@@ -154,7 +154,7 @@ class MemoryStore:
         self.blobs = MemoryBlobs(self.url, self.state)
         self.pointers = MemoryPointers()
         self.leases = MemoryLeases(clock)
-        self.tallies = MemoryTallies()
+        self.sums = MemorySums()
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Drop expired blobs, and yield them."""

@@ -8,8 +8,8 @@ from types import ModuleType
 
 from offload.classes.registry import ClassRegistry
 from offload.classes.shipping import Shipping
-from offload.counters import Counters
 from offload.errors import StoreUnavailable
+from offload.metrics.counters import Counters
 from offload.serializers import Registry
 from tests.classes.conftest import Counting, CountingStore
 

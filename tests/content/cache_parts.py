@@ -13,7 +13,7 @@ from offload.content.cache.folder import Folder
 from offload.content.holds import Hold
 from offload.content.manifest import CHUNK
 from offload.content.store import ContentStore
-from offload.counters import Counters
+from offload.metrics.counters import Counters
 from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.memory import MemoryStore

@@ -8,7 +8,7 @@ import pytest
 
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
-from offload.counters import Counters
+from offload.metrics.counters import Counters
 from offload.serializers.choose import Registry
 from offload.settings import RetryPolicy, Settings
 from offload.stores.memory import MemoryStore

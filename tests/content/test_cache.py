@@ -22,7 +22,6 @@ from offload.content.cache import folder as cache_folder
 from offload.content.cache import node as cache_module
 from offload.content.cache import open_cache
 from offload.content.cache.folder import Folder, available_memory, is_tmpfs, memory_limit
-from offload.counters import Counters
 from offload.errors import (
     BlobMissing,
     ConfigurationError,
@@ -30,6 +29,7 @@ from offload.errors import (
     SerializerNotAccepted,
     ValueTooLarge,
 )
+from offload.metrics.counters import Counters
 from offload.settings import Settings
 from tests.content.cache_parts import CHUNKS, LARGE, MB, Child, Machine, noise
 

@@ -583,7 +583,7 @@ def test_goes_on_after_a_fork(parts):
 def test_goes_on_after_a_fork_over_redis(redis):
     """The same over a server: parent and children share no connection."""
     from offload.content.store import ContentStore
-    from offload.counters import Counters
+    from offload.metrics.counters import Counters
     from offload.serializers.choose import Registry
     from offload.settings import Settings
     from offload.stores import open_store

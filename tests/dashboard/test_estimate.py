@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from offload.counters import SIZES, size_names
-from offload.stats import report
-from offload.stats.estimate import estimate
-from offload.stores.tallies import LABEL, Tally
+from offload.metrics.counters import SIZES, size_names
+from offload.metrics.estimate import estimate
+from offload.metrics.report import report
+from offload.metrics.storage import sums_of
+from offload.stores.sums import LABEL, CounterBatch
 from tests.dashboard.test_pages import cells
 
 pytestmark = pytest.mark.server
@@ -19,8 +20,8 @@ def counted(shop):
     for size in SIZES:
         for name, amount in zip(size_names(size), (3, 3 * size, size), strict=True):
             found[f"{name}{LABEL}shop.report{LABEL}"] = amount
-    shop.hook.store.tallies.add(Tally("here", 1, found, found))
-    return estimate(report(shop.hook.store.tallies, tasks=True), shop.hook.settings.threshold)
+    sums_of(shop.hook.store).add(CounterBatch("here", 1, found, found))
+    return estimate(report(sums_of(shop.hook.store), tasks=True), shop.hook.settings.threshold)
 
 
 def test_what_was_counted_is_estimated(shop):

@@ -13,10 +13,11 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from offload.counters import NAMES
 from offload.dashboard import dashboard
 from offload.dashboard.statistics import Statistics
-from offload.stores.tallies import LABEL, Tally
+from offload.metrics.counters import NAMES
+from offload.metrics.storage import sums_of
+from offload.stores.sums import LABEL, CounterBatch
 from tests.dashboard.asking import growth
 from tests.dashboard.conftest import Shop
 from tests.support.processes import wait_until
@@ -145,10 +146,10 @@ def test_what_others_wrote_into_statistics_is_left_out(shop, redis):
 
 def test_a_million_task_names_are_a_bounded_page(shop):
     """The store keeps so many, and a page shows some of them."""
-    tallies = shop.hook.store.tallies
+    tallies = sums_of(shop.hook.store)
     for number in range(20):
         names = [f"values_offloaded{LABEL}task{number}.{at}{LABEL}" for at in range(50_000)]
-        tallies.add(Tally(f"p{number}", 1, dict.fromkeys(names, 1), {}))
+        tallies.add(CounterBatch(f"p{number}", 1, dict.fromkeys(names, 1), {}))
     client = shop.client()
     answer = client.get("/tasks?sort=name&page=3")
     assert answer.text.count("<tr data-key=") == 100
@@ -195,7 +196,9 @@ def test_a_browser_left_open_takes_no_memory(shop, serve, look):
                 f"values_offloaded{LABEL}shop.report": 1,
                 f"bytes_offloaded{LABEL}shop.report": number,
             }
-            shop.hook.store.tallies.add(Tally(f"{os.getpid()}-{times}", number, tally, tally))
+            sums_of(shop.hook.store).add(
+                CounterBatch(f"{os.getpid()}-{times}", number, tally, tally)
+            )
             with page.expect_response(lambda answer: answer.ok):
                 page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         asked.send("HeapProfiler.collectGarbage")

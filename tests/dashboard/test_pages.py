@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from offload.metrics.storage import sums_of
 from offload.text import human_size
 
 pytestmark = pytest.mark.server
@@ -130,7 +131,7 @@ def test_browsers_together_read_the_store_once(shop):
     shop.work()
     client = shop.client()
     client.get("/")
-    asked = shop.hook.store.tallies._client
+    asked = sums_of(shop.hook.store)._client
     sent = []
     real = asked._sent
     asked._sent = lambda commands: sent.append(commands) or real(commands)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from offload.dashboard.caching import TTLCache
 from offload.dashboard.statistics import Along
 from offload.errors import StoreUnavailable
-from offload.stats import Figures
+from offload.metrics.report import Figures
 from tests.support.processes import wait_until
 
 ONE, TWO = Figures({"values_seen": 1}), Figures({"values_seen": 2})

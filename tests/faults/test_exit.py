@@ -19,6 +19,7 @@ BOUND = 30  # the process has ended long before; the machine may be busy
 SCRIPT = """
 import os, sys, threading
 from celery import Celery, signals
+from offload.metrics.storage import sums_of
 from offload import Offload
 way, url = sys.argv[1:]
 app = Celery("exit", broker="memory://", set_as_current=False)
@@ -27,7 +28,7 @@ hook = Offload(app, store=url, cache="off", mode=mode, secret="of sixteen charac
                retry={"max_retries": 0})
 if way != "idle":
     refs = [hook.put(bytes([number]) * 3_000_000) for number in range(3)]
-hook.store.tallies.total()
+sums_of(hook.store).total()
 print("ready", flush=True)
 sys.stdin.readline()  # until the store is a black hole
 hook.counters.add(values_seen=1)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from offload.stats import limits
+from offload.metrics import connections
 from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -80,11 +80,11 @@ def test_half_open_requests_block_nobody(server):
         wait_until(lambda: answers(url), "it answers")
         for _ in range(20):
             assert answers(url)
-        assert threads_of(pid) < limits._MOST + 30
+        assert threads_of(pid) < connections._MOST + 30
         assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < DESCRIPTORS - 20
         # Each half is closed: its turn to be dropped has come, or its time is over.
         for half in halves:
-            half.settimeout(limits.PATIENCE * 6)
+            half.settimeout(connections.PATIENCE * 6)
             try:
                 half.recv(1000)
             except ConnectionResetError:
@@ -110,4 +110,4 @@ def test_few_descriptors_mean_few_connections(monkeypatch):
     resource = pytest.importorskip("resource")
     for allowed, most in ((200, 70 - 6), (100, 20), (20, 4), (1 << 20, 64)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, n=allowed: (n, n))
-        assert limits.most_connections() == most
+        assert connections.most_connections() == most

@@ -16,11 +16,11 @@ import pytest
 
 from offload.errors import StoreUnavailable
 from offload.hooks.observe import LEAST
+from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
-from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.redis import client
-from offload.stores.tallies import LABEL
+from offload.stores.sums import LABEL, MemorySums
 from tests.support.processes import wait_until
 from tests.support.servers import redis_server
 from tests.support.wire import make_wire
@@ -138,7 +138,7 @@ def test_publishing_asks_the_store_nothing(redis):
         wait_until(lambda: asking, "something is written")
         wire.hook.recorder.end()
     assert set(asking) == {"offload-stats"}
-    total = open_store(url).tallies.total()
+    total = sums_of(open_store(url)).total()
     assert total[LABEL.join(("observed_values", "take", "args[0]"))] == 3
     assert total[LABEL.join(("size_12_bytes", "take", ""))] == 3 * (5000 + HEAD)
 
@@ -146,7 +146,7 @@ def test_publishing_asks_the_store_nothing(redis):
 def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
     """Publishing goes on, and what was counted is written when it is back."""
     caplog.set_level(logging.INFO, "offload")
-    add, calls = MemoryTallies.add, []
+    add, calls = MemorySums.add, []
 
     def away(self, tally):
         calls.append(tally.number)
@@ -154,7 +154,7 @@ def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
             raise StoreUnavailable("away")
         add(self, tally)
 
-    with patch.object(MemoryTallies, "add", away):
+    with patch.object(MemorySums, "add", away):
         wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
         wire.app.send_task("take", (b"x" * 5000,))
         wait_until(lambda: len(calls) >= 4, "it was tried again")
@@ -162,7 +162,7 @@ def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
     assert calls == [1] * 4  # the same tally, so that it counts once
     said = [r.getMessage() for r in caplog.records if r.name.startswith("offload")]
     assert said == ["statistics are written later: away"] * 3
-    total = open_store(url).tallies.total()
+    total = sums_of(open_store(url)).total()
     assert total[LABEL.join(("observed_values", "take", "args[0]"))] == 1
 
 
@@ -180,7 +180,7 @@ def test_with_an_interval_of_0_nothing_is_written(url):
     wire.app.send_task("take", (b"x" * 5000,))
     wire.hook.recorder.end()
     assert isinstance(open_store(url), MemoryStore)
-    assert open_store(url).tallies.total() == {}
+    assert sums_of(open_store(url)).total() == {}
 
 
 SCRIPT = """
@@ -218,7 +218,7 @@ def test_a_short_process_and_its_child_write_at_their_end(redis, words, number):
     """However short, and each its own, once."""
     url = f"{redis.url}?prefix=behind-{os.urandom(4).hex()}"
     assert run(url, *words) == ""
-    total = open_store(url).tallies.total()
+    total = sums_of(open_store(url)).total()
     assert total[LABEL.join(("observed_values", "take", "args[0]"))] == number
 
 

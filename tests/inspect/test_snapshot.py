@@ -12,9 +12,9 @@ import pytest
 
 from offload.dashboard.caching import BackgroundRefresh
 from offload.errors import ConfigurationError
-from offload.hooks import recorder
 from offload.inspect.blobs import Row, ordered, rows
 from offload.inspect.snapshot import Query, held_by, take_snapshot
+from offload.metrics import recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from tests.support.processes import wait_until

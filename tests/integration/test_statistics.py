@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from offload import BlobMissing
-from offload.stats import report
+from offload.metrics.report import report
+from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.testing.store import unique
 from tests.integration.features import create
@@ -53,7 +54,7 @@ def run_tasks(app):
 
 
 def fetched(config):
-    found = report(open_store(config["offload"]["store"]).tallies)
+    found = report(sums_of(open_store(config["offload"]["store"])))
     return found.tasks["lengths"]["values_fetched"] if "lengths" in found.tasks else 0
 
 
@@ -107,7 +108,7 @@ def test_an_idle_worker_tells_what_went_wrong(broker_server, store_server, tmp_p
     app.offload.store.blobs.delete([app.offload.put("x" * 5000).digest])
     app.offload.recorder.write()
     config["offload"]["stats_interval"] = 0.5
-    tallies = open_store(store).tallies
+    tallies = sums_of(open_store(store))
     with worker(tmp_path, config, app="tests.integration.features", pool=pool) as process:
         with pytest.raises(BlobMissing):
             answer.get(timeout=60)

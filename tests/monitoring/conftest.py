@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offload.stats.exporter import serve
+from offload.metrics.prometheus import serve
 from offload.stores.memory import MemoryStore
 from tests.monitoring.live import RULES, count, prometheus
 from tests.support.processes import wait_until

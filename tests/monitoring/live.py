@@ -12,8 +12,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 from offload import Counters
-from offload.counters import NAMES, STEPS
-from offload.hooks.recorder import Recorder
+from offload.metrics.counters import NAMES, STEPS
+from offload.metrics.recorder import Recorder
 from tests.support.processes import Process
 from tests.support.servers import HOST, free_port, unavailable
 
@@ -86,7 +86,7 @@ def count(store, tasks=("shop.total", "shop.report"), amount: int = 5) -> None:
     """Count everything there is to count for each task, and write it to *store*."""
     counters = Counters()
     recorder = Recorder(counters, 1)
-    recorder.ride(store)
+    recorder.attach(store)
     for number, task in enumerate(tasks, 1):
         with counters.about(task, "rows"):
             counters.add(**{name: amount * number + at for at, name in enumerate(NAMES)})

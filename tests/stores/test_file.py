@@ -491,8 +491,9 @@ GROUP = 4343
 
 _AS_ANOTHER_USER = """
 import os, sys
+from offload.metrics.storage import sums_of
 from offload.stores import open_store
-from offload.stores.tallies import Tally
+from offload.stores.sums import CounterBatch
 from offload.digest import digest_of
 open_store("file:///x")  # imports, which that user may not read
 os.setgroups([])
@@ -507,9 +508,9 @@ assert [len(bytes(found)) for found in store.blobs.get(digests, 10_000)] == [400
 old = store.pointers.read("counter")
 assert store.pointers.swap("counter", old, str(int(old or 0) + 1).encode())
 assert store.leases.acquire("lease", "me", 100) and store.leases.release("lease", "me")
-store.tallies.add(Tally(sys.argv[3], 1, {"a": 1}, {"a": 1}))
+sums_of(store).add(CounterBatch(sys.argv[3], 1, {"a": 1}, {"a": 1}))
 list(store.sweep())
-print(store.pointers.read("counter").decode(), store.tallies.total()["a"])
+print(store.pointers.read("counter").decode(), sums_of(store).total()["a"])
 """
 
 

@@ -12,9 +12,10 @@ from offload import Offload, StoreError, StoreUnavailable
 from offload.digest import digest_of
 from offload.doctor import examine
 from offload.doctor.kinds import capacity_of
+from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.redis.client import script
-from offload.stores.tallies import Tally
+from offload.stores.sums import CounterBatch
 from offload.testing.store import HOUR, StoreSuite
 from tests.hooks.test_default_store import app_of
 from tests.support.servers import redis_client, redis_server
@@ -59,9 +60,9 @@ def everything(url):
     assert hook.get(ref)[-1] == 99_999
     hook.pin(ref, "name")
     assert hook.unpin("name")
-    store.tallies.add(Tally("p", 1, Counter(a=1), Counter(a=1)))
-    assert store.tallies.total()
-    assert store.tallies.series("minute")
+    sums_of(store).add(CounterBatch("p", 1, Counter(a=1), Counter(a=1)))
+    assert sums_of(store).total()
+    assert sums_of(store).series("minute")
     assert store.leases.acquire("lease", "me", 10)
     assert store.leases.release("lease", "me")
     assert store.pointers.swap("pointer", None, b"1")

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Union
 
 from offload.content.cache.file import CachedValue, InFile, InMemory, body_start, map_value
 from offload.content.manifest import Manifest
-from offload.counters import Counters
 from offload.digest import Buffer, Digest
 from offload.errors import ConfigurationError, IntegrityError
+from offload.metrics.counters import Counters
 from offload.settings import Settings
 
 if TYPE_CHECKING:

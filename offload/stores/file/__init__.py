@@ -6,7 +6,7 @@
     pointers/9a/9a41…     a pointer, under the hash of its name (which is its first line)
     leases/9a/9a41…       a lease, likewise
     locks/1f              what is locked while a file in a folder 1f changes
-    stats/part-5e1d…      what a process counted; see `offload.stores.snapshots`
+    stats/part-5e1d…      what a process counted; see `offload.metrics.snapshots`
     tmp/                  what is being written
 
 What is relied on, and for what:

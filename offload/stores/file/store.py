@@ -11,11 +11,9 @@ from typing import Any
 from offload.stores.file.blobs import FileBlobs
 from offload.stores.file.disk import Disk
 from offload.stores.file.records import FilePointers, FileRecords
-from offload.stores.file.shelf import FileShelf
+from offload.stores.file.small_files import DiskFiles
 from offload.stores.leases import RecordLeases
 from offload.stores.protocols import SweepItem
-from offload.stores.snapshots import SnapshotTallies
-from offload.stores.snapshots.shelf import Pointed
 from offload.stores.url import StoreURL, boolean, duration, seconds
 
 __all__ = ("FileStore", "open_file")
@@ -52,7 +50,7 @@ class FileStore:
         self.blobs = FileBlobs(disk, skew)
         self.pointers = FilePointers(disk)
         self.leases = RecordLeases(FileRecords(disk, "leases"))
-        self.tallies = SnapshotTallies(FileShelf(disk), Pointed(self.pointers))
+        self.files = DiskFiles(disk)
         self.disk = disk
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
@@ -62,7 +60,6 @@ class FileStore:
         yield from left
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
-        yield from self.tallies.sweep(dry_run=dry_run)
 
     def close(self) -> None:
         """Do nothing: no file stays open between calls."""

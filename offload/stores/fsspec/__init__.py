@@ -5,7 +5,7 @@
     blobs/b3-1f0c…/5e1d…                        the content, under a random name
     blobs/b3-1f0c…/5e1d….1767225600.4194304     that it is whole, lives until then, its size
     stats/part-5e1d…~1767225600000~812          what a process counted: when it was written, its
-                                                size; see `offload.stores.snapshots`
+                                                size; see `offload.metrics.snapshots`
 
 A content counts when a mark beside it says so; so it does not matter whether the file
 system replaces files in one step. What prolongs a life adds an empty mark, and nothing is ever

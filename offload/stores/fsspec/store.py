@@ -10,10 +10,8 @@ from urllib.parse import quote
 from offload.errors import ConfigurationError, OffloadError
 from offload.stores.fsspec.blobs import FsspecBlobs
 from offload.stores.fsspec.folder import FileSystem, Folder
-from offload.stores.fsspec.shelf import FsspecShelf
+from offload.stores.fsspec.small_files import FsspecFiles
 from offload.stores.protocols import SweepItem
-from offload.stores.snapshots import SnapshotTallies
-from offload.stores.snapshots.shelf import Listed
 from offload.stores.threads import Threads
 from offload.stores.url import StoreURL, count, duration
 
@@ -48,15 +46,13 @@ class FsspecStore:
         self._threads = Threads(threads, "offload-fsspec")
         folder = Folder(connect, url, root)
         self.blobs = FsspecBlobs(folder, self._threads, skew=skew, ahead=ahead, clock=clock)
-        self.shelf = shelf = FsspecShelf(folder.beside("stats"), self._threads, clock)
-        self.tallies = SnapshotTallies(shelf, Listed(shelf))
+        self.files = FsspecFiles(folder.beside("stats"), self._threads, clock)
         self.pointers = NoPointers(url)
         self.leases = NoLeases(url)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Remove what expired, and yield it."""
         yield from self.blobs.sweep(dry_run=dry_run)
-        yield from self.tallies.sweep(dry_run=dry_run)
 
     def close(self) -> None:
         """End this process's threads; the next call begins new ones."""

@@ -51,12 +51,12 @@ def script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-class Riding(Protocol):
+class CommandSource(Protocol):
     """Gives a command that is sent along with others, and what it stands for."""
 
-    def due(self) -> tuple[Any, Command] | None: ...
+    def next_batch(self) -> tuple[Any, Command] | None: ...
 
-    def lost(self, what: Any) -> None: ...
+    def requeue(self, what: Any) -> None: ...
 
 
 class RedisClient:
@@ -84,7 +84,7 @@ class RedisClient:
         self.prefix = prefix
         self.replicas = replicas
         self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be for ever
-        self._riding: Riding | None = None
+        self._source: CommandSource | None = None
         # A forked child does not even drop what it inherits: giving up a Cluster's client
         # takes its lock, which a thread of the parent's may have held at that moment.
         self._kept: list[Driver] = []
@@ -127,9 +127,9 @@ class RedisClient:
                 answers[at] = answer
         return [self._checked(answer, script) for answer in answers]
 
-    def ride(self, riding: Riding) -> None:
-        """Send what *riding* gives along with the commands that are sent anyway."""
-        self._riding = riding
+    def piggyback(self, source: CommandSource) -> None:
+        """Send what *source* provides along with the commands that are sent anyway."""
+        self._source = source
 
     def keys(self, begin: str, *, kind: str = "string") -> Iterator[list[str]]:
         """Yield the keys of a kind that begin so, each once, in lists of up to a few thousand."""
@@ -177,14 +177,14 @@ class RedisClient:
     def _run(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []
-        due = self._riding.due() if self._riding is not None else None
-        if self._riding is None or due is None:
+        batch = self._source.next_batch() if self._source is not None else None
+        if self._source is None or batch is None:
             return self._sent(commands)
-        tally, extra = due
+        counted, extra = batch
         try:
             *answers, own = self._sent([*commands, extra])
         except BaseException:
-            self._riding.lost(tally)
+            self._source.requeue(counted)
             raise
         if isinstance(own, Exception):
             logger.warning("no statistics are kept: %s", translate(own, self.url))

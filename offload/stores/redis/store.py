@@ -8,7 +8,7 @@ from offload.stores.protocols import SweepItem
 from offload.stores.redis.blobs import RedisBlobs
 from offload.stores.redis.client import Driver, RedisClient
 from offload.stores.redis.records import RedisLeases, RedisPointers
-from offload.stores.redis.tallies import RedisTallies
+from offload.stores.redis.sums import RedisSums
 
 __all__ = ("RedisStore",)
 
@@ -41,7 +41,7 @@ class RedisStore:
         self.blobs = RedisBlobs(self.client)
         self.pointers = RedisPointers(self.client)
         self.leases = RedisLeases(self.client)
-        self.tallies = RedisTallies(self.client)
+        self.sums = RedisSums(self.client)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:  # noqa: ARG002
         """Do nothing: the server removes what has expired."""

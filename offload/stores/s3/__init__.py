@@ -5,7 +5,7 @@
     <prefix>/blobs/b3-1f0c…      a blob, then 16 random bytes; its metadata tell its life
     <prefix>/pointers/keys!ref   a pointer: 16 random bytes, a byte "set", the value
     <prefix>/leases/sweep        a lease, likewise (JSON)
-    <prefix>/stats/part-5e1d…    what a process counted; see `offload.stores.snapshots`
+    <prefix>/stats/part-5e1d…    what a process counted; see `offload.metrics.snapshots`
     <prefix>/probe/…             asked once by each process, see below
 
 S3 has no clock that a client could read beforehand, no expiry of single objects, and no

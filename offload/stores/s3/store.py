@@ -12,9 +12,7 @@ from offload.stores.protocols import SweepItem
 from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.client import Connect, S3Client
 from offload.stores.s3.records import Conditions, S3Pointers, S3Records
-from offload.stores.s3.shelf import S3Shelf
-from offload.stores.snapshots import SnapshotTallies
-from offload.stores.snapshots.shelf import Pointed
+from offload.stores.s3.small_files import S3Files
 
 __all__ = ("S3Store",)
 
@@ -71,7 +69,7 @@ class S3Store:
         self.versions = self.blobs
         self.pointers = S3Pointers(S3Records(self.client, "pointers", self.conditions))
         self.leases = RecordLeases(S3Records(self.client, "leases", self.conditions))
-        self.tallies = SnapshotTallies(S3Shelf(self.client), Pointed(self.pointers))
+        self.files = S3Files(self.client)
 
     def sweep(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[SweepItem]:
         """Delete what expired, but not blobs *known* to a tier index, and yield it.
@@ -84,7 +82,6 @@ class S3Store:
         yield from self.pointers.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
         yield from self.conditions.sweep(dry_run=dry_run)
-        yield from self.tallies.sweep(dry_run=dry_run)
 
     def close(self) -> None:
         """Close this process's connections and end its threads; the next call makes new ones."""

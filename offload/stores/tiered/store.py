@@ -10,7 +10,6 @@ from itertools import groupby, pairwise
 from offload.errors import ConfigurationError, StoreUnavailable
 from offload.stores.capabilities import StoreCounters
 from offload.stores.protocols import LeaseStore, PointerStore, Store, SweepItem
-from offload.stores.tallies import Tallies
 from offload.stores.tiered.blobs import TieredBlobs
 from offload.stores.tiered.counts import TierCounts
 from offload.stores.tiered.index import index_of
@@ -86,12 +85,6 @@ class TieredStore:
     @property
     def leases(self) -> LeaseStore:
         return self._first.leases
-
-    @property
-    def tallies(self) -> Tallies:
-        """Those of the first tier. Raises AttributeError where it keeps none."""
-        tallies: Tallies = self._first.tallies  # type: ignore[attr-defined]
-        return tallies
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
         """Remove what nobody holds any more, and what expired in each tier; yield each.

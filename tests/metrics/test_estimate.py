@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload import Counters
-from offload.counters import SIZES
-from offload.stats import Figures, Report
-from offload.stats.estimate import IN_MESSAGE, OFFLOADED, REPEATED, STORED, estimate
+from offload.metrics.counters import SIZES
+from offload.metrics.estimate import IN_MESSAGE, OFFLOADED, REPEATED, STORED, estimate
+from offload.metrics.report import Figures, Report
 from offload.text import human_cpu_time, human_threshold
 
 KIB, MIB = 1024, 1024**2

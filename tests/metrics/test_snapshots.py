@@ -14,15 +14,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from offload.errors import StoreUnavailable
+from offload.metrics.folding import GRACE, LIFE, SILENT, STRAY
+from offload.metrics.snapshots import (
+    END,
+    Listed,
+    Pointed,
+    Snapshot,
+    is_fold,
+    is_part,
+    read_snapshot,
+    write_snapshot,
+)
+from offload.metrics.storage import FileSums, sums_of
+from offload.stores.capabilities import SmallFile
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
-from offload.stores.snapshots import SnapshotTallies
-from offload.stores.snapshots.folding import GRACE, SILENT, STRAY
-from offload.stores.snapshots.names import END, is_fold, is_part
-from offload.stores.snapshots.part import LIFE
-from offload.stores.snapshots.shelf import Entry, Listed, Pointed
-from offload.stores.snapshots.written import Snapshot, read, write
-from offload.stores.tallies import LABEL, SPANS, Tally
+from offload.stores.sums import LABEL, SPANS, CounterBatch
 
 NAME = LABEL.join(("seen", "t", "a"))
 
@@ -46,7 +53,7 @@ class Shelf:
     def entries(self):
         self.at("entries")
         return [
-            Entry(name, len(content), tag, written)
+            SmallFile(name, len(content), tag, written)
             for name, (content, tag, written) in self.files.items()
         ]
 
@@ -101,14 +108,14 @@ def head(request, shelf):
 @pytest.fixture
 def process(shelf, head):
     """Return another process's tallies."""
-    return lambda: SnapshotTallies(shelf, head, (lambda: shelf.time,))
+    return lambda: FileSums(shelf, head, (lambda: shelf.time,))
 
 
 numbers = count()
 
 
 def one(amount=1):
-    return Tally("p", next(numbers), {NAME: amount}, {NAME: amount})
+    return CounterBatch("p", next(numbers), {NAME: amount}, {NAME: amount})
 
 
 def seen(tallies):
@@ -299,7 +306,7 @@ def test_two_who_fold_at_once_count_nothing_twice(shelf, process):
 
 def test_who_is_held_up_before_the_swap_loses_it(shelf):
     """However long that is, and whatever others folded and removed meanwhile."""
-    made = lambda: SnapshotTallies(shelf, Pointed(shelf.pointers), (lambda: shelf.time,))
+    made = lambda: FileSums(shelf, Pointed(shelf.pointers), (lambda: shelf.time,))
     fill(shelf, made)
 
     def hold_up(call):
@@ -319,7 +326,7 @@ def test_who_is_held_up_before_the_swap_loses_it(shelf):
 
 def test_who_was_held_up_while_folding_gives_up(shelf):
     """Where the head is found by number alone it could name what is gone meanwhile."""
-    tallies = SnapshotTallies(shelf, Listed(shelf), (lambda: shelf.time,))
+    tallies = FileSums(shelf, Listed(shelf), (lambda: shelf.time,))
     tallies.add(one())
     tallies.end()
 
@@ -350,7 +357,7 @@ def test_counting_begins_anew_also_for_those_who_go_on(shelf, process):
 
 
 FUTURE = b"offload statistics 2\n whatever"
-_WHOLE = write(Snapshot())
+_WHOLE = write_snapshot(Snapshot())
 
 
 @pytest.mark.parametrize(
@@ -449,7 +456,7 @@ def test_what_did_not_change_is_not_read_again(shelf, process):
 
 def test_many_parts_are_folded_without_a_sweep(shelf, process, monkeypatch):
     """Short-lived processes, as of a worker that runs one task in each, leave bounded files."""
-    monkeypatch.setattr("offload.stores.snapshots.tallies.SELDOM", 1)
+    monkeypatch.setattr("offload.metrics.storage.SELDOM", 1)
     most = 0
     for _ in range(500):
         writer = process()
@@ -475,7 +482,7 @@ def test_old_minutes_are_in_hours_and_old_hours_in_days(shelf, process):
     assert len(tallies.series("minute")) <= 2
     assert len(tallies.series("hour")) <= 37
     [fold] = shelf.named(is_fold)
-    assert len(read(shelf.files[fold][0]).accounts.series["hour"]) <= 38
+    assert len(read_snapshot(shelf.files[fold][0]).sums.series["hour"]) <= 38
 
 
 def test_what_a_wrong_clock_wrote_for_the_future_is_in_no_series(shelf, process):
@@ -494,7 +501,7 @@ def test_what_a_wrong_clock_wrote_for_the_future_is_in_no_series(shelf, process)
 
 def test_a_forked_child_writes_its_own(tmp_path):
     """It does not write again what its parent counted."""
-    tallies = FileStore(tmp_path).tallies
+    tallies = sums_of(FileStore(tmp_path))
     tallies.add(one(5))
     pid = os.fork()
     if not pid:
@@ -504,7 +511,7 @@ def test_a_forked_child_writes_its_own(tmp_path):
             os._exit(0)
     os.waitpid(pid, 0)
     tallies.add(one())
-    assert FileStore(tmp_path).tallies.total() == {NAME: 8}
+    assert sums_of(FileStore(tmp_path)).total() == {NAME: 8}
 
 
 class Machine(RuleBasedStateMachine):
@@ -521,7 +528,7 @@ class Machine(RuleBasedStateMachine):
 
     def made(self):
         head = Pointed(self.shelf.pointers) if self.head is Pointed else Listed(self.shelf)
-        return SnapshotTallies(self.shelf, head, (lambda: self.shelf.time,))
+        return FileSums(self.shelf, head, (lambda: self.shelf.time,))
 
     @rule(number=st.integers(0, 3), task=st.sampled_from("ab"), amount=st.integers(1, 9))
     def count(self, number, task, amount):
@@ -530,7 +537,7 @@ class Machine(RuleBasedStateMachine):
         name = LABEL.join(("seen", task, ""))
         amounts = {name: amount}
         self.processes[min(number, len(self.processes) - 1)].add(
-            Tally("p", next(numbers), amounts, amounts)
+            CounterBatch("p", next(numbers), amounts, amounts)
         )
         self.expected[name] += amount
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload import Counters
-from offload.counters import BOUNDS
-from offload.stats import Figures
+from offload.metrics.counters import BOUNDS
+from offload.metrics.report import Figures
 
 
 def test_deduplication_is_what_travelled_for_what_was_uploaded():

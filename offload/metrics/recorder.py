@@ -1,4 +1,4 @@
-"""From a process's counters to the store's tallies."""
+"""Send a process's counters to the store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import Any
 
 from celery import signals
 
-from offload.counters import BY_TASK, Counted, Counters
 from offload.errors import OffloadError, StoreError
 from offload.forks import guard_forks
+from offload.metrics.counters import BY_TASK, Counted, Counters
+from offload.metrics.storage import has_counters, sums_of
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
-from offload.stores.tallies import LABEL, Tallied, Tallies, Tally
+from offload.stores.sums import LABEL, CounterBatch, Sums
 
 __all__ = ("Recorder",)
 
@@ -33,18 +34,18 @@ _LONGEST = 200  # characters of a task's or argument's name
 
 
 class Recorder:
-    """Gives what was counted to a store, at most once in *interval* seconds.
+    """Sends counts to a store, at most once in *interval* seconds.
 
-    It rides on what the store is asked anyway. Where nothing is asked, or nothing can carry it, a
-    thread writes what has waited for *interval*; there is no thread while nothing waits, and none
-    is inherited by a fork. `write` is for the end of a process. What was counted since the last
-    writing is lost if the process is killed.
+    Batches piggyback on requests that are sent anyway. If there are none, or they can't carry a
+    batch, a thread writes what has waited for *interval*; there is no thread while nothing waits,
+    and a fork inherits none. `write` is for the end of a process. If a process is killed, counts
+    since the last write are lost.
 
     Args:
-        behind: have the thread write in any case, also at the end of a process, which waits for it
-            no longer than two seconds: so no error and no timeout of the store comes to anybody.
-        clock: seconds that only rise.
-        sleep: waits so many seconds; default: or until the process ends.
+        behind: have the thread write in any case, also at the end of a process, which waits for at
+            most two seconds: so no error and no timeout of the store reaches anybody.
+        clock: monotonic seconds.
+        sleep: waits so many seconds; by default at most until the process ends.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Recorder:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Any] | None = None,
     ) -> None:
-        self._tallies: Tallies | None = None
+        self._sums: Sums | None = None
         self._counters = counters
         self._interval = interval
         self._behind = behind
@@ -65,17 +66,17 @@ class Recorder:
         begun = clock()
         self._states = PerProcess(lambda: _State(begun + interval))
 
-    def ride(self, store: Store) -> None:
+    def attach(self, store: Store) -> None:
         """Write to *store* from now on, and at the end of each process."""
-        if self._interval and isinstance(store, Tallied):
-            self._tallies = store.tallies
-            if self._tallies.rides and not self._behind:
-                self._tallies.ride(self)
+        if self._interval and has_counters(store):
+            self._sums = sums_of(store)
+            if self._sums.piggybacks and not self._behind:
+                self._sums.piggyback(self)
             guard_forks()
             self._counters.listen(self._write_later)
             _recorders.add(self)
 
-    def due(self) -> Tally | None:
+    def next_batch(self) -> CounterBatch | None:
         state = self._states.get()
         if self._clock() < state.next or not state.lock.acquire(blocking=False):
             return None
@@ -85,25 +86,25 @@ class Recorder:
         finally:
             state.lock.release()
 
-    def lost(self, tally: Tally) -> None:
-        self._states.get().again.append(tally)
+    def requeue(self, batch: CounterBatch) -> None:
+        self._states.get().again.append(batch)
 
     def write(self) -> None:
-        """Write what is left, now. If the store fails it is lost."""
-        state, tallies = self._states.get(), self._tallies
-        if tallies is None or state.again:  # the store was away just now
+        """Write the rest now; it is lost if the store fails."""
+        state, sums = self._states.get(), self._sums
+        if sums is None or state.again:  # the store was unavailable just now
             return
         try:
-            self._write(state, tallies)
+            self._write(state, sums)
         except StoreError as exc:
             logger.info("some statistics are lost: %s", exc)
 
     def end(self) -> None:
-        """Write what is left, and say that nothing more comes; in two seconds at most."""
+        """Write the rest, and note that nothing follows; takes at most two seconds."""
         _end([self])
 
-    def begin_end(self) -> threading.Thread | None:
-        """Return the thread that writes what is left; None if nothing is."""
+    def start_end(self) -> threading.Thread | None:
+        """Return the thread that writes the rest; None if there is none."""
         state = self._states.get()
         if not self._behind:
             thread = threading.Thread(target=self._write_last, name=_THREAD, daemon=True)
@@ -122,9 +123,9 @@ class Recorder:
         self._say_end()
 
     def _say_end(self) -> None:
-        if self._tallies is not None:
+        if self._sums is not None:
             try:
-                self._tallies.end()
+                self._sums.end()
             except StoreError as exc:
                 logger.info("that statistics end is not written: %s", exc)
 
@@ -155,8 +156,8 @@ class Recorder:
             if state.ending.is_set() and not (self._behind or state.is_handed_over):
                 return  # `end` writes
             try:
-                if self._tallies is not None:
-                    self._write(state, self._tallies)
+                if self._sums is not None:
+                    self._write(state, self._sums)
             except OffloadError as exc:
                 logger.info("statistics are written later: %s", exc)
                 if not state.ending.is_set() and state.expect_writer():
@@ -166,21 +167,21 @@ class Recorder:
                 self._say_end()
             return
 
-    def _write(self, state: _State, tallies: Tallies) -> None:
-        """Write all; what cannot be written is due again."""
+    def _write(self, state: _State, sums: Sums) -> None:
+        """Write everything; a batch that can't be written is requeued."""
         while True:
             with state.lock:
                 state.next = self._clock() + self._interval
-                tally = self._next(state)
-            if tally is None:
+                batch = self._next(state)
+            if batch is None:
                 return
             try:
-                tallies.add(tally)
+                sums.add(batch)
             except OffloadError:
-                self.lost(tally)
+                self.requeue(batch)
                 raise
 
-    def _next(self, state: _State) -> Tally | None:
+    def _next(self, state: _State) -> CounterBatch | None:
         if state.again:
             return state.again.pop()
         taken = self._counters.take()
@@ -193,7 +194,7 @@ class Recorder:
             total[_text(what)] += amount
             task = what.task if what.name in BY_TASK else ""
             series[_text(Counted(what.name, task, "", what.store))] += amount
-        return Tally(state.process, state.number, total, series)
+        return CounterBatch(state.process, state.number, total, series)
 
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
@@ -205,7 +206,7 @@ def _write_all(**_signal: Any) -> None:
 
 def _end(recorders: Iterable[Recorder]) -> None:
     deadline = time.monotonic() + _PATIENCE
-    threads = [thread for each in recorders if (thread := each.begin_end()) is not None]
+    threads = [thread for each in recorders if (thread := each.start_end()) is not None]
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0.0))
     if any(thread.is_alive() for thread in threads):
@@ -222,7 +223,7 @@ class _State:
         self.number = 0
         self.next = now
         self.since = now  # when the first was counted that isn't written
-        self.again: list[Tally] = []
+        self.again: list[CounterBatch] = []
         self.lock = threading.Lock()
         self.writer: threading.Thread | None = None
         self.ending = threading.Event()

@@ -1,4 +1,4 @@
-"""What is counted, in Redis: a hash for the total, and one for each minute, hour and day."""
+"""Add numbers in Redis: a hash for the total, and one for each minute, hour, and day."""
 
 from __future__ import annotations
 
@@ -6,38 +6,40 @@ import math
 from collections.abc import Mapping
 
 from offload.stores.redis.client import RedisClient, script
-from offload.stores.tallies import FIELDS, KEPT, SPANS, Rider, Span, Tally
+from offload.stores.sums import FIELDS, KEPT, SPANS, BatchSource, CounterBatch, Span
 
-__all__ = ("RedisTallies",)
+__all__ = ("RedisSums",)
 
 _TIME = "return redis.call('TIME')"  # as a script, it is asked of the server that has the key
 
 
-class RedisTallies:
-    rides = True
+class RedisSums:
+    """Numbers that the server adds, by a script."""
+
+    piggybacks = True
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         # In a Cluster the part in braces chooses the slot.
         self._key = f"{client.prefix}:{{stats}}"
 
-    def ride(self, rider: Rider) -> None:
-        self._client.ride(_Riding(rider, self))
+    def piggyback(self, source: BatchSource) -> None:
+        self._client.piggyback(_Commands(source, self))
 
-    def add(self, tally: Tally) -> None:
-        self._client.run_script(script("count"), [((self._key,), self.arguments(tally))])
+    def add(self, batch: CounterBatch) -> None:
+        self._client.run_script(script("count"), [((self._key,), self.arguments(batch))])
 
     def end(self) -> None:
-        """Do nothing: what is added is written."""
+        """Do nothing: everything is written."""
 
-    def command(self, tally: Tally) -> tuple[str | int, ...]:
-        """Return the command that adds *tally*, to a server that may not know the script."""
-        return ("EVAL", script("count").text, 1, self._key, *self.arguments(tally))
+    def command(self, batch: CounterBatch) -> tuple[str | int, ...]:
+        """Return the command that adds *batch*, to a server that may not know the script."""
+        return ("EVAL", script("count").text, 1, self._key, *self.arguments(batch))
 
     @staticmethod
-    def arguments(tally: Tally) -> tuple[str | int, ...]:
-        total, series = _flat(tally.total), _flat(tally.series)
-        return (tally.process, tally.number, FIELDS, len(total), *total, *series)
+    def arguments(batch: CounterBatch) -> tuple[str | int, ...]:
+        total, series = _flat(batch.total), _flat(batch.series)
+        return (batch.process, batch.number, FIELDS, len(total), *total, *series)
 
     def total(self) -> dict[str, int]:
         return _read(self._client.run([("HGETALL", self._key)])[0])
@@ -58,19 +60,19 @@ class RedisTallies:
         self._client.run([("UNLINK", key) for key in (self._key, *keys)])
 
 
-class _Riding:
-    """Makes commands of what a rider gives."""
+class _Commands:
+    """Turns batches into commands."""
 
-    def __init__(self, rider: Rider, tallies: RedisTallies) -> None:
-        self._rider = rider
-        self._tallies = tallies
+    def __init__(self, source: BatchSource, sums: RedisSums) -> None:
+        self._source = source
+        self._sums = sums
 
-    def due(self) -> tuple[Tally, tuple[str | int, ...]] | None:
-        tally = self._rider.due()
-        return None if tally is None else (tally, self._tallies.command(tally))
+    def next_batch(self) -> tuple[CounterBatch, tuple[str | int, ...]] | None:
+        batch = self._source.next_batch()
+        return None if batch is None else (batch, self._sums.command(batch))
 
-    def lost(self, tally: Tally) -> None:
-        self._rider.lost(tally)
+    def requeue(self, batch: CounterBatch) -> None:
+        self._source.requeue(batch)
 
 
 def _flat(amounts: Mapping[str, int]) -> list[str | int]:
@@ -78,7 +80,7 @@ def _flat(amounts: Mapping[str, int]) -> list[str | int]:
 
 
 def _read(answer: object) -> dict[str, int]:
-    """Return a hash; what is no number in it (others wrote it) is left out."""
+    """Return a hash, without values that are not numbers (others wrote them)."""
     pairs = answer.items() if isinstance(answer, dict) else _pairs(answer)
     found: dict[str, int] = {}
     for name, amount in pairs:

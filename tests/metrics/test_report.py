@@ -8,13 +8,11 @@ import pytest
 
 from offload import Counters
 from offload.errors import ConfigurationError
-from offload.hooks.recorder import Recorder
-from offload.stats import report, timeline
-from offload.stats.report import tallies_of
-from offload.stats.stores import by_store
+from offload.metrics.recorder import Recorder
+from offload.metrics.report import by_store, report, timeline
+from offload.metrics.storage import sums_of
 from offload.stores.memory import MemoryStore
-from offload.stores.memory_tallies import MemoryTallies
-from offload.stores.tallies import LABEL, Tally
+from offload.stores.sums import LABEL, CounterBatch, MemorySums
 from offload.stores.tiered import TieredStore
 
 DAY = 86400
@@ -35,7 +33,7 @@ def clock():
 
 @pytest.fixture
 def tallies(clock):
-    return MemoryTallies(clock)
+    return MemorySums(clock)
 
 
 def count(tallies, number, **amounts):
@@ -45,7 +43,7 @@ def count(tallies, number, **amounts):
     for what, n in amounts.items():
         text = LABEL.join(("values_seen", what.split("__")[0], ""))
         series[text] = series.get(text, 0) + n
-    tallies.add(Tally("p", number, total, series))
+    tallies.add(CounterBatch("p", number, total, series))
 
 
 def test_all_by_task_by_argument(tallies):
@@ -108,7 +106,7 @@ def test_a_timeline_is_in_order(tallies, clock):
 def test_counts_of_a_newer_version_are_read(tallies):
     """Names and labels that are not known here are summed up, not stumbled over."""
     texts = {"values_tasted": 1, LABEL.join(("values_seen", "t", "x", "region")): 2, "": 3}
-    tallies.add(Tally("p", 1, texts, texts))
+    tallies.add(CounterBatch("p", 1, texts, texts))
     found = report(tallies)
     assert found.total["values_tasted"] == 1
     assert found.tasks["t"]["values_seen"] == 2
@@ -121,7 +119,7 @@ def tiers():
 def count_stores(tallies):
     counters = Counters()
     recorder = Recorder(counters, 10)
-    recorder.ride(SimpleNamespace(tallies=tallies))
+    recorder.attach(SimpleNamespace(url="memory://", sums=tallies))
     counters.add(values_offloaded=3, blobs_uploaded=5, store_retries=2, errors_unavailable=1)
     counters.of_store("memory://one", blobs_uploaded=4, bytes_stored=40)
     counters.of_store("memory://gone", calls_failed=1)
@@ -163,4 +161,4 @@ def test_a_single_store_did_all(tallies):
 
 def test_a_store_without_statistics_says_so():
     with pytest.raises(ConfigurationError, match="keeps no statistics"):
-        tallies_of(SimpleNamespace(url="theirs://"))
+        sums_of(SimpleNamespace(url="theirs://"))

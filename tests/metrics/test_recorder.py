@@ -14,12 +14,13 @@ import pytest
 from celery import Celery
 
 from offload import Counters, Offload
-from offload.counters import BOUNDS, OTHER, Counted
 from offload.errors import BlobMissing, OffloadError, StoreUnavailable, ValueTooLarge
-from offload.hooks.recorder import Recorder
+from offload.metrics.counters import BOUNDS, OTHER, Counted
+from offload.metrics.recorder import Recorder
+from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
-from offload.stores.tallies import LABEL
+from offload.stores.sums import LABEL
 from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -50,30 +51,30 @@ def recorder(counters, clock):
 
 def test_what_was_counted_is_due_once_in_an_interval(recorder, counters, clock):
     counters.add(values_seen=1)
-    assert recorder.due() is None
+    assert recorder.next_batch() is None
     clock.now += 10
-    tally = recorder.due()
+    tally = recorder.next_batch()
     assert tally is not None
     assert tally.total == {LABEL.join(("values_seen", "", "")): 1}
     counters.add(values_seen=1)
-    assert recorder.due() is None
+    assert recorder.next_batch() is None
     clock.now += 10
-    assert recorder.due().number == tally.number + 1
+    assert recorder.next_batch().number == tally.number + 1
     clock.now += 10
-    assert recorder.due() is None  # nothing was counted since
+    assert recorder.next_batch() is None  # nothing was counted since
 
 
 def test_what_was_lost_is_due_again_as_it_was(recorder, counters, clock):
     """Under the same number, so that it counts once if it did arrive."""
     counters.add(values_seen=1)
     clock.now += 10
-    tally = recorder.due()
-    recorder.lost(tally)
+    tally = recorder.next_batch()
+    recorder.requeue(tally)
     counters.add(values_seen=1)
     clock.now += 10
-    assert recorder.due() is tally
+    assert recorder.next_batch() is tally
     clock.now += 10
-    assert recorder.due().number == tally.number + 1
+    assert recorder.next_batch().number == tally.number + 1
 
 
 def test_arguments_are_told_apart_in_the_total_and_tasks_in_the_series(recorder, counters, clock):
@@ -82,7 +83,7 @@ def test_arguments_are_told_apart_in_the_total_and_tasks_in_the_series(recorder,
             counters.add(values_seen=1)
             counters.took("fetch", 0.002)
     clock.now += 10
-    tally = recorder.due()
+    tally = recorder.next_batch()
     names = {tuple(text.split(LABEL)): amount for text, amount in tally.total.items()}
     assert names["values_seen", "shop.total", "a"] == 1
     assert names["fetch_seconds_1", "shop.total", ""] == 2
@@ -97,7 +98,7 @@ def test_stores_are_told_apart_in_both_accounts(recorder, counters, clock):
         counters.of_store("s3://b", bytes_stored=7)
         counters.took("upload", 0.002, store="s3://b")
     clock.now += 10
-    tally = recorder.due()
+    tally = recorder.next_batch()
     expected = {
         ("of_store_bytes_stored", "", "", "s3://b"): 7,
         ("of_store_upload_seconds_1", "", "", "s3://b"): 1,
@@ -109,12 +110,12 @@ def test_stores_are_told_apart_in_both_accounts(recorder, counters, clock):
 
 def test_the_end_of_a_process_writes_what_is_left(recorder, counters):
     store = MemoryStore()
-    recorder.ride(store)
+    recorder.attach(store)
     counters.add(values_seen=3)
     recorder.write()
-    assert store.tallies.total() == {LABEL.join(("values_seen", "", "")): 3}
+    assert sums_of(store).total() == {LABEL.join(("values_seen", "", "")): 3}
     recorder.write()
-    assert store.tallies.total() == {LABEL.join(("values_seen", "", "")): 3}
+    assert sums_of(store).total() == {LABEL.join(("values_seen", "", "")): 3}
 
 
 class Store:
@@ -123,12 +124,12 @@ class Store:
     url = "store://"
 
     def __init__(self):
-        self.tallies = self
+        self.sums = self
         self.added = []
         self.ended = 0
         self.away = False
 
-    rides = False
+    piggybacks = False
 
     def add(self, tally):
         if self.away:
@@ -170,7 +171,7 @@ def silent(counters, naps):
     """A store and a recorder that writes to it by a thread."""
     store = Store()
     recorder = Recorder(counters, 10, sleep=naps)
-    recorder.ride(store)
+    recorder.attach(store)
     return store, recorder
 
 
@@ -193,10 +194,10 @@ def riding(counters, naps, clock):
     """A store whose round trips carry statistics, and its recorder."""
     store = MemoryStore()
     added = []
-    add = store.tallies.add
-    store.tallies.add = lambda tally: (added.append(tally), add(tally))
+    add = sums_of(store).add
+    sums_of(store).add = lambda tally: (added.append(tally), add(tally))
     recorder = Recorder(counters, 10, clock=clock, sleep=naps)
-    recorder.ride(store)
+    recorder.attach(store)
     return recorder, added
 
 
@@ -234,7 +235,7 @@ def test_a_timer_leaves_alone_what_a_round_trip_carried(riding, counters, naps, 
     counters.add(values_seen=1)
     assert naps.asked.get(timeout=30) == 10
     clock.now += 10
-    assert recorder.due() is not None  # a round trip
+    assert recorder.next_batch() is not None  # a round trip
     clock.now += 3
     counters.add(values_seen=1)
     naps.let_go()
@@ -243,14 +244,14 @@ def test_a_timer_leaves_alone_what_a_round_trip_carried(riding, counters, naps, 
     clock.now += 10
     naps.let_go()
     wait_until(lambda: len(added) == 1, "it is written")
-    assert recorder.due() is None  # nor is anything due at once
+    assert recorder.next_batch() is None  # nor is anything due at once
 
 
 def test_what_was_counted_before_the_store_was_known_is_written_as_well(counters, naps):
     store = Store()
     recorder = Recorder(counters, 10, sleep=naps)
     counters.add(values_seen=1)
-    recorder.ride(store)
+    recorder.attach(store)
     naps.wake()
     wait_until(lambda: store.added, "it is written")
 
@@ -287,7 +288,7 @@ def test_the_end_needs_no_new_thread(counters, monkeypatch):
     """Where none can start (Python 3.12 when it ends), the one that waits writes what is left."""
     store = Store()
     recorder = Recorder(counters, 3600)
-    recorder.ride(store)
+    recorder.attach(store)
     counters.add(values_seen=1)
 
     def refuse(thread):
@@ -305,7 +306,7 @@ def test_names_cannot_break_the_account(recorder, counters, clock):
     with counters.about(f"a{LABEL}b", "x" * 1000):
         counters.add(values_seen=1)
     clock.now += 10
-    [text] = recorder.due().total
+    [text] = recorder.next_batch().total
     assert text == LABEL.join(("values_seen", "a b", "x" * 200))
 
 
@@ -373,7 +374,7 @@ else:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    total = {tuple(k.split(LABEL)): v for k, v in open_store(url).tallies.total().items()}
+    total = {tuple(k.split(LABEL)): v for k, v in sums_of(open_store(url)).total().items()}
     assert total["values_offloaded", "take", "one"] == 3
     assert total["values_deduplicated", "take", "one"] == 2
     assert total["bytes_offloaded", "take", "two"] > 3 * 100_000
@@ -387,4 +388,4 @@ def test_statistics_can_be_switched_off(redis):
     hook = Offload(app, store=url, stats_interval=0)
     hook.put("x" * 100_000)
     hook.recorder.write()
-    assert open_store(url).tallies.total() == {}
+    assert sums_of(open_store(url)).total() == {}

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from offload.counters import SIZES, size_names
-from offload.stats.figures import Figures
-from offload.stats.report import Report
+from offload.metrics.counters import SIZES, size_names
+from offload.metrics.report import Figures, Report
 from offload.text import human_cpu_time, human_size, human_threshold
 
 __all__ = ("Candidate", "Choices", "Estimate", "estimate")

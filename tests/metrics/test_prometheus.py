@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from offload import Counters
-from offload.counters import NAMES, STEPS
-from offload.hooks.recorder import Recorder
-from offload.stats.exporter import metric_of, serve
+from offload.metrics.counters import NAMES, STEPS
+from offload.metrics.prometheus import metric_of, serve
+from offload.metrics.recorder import Recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tiered import TieredStore
@@ -29,7 +29,7 @@ def fill(store, tasks=("shop.total", "shop.report"), amount=5):
     """Count something for every task, in ascending bytes."""
     counters = Counters()
     recorder = Recorder(counters, 1)
-    recorder.ride(store)
+    recorder.attach(store)
     for number, task in enumerate(tasks):
         with counters.about(task, "rows"):
             counters.add(**dict.fromkeys(NAMES, amount + number))
@@ -91,7 +91,7 @@ def test_stores_have_figures_of_their_own(exported):
     tiers = TieredStore(MemoryStore("one"), [MemoryStore("two")])
     counters = Counters()
     recorder = Recorder(counters, 1)
-    recorder.ride(tiers)
+    recorder.attach(tiers)
     tiers.count_by_tier(counters)
     counters.of_store("memory://two", bytes_stored=7)
     counters.of_store("memory://gone", bytes_stored=7)

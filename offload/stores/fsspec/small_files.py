@@ -1,4 +1,4 @@
-"""Statistics as files that are never written twice."""
+"""Keep small files without ever writing one twice."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
 from offload.stores.fsspec.folder import CLOCK, Folder
-from offload.stores.snapshots.names import SNAPSHOT
-from offload.stores.snapshots.shelf import LARGEST, Entry
 from offload.stores.threads import Threads
 
-__all__ = ("FsspecShelf",)
+__all__ = ("FsspecFiles",)
 
 _NAME = re.compile(r"([a-z0-9.-]{1,100})~([0-9]{1,15})~([0-9]{1,15})", re.ASCII)
 
@@ -31,8 +30,10 @@ class _Version:
         return f"{self.name}~{self.written}~{self.size}"
 
 
-class FsspecShelf:
-    """The files in ``stats/``. What replaces one is a new version, and counts when it is whole."""
+class FsspecFiles:
+    """The files in ``stats/``. Replacing one writes a new version, which counts once whole."""
+
+    has_pointers = False
 
     def __init__(self, folder: Folder, threads: Threads, clock: Callable[[], float]) -> None:
         self.url = folder.url
@@ -41,13 +42,13 @@ class FsspecShelf:
         self._clock = clock
         self._its_clock = folder.time if clock is time.time else clock
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[SmallFile]:
         found: dict[str, _Version] = {}
         for version in self._versions(whole=True):
             if version.name not in found or found[version.name].written < version.written:
                 found[version.name] = version
         return [
-            Entry(version.name, version.size, str(version.written), version.written / 1000)
+            SmallFile(version.name, version.size, str(version.written), version.written / 1000)
             for version in found.values()
         ]
 
@@ -62,7 +63,7 @@ class FsspecShelf:
     def _read(self, versions: list[_Version]) -> bytes | None:
         for version in sorted(versions, key=lambda each: each.written, reverse=True):
             with suppress(FileNotFoundError):
-                content = self._folder.read(version.file, size=min(version.size, LARGEST))
+                content = self._folder.read(version.file, size=min(version.size, MAX_SMALL_FILE))
                 if len(content) == version.size:
                     return content
         return None
@@ -98,7 +99,7 @@ class FsspecShelf:
         found = []
         for file, size in self._folder.sizes().items():
             match = _NAME.fullmatch(file)
-            is_ours = match is not None and SNAPSHOT.fullmatch(match[1])
+            is_ours = match is not None and SMALL_FILE.fullmatch(match[1])
             if match is not None and is_ours and (not whole or size in (None, int(match[3]))):
                 found.append(_Version(match[1], int(match[2]), int(match[3])))
         return found

@@ -17,12 +17,11 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from offload.counters import BOUNDS, NAMES, OF_STORE, OTHER, STEPS
 from offload.errors import ConfigurationError, StoreError
-from offload.stats.figures import Figures
-from offload.stats.limits import BACKLOG, PATIENCE, most_connections
-from offload.stats.report import report, tallies_of
-from offload.stats.stores import by_store
+from offload.metrics.connections import BACKLOG, PATIENCE, most_connections
+from offload.metrics.counters import BOUNDS, NAMES, OF_STORE, OTHER, STEPS
+from offload.metrics.report import Figures, by_store, report
+from offload.metrics.storage import sums_of
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 
@@ -73,7 +72,7 @@ class Collector:
         """Yield all metrics; only ``offload_up`` 0 while the store does not answer."""
         begun = time.perf_counter()
         try:
-            found = report(tallies_of(self._store))
+            found = report(sums_of(self._store))
         except StoreError as exc:
             logger.warning("nothing to export: %s", exc)
             yield _gauge("offload_up", "Whether the store answered.", 0)

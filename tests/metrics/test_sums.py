@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload.errors import StoreUnavailable
+from offload.metrics.snapshots import is_fold
+from offload.metrics.storage import sums_of, sweep_sums
 from offload.stores import open_store
-from offload.stores import tallies as of_tallies
+from offload.stores.capabilities import AddsNumbers
 from offload.stores.memory import MemoryStore
-from offload.stores.memory_tallies import MemoryTallies
 from offload.stores.redis.packer import PACKER
 from offload.stores.redis.store import RedisStore
-from offload.stores.snapshots.names import is_fold
-from offload.stores.tallies import LABEL, Tallied, Tally
+from offload.stores.sums import LABEL, SPANS, CounterBatch, MemorySums
 from offload.testing.store import unique
 from tests.support.moto_s3 import moto_s3
 from tests.support.servers import redis_client, redis_server
@@ -74,7 +74,7 @@ def _store(request, tmp_path):
 
 @pytest.fixture
 def tallies(store):
-    return store.tallies
+    return sums_of(store)
 
 
 def text(name, task="", argument=""):
@@ -85,36 +85,37 @@ def test_every_tally_is_added(tallies):
     """The total is the sum of all tallies; the series has it by minute, hour and day."""
     for process, number in (("a", 1), ("b", 1), ("a", 2)):
         amounts = {text("seen", "t", "x"): 2, text("seen", "t", "y"): 1}
-        tallies.add(Tally(process, number, amounts, {text("seen", "t"): 3}))
+        tallies.add(CounterBatch(process, number, amounts, {text("seen", "t"): 3}))
     assert tallies.total() == {text("seen", "t", "x"): 6, text("seen", "t", "y"): 3}
-    for span, seconds in of_tallies.SPANS.items():
+    for span, seconds in SPANS.items():
         series = tallies.series(span)
         assert all(begin % seconds == 0 for begin in series)
         name = "seen" if span == "minute" else text("seen", "t")
         assert sum(counts[name] for counts in series.values()) == 9
     tallies.clear()
     assert tallies.total() == {}
-    assert not any(tallies.series(span) for span in of_tallies.SPANS)
+    assert not any(tallies.series(span) for span in SPANS)
 
 
 def test_statistics_are_no_blobs_and_a_sweep_leaves_them(store):
     """Neither those of a process that goes on, nor those of one that has ended."""
     amounts = {text("seen"): 1}
-    store.tallies.add(Tally("a", 1, amounts, amounts))
-    store.tallies.end()
-    store.tallies.add(Tally("a", 2, amounts, amounts))
+    sums_of(store).add(CounterBatch("a", 1, amounts, amounts))
+    sums_of(store).end()
+    sums_of(store).add(CounterBatch("a", 2, amounts, amounts))
     for dry_run in (True, False, False):
-        assert list(store.sweep(dry_run=dry_run)) == []
-        assert store.tallies.total() == {text("seen"): 2}
+        found = [*store.sweep(dry_run=dry_run), *sweep_sums(store, dry_run=dry_run)]
+        assert found == []
+        assert sums_of(store).total() == {text("seen"): 2}
     assert list(store.blobs.scan()) == list(store.blobs.find("b3:")) == []
 
 
 def test_a_series_of_the_last_time_only(tallies):
     """What ends in it; all else is not even read."""
     one = {text("seen"): 1}
-    tallies.add(Tally("a", 1, one, one))
+    tallies.add(CounterBatch("a", 1, one, one))
     for since in (1, 60, 3600.5, 10**6):
-        for span, seconds in of_tallies.SPANS.items():
+        for span, seconds in SPANS.items():
             found = tallies.series(span, since)
             assert sum(counts[name] for counts in found.values() for name in counts) == 1
             assert len(found) <= since / seconds + 2
@@ -123,8 +124,8 @@ def test_a_series_of_the_last_time_only(tallies):
 def test_reading_a_series_costs_the_same_however_much_is_stored():
     """Its keys are known, not looked for among all."""
     with redis_server() as server, redis_client(server) as client:
-        tallies = open_store(server.url).tallies
-        tallies.add(Tally("a", 1, {text("seen"): 1}, {text("seen"): 1}))
+        tallies = sums_of(open_store(server.url))
+        tallies.add(CounterBatch("a", 1, {text("seen"): 1}, {text("seen"): 1}))
         client.mset({f"other-{number}": 1 for number in range(20_000)})
         tallies.series("minute")
         before = client.info("stats")["total_reads_processed"]
@@ -134,7 +135,7 @@ def test_reading_a_series_costs_the_same_however_much_is_stored():
 
 def test_a_tally_that_comes_twice_counts_once(tallies):
     """A writer that got no answer may send it again."""
-    tally = Tally("a", 1, {text("seen"): 5}, {text("seen"): 5})
+    tally = CounterBatch("a", 1, {text("seen"): 5}, {text("seen"): 5})
     tallies.add(tally)
     tallies.add(tally)
     assert tallies.total() == {text("seen"): 5}
@@ -143,12 +144,12 @@ def test_a_tally_that_comes_twice_counts_once(tallies):
 
 def test_an_account_that_is_full_takes_no_more_names(tallies, monkeypatch):
     """What comes then is counted together, and nothing is lost."""
-    monkeypatch.setattr("offload.stores.accounts.FIELDS", 10)
-    monkeypatch.setattr("offload.stores.redis.tallies.FIELDS", 10)
+    monkeypatch.setattr("offload.stores.sums.FIELDS", 10)
+    monkeypatch.setattr("offload.stores.redis.sums.FIELDS", 10)
     for number in range(30):
         one = {text("seen", f"task {number}"): 1}
-        tallies.add(Tally("a", number, one, one))
-    tallies.add(Tally("a", 30, {text("seen", "task 0"): 1}, {}))
+        tallies.add(CounterBatch("a", number, one, one))
+    tallies.add(CounterBatch("a", 30, {text("seen", "task 0"): 1}, {}))
     total = tallies.total()
     assert len(total) == 11
     assert total[text("seen", "task 0")] == 2
@@ -165,10 +166,10 @@ def test_any_names_are_added_up(given_):
     """Names may be of any characters; each is counted for itself."""
     server = fakeredis.FakeServer()
     stores = [
-        MemoryTallies(),
-        RedisStore(
-            lambda: fakeredis.FakeRedis(server=server, protocol=2), url="redis://fake"
-        ).tallies,
+        MemorySums(),
+        sums_of(
+            RedisStore(lambda: fakeredis.FakeRedis(server=server, protocol=2), url="redis://fake")
+        ),
     ]
     expected = {}
     for number, names in enumerate(given_):
@@ -179,7 +180,7 @@ def test_any_names_are_added_up(given_):
         for name, amount in amounts.items():
             expected[name] = expected.get(name, 0) + amount
         for tallies in stores:
-            tallies.add(Tally("a", number, amounts, {}))
+            tallies.add(CounterBatch("a", number, amounts, {}))
     for tallies in stores:
         assert tallies.total() == expected
 
@@ -188,17 +189,17 @@ class Once:
     """Gives one tally; remembers what was lost."""
 
     def __init__(self):
-        self.tally = Tally("rider", 1, {text("seen"): 1}, {text("seen"): 1})
+        self.tally = CounterBatch("rider", 1, {text("seen"): 1}, {text("seen"): 1})
         self.given = []
         self.back = []
 
-    def due(self):
+    def next_batch(self):
         given, self.tally = self.tally, None
         if given is not None:
             self.given.append(given)
         return given
 
-    def lost(self, tally):
+    def requeue(self, tally):
         self.back.append(tally)
         self.tally = tally
 
@@ -207,29 +208,29 @@ def test_a_rider_costs_no_round_trip():
     """What it gives goes out together with what the store is asked anyway, and is answered so."""
     with redis_server() as server, redis_client(server) as client:
         store = open_store(server.url)
-        assert isinstance(store, Tallied)
+        assert isinstance(store, AddsNumbers)
         store.pointers.swap("p", None, b"1")
-        store.tallies.ride(rider := Once())
+        sums_of(store).piggyback(rider := Once())
         before = client.info("stats")["total_reads_processed"]
         idle = client.info("stats")["total_reads_processed"] - before
         assert store.pointers.read("p") == b"1"
         assert client.info("stats")["total_reads_processed"] - before - idle == idle + 1
         assert rider.given
-        assert store.tallies.total() == {text("seen"): 1}
+        assert sums_of(store).total() == {text("seen"): 1}
 
 
 def test_what_a_rider_gave_is_lost_and_found(valkey):
     """While the server is away it takes back what it gave; later it is counted, once."""
     with redis_server() as server:
         store = open_store(f"{server.url}?socket_timeout=1")
-        store.tallies.ride(rider := Once())
+        sums_of(store).piggyback(rider := Once())
         server.stop()
         with pytest.raises(StoreUnavailable):
             store.pointers.read("p")
         assert rider.back
         server.start()
         assert store.pointers.read("p") is None
-        assert store.tallies.total() == {text("seen"): 1}
+        assert sums_of(store).total() == {text("seen"): 1}
 
 
 def test_a_server_that_refuses_scripts_answers_all_the_same(redis):
@@ -241,7 +242,7 @@ def test_a_server_that_refuses_scripts_answers_all_the_same(redis):
         )
         port = client.connection_pool.connection_kwargs["port"]
         store = open_store(f"redis://{user}:x@127.0.0.1:{port}")
-        store.tallies.ride(rider := Once())
+        sums_of(store).piggyback(rider := Once())
         assert store.pointers.read("nothing") is None
         assert rider.given
         client.acl_deluser(user)
@@ -253,7 +254,7 @@ def test_threads_that_add_at_once_lose_nothing(tallies):
     def add():
         for _ in range(20):
             name = f"p{next(numbers)}"
-            tallies.add(Tally(name, 1, {text("seen"): 1}, {text("seen"): 1}))
+            tallies.add(CounterBatch(name, 1, {text("seen"): 1}, {text("seen"): 1}))
 
     threads = [threading.Thread(target=add) for _ in range(5)]
     for thread in threads:
@@ -266,14 +267,16 @@ def test_threads_that_add_at_once_lose_nothing(tallies):
 COUNTING = """
 import sys
 from offload.stores import open_store
-from offload.stores.snapshots import tallies as snapshots
-from offload.stores.tallies import Tally
-snapshots.SELDOM, snapshots.MANY = 1, 2
+from offload.metrics import storage
+from offload.metrics.storage import sums_of, sweep_sums
+from offload.stores.sums import CounterBatch
+storage.SELDOM, storage.MANY = 1, 2
 store = open_store(sys.argv[1])
 for number in range(10):
-    store.tallies.add(Tally(sys.argv[2], number, {"seen": 1}, {"seen": 1}))
-    store.tallies.end()
+    sums_of(store).add(CounterBatch(sys.argv[2], number, {"seen": 1}, {"seen": 1}))
+    sums_of(store).end()
     if number % 3 == 0:
+        list(sweep_sums(store, dry_run=False))
         list(store.sweep())
 """
 
@@ -290,5 +293,5 @@ def test_processes_that_fold_at_once_lose_nothing(request, kind, tmp_path):
     ]
     assert [process.wait(120) for process in processes] == [0] * 4
     store = open_store(url)
-    assert store.tallies.total() == {"seen": 40}
-    assert any(is_fold(entry.name) for entry in store.tallies._shelf.entries())
+    assert sums_of(store).total() == {"seen": 40}
+    assert any(is_fold(entry.name) for entry in sums_of(store)._files.entries())

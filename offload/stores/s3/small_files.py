@@ -1,4 +1,4 @@
-"""Statistics as objects."""
+"""Keep small files as objects."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 
+from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
 from offload.stores.s3.client import S3Client
 from offload.stores.s3.driver_errors import driver_errors
-from offload.stores.snapshots.names import SNAPSHOT
-from offload.stores.snapshots.shelf import LARGEST, Entry
 
-__all__ = ("S3Shelf",)
+__all__ = ("S3Files",)
 
 _FOLDER = "stats"
 
 
-class S3Shelf:
-    """The objects below ``stats/``, by the server's time."""
+class S3Files:
+    """The objects below ``stats/``, with the server's times."""
+
+    has_pointers = True
 
     def __init__(self, client: S3Client) -> None:
         self.url = client.url
         self._client = client
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[SmallFile]:
         found = []
         for page in self._client.pages(_FOLDER):
             for entry in page:
                 name = entry["Key"][len(self._key("")) :]
-                if not SNAPSHOT.fullmatch(name):
+                if not SMALL_FILE.fullmatch(name):
                     continue  # others put it there
                 written = entry["LastModified"].timestamp()
-                found.append(Entry(name, entry["Size"], entry["ETag"], written))
+                found.append(SmallFile(name, entry["Size"], entry["ETag"], written))
         return found
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
@@ -43,7 +44,7 @@ class S3Shelf:
         if status == 404:
             return None
         with closing(answer["Body"]) as body, driver_errors(self.url):
-            content: bytes = body.read(LARGEST)
+            content: bytes = body.read(MAX_SMALL_FILE)
         return content
 
     def write(self, name: str, content: bytes) -> None:

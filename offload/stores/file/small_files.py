@@ -1,35 +1,34 @@
-"""Statistics as files."""
+"""Keep small files in a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
 
+from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
 from offload.stores.file.disk import Disk
-from offload.stores.snapshots.names import SNAPSHOT
-from offload.stores.snapshots.shelf import LARGEST, Entry
 
-__all__ = ("FileShelf",)
+__all__ = ("DiskFiles",)
 
 
-class FileShelf:
-    """The files in ``stats/``. They need not outlive a power failure whole: who reads one that
-    is not leaves it out.
-    """
+class DiskFiles:
+    """The files in ``stats/``. A power failure may damage them; readers skip such files."""
+
+    has_pointers = True
 
     def __init__(self, disk: Disk) -> None:
         self.url = disk.url
         self._disk = disk
         self._folder = disk.root / "stats"
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[SmallFile]:
         found = []
         with self._disk.errors():
-            for entry in self._disk.files(self._folder, SNAPSHOT):
+            for entry in self._disk.files(self._folder, SMALL_FILE):
                 with suppress(FileNotFoundError):
                     stat = entry.stat()
                     tag = f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
-                    found.append(Entry(entry.name, stat.st_size, tag, stat.st_mtime))
+                    found.append(SmallFile(entry.name, stat.st_size, tag, stat.st_mtime))
         return found
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
@@ -39,7 +38,7 @@ class FileShelf:
     def _read(self, name: str) -> bytes | None:
         missing = FileNotFoundError, IsADirectoryError
         with suppress(*missing), (self._folder / name).open("rb") as file:
-            return file.read(LARGEST)
+            return file.read(MAX_SMALL_FILE)
         return None
 
     def write(self, name: str, content: bytes) -> None:

@@ -1,0 +1,196 @@
+"""Report the counters of all processes: in total, by task, argument, and store, over time."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import inf
+
+from offload.errors import ConfigurationError
+from offload.metrics.counters import BOUNDS, OF_STORE_PREFIX, OTHER
+from offload.stores.capabilities import tiers_of
+from offload.stores.protocols import Store
+from offload.stores.sums import KEPT, LABEL, SPANS, Span, Sums
+
+__all__ = ("Figures", "Report", "by_store", "report", "timeline")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Counters of an app, a task, or an argument, by name; 0 if not counted."""
+
+    counts: Mapping[str, int]
+
+    def __getitem__(self, name: str) -> int:
+        return self.counts.get(name, 0)
+
+    @property
+    def deduplication(self) -> float | None:
+        """Bytes sent by reference per byte uploaded; None before the first."""
+        if not self["bytes_offloaded"]:
+            return None
+        uploaded = self["bytes_uploaded"]
+        return self["bytes_offloaded"] / uploaded if uploaded else inf
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """The share of node cache requests that were hits; None before the first."""
+        asked = self["cache_hits"] + self["cache_misses"]
+        return self["cache_hits"] / asked if asked else None
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Errors by kind, without zeros."""
+        found = {
+            name.removeprefix("errors_"): n
+            for name, n in self.counts.items()
+            if name.startswith("errors_")
+        }
+        return {kind: number for kind, number in sorted(found.items()) if number}
+
+    def times(self, step: str) -> list[int]:
+        """Return how often *step* took at most each of `BOUNDS`, and in total."""
+        numbers = [self[f"{step}_seconds_{number}"] for number in range(len(BOUNDS) + 1)]
+        return list(accumulate(numbers))
+
+    def seconds(self, step: str) -> float:
+        """Return the total time of *step*, in seconds."""
+        return self[f"{step}_microseconds"] / 1e6
+
+    def quantile(self, step: str, part: float) -> float | None:
+        """Return the bound, in seconds, within which *part* of all times lie.
+
+        Infinity beyond the last bound, None if there were none.
+        """
+        times = self.times(step)
+        if not times[-1]:
+            return None
+        wanted = part * times[-1]
+        bounds = (*BOUNDS, inf)
+        return next(b for b, number in zip(bounds, times, strict=True) if number >= wanted)
+
+    @classmethod
+    def sum(cls, parts: Iterable[Mapping[str, int]]) -> Figures:
+        """Return the sum of several counters."""
+        rest = iter(parts)
+        counts = dict(next(rest, {}))
+        for part in rest:
+            for name, amount in part.items():
+                counts[name] = counts.get(name, 0) + amount
+        return cls(counts)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The counters of all processes.
+
+    Attributes:
+        begin: since when, in seconds since 1970; None: since counting started.
+        total: of everything.
+        tasks: by task; "" is what concerns none. Empty if only totals are kept.
+        arguments: by task and argument; only of all time.
+        stores: by URL, if there are several; not in minutes. See `by_store`.
+    """
+
+    begin: float | None
+    total: Figures
+    tasks: Mapping[str, Figures]
+    arguments: Mapping[tuple[str, str], Figures]
+    stores: Mapping[str, Figures] = field(default_factory=dict)
+
+
+def report(
+    sums: Sums,
+    since: float | None = None,
+    *,
+    tasks: bool = False,
+    now: Callable[[], float] = time.time,
+) -> Report:
+    """Return the counters of the last *since* seconds, or of all time.
+
+    Minutes, hours, or days count whole if they end in that time. With *tasks* they are by task,
+    which minutes are not.
+    """
+    if since is None:
+        return _report(None, [sums.total()])
+    begin = now() - since
+    span = _span(since, tasks=tasks)
+    series = sums.series(span, since)
+    return _report(begin, (c for at, c in series.items() if at + SPANS[span] > begin))
+
+
+def timeline(sums: Sums, span: Span, since: float | None = None) -> dict[int, Figures]:
+    """Return the figures of minutes, hours, or days, by start: all that are kept, or those that
+    end in the last *since* seconds.
+    """
+    return {
+        begin: _report(None, [counts]).total
+        for begin, counts in sorted(sums.series(span, since).items())
+    }
+
+
+def _span(since: float, *, tasks: bool) -> Span:
+    for span in SPANS:
+        if since <= KEPT[span] and not (tasks and span == "minute"):
+            return span
+    days = KEPT["day"] // SPANS["day"]
+    raise ConfigurationError(f"statistics over time are kept for {days} days")
+
+
+def _report(begin: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
+    labelled: dict[str, dict[str, int]] = defaultdict(dict)  # thousands of names, few labels
+    for counted in sums:
+        for text, amount in counted.items():
+            name, _, labels = text.partition(LABEL)
+            counts = labelled[labels]
+            counts[name] = counts.get(name, 0) + amount
+    tasks: dict[str, list[dict[str, int]]] = defaultdict(list)
+    arguments: dict[tuple[str, str], list[dict[str, int]]] = defaultdict(list)
+    stores: dict[str, Figures] = {}
+    for labels, counts in labelled.items():
+        task, argument, store = (*labels.split(LABEL), "", "")[:3]
+        if store and not task:
+            stores[store] = _of_store(counts)
+            continue
+        if task in ("", OTHER):
+            counts = _of_all(counts)  # noqa: PLW2901 (less of it)
+        tasks[task].append(counts)
+        if argument:
+            arguments[task, argument].append(counts)
+    by_task = {task: Figures.sum(parts) for task, parts in tasks.items()}
+    return Report(
+        begin,
+        Figures.sum(figures.counts for figures in by_task.values()),
+        by_task if any(labelled) else {},
+        {key: Figures.sum(parts) for key, parts in arguments.items()},
+        stores,
+    )
+
+
+def _of_store(counts: Mapping[str, int]) -> Figures:
+    return Figures({name.removeprefix(OF_STORE_PREFIX): n for name, n in counts.items()})
+
+
+def _of_all(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts without those of stores, which have no label in minutes."""
+    return {name: n for name, n in counts.items() if not name.startswith(OF_STORE_PREFIX)}
+
+
+def by_store(found: Report, store: Store) -> dict[str, Figures]:
+    """Return the figures of *store*, or of each of its tiers, by URL.
+
+    A single store has all of them; ``bytes_fetched`` are then those of values. Tiers have those in
+    `offload.metrics.counters.OF_STORE`, and the times of uploading and fetching. Stores that are no
+    longer among the tiers come last.
+    """
+    tiers = tiers_of(store)
+    if len(tiers) == 1:
+        total = found.total
+        failed = total["store_retries"] + total["errors_unavailable"]
+        return {store.url: Figures({**total.counts, "calls_failed": failed})}
+    figures = {tier.url: found.stores.get(tier.url, Figures({})) for tier in tiers}
+    gone = {url: found.stores[url] for url in sorted(found.stores.keys() - figures.keys())}
+    return {**figures, **gone}

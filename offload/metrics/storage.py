@@ -1,0 +1,192 @@
+"""Find where a store keeps its counters: in its own sums, or in small files of each process."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+from offload.errors import ConfigurationError, OffloadError
+from offload.metrics.folding import LIFE, Clock, Folder
+from offload.metrics.snapshots import (
+    END,
+    Head,
+    Listed,
+    Pointed,
+    Reader,
+    Snapshot,
+    new_part,
+    write_snapshot,
+)
+from offload.stores.capabilities import AddsNumbers, KeepsFiles, SmallFiles, tiers_of
+from offload.stores.processes import PerProcess
+from offload.stores.protocols import Store, SweepItem
+from offload.stores.sums import BatchSource, CounterBatch, Span, Sums, TimedSums, positive
+
+__all__ = ("FileSums", "PartWriter", "has_counters", "sums_of", "sweep_sums")
+
+logger = logging.getLogger(__name__)
+
+_of_files: weakref.WeakKeyDictionary[SmallFiles, FileSums] = weakref.WeakKeyDictionary()
+
+
+def has_counters(store: Store) -> bool:
+    """Return whether *store* can keep counters."""
+    return isinstance(tiers_of(store)[0], (AddsNumbers, KeepsFiles))
+
+
+def sums_of(store: Store) -> Sums:
+    """Return where *store* keeps its counters; of several stores, the first keeps them.
+
+    Raises ConfigurationError if it can't keep any.
+    """
+    first = tiers_of(store)[0]
+    if isinstance(first, AddsNumbers):
+        return first.sums
+    if isinstance(first, KeepsFiles):
+        files = first.files
+        found = _of_files.get(files)
+        if found is None:
+            head = Pointed(first.pointers) if files.has_pointers else Listed(files)
+            found = _of_files.setdefault(files, FileSums(files, head))
+        return found
+    raise ConfigurationError(
+        f"{store.url} can't keep statistics: it has neither `sums` nor `files` "
+        "(offload.stores.capabilities)",
+        store=store.url,
+    )
+
+
+def sweep_sums(store: Store, *, dry_run: bool) -> Iterator[SweepItem]:
+    """Fold files of ended processes, unless *dry_run*; remove and yield unreadable ones."""
+    sums = sums_of(store) if has_counters(store) else None
+    return sums.sweep(dry_run=dry_run) if isinstance(sums, FileSums) else iter(())
+
+
+SELDOM = 32
+"""One in so many writes checks whether there is something to fold."""
+MANY = 64
+"""Complete parts that a writer folds; a sweep folds fewer."""
+
+
+class FileSums:
+    """Sums in small files; see `offload.metrics.snapshots`.
+
+    Args:
+        clocks: as of `PartWriter`.
+    """
+
+    piggybacks = False
+
+    def __init__(
+        self, files: SmallFiles, head: Head, clocks: tuple[Clock, ...] = (time.monotonic, time.time)
+    ) -> None:
+        self._files = files
+        self._parts = PerProcess(lambda: PartWriter(files, clocks))
+        self._reader = Reader(files, head)
+        self._folder = Folder(files, head, self._reader, clocks[0])
+
+    def piggyback(self, source: BatchSource) -> None:
+        """Do nothing: no request carries batches."""
+
+    def add(self, batch: CounterBatch) -> None:
+        self._parts.get().add(batch)
+        if not random.randrange(SELDOM):  # noqa: S311 (not for secrets)
+            self._fold()
+
+    def end(self) -> None:
+        self._parts.get().end()
+
+    def total(self) -> dict[str, int]:
+        return positive(self._reader.sum().total)
+
+    def series(self, span: Span, since: float | None = None) -> dict[int, dict[str, int]]:
+        return self._reader.sum().counted(span, since, self._files.now())
+
+    def clear(self) -> None:
+        self._folder.clear()
+
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
+        """Fold complete parts, unless *dry_run*; remove unreadable ones, and yield them."""
+        return self._folder.sweep(dry_run=dry_run)
+
+    def _fold(self) -> None:
+        try:
+            self._folder.fold(MANY)
+        except OffloadError as exc:  # the next one will
+            logger.info("%s: statistics were not folded: %s", self._files.url, exc)
+
+
+class PartWriter:
+    """The current part of a process, and the next ones. Thread-safe.
+
+    Args:
+        clocks: ascending seconds. A part's age is the most that one of them says: one may stand
+            still while a machine sleeps, another may be set.
+    """
+
+    def __init__(self, files: SmallFiles, clocks: tuple[Clock, ...]) -> None:
+        self._files = files
+        self._clocks = clocks
+        self._lock = threading.Lock()
+        self._seen: dict[str, int] = {}
+        self._start(TimedSums())
+
+    def _start(self, sums: TimedSums) -> None:
+        self._name = new_part()
+        self._started = self._now()
+        self._known: tuple[float, ...] | None = None  # when the file was last as written
+        self._is_there = False
+        self._sums = sums
+        self._unsure = TimedSums()  # what may not be in the file
+        self._unsure.add(sums)
+
+    def add(self, batch: CounterBatch) -> None:
+        """Add a batch and write the part, both once for a batch that arrives twice."""
+        with self._lock:
+            self._rotate()
+            if self._seen.get(batch.process) != batch.number:
+                self._seen[batch.process] = batch.number
+                for each in (self._sums, self._unsure):
+                    each.count(batch, self._files.now())
+            if self._unsure:
+                self._write()
+
+    def end(self) -> None:
+        """Mark the part complete, if there is one."""
+        with self._lock:
+            if self._is_there and not self._unsure:
+                self._close()
+
+    def _rotate(self) -> None:
+        """Start another part if it is time."""
+        if not self._unsure:
+            if self._age(self._started) > LIFE:
+                self._close()
+        elif self._known is not None and self._age(self._known) > LIFE:
+            # The store was unavailable for so long that the part may be folded.
+            self._start(self._unsure)
+
+    def _write(self) -> None:
+        now = self._now()
+        if self._known is None:
+            self._known = now
+        self._files.write(self._name, write_snapshot(Snapshot(self._sums)))
+        self._known = now
+        self._is_there = True
+        self._unsure = TimedSums()
+
+    def _close(self) -> None:
+        name, was_there = self._name, self._is_there
+        self._start(TimedSums())
+        if was_there:
+            self._files.write(name + END, b"")
+
+    def _now(self) -> tuple[float, ...]:
+        return tuple(clock() for clock in self._clocks)
+
+    def _age(self, since: tuple[float, ...]) -> float:
+        return max(now - then for now, then in zip(self._now(), since, strict=True))

@@ -1,0 +1,211 @@
+"""Add numbers to a store: in total, and by minute, hour, and day.
+
+The *total* is kept for good; the *series* of minutes, hours, and days expire after `KEPT`. A name
+is a text of parts with `LABEL` between them. The series of minutes is kept by first parts alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from offload.stores.processes import PerProcess
+
+__all__ = (
+    "FIELDS",
+    "KEPT",
+    "LABEL",
+    "SPANS",
+    "Amounts",
+    "BatchSource",
+    "CounterBatch",
+    "MemorySums",
+    "Span",
+    "Sums",
+    "TimedSums",
+    "positive",
+)
+
+LABEL = "\x1f"
+FIELDS = 20_000
+"""The most names in a total or a span; further ones are added under ``(other)``."""
+
+Span = Literal["minute", "hour", "day"]
+SPANS: Mapping[Span, int] = {"minute": 60, "hour": 3600, "day": 86400}
+"""Seconds of each."""
+KEPT: Mapping[Span, int] = {"minute": 3 * 3600, "hour": 3 * 86400, "day": 90 * 86400}
+"""Seconds for which each is kept."""
+
+Amounts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class CounterBatch:
+    """Numbers to add, from one process.
+
+    Attributes:
+        process: a name that no other process has.
+        number: ascends with each batch of the process: one that arrives twice is added once.
+        total: amounts by name, to add to the total.
+        series: likewise, to the series.
+    """
+
+    process: str
+    number: int
+    total: Mapping[str, int]
+    series: Mapping[str, int]
+
+
+class BatchSource(Protocol):
+    """Provides batches to send along with round trips that a store makes anyway."""
+
+    def next_batch(self) -> CounterBatch | None:
+        """Return the batch that is due; None if there is none."""
+
+    def requeue(self, batch: CounterBatch) -> None:
+        """Take back a batch that was not sent: it is due again, with the same number."""
+
+
+class Sums(Protocol):
+    """The total and the series. Raises StoreUnavailable as all of a store does.
+
+    Attributes:
+        piggybacks: whether `piggyback` does anything. Otherwise somebody must `add` now and then.
+    """
+
+    @property
+    def piggybacks(self) -> bool: ...
+
+    def piggyback(self, source: BatchSource) -> None:
+        """Send the batches of *source* along with other requests from now on."""
+
+    def add(self, batch: CounterBatch) -> None:
+        """Add a batch now. One round trip; now and then some more if `piggybacks` is false."""
+
+    def end(self) -> None:
+        """Note that this process adds nothing more for now."""
+
+    def total(self) -> Amounts:
+        """Return the total."""
+
+    def series(self, span: Span, since: float | None = None) -> dict[int, Amounts]:
+        """Return the series of minutes, hours, or days, by start (seconds since 1970).
+
+        Args:
+            since: only those that end in the last *since* seconds; None: all that are kept.
+        """
+
+    def clear(self) -> None:
+        """Reset everything to zero."""
+
+
+class TimedSums:
+    """The total and the series, in memory. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.total: Amounts = {}
+        self.series: dict[Span, dict[int, Amounts]] = {span: {} for span in SPANS}
+
+    def __bool__(self) -> bool:
+        return bool(self.total) or any(self.series.values())
+
+    def count(self, batch: CounterBatch, now: float) -> None:
+        """Add a batch at *now* (seconds since 1970)."""
+        _add(self.total, batch.total)
+        for span, seconds in SPANS.items():
+            amounts = _bare(batch.series) if span == "minute" else batch.series
+            start = int(now) - int(now) % seconds
+            _add(self.series[span].setdefault(start, {}), amounts)
+
+    def add(self, other: TimedSums, times: int = 1) -> None:
+        """Add *other*, *times* times; -1 subtracts it."""
+        _add(self.total, other.total, times)
+        for span, series in other.series.items():
+            for start, amounts in series.items():
+                _add(self.series[span].setdefault(start, {}), amounts, times)
+
+    def prune(self, now: float) -> None:
+        """Drop what has expired at *now* from the series."""
+        for span, series in self.series.items():
+            for start in [start for start in series if start + SPANS[span] < now - KEPT[span]]:
+                del series[start]
+
+    def counted(self, span: Span, since: float | None, now: float) -> dict[int, Amounts]:
+        """Return a series as `Sums.series` does, without zeros."""
+        first = now - (KEPT[span] if since is None else since) - SPANS[span]
+        last = now + SPANS[span]  # a wrong clock, or anybody, may have written later ones
+        kept = sorted(start for start in self.series[span] if first < start <= last)
+        found = {start: positive(self.series[span][start]) for start in kept}
+        return {start: amounts for start, amounts in found.items() if amounts}
+
+
+class MemorySums:
+    """Sums in this process's memory. *now* returns seconds since 1970."""
+
+    piggybacks = True
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._locks = PerProcess(threading.Lock)
+        self._source: BatchSource | None = None
+        self.clear()
+
+    def piggyback(self, source: BatchSource) -> None:
+        """Take batches when the sums are read: there are no round trips."""
+        self._source = source
+
+    def _take(self) -> None:
+        batch = self._source.next_batch() if self._source is not None else None
+        if batch is not None:
+            self.add(batch)
+
+    def add(self, batch: CounterBatch) -> None:
+        with self._locks.get():
+            if self._seen.get(batch.process) == batch.number:
+                return
+            self._seen[batch.process] = batch.number
+            now = self._now()
+            self._sums.count(batch, now)
+            self._sums.prune(now)
+
+    def end(self) -> None:
+        """Do nothing: everything is written."""
+
+    def total(self) -> Amounts:
+        self._take()
+        with self._locks.get():
+            return dict(self._sums.total)
+
+    def series(self, span: Span, since: float | None = None) -> dict[int, Amounts]:
+        self._take()
+        with self._locks.get():
+            return self._sums.counted(span, since, self._now())
+
+    def clear(self) -> None:
+        self._seen: dict[str, int] = {}
+        self._sums = TimedSums()
+
+
+def positive(amounts: Mapping[str, int]) -> Amounts:
+    """Return the amounts above zero."""
+    return {text: amount for text, amount in amounts.items() if amount > 0}
+
+
+def _bare(amounts: Mapping[str, int]) -> Counter[str]:
+    """Return amounts by the first part of their names."""
+    found: Counter[str] = Counter()
+    for text, amount in amounts.items():
+        found[text.partition(LABEL)[0]] += amount
+    return found
+
+
+def _add(counts: Amounts, amounts: Mapping[str, int], times: int = 1) -> None:
+    for text, amount in amounts.items():
+        if text not in counts and len(counts) >= FIELDS:
+            name = text.partition(LABEL)[0]
+            text = f"{name}{LABEL}(other){LABEL}"  # noqa: PLW2901 (it is counted under that)
+        counts[text] = counts.get(text, 0) + amount * times
