@@ -24,14 +24,7 @@ __all__ = ("read", "read_chunks", "read_schema", "write", "write_chunks")
 _EXTENSION = b"ARROW:extension:name"
 """The key in a field's metadata that makes its type an extension type."""
 
-_VIEWS = {
-    kind(): plain()
-    for kind, plain in (
-        (getattr(pa, "string_view", None), pa.large_string),
-        (getattr(pa, "binary_view", None), pa.large_binary),
-    )
-    if kind is not None
-}
+_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 """Types whose memory depends on the array's history, and the types they are converted to."""
 
 

@@ -23,8 +23,7 @@ from offload.text import type_name
 
 __all__ = ("read", "read_index", "write")
 
-_arrays: Any = pd.arrays
-_Plain: Any = getattr(_arrays, "NumpyExtensionArray", None) or _arrays.PandasArray  # before 2.1
+_Plain: Any = pd.arrays.NumpyExtensionArray
 _MASKED = {
     "IntegerArray": pd.arrays.IntegerArray,
     "FloatingArray": pd.arrays.FloatingArray,
