@@ -177,26 +177,29 @@ class Delivery:
             self._held.append(ref)
             return ref
 
+        def bind_in_signature(node: Any, path: Path) -> Any:
+            return replace_refs(node, lambda ref: self._bind_pickled(ref, path, facts))
+
         bound = replace_each(root, [*note.refs, *note.keep], bind)
-        bound = replace_each(
-            bound,
-            note.within,
-            lambda node, path: replace_refs(node, lambda ref: self._bind_pickled(ref, path, facts)),
-        )
+        if note.within:
+            bound = replace_each(bound, note.within, bind_in_signature)
         request.update({key: bound[key] for key in request if key not in _ARGUMENTS})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]
         wanted = [path for path in note.refs if not is_for_ref(path, facts)]
         root = {"args": self.args, "kwargs": self.kwargs}
-        found: list[tuple[Any, Path]] = []
-        replace_each(root, wanted, lambda ref, path: found.append((ref, path)))
+        found = [(node_at(root, path), path) for path in wanted]
         values = self._read(found, facts)
         resolved = replace_each(root, wanted, lambda ref, _path: values.get(id(ref), ref))
-        for path in wanted:
-            value = node_at(resolved, path)
+        for ref, path in found:
+            value = values[id(ref)]
             if is_immutable(value) or is_in_signature(root, path):
-                self._known.remember(value, node_at(root, path))
+                self._known.remember(value, ref)
+        if note.within:
+            resolved = self._resolve_in_signatures(resolved, note, facts)
+        self.args, self.kwargs = resolved["args"], resolved["kwargs"]
 
+    def _resolve_in_signatures(self, root: Any, note: Note, facts: TaskFacts) -> Any:
         def get(ref: Ref[Any], path: Path) -> Any:
             if ref.is_local:
                 return ref.get()
@@ -204,12 +207,11 @@ class Delivery:
             self._known.remember(value, ref)
             return value
 
-        resolved = replace_each(
-            resolved,
+        return replace_each(
+            root,
             [path for path in note.within if not is_for_ref(path, facts)],
             lambda node, path: replace_refs(node, lambda ref: get(ref, path)),
         )
-        self.args, self.kwargs = resolved["args"], resolved["kwargs"]
 
     def _bind(self, node: Any, path: Path, facts: TaskFacts) -> Ref[Any]:
         where = label(path, facts.parameters)

@@ -209,27 +209,28 @@ class Runtime:
     @property
     def content(self) -> ContentStore:
         """This process's content store, which accepts the serializers that messages may have."""
-        return self._of_process()[1]
+        contents = self._contents
+        if contents is None or contents[0] != os.getpid():
+            contents = self._make_contents()
+        return contents[1]
 
     @property
     def results_content(self) -> ContentStore:
         """This process's content store, which accepts the serializers that results may have."""
-        return self._of_process()[2]
-
-    def _of_process(self) -> tuple[int, ContentStore, ContentStore]:
         contents = self._contents
         if contents is None or contents[0] != os.getpid():
-            contents = self._contents = self._make_contents()
-        return contents
+            contents = self._make_contents()
+        return contents[2]
 
     def _make_contents(self) -> tuple[int, ContentStore, ContentStore]:
         """Create this process's content stores: a fork must not inherit locks and caches."""
         conf = self.app.conf
         cache = open_cache(self.store.url, self.settings, self.counters)
-        content = self._content(conf.accept_content, cache)
-        if conf.result_accept_content in (None, conf.accept_content):
-            return os.getpid(), content, content
-        return os.getpid(), content, self._content(conf.result_accept_content, cache)
+        content = results = self._content(conf.accept_content, cache)
+        if conf.result_accept_content not in (None, conf.accept_content):
+            results = self._content(conf.result_accept_content, cache)
+        contents = self._contents = os.getpid(), content, results
+        return contents
 
     def _content(self, accepted: Iterable[str] | None, cache: NodeCache | None) -> ContentStore:
         return ContentStore(
