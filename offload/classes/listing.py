@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from offload.classes.source import diff
+from offload.classes.trusted import Versions
 from offload.classes.versions import (
     FOLDER,
     LATEST,
@@ -12,23 +15,15 @@ from offload.classes.versions import (
     Names,
     Record,
     Storage,
+    Stored,
     tags_in,
     versions_in,
 )
-from offload.errors import CodeRefused
+from offload.errors import CodeRefused, UnknownClass, VersionMissing
 
-__all__ = (
-    "OUT_OF_SYNC",
-    "SYNCED",
-    "UNTRACKED",
-    "Listed",
-    "SyncStatus",
-    "heads",
-    "listed",
-    "pointed",
-    "prune",
-)
+__all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "Listed", "StoredClasses", "SyncStatus", "prune")
 
+_PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
 
 
@@ -72,7 +67,134 @@ class Listed:
     broken: str = ""
 
 
-def listed(storage: Storage) -> list[Listed]:
+class StoredClasses:
+    """Queries about the classes in a store; part of `offload.classes.registry.ClassRegistry`."""
+
+    @property
+    def _versions(self) -> Versions:
+        raise NotImplementedError
+
+    def _known_names(self) -> set[str]:
+        """Return the full names of the classes that this process has."""
+        raise NotImplementedError
+
+    def listing(self) -> list[Listed]:
+        """Return everything in the store, by name. Trust isn't checked."""
+        return _listed(self._versions.storage)
+
+    def classes(self) -> dict[str, Record]:
+        """Return the record of the latest version of every class, by name. Trust isn't checked;
+        invalid records are left out.
+        """
+        return {each.name: each.latest for each in self.listing() if each.latest is not None}
+
+    def stored(self, name: str, code_hash: str) -> Stored:
+        """Return a version as stored. Trust isn't checked.
+
+        Raises UnknownClass, VersionMissing; CodeRefused if its content doesn't match its record.
+        """
+        return self._versions.stored(self.full_name(name), code_hash)
+
+    def find_hash(self, name: str, meant: str, *, tags: bool = False) -> str:
+        """Return the full hash for a hash prefix of at least 8 digits.
+
+        Args:
+            meant: the prefix.
+            tags: accept a tag or ``latest`` as well. Trust isn't checked.
+
+        Raises UnknownClass; VersionMissing if no version matches, or several do.
+        """
+        names = Names(self.full_name(name))
+        hashes = self._versions.storage.hashes(names)
+        found = {each for each in hashes if _PREFIX.fullmatch(meant) and each.startswith(meant)}
+        if tags:
+            found |= {each for tag, each in self.tags(names.name).items() if tag == meant}
+        if not found:
+            what = f"version{' or tag' if tags else ''} {meant!r:.70}"
+            if not _PREFIX.fullmatch(meant):
+                what += " (a hash prefix has at least 8 digits)"
+            raise self._versions.missing(names, what)
+        if len(found) > 1:
+            shown = " or ".join(sorted(found))
+            raise VersionMissing(f"{meant!r} of {names.name} is ambiguous: {shown}")
+        return found.pop()
+
+    def versions(self, name: str) -> list[Record]:
+        """Return the records of all versions, the oldest first. Raises UnknownClass."""
+        names = Names(self.full_name(name))
+        found = self._versions.storage.records(names)
+        if not found:
+            raise self._versions.missing(names, "version")
+        return found
+
+    def heads(self, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
+        """Return the records of versions by their hashes, in one round trip; None for one that
+        is missing or invalid. *name* is the full name.
+        """
+        names, hashes = Names(name), list(hashes)
+        records = self._versions.storage.heads(map(names.version, hashes))
+        return {
+            code_hash: record if record is None or record.pair == (name, code_hash) else None
+            for code_hash, record in zip(hashes, records, strict=True)
+        }
+
+    def pointed(self, name: str, tags: Iterable[str]) -> dict[str, str | None]:
+        """Return the hashes that tags (``latest`` included) point to, in one round trip; None
+        for a pointer that can't be read. *name* is the full name.
+        """
+        names, tags = Names(name), list(tags)
+        pointers = [names.latest if tag == LATEST else names.tag(tag) for tag in tags]
+        contents = zip(tags, pointers, self._versions.storage.read(pointers), strict=True)
+        return {
+            tag: _hash_in(content, pointer)
+            for tag, pointer, content in contents
+            if content is not None
+        }
+
+    def tags(self, name: str) -> dict[str, str]:
+        """Return the tags of a class, including ``latest``, and the hashes they point to."""
+        names = Names(self.full_name(name))
+        pointers = [n for n in self._versions.storage.names(names.folder) if n.endswith(".json")]
+        contents = zip(pointers, self._versions.storage.read(pointers), strict=True)
+        return {
+            pointer.rpartition("/")[2][: -len(".json")]: Record.from_bytes(content, pointer).hash
+            for pointer, content in contents
+            if content is not None
+        }
+
+    def diff(self, name: str, a: str, b: str) -> str:
+        """Return a unified diff of the sources of versions *a* and *b*.
+
+        Raises VersionMissing, also if a version was pushed without source.
+        """
+        full = self.full_name(name)
+        first, second = self.stored(full, a), self.stored(full, b)
+        for each in (first, second):
+            if not each.source:
+                raise VersionMissing(
+                    f"{full}@{each.record.hash[:12]} was pushed without its source: push it "
+                    "where offload_ship_source is set"
+                )
+        try:
+            return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
+        except (ValueError, TypeError, LookupError) as exc:
+            raise CodeRefused(
+                f"the source of {full}@{a[:12]} or @{b[:12]} in {self._versions.url} can't be read",
+                store=self._versions.url,
+            ) from exc
+
+    def full_name(self, name: str) -> str:
+        """Return the full name for a short one. Raises UnknownClass if it is ambiguous."""
+        if "." in name:
+            return name
+        matches = {each for each in self._known_names() if each.rpartition(".")[2] == name}
+        matches |= {each.name for each in self.listing() if each.name.rpartition(".")[2] == name}
+        if len(matches) > 1:
+            raise UnknownClass(f"{name!r} is ambiguous: {' or '.join(sorted(matches))}")
+        return matches.pop() if matches else name
+
+
+def _listed(storage: Storage) -> list[Listed]:
     """Return every class in a store, by name, in a constant number of round trips."""
     folders: dict[str, list[str]] = {}
     for pointer in storage.names():
@@ -131,26 +253,6 @@ def _names(
         if record is not None and Names(record.class_name).folder == folder:
             names[folder] = record.class_name
     return names
-
-
-def heads(storage: Storage, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
-    """Return records of versions; see `ClassRegistry.heads`."""
-    names, hashes = Names(name), list(hashes)
-    records = storage.heads(map(names.version, hashes))
-    return {
-        code_hash: record if record is None or record.pair == (name, code_hash) else None
-        for code_hash, record in zip(hashes, records, strict=True)
-    }
-
-
-def pointed(storage: Storage, name: str, tags: Iterable[str]) -> dict[str, str | None]:
-    """Return the hashes of tags; see `ClassRegistry.pointed`."""
-    names, tags = Names(name), list(tags)
-    pointers = [names.latest if tag == LATEST else names.tag(tag) for tag in tags]
-    contents = zip(tags, pointers, storage.read(pointers), strict=True)
-    return {
-        tag: _hash_in(content, pointer) for tag, pointer, content in contents if content is not None
-    }
 
 
 def _hash_in(content: bytes, pointer: str) -> str | None:

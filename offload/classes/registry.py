@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
-from pkgutil import iter_modules
-from types import FunctionType, ModuleType
 from typing import Any, TypeVar, overload
 
 from offload.classes.hashing.identity import identify, python_tag
 from offload.classes.keys import own_key
-from offload.classes.listing import (
-    OUT_OF_SYNC,
-    SYNCED,
-    UNTRACKED,
-    Listed,
-    SyncStatus,
-    heads,
-    listed,
-    pointed,
-    prune,
-)
+from offload.classes.listing import OUT_OF_SYNC, SYNCED, UNTRACKED, StoredClasses, SyncStatus, prune
 from offload.classes.loading import Loading
 from offload.classes.local import LoadedClasses, LocalClasses, defined
 from offload.classes.pickling import own_registry
 from offload.classes.policy import OFF, SIGNED, Policy, RegistryConfig
 from offload.classes.pushing import Pushing
-from offload.classes.scope import Scope, found
-from offload.classes.source import diff
+from offload.classes.registrations import AUTO, MANUAL, Registrations, check_shippable
+from offload.classes.scope import Scope
 from offload.classes.trusted import Versions
 from offload.classes.versions import (
     LATEST,
     ClassVersion,
     Names,
     Record,
-    Stored,
     check_hash,
     name_of,
     tagged,
@@ -47,10 +31,8 @@ from offload.classes.versions import (
 from offload.errors import (
     CodeRefused,
     ConfigurationError,
-    NotShippable,
     SerializationError,
     StoreUnavailable,
-    UnknownClass,
     VersionMissing,
 )
 from offload.metrics.counters import Counters
@@ -62,21 +44,10 @@ __all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "ClassRegistry")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-AUTO, MANUAL = "auto", "manual"
-_BEGIN = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _SURE = 60.0  # seconds for which a stored version is assumed to stay stored
 
 
-@dataclass
-class _Registrations:
-    """Registered objects, and when to push them. Several registries may share it."""
-
-    modules: dict[str, str] = field(default_factory=dict)
-    objects: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    scope: Scope = field(default_factory=Scope)
-
-
-class ClassRegistry:
+class ClassRegistry(StoredClasses):
     """Classes and functions in a store, each version under its hash.
 
     Args:
@@ -123,7 +94,7 @@ class ClassRegistry:
         made = cls.__new__(cls)
         made._begin(config, counters, time.time)
         if like is not None:
-            made._shared = like._shared
+            made._registrations = like._registrations
         return made
 
     def _begin(
@@ -136,7 +107,7 @@ class ClassRegistry:
         self._clock = clock
         self._counters = counters or Counters()
         self._loaded = LoadedClasses()
-        self._shared = _Registrations()
+        self._registrations = Registrations()
         self._own = LocalClasses()
         self._along: set[str] = set()
         self._looked_at: set[ClassVersion] = set()
@@ -210,20 +181,8 @@ class ClassRegistry:
             raise ConfigurationError(f"register(push={push!r}): it is 'auto' or 'manual'")
         if obj is None:
             return lambda obj: self.register(obj, push=push)
-        if isinstance(obj, ModuleType):
-            self._modules[obj.__name__] = push
-        else:
-            self._registered[name_of(_checked(obj))] = (obj, push)
-        self._shared.scope = Scope(self._modules, self._registered)
+        self._registrations.add(obj, push)
         return obj
-
-    @property
-    def _modules(self) -> dict[str, str]:
-        return self._shared.modules
-
-    @property
-    def _registered(self) -> dict[str, tuple[Any, str]]:
-        return self._shared.objects
 
     @property
     def registered(self) -> list[Any]:
@@ -232,21 +191,17 @@ class ClassRegistry:
 
         Objects of a module that can't be shipped are logged and left out.
         """
-        here = [obj for obj, _ in self._registered.values()]
-        for module in _with_submodules(self._modules):
-            defined_there = [obj for obj in vars(module).values() if _is_of(obj, module.__name__)]
-            here += filter(self._is_shippable, defined_there)
-        return list({id(obj): obj for obj in here}.values())
+        return self._registrations.all(self._is_shippable)
 
     @property
     def shipped_modules(self) -> set[str]:
         """The modules in which something was registered."""
-        return set(self._modules) | {obj.__module__ for obj, _ in self._registered.values()}
+        return self._registrations.used_modules()
 
     @property
     def scope(self) -> Scope:
         """What is shipped by value."""
-        return self._shared.scope
+        return self._registrations.scope
 
     def ships_by_value(self, obj: Any) -> bool:
         """Return whether workers can't be expected to import a class or function."""
@@ -259,8 +214,7 @@ class ClassRegistry:
         if self.scope.includes(obj.__module__) or self._loaded.pair_of(obj) is not None:
             return True
         name = f"{obj.__module__}.{obj.__qualname__}"
-        kept = self._registered.get(name)
-        return (kept is not None and kept[0] is obj) or name in self._along
+        return self._registrations.find(name) is obj or name in self._along
 
     def is_version(self, cls: type) -> bool:
         """Return whether a class is a version: loaded, registered, sent, or in ``__main__``."""
@@ -358,7 +312,7 @@ class ClassRegistry:
         return pair
 
     def _ship(self, obj: Any, pair: ClassVersion, *, first: bool) -> None:
-        push = self._push_of(obj)
+        push = self._registrations.push_of(obj)
         if push == MANUAL:
             record = self._check_pushed(pair)
         elif push == AUTO and first:
@@ -508,116 +462,13 @@ class ClassRegistry:
         loading.read(pair)
         return loading.stored[pair][0].record
 
-    # -- looking
-
-    def listing(self) -> list[Listed]:
-        """Return everything in the store, by name. Trust isn't checked."""
-        return listed(self._versions.storage)
-
-    def classes(self) -> dict[str, Record]:
-        """Return the record of the latest version of every class, by name. Trust isn't checked;
-        invalid records are left out.
-        """
-        return {each.name: each.latest for each in self.listing() if each.latest is not None}
-
-    def stored(self, name: str, code_hash: str) -> Stored:
-        """Return a version as stored. Trust isn't checked.
-
-        Raises UnknownClass, VersionMissing; CodeRefused if its content doesn't match its record.
-        """
-        return self._versions.stored(self.full_name(name), code_hash)
-
-    def find_hash(self, name: str, meant: str, *, tags: bool = False) -> str:
-        """Return the full hash for a hash prefix of at least 8 digits.
-
-        Args:
-            meant: the prefix.
-            tags: accept a tag or ``latest`` as well. Trust isn't checked.
-
-        Raises UnknownClass; VersionMissing if no version matches, or several do.
-        """
-        names = Names(self.full_name(name))
-        hashes = self._versions.storage.hashes(names)
-        found = {each for each in hashes if _BEGIN.fullmatch(meant) and each.startswith(meant)}
-        if tags:
-            found |= {each for tag, each in self.tags(names.name).items() if tag == meant}
-        if not found:
-            what = f"version{' or tag' if tags else ''} {meant!r:.70}"
-            if not _BEGIN.fullmatch(meant):
-                what += " (a hash prefix has at least 8 digits)"
-            raise self._versions.missing(names, what)
-        if len(found) > 1:
-            shown = " or ".join(sorted(found))
-            raise VersionMissing(f"{meant!r} of {names.name} is ambiguous: {shown}")
-        return found.pop()
-
-    def versions(self, name: str) -> list[Record]:
-        """Return the records of all versions, the oldest first. Raises UnknownClass."""
-        names = Names(self.full_name(name))
-        found = self._versions.storage.records(names)
-        if not found:
-            raise self._versions.missing(names, "version")
-        return found
-
-    def heads(self, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
-        """Return the records of versions by their hashes, in one round trip; None for one that
-        is missing or invalid. *name* is the full name.
-        """
-        return heads(self._versions.storage, name, hashes)
-
-    def pointed(self, name: str, tags: Iterable[str]) -> dict[str, str | None]:
-        """Return the hashes that tags (``latest`` included) point to, in one round trip; None
-        for a pointer that can't be read. *name* is the full name.
-        """
-        return pointed(self._versions.storage, name, tags)
-
-    def tags(self, name: str) -> dict[str, str]:
-        """Return the tags of a class, including ``latest``, and the hashes they point to."""
-        names = Names(self.full_name(name))
-        pointers = [n for n in self._versions.storage.names(names.folder) if n.endswith(".json")]
-        contents = zip(pointers, self._versions.storage.read(pointers), strict=True)
-        return {
-            pointer.rpartition("/")[2][: -len(".json")]: Record.from_bytes(content, pointer).hash
-            for pointer, content in contents
-            if content is not None
-        }
-
-    def diff(self, name: str, a: str, b: str) -> str:
-        """Return a unified diff of the sources of versions *a* and *b*.
-
-        Raises VersionMissing, also if a version was pushed without source.
-        """
-        full = self.full_name(name)
-        first, second = self.stored(full, a), self.stored(full, b)
-        for each in (first, second):
-            if not each.source:
-                raise VersionMissing(
-                    f"{full}@{each.record.hash[:12]} was pushed without its source: push it "
-                    "where offload_ship_source is set"
-                )
-        try:
-            return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
-        except (ValueError, TypeError, LookupError) as exc:
-            raise CodeRefused(
-                f"the source of {full}@{a[:12]} or @{b[:12]} in {self.store.url} can't be read",
-                store=self.store.url,
-            ) from exc
-
-    def full_name(self, name: str) -> str:
-        """Return the full name for a short one. Raises UnknownClass if it is ambiguous."""
-        if "." in name:
-            return name
-        known = {*self._registered, *(n for n, _ in self._loaded.pairs())}
-        matches = {each for each in known if each.rpartition(".")[2] == name}
-        matches |= {each.name for each in self.listing() if each.name.rpartition(".")[2] == name}
-        if len(matches) > 1:
-            raise UnknownClass(f"{name!r} is ambiguous: {' or '.join(sorted(matches))}")
-        return matches.pop() if matches else name
-
     # -- inside
 
+    def _known_names(self) -> set[str]:
+        return {*self._registrations.objects, *(name for name, _ in self._loaded.pairs())}
+
     def _pair(self, obj: Any) -> ClassVersion:
-        return self._loaded.pair_of(_checked(obj)) or self._own.pair(obj, self.scope)
+        return self._loaded.pair_of(check_shippable(obj)) or self._own.pair(obj, self.scope)
 
     def _is_shippable(self, obj: Any) -> bool:
         try:
@@ -631,19 +482,6 @@ class ClassRegistry:
         pair = self._pair(obj)
         self._own.send(obj)
         return pair
-
-    def _push_of(self, obj: Any) -> str:
-        """Return ``auto`` or ``manual`` as *obj* was registered; "" if it wasn't."""
-        name = name_of(obj)
-        kept = self._registered.get(name)
-        if kept is not None and kept[0] is obj:
-            return kept[1]
-        module = obj.__module__ or ""
-        while module and found(obj.__module__, obj.__qualname__) is obj:
-            if module in self._modules:
-                return self._modules[module]
-            module = module.rpartition(".")[0]
-        return ""
 
     def _check_pushed(self, pair: ClassVersion) -> Record:
         with self._versions.refusing():
@@ -682,40 +520,10 @@ class ClassRegistry:
     def _local(self, pair: ClassVersion) -> Iterator[Any]:
         """Yield local candidates for a version: registered, in ``__main__``, or sent along."""
         name = pair[0]
-        yield from self._registered.get(name, ())[:1]
+        registered = self._registrations.find(name)
+        if registered is not None:
+            yield registered
         along = pair in self._looked_at
         found = defined(name, lambda module: along or self.scope.includes(module))
         if found is not None:
             yield found
-
-
-def _checked(obj: Any) -> Any:
-    if not isinstance(obj, (type, FunctionType)):
-        raise NotShippable(f"expected a class or function, not a {type(obj).__name__}")
-    return obj
-
-
-def _with_submodules(names: Iterable[str]) -> list[ModuleType]:
-    """Return modules and their submodules, by name; log those that can't be imported.
-
-    A package's ``__main__`` is left out, because importing it may run a program.
-    """
-    found: dict[str, ModuleType] = {}
-    waiting = list(names)
-    while waiting:
-        module = import_module(waiting.pop())
-        found[module.__name__] = module
-        for each in iter_modules(getattr(module, "__path__", ()), f"{module.__name__}."):
-            if each.name in found or each.name.endswith(".__main__"):
-                continue
-            try:
-                import_module(each.name)
-            except Exception as exc:
-                logger.warning("%s is left out, it cannot be imported: %r", each.name, exc)
-            else:
-                waiting.append(each.name)
-    return [found[name] for name in sorted(found)]
-
-
-def _is_of(obj: Any, module: str) -> bool:
-    return isinstance(obj, (type, FunctionType)) and obj.__module__ == module
