@@ -399,7 +399,7 @@ class TestCannot:
         with module("a_library", library):
             cls = defined("from a_library import Base\nclass F(Base):\n    name = 'f'")
             payload = here.write(cls())
-            with pytest.raises(DeserializationError, match=r"class __main__\.F@.* cannot be made"):
+            with pytest.raises(DeserializationError, match=r"class __main__\.F@.* can't be loaded"):
                 there.read(payload)
 
     def test_what_imports_something_that_is_missing_says_so(self, sides, defined):

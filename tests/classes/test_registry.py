@@ -484,7 +484,7 @@ class TestPulling:
         assert other.pull("jobs.F")().go(1) == 3
         assert one != two
         for ask in (other.pull, other.versions, other.full_name, other.tags):
-            with pytest.raises(UnknownClass, match=r"'F' may be jobs\.F or shop\.models\.F"):
+            with pytest.raises(UnknownClass, match=r"'F' is ambiguous: jobs\.F or shop\.models\.F"):
                 ask("F")
         with pytest.raises(UnknownClass):
             other.pull("models.F")
@@ -496,7 +496,7 @@ class TestPulling:
 
     def test_by_hash_and_tag(self, registry):
         """Asking by both is refused; so is what is no hash or tag."""
-        with pytest.raises(ValueError, match="not by both"):
+        with pytest.raises(ValueError, match="not both"):
             registry.pull("F", NOWHERE, tag="a")
         with pytest.raises(ValueError, match="not the hash"):
             registry.pull("m.F", "abc")

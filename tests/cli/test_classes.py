@@ -172,7 +172,7 @@ class TestStatus:
         command.registry.register(made("One"))
         command.registry.register(made("One", module="shop.others"))
         said = command("status", "One", code=1)
-        assert "'One' is ambiguous: shop.models.One or shop.others.One" in said
+        assert "'One' may be shop.models.One or shop.others.One: say which" in said
 
     def test_what_is_refused_is_told_beside_the_others(self, command):
         """One altered pointer hides nothing of what else there is to say; push repairs it."""
@@ -250,7 +250,7 @@ class TestVersions:
         other = "1" if versions[0][8] == "0" else "0"
         pointer = Names("shop.models.Filter").version(versions[0][:8] + other * 56)
         command.hook.store.pointers.swap(pointer, None, b"x")
-        assert "may be" in command("rollback", "Filter", versions[0][:8], code=1)
+        assert "is ambiguous" in command("rollback", "Filter", versions[0][:8], code=1)
         for begin in (versions[0][:7], "0" * 12, "good", ""):
             said = command("rollback", "Filter", begin, code=1)
             assert f"has no version {begin!r}" in said

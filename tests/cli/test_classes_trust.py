@@ -213,7 +213,7 @@ class TestVerify:
             "Swapped": False,
         }
         assert "was altered" in verdicts["Bad"]["why"]
-        assert "in the place of another" in verdicts["Swapped"]["why"]
+        assert "another record was moved there" in verdicts["Swapped"]["why"]
         signature = verdicts["Good"]["signature"]
         assert signature == {"key": signature["key"], "by": "this process"}
         signed("verify", "Filter")

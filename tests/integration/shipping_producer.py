@@ -19,7 +19,7 @@ from tests.integration.shipping_app import Own, app
 from tests.support.processes import wait_until
 
 TIMEOUT = 60
-CELLS = Path(__file__).parents[1] / "registry" / "cells.py"
+CELLS = Path(__file__).parents[1] / "classes" / "cells.py"
 exec(compile(CELLS.read_text(), str(CELLS), "exec"))  # as the cells of a notebook are
 offload = app.offload
 task = app.tasks
