@@ -13,7 +13,7 @@ from typing import Any
 
 from offload.errors import ConfigurationError, OffloadError
 from offload.metrics.storage import sweep_sums
-from offload.stores.heartbeat import held, process_name
+from offload.stores.heartbeat import hold_lease, process_name
 from offload.stores.protocols import Store, SweepItem
 
 __all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")
@@ -140,7 +140,7 @@ def last_sweep(store: Store) -> LastSweep | None:
 def _acquire(stack: ExitStack, store: Store) -> bool:
     """Return whether this process may sweep, and keep others from it until *stack* exits."""
     try:
-        return stack.enter_context(held(store.leases, NAME, ttl=LEASE)) is not None
+        return stack.enter_context(hold_lease(store.leases, NAME, ttl=LEASE)) is not None
     except ConfigurationError:  # the store has no leases
         return True
 

@@ -1,4 +1,4 @@
-"""Where bytes live: `open_store` and the protocols that a store keeps."""
+"""Stores: `open_store`, and the protocols that every store implements."""
 
 from __future__ import annotations
 

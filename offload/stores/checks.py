@@ -1,4 +1,4 @@
-"""What every store checks of the arguments it is called with."""
+"""Checks of arguments that every store makes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = (
 )
 
 MAX_POINTER = 64 * 1024
-"""The greatest size of a pointer's value, in bytes."""
+"""Bytes of a pointer's value at most."""
 
 _NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}", re.ASCII)
 _CENTURY = 100 * 366 * 86400.0  # seconds; more overflows some servers' clocks
 
 
 def check_name(name: str) -> str:
-    """Return *name* if a pointer or lease may be called so; raises ValueError."""
+    """Return *name*; raises ValueError if no pointer or lease may have it."""
     if not _NAME.fullmatch(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(
             f"not a name: {name[:250]!r}; names are 1 to 200 characters of A-Z a-z 0-9 . _ - /, "
@@ -34,7 +34,7 @@ def check_name(name: str) -> str:
 
 
 def check_value(value: bytes) -> bytes:
-    """Return a pointer's new *value*; raises ValueError if it is too large."""
+    """Return a pointer's new *value*; raises ValueError for more than 64 KiB."""
     if len(value) > MAX_POINTER:
         raise ValueError(f"a pointer holds at most {MAX_POINTER} bytes, not {len(value)}")
     return value
@@ -48,12 +48,13 @@ def check_owner(owner: str) -> str:
 
 
 def check_holder(holder: str) -> str:
-    """Return the *holder* of a blob; raises ValueError for other than 1 to 300 bytes of
-    UTF-8 that do not begin with ``@`` (which marks a store's own notes).
+    """Return a blob's *holder*; raises ValueError unless it is 1 to 300 bytes of UTF-8.
+
+    It can't start with ``@``, which marks a store's own entries.
     """
     if not 0 < len(holder.encode("utf-8", "surrogatepass")) <= 300 or holder.startswith("@"):
         raise ValueError(
-            f"a holder is a name of 1 to 300 bytes that does not begin with @, not {holder[:350]!r}"
+            f"a holder is a name of 1 to 300 bytes that does not start with @, not {holder[:350]!r}"
         )
     return holder
 
@@ -67,9 +68,9 @@ def names_holder(holder: str, name: str) -> bool:
 
 
 def check_ttl(ttl: float) -> float:
-    """Return *ttl* seconds, at least a millisecond; raises ValueError if not positive.
+    """Return *ttl* seconds, limited to a millisecond up to a century.
 
-    What is over a century is taken as a century.
+    Raises ValueError if it isn't positive.
     """
     if math.isnan(ttl) or ttl <= 0:
         raise ValueError(f"a time to live is a positive number of seconds, not {ttl!r}")

@@ -1,4 +1,4 @@
-"""Holding a lease for as long as a piece of work takes."""
+"""Keep a lease while a block of code runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from offload.errors import StoreError
 from offload.stores.protocols import LeaseStore
 
-__all__ = ("Held", "held", "process_name")
+__all__ = ("HeldLease", "hold_lease", "process_name")
 
 
 @dataclass(frozen=True)
-class Held:
-    """A lease that this process holds.
+class HeldLease:
+    """A lease of this process.
 
     Attributes:
         fence: see `LeaseStore.acquire`.
-        lost: set when it ran out all the same, or was taken by somebody else.
+        lost: set once it expired or another owner took it.
     """
 
     fence: int
@@ -30,24 +30,24 @@ class Held:
 
 
 def process_name() -> str:
-    """Return how operators know this process: ``host:pid``."""
+    """Return this process's name for operators: ``host:pid``."""
     return f"{socket.gethostname()[:100]}:{os.getpid()}"
 
 
 @contextmanager
-def held(leases: LeaseStore, name: str, *, ttl: float) -> Iterator[Held | None]:
-    """Hold the lease *name* while the block runs; gives None if somebody else has it.
+def hold_lease(leases: LeaseStore, name: str, *, ttl: float) -> Iterator[HeldLease | None]:
+    """Keep the lease *name* while the block runs; yields None if another owner has it.
 
-    A thread renews it three times in *ttl* seconds, so a process that dies blocks others for
-    no longer than that. What a store raises when it is first asked is raised here; that it
-    does not answer later is borne until the lease has run out.
+    A thread renews it three times per *ttl* seconds, so a process that dies blocks others for
+    no longer than that. The first call's StoreError is raised; a store that is unavailable
+    later is tolerated until the lease expires.
     """
     owner = f"{process_name()}:{os.urandom(8).hex()}"
     fence = leases.acquire(name, owner, ttl)
     if fence is None:
         yield None
         return
-    lease = Held(fence)
+    lease = HeldLease(fence)
     ended = threading.Event()
 
     def beat() -> None:

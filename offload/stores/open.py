@@ -1,4 +1,4 @@
-"""`open_store`: from a URL to a store."""
+"""Open the store at a URL."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ Factory = Callable[[StoreURL], Store]
 _SMALLEST_CHUNK = 64 << 10
 _REDIS = "offload.stores.redis.connect:open_redis"
 
-# Where each scheme's factory is: imported when it is first asked for, so that a store
-# whose packages are not installed costs nothing.
+# Each scheme's factory, imported when first needed, so that unused stores need no packages.
 _FACTORIES: dict[str, str | Factory] = {
     "memory": "offload.stores.memory:open_memory",
     "file": "offload.stores.file:open_file",
@@ -36,7 +35,7 @@ _FACTORIES: dict[str, str | Factory] = {
     "valkey+cluster": _REDIS,
     "valkeys+cluster": _REDIS,
     "s3": "offload.stores.s3.connect:open_s3",
-    "fsspec+…": "offload.stores.fsspec:open_fsspec",  # any protocol of its
+    "fsspec+…": "offload.stores.fsspec:open_fsspec",  # any of its protocols
 }
 
 
@@ -47,14 +46,16 @@ def open_store(
     tier_options: Sequence[Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> Store:
-    """Return the store at *url*; several are the tiers of one, see `offload.stores.tiered`.
+    """Return the store at *url*; several URLs are the tiers of one, see `offload.stores.tiered`.
 
-    Nothing is connected to until the store is first used, so a server may be down now.
+    The store connects when it is first used, so its server may be down now.
 
-    *tier_sizes* are the bytes of a value from which it goes to the second tier, the third and
-    so on; needed where there are more than two. *tier_options* are the options of each tier.
+    Args:
+        tier_sizes: bytes of a value from which it goes to the second tier, the third, and so on;
+            required for more than two.
+        tier_options: options of each tier.
 
-    Options may stand in the URL's query or (but for tiers) be given by keyword:
+    Options are in the URL's query or, for a single store, passed by keyword:
 
     - every Redis form: ``prefix`` of all keys (default ``offload``), ``socket_timeout``
       and ``socket_connect_timeout`` in seconds, ``max_connections``, ``ssl_ca_certs`` and
@@ -62,14 +63,14 @@ def open_store(
     - ``s3``: ``endpoint_url``, ``region``, ``profile``, ``sse`` and others; see
       `offload.stores.s3.connect.open_s3`.
     - ``fsspec+PROTOCOL``: see `offload.stores.fsspec.open_fsspec`.
-    - ``chunk_size``, of every kind: bytes that no chunk of a value exceeds, for servers and proxies
-      with a limit (from 65536; default and at most 4 MiB). Publishers and workers need the same.
+    - ``chunk_size``, of every kind: bytes of a chunk at most, for servers and proxies with a limit
+      (at least 65536; default and at most 4 MiB). Publishers and workers need the same.
     - ``file``: ``mode`` (such as ``0660``), ``skew`` and ``lock_timeout`` in seconds; see
       `offload.stores.file.FileStore`.
 
     Raises:
-        ConfigurationError: the scheme or an option is unknown or wrong; the message lists
-            what exists.
+        ConfigurationError: the scheme or an option is unknown or invalid; the message lists
+            the valid ones.
     """
     if not isinstance(url, str):
         urls = list(url)
@@ -126,8 +127,8 @@ def _open_tiers(
 
 
 def register_scheme(scheme: str, factory: Factory) -> None:
-    """Let `open_store` open URLs that begin with ``scheme://`` by *factory*.
+    """Let `open_store` open URLs that start with ``scheme://`` by *factory*.
 
-    *factory* takes its options out of the `StoreURL` it is given.
+    *factory* takes its options from the `StoreURL` that it receives.
     """
     _FACTORIES[scheme] = factory

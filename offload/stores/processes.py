@@ -1,4 +1,4 @@
-"""One object for each process: what must not cross a fork."""
+"""Objects that must not cross a fork: one per process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class PerProcess(Generic[T]):
-    """Makes an object when it is first asked for in a process, and again after a fork.
+    """Create an object when a process first needs it, and again after a fork.
 
-    It uses no lock of its own, which a fork could leave locked in the child for ever:
-    ``dict.setdefault`` is atomic, so threads that come first together agree on one object
-    (another may be made and dropped).
+    There is no lock, which a fork could leave locked in the child for ever. ``dict.setdefault``
+    is atomic, so threads that start together agree on one object (another may be created and
+    dropped).
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -34,5 +34,5 @@ class PerProcess(Generic[T]):
         return made
 
     def take(self) -> T | None:
-        """Return this process's object, if there is one, and forget it."""
+        """Return and forget this process's object; None if there is none."""
         return self._made.pop(os.getpid(), None)

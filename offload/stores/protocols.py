@@ -1,19 +1,18 @@
-"""What a store is: three small protocols over blobs, pointers and leases.
+"""The protocols that every store implements: blobs, pointers, and leases.
 
-A *blob* is immutable bytes under the digest of its plain content. A *pointer* is a
-mutable name, changed only by compare-and-swap. A *lease* is a lock that ends by itself.
-Everything else that offload keeps is built from these three.
+A *blob* is immutable bytes under the digest of its plain content. A *pointer* is a mutable
+name, changed only by compare-and-swap. A *lease* is a lock that expires. Everything else that
+offload stores is built from these three.
 
-Rules that every implementation keeps (``offload.testing`` holds the suite that checks
-them):
+Rules for every implementation (``offload.testing`` has the suite that checks them):
 
 - Calls are safe from several threads and processes at once, and after a fork.
-- Times to live are seconds from now by the *store's* clock where it has one, so that a
-  client's clock does not matter.
-- Nothing ever shortens the life of a blob except `BlobStore.release` and `BlobStore.delete`.
-- A driver's error leaves a store as `StoreUnavailable` (trying again may help) or as
-  another `StoreError`, with the store's URL in it, and never as the driver's own type.
-- A store does not look into blobs; whoever reads one checks its digest.
+- Times to live are seconds from now by the *store's* clock if it has one, so that clients'
+  clocks don't matter.
+- Only `BlobStore.release` and `BlobStore.delete` shorten the life of a blob.
+- A driver's error leaves a store as `StoreUnavailable` (a retry may help) or as another
+  `StoreError`, with the store's URL in it, and never as the driver's own type.
+- A store doesn't interpret blobs; readers verify their digests.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ __all__ = (
 )
 
 Parts = Sequence[Buffer]
-"""The bytes of one blob, as buffers to be stored one after another without joining."""
+"""The bytes of one blob, as buffers that are stored one after another without joining them."""
 
 PUT = "put"
-"""The holder that all share who only want a blob to live for some time."""
+"""The holder shared by everyone who only needs a blob to live for some time."""
 
 
 @dataclass(frozen=True)
 class BlobInfo:
-    """What a store knows of one blob.
+    """Size and remaining life of a blob.
 
     Attributes:
         size: stored bytes (after compression, with the leading byte).
-        ttl: seconds it has still to live.
+        ttl: seconds until it expires.
     """
 
     digest: Digest
@@ -58,13 +57,13 @@ class BlobInfo:
 
 @dataclass(frozen=True)
 class SweepItem:
-    """Something that a sweep removed, or would remove.
+    """Something that a sweep deleted, or would delete.
 
     Attributes:
-        kind: ``blob``, ``pointer``, ``lease`` or ``file`` (what a killed writer left).
-        name: the digest, or the name.
+        kind: ``blob``, ``pointer``, ``lease``, or ``file`` (left by a killed writer).
+        name: its digest or name.
         size: stored bytes.
-        why: for people.
+        why: the reason, for people.
     """
 
     kind: str
@@ -77,61 +76,65 @@ class SweepItem:
 class BlobStore(Protocol):
     """Immutable bytes by digest, each with an expiry.
 
-    A *hold* is somebody's stated need of a blob for some time. Where a store keeps account
-    of them (`tracks_holds`), a blob ends soon after its last hold is given up; elsewhere each
-    lives as long as the longest that was ever asked for, whoever gives up what.
+    A *hold* states that its *holder* needs a blob for some time. A store that tracks holds
+    expires a blob soon after its last hold was released; in any other, a blob lives as long as
+    the longest time ever asked for, whoever releases it.
 
     Attributes:
-        tracks_holds: whether `release` does anything.
+        tracks_holds: whether `release` has an effect.
     """
 
     @property
     def tracks_holds(self) -> bool: ...
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        """Keep each blob for *ttl* seconds in the name of *holder*; return those not there.
+        """Keep each blob *ttl* seconds for *holder*; return the missing ones.
 
-        "Is it there" and "keep it" are one step for each blob: one that is not returned
-        cannot end within *ttl*, unless *holder* releases it. The hold of one that is not
-        there is noted all the same: whoever stores it next keeps it for this holder, too.
-        A holder has one hold of a blob, the longest it asked for. One round trip for any
-        number of digests.
+        Check and hold are one atomic step per blob: a blob that isn't returned doesn't expire
+        within *ttl*, unless *holder* releases it. The hold of a missing blob is recorded too:
+        whoever stores it next keeps it for this holder as well. A holder has one hold of a
+        blob, the longest it asked for. One round trip for any number of digests.
         """
 
     def put(
         self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
-        """Store blobs that live *ttl* seconds, unless a holder releases them before.
+        """Store blobs for *ttl* seconds, unless a holder releases them earlier.
 
-        A blob that is there already stays as it is and only lives longer if need be. A
-        blob is seen whole or not at all, whenever the writer dies. *value_size* is how many
-        bytes the value has that they are of, for stores that choose a place by it.
+        A blob that exists keeps its content, and its life is only extended. A blob is visible
+        whole or not at all, whenever its writer dies.
+
+        Args:
+            value_size: bytes of the value that they belong to, for stores that choose a tier
+                by it.
         """
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
-        """Give up what *holder* holds.
+        """End the holds of *holder*.
 
-        A blob then ends with the last hold that is left, but not before *grace* seconds
-        have passed; its life is never prolonged. What *holder* does not hold stays as it
-        is. One round trip for any number of digests.
+        A blob then expires with its last remaining hold, but not within *grace* seconds; its
+        life is never extended. Blobs that *holder* doesn't hold stay unchanged. One round trip
+        for any number of digests.
         """
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
-        """Return who holds a blob and for how many seconds; nothing where no account is kept."""
+        """Return a blob's holders and the seconds left of their holds; {} if not tracked."""
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
-        """Yield the stored bytes of each digest, in the order given.
+        """Yield the stored bytes of each digest, in this order.
 
-        Reading ahead by the store is bounded (a few chunks). A blob of more than
-        *limit* bytes raises `IntegrityError` before its content is held in memory;
-        one that is not there raises `BlobMissing`.
+        The store reads ahead a limited amount (a few chunks).
+
+        Raises:
+            BlobMissing: a blob doesn't exist.
+            IntegrityError: a blob has more than *limit* bytes; its content isn't loaded.
         """
 
     def delete(self, digests: Iterable[Digest]) -> None:
-        """Remove blobs now; those that are not there are no error."""
+        """Delete blobs now; missing ones are no error."""
 
     def scan(self) -> Iterator[BlobInfo]:
-        """Yield every live blob. What comes or goes meanwhile may be missed."""
+        """Yield every live blob. Concurrent changes may be missed."""
 
 
 @runtime_checkable
@@ -139,16 +142,16 @@ class PointerStore(Protocol):
     """Mutable names for small values (at most 64 KiB), changed by compare-and-swap.
 
     Names are 1 to 200 characters of ``A-Z a-z 0-9 . _ - /``, with no empty, ``.`` or
-    ``..`` segment; anything else raises ValueError.
+    ``..`` segment; others raise ValueError.
     """
 
     def read(self, name: str) -> bytes | None:
-        """Return the value, or None where the name is unset."""
+        """Return the value, or None if the name is unset."""
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return what `read` would for each name, but not all of one moment.
+        """Return what `read` returns for each name, not necessarily of the same moment.
 
-        One round trip where the store can answer for several names at once.
+        One round trip if the store can answer for several names at once.
         """
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
@@ -158,34 +161,33 @@ class PointerStore(Protocol):
         """
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """Yield the names that are set and begin with *prefix*."""
+        """Yield the names that are set and start with *prefix*."""
 
 
 @runtime_checkable
 class LeaseStore(Protocol):
-    """Locks with an owner, a time to live and a fencing number. Names as for pointers."""
+    """Locks with an owner, a time to live, and a fencing number. Names as for pointers."""
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:
-        """Take the lease for *ttl* seconds; None if somebody else has it.
+        """Take the lease for *ttl* seconds; return None if another owner has it.
 
-        Returns the fencing number: greater at every new taking of this name, also
-        after it ran out or was released. The owner taking it again renews it and gets
-        the same number.
+        Returns the fencing number, which increases whenever the lease is taken, also after it
+        expired or was released. The owner who takes it again renews it, with the same number.
         """
 
     def renew(self, name: str, owner: str, ttl: float) -> bool:
-        """Prolong the lease to *ttl* seconds from now; False if *owner* has lost it."""
+        """Extend the lease to *ttl* seconds from now; return False if *owner* has lost it."""
 
     def release(self, name: str, owner: str) -> bool:
-        """Give the lease up; False if *owner* did not have it."""
+        """Release the lease; return False if *owner* didn't have it."""
 
 
 @runtime_checkable
 class Store(Protocol):
-    """One place with all three.
+    """Blobs, pointers, and leases in one place.
 
     Attributes:
-        url: where it is, without credentials; what errors and operators are shown.
+        url: its location without credentials, for errors and operators.
     """
 
     @property
@@ -198,11 +200,11 @@ class Store(Protocol):
     def leases(self) -> LeaseStore: ...
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Remove what has ended and does not go by itself, and yield each as it goes.
+        """Delete what expired and isn't deleted automatically, and yield each item.
 
-        With *dry_run* nothing is removed. Several may sweep at once; nothing that anybody
-        may still need is removed, however they and others interleave.
+        With *dry_run*, delete nothing. Several sweeps may run at once; whatever they and other
+        clients do, nothing that is still needed is deleted.
         """
 
     def close(self) -> None:
-        """Give back connections and files. The store may be used again after it."""
+        """Close connections and files. The store can be used again afterwards."""

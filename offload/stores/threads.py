@@ -1,4 +1,4 @@
-"""Asking a slow store several things at once: a bounded pool of threads in each process."""
+"""A limited pool of threads per process, for stores that take one request per blob."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ R = TypeVar("R")
 
 
 class _Pool:
-    """Threads that the end of the process doesn't wait for, unlike a ThreadPoolExecutor's: a
-    store that doesn't answer would hold it up by all its timeouts.
+    """Daemon threads: unlike a ThreadPoolExecutor's, they don't delay the end of the process
+    by the timeouts of a store that doesn't answer.
     """
 
     def __init__(self, number: int, name: str) -> None:
@@ -66,28 +66,28 @@ class _Pool:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-            del job  # nothing here keeps what the caller has finished with
+            del job  # keep no reference to what the caller has finished with
             self._idle.release()
 
 
 class Threads:
-    """At most *number* threads in each process, begun when there is more than one thing to do.
+    """At most *number* threads per process, started when there are several calls to make.
 
-    A forked child begins its own. Under gevent's monkey patching they are greenlets.
+    A forked child starts its own. With gevent's monkey patching they are greenlets.
     """
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
-        # A forked child does not even drop what it inherits: a thread of the parent's may
-        # have held one of its locks at that moment.
+        # A forked child keeps what it inherits: dropping it would take locks, which a thread
+        # of the parent may have held during the fork.
         self._kept: list[_Pool] = []
         self._pools = PerProcess(lambda: self._keep(_Pool(number, name)))
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Return what *function* gives for each item.
+        """Return the results of *function* for all items.
 
-        The first error is raised when nothing is under way any more: until then the
-        caller's memory is in use.
+        The first error is raised once all calls have ended: until then they use the caller's
+        memory.
         """
         given = list(items)
         if len(given) < 2 or self.number < 2:
@@ -102,7 +102,7 @@ class Threads:
             wait(futures)
 
     def ahead(self, function: Callable[[T], R], items: Sequence[T], window: int) -> Iterator[R]:
-        """Yield what *function* gives for each item, in order, at work on up to *window*."""
+        """Yield the results for all items in order, with up to *window* calls at once."""
         window = min(window, self.number)
         if window < 2 or len(items) < 2:
             yield from map(function, items)
@@ -117,18 +117,18 @@ class Threads:
                 if not futures:
                     return
                 item, future = futures.popleft()
-                # In a forked child nobody works for the parent's futures.
+                # A forked child has no threads that complete the parent's futures.
                 result = future.result() if os.getpid() == pid else function(item)
                 del future
                 yield result
-                del result  # nothing here keeps what the caller has finished with
+                del result  # keep no reference to what the caller has finished with
         finally:
-            if os.getpid() == pid:  # else their locks are not ours to take
+            if os.getpid() == pid:  # else a lost thread may have their locks
                 for _, future in futures:
                     future.cancel()
 
     def close(self) -> None:
-        """End this process's threads when they have finished; the next call begins new ones."""
+        """End this process's threads after their calls; the next call starts new ones."""
         pool = self._pools.take()
         if pool is not None:
             pool.shutdown()

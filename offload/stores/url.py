@@ -1,4 +1,4 @@
-"""A store's URL, taken apart and checked.
+"""Parse and check the URL of a store.
 
 ::
 
@@ -22,13 +22,13 @@ _SECRET = ("password", "token", "secret", "key", "kwargs", "credential")
 
 
 class StoreURL:
-    """The parts of a URL. Options are taken one by one; `finish` refuses what is left.
+    """The parts of a URL. Factories take options one by one; `finish` rejects the rest.
 
     Attributes:
-        hosts: pairs of host and port (None where none is given).
+        hosts: pairs of host and port (None if not given).
         username, password: as in the URL, percent-decoded; None where not given.
         path: percent-decoded, with its leading slash.
-        given: names of the options that were passed by keyword, not in the query.
+        given: names of options that were passed by keyword, not in the query.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
@@ -42,7 +42,7 @@ class StoreURL:
         self.username = unquote(username) or None
         self.password = unquote(password) or None
         self.path = unquote(parts.path)
-        # Until it is clear that no part of a password is taken for something else:
+        # Until it is certain that no part of a password is taken for something else:
         self.public = f"{self.scheme}://…"
         if parts.fragment or ("@" in parts.path and (hosts or "://" not in url)):
             self.refuse("write '#' as %23, and in a password also '/' as %2F and '?' as %3F")
@@ -63,15 +63,15 @@ class StoreURL:
             self._options[name] = value
 
     def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
-        """Return the option *name* as *convert* makes it, or *default* if it is not given.
+        """Return the option *name*, converted, or *default* if it isn't given.
 
-        *convert* raises ValueError saying what it expects.
+        *convert* raises ValueError with what it expects.
         """
         self._known.append(name)
         return self.take_common(name, convert, default)
 
     def take_common(self, name: str, convert: Callable[[Any], T], default: T) -> T:
-        """Do as `take`, for an option of every kind of store."""
+        """Take an option that every kind of store has."""
         if name not in self._options:
             return default
         value = self._options.pop(name)
@@ -84,19 +84,19 @@ class StoreURL:
             self.refuse(f"the option {name}={shown} is not {exc}")
 
     def take_given(self, names: Container[str]) -> dict[str, Any]:
-        """Return, as they are, the options of these names that were passed by keyword."""
+        """Return the options with these names that were passed by keyword, unconverted."""
         found = [name for name in self._options if name in self.given and name in names]
         return {name: self._options.pop(name) for name in found}
 
     def finish(self) -> None:
-        """Refuse options that nobody has taken."""
+        """Raise ConfigurationError for options that weren't taken."""
         if self._options:
             unknown = ", ".join(repr(name) for name in sorted(self._options))
             known = ", ".join(sorted(self._known)) or "none"
             self.refuse(f"unknown option {unknown}; there are: {known}; and chunk_size")
 
     def refuse(self, reason: str) -> NoReturn:
-        """Raise ConfigurationError for this URL, shown without credentials."""
+        """Raise ConfigurationError for this URL, without its credentials."""
         raise ConfigurationError(f"store {self.public}: {reason}", store=self.public)
 
     def _host(self, text: str) -> Host:
@@ -109,7 +109,7 @@ class StoreURL:
 
 
 def shown_url(url: object) -> str:
-    """Return a store's URL without credentials and options, whether or not it can be opened."""
+    """Return a store's URL without credentials and options, even if it is invalid."""
     if not isinstance(url, str) or "://" not in url:
         return "…"
     try:
@@ -125,14 +125,14 @@ def text(value: Any) -> str:
 
 
 def count(value: Any) -> int:
-    """A whole number from 0."""
+    """Convert to a whole number of at least 0."""
     if isinstance(value, bool) or not str(value).isascii() or not str(value).isdigit():
         raise ValueError("a whole number")
     return int(value)
 
 
 def seconds(value: Any) -> float:
-    """A number of seconds above 0."""
+    """Convert to a number of seconds above 0."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -143,7 +143,7 @@ def seconds(value: Any) -> float:
 
 
 def duration(value: Any) -> float:
-    """A number of seconds from 0."""
+    """Convert to a number of seconds of at least 0."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -162,7 +162,7 @@ def boolean(value: Any) -> bool:
 
 
 def key_prefix(value: Any) -> str:
-    """A prefix for keys: it must not contain what keys, patterns and hash tags are made of."""
+    """Check a prefix for keys, without characters of patterns and hash tags."""
     word = str(value)
     if not (
         word.isascii()

@@ -1,4 +1,4 @@
-"""Random sequences of calls, compared with a model that fits on one page.
+"""Compare a store with a model, by random sequences of calls.
 
 ::
 
@@ -48,7 +48,7 @@ class Lease:
 
 
 class Model:
-    """What a store should do, in plain dicts."""
+    """The expected behavior, in plain dicts."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -88,7 +88,7 @@ class Model:
 def store_machine(
     make: Callable[[], tuple[Store, Advance | None]], *, examples: int = 40
 ) -> type[RuleBasedStateMachine]:
-    """Return a state machine over the stores that *make* gives.
+    """Return a state machine that tests the stores from *make*.
 
     *make* is called for each sequence and returns a store without blobs of this machine's,
     and what advances its clock by seconds; None where that cannot be: lives are hours then,

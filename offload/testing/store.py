@@ -1,4 +1,4 @@
-"""What every store must do, as tests.
+"""A conformance suite: tests that every store must pass.
 
 ::
 
@@ -7,9 +7,8 @@
         def store(self):
             return MyStore(...)
 
-Tests use names and contents of their own, so that stores may be shared among them. A
-store with an injected clock gives a ``tick`` fixture that moves it; otherwise time passes
-by itself.
+Tests use unique names and contents, so they can share a store. For a store with an injected
+clock, override the ``tick`` fixture to advance it; otherwise time passes by itself.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ GOOD_NAMES = ("a", "A", "0", "a.b", "..a", "a-_b", "a/b/c", "x" * 200, "/".join(
 
 
 class FakeClock:
-    """A clock that stands until it is moved."""
+    """A clock that stands still until it is advanced."""
 
     def __init__(self, now: float = 1_000_000_000.0) -> None:
         self.now = now
@@ -62,13 +61,13 @@ def unique(begin: str = "t") -> str:
 
 
 def blob(size: int = 100) -> tuple[Digest, bytes]:
-    """Return a random content and its digest."""
+    """Return random content and its digest."""
     content = os.urandom(size)
     return digest_of([content]), content
 
 
 def blobs(number: int, size: int = 100) -> dict[Digest, list[bytes]]:
-    """Return random contents by digest, as `BlobStore.put` takes them."""
+    """Return random contents by digest, in the form that `BlobStore.put` takes."""
     return {digest: [content] for digest, content in (blob(size) for _ in range(number))}
 
 
@@ -81,25 +80,25 @@ def scanned(store: Store) -> Mapping[Digest, BlobInfo]:
 
 
 def swept(store: Store, *, dry_run: bool = False) -> int:
-    """Sweep *store*, and return how many things that removed (or would)."""
+    """Sweep *store*; return the number of items deleted (or that would be)."""
     return sum(1 for _ in store.sweep(dry_run=dry_run))
 
 
-def _looked(store: Store) -> BlobInspection:
+def _inspection(store: Store) -> BlobInspection:
     if not isinstance(store.blobs, BlobInspection):
-        pytest.skip("its blobs cannot be looked at")
+        pytest.skip("its blobs can't be inspected")
     return store.blobs
 
 
-def _accounted(store: Store) -> HoldTracking:
+def _tracking(store: Store) -> HoldTracking:
     account = hold_tracking_of(store)
     if account is None:
-        pytest.skip("it keeps no account of who holds what")
+        pytest.skip("it doesn't track holds")
     return account
 
 
 class BlobTests:
-    """Blobs."""
+    """Tests of blobs."""
 
     @pytest.mark.parametrize("size", (0, 1, 5999, 6001, 70_000, (4 << 20) + 1))
     def test_what_was_put_is_got(self, store: Store, size: int) -> None:
@@ -109,7 +108,7 @@ class BlobTests:
         assert contents(store, [digest]) == [content]
 
     def test_parts_are_stored_one_after_another(self, store: Store) -> None:
-        """A blob given as several buffers of any kind is one content."""
+        """A blob passed as several buffers of any kind is one content."""
         digest, content = blob(20_000)
         view = memoryview(bytearray(content))
         parts: Parts = [content[:1], b"", view[1:8000], bytearray(content[8000:8001]), view[8001:]]
@@ -125,14 +124,14 @@ class BlobTests:
         assert contents(store, [digest]) == [content]
 
     def test_get_keeps_the_order(self, store: Store) -> None:
-        """Blobs come in the order asked for, also one that is asked for twice."""
+        """Blobs come in the requested order, including one requested twice."""
         many = blobs(300)
         store.blobs.put(many, HOUR)
         order = [*reversed(many), next(iter(many))]
         assert contents(store, order) == [many[digest][0] for digest in order]
 
     def test_get_may_be_left_early(self, store: Store) -> None:
-        """Whoever stops reading half way leaves the store in order."""
+        """A reader that stops early leaves the store intact."""
         many = blobs(8, 3 << 20)
         store.blobs.put(many, HOUR)
         for _ in range(3):
@@ -149,14 +148,14 @@ class BlobTests:
         assert contents(store, []) == []
 
     def test_missing_names_what_is_not_there(self, store: Store) -> None:
-        """`missing` returns exactly those that are not there, of any number."""
+        """`hold` returns exactly the missing blobs, for any number of digests."""
         here, gone = blobs(1500, 1), blobs(1500, 8)
         store.blobs.put(dict(here), HOUR)
         asked = [*here, *gone, *here, *gone]
         assert store.blobs.hold(asked, HOUR) == set(gone) - set(here)
 
     def test_one_that_is_not_there_is_missed(self, store: Store) -> None:
-        """`get` raises BlobMissing that names digest and store."""
+        """`get` raises BlobMissing with the digest and the store."""
         (here, _), (gone, _) = blob(), blob()
         store.blobs.put({here: [b"x"]}, HOUR)
         with pytest.raises(BlobMissing) as caught:
@@ -167,7 +166,7 @@ class BlobTests:
         assert store.url in str(caught.value)
 
     def test_what_is_there_stays_as_it_is(self, store: Store) -> None:
-        """Putting a digest again does not change its content."""
+        """Storing a digest again doesn't change its content."""
         digest, content = blob()
         store.blobs.put({digest: [content]}, HOUR)
         store.blobs.put({digest: [b"something else"]}, HOUR)
@@ -175,7 +174,7 @@ class BlobTests:
 
     @pytest.mark.parametrize("size", (0, 10, 100_000))
     def test_the_limit_is_kept(self, store: Store, size: int) -> None:
-        """A blob of the limit's size is given, a larger one is an IntegrityError."""
+        """A blob of the limit's size is returned; a larger one raises IntegrityError."""
         digest, content = blob(size)
         store.blobs.put({digest: [content]}, HOUR)
         assert contents(store, [digest], size) == [content]
@@ -199,7 +198,7 @@ class BlobTests:
         assert contents(store, rest) == [many[digest][0] for digest in rest]
 
     def test_scan_tells_size_and_life(self, store: Store) -> None:
-        """`scan` yields every blob once, with its size and the life that is left."""
+        """`scan` yields every blob once, with its size and remaining life."""
         many = {**blobs(30, 10), **blobs(30, 5000)}
         store.blobs.put(many, HOUR)
         found = [info for info in store.blobs.scan() if info.digest in many]
@@ -210,8 +209,8 @@ class BlobTests:
 
     @pytest.mark.parametrize("size", (0, 1, 5000))
     def test_a_look_tells_how_blobs_begin(self, store: Store, size: int) -> None:
-        """Where blobs can be looked at, each is told with its size, life and first bytes."""
-        blobs_ = _looked(store)
+        """`peek` returns each blob's size, remaining life, and first bytes."""
+        blobs_ = _inspection(store)
         here, gone = {**blobs(3, 2000), **blobs(1, 0)}, blobs(1)
         store.blobs.put(here, HOUR)
         *found, missing = blobs_.peek([*here, *gone], size)
@@ -222,8 +221,8 @@ class BlobTests:
             assert HOUR - 60 < seen.ttl <= HOUR + 60.1
 
     def test_digests_are_found_by_their_begin(self, store: Store) -> None:
-        """Where blobs can be looked at, a few digits name one of them."""
-        blobs_ = _looked(store)
+        """`find` returns the digests with a prefix."""
+        blobs_ = _inspection(store)
         here, gone = blobs(3, 2000), next(iter(blobs(1)))
         store.blobs.put(here, HOUR)
         for digest in here:
@@ -233,7 +232,7 @@ class BlobTests:
 
     @pytest.mark.parametrize("ttl", (0, -1, float("nan")))
     def test_a_life_is_positive(self, store: Store, ttl: float) -> None:
-        """A time to live that is not positive raises ValueError and stores nothing."""
+        """A time to live that isn't positive raises ValueError and stores nothing."""
         digest, content = blob()
         with pytest.raises(ValueError, match="time to live"):
             store.blobs.put({digest: [content]}, ttl)
@@ -242,7 +241,7 @@ class BlobTests:
         assert store.blobs.hold([digest], HOUR) == {digest}
 
     def test_a_very_long_life_is_no_error(self, store: Store) -> None:
-        """A time to live may be any positive number, infinity among them."""
+        """A time to live may be any positive number, including infinity."""
         digest, content = blob()
         store.blobs.put({digest: [content]}, float("inf"))
         assert store.blobs.hold([digest], 1e30) == set()
@@ -250,13 +249,13 @@ class BlobTests:
 
 
 class HoldTests:
-    """Holds: who needs a blob, and for how long."""
+    """Tests of holds."""
 
     GRACE = 60.0
     SLACK = 130.0  # seconds: what stores add to a life for the difference of clocks, and time
 
     def test_a_hold_names_its_holder(self, store: Store) -> None:
-        """`holders` tells who holds a blob and for how long, where account is kept."""
+        """`holders` returns each holder and its remaining time, if holds are tracked."""
         (digest, content), (other, _) = blob(), blob()
         assert store.blobs.hold([digest], HOUR, "task:1") == {digest}
         store.blobs.put({digest: [content]}, HOUR)
@@ -282,7 +281,7 @@ class HoldTests:
             assert store.blobs.holders(digest)["task:1"] > 2 * HOUR - 60
 
     def test_the_last_release_ends_a_life(self, store: Store) -> None:
-        """When its last holder gives it up, a blob lives for the grace, and no longer."""
+        """After the last release, a blob lives for the grace period, and no longer."""
         digest, content = blob()
         for holder in ("task:1", "task:2"):
             store.blobs.hold([digest], HOUR, holder)
@@ -299,7 +298,7 @@ class HoldTests:
             assert left > HOUR - 60
 
     def test_a_release_leaves_what_others_hold(self, store: Store) -> None:
-        """A blob that is given up ends with the last hold that is left."""
+        """A released blob expires with its last remaining hold."""
         digest, content = blob()
         store.blobs.hold([digest], HOUR, "put")
         store.blobs.hold([digest], 4 * HOUR, "task:1")
@@ -311,7 +310,7 @@ class HoldTests:
             assert left <= HOUR + 1
 
     def test_a_grace_prolongs_nothing(self, store: Store) -> None:
-        """Giving up a hold never makes a blob live longer."""
+        """A release never extends a blob's life."""
         digest, content = blob()
         store.blobs.hold([digest], HOUR, "task:1")
         store.blobs.put({digest: [content]}, HOUR)
@@ -319,7 +318,7 @@ class HoldTests:
         assert scanned(store)[digest].ttl <= 2 * HOUR + self.SLACK
 
     def test_what_nobody_holds_is_not_released(self, store: Store) -> None:
-        """A release by somebody without a hold, or a second one, changes nothing."""
+        """A release without a hold, or a second release, changes nothing."""
         digest, content = blob()
         store.blobs.put({digest: [content]}, HOUR)
         store.blobs.release([digest], "task:1", 1)
@@ -333,7 +332,7 @@ class HoldTests:
         assert scanned(store)[digest].ttl > before - 10
 
     def test_a_hold_of_what_is_not_there_counts(self, store: Store) -> None:
-        """Whoever stores a blob keeps it for those, too, who asked for it before."""
+        """Storing a blob also keeps it for holders from before."""
         digest, content = blob()
         store.blobs.hold([digest], 2 * HOUR, "task:1")
         store.blobs.hold([digest], HOUR, "task:2")
@@ -343,7 +342,7 @@ class HoldTests:
 
     @pytest.mark.parametrize("holder", ("", "@s3", "x" * 301))
     def test_other_holders_are_refused(self, store: Store, holder: str) -> None:
-        """What is no holder raises ValueError."""
+        """An invalid holder raises ValueError."""
         digest, _ = blob()
         with pytest.raises(ValueError, match="a holder is"):
             store.blobs.hold([digest], HOUR, holder)
@@ -351,8 +350,8 @@ class HoldTests:
             store.blobs.release([digest], holder, HOUR)
 
     def test_holders_are_counted(self, store: Store) -> None:
-        """Where account is kept, each holder counts once, until it releases."""
-        account = _accounted(store)
+        """Stores that track holds count each holder once, until its release."""
+        account = _tracking(store)
         (one, two), gone = blobs(2, 2000).items(), next(iter(blobs(1)))
         store.blobs.hold([one[0], two[0]], HOUR, "task:1")
         store.blobs.put(dict((one, two)), HOUR)
@@ -364,7 +363,7 @@ class HoldTests:
 
     def test_the_last_holds_are_told(self, store: Store) -> None:
         """Stores that track holds list the longest holders of a blob, a few at most."""
-        account = _accounted(store)
+        account = _tracking(store)
         (one, content), gone = next(iter(blobs(1, 2000).items())), next(iter(blobs(1)))
         for number in range(1, 8):
             store.blobs.hold([one], number * HOUR, f"task:{number}")
@@ -376,10 +375,10 @@ class HoldTests:
         assert not nothing
 
     def test_what_somebody_holds_is_found(self, store: Store) -> None:
-        """Where account is kept, blobs are found by who holds them now: by an id or a pin's name,
-        or a holder's whole name; also among many holders.
+        """Stores that track holds find blobs by an id, a pin, or a whole holder, also among many
+        holders.
         """
-        account = _accounted(store)
+        account = _tracking(store)
         many = blobs(4, 2000)
         one, two, crowd, gone = many
         store.blobs.put(many, HOUR)
@@ -404,10 +403,10 @@ class HoldTests:
             assert account.held_by(asked, name) == set()
 
     def test_what_nobody_holds_is_dropped(self, store: Store) -> None:
-        """Where account is kept, what is dropped is missing at once, and can be stored again;
-        what somebody holds, or has asked for, stays.
+        """Stores that track holds delete unheld blobs at once, and keep those that are held, or
+        that a holder asked for.
         """
-        account = _accounted(store)
+        account = _tracking(store)
         many = blobs(3, 2000)
         free, held, asked = many
         store.blobs.hold([held], HOUR, "task:1")
@@ -418,13 +417,13 @@ class HoldTests:
         with pytest.raises(BlobMissing):
             contents(store, [free])
         assert free not in scanned(store)
-        assert _looked(store).peek([free], 1) == [None]
+        assert _inspection(store).peek([free], 1) == [None]
         assert store.blobs.hold([free, held], HOUR, "task:3") == {free}
         store.blobs.put({free: many[free]}, HOUR)
         assert contents(store, [free]) == many[free]
 
     def test_a_dry_sweep_removes_nothing(self, store: Store) -> None:
-        """What lives is neither named nor removed by a sweep; a dry one removes nothing at all."""
+        """A sweep neither reports nor deletes live blobs; a dry one deletes nothing."""
         many = blobs(3)
         store.blobs.put(many, HOUR)
         for dry_run in (True, False):
@@ -433,7 +432,7 @@ class HoldTests:
 
 
 class ExpiryTests:
-    """Blobs end by themselves, and never early."""
+    """Tests of expiry: blobs and leases expire, and never early."""
 
     @pytest.fixture
     def tick(self) -> Callable[[], None]:
@@ -441,7 +440,7 @@ class ExpiryTests:
         return lambda: time.sleep(0.005)
 
     def test_a_blob_ends_by_itself(self, store: Store, tick: Callable[[], None]) -> None:
-        """When its time has passed a blob is missing for every call, and can be put again."""
+        """An expired blob is missing for every call, and can be stored again."""
         digest, content = blob()
         store.blobs.put({digest: [content]}, SHORT)
         wait_for_end(store, digest, tick)
@@ -454,7 +453,7 @@ class ExpiryTests:
 
     @pytest.mark.parametrize("how", ("put", "missing"))
     def test_a_life_is_prolonged(self, store: Store, tick: Callable[[], None], how: str) -> None:
-        """Putting a blob or asking for it makes it live as long as was asked."""
+        """Storing or holding a blob extends its life."""
         kept, ending = blobs(1), blobs(1)
         store.blobs.put({**kept, **ending}, SOON)
         if how == "put":
@@ -469,7 +468,7 @@ class ExpiryTests:
     def test_a_life_is_never_shortened(
         self, store: Store, tick: Callable[[], None], how: str
     ) -> None:
-        """Putting a blob or asking for it with a shorter time leaves it its longer one."""
+        """Storing or holding a blob for less time doesn't shorten its life."""
         kept, ending = blobs(1), blobs(1)
         store.blobs.put(kept, HOUR)
         if how == "put":
@@ -482,7 +481,7 @@ class ExpiryTests:
         assert len(contents(store, kept)) == 1
 
     def test_a_lease_ends_by_itself(self, store: Store, tick: Callable[[], None]) -> None:
-        """When its time has passed another may take a lease, with a greater number."""
+        """Another owner can take an expired lease, with a greater number."""
         name = unique("lease")
         first = store.leases.acquire(name, "one", SHORT)
         assert first is not None
@@ -493,7 +492,7 @@ class ExpiryTests:
         assert store.leases.acquire(name, "one", HOUR) is None
 
     def test_a_lease_that_ended_is_taken_anew(self, store: Store, tick: Callable[[], None]) -> None:
-        """An owner who takes a lease again after it ran out has a new number."""
+        """An owner who takes an expired lease again gets a new number."""
         name = unique("lease")
         first = store.leases.acquire(name, "one", SHORT)
         assert first is not None
@@ -503,7 +502,7 @@ class ExpiryTests:
         assert second > first
 
     def test_a_renewed_lease_lives_on(self, store: Store, tick: Callable[[], None]) -> None:
-        """Renewing a lease keeps others out for as long as was asked."""
+        """A renewed lease excludes others for as long as asked."""
         kept, again, ending = unique("lease"), unique("lease"), unique("lease")
         number = None
         for name in (kept, again, ending):
@@ -517,10 +516,10 @@ class ExpiryTests:
 
 
 class PointerTests:
-    """Pointers."""
+    """Tests of pointers."""
 
     def test_a_pointer_is_set_changed_and_unset(self, store: Store) -> None:
-        """A pointer takes a value only in place of the one that was expected."""
+        """A pointer changes only if it has the expected value."""
         name, swap, read = unique(), store.pointers.swap, store.pointers.read
         assert read(name) is None
         assert not swap(name, b"never was", b"1")
@@ -536,7 +535,7 @@ class PointerTests:
         assert name not in set(store.pointers.names())
 
     def test_a_value_is_any_bytes(self, store: Store) -> None:
-        """A value may be empty (which is not unset), hold any byte, and be 64 KiB long."""
+        """A value may be empty (not unset), contain any byte, and have 64 KiB."""
         name = unique()
         last: bytes | None = None
         for value in (b"", b"\0", b"a\nb\r\n", bytes(range(256)), b"0", bytes(MAX_POINTER)):
@@ -549,7 +548,7 @@ class PointerTests:
 
     @pytest.mark.parametrize("name", BAD_NAMES)
     def test_other_names_are_refused(self, store: Store, name: str) -> None:
-        """What is not a name raises ValueError, for pointers and leases."""
+        """An invalid name raises ValueError, for pointers and leases."""
         for call in (
             lambda: store.pointers.read_all([GOOD_NAMES[0], name]),
             lambda: store.pointers.read(name),
@@ -562,7 +561,7 @@ class PointerTests:
                 call()
 
     def test_names_are_told_apart(self, store: Store) -> None:
-        """Every allowed name is a pointer of its own, also one inside another."""
+        """Every valid name is a pointer of its own, also one inside another."""
         for name in GOOD_NAMES:
             store.pointers.swap(name, store.pointers.read(name), name.encode())
         assert [store.pointers.read(name) for name in GOOD_NAMES] == [
@@ -577,7 +576,7 @@ class PointerTests:
             assert store.pointers.swap(name, name.encode(), None)
 
     def test_names_are_listed_by_how_they_begin(self, store: Store) -> None:
-        """`names` yields the set names with a prefix, each once; no character is special."""
+        """`names` yields set names with a prefix, each once; no character is special."""
         base = unique()
         names = {f"{base}/{end}" for end in ("a", "ab", "ab/c", "b", "ABC")}
         for name in names:
@@ -589,10 +588,10 @@ class PointerTests:
 
 
 class LeaseTests:
-    """Leases."""
+    """Tests of leases."""
 
     def test_one_owner_at_a_time(self, store: Store) -> None:
-        """A lease that somebody has is not given to, renewed or released by another."""
+        """Nobody else can take, renew, or release an owner's lease."""
         name = unique("lease")
         number = store.leases.acquire(name, "one", HOUR)
         assert number is not None
@@ -603,7 +602,7 @@ class LeaseTests:
         assert store.leases.renew(name, "one", HOUR)
 
     def test_a_released_lease_is_free(self, store: Store) -> None:
-        """After its release anybody may take a lease, each time with a greater number."""
+        """Anyone can take a released lease, each time with a greater number."""
         name = unique("lease")
         last = 0
         for owner in ("one", "two", "two", "é \0\n", "x" * 200):
@@ -616,7 +615,7 @@ class LeaseTests:
             assert not store.leases.renew(name, owner, HOUR)
 
     def test_names_have_leases_of_their_own(self, store: Store) -> None:
-        """Leases, and a pointer of the same name, do not disturb each other."""
+        """Leases, and a pointer of the same name, are independent."""
         one, other = unique("lease"), unique("lease")
         assert store.leases.acquire(one, "me", HOUR)
         assert store.leases.acquire(other, "you", HOUR)
@@ -625,7 +624,7 @@ class LeaseTests:
         assert other not in set(store.pointers.names())
 
     def test_wrong_arguments_are_refused(self, store: Store) -> None:
-        """An empty or overlong owner and a time that is not positive raise ValueError."""
+        """An empty or too long owner, or a time that isn't positive, raises ValueError."""
         name = unique("lease")
         for owner in ("", "x" * 201):
             with pytest.raises(ValueError, match="owner"):
@@ -637,10 +636,10 @@ class LeaseTests:
 
 
 class ThreadTests:
-    """Several threads of one process."""
+    """Tests with several threads of one process."""
 
     def test_no_swap_is_lost(self, store: Store) -> None:
-        """Counting up by compare-and-swap in eight threads counts every step."""
+        """Eight threads that increment by compare-and-swap lose no step."""
         name = unique()
 
         def count(_: int) -> None:
@@ -654,7 +653,7 @@ class ThreadTests:
         assert store.pointers.read(name) == b"160"
 
     def test_one_thread_has_the_lease(self, store: Store) -> None:
-        """Of eight threads one at a time has the lease, and the numbers rise."""
+        """Of eight threads, one at a time has the lease, and the numbers increase."""
         name, inside, numbers = unique("lease"), threading.Lock(), list[int]()
 
         def work(thread: int) -> None:
@@ -673,7 +672,7 @@ class ThreadTests:
         assert numbers == sorted(set(numbers))
 
     def test_the_same_blobs_are_put_at_once(self, store: Store) -> None:
-        """Threads that put, ask for and read the same and other blobs each get theirs."""
+        """Threads that store, hold, and read the same and different blobs each get theirs."""
         shared = blobs(20, 50_000)
 
         def work(_: int) -> None:
@@ -687,14 +686,14 @@ class ThreadTests:
 
 
 class StoreSuite(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests, ThreadTests):
-    """What every store must do; subclasses give the fixture ``store`` (and ``tick``)."""
+    """All tests; subclasses provide the fixture ``store`` (and ``tick``)."""
 
     @pytest.fixture
     def store(self) -> Store:
-        raise NotImplementedError("a subclass of StoreSuite gives the fixture 'store'")
+        raise NotImplementedError("a subclass of StoreSuite provides the fixture 'store'")
 
     def test_it_has_the_three_parts(self, store: Store) -> None:
-        """A store has a URL without credentials, and closing it does not end its use."""
+        """A store has a URL without credentials, and can be used after it was closed."""
         assert isinstance(store, Store)
         assert "://" in store.url
         assert "@" not in store.url
@@ -706,7 +705,7 @@ class StoreSuite(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests, Th
 
 
 def eventually(condition: Callable[[], int | None], tick: Callable[[], None]) -> int:
-    """Return what *condition* gives as soon as it is true, letting the store's time pass."""
+    """Return the first true result of *condition*, letting the store's time pass."""
     deadline = time.monotonic() + PATIENCE
     while True:
         tick()
@@ -717,7 +716,7 @@ def eventually(condition: Callable[[], int | None], tick: Callable[[], None]) ->
 
 
 def wait_for_end(store: Store, digest: Digest, tick: Callable[[], None]) -> None:
-    """Return when the blob has expired; looking must not prolong its life, so by `scan`."""
+    """Wait until the blob has expired, by `scan`, which doesn't extend its life."""
     eventually(lambda: digest not in scanned(store), tick)
 
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from offload.errors import StoreUnavailable
-from offload.stores.heartbeat import held
+from offload.stores.heartbeat import hold_lease
 from offload.stores.memory import MemoryStore
 from tests.support.processes import wait_until
 
@@ -44,20 +44,20 @@ def beats():
 def test_one_holds_it():
     """While one holds the lease another gets None; after the block it is free."""
     leases = MemoryStore().leases
-    with held(leases, NAME, ttl=60) as first:
+    with hold_lease(leases, NAME, ttl=60) as first:
         assert first is not None
-        with held(leases, NAME, ttl=60) as second:
+        with hold_lease(leases, NAME, ttl=60) as second:
             assert second is None
-        with held(leases, NAME, ttl=60) as third:  # nor has the loser given it back
+        with hold_lease(leases, NAME, ttl=60) as third:  # nor has the loser given it back
             assert third is None
-    with held(leases, NAME, ttl=60) as again:
+    with hold_lease(leases, NAME, ttl=60) as again:
         assert again.fence > first.fence
 
 
 def test_it_is_renewed_until_the_block_ends():
     """A thread renews it, and is gone with the block, whatever that raises."""
     leases = Leases()
-    with pytest.raises(ZeroDivisionError), held(leases, NAME, ttl=0.03) as lease:
+    with pytest.raises(ZeroDivisionError), hold_lease(leases, NAME, ttl=0.03) as lease:
         wait_until(lambda: leases.renewed > 5, "it is renewed")
         assert not lease.lost.is_set()
         _ = 1 / 0
@@ -68,7 +68,7 @@ def test_it_is_renewed_until_the_block_ends():
 def test_a_lost_lease_is_told():
     """Whoever holds it can see that somebody else has it now."""
     leases = Leases(True, False)
-    with held(leases, NAME, ttl=0.03) as lease:
+    with hold_lease(leases, NAME, ttl=0.03) as lease:
         assert lease.lost.wait(20)
 
 
@@ -76,7 +76,7 @@ def test_an_outage_is_borne_as_long_as_the_lease_lasts():
     """One renewal that fails loses nothing; failing for the whole time loses the lease."""
     away = StoreUnavailable("away")
     leases = Leases(away, True, True, *[away] * 10_000)
-    with held(leases, NAME, ttl=0.3) as lease:
+    with hold_lease(leases, NAME, ttl=0.3) as lease:
         wait_until(lambda: leases.renewed >= 3, "it is renewed after the failure")
         assert not lease.lost.is_set()
         assert lease.lost.wait(20)

@@ -2,26 +2,25 @@
 
 ::
 
-    blobs/1f/b3-1f0c…     a blob; the file's mtime is the moment until which it lives
+    blobs/1f/b3-1f0c…     a blob; the file's mtime is when it expires
     pointers/9a/9a41…     a pointer, under the hash of its name (which is its first line)
-    leases/9a/9a41…       a lease, likewise
-    locks/1f              what is locked while a file in a folder 1f changes
+    leases/9a/9a41…       a lease, in the same form
+    locks/1f              locked while a file in a folder 1f changes
     stats/part-5e1d…      what a process counted; see `offload.metrics.snapshots`
-    tmp/                  what is being written
+    tmp/                  files being written
 
-What is relied on, and for what:
+It relies on:
 
-- **rename within a file system is atomic**, also on NFS. That alone makes a blob, pointer
-  or lease whole or not there at all, whoever is killed when. Files are flushed to disk
-  before they get their name, and the folder after that.
-- **flock(2)** makes "is it there, then keep it" one step against the sweep, and pointers
-  and leases comparable-and-swappable. It ends with its owner, so a killed process leaves
-  nothing locked. Linux carries it over NFS to other hosts, unless the mount says ``nolock``
-  or ``local_lock``: then pointers and leases are safe only among the processes of one host.
-- **no host's clock is behind by more than** ``skew``, which every blob lives longer for that.
-  One that is ahead, by however much, removes nothing early, and misses nothing: what has
-  expired by its clock must have done so by the file system's (the file server's, over NFS)
-  as well.
+- **Atomic renames** within a file system, also on NFS. They make a blob, pointer, or lease
+  visible whole or not at all, whenever a process is killed. Files are flushed to disk before
+  they get their name, and the folder after that.
+- **flock(2)**, which makes "check, then hold" one step that a sweep can't interrupt, and
+  compare-and-swap possible. A lock ends with its owner, so a killed process leaves nothing
+  locked. Linux extends it over NFS to other hosts, unless the mount says ``nolock`` or
+  ``local_lock``: then pointers and leases are safe only among the processes of one host.
+- **No host's clock being behind** by more than ``skew``, which is added to every blob's life.
+  A clock that is ahead, by any amount, deletes nothing early and reports nothing missing: a
+  blob must have expired by the file system's clock (over NFS, the file server's) as well.
 
 The files' mtimes are data: copy such a folder with them (``cp -a``, ``rsync -a``).
 """

@@ -1,4 +1,4 @@
-"""What the parts of a file store share: its folders, writing, locking, errors."""
+"""A file store's folder: writing, locking, time, and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ("ASIDE", "Disk")
 
 Clock = Callable[[], float]
 
-_ABANDONED = 86400.0  # seconds after which a file in tmp/ has no writer any more
+_ABANDONED = 86400.0  # seconds after which a file in tmp/ was left by a killed writer
 _PASSING = {
     errno.ENOSPC: "its disk is full: make room, or lower offload_retention",
     errno.EDQUOT: "its quota is used up: make room, or lower offload_retention",
@@ -38,20 +38,20 @@ _PASSING = {
 _SHARED = {errno.EACCES, errno.EPERM}
 ASIDE = re.compile(r"[0-9A-Za-z-]+", re.ASCII)
 """Names of files in ``tmp/``."""
-_LOOK_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # nothing can be removed there, either
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # so nothing can be deleted either
 
 
 class Disk:
-    """One folder and how its files change.
+    """Change the files in one folder.
 
     Args:
-        root: the folder; made when something is first written.
-        clock: returns seconds since the epoch. One other than `time.time` is in place of the
-            file system's as well.
+        root: the folder; created by the first write.
+        clock: returns seconds since the epoch. If it isn't `time.time`, it replaces the file
+            system's clock as well.
         lock_timeout: seconds to wait for another process's change of the same file.
-        fsync: whether what is written must outlive a power failure.
-        mode: permissions of all files, whatever the umask; folders also get what is needed to
-            open them, and keep the setgid bit. None: for their owner alone.
+        fsync: whether writes must survive a power failure.
+        mode: permissions of all files, regardless of the umask; folders also get the rights to
+            enter them, and keep the setgid bit. None: private to their owner.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Disk:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise the operating system's errors in this block as ours."""
+        """Raise the operating system's errors in this block as a StoreError."""
         try:
             yield
         except OSError as exc:
@@ -88,9 +88,7 @@ class Disk:
             raise StoreError(f"{self.url} cannot be used ({said}): {hint}", store=self.url) from exc
 
     def write_aside(self, parts: Iterable[Buffer], *, fsync: bool = True) -> Path:
-        """Write a new file in ``tmp/``, flushed to disk unless not *fsync*; nothing stays if that
-        fails.
-        """
+        """Write a new file in ``tmp/``, flushed to disk if *fsync*; leave nothing on failure."""
         path = self.root / "tmp" / f"{os.getpid()}-{uuid4().hex}"
         self._make(path.parent)
         try:
@@ -105,12 +103,12 @@ class Disk:
         return path
 
     def move(self, aside: Path, path: Path) -> None:
-        """Give a file of `write_aside` its name, in place of any that has it."""
+        """Move a file of `write_aside` to *path*, replacing any file there."""
         self._make(path.parent)
         try:
             aside.replace(path)
         except FileNotFoundError:
-            # NFS: the answer to a rename that was done got lost, and it was done again.
+            # NFS: the answer to a successful rename was lost, and the rename was repeated.
             if not path.exists():
                 raise
         except BaseException:
@@ -118,7 +116,7 @@ class Disk:
             raise
 
     def flush(self, folders: Iterable[Path]) -> None:
-        """Make names that were given or taken in these folders outlive a power failure."""
+        """Make added and removed names in these folders survive a power failure."""
         for folder in set(folders) if self._fsync else ():
             with suppress(FileNotFoundError):
                 number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -131,8 +129,8 @@ class Disk:
     def lock(self, stripe: str) -> Iterator[None]:
         """Hold the lock of all files in the folders called *stripe*.
 
-        Raises StoreUnavailable if others hold it for longer than the timeout. The lock
-        belongs to this block (also among threads, and not to a child forked meanwhile).
+        Raises StoreUnavailable if others hold it for longer than the timeout. The lock belongs
+        to this block, not to other threads or a child forked meanwhile.
         """
         path = self.root / "locks" / stripe
         self._make(path.parent)
@@ -144,7 +142,7 @@ class Disk:
                     try:
                         yield
                     finally:
-                        # Explicitly: a child forked meanwhile has the file open as well.
+                        # Explicitly, as a child forked meanwhile has the file open too.
                         fcntl.flock(number, fcntl.LOCK_UN)
                     return
             finally:
@@ -157,26 +155,27 @@ class Disk:
             time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311 (not for secrets)
 
     def sure_time(self) -> float:
-        """Return a time that has come, for who removes things by their age: by this host's
-        clock and by the file system's, so that neither being ahead makes anything end early.
+        """Return the earlier of this host's and the file system's time.
+
+        Deletion by age uses it, so that a clock that is ahead deletes nothing early.
         """
         return min(self.clock(), self._its_clock())
 
     def _touch(self) -> float:
-        """Return the file system's time: a file server stamps the touch of a folder itself.
+        """Return the file system's time: a file server stamps a touched folder itself.
 
-        It needs no room, for a full disk is what a sweep is to help.
+        That needs no space, as a sweep must work on a full disk.
         """
         try:
             os.utime(self.root)
         except OSError as exc:
-            if exc.errno in _LOOK_ONLY:
+            if exc.errno in _READ_ONLY:
                 return self.clock()
             raise
         return self.root.stat().st_mtime
 
     def sweep(self, *, dry_run: bool = False) -> list[SweepItem]:
-        """Remove what killed writers left in ``tmp/``, unless *dry_run*; return it."""
+        """Delete what killed writers left in ``tmp/``, unless *dry_run*; return it."""
         found = self._left_before(self.clock() - _ABANDONED)
         if found:
             found = self._left_before(self.sure_time() - _ABANDONED)
@@ -187,7 +186,7 @@ class Disk:
         ]
 
     def _left_before(self, moment: float) -> list[tuple[Path, int]]:
-        """Return the files in ``tmp/`` that were last written before, and their sizes."""
+        """Return the files in ``tmp/`` last written before *moment*, and their sizes."""
         found = []
         for entry in self.files(self.root / "tmp", ASIDE):
             with suppress(FileNotFoundError):
@@ -197,7 +196,7 @@ class Disk:
         return found
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """Return what is in a folder; nothing if it is not there, or no folder."""
+        """Return a folder's entries; none if it doesn't exist or isn't a folder."""
         try:
             with os.scandir(folder) as found:
                 return list(found)
@@ -205,7 +204,7 @@ class Disk:
             return []
 
     def files(self, folder: Path, name: re.Pattern[str]) -> list[os.DirEntry[str]]:
-        """Return the files in a folder that are called so; others put what else is there."""
+        """Return the files in a folder whose names match *name*; others aren't the store's."""
         return [e for e in self.entries(folder) if name.fullmatch(e.name) and e.is_file()]
 
     @staticmethod
@@ -214,7 +213,7 @@ class Disk:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        # Somebody may have removed the file and locked a new one of that name.
+        # Another process may have deleted the file and locked a new one with its name.
         try:
             return os.path.samestat(os.fstat(number), path.stat())
         except FileNotFoundError:
@@ -231,16 +230,16 @@ class Disk:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # Others never see it without its permissions.
+            # Other processes never see it without its permissions.
             aside = folder.with_name(f".{folder.name}-{uuid4().hex}")
             aside.mkdir(mode=0o700)
-            try:  # the kernel has set the setgid bit where it is inherited
+            try:  # the kernel has set an inherited setgid bit
                 setgid = aside.stat().st_mode & stat.S_ISGID
                 aside.chmod(self._mode | (self._mode & 0o444) >> 2 | setgid)
                 aside.rename(folder)
             except OSError:
                 aside.rmdir()
-                if not folder.is_dir():  # else another process has made it
+                if not folder.is_dir():  # else another process created it
                     raise
 
     def _open(self, path: str | Path, flags: int) -> int:

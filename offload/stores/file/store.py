@@ -1,4 +1,4 @@
-"""`FileStore`: the three parts in one folder."""
+"""`FileStore`: blobs, pointers, and leases in one folder."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ __all__ = ("FileStore", "open_file")
 
 
 class FileStore:
-    """A store in the folder *root*; what is relied on stands in `offload.stores.file`.
+    """A store in the folder *root*. `offload.stores.file` says what it relies on.
 
     Args:
-        skew: seconds by which the clocks of hosts that share it may differ; every blob
-            lives longer by that.
+        skew: seconds by which the clocks of hosts that share it may differ; added to every
+            blob's life.
         lock_timeout: seconds to wait while another process changes the same file.
-        fsync: whether what was stored must outlive a power failure. Without it a blob may
-            be there after one with a wrong content, which its readers notice.
+        fsync: whether writes must survive a power failure. Without it, a blob may have wrong
+            content after one, which readers detect.
         mode: permissions of all files, such as 0o660 for users of one group, regardless of the
-            umask; folders also get the matching rights to enter them. None: private to their owner.
-        clock: returns seconds since the epoch, in place of this host's clock and the file
-            system's.
+            umask; folders also get the rights to enter them. None: private to their owner.
+        clock: returns seconds since the epoch; replaces this host's and the file system's.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class FileStore:
         self.disk = disk
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Remove what expired or was left by killed writers, and yield it."""
+        """Delete what expired or was left by killed writers, and yield it."""
         with self.disk.errors():
             left = self.disk.sweep(dry_run=dry_run)
         yield from left
@@ -82,7 +81,7 @@ def open_file(url: StoreURL) -> FileStore:
 
 
 def _mode(value: Any) -> int:
-    """Parse permissions of files: octal if given as text."""
+    """Convert permissions of files: octal if given as text."""
     try:
         mode = int(value, 8) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):

@@ -1,26 +1,25 @@
-"""Blobs in whatever fsspec reaches: Google and Azure storage, HDFS, SFTP and so on.
+"""Blobs in file systems that fsspec reaches: Google and Azure storage, HDFS, SFTP, and others.
 
 ::
 
     blobs/b3-1f0c…/5e1d…                        the content, under a random name
-    blobs/b3-1f0c…/5e1d….1767225600.4194304     that it is whole, lives until then, its size
+    blobs/b3-1f0c…/5e1d….1767225600.4194304     a mark: it is complete; its expiry and size
     stats/part-5e1d…~1767225600000~812          what a process counted: when it was written, its
                                                 size; see `offload.metrics.snapshots`
 
-A content counts when a mark beside it says so; so it does not matter whether the file
-system replaces files in one step. What prolongs a life adds an empty mark, and nothing is ever
-written twice: no writer can shorten a life or disturb a reader.
+Content counts once a mark exists beside it, so the file system needn't replace files
+atomically. Extending a life adds an empty mark, and nothing is ever written twice: no writer
+can shorten a life or disturb a reader.
 
-**What it does not promise**, because fsspec has nothing to compare and swap by:
+**Limits**, as fsspec has no compare-and-swap:
 
-- there are no pointers and no leases. It serves as a second tier, behind a store that has
-  them;
-- lives are by the clocks of the clients, which must differ by less than ``skew``;
-- `FsspecStore.sweep` deletes what ended more than ``skew`` ago, by the sweeper's clock and by
-  the file system's, where that tells when files were written (`modified`; most do). Nothing
-  but that time keeps it apart from a client that prolongs a life in its last moment;
-- whether a write outlives a power failure is the file system's business, and that what was
-  written is seen by all at once as well: it must be so. (It is with Google and Azure.)
+- It has no pointers and no leases, and serves as a second tier behind a store that has them.
+- Lives follow the clients' clocks, which must differ by less than ``skew``.
+- `FsspecStore.sweep` deletes what expired more than ``skew`` ago by the sweeper's clock and, if
+  it reports when files were written (`modified`; most do), by the file system's. Only that time
+  separates it from a client that extends a life at the last moment.
+- The file system must show a write to everyone at once, as Google's and Azure's do. Whether it
+  survives a power failure is up to the file system.
 """
 
 from __future__ import annotations

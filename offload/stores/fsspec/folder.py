@@ -1,4 +1,4 @@
-"""One folder in a file system that fsspec reaches, and its errors as ours."""
+"""One folder in a file system that fsspec reaches."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from offload.stores.processes import PerProcess
 __all__ = ("CLOCK", "FileSystem", "Folder")
 
 CLOCK = re.compile(r"clock-[0-9a-f]{32}", re.ASCII)
-"""Names of files that are written to learn the file system's time."""
+"""Names of files written to read the file system's time."""
 FileSystem = Any  # fsspec ships no types
 
 
 class Folder:
-    """A folder in *root* of the file systems that *connect* makes, one for each process."""
+    """A folder in *root* of the file systems that *connect* opens, one per process.
+
+    Errors are raised as StoreError, except FileNotFoundError and NotADirectoryError.
+    """
 
     def __init__(
         self, connect: Callable[[], FileSystem], url: str, root: str, name: str = "blobs"
@@ -41,11 +44,11 @@ class Folder:
         return "/".join((self._root, self._name, *names))
 
     def names(self, *folder: str) -> list[str]:
-        """Return the names in a folder; none if it is not there."""
+        """Return the names in a folder; none if it doesn't exist."""
         return [_last(name) for name in self._list(*folder, detail=False)]
 
     def sizes(self, *folder: str) -> dict[str, int | None]:
-        """Return the names in a folder with their bytes; None where those are not told."""
+        """Return the names in a folder and their sizes in bytes; None if unknown."""
         return {_last(e["name"]): e.get("size") for e in self._list(*folder, detail=True)}
 
     def _list(self, *folder: str, detail: bool) -> list[Any]:
@@ -63,9 +66,9 @@ class Folder:
             system.pipe_file(self.path(*names), content)
 
     def read(self, *names: str, size: int | None = None) -> bytes:
-        """Return a file's content, or no more than the first *size* bytes.
+        """Return a file's content, or its first *size* bytes.
 
-        Raises FileNotFoundError also where a folder is in its place.
+        Raises FileNotFoundError also for a folder.
         """
         with self._errors() as system:
             part = {} if size is None else {"start": 0, "end": size}
@@ -80,16 +83,14 @@ class Folder:
             system.rm_file(self.path(*names))
 
     def time(self) -> float | None:
-        """Return the file system's time, as it stamps a file just written; None if it does
-        not say.
-        """
+        """Return the file system's time, as it stamps a file just written; None if unknown."""
         name = f"clock-{os.urandom(16).hex()}"
         self.write(b"", name)
         try:
             with self._errors() as system:
                 try:
                     told = system.modified(self.path(name))
-                    # One without a zone is of UTC; if it is not, the sweep is late at worst.
+                    # One without a zone is taken for UTC; at worst, the sweep is late.
                     return float(
                         (told if told.tzinfo else told.replace(tzinfo=timezone.utc)).timestamp()
                     )
@@ -101,7 +102,7 @@ class Folder:
             self.remove(name)
 
     def remove_folder(self, *names: str) -> None:
-        """Remove a folder that may be empty, where the file system has such things."""
+        """Remove a folder that may be empty, if the file system has folders."""
         with suppress(StoreError, FileNotFoundError), self._errors() as system:
             system.rmdir(self.path(*names))
 
@@ -115,7 +116,7 @@ class Folder:
             raise StoreError(
                 f"{self.url} refuses ({exc}): check the credentials and rights", store=self.url
             ) from exc
-        except Exception as exc:  # each file system has its own
+        except Exception as exc:  # each file system raises its own
             said = " ".join(str(exc).split())[:500]
             raise StoreUnavailable(
                 f"{self.url} fails ({type(exc).__name__}: {said}): check that it can be reached "

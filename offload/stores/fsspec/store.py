@@ -1,4 +1,4 @@
-"""`FsspecStore`: blobs in a file system, and no pointers or leases."""
+"""`FsspecStore`: blobs in a file system, without pointers and leases."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ("FsspecStore", "open_fsspec")
 
 
 class FsspecStore:
-    """A store of blobs alone over the file systems that *connect* makes, one for each process.
+    """A store of blobs only, in the file systems that *connect* opens, one per process.
 
     Args:
-        url: what errors and operators are shown; no credentials.
+        url: for errors and operators; without credentials.
         root: the folder in the file system.
-        threads: files under way at once, in each process.
-        skew: seconds by which the clocks of clients may differ; blobs live longer by that.
-        ahead: the share by which a life is written longer than asked, so that asking again
-            costs no write before that is used up.
-        clock: seconds since 1970, in place of this host's clock and the file system's.
+        threads: files read and written at once by each process.
+        skew: seconds by which the clocks of clients may differ; added to every life.
+        ahead: extra share of life that is written, so that later holds need no write for a
+            while.
+        clock: returns seconds since 1970; replaces this host's and the file system's.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class FsspecStore:
         self.leases = NoLeases(url)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Remove what expired, and yield it."""
+        """Delete what expired, and yield it."""
         yield from self.blobs.sweep(dry_run=dry_run)
 
     def close(self) -> None:
-        """End this process's threads; the next call begins new ones."""
+        """End this process's threads; the next call starts new ones."""
         self._threads.close()
 
 
@@ -63,7 +63,7 @@ def open_fsspec(url: StoreURL) -> FsspecStore:
     """Open ``fsspec+PROTOCOL://…``, as ``fsspec+gs://bucket/folder``.
 
     Options: ``threads`` (8), ``skew`` (60 seconds), ``ahead`` (1), see `FsspecStore`. All others
-    are the file system's own (``token``, ``account_name``, …).
+    are passed to the file system (``token``, ``account_name``, …).
     """
     try:
         from fsspec.core import url_to_fs
@@ -77,7 +77,7 @@ def open_fsspec(url: StoreURL) -> FsspecStore:
     threads = url.take("threads", count, 8)
     skew = url.take("skew", duration, 60.0)
     ahead = url.take("ahead", duration, 1.0)
-    options = {name: url.take(name, _as_it_is, None) for name in list(url._options)}
+    options = {name: url.take(name, _unchanged, None) for name in list(url._options)}
     target = f"{protocol}://{_login(url)}{_hosts(url)}{quote(url.path, safe='/ ')}"
 
     def make() -> tuple[FileSystem, str]:
@@ -86,7 +86,7 @@ def open_fsspec(url: StoreURL) -> FsspecStore:
         )
         return made
 
-    try:  # also to say at once which package is missing
+    try:  # early, to report a missing package
         _, root = make()
     except OffloadError:
         raise
@@ -104,7 +104,7 @@ def open_fsspec(url: StoreURL) -> FsspecStore:
 
 
 class NoPointers:
-    """Refuses every call, and says what to do."""
+    """Pointers that raise ConfigurationError, with what to configure."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -130,7 +130,7 @@ class NoPointers:
 
 
 class NoLeases(NoPointers):
-    """Refuses every call likewise."""
+    """Leases that raise ConfigurationError."""
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:  # noqa: ARG002
         self._refuse()
@@ -142,7 +142,7 @@ class NoLeases(NoPointers):
         self._refuse()
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 

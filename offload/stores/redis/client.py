@@ -1,4 +1,4 @@
-"""What blobs, pointers and leases in Redis share: clients, round trips, scripts."""
+"""Commands and scripts sent to Redis, through one redis-py client per process."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from offload.stores.redis.redis_internals import Command, database_of, exchange,
 __all__ = ("Driver", "RedisClient", "Script", "escaped", "script")
 
 Driver = Redis | RedisCluster
-_WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # a script that reads waits for nothing
-_SCAN = 1000  # keys looked at by one SCAN
+_WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # scripts that only read don't wait
+_SCAN = 1000  # keys per SCAN
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Script:
-    """A Lua script: its text, and the name that the server knows it by once it was run."""
+    """A Lua script and its SHA-1, by which a server that ran it knows it."""
 
     text: str
     sha: str
 
     @property
     def commands(self) -> list[str]:
-        """The commands that it runs, which the client's user must be allowed to."""
+        """Commands that it runs, which the user needs rights for."""
         return sorted(set(re.findall(r"redis\.call\('([A-Z]+)'", self.text)))
 
 
@@ -52,7 +52,7 @@ def script(name: str) -> Script:
 
 
 class CommandSource(Protocol):
-    """Gives a command that is sent along with others, and what it stands for."""
+    """Provide a command to piggyback on others, and what it carries."""
 
     def next_batch(self) -> tuple[Any, Command] | None: ...
 
@@ -60,15 +60,14 @@ class CommandSource(Protocol):
 
 
 class RedisClient:
-    """The way to one Redis: a client in each process, made when it is first needed.
+    """A client for one Redis; each process creates its own redis-py client when needed.
 
     Args:
-        connect: makes a client. It is redis-py's business to be safe among threads; that
-            nothing crosses a fork is ours.
-        url: what errors show.
-        prefix: what all keys begin with.
-        replicas: how many must have a write before it counts as done.
-        patience: seconds that they have.
+        connect: creates a redis-py client, which is safe among threads but not across forks.
+        url: for errors.
+        prefix: of all keys.
+        replicas: number of replicas that must have a write before it counts as done.
+        patience: seconds to wait for them.
     """
 
     def __init__(
@@ -85,28 +84,28 @@ class RedisClient:
         self.replicas = replicas
         self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be for ever
         self._source: CommandSource | None = None
-        # A forked child does not even drop what it inherits: giving up a Cluster's client
-        # takes its lock, which a thread of the parent's may have held at that moment.
+        # A forked child keeps what it inherits: dropping a Cluster's client takes its lock,
+        # which a thread of the parent may have held during the fork.
         self._kept: list[Driver] = []
         self._drivers = PerProcess(lambda: self._keep(connect()))
 
     @property
     def many_keys(self) -> bool:
-        """Whether one command may take keys of any slots: not in a Cluster."""
+        """Whether a command may have keys of several slots: not in a Cluster."""
         return not isinstance(self.driver(), RedisCluster)
 
     @property
     def database(self) -> int:
-        """The number of the database that it works in."""
+        """The number of the selected database."""
         client = self.driver()
         if isinstance(client, RedisCluster):
             return 0
         return database_of(client)
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Send *commands* in one round trip and return their answers in order.
+        """Send *commands* in one round trip; return their answers in order.
 
-        They are not a transaction. The first error is raised after all have been answered.
+        They aren't a transaction. The first error is raised after all were answered.
         """
         return [self._checked(answer) for answer in self._run(commands)]
 
@@ -115,8 +114,8 @@ class RedisClient:
     ) -> list[Any]:
         """Run a script for each pair of keys and arguments, in one round trip.
 
-        A server that does not know the script (new, flushed, another after a failover)
-        costs one round trip more, and knows it afterwards.
+        A server that doesn't know the script yet (new, flushed, or after a failover) costs one
+        more round trip.
         """
         answers = self._run([("EVALSHA", script.sha, len(k), *k, *args) for k, args in calls])
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
@@ -132,7 +131,7 @@ class RedisClient:
         self._source = source
 
     def keys(self, begin: str, *, kind: str = "string") -> Iterator[list[str]]:
-        """Yield the keys of a kind that begin so, each once, in lists of up to a few thousand."""
+        """Yield the keys of a kind that start with *begin*, each once, some thousand at a time."""
         pattern = escaped(begin) + "*"
         seen: set[bytes] = set()
         found: list[str] = []
@@ -147,9 +146,7 @@ class RedisClient:
         yield found
 
     def each_server(self, command: str) -> Iterator[tuple[str, Any]]:
-        """Yield what each primary answers to *command*, as redis-py reads it, with its name
-        where there are several.
-        """
+        """Yield the name (if there are several) and answer of each primary to *command*."""
         client: Any = self.driver()
         nodes = [None] if self.many_keys else client.get_primaries()
         for node in nodes:
@@ -159,7 +156,7 @@ class RedisClient:
             yield "" if node is None else node.name, answer
 
     def close(self) -> None:
-        """Close this process's connections; the next call makes new ones."""
+        """Close this process's connections; the next call opens new ones."""
         client = self._drivers.take()
         if client is not None:
             with suppress(RedisError, OSError):
@@ -171,7 +168,7 @@ class RedisClient:
         return client
 
     def driver(self) -> Driver:
-        with driver_errors(self.url):  # a Cluster's client asks for the slots at once
+        with driver_errors(self.url):  # a Cluster's client connects at once
             return self._drivers.get()
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
@@ -210,7 +207,7 @@ class RedisClient:
                 return list(pipeline.execute(raise_on_error=False))
 
     def _check_size(self, pool: Any, commands: Sequence[Command], exc: Exception) -> None:
-        """Raise StoreError if the connection broke because the server takes no string so long."""
+        """Raise StoreError if the connection broke because of a too long string."""
         sizes = [part.size for each in commands for part in each if isinstance(part, Bulk)]
         longest = max(sizes, default=0)
         said = refusal(pool, longest) if longest else None
@@ -222,8 +219,9 @@ class RedisClient:
             ) from exc
 
     def _check_reached(self, reached: Any) -> None:
-        """Raise StoreUnavailable if too few replicas have what was written: a failover could
-        lose it. Writing it again does no harm.
+        """Raise StoreUnavailable if a failover could lose the write: too few replicas have it.
+
+        Repeating the write does no harm.
         """
         if self._checked(reached) < self.replicas:
             raise StoreUnavailable(
@@ -239,5 +237,5 @@ class RedisClient:
 
 
 def escaped(text: str) -> str:
-    """Return the pattern that matches *text* alone."""
+    """Return a pattern that matches only *text*."""
     return re.sub(r"[*?\[\]\\]", r"\\\g<0>", text)

@@ -1,4 +1,4 @@
-"""From a URL to redis-py's clients."""
+"""Open Redis and Valkey from a URL."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ OURS = frozenset(
     "retry_on_error protocol command_packer encoding encoding_errors decode_responses "
     "parser_class socket_read_size".split()
 )
-"""Parameters of redis-py's connections that are not options of a store: this module sets them."""
-READ_SIZE = 1 << 16  # bytes read from a socket at once; larger and smaller were slower
+"""Parameters of redis-py's connections that this module sets; they are no options."""
+READ_SIZE = 1 << 16  # bytes per read from a socket; larger and smaller were slower
 
 
 def open_redis(url: StoreURL) -> RedisStore:
@@ -48,7 +48,7 @@ def open_redis(url: StoreURL) -> RedisStore:
 
     ========================================================  ===========================
     ``redis://user:password@host:port/db``                    one server
-    ``redis+socket:///path/to/socket?db=0``                   one server, by a Unix socket
+    ``redis+socket:///path/to/socket?db=0``                   one server, through a Unix socket
     ``redis+sentinel://host:port,host:port/db?master=name``   the primary that Sentinels name
     ``redis+cluster://host:port,host:port``                   a Cluster, found from any node
     ========================================================  ===========================
@@ -65,12 +65,12 @@ def open_redis(url: StoreURL) -> RedisStore:
     ``master_name`` (or ``master``; ``mymaster``), ``sentinel_username``,
     ``sentinel_password``, ``min_other_sentinels``.
 
-    ``wait_replicas`` (0): how many replicas must have a write before it counts as done, within
-    ``wait_timeout`` (1) seconds; so a failover to one of them loses nothing.
+    ``wait_replicas`` (0): number of replicas that must have a write before it counts as done,
+    within ``wait_timeout`` (1) seconds; a failover to one of them then loses nothing.
 
-    By keyword (``offload_store_options``) also: ``sentinel_kwargs``, which are all parameters of
-    the connections to Sentinels (else they use TLS and timeouts as for the server), and
-    whatever else a connection of redis-py takes.
+    Also by keyword (``offload_store_options``): ``sentinel_kwargs``, all parameters of the
+    connections to Sentinels (default: TLS and timeouts as for the server), and any other
+    parameter of redis-py's connections.
     """
     base, _, form = url.scheme.partition("+")
     tls = base in ("rediss", "valkeys")
@@ -125,7 +125,7 @@ def _connection_options(url: StoreURL) -> dict[str, Any]:
 
 
 def _driver_options(url: StoreURL, *, tls: bool) -> dict[str, Any]:
-    """Take what else redis-py's connections know, where it was passed by keyword."""
+    """Take other parameters of redis-py's connections that were passed by keyword."""
     kind: type = SSLConnection if tls else Connection
     kind = url.take("connection_class", _connection_class, kind)
     own = {"connection_class": kind} if "connection_class" in url.given else {}
@@ -158,7 +158,7 @@ def _connection_class(value: Any) -> type:
 
 
 def _provider(value: Any) -> CredentialProvider:
-    """A provider of credentials, or where its class is."""
+    """Convert to a credential provider, given as an object or as its class's name."""
     if isinstance(value, str):
         try:
             value = resolve_name(value)()
@@ -176,7 +176,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _cert_reqs(value: Any) -> str:
-    """``required`` as redis-py writes it, ``CERT_REQUIRED`` as Celery's URLs do, or Python's."""
+    """Convert redis-py's ``required``, Celery's ``CERT_REQUIRED``, or Python's constants."""
     if isinstance(value, int):
         value = ssl.VerifyMode(value).name
     word = str(value).lower().removeprefix("cert_")
@@ -204,7 +204,7 @@ def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[
     master = url.take("master_name", text, url.take("master", text, "mymaster"))
     others = url.take("min_other_sentinels", count, 0)
     url.public += f"?master={master}"
-    # The Sentinels have their own users; TLS and timeouts are the same.
+    # Sentinels have users of their own; TLS and timeouts are the same.
     own = {
         name: value
         for name, value in options.items()
@@ -240,7 +240,7 @@ def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[
         retries["cluster_error_retry_attempts"] = 0
 
     def connect() -> Driver:
-        # Given by `url`, a node's pool is made by the class named here.
+        # With `url`, a node's pool is created by the class named here.
         (host, port), *others = hosts
         where = f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"
         return redis.RedisCluster(
@@ -255,14 +255,14 @@ def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[
 
 
 class _Pool(ConnectionPool):
-    """redis-py's pool, its connections packing blobs our way."""
+    """redis-py's pool, with connections that pack blobs without copying."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(command_packer=PACKER, **options)
 
 
 def _no_retry() -> Retry:
-    """Trying again is for the caller, who knows how often."""
+    """Disable redis-py's retries: callers retry."""
     return Retry(NoBackoff(), 0)
 
 

@@ -1,4 +1,4 @@
-"""redis-py's errors as ours."""
+"""Translate redis-py's errors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from offload.errors import StoreError, StoreUnavailable
 
 __all__ = ("driver_errors", "is_denied", "translate")
 
-# What a server says when it refuses for now. An error that a script ran into comes as the
-# script's error in older servers, so these are looked for anywhere in the message.
+# Words of temporary refusals. Older servers report an error inside a script as the script's
+# error, so these are searched anywhere in the message.
 _PASSING = {
     "OOM": "its memory is full: raise maxmemory, or lower offload_retention",
     "maxmemory": "its memory is full: raise maxmemory, or lower offload_retention",
@@ -42,7 +42,7 @@ _COMMAND = re.compile(r"run the '([a-z|]+)")
 
 @contextmanager
 def driver_errors(url: str) -> Iterator[None]:
-    """Raise what redis-py raises in this block as a StoreError about *url*."""
+    """Raise redis-py's errors in this block as a StoreError about *url*."""
     try:
         yield
     except (driver.RedisError, driver.RedisClusterException, OSError) as exc:
@@ -50,14 +50,15 @@ def driver_errors(url: str) -> Iterator[None]:
 
 
 def is_denied(exc: Exception) -> bool:
-    """Return whether one of redis-py's errors says that the user lacks a right."""
+    """Return whether one of redis-py's errors reports a missing right."""
     return _NO_RIGHT.search(str(exc)) is not None
 
 
 def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreError:
-    """Return our error for one of redis-py's.
+    """Return the StoreError for one of redis-py's errors.
 
-    *commands* are those of the script that failed: some servers don't say which was denied.
+    Args:
+        commands: of the script that failed: some servers don't say which one was denied.
     """
     said = " ".join(str(exc).split())[:500]
     causes = _with_causes(exc)
@@ -106,7 +107,7 @@ def _missing(said: str, commands: Sequence[str]) -> str:
 
 
 def _with_causes(exc: Exception) -> list[Exception]:
-    """The exception and those it was raised from: Cluster clients wrap a node's error."""
+    """Return the exception and its causes: Cluster clients wrap a node's error."""
     found: list[Exception] = []
     cause: BaseException | None = exc
     while isinstance(cause, Exception) and cause not in found:

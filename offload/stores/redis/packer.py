@@ -1,4 +1,4 @@
-"""Sending a blob's buffers as one argument of a command, without joining or copying them."""
+"""Send a blob's buffers as one argument of a command, without joining or copying them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`RedisStore`: the three parts over one client."""
+"""`RedisStore`: blobs, pointers, and leases through one client."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ("RedisStore",)
 
 
 class RedisStore:
-    """A store over the redis-py clients that *connect* makes, one for each process.
+    """A store that uses the redis-py clients that *connect* creates, one per process.
 
     Their connections must use `offload.stores.redis.packer.PACKER` and answer in bytes.
-    See `offload.stores.redis.connect.open_redis` for the usual way.
+    `offload.stores.redis.connect.open_redis` sets that up.
 
     Args:
-        url: what errors and operators are shown; no credentials.
-        prefix: what all keys begin with: ``<prefix>:blob:{<digest>}``,
+        url: for errors and operators; without credentials.
+        prefix: of all keys: ``<prefix>:blob:{<digest>}``,
             ``<prefix>:holds:{<digest>}``, ``<prefix>:place:{<digest>}``,
             ``<prefix>:pointer:<name>``, ``<prefix>:lease:<name>``, ``<prefix>:{stats}…``.
         replicas, patience: see `RedisClient`.
@@ -44,9 +44,9 @@ class RedisStore:
         self.sums = RedisSums(self.client)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:  # noqa: ARG002
-        """Do nothing: the server removes what has expired."""
+        """Do nothing: the server deletes what has expired."""
         return iter(())
 
     def close(self) -> None:
-        """Close this process's connections; the next call makes new ones."""
+        """Close this process's connections; the next call opens new ones."""
         self.client.close()

@@ -1,4 +1,4 @@
-"""Sending a blob's buffers as the body of one request, without joining them."""
+"""Send a blob's buffers as the body of one request, without joining them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ _PIECE = 1 << 20
 
 
 class Body:
-    """What botocore takes for a file, over buffers that stay where they are.
+    """A file object for botocore, over buffers that aren't copied.
 
-    botocore asks a file for its size, rewinds it to send it again, and otherwise hands it to
-    urllib3, which sends what `read` gives, piece by piece. Neither looks at how long a piece
-    is, so it is a large view, whatever they ask for. (botocore alone would copy them only to
-    compute a checksum, which is not asked for, or to sign, piece by piece.)
+    botocore asks a file for its size, rewinds it to send it again, and otherwise passes it to
+    urllib3, which sends what `read` returns. Neither checks the length of a piece, so `read`
+    returns a large view, whatever size they ask for.
 
-    It is sent once the server agrees (``Expect: 100-continue``). That is a round trip, but
-    lets a server refuse before megabytes go out: without it, a server that answers early and
-    closes would be taken for one that is away.
+    It is sent once the server agrees (``Expect: 100-continue``). That costs a round trip, but
+    lets a server refuse before megabytes are sent: otherwise, a server that answers early and
+    closes the connection would seem unavailable.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -48,7 +47,7 @@ class Body:
         return sum(map(len, self._pieces[: self._next]))
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to the begin, or back to where `tell` said."""
+        """Go to the start, or back to an earlier position from `tell`."""
         if whence == 0:
             at = 0
             for number, piece in enumerate([*self._pieces, b""]):
@@ -56,7 +55,7 @@ class Body:
                     self._next = number
                     return offset
                 at += len(piece)
-        raise OSError(f"a blob's body goes only back to the begin of a piece, not to {offset}")
+        raise OSError(f"a blob's body goes only back to the start of a piece, not to {offset}")
 
 
 def size_of(parts: Parts) -> int:
@@ -64,16 +63,16 @@ def size_of(parts: Parts) -> int:
 
 
 def body_of(parts: Parts) -> Body | bytes:
-    """Return *parts* as botocore sends them best."""
+    """Return *parts* in the form that botocore sends fastest."""
     return b"".join(parts) if size_of(parts) <= _SMALL else Body(parts)
 
 
 def send_at_once(params: dict[str, Any], **_: Any) -> None:
-    """Have a small body sent without asking first: a handler of the event ``before-call.s3``.
+    """Send a small body without ``Expect: 100-continue``; handles ``before-call.s3``.
 
-    botocore asks for any. Besides the round trip, versions before August 2026 mistake the next
-    answer on a connection after a server that gave its answer at once, as it may where the
-    body is empty: https://github.com/boto/botocore/issues/3755
+    botocore sends that header with every body. Besides the round trip, versions before August
+    2026 misread the next answer on a connection if a server answered at once, as it may for an
+    empty body: https://github.com/boto/botocore/issues/3755
     """
     if not isinstance(params.get("body"), Body):
         params["headers"].pop("Expect", None)

@@ -1,4 +1,4 @@
-"""What blobs, pointers and leases in S3 share: clients, threads, requests, time."""
+"""Requests to one S3 bucket, through boto3 clients and threads per process."""
 
 from __future__ import annotations
 
@@ -19,32 +19,31 @@ Client = Any  # boto3 makes its classes at run time
 Response = Mapping[str, Any]
 
 GONE_OR_CHANGED = (404, 409, 412)
-"""How servers say that a condition does not hold: moto says 404 for ``If-Match`` where there
-is nothing, SeaweedFS 412, and S3 says 409 if two conditional writes meet."""
+"""Statuses of a condition that doesn't hold: for ``If-Match`` without an object moto answers 404
+and SeaweedFS 412; S3 answers 409 to concurrent conditional writes."""
 
 
 class Connect(Protocol):
-    """Makes boto3's S3 client.
+    """Create boto3's S3 client.
 
-    For *records* (pointers and leases), whose content has no digest of its own, everything
-    is signed, and nothing is sent a second time by itself.
+    For *records* (pointers and leases), whose content has no digest, everything is signed and
+    nothing is retried.
     """
 
     def __call__(self, *, records: bool) -> Client: ...
 
 
 class S3Client:
-    """The way to one bucket: clients and threads in each process, made when first needed.
+    """A client for one bucket; each process creates its boto3 clients and threads when needed.
 
     Args:
-        connect: makes a client. It is boto3's business to be safe among threads; that
-            nothing crosses a fork is ours.
-        url: what errors show.
-        begin: what all keys begin with.
-        threads: requests under way at once, in each process.
+        connect: creates a boto3 client, which is safe among threads but not across forks.
+        url: for errors.
+        begin: prefix of all keys.
+        threads: requests at once in each process.
         common: arguments of every request.
         writing: arguments of every request that writes an object.
-        clock: seconds since 1970, in place of the Date of the server's answers.
+        clock: returns seconds since 1970; replaces the Date of the server's answers.
         sleep: waits so many seconds.
     """
 
@@ -70,8 +69,8 @@ class S3Client:
         self._writing = dict(writing or {})
         self._clock = clock
         self._server_clock = ServerClock()
-        # A forked child must not even drop what it inherits: giving up a connection pool
-        # takes its lock, which a thread of the parent's may have held at that moment.
+        # A forked child keeps what it inherits: dropping a connection pool takes its lock,
+        # which a thread of the parent may have held during the fork.
         self._kept: list[Client] = []
         self._clients = PerProcess(lambda: self._keep(connect(records=False)))
         self._record_clients = PerProcess(lambda: self._keep(connect(records=True)))
@@ -86,10 +85,10 @@ class S3Client:
         records: bool = False,
         **arguments: Any,
     ) -> tuple[int, Response]:
-        """Make one request; return the HTTP status and what boto3 makes of the answer.
+        """Make one request; return the HTTP status and boto3's parsed answer.
 
-        A refusal is an error unless its status is among the *accepted*. (That there is no
-        bucket is always one, where the server says so.)
+        Another status than success raises StoreError unless it is *accepted*. (A missing bucket
+        always raises, if the server reports it.)
         """
         if operation in ("put_object", "copy_object"):
             arguments = {**self._writing, **arguments}
@@ -103,7 +102,7 @@ class S3Client:
                 status = response["ResponseMetadata"]["HTTPStatusCode"]
             except ClientError as exc:
                 response, status = exc.response, status_of(exc)
-                if operation != "head_object":  # of whose refusals only the status counts
+                if operation != "head_object":  # whose errors have only a status
                     check_answer(response, self.url)
                 wanted = status in accepted and response["Error"].get("Code") != "NoSuchBucket"
                 if not wanted:
@@ -111,12 +110,12 @@ class S3Client:
             else:
                 check_answer(response, self.url)
         if records and self._clock is None:
-            # These are asked once only, so it is clear when the request was sent.
+            # These aren't retried, so it is certain when the request was sent.
             self._server_clock.learn(self.now(response), sent, time.monotonic())
         return status, response
 
     def pages(self, folder: str, prefix: str = "") -> Iterator[list[dict[str, Any]]]:
-        """Yield what is listed of the objects whose keys begin so, up to 1000 at a time."""
+        """Yield the listed objects of a folder with this prefix, up to 1000 at a time."""
         more: dict[str, Any] = {}
         while True:
             begin = f"{self.begin}{folder}/{prefix}"
@@ -127,16 +126,14 @@ class S3Client:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def now(self, response: Response) -> float:
-        """Return when *response* was made, in whole seconds since 1970, rounded down."""
+        """Return the date of *response* in whole seconds since 1970, rounded down."""
         if self._clock is not None:
             return self._clock()
         dated = server_time(response)
         return time.time() if dated is None else dated
 
     def bounds(self) -> tuple[float, float]:
-        """Return the earliest and latest server's time that it can be now, after a request
-        for a record.
-        """
+        """Return the earliest and latest possible server's time, after a request for a record."""
         if self._clock is not None:
             return self._clock(), self._clock()
         return self._server_clock.bounds()
@@ -144,7 +141,7 @@ class S3Client:
     # -- life
 
     def close(self) -> None:
-        """Close this process's connections and end its threads; the next call makes new ones."""
+        """Close this process's connections and end its threads; the next call opens new ones."""
         self.threads.close()
         for clients in (self._clients, self._record_clients):
             client = clients.take()

@@ -1,4 +1,4 @@
-"""From a URL to boto3's clients. Importing this module needs no boto3; opening a store does."""
+"""Open S3 from a URL. Importing this module needs no boto3; opening a store does."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _PREFIX = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
 
 
 def open_s3(url: StoreURL) -> S3Store:
-    """Open ``s3://bucket/prefix``. All keys begin with the prefix, where there is one.
+    """Open ``s3://bucket/prefix``. All keys start with the prefix, if there is one.
 
-    Credentials are found by boto3: environment, profile, SSO, the machine's role. For a
-    server of one's own they may also stand in the URL, ``s3://key:secret@bucket/prefix``.
+    boto3 finds credentials: environment, profile, SSO, the machine's role. For another server,
+    they can also be in the URL: ``s3://key:secret@bucket/prefix``.
 
     Options:
 
     - ``endpoint_url`` of a server other than AWS, and ``addressing_style``: ``path``,
-      ``virtual`` or ``auto`` (the default: ``path`` with an endpoint of one's own);
+      ``virtual``, or ``auto`` (default: ``path`` with an endpoint_url);
     - ``region``; ``profile``; ``bucket_owner``, an account that the bucket must belong to;
     - ``sse``: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``, with ``sse_kms_key_id`` and
       ``sse_bucket_key``;
     - ``ssl_ca_certs``: a file of the authorities to trust;
-    - ``sign_payload`` (false): whether requests that carry a blob sign its bytes as well,
-      at the cost of hashing them. A blob's content is checked by whoever reads it.
-      Pointers and leases are always signed whole;
+    - ``sign_payload`` (false): whether requests that upload a blob sign its bytes as well,
+      at the cost of hashing them. Readers verify a blob's content anyway. Pointers and leases
+      are always signed whole;
     - ``connect_timeout`` (5) and ``read_timeout`` (20) in seconds, the latter for any wait
-      of the connection; ``max_attempts`` (2) of boto3's, within ours;
-    - ``threads`` (16): requests under way at once, in each process;
+      on the connection; ``max_attempts`` (2) of boto3 per attempt of offload;
+    - ``threads`` (16): requests at once in each process;
     - ``skew`` (60) in seconds, and ``ahead`` (1), see `offload.stores.s3.store.S3Store`.
     """
     try:
@@ -60,7 +60,7 @@ def open_s3(url: StoreURL) -> S3Store:
         config={
             "connect_timeout": url.take("connect_timeout", seconds, 5.0),
             "read_timeout": url.take("read_timeout", seconds, 20.0),
-            # Callers ask from threads of their own as well.
+            # Callers send requests from threads of their own as well.
             "max_pool_connections": 2 * threads,
         },
         style=url.take(
@@ -86,7 +86,7 @@ def open_s3(url: StoreURL) -> S3Store:
 
 
 class _Connect:
-    """Makes clients. It holds plain data only, so that a store may be sent to a process."""
+    """Create boto3 clients from options of a URL."""
 
     def __init__(
         self,
@@ -119,20 +119,20 @@ class _Connect:
                 "addressing_style": self._style,
                 "payload_signing_enabled": records or self._sign_payload,
             },
-            # Trying again is for the caller, who knows how often; boto3 may do it once, so
-            # that one lost connection of many does not cost them all.
+            # Callers retry; boto3 retries once, so that one lost connection of many doesn't fail
+            # them all.
             retries={"mode": "standard", "total_max_attempts": 1 if records else self._attempts},
-            # A blob is named by a better checksum than these.
+            # A blob's digest is a better checksum than these.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            parameter_validation=False,  # it knows no bodies but bytes, and what we send is ours
+            parameter_validation=False,  # it accepts no bodies but bytes
             tcp_keepalive=True,
-            user_agent=f"Boto3/{boto3.__version__} offload",  # else it is made anew each time
+            user_agent=f"Boto3/{boto3.__version__} offload",  # else computed for each request
         )
         session = Session(**self._session, botocore_session=botocore_session())
         client = session.client("s3", **self._client, config=config)
         handle_before_call(client, send_at_once)
-        # Some servers require it, as S3 did, and know no newer checksum.
+        # Some servers require it, as S3 did, and support no newer checksum.
         handle_before_call(client, _add_md5, ".DeleteObjects")
         return client
 

@@ -1,4 +1,4 @@
-"""boto3's errors as ours."""
+"""Translate boto3's errors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _RAISED = (
     HTTPError,
     OSError,
 )
-_SKEWED = 300.0  # seconds of difference from which a refusal is taken for a wrong clock
+_SKEWED = 300.0  # seconds of difference that explain a refusal
 
-# What a server says when it refuses for now.
+# Codes of temporary refusals.
 _PASSING = {
     "SlowDown": "too many requests at once; they are tried again with backoff",
     "Throttling": "too many requests at once; they are tried again with backoff",
@@ -42,7 +42,7 @@ _PASSING = {
     "XMinioStorageFull": "its disk is full: make room, or lower offload_retention",
     "QuotaExceeded": "its quota is used up: make room, or lower offload_retention",
 }
-# What does not go away by itself, and what to do about it.
+# Codes of lasting refusals, and what to do.
 _LASTING = {
     "NoSuchBucket": "there is no such bucket: create it, or correct the store's URL",
     "AccessDenied": "access is denied: the credentials need s3:GetObject, s3:PutObject, "
@@ -67,7 +67,7 @@ _BY_STATUS = {301: "PermanentRedirect", 413: "EntityTooLarge", 501: "NotImplemen
 
 @contextmanager
 def driver_errors(url: str) -> Iterator[None]:
-    """Raise what boto3 and below raise in this block as a StoreError about *url*."""
+    """Raise errors of boto3 and its libraries in this block as a StoreError about *url*."""
     try:
         yield
     except _RAISED as exc:
@@ -75,7 +75,7 @@ def driver_errors(url: str) -> Iterator[None]:
 
 
 def translate(exc: Exception, url: str) -> StoreError:
-    """Return our error for one of boto3's."""
+    """Return the StoreError for one of boto3's errors."""
     if isinstance(exc, driver.ClientError):
         return _refusal(exc, url)
     said = " ".join(str(exc).split())[:500] or type(exc).__name__
@@ -114,11 +114,11 @@ def translate(exc: Exception, url: str) -> StoreError:
 
 
 def check_answer(response: Mapping[str, Any], url: str) -> None:
-    """Raise StoreError for a web page: that a web server has no such page says nothing."""
+    """Raise StoreError for a web page: a web server's 404 says nothing about a blob."""
     about = response.get("ResponseMetadata", {})
     status = about.get("HTTPStatusCode", 0)
     is_page = about.get("HTTPHeaders", {}).get("content-type", "").startswith("text/html")
-    # A proxy before S3 says with a page, too, that S3 is away, or a blob too large.
+    # A proxy in front of S3 also sends a page if S3 is unavailable or a blob is too large.
     if is_page and status not in (408, 413, 429) and (status < 500 or status == 501):
         raise StoreError(
             f"{url} does not answer as S3 does ({status}, a web page): check endpoint_url=…",
@@ -132,7 +132,7 @@ def status_of(exc: driver.ClientError) -> int:
 
 
 def server_time(response: Mapping[str, Any]) -> float | None:
-    """Return the seconds since 1970 that the server's answer is dated; None if it is not."""
+    """Return the date of the server's answer in seconds since 1970; None if it has none."""
     date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     try:
         return parsedate_to_datetime(date).timestamp()
@@ -149,7 +149,7 @@ def _refusal(exc: driver.ClientError, url: str) -> StoreError:
         meaning = _PASSING.get(code, "too many requests at once")
         return StoreUnavailable(f"{url} refuses for now: {meaning} ({what})", store=url)
     meaning = _LASTING.get(code) or _LASTING.get(_BY_STATUS.get(status, ""), "")
-    if not meaning and status == 403:  # the answer to HEAD has no text
+    if not meaning and status == 403:  # the answer to HEAD has no body
         dated = server_time(exc.response)
         if dated is not None and abs(dated - time.time()) > _SKEWED:
             code = "RequestTimeTooSkewed"

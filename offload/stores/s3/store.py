@@ -1,4 +1,4 @@
-"""`S3Store`: the three parts in one bucket."""
+"""`S3Store`: blobs, pointers, and leases in one bucket."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ __all__ = ("S3Store",)
 
 
 class S3Store:
-    """A store over the boto3 clients that *connect* makes, for each process.
+    """A store that uses the boto3 clients that *connect* creates in each process.
 
-    See `offload.stores.s3.connect.open_s3` for the usual way, and `offload.stores.s3` for
-    what stands where and what is relied on.
+    `offload.stores.s3.connect.open_s3` sets that up; `offload.stores.s3` describes the objects
+    and what the store relies on.
 
     Args:
-        url: what errors and operators are shown; no credentials.
-        prefix: what all keys begin with; empty for the bucket's top.
-        threads: requests under way at once, in each process.
-        skew: seconds by which the clocks of the servers behind one endpoint may differ,
-            and that a write may take; every blob lives longer by that. At least 1, for
-            S3 counts in whole seconds.
-        ahead: the share by which a life is written longer than asked.
+        url: for errors and operators; without credentials.
+        prefix: of all keys; empty for the bucket's top.
+        threads: requests at once in each process.
+        skew: seconds by which the clocks of the servers behind one endpoint may differ, and
+            that a write may take; added to every life. At least 1, as S3 counts whole seconds.
+        ahead: extra share of life that is written.
         common: arguments of every request.
         writing: arguments of every request that writes.
-        clock: seconds since 1970, in place of the server's (for tests).
+        clock: returns seconds since 1970; replaces the server's (for tests).
         sleep: waits so many seconds.
     """
 
@@ -84,5 +83,5 @@ class S3Store:
         yield from self.conditions.sweep(dry_run=dry_run)
 
     def close(self) -> None:
-        """Close this process's connections and end its threads; the next call makes new ones."""
+        """Close this process's connections and end its threads; the next call opens new ones."""
         self.client.close()

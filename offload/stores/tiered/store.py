@@ -1,4 +1,4 @@
-"""`TieredStore`: the three parts over several stores."""
+"""`TieredStore`: several stores as one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("SIZES", "TieredStore")
 logger = logging.getLogger(__name__)
 
 SIZES = (1 << 20,)
-"""Bytes of a value from which it goes to the second of two tiers, where nothing else is said."""
+"""Default: bytes of a value from which it goes to the second of two tiers."""
 SMALL = 64 << 10
 
 
@@ -28,17 +28,17 @@ class TieredStore:
     """Several stores as one; see `offload.stores.tiered`.
 
     Args:
-        first: has pointers, leases and small blobs and keeps account of the others; a
-            `RedisStore` (or, in tests, a `MemoryStore`).
+        first: has the pointers, leases, small blobs, and the tier index; a `RedisStore` (or, in
+            tests, a `MemoryStore`).
         lower: at least one.
-        sizes: for each of *lower* the bytes of a value from which it goes there, rising.
-        small: blobs below so many bytes stay in the first tier.
-        clock: seconds that only rise.
+        sizes: for each lower tier, the bytes of a value from which it goes there; increasing.
+        small: bytes below which a blob stays in the first tier.
+        clock: returns seconds that only increase.
 
     Attributes:
         tiers: all of the stores.
 
-    Raises ConfigurationError where these do not make one store.
+    Raises ConfigurationError if these don't fit together.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class TieredStore:
         return self._first.leases
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Remove what nobody holds any more, and what expired in each tier; yield each.
+        """Delete what nobody holds any more, and what expired in each tier; yield each item.
 
-        A tier that does not answer keeps no other from being swept; its StoreUnavailable is
-        raised in the end. One that cannot be swept safely is left to its own rules, which
-        the log tells.
+        If a tier is unavailable, the others are swept, and its StoreUnavailable is raised at the
+        end. A tier that can't be swept safely is skipped with a warning in the log: it needs
+        rules of its own.
         """
-        away: list[StoreUnavailable] = []
+        unavailable: list[StoreUnavailable] = []
         for each in (
             self._first.sweep(dry_run=dry_run),
             *(sweep(self.index, tier, dry_run=dry_run) for tier in self._lower),
@@ -103,9 +103,9 @@ class TieredStore:
             except ConfigurationError as exc:
                 logger.warning("not swept: %s", exc)
             except StoreUnavailable as exc:
-                away.append(exc)
-        if away:
-            raise away[0]
+                unavailable.append(exc)
+        if unavailable:
+            raise unavailable[0]
 
     def close(self) -> None:
         """Close all tiers; the next call opens them again."""
