@@ -36,11 +36,11 @@ from offload.dashboard import (
 )
 from offload.dashboard.addresses import HEALTH
 from offload.dashboard.auth import Auth, Guard
-from offload.dashboard.board import Board
-from offload.dashboard.drawing import plotly
+from offload.dashboard.charts import plotly
 from offload.dashboard.failures import Failures
 from offload.dashboard.headers import LOOPBACK, Headers, Hosts
 from offload.dashboard.rendering import render
+from offload.dashboard.state import DashboardState
 
 __all__ = ("dashboard",)
 
@@ -99,7 +99,7 @@ def dashboard(
         exception_handlers={OffloadError: _failed, 404: _missing},
     )
     runtime.store  # noqa: B018 (what is wrong with its settings is said now, not on each page)
-    served.state.board = Board(runtime, allow_delete=allow_delete)
+    served.state.state = DashboardState(runtime, allow_delete=allow_delete)
     return served
 
 

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.facts import Shown, facts_of, shown_of
 from offload.dashboard.forms import read_form
 from offload.dashboard.rendering import render
+from offload.dashboard.state import state_of
 from offload.digest import Digest, parse_digest
 from offload.errors import OffloadError, StoreUnavailable
 from offload.inspect.blobs import holders_of, remove_blobs
@@ -45,7 +45,7 @@ class _Holders:
 
 def _blob(request: Request) -> Response:
     digest = _digest(request)
-    stored = board_of(request).stored
+    stored = state_of(request).stored
     [seen] = blob_inspection_of(stored.store).peek([digest], 1)
     if seen is None:
         return _gone(request, digest)
@@ -71,14 +71,14 @@ def _blob(request: Request) -> Response:
         chunks=chunks[:_SHOWN],
         chunk_count=len(chunks),
         preview=preview,
-        allow_delete=board_of(request).allow_delete,
+        allow_delete=state_of(request).allow_delete,
     )
 
 
 def _remove_page(request: Request) -> Response:
     """Ask whether a blob is to be removed."""
     digest = _may_remove(request)
-    store = board_of(request).stored.store
+    store = state_of(request).stored.store
     [seen] = blob_inspection_of(store).peek([digest], 1)
     if seen is None:
         return _gone(request, digest)
@@ -92,7 +92,7 @@ async def _remove(request: Request) -> Response:
 
 
 def _removed(request: Request, digest: Digest, force: bool) -> Response:
-    stored = board_of(request).stored
+    stored = state_of(request).stored
     if remove_blobs(stored.store, [digest], force=force):
         return _asks(request, digest, _holders(stored.store, digest), status=409)
     stored.changed()
@@ -113,7 +113,7 @@ def _asks(request: Request, digest: Digest, holders: _Holders, status: int = 200
 
 
 def _may_remove(request: Request) -> Digest:
-    if not board_of(request).allow_delete:
+    if not state_of(request).allow_delete:
         raise HTTPException(403, "nothing is removed here: start it with --allow-delete")
     return _digest(request)
 

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.caching import Refreshed
 from offload.dashboard.charts import Chart
 from offload.dashboard.rendering import render
+from offload.dashboard.state import state_of
 from offload.dashboard.stored import Kind, Stored
 from offload.dashboard.tables import Column, Table, number_of
 from offload.digest import Digest, parse_digest
@@ -59,7 +59,7 @@ class _Asked:
 
 
 def _blobs(request: Request) -> Response:
-    stored = board_of(request).stored
+    stored = state_of(request).stored
     kept = stored.blobs()
     if kept.value is None and kept.error is not None:
         raise kept.error

@@ -9,10 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.caching import Refreshed
 from offload.dashboard.rendering import moment, render
-from offload.dashboard.shipped import Classes
+from offload.dashboard.state import Classes, state_of
 from offload.dashboard.tables import Column, Table
 from offload.inspect.classes import ClassState, VersionState, format_version, short_hash
 from offload.text import UNKNOWN, human_number, human_size
@@ -147,7 +146,7 @@ _VERSIONS: list[Column[VersionState]] = [
 
 
 def _classes(request: Request) -> Response:
-    classes = board_of(request).classes
+    classes = state_of(request).classes
     wanted = request.query_params.get("q", "").casefold()
     kept = _all(classes)
     states = [each for each in kept.value or () if wanted in each.name.casefold()]
@@ -181,7 +180,7 @@ def _all(classes: Classes) -> Refreshed[list[ClassState]]:
 
 def _class(request: Request) -> Response:
     name = request.query_params.get("name", "")
-    classes = board_of(request).classes
+    classes = state_of(request).classes
     kept = _all(classes)
     history = classes.history(name) if kept.value is not None else None
     versions = history.versions if history is not None else ()

@@ -6,11 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart
-from offload.dashboard.overview import stretch_of
+from offload.dashboard.overview import time_range_of
 from offload.dashboard.rendering import render
-from offload.dashboard.statistics import STRETCHES
+from offload.dashboard.state import state_of
+from offload.dashboard.statistics import TIME_RANGES
 from offload.dashboard.tables import Column, Table
 from offload.metrics.estimate import Candidate, Choices, Estimate, estimate
 from offload.text import human_cpu_time, human_number, human_size, human_threshold
@@ -19,16 +19,16 @@ __all__ = ("ROUTES",)
 
 
 def _estimate(request: Request) -> Response:
-    board = board_of(request)
-    stretch = stretch_of(request, "all")
-    found = board.statistics.report(stretch, tasks=True)
-    told = estimate(found, board.runtime.settings.threshold)
+    state = state_of(request)
+    time_range = time_range_of(request, "all")
+    found = state.statistics.report(time_range, tasks=True)
+    told = estimate(found, state.runtime.settings.threshold)
     return render(
         request,
         "estimate.html",
         title="Estimate",
-        stretch=stretch,
-        stretches=STRETCHES,
+        time_range=time_range,
+        time_ranges=TIME_RANGES,
         estimate=told,
         charts=[_chart(told)],
         thresholds=_thresholds(request, told),

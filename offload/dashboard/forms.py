@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from offload.dashboard.addresses import root_of
-from offload.dashboard.board import board_of
+from offload.dashboard.state import state_of
 
 __all__ = ("COOKIE", "FIELD", "read_form", "sign", "token_of")
 
@@ -82,4 +82,4 @@ def _session(request: Request) -> str:
 
 
 def _token(request: Request, session: str) -> str:
-    return hmac.new(board_of(request).secret, session.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(state_of(request).secret, session.encode(), hashlib.sha256).hexdigest()

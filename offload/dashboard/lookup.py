@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.facts import facts_of, shown_of
 from offload.dashboard.forms import read_form
 from offload.dashboard.rendering import render
+from offload.dashboard.state import state_of
 from offload.errors import BlobMissing, OffloadError, StoreUnavailable
 from offload.inspect.blobs import digest_prefix, find_digest, is_ref
 
@@ -27,7 +27,7 @@ async def _ask(request: Request) -> Response:
     form = await read_form(request)
     what = form.get("what", "").strip()
     if is_ref(what):
-        asked = {"ref": board_of(request).stored.remember(what)}
+        asked = {"ref": state_of(request).stored.remember(what)}
     else:
         asked = {"what": what[:_LONGEST]}
     root = request.scope.get("root_path", "")
@@ -37,7 +37,7 @@ async def _ask(request: Request) -> Response:
 def _lookup(request: Request) -> Response:
     what = request.query_params.get("what", "").strip()[:_LONGEST]
     name = request.query_params.get("ref", "")
-    stored = board_of(request).stored
+    stored = state_of(request).stored
     if is_ref(what):
         return _page(request, "", {}, "A reference is looked up by the form, not by an address.")
     ref = stored.remembered(name) if name else None

@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart, along_time
 from offload.dashboard.rendering import render
-from offload.dashboard.statistics import STRETCHES, Along, Stretch
+from offload.dashboard.state import state_of
+from offload.dashboard.statistics import TIME_RANGES, Timeline, TimeRange
 from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
 
-__all__ = ("ROUTES", "latency", "stretch_of", "traffic", "troubles")
+__all__ = ("ROUTES", "latency", "time_range_of", "traffic", "troubles")
 
 _TROUBLES = {
     "errors_unavailable": "store away",
@@ -34,25 +34,25 @@ _TOP = 8  # tasks
 
 
 def _overview(request: Request) -> Response:
-    stretch = stretch_of(request)
-    statistics = board_of(request).statistics
-    found = statistics.report(stretch)
-    along = statistics.along(stretch, found.begin)
+    time_range = time_range_of(request)
+    statistics = state_of(request).statistics
+    found = statistics.report(time_range)
+    timeline = statistics.timeline(time_range, found.begin)
     return render(
         request,
         "overview.html",
         title="Overview",
-        stretch=stretch,
-        stretches=STRETCHES,
+        time_range=time_range,
+        time_ranges=TIME_RANGES,
         total=found.total,
         troubles=troubles(found.total),
-        charts=[traffic(along), values(along), latency(found.total)],
+        charts=[traffic(timeline), values(timeline), latency(found.total)],
     )
 
 
-def stretch_of(request: Request, default: str = "1d") -> Stretch:
-    """Return the stretch of time that is asked for."""
-    return STRETCHES.get(request.query_params.get("since", ""), STRETCHES[default])
+def time_range_of(request: Request, default: str = "1d") -> TimeRange:
+    """Return the time_range of time that is asked for."""
+    return TIME_RANGES.get(request.query_params.get("since", ""), TIME_RANGES[default])
 
 
 def troubles(figures: Figures) -> dict[str, int]:
@@ -60,28 +60,28 @@ def troubles(figures: Figures) -> dict[str, int]:
     return {text: figures[name] for name, text in _TROUBLES.items() if figures[name]}
 
 
-def traffic(along: Along) -> Chart:
+def traffic(timeline: Timeline) -> Chart:
     """Return bytes along the time: kept from the broker, written to the store, read from it."""
     return along_time(
         "traffic",
-        f"Bytes each {_each(along)}",
-        list(along.figures),
+        f"Bytes each {_each(timeline)}",
+        list(timeline.figures),
         {
-            "kept out of messages": [each["bytes_offloaded"] for each in along.figures.values()],
-            "written to the store": [each["bytes_stored"] for each in along.figures.values()],
-            "read from the store": [each["bytes_fetched"] for each in along.figures.values()],
+            "kept out of messages": [each["bytes_offloaded"] for each in timeline.figures.values()],
+            "written to the store": [each["bytes_stored"] for each in timeline.figures.values()],
+            "read from the store": [each["bytes_fetched"] for each in timeline.figures.values()],
         },
         unit="bytes",
     )
 
 
-def values(along: Along) -> Chart:
+def values(timeline: Timeline) -> Chart:
     """Return values along the time: new, known, taken from the node cache, failed."""
-    figures = along.figures.values()
+    figures = timeline.figures.values()
     return along_time(
         "values",
-        f"Values each {_each(along)}",
-        list(along.figures),
+        f"Values each {_each(timeline)}",
+        list(timeline.figures),
         {
             "stored": [each["values_offloaded"] - each["values_deduplicated"] for each in figures],
             "stored before": [each["values_deduplicated"] for each in figures],
@@ -114,8 +114,8 @@ def _bounded(seconds: float | None) -> float:
     return min(seconds or 0.0, 60.0)
 
 
-def _each(along: Along) -> str:
-    return {60: "minute", 3600: "hour", 86400: "day"}[along.seconds]
+def _each(timeline: Timeline) -> str:
+    return {60: "minute", 3600: "hour", 86400: "day"}[timeline.seconds]
 
 
 ROUTES = [Route("/", _overview, name="overview")]

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 
 from offload.dashboard import forms
 from offload.dashboard.addresses import path_of, root_of
-from offload.dashboard.board import board_of
+from offload.dashboard.state import state_of
 from offload.text import (
     UNKNOWN,
     human_duration,
@@ -47,7 +47,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         path=path_of(request.scope),
         query=request.query_params,
         navigation=NAVIGATION,
-        store=board_of(request).runtime.store.url,
+        store=state_of(request).runtime.store.url,
         now=time.time(),
         form_field=forms.FIELD,
         form_token=forms.token_of(request),

@@ -9,13 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.rendering import render
+from offload.dashboard.state import state_of
+from offload.dashboard.statistics import TIME_RANGES
 from offload.dashboard.tables import Column, Table
-from offload.dashboard.traffic import traffic_of
 from offload.dashboard.workers import PATIENCE, table_of
 from offload.doctor.health import StoreState, TierState
 from offload.doctor.server import Capacity
+from offload.errors import OffloadError
+from offload.metrics.report import Figures, by_store
 from offload.text import UNKNOWN, human_latency, human_number, human_size
 
 __all__ = ("ROUTES",)
@@ -97,13 +99,13 @@ _STORES: list[Column[_Server]] = [
 
 
 def _stores(request: Request) -> Response:
-    fleet = board_of(request).fleet
-    workers = fleet.workers.get()
-    stores = fleet.stores.get(PATIENCE)
+    cluster = state_of(request).cluster
+    workers = cluster.workers.get()
+    stores = cluster.stores.get(PATIENCE)
     if workers.busy and workers.value is None:
-        workers = fleet.workers.get(PATIENCE)
+        workers = cluster.workers.get(PATIENCE)
     compared = workers.value
-    waiting = fleet.waiting.get(PATIENCE).value or ()
+    waiting = cluster.waiting.get(PATIENCE).value or ()
     return render(
         request,
         "stores.html",
@@ -139,6 +141,73 @@ def _servers(request: Request, state: StoreState | None) -> Table[_Server]:
         sort="store",
         descending=False,
         name="s",
+    )
+
+
+@dataclass(frozen=True)
+class _Traffic:
+    url: str
+    figures: Figures
+
+
+def _counted(name: str, label: str, counter: str, hint: str = "") -> Column[_Traffic]:
+    def value(row: _Traffic) -> int:
+        return row.figures[counter]
+
+    return Column(name, label, lambda row: human_number(value(row)), value, hint=hint)
+
+
+def _sized(name: str, label: str, counter: str, hint: str = "") -> Column[_Traffic]:
+    def value(row: _Traffic) -> int:
+        return row.figures[counter]
+
+    return Column(name, label, lambda row: human_size(value(row)), value, hint=hint)
+
+
+def _timed(name: str, label: str, step: str) -> Column[_Traffic]:
+    def value(row: _Traffic) -> float | None:
+        return row.figures.quantile(step, 0.99)
+
+    return Column(
+        name,
+        label,
+        lambda row: human_latency(value(row)),
+        lambda row: value(row) or 0.0,
+        hint="the time within which 99 of 100 are done",
+    )
+
+
+_TRAFFIC: list[Column[_Traffic]] = [
+    Column("store", "Store", lambda row: row.url, lambda row: row.url, wide=True),
+    _counted("uploaded", "Blobs written", "blobs_uploaded"),
+    _sized("stored", "Bytes written", "bytes_stored", "after compression"),
+    _sized("fetched", "Bytes read", "bytes_fetched"),
+    _counted("failed", "Calls failed", "calls_failed"),
+    _timed("upload", "Upload, 99 %", "upload"),
+    _timed("fetch", "Fetch, 99 %", "fetch"),
+]
+
+
+def traffic_of(request: Request, state: StoreState | None) -> Table[_Traffic] | None:
+    """Return the figures of each tier; None where the one that keeps them does not answer."""
+    if state is None or state.tiers[0].error:
+        return None
+    dashboard = state_of(request)
+    try:
+        found = dashboard.statistics.report(TIME_RANGES["all"], tasks=True)
+    except OffloadError:  # it keeps none, or went away just now, which is told when it is looked at
+        return None
+    return Table.of(
+        request.query_params,
+        _TRAFFIC,
+        [
+            _Traffic(url, figures)
+            for url, figures in by_store(found, dashboard.runtime.store).items()
+        ],
+        caption="What was counted",
+        identify=lambda row: row.url,
+        sort="stored",
+        name="t",
     )
 
 

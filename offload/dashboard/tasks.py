@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.charts import Chart
-from offload.dashboard.overview import latency, stretch_of, troubles
+from offload.dashboard.overview import latency, time_range_of, troubles
 from offload.dashboard.rendering import render
-from offload.dashboard.statistics import STRETCHES
+from offload.dashboard.state import state_of
+from offload.dashboard.statistics import TIME_RANGES
 from offload.dashboard.tables import Column, Table
 from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
@@ -82,9 +82,9 @@ def _named(label: str, *, linked: bool) -> Column[_Row]:
 
 
 def _tasks(request: Request) -> Response:
-    stretch = stretch_of(request, "all")
+    time_range = time_range_of(request, "all")
     wanted = request.query_params.get("q", "")
-    found = board_of(request).statistics.report(stretch, tasks=True)
+    found = state_of(request).statistics.report(time_range, tasks=True)
     rows = [
         _Row(name, figures)
         for name, figures in found.tasks.items()
@@ -94,8 +94,8 @@ def _tasks(request: Request) -> Response:
         request,
         "tasks.html",
         title="Tasks",
-        stretch=stretch,
-        stretches=STRETCHES,
+        time_range=time_range,
+        time_ranges=TIME_RANGES,
         charts=[_chart(rows)],
         table=_table(request, rows, "Tasks", linked=True),
     )
@@ -103,8 +103,8 @@ def _tasks(request: Request) -> Response:
 
 def _task(request: Request) -> Response:
     name = request.query_params.get("name", "")
-    stretch = STRETCHES["all"]
-    found = board_of(request).statistics.report(stretch, tasks=True)
+    time_range = TIME_RANGES["all"]
+    found = state_of(request).statistics.report(time_range, tasks=True)
     figures = found.tasks.get(name, Figures({}))
     rows = [
         _Row(argument, each) for (task, argument), each in found.arguments.items() if task == name

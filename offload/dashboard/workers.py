@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.board import board_of
 from offload.dashboard.rendering import render
+from offload.dashboard.state import state_of
 from offload.dashboard.tables import Column, Table
 from offload.inspect.workers import Worker, Workers
 from offload.text import UNKNOWN, human_number, human_size
@@ -115,7 +115,7 @@ def table_of(request: Request, asked: Workers | None) -> Table[Worker]:
 
 def _worker(request: Request) -> Response:
     name = request.query_params.get("name", "")
-    kept = board_of(request).fleet.workers.get(PATIENCE)
+    kept = state_of(request).cluster.workers.get(PATIENCE)
     found = [each for each in kept.value.asked.workers if each.name == name] if kept.value else []
     return render(
         request,

@@ -17,7 +17,7 @@ def page(client, path="/blobs", status=200, **query):
     def ready():
         answer = client.get(path, params=query)
         found[:] = [answer]
-        return "is being looked through" not in answer.text
+        return "Scanning the store" not in answer.text
 
     wait_until(ready, "the store was looked at")
     [answer] = found

@@ -105,7 +105,7 @@ def test_why_a_blob_stays_is_said_until_it_is_read(filled, serve, look):
     url = serve(filled.url, "--allow-delete").url
     page = look(f"{url}blobs/{held}/remove", expected=["409"])
     page.get_by_role("button", name="Remove").click()
-    expect(page.get_by_role("alert")).to_contain_text("It stays")
+    expect(page.get_by_role("alert")).to_contain_text("Not removed")
     asked = []
     page.on("request", lambda request: "/static/" in request.url or asked.append(request.url))
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
@@ -135,7 +135,7 @@ def test_a_blob_is_removed_by_hand(filled, serve, look):
     held = filled.refs[0].digest
     page.goto(f"{page.url.partition('/blobs')[0]}/blobs/{held}/remove")
     page.get_by_role("button", name="Remove").click()
-    expect(page.get_by_role("alert")).to_contain_text("It stays")
+    expect(page.get_by_role("alert")).to_contain_text("Not removed")
     page.get_by_role("checkbox").check()
     page.get_by_role("button", name="Remove").click()
     expect(page.get_by_role("status").filter(has_text="Removed")).to_contain_text(held)

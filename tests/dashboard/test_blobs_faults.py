@@ -17,7 +17,7 @@ pytestmark = pytest.mark.server
 
 def hurry(client):
     """Have the store looked at whenever a page of blobs is asked for."""
-    stored = client.app.state.board.stored
+    stored = client.app.state.state.stored
     making = stored._blobs._of_process.get()
     making._every = making._share = 0
     making.invalidate()

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from offload.classes.versions import Names
-from offload.dashboard import dashboard, shipped, tables
+from offload.dashboard import dashboard, state, tables
 from offload.testing.store import unique
 from tests.cli.class_commands import HMAC, Command, made
 from tests.dashboard.test_stores import rows, settled
@@ -117,7 +117,7 @@ def test_a_class_that_is_not_there(command):
     client = client_of(command)
     for name in ("", "Nobody", "shop.Nobody", "<script>alert(1)</script>", "../..", "\x00"):
         page = settled(client, "/class", params={"name": name})
-        assert "The store has no version of it" in page
+        assert "The store has no version of this class" in page
         assert "<script>alert" not in page
 
 
@@ -151,15 +151,15 @@ def test_many_are_filtered_sorted_and_paged(command):
 
 def test_browsers_together_read_the_store_once(command, monkeypatch):
     """And what is pushed later is shown after some seconds."""
-    monkeypatch.setattr(shipped, "_EVERY", 3600.0)
+    monkeypatch.setattr(state, "_EVERY", 3600.0)
     read = []
-    real = shipped.classes_of
-    monkeypatch.setattr(shipped, "classes_of", lambda each: read.append(1) or real(each))
+    real = state.classes_of
+    monkeypatch.setattr(state, "classes_of", lambda each: read.append(1) or real(each))
     client = client_of(command)
     for _ in range(10):
         client.get("/classes")
     assert read == [1]
-    monkeypatch.setattr(shipped, "_EVERY", 0.01)
+    monkeypatch.setattr(state, "_EVERY", 0.01)
     client = client_of(command)
     client.get("/classes")
     command.registry.push(made("Later"))

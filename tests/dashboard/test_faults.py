@@ -170,7 +170,7 @@ def test_a_page_that_is_asked_for_all_day_takes_no_memory(shop):
     shop.work()
     client = shop.client()
     paths = ("/", "/?since=1h", "/tasks?sort=name", "/task?name=shop.report", "/estimate")
-    statistics = client.app.state.board.statistics
+    statistics = client.app.state.state.statistics
     statistics._reports._seconds = statistics._lines._seconds = 0  # as if each came later
 
     def ask(times):

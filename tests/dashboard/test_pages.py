@@ -69,7 +69,7 @@ def test_a_task_has_its_arguments(shop):
     assert cells(page, "rows")[1] == "3"
     assert cells(page, "title")[1] == "3"
     assert "upload" in page
-    assert "Nothing was counted" in shop.client().get("/task?name=unknown").text
+    assert "No counts for this task" in shop.client().get("/task?name=unknown").text
 
 
 def test_hostile_names_stay_text(shop):
@@ -85,7 +85,7 @@ def test_hostile_names_stay_text(shop):
 def test_an_empty_store_has_pages(shop):
     """Nothing was counted, which is said, and is no error."""
     client = shop.client()
-    assert "Nothing was counted." in client.get("/").text
+    assert "No data." in client.get("/").text
     assert "Nothing." in client.get("/tasks").text
 
 

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from offload.dashboard.caching import TTLCache
-from offload.dashboard.statistics import Along
+from offload.dashboard.statistics import Timeline
 from offload.errors import StoreUnavailable
 from offload.metrics.report import Figures
 from tests.support.processes import wait_until
@@ -15,7 +15,7 @@ ONE, TWO = Figures({"values_seen": 1}), Figures({"values_seen": 2})
 
 
 def drawn(found, *, begin=None, now=10_000.0, seconds=60):
-    figures = Along.filled(seconds, found, begin, now).figures
+    figures = Timeline.filled(seconds, found, begin, now).figures
     return {at: each["values_seen"] for at, each in figures.items()}
 
 

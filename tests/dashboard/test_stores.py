@@ -14,7 +14,7 @@ from celery import Celery
 from starlette.testclient import TestClient
 
 from offload import Offload
-from offload.dashboard import dashboard, fleet
+from offload.dashboard import dashboard, state
 from offload.inspect.workers import Worker, Workers, this_process
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock, unique
@@ -75,7 +75,7 @@ def test_each_tier_is_a_row(redis, s3):
     assert all(re.fullmatch(r"[\d.,]+ m?s", row[3]) for row in (first, second))
     assert first[1].startswith("Redis ")
     assert "(noeviction)" in first[7]
-    assert "Nobody has swept them yet" in page
+    assert "Never swept" in page
 
 
 def test_no_password_is_shown(redis):
@@ -94,7 +94,7 @@ def test_no_password_is_shown(redis):
 
 def test_a_store_that_is_away_is_told_and_comes_back(monkeypatch):
     """The page is there all the same, and shows the store again once it answers."""
-    monkeypatch.setattr(fleet, "_STORES", 0.05)
+    monkeypatch.setattr(state, "_STORES", 0.05)
     with redis_server() as server:
         server.stop()
         client = client_of(an_app(server.url))
@@ -185,7 +185,7 @@ def test_workers_and_whether_they_agree(redis, tmp_path):
 def test_nothing_is_asked_before_somebody_looks_and_then_once(monkeypatch):
     """However many browsers look; a page that is asked meanwhile does not wait."""
     asked = []
-    monkeypatch.setattr(fleet, "ask_workers", lambda app: asked.append(1) or Workers(0.0, ()))
+    monkeypatch.setattr(state, "ask_workers", lambda app: asked.append(1) or Workers(0.0, ()))
     client = client_of(an_app("memory://"))
     client.get("/healthz")
     assert asked == []
@@ -196,12 +196,12 @@ def test_nothing_is_asked_before_somebody_looks_and_then_once(monkeypatch):
 
 def test_asking_again_and_again_leaves_nothing_behind(monkeypatch):
     """No threads, and no connections to the broker."""
-    monkeypatch.setattr(fleet, "_WORKERS", 0.0)
-    monkeypatch.setattr(fleet, "_STORES", 0.0)
+    monkeypatch.setattr(state, "_WORKERS", 0.0)
+    monkeypatch.setattr(state, "_STORES", 0.0)
     asked = []
-    real = fleet.ask_workers
+    real = state.ask_workers
     monkeypatch.setattr(
-        fleet, "ask_workers", lambda app: asked.append(1) or real(app, timeout=0.01)
+        state, "ask_workers", lambda app: asked.append(1) or real(app, timeout=0.01)
     )
     with ExitStack() as stack:
         server = stack.enter_context(redis_server())
@@ -226,7 +226,7 @@ def test_what_workers_say_stays_text(monkeypatch):
     settings = {**told["settings"], "mode": bad, bad: [bad]}
     hostile = Worker(bad, "connected", {**told, "settings": settings, "version": bad, bad: bad})
     asked = Workers(0.0, (hostile, Worker("odd" + bad, "unreadable", reason=bad)))
-    monkeypatch.setattr(fleet, "ask_workers", lambda app: asked)
+    monkeypatch.setattr(state, "ask_workers", lambda app: asked)
     client = client_of(app)
     for page in (
         settled(client),
@@ -235,14 +235,14 @@ def test_what_workers_say_stays_text(monkeypatch):
     ):
         assert "<script>alert" not in page
         assert "&lt;script&gt;alert(1)" in page
-    assert "No worker of this name answered" in client.get("/worker?name=nobody").text
+    assert "No worker of this name replied" in client.get("/worker?name=nobody").text
 
 
 def test_tables_are_sorted_each_by_itself(monkeypatch):
     """Stores and workers have parameters of their own."""
     names = ("b", "a", "c")
     asked = Workers(0.0, tuple(Worker(name, "silent") for name in names))
-    monkeypatch.setattr(fleet, "ask_workers", lambda app: asked)
+    monkeypatch.setattr(state, "ask_workers", lambda app: asked)
     client = client_of(an_app("memory://"))
 
     def shown(query):

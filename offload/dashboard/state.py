@@ -1,0 +1,140 @@
+"""State that all pages of one dashboard share, read from the store at most every few seconds."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from offload.classes.registry import ClassRegistry
+from offload.dashboard.caching import BackgroundRefresh, TTLCache
+from offload.dashboard.statistics import Statistics
+from offload.dashboard.stored import Stored
+from offload.doctor.health import StoreState, inspect_store
+from offload.doctor.messages import check_messages
+from offload.errors import CodeError
+from offload.hooks.runtime import Runtime
+from offload.inspect.classes import ClassState, History, classes_of, history_of
+from offload.inspect.config_drift import config_drift
+from offload.inspect.findings import Finding
+from offload.inspect.workers import Workers, ask_workers, this_process
+
+__all__ = ("Classes", "ClusterStatus", "Compared", "DashboardState", "state_of")
+
+_STORES = 10.0  # seconds between two looks
+_WORKERS = 15.0
+_WAITING = 60.0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The replies of workers, and how they differ."""
+
+    asked: Workers
+    findings: Sequence[Finding]
+
+
+class ClusterStatus:
+    """The stores and workers of an app. Nothing is requested before a page is."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.stores: BackgroundRefresh[StoreState] = BackgroundRefresh(
+            self._look, every=_STORES, share=2
+        )
+        self.workers: BackgroundRefresh[Compared] = BackgroundRefresh(
+            self._compare, every=_WORKERS, share=2
+        )
+
+        self.waiting: BackgroundRefresh[Sequence[Finding]] = BackgroundRefresh(
+            lambda: tuple(check_messages(runtime)), every=_WAITING
+        )
+
+    def _look(self) -> StoreState:
+        return inspect_store(self._runtime.store, self._runtime.settings.tier_sizes)
+
+    def _compare(self) -> Compared:
+        asked = ask_workers(self._runtime.app)
+        return Compared(asked, tuple(config_drift(this_process(self._runtime), asked)))
+
+
+_EVERY = 10.0  # seconds between two reads of all classes: Redis scans all its keys
+_LONGEST = 200_000  # characters of a diff
+
+
+class Classes:
+    """The classes of an app's registry. Nothing is read before a page is requested.
+
+    Attributes:
+        registry: the app's.
+        all: classes in the store or registered here.
+    """
+
+    def __init__(self, registry: ClassRegistry) -> None:
+        self.registry = registry
+        self.all: BackgroundRefresh[list[ClassState]] = BackgroundRefresh(self._all, every=_EVERY)
+        self._histories: TTLCache[History] = TTLCache(self._history, _EVERY)
+        self._diffs: TTLCache[str] = TTLCache(self._diff, _EVERY)
+
+    def history(self, name: str) -> History:
+        """Return the versions of the class with exactly this name; none if there is no such class.
+
+        Raises StoreUnavailable.
+        """
+        return self._histories.get(name)
+
+    def diff(self, name: str, a: str, b: str) -> str:
+        """Return the diff of the sources of versions *a* and *b*, or why there is none.
+
+        Raises StoreUnavailable.
+        """
+        return self._diffs.get(name, a, b)
+
+    def _all(self) -> list[ClassState]:
+        return classes_of(self.registry)
+
+    def _history(self, name: str) -> History:
+        for state in self.all.get().value or ():
+            if state.name == name:
+                return history_of(self.registry, state)
+        return History(name, ())
+
+    def _diff(self, name: str, a: str, b: str) -> str:
+        try:
+            text = self.registry.diff(name, a, b)
+        except (CodeError, ValueError) as exc:
+            return str(exc)
+        if not text:
+            return "The sources are the same; values, defaults, or the Python version differ."
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\n… cut"
+
+
+class DashboardState:
+    """An app's runtime, and what was read from its store recently.
+
+    Attributes:
+        runtime: the app's.
+        allow_delete: whether blobs may be removed.
+        statistics: the counters.
+        stored: the blobs.
+        cluster: stores and workers.
+        classes: shipped classes.
+        secret: signs the forms of this dashboard.
+    """
+
+    def __init__(self, runtime: Runtime, *, allow_delete: bool) -> None:
+        self.runtime = runtime
+        self.allow_delete = allow_delete
+        self.statistics = Statistics(runtime)
+        self.stored = Stored(runtime)
+        self.cluster = ClusterStatus(runtime)
+        self.classes = Classes(runtime.classes)
+        self.secret = secrets.token_bytes(32)
+
+
+def state_of(request: Request) -> DashboardState:
+    """Return the state of the dashboard that serves *request*."""
+    state: DashboardState = request.app.state.state
+    return state
