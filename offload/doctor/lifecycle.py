@@ -54,7 +54,7 @@ def lifecycle_rule(store: Store, longest: float) -> Rule | None:
     if not isinstance(store, S3Store):
         return None
     days = days_for(store.blobs.life(longest))
-    return Rule(store.client.bucket, f"{store.client.begin}blobs/", days)
+    return Rule(store.client.bucket, f"{store.client.prefix}blobs/", days)
 
 
 def days_for(life: float) -> int:

@@ -46,20 +46,20 @@ def diagnose(client: S3Client, conditions: Conditions, rule: Rule | None) -> Ite
             "grant s3:GetLifecycleConfiguration to have them checked",
         )
         return
-    yield from _rules(answer.get("Rules", []), client.begin, rule)
+    yield from _rules(answer.get("Rules", []), client.prefix, rule)
 
 
 def strays(client: S3Client) -> Iterator[str]:
     """Yield the keys below the store's prefix that aren't its own, of the first few pages."""
     for folder, is_own in _OWN.items():
         for page in islice(client.pages(folder), _PAGES):
-            begin = len(f"{client.begin}{folder}/")
+            begin = len(f"{client.prefix}{folder}/")
             names = (str(entry["Key"])[begin:] for entry in page)
-            yield from (f"{client.begin}{folder}/{name}" for name in names if not is_own(name))
+            yield from (f"{client.prefix}{folder}/{name}" for name in names if not is_own(name))
 
 
 def _clock(client: S3Client) -> Finding:
-    client.ask("list_objects_v2", records=True, Prefix=f"{client.begin}blobs/", MaxKeys=1)
+    client.ask("list_objects_v2", records=True, Prefix=f"{client.prefix}blobs/", MaxKeys=1)
     earliest, latest = client.bounds()
     now = time.time()
     return clock_finding(max(earliest - now, 0.0) or min(latest - now, 0.0))

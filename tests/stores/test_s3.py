@@ -349,7 +349,7 @@ def test_a_body_is_the_callers_memory():
     assert body.seek(0) == 0
     assert body.read() == b"\0"
     assert body.tell() == 1
-    with pytest.raises(OSError, match="begin of a piece"):
+    with pytest.raises(OSError, match="start of a piece"):
         body.seek(5)
     assert body_of([b"a", memoryview(b"b")]) == b"ab"
 
@@ -640,7 +640,7 @@ def test_a_late_copy_cannot_shorten_a_life(s3, real):
     digest, content = blob()
     real.blobs.put({digest: [content]}, 10)
     seen = real.blobs.life_at(digest)
-    other = open_store(s3.url(real.client.begin.strip("/")))
+    other = open_store(s3.url(real.client.prefix.strip("/")))
     assert other.blobs.hold([digest], 100 * HOUR) == set()
     assert real.blobs._prolong(digest, seen, HOUR) is None
     assert scanned(real)[digest].ttl > 150 * HOUR
@@ -650,13 +650,13 @@ def test_a_late_copy_cannot_shorten_a_life(s3, real):
 @pytest.mark.server
 def test_a_real_sweep(s3, real):
     """The sweep on a real server: conditions on deletions hold, what lives stays."""
-    short = open_store(s3.url(real.client.begin.strip("/"), skew=0, ahead=0))
+    short = open_store(s3.url(real.client.prefix.strip("/"), skew=0, ahead=0))
     ended, kept = blobs(5), blobs(5)
     short.blobs.put(ended, 0.001)
     real.blobs.put(kept, HOUR)
     removed = []
     wait_until(lambda: removed.append(swept(short)) or sum(removed) == 5, "all five are removed")
-    listed = s3_client(s3).list_objects_v2(Bucket=BUCKET, Prefix=real.client.begin)["Contents"]
+    listed = s3_client(s3).list_objects_v2(Bucket=BUCKET, Prefix=real.client.prefix)["Contents"]
     assert len(listed) == 5
     assert contents(real, kept) == [content for (content,) in kept.values()]
     short.close()
@@ -673,7 +673,7 @@ def test_only_what_is_large_waits_for_the_servers_word(s3, real):
     client = real.client._record_clients.get()
     client.meta.events.register("before-send.s3.PutObject", see)
     for body in (b"", b"x" * 1000, b"", body_of([bytes(100_000)]), b"x"):
-        real.client.ask("put_object", records=True, Key=f"{real.client.begin}some", Body=body)
+        real.client.ask("put_object", records=True, Key=f"{real.client.prefix}some", Body=body)
     assert asked == [(0, False), (1000, False), (0, False), (100_000, True), (1, False)]
 
 

@@ -120,7 +120,7 @@ def test_in_a_bucket_long_ago():
     now = [datetime.now(timezone.utc).timestamp()]
     with moto_s3(lambda: now[0], skew=1) as store:
         client = store.client
-        strays_in_a_bucket(client._clients.get(), client.bucket, client.begin.rstrip("/"))
+        strays_in_a_bucket(client._clients.get(), client.bucket, client.prefix.rstrip("/"))
         now[0] += timedelta(days=10).total_seconds()
         digest, content = use(store)
         assert store.pointers.swap("classes/one", None, b"1")
@@ -128,7 +128,7 @@ def test_in_a_bucket_long_ago():
         before = keys(client)
         (found,) = holds_up(store, digest, content)
         assert "blobs/.DS_Store" in found
-        assert before - keys(client) == {f"{client.begin}blobs/{digest.replace(':', '-')}"}
+        assert before - keys(client) == {f"{client.prefix}blobs/{digest.replace(':', '-')}"}
 
 
 def keys(client):

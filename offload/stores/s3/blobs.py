@@ -75,7 +75,7 @@ class S3Blobs(ExpiringBlobs):
         *,
         value_size: int | None = None,  # noqa: ARG002
     ) -> None:
-        self._store(blobs, ttl, anew=False)
+        self._store(blobs, ttl, replace=False)
 
     def delete(self, digests: Iterable[Digest]) -> None:
         keys = [{"Key": self._key(digest)} for digest in digests]
@@ -119,7 +119,7 @@ class S3Blobs(ExpiringBlobs):
         return {d: left for d, left in zip(digests, kept, strict=True) if left is not None}
 
     def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> dict[Digest, float]:
-        return self._store(blobs, ttl, anew=True)
+        return self._store(blobs, ttl, replace=True)
 
     def versions(self, digests: Sequence[Digest]) -> dict[Digest, Version]:
         lives = self._threads.each(self.life_at, digests)
@@ -229,11 +229,11 @@ class S3Blobs(ExpiringBlobs):
     # -- one object
 
     def _store(
-        self, blobs: Mapping[Digest, Parts], ttl: float, *, anew: bool
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, replace: bool
     ) -> dict[Digest, float]:
         """Store blobs; return for how many seconds each is sure to exist.
 
-        *anew* replaces every object that existed before, without shortening any life.
+        *replace* replaces every object that existed before, without shortening any life.
         """
         check_ttl(ttl)
         for digest, parts in blobs.items():
@@ -245,11 +245,11 @@ class S3Blobs(ExpiringBlobs):
                     store=self._client.url,
                 )
         kept = self._threads.each(
-            lambda blob: self._store_one(*blob, ttl, anew=anew), blobs.items()
+            lambda blob: self._store_one(*blob, ttl, replace=replace), blobs.items()
         )
         return dict(zip(blobs, kept, strict=True))
 
-    def _store_one(self, digest: Digest, parts: Parts, ttl: float, *, anew: bool) -> float:
+    def _store_one(self, digest: Digest, parts: Parts, ttl: float, *, replace: bool) -> float:
         key = self._key(digest)
         body = body_of([*parts, os.urandom(NONCE)])
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
@@ -270,10 +270,10 @@ class S3Blobs(ExpiringBlobs):
             life = self.life_at(digest)
             if life is None:
                 condition = {"IfNoneMatch": "*"}
-            elif anew or not life.is_live:
+            elif replace or not life.is_live:
                 condition = {"IfMatch": life.etag}
                 written = max(self.life(ttl), life.ends - life.now)
-                anew = False  # if it changes now, others have written it anew
+                replace = False  # if it changes now, others have written it again
             elif self._lasts(life, ttl) or self._prolong(digest, life, ttl):
                 return check_ttl(ttl)
             if isinstance(body, Body):
@@ -332,7 +332,7 @@ class S3Blobs(ExpiringBlobs):
             raise kind(f"{url} did not delete {error.get('Key')}: {code} {said}", store=url)
 
     def _key(self, digest: Digest) -> str:
-        return f"{self._client.begin}blobs/{blob_name(digest, self._client.url)}"
+        return f"{self._client.prefix}blobs/{blob_name(digest, self._client.url)}"
 
 
 def _digests(page: Iterable[Mapping[str, Any]]) -> list[Digest]:

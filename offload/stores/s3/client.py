@@ -39,7 +39,7 @@ class S3Client:
     Args:
         connect: creates a boto3 client, which is safe among threads but not across forks.
         url: for errors.
-        begin: prefix of all keys.
+        prefix: of all keys.
         threads: requests at once in each process.
         common: arguments of every request.
         writing: arguments of every request that writes an object.
@@ -53,7 +53,7 @@ class S3Client:
         *,
         bucket: str,
         url: str,
-        begin: str = "",
+        prefix: str = "",
         threads: int = 16,
         common: Mapping[str, Any] | None = None,
         writing: Mapping[str, Any] | None = None,
@@ -62,7 +62,7 @@ class S3Client:
     ) -> None:
         self.url = url
         self.bucket = bucket
-        self.begin = begin
+        self.prefix = prefix
         self.threads = Threads(threads, "offload-s3")
         self.sleep = sleep
         self._common = {"Bucket": bucket, **(common or {})}
@@ -118,8 +118,8 @@ class S3Client:
         """Yield the listed objects of a folder with this prefix, up to 1000 at a time."""
         more: dict[str, Any] = {}
         while True:
-            begin = f"{self.begin}{folder}/{prefix}"
-            _, page = self.ask("list_objects_v2", Prefix=begin, **more)
+            path = f"{self.prefix}{folder}/{prefix}"
+            _, page = self.ask("list_objects_v2", Prefix=path, **more)
             yield page.get("Contents", [])
             if not page.get("IsTruncated"):
                 return

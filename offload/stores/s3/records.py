@@ -72,7 +72,7 @@ class Conditions:
                 continue  # others put it there
             if not dry_run:
                 self._client.ask("delete_object", (404,), records=True, Key=entry["Key"])
-            name = entry["Key"][len(self._client.begin) :]
+            name = entry["Key"][len(self._client.prefix) :]
             yield SweepItem("file", name, entry["Size"], "left by a process that was killed")
 
     def _known(self, what: str) -> bool:
@@ -82,7 +82,7 @@ class Conditions:
         return found[what]
 
     def _try(self) -> dict[str, bool]:
-        key = f"{self._client.begin}{_PROBE}/{os.urandom(NONCE).hex()}"
+        key = f"{self._client.prefix}{_PROBE}/{os.urandom(NONCE).hex()}"
         refusals = (*GONE_OR_CHANGED, 400, 501)
 
         def put(**condition: str) -> int:
@@ -117,7 +117,7 @@ class S3Records(Records):
     def __init__(self, client: S3Client, folder: str, conditions: Conditions) -> None:
         self._client = client
         self._folder = folder
-        self._prefix = f"{client.begin}{folder}/"
+        self._prefix = f"{client.prefix}{folder}/"
         self._conditions = conditions
 
     def read(self, name: str) -> Record:
@@ -215,7 +215,7 @@ def record_name(last: str) -> str | None:
 
 def _aged(client: S3Client, folder: str, age: float) -> Iterator[dict[str, Any]]:
     """Yield how the objects are listed that were last written more than *age* seconds ago."""
-    _, answer = client.ask("list_objects_v2", Prefix=f"{client.begin}{folder}/", MaxKeys=1)
+    _, answer = client.ask("list_objects_v2", Prefix=f"{client.prefix}{folder}/", MaxKeys=1)
     latest = client.now(answer) - age
     for page in client.pages(folder):
         yield from (entry for entry in page if entry["LastModified"].timestamp() < latest)

@@ -65,4 +65,4 @@ class S3Files:
         return self._client.bounds()[0]
 
     def _key(self, name: str) -> str:
-        return f"{self._client.begin}{_FOLDER}/{name}"
+        return f"{self._client.prefix}{_FOLDER}/{name}"

@@ -55,7 +55,7 @@ class S3Store:
             connect,
             bucket=bucket,
             url=url,
-            begin=f"{prefix}/" if prefix else "",
+            prefix=f"{prefix}/" if prefix else "",
             threads=threads,
             common=common,
             writing=writing,
