@@ -18,6 +18,7 @@ from benchmarks import (
     large_arguments,
     lifetimes,
     node_cache,
+    processes,
     s3,
     same_again,
     shared_argument,
@@ -27,6 +28,7 @@ from benchmarks import (
     tiers,
 )
 from benchmarks.report import FULL, QUICK, SCALES, Judge, Row, document, show, write
+from tests.support import forkserver
 
 QUESTIONS = {
     1: small_tasks,
@@ -72,6 +74,9 @@ def main() -> int:
         parser.exit(1, "No redis-server or valkey-server is installed, and one is needed.\n")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and workers end
     scale = SCALES[options.scale] if options.scale else QUICK if options.quick else FULL
+    if not scale.judged:
+        processes.FRESH = False
+        forkserver.preload("numpy", "proxystore.connectors.redis", "proxystore.store")
     console = Console(stderr=True)
     rows: list[Row] = []
     for number in sorted(set(chosen)):

@@ -18,10 +18,12 @@ from celery import Celery
 
 from benchmarks.app import OFFLOAD, PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, WAYS, make_app
 from benchmarks.measure import children, peak, reset_peak, resident
+from tests.support import forkserver
 from tests.support.servers import Server, redis_client, redis_server
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
+FRESH = True  # processes import all they need; else, where nothing is judged, they are forked
 _STORED = {  # which database, which keys
     PROXYSTORE: ("broker", "????????-????-????-????-????????????"),
     PLAIN_JSON: ("store", "*"),
@@ -116,18 +118,23 @@ class Setting:
     def worker(self, way: str, *, concurrency: int = 1, threshold: int | None = None) -> Worker:
         """Start a worker and return when it has done a task."""
         log = self.folder / f"worker-{way.replace(' ', '-')}.log"
-        command = [sys.executable, "-m", "benchmarks.worker", str(concurrency)]
-        command += [f"{way.replace(' ', '-')}@bench"]
+        words = [str(concurrency), f"{way.replace(' ', '-')}@bench"]
+        env = self.environment(way, threshold)
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=self.environment(way, threshold),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+            if FRESH:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "benchmarks.worker", *words],
+                    cwd=ROOT,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                )
+            else:
+                process = forkserver.start(
+                    words, module="benchmarks.worker", env=env, stdout=out, stderr=out
+                )
         self._stack.callback(_end, process)
         app = self.app(way)
         results = [app.tasks["add"].delay(1, 1) for _ in range(4 * concurrency)]
@@ -142,15 +149,19 @@ class Setting:
 
     def publisher(self, way: str, job: dict[str, Any]) -> dict[str, Any]:
         """Run *job* in a fresh process; see `benchmarks.publisher`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.publisher", json.dumps(job)],
-            cwd=ROOT,
-            env=self.environment(way),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words, env = [json.dumps(job)], self.environment(way)
+        if FRESH:
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.publisher", *words],
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        else:
+            done = forkserver.run(words, module="benchmarks.publisher", env=env)
         if done.returncode:
             log = self.workers[way].log.read_text(errors="replace") if way in self.workers else ""
             raise RuntimeError(f"the publisher failed:\n{done.stderr[-3000:]}\n{log[-3000:]}")
@@ -198,9 +209,10 @@ def _close(app: Celery) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
+    if FRESH:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # its children with it
     process.wait()

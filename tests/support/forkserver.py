@@ -1,4 +1,4 @@
-"""Celery commands forked from one process that has imported what they need.
+"""Celery commands, and other modules, forked from a process that has imported what they need.
 
 ``python -m celery`` imports for longer than most tests take. `start` runs it in a fork of
 a server that has done so, once for each process of pytest::
@@ -89,7 +89,7 @@ class _Server:
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with theirs:
             subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(theirs.fileno()), *_preloaded],
                 cwd=ROOT,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -108,14 +108,20 @@ class _Server:
         return Forked(args, pid, ours)
 
 
+_preloaded: list[str] = []
 _server: _Server | None = None
 
 
-def start(args, *, cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None):
-    """Start ``python -m celery`` with *args*; *stdin* and so on are files, None is /dev/null."""
+def preload(*names):
+    """Have the server import these modules as well; before the first command is started."""
+    _preloaded.extend(names)
+
+
+def start(args, *, module="celery", cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None):
+    """Start ``python -m`` *module* with *args*; files that are None are /dev/null."""
     global _server
     if sys.platform != "linux":
-        command = [sys.executable, "-m", "celery", *map(str, args)]
+        command = [sys.executable, "-m", module, *map(str, args)]
         given = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         streams = {name: each or subprocess.DEVNULL for name, each in given.items()}
         return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
@@ -123,13 +129,15 @@ def start(args, *, cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None):
         _server = _Server()
     with open(os.devnull, "r+b") as nothing:  # noqa: PTH123 (not a file)
         files = [(each or nothing).fileno() for each in (stdin, stdout, stderr)]
-        return _server.start([*map(str, args)], cwd, os.environ if env is None else env, files)
+        return _server.start(
+            [module, *map(str, args)], cwd, os.environ if env is None else env, files
+        )
 
 
-def run(args, *, cwd=ROOT, env=None, timeout=120):
-    """Run ``python -m celery`` with *args* to its end; return what `subprocess.run` does."""
+def run(args, *, module="celery", cwd=ROOT, env=None, timeout=120):
+    """Run ``python -m`` *module* with *args* to its end; return what `subprocess.run` does."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = start(args, cwd=cwd, env=env, stdout=out, stderr=err)
+        process = start(args, module=module, cwd=cwd, env=env, stdout=out, stderr=err)
         try:
             code = process.wait(timeout)
         except BaseException:
@@ -215,7 +223,7 @@ def import_offload():
 
 
 def become(args, cwd, env, path):
-    """Be ``python -m celery`` with these arguments, directory, and environment."""
+    """Be ``python -m`` with these arguments, directory, and environment."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -226,14 +234,14 @@ def become(args, cwd, env, path):
     sys.stdin = sys.__stdin__ = open(0)  # noqa: SIM115 (streams)
     sys.stdout = sys.__stdout__ = open(1, "w", buffering=1 if now else -1)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", buffering=1)  # noqa: SIM115
-    sys.argv = ["celery", *args]
-    runpy.run_module("celery", run_name="__main__", alter_sys=True)
+    sys.argv = args
+    runpy.run_module(args[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
     path = sys.path[1:]
     sys.path[0] = str(ROOT)
-    for name in IMPORTED:
+    for name in (*IMPORTED, *sys.argv[2:]):
         import_module(name)
     import_offload()
     sys.path[:] = path
