@@ -519,7 +519,7 @@ def test_a_file_that_is_there_stays(commands, tmp_path):
     path.write_text("mine")
     assert "--force" in commands.run("get", ref.digest, "-o", str(path), code=2)
     last = commands.json("inspect", ref.digest)["chunks"][2]["digest"]
-    commands.hook.store.blobs._blobs[last].content = b"\x00" + b"changed"
+    commands.hook.store.state.blobs[last].content = b"\x00" + b"changed"
     for force in ((), ("--force",)):
         target = path if force else tmp_path / "other"
         said = commands.run("get", ref.digest, "-o", str(target), *force, code=1)
@@ -532,7 +532,7 @@ def test_a_file_that_is_there_stays(commands, tmp_path):
 def test_an_altered_value_is_refused(commands, tmp_path):
     """Of a blob whose content is not what its name says nothing is shown or written."""
     ref = commands.hook.put("a" * 5000)
-    commands.hook.store.blobs._blobs[ref.digest].content = b"\x00whatever"
+    commands.hook.store.state.blobs[ref.digest].content = b"\x00whatever"
     for words in (("inspect", ref.digest), ("get", ref.digest, "-o", str(tmp_path / "x"))):
         assert "was altered" in commands.run(*words, code=1)
 

@@ -55,7 +55,7 @@ class CountingStore:
     @property
     def stored(self):
         """The raw blobs, to look at and to alter behind the content store's back."""
-        return self.raw.blobs._blobs
+        return self.raw.state.blobs
 
     def replace(self, digest, content):
         self.stored[digest].content = bytes(content)

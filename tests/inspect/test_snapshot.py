@@ -144,7 +144,7 @@ def test_an_empty_store_has_nothing():
 def test_blobs_are_divided_by_size_and_by_expiry():
     """Each is in one bar, with its bytes; what never ends is in the last."""
     store = full(0, 999, 1000, 150_000)
-    store.blobs._blobs[digest(3)].until = math.inf
+    store.state.blobs[digest(3)].until = math.inf
     snapshot = take_snapshot(store)
     counts = {bucket.below: (bucket.count, bucket.size) for bucket in snapshot.by_size}
     assert counts[1e3] == (2, 999)
