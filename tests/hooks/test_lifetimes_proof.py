@@ -20,6 +20,8 @@ from tests.hooks.lifetimes import Setup, lifetimes_machine
 from tests.support.moto_s3 import moto_s3
 from tests.support.servers import redis_client
 
+pytestmark = pytest.mark.timeout(600)  # histories on S3 take minutes on a busy machine
+
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
@@ -51,7 +53,7 @@ def prove(capsys):
         with capsys.disabled():
             told = ", ".join(f"{number} {what}" for what, number in counts.items())
             print(f"\nlifetimes on {name}: {told}")
-        assert counts["histories"] >= examples
+        assert counts["found empty in the end"] >= examples
 
     return prove
 
