@@ -163,7 +163,7 @@ def test_a_store_that_is_away_and_comes_back(filled, monkeypatch):
     text = page(client)
     assert blobs(text) == before
     assert "not there any more" not in text
-    assert re.search(r"What is shown is \d+ s old: .*&lt;refused&gt;", text)
+    assert re.search(r"This is \d+ s old: .*&lt;refused&gt;", text)
     monkeypatch.setattr(filled.hook.store.blobs, "scan", real)
     wait_until(lambda: "redis://shop" not in page(client), "it is back")
 
@@ -292,7 +292,7 @@ def test_a_crowd_of_holders_is_counted(shop):
     ref = shop.hook.put("v" * 5000)
     for number in range(1001):
         shop.hook.store.blobs.hold([ref.digest], 3600, f"task:{number}")
-    assert "1,002 hold it, too many" in shop.client().get(f"/blobs/{ref.digest}").text
+    assert "1,002 holders, too many" in shop.client().get(f"/blobs/{ref.digest}").text
 
 
 def test_what_a_blob_has_is_read_once(filled):

@@ -160,5 +160,5 @@ def test_a_single_store_did_all(tallies):
 
 
 def test_a_store_without_statistics_says_so():
-    with pytest.raises(ConfigurationError, match="keeps no statistics"):
+    with pytest.raises(ConfigurationError, match="can't keep statistics"):
         sums_of(SimpleNamespace(url="theirs://"))
