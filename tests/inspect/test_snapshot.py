@@ -104,7 +104,7 @@ def test_a_page_that_is_asked_for_again_is_not_chosen_anew(monkeypatch):
     snapshot = take_snapshot(full(*range(40)))
     query = Query(sort="expiry", larger_than=10)
     first = snapshot.select(query, 0, 5)
-    monkeypatch.setattr(snapshot, "_places", None)
+    monkeypatch.setattr(snapshot, "_indexes", None)
     assert snapshot.select(query, 0, 5) == first
     assert len(snapshot.select(query, 5, 5).rows) == 5
 
