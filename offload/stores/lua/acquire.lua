@@ -1,17 +1,17 @@
--- Take a lease, or renew it for the owner who has it.
+-- Acquire a lease, or renew it for its owner.
 --
--- KEYS[1]  the lease: a hash of owner, fence and until (milliseconds, server's clock)
+-- KEYS[1]  the lease: a hash of owner, fence, and until (milliseconds, server's clock)
 -- ARGV[1]  owner
 -- ARGV[2]  milliseconds to hold it
 -- ARGV[3]  milliseconds to remember the fencing number after that
--- returns  the fencing number, or nil if somebody else has the lease
+-- returns  the fencing number, or nil if another owner has the lease
 --
--- Why a script: look and take must be one step, by one clock.
+-- Why a script: checking and taking must be atomic, by one clock.
 --
--- A fencing number is the server's time in microseconds, or one more than the last where
--- the clock has not moved on. So it goes on rising when the lease has been forgotten (a
--- counter would begin again) or when a failover lost the last writes, and names that are
--- used once leave nothing behind.
+-- A fencing number is the server's time in microseconds, or the last number plus one if the
+-- clock hasn't advanced. So it keeps rising after the lease was forgotten (a counter would
+-- restart) and after a failover lost the last writes, and names that are used only once leave
+-- nothing behind.
 
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
