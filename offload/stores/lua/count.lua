@@ -1,15 +1,15 @@
--- Add what a process counted to the total and to the series.
+-- Add a process's counters to the total and to the series.
 --
--- KEYS[1]  the total; other keys begin with it and, in a Cluster, lie in its slot
+-- KEYS[1]  the total; other keys start with it and, in a Cluster, are in its slot
 -- ARGV[1]  the process
--- ARGV[2]  number of its tally
--- ARGV[3]  how many texts an account may have
--- ARGV[4]  how many arguments follow that are of the total: text, amount, text, amount ...
--- ARGV[5..]  those, then those of the series
--- returns  1 if they were added, 0 if they had been
+-- ARGV[2]  sequence number of its batch
+-- ARGV[3]  how many names a total may have
+-- ARGV[4]  number of the following arguments for the total: name, amount, name, amount ...
+-- ARGV[5..]  those, then those for the series
+-- returns  1 if they were added, 0 if they had been added before
 --
--- Why a script: the time is the server's, a tally that comes twice counts once, and an account
--- that is full takes no further names.
+-- Why a script: the time is the server's, a batch that arrives twice counts once, and a full
+-- total accepts no further names.
 
 local seen = KEYS[1] .. ':seen:' .. ARGV[1]
 if redis.call('GET', seen) == ARGV[2] then

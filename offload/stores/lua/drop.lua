@@ -1,12 +1,12 @@
--- Remove blobs that nobody holds or is about to store.
+-- Delete blobs that have no hold, including reservations for an upload.
 --
--- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
--- returns  for each: 1 if somebody does, and it stays; else 0
+-- KEYS     three for each: the blob, its holds, its location (one slot in a Cluster)
+-- returns  for each: 1 if it has one, and stays; else 0
 --
--- What the keys hold: see hold.lua. Of a blob that lies elsewhere the life ends, and the note
+-- For the keys, see hold.lua. If another tier has the blob, its lifetime ends, and its location
 -- stays, by which the next sweep finds it.
 --
--- Why a script: somebody may take a hold between the look at those that there are and the removal.
+-- Why a script: a hold may be added between the check and the deletion.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,10 +1,10 @@
--- Drop notes of blobs that do not lie there any more.
+-- Delete locations of blobs that are no longer there.
 --
--- KEYS     two for each: its place, its holds (in a Cluster: of one slot)
--- ARGV     for each: its note as it was seen
--- returns  how many were dropped
+-- KEYS     two for each: its location, its holds (one slot in a Cluster)
+-- ARGV     for each: the location as it was read
+-- returns  how many were deleted
 --
--- Why a script: who stores a blob anew notes so, and that note stays.
+-- Why a script: storing the blob again writes a new location, which must stay.
 
 local dropped = 0
 for i = 1, #ARGV do

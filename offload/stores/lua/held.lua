@@ -1,12 +1,12 @@
--- Count who holds blobs.
+-- Count the holders of blobs.
 --
--- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
--- returns  for each: how many hold it now
+-- KEYS     three for each: the blob, its holds, its location (one slot in a Cluster)
+-- returns  for each: number of its holders
 --
--- What the keys hold: see hold.lua. Names of our own (@…) are no holders; there are few.
+-- For the keys, see hold.lua. '@life' doesn't count; a writer's reservation does.
 --
--- Why a script: the server's time is needed to tell which holds have ended, and the holders of
--- one blob may be too many to be sent.
+-- Why a script: only the server's clock tells which holds have expired, and a blob may have too
+-- many holders to transfer.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

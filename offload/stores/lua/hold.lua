@@ -1,20 +1,21 @@
--- Keep blobs for a holder, and tell which of them are there.
+-- Hold blobs, and return which of them exist.
 --
--- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
--- ARGV[1]  milliseconds that they shall live at least
+-- KEYS     three for each: the blob, its holds, its location (one slot in a Cluster)
+-- ARGV[1]  minimum lifetime in milliseconds
 -- ARGV[2]  holder
--- ARGV[3]  milliseconds for which only what is nowhere is held; empty: all, as they shall live
--- returns  for each: 1 if the blob is here (and kept), else 0; or, where it lies and lives
---          elsewhere (and is kept), {its note, milliseconds that it was promised there}
+-- ARGV[3]  milliseconds for which only blobs that exist nowhere are held; empty: hold all blobs
+--          for their lifetime
+-- returns  for each: 1 if the blob is here (and held), else 0; or, if another tier has it (and
+--          it is held), {its location, milliseconds that the tier promised}
 --
--- A blob's holds are a sorted set, holder -> until (milliseconds, server's clock). Its place
--- is a string that ends when the promise of the tier where it lies does. Such a blob has no
--- key of its own that could expire: its life is noted among the holds, as '@life'. (Other
--- names that begin with @ are of who is about to store it.)
+-- A blob's holds are a sorted set, holder -> until (milliseconds, server's clock). Its location
+-- is a string that expires with the promise of the tier that has the blob. Such a blob has no
+-- key of its own that could expire: its lifetime is stored among the holds, as '@life'. (Other
+-- names that start with @ are reservations by writers that are about to store it.)
 --
--- Why a script: between "it is there" and "keep it" a blob could end; and the life must
--- not be shortened, which before Redis 7 no command says (PEXPIRE ... GT).
--- A key without an expiry (PTTL -1) stays without.
+-- Why a script: a blob could expire between the check and the hold; and a lifetime must not be
+-- shortened, for which Redis before 7 has no command (PEXPIRE ... GT).
+-- A key without an expiry (PTTL -1) stays without one.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

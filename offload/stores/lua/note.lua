@@ -1,15 +1,15 @@
--- Note where blobs lie that were stored elsewhere.
+-- Record the locations of blobs that were stored in another tier.
 --
--- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
--- ARGV[1]  the note: a word that is new, a space, the tier
--- ARGV[2]  milliseconds that they shall live at least
--- ARGV[3]  in whose name they were reserved
+-- KEYS     three for each: the blob, its holds, its location (one slot in a Cluster)
+-- ARGV[1]  the location: a new random word, a space, the tier
+-- ARGV[2]  minimum lifetime in milliseconds
+-- ARGV[3]  the holder that reserved them
 -- ARGV     one more for each: milliseconds that the tier promised
--- returns  for each: milliseconds that are now noted as promised
+-- returns  for each: milliseconds now recorded as promised
 --
--- What the keys hold: see hold.lua. A life without a note is of a blob that is gone.
+-- For the keys, see hold.lua. A lifetime without a location belongs to a deleted blob.
 --
--- Why a script: a life and a promise only get longer, whoever notes one meanwhile.
+-- Why a script: lifetimes and promises are only ever extended, even by concurrent writers.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,8 +1,8 @@
--- Make a blob live long enough, if it is there.
+-- Extend a blob's lifetime, if it exists.
 --
 -- KEYS[1]  the blob
--- ARGV[1]  milliseconds that it shall live at least
--- returns  1 or 0: there (and kept) or not
+-- ARGV[1]  minimum lifetime in milliseconds
+-- returns  1 if it exists (and was extended), else 0
 --
 -- Why a script: see hold.lua.
 

@@ -1,11 +1,11 @@
--- Note that more was promised for blobs that lie elsewhere.
+-- Record a longer promise for blobs in another tier.
 --
--- KEYS     for each: its place (in a Cluster: of one slot)
--- ARGV     two for each: its note as it was seen, milliseconds that the tier promised
--- returns  for each: 1, or 0 if the note is another one by now
+-- KEYS     for each: its location (one slot in a Cluster)
+-- ARGV     two for each: the location as it was read, milliseconds that the tier promised
+-- returns  for each: 1, or 0 if the location has changed
 --
--- Why a script: who stores a blob anew notes so, and what was promised for the old version
--- does not hold for the new one.
+-- Why a script: storing a blob again writes a new location, for which a promise for the old
+-- version doesn't count.
 
 local done = {}
 for i = 1, #KEYS do

@@ -1,14 +1,14 @@
--- Give up a holder's holds.
+-- Release a holder's holds.
 --
--- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
+-- KEYS     three for each: the blob, its holds, its location (one slot in a Cluster)
 -- ARGV[1]  holder
--- ARGV[2]  milliseconds that a blob lives on at least
--- returns  how many holds there were
+-- ARGV[2]  minimum remaining lifetime of a blob in milliseconds
+-- returns  how many holds were released
 --
--- What the keys hold: see hold.lua.
+-- For the keys, see hold.lua.
 --
--- Why a script: somebody may take a hold between the look at those that are left and the
--- shortening of the life.
+-- Why a script: a hold may be added between reading the remaining holds and shortening the
+-- lifetime.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -16,7 +16,7 @@ local over = string.format('%.0f', now)
 local grace = tonumber(ARGV[2])
 local released = 0
 
--- Milliseconds from now to the end of the last hold; of holders alone, or of all names.
+-- Milliseconds until the last hold expires: of holders only, or of all names.
 local function last(holds, all)
   local at = 0
   while true do
@@ -44,7 +44,7 @@ for i = 1, #KEYS, 3 do
     if lives and tonumber(lives) - now > left then
       redis.call('ZADD', holds, string.format('%.0f', now + left), '@life')
     end
-    -- Only ever shorter: the key was made to last until its latest hold.
+    -- Only shortened: the key already lasts until its latest hold.
     local all = last(holds, true)
     if all > 0 and redis.call('PTTL', holds) > all then
       redis.call('PEXPIRE', holds, string.format('%.0f', all))

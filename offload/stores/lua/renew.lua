@@ -1,12 +1,12 @@
--- Prolong a lease, or give it up.
+-- Extend a lease, or release it.
 --
--- KEYS[1]  the lease: a hash of owner, fence and until (milliseconds, server's clock)
+-- KEYS[1]  the lease: a hash of owner, fence, and until (milliseconds, server's clock)
 -- ARGV[1]  owner
--- ARGV[2]  milliseconds from now to hold it; 0 gives it up
+-- ARGV[2]  milliseconds from now to hold it; 0 releases it
 -- ARGV[3]  milliseconds to remember the fencing number after that
--- returns  1 if done, 0 if the owner does not have the lease (any more)
+-- returns  1 if done, 0 if the owner doesn't have the lease (any longer)
 --
--- Why a script: the lease could pass to another owner between the look and the write.
+-- Why a script: another owner could take the lease between the check and the write.
 
 local time = redis.call('TIME')
 local now = math.floor((time[1] * 1000000 + time[2]) / 1000)

@@ -1,13 +1,13 @@
--- Tell where blobs lie.
+-- Return the locations of blobs.
 --
--- KEYS     three for each: the blob, its holds, its place (in a Cluster: of one slot)
--- returns  for each: 1 if the blob is here; 0 if it is nowhere; or {its note, milliseconds that
---          it was promised there, that it lives still, that anybody needs it still}, each 0 if
---          that is over
+-- KEYS     three for each: the blob, its holds, its location (one slot in a Cluster)
+-- returns  for each: 1 if the blob is here; 0 if it is nowhere; or {its location, remaining
+--          milliseconds of the tier's promise, of its lifetime, and of its last hold}, each 0 if
+--          it has passed
 --
--- What the keys hold: see hold.lua.
+-- For the keys, see hold.lua.
 --
--- Why a script: a blob may move while several commands look at it, and be seen nowhere.
+-- Why a script: a blob may move between tiers while several commands run, and be found nowhere.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
