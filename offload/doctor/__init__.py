@@ -1,4 +1,4 @@
-"""Looking at an app and its stores for what goes wrong, or will: `examine`."""
+"""Diagnostics of an app, its stores, and its workers: see `examine`."""
 
 from __future__ import annotations
 

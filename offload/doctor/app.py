@@ -1,4 +1,4 @@
-"""Checks of an app's settings, tasks and messages."""
+"""Check an app's settings, tasks, and node cache."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _SMALL_CACHE = 128 << 20  # bytes
 
 
 def settings(runtime: Runtime) -> Iterator[Finding]:
-    """What the settings mean, where that is not the usual."""
+    """Report the mode, and the size from which values are stored."""
     known = runtime.settings
     if known.mode != "on":
-        meaning = {"observe": "only counts", "off": "only resolves what arrives"}[known.mode]
-        yield Finding("info", f"offload_mode is {known.mode}: it {meaning}, and stores nothing")
+        meaning = {"observe": "only counts", "off": "only resolves references"}[known.mode]
+        yield Finding("info", f"offload_mode is {known.mode}: offload {meaning} and stores nothing")
     else:
-        yield Finding("ok", f"values from {human_size(known.threshold)} are stored")
+        yield Finding("ok", f"values of {human_size(known.threshold)} or more are stored")
 
 
 def tasks(runtime: Runtime) -> Iterator[Finding]:
-    """Whether the options of every task can be read."""
+    """Check that the options of every task are valid."""
     names = sorted(runtime.app.tasks)
     wrong = False
     for name in names:
@@ -37,11 +37,11 @@ def tasks(runtime: Runtime) -> Iterator[Finding]:
             wrong = True
             yield Finding("error", str(exc))
     if not wrong:
-        yield Finding("ok", f"the options of {len(names)} tasks are right")
+        yield Finding("ok", f"the options of {len(names)} tasks are valid")
 
 
 def retention(runtime: Runtime) -> Iterator[Finding]:
-    """Whether a value outlives the broker's giving a message a second time."""
+    """Check that values outlive a redelivery of their message by the broker."""
     again = redelivery_time(runtime.app.conf)
     kept = {"offload_retention": runtime.retention}
     for name in runtime.app.tasks:
@@ -52,12 +52,12 @@ def retention(runtime: Runtime) -> Iterator[Finding]:
     for why, seconds in short.items():
         yield Finding(
             "warning",
-            f"{why} is {seconds:g} s, but the broker may give a message again after {again:g} s "
-            "(visibility_timeout): its values would be gone",
-            "make it longer than visibility_timeout and the time that messages wait in queues",
+            f"{why} is {seconds:g} s, but the broker may redeliver a message after {again:g} s "
+            "(visibility_timeout), when its values have expired",
+            "make it longer than visibility_timeout plus the time that messages wait in queues",
         )
     if not short:
-        shown = f"values are kept for {min(kept.values()):g} s or longer"
+        shown = f"values are kept for at least {min(kept.values()):g} s"
         outlived = f", more than visibility_timeout ({again:g} s)" if again else ""
         yield Finding("ok", shown + outlived)
 
@@ -65,12 +65,12 @@ def retention(runtime: Runtime) -> Iterator[Finding]:
 def _own_retention(runtime: Runtime, name: str) -> float | None:
     try:
         return runtime.tasks[name].options.retention
-    except ConfigurationError:  # which `tasks` tells
+    except ConfigurationError:  # `tasks` reports it
         return None
 
 
 def results(runtime: Runtime) -> Iterator[Finding]:
-    """Whether the values of results end."""
+    """Check that stored results expire."""
     if (
         runtime.result_expires is None
         and runtime.settings.results
@@ -79,31 +79,31 @@ def results(runtime: Runtime) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "results never expire (result_expires is not set), so large ones are kept for 10 "
-            "years unless they are forgotten",
+            "years, or until `forget()` is called",
             "set result_expires",
         )
 
 
 def accepted(runtime: Runtime) -> Iterator[Finding]:
-    """Whether what publishers send may run code on workers."""
+    """Check whether messages may run code on workers."""
     accepts = {*(runtime.app.conf.accept_content or ()), *runtime.settings.accept}
     if accepts & _PICKLE:
         yield Finding(
             "info",
-            "pickle is accepted: whoever can publish messages, or write to the store and knows "
-            "its key, can run code on workers",
-            "remove pickle from accept_content and offload_accept if you do not need it",
+            "pickle is accepted: anyone who can publish messages, or can write to the store and "
+            "knows its key, can run code on workers",
+            "remove pickle from accept_content and offload_accept if you don't need it",
         )
     else:
-        yield Finding("ok", "no code is run by decoding: pickle is not accepted")
+        yield Finding("ok", "decoding runs no code: pickle isn't accepted")
 
 
 def node_cache(runtime: Runtime) -> Iterator[Finding]:
-    """Whether this machine can keep large values for all its processes."""
+    """Check that this machine's node cache can be used, and its size."""
     cache = open_cache(runtime.store.url, runtime.settings, runtime.counters)
     if cache is None:
         if runtime.settings.cache == "auto" and runtime.settings.cache_size:
-            yield Finding("ok", "there is none: the store is local, or /dev/shm is no tmpfs")
+            yield Finding("ok", "not used: the store is local, or /dev/shm isn't a tmpfs")
         return
     folder = cache.folder
     try:
@@ -112,14 +112,14 @@ def node_cache(runtime: Runtime) -> Iterator[Finding]:
     except (OSError, ConfigurationError) as exc:
         yield Finding(
             "warning",
-            f"it is not used on this machine: {exc}",
-            "remove the folder, or set offload_cache to one that this user alone can use",
+            f"not used on this machine: {exc}",
+            "remove the folder, or set offload_cache to one that only this user can access",
         )
         return
     if room < _SMALL_CACHE:
         yield Finding(
             "info",
-            f"{folder.path} has room for {human_size(room)} only",
+            f"{folder.path} has room for only {human_size(room)}",
             "give the container a larger /dev/shm (docker run --shm-size), or set offload_cache",
         )
     else:
@@ -133,4 +133,4 @@ CHECKS: Mapping[str, Callable[[Runtime], Iterator[Finding]]] = {
     "results": results,
     "accept_content": accepted,
 }
-"""Those that need no store, by what they look at, in the order in which people read them."""
+"""Checks that need no store, by subject, in the order in which they are shown."""

@@ -1,4 +1,4 @@
-"""Checks of what classes may be loaded, and whether those registered are in the store."""
+"""Check the keys that classes are verified with, and whether registered classes are pushed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SOON = 14 * 86400.0  # seconds
 
 
 def keys(runtime: Runtime) -> Iterator[Finding]:
-    """What may be loaded, and by whose signature."""
+    """Check which code may be loaded, and whose keys have expired or soon will."""
     mode = runtime.settings.code
     if mode == TRUSTED:
         yield Finding(
             "warning",
-            "offload_code is 'trusted': whoever can write to the store can run code on workers",
-            "set it to 'signed', with offload_verify_keys",
+            "offload_code is 'trusted': anyone who can write to the store can run code on workers",
+            "set it to 'signed', and list keys in offload_verify_keys",
         )
     if mode != SIGNED:
         return
@@ -32,22 +32,22 @@ def keys(runtime: Runtime) -> Iterator[Finding]:
         if key.is_expired(now):
             yield Finding(
                 "warning",
-                f"key {key.name} has expired: nothing that it signed is loaded",
-                "push again with another key, and take this one out of offload_verify_keys",
+                f"key {key.name} has expired: classes signed with it aren't loaded",
+                "push them again with another key, and remove this one from offload_verify_keys",
             )
         elif key.is_expired(now + _SOON):
             days = ((key.until or now) - now) / 86400
             yield Finding(
                 "warning",
                 f"key {key.name} expires in {days:.0f} days",
-                "add a new one to offload_verify_keys on all workers, then push with that",
+                "add a new key to offload_verify_keys on all workers, then push with it",
             )
     count = len(runtime.classes.policy.keys)
-    yield Finding("ok", f"what is signed by one of {count} keys is loaded, and nothing else")
+    yield Finding("ok", f"only classes signed with one of {count} keys are loaded")
 
 
 def registered(runtime: Runtime) -> Iterator[Finding]:
-    """Whether what is registered is in the store as it is here."""
+    """Compare registered classes with their latest versions in the store."""
     if runtime.settings.code == OFF or not runtime.classes.registered:
         return
     statuses = runtime.classes.statuses()
@@ -55,8 +55,8 @@ def registered(runtime: Runtime) -> Iterator[Finding]:
     for name, status in stale.items():
         yield Finding(
             "info",
-            f"{name} is {status}: its latest version in the store is not the one here",
-            "push it, by `celery offload classes push`, if this is the release that is meant",
+            f"{name} is {status}: its latest version in the store differs from the one here",
+            "push it with `celery offload classes push` if this release should be the latest",
         )
     if not stale:
-        yield Finding("ok", f"{len(statuses)} registered classes are as in the store")
+        yield Finding("ok", f"{len(statuses)} registered classes are in sync with the store")

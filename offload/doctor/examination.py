@@ -1,4 +1,4 @@
-"""All checks, one after another; one that fails keeps no other from running."""
+"""Run all checks; one that fails doesn't stop the others."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Check = Callable[[], Iterable[Finding]]
 
 @dataclass(frozen=True)
 class Examined:
-    """A finding, what was looked at (``settings``, a store's URL, …), and whether the finding is
-    that a store is unavailable.
+    """A finding, its subject (``settings``, a store's URL, …), and whether it says that a store is
+    unavailable.
     """
 
     subject: str
@@ -39,16 +39,18 @@ class Examined:
 
 
 def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Examined]:
-    """Look at everything, and yield what is found.
+    """Run all checks, and yield their findings.
 
-    It stores a small blob, a pointer and a lease, and removes them again. *workers* is how many
-    seconds they have to answer; None: they are not asked.
+    Writes a small blob, a pointer, and a lease to the store, and removes them.
+
+    Args:
+        workers: seconds that workers have to reply; None to not ask them.
     """
     try:
         _ = runtime.settings
     except ConfigurationError as exc:
         yield Examined("settings", Finding("error", str(exc)))
-        return  # nothing else can be asked
+        return  # nothing else can be checked
     for subject, check in of_app.CHECKS.items():
         yield from _checked(subject, partial(check, runtime))
     yield from _checked("dependencies", of_dependencies.versions)
@@ -72,7 +74,7 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
         for examined in _checked(tier.url, *checks):
             unavailable = unavailable or examined.unavailable
             yield examined
-    if not unavailable:  # it would say the same once more
+    if not unavailable:  # it would report the same again
         yield from _checked("messages", partial(check_messages, runtime))
     if workers is not None:
         yield from _checked("workers", partial(of_workers.agree, runtime, workers))
@@ -85,13 +87,13 @@ def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
                 yield Examined(subject, finding)
         except StoreUnavailable as exc:
             yield Examined(subject, Finding("error", str(exc)), unavailable=True)
-            return  # the others would only wait for it once more
+            return  # the other checks would only wait for it again
         except OffloadError as exc:
             yield Examined(subject, Finding("error", str(exc)))
         except Exception as exc:
             yield Examined(
                 subject,
-                Finding("error", f"could not be examined: {type(exc).__name__}: {exc}"),
+                Finding("error", f"check failed: {type(exc).__name__}: {exc}"),
             )
 
 
@@ -100,13 +102,13 @@ def _diagnosed(runtime: Runtime, tier: Store) -> Iterator[Finding]:
 
 
 def _longest(runtime: Runtime) -> float:
-    """Return for how many seconds the store is asked to keep something, delays apart."""
+    """Return the longest time to live that the app asks for, in seconds, without delays."""
     try:
         if has_pins(runtime):
             return math.inf
     except StoreUnavailable:
         raise
-    except OffloadError:  # its user may not list names: there may be pins
+    except OffloadError:  # listing names is denied: there may be pins
         return math.inf
     try:
         return longest_ttl(retention_requirements(runtime)[0].seconds)

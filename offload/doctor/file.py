@@ -36,8 +36,8 @@ def diagnose(disk: Disk) -> Iterator[Finding]:
     if free < whole * _LITTLE:
         yield Finding(
             "warning",
-            f"{shown}: publishing fails when its disk is full",
-            "make room; run `celery offload gc` more often, or lower offload_retention",
+            f"{shown}: publishing fails when the disk is full",
+            "free some space; run `celery offload gc` more often, or lower offload_retention",
         )
     else:
         yield Finding("ok", shown)

@@ -26,7 +26,7 @@ def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
     Args:
         longest: seconds for which the app may keep something; infinite if unlimited.
 
-    Raises StoreError if the server refuses, StoreUnavailable if it doesn't answer.
+    Raises StoreError if the server refuses, StoreUnavailable if it is unavailable.
     """
     if isinstance(store, RedisStore):
         yield from redis.diagnose(store.client)
@@ -37,8 +37,8 @@ def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
     elif type(store) is MemoryStore:
         yield Finding(
             "warning",
-            "it is this process's own memory: no worker process sees what a publisher stores",
-            "set offload_store to Redis, S3 or a folder that all share; this is for tests",
+            "it is this process's own memory: worker processes can't see what a publisher stores",
+            "set offload_store to Redis, S3, or a shared folder; memory stores are for tests",
         )
     elif store.url.startswith("s3://"):
         from offload.doctor import s3  # needs boto3

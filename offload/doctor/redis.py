@@ -99,7 +99,7 @@ def _version(info: Mapping[str, Any]) -> Finding:
     try:
         known = tuple(int(part) for part in said.split(".")[:2])
     except ValueError:
-        return Finding("info", f"the server does not say its version ({said!r})")
+        return Finding("info", f"the server doesn't report its version ({said!r})")
     if known < OLDEST:
         return Finding("error", f"{shown} is too old", "use Redis 6.2 or later, or Valkey")
     return Finding("ok", shown)
@@ -111,10 +111,10 @@ def _eviction(info: Mapping[str, Any]) -> Finding:
         return Finding("ok", "maxmemory-policy is noeviction")
     return Finding(
         "warning",
-        f"maxmemory-policy is {policy}: when its memory is full the server drops values that "
+        f"maxmemory-policy is {policy}: when memory is full, the server evicts values that "
         "messages refer to, and their tasks fail with BlobMissing",
-        "set maxmemory-policy noeviction; where the server is a cache for others as well, give "
-        "offload one of its own",
+        "set maxmemory-policy noeviction; if others use the server as a cache, give offload its "
+        "own",
     )
 
 
@@ -124,8 +124,8 @@ def _memory(info: Mapping[str, Any]) -> Finding:
         return Finding(
             "info",
             f"maxmemory is not set; {human_size(used)} are used",
-            "set maxmemory below the machine's memory: then publishing fails with "
-            "StoreUnavailable where else the server would be killed",
+            "set maxmemory below the machine's memory: a full server then fails publishes with "
+            "StoreUnavailable instead of being killed",
         )
     shown = f"{human_size(used)} of {human_size(most)} (maxmemory) are used"
     if used > most * _FULL:
@@ -156,10 +156,10 @@ def _replication(info: Mapping[str, Any], wanted: int) -> Iterator[Finding]:
 
 def _persistence(info: Mapping[str, Any]) -> Finding:
     if info.get("aof_enabled"):
-        return Finding("ok", "what it holds outlives a restart (appendonly yes)")
+        return Finding("ok", "data survives a restart (appendonly yes)")
     return Finding(
         "info",
-        "appendonly is off: what was stored since the last snapshot is lost if the server stops, "
-        "and tasks whose messages outlive it fail with BlobMissing",
-        "set appendonly yes where the broker's messages outlive a restart",
+        "appendonly is off: values stored since the last snapshot are lost if the server stops, "
+        "and tasks whose messages survive fail with BlobMissing",
+        "set appendonly yes if the broker's messages survive a restart",
     )

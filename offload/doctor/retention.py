@@ -1,4 +1,4 @@
-"""For how long an app may need stored values, according to its settings and tasks."""
+"""Compute how long an app may need stored values, from its settings and tasks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def retention_requirements(
     Options of single calls can't be known here:
 
     Args:
-        delay: the longest ``eta``, ``countdown`` or ``expires`` that is used, in seconds;
+        delay: the longest ``eta``, ``countdown``, or ``expires`` that is used, in seconds;
             those of a chain's tasks add up.
         retention: the longest retention that calls ask for (``Offload.put(retention=…)``,
             ``apply_async(offload={"retention": …})``), and that results are read for.
@@ -57,7 +57,7 @@ def _requirements(runtime: Runtime, delay: float, retention: float | None) -> It
     yield Requirement(runtime.retention + allowed, "offload_retention")
     yield Requirement(renewed_for(runtime.grace), "offload_grace, for tasks that run long")
     if retention is not None:
-        yield Requirement(retention + allowed, "the retention given")
+        yield Requirement(retention + allowed, "the given retention")
     results = runtime.settings.results
     for name in runtime.app.tasks:
         options = runtime.options(name)[0]
@@ -76,5 +76,5 @@ def _requirements(runtime: Runtime, delay: float, retention: float | None) -> It
         if runtime.result_expires is None:
             why = "result_expires is not set"
         raise ConfigurationError(
-            f"results never expire ({why}), so no age is safe: say for how long results are read"
+            f"results never expire ({why}), so no age is safe: pass how long results are read"
         )

@@ -42,7 +42,7 @@ def diagnose(client: S3Client, conditions: Conditions, rule: Rule | None) -> Ite
     except StoreError as exc:
         yield Finding(
             "info",
-            f"the bucket's lifecycle rules cannot be read ({exc})",
+            f"the bucket's lifecycle rules can't be read ({exc})",
             "grant s3:GetLifecycleConfiguration to have them checked",
         )
         return
@@ -70,7 +70,7 @@ def _deletes(conditions: Conditions) -> Finding:
         conditions.require_deletes()
     except ConfigurationError as exc:
         return Finding("warning", str(exc), _COMMAND)
-    return Finding("ok", "it keeps conditions on deletions, so it can be swept")
+    return Finding("ok", "it supports conditional deletes, so it can be swept")
 
 
 def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> Iterator[Finding]:
@@ -87,8 +87,8 @@ def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> It
             if _overlap(prefix, f"{begin}{folder}/"):
                 yield Finding(
                     "error",
-                    f"the lifecycle rule {name!r} removes {begin}{folder}/ {when}, and with it "
-                    "the key that references are signed with",
+                    f"the lifecycle rule {name!r} deletes {begin}{folder}/ {when}, including the "
+                    "key that references are signed with",
                     f"limit it to {begin}blobs/: {_COMMAND}",
                 )
                 break
@@ -98,19 +98,19 @@ def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> It
         if least is None:
             yield Finding(
                 "error",
-                f"the lifecycle rule {name!r} removes {begin}blobs/ {when}, but something "
-                "there may be needed for ever: a pin, or a result that never expires",
+                f"the lifecycle rule {name!r} deletes {begin}blobs/ {when}, but a blob there "
+                "may be needed forever: by a pin, or a result that never expires",
                 "remove the rule and run `celery offload gc`, or set result_expires",
             )
-        elif days is None or days + 1 < least.days:  # which has one more for certainty
+        elif days is None or days + 1 < least.days:  # least.days has a day of margin
             yield Finding(
                 "error",
-                f"the lifecycle rule {name!r} removes {begin}blobs/ {when}, but what is written "
-                f"there may be needed for {least.days} days",
+                f"the lifecycle rule {name!r} deletes {begin}blobs/ {when}, but blobs may be "
+                f"needed for {least.days} days",
                 _COMMAND,
             )
         else:
-            yield Finding("ok", f"the lifecycle rule {name!r} removes {begin}blobs/ {when}")
+            yield Finding("ok", f"the lifecycle rule {name!r} deletes {begin}blobs/ {when}")
 
 
 def _prefix(rule: Mapping[str, Any]) -> str | None:
@@ -118,7 +118,7 @@ def _prefix(rule: Mapping[str, Any]) -> str | None:
     chosen: Mapping[str, Any] = rule.get("Filter") or {}
     chosen = chosen.get("And", chosen)
     if chosen.get("Tag") or chosen.get("Tags"):
-        return None  # no object of ours has a tag
+        return None  # offload's objects have no tags
     return str(chosen.get("Prefix") or rule.get("Prefix") or "")
 
 

@@ -1,4 +1,4 @@
-"""What checks of several kinds of stores share."""
+"""Findings and capacity, shared by the checks of several kinds of stores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLOCK = 5.0  # seconds of difference worth a warning
 
 @dataclass(frozen=True)
 class Capacity:
-    """Used and available space of a server or file system; None where it doesn't say.
+    """Used and available space of a server or file system; None if unknown.
 
     Attributes:
         server: its name if a store has several, else "".
@@ -43,9 +43,9 @@ def clock_finding(ahead: float) -> Finding:
     which = "ahead of" if ahead > 0 else "behind"
     return Finding(
         "warning",
-        f"its clock is {abs(ahead):.0f} s {which} this machine's; from minutes on, servers "
+        f"its clock is {abs(ahead):.0f} s {which} this machine's; if it is minutes, servers "
         "refuse requests, and references look older or younger than they are",
-        "have both set by NTP",
+        "synchronize both with NTP",
     )
 
 

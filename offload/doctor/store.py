@@ -1,4 +1,4 @@
-"""Checks of what a store does, by doing it."""
+"""Check a store by writing to it, and when it was last swept."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from offload.stores.protocols import Store
 
 __all__ = ("blobs", "leases", "pointers", "sweeping")
 
-_TTL = 60.0  # seconds that what is left behind by a killed check lives
-_SELDOM = 2 * 86400.0  # seconds without a sweep that are worth a word
+_TTL = 60.0  # seconds until a killed check's leftovers expire
+_SELDOM = 2 * 86400.0  # seconds without a sweep that are worth a warning
 _SCHEDULE = (
-    'have beat run the task "offload.gc" every hour, or cron `celery -A … offload gc`; a '
-    "lifecycle rule does for S3, some days later"
+    'run the task "offload.gc" every hour with beat, or `celery -A … offload gc` with cron; for '
+    "S3, a lifecycle rule does it too, some days later"
 )
 
 
 def blobs(store: Store) -> Iterator[Finding]:
-    """Whether a blob can be written, read and deleted."""
+    """Check that a blob can be written, read, and deleted."""
     content = b"offload doctor " + os.urandom(32)
     digest = digest_of([content])
     began = time.monotonic()
@@ -33,7 +33,7 @@ def blobs(store: Store) -> Iterator[Finding]:
         store.blobs.put({digest: [content]}, _TTL)
         (found,) = store.blobs.get([digest], len(content))
         if bytes(found) != content:
-            yield Finding("error", "a blob came back as something else than was written")
+            yield Finding("error", "a blob that was read differs from what was written")
             return
         store.blobs.delete([digest])
     finally:
@@ -43,13 +43,13 @@ def blobs(store: Store) -> Iterator[Finding]:
     try:
         list(store.blobs.get([digest], len(content)))
     except BlobMissing:
-        yield Finding("ok", f"a blob was written, read and deleted ({took:.1f} ms)")
+        yield Finding("ok", f"a blob was written, read, and deleted ({took:.1f} ms)")
     else:
-        yield Finding("error", "a blob that was deleted is still there")
+        yield Finding("error", "a deleted blob can still be read")
 
 
 def pointers(store: Store) -> Iterator[Finding]:
-    """Whether pointers compare and swap."""
+    """Check that pointers are changed by compare-and-swap."""
     name = f"doctor/{os.urandom(8).hex()}"
     swap = store.pointers.swap
     try:
@@ -63,18 +63,18 @@ def pointers(store: Store) -> Iterator[Finding]:
         with suppress(OffloadError):
             swap(name, b"one", None)
     if all(wanted):
-        yield Finding("ok", "pointers are compared and swapped")
+        yield Finding("ok", "pointers are changed by compare-and-swap")
     else:
         yield Finding(
             "error",
             "pointers are overwritten without comparing: processes could sign references with "
             "different keys",
-            "use a store that keeps its promises; see offload.testing",
+            "use a store that passes the conformance suite; see offload.testing",
         )
 
 
 def leases(store: Store) -> Iterator[Finding]:
-    """Whether a lease has one owner."""
+    """Check that a lease has only one owner."""
     name = f"doctor/{os.urandom(8).hex()}"
     first = store.leases.acquire(name, "one", _TTL)
     try:
@@ -83,22 +83,22 @@ def leases(store: Store) -> Iterator[Finding]:
         with suppress(OffloadError):
             store.leases.release(name, "one")
     if kept:
-        yield Finding("ok", "a lease has one owner")
+        yield Finding("ok", "a lease has only one owner")
     else:
         yield Finding("error", "two owners got the same lease")
 
 
 def sweeping(store: Store) -> Iterator[Finding]:
-    """Whether somebody removes what has ended, where the server does not."""
+    """Check that expired blobs are swept, if the server doesn't delete them itself."""
     places = ", ".join(tier.url for tier in tiers_of(store) if not tier.blobs.tracks_holds)
     if not places:
         return
     try:
         last = last_sweep(store)
-    except ConfigurationError:  # it has no pointers, which is told elsewhere
+    except ConfigurationError:  # it has no pointers, which `pointers` reports
         return
     if last is None or last.ended is None:
-        yield Finding("warning", f"nobody has swept {places} yet", _SCHEDULE)
+        yield Finding("warning", f"{places} was never swept", _SCHEDULE)
         return
     hours = (time.time() - last.ended) / 3600
     shown = f"{places} was last swept {hours:.1f} hours ago by {last.by}"

@@ -1,4 +1,4 @@
-"""Whether workers are there, and set to what goes together with this process."""
+"""Check that workers reply, and that their settings agree with this process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ __all__ = ("agree",)
 
 
 def agree(runtime: Runtime, timeout: float) -> Iterator[Finding]:
-    """Ask the workers on the app's broker; *timeout* is that of `ask_workers`, in seconds."""
+    """Ask the workers on the app's broker; *timeout* is passed to `ask_workers`, in seconds."""
     asked = ask_workers(runtime.app, timeout=timeout)
     return config_drift(this_process(runtime), asked)

@@ -141,7 +141,7 @@ def test_each_need_says_why():
     assert [(need.seconds, need.why) for need in found] == [
         (5000, "result_expires"),
         (311, "retention of task long"),
-        (211, "the retention given"),
+        (211, "the given retention"),
         (111, "offload_retention"),
         (40, "offload_grace, for tasks that run long"),
     ]
