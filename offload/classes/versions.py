@@ -1,21 +1,21 @@
 """Versions in a store: their names, records, and stored form.
 
-These are names of pointers::
+Each file below is a pointer::
 
     plugins/<Name>/<hash>.pkl       a version; never changed
     plugins/<Name>/latest.json      the record of the latest version
     plugins/<Name>/tags/<tag>.json  the record of the version with this tag
     plugins/<Name>/<hash>.<digest prefix>.<number>.pkl
-                                    the further parts of a long version
+                                    another part of a long version
 
 ``<Name>`` is the module and qualified name, such as ``shop.models.Filter``. Characters that a
 pointer's name can't hold are written as ``-`` and two hexadecimal digits per byte of UTF-8. A name
 that is too long is cut and ends in ``--`` and 16 digits of its SHA-256.
 
 ``<hash>.pkl`` holds the pickle, the source if there is one, the record as JSON, and the record's
-length in four bytes (big endian). So a version is stored completely or not at all, and processes
-that push it at once can't mix theirs. The further parts are written first, and their names depend
-on their content.
+length in four bytes (big endian). A version longer than a pointer's limit continues in further
+parts. These are written first, and their names depend on their content. So a version is stored
+completely or not at all, even if several processes push it at once.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def tags_in(pointers: Iterable[str]) -> list[str]:
 
 
 class Names:
-    """The pointers of one class."""
+    """The names of one class's pointers."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -142,7 +142,12 @@ def tagged(tag: str) -> str:
 
 @dataclass(frozen=True)
 class Signature:
-    """Signature by the key with the id *key* (see `offload.classes.keys`); *value* is in hex."""
+    """A signature.
+
+    Attributes:
+        key: id of the key that signed (see `offload.classes.keys`).
+        value: the signature in hex.
+    """
 
     key: str
     value: str
@@ -154,14 +159,14 @@ class Record:
 
     Attributes:
         class_name: module and qualified name.
-        hash: see `offload.classes.hashing.identity`.
+        hash: the version's code hash; see `offload.classes.hashing.identity`.
         digest: digest of the pickle.
         size: size of the pickle in bytes.
         python: the Python that its bytecode is for, such as ``cpython-311``.
         kind: ``class`` or ``function``.
         purpose: ``version``, ``latest``, or ``tag <tag>``. A signature is valid for one purpose.
         created: when it was pushed, in seconds since 1970.
-        modules: modules that shipped with it, besides its own; needed to hash it.
+        modules: other modules whose code shipped with it; needed to compute its hash.
         needs: the versions of other classes that it refers to, as (name, hash).
         source: digest of the source that was pushed with it; "" if none was.
         source_size: size of the source in bytes.
@@ -269,7 +274,7 @@ class Storage:
     """Versions and pointers in a store.
 
     Args:
-        pointers: holds them.
+        pointers: the store's pointers.
         retrying: calls an idempotent function, and retries while the store is unavailable.
     """
 
@@ -297,7 +302,10 @@ class Storage:
     # -- versions
 
     def put(self, stored: Stored, instead: bytes | None = None) -> bool:
-        """Store a version if its pointer holds *instead* (None: nothing); return whether it did."""
+        """Store a version if its pointer has the value *instead* (None: is unset).
+
+        Returns whether it was stored.
+        """
         record = stored.record
         names = Names(record.class_name)
         tail = record.to_bytes()
@@ -319,7 +327,7 @@ class Storage:
         return self.swap(names.version(record.hash), instead, bytes(body[:first]) + tail)
 
     def _set(self, name: str, part: bytes) -> None:
-        """Set a pointer that only ever has this content, unless somebody altered it."""
+        """Set a pointer whose name determines its content; replace altered content."""
         if not self.swap(name, None, part):
             [there] = self.read([name])
             if there != part:

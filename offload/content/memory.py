@@ -23,9 +23,10 @@ _PRIVATE = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
 def allocate(size: int, alignment: int) -> memoryview:
     """Return *size* writable zero bytes that start at a multiple of *alignment* (≤ 4096).
 
-    Large sizes are an anonymous mapping: pages are allocated only as they are filled, as
-    huge pages where available (page faults cost more than copying); a forked child copies them
-    on write; and all memory returns to the system with the last view.
+    For a large size, the memory is an anonymous mapping. Its pages are allocated when they are
+    first written, as huge pages where available, because page faults cost more than copying. A
+    forked child copies them on write. When the last view is dropped, the system gets all of it
+    back.
     """
     if size >= _MAPPED and _PRIVATE:
         mapping = mmap.mmap(-1, size, flags=_PRIVATE)
@@ -38,7 +39,7 @@ def allocate(size: int, alignment: int) -> memoryview:
 
 
 def _advise_huge(mapping: mmap.mmap) -> None:
-    with suppress(OSError):  # a kernel without huge pages: ordinary ones work
+    with suppress(OSError):  # a kernel without huge pages uses ordinary ones
         mapping.madvise(mmap.MADV_HUGEPAGE)
 
 
@@ -49,7 +50,9 @@ def _address(block: memoryview) -> int:
 
 
 def map_file(fd: int, length: int) -> memoryview:
-    """Map a file privately: writes to the memory don't reach it. Doesn't keep *fd* open.
+    """Map a file privately, so that writes to the memory don't change the file.
+
+    The mapping doesn't keep *fd* open.
 
     Raises OSError if mapping fails, ValueError for an empty file.
     """
@@ -61,13 +64,13 @@ def map_file(fd: int, length: int) -> memoryview:
     return _mapped_by_libc(libc, fd, length)
 
 
-# Before Python 3.13 a mapping of `mmap` holds a duplicate of the descriptor as long as it lives. A
-# task with many large values would run out of them.
+# Before Python 3.13, each mapping of `mmap` keeps a duplicate of the file descriptor. A task with
+# many large values would run out of descriptors, so it maps files by calling libc.
 
 
 @cache
 def _libc() -> Any:
-    """Return the C library; None where the signature of its mmap() isn't certain."""
+    """Return the C library; None on platforms where the signature of its mmap() isn't known."""
     import ctypes
 
     if sys.maxsize <= 1 << 32 or not hasattr(mmap, "MAP_PRIVATE"):
@@ -92,6 +95,6 @@ def _mapped_by_libc(libc: Any, fd: int, length: int) -> memoryview:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     array: ctypes.Array[ctypes.c_char] = (ctypes.c_char * length).from_address(address)
-    # Every view keeps the array alive. At the end of the process the system unmaps.
+    # Every view keeps the array alive. When the process exits, the system unmaps the file.
     finalize(array, libc.munmap, address, length).atexit = False
     return memoryview(array).cast("B")

@@ -1,4 +1,4 @@
-"""What was counted, as pages ask for it: in a time_range of time, and along it."""
+"""Counters for the pages: sums over a time range, and their course over time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from offload.stores.sums import SPANS, Span
 
 __all__ = ("TIME_RANGES", "Statistics", "TimeRange", "Timeline")
 
-_SECONDS = 2.0  # for which what was read is shown again
+_SECONDS = 2.0  # how long read counters are shown before they are read again
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """A time up to now that pages can be asked for.
+    """A time range up to now, which a page can show.
 
     Attributes:
-        name: in addresses.
-        label: for people.
-        seconds: None: since anything was counted.
-        span: in which steps it is drawn.
+        name: its name in URLs.
+        label: its name on pages.
+        seconds: its length; None for all time.
+        span: the steps of its charts.
     """
 
     name: str
@@ -46,12 +46,17 @@ TIME_RANGES = {
         TimeRange("all", "all time", None, "day"),
     )
 }
-"""All of them, by name."""
+"""All time ranges by name."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Figures by when their minutes, hours or days began (seconds since 1970), without gaps."""
+    """Figures of consecutive minutes, hours, or days, without gaps.
+
+    Attributes:
+        seconds: length of a step.
+        figures: by the start of each step, in seconds since 1970.
+    """
 
     seconds: int
     figures: Mapping[int, Figures]
@@ -60,9 +65,10 @@ class Timeline:
     def filled(
         cls, seconds: int, found: Mapping[int, Figures], begin: float | None, now: float
     ) -> Timeline:
-        """Return *found* since *begin*, with nothing where nothing was counted.
+        """Return *found* since *begin*, with zeros for steps in which nothing was counted.
 
-        The minute that is not over would look like a fall; it is left out once there are others.
+        The current minute isn't over, so its figures would look like a drop. It is omitted
+        unless it is the only one.
         """
         kept = sorted(at for at in found if begin is None or at + seconds > begin)
         if not kept:
@@ -82,14 +88,14 @@ class Statistics:
         self._lines: TTLCache[Mapping[int, Figures]] = TTLCache(self._line, _SECONDS)
 
     def report(self, time_range: TimeRange, *, tasks: bool = False) -> Report:
-        """Return what was counted; with *tasks*, also by task.
+        """Return the sums of the counters; with *tasks*, also by task.
 
         Raises ConfigurationError for a store without statistics, StoreUnavailable.
         """
         return self._reports.get(time_range, tasks)
 
     def timeline(self, time_range: TimeRange, begin: float | None) -> Timeline:
-        """Return what was counted since *begin*, along the time; raises as `report` does."""
+        """Return the counters of each step since *begin*; raises as `report` does."""
         found = self._lines.get(time_range.span)
         return Timeline.filled(SPANS[time_range.span], found, begin, time.time())
 

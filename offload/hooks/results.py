@@ -1,7 +1,7 @@
 """Store results by reference in the result backend, and release their holds.
 
-The backend object is hooked, not ``app.AsyncResult``: results are also read through
-``celery.result.AsyncResult`` and by Celery itself.
+The methods of the backend object are replaced, not ``app.AsyncResult``, because results are also
+read through ``celery.result.AsyncResult`` and by Celery itself.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ logger = logging.getLogger(__name__)
 _HOOKED = "_offload_hooked"
 _ANY_SERIALIZER = ""
 _REFERENCE = "offload"
-"""Key of stored metadata: the reference of a result that otherwise reads as a failure."""
+"""Key in a result's stored metadata that has its reference.
+
+Readers without offload ignore this key and see a failed task."""
 _UNREADABLE = "offload stores this result; install or upgrade offload here and call Offload(app)"
 
 
 def install() -> None:
-    """Hook the backends of results that are unpickled; once per process."""
+    """Hook the backends of results when they are unpickled; once per process."""
     patch(base, UNPICKLE_BACKEND, _hooking)
 
 
@@ -76,9 +78,10 @@ def _hooking(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
-    """Store the result of *task* right after its function has returned, so that errors are its own.
+    """Store the result of *task* right after its function has returned.
 
-    The reference is kept in *delivery*, for callbacks and the result backend. Raises OffloadError.
+    An error is then the task's own failure. *delivery* keeps the reference for callbacks and the
+    result backend. Raises OffloadError.
     """
     options = delivery.options.over(runtime.options(task.name)[0])
     if _can_skip(result, options.threshold):
@@ -117,8 +120,10 @@ def put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> 
 def _result_hold(
     runtime: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool
 ) -> Hold:
-    """Return the hold on the result: in the name of the result if it is stored, of the chord's body
-    if it is a part, else of the task's own message, as callbacks hold it for themselves.
+    """Return the hold for the result.
+
+    The holder is the result if the backend stores it, or the body of the chord if the task is a
+    part of one. Otherwise it is the task's own message: callbacks add holds of their own.
     """
     request = delivery.task.request
     ttl = result_ttl(runtime, options)
@@ -134,8 +139,9 @@ def _result_hold(
 
 
 def _refuse_refs_within(result: Any) -> None:
-    """Raise SerializationError for Refs inside a result, which its reader could not distinguish
-    from data.
+    """Raise SerializationError if a result contains Refs.
+
+    Its reader couldn't distinguish them from data.
     """
     if not isinstance(result, Ref) and contains(result, (Ref,)):
         raise SerializationError(
@@ -145,8 +151,9 @@ def _refuse_refs_within(result: Any) -> None:
 
 
 def _can_skip(result: Any, threshold: int | None) -> bool:
-    """Return whether *result* certainly stays as it is, whatever the serializer. For most results,
-    this is all that runs.
+    """Return whether *result* certainly isn't replaced, whatever the serializer.
+
+    For most results, nothing else runs.
     """
     return (
         bool(threshold)
@@ -158,7 +165,7 @@ def _can_skip(result: Any, threshold: int | None) -> bool:
 def _result_ref(
     runtime: Runtime, options: Any, result: Any, serializer: str, hold: Hold
 ) -> Ref[Any] | None:
-    """Return the reference that stands for *result*; None if it stays as it is."""
+    """Return the reference that replaces *result*; None if it isn't replaced."""
     if isinstance(result, Ref):
         ref = runtime.content.opened(result)
         runtime.content.holds.add([ref], hold)
@@ -196,7 +203,7 @@ def _result_ref(
 
 
 def hook_backend(runtime: Runtime, backend: Any) -> Any:
-    """Hook *backend*, once, and return it."""
+    """Hook *backend* unless it is hooked already, and return it."""
     if backend is None or hasattr(backend, _HOOKED):
         return backend
     hook_exceptions(runtime, backend)
@@ -217,7 +224,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
             ref = delivery.result_ref(result, backend.serializer)
             if ref is not None:
                 return wire_form(ref, backend.serializer)
-        if state == states.SUCCESS and looks_like_ref(result):  # stored by a task itself
+        if state == states.SUCCESS and looks_like_ref(result):  # a task stored its result itself
             hold = Hold(runtime.retention)
             ref = runtime.content.writer.put_escaped(
                 result, celery_serializer=backend.serializer, hold=hold
@@ -236,7 +243,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
             if meta.get(key):
                 meta[key] = _with_refs(runtime, meta[key])
         if text is None and meta["status"] == states.SUCCESS:
-            text = _reference(meta["result"])  # as in other backends, and by earlier versions
+            text = _reference(meta["result"])  # form of other backends and earlier versions
         if text is None:
             return meta
         return ResultMeta(meta, lambda: runtime.results_content.open(str(text)))
@@ -245,7 +252,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         meta = result_meta(result, state, *given, **options)
         text = _reference(result) if state == states.SUCCESS else None
         if text is not None:
-            # A reader without offload gets this error, for this result alone.
+            # A reader without offload gets this error when it reads this result.
             error = type(backend).prepare_exception(backend, DecodeError(_UNREADABLE))
             meta.update({"status": states.FAILURE, "result": error, _REFERENCE: text})
         return meta
@@ -272,7 +279,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
     def offload_mark_as_done(*args: Any, **options: Any) -> Any:
         done = mark_as_done(*args, **options)
         delivery = current_delivery()
-        if delivery is not None:  # from now on the task's own hooks may change its result
+        if delivery is not None:  # the task's own hooks may change its result after this
             delivery.keep_result(None, {})
         return done
 
@@ -284,7 +291,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
                 raise
             logger.exception("the callbacks of failed task %s can't be called", task_id)
             done = None
-        if not isinstance(exc, Reject):  # such a message may go to a dead letter queue
+        if not isinstance(exc, Reject):  # a rejected message may go to a dead letter queue
             _release_request(runtime, task_id, _request(given, options), states.FAILURE)
         return done
 
@@ -304,8 +311,8 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         in_main = hasattr(request, HELD)
         if not in_main and not any(contains(_plain(each), (Ref,)) for each in request.errbacks):
             return call_errbacks(request, exc, traceback)
-        # One by one: one whose values are missing must not keep the others from being called, nor
-        # end the worker, as an error raised here would in some pools.
+        # Call each by itself. If the values of one are missing, the others must still be called.
+        # An error raised here would also end the worker in some pools.
         for errback in request.errbacks:
             only = copy.copy(request)
             only.errbacks = [errback]
@@ -356,15 +363,15 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
 def _reference(value: Any) -> str | None:
     """Return the wire text of a stored result that is a reference; None if it is data.
 
-    Data of that form is never stored unchanged (see `Writer.put_escaped`), so this is a
-    reference that was written here, or one that must be refused.
+    Data that looks like a reference is escaped before it is stored (see `Writer.put_escaped`).
+    So a result of this form is either a reference that offload wrote, or a forged one.
     """
     text = wire_text(value)
     return text if text is not None and has_wire_form(text) else None
 
 
 def _opened(runtime: Runtime, value: Any) -> Ref[Any] | None:
-    """Return the reference that a stored argument is; None if it is data."""
+    """Return a stored argument as a reference; None if it is data."""
     text = wire_text(value)
     if text is None:
         return None
@@ -375,7 +382,7 @@ def _opened(runtime: Runtime, value: Any) -> Ref[Any] | None:
 
 
 def _with_refs(runtime: Runtime, arguments: Any) -> Any:
-    """Return stored arguments (``result_extended``) with references readable."""
+    """Return stored arguments (``result_extended``) with Refs in place of wire text."""
     if isinstance(arguments, dict):
         return {key: _opened(runtime, value) or value for key, value in arguments.items()}
     if isinstance(arguments, (list, tuple)):
@@ -407,12 +414,15 @@ def _plain(signature: Any) -> Any:
 
 
 def _request(given: Sequence[Any], options: Mapping[str, Any]) -> Any:
-    """Return the request among a backend method's arguments: by name, or the fourth."""
+    """Return the request from a backend method's arguments.
+
+    It is passed by name, or as the second of *given*.
+    """
     return options.get("request", given[1] if len(given) > 1 else None)
 
 
 def _release_request(runtime: Runtime, task_id: str, request: Any, state: str) -> None:
-    """Release the holds of a message that the worker's main process ended itself."""
+    """Release the holds of a message whose task was ended by the worker's main process."""
     message, held = getattr(request, HELD, ("", []))
     if not (message and held):
         return
@@ -422,7 +432,7 @@ def _release_request(runtime: Runtime, task_id: str, request: Any, state: str) -
 
 
 def _stored_ref(runtime: Runtime, backend: Any, task_id: str) -> Ref[Any] | None:
-    """Return the reference stored as a result, whose value is held; None if there is none."""
+    """Return the reference of a stored result; None if it has none or holds aren't tracked."""
     try:
         if not runtime.store.blobs.tracks_holds:
             return None
@@ -431,6 +441,6 @@ def _stored_ref(runtime: Runtime, backend: Any, task_id: str) -> Ref[Any] | None
             with results_as_refs():
                 found = meta["result"]
             return found if isinstance(found, Ref) else None
-    except Exception as exc:  # forgetting a result must work all the same
+    except Exception as exc:  # forgetting a result must work nevertheless
         logger.info("result %s keeps its value until it expires: %s", task_id, exc)
     return None

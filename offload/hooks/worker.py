@@ -1,4 +1,4 @@
-"""Start a worker: check that its tasks can get their values, and dispatch stand-in messages."""
+"""Worker startup: check that tasks can read their values, and dispatch stand-in messages."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ __all__ = ("CheckConfiguration", "CheckTracers")
 
 
 class CheckConfiguration(Step):
-    """Keeps a worker from starting if it could not get the values of its tasks."""
+    """Startup step that stops a worker that couldn't read the values of its tasks."""
 
     label = "offload"
 
     def __init__(self, parent: Any, **_options: Any) -> None:
         runtime = parent.app._offload  # noqa: SLF001 (ours)
         runtime.check_start()
-        import celery.worker.request  # noqa: F401 (it must be imported to be hooked)
+        import celery.worker.request  # noqa: F401 (import it, so that it can be hooked)
 
         control.install()  # again, if the app was created before Celery's worker was imported
         requests.install()
-        for task in list(parent.app.tasks.values()):  # before anybody builds their tracers
+        for task in list(parent.app.tasks.values()):  # before Celery builds their tracers
             runtime.check_task(task.name)
             guard(runtime, task)
         super().__init__(parent, **_options)
 
 
 class CheckTracers(StartStopStep):
-    """Keeps a worker from starting if a task could run without our tracer."""
+    """Startup step that stops a worker if a task could run without offload's tracer."""
 
     label = "offload tracers"
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -46,7 +46,7 @@ class CheckTracers(StartStopStep):
 
 
 def _dispatch_stand_in(consumer: Any) -> None:
-    """Dispatch messages that name `STAND_IN` to the tasks they are for."""
+    """Dispatch each message that names `STAND_IN` to the task that it is meant for."""
     strategies = consumer.strategies
     own = strategies[STAND_IN]
 
@@ -54,7 +54,7 @@ def _dispatch_stand_in(consumer: Any) -> None:
         name = own_name(message.headers)
         if name is None:
             return own(message, *given, **more)
-        message = copy.copy(message)  # a message that is requeued goes back as it came
+        message = copy.copy(message)  # so that a requeued message stays unchanged
         message.headers = {**message.headers, "task": name}
         strategy = strategies.get(name)
         if strategy is None:

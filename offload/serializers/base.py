@@ -1,4 +1,4 @@
-"""The serializer protocol, and what all serializers share.
+"""The serializer protocol, and code that all serializers share.
 
 A serializer turns a value into a small head plus buffers that are not copied.
 """
@@ -31,7 +31,7 @@ __all__ = (
 )
 
 CachedFunction = type(functools.lru_cache(abs))
-"""The type of what `functools.lru_cache` makes, which has no public name."""
+"""The type of functions decorated with `functools.lru_cache`, which has no public name."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Payload:
 
     Attributes:
         serializer: name of the serializer that can read it back.
-        head: what that serializer needs besides the buffers, small.
-        buffers: the value's memory, in order: contiguous views of single bytes
-            (format ``B``, one dimension). They *are* the value's memory wherever
-            possible, so they must be used before the value can change.
-        type: name of the value's type, for people: ``DataFrame``, ``numpy.ndarray``.
+        head: the small part that the serializer needs besides the buffers.
+        buffers: the value's bytes, in order, as contiguous views (format ``B``, one
+            dimension). Wherever possible they share memory with the value, so use them before
+            the value can change.
+        type: name of the value's type, for display: ``DataFrame``, ``numpy.ndarray``.
         ships_code: whether reading it needs a class or function from a `Code`.
         size: bytes of the head and all buffers.
     """
@@ -74,17 +74,16 @@ class Serializer(Protocol):
     def encode(self, value: Any) -> Payload | None:
         """Return *value* serialized, or None if this serializer doesn't handle it.
 
-        After None another serializer may try; after SerializationError none should. What is
-        returned reads back equal in value and type.
+        After None, the caller may try another serializer; after SerializationError, it should
+        not. The decoded payload equals *value* and has the same type.
         """
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
         """Return the value.
 
-        The buffers are writable, private to this value, and start on 64-byte
-        boundaries: the value may be built on top of them without a copy. Raises
-        DeserializationError for bytes that `encode` doesn't produce; never
-        reserves memory by what untrusted lengths claim.
+        The buffers are writable, private to this value, and aligned to 64 bytes, so the value
+        may use their memory without a copy. Never allocate memory by a length in untrusted
+        bytes. Raises DeserializationError for bytes that `encode` doesn't produce.
         """
 
 
@@ -94,28 +93,32 @@ class Code(Protocol):
     def shipped(self, obj: Any) -> tuple[str, str] | None:
         """Ship a class or function and return its name and hash.
 
-        Returns None for one that is to be imported where it is needed.
+        Returns None for one that the reader imports instead.
         """
 
     def must_ship(self, kind: type) -> bool:
-        """Return whether instances of a class must arrive as such even where plain Celery's
-        serializer would simplify them, such as a named tuple to a list.
+        """Return whether instances of a class must keep their class.
+
+        Plain Celery's serializer may simplify them, such as a named tuple to a list.
         """
 
     def importer(self, obj: Any) -> Any:
         """Return the function to ship that imports a library's *obj*; None if none can."""
 
     def imported(self, getter: Any) -> Any:
-        """Return what a loaded function that `importer` returned imports; TypeError for others."""
+        """Return the object that *getter*, a loaded `importer` function, imports.
+
+        Raises TypeError for any other function.
+        """
 
     def advice(self, kind: type) -> str:
-        """Return how to have instances of a class shipped; "" if they can't be."""
+        """Return advice on how to ship instances of a class; "" if they can't be shipped."""
 
     def reduced(self, obj: Any) -> tuple[Any, ...] | None:
         """Return pickle's reduction of shipped code, cached functions included; else None."""
 
     def named_in(self, pickled: bytes) -> bool:
-        """Return whether plain pickle may have written an import of shipped code."""
+        """Return whether a pickle written by plain pickle may import shipped code."""
 
     @property
     def may_load(self) -> bool:
@@ -125,7 +128,7 @@ class Code(Protocol):
         """Raise CodeRefused if the operator excludes this version, whoever signed it."""
 
     def is_version(self, cls: type) -> bool:
-        """Return whether a class is itself shipped, not just a base that a shipped one imports."""
+        """Return whether a class is shipped itself, and isn't only the base of a shipped class."""
 
     def load(self, name: str, code_hash: str) -> Any:
         """Return the class or function of this name and hash; raises CodeError if not allowed."""
@@ -138,7 +141,7 @@ class Code(Protocol):
 
 
 class NotData(Exception):
-    """A value, or something in it, that only pickle could carry.
+    """Raised for a value of which at least a part can be serialized only by pickle.
 
     Attributes:
         reason: what is wrong with it, such as ``it is a generator``.
@@ -153,9 +156,9 @@ class NotData(Exception):
         self.advice = advice
 
     def below(self, step: object) -> NotData:
-        """Return the same, seen from one container further out.
+        """Return the same error with *step* before its path, for the enclosing container.
 
-        Shows names and positions; of any other key, and of items of a set, only the type.
+        Strings and integers are shown as they are; for any other key or item, only the type.
         """
         shown = f"{step!r:.40}" if type(step) in (str, int) else f"<{type_name(step)}>"
         return NotData(self.reason, f"[{shown}]{self.path}", self.advice)
@@ -190,7 +193,7 @@ def advise(value: Any) -> str:
 # -- memory of immutable objects as buffers, without a copy
 
 _CPYTHON = platform.python_implementation() == "CPython"
-_MIN_ALIASED = 16 * 1024  # characters below which encoding a text is as fast
+_MIN_ALIASED = 16 * 1024  # characters; encoding a shorter text is as fast
 
 if _CPYTHON:
     _as_utf8 = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
@@ -201,7 +204,7 @@ if _CPYTHON:
 def alias(address: int, size: int, owner: Any) -> memoryview:
     """Return a view of *owner*'s memory that keeps *owner* alive.
 
-    It is flagged as writable, but nobody may write to it.
+    The view is flagged as writable, but must not be written to.
     """
     array = (ctypes.c_ubyte * size).from_address(address)
     array._owner = owner  # type: ignore[attr-defined]  # noqa: SLF001 (ours)
@@ -209,7 +212,9 @@ def alias(address: int, size: int, owner: Any) -> memoryview:
 
 
 def utf8(text: str) -> memoryview:
-    """Return *text* in UTF-8; ASCII, which CPython stores as exactly that, without a copy.
+    """Return *text* in UTF-8.
+
+    Long ASCII text isn't copied, because CPython already stores it as UTF-8.
 
     Raises UnicodeEncodeError for lone surrogates.
     """

@@ -1,4 +1,4 @@
-"""numpy: every array and scalar whose memory holds no Python objects."""
+"""Tree nodes of numpy arrays, scalars, and dtypes that hold no Python objects."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from offload.text import type_name
 __all__ = ("flat_bytes", "from_bytes", "read", "read_dtype", "write", "write_dtype")
 
 _SUBCLASSES: dict[str, Any] = {"matrix": np.matrix, "memmap": np.memmap, "recarray": np.recarray}
-"""Views that have no state besides their memory."""
+"""Subclasses of ndarray that have no state besides their memory."""
 
 _KINDS = frozenset("biufcmMSUV")
 _NUMBERS = frozenset("biufcmM")
 _MAX_DIMENSIONS = 64
 _NAME = re.compile(r"[<>|=]?(?:[biufcSUV][0-9]{1,10}|[mM]8(?:\[[0-9]{0,10}[A-Za-zμ]{1,7}\])?)")
-"""A dtype, as numpy's ``dtype.str`` writes it."""
+"""Pattern of a dtype in the form of numpy's ``dtype.str``."""
 
 
 def write(value: Any, writer: Writer) -> Any:
@@ -46,7 +46,7 @@ def write(value: Any, writer: Writer) -> Any:
 
 
 def read(body: Any, reader: Reader) -> Any:
-    """Return the value of a node, its memory being the buffers'."""
+    """Return the value of a node; arrays share the memory of the buffers."""
     kind = body["kind"]
     if kind == "dtype":
         return read_dtype(body["dtype"])
@@ -63,7 +63,10 @@ def read(body: Any, reader: Reader) -> Any:
 
 
 def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
-    """Return an array's memory and its order, C or F; copies it only if it has neither."""
+    """Return an array's memory and its order, C or F.
+
+    Copies the array only if it is contiguous in neither order.
+    """
     if not array.nbytes:
         return memoryview(b""), "F" if array.flags.fnc else "C"
     if array.flags.c_contiguous:
@@ -78,8 +81,8 @@ def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
 def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if array.dtype.names is None:
         return np.ascontiguousarray(array)
-    # Zeros, or the gaps between fields would hold old memory; field by field, as numpy 2.5
-    # copies whole items with their gaps.
+    # Start from zeros, so that gaps between fields don't expose old memory. Copy each field by
+    # itself, because numpy 2.5 copies whole items including the gaps.
     copy = np.zeros(array.shape, array.dtype)
     for name in array.dtype.names:
         copy[name] = array[name]
@@ -89,19 +92,19 @@ def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def from_bytes(
     buffer: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], order: str
 ) -> np.ndarray[Any, Any]:
-    """Return an array on top of *buffer*, after checking that the sizes agree."""
+    """Return an array that uses the memory of *buffer*; raises ValueError if it can't."""
     if dtype.hasobject or len(shape) > _MAX_DIMENSIONS or order not in ("C", "F"):
         raise ValueError("not an array of plain data")
     if any(type(n) is not int or n < 0 for n in shape):
         raise ValueError("not a shape")
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:
         raise ValueError(f"{buffer.nbytes} bytes are no array of {shape} {dtype}")
-    # Even for an empty buffer: numpy.empty allocates memory for items of dtype S0.
+    # Also for an empty buffer, because numpy.empty would allocate memory for items of dtype S0.
     return np.ndarray(shape, dtype, buffer, order=order)  # type: ignore[arg-type]
 
 
 def write_dtype(dtype: np.dtype[Any]) -> Any:
-    """Return a dtype as JSON; raises NotData if it wouldn't arrive the same."""
+    """Return a dtype as JSON; raises NotData if JSON can't describe it exactly."""
     if dtype.kind in _NUMBERS and not dtype.metadata:
         return dtype.str
     node = _dtype_node(dtype)

@@ -1,4 +1,4 @@
-"""Bytes-like objects and text, as their own bytes."""
+"""Serializer of bytes-like objects and text, which are stored as their own bytes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FORMATS = frozenset("bBhHiIlLqQnNfd?c") | {"@" + c for c in "bBhHiIlLqQnNfd?c"}
 
 
 class Raw:
-    """bytes, bytearray, memoryview and str, lone surrogates included.
+    """Serializer of bytes, bytearray, memoryview, and str (also with lone surrogates).
 
-    The head is the type's name. A memoryview's also has its format and shape; it
+    The head is the type's name; a memoryview's head also has its format and shape. A memoryview
     arrives contiguous and writable.
     """
 
@@ -51,7 +51,7 @@ class Raw:
         return Payload(self.name, b"bytes", [_flat(memoryview(value))], "bytes")
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-        """Return the value: the buffer itself for a memoryview, one copy of it for others."""
+        """Return the value: a memoryview shares the buffer; other types copy it once."""
         kind, *more = bytes(head[:1024]).decode("utf-8", "replace").split(" ")
         try:
             [buffer] = buffers
@@ -78,7 +78,7 @@ def _shaped(buffer: memoryview, form: str, dimensions: str) -> Any:
         raise ValueError("format or shape")
     cast_it: Any = buffer.cast
     if 0 in shape and not buffer.nbytes:
-        return cast_it(form)  # cast() cannot shape what is empty
+        return cast_it(form)  # cast() can't give a shape to an empty buffer
     size = struct.calcsize(form)
     for n in shape:
         size *= n

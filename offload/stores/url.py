@@ -42,7 +42,7 @@ class StoreURL:
         self.username = unquote(username) or None
         self.password = unquote(password) or None
         self.path = unquote(parts.path)
-        # Until it is certain that no part of a password is taken for something else:
+        # Shown until it is certain that the parsed parts include no piece of a password:
         self.public = f"{self.scheme}://…"
         if parts.fragment or ("@" in parts.path and (hosts or "://" not in url)):
             self.refuse("write '#' as %23, and in a password also '/' as %2F and '?' as %3F")
@@ -65,13 +65,13 @@ class StoreURL:
     def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
         """Return the option *name*, converted, or *default* if it isn't given.
 
-        *convert* raises ValueError with what it expects.
+        *convert* raises ValueError with a text that says what it expects.
         """
         self._known.append(name)
         return self.take_common(name, convert, default)
 
     def take_common(self, name: str, convert: Callable[[Any], T], default: T) -> T:
-        """Take an option that every kind of store has."""
+        """Take an option that every store has; unlike `take`, don't list it as this store's own."""
         if name not in self._options:
             return default
         value = self._options.pop(name)
@@ -79,7 +79,7 @@ class StoreURL:
             return convert(value)
         except (TypeError, ValueError) as exc:
             secret = any(word in name for word in _SECRET) or "@" in str(value)
-            secret = secret or not isinstance(value, (str, int, float))  # objects may hold one
+            secret = secret or not isinstance(value, (str, int, float))  # objects may hold a secret
             shown = "…" if secret else repr(value)
             self.refuse(f"the option {name}={shown} is not {exc}")
 
@@ -162,7 +162,7 @@ def boolean(value: Any) -> bool:
 
 
 def key_prefix(value: Any) -> str:
-    """Check a prefix for keys, without characters of patterns and hash tags."""
+    """Check a prefix of keys; reject characters that Redis patterns and hash tags use."""
     word = str(value)
     if not (
         word.isascii()

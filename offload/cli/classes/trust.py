@@ -1,4 +1,4 @@
-"""Commands about what this process would load: ``pull``, ``verify`` and ``keygen``."""
+"""Commands that load and verify shipped classes, and create keys."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def pull(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Load a class as a worker would, and say whose it is.
+    """Load a class as a worker would, and print who signed it.
 
-    The settings here decide. It comes from the store even where this process has it, and that
-    it has the hash that it stands under is verified after loading.
+    This process's settings decide whether it may be loaded. The class is always read from the
+    store, even if this process defines it, and its hash is verified after loading.
     """
     asked.check_one(begin, tag)
     registry = asked.registry_of(ctx)
@@ -91,7 +91,7 @@ def _load(registry: ClassRegistry, name: str, begin: str | None, tag: str | None
         registry.recover_class(name, record.hash)
     except OffloadError:
         raise
-    except Exception as exc:  # of the code that is loaded
+    except Exception as exc:  # raised by the loaded code
         what = f"{format_version(name, record.hash)} cannot be loaded: {type(exc).__name__}: {exc}"
         raise click.ClickException(what) from exc
     return record
@@ -103,9 +103,10 @@ def _load(registry: ClassRegistry, name: str, begin: str | None, tag: str | None
 @asked.as_json
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], all_versions: bool, as_json: bool) -> None:
-    """Verify signatures and digests; run nothing.
+    """Verify signatures and digests, without running any code.
 
-    Those of the latest versions, by this process' settings. It ends with 1 if one is refused.
+    Verifies the latest versions, with this process's settings. The exit code is 1 if a version
+    is refused.
     """
     registry = asked.registry_of(ctx)
     if registry.policy.mode == OFF:
@@ -135,7 +136,13 @@ def verify(ctx: click.Context, names: tuple[str, ...], all_versions: bool, as_js
 
 @dataclass(frozen=True)
 class _Verified:
-    """Attributes: *what* is ``latest``, ``tag …`` or ``version``; *record* is None if *why*."""
+    """Result of verifying one version.
+
+    Attributes:
+        what: ``latest``, ``tag …``, or ``version``.
+        record: None if it was refused.
+        why: the reason for refusing it, else None.
+    """
 
     name: str
     what: str
@@ -145,7 +152,7 @@ class _Verified:
 
 
 def _asked_for(listed: Listed, *, all_versions: bool) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield what is to be verified of a class, and how a registry is asked for that."""
+    """Yield each version to verify, as its label and the arguments of `ClassRegistry.verify`."""
     if listed.latest is not None or listed.broken:
         yield "latest", {}
     if all_versions:
@@ -183,9 +190,9 @@ def _json(registry: ClassRegistry, verified: _Verified) -> dict[str, Any]:
 @click.command()
 @asked.as_json
 def keygen(as_json: bool) -> None:
-    """Print a new pair of keys, as settings take them.
+    """Create a pair of keys, and print it in the form of settings.
 
-    It is kept nowhere. Needs offload[signing].
+    The keys are stored nowhere. Needs offload[signing].
     """
     private, public = generate()
     key = signer_with(private).id
