@@ -1,12 +1,12 @@
-# Every command makes its own environment in .venv on the first run; needed are only
-# python3 (3.10 or newer), make and git. Another interpreter: make test PYTHON=python3.12
+# Every command creates its environment in .venv on the first run. It needs only python3 (3.10 or
+# newer), make, and git. To choose another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-# An interpreter that was asked for replaces an environment of another version.
+# An explicitly chosen interpreter replaces an environment of another version.
 EXACT     := $(if $(filter command environment,$(firstword $(origin PYTHON))),--exact)
 BOOTSTRAP := $(PYTHON) tools/bootstrap.py --venv $(VENV) $(EXACT)
 
@@ -17,11 +17,11 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; \
 	    do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-demo: ## Run the example app on 336,776 flights, by plain Celery and with offload
+demo: ## Run the example app on 336,776 flights, with and without offload
 	@$(BOOTSTRAP) demo
 	@$(BIN)/python -m worker_example.demo $(ARGS)
 
-test: ## Run all tests (ARGS="-k name" to choose)
+test: ## Run all tests (select with ARGS="-k name")
 	@$(BOOTSTRAP) test
 	@$(BIN)/python tools/programs.py chromium prometheus
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -34,13 +34,13 @@ test-all: ## Run the fast tests on every Python found and on the lowest dependen
 	@$(BOOTSTRAP) test
 	@$(BIN)/python tools/test_all.py $(ARGS)
 
-lint: ## Check style, types and import layers
+lint: ## Check style, types, and import contracts
 	@$(BOOTSTRAP) dev
 	@status=0; for check in "ruff check ." "ruff format --check ." mypy lint-imports; do \
 	    echo "$$check"; $(BIN)/$$check || status=1; \
 	done; exit $$status
 
-format: ## Format the code and repair what can be repaired
+format: ## Format the code and apply automatic fixes
 	@$(BOOTSTRAP) dev
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
@@ -52,7 +52,7 @@ bench: ## Run the benchmarks
 constraints: ## Write the newest versions of all dependencies to constraints.txt
 	@$(PYTHON) tools/constraints.py
 
-clean: ## Remove everything that these commands made
+clean: ## Remove everything that these commands created
 	rm -rf $(VENV) .venvs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	    .import_linter_cache *.egg-info tests/monitoring/grafana/node_modules
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

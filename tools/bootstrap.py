@@ -1,12 +1,11 @@
-"""Make the virtual environment that the Makefile's commands run in.
+"""Create the virtual environment for the Makefile's commands.
 
     python3 tools/bootstrap.py [--venv .venv] EXTRA...
 
-Needs nothing but a Python: everything else is installed into the environment. When
-pyproject.toml, constraints.txt, the interpreter and the extras are those of the last time,
-nothing is done. Packages come from wherever pip is configured to take them, in the versions
-that constraints.txt names; uv installs them because it is ten times as fast, and pip does
-where uv cannot.
+Needs only Python; everything else is installed into the environment. Does nothing if
+pyproject.toml, constraints.txt, the interpreter, and the extras haven't changed since the last
+run. Installs the versions in constraints.txt from pip's configured index: with uv, which is ten
+times as fast, or else with pip.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ MINIMUM = (3, 10)
 
 
 class BootstrapError(Exception):
-    """The environment cannot be made; the message says what to do."""
+    """The environment can't be created; the message says what to do."""
 
 
 def main() -> int:
@@ -48,13 +47,13 @@ def main() -> int:
 def ensure(venv: Path, extras: list[str], *, exact: bool = False) -> Path:
     """Bring the environment up to date and return its interpreter.
 
-    One that stands there already is kept unless it does not run, or `exact` asks for the
-    version of the running interpreter and it has another.
+    Keeps an existing environment unless it doesn't run, or `exact` is set and its version
+    differs from the running interpreter's.
     """
     if sys.version_info < MINIMUM:
         raise BootstrapError(
             f"offload needs Python {MINIMUM[0]}.{MINIMUM[1]} or newer; this is "
-            f"{sys.version.split()[0]}. Say which to use: make PYTHON=/path/to/python3 ..."
+            f"{sys.version.split()[0]}. Choose one with: make PYTHON=/path/to/python3 ..."
         )
     python = venv / "bin" / "python"
     stamp = venv / ("offload-" + "-".join(sorted(extras)) + ".stamp")
@@ -72,8 +71,8 @@ def ensure(venv: Path, extras: list[str], *, exact: bool = False) -> Path:
 
 
 def create(venv: Path) -> None:
-    """Make an empty virtual environment of the running interpreter."""
-    say(f"making {_shown(venv)} (Python {_version()})")
+    """Create an empty virtual environment with the running interpreter."""
+    say(f"creating {_shown(venv)} (Python {_version()})")
     if venv.exists():
         shutil.rmtree(venv)
     command = [sys.executable, "-m", "venv", str(venv)]
@@ -92,7 +91,7 @@ def create(venv: Path) -> None:
         shutil.rmtree(venv, ignore_errors=True)
         raise BootstrapError(
             f"{done.stdout.strip()}\n\n"
-            f"Python {_version()} cannot make a virtual environment. On Debian or Ubuntu:\n\n"
+            f"Python {_version()} can't create a virtual environment. On Debian or Ubuntu:\n\n"
             "    sudo apt-get install python3-venv\n\n"
             "Then run the same command again."
         )
@@ -101,7 +100,7 @@ def create(venv: Path) -> None:
 def install(python: Path, arguments: list[str]) -> None:
     """Install the versions in constraints.txt into the environment of `python`.
 
-    By uv or else by pip. What builds this package is constrained, too.
+    Uses uv, or else pip. Build dependencies are constrained, too.
     """
     uv = find_uv(python)
     if uv:
@@ -110,28 +109,28 @@ def install(python: Path, arguments: list[str]) -> None:
         done = subprocess.run(command, env=uv_env(python), check=False, cwd=ROOT)
         if done.returncode == 0:
             return
-        say("uv could not; trying pip")
+        say("uv failed; trying pip")
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
     command += ["--constraint", str(CONSTRAINTS), *arguments]
-    env = {**os.environ, "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}  # older ones ignore it
+    env = {**os.environ, "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}  # older versions ignore it
     if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
         raise BootstrapError(
-            "The packages could not be installed; the lines above say why. The set-up needs a\n"
-            "package index: behind a proxy or with a private one, configure pip as usual."
+            "The packages couldn't be installed; see the lines above for the reason. Setup needs a\n"
+            "package index; for a proxy or a private index, configure pip as usual."
         )
 
 
 def uv_constraints() -> list[str]:
-    """Return the options that make `uv pip install` take the versions in constraints.txt."""
+    """Return options for `uv pip install` to install the versions in constraints.txt."""
     return ["-c", str(CONSTRAINTS), "-b", str(CONSTRAINTS)]
 
 
 def find_uv(python: Path) -> list[str] | None:
-    """Return the command of the environment's uv, installed if need be, or None."""
+    """Return the command of the environment's uv, installing it if needed; None on failure."""
     uv = [str(python), "-m", "uv"]
     if _quiet([*uv, "--version"]).returncode == 0:
         return uv
-    if _quiet([str(python), "-m", "pip", "--version"]).returncode:  # made by uv: without pip
+    if _quiet([str(python), "-m", "pip", "--version"]).returncode:  # created by uv, without pip
         if shutil.which("uv"):
             return ["uv"]
         _quiet([str(python), "-m", "ensurepip"])
@@ -141,14 +140,14 @@ def find_uv(python: Path) -> list[str] | None:
 
 
 def uv_env(python: Path | None = None) -> dict[str, str]:
-    """Return an environment in which uv does as pip is configured to.
+    """Return environment variables that apply pip's configuration to uv.
 
-    uv does not read pip's configuration. What the user set for uv goes first.
+    uv doesn't read pip's configuration. The user's own settings for uv take precedence.
     """
     env = dict(os.environ)
     env.pop("VIRTUAL_ENV", None)
     env.setdefault("UV_SYSTEM_CERTS", "1")
-    env.setdefault("UV_NATIVE_TLS", "1")  # the same to older versions
+    env.setdefault("UV_NATIVE_TLS", "1")  # its name in older versions
     env.setdefault("UV_PYTHON_DOWNLOADS", "never")
     env.setdefault("UV_LINK_MODE", "copy")
     pip = _pip_configuration(python or Path(sys.executable))
@@ -164,17 +163,17 @@ def uv_env(python: Path | None = None) -> dict[str, str]:
         env.setdefault("UV_NO_INDEX", "1")
     if "extra-index-url" in pip and "UV_INDEX" not in env:
         env["UV_INDEX"] = " ".join(pip["extra-index-url"].split())
-        env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # which is what pip does
+        env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # as pip does
     return env
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal what is going on."""
+    """Print progress."""
     print(f"[offload] {text}", file=sys.stderr, flush=True)
 
 
 def _pip_configuration(python: Path) -> dict[str, str]:
-    """Return pip's settings by their bare name; the more specific place wins."""
+    """Return pip's settings by name without section; the more specific section wins."""
     for candidate in (str(python), sys.executable):
         done = _quiet([candidate, "-m", "pip", "config", "list"])
         if done.returncode == 0:
@@ -192,7 +191,7 @@ def _pip_configuration(python: Path) -> dict[str, str]:
 
 
 def fingerprint(*files: Path, more: str = "") -> str:
-    """Return what an environment must have been installed from to be up to date."""
+    """Return the fingerprint of an up-to-date environment's inputs."""
     text = b"".join(file.read_bytes() for file in (ROOT / "pyproject.toml", *files))
     return " ".join([hashlib.sha256(text).hexdigest(), str(ROOT), more])
 
@@ -202,7 +201,7 @@ def _version() -> str:
 
 
 def _version_of(python: Path) -> str | None:
-    """Return an environment's `3.x`, or None if there is none that runs."""
+    """Return an environment's `3.x`, or None if it doesn't exist or run."""
     if not python.exists():
         return None
     code = "import sys; print('%d.%d' % sys.version_info[:2])"

@@ -1,10 +1,10 @@
-"""Write down the newest versions of everything that this repository's commands install.
+"""Pin the newest versions of all packages that this repository's commands install.
 
     python3 tools/constraints.py
 
 Writes constraints.txt, which `make demo`, `test`, `lint`, and `bench` install from, and
-offload/doctor/tested.py, which tells `celery offload doctor` what was tested. uv resolves for
-all supported versions of Python at once. Run `make test` before committing them.
+offload/doctor/tested.py, which lists tested versions for `celery offload doctor`. uv resolves for
+all supported Python versions at once. Run `make test` before committing both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = bootstrap.ROOT
 TESTED = ROOT / "offload" / "doctor" / "tested.py"
 OLDEST = ".".join(map(str, bootstrap.MINIMUM))
 INDIRECT = ("botocore", "pydantic")
-"""Packages that come with others, or with users' code, and whose internals offload knows."""
+"""Indirect or user-installed packages whose internals offload uses."""
 CONSTRAINTS_HEADER = """\
 # The versions that `make demo`, `make test`, `make lint`, and `make bench` install.
 # Written by `make constraints`. `make test-newest` and the lowest versions ignore it.
@@ -51,10 +51,10 @@ def main() -> int:
 
 
 def compiled(*arguments: str) -> str:
-    """Return the newest versions that fit together: lines of a constraints file, without hosts."""
+    """Return the newest compatible versions as lines of a constraints file, without hosts."""
     uv = bootstrap.find_uv(_python())
     if uv is None:
-        raise bootstrap.BootstrapError("uv could not be installed: python3 -m pip install uv")
+        raise bootstrap.BootstrapError("uv couldn't be installed; try python3 -m pip install uv")
     command = [*uv, "pip", "compile", "-q", "--universal", "--python-version", OLDEST]
     command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
     done = subprocess.run(
@@ -66,12 +66,12 @@ def compiled(*arguments: str) -> str:
         text=True,
     )
     if done.returncode:
-        raise bootstrap.BootstrapError("no set of versions fits together; uv says why above")
+        raise bootstrap.BootstrapError("no compatible set of versions; see uv's output above")
     return done.stdout
 
 
 def newest(constraints: str) -> dict[str, str]:
-    """Return each package's newest version; the last of its lines is for the newest Python."""
+    """Return each package's newest version; the last line of a package is for the newest Python."""
     return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", constraints, re.MULTILINE))
 
 
@@ -83,7 +83,7 @@ def tested(constraints: str, names: set[str]) -> str:
 
 
 def _python() -> Path:
-    """Return the interpreter of an environment that has nothing but uv."""
+    """Return the interpreter of an environment that contains only uv."""
     venv = ROOT / ".venvs" / "uv"
     python = venv / "bin" / "python"
     if not python.exists():

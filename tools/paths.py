@@ -1,4 +1,4 @@
-"""Count how many calls and files of offload the main paths of a task go through.
+"""Count calls into offload, and files, on the main paths of a task.
 
     python tools/paths.py [--list]
 
@@ -35,9 +35,9 @@ from celery.app.trace import trace_task_ret  # noqa: E402
 from offload import Offload  # noqa: E402
 
 PACKAGE = f"{ROOT / 'offload'}/"
-START = 10.0  # seconds that the server may take
-WARM = 3  # calls before the one that is counted
-SIZE = 1 << 18  # items of an array: 2 MiB, which is more than one chunk is cut from
+START = 10.0  # seconds for the server to start
+WARM = 3  # warm-up calls before the counted one
+SIZE = 1 << 18  # items of an array: 2 MiB, enough for several chunks
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def measure(socket: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each path with the files of the functions that it calls, in their order."""
+    """Yield each path with the files of the functions it calls, in order."""
     app = Celery("paths", broker="memory://", backend=f"redis+socket://{socket}?virtual_host=1")
     app.conf.accept_content = ["json", "pickle"]
     Offload(
@@ -75,7 +75,7 @@ def measure(socket: Path) -> Iterator[tuple[str, list[str]]]:
     def publish(value: Any) -> list[str]:
         return called(lambda: echo.delay(value))
 
-    random = np.random.default_rng()  # the node cache may have values of earlier runs
+    random = np.random.default_rng()  # unseeded: the node cache may have values of earlier runs
 
     def array() -> Any:
         return random.random(SIZE)
@@ -87,7 +87,7 @@ def measure(socket: Path) -> Iterator[tuple[str, list[str]]]:
     yield ".delay(array) to Redis", publish(array())
 
     for _ in range(WARM):
-        _run_next(app)  # so that all is imported and connected
+        _run_next(app)  # import and connect everything
     app.control.purge()
     for _ in range(WARM):
         echo.delay(array())
@@ -98,7 +98,7 @@ def measure(socket: Path) -> Iterator[tuple[str, list[str]]]:
     for _ in range(WARM):
         publish(_shipped_class()())
     yield "first send of a shipped class", publish(_shipped_class()())
-    gc.collect()  # results that are dropped unsubscribe from the server
+    gc.collect()  # dropped results unsubscribe from the server
 
 
 def _shipped_class() -> Any:
@@ -150,7 +150,7 @@ def _run_next(app: Celery) -> list[str]:
 
 
 def called(function: Callable[[], Any]) -> list[str]:
-    """Return the file of each function of offload that *function* calls in this thread."""
+    """Return the file of each offload function that *function* calls in this thread."""
     files: list[str] = []
 
     def see(frame: FrameType, event: str, _argument: Any) -> None:
@@ -180,7 +180,7 @@ def redis_server(folder: Path) -> Iterator[Path]:
             deadline = time.monotonic() + START
             while not socket.exists():
                 if server.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{program} does not start")
+                    raise RuntimeError(f"{program} didn't start")
                 time.sleep(0.02)
             yield socket
         finally:

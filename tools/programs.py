@@ -1,9 +1,9 @@
-"""Install what tests need of the system, where apt can, and else say what is missing.
+"""Install system programs that tests need with apt, and report missing ones.
 
     python3 tools/programs.py PROGRAM...
 
-A program is named as its Debian package. Tests of what stays missing are skipped, or fail with
-CI=true. It ends with 0 in any case.
+A program is named like its Debian package. Tests that need a missing program are skipped, or fail
+with CI=true. The exit code is always 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(programs: list[str]) -> int:
         _apt("install", "-y", "--no-install-recommends", *missing)
         missing = [name for name in missing if shutil.which(name) is None]
     if missing:
-        say(f"not here: {', '.join(missing)}. Tests that need them are skipped. On Debian:")
+        say(f"missing: {', '.join(missing)}. Tests that need them are skipped. On Debian:")
         say(f"    sudo apt-get install {' '.join(missing)}")
     return 0
 

@@ -1,8 +1,8 @@
-"""Make the pictures of the dashboard in docs/images, of the example at work on real servers.
+"""Take the dashboard screenshots in docs/images while the example runs on real servers.
 
     .venv/bin/python -m tools.screenshots [--minutes 5]
 
-Needs what `make test` installs: a Redis or Valkey, SeaweedFS, Chromium.
+Needs the programs that `make test` installs: a Redis or Valkey, SeaweedFS, Chromium.
 """
 
 from __future__ import annotations

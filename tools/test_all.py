@@ -1,14 +1,13 @@
-"""Run the fast tests on every supported Python found here, and on other dependencies.
+"""Run the fast tests on each supported Python found, and on other dependency versions.
 
     python tools/test_all.py [3.10 3.12 lowest newest] [-- pytest arguments]
 
-For a Python, packages are those of constraints.txt; `lowest` takes the lowest versions that
-pyproject.toml allows, `newest` the newest there are, each time.
+A Python gets the versions in constraints.txt; `lowest` installs the lowest versions that
+pyproject.toml allows, `newest` the newest available ones.
 
-Fast means: without real servers and without real workers (`make test` runs those, on
-one Python). One small run of the demo shows for each environment that its Celery works
-with real workers as well. The environments stand in .venvs/ and are reused. Interpreters are looked
-for on the PATH, under pyenv, and by uv.
+Fast tests use no real servers and workers (`make test` runs the others, on one Python). A small run
+of the demo checks in each environment that Celery works with real workers, too. Environments are
+kept in .venvs/ and reused. Interpreters are found on the PATH, under pyenv, and by uv.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ USER_EXTRAS = (
     "prometheus",
     "signing",
 )
-"""Those whose lower bounds users rely on."""
+"""Extras whose lower bounds users rely on."""
 
 
 def main(arguments: list[str]) -> int:
@@ -80,7 +79,7 @@ def main(arguments: list[str]) -> int:
 
 
 def environment(name: str, interpreter: str) -> Path:
-    """Make or update the environment `.venvs/NAME` and return its interpreter."""
+    """Create or update the environment `.venvs/NAME` and return its interpreter."""
     venv = ROOT / ".venvs" / name
     python = venv / "bin" / "python"
     stamp = venv / "offload.stamp"
@@ -98,14 +97,14 @@ def environment(name: str, interpreter: str) -> Path:
             [*uv, "venv", "-q", "--seed", "-p", interpreter, str(venv)], env=env, check=False
         )
         if made.returncode:
-            raise bootstrap.BootstrapError(f"{interpreter} cannot make an environment")
+            raise bootstrap.BootstrapError(f"{interpreter} can't create an environment")
     if name == "lowest":
         versions = ["-c", str(_lowest(uv, env, python, venv))]
     else:
         versions = ["--upgrade"] if name == "newest" else bootstrap.uv_constraints()
     command = [*uv, "pip", "install", "-q", "-p", str(python), *versions, "-e", ".[test]"]
     if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
-        raise bootstrap.BootstrapError(f"{name}: uv could not install; it says why above")
+        raise bootstrap.BootstrapError(f"{name}: uv couldn't install the packages; see its output above")
     stamp.write_text(state)
     return python
 
@@ -115,14 +114,14 @@ def _uv() -> list[str]:
     """Return the command of uv; raises BootstrapError if there is none."""
     found = bootstrap.find_uv(Path(sys.executable))
     if found is None:
-        raise bootstrap.BootstrapError("uv could not be installed: python3 -m pip install uv")
+        raise bootstrap.BootstrapError("uv couldn't be installed; try python3 -m pip install uv")
     return found
 
 
 def _lowest(uv: list[str], env: dict[str, str], python: Path, venv: Path) -> Path:
-    """Write the lowest versions that pyproject.toml allows of what users install.
+    """Write constraints with the lowest versions that pyproject.toml allows users to install.
 
-    Only those: the test tools beside them are the newest that fit.
+    Test tools aren't constrained, and get the newest compatible versions.
     """
     target = venv / "lowest.txt"
     command = [*uv, "pip", "compile", "-q", "--resolution", "lowest-direct", "-p", str(python)]
@@ -130,7 +129,7 @@ def _lowest(uv: list[str], env: dict[str, str], python: Path, venv: Path) -> Pat
     for extra in USER_EXTRAS:
         command += ["--extra", extra]
     if subprocess.run([*command, "pyproject.toml"], env=env, check=False, cwd=ROOT).returncode:
-        raise bootstrap.BootstrapError("no set of lowest versions fits together; see above")
+        raise bootstrap.BootstrapError("no compatible set of lowest versions; see above")
     print(target.read_text())
     return target
 
@@ -142,7 +141,7 @@ def run_tests(python: Path, arguments: list[str]) -> bool:
 
 
 def run_demo(python: Path) -> bool:
-    """Run the demo on a part of its data; what it prints is shown if it fails."""
+    """Run the demo on part of its data; show its output if it fails."""
     done = subprocess.run(
         [str(python), "-m", "worker_example.demo", "--rows", "10000"],
         check=False,
