@@ -115,7 +115,7 @@ def install(python: Path, arguments: list[str]) -> None:
     env = {**os.environ, "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}  # older versions ignore it
     if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
         raise BootstrapError(
-            "The packages couldn't be installed; see the lines above for the reason. Setup needs a\n"
+            "The packages couldn't be installed; the lines above say why. The setup needs a\n"
             "package index; for a proxy or a private index, configure pip as usual."
         )
 

@@ -104,7 +104,7 @@ def environment(name: str, interpreter: str) -> Path:
         versions = ["--upgrade"] if name == "newest" else bootstrap.uv_constraints()
     command = [*uv, "pip", "install", "-q", "-p", str(python), *versions, "-e", ".[test]"]
     if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
-        raise bootstrap.BootstrapError(f"{name}: uv couldn't install the packages; see its output above")
+        raise bootstrap.BootstrapError(f"{name}: uv couldn't install it; see its output above")
     stamp.write_text(state)
     return python
 

@@ -1,6 +1,6 @@
 """The Celery app of the example.
 
-Run a worker from the folder that holds `worker_example/`:
+Run a worker from the folder that contains `worker_example/`:
 
     celery -A worker_example.app worker --concurrency 2
 """
@@ -18,8 +18,8 @@ app = Celery(
     include=["worker_example.tasks"],
 )
 app.conf.update(
-    # Of Celery's serializers only pickle carries a DataFrame at all. Whoever can write
-    # to the broker can then run code on the workers: see docs/security.md.
+    # Pickle is Celery's only serializer that supports DataFrames. It lets anyone who can write
+    # to the broker run code on the workers: see docs/security.md.
     task_serializer="pickle",
     result_serializer="pickle",
     accept_content=["pickle", "json"],
@@ -27,9 +27,9 @@ app.conf.update(
     worker_prefetch_multiplier=1,
 )
 
-# The one line. Without it this is a plain Celery app, and it gives the same answers.
+# The only added line. Without it, this is a plain Celery app with the same answers.
 if os.environ.get("OFFLOAD", "on") != "off":
     from offload import Offload
 
-    # One URL, or several with spaces between: tiers.
+    # One URL, or several separated by spaces (tiers).
     offload = Offload(app, store=os.environ.get("OFFLOAD_STORE", f"{REDIS}/2").split())

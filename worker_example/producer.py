@@ -11,17 +11,17 @@ from celery import chain, chord
 from worker_example.flights import load_flights
 from worker_example.tasks import clean, delays, features, routes, year
 
-CARRIERS = 13  # of the 16 that flew from New York, those with most flights
+CARRIERS = 13  # those with the most flights, of the 16 that flew from New York
 LATE = (0, 15, 60, 180)  # minutes
 PATIENCE = 300  # seconds to wait for any answer
 
 
 def quiet(stage: str, done: int, total: int) -> None:
-    """Take no notice of a job's progress."""
+    """Ignore a job's progress."""
 
 
 def fan_out(flights: pd.DataFrame, tick=quiet) -> list:
-    """Ask many questions of the same frame: one task for each."""
+    """Ask many questions about one frame, one task each."""
     carriers = sorted(flights["carrier"].value_counts().index[:CARRIERS])
     questions = [(carrier, late) for carrier in carriers for late in LATE]
     results = []
@@ -36,7 +36,7 @@ def fan_out(flights: pd.DataFrame, tick=quiet) -> list:
 
 
 def hand_on(flights: pd.DataFrame, tick=quiet) -> list:
-    """Hand a large intermediate result from task to task."""
+    """Pass large intermediate results from task to task."""
     result = chain(clean.s(flights), features.s(), routes.s(top=5)).apply_async()
     tick("sent", 3, 3)
     answer = result.get(timeout=PATIENCE)
@@ -45,7 +45,7 @@ def hand_on(flights: pd.DataFrame, tick=quiet) -> list:
 
 
 def gather(flights: pd.DataFrame, tick=quiet) -> dict:
-    """Work on every month by itself, then on all the parts together."""
+    """Process each month separately, then combine the results."""
     months = [month for _, month in clean(flights).groupby("month")]
     result = chord([features.s(month) for month in months])(year.s())
     tick("sent", len(months) + 1, len(months) + 1)
@@ -59,12 +59,12 @@ JOBS = {"fan-out": fan_out, "chain": hand_on, "chord": gather}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Send the example's jobs and print the answers.")
-    parser.add_argument("--rows", type=int, help="only so many of the flights")
+    parser.add_argument("--rows", type=int, help="use only this many of the flights")
     parser.add_argument(
         "--every",
         type=float,
         metavar="SECONDS",
-        help="go on for ever, each time without another month: much is stored already, not all",
+        help="run forever, each time without another month, so that most data is already stored",
     )
     options = parser.parse_args()
     flights = load_flights(options.rows)

@@ -1,4 +1,4 @@
-"""The tasks of the example: they know nothing of how their arguments travel."""
+"""The example's tasks. They don't know how their arguments travel."""
 
 import pandas as pd
 
@@ -7,7 +7,7 @@ from worker_example.app import app
 
 @app.task
 def delays(flights: pd.DataFrame, carrier: str, late: int) -> dict:
-    """How often, and by how much, a carrier's flights arrive more than `late` minutes late."""
+    """Return how often and by how much a carrier's flights are more than `late` minutes late."""
     own = flights[(flights["carrier"] == carrier) & flights["arr_delay"].notna()]
     is_late = own["arr_delay"] > late
     return {
@@ -21,13 +21,13 @@ def delays(flights: pd.DataFrame, carrier: str, late: int) -> dict:
 
 @app.task
 def clean(flights: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the flights that did not take place."""
+    """Drop flights without complete times, such as canceled ones."""
     return flights.dropna(subset=["dep_delay", "arr_delay", "air_time"]).reset_index(drop=True)
 
 
 @app.task
 def features(flights: pd.DataFrame) -> pd.DataFrame:
-    """Add what is known of a flight once it has landed."""
+    """Add columns derived from a flight's times."""
     return flights.assign(
         made_up=flights["dep_delay"] - flights["arr_delay"],
         speed=flights["distance"] / (flights["air_time"] / 60),
@@ -37,7 +37,7 @@ def features(flights: pd.DataFrame) -> pd.DataFrame:
 
 @app.task
 def routes(flights: pd.DataFrame, top: int) -> list:
-    """Return the routes that make up most time in the air."""
+    """Return the routes that recover most delay in the air."""
     by_route = flights.groupby(["origin", "dest"])["made_up"].agg(["mean", "size"])
     best = by_route[by_route["size"] >= 100].sort_values("mean", ascending=False).head(top)
     return [[*route, float(row["mean"]), int(row["size"])] for route, row in best.iterrows()]
@@ -45,7 +45,7 @@ def routes(flights: pd.DataFrame, top: int) -> list:
 
 @app.task
 def year(months: list) -> dict:
-    """Put the months together again and sum up the year."""
+    """Combine the months and sum up the year."""
     flights = pd.concat(months, ignore_index=True)
     return {
         "flights": len(flights),

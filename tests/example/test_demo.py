@@ -92,7 +92,7 @@ def test_a_failing_producer_is_reported(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" in output
-    assert "the producer ended with exit code 1" in output
+    assert "the producer exited with code 1" in output
     assert_clean(tmp_path)
 
 
@@ -107,5 +107,5 @@ def test_a_dead_worker_is_reported(tmp_path):
     os.kill(min(worker), signal.SIGKILL)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "the worker ended before all was done" in output
+    assert "the worker exited before all jobs were done" in output
     assert_clean(tmp_path)

@@ -1,1 +1,1 @@
-"""Run the example's jobs twice, by plain Celery and with offload, and compare."""
+"""Run the example's jobs twice, with plain Celery and with offload, and compare them."""

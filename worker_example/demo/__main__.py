@@ -17,25 +17,25 @@ JOBS = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker_example.demo")
-    parser.add_argument("--rows", type=int, help="only so many of the 336,776 flights")
+    parser.add_argument("--rows", type=int, help="use only this many of the 336,776 flights")
     options = parser.parse_args()
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # clean up on these as on Ctrl-C
+        signal.signal(ending, signal.default_int_handler)  # clean up as on Ctrl-C
 
     console = Console()
     started = time.monotonic()
     try:
         server_program()
         console.print(
-            "The same jobs by the same app, first by plain Celery, then with [b]Offload(app)[/b].\n"
-            f"Each time with a broker of its own and a prefork worker with {CHILDREN} children.\n"
+            "Runs the same jobs and app, first with plain Celery, then with [b]Offload(app)[/b].\n"
+            f"Each run has its own broker and a prefork worker with {CHILDREN} children.\n"
         )
         plain, ours = (run(console, name, options.rows, on) for name, on in SIDES.items())
     except DemoFailed as error:
         Console(stderr=True).print(f"[red]{error}[/red]")
         return 1
     except KeyboardInterrupt:
-        Console(stderr=True).print("\nInterrupted; everything that was started has been ended.")
+        Console(stderr=True).print("\nInterrupted; all started processes have ended.")
         return 130
 
     show(console, plain, ours)
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def run(console: Console, name: str, rows: int | None, offload: bool) -> dict:
-    """Run one side, showing its progress, and return what was measured."""
+    """Run one side, showing its progress, and return its measurements."""
     measured: dict = {"jobs": {}}
     columns = (
         TextColumn("{task.description:<32}"),

@@ -1,6 +1,6 @@
-"""What offload counts in the worker's children, written down when they end.
+"""Write offload's counters when the worker's children exit.
 
-The demo's worker includes this module; an app has no need of it.
+Only the demo's worker includes this module; apps don't need it.
 """
 
 import json
@@ -13,7 +13,7 @@ import worker_example.app
 
 
 def counters() -> dict:
-    """Return what offload counted in this process, or nothing where it is off."""
+    """Return this process's offload counters; empty if offload is off."""
     offload = getattr(worker_example.app, "offload", None)
     return offload.counters.snapshot() if offload else {}
 

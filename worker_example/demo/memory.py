@@ -1,10 +1,10 @@
-"""What the kernel says of processes' memory."""
+"""Memory of processes, from /proc."""
 
 from pathlib import Path
 
 
 def peak_memory(pid: int | str) -> int:
-    """Return a process' largest resident size so far in bytes; 0 where there is no /proc."""
+    """Return a process' peak resident memory in bytes; 0 without /proc."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -14,7 +14,7 @@ def peak_memory(pid: int | str) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return a process' children; none where there is no /proc."""
+    """Return a process' children; none without /proc."""
     try:
         return [
             int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

