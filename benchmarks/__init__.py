@@ -1,1 +1,1 @@
-"""What offload costs and gains against plain Celery: one module per question."""
+"""Cost and gain of offload compared with plain Celery: one module per question."""

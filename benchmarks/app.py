@@ -1,7 +1,7 @@
-"""The app that is measured: one for each way that arguments can travel.
+"""The measured apps: one for each way to transfer arguments.
 
-A worker imports it as ``benchmarks.app``; environment variables say which way, and
-where the servers are.
+A worker imports it as ``benchmarks.app``; environment variables select the way and
+the servers.
 """
 
 import os
@@ -17,9 +17,9 @@ PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, OFFLOAD = (
     "proxystore",
     "offload",
 )
-WAYS = (PROXYSTORE, PLAIN_JSON, PLAIN_PICKLE, OFFLOAD)  # ProxyStore knows database 0 only
+WAYS = (PROXYSTORE, PLAIN_JSON, PLAIN_PICKLE, OFFLOAD)  # ProxyStore supports only database 0
 _PICKLED = (PLAIN_PICKLE, PROXYSTORE)
-_SIGNED_WITH = "for these benchmarks only"  # so that a store may be emptied between rounds
+_SIGNED_WITH = "for these benchmarks only"  # so that a store can be flushed between rounds
 
 
 def make_app(way: str, urls: dict[str, str], **settings: Any) -> Celery:
@@ -42,7 +42,7 @@ def add(x: float, y: float) -> float:
 
 
 def take(value: Any, _number: int = 0) -> int:
-    """Use *value* a little, and return how long it is."""
+    """Read a little of *value*, and return its length."""
     return len(value)
 
 
@@ -52,7 +52,7 @@ def grow(value: Any) -> Any:
 
 
 def part(size: int, seed: int) -> Any:
-    """Make one of a chord's large parts."""
+    """Return one of a chord's large parts."""
     from benchmarks.values import array
 
     return array(size, seed)

@@ -1,7 +1,7 @@
 """Question 5: large results through a chain and a chord.
 
-Broker, result backend and store are three servers, so that each one's traffic is its
-own. Plain Celery carries arrays by pickle only.
+Broker, result backend, and store are three servers, so that their traffic is measured separately.
+Plain Celery can transfer arrays only with pickle.
 """
 
 import os
@@ -42,8 +42,8 @@ def run(scale: Scale, judge: Judge) -> None:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for number in range(max(1, scale.rounds // 2)):
             for way in WAYS if number % 2 == 0 else reversed(WAYS):
-                # New servers and a new worker for each, or their memory would show
-                # what they did before.
+                # New servers and a new worker for each: their memory must not include
+                # earlier work.
                 with setting([way], separate=True, concurrency=2) as servers:
                     found[way].append(_measured(servers, way, job))
         _rows(judge, name, found)
@@ -62,7 +62,7 @@ def _chord(app: Celery, scale: Scale, seed: int) -> None:
 
 def _measured(servers: Setting, way: str, job: Callable[[Celery, int], Any]) -> dict[str, float]:
     app = servers.app(way)
-    # What the children import is no cost of the canvas.
+    # Imports in the children aren't a cost of the canvas.
     wait_drained([app.tasks["part"].delay(800_000, at) for at in range(8)])
     clients = {role: servers.client(role) for role in _ROLES}
     for client in clients.values():
@@ -84,7 +84,7 @@ def _measured(servers: Setting, way: str, job: Callable[[Celery, int], Any]) -> 
 
 
 def _uploads(store: Any) -> float:
-    """Return blobs that were written; of one value they are its chunks and its root."""
+    """Return the number of blobs written: a value's chunks and its manifest."""
     return commands(store).get("set", 0)
 
 

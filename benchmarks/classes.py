@@ -1,9 +1,9 @@
-"""Question 11: what does a class cost that workers do not have?
+"""Question 11: how much does a class cost that workers don't have?
 
-Against what one does without a registry: cloudpickle, which puts the class by value into every
-message. The class stands in no module that could be imported. Both send the same small instance
-by pickle; once more as JSON, which cloudpickle cannot. Round trips are the calls of the store's
-pointers, each of which is one on Redis.
+Compared with cloudpickle, which puts the class by value into every message. The class is in a
+module that workers can't import. Both send the same small instance with pickle; offload also sends
+it as JSON, which cloudpickle can't. Round trips are calls to the store's pointers, each of which
+takes one on Redis.
 """
 
 import types
@@ -24,7 +24,7 @@ from offload.stores import open_store
 from offload.stores.protocols import Store
 from tests.support.servers import redis_server
 
-TITLE = "Classes that workers do not have"
+TITLE = "Classes that workers don't have"
 CLOUDPICKLE, OFFLOAD, ONE_BY_ONE = "cloudpickle", "offload", "one by one"
 _METHODS = 50
 _CHANGED = 3
@@ -58,7 +58,7 @@ def run(scale: Scale, judge: Judge) -> None:
 
 
 def _class(methods: int, name: str = "Pipeline", salt: str = "") -> Any:
-    """Return a class in a module of its own, which nobody can import."""
+    """Return a class in its own module, which can't be imported."""
     body = "".join(_METHOD.format(n=n) for n in range(methods))
     text = f"{_HELPERS}\n@dataclass\nclass {name}:\n    name: str = 'x{salt}'\n{body}"
     module = types.ModuleType("steps")
@@ -136,7 +136,7 @@ def _cpu(what: str, ways: dict[str, Callable[[], Any]], scale: Scale, judge: Jud
 
 
 def _sender(app: Celery, value: Any) -> Callable[[], int]:
-    """Return what makes a message, and says how many bytes it has."""
+    """Return a function that builds a message and returns its size in bytes."""
 
     def make() -> int:
         message = app.amqp.create_task_message("an-id", "take", (value,), {})

@@ -1,9 +1,9 @@
 """Question 13: how long does a page of the dashboard take, and what does it cost the store?
 
-``celery offload dashboard`` in a process of its own, asked over loopback for pages that nobody
-asked for in the seconds before, so that each is made anew. The store has many small blobs, every
-second of which is held, and statistics of many kinds of tasks. A page of blobs is made of a look at
-all of them, which goes on in the background; meanwhile the overview is asked for again and again.
+``celery offload dashboard`` runs in its own process. Pages are requested over loopback after their
+caches have expired, so that each is rendered from new data. The store has many small blobs, half of
+them held, and statistics of many tasks. A page of blobs comes from a background scan of all blobs.
+Meanwhile, the overview is requested repeatedly.
 """
 
 import os
@@ -32,7 +32,7 @@ from tests.support.servers import redis_server
 TITLE = "Pages of the dashboard"
 HOUR = 3600.0
 _AT_ONCE = 1000
-_CONTENT = 100  # bytes of a blob, and up to as many more
+_CONTENT = 100  # minimum bytes of a blob; the maximum is twice as much
 _FORGOTTEN = 2.5  # seconds after which statistics are read again
 _APP = """
 from celery import Celery
@@ -61,7 +61,7 @@ def run(scale: Scale, judge: Judge) -> None:
             _first_look(dashboard, scale, judge)
             many = f"{scale.blobs:,} blobs, {scale.kinds_of_tasks} tasks"
             chosen = "blobs?sort=expiry&desc=1&larger=120&held=yes"
-            # Of blobs another page, or another blob, each time: what they are is kept longer.
+            # Request another page, or another blob, each time: blobs are cached longer.
             pages: dict[str, Callable[[int], str]] = {
                 "overview": lambda _: "",
                 "tasks": lambda _: "tasks",
@@ -81,7 +81,7 @@ def run(scale: Scale, judge: Judge) -> None:
 
 
 def _first_look(dashboard: _Dashboard, scale: Scale, judge: Judge) -> None:
-    """Measure the look at all blobs, and the overview during it."""
+    """Measure the scan of all blobs, and the overview during it."""
     dashboard.get("")
     before = resident(dashboard.pid)
     meanwhile: list[float] = []
@@ -112,7 +112,7 @@ def _timed(dashboard: _Dashboard, path: str) -> float:
 
 
 def _fill(url: str, number: int) -> list[Digest]:
-    """Store small blobs, and hold every second; return their digests."""
+    """Store small blobs, and hold every other one; return their digests."""
     blobs = open_store(url).blobs
     digests = [Digest(f"b3:{os.urandom(32).hex()}") for _ in range(number)]
     for begin in range(0, number, _AT_ONCE):

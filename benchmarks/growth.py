@@ -1,6 +1,6 @@
-"""Question 14: how cost grows with the work, against plain Celery on JSON.
+"""Question 14: how does cost grow with the work, compared with plain Celery on JSON?
 
-Each job runs at several counts. A ratio (offload's time over plain Celery's) that stays put as
+Each job runs at several counts. A ratio (offload's time over plain Celery's) that stays constant as
 the count rises means that offload adds nothing that grows faster than Celery's own cost.
 """
 
@@ -32,13 +32,13 @@ SMALL, MEDIUM, LARGE = 10, 100_000, 1_000_000
 
 @dataclass(frozen=True)
 class Job:
-    """A kind of work at several counts.
+    """A job measured at several counts.
 
     Attributes:
         name: ``{}`` stands for the count.
-        run: does it with an app, a count, and what *prepare* made.
-        prepare: makes what is not timed, of an app, a count, and a seed that makes values new.
-        part_bytes: bytes that each of the count adds to what plain Celery carries at once.
+        run: runs the job with an app, a count, and the result of *prepare*.
+        prepare: untimed preparation with an app, a count, and a seed that makes values unique.
+        part_bytes: bytes per count that plain Celery transfers at once.
     """
 
     name: str

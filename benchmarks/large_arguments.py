@@ -1,7 +1,7 @@
 """Question 2: one large argument, the first time and again.
 
-Each measurement is made by a fresh publishing process (`benchmarks.publisher`), and
-the ways take turns. ``again`` is another object of the same content.
+Each measurement runs in a fresh publishing process (`benchmarks.publisher`), and the ways
+alternate. ``again`` is another object with the same content.
 """
 
 import os
@@ -30,9 +30,9 @@ def run(scale: Scale, judge: Judge) -> None:
 def _rounds(
     servers: Setting, scale: Scale, kind: str, size: int
 ) -> dict[str, list[dict[str, Any]]]:
-    ways = [way for way in WAYS if way != PLAIN_JSON or kind == "str"]  # it carries no array
+    ways = [way for way in WAYS if way != PLAIN_JSON or kind == "str"]  # it can't transfer arrays
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
-    for way in ways:  # what workers import for this kind is none of its cost
+    for way in ways:  # exclude the workers' imports for this kind
         servers.publisher(way, {"kind": kind, "size": min(size, _MB), "seed": 0})
     for number in range(scale.rounds):
         for way in ways if number % 2 == 0 else reversed(ways):

@@ -1,9 +1,9 @@
-"""Question 9: what does it cost to know who needs what?
+"""Question 9: how much does hold tracking cost?
 
-Round trips are the store's own count of commands: a publishing of what is stored asks "is it
-there" and "keep it for me" at once. Memory is what one server uses more than before, for many
-small blobs, with and without somebody who holds each, and for many who hold one. A sweep looks at
-everything and removes what has ended, here half of it.
+Round trips are the server's own count of commands: publishing a stored value checks for it and
+holds it in one. Memory is the increase in one server, for many small blobs with and without one
+holder each, and for many holders of one blob. A sweep scans all blobs and deletes those that have
+expired, here half of them.
 """
 
 import os
@@ -22,7 +22,7 @@ from offload.stores import open_store
 from offload.stores.file import FileStore
 from tests.support.servers import redis_client, redis_server
 
-TITLE = "Who needs what: round trips, memory and sweeps"
+TITLE = "Hold tracking: round trips, memory, and sweeps"
 HOUR = 3600.0
 _AT_ONCE = 1000
 _CONTENT = 100  # bytes of a small blob

@@ -1,4 +1,4 @@
-"""Reading clocks, memories and servers' counters."""
+"""Read clocks, memory, and servers' counters."""
 
 import gc
 import os
@@ -24,7 +24,7 @@ def timed(function: Callable[[], Any], clock: Callable[[], float] = time.perf_co
 
 
 def alternately(functions: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Call each function *rounds* times, A B A B …, in turned order every second round."""
+    """Call each function *rounds* times, alternating, in reverse order every other round."""
     found: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds):
         names = list(functions) if number % 2 == 0 else list(reversed(functions))
@@ -39,7 +39,7 @@ def ratio(ones: Sequence[float], others: Sequence[float]) -> float:
 
 
 def cpu_of_calls(function: Callable[[], Any], number: int) -> float:
-    """Return this process' CPU seconds per call, without garbage collections."""
+    """Return this process's CPU seconds per call, without garbage collections."""
     gc.collect()
     gc.disable()
     try:
@@ -55,17 +55,17 @@ def cpu_of_calls(function: Callable[[], Any], number: int) -> float:
 
 
 def resident(pid: int | str = "self") -> int:
-    """Return the bytes of memory that a process has now."""
+    """Return a process's current memory in bytes."""
     return _status(pid, "VmRSS")
 
 
 def peak(pid: int | str = "self") -> int:
-    """Return the most bytes that it had since `reset_peak`."""
+    """Return a process's peak memory in bytes since `reset_peak`."""
     return _status(pid, "VmHWM")
 
 
 def reset_peak(pid: int | str = "self") -> None:
-    """Have the kernel forget the high-water mark."""
+    """Reset the kernel's record of peak memory."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
@@ -81,7 +81,7 @@ def children(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used (in steps of 10 ms)."""
+    """Return a process's CPU time (in steps of 10 ms)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -104,7 +104,7 @@ _IN_SCRIPTS = (
 def commands(client: redis.Redis) -> dict[str, int]:
     """Return how often each command was called since `reset_counters`.
 
-    What scripts call is left out: it costs no round trip.
+    Excludes commands called by scripts, which take no round trip.
     """
     stats = client.info("commandstats")
     calls = {name.removeprefix("cmdstat_"): int(entry["calls"]) for name, entry in stats.items()}
@@ -127,5 +127,5 @@ def network(client: redis.Redis) -> int:
 
 
 def wait_drained(results: Sequence[Any], timeout: float = 120.0) -> None:
-    """Return when the last of *results*, which one worker handles in order, is there."""
+    """Wait for the last of *results*, which one worker processes in order."""
     results[-1].get(timeout=timeout)

@@ -1,8 +1,8 @@
-"""Question 7: what does a value cost that the machine has already?
+"""Question 7: how much does a value in the node cache cost?
 
-Reading is `Ref.get`. It maps the file and touches none of it; so each read is shown with
-one use of all its bytes, too, which no cache makes cheaper. Eight processes that hold one
-value are told by their proportional set size, in which a page that they share counts once.
+Reading is `Ref.get`. It maps the file without touching it, so each read is also shown with one
+use of all bytes, which no cache can avoid. For eight processes that have the same value, memory is
+their proportional set size, which counts shared pages once.
 """
 
 import gc
@@ -22,10 +22,10 @@ from benchmarks.processes import Setting, setting
 from benchmarks.report import Judge, Scale
 from benchmarks.values import array
 
-TITLE = "A value that the machine has already"
+TITLE = "A value in the node cache"
 PROCESSES = 8
 _SHM = Path("/dev/shm")  # noqa: S108 (a folder made by mkdtemp)
-_WARM = 20  # reads that a round's figure is the median of
+_WARM = 20  # reads per round, of which the median counts
 _MB = 1_000_000
 
 
@@ -130,7 +130,7 @@ def _memory(servers: Setting, scale: Scale, judge: Judge, folder: Path) -> None:
 
 
 def _reader(pipe: Any, urls: dict[str, str], folder: str, size: int, wire: str) -> None:
-    """Answer questions in a process of its own."""
+    """Answer requests in a separate process."""
     app = make_app(OFFLOAD, urls, cache=folder, cache_size=size)
     app.offload.get(app.offload.put(array(2 * _MB, os.getpid())))  # connections, imports
     value = None

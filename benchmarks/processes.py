@@ -1,4 +1,4 @@
-"""The servers, workers and publishers of a measurement, all ended when it ends."""
+"""Servers, workers, and publishers of a measurement, stopped when it ends."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ from tests.support.servers import Server, redis_client, redis_server
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
-FRESH = True  # processes import all they need; else, where nothing is judged, they are forked
+FRESH = True  # start new processes; False forks them, for runs without targets
 _STORED = {  # which database, which keys
     PROXYSTORE: ("broker", "????????-????-????-????-????????????"),
     PLAIN_JSON: ("store", "*"),
@@ -46,20 +46,20 @@ class Worker:
 
     @property
     def pids(self) -> list[int]:
-        """The main process, then its pool's children."""
+        """Pids of the main process and its pool's children."""
         return [self.pid, *children(self.pid)]
 
     def watch(self) -> None:
-        """Begin to watch the memory of all its processes."""
+        """Start to measure the memory of all its processes."""
         for pid in self.pids:
             reset_peak(pid)
             self._before[pid] = resident(pid)
 
     @property
     def growth(self) -> tuple[int, int]:
-        """Bytes beyond what there were at `watch`, at most.
+        """Peak increase in bytes since `watch`.
 
-        Of the main process, and of the child that grew most.
+        For the main process, and for the child that grew most.
         """
         main, *pool = (peak(pid) - self._before.get(pid, 0) for pid in self.pids)
         return main, max(pool, default=0)
@@ -69,8 +69,8 @@ class Setting:
     """Servers, and the workers on them.
 
     Attributes:
-        servers: of ``broker``, ``backend`` and ``store``; one server in the place of
-            all unless they are *separate*.
+        servers: by ``broker``, ``backend``, and ``store``; one server for all unless they are
+            *separate*.
         store_after: URL of a second tier of the store.
     """
 
@@ -89,7 +89,7 @@ class Setting:
         self._thresholds: dict[str, int] = {}
 
     def urls(self, way: str) -> dict[str, str]:
-        """Each way has databases of its own."""
+        """Return the URLs for a way, which has its own databases."""
         urls = {
             role: f"redis://{server.host}:{server.port}/{3 * WAYS.index(way) + i}"
             for i, (role, server) in enumerate(self.servers.items())
@@ -112,11 +112,11 @@ class Setting:
         env = {f"BENCH_{role.upper()}": url for role, url in self.urls(way).items()}
         if threshold is not None:
             env["BENCH_THRESHOLD"] = str(threshold)
-        # Plain Celery refuses pickle as root, rightly; here nobody else reaches the broker.
+        # Plain Celery rightly refuses pickle as root; here, the broker is private.
         return {**os.environ, **env, "BENCH_WAY": way, "C_FORCE_ROOT": "1"}
 
     def worker(self, way: str, *, concurrency: int = 1, threshold: int | None = None) -> Worker:
-        """Start a worker and return when it has done a task."""
+        """Start a worker and wait until it has run a task."""
         log = self.folder / f"worker-{way.replace(' ', '-')}.log"
         words = [str(concurrency), f"{way.replace(' ', '-')}@bench"]
         env = self.environment(way, threshold)
@@ -169,21 +169,21 @@ class Setting:
         return found
 
     def settle(self) -> None:
-        """Return when the workers have finished what came before: also what a task does after
-        its result is there. (Each has one process.)
+        """Wait until the workers have finished earlier tasks, including work after a task's result
+        is stored. (Each worker has one process.)
         """
         for way in self.workers:
             self.app(way).tasks["add"].delay(1, 1).get(timeout=PATIENCE)
 
     def empty_store(self, way: str) -> None:
-        """Remove what *way* stored besides messages and results."""
+        """Delete the values that *way* stored, but no messages and results."""
         database, pattern = _STORED[way]
         with redis.Redis.from_url(self.urls(way)[database]) as client:
             for key in client.scan_iter(match=pattern, count=1000):
                 client.delete(key)
 
     def forget(self, way: str) -> None:
-        """Remove all results and stored values of *way*; queues stay."""
+        """Delete all results and stored values of *way*, but no queues."""
         for role in ("backend", "store"):
             with redis.Redis.from_url(self.urls(way)[role].split()[0]) as client:
                 client.flushdb()
@@ -202,7 +202,7 @@ def setting(
 
 
 def _close(app: Celery) -> None:
-    """Let go of the servers before they end; results that are garbage do so themselves."""
+    """Close connections before the servers stop; results do so when garbage-collected."""
     gc.collect()
     app.backend.result_consumer.stop()
     app.close()
@@ -214,5 +214,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(10)
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # its children with it
+        os.killpg(process.pid, signal.SIGKILL)  # including its children
     process.wait()

@@ -1,7 +1,7 @@
-"""A fresh process that publishes one large value twice and tells what that took.
+"""Publish one large value twice in a fresh process, and print time and memory.
 
-Fresh, because memory once touched makes the next publishing cheaper, and because a
-peak can only be told from a process that did nothing else.
+A fresh process, because memory that was already touched makes publishing cheaper, and because
+peak memory is only meaningful in a process that did nothing else.
 
     python -m benchmarks.publisher '{"kind": "array", "size": 100000000, "seed": 1}'
 """
@@ -27,7 +27,7 @@ def main() -> None:
     app = from_environment()
     take = app.tasks["take"]
     wrap = _wrapper()
-    # Connections, imports, the signing key: what a running publisher has.
+    # Warm up connections, imports, and the signing key, as in a running publisher.
     take.delay(wrap(value(job["kind"], min(_WARM, job["size"]), job["seed"] + 10**6))).get(
         timeout=TIMEOUT
     )
@@ -41,7 +41,7 @@ def main() -> None:
 
 def _measured(take: Any, wrap: Any, large: Any) -> dict[str, float]:
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else a peak may hide in memory freed before
+    ctypes.CDLL(None).malloc_trim(0)  # else freed memory may hide a peak
     reset_peak()
     before = resident()
     start = time.perf_counter()

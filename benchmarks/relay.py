@@ -1,4 +1,4 @@
-"""A TCP relay that counts the bytes going through it."""
+"""A TCP relay that counts the bytes it transfers."""
 
 import asyncio
 import threading
@@ -9,11 +9,11 @@ HOST = "127.0.0.1"
 
 
 class Relay:
-    """Passes connections on to *port*.
+    """Relay of connections to *port*.
 
     Attributes:
-        port: where it listens, on loopback.
-        sent, received: bytes so far, to the server and from it.
+        port: the loopback port it listens on.
+        sent, received: bytes so far, to and from the server.
     """
 
     def __init__(self, target: int) -> None:

@@ -1,4 +1,4 @@
-"""What a benchmark found: rows of figures, as JSON, as Markdown and on the screen."""
+"""Results of a benchmark: rows of figures as JSON, Markdown, and a table on screen."""
 
 import json
 import os
@@ -10,19 +10,19 @@ from typing import Any
 
 KINDS = ("array", "str", "frame")
 FIELDS = ("question", "what", "unit", "figures", "ratio", "target", "met")
-"""What each row of the JSON has."""
+"""Keys of each row in the JSON."""
 
 
 @dataclass
 class Row:
-    """One thing measured in several ways.
+    """One quantity measured in several ways.
 
     Attributes:
         figures: by way (``plain json``, ``offload``, …), in *unit*.
-        ratio: what the target is about, however it is made up.
-        target: as people read it; None where a figure is for information.
-        met: whether *ratio* (or the figure) reaches it; None where it was not a run of
-            full size.
+        ratio: the value that the target bounds.
+        target: as text; None if the figure is informational.
+        met: whether *ratio* (or the figure) meets the target; None unless this was a full-size
+            run.
     """
 
     question: int
@@ -36,22 +36,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured. Targets are judged only where *judged*.
+    """Amount of measurements. Targets are checked only if *judged*.
 
     Attributes:
-        end_to_end: and how many at once from end to end.
-        large, kinds: sizes of question 2 in bytes, and of what.
+        end_to_end: small tasks sent at once in end-to-end runs of question 1.
+        large, kinds: sizes in bytes, and kinds of values, of question 2.
         again: size of question 4.
         shared: tasks and bytes of question 3.
-        result, parts: bytes of a result, and how many parts a chord has.
-        sizes: of question 6.
-        blobs: small blobs of questions 9 and 13.
-        tiered: tasks, arrays and bytes of an array, of question 10.
+        result, parts: bytes of a result, and number of parts of a chord, in question 5.
+        sizes: sizes of question 6.
+        blobs: number of small blobs in questions 9 and 13.
+        tiered: tasks, arrays, and bytes of an array, in question 10.
         tasks: small tasks published at once in question 1.
-        classes: of which a few are pushed in question 11.
-        kinds_of_tasks: counted in questions 12 and 13.
-        growth: counts of question 14: of parts, steps, arguments and references.
-        rounds: how often each is repeated, at least.
+        classes: number of classes in question 11, some of which are pushed.
+        kinds_of_tasks: number of task names in questions 12 and 13.
+        growth: counts of parts, steps, arguments, and references in question 14.
+        rounds: minimum repetitions.
     """
 
     name: str
@@ -145,7 +145,7 @@ SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 
 @dataclass
 class Judge:
-    """Makes rows for one question."""
+    """Builder of rows for one question."""
 
     question: int
     judged: bool
@@ -175,7 +175,7 @@ class Judge:
 
 
 def document(scale: Scale, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what is written as JSON."""
+    """Return the document to write as JSON."""
     import celery
     import redis
 
@@ -215,7 +215,7 @@ def cells(row: dict[str, Any], ways: Sequence[str]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Format with three significant digits."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"

@@ -1,12 +1,11 @@
-"""Question 8: what does S3 cost, against boto3's own transfers?
+"""Question 8: how much does S3 cost, compared with boto3's own transfers?
 
-The same bytes go to the same server, in turns: by boto3's ``upload_fileobj`` and
-``download_fileobj`` with their defaults (multipart, ten threads, checksums), and by the
-store, as the 4 MiB chunks that a value is cut into. Once to SeaweedFS, a real server, which
-on one machine takes most of the time itself; and once to a server that forgets everything,
-which tells what the client can do.
+The same bytes go to the same server, alternating between boto3's ``upload_fileobj`` and
+``download_fileobj`` with their defaults (multipart, ten threads, checksums), and the store with its
+4 MiB chunks. They go to SeaweedFS, a real server, which takes most of the time on one machine, and
+to a server that discards everything, which shows the client's limit.
 
-Hashing is left out here, as it is what names the chunks: question 2 has it.
+Hashing isn't included; question 2 measures it.
 """
 
 import io
@@ -29,7 +28,7 @@ from offload.content.memory import allocate
 from offload.stores import open_store
 from tests.support.s3_server import BUCKET, KEY, SECRET, s3_server
 
-TITLE = "S3, against boto3's own transfers"
+TITLE = "S3, compared with boto3's own transfers"
 BOTO3, OFFLOAD = "boto3", "offload"
 CHUNK = 4 << 20
 HOUR = 3600.0
@@ -92,9 +91,9 @@ def _transfers(
             "ms",
             {way: median(times) * 1e3 for way, times in servers.items()},
         )
-        # With a client that takes no time at all, the server on all cores.
+        # The server on all cores, with a client that takes no time.
         least = median(servers[OFFLOAD]) / (os.cpu_count() or 1)
-        if least:  # a little is less than the kernel counts
+        if least:  # smaller values are below the kernel's resolution
             judge.row(
                 f"{what}: what no client can exceed on this machine",
                 "x",
@@ -103,7 +102,7 @@ def _transfers(
 
 
 def _memory(endpoint: str, scale: Scale, judge: Judge) -> None:
-    """Each in a process of its own, where nothing is left over from another."""
+    """Measure each in its own process, unaffected by the others."""
     grown = {way: _in_process(way, endpoint, scale.again) for way in (BOTO3, OFFLOAD)}
     for direction in ("up", "down"):
         judge.row(
@@ -142,14 +141,14 @@ class _Offload:
     def up(self, content: bytes) -> list[str]:
         view = memoryview(content)
         chunks = [view[at : at + CHUNK] for at in range(0, len(view), CHUNK)]
-        # Names as good as any, which end in the size that the sink is to answer with.
+        # Arbitrary names that end in the size of the sink's reply.
         names = [f"b3:{os.urandom(26).hex()}{len(chunk) + 17:012d}" for chunk in chunks]
         blobs = {name: [b"\0", chunk] for name, chunk in zip(names, chunks, strict=True)}
         self._store.blobs.put(blobs, HOUR)
         return names
 
     def down(self, names: list[str], size: int) -> None:
-        target = allocate(size, 64)  # as a value is read
+        target = allocate(size, 64)  # as values are read
         at = 0
         for found in self._store.blobs.get(names, CHUNK + 1):
             chunk = memoryview(found)[1:]
@@ -177,10 +176,10 @@ def _in_process(way: str, endpoint: str, size: int) -> dict[str, int]:
 
 
 def _grown(way: str, endpoint: str, size: int) -> dict[str, int]:
-    """Return the bytes that this process grew by at most, beyond the value."""
+    """Return this process's peak increase in bytes, besides the value."""
     client: Any = (_Boto3 if way == BOTO3 else _Offload)(endpoint)
     client.down(client.up(os.urandom(3 * CHUNK)), 3 * CHUNK)
-    # boto3 reads from a file: its content stands in memory once, as ours does.
+    # boto3 reads from a file whose content is in memory once, as the store's value is.
     content = os.urandom(size)
     with _watched() as found:
         there = client.up(content)

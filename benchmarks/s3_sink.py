@@ -1,7 +1,7 @@
-"""An S3 server that costs next to nothing: it forgets what it is sent, and answers with zeros.
+"""A nearly free S3 server: it discards uploads, and answers downloads with zeros.
 
-It tells what a client can do, where a real server would be what takes the time. It knows
-the requests of `benchmarks.s3` and checks nothing.
+It shows a client's limit, which a real server's time would hide. It supports only the requests of
+`benchmarks.s3`, and checks nothing.
 """
 
 import multiprocessing
@@ -21,8 +21,8 @@ _COMMON = (
 
 @contextmanager
 def sink() -> Iterator[int]:
-    """Serve in a process of its own; the port is given. What is read has the size that stands
-    at the end of its key: ``name-1000``.
+    """Run the server on a port in a separate process. A key ends in the size of its object:
+    ``name-1000``.
     """
     listener = socket.create_server((HOST, 0), backlog=64)
     context = multiprocessing.get_context("fork")

@@ -1,7 +1,7 @@
-"""Question 4: what does content cost that is stored already?
+"""Question 4: how much does content cost that is already stored?
 
-All in one process that stays warm, the cases taking turns. The floor is what cannot be
-left out: hashing the bytes once, and asking the store once.
+The cases alternate in one warm process. The floor is the unavoidable work: hashing the bytes once,
+and asking the store once.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def run(scale: Scale, judge: Judge) -> None:
             {
                 "array floor": lambda: floor(memoryview(numbers).cast("B")),
                 "array": publish(numbers),
-                # In new memory, too, which takes longer to read.
+                # Also in new memory, which takes longer to read.
                 "str floor": lambda: floor(memoryview(words.encode())),
                 "other str": publish(words, fresh=True),
                 "same str": publish(shared),

@@ -1,7 +1,7 @@
 """Question 3: how much memory do queued tasks with the same argument take?
 
-No worker runs; what one server (broker and store, a new one for each way) uses more than
-before is read from its INFO.
+No worker runs. INFO shows the increase in memory of one server (broker and store, a new one for
+each way).
 """
 
 from benchmarks.app import OFFLOAD, PLAIN_JSON, PLAIN_PICKLE

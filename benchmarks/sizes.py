@@ -1,8 +1,8 @@
-"""Question 6: from which size does offloading pay, and with how many distinct arguments?
+"""Question 6: from which size does offloading pay off, and with how many distinct arguments?
 
-The same tasks run with everything offloaded (threshold 1) and by plain Celery. A task's
-cost is the CPU time of all that take part: publisher, worker, server; on a busy machine
-that is steadier than the clock, which is shown beside it.
+The same tasks run with everything offloaded (threshold 1) and with plain Celery. A task's cost is
+the CPU time of publisher, worker, and server, which is steadier on a busy machine than wall time.
+Both are shown.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from benchmarks.values import text
 TITLE = "Cost of a task by the size of its argument (str): in the message or offloaded"
 WAYS = (PLAIN_JSON, OFFLOAD)
 _DISTINCT = (1, 10, 100)
-_MOST = 200_000_000  # bytes that the tasks of one measurement carry
+_MOST = 200_000_000  # bytes of all tasks of one measurement
 
 
 def run(scale: Scale, judge: Judge) -> None:

@@ -1,10 +1,9 @@
-"""Question 1: what does a task with small arguments pay?
+"""Question 1: how much does a task with small arguments cost?
 
-Publishing is measured in this process' CPU time, which other programs on the machine
-disturb less than the clock: two apps in one process publish alternately in blocks, and
-the median of the blocks' ratios counts; beside it stands how many functions were called,
-which is exact. The same for a worker's handling of a message,
-by Celery's own tracer. End to end is by the clock, with real workers.
+Publishing is measured in this process's CPU time, which other programs disturb less than wall time:
+two apps in one process publish in alternating blocks, and the median of the blocks' ratios counts.
+The number of function calls, which is exact, is shown as well. A worker's handling of a message is
+measured the same way, with Celery's own tracer. End-to-end runs use wall time and real workers.
 """
 
 import cProfile
@@ -82,7 +81,7 @@ def _publishing(scale: Scale, judge: Judge, servers: Setting, apps: dict[str, Ce
 
 
 def _python_calls(delay: Callable[..., Any]) -> float:
-    """Return how many functions one publishing calls: a cost without any noise."""
+    """Return the number of function calls of one publish: a cost without noise."""
     number = 50
     profile = cProfile.Profile()
     profile.enable()
@@ -93,7 +92,7 @@ def _python_calls(delay: Callable[..., Any]) -> float:
 
 
 def _executing(scale: Scale, judge: Judge, apps: dict[str, Celery]) -> None:
-    """Measure what a worker's child does with a message, the result backend left out."""
+    """Measure a worker child's handling of a message, without the result backend."""
     block = min(_BLOCK, scale.tasks)
 
     def execute(way: str) -> Callable[[], float]:

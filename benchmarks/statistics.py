@@ -1,10 +1,9 @@
-"""Question 12: what does counting cost?
+"""Question 12: how much does counting cost?
 
-Publishing and resolving one value of a size that is just stored, with the counters as they are and
-with counters that do nothing, in turns. Round trips are exchanges with the server. The size of
-statistics is what Redis says of each account once every task was counted with every counter, and
-of all accounts that are ever kept at once: the total, three hours of minutes, three days of hours
-and 90 days.
+Publishes and resolves a value just above the threshold, alternating between real counters and
+counters that do nothing. Round trips are exchanges with the server. The size of statistics is what
+Redis reports for each period once every task was counted with every counter, and for all periods
+that are stored at once: the total, three hours of minutes, three days of hours, and 90 days.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,7 @@ _CALLS = 100
 
 
 class _Nothing(Counters):
-    """Counts nothing."""
+    """Counters that do nothing."""
 
     def about(self, task: str, argument: str = "") -> Any:  # noqa: ARG002
         return nullcontext()

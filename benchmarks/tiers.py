@@ -1,9 +1,8 @@
-"""Question 10: what goes over the network, where many tasks share a few large arrays?
+"""Question 10: how much network traffic do tasks cause that share a few large arrays?
 
-A store of two tiers, Redis and S3, and one worker with two processes. The bytes are counted
-outside: by the servers of Redis themselves, and for S3 by a relay before it. What is
-delivered is what the tasks were given: the size of the array, for each. Plain Celery would send
-that twice, into the broker and out of it.
+A store of two tiers, Redis and S3, and one worker with two processes. Bytes are counted from
+outside: by the Redis servers, and by a relay in front of S3. The bytes delivered are the size of
+the array for each task. Plain Celery would send them twice, into the broker and out of it.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from tests.support.s3_server import s3_server
 
 TITLE = "Many tasks over a few large arrays, in two tiers: bytes over the network"
 _MB = 1_000_000
-_AHEAD = 50  # tasks in the queue at once, so that a slow worker does not fill the broker
+_AHEAD = 50  # tasks queued at once, so that a slow worker doesn't fill the broker
 
 
 def run(scale: Scale, judge: Judge) -> None:

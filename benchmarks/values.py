@@ -1,7 +1,7 @@
-"""The values that travel: no two seeds give the same content, and nothing compresses.
+"""Values to send: each seed gives unique content that doesn't compress.
 
-(Real text and tables do compress; offload then writes less, plain Celery does not.
-Leaving that gain out keeps the comparison one of the way and not of the data.)
+(Real text and tables do compress, which reduces offload's traffic and not plain Celery's. Without
+that gain, results don't depend on the data.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def array(size: int, seed: int) -> np.ndarray:
 
 
 def text(size: int, seed: int) -> str:
-    """ASCII: 93 different characters (no quote, no backslash), at random."""
+    """Return random ASCII text of 93 different characters (no quote, no backslash)."""
     codes = np.random.default_rng(seed).integers(33, 126, size, dtype=np.uint8)
     codes[codes == ord("\\")] = ord("~")
     codes[codes == ord('"')] = ord("!")
@@ -31,8 +31,8 @@ def text(size: int, seed: int) -> str:
 
 
 def frame(size: int, seed: int) -> pd.DataFrame:
-    """Ten columns: eight of floats, one of whole numbers, one of times."""
-    import pandas as pd  # not in workers that get arrays: it shows in their memory
+    """Return ten columns: eight of floats, one of integers, one of times."""
+    import pandas as pd  # not in workers that get arrays, whose memory it would increase
 
     rows = max(1, size // 80)
     rng = np.random.default_rng(seed)
@@ -43,5 +43,5 @@ def frame(size: int, seed: int) -> pd.DataFrame:
 
 
 def equal(value: Any) -> Any:
-    """Return another object of the same content."""
+    """Return another object with the same content."""
     return "".join([value[:1], value[1:]]) if isinstance(value, str) else value.copy()

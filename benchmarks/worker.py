@@ -1,6 +1,6 @@
 """Run a prefork worker: python -m benchmarks.worker CONCURRENCY HOSTNAME.
 
-Celery's command line would first import every command that other packages add to it.
+Celery's command line would first import all commands that other packages add.
 """
 
 import sys
