@@ -1,4 +1,4 @@
-"""What threads of a worker's main process owe the children that it forks."""
+"""Delay forks while offload's threads import modules."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import time
 
 __all__ = ("guard_forks",)
 
-_OURS = "offload-"  # what the names of this library's threads begin with
-_WAIT = 1.0  # seconds that a fork is held up at most
-_IMPORTING = "<frozen importlib"  # begins the file names of the import system's own code
+_OURS = "offload-"  # prefix of the names of offload's threads
+_WAIT = 1.0  # longest delay of a fork in seconds
+_IMPORTING = "<frozen importlib"  # file name prefix of the import system's code
 
 _guarded = False
 
 
 def guard_forks() -> None:
-    """Have forks wait while a thread of ours imports something; once per process.
+    """Delay forks while a thread of offload imports a module; takes effect once per process.
 
-    Drivers import parts of themselves when they are first used. A child that is forked
-    meanwhile would find such a module half made, and locked for ever.
+    Drivers import some of their modules on first use. A child forked during such an import would
+    inherit a partly initialized module that stays locked forever.
     """
     global _guarded
     if not _guarded and hasattr(os, "register_at_fork"):

@@ -4,9 +4,9 @@ There are two kinds, written as text:
 
 - ``ed25519:<base64>``: on producers the 32 bytes of a private key, on workers those of its public
   key (RFC 8032), or the path of a PEM file with either. Needs the package *cryptography*.
-- ``hmac:<secret>``: one secret for both (HMAC-SHA-256, RFC 2104). Whoever can verify can sign.
+- ``hmac:<secret>``: one secret for both (HMAC-SHA-256, RFC 2104). Anyone who can verify can sign.
 
-A verify key may have a name, which logs show, and an expiry: ``{"key": …, "name": "ci", "until":
+A verify key may have a name, shown in logs, and an expiry: ``{"key": …, "name": "ci", "until":
 "2027-06-30"}``.
 """
 

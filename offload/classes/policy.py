@@ -24,7 +24,7 @@ class Policy:
     """Decides whether a version may be loaded.
 
     In mode ``signed``, a signature covers the content of a name and hash, and which version is the
-    latest. It doesn't prove that no newer version exists: whoever can write to the store can
+    latest. It doesn't prove that no newer version exists: anyone who can write to the store can
     restore an older signed pointer.
 
     Args:
@@ -54,8 +54,7 @@ class Policy:
         self._keys: dict[str, VerifyKey] | None = None
         if mode == SIGNED and not self._given:
             raise ConfigurationError(
-                "offload_code is 'signed', and there is no key to verify signatures by: set "
-                "offload_verify_keys"
+                "offload_code is 'signed', but no key verifies signatures: set offload_verify_keys"
             )
 
     @property

@@ -200,7 +200,7 @@ class ClassRegistry(StoredClasses):
 
     @property
     def scope(self) -> Scope:
-        """What is shipped by value."""
+        """Configuration of what ships by value."""
         return self._registrations.scope
 
     def ships_by_value(self, obj: Any) -> bool:

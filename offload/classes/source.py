@@ -72,7 +72,7 @@ _modules_lock = PerProcess(threading.RLock)
 
 @dataclass
 class Module:
-    """What a module holds besides its definitions.
+    """State of a module besides its definitions.
 
     Attributes:
         imports: names, and what they import: a module, and maybe a name in it.

@@ -21,10 +21,10 @@ PLAIN, ZSTD = b"\x00", b"\x01"
 MAX_OVERHEAD = 1
 """Most bytes by which the stored form exceeds the plain one: what doesn't shrink stays plain."""
 
-_WINDOW = 32 << 20  # bytes that decompressing an unknown frame may reserve; ours need 16 MiB
+_WINDOW = 32 << 20  # bytes to decompress an unknown frame; offload's frames need 16 MiB
 _LEVEL = 1  # zstd's fastest regular level: about 1 GB/s on text
 _PROBE = 32 * 1024
-_SMALL = 512  # below this a frame's own bytes eat the gain
+_SMALL = 512  # below this, a frame's overhead exceeds the gain
 _MAX_RATIO = 0.8  # stored to plain size above which decompression isn't worth its time
 
 

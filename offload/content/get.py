@@ -104,7 +104,7 @@ class Reader:
         """Return the stored root blobs of small values by digest.
 
         Makes one attempt. If one can't be read, returns none: `get` then retries, and raises
-        what is wrong.
+        the error.
         """
         sizes = {ref.digest: ref.size for ref in refs if ref.digest and ref.size <= self._max_size}
         if len(sizes) < 2:
@@ -176,7 +176,7 @@ class Reader:
         """Fetch the value of *ref* into the node cache without decoding it.
 
         Returns False if it wasn't fetched: it is cached, is being fetched by another process,
-        is too small, or there is no room. Makes one attempt.
+        is too small, or the cache is full. Makes one attempt.
 
         Raises what `get` does, and OSError if the cache fails.
         """

@@ -1,4 +1,4 @@
-"""Holds: who needs a stored value, and for how long."""
+"""Holds: stated needs of stored values, each with a holder and an expiry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from offload.stores.protocols import PUT, Store
 
 __all__ = ("Hold", "Holds", "holder", "longest_ttl")
 
-_MAX_NAME = 200  # bytes of a task id or pin name that a holder shows as it is
+_MAX_NAME = 200  # bytes of a task id or pin name that a holder shows unhashed
 _MARGIN = 1.25  # hold longer than needed, so that passing a Ref on soon costs no round trip
 _SKEW = 60.0  # seconds by which publishers' clocks may differ
 
@@ -52,7 +52,7 @@ def holder(kind: str, name: object) -> str:
 
 
 def longest_ttl(ttl: float) -> float:
-    """Return the most seconds for which a store is asked to hold what is needed for *ttl*."""
+    """Return the longest hold, in seconds, requested for a need of *ttl* seconds."""
     return ttl * _MARGIN + _SKEW
 
 
@@ -165,5 +165,5 @@ class Holds:
         return until >= self._clock() + ttl
 
     def _is_sure(self, hold: Hold) -> bool:
-        """Return whether nobody else can release *hold*."""
+        """Return whether *hold* can't be released."""
         return hold.holder == PUT or not self._store.blobs.tracks_holds

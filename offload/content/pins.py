@@ -20,7 +20,7 @@ __all__ = ("Pins",)
 
 _FOLDER = "pins/"
 _FOREVER = 100 * 365 * 86400.0
-_UNNAMED = 3600.0  # seconds of a hold that no pointer names yet, should its owner die
+_UNNAMED = 3600.0  # seconds of a hold before a pointer names it, in case its owner dies
 
 
 class Pins:
@@ -45,7 +45,7 @@ class Pins:
         """
         if not self._content.store.blobs.tracks_holds:
             raise ConfigurationError(
-                f"{self._content.store.url} keeps values by their age alone, so none can be "
+                f"{self._content.store.url} deletes values only by age, so they can't be "
                 'pinned: put a Redis before it, as in store=["redis://…", "s3://…"]',
                 store=self._content.store.url,
             )

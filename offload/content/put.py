@@ -178,7 +178,7 @@ class Writer:
         packed = pack(payload, whole=True)
         if packed.chunks:
             raise ValueTooLarge(
-                f"a {payload.type or 'value'} of {human_size(payload.size)} is too large to travel "
+                f"a {payload.type or 'value'} of {human_size(payload.size)} is too large to send "
                 "in a message"
             )
         self._counters.add(values_inline=1)

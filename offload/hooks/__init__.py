@@ -1,1 +1,1 @@
-"""Where Celery and offload meet: publishing, executing, results."""
+"""Hooks into Celery: publishing, executing, results."""

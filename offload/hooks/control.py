@@ -210,7 +210,7 @@ def register_gc_task(runtime: Runtime, app: Any) -> None:
         """Delete expired blobs from the store; see `offload.gc.sweep`."""
         collected = sweep(runtime.store, dry_run=dry_run)
         if collected.busy is not None:
-            _logger.info("nothing done: %s is being swept by %s", collected.store, collected.busy)
+            _logger.info("skipped: %s is being swept by %s", collected.store, collected.busy)
         return collected.as_dict()
 
     # Not shared: else every app of the process would have it, also those without offload.

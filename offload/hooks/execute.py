@@ -12,7 +12,7 @@ called with a message's arguments by other means receives values as well, and so
 ``Strategy`` of their own, which take arguments from requests.
 
 (The signal ``task_prerun`` can't do this: Celery swallows its receivers' exceptions, so a task
-would run on references; and receivers connected before ours would see them.)
+would run on references; and receivers connected before offload's would see them.)
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
 
 def check_tracers(app: Any, pool: str = "a pool's process") -> None:
     """Hook tracers that other packages have built. Raises ConfigurationError if that fails."""
-    runtime = app._offload  # noqa: SLF001 (ours)
+    runtime = app._offload  # noqa: SLF001 (set by offload)
     for name, task in list(app.tasks.items()):
         guard(runtime, task)
         tracer = task.__trace__

@@ -167,7 +167,7 @@ class Offload:
 
 def _install(runtime: Runtime, app: Any) -> None:
     """Hook publishing, executing, and results of *app*, and add our own task."""
-    app._offload = runtime  # noqa: SLF001 (ours)
+    app._offload = runtime  # noqa: SLF001 (set by offload)
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
     before = app.__dict__.pop("amqp", None)  # an instance of the old class
     if before is not None and "queues" in before.__dict__:

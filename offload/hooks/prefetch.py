@@ -37,7 +37,7 @@ LIMIT = 256
 """Tasks, and values, that may wait for the thread."""
 SOON = 60.0
 """Seconds before its ETA from which a task's values are fetched."""
-_POLL = 0.25  # seconds between checks whether tasks have started, while there is no room
+_POLL = 0.25  # seconds between checks whether tasks have started while the cache is full
 _EXIT_TIMEOUT = 2.0  # seconds that the process's exit waits for a fetch
 _THREAD = "offload-prefetch"
 

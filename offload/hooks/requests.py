@@ -130,4 +130,4 @@ def _for_hooks(request: Any, value: Any) -> Any:
     receivers = signals.task_failure.receivers or signals.task_retry.receivers
     if not receivers and not any(task_has_custom(task, hook) for hook in _HOOKS):
         return value
-    return readable(request.app._offload, value)  # noqa: SLF001 (ours)
+    return readable(request.app._offload, value)  # noqa: SLF001 (set by offload)

@@ -88,7 +88,7 @@ class Runtime:
         self._no_call = TaskOptions()
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
-        """What this process has done; see `offload.metrics.counters.NAMES`."""
+        """Counters of this process; see `offload.metrics.counters.NAMES`."""
         self.classes: ClassRegistry = ClassRegistry.from_config(
             self._class_config, self.counters, like=None if like is None else like.classes
         )
@@ -254,7 +254,7 @@ class Runtime:
             return self.settings.retention
         try:
             tracked = self.store.blobs.tracks_holds
-        except ConfigurationError:  # there is no store; storing a value raises
+        except ConfigurationError:  # without a store, storing a value raises
             tracked = True
         return RETENTION_HELD if tracked else RETENTION_BY_AGE
 
@@ -346,7 +346,7 @@ def results_as_refs() -> Iterator[None]:
 
 
 def _current() -> Runtime:
-    runtime: Runtime = own_app()._offload  # noqa: SLF001 (ours)
+    runtime: Runtime = own_app()._offload  # noqa: SLF001 (set by offload)
     return runtime
 
 

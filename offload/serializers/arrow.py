@@ -1,4 +1,4 @@
-"""pyarrow tables and arrays, and polars frames and series, which are Arrow inside.
+"""pyarrow tables and arrays, and polars frames and series, which use Arrow's memory layout.
 
 Arrays travel as their own buffers, without a copy; only slices are copied, to leave out
 the memory outside of them. Chunks stay chunks.

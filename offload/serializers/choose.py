@@ -28,8 +28,8 @@ class Registry:
     """The serializers an app writes and accepts.
 
     Args:
-        accept: kombu's names of the serializers that the app accepts. Our own that decode to
-            data only are accepted in any case.
+        accept: kombu's names of the serializers that the app accepts. offload's own data-only
+            serializers are always accepted.
         code: the classes that are shipped; None for none.
     """
 
@@ -79,7 +79,7 @@ class Registry:
             return
         found = self._by_name.get(serializer)
         if found is None:
-            raise DeserializationError(f"there is no serializer named {serializer[:40]!r}")
+            raise DeserializationError(f"no serializer is named {serializer[:40]!r}")
         if not found.data_only:
             self._check(serializer)
 

@@ -142,7 +142,7 @@ class LimitedChunks(Protocol):
 
 
 def chunk_size_of(store: Store) -> int | None:
-    """Return the most bytes that a chunk in *store* may have; None if it has no limit."""
+    """Return the maximum bytes of a chunk in *store*; None if it has no limit."""
     limits = [tier.chunk_size for tier in tiers_of(store) if isinstance(tier, LimitedChunks)]
     return min(limits, default=None)
 
@@ -246,9 +246,9 @@ class AddsNumbers(Protocol):
 
 
 MAX_SMALL_FILE = 64 << 20
-"""The most bytes of a small file that are read."""
+"""Bytes of a small file that are read at most."""
 SMALL_FILE = re.compile(r"part-[0-9a-f]{32}(\.end)?|fold-[0-9]{10}-[0-9a-f]{32}", re.ASCII)
-"""The names of small files; others put what else is beside them."""
+"""Names of small files; other files beside them aren't the store's."""
 
 
 @dataclass(frozen=True)
@@ -267,9 +267,9 @@ class SmallFile:
 
 
 class SmallFiles(Protocol):
-    """Small files by name (`SMALL_FILE`), each seen whole or as it was before.
+    """Small files by name (`SMALL_FILE`), replaced atomically.
 
-    Errors are as of all of a store; that a file is missing is none.
+    Raises a store's usual errors, but none for a missing file.
 
     Attributes:
         url: of the store.
@@ -294,10 +294,10 @@ class SmallFiles(Protocol):
         """Remove files."""
 
     def now(self) -> float:
-        """Return the time, as well as it is known without asking."""
+        """Return the best known time without a request."""
 
     def sure_time(self) -> float:
-        """Return a time that has passed by the store's clock, for removing by age."""
+        """Return a time in the past by the store's clock, for deleting by age."""
 
 
 @runtime_checkable

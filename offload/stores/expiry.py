@@ -35,7 +35,7 @@ def blob_digest(name: str) -> Digest | None:
 
 
 class ExpiringBlobs(ABC):
-    """Blobs that live as long as the longest time ever asked for, whoever releases them.
+    """Blobs that live for the longest requested time; releasing has no effect.
 
     A driver implements the operations on one blob; several run at once in *threads*.
     """

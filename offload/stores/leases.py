@@ -116,7 +116,7 @@ class RecordLeases:
 def _parse(seen: Record) -> _Lease:
     with suppress(TypeError, ValueError):
         return _Lease(**json.loads(seen.content or b"{}"))
-    return _Lease()  # what something else has damaged is no lease
+    return _Lease()  # a damaged record counts as no lease
 
 
 def _serialize(lease: _Lease) -> bytes:

@@ -84,7 +84,7 @@ def open_store(
     if factory is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
         what = f"{location.scheme}://" if location.scheme else "no scheme"
-        raise ConfigurationError(f"no store is known for a URL with {what}; there are: {known}")
+        raise ConfigurationError(f"no store is known for a URL with {what}; known: {known}")
     if isinstance(factory, str):
         module, _, name = factory.partition(":")
         factory = getattr(import_module(module), name)

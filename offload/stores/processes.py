@@ -14,7 +14,7 @@ T = TypeVar("T")
 class PerProcess(Generic[T]):
     """Create an object when a process first needs it, and again after a fork.
 
-    There is no lock, which a fork could leave locked in the child for ever. ``dict.setdefault``
+    Uses no lock, which a fork could leave locked in the child forever. ``dict.setdefault``
     is atomic, so threads that start together agree on one object (another may be created and
     dropped).
     """

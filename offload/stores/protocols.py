@@ -78,7 +78,7 @@ class BlobStore(Protocol):
 
     A *hold* states that its *holder* needs a blob for some time. A store that tracks holds
     expires a blob soon after its last hold was released; in any other, a blob lives as long as
-    the longest time ever asked for, whoever releases it.
+    the longest requested time, regardless of releases.
 
     Attributes:
         tracks_holds: whether `release` has an effect.
@@ -92,7 +92,7 @@ class BlobStore(Protocol):
 
         Check and hold are one atomic step per blob: a blob that isn't returned doesn't expire
         within *ttl*, unless *holder* releases it. The hold of a missing blob is recorded too:
-        whoever stores it next keeps it for this holder as well. A holder has one hold of a
+        the next writer of the blob keeps it for this holder as well. A holder has one hold of a
         blob, the longest it asked for. One round trip for any number of digests.
         """
 

@@ -93,7 +93,7 @@ class StoreURL:
         if self._options:
             unknown = ", ".join(repr(name) for name in sorted(self._options))
             known = ", ".join(sorted(self._known)) or "none"
-            self.refuse(f"unknown option {unknown}; there are: {known}; and chunk_size")
+            self.refuse(f"unknown option {unknown}; known: {known}; and chunk_size")
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise ConfigurationError for this URL, without its credentials."""

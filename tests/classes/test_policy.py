@@ -147,7 +147,7 @@ def test_a_pin_leaves_other_versions_out():
     (
         ({"mode": "signde"}, "offload_code: 'signde'.*off, signed, trusted"),
         ({"mode": None}, "offload_code: None"),
-        ({"mode": "signed"}, "no key to verify"),
+        ({"mode": "signed"}, "no key verifies"),
         ({"allow": "shop.*"}, "offload_code_allow: 'shop.*' is refused: a list"),
         ({"allow": ["shop.A@"]}, "offload_code_allow: 'shop.A@'"),
         ({"allow": ["shop.A@zzzzzzzzzzzz"]}, "offload_code_allow"),

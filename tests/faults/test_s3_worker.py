@@ -198,4 +198,4 @@ def test_a_cache_folder_that_others_may_use(throttled, s3_proxy):
     finally:
         throttled.cache.chmod(0o700)
     assert result.get() == ["str", len(value)]
-    assert "works without the node cache: offload_cache" in throttled.shared.log()[said:]
+    assert "running without the node cache: offload_cache" in throttled.shared.log()[said:]

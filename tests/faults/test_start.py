@@ -107,11 +107,11 @@ def test_wrong_options_of_a_task_or_call(options, says, where):
 @pytest.mark.parametrize(
     ("store", "says"),
     (
-        ("nosuch://host", "there are: file://"),
+        ("nosuch://host", "known: file://"),
         ("just-a-name", "no scheme"),
         ("redis://host:port/0", "is not a port number"),
         ("redis://host/db", "'db' is not the number of a database"),
-        ("redis://host/0?timeout=1", "unknown option 'timeout'; there are:"),
+        ("redis://host/0?timeout=1", "unknown option 'timeout'; known:"),
     ),
 )
 def test_a_store_that_cannot_be(store, says):
@@ -155,7 +155,7 @@ WORKERS = {
         {"task_annotations": {"size": {"offload": {"inline": ["no"]}}}},
         "'no' is unknown",
     ),
-    "store": ({"store": "nosuch://host"}, {}, "there are: file://"),
+    "store": ({"store": "nosuch://host"}, {}, "known: file://"),
 }
 
 

@@ -79,10 +79,10 @@ def test_certificates_are_checked_by_default():
         ("", {}, "no scheme"),
         ("host:6379", {}, "memory://"),
         ("/a/path", {}, "no scheme"),
-        ("s4://bucket", {}, r"s4://; there are: file://, fsspec\+…://, memory://, redis://"),
+        ("s4://bucket", {}, r"s4://; known: file://, fsspec\+…://, memory://, redis://"),
         ([], {}, "one URL or several, not an empty list"),
         (["memory://", "memory://"], {}, "memory:// is there twice"),
-        ("redis://h?nonsense=1", {}, "unknown option 'nonsense'; there are: .*socket_timeout"),
+        ("redis://h?nonsense=1", {}, "unknown option 'nonsense'; known: .*socket_timeout"),
         ("redis://h", {"prefx": "a", "z": 1}, "unknown option 'prefx', 'z'"),
         ("redis://h?ssl_ca_certs=/x", {}, "unknown option 'ssl_ca_certs'"),
         ("redis://h?db=1", {"db": 1}, "'db' is given twice"),
@@ -105,7 +105,7 @@ def test_certificates_are_checked_by_default():
         ("file://relative/path", {}, "three slashes"),
         ("file:///", {}, "three slashes"),
         ("file:///x?skew=-1", {}, "skew='-1' is not a number of seconds"),
-        ("memory://x?a=b", {}, "unknown option 'a'; there are: none"),
+        ("memory://x?a=b", {}, "unknown option 'a'; known: none"),
     ),
 )
 def test_what_is_wrong_is_named(url, options, said):
@@ -138,7 +138,7 @@ def test_a_scheme_can_be_added(monkeypatch):
     monkeypatch.setattr(module, "_FACTORIES", dict(module._FACTORIES))
     register_scheme("mine", lambda url: MemoryStore(url.take("name", str, "x")))
     assert open_store("mine://?name=a").url == "memory://a"
-    with pytest.raises(ConfigurationError, match="there are: name"):
+    with pytest.raises(ConfigurationError, match="known: name"):
         open_store("mine://?nam=a")
 
 

@@ -469,7 +469,7 @@ def test_a_url_is_shown_without_credentials(url, shown):
         ("s3://bucket/a//b", "a prefix is of"),
         ("s3://bucket/a b", "a prefix is of"),
         ("s3://bucket/..", "a prefix is of"),
-        ("s3://bucket?regio=x", "unknown option 'regio'; there are: .*region"),
+        ("s3://bucket?regio=x", "unknown option 'regio'; known: .*region"),
         ("s3://bucket?endpoint_url=host:9000", "is not a URL as https"),
         ("s3://bucket?endpoint_url=http://u:p@h", "is not a URL as https"),
         ("s3://bucket?addressing_style=dns", "one of auto, path, virtual"),

@@ -7,8 +7,8 @@
                     from the start, which reserves the space
     lock            is held while space is reserved
 
-flock(2) ends with its holder, so a killed process blocks nobody, and a file it left behind is
-one that nobody has locked.
+flock(2) ends with its holder, so a killed process blocks no other, and a file it left behind is
+unlocked.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Folder:
             return fd
         os.close(fd)
         raise IntegrityError(
-            f"{path} is not this user's alone (user {found.st_uid}, mode {found.st_mode:o})"
+            f"{path} is not private to this user (user {found.st_uid}, mode {found.st_mode:o})"
         )
 
     def remove(self, digest: Digest) -> None:
@@ -204,8 +204,8 @@ class Folder:
     def reserve(self, part: PartialFile, size: int) -> tuple[bool, int]:
         """Reserve *size* bytes for *part*, removing the least recently used files if needed.
 
-        Returns whether there is room, and how many files were removed: none for a value that
-        doesn't fit anyway.
+        Returns whether the space was reserved, and how many files were removed: none for a value
+        that can't fit.
         """
         with self._locked():
             return self._reserve(part, size)
@@ -341,6 +341,6 @@ def memory_limit() -> int | None:
         inner = top / path.lstrip("/")
         for folder in (inner, *inner.parents):
             if folder == top or top in folder.parents:
-                with suppress(OSError, ValueError):  # no limit is written "max"
+                with suppress(OSError, ValueError):  # "max" means no limit
                     limits.append(int((folder / name).read_text()))
     return min(limits, default=None)

@@ -2,8 +2,8 @@
 
 Each value of 1 MiB and more is one file, named by its digest, in a folder on tmpfs. A task
 gets it mapped ``MAP_PRIVATE``: nothing is copied, and what the task writes stays its own.
-The cache can only help: whatever is wrong with it, values come from the store as if
-there were none.
+The cache is optional: if it fails in any way, values come from the store as they would
+without it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LOCAL = ("memory:", "file:")  # stores that are no slower than a cache of them
 _PREFETCH_SHARE = 4  # prefetched values may fill this fraction of the cache: a quarter
 _UNUSED = 86400.0  # seconds after which an unused file is removed, if no retention is set
 _POLLS = (0.001, 0.005)  # shortest and longest seconds between checks on another process
-_SHM = Path("/dev/shm")  # noqa: S108 (a folder of our own in it, checked before each use)
+_SHM = Path("/dev/shm")  # noqa: S108 (a private folder in it, checked before each use)
 
 
 def open_cache(url: str, settings: Settings, counters: Counters) -> NodeCache | None:
@@ -64,8 +64,8 @@ class NodeCache:
 
     Args:
         verify: ``always`` hashes a cached file at each use; ``entry`` hashes only its root, which
-            takes microseconds; ``none`` trusts it. What comes from a store has been
-            verified before it is cached, in any case.
+            takes microseconds; ``none`` trusts it. Values from a store are
+            always verified before they are cached.
         patience: see `PATIENCE`.
         sleep: waits that many seconds.
         clock: returns seconds that only increase.
@@ -144,7 +144,7 @@ class NodeCache:
             return 0
 
     def find(self, digest: Digest, size: int) -> CachedValue | None:
-        """Return the value cached under *digest*; remove it if it isn't what it should be."""
+        """Return the value cached under *digest*; remove it if it is invalid."""
         try:
             fd = self.folder.open(digest)
             if fd is None:
@@ -182,7 +182,7 @@ class NodeCache:
 
     def _drop_altered(self, digest: Digest, exc: IntegrityError) -> None:
         self._counters.add(cache_altered=1)
-        logger.warning("node cache: %s; dropped, and fetched from the store again", exc)
+        logger.warning("node cache: %s; fetching the value from the store", exc)
         with suppress(OSError):
             self.folder.remove(digest)
 
@@ -193,7 +193,7 @@ class NodeCache:
     def _log_once(self, reason: str) -> None:
         if reason not in self._logged and len(self._logged) < 100:
             self._logged.add(reason)
-            logger.warning("works without the node cache: %s", reason)
+            logger.warning("running without the node cache: %s", reason)
 
     def count_evicted(self, count: int) -> None:
         """Count files that were removed to make room."""
@@ -226,9 +226,9 @@ class CacheFill:
         return found
 
     def file(self, root: Buffer, manifest: Manifest) -> InFile | None:
-        """Return the cache file in which to assemble the value; None if there is no room.
+        """Return the cache file in which to assemble the value; None if the cache is full.
 
-        If room runs out later, that raises OSError.
+        If space runs out later, writing raises OSError.
         """
         return self._file(root, manifest, self._reraise)
 

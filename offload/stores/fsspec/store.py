@@ -123,8 +123,8 @@ class NoPointers:
 
     def _refuse(self) -> NoReturn:
         raise ConfigurationError(
-            f"{self._url} holds blobs only, for fsspec cannot compare and swap: put it second, "
-            'after a store that can, as in store=["redis://…", "fsspec+gs://…"]',
+            f"{self._url} can only store blobs, as fsspec has no compare-and-swap: put it "
+            'behind a store that has it, as in store=["redis://…", "fsspec+gs://…"]',
             store=self._url,
         )
 

@@ -82,7 +82,7 @@ class RedisClient:
         self.url = url
         self.prefix = prefix
         self.replicas = replicas
-        self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be for ever
+        self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be forever
         self._source: CommandSource | None = None
         # A forked child keeps what it inherits: dropping a Cluster's client takes its lock,
         # which a thread of the parent may have held during the fork.
@@ -130,9 +130,9 @@ class RedisClient:
         """Send what *source* provides along with the commands that are sent anyway."""
         self._source = source
 
-    def keys(self, begin: str, *, kind: str = "string") -> Iterator[list[str]]:
-        """Yield the keys of a kind that start with *begin*, each once, some thousand at a time."""
-        pattern = escaped(begin) + "*"
+    def keys(self, prefix: str, *, kind: str = "string") -> Iterator[list[str]]:
+        """Yield the keys of a kind that start with *prefix*, each once, some thousand at a time."""
+        pattern = escaped(prefix) + "*"
         seen: set[bytes] = set()
         found: list[str] = []
         with driver_errors(self.url):
@@ -184,7 +184,7 @@ class RedisClient:
             self._source.requeue(counted)
             raise
         if isinstance(own, Exception):
-            logger.warning("no statistics are kept: %s", translate(own, self.url))
+            logger.warning("statistics aren't stored: %s", translate(own, self.url))
         return answers
 
     def _sent(self, commands: Sequence[Command]) -> list[Any]:

@@ -101,7 +101,7 @@ def _missing(said: str, commands: Sequence[str]) -> str:
     if found := _COMMAND.search(said):
         return f"grant its user +{found[1]}"
     if "access" in said:
-        return "grant its user all keys that begin with the store's prefix"
+        return "grant its user all keys that start with the store's prefix"
     some = " ".join(f"+{command.lower()}" for command in commands)
     return f"its user lacks one of these rights: {some}" if some else "grant the missing right"
 

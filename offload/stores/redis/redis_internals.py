@@ -19,10 +19,10 @@ Command = Sequence[Any]
 Packer = PythonRespSerializer
 """The class that packs commands where hiredis doesn't. It has `pack` and `encode`."""
 
-# Before 5.3 the pool wanted to know the command; since then it warns if told.
+# Before 5.3, the pool required the command; later versions warn about it.
 _COMMAND = ("_",) if tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) else ()
 
-_REFUSES = 1.0  # seconds that a server has to refuse a string by its length
+_REFUSES = 1.0  # seconds for a server to refuse a string by its length
 
 
 def database_of(client: Any) -> int:

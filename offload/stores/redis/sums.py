@@ -30,7 +30,7 @@ class RedisSums:
         self._client.run_script(script("count"), [((self._key,), self.arguments(batch))])
 
     def end(self) -> None:
-        """Do nothing: everything is written."""
+        """Do nothing: everything has been written."""
 
     def command(self, batch: CounterBatch) -> tuple[str | int, ...]:
         """Return the command that adds *batch*, to a server that may not know the script."""
@@ -45,7 +45,7 @@ class RedisSums:
         return _read(self._client.run([("HGETALL", self._key)])[0])
 
     def series(self, span: Span, since: float | None = None) -> dict[int, dict[str, int]]:
-        # The keys follow from the server's time; looking for them would read all keys there are.
+        # Keys are computed from the server's time; a search would scan all keys.
         [(now, _)] = self._client.run([("EVAL", _TIME, 1, self._key)])
         seconds = SPANS[span]
         last = int(now) // seconds

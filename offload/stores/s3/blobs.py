@@ -37,14 +37,14 @@ _TTL, _BEFORE = "offload-ttl", "offload-before"
 
 @dataclass(frozen=True)
 class Life:
-    """What an answer says about a blob.
+    """State of a blob according to a response.
 
     Attributes:
-        size: bytes of the object; None if the answer doesn't say.
-        now: when the answer was made.
+        size: bytes of the object; None if the response doesn't say.
+        now: when the response was sent.
         modified: when the object was written, or copied onto itself.
-        ends: when the blob expires. An object that doesn't say (others put it there) lives
-            for ever: better kept than lost.
+        ends: when the blob expires. An object without this (not written by offload)
+            lives forever.
     """
 
     size: int | None

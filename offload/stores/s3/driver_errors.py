@@ -44,7 +44,7 @@ _PASSING = {
 }
 # Codes of lasting refusals, and what to do.
 _LASTING = {
-    "NoSuchBucket": "there is no such bucket: create it, or correct the store's URL",
+    "NoSuchBucket": "the bucket doesn't exist: create it, or correct the store's URL",
     "AccessDenied": "access is denied: the credentials need s3:GetObject, s3:PutObject, "
     "s3:DeleteObject and s3:ListBucket on the bucket and prefix",
     "AllAccessDisabled": "all access to the bucket is disabled",

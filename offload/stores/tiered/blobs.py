@@ -189,7 +189,7 @@ class TieredBlobs:
                     raise
 
     def _store_of(self, digest: Digest, found: Mapping[Digest, Location | None]) -> Store | None:
-        """Return the store that a blob is recorded to be in; None if there is no record."""
+        """Return the store that the tier index records for a blob; None if it has no entry."""
         if digest not in found:
             return self._first
         location = found[digest]

@@ -24,7 +24,7 @@ class TierCounts:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Count a tier's failed call. A missing blob is no failure."""
+        """Count a tier's failed call. A missing blob doesn't count."""
         try:
             yield
         except (BlobMissing, TierNotConfigured, IntegrityError):
