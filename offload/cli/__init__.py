@@ -1,7 +1,7 @@
-"""``celery -A proj offload …``: what operators ask of a store, one file per noun.
+"""The command group ``celery -A proj offload …``, with one module per command.
 
-Celery imports this module at every call of ``celery``, whichever command is meant; so it
-imports nothing of the library but the errors, and a command's module only when that runs.
+Celery imports this module whenever ``celery`` runs, whatever the command. So it imports only
+the library's errors, and a command's module only when that command runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _JSON = "offload_json"
 
 __all__ = ("offload",)
 
-_NOUNS = (
+_COMMANDS = (
     "classes",
     "dashboard",
     "doctor",
@@ -32,19 +32,19 @@ _NOUNS = (
     "rm",
     "stats",
     "store",
-)  # each a command of that name in a module of that name
+)  # each is the name of a command and of its module
 
 
 class _Unavailable(click.ClickException):
-    exit_code = 69  # EX_UNAVAILABLE, as of Celery's own commands when a server is away
+    exit_code = 69  # EX_UNAVAILABLE, like Celery's own commands when a server is unavailable
 
 
-class _Nouns(click.Group):
+class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return sorted(_NOUNS)
+        return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _NOUNS:
+        if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"{__name__}.{cmd_name}")
         command: click.Command = getattr(module, cmd_name)
@@ -76,14 +76,14 @@ class _Nouns(click.Group):
             kind = _Unavailable if isinstance(exc, StoreUnavailable) else click.ClickException
             if as_json:
                 ctx.exit(kind.exit_code)
-            # What is in a store may be in a message.
+            # The message may quote text from the store.
             raise kind("\n".join(map(printable, str(exc).splitlines()))) from exc
 
 
 def _offload(_ctx: click.Context, **_preload: Any) -> None:
-    """Look after the store of large values."""
+    """Inspect and maintain the store of large values."""
 
 
-offload = click.group(name="offload", cls=_Nouns)(
+offload = click.group(name="offload", cls=_Commands)(
     click.pass_context(handle_preload_options(_offload))
 )

@@ -1,4 +1,4 @@
-"""``celery offload dashboard``: the statistics and what is stored, in a browser."""
+"""``celery offload dashboard``: show statistics and stored values in a browser."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ __all__ = ("dashboard",)
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=9541, show_default=True, type=click.IntRange(0, 65535))
 @click.option(
     "--basic-auth",
     metavar="USER:PASSWORD[,…]",
     envvar="OFFLOAD_DASHBOARD_BASIC_AUTH",
     show_envvar=True,
-    help="Who may look.",
+    help="Users who may view the dashboard.",
 )
 @click.option(
     "--token",
     envvar="OFFLOAD_DASHBOARD_TOKEN",
     show_envvar=True,
-    help="May look: opened once as ?token=…, or sent as a Bearer.",
+    help="Grants access when opened once as ?token=… or sent as a bearer token.",
 )
-@click.option("--allow-delete", is_flag=True, help="Blobs may be removed.")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A name that it is asked for by.")
-@click.option("--url-prefix", default="", metavar="PATH", help="Serve below it, as /offload.")
+@click.option("--allow-delete", is_flag=True, help="Allow deleting blobs.")
+@click.option(
+    "--allow-host", multiple=True, metavar="NAME", help="Accept requests for this host name."
+)
+@click.option(
+    "--url-prefix", default="", metavar="PATH", help="Serve below this path, such as /offload."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 @click.pass_context
 def dashboard(
@@ -45,11 +49,11 @@ def dashboard(
     url_prefix: str,
     as_json: bool,
 ) -> None:
-    """Serve a web page with what is saved, what is stored, and what is wrong.
+    """Serve a web page with savings, stored values, and problems.
 
-    It listens on this machine only. To be reached from elsewhere it needs --basic-auth or
-    --token; give them by the environment, where other users of the machine do not see them, and
-    put TLS before it. Nothing can be changed by it unless --allow-delete is said.
+    By default it listens on localhost only. Other addresses require --basic-auth or --token; pass
+    these through the environment, where other users of the machine can't see them, and put a TLS
+    proxy in front. The page is read-only without --allow-delete.
     """
     from offload.dashboard import Basic, Token
     from offload.dashboard import dashboard as made
@@ -57,7 +61,7 @@ def dashboard(
     from offload.dashboard.serving import serve
 
     if basic_auth and token:
-        raise click.UsageError("say --basic-auth or --token, not both")
+        raise click.UsageError("use --basic-auth or --token, not both")
     auth: Basic | Token | None = None
     if basic_auth:
         auth = Basic(dict(_user(each.strip()) for each in basic_auth.split(",")))

@@ -1,4 +1,4 @@
-"""``celery offload doctor``: what is wrong, and what to do about it."""
+"""``celery offload doctor``: find problems and suggest remedies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offload.inspect.findings import Finding
 __all__ = ("doctor",)
 
 _INDENT = 9
-_UNAVAILABLE = 69  # as all commands exit then
+_UNAVAILABLE = 69  # the exit code of all commands then
 
 
 @click.command()
@@ -25,22 +25,22 @@ _UNAVAILABLE = 69  # as all commands exit then
     "--workers/--no-workers",
     default=True,
     show_default=True,
-    help="Ask the workers whether their settings go together with these.",
+    help="Compare the settings of running workers with this process.",
 )
 @click.option(
     "--timeout",
     default=1.0,
     show_default=True,
     type=click.FloatRange(0.1, 60),
-    help="Seconds that workers have to answer.",
+    help="Seconds to wait for workers' replies.",
 )
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, workers: bool, timeout: float) -> None:
-    """Look for what goes wrong, or will, and say what to do.
+    """Find present and future problems, and say what to do about them.
 
     Run it where publishers and workers run, with their settings. It writes a few bytes to the
-    store and removes them. It ends with 1 if there is an error, with 69 if a store is unavailable;
-    warnings and infos are none.
+    store and deletes them. The exit code is 1 if it finds an error, 69 if a store is unavailable,
+    and 0 if there are only warnings and infos.
     """
     found = []
     for examined in _examined(ctx, timeout if workers else None):
@@ -64,7 +64,7 @@ def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:
         runtime = runtime_of(ctx)
     except OffloadError:
         raise
-    except Exception as exc:  # of the modules that the app names
+    except Exception as exc:  # raised by the app's own modules
         what = f"the app's modules cannot be imported: {type(exc).__name__}: {exc}"
         yield Examined("app", Finding("error", what))
         return
@@ -73,8 +73,8 @@ def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:
 
 def _print(examined: Examined) -> None:
     finding = examined.finding
-    told = finding.what.startswith(examined.subject)  # as stores' own errors do
-    subject = "" if told else f"{examined.subject}: "
+    is_named = finding.what.startswith(examined.subject)  # as in stores' own errors
+    subject = "" if is_named else f"{examined.subject}: "
     lines = [(str(finding.level), f"{subject}{finding.what}")]
     if finding.remedy:
         lines.append(("", f"-> {finding.remedy}"))

@@ -1,4 +1,4 @@
-"""Durations as options of commands."""
+"""Duration options of commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("Duration",)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Seconds, written ``30m``, ``6h``, or ``7d``."""
+    """A duration such as ``30m``, ``6h``, or ``7d``, converted to seconds."""
 
     name = "duration"
 

@@ -1,4 +1,4 @@
-"""``celery offload estimate``: what would it save, and from which size of values?"""
+"""``celery offload estimate``: predict what each threshold would save."""
 
 from __future__ import annotations
 
@@ -32,27 +32,26 @@ _BY_TASK = [
 
 
 @click.command()
-@click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d …")
-@click.option("--by", type=click.Choice(["task"]), help="A row for each.")
+@click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d…")
+@click.option("--by", type=click.Choice(["task"]), help="One row per task.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: bool) -> None:
-    """Show what each threshold would do, and which would pay best.
+    """Predict what each threshold would save, and recommend one.
 
-    It is told from the sizes of values that processes counted, in mode observe or on. CPU time
-    is estimated by what was measured on another machine; see docs/operations.md.
+    The prediction uses the sizes of values counted in mode observe or on. CPU time is estimated
+    from measurements on another machine; see docs/operations.md.
     """
     if since is not None and by is not None:
-        raise click.UsageError("sizes are counted by task in all only: leave --since or --by")
+        raise click.UsageError("sizes by task are kept for all time only: omit --since or --by")
     runtime = runtime_of(ctx)
     runtime.recorder.write()
     found = estimate_of(report(sums_of(runtime.store), since), runtime.settings.threshold)
     if as_json:
         print_json({"store": runtime.store.url, "mode": runtime.settings.mode, **found.as_dict()})
         return
-    when = (
-        "in all" if since is None else time.strftime("since %F %H:%M", time.localtime(found.begin))
-    )
+    start = time.localtime(found.begin)
+    when = "all time" if since is None else time.strftime("since %F %H:%M", start)
     click.echo(f"{runtime.store.url}, {when}")
     if found.total.values:
         if by is None:
@@ -65,9 +64,9 @@ def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: b
 
 def _by_threshold(found: Estimate) -> Iterator[tuple[str, ...]]:
     for each in found.total.candidates:
-        marks = {"set": each.threshold == found.threshold, "best": each == found.total.best}
-        said = ", ".join(text for text, holds in marks.items() if holds)
-        yield (human_threshold(each.threshold), *_row(each), said)
+        marks = {"current": each.threshold == found.threshold, "best": each == found.total.best}
+        notes = ", ".join(text for text, applies in marks.items() if applies)
+        yield (human_threshold(each.threshold), *_row(each), notes)
 
 
 def _by_task(found: Estimate) -> Iterator[tuple[str, ...]]:
@@ -91,9 +90,9 @@ def _row(each: Candidate) -> tuple[str, ...]:
 
 def _hints(runtime: Runtime, found: Estimate) -> Iterator[str]:
     if runtime.settings.mode == "observe" and runtime.settings.store is None:
-        yield "Processes write what they observe only where offload_store is set."
+        yield "Processes save their observations only if offload_store is set."
     if found.counted_from == found.threshold and found.total.values:
         yield (
-            f"Values below offload_threshold ({human_threshold(found.threshold)}) are not counted "
-            "where larger ones are offloaded: mode observe tells of lower thresholds."
+            f"In mode on, values below offload_threshold ({human_threshold(found.threshold)}) "
+            "are not counted: use mode observe to evaluate lower thresholds."
         )

@@ -1,4 +1,4 @@
-"""``celery offload exporter``: what was counted, for Prometheus."""
+"""``celery offload exporter``: serve statistics to Prometheus."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ("exporter",)
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=9540, show_default=True, type=click.IntRange(0, 65535))
 @click.option(
     "--tasks",
     default=200,
     show_default=True,
     type=click.IntRange(min=0),
-    help="So many tasks have a label of their own, those with the most bytes.",
+    help="Number of tasks with their own label: those with the most bytes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 @click.pass_context
 def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool) -> None:
-    """Serve what all processes counted to Prometheus, at /metrics.
+    """Serve the statistics of all processes to Prometheus, at /metrics.
 
-    It reads the store at every scrape; one for each store is enough.
+    The exporter reads the store at every scrape, so one per store is enough.
     """
     from offload.metrics.prometheus import serve
     from offload.metrics.storage import sums_of

@@ -1,4 +1,4 @@
-"""``celery offload gc``: remove what has ended."""
+"""``celery offload gc``: delete what has expired."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ("gc",)
 
 
 @click.command()
-@click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; say what would be removed.")
-@click.option("--verbose", "-v", is_flag=True, help="List each thing and why it goes.")
+@click.option("--dry-run", "-n", is_flag=True, help="Delete nothing; only report.")
+@click.option("--verbose", "-v", is_flag=True, help="List each item with the reason.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
-    """Remove what has ended from the store.
+    """Delete what has expired from the store.
 
-    Needed for files, S3 and fsspec, which remove nothing by themselves, and harmless for all.
-    It may run at any time. If another sweep of the store is under way nothing is done, which
-    is no error.
+    Files, S3, and fsspec need this, as they delete nothing by themselves; for other stores it is
+    harmless. It may run at any time. If another sweep of the store is running, this one does
+    nothing and succeeds.
     """
     runtime = runtime_of(ctx)
     listed: list[dict[str, Any]] = []
@@ -51,9 +51,9 @@ def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
 
 def _print(collected: SweepReport) -> None:
     if collected.busy is not None:
-        click.echo(f"nothing done: {collected.store} is being swept by {collected.busy}")
+        click.echo(f"skipped: {collected.store} is being swept by {collected.busy}")
         return
-    did = "would remove" if collected.dry_run else "removed"
+    did = "would delete" if collected.dry_run else "deleted"
     what = ", ".join(
         f"{total.count} {kind}{'s' * (total.count != 1)}"
         for kind, total in sorted(collected.kinds.items())

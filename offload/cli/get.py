@@ -1,4 +1,4 @@
-"""``celery offload get``: the content of a value, as a file."""
+"""``celery offload get``: write the content of a value to a file."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ __all__ = ("get",)
     "-o",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file, which must not be there.",
+    help="The file to write; it must not exist.",
 )
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
-@click.option("--decode", is_flag=True, help="Write the value, not the bytes that it is stored as.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--decode", is_flag=True, help="Write the decoded value instead of its stored bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def get(
     ctx: click.Context, what: str, output: Path, force: bool, decode: bool, as_json: bool
 ) -> None:
-    """Write the content of a value to a file, verified.
+    """Verify the content of a value and write it to a file.
 
-    These are the bytes of bytes, the UTF-8 of texts, JSON as such, the memory of arrays, and a
-    pickle as it is: nothing is decoded, and nothing runs. What a value of several parts has is
-    written one after another. Of a chunk, its bytes are written.
+    By default this writes the stored bytes: the bytes of bytes, UTF-8 for strings, JSON, the
+    memory of arrays, or a pickle. Several buffers of one value are concatenated; for a chunk, its
+    bytes are written. Nothing is decoded, and no code runs.
 
-    With --decode arrays are written as .npy, frames and tables as Arrow files, lists and
-    dicts as JSON. That needs a reference, whose signature says that the app made the value. A
-    pickle is decoded only if the app accepts pickle.
+    With --decode, arrays are written as .npy, frames and tables as Arrow files, and other values
+    as JSON. This needs a reference, whose signature proves that the app made the value. A pickle
+    is decoded only if the app accepts pickle.
     """
     if output.exists() and not force:
-        raise click.UsageError(f"{output} is there already: say --force to replace it")
+        raise click.UsageError(f"{output} already exists: add --force to replace it")
     runtime = runtime_of(ctx)
     ref = runtime.content.open(what) if is_ref(what) else None
     if decode and ref is None:
@@ -68,9 +68,9 @@ def get(
             for piece in _pieces(content):
                 file.write(piece)
         size = file.tell()
-    told = {"digest": content.digest, "bytes": size, "output": str(output), "form": form}
+    written = {"digest": content.digest, "bytes": size, "output": str(output), "form": form}
     if as_json:
-        print_json(told)
+        print_json(written)
     else:
         click.echo(printable(f"{output}: {human_size(size)}, {form}"))
 
@@ -78,10 +78,12 @@ def get(
 def _content(runtime: Runtime, what: str, ref: Ref[Any] | None) -> BlobContent:
     if ref is not None:
         return read_content(runtime.store, ref.digest, data=ref.data, size=ref.size)
-    begin = digest_prefix(what)
-    if begin is None:
-        raise InvalidRef(f"{what[:100]!r} is no reference, and no digest of 8 digits or more")
-    return read_content(runtime.store, find_digest(runtime.store, begin))
+    prefix = digest_prefix(what)
+    if prefix is None:
+        raise InvalidRef(
+            f"{what[:100]!r} is neither a reference nor at least the first 8 digits of a digest"
+        )
+    return read_content(runtime.store, find_digest(runtime.store, prefix))
 
 
 def _form(content: BlobContent) -> str:
@@ -89,12 +91,12 @@ def _form(content: BlobContent) -> str:
     if manifest is None:
         return "a chunk"
     parts = len(manifest.sizes) - content.first
-    said = f", {parts} parts one after another" if parts > 1 else ""
-    return f"as {manifest.serializer} has it{said}"
+    concatenated = f", {parts} buffers concatenated" if parts > 1 else ""
+    return f"serialized by {manifest.serializer}{concatenated}"
 
 
 def _pieces(content: BlobContent) -> Iterable[bytes | memoryview]:
-    """Return what is written: the head as well where there would be nothing without."""
+    """Return the bytes to write; with the head if it is all there is, or starts a pickle."""
     manifest = content.manifest
     if manifest is None:
         return content.buffers()
@@ -106,7 +108,7 @@ def _pieces(content: BlobContent) -> Iterable[bytes | memoryview]:
 
 @contextmanager
 def _file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file aside, and give it its name when it is whole. Only its owner may read it."""
+    """Write a temporary file that only its owner can read, and rename it when it is complete."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:

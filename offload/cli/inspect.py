@@ -1,4 +1,4 @@
-"""``celery offload inspect``: what a reference, a blob or a task is, and who needs it."""
+"""``celery offload inspect``: describe a reference, a blob, or a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from offload.text import human_duration, human_size
 
 __all__ = ("inspect",)
 
-_SHOWN = 20  # chunks and holders that people are shown
+_SHOWN = 20  # chunks and holders that are listed without --json
 
 
 @click.command()
@@ -22,29 +22,29 @@ _SHOWN = 20  # chunks and holders that people are shown
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def inspect(ctx: click.Context, what: str, as_json: bool) -> None:
-    """Show what a reference, a blob or a task is, and who needs it for how long.
+    """Describe a reference, a blob, or a task, and list its holders.
 
-    A digest may be its first 8 digits or more; a reference is its whole text (offload:1?…).
-    Values are not decoded and nothing in them runs: of texts and JSON the beginning is shown, of
-    arrays dtype and shape, of frames the columns, of pickles nothing. Of a task, what the
-    result backend has is shown, and its result is not fetched. What only its message has, while
-    that waits in a queue, nobody can look up.
+    WHAT is a reference (its whole text, offload:1?…), a digest (at least its first 8 digits), or
+    a task ID. Values aren't decoded, and no code runs. The preview shows the start of strings and
+    JSON, the dtype and shape of arrays, and the columns of frames, but nothing of pickles. Of a
+    task, it shows what the result backend knows, without fetching the result. The arguments of a
+    task that waits in a queue can't be looked up.
     """
     runtime = runtime_of(ctx)
-    told = describe(runtime, what)
+    described = describe(runtime, what)
     if as_json:
-        print_json(json_finite(told))
+        print_json(json_finite(described))
     else:
-        _print(told)
+        _print(described)
 
 
-def _print(told: Mapping[str, Any]) -> None:
-    print_rows(_rows(told))
+def _print(described: Mapping[str, Any]) -> None:
+    print_rows(_rows(described))
 
 
-def _rows(told: Mapping[str, Any], indent: str = "") -> list[tuple[str, str]]:
+def _rows(described: Mapping[str, Any], indent: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
-    for name, value in told.items():
+    for name, value in described.items():
         label = indent + name.replace("_", " ")
         if name == "holders":
             rows += _holders(value, label)
@@ -61,12 +61,12 @@ def _rows(told: Mapping[str, Any], indent: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, list):
             rows += _listed(label, list(map(str, value)), together=True)
         elif value is not None and name != "cut":
-            rows.append((label, _shown(name, value) + ("…" if _is_cut(name, told) else "")))
+            rows.append((label, _shown(name, value) + ("…" if _is_cut(name, described) else "")))
     return rows
 
 
-def _is_cut(name: str, told: Mapping[str, Any]) -> bool:
-    return name == "text" and bool(told.get("cut"))
+def _is_cut(name: str, described: Mapping[str, Any]) -> bool:
+    return name == "text" and bool(described.get("cut"))
 
 
 def _shown(name: str, value: Any) -> str:
@@ -84,13 +84,13 @@ def _holders(holders: Mapping[str, float] | None, label: str) -> list[tuple[str,
         return [(label, "unknown: this store doesn't track holds")]
     longest = sorted(holders.items(), key=lambda item: (-item[1], item[0]))
     return _listed(label, [f"{name}  for {human_duration(left)}" for name, left in longest]) or [
-        (label, "nobody")
+        (label, "none")
     ]
 
 
 def _listed(label: str, texts: list[str], together: bool = False) -> list[tuple[str, str]]:
     more = len(texts) - _SHOWN
-    shown = texts[:_SHOWN] + ([f"… and {more:,} more (--json has all)"] if more > 0 else [])
+    shown = texts[:_SHOWN] + ([f"… and {more:,} more (--json lists all)"] if more > 0 else [])
     if together:
         return [(label, ", ".join(shown))] if shown else []
     return [(label if at == 0 else "", text) for at, text in enumerate(shown)]

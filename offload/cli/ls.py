@@ -1,4 +1,4 @@
-"""``celery offload ls``: what is in the store."""
+"""``celery offload ls``: list the blobs in the store."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         size = parse_size(str(value))
         if size is None:
-            self.fail(f"{value!r} is not a size such as 500kB or 1.5MB", param, ctx)
+            self.fail(f"expected a size such as 500kB or 1.5MB, not {value!r}", param, ctx)
         return size
 
 
@@ -49,13 +49,17 @@ class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--sort",
     type=click.Choice(list(SORTS)),
-    help="Largest first, first to end first, most needed first.",
+    help="Largest first, first to expire first, or most holders first.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="No more than so many.")
-@click.option("--larger-than", type=_Size(), metavar="SIZE", help="Of more than 500kB, 1MB …")
-@click.option("--held/--unheld", default=None, help="Only what somebody holds, or nobody.")
-@click.option("--shared", is_flag=True, help="Count in how many values each chunk is.")
-@click.option("--quick", is_flag=True, help="Do not look into blobs for what they are.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="List at most N blobs.")
+@click.option(
+    "--larger-than", type=_Size(), metavar="SIZE", help="Only blobs larger than 500kB, 1MB…"
+)
+@click.option(
+    "--held/--unheld", default=None, help="Only blobs that are held, or only those that aren't."
+)
+@click.option("--shared", is_flag=True, help="Count the values that contain each chunk.")
+@click.option("--quick", is_flag=True, help="Skip reading blobs to find their kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def ls(
@@ -70,17 +74,17 @@ def ls(
 ) -> None:
     """List the blobs in the store: values, and the chunks of large ones.
 
-    SIZE is what is stored, after compression. What a blob is is told by its beginning, which
-    nobody verified. HOLDERS are messages, results, pins and puts that need it; where no account is
-    kept of them (files, S3), it is "-". SHARED is in how many values a chunk is, for which all
-    values are looked at first.
+    SIZE is the stored size, after compression. KIND comes from a blob's first bytes, which
+    aren't verified. HOLDERS counts the messages, results, pins, and puts that need the blob; it is
+    "-" in stores that don't track holds (files, S3). SHARED counts the values that contain a
+    chunk, which requires reading all values first.
 
-    Sorted without --limit, all are read before the first is printed.
+    With --sort but without --limit, everything is read before the first line is printed.
     """
     store = runtime_of(ctx).store
     tracked_holds(store, required=sort == "holders")
-    first_all = sort is not None or shared
-    with Progress(f"looking through {store.url}", shown=first_all) as progress:
+    reads_all_first = sort is not None or shared
+    with Progress(f"reading {store.url}", shown=reads_all_first) as progress:
         found = rows(store, larger_than=larger_than, held=held)
         if sort is not None:
             found = progress.over(found, lambda row: row.size)
@@ -99,13 +103,13 @@ def _print(blobs: Iterable[Listed], store: Store, shared: bool) -> None:
     rest = iter(blobs)
     first = list(islice(rest, PAGE))
     if not first:
-        click.echo(f"{printable(store.url)} has no such blobs")
+        click.echo(f"no such blobs in {printable(store.url)}")
         return
     aged = any(each.seen is not None and each.seen.seen.age is not None for each in first)
     columns = [
         Column("DIGEST", 15),
         Column("SIZE", 9, number=True),
-        Column("ENDS IN", 9, number=True),
+        Column("EXPIRES IN", 10, number=True),
         Column("HOLDERS", 7, number=True),
         *[Column("AGE", 9, number=True)] * aged,
         *[Column("SHARED", 6, number=True)] * shared,

@@ -1,4 +1,4 @@
-"""What all commands print alike: one JSON document for programs, columns for people."""
+"""Output shared by all commands: one JSON document for programs, columns for people."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = (
     "print_rows",
 )
 
-_IN_MEMORY = 1 << 24  # bytes of a list that is not printed yet
+_IN_MEMORY = 1 << 24  # bytes of a list that are kept in memory before it is printed
 _PAGE = 1 << 16  # characters
-_TOGETHER = 500  # a line by itself takes more time to be written than to be made
+_ROWS_AT_ONCE = 500  # writing single lines takes longer than formatting them
 
 
 def print_json(document: Any) -> None:
@@ -36,22 +36,22 @@ def print_json(document: Any) -> None:
 
 
 def print_json_list(documents: Iterable[Any]) -> None:
-    """Print one JSON document, a list. It may be long; nothing is printed before all of it is
-    there, so that an error on the way leaves room for `print_error`.
+    """Print a JSON list, which may be long. Nothing is printed until it is complete, so after an
+    error `print_error` can still print the only document.
     """
-    begin = "["
+    start = "["
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8") as listed:
         for document in documents:
-            listed.write(f"{begin}\n  {json.dumps(document)}")
-            begin = ","
-        listed.write("[]\n" if begin == "[" else "\n]\n")
+            listed.write(f"{start}\n  {json.dumps(document)}")
+            start = ","
+        listed.write("[]\n" if start == "[" else "\n]\n")
         listed.seek(0)
         for page in iter(partial(listed.read, _PAGE), ""):
             click.echo(page, nl=False)
 
 
 def print_error(error: BaseException, message: str) -> None:
-    """Print a JSON object that describes *error*: for programs, in place of a document."""
+    """Print a JSON object that describes *error*, in place of the command's document."""
     kind = click.UsageError if isinstance(error, click.UsageError) else type(error)
     described = {"type": kind.__name__, "message": message}
     if isinstance(error, OffloadError):
@@ -62,11 +62,12 @@ def print_error(error: BaseException, message: str) -> None:
 def print_rows(
     rows: Iterable[Sequence[str]], columns: Sequence[Column] = (), *, levels: bool = False
 ) -> None:
-    """Print rows of texts in columns; texts from a store do nothing to a terminal.
+    """Print rows of texts in columns. Control characters are escaped, as texts may come from a
+    store.
 
     Args:
-        columns: of names for all of them; none are shown without.
-        levels: the first text of each row is a level or status, coloured on a terminal.
+        columns: their names and layout; without them, no names are printed.
+        levels: whether the first text of each row is a level or status, colored on a terminal.
     """
     shown = [[printable(text) for text in row] for row in rows]
     if terminal.print_table(shown, columns, levels=levels):
@@ -79,9 +80,9 @@ def print_rows(
 
 
 def print_pages(
-    rows: Iterable[Sequence[str]], columns: Sequence[Column], page: int = _TOGETHER
+    rows: Iterable[Sequence[str]], columns: Sequence[Column], page: int = _ROWS_AT_ONCE
 ) -> None:
-    """Print rows likewise as they come, *page* of them at once; nothing if there are none."""
+    """Print rows in columns as they arrive, *page* at a time; print nothing if there are none."""
     rest = iter(rows)
     first = True
     while some := [[printable(text) for text in row] for row in islice(rest, page)]:
@@ -92,10 +93,11 @@ def print_pages(
 
 
 def print_labelled(texts: Iterable[tuple[str, str]], width: int, *, levels: bool = False) -> None:
-    """Print texts, each behind its label, which takes *width* characters with the space.
+    """Print texts, each after its label.
 
     Args:
-        levels: the labels are levels, coloured on a terminal.
+        width: characters for the label and the space after it.
+        levels: whether the labels are levels, colored on a terminal.
     """
     shown = [(label, printable(text)) for label, text in texts]
     if not terminal.print_labelled(shown, width, levels=levels):

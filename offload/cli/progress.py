@@ -1,4 +1,4 @@
-"""How far long work is: one line on standard error, where that is a terminal."""
+"""Progress of long commands: one line on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _REDRAW = 0.2  # seconds
 
 @final
 class Progress:
-    """Shows *doing*, how many things were found, and their bytes; gone when the block ends.
+    """Show *doing*, the number of items found, and their bytes; erase the line when the block ends.
 
     Args:
-        shown: False shows nothing anywhere.
+        shown: False shows nothing, even on a terminal.
     """
 
     def __init__(self, doing: str, *, shown: bool = True) -> None:
         self._doing = printable(doing)
         self._shown = shown and is_terminal(sys.stderr)
         self._count = self._size = 0
-        self._next = 0.0  # when it is drawn again
+        self._next = 0.0  # when to redraw
 
     def __enter__(self) -> Progress:
         self._draw()
@@ -43,16 +43,16 @@ class Progress:
             click.echo("\r\033[K", err=True, nl=False)
 
     def step(self, size: int) -> None:
-        """Count one more thing, of *size* bytes."""
+        """Count another item of *size* bytes."""
         self._count += 1
         self._size += size
         self._draw()
 
-    def over(self, things: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
-        """Yield *things*, a step for each."""
-        for thing in things:
-            self.step(size(thing))
-            yield thing
+    def over(self, items: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
+        """Yield *items*, counting each."""
+        for item in items:
+            self.step(size(item))
+            yield item
 
     def _draw(self) -> None:
         now = time.monotonic()
@@ -60,6 +60,6 @@ class Progress:
             return
         self._next = now + _REDRAW
         found = f": {self._count:,} found, {human_size(self._size)}"
-        width = os.get_terminal_size(sys.stderr.fileno()).columns  # 0 where that is not known
+        width = os.get_terminal_size(sys.stderr.fileno()).columns  # 0 if unknown
         doing = self._doing[: max(width - 1 - len(found), 0)] if width else self._doing
         click.echo(f"\r\033[K{doing}{found}", err=True, nl=False)

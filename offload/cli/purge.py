@@ -30,7 +30,7 @@ _WITHOUT = "without"
 
 @click.command()
 @click.argument("queues", nargs=-1, required=True, metavar="QUEUE...")
-@click.option("--force", "-f", is_flag=True, help="Don't prompt for verification.")
+@click.option("--force", "-f", is_flag=True, help="Don't ask for confirmation.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; needs --force.")
 @click.pass_context
 def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: bool) -> None:
@@ -105,10 +105,10 @@ def _messages(connection: Any, name: str, accept: Any) -> Iterator[Any]:
     except connection.channel_errors:
         return
     queue = Queue(name)(channel)
-    for _ in range(count):  # and not what is published meanwhile
+    for _ in range(count):  # not those published meanwhile
         try:
             message = queue.get(no_ack=True, accept=accept)
-        except (ValueError, LookupError, TypeError, AttributeError):  # not of kombu's form
+        except (ValueError, LookupError, TypeError, AttributeError):  # not a kombu message
             yield None
             continue
         if message is None:

@@ -1,4 +1,4 @@
-"""``celery offload stats``: what it saves, and whether anything is wrong."""
+"""``celery offload stats``: savings and errors."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ _LABELS = 10  # characters
 
 
 @click.command()
-@click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d …")
-@click.option("--by", type=click.Choice(["task", "argument", "store"]), help="A row for each.")
+@click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d…")
+@click.option("--by", type=click.Choice(["task", "argument", "store"]), help="One row for each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
     "--watch", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Repeat until interrupted."
 )
-@click.option("--reset", is_flag=True, help="Forget all that was counted.")
+@click.option("--reset", is_flag=True, help="Reset all counters to zero.")
 @click.pass_context
 def stats(
     ctx: click.Context,
@@ -65,14 +65,16 @@ def stats(
     watch: float | None,
     reset: bool,
 ) -> None:
-    """Show what all processes counted: values and bytes, what was stored once, errors, times.
+    """Show the statistics of all processes: values, bytes, deduplication, errors, and times.
 
-    A process writes its counts every few seconds (offload_stats_interval) and when it ends; what
-    one that is killed has not written is not counted. Arguments are told apart in all that was
-    counted, tasks and stores also by hour.
+    A process writes its counts every few seconds (offload_stats_interval) and when it exits; a
+    process that is killed loses the counts it hasn't written. Counts by argument are kept for all
+    time only, those by task and store also by the hour.
     """
     if since is not None and by == "argument":
-        raise click.UsageError("arguments are counted in all only: leave --since or --by argument")
+        raise click.UsageError(
+            "counts by argument are kept for all time only: omit --since or --by argument"
+        )
     runtime = runtime_of(ctx)
     if reset:
         runtime.recorder.write()
@@ -80,7 +82,7 @@ def stats(
         if as_json:
             print_json({"store": runtime.store.url, "reset": True})
         else:
-            click.echo(f"{runtime.store.url}: counters start from zero")
+            click.echo(f"{runtime.store.url}: counters reset to zero")
         return
 
     def read() -> Report:
@@ -114,17 +116,16 @@ def _watch(read: Callable[[], Report], show: Callable[[Report], None], seconds: 
 
 
 def _print(runtime: Runtime, found: Report, since: float | None, by: str | None) -> None:
-    when = (
-        "in all" if since is None else time.strftime("since %F %H:%M", time.localtime(found.begin))
-    )
+    start = time.localtime(found.begin)
+    when = "all time" if since is None else time.strftime("since %F %H:%M", start)
     click.echo(f"{runtime.store.url}, {when}")
     if by is None:
-        print_labelled(_told(found.total).items(), _LABELS)
+        print_labelled(_describe(found.total).items(), _LABELS)
     elif rows := _rows(runtime, found, by):
         columns = _STORE_COLUMNS if by == "store" else _COLUMNS
         print_rows(rows, [Column(by.upper(), breaks=True), *columns])
     else:
-        click.echo("nothing was counted")
+        click.echo("no counts")
 
 
 def _rows(runtime: Runtime, found: Report, by: str) -> list[tuple[str, ...]]:
@@ -164,7 +165,7 @@ def _store_row(figures: Figures) -> tuple[str, ...]:
     )
 
 
-def _told(total: Figures) -> dict[str, str]:
+def _describe(total: Figures) -> dict[str, str]:
     def size(name: str) -> str:
         return human_size(total[name])
 
@@ -174,19 +175,19 @@ def _told(total: Figures) -> dict[str, str]:
     errors = ", ".join(f"{count:,} {kind}" for kind, count in total.errors.items()) or "none"
     dedup, hits = human_ratio(total.deduplication), human_percent(total.hit_ratio)
     texts = {
-        "values": f"{number('values_seen')} looked at, {number('values_offloaded')} by reference, "
-        f"{number('values_deduplicated')} of them stored before",
+        "values": f"{number('values_seen')} inspected, {number('values_offloaded')} by reference, "
+        f"{number('values_deduplicated')} of them deduplicated",
         "bytes": f"{size('bytes_offloaded')} kept out of messages and results, "
-        f"{size('bytes_uploaded')} uploaded ({dedup} deduplicated), {size('bytes_stored')} stored",
-        "fetched": f"{number('values_fetched')} values, {size('bytes_fetched')}; the machine had "
-        f"{number('cache_hits')} more ({hits}), {size('cache_bytes')}",
-        "errors": f"{errors}; tried again: {number('store_retries')} store calls, "
+        f"{size('bytes_uploaded')} uploaded ({dedup} deduplication), {size('bytes_stored')} stored",
+        "fetched": f"{number('values_fetched')} values, {size('bytes_fetched')}; node cache: "
+        f"{number('cache_hits')} hits ({hits}), {size('cache_bytes')}",
+        "errors": f"{errors}; retried: {number('store_retries')} store calls, "
         f"{number('task_retries')} tasks; refused: {number('refs_refused')} references",
     }
     if total["observed_values"]:
         texts["observed"] = (
             f"{number('observed_values')} values would travel by reference, "
-            f"{size('observed_bytes')}, of which {size('observed_repeated_bytes')} came again"
+            f"{size('observed_bytes')}, {size('observed_repeated_bytes')} of them repeated"
         )
     texts.update({step: _timing(total, step) for step in STEPS if total.times(step)[-1]})
     return texts
@@ -196,7 +197,7 @@ def _timing(total: Figures, step: str) -> str:
     count = total.times(step)[-1]
     half, most = (human_latency(total.quantile(step, part)) for part in (0.5, 0.99))
     average = total.seconds(step) / count * 1e3
-    return f"{count:,} times, {average:,.1f} ms on average, half within {half}, 99 % within {most}"
+    return f"{count:,} times, {average:,.1f} ms on average, 50% within {half}, 99% within {most}"
 
 
 def _document(runtime: Runtime, found: Report) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``celery offload store …``: about the place where values are."""
+"""``celery offload store …``: configure the store itself."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ("store",)
 
 _DELAY = 30.0  # days
 _EXPLAINED = """
-Days for which something may be needed, by the settings:
+Days for which values may be needed, according to the settings:
 {listed}
-Each allows for an eta, countdown or expires of up to {delay:g} days (--delay), except that of
-results. The rule has more days, as a life is written longer than it is needed.
+All but that of results include an eta, countdown, or expires of up to {delay:g} days (--delay).
+The rule allows more days, since lifetimes are stored with a margin.
 
-It takes the place of all rules of the bucket; if there are others, add it to them:
+This replaces all rules of the bucket; if there are others, merge the rule into them:
   aws s3api put-bucket-lifecycle-configuration --bucket {bucket} \\
       --lifecycle-configuration file://rule.json"""
 
 
 @click.group()
 def store() -> None:
-    """About the place where values are."""
+    """Configure the store itself."""
 
 
 @store.command()
@@ -39,22 +39,24 @@ def store() -> None:
     default=_DELAY,
     show_default=True,
     metavar="DAYS",
-    help="The longest eta, countdown or expires in use; those of a chain add up.",
+    help="Longest eta, countdown, or expires in use; add up those of a chain.",
 )
 @click.option(
     "--retention",
     type=click.FloatRange(min=0, min_open=True),
     metavar="DAYS",
-    help="The longest retention that calls ask for, as Offload.put(retention=…); with "
+    help="Longest retention passed by calls, such as Offload.put(retention=…); with "
     "result_expires=None, how long results are read.",
 )
 @click.option(
     "--no-pins",
     is_flag=True,
-    help="Nobody pins values, now or later: a rule removes them. To be said where pins can be.",
+    help="Confirm that nothing is or will be pinned; the rule would delete pinned values.",
 )
-@click.option("--bucket", help="The bucket, if the store has several.")
-@click.option("--json", "as_json", is_flag=True, help="Print the rule alone, no explanation.")
+@click.option("--bucket", help="Which bucket, if the store has several.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print only the rule, without the explanation."
+)
 @click.pass_context
 def lifecycle(
     ctx: click.Context,
@@ -64,11 +66,12 @@ def lifecycle(
     bucket: str | None,
     as_json: bool,
 ) -> None:
-    """Write a lifecycle rule for the S3 bucket.
+    """Print a lifecycle rule for the S3 bucket.
 
-    Standard output is what `aws s3api put-bucket-lifecycle-configuration` takes. By the rule
-    the bucket removes by itself what has ended, days after `celery offload gc` would; only
-    what the settings and options of all tasks, and the options here, say is needed is safe.
+    Pass the output to `aws s3api put-bucket-lifecycle-configuration`. With the rule, the bucket
+    itself deletes expired objects, days after `celery offload gc` would. The rule's days follow
+    from the settings, the options of all tasks, and the options given here; values needed for
+    longer aren't safe.
     """
     runtime = runtime_of(ctx)
     found = retention_requirements(
@@ -84,18 +87,18 @@ def lifecycle(
 
 
 def _check_pins(runtime: Runtime, *, no_pins: bool) -> None:
-    """Raise ConfigurationError where a pinned value could be removed."""
+    """Raise ConfigurationError if the rule could delete a pinned value."""
     if not runtime.store.blobs.tracks_holds:
-        return  # it can have none
+        return  # it can't have pins
     if has_pins(runtime):
         raise ConfigurationError(
             f"{runtime.store.url} has pins, whose values are needed until they are unpinned: no "
-            "rule is safe. Have `celery offload gc` remove what has ended"
+            "rule is safe. Run `celery offload gc` regularly instead"
         )
     if not no_pins:
         raise ConfigurationError(
-            f"{runtime.store.url} can have pins, whose values a rule would remove: have `celery "
-            "offload gc` remove what has ended, or say --no-pins if nobody uses Offload.pin"
+            f"{runtime.store.url} can have pins, whose values a rule would delete: run `celery "
+            "offload gc` regularly instead, or add --no-pins if Offload.pin is never used"
         )
 
 
@@ -104,12 +107,12 @@ def _rules(runtime: Runtime, longest: float, bucket: str | None) -> list[Rule]:
     found = [rule for tier in tiers if (rule := lifecycle_rule(tier, longest)) is not None]
     if not found:
         raise ConfigurationError(
-            f"{runtime.store.url} is not S3: nothing else has lifecycle rules. What has ended is "
-            "removed by the server itself (Redis) or by `celery offload gc`"
+            f"{runtime.store.url} is not S3: other stores have no lifecycle rules. Expired values "
+            "are deleted by the server itself (Redis) or by `celery offload gc`"
         )
     buckets = sorted({rule.bucket for rule in found})
     if bucket is None and len(buckets) > 1:
-        raise ConfigurationError(f"the store has several buckets; say --bucket {buckets[0]}")
+        raise ConfigurationError(f"the store has several buckets: add --bucket {buckets[0]}")
     chosen = [rule for rule in found if bucket in (None, rule.bucket)]
     if not chosen:
         raise ConfigurationError(f"the store's buckets are {', '.join(buckets)}, not {bucket}")

@@ -1,4 +1,4 @@
-"""Tables on a terminal, by rich (extra ``cli``); without it, or piped, commands print plainly."""
+"""Tables on a terminal with rich (extra ``cli``); otherwise commands print plain columns."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ STYLES = {
     "pushed": "green",
     "stored": "green",
 }
-"""Of levels and statuses."""
+"""Styles of levels and statuses."""
 
 _GAP = 2  # characters between columns
-_MANY = 50  # rows for which rich, at 0.7 ms for each, is asked only where it is needed
-_LEAST = 16  # characters that a text which may be broken has at least
+_MANY = 50  # rows above which rich, at 0.7 ms per row, is used only if needed
+_LEAST = 16  # minimum width of a column that wraps
 
 
 @dataclass(frozen=True)
 class Column:
-    """How texts below each other are shown.
+    """Layout of a column.
 
     Attributes:
-        name: above them.
-        width: of them all, in characters, where they are printed as they come; else 0.
-        number: they end below each other on a terminal.
-        breaks: they may go on in the next line there; the last column's may anyway.
+        name: its header.
+        width: in characters, if rows are printed as they arrive; else 0.
+        number: whether it is right-aligned on a terminal.
+        breaks: whether its texts wrap on a terminal; those of the last column always do.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Column:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether *stream* is a terminal that can do more than print line after line."""
+    """Return whether *stream* is a terminal that understands control sequences."""
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def console() -> Console | None:
-    """Return standard output as a terminal that shows tables.
+    """Return a console for tables on standard output.
 
-    None if it is none, or a dumb one, or rich is not installed.
+    None if that isn't a terminal or is a dumb one, or if rich isn't installed.
     """
     if not is_terminal(sys.stdout):
         return None
@@ -76,7 +76,9 @@ def print_table(
     names: bool = True,
     levels: bool = False,
 ) -> bool:
-    """Print a table of printable texts; return whether this is a terminal that it fits on."""
+    """Print a table of printable texts if standard output is a terminal that it fits; return
+    whether it was printed.
+    """
     out = console()
     if out is None or not rows:
         return False
@@ -126,8 +128,8 @@ def _line(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) 
 
 
 def print_labelled(texts: Sequence[tuple[str, str]], width: int, *, levels: bool = False) -> bool:
-    """Print labels and printable texts, which are broken beside them; return whether this is a
-    terminal that they fit on.
+    """Print labels and printable texts, which wrap beside them, if standard output is a terminal
+    that they fit; return whether they were printed.
     """
     out = console()
     if out is None or out.width < width + _LEAST:
@@ -150,7 +152,7 @@ def _grid(*, gap: int = _GAP, header: bool = False) -> Table:
 
 
 def _texts(row: Sequence[str], *, levels: bool) -> list[Any]:
-    """Return texts in which nothing is markup."""
+    """Convert a row to rich texts, ignoring markup."""
     from rich.text import Text
 
     first = STYLES.get(row[0], "") if levels and row else ""

@@ -1,4 +1,4 @@
-"""Decoded values as files that other programs read."""
+"""Write decoded values as files that other programs can read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ("write_value",)
 
 
 def write_value(value: Any, file: IO[bytes]) -> str:
-    """Write *value* and return what the file is.
+    """Write *value* to *file* and return a description of its format.
 
-    Raises SerializationError for what there is no file of.
+    Raises SerializationError if no file format fits the value.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         file.write(value)
-        return "its bytes"
+        return "raw bytes"
     if isinstance(value, str):
         file.write(value.encode("utf-8", "surrogatepass"))
         return "UTF-8 text"
@@ -73,5 +73,5 @@ def _table(value: Any) -> Any:
 
 def _no_file(value: Any) -> SerializationError:
     return SerializationError(
-        f"there is no file of a {type_name(value)}: leave --decode to write what it is stored as"
+        f"a {type_name(value)} can't be written as a file: omit --decode to write its stored bytes"
     )

@@ -117,9 +117,7 @@ class Estimate:
             f"{human_cpu_time(best.saved_seconds)} of CPU be saved"
         )
         if best.threshold == self.threshold:
-            return (
-                f"The threshold of {human_threshold(best.threshold)} that is set pays best: {does}."
-            )
+            return f"The current threshold, {human_threshold(best.threshold)}, pays best: {does}."
         return (
             f"A threshold of {human_threshold(best.threshold)} would pay best "
             f"(offload_threshold = {best.threshold}, now {self.threshold}): {does}."

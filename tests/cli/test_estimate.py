@@ -51,9 +51,9 @@ def test_each_threshold_has_a_row_and_the_best_is_told(observing):
     assert told["4 KiB"][:5] == ["14", "2.1", "MB", "1.6", "MB"]
     assert told["64 KiB"][:5] == ["4", "2.0", "MB", "1.5", "MB"]
     assert told["64 KiB"][5] == "15"  # each asked for, read and released; three of them written
-    assert told["64 KiB"][-2:] == ["set,", "best"]
+    assert told["64 KiB"][-2:] == ["current,", "best"]
     assert told["512 KiB"][0] == "0"
-    assert "64 KiB that is set pays best: 4 of 14 values" in advice
+    assert "The current threshold, 64 KiB, pays best: 4 of 14 values" in advice
 
 
 def test_a_row_for_each_task(observing):
@@ -95,11 +95,11 @@ def test_nothing_counted_is_said(url):
 def test_observing_without_a_store_says_where_numbers_are(redis):
     conf = {"result_backend": f"{redis.url}"}
     wire = make_wire(store=None, mode="observe", watch=False, conf=conf)
-    assert "only where offload_store is set" in estimate(wire)
+    assert "only if offload_store is set" in estimate(wire)
 
 
 def test_tasks_over_time_are_refused(observing):
-    assert "in all only" in estimate(observing, "--by", "task", "--since", "1h", code=2)
+    assert "for all time only" in estimate(observing, "--by", "task", "--since", "1h", code=2)
 
 
 def test_names_of_tasks_do_nothing_to_a_terminal(url):

@@ -31,8 +31,8 @@ def test_it_removes_what_ended(project, ended):
     """The totals are told; a second time there is nothing to do."""
     url, old = ended
     project.write(store=url)
-    assert project.run("gc")[0].startswith(f"{url}: removed 3 blobs (")
-    assert project.run("gc")[0].startswith(f"{url}: removed nothing")
+    assert project.run("gc")[0].startswith(f"{url}: deleted 3 blobs (")
+    assert project.run("gc")[0].startswith(f"{url}: deleted nothing")
     assert open_store(url).blobs.hold(list(old), 1) == set(old)
 
 
@@ -43,7 +43,7 @@ def test_a_dry_run_removes_nothing(project, ended):
     for _ in range(2):
         out, err = project.run("gc", "--dry-run", "--verbose")
         *lines, total = out.splitlines()
-        assert total.startswith(f"{url}: would remove 3 blobs (")
+        assert total.startswith(f"{url}: would delete 3 blobs (")
         assert {line.split("  ")[1] for line in lines} == set(old)
         assert all(line.startswith("blob  ") and "expired" in line for line in lines)
         assert err == ""  # progress is for terminals
@@ -67,7 +67,7 @@ def test_a_sweep_under_way_is_no_error(project, ended):
     url, _ = ended
     project.write(store=url)
     assert open_store(url).leases.acquire(NAME, "someone", 600)
-    assert project.run("gc")[0] == f"nothing done: {url} is being swept by another process\n"
+    assert project.run("gc")[0] == f"skipped: {url} is being swept by another process\n"
     assert project.json("gc")["busy"] == "another process"
     assert project.json("gc", "--dry-run")["count"] == 3
 
@@ -96,7 +96,7 @@ def test_progress_is_drawn_on_a_terminal(project, ended):
         os.close(theirs)
     assert f"sweeping {url}: 0 found, 0 B" in drawn
     assert drawn.endswith("\r\033[K")
-    assert done.stdout.decode().startswith(f"{url}: removed 3 blobs")
+    assert done.stdout.decode().startswith(f"{url}: deleted 3 blobs")
 
 
 @pytest.mark.server

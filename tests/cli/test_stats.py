@@ -47,8 +47,8 @@ def command(redis):
 
 def test_totals_say_what_was_saved(command):
     out = command()
-    assert "6 looked at, 6 by reference, 4 of them stored before" in out
-    assert "3.0x deduplicated" in out
+    assert "6 inspected, 6 by reference, 4 of them deduplicated" in out
+    assert "3.0x deduplication" in out
     assert "errors    none" in out
     assert re.search(r"^upload +6 times", out, re.MULTILINE)
 
@@ -111,8 +111,8 @@ def test_json_has_the_same_numbers(command):
 
 
 def test_counting_begins_anew(command):
-    assert "start from zero" in command("--reset")
-    assert "0 looked at" in command()
+    assert "reset to zero" in command("--reset")
+    assert "0 inspected" in command()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_counting_begins_anew(command):
     (
         (("--since", "soon"), "expected a duration such as 30m, 6h, or 7d"),
         (("--since", "0h"), "expected a duration such as 30m, 6h, or 7d"),
-        (("--since", "1h", "--by", "argument"), "in all only"),
+        (("--since", "1h", "--by", "argument"), "for all time only"),
     ),
 )
 def test_what_is_not_meant_is_refused(command, words, said):

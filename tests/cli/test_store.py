@@ -95,7 +95,7 @@ def test_a_tier_behind_one_with_pins():
     hook._store = Tiered(hook.store, open_store(URL))
     refused = lifecycle(hook)
     assert refused.exit_code == 1
-    assert "say --no-pins if nobody uses Offload.pin" in refused.output
+    assert "add --no-pins if Offload.pin is never used" in refused.output
     done = lifecycle(hook, "--no-pins", "--json")
     assert rule_of(json.loads(done.output))["Filter"]["Prefix"] == "pre/fix/blobs/"
     hook.pin(hook.put("x" * 2000), "model")
@@ -108,7 +108,7 @@ def test_several_buckets_are_asked_for_by_name():
     """A configuration is one bucket's."""
     hook = make_wire().hook
     hook._store = Tiered(open_store(URL), open_store(URL.replace("buck", "other")))
-    assert "say --bucket buck" in lifecycle(hook).output
+    assert "add --bucket buck" in lifecycle(hook).output
     assert "not third" in lifecycle(hook, "--bucket", "third").output
     assert rule_of(json.loads(lifecycle(hook, "--bucket", "other", "--json").output))
 

@@ -70,7 +70,7 @@ def test_what_pays_best_is_said():
 def test_the_threshold_that_is_set_is_kept_where_none_is_better():
     found = estimate(counted([("a", 3 * MIB, 0)] * 5), 64 * KIB)
     assert found.total.best.threshold == 64 * KIB
-    assert found.advice.startswith("The threshold of 64 KiB that is set pays best: 5 of 5 values")
+    assert found.advice.startswith("The current threshold, 64 KiB, pays best: 5 of 5 values")
 
 
 def test_where_none_pays_it_is_said():
