@@ -1,4 +1,4 @@
-"""Sweeping a store: deleting what has expired, for the command and the task."""
+"""Sweep a store, deleting what has expired; used by the command and the task."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from offload.stores.protocols import Store, SweepItem
 __all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")
 
 NAME = "offload/gc"
-"""Name of the sweeper's lease, and of the pointer that records the last sweep."""
-LEASE = 60.0  # seconds for which a sweeper that died blocks others
+"""Name of the sweeper's lease and of the pointer that records the last sweep."""
+LEASE = 60.0  # seconds for which a sweeper that crashed blocks others
 
 
 @dataclass
@@ -40,7 +40,7 @@ class SweepReport:
         dry_run: whether nothing was deleted.
         seconds: duration of the sweep.
         kinds: totals by `SweepItem.kind`.
-        busy: another sweeper that was at work, so that nothing was done; else None.
+        busy: another sweeper that was running, so this one did nothing; else None.
     """
 
     store: str
@@ -107,7 +107,7 @@ def sweep(
         seen: called with each item as it is deleted.
 
     Raises:
-        ConfigurationError: the store cannot be swept safely; the message says what to do.
+        ConfigurationError: the store can't be swept safely; the message says what to do.
         StoreUnavailable, StoreError: the store failed; what was deleted before stays deleted.
     """
     began = time.monotonic()

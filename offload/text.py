@@ -1,4 +1,4 @@
-"""Format figures and values for people, and parse what people write."""
+"""Format numbers and values for people, and parse sizes and durations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = (
 )
 
 UNKNOWN = "-"
-"""Stands for a figure that isn't known."""
+"""Placeholder for an unknown figure."""
 
 _MAX_REPR = 200  # characters
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -75,7 +75,7 @@ def human_ratio(ratio: float | None) -> str:
 
 
 def human_percent(part: float | None) -> str:
-    """Format a part of 1 as percent: ``83%``."""
+    """Format a fraction as a percentage: ``83%``."""
     return UNKNOWN if part is None else f"{part:.0%}"
 
 
@@ -92,7 +92,7 @@ def human_duration(seconds: float | None) -> str:
 
 
 def human_latency(seconds: float | None) -> str:
-    """Format a short time: ``16 ms``; ``longer`` if it is beyond what is measured (infinite)."""
+    """Format a short time: ``16 ms``; ``longer`` if it exceeds the last bound (infinite)."""
     if seconds is None:
         return UNKNOWN
     if math.isinf(seconds):
@@ -101,14 +101,14 @@ def human_latency(seconds: float | None) -> str:
 
 
 def human_cpu_time(seconds: float) -> str:
-    """Format CPU time that is saved, or spent if it is negative: ``41.2 s``."""
+    """Format saved CPU time, which is negative if it was spent: ``41.2 s``."""
     fitting = (each for each in _CPU_UNITS if abs(seconds) >= 2 * each[0])
     length, unit = next(fitting, _CPU_UNITS[-1])
     return f"{seconds / length:,.1f} {unit}"
 
 
 def human_time(seconds: float) -> str:
-    """Format seconds since 1970 as ISO 8601 in UTC; ``?`` if there is no such time."""
+    """Format seconds since 1970 as ISO 8601 in UTC; ``?`` if out of range."""
     try:
         return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
     except (OverflowError, OSError, ValueError):
@@ -116,13 +116,13 @@ def human_time(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int | None:
-    """Return the bytes that ``500kB`` or ``1.5 MB`` means; None if it isn't a size."""
+    """Parse a size such as ``500kB`` or ``1.5 MB`` into bytes; None if it isn't one."""
     match = _SIZE.fullmatch(text.lower())
     return None if match is None else int(float(match[1]) * _SIZE_FACTORS[match[2]])
 
 
 def parse_duration(text: str) -> float | None:
-    """Return the seconds that ``30m``, ``6h``, or ``7d`` means; None if it isn't a duration."""
+    """Parse a duration such as ``30m``, ``6h``, or ``7d`` into seconds; None if it isn't one."""
     match = _DURATION.fullmatch(text)
     if match is None or not int(match[1]):
         return None
@@ -130,12 +130,12 @@ def parse_duration(text: str) -> float | None:
 
 
 def printable(text: str) -> str:
-    """Escape, as Python does, what a terminal doesn't print."""
+    """Escape nonprintable characters as Python does."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def short_digest(digest: str) -> str:
-    """Return the prefix of a digest that people are shown, and that commands understand."""
+    """Return the prefix by which a digest is displayed; commands accept it."""
     return digest[:15]
 
 
@@ -145,7 +145,7 @@ def type_name(value: Any) -> str:
 
 
 def short_repr(value: Any) -> str:
-    """Return at most 200 characters of the repr, reading only a value's beginning; never fails."""
+    """Return at most 200 characters of a value's repr, reading only its start; never raises."""
     try:
         text = _Repr().repr(value)
     except Exception as error:
@@ -183,6 +183,6 @@ _TYPE_ONLY = re.compile(r"cannot pickle '[\w.]+' object")
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error's type; with its text only if that can't show a value."""
+    """Return an error's type, with its text only if that can't reveal a value."""
     found = _TYPE_ONLY.match(str(error)) if isinstance(error, TypeError) else None
     return f"{type(error).__name__}: {found[0]}" if found else type(error).__name__

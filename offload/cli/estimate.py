@@ -21,7 +21,7 @@ __all__ = ("estimate",)
 
 _COLUMNS = [
     Column(name, number=True)
-    for name in ("LEAVE THE BROKER", "BYTES", "STORED", "ROUND TRIPS", "CPU SAVED")
+    for name in ("OFFLOADED", "BYTES", "STORED", "ROUND TRIPS", "CPU SAVED")
 ]
 _BY_THRESHOLD = [Column("THRESHOLD", number=True), *_COLUMNS, Column("")]
 _BY_TASK = [

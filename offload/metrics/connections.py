@@ -1,20 +1,20 @@
-"""How many connections the servers of this package accept, and for how long."""
+"""Limits for connections to the dashboard and the exporter."""
 
 from __future__ import annotations
 
 __all__ = ("BACKLOG", "PATIENCE", "most_connections")
 
 PATIENCE = 5.0
-"""Seconds that a client has to send the head of its request."""
+"""Seconds within which a client must send its request headers."""
 BACKLOG = 32
-"""Connections that the system accepts before the server handles them."""
+"""Length of the listen queue."""
 _MOST = 64
 _LEAST = 4
-_OWN = 60  # descriptors for everything else: the store's connections, files
+_OWN = 60  # file descriptors reserved for the store's connections and files
 
 
 def most_connections() -> int:
-    """Return how many connections may be open, so that descriptors are left for everything else."""
+    """Return the maximum number of open connections that leaves enough file descriptors."""
     try:
         import resource
     except ImportError:  # not a Unix

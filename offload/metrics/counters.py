@@ -1,4 +1,4 @@
-"""Count what happens in this process: in total, and by task and argument."""
+"""Count events in this process: in total, and by task and argument."""
 
 from __future__ import annotations
 
@@ -41,56 +41,56 @@ __all__ = (
 # -- names
 
 NAMES = {
-    "values_seen": "arguments and results looked at that were not certainly small",
-    "values_offloaded": "values that travelled by reference",
-    "bytes_offloaded": "serialised bytes of values that travelled by reference",
-    "bytes_deduplicated": "serialised bytes of values of which everything was in the store already",
-    "values_deduplicated": "values of which everything was in the store already",
-    "values_remembered": "immutable values that were not even hashed again",
+    "values_seen": "arguments and results inspected, except those that are certainly small",
+    "values_offloaded": "values sent by reference",
+    "bytes_offloaded": "serialized bytes of values sent by reference",
+    "bytes_deduplicated": "serialized bytes of values that were completely in the store already",
+    "values_deduplicated": "values that were completely in the store already",
+    "values_remembered": "immutable values whose digest was cached",
     "blobs_uploaded": "blobs written to the store",
-    "bytes_uploaded": "plain bytes of blobs written to the store",
+    "bytes_uploaded": "uncompressed bytes of blobs written to the store",
     "bytes_stored": "bytes of blobs written to the store, after compression",
     "values_fetched": "references resolved from the store",
-    "bytes_fetched": "serialised bytes of references resolved from the store",
-    "cache_hits": "large values taken from the node cache, without the store",
-    "cache_bytes": "serialised bytes of values taken from the node cache",
-    "cache_misses": "large values that the node cache did not have, and that were fetched",
-    "cache_unused": "values that the node cache could not keep: no room, or not usable",
+    "bytes_fetched": "serialized bytes of references resolved from the store",
+    "cache_hits": "large values read from the node cache instead of the store",
+    "cache_bytes": "serialized bytes of values read from the node cache",
+    "cache_misses": "large values fetched because they were not in the node cache",
+    "cache_unused": "values that could not be cached: no room, or node cache unusable",
     "cache_evicted": "values removed from the node cache to make room",
-    "cache_altered": "files of the node cache that were altered, and so dropped",
-    "prefetch_done": "large values fetched for tasks that waited; their use is a cache hit",
-    "prefetch_bytes": "serialised bytes of values fetched for tasks that waited",
-    "prefetch_dropped": "values not fetched so: too many, too large together, or the store failed",
-    "values_inline": "small values that travelled within their reference",
-    "outage_inline": "values sent in the message because the store was away",
-    "refs_refused": "references refused: forged, changed, or of another app",
-    "releases_failed": "values that were not released early, and end by their retention",
-    "errors_unavailable": "values not stored or fetched because the store was away",
-    "errors_missing": "values that were not in the store any more",
-    "errors_altered": "values that were altered in the store",
-    "errors_serialising": "values that could not be carried, or were too large",
+    "cache_altered": "node cache files deleted because their content had changed",
+    "prefetch_done": "large values prefetched for waiting tasks; reading them is a cache hit",
+    "prefetch_bytes": "serialized bytes of values prefetched for waiting tasks",
+    "prefetch_dropped": "values not prefetched: too many, too large in total, or a store error",
+    "values_inline": "small values sent inside their reference",
+    "outage_inline": "values sent in the message because the store was unavailable",
+    "refs_refused": "references refused: forged, altered, or from another app",
+    "releases_failed": "values whose release failed; they expire after their retention",
+    "errors_unavailable": "values not stored or fetched because the store was unavailable",
+    "errors_missing": "values no longer in the store",
+    "errors_altered": "values altered in the store",
+    "errors_serialising": "values that could not be serialized, or were too large",
     "errors_code": "values whose class could not be shipped or loaded",
     "errors_other": "values that failed for other reasons",
-    "store_retries": "store calls tried again",
-    "task_retries": "tasks sent again because the store was away",
+    "store_retries": "store calls retried",
+    "task_retries": "tasks retried because the store was unavailable",
     "classes_pushed": "versions of classes and functions written to the store",
     "classes_loaded": "versions of classes and functions loaded from the store",
-    "classes_refused": "versions of classes and functions not loaded: not allowed, not trusted",
+    "classes_refused": "versions of classes and functions refused: not allowed or not trusted",
     "observed_values": "values that would have been offloaded (mode observe)",
-    "observed_bytes": "serialised bytes of values that would have been offloaded",
-    "observed_repeated_values": "of those, values that the process had seen before",
-    "observed_repeated_bytes": "of those bytes, those that the process had seen before",
+    "observed_bytes": "serialized bytes of values that would have been offloaded",
+    "observed_repeated_values": "observed values that the process had seen before",
+    "observed_repeated_bytes": "observed bytes that the process had seen before",
 }
-"""Every counter and what it counts."""
+"""Description of each counter."""
 
 OF_STORE = {
-    "blobs_uploaded": "blobs written to it",
-    "bytes_stored": "bytes of blobs written to it",
-    "blobs_fetched": "blobs read from it",
-    "bytes_fetched": "bytes of blobs read from it, as they are stored",
-    "calls_failed": "calls that it did not answer, or refused",
+    "blobs_uploaded": "blobs written to the store",
+    "bytes_stored": "stored bytes of blobs written to the store",
+    "blobs_fetched": "blobs read from the store",
+    "bytes_fetched": "stored bytes of blobs read from the store",
+    "calls_failed": "calls that failed or were refused",
 }
-"""What is counted by store, where there are several; of a single one it follows from `NAMES`."""
+"""Description of each counter kept per store if there are several stores."""
 
 OF_STORE_PREFIX = "of_store_"
 
@@ -103,36 +103,36 @@ BY_TASK = frozenset(
         *(name for name in NAMES if name.startswith("errors_")),
     }
 )
-"""What is told apart by task over time, too; of all else only the sum."""
+"""Counters kept by task over time; of all others, only the sum is kept over time."""
 
 STEPS = {
-    "serialise": "making bytes of a value",
-    "hash": "naming its content",
-    "upload": "asking the store for it, and writing what is missing",
+    "serialise": "serializing a value",
+    "hash": "computing its digest",
+    "upload": "checking the store for its blobs, and writing those that are missing",
     "fetch": "reading it from the store or the node cache",
-    "decode": "making a value of bytes",
+    "decode": "deserializing a value",
 }
-"""What is timed."""
+"""Steps that are timed."""
 
 BOUNDS = (0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096, 16.384)
-"""Seconds up to which each but the last of a step's times are counted together."""
+"""Upper bounds, in seconds, of the buckets for a step's times; the last bucket has none."""
 
 SIZES = tuple(1 << bits for bits in range(10, 23))
-"""Bytes from 1 KiB to 4 MiB: where classes of sizes begin, besides the one of what is smaller."""
+"""Lower bounds of size classes, 1 KiB to 4 MiB; smaller values have a class of their own."""
 
 OTHER = "(other)"
-"""The task of what is counted when there are too many."""
+"""The task label of events counted after the limit of labels is reached."""
 
 
 class Counted(NamedTuple):
-    """What is counted apart.
+    """Name and labels of a counter.
 
     Attributes:
-        name: one of `NAMES`; or of a step of `STEPS`: ``<step>_seconds_<number of its bound>`` and
-            ``<step>_microseconds``, which add up; or of a class of sizes, see `size_names`.
-            Where it is of one store of several: ``of_store_<name>``, not part of any other.
-        task, argument: "" where it is about none.
-        store: its URL; "" for all else.
+        name: one of `NAMES`; for a step of `STEPS`, ``<step>_seconds_<index of its bucket>`` and
+            ``<step>_microseconds`` (see `time_names`); for a size class, see `size_names`. For
+            one of several stores, ``of_store_<name>``, which isn't included in any other.
+        task, argument: "" if there is none.
+        store: the URL of one of several stores; else "".
     """
 
     name: str
@@ -144,30 +144,31 @@ class Counted(NamedTuple):
 _SIZE_NAMES = [
     (f"size_{exponent}", f"size_{exponent}_bytes", f"size_{exponent}_repeated")
     for exponent in [0] * 11 + list(range(10, 23))
-]  # by bits of the size
+]  # indexed by the bit length of the size
 
 
 def size_names(size: int) -> tuple[str, str, str]:
-    """Return the names under which values of *size* bytes are counted: how many they are, their
-    bytes, and those of their bytes that had been there before.
+    """Return the counters for values of *size* bytes: their number, their bytes, and those of
+    their bytes that were stored or seen before.
 
-    ``size_16``, ``size_16_bytes`` and ``size_16_repeated`` are of 2**16 bytes to less than twice
-    that, ``size_0`` is below the first of `SIZES`, and the last of them has no end.
+    ``size_16``, ``size_16_bytes``, and ``size_16_repeated`` count values from 2**16 bytes to less
+    than twice that. ``size_0`` counts values below the first of `SIZES`; the last class has no
+    upper bound.
     """
     return _SIZE_NAMES[min(size.bit_length(), len(_SIZE_NAMES) - 1)]
 
 
 def time_names(step: str) -> tuple[list[str], str]:
-    """Return the names under which times of a *step* are counted: how many each of `BOUNDS`, and
-    what is longer, has; and their sum in microseconds.
+    """Return the counters for times of a *step*: one per bucket of `BOUNDS`, one for longer times,
+    and their sum in microseconds.
     """
     return [f"{step}_seconds_{n}" for n in range(len(BOUNDS) + 1)], f"{step}_microseconds"
 
 
 # -- counting
 
-_MOST = 2000  # names that are told apart until they are written
-_LONGEST = 256  # countings that wait to be added up
+_MOST = 2000  # distinct names and labels between two writes
+_LONGEST = 256  # queued events before they are added up
 _KNOWN = frozenset(NAMES)
 _Labels = tuple[str, ...]  # task and argument; or two empty ones and a store
 
@@ -232,37 +233,37 @@ class _Timed:
 
 
 class Counters:
-    """Named whole numbers that only rise, of one process; safe among threads.
+    """Named counters of one process, which only increase. Thread-safe.
 
-    Counting is appending to a queue; what is in it is added up when it is long or somebody asks.
-    That takes less than half the time of adding each at once, between work on large values.
+    Counting appends an event to a queue. Events are added up when the queue is long or counters
+    are read, which takes less than half the time of adding up each event immediately.
     """
 
     def __init__(self) -> None:
         self._listener: Callable[[], None] | None = None
-        self._begin()
+        self._reset()
         _all.add(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[_Labels, Any, Any]] = deque()
         self._counts: Counter[str] = Counter()
         self._apart: dict[_Labels, dict[str, int]] = {}
         self._room = _MOST
-        self._to_tell = self._listener
+        self._pending_listener = self._listener
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call *listener* when the first is counted after a `take`, and now if something is."""
-        self._listener = self._to_tell = listener
+        """Call *listener* at the first event after each `take`, and now if there are events."""
+        self._listener = self._pending_listener = listener
         if self._waiting or self._apart:
-            self._tell()
+            self._notify()
 
     def about(self, task: str, argument: str = "") -> AbstractContextManager[None]:
-        """Within this, what is counted is counted for a task's argument."""
+        """Label all events in this context with a task and argument."""
         return _About((task, argument))
 
     def add(self, **amounts: int) -> None:
-        """Raise each named counter; KeyError for a name that is not in `NAMES`."""
+        """Increase the named counters; raises KeyError for a name that isn't in `NAMES`."""
         if not _KNOWN.issuperset(amounts):
             raise KeyError(*amounts.keys() - _KNOWN)
         self._wait((_about.get(), None, amounts))
@@ -271,22 +272,22 @@ class Counters:
         """Count a value by its size.
 
         Args:
-            size: its serialised bytes.
-            repeated: those of them that had been there before.
+            size: its serialized bytes.
+            repeated: those of its bytes that were stored or seen before.
         """
         self._wait((_about.get(), size, repeated))
 
     def offloaded(self, size: int, repeated: int, *, whole: bool) -> None:
-        """Count a value that travels by reference, also by its size.
+        """Count a value that is sent by reference, also by its size.
 
         Args:
             size, repeated: see `sized`.
-            whole: everything of it was in the store already.
+            whole: whether all of it was in the store already.
         """
         self._wait((_about.get(), _OFFLOADED, (size, repeated, whole)))
 
     def of_store(self, store: str, **amounts: int) -> None:
-        """Count what one store of several did; names as in `OF_STORE`."""
+        """Increase counters of one of several stores; names as in `OF_STORE`."""
         self._wait((("", "", store), None, {_OF[name]: n for name, n in amounts.items()}))
 
     def failed(self, error: Exception) -> None:
@@ -295,13 +296,13 @@ class Counters:
         self.add(**{name: 1})
 
     def timed(self, step: str) -> AbstractContextManager[None]:
-        """Count how long this takes, if it ends well; a span of OpenTelemetry in any case."""
+        """Time a step if it succeeds; also trace it as an OpenTelemetry span."""
         return _Timed(self, step)
 
     def took(self, step: str, seconds: float, *, store: str = "") -> None:
-        """Count how long a step took, or the part of one *store* of several in it.
+        """Record the duration of a step, or of the part that one of several stores had in it.
 
-        KeyError for one that is not in `STEPS`.
+        Raises KeyError for a step that isn't in `STEPS`.
         """
         if store:
             self._wait((("", "", store), _TIMES_OF_STORE[step], seconds))
@@ -311,21 +312,21 @@ class Counters:
     def _wait(self, event: tuple[_Labels, Any, Any]) -> None:
         waiting = self._waiting
         waiting.append(event)
-        if self._to_tell is not None:
-            self._tell()
+        if self._pending_listener is not None:
+            self._notify()
         if len(waiting) >= _LONGEST and self._lock.acquire(blocking=False):
             try:
                 self._add_up()
             finally:
                 self._lock.release()
 
-    def _tell(self) -> None:
-        listener, self._to_tell = self._to_tell, None
+    def _notify(self) -> None:
+        listener, self._pending_listener = self._pending_listener, None
         if listener is not None:
             listener()
 
     def _add_up(self) -> None:
-        """Add up what waits; only with the lock. Other threads may append meanwhile."""
+        """Add up queued events. Requires the lock; other threads may append meanwhile."""
         waiting = self._waiting
         for _ in range(len(waiting)):
             labels, what, amount = waiting.popleft()
@@ -356,7 +357,7 @@ class Counters:
                 self._first(labels, name, amount)
 
     def _first(self, labels: _Labels, name: str, amount: int) -> None:
-        """Count a name that is new with its labels, if there is room for it."""
+        """Count a new name with its labels, or as `OTHER` if there are too many."""
         if self._room <= 0:
             labels = (OTHER, "")
         self._room -= 1
@@ -364,7 +365,7 @@ class Counters:
         counts[name] = counts.get(name, 0) + amount
 
     def snapshot(self) -> dict[str, int]:
-        """Return all counters, those at zero as well."""
+        """Return all counters, including those at zero."""
         with self._lock:
             self._add_up()
             found = self._counts.copy()
@@ -373,9 +374,9 @@ class Counters:
         return {name: found[name] for name in NAMES}
 
     def take(self) -> dict[Counted, int]:
-        """Return what was counted since this was called last."""
+        """Return the counts since the last call."""
         with self._lock:
-            self._to_tell = self._listener  # first, so that none is missed
+            self._pending_listener = self._listener  # first, so that no event is missed
             self._add_up()
             taken, self._apart, self._room = self._apart, {}, _MOST
             for counts in taken.values():
@@ -390,11 +391,11 @@ class Counters:
 _all: weakref.WeakSet[Counters] = weakref.WeakSet()
 
 
-def _begin_all() -> None:
+def _reset_all() -> None:
     for counters in list(_all):
-        counters._begin()
+        counters._reset()
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child begins anew: its parent's lock may have been held at the fork.
-    os.register_at_fork(after_in_child=_begin_all)
+    # A forked child starts from zero; its parent's lock may have been held at the fork.
+    os.register_at_fork(after_in_child=_reset_all)

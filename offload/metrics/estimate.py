@@ -1,11 +1,11 @@
-"""What each threshold would do to the values that were counted, and which would pay best.
+"""Predict what each threshold would save, and recommend the best one.
 
-Values are counted in classes of sizes that begin at the candidates, so how many leave the broker,
-and with how many bytes, is exact. What they cost is a model: lines through the CPU time that a task
-takes by the size of its argument, of publisher, worker and server together (`make bench ARGS=6`;
-docs/decisions.md has its table). A value in a message costs so much for each byte. One that is
-offloaded costs a constant, far less for each byte, and less still for bytes that the store had.
-Machines differ in the seconds, and little in where the lines meet: at about 90 kB.
+Values are counted in size classes whose lower bounds are the candidate thresholds, so the number
+and bytes of values that would be offloaded are exact. Their cost is a linear model, fitted to the
+CPU time of publisher, worker, and server per task by the size of its argument (`make bench ARGS=6`;
+docs/decisions.md has the table). A value in a message has a cost per byte. An offloaded value has a
+constant cost, a far lower cost per byte, and an even lower one for bytes that were already stored.
+Machines differ in seconds, but little in where the lines cross: at about 90 kB.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from offload.text import human_cpu_time, human_size, human_threshold
 __all__ = ("Candidate", "Choices", "Estimate", "estimate")
 
 OFFLOADED = 2.9e-3
-"""Seconds of CPU that a value costs by being offloaded, besides its bytes."""
+"""CPU seconds per offloaded value, in addition to those per byte."""
 IN_MESSAGE = 35e-9
-"""Seconds for each byte of a value in a message."""
+"""CPU seconds per byte of a value in a message."""
 STORED = 3.2e-9
-"""Seconds for each byte that is stored."""
+"""CPU seconds per byte that is stored."""
 REPEATED = 0.5e-9
-"""Seconds for each byte that the store had."""
+"""CPU seconds per byte that was already stored."""
 
-_CHUNKED = 1 << 20  # bytes from which a value's chunks are read after its root
+_CHUNKED = 1 << 20  # values of at least this size have chunks, read after the root
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a threshold would do.
+    """Predicted effect of a threshold.
 
     Attributes:
-        threshold: bytes from which a value would be offloaded.
-        values: how many would leave the broker.
-        bytes: their serialised bytes.
-        stored_bytes: those of them that would be stored, before compression; the others were
-            there.
-        round_trips: with the store, at most: to ask for a value and hold it, to write what is new,
-            to read it, its chunks if it is of 1 MiB or more, and to release it. What a node has in
-            its cache is not read. How many values are new is taken from their bytes.
-        saved_seconds: CPU time that would be saved on all sides; below 0: spent.
+        threshold: the size in bytes from which values would be offloaded.
+        values: number of values that would be offloaded.
+        bytes: their serialized bytes.
+        stored_bytes: those of their bytes that would be stored, before compression; the others
+            are duplicates.
+        round_trips: upper limit of round trips to the store: to check for a value and hold it, to
+            write new bytes, to read it, to read its chunks (from 1 MiB), and to release it. Node
+            cache hits save some. The number of new values is estimated from their bytes.
+        saved_seconds: CPU time saved by publisher, worker, and server; negative if it costs more.
     """
 
     threshold: int
@@ -59,14 +59,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choices:
-    """What thresholds would do for an app or a task.
+    """Candidate thresholds for an app or a task.
 
     Attributes:
-        values: how many were counted.
-        bytes: their serialised bytes.
-        candidates: by rising threshold; those below what was counted from are not known.
-        best: the candidate that saves most; of several the one next to the threshold in force. None
-            if none saves anything.
+        values: number of values counted.
+        bytes: their serialized bytes.
+        candidates: by ascending threshold, starting with the smallest size that was counted.
+        best: the candidate that saves most; in a tie, the one closest to the current threshold.
+            None if none saves anything.
     """
 
     values: int
@@ -75,22 +75,22 @@ class Choices:
     best: Candidate | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
+        """Return all fields as plain data."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What thresholds would do.
+    """Predicted effect of thresholds on an app and its tasks.
 
     Attributes:
-        begin: since when values were counted, in seconds since 1970; None: since any were.
-        threshold: the one in force, in bytes.
-        counted_from: bytes from which all values were counted: where values are offloaded, smaller
-            ones are not looked at.
+        begin: start of the counts, in seconds since 1970; None for all time.
+        threshold: the current one, in bytes.
+        counted_from: the size in bytes from which all values were counted. In mode on, values
+            below the threshold aren't inspected.
         total: for the app.
-        tasks: for each task with values that were counted; "" is what is about none. Only of all
-            time: over time sizes are not told apart by task.
+        tasks: for each task with counted values; "" is for values without a task. Empty unless
+            for all time, as sizes by task aren't kept over time.
     """
 
     begin: float | None
@@ -101,20 +101,20 @@ class Estimate:
 
     @property
     def advice(self) -> str:
-        """A sentence that says what to do."""
+        """A recommendation, in one sentence."""
         total, best = self.total, self.total.best
         if not total.values:
-            return "No sizes were counted yet."
+            return "No sizes have been counted yet."
         if best is None:
             return (
                 f"No threshold pays: {total.values:,} values of {human_size(total.bytes)} cost "
-                "less in their messages, unless the broker's memory is what is scarce."
+                "less in their messages. Offload them only if the broker's memory is scarce."
             )
         does = (
             f"{best.values:,} of {total.values:,} values "
-            f"({best.bytes / total.bytes:.0%} of the bytes) would leave the broker, "
-            f"{human_size(best.stored_bytes)} be stored, and about "
-            f"{human_cpu_time(best.saved_seconds)} of CPU be saved"
+            f"({best.bytes / total.bytes:.0%} of the bytes) would be offloaded, storing "
+            f"{human_size(best.stored_bytes)} and saving about "
+            f"{human_cpu_time(best.saved_seconds)} of CPU time"
         )
         if best.threshold == self.threshold:
             return f"The current threshold, {human_threshold(best.threshold)}, pays best: {does}."
@@ -124,7 +124,7 @@ class Estimate:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data, the advice as well."""
+        """Return all fields and the advice as plain data."""
         return {
             "since": self.begin,
             "threshold": self.threshold,
@@ -136,10 +136,10 @@ class Estimate:
 
 
 def estimate(found: Report, threshold: int) -> Estimate:
-    """Return what thresholds would do to the values that *found* counts.
+    """Predict the effect of thresholds on the values counted in *found*.
 
     Args:
-        threshold: the one in force, in bytes.
+        threshold: the current one, in bytes.
     """
     counted_from = threshold if found.total["values_offloaded"] else min(threshold, SIZES[0])
     tasks = {
@@ -158,7 +158,7 @@ def estimate(found: Report, threshold: int) -> Estimate:
 
 @dataclass(frozen=True)
 class _Size:
-    """What was counted of a class of sizes."""
+    """Counts of a size class."""
 
     begin: int
     values: int
@@ -171,7 +171,7 @@ class _Size:
         return cls(begin, values, size, min(repeated, size))
 
     def beside(self, above: Candidate) -> Candidate:
-        """Return the candidate at which these leave the broker besides those of *above*."""
+        """Return the candidate that offloads these values in addition to those of *above*."""
         stored = self.bytes - self.repeated
         new = round(self.values * stored / self.bytes) if self.bytes else 0
         reads = 2 if self.begin >= _CHUNKED else 1

@@ -31,10 +31,10 @@ LIFE = 3600.0
 SILENT = 2 * LIFE
 """Seconds without a write after which a part counts as complete."""
 GRACE = 600.0
-"""Seconds for which a folded part stays."""
+"""Seconds for which a folded part is kept."""
 STRAY = 86400.0
-"""Seconds after which files that count for nothing are removed. A part whose writer never completed
-it may be written once more when that wakes up, and is remembered for as long."""
+"""Seconds after which unused files are deleted, and for which a folded part that its writer never
+completed is remembered: a suspended writer may wake up and write it once more."""
 _AT_ONCE = 1000
 _LONGEST = 60.0  # seconds that folding may take before it is written
 _TURNS = 10
@@ -84,7 +84,7 @@ class Folder:
         self._clean(parts, name, head, now)
         old = head if isinstance(head, Snapshot) else Snapshot()
         fresh = [part for part in parts.over if part not in old.covers]
-        # A head of a later version is folded by those who can read it.
+        # Leave a head written by a later version to processes that can read it.
         if len(fresh) >= least and not isinstance(head, FromLater):
             self._swap(name, self._folded(old, fresh[:_AT_ONCE], parts, now), start)
         return True
@@ -103,7 +103,7 @@ class Folder:
             if self._swap(name, new, start):
                 return
         raise StoreUnavailable(
-            f"statistics in {self._files.url} were folded by others {_TURNS} times in a row",
+            f"other processes folded the statistics in {self._files.url} {_TURNS} times in a row",
             store=self._files.url,
         )
 
@@ -118,10 +118,10 @@ class Folder:
                 if not dry_run:
                     self._remove([part], parts)
                 size = parts.over[part].size
-                yield SweepItem("file", f"stats/{part}", size, "statistics that cannot be read")
+                yield SweepItem("file", f"stats/{part}", size, "unreadable statistics")
 
     def _scan(self) -> tuple[float, _Parts]:
-        """Return the time, and the files."""
+        """Return the current time and the files."""
         entries = {entry.name: entry for entry in self._files.entries()}
         now = self._files.sure_time() if entries else self._files.now()
         parts = {name: entry for name, entry in entries.items() if is_part(name)}
@@ -180,5 +180,5 @@ class Folder:
 
 
 def _until(names: Iterable[str], parts: _Parts, now: float) -> dict[str, float]:
-    """Return until when to remember that these parts are folded."""
+    """Return the times until which to remember these parts as folded."""
     return {name: now + (GRACE if name in parts.ended else STRAY) for name in names}

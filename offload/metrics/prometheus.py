@@ -1,7 +1,7 @@
-"""What was counted, as Prometheus reads it. Needs the extra ``prometheus``.
+"""Exporter of counters to Prometheus. Needs the extra ``prometheus``.
 
-Everything is read from the store when it is asked for, so it is right for any number of processes;
-one exporter for each store is enough. Conventions: https://prometheus.io/docs/practices/naming/
+Each scrape reads the counters of all processes from the store, so one exporter per store is enough.
+Conventions: https://prometheus.io/docs/practices/naming/
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def metric_of(name: str) -> str:
 
 
 class Collector:
-    """Asks *store* at every scrape.
+    """Reads *store* at every scrape.
 
     Args:
-        tasks: so many, those with the most bytes, have a label of their own; the others are
-            counted together. Who has one keeps it, as a counter that moved would be seen to
-            fall and to rise.
+        tasks: number of tasks with their own label, those with the most bytes; the others are
+            counted together. A task keeps its label, since moving its counts to another label
+            would make that counter fall.
     """
 
     def __init__(self, store: Store, *, tasks: int = 200) -> None:
@@ -69,32 +69,32 @@ class Collector:
         self._lock = threading.Lock()  # scrapes may overlap
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics; only ``offload_up`` 0 while the store does not answer."""
+        """Yield all metrics; only ``offload_up`` 0 while the store is unavailable."""
         begun = time.perf_counter()
         try:
             found = report(sums_of(self._store))
         except StoreError as exc:
-            logger.warning("nothing to export: %s", exc)
-            yield _gauge("offload_up", "Whether the store answered.", 0)
+            logger.warning("cannot export statistics: %s", exc)
+            yield _gauge("offload_up", "Whether the store is available.", 0)
             return
-        yield _gauge("offload_up", "Whether the store answered.", 1)
+        yield _gauge("offload_up", "Whether the store is available.", 1)
         tasks = self._labelled(found.tasks)
         yield from _counters(tasks)
         yield from _histograms(tasks)
         every = by_store(found, self._store)
-        stores = {tier.url: every[tier.url] for tier in tiers_of(self._store)}  # none from before
+        stores = {tier.url: every[tier.url] for tier in tiers_of(self._store)}  # current tiers only
         yield from _store_counters(stores)
         yield _store_histogram(stores)
         yield _gauge(
             "offload_scrape_duration_seconds",
-            "How long reading the store took.",
+            "Duration of reading the store.",
             time.perf_counter() - begun,
         )
 
     def _labelled(self, tasks: Mapping[str, Figures]) -> dict[str, Figures]:
         ordered = sorted(tasks, key=lambda task: (-tasks[task]["bytes_offloaded"], task))
         with self._lock:
-            self._named &= tasks.keys()  # else what a reset removed would keep its place
+            self._named &= tasks.keys()  # tasks removed by a reset free their labels
             new = [task for task in ordered if task not in self._named and task != OTHER]
             self._named.update(new[: self._tasks - len(self._named)])
             kept = {task: tasks[task] for task in ordered if task in self._named}
@@ -106,7 +106,7 @@ def serve(store: Store, host: str, port: int, *, tasks: int = 200) -> tuple[int,
     """Serve ``/metrics`` from a thread; return the port and the server.
 
     Args:
-        port: 0 takes a free one.
+        port: 0 chooses a free one.
     """
     registry = CollectorRegistry()
     registry.register(Collector(store, tasks=tasks))  # type: ignore[arg-type,unused-ignore]
@@ -117,12 +117,12 @@ def serve(store: Store, host: str, port: int, *, tasks: int = 200) -> tuple[int,
 
 
 class _Handler(WSGIRequestHandler):
-    """Answers one request. A client that doesn't take the answer is dropped."""
+    """Handles one request; drops a client that doesn't read the response."""
 
     timeout = PATIENCE
 
     def parse_request(self) -> bool:
-        """Read the head, and note that it has arrived."""
+        """Read the request headers, and note that they have arrived."""
         has_arrived = super().parse_request()
         if isinstance(self.server, Server):
             self.server.heard(self.connection)
@@ -133,8 +133,8 @@ class _Handler(WSGIRequestHandler):
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """Threads for a bounded number of connections. One that sends no request gives its place to
-    the next client, and is dropped after `PATIENCE` seconds.
+    """Server with a thread per connection, for a bounded number of connections. An idle connection
+    is dropped after `PATIENCE` seconds, or earlier to make room for another client.
     """
 
     daemon_threads = True
@@ -145,12 +145,12 @@ class Server(ThreadingMixIn, WSGIServer):
         self.address_family = found[0][0]
         place: Any = found[0][4]
         self._places = threading.BoundedSemaphore(most_connections())
-        self._silent: dict[socket.socket, float] = {}  # since when; the oldest first
+        self._silent: dict[socket.socket, float] = {}  # idle since; oldest first
         self._lock = threading.Lock()
         super().__init__(place[:2], _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in its own thread; drop the longest silent one to make room."""
+        """Serve a connection in its own thread; drop the longest idle one to make room."""
         if not self._places.acquire(blocking=False):
             self._drop(1)
             if not self._places.acquire(timeout=1.0):
@@ -161,7 +161,7 @@ class Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def heard(self, request: socket.socket) -> None:
-        """Note that a request's head has arrived."""
+        """Note that a request's headers have arrived."""
         with self._lock:
             self._silent.pop(request, None)
 
@@ -172,7 +172,7 @@ class Server(ThreadingMixIn, WSGIServer):
         self._places.release()
 
     def service_actions(self) -> None:
-        """Drop the connections that have been silent for too long."""
+        """Drop connections that have been idle for too long."""
         limit = time.monotonic() - PATIENCE
         with self._lock:
             late = sum(since < limit for since in self._silent.values())
@@ -183,7 +183,7 @@ class Server(ThreadingMixIn, WSGIServer):
         logger.debug("a scrape by %s failed", client_address)
 
     def _drop(self, number: int) -> None:
-        """End the threads of the longest silent connections."""
+        """Close the longest idle connections, which ends their threads."""
         with self._lock:
             for request in list(islice(self._silent, number)):
                 del self._silent[request]
@@ -218,7 +218,7 @@ def _counters(tasks: Mapping[str, Figures]) -> Iterator[Metric]:
 def _histograms(tasks: Mapping[str, Figures]) -> Iterator[Metric]:
     family = HistogramMetricFamily(
         "offload_step_duration_seconds",
-        "How long a step took for one value: " + "; ".join(f"{s}, {t}" for s, t in STEPS.items()),
+        "Duration of a step for one value: " + "; ".join(f"{s}, {t}" for s, t in STEPS.items()),
         labels=["task", "step"],
     )
     _add_times(family, tasks, STEPS)
@@ -237,7 +237,7 @@ def _store_counters(stores: Mapping[str, Figures]) -> Iterator[Metric]:
 def _store_histogram(stores: Mapping[str, Figures]) -> Metric:
     family = HistogramMetricFamily(
         "offload_store_step_duration_seconds",
-        "How long a store took to take blobs of one value (upload), or to give them (fetch).",
+        "Duration of writing (upload) or reading (fetch) the blobs of one value in a store.",
         labels=["store", "step"],
     )
     _add_times(family, stores, ("upload", "fetch"))

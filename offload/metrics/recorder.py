@@ -28,7 +28,7 @@ __all__ = ("Recorder",)
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 2.0  # seconds that the end of a process is held up at most
+_PATIENCE = 2.0  # seconds by which statistics may delay the exit of a process
 _THREAD = "offload-stats"
 _LONGEST = 200  # characters of a task's or argument's name
 
@@ -37,15 +37,16 @@ class Recorder:
     """Sends counts to a store, at most once in *interval* seconds.
 
     Batches piggyback on requests that are sent anyway. If there are none, or they can't carry a
-    batch, a thread writes what has waited for *interval*; there is no thread while nothing waits,
-    and a fork inherits none. `write` is for the end of a process. If a process is killed, counts
-    since the last write are lost.
+    batch, a thread writes counts that have waited for *interval*. The thread exists only while
+    counts wait, and isn't inherited by a fork. `write` is for the exit of a process. If a process
+    is killed, counts since the last write are lost.
 
     Args:
-        behind: have the thread write in any case, also at the end of a process, which waits for at
-            most two seconds: so no error and no timeout of the store reaches anybody.
-        clock: monotonic seconds.
-        sleep: waits so many seconds; by default at most until the process ends.
+        behind: always write in the thread, so that no caller sees an error or timeout of the
+            store. The exit of a process waits for it, for at most two seconds.
+        clock: returns monotonic seconds.
+        sleep: waits for a number of seconds; by default until the process exits, if that is
+            sooner.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Recorder:
         self._states = PerProcess(lambda: _State(begun + interval))
 
     def attach(self, store: Store) -> None:
-        """Write to *store* from now on, and at the end of each process."""
+        """Write to *store* from now on, and when each process exits."""
         if self._interval and has_counters(store):
             self._sums = sums_of(store)
             if self._sums.piggybacks and not self._behind:
@@ -90,7 +91,7 @@ class Recorder:
         self._states.get().again.append(batch)
 
     def write(self) -> None:
-        """Write the rest now; it is lost if the store fails."""
+        """Write the remaining counts now; they are lost if the store fails."""
         state, sums = self._states.get(), self._sums
         if sums is None or state.again:  # the store was unavailable just now
             return
@@ -100,19 +101,19 @@ class Recorder:
             logger.info("some statistics are lost: %s", exc)
 
     def end(self) -> None:
-        """Write the rest, and note that nothing follows; takes at most two seconds."""
+        """Write the remaining counts and mark them complete; takes at most two seconds."""
         _end([self])
 
     def start_end(self) -> threading.Thread | None:
-        """Return the thread that writes the rest; None if there is none."""
+        """Return the thread that writes the remaining counts; None if there is none."""
         state = self._states.get()
         if not self._behind:
             thread = threading.Thread(target=self._write_last, name=_THREAD, daemon=True)
-            with suppress(RuntimeError):  # Python 3.12 starts none while it ends
+            with suppress(RuntimeError):  # Python 3.12 starts no thread while it exits
                 thread.start()
                 return thread
-            # Without a writer the store isn't told that nothing more comes, and finds out later:
-            # asked in this thread, one that hangs would hold up the end of the process.
+            # Without a writer, the counts aren't marked complete, and the store notices later.
+            # Writing in this thread could block the exit of the process on a store that hangs.
             state.is_handed_over = True
         state.ending.set()
         return state.writer
@@ -127,12 +128,10 @@ class Recorder:
             try:
                 self._sums.end()
             except StoreError as exc:
-                logger.info("that statistics end is not written: %s", exc)
+                logger.info("cannot mark statistics as complete: %s", exc)
 
     def _write_later(self) -> None:
-        """Have a thread write after an interval: called when the first is counted since the last
-        writing.
-        """
+        """Start a thread that writes after an interval; called at the first event after a write."""
         state = self._states.get()
         state.since = self._clock()
         if state.expect_writer():
@@ -150,7 +149,7 @@ class Recorder:
         wait(self._interval)
         while True:
             while since != state.since and not state.ending.is_set():
-                since = state.since  # a round trip took what was counted before
+                since = state.since  # a round trip carried the earlier counts
                 wait(max(0.0, since + self._interval - self._clock()))
             state.writer_came()
             if state.ending.is_set() and not (self._behind or state.is_handed_over):
@@ -159,7 +158,7 @@ class Recorder:
                 if self._sums is not None:
                     self._write(state, self._sums)
             except OffloadError as exc:
-                logger.info("statistics are written later: %s", exc)
+                logger.info("cannot write statistics, retrying later: %s", exc)
                 if not state.ending.is_set() and state.expect_writer():
                     wait(self._interval)
                     continue
@@ -210,7 +209,7 @@ def _end(recorders: Iterable[Recorder]) -> None:
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0.0))
     if any(thread.is_alive() for thread in threads):
-        logger.info("some statistics are lost: the store takes too long")
+        logger.info("some statistics are lost: the store is too slow")
 
 
 atexit.register(_write_all)
@@ -222,17 +221,17 @@ class _State:
         self.process = f"{os.getpid()}-{secrets.token_hex(6)}"
         self.number = 0
         self.next = now
-        self.since = now  # when the first was counted that isn't written
+        self.since = now  # time of the first event that isn't written
         self.again: list[CounterBatch] = []
         self.lock = threading.Lock()
         self.writer: threading.Thread | None = None
         self.ending = threading.Event()
         self._writing = threading.Lock()
-        self.is_handed_over = False  # whether the writer also writes what is left
+        self.is_handed_over = False  # whether the writer also writes the remaining counts
         self._is_expected = False
 
     def expect_writer(self) -> bool:
-        """Return whether nobody was going to write; from now on somebody is."""
+        """Note that a write is due; return whether none was due before."""
         with self._writing:
             was, self._is_expected = self._is_expected, True
             return not was
@@ -242,10 +241,10 @@ class _State:
             self._is_expected = False
 
     def end(self, seconds: float, *, to_write: bool) -> bool:
-        """End the thread; return whether that took no longer than *seconds*.
+        """Stop the thread; return whether that took at most *seconds*.
 
         Args:
-            to_write: it writes once more; else only what it is writing already.
+            to_write: whether to let it write once more, or only finish the current write.
         """
         self.ending.set()
         if self.writer is not None and (to_write or not self._is_expected):

@@ -88,11 +88,11 @@ class Report:
     """The counters of all processes.
 
     Attributes:
-        begin: since when, in seconds since 1970; None: since counting started.
-        total: of everything.
-        tasks: by task; "" is what concerns none. Empty if only totals are kept.
-        arguments: by task and argument; only of all time.
-        stores: by URL, if there are several; not in minutes. See `by_store`.
+        begin: start of the counts, in seconds since 1970; None for all time.
+        total: the sum.
+        tasks: by task; "" is for events without a task. Empty if only totals are kept.
+        arguments: by task and argument; for all time only.
+        stores: by URL, if there are several; not kept by the minute. See `by_store`.
     """
 
     begin: float | None
@@ -111,8 +111,8 @@ def report(
 ) -> Report:
     """Return the counters of the last *since* seconds, or of all time.
 
-    Minutes, hours, or days count whole if they end in that time. With *tasks* they are by task,
-    which minutes are not.
+    Minutes, hours, or days that end in that time count in full. With *tasks*, counts are by task,
+    which aren't kept by the minute.
     """
     if since is None:
         return _report(None, [sums.total()])
@@ -123,8 +123,8 @@ def report(
 
 
 def timeline(sums: Sums, span: Span, since: float | None = None) -> dict[int, Figures]:
-    """Return the figures of minutes, hours, or days, by start: all that are kept, or those that
-    end in the last *since* seconds.
+    """Return the figures of minutes, hours, or days by their start: all that are kept, or those
+    that end in the last *since* seconds.
     """
     return {
         begin: _report(None, [counts]).total
@@ -156,7 +156,7 @@ def _report(begin: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
             stores[store] = _of_store(counts)
             continue
         if task in ("", OTHER):
-            counts = _of_all(counts)  # noqa: PLW2901 (less of it)
+            counts = _of_all(counts)  # noqa: PLW2901 (a subset)
         tasks[task].append(counts)
         if argument:
             arguments[task, argument].append(counts)
@@ -175,16 +175,16 @@ def _of_store(counts: Mapping[str, int]) -> Figures:
 
 
 def _of_all(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts without those of stores, which have no label in minutes."""
+    """Return counts without those of stores, which have no label in counts by the minute."""
     return {name: n for name, n in counts.items() if not name.startswith(OF_STORE_PREFIX)}
 
 
 def by_store(found: Report, store: Store) -> dict[str, Figures]:
     """Return the figures of *store*, or of each of its tiers, by URL.
 
-    A single store has all of them; ``bytes_fetched`` are then those of values. Tiers have those in
-    `offload.metrics.counters.OF_STORE`, and the times of uploading and fetching. Stores that are no
-    longer among the tiers come last.
+    A single store has all counters, with ``bytes_fetched`` in bytes of values. Tiers have those in
+    `offload.metrics.counters.OF_STORE`, and the times of uploads and fetches. Stores that are no
+    longer tiers come last.
     """
     tiers = tiers_of(store)
     if len(tiers) == 1:

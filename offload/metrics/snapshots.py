@@ -3,30 +3,30 @@
 ::
 
     stats/part-5e1d…               the counts of one process for a while
-    stats/part-5e1d….end           that it is complete
+    stats/part-5e1d….end           marks that part as complete
     stats/fold-0000000042-9c2f…    the sum of complete parts, and their names
 
-**A part** has one writer, which replaces it whole, at most once in an interval and for at most an
-hour; then it starts another. A part is complete once its writer says so, or hasn't written for two
-hours by the store's clock (it was killed).
+**A part** has one writer, which rewrites it at most once per interval for at most an hour, and then
+starts another. A part is complete once its writer marks it, or hasn't written for two hours by the
+store's clock (it was killed).
 
 **Folding** reads the last fold and the complete parts, and writes a new fold, which names those
 parts. Only then does it become the *head*, by compare-and-swap. Parts that the head names aren't
-counted. So a part is counted once at every moment: by itself until the swap, by the head from then
-on. A process that dies on the way leaves files that count for nothing, and of two that fold at once
-one loses the swap and has done nothing. Named parts are removed later, when nobody reads by an
-older head.
+counted. So a part is counted exactly once at every moment: by itself until the swap, and as part of
+the head afterwards. A process that dies in between leaves files that aren't counted. Of two that
+fold at once, one loses the swap without effect. Named parts are deleted later, when no process
+reads an older head.
 
-**Reading** reads the parts first and the head after them, which includes parts removed meanwhile.
+**Reading** reads the parts first and then the head, which includes parts deleted meanwhile.
 
-Without pointers (fsspec) there is no swap: the fold with the highest number is the head, and of
-several the first by name. Of two processes that fold at once the loser has removed nothing yet, as
-named parts stay for ten minutes; one that takes a minute before writing stops.
+Without pointers (fsspec) there is no swap: the fold with the highest number is the head; in a tie,
+the first by name. Of two processes that fold at once, the loser has deleted nothing yet, as named
+parts are kept for ten minutes; a process that takes a minute before it writes stops.
 
-**Resetting** is a fold as well: it names all complete parts, and subtracts what the others hold
-now, as their writers will write that again.
+**Resetting** is a fold, too: it names all complete parts, and subtracts the current counts of the
+others, since their writers will write these again.
 
-Files that can't be read (half written, of a later version, damaged) are skipped, and logged.
+Files that can't be read (truncated, damaged, or from a later version) are skipped and logged.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _HEAD = "stats/fold"  # the pointer to the head
 # -- names
 
 END = ".end"
-"""Suffix of the file which says that a part is complete."""
+"""Suffix of the file that marks a part as complete."""
 
 _PART = re.compile(r"part-[0-9a-f]{32}", re.ASCII)
 _FOLD = re.compile(r"fold-([0-9]{10})-[0-9a-f]{32}", re.ASCII)
@@ -105,11 +105,11 @@ _LARGEST = 1 << 63
 
 
 class Unreadable(ValueError):
-    """It is no snapshot, or is damaged."""
+    """The file isn't a snapshot, or is damaged."""
 
 
 class FromLater(ValueError):
-    """It was written by a later version."""
+    """The file was written by a later version."""
 
 
 @dataclass
@@ -117,7 +117,8 @@ class Snapshot:
     """A part or a fold.
 
     Attributes:
-        covers: parts that it includes, and until when (seconds since 1970) to remember them.
+        covers: the parts it includes, with the time (seconds since 1970) until which to remember
+            them.
     """
 
     sums: TimedSums = field(default_factory=TimedSums)
@@ -139,21 +140,21 @@ def read_snapshot(written: bytes) -> Snapshot:
     line, _, rest = written.partition(b"\n")
     version = line.removeprefix(_WORDS)
     if not line.startswith(_WORDS) or not version.isdigit():
-        raise Unreadable("it is no snapshot")
+        raise Unreadable("not a snapshot")
     if version != _VERSION:
-        raise FromLater(f"it is of version {int(version[:9])}")
+        raise FromLater(f"written in format version {int(version[:9])}")
     try:
         content = json.loads(_plain(rest))
         return _snapshot(content)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, zlib.error) as exc:
-        raise Unreadable(f"it is damaged ({type(exc).__name__})") from exc
+        raise Unreadable(f"damaged ({type(exc).__name__})") from exc
 
 
 def _plain(compressed: bytes) -> bytes:
     inflater = zlib.decompressobj()
     plain = inflater.decompress(compressed, _MOST)
     if not inflater.eof:
-        raise ValueError("too long, or cut off")
+        raise ValueError("too long, or truncated")
     return plain
 
 
@@ -179,7 +180,7 @@ def _amounts(content: Any) -> Amounts:
 
 
 class Head(Protocol):
-    """The fold that counts."""
+    """The current fold."""
 
     def find(self) -> str | None:
         """Return its name; None if there is none yet."""
@@ -206,11 +207,11 @@ class Pointed:
 
 def _named(value: bytes | None) -> str | None:
     name = (value or b"").decode("ascii", "replace")
-    return name if is_fold(name) else None  # else others wrote it
+    return name if is_fold(name) else None  # otherwise something else wrote it
 
 
 class Listed:
-    """The head is the fold with the highest number, of several the first by name."""
+    """The head is the fold with the highest number; in a tie, the first by name."""
 
     def __init__(self, files: SmallFiles) -> None:
         self._files = files
@@ -220,7 +221,7 @@ class Listed:
         number = max((name.rpartition("-")[0] for name in folds), default="")
         return min((name for name in folds if name.startswith(f"{number}-")), default=None)
 
-    def swap(self, old: str | None, new: str) -> bool:  # noqa: ARG002 (its number says it)
+    def swap(self, old: str | None, new: str) -> bool:  # noqa: ARG002 (the number implies it)
         return self.find() == new
 
 

@@ -1,4 +1,4 @@
-"""Find where a store keeps its counters: in its own sums, or in small files of each process."""
+"""Keep counters in a store: in its own sums, or in small files written by each process."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def has_counters(store: Store) -> bool:
 
 
 def sums_of(store: Store) -> Sums:
-    """Return where *store* keeps its counters; of several stores, the first keeps them.
+    """Return the counters of *store*; with tiers, those of the first.
 
-    Raises ConfigurationError if it can't keep any.
+    Raises ConfigurationError if the store can't keep counters.
     """
     first = tiers_of(store)[0]
     if isinstance(first, AddsNumbers):
@@ -61,22 +61,22 @@ def sums_of(store: Store) -> Sums:
 
 
 def sweep_sums(store: Store, *, dry_run: bool) -> Iterator[SweepItem]:
-    """Fold files of ended processes, unless *dry_run*; remove and yield unreadable ones."""
+    """Yield unreadable files. Unless *dry_run*, delete them, and fold those of ended processes."""
     sums = sums_of(store) if has_counters(store) else None
     return sums.sweep(dry_run=dry_run) if isinstance(sums, FileSums) else iter(())
 
 
 SELDOM = 32
-"""One in so many writes checks whether there is something to fold."""
+"""One write in this many checks whether there are parts to fold."""
 MANY = 64
-"""Complete parts that a writer folds; a sweep folds fewer."""
+"""Complete parts from which a writer folds; a sweep folds any number."""
 
 
 class FileSums:
     """Sums in small files; see `offload.metrics.snapshots`.
 
     Args:
-        clocks: as of `PartWriter`.
+        clocks: see `PartWriter`.
     """
 
     piggybacks = False
@@ -110,22 +110,22 @@ class FileSums:
         self._folder.clear()
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Fold complete parts, unless *dry_run*; remove unreadable ones, and yield them."""
+        """Yield unreadable parts. Unless *dry_run*, delete them, and fold complete ones."""
         return self._folder.sweep(dry_run=dry_run)
 
     def _fold(self) -> None:
         try:
             self._folder.fold(MANY)
-        except OffloadError as exc:  # the next one will
-            logger.info("%s: statistics were not folded: %s", self._files.url, exc)
+        except OffloadError as exc:  # a later write will fold
+            logger.info("%s: cannot fold statistics: %s", self._files.url, exc)
 
 
 class PartWriter:
     """The current part of a process, and the next ones. Thread-safe.
 
     Args:
-        clocks: ascending seconds. A part's age is the most that one of them says: one may stand
-            still while a machine sleeps, another may be set.
+        clocks: return ascending seconds. A part's age is the longest by any of them: one may stop
+            while a machine sleeps, another may be set.
     """
 
     def __init__(self, files: SmallFiles, clocks: tuple[Clock, ...]) -> None:
@@ -138,14 +138,14 @@ class PartWriter:
     def _start(self, sums: TimedSums) -> None:
         self._name = new_part()
         self._started = self._now()
-        self._known: tuple[float, ...] | None = None  # when the file was last as written
+        self._known: tuple[float, ...] | None = None  # when the file was last known to match
         self._is_there = False
         self._sums = sums
-        self._unsure = TimedSums()  # what may not be in the file
+        self._unsure = TimedSums()  # counts that may not be in the file
         self._unsure.add(sums)
 
     def add(self, batch: CounterBatch) -> None:
-        """Add a batch and write the part, both once for a batch that arrives twice."""
+        """Add a batch and write the part; a batch that arrives twice counts once."""
         with self._lock:
             self._rotate()
             if self._seen.get(batch.process) != batch.number:

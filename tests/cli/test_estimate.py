@@ -89,7 +89,7 @@ def test_mode_on_tells_of_higher_thresholds(url):
 
 
 def test_nothing_counted_is_said(url):
-    assert "No sizes were counted yet." in estimate(make_wire(store=url, watch=False))
+    assert "No sizes have been counted yet." in estimate(make_wire(store=url, watch=False))
 
 
 def test_observing_without_a_store_says_where_numbers_are(redis):

@@ -36,4 +36,4 @@ def test_what_was_counted_is_estimated(shop):
 
 
 def test_nothing_was_counted(shop):
-    assert "No sizes were counted yet." in shop.client().get("/estimate").text
+    assert "No sizes have been counted yet." in shop.client().get("/estimate").text

@@ -161,7 +161,7 @@ def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
         wire.hook.recorder.end()
     assert calls == [1] * 4  # the same tally, so that it counts once
     said = [r.getMessage() for r in caplog.records if r.name.startswith("offload")]
-    assert said == ["statistics are written later: away"] * 3
+    assert said == ["cannot write statistics, retrying later: away"] * 3
     total = sums_of(open_store(url)).total()
     assert total[LABEL.join(("observed_values", "take", "args[0]"))] == 1
 

@@ -74,7 +74,7 @@ def test_the_threshold_that_is_set_is_kept_where_none_is_better():
 
 
 def test_where_none_pays_it_is_said():
-    assert estimate(counted([]), 64 * KIB).advice == "No sizes were counted yet."
+    assert estimate(counted([]), 64 * KIB).advice == "No sizes have been counted yet."
     found = estimate(counted([("a", 2 * KIB, 0)] * 9), 64 * KIB)
     assert found.total.best is None
     assert found.advice.startswith("No threshold pays: 9 values of 18.4 kB")
