@@ -1,4 +1,4 @@
-"""The dashboard as an ASGI app: its pages, and what stands before them."""
+"""The dashboard as an ASGI app: routes and middleware."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ try:
     from starlette.staticfiles import StaticFiles
 except ImportError as exc:
     raise ConfigurationError(
-        'the dashboard needs Starlette, Jinja2 and Plotly: pip install "offload[dashboard]"'
+        'the dashboard needs Starlette, Jinja2, and Plotly: pip install "offload[dashboard]"'
     ) from exc
 
 from offload.dashboard import (
@@ -54,23 +54,23 @@ def dashboard(
     allow_delete: bool = False,
     hosts: Sequence[str] | None = None,
 ) -> Starlette:
-    """Return the dashboard of *app*, to be served or mounted.
+    """Return the dashboard of *app*, to serve or mount.
 
     Args:
         app: a Celery app with offload.
-        auth: who may look: `Basic` or `Token`. None: everybody who reaches it, or whom the app
-            that it is mounted in lets through.
+        auth: `Basic` or `Token`. None: everyone who can reach it, or whom the app in which it is
+            mounted lets through.
         allow_delete: whether blobs may be removed.
-        hosts: names by which it may be asked for (``"ops.example.com"``; ``"*"`` is any), as a
-            page elsewhere could make a browser ask by a name of its own. By default those of this
-            machine where *auth* is None, else any.
+        hosts: host names that requests may use (``"ops.example.com"``; ``"*"`` is any), against
+            DNS rebinding. By default those of this machine if *auth* is None, else any.
 
-    Raises ConfigurationError if the app has no offload, its store is none, or an extra is missing.
+    Raises ConfigurationError if the app has no offload, its store is invalid, or an extra is
+    missing.
     """
     runtime = getattr(app, "_offload", None)
     if not isinstance(runtime, Runtime):
         raise ConfigurationError(
-            f"app {app.main or 'default'!r} has no offload: connect it by Offload(app)"
+            f"app {app.main or 'default'!r} has no offload: connect it with Offload(app)"
         )
     if hosts is None:
         hosts = LOOPBACK if auth is None else ["*"]
@@ -98,25 +98,25 @@ def dashboard(
         ],
         exception_handlers={OffloadError: _failed, 404: _missing},
     )
-    runtime.store  # noqa: B018 (what is wrong with its settings is said now, not on each page)
+    runtime.store  # noqa: B018 (raises errors of settings now, not on each page)
     served.state.state = DashboardState(runtime, allow_delete=allow_delete)
     return served
 
 
 async def _health(_: Request) -> Response:
-    """Answer also while all threads wait for a store."""
+    """Reply without a thread: all of them may be waiting for a store."""
     return PlainTextResponse("ok\n")
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    """Say what is wrong, on a page that tries again by itself."""
-    away = isinstance(error, StoreUnavailable)
-    status = 503 if away else 400 if isinstance(error, InvalidRef) else 500
-    head = "The store does not answer" if away else "This cannot be shown"
+    """Show the error on a page that reloads by itself."""
+    unavailable = isinstance(error, StoreUnavailable)
+    status = 503 if unavailable else 400 if isinstance(error, InvalidRef) else 500
+    head = "Store unavailable" if unavailable else "This page can't be shown"
     return render(request, "error.html", status, title=head, error=str(error))
 
 
 def _missing(request: Request, _: Exception) -> Response:
     return render(
-        request, "error.html", 404, title="There is no such page", error="Look at those above."
+        request, "error.html", 404, title="Page not found", error="Choose one of the pages above."
     )

@@ -1,4 +1,4 @@
-"""Who may look at the dashboard."""
+"""Authentication: basic or by a token."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _SHORTEST = 16  # characters of a token
 
 
 class Auth(Protocol):
-    """Lets requests through or not."""
+    """Decides whether requests may pass."""
 
     def answer(self, request: Request) -> Response | None:
-        """Return None to let it through, or what it is answered."""
+        """Return None to let *request* pass, else the response to send."""
 
 
 class Basic:
-    """User and password, as browsers ask for by themselves (RFC 7617)."""
+    """User and password, which browsers ask for themselves (RFC 7617)."""
 
     def __init__(self, users: dict[str, str]) -> None:
         """Args: *users*: passwords by name. Raises ConfigurationError for an empty one."""
         if not users or not all(name and password for name, password in users.items()):
             raise ConfigurationError("basic authentication needs a user and a password")
         if any(":" in name for name in users):
-            raise ConfigurationError("a user's name has no colon (RFC 7617)")
+            raise ConfigurationError("a user's name can't contain a colon (RFC 7617)")
         self._users = {name: password.encode() for name, password in users.items()}
 
     def answer(self, request: Request) -> Response | None:
@@ -45,23 +45,24 @@ class Basic:
         if hmac.compare_digest(wanted, password) and wanted:
             return None
         return _refused(
-            "Say who you are.", {"www-authenticate": 'Basic realm="offload", charset="UTF-8"'}
+            "A user and password are required.",
+            {"www-authenticate": 'Basic realm="offload", charset="UTF-8"'},
         )
 
 
 class Token:
-    """One secret: as ``Authorization: Bearer …``, or once as ``?token=…``, which gives a cookie."""
+    """A secret: as ``Authorization: Bearer …``, or once as ``?token=…``, which sets a cookie."""
 
     def __init__(self, token: str) -> None:
-        """Raises ConfigurationError for a token that could be guessed."""
+        """Raises ConfigurationError for a token that is short enough to guess."""
         if len(token) < _SHORTEST or not token.isascii():
             raise ConfigurationError(
-                f"a token has {_SHORTEST} ASCII characters or more: "
-                "python3 -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+                f"a token needs at least {_SHORTEST} ASCII characters; create one with "
+                "python3 -c 'import secrets; print(secrets.token_urlsafe())'"
             )
         self._token = token.encode()
-        # The cookie is not the token, which would work elsewhere as well. Its name is this
-        # token's, too: dashboards on other ports of this host share cookies.
+        # The cookie isn't the token, which would also work as a header. Its name depends on the
+        # token, because dashboards on other ports of this host share cookies.
         made = hmac.new(self._token, b"offload dashboard", hashlib.sha256).hexdigest()
         self._name, self._cookie = f"offload_{made[:8]}", made[8:]
 
@@ -74,7 +75,7 @@ class Token:
         if request.method == "GET" and self._right(request.query_params.get("token", "")):
             return self._welcome(request)
         return _refused(
-            "Open the address with ?token=… once, or send Authorization: Bearer …",
+            "Open this address with ?token=… once, or send Authorization: Bearer …",
             {"www-authenticate": 'Bearer realm="offload"'},
         )
 
@@ -82,7 +83,7 @@ class Token:
         return hmac.compare_digest(given.encode(), self._token)
 
     def _welcome(self, request: Request) -> Response:
-        """Take the token out of the address, which is kept in histories."""
+        """Remove the token from the address, which browsers keep in their history."""
         rest = [(k, v) for k, v in request.query_params.multi_items() if k != "token"]
         path = quote(root_of(request.scope) + path_of(request.scope)).lstrip("/")
         answer = RedirectResponse(f"/{path}" + (f"?{urlencode(rest)}" if rest else ""), 303)
@@ -98,14 +99,14 @@ class Token:
 
 
 class Guard:
-    """Asks *auth* about every request, but whether the dashboard is alive."""
+    """Passes every request except the health check through *auth*."""
 
     def __init__(self, app: ASGIApp, auth: Auth | None) -> None:
         self._app = app
         self._auth = auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":  # there are none
+        if scope["type"] == "websocket":  # the dashboard has none
             await send({"type": "websocket.close"})
             return
         if self._auth is not None and scope["type"] == "http":
@@ -123,13 +124,13 @@ def _basic(header: str) -> tuple[str, bytes]:
     try:
         name, _, password = base64.b64decode(coded.strip(), validate=True).partition(b":")
         return name.decode(), password
-    except ValueError:  # no base64, or no UTF-8
+    except ValueError:  # invalid base64 or UTF-8
         return "", b""
 
 
 def _refused(text: str, headers: dict[str, str]) -> Response:
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>offload</title>'
-        f"<h1>Not for everybody</h1><p>{text}</p></html>"
+        f"<h1>Authentication required</h1><p>{text}</p></html>"
     )
     return HTMLResponse(page, 401, headers)

@@ -1,4 +1,4 @@
-"""Pages of one blob: what it is, and its removal."""
+"""Pages of one blob: its content and holders, and its removal."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _SHOWN = 100  # holders and chunks that are shown
 
 @dataclass(frozen=True)
 class _Holders:
-    """Who holds a blob.
+    """The holders of a blob.
 
     Attributes:
-        count: None where no account is kept.
-        named: some of them and how long, longest first; nobody where they are too many.
+        count: None if the store doesn't track holds.
+        named: some of them with the time left, longest first; empty if there are too many.
     """
 
     count: int | None
@@ -76,7 +76,7 @@ def _blob(request: Request) -> Response:
 
 
 def _remove_page(request: Request) -> Response:
-    """Ask whether a blob is to be removed."""
+    """Ask for confirmation before a blob is removed."""
     digest = _may_remove(request)
     store = state_of(request).stored.store
     [seen] = blob_inspection_of(store).peek([digest], 1)
@@ -114,7 +114,7 @@ def _asks(request: Request, digest: Digest, holders: _Holders, status: int = 200
 
 def _may_remove(request: Request) -> Digest:
     if not state_of(request).allow_delete:
-        raise HTTPException(403, "nothing is removed here: start it with --allow-delete")
+        raise HTTPException(403, "removing blobs is off: start the dashboard with --allow-delete")
     return _digest(request)
 
 
@@ -127,7 +127,7 @@ def _digest(request: Request) -> Digest:
 
 def _gone(request: Request, digest: Digest) -> Response:
     text = f"The store has no {digest}: it expired, was deleted or evicted, or was never there."
-    return render(request, "error.html", 404, title="There is no such blob", error=text)
+    return render(request, "error.html", 404, title="Blob not found", error=text)
 
 
 def _moment(seen: BlobPeek) -> dict[str, Any]:

@@ -25,12 +25,12 @@ from offload.text import human_duration, human_size, parse_size, short_digest
 
 __all__ = ("ROUTES",)
 
-_PAGE = 50  # blobs: each is looked at for what it is
-_LONGEST = 300  # characters of a name that is asked for
+_PAGE = 50  # blobs: the first bytes of each are read
+_LONGEST = 300  # characters of a holder in a filter
 
 
 _UNKNOWN = Kind("-", part=False, age=None)
-_GONE = Kind("not there any more", part=False, age=None)
+_GONE = Kind("no longer stored", part=False, age=None)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class _Line:
     """A row of the table.
 
     Attributes:
-        left: seconds that it lives from now, if nothing changed since the snapshot.
-        shared: in how many values it is, where that was counted.
+        left: seconds until it expires, unless that changed since the snapshot.
+        shared: how many values contain it; None if not counted.
     """
 
     row: Row
@@ -50,7 +50,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the address asks for, and what is wrong with that."""
+    """The filters in the address, and texts about invalid ones."""
 
     query: Query
     holder: str
@@ -72,7 +72,7 @@ def _blobs(request: Request) -> Response:
         table, notes = _table(request.query_params, stored, kept, asked)
         charts = [
             _bars("sizes", "Blobs by stored size", _sizes(snapshot.by_size), snapshot.by_size),
-            _bars("ends", "Blobs by when they end", _ends(snapshot.by_expiry), snapshot.by_expiry),
+            _bars("ends", "Blobs by time to live", _ends(snapshot.by_expiry), snapshot.by_expiry),
         ]
     return render(
         request,
@@ -93,7 +93,9 @@ def _asked(query: QueryParams) -> _Asked:
     text, larger = query.get("q", "").strip(), query.get("larger", "").strip()
     begin = partial_prefix(text.lower())
     if begin is None:
-        wrong.append(f"No digest begins with {text[:_LONGEST]}: look it up above, if it is a task.")
+        wrong.append(
+            f"No digest starts with {text[:_LONGEST]}. If it is a task id, look it up above."
+        )
     size = parse_size(larger) if larger else None
     if larger and size is None:
         wrong.append(f"{larger[:_LONGEST]} is not a size such as 500kB or 1.5MB.")
@@ -116,9 +118,9 @@ def _asked(query: QueryParams) -> _Asked:
 def _table(
     params: QueryParams, stored: Stored, kept: Refreshed[Snapshot], asked: _Asked
 ) -> tuple[Table[_Line], list[str]]:
-    """Return the page of blobs that is asked for, and what is to be said besides."""
+    """Return the requested page of blobs, and notes to show above it."""
     snapshot = kept.value
-    assert snapshot is not None  # noqa: S101 (for the type checker: the caller has looked)
+    assert snapshot is not None  # noqa: S101 (for the type checker: the caller checks it)
     query, notes = _of_holders(stored, snapshot, asked)
     page = number_of(params, "page", 1)
     chosen = snapshot.select(query, (page - 1) * _PAGE, _PAGE)
@@ -131,15 +133,15 @@ def _table(
         counted = stored.shared()
         shared = counted.value
         if counted.error is not None:
-            notes.append(f"Sharing was not counted: {counted.error}")
+            notes.append(f"Values per chunk could not be counted: {counted.error}")
         elif shared is None:
-            notes.append("In how many values chunks are is being counted.")
+            notes.append("Counting values per chunk…")
     kinds: list[Kind | None] = [_UNKNOWN] * len(chosen.rows)
-    if kept.error is None:  # else the store would only be waited for
+    if kept.error is None:  # else the page would only wait for the store
         try:
             kinds = stored.kinds([row.digest for row in chosen.rows])
         except OffloadError as exc:
-            notes.append(f"What they are cannot be told: {exc}")
+            notes.append(f"Types could not be read: {exc}")
     rows = [
         _Line(
             row,
@@ -165,7 +167,7 @@ def _table(
 
 
 def _of_holders(stored: Stored, snapshot: Snapshot, asked: _Asked) -> tuple[Query, list[str]]:
-    """Return the query with what is asked about holders, or why that cannot be answered."""
+    """Return the query with its filters on holders, and notes if they can't be applied."""
     query = asked.query
     if not snapshot.knows_holders and (asked.holder or query.held is not None):
         url = stored.store.url
@@ -176,8 +178,8 @@ def _of_holders(stored: Stored, snapshot: Snapshot, asked: _Asked) -> tuple[Quer
     try:
         among = stored.held_by(snapshot, asked.holder)
     except OffloadError as exc:
-        return replace(query, among=()), [f"Who holds what cannot be told: {exc}"]
-    none = [] if among else [f"Nothing is held in the name of {asked.holder}."]
+        return replace(query, among=()), [f"Holders could not be read: {exc}"]
+    none = [] if among else [f"{asked.holder} holds no blobs."]
     return replace(query, among=among), none
 
 
@@ -197,10 +199,10 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
         ),
         Column(
             "kind",
-            "What it seems to be",
+            "Probable type",
             lambda each: each.kind.text,
             wide=True,
-            hint="by its beginning",
+            hint="guessed from its first bytes",
         ),
         Column(
             "size",
@@ -211,10 +213,10 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
         ),
         Column(
             "expiry",
-            "Ends in",
+            "Expires in",
             lambda each: human_duration(each.left),
             lambda each: each.row.ttl,
-            hint="if nobody holds it any longer than now",
+            hint="unless its holds are renewed or new ones are added",
         ),
     ]
     if snapshot.knows_holders:
@@ -224,7 +226,7 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
                 "Holders",
                 lambda each: f"{each.row.holders or 0:,}",
                 lambda each: each.row.holders or 0,
-                hint="messages, results, pins and puts that need it",
+                hint="messages, results, pins, and puts that need it",
             )
         )
     if aged:
@@ -235,14 +237,14 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
                 "shared",
                 "In values",
                 lambda each: "–" if each.shared is None else f"{each.shared:,}",  # noqa: RUF001
-                hint="that have this chunk",
+                hint="that contain this chunk",
             )
         )
     return columns
 
 
 def _removed(query: QueryParams, store: Store) -> Digest | None:
-    """Return the blob that was removed just now, says the address, if it is not there."""
+    """Return the blob that was just removed, according to the address, unless it exists."""
     try:
         digest = parse_digest(query.get("removed", ""))
         return None if stored_sizes(store, [digest]) else digest

@@ -1,4 +1,4 @@
-"""Pages of classes that are shipped: all, and one with its versions."""
+"""Pages of shipped classes: the list, and one class with its versions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from offload.text import UNKNOWN, human_number, human_size
 
 __all__ = ("ROUTES",)
 
-_PATIENCE = 3.0  # seconds that the first who looks waits for an answer
-_NEEDS = 3  # that a row names
+_PATIENCE = 3.0  # seconds that the first request waits for data
+_NEEDS = 3  # that a row lists
 
 
 def _pushed(state: ClassState | VersionState) -> float:
@@ -77,7 +77,7 @@ _CLASSES: list[Column[ClassState]] = [
         lambda state: state.status or UNKNOWN,
         lambda state: state.status,
         wide=True,
-        hint="how what is registered here stands to the latest in the store",
+        hint="the class registered here, compared with the latest version in the store",
     ),
     Column(
         "loads",
@@ -92,7 +92,7 @@ _CLASSES: list[Column[ClassState]] = [
         lambda state: state.latest.python if state.latest else "",
         wide=True,
     ),
-    Column("pushed", "Made latest", _moment, _pushed),
+    Column("pushed", "Latest since", _moment, _pushed),
     Column(
         "signer",
         "Signed by",
@@ -138,7 +138,7 @@ _VERSIONS: list[Column[VersionState]] = [
         "Source",
         lambda state: human_size(_source(state)),
         lambda state: _source(state) or 0,
-        hint="that was pushed with it",
+        hint="pushed with it",
     ),
     Column("needs", "Needs", _needs, wide=True),
     Column("signer", "Signed by", lambda state: state.signer or UNKNOWN, wide=True),
@@ -171,7 +171,7 @@ def _classes(request: Request) -> Response:
 
 
 def _all(classes: Classes) -> Refreshed[list[ClassState]]:
-    """Return all that was read; raises why it could not be, if it never was."""
+    """Return all classes; raises the error if they could never be read."""
     kept = classes.all.get(_PATIENCE)
     if kept.value is None and kept.error is not None:
         raise kept.error
@@ -207,7 +207,7 @@ def _class(request: Request) -> Response:
 
 
 def _asked(request: Request, which: str, versions: Sequence[VersionState]) -> str:
-    """Return the hash of the version that is asked for, "" if it is none of these."""
+    """Return the hash of the requested version; "" if it isn't one of *versions*."""
     asked = request.query_params.get(which, "")
     return asked if any(each.hash == asked for each in versions) else ""
 

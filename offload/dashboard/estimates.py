@@ -1,4 +1,4 @@
-"""The page of what each threshold would do."""
+"""The page of estimates: what each threshold would save."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def _chart(told: Estimate) -> Chart:
         "Bytes by threshold",
         [human_threshold(each.threshold) for each in candidates],
         {
-            "would leave the broker": [each.bytes for each in candidates],
-            "would be stored": [each.stored_bytes for each in candidates],
+            "kept out of messages": [each.bytes for each in candidates],
+            "stored": [each.stored_bytes for each in candidates],
         },
         unit="bytes",
         kind="bars",
@@ -57,7 +57,7 @@ def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
         marks = {"set": each.threshold == told.threshold, "best": each == best}
         return ", ".join(text for text, holds in marks.items() if holds)
 
-    out = "that would leave the broker"
+    out = "that would be kept out of messages"
     columns: list[Column[Candidate]] = [
         Column(
             "threshold",
@@ -69,20 +69,22 @@ def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
         Column("mark", "Note", mark, wide=True),
         Column.figure("values", "Values", lambda each: each.values, human_number, out),
         Column.figure("bytes", "Bytes", lambda each: each.bytes, human_size, out),
-        Column.figure("stored", "Stored", lambda each: each.stored_bytes, human_size, "once each"),
+        Column.figure(
+            "stored", "Stored", lambda each: each.stored_bytes, human_size, "deduplicated"
+        ),
         Column.figure(
             "trips",
             "Round trips",
             lambda each: each.round_trips,
             human_number,
-            "with the store, at most",
+            "to the store, at most",
         ),
         Column.figure(
             "saved",
             "CPU saved",
             lambda each: each.saved_seconds,
             human_cpu_time,
-            "on all sides, by a model; below 0: spent",
+            "by publishers and workers, estimated; negative: spent",
         ),
     ]
     return Table.of(
@@ -99,7 +101,7 @@ def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
 def _tasks(request: Request, told: Estimate) -> Table[tuple[str, Choices]]:
     def best(item: tuple[str, Choices]) -> str:
         found = item[1].best
-        return "none pays" if found is None else human_threshold(found.threshold)
+        return "none saves" if found is None else human_threshold(found.threshold)
 
     def saved(item: tuple[str, Choices]) -> float:
         return item[1].best.saved_seconds if item[1].best is not None else 0.0

@@ -1,4 +1,4 @@
-"""What was told of something, as rows of texts: whatever anybody wrote into it, they are texts."""
+"""Facts about a value or task, formatted as rows of text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("Facts", "Shown", "facts_of", "shown_of")
 
 _LONGEST = 500  # characters of a text
 _MOST = 50  # items of a list
-_LABELS = {"ttl": "Ends in", "date_done": "Ended", "content_bytes": "Bytes"}
+_LABELS = {"ttl": "Expires in", "date_done": "Finished", "content_bytes": "Bytes"}
 
 Facts = list[tuple[str, str]]
 
@@ -23,9 +23,9 @@ class Shown:
     """A preview.
 
     Attributes:
-        facts: what is known of the value.
-        text: how it begins, with more to come if *cut*; None where that is not shown.
-        why: why not.
+        facts: about the value.
+        text: its first characters, incomplete if *cut*; None if not shown.
+        why: why it isn't shown.
     """
 
     facts: Facts
@@ -35,7 +35,7 @@ class Shown:
 
 
 def facts_of(told: Mapping[str, Any]) -> Facts:
-    """Return what was told, by names as people read them; what is not known is left out."""
+    """Return facts with readable names, without unknown ones."""
     return [
         (_LABELS.get(name, name.replace("_", " ").capitalize()), _text(name, value))
         for name, value in told.items()
@@ -44,7 +44,7 @@ def facts_of(told: Mapping[str, Any]) -> Facts:
 
 
 def shown_of(told: Mapping[str, Any]) -> Shown:
-    """Return a preview as `describe_preview` returns it."""
+    """Convert a preview that `describe_preview` returned."""
     rest = {**told}
     text, cut, why = (rest.pop(name, None) for name in ("text", "cut", "not_shown"))
     return Shown(facts_of(rest), None if text is None else str(text), bool(cut), str(why or ""))

@@ -1,4 +1,4 @@
-"""What is answered when the dashboard itself fails."""
+"""The response to errors of the dashboard itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Failures:
-    """Answers with a page that tries again by itself, and leaves what happened in the log."""
+    """Responds with a page that reloads by itself, and logs the error."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,7 +33,7 @@ class Failures:
         except Exception as exc:
             if scope["type"] != "http" or begun:
                 raise
-            logger.exception("%s %r could not be answered", scope["method"], scope["path"])
-            error = f"{type(exc).__name__}: the log of the dashboard says more."
+            logger.exception("%s %r failed", scope["method"], scope["path"])
+            error = f"{type(exc).__name__}: see the dashboard's log for details."
             page = render(Request(scope), "error.html", 500, title="This page failed", error=error)
             await page(scope, receive, send)

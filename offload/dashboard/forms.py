@@ -1,4 +1,4 @@
-"""Forms that change something: only from a page of the dashboard itself."""
+"""Forms, protected against requests forged by other sites."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LONGEST = 64 << 10  # bytes of a form
 
 
 def token_of(request: Request) -> str:
-    """Return what forms on the answer's page carry; `sign` gives the browser the counterpart."""
+    """Return the token for forms on a page; `sign` sets the matching cookie."""
     return _token(request, _session(request))
 
 
 def sign(request: Request, response: Response) -> None:
-    """Give the browser that asked a cookie, without which its forms are refused."""
+    """Set the cookie without which forms are refused, unless the browser has it."""
     if not request.cookies.get(COOKIE):
         response.set_cookie(
             COOKIE,
@@ -42,7 +42,7 @@ def sign(request: Request, response: Response) -> None:
 async def read_form(request: Request) -> dict[str, str]:
     """Return a form's fields.
 
-    Raises HTTPException: 403 if a page elsewhere sent it, 413 if it is too long.
+    Raises HTTPException: 403 if another site sent it, 413 if it is too long.
     """
     _check_origin(request)
     body = b""
@@ -54,12 +54,12 @@ async def read_form(request: Request) -> dict[str, str]:
     cookie = request.cookies.get(COOKIE, "")
     wanted = _token(request, cookie)
     if not cookie or not hmac.compare_digest(wanted.encode(), given.get(FIELD, "").encode()):
-        raise HTTPException(403, "the form is not of this dashboard, or too old: load it again")
+        raise HTTPException(403, "the form is from another dashboard, or too old: reload the page")
     return given
 
 
 def _check_origin(request: Request) -> None:
-    """Browsers say where a form comes from; another port of this machine is elsewhere, too.
+    """Refuse forms of other origins, which includes other ports of this machine.
 
     https://developer.mozilla.org/docs/Web/HTTP/Headers/Sec-Fetch-Site
     """
@@ -70,11 +70,11 @@ def _check_origin(request: Request) -> None:
     else:
         right = origin is None or urlsplit(origin).netloc == request.headers.get("host")
     if not right:
-        raise HTTPException(403, "the form was sent by a page elsewhere")
+        raise HTTPException(403, "the form was sent by another site")
 
 
 def _session(request: Request) -> str:
-    """Return the browser's, or make one that is the same for all of this request."""
+    """Return the browser's session, or create one for this request."""
     found: str | None = request.cookies.get(COOKIE) or getattr(request.state, "form", None)
     if found is None:
         found = request.state.form = secrets.token_urlsafe(24)

@@ -1,4 +1,4 @@
-"""What every answer says to browsers, and by which names the dashboard may be asked for."""
+"""Security headers of every response, and the host names that requests may use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from offload.dashboard.addresses import HEALTH, path_of
 __all__ = ("LOOPBACK", "Headers", "Hosts")
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-"""This machine, as browsers name it."""
+"""Names of this machine in browsers."""
 
 _SAID = {
-    # Everything comes from here, and nothing stands in the page itself: text that came from
-    # a store could not run even if it were not escaped.
-    # (Plotly writes styles.)
+    # No inline scripts and no other origins: text from a store couldn't run even if it
+    # weren't escaped. (Plotly writes inline styles.)
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' "
     "'unsafe-inline'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
@@ -32,11 +31,11 @@ _SAID = {
 
 
 _LONGEST = 8 << 10
-"""Bytes of what is asked for in an address: pages repeat it in each of their links."""
+"""The most bytes of a query string: pages repeat it in each of their links."""
 
 
 class Headers:
-    """Adds them to every answer; pages are not kept by browsers."""
+    """Adds security headers to every response, and keeps pages out of browser caches."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,14 +51,14 @@ class Headers:
             await send(message)
 
         if len(scope.get("query_string", b"")) > _LONGEST:
-            answer = PlainTextResponse("what is asked for is too long\n", 414)
+            answer = PlainTextResponse("the query string is too long\n", 414)
             await answer(scope, receive, sending)
             return
         await self._app(scope, receive, sending)
 
 
 class Hosts:
-    """Refuses requests by other names than *names*; ``"*"`` among them is any."""
+    """Refuses requests whose Host isn't in *names*, unless that contains ``"*"``."""
 
     def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
         self._app = app
@@ -70,7 +69,7 @@ class Hosts:
             host = Given(scope=scope).get("host", "").lower()
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             if name not in self._names:
-                text = f"not asked for by a name that it has (hosts): {', '.join(self._names)}\n"
+                text = f"unknown host name; allowed (hosts): {', '.join(self._names)}\n"
                 await PlainTextResponse(text, 400)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The page on which a digest, a reference or the id of a task is looked up."""
+"""The page that looks up a digest, a reference, or a task id."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from offload.inspect.blobs import digest_prefix, find_digest, is_ref
 
 __all__ = ("ROUTES",)
 
-_LONGEST = 300  # characters of what is no reference
+_LONGEST = 300  # characters of a digest or task id
 
 
 async def _ask(request: Request) -> Response:
-    """Lead to the answer. References come by forms alone: see `Stored.remember`."""
+    """Redirect to the answer. Only forms contain references: see `Stored.remember`."""
     form = await read_form(request)
     what = form.get("what", "").strip()
     if is_ref(what):
@@ -39,10 +39,12 @@ def _lookup(request: Request) -> Response:
     name = request.query_params.get("ref", "")
     stored = state_of(request).stored
     if is_ref(what):
-        return _page(request, "", {}, "A reference is looked up by the form, not by an address.")
+        return _page(
+            request, "", {}, "Use the form to look up a reference: addresses must not contain any."
+        )
     ref = stored.remembered(name) if name else None
     if name and ref is None:
-        return _page(request, "", {}, "That reference is not remembered: look it up again.")
+        return _page(request, "", {}, "This reference is no longer remembered: look it up again.")
     if not what and ref is None:
         return _page(request, "", {})
     try:
@@ -52,7 +54,7 @@ def _lookup(request: Request) -> Response:
                 root = request.scope.get("root_path", "")
                 return RedirectResponse(f"{root}/blobs/{find_digest(stored.store, begin)}", 303)
             except BlobMissing:
-                pass  # the id of a task may be hexadecimal digits, too
+                pass  # task ids can be hexadecimal digits, too
         return _page(request, what, stored.described(what if ref is None else ref))
     except StoreUnavailable:
         raise
@@ -61,7 +63,7 @@ def _lookup(request: Request) -> Response:
 
 
 def _page(request: Request, what: str, told: Mapping[str, Any], error: str = "") -> Response:
-    """Show what was told: of a task its result in a part of its own."""
+    """Show a description; a task's result has its own section."""
     result = told.get("result")
     value = result if isinstance(result, Mapping) else told
     preview = value.get("preview")
@@ -83,7 +85,7 @@ def _page(request: Request, what: str, told: Mapping[str, Any], error: str = "")
 
 
 def _plain(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is not shown in a part of its own."""
+    """Return the facts without a section of their own."""
     left = {**told}
     for name in ("what", "preview", "chunks", "holders"):
         left.pop(name, None)

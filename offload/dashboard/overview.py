@@ -1,4 +1,4 @@
-"""The first page: what is saved, and whether anything is wrong."""
+"""The overview page: savings and errors."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from offload.metrics.report import Figures
 __all__ = ("ROUTES", "latency", "time_range_of", "traffic", "troubles")
 
 _TROUBLES = {
-    "errors_unavailable": "store away",
-    "errors_missing": "content missing",
-    "errors_altered": "content altered",
-    "errors_serialising": "could not be carried",
+    "errors_unavailable": "store unavailable",
+    "errors_missing": "values missing",
+    "errors_altered": "values altered",
+    "errors_serialising": "not serializable, or too large",
     "errors_code": "class not shipped or loaded",
     "errors_other": "other errors",
     "refs_refused": "references refused",
     "classes_refused": "classes refused",
     "cache_altered": "cache files altered",
-    "outage_inline": "sent inline in an outage",
-    "releases_failed": "not released early",
-    "task_retries": "tasks sent again",
-    "store_retries": "store calls tried again",
+    "outage_inline": "sent inline during an outage",
+    "releases_failed": "holds not released early",
+    "task_retries": "tasks retried",
+    "store_retries": "store calls retried",
 }
 _TOP = 8  # tasks
 
@@ -51,20 +51,20 @@ def _overview(request: Request) -> Response:
 
 
 def time_range_of(request: Request, default: str = "1d") -> TimeRange:
-    """Return the time_range of time that is asked for."""
+    """Return the requested time range."""
     return TIME_RANGES.get(request.query_params.get("since", ""), TIME_RANGES[default])
 
 
 def troubles(figures: Figures) -> dict[str, int]:
-    """Return what went wrong, in words, and how often."""
+    """Return descriptions of errors, with their counts."""
     return {text: figures[name] for name, text in _TROUBLES.items() if figures[name]}
 
 
 def traffic(timeline: Timeline) -> Chart:
-    """Return bytes along the time: kept from the broker, written to the store, read from it."""
+    """Return a chart of bytes over time: kept out of messages, written, and read."""
     return along_time(
         "traffic",
-        f"Bytes each {_each(timeline)}",
+        f"Bytes per {_each(timeline)}",
         list(timeline.figures),
         {
             "kept out of messages": [each["bytes_offloaded"] for each in timeline.figures.values()],
@@ -76,15 +76,15 @@ def traffic(timeline: Timeline) -> Chart:
 
 
 def values(timeline: Timeline) -> Chart:
-    """Return values along the time: new, known, taken from the node cache, failed."""
+    """Return a chart of values over time: stored, deduplicated, fetched, and failed."""
     figures = timeline.figures.values()
     return along_time(
         "values",
-        f"Values each {_each(timeline)}",
+        f"Values per {_each(timeline)}",
         list(timeline.figures),
         {
             "stored": [each["values_offloaded"] - each["values_deduplicated"] for each in figures],
-            "stored before": [each["values_deduplicated"] for each in figures],
+            "deduplicated": [each["values_deduplicated"] for each in figures],
             "fetched": [each["values_fetched"] for each in figures],
             "from the node cache": [each["cache_hits"] for each in figures],
             "failed": [sum(each.errors.values()) for each in figures],
@@ -93,15 +93,15 @@ def values(timeline: Timeline) -> Chart:
 
 
 def latency(figures: Figures) -> Chart:
-    """Return within which time half, and nearly all, of each step were done."""
+    """Return a chart of latency percentiles by step."""
     steps = [step for step in STEPS if figures.times(step)[-1]]
     series = {
         label: [_bounded(figures.quantile(step, part)) for step in steps]
-        for label, part in {"half": 0.5, "95 %": 0.95, "99 %": 0.99}.items()
+        for label, part in {"median": 0.5, "95 %": 0.95, "99 %": 0.99}.items()
     }
     return Chart(
         "latency",
-        "Time within which a step was done",
+        "Latency by step",
         steps,
         series,
         unit="seconds",
@@ -110,7 +110,7 @@ def latency(figures: Figures) -> Chart:
 
 
 def _bounded(seconds: float | None) -> float:
-    """Return a time that can be drawn: beyond the last bound all are alike."""
+    """Limit a time to what can be drawn: the last bucket has no upper bound."""
     return min(seconds or 0.0, 60.0)
 
 

@@ -1,4 +1,4 @@
-"""Pages from templates: everything in them is escaped."""
+"""Render pages from templates, which escape everything."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ NAVIGATION = {
     "/stores": "Stores and workers",
     "/estimate": "Estimate",
 }
-"""Pages in the order in which they are named on each, by path."""
+"""Labels of pages in the navigation, by path."""
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
-    """Return a page. *context* has at least its ``title``."""
+    """Render a page. *context* contains at least ``title``."""
     page = _TEMPLATES.get_template(template).render(
         root=root_of(request.scope),
         path=path_of(request.scope),
@@ -53,14 +53,14 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         form_token=forms.token_of(request),
         **context,
     )
-    # What others wrote may have halves of characters, which UTF-8 has not.
+    # Texts of others may contain lone surrogates, which UTF-8 can't encode.
     answer = HTMLResponse(page.encode("utf-8", "replace"), status)
     forms.sign(request, answer)
     return answer
 
 
 def moment(at: float | None) -> Markup | str:
-    """Return a point in time that browsers show in their own time zone; "-" if there is none."""
+    """Return a time that browsers show in their own time zone; "-" for None."""
     if at is None:
         return UNKNOWN
     try:
@@ -73,7 +73,7 @@ def moment(at: float | None) -> Markup | str:
 
 
 def _link(query: Mapping[str, str], **changed: object) -> str:
-    """Return the same page's address with some of its parameters changed; None leaves one out."""
+    """Return the page's address with changed parameters; None removes one."""
     given = {**query, **changed}
     return "?" + urlencode({name: value for name, value in given.items() if value is not None})
 

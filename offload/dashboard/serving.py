@@ -1,4 +1,4 @@
-"""Serving the dashboard by itself."""
+"""Serve the dashboard on its own, with uvicorn."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = ("serve",)
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _LONGEST = 120.0  # seconds from the head of a request to the end of its connection
-_PATIENCE = 5  # seconds that what is under way may still take when it is asked to end
+_PATIENCE = 5  # seconds that running requests have to finish at shutdown
 
 
 def serve(
     app: ASGIApp, host: str, port: int, *, prefix: str = "", started: Callable[[str], None]
 ) -> None:
-    """Serve *app* until the process is asked to end.
+    """Serve *app* until the process is asked to stop.
 
     Args:
-        port: 0 takes a free one.
-        prefix: the path that all its addresses begin with, as ``/offload``.
-        started: is called with its address once it can be reached.
+        port: 0 for any free one.
+        prefix: the path prefix of all its addresses, such as ``/offload``.
+        started: called with its address once it accepts connections.
 
-    Raises ConfigurationError if it cannot listen there.
+    Raises ConfigurationError if it can't listen there.
     """
     prefix = f"/{prefix.strip('/')}".rstrip("/")
     if prefix:
@@ -43,7 +43,7 @@ def serve(
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as exc:
-        raise ConfigurationError(f"{host}:{port} cannot be listened on: {exc}") from exc
+        raise ConfigurationError(f"can't listen on {host}:{port}: {exc}") from exc
     with listening:
         name = f"[{host}]" if ":" in host else host
         started(f"http://{name}:{listening.getsockname()[1]}{prefix}/")
@@ -61,7 +61,7 @@ def serve(
 
 
 class _Closing:
-    """Has every answer end its connection, so that one carries one request."""
+    """Closes the connection after every response: one request per connection."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -76,12 +76,12 @@ class _Closing:
 
 
 def _bounded(most: int) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol for at most so many connections.
+    """Return uvicorn's protocol, limited to *most* connections.
 
-    One that sends no request gives its place to the next client, and is dropped after `PATIENCE`
-    seconds. uvicorn itself waits for ever for the head of a request.
+    A connection without a request is dropped after `PATIENCE` seconds, or earlier to admit the
+    next client. uvicorn alone waits forever for the head of a request.
     """
-    silent: dict[Bounded, None] = {}  # the oldest first
+    silent: dict[Bounded, None] = {}  # oldest first
     connected: set[Bounded] = set()
 
     class Bounded(asyncio.Protocol):
@@ -92,7 +92,7 @@ def _bounded(most: int) -> type[asyncio.Protocol]:
             self._end = b""
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)  # noqa: S101 (it is of a socket)
+            assert isinstance(transport, asyncio.Transport)  # noqa: S101 (of a socket)
             self._transport = transport
             if len(connected) >= most and silent:
                 next(iter(silent)).drop()

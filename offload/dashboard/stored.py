@@ -1,4 +1,4 @@
-"""What is in the store, as pages ask for it."""
+"""Read the blobs of a store for pages."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from offload.stores.protocols import Store
 
 __all__ = ("Kind", "Stored")
 
-_FIRST = 0.15  # seconds that a page waits for the first look at a store
+_FIRST = 0.15  # seconds that a page waits for the first snapshot
 _SHARED_EVERY = 300.0
-_CONTENT = 60.0  # seconds for which what a blob has is shown again: it never changes
-_KINDS = 30.0  # seconds for which it is not read again what the blobs of a page are
-_DESCRIBED = 30.0  # seconds for which what was looked up is shown again
-_NAMES = 8  # holders of whom it is known what they hold
+_CONTENT = 60.0  # seconds for which the content of a blob is cached; it never changes
+_KINDS = 30.0  # seconds for which the types of a page's blobs are cached
+_DESCRIBED = 30.0  # seconds for which a lookup is cached
+_NAMES = 8  # holders whose blobs are cached
 _REFS = 100  # references that are remembered
-_AT_ONCE = 8  # lookups, of the 40 threads that answer requests
+_AT_ONCE = 8  # concurrent lookups, of the 40 threads that serve requests
 _PATIENCE = 1.0  # seconds that a lookup waits for its turn
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a blob seems to be.
+    """The probable type of a blob.
 
     Attributes:
         text: for people.
-        part: whether it may be a part of other values.
-        age: seconds since it was written or prolonged; None where that is not known.
+        part: whether it may be a chunk of values.
+        age: seconds since it was written or extended; None if unknown.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Kind:
 
 
 class Stored:
-    """Looks at all blobs in the background while pages ask for them, and at single ones."""
+    """Scans blobs in the background while pages request them, and reads single ones."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -68,23 +68,23 @@ class Stored:
         return self._runtime.store
 
     def blobs(self) -> Refreshed[Snapshot]:
-        """Return the newest snapshot, after a moment's waiting for the first."""
+        """Return the newest snapshot; waits a moment for the first."""
         return self._blobs.get(_FIRST)
 
     def shared(self) -> Refreshed[Sharing]:
-        """Return in how many values chunks are: some KiB are read of each blob for that."""
+        """Return how many values contain each chunk. Counting reads some KiB of each blob."""
         return self._shared.get()
 
     def changed(self) -> None:
-        """Have all blobs looked at again: some were removed."""
+        """Have the snapshot taken again, after blobs were removed."""
         self._blobs.invalidate()
 
     def held_by(self, snapshot: Snapshot, name: str) -> list[int]:
-        """Return the places of what is held in this name; once for each snapshot."""
+        """Return the indexes of the blobs held by *name*; cached for each snapshot."""
         return self._found.get().held_by(self.store, snapshot, name)
 
     def kinds(self, digests: Sequence[Digest]) -> list[Kind | None]:
-        """Return what the blobs of a page seem to be; None for those that are not there any more.
+        """Return the probable types of blobs; None for those no longer stored.
 
         Raises StoreUnavailable.
         """
@@ -99,22 +99,22 @@ class Stored:
         ]
 
     def content(self, digest: Digest) -> Mapping[str, Any]:
-        """Return what a blob has: as ``describe_content``, and its ``preview``.
+        """Return the description of a blob by ``describe_content``, and its ``preview``.
 
         Raises BlobMissing, IntegrityError, StoreUnavailable.
         """
         return self._contents.get(digest)
 
     def described(self, what: str) -> Mapping[str, Any]:
-        """Return what a reference or a task is; raises what `describe` raises.
+        """Describe a reference or a task; raises what `describe` raises.
 
-        Of a task that goes on it is asked anew each time; what does not change any more is shown
-        again for some time, as its value is read for that. A result backend may hang for minutes:
-        few threads wait for it, and further ones raise StoreUnavailable soon.
+        An unfinished task is described again each time. Other descriptions are cached, because
+        they read the value. A result backend may hang for minutes: only a few threads wait for
+        it, and others raise StoreUnavailable soon.
         """
         turns = self._turns.get()
         if not turns.acquire(timeout=_PATIENCE):
-            raise StoreUnavailable("what others look up is not answered yet: this comes after it")
+            raise StoreUnavailable("too many lookups are waiting for a reply: try again later")
         try:
             return self._looked_up(what)
         finally:
@@ -129,8 +129,10 @@ class Stored:
         return self._described.get(what)
 
     def remember(self, ref: str) -> str:
-        """Return by which name the text of a reference can be had again for some time: whoever has
-        the text may use it, so it is not to stand in addresses, which browsers and proxies keep.
+        """Remember a reference for some time, and return a name for it.
+
+        Whoever has the text of a reference may use it, so it must not appear in addresses, which
+        browsers and proxies keep.
         """
         name = digest_of([ref.encode("utf-8", "replace")])[3:35]
         while len(self._refs) >= _REFS:
@@ -153,12 +155,12 @@ class Stored:
             return {**told, "preview": describe_preview(content)}
         except StoreUnavailable:
             raise
-        except OffloadError as exc:  # a chunk is missing: the manifest says of what
+        except OffloadError as exc:  # a chunk is missing, but the manifest is known
             return {**told, "broken": str(exc)}
 
 
 class _Found:
-    """What was found in one snapshot; asking for it takes seconds at 100,000 blobs."""
+    """A cache of blobs by holder, for one snapshot; a query takes seconds for 100,000 blobs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

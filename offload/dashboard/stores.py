@@ -1,4 +1,4 @@
-"""The page of stores and workers: whether they answer, how full they are, whether they agree."""
+"""The page of stores and workers: availability, capacity, traffic, configuration drift."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _STORES: list[Column[_Server]] = [
     ),
     Column(
         "answers",
-        "Answers",
+        "Available",
         lambda row: "no" if row.tier.error else "yes",
         lambda row: bool(row.tier.error),
     ),
@@ -66,21 +66,21 @@ _STORES: list[Column[_Server]] = [
         "Round trip",
         lambda row: human_latency(row.tier.latency),
         lambda row: row.tier.latency or 0.0,
-        hint="the median of some",
+        hint="median of a few",
     ),
     Column(
         "begins",
-        "Values from",
+        "Minimum size",
         lambda row: human_size(row.tier.min_size),
         lambda row: row.tier.min_size,
-        hint="serialised bytes from which a value goes there",
+        hint="serialized bytes from which values go to this store",
     ),
     Column(
         "used",
         "Used",
         _room,
         lambda row: row.capacity.used or 0,
-        hint="by all who use the server",
+        hint="by everyone who uses the server",
     ),
     Column(
         "keys",
@@ -93,7 +93,7 @@ _STORES: list[Column[_Server]] = [
         "Evicted",
         _dropped,
         lambda row: row.capacity.evicted or 0,
-        hint="keys dropped as memory was full, and the policy",
+        hint="keys evicted because memory was full, and the policy",
     ),
 ]
 
@@ -173,7 +173,7 @@ def _timed(name: str, label: str, step: str) -> Column[_Traffic]:
         label,
         lambda row: human_latency(value(row)),
         lambda row: value(row) or 0.0,
-        hint="the time within which 99 of 100 are done",
+        hint="the time within which 99 of 100 finish",
     )
 
 
@@ -189,13 +189,13 @@ _TRAFFIC: list[Column[_Traffic]] = [
 
 
 def traffic_of(request: Request, state: StoreState | None) -> Table[_Traffic] | None:
-    """Return the figures of each tier; None where the one that keeps them does not answer."""
+    """Return the figures of each tier; None if the tier with the counters is unavailable."""
     if state is None or state.tiers[0].error:
         return None
     dashboard = state_of(request)
     try:
         found = dashboard.statistics.report(TIME_RANGES["all"], tasks=True)
-    except OffloadError:  # it keeps none, or went away just now, which is told when it is looked at
+    except OffloadError:  # it has none, or just became unavailable, which the next check shows
         return None
     return Table.of(
         request.query_params,
@@ -204,7 +204,7 @@ def traffic_of(request: Request, state: StoreState | None) -> Table[_Traffic] | 
             _Traffic(url, figures)
             for url, figures in by_store(found, dashboard.runtime.store).items()
         ],
-        caption="What was counted",
+        caption="Traffic",
         identify=lambda row: row.url,
         sort="stored",
         name="t",

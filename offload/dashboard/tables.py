@@ -1,4 +1,4 @@
-"""Tables that are sorted, filtered and paged by their address."""
+"""Tables, sorted and paged by parameters of the address."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PAGE = 100
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """One of a table's.
+    """A column of a table.
 
     Attributes:
         name: in addresses.
         label: for people.
         show: returns the text of a row's cell.
-        key: returns what rows are sorted by; None where they cannot be.
-        wide: whether it is text, that begins at the left.
-        hint: what the figures mean, where the label does not say it.
-        link: returns where a row's cell leads to, below the dashboard's root.
+        key: returns a row's sort key; None if the column can't be sorted by.
+        wide: whether it is text, which is aligned left.
+        hint: explains the label.
+        link: returns the path that a row's cell links to, below the dashboard's root.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Column(Generic[T]):
         text: Callable[[Any], object],
         hint: str = "",
     ) -> Column[T]:
-        """Return a column of numbers, shown by *text*; None is less than any."""
+        """Return a column of numbers, formatted by *text*; None sorts below all."""
 
         def key(row: T) -> tuple[bool, Any]:
             found = value(row)
@@ -58,15 +58,15 @@ class Column(Generic[T]):
 
 @dataclass(frozen=True)
 class Table(Generic[T]):
-    """Some rows, as they were asked for.
+    """A page of rows.
 
     Attributes:
-        name: of the table, where a page has several; "" for the only one.
-        caption: what the rows are.
-        columns: the first names the row.
+        name: prefix of its parameters if a page has several tables; "" for the only one.
+        caption: its title.
+        columns: the first identifies the row for people.
         rows: those of this page.
-        identify: returns what a row is known by while the page is kept up to date.
-        sort, descending: by which column they are sorted.
+        identify: returns the key by which a row is recognized when the page refreshes.
+        sort, descending: the column and direction of sorting.
         total: rows on all pages.
         page, pages: from 1.
     """
@@ -95,10 +95,10 @@ class Table(Generic[T]):
         descending: bool = True,
         name: str = "",
     ) -> Table[T]:
-        """Return the page of *rows* that *query* asks for (``sort``, ``desc``, ``page``).
+        """Return the page of *rows* that *query* requests (``sort``, ``desc``, ``page``).
 
         Args:
-            sort, descending: what holds if it does not say.
+            sort, descending: the defaults.
         """
         keys = {column.name: column.key for column in columns if column.key is not None}
         asked = query.get(f"{name}sort", "")
@@ -123,6 +123,6 @@ class Table(Generic[T]):
 
 
 def number_of(query: QueryParams, name: str, default: int) -> int:
-    """Return a number of 1 or more from an address; *default* if it has none."""
+    """Return a number of at least 1 from an address; *default* if it is missing or invalid."""
     text = query.get(name, "")
     return max(int(text), 1) if text.isdecimal() and len(text) <= 9 else default

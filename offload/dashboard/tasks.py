@@ -1,4 +1,4 @@
-"""Pages of tasks: all, and one with its arguments."""
+"""Pages of tasks: the list, and one task with its arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,13 @@ def _counted(name: str) -> Callable[[_Row], int]:
 
 
 _FIGURES: list[Column[_Row]] = [
-    Column.figure("values", "Values", _counted("values_seen"), human_number, "not certainly small"),
+    Column.figure(
+        "values",
+        "Values",
+        _counted("values_seen"),
+        human_number,
+        "inspected, because they could be large",
+    ),
     Column.figure("references", "By reference", _counted("values_offloaded"), human_number),
     Column.figure(
         "bytes", "Bytes", _counted("bytes_offloaded"), human_size, "kept out of messages"
@@ -57,10 +63,10 @@ _FIGURES: list[Column[_Row]] = [
         "Dedup",
         lambda row: row.figures.deduplication,
         human_ratio,
-        "bytes for each uploaded",
+        "bytes sent by reference per byte uploaded",
     ),
     Column.figure(
-        "fetched", "Fetched", _fetched, human_number, "values, the node cache's among them"
+        "fetched", "Fetched", _fetched, human_number, "values, including those from the node cache"
     ),
     Column.figure("hits", "Cache hits", lambda row: row.figures.hit_ratio, human_percent),
     Column.figure("errors", "Errors", _errors, human_number),
@@ -118,7 +124,7 @@ def _task(request: Request) -> Response:
         troubles=troubles(figures),
         steps={step: text for step, text in STEPS.items() if figures.times(step)[-1]},
         charts=[latency(figures)],
-        table=_table(request, rows, "Arguments, and the result", linked=False),
+        table=_table(request, rows, "Arguments and result", linked=False),
     )
 
 
@@ -126,7 +132,7 @@ def _chart(rows: list[_Row]) -> Chart:
     most = sorted(rows, key=lambda row: (-row.figures["bytes_offloaded"], row.name))[:_DRAWN]
     return Chart(
         "tasks",
-        f"Bytes of the {_DRAWN} tasks with most" if len(rows) > _DRAWN else "Bytes by task",
+        f"Bytes of the top {_DRAWN} tasks" if len(rows) > _DRAWN else "Bytes by task",
         [row.name or "(none)" for row in most],
         {
             "kept out of messages": [row.figures["bytes_offloaded"] for row in most],

@@ -1,4 +1,4 @@
-"""The table of workers, and the page of one with all that it told."""
+"""The table of workers, and the page of one with its whole reply."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from offload.text import UNKNOWN, human_number, human_size
 __all__ = ("PATIENCE", "ROUTES", "table_of")
 
 PATIENCE = 3.0
-"""Seconds that the first who looks waits for an answer."""
+"""Seconds that the first request waits for data."""
 
 
 def _cached(worker: Worker, name: str = "bytes") -> int:
-    """Return a figure of its machine's node cache."""
+    """Return a figure of the node cache on the worker's machine."""
     return _whole(worker.cache.get(name))
 
 
@@ -94,13 +94,13 @@ _COLUMNS: list[Column[Worker]] = [
         _cached,
         hint="in its machine's node cache",
     ),
-    _counted("fetched", "Fetched", "values_fetched", "values, by its main process alone"),
-    _counted("prefetched", "Fetched ahead", "prefetch_done", "values, while their tasks waited"),
+    _counted("fetched", "Fetched", "values_fetched", "values, by its main process only"),
+    _counted("prefetched", "Prefetched", "prefetch_done", "values, while their tasks were waiting"),
 ]
 
 
 def table_of(request: Request, asked: Workers | None) -> Table[Worker]:
-    """Return the workers that answered, as they are asked for; none if nobody was asked yet."""
+    """Return the table of workers; empty if they haven't been asked yet."""
     return Table.of(
         request.query_params,
         _COLUMNS,
@@ -128,7 +128,7 @@ def _worker(request: Request) -> Response:
 
 
 def _told(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what it told, in parts."""
+    """Split a reply into sections."""
     parts = {name: value for name, value in told.items() if isinstance(value, dict)}
     rest = {name: value for name, value in told.items() if not isinstance(value, dict)}
     return {"itself": rest, **parts}

@@ -55,7 +55,7 @@ _RULES = (
         "the wire version",
         lambda worker: worker.reply.get("wire"),
         "error",
-        "older ones refuse what newer ones publish",
+        "older versions refuse what newer ones publish",
         "upgrade offload on workers before publishers",
     ),
     _Rule(
@@ -69,31 +69,31 @@ _RULES = (
         "the list of accepted serializers",
         lambda worker: worker.reply.get("accepts"),
         "warning",
-        "a task fails if its values were written by a serializer that is not accepted",
+        "a task fails if its values were written by a serializer that its worker doesn't accept",
         "set accept_content and offload_accept to the same on all",
     ),
     _setting(
         "max_size",
         "warning",
-        "larger values are refused where it is smaller, whoever published them",
+        "processes with a smaller limit refuse larger values, whoever published them",
     ),
-    _setting("code", "warning", "only some load shipped classes"),
+    _setting("code", "warning", "only some processes load shipped classes"),
     _Rule(
         "offload_code_allow",
         _of_code("code_allow"),
         "warning",
-        "only some may load a class",
+        "only some processes may load a class",
         "set offload_code_allow to the same on all",
     ),
     _Rule(
         "offload_verify_keys",
         _of_code("verify_keys"),
         "warning",
-        "only some may load a signed class",
+        "only some processes may load a signed class",
         "list the same keys in offload_verify_keys on all",
     ),
     _Rule(
-        "the Python",
+        "the Python version",
         _of_code("python"),
         "info",
         "a class is loaded from its source where the Python version differs, if the source was "
@@ -101,14 +101,14 @@ _RULES = (
         "set offload_ship_source where classes are pushed",
     ),
     _Rule(
-        "the packages for numpy, pandas, polars and Arrow",
+        "the packages for numpy, pandas, polars, and Arrow",
         lambda worker: worker.reply.get("packages"),
         "info",
         "their values can be read only where they are installed",
         "install them on the workers whose tasks receive such values",
     ),
-    _setting("mode", "info", "only some store values"),
-    _setting("results", "info", "only some store results"),
+    _setting("mode", "info", "only some processes store values"),
+    _setting("results", "info", "only some processes store results"),
     _setting("retention", "info", "how long a value lives depends on who stored it"),
     _setting("grace", "info", "how long a value lives depends on who released it"),
 )
@@ -138,16 +138,16 @@ def _states(workers: Sequence[Worker]) -> Iterator[Finding]:
     if without:
         yield Finding(
             "warning",
-            f"{_names(without)}: no offload there; a task with a stored value fails on it",
-            "install offload there and connect the app by Offload(app); workers that run no tasks "
-            "of this app need neither",
+            f"{_names(without)}: no offload there; tasks with stored values fail",
+            "install offload there and connect the app with Offload(app); workers that run no "
+            "tasks of this app need neither",
         )
     for worker in workers:
         if worker.state in ("silent", "unreadable"):
             yield Finding(
                 "warning",
-                f"{worker.name} could not be compared: {worker.reason}",
-                "look at its log; a worker with the solo pool replies once its task is done",
+                f"{worker.name} can't be compared: {worker.reason}",
+                "check its log; a worker with the solo pool replies once its task is done",
             )
 
 
@@ -161,7 +161,7 @@ def _is_of_app(own: Worker, worker: Worker) -> bool:
 
 def _of_another_app(own: Worker, worker: Worker) -> Finding:
     differing = [f.what for f in _differences([own, worker]) if f.level in ("error", "warning")]
-    what = f"{worker.name} is of another app, {worker.app!r}"
+    what = f"{worker.name} belongs to another app, {worker.app!r}"
     if not differing:
         return Finding("ok", f"{what}, and agrees")
     return Finding(
@@ -191,8 +191,8 @@ def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
     reporting = [worker for worker in workers if worker.mapping("references")]
     kinds = _groups(reporting, lambda worker: worker.mapping("references").get("own") is True)
     remedy = (
-        "set offload_secret to the same on all; while changing it, have all accept the new one "
-        "(listed last) before any signs with it (listed first)"
+        "set offload_secret to the same on all; to change it, list the new secret last on all, and "
+        "then first"
     )
     if len(kinds) > 1:
         yield Finding(
@@ -210,8 +210,8 @@ def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
         if others:
             yield Finding(
                 "error",
-                f"references signed by {_names(signers)} are refused by {_names(others)}: another "
-                "offload_secret",
+                f"references signed by {_names(signers)} are refused by {_names(others)}: their "
+                "offload_secret differs",
                 remedy,
             )
 
@@ -227,7 +227,7 @@ def _stores(workers: Sequence[Worker]) -> Iterator[Finding]:
             "error",
             f"offload_store names different stores: {named}; a value is found only in the store "
             "that it was put into",
-            "have offload_store name the same store on all",
+            "set offload_store to the same store on all",
         )
         return
     compared = {worker.store for worker in workers if _store_key(worker)}
@@ -237,8 +237,8 @@ def _stores(workers: Sequence[Worker]) -> Iterator[Finding]:
             "warning",
             f"offload_store differs: {_format_groups(urls)}; a value is found only in the store "
             "that it was put into",
-            "have offload_store name the same store on all; if these URLs mean the same store, "
-            "ignore this",
+            "set offload_store to the same store on all; ignore this if both URLs name the same "
+            "store",
         )
 
 
@@ -254,7 +254,7 @@ def _signers(workers: Sequence[Worker]) -> Iterator[Finding]:
         if others:
             yield Finding(
                 "error",
-                f"classes signed by {_names(signers)}, with key {json.loads(key)}, are not loaded "
+                f"classes signed by {_names(signers)}, with key {json.loads(key)}, aren't loaded "
                 f"by {_names(others)}",
                 "add the public key that `celery offload classes keygen` printed with it to "
                 "offload_verify_keys",
@@ -273,7 +273,7 @@ def _writers(workers: Sequence[Worker]) -> Iterator[Finding]:
         if others:
             yield Finding(
                 "error",
-                f"values written in {name} (task_serializer) by {_names(writers)} are not accepted "
+                f"values written in {name} (task_serializer) by {_names(writers)} aren't accepted "
                 f"by {_names(others)}",
                 f"add {name} to accept_content there, or use another serializer",
             )

@@ -41,7 +41,7 @@ class BlobSummary:
     Attributes:
         seen: what the store knows of it.
         root: the manifest in it; None if it isn't the root of a value.
-        known: False if it isn't one of ours, or is stored in an unknown way.
+        known: False if offload didn't write it, or it is stored in an unknown way.
     """
 
     digest: Digest

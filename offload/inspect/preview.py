@@ -1,7 +1,7 @@
 """Previews of serialized values, read without decoding them: nothing in them can run.
 
 The head of a tree (see `offload.serializers.tree`) is read as the JSON that it is; what it
-says may be untrue. Texts come from whoever wrote the value: escape them before showing them.
+says may be false. Texts come from whoever wrote the value: escape them before showing them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def type_of(serializer: str, head: bytes | None, prefix: bytes) -> str:
     if serializer == "tree" and head and len(head) <= _MAX_HEAD:
         try:
             return _type_of_node(orjson.loads(head))
-        except Exception:  # anybody may have written it, and anything
+        except Exception:  # anyone may have written it, with any content
             return "?"
     return serializer.removeprefix(PREFIX)
 
@@ -83,11 +83,11 @@ def preview(
         limit: characters of text.
     """
     if serializer in _CODE:
-        why = "it is a pickle, and reading one runs what it asks for"
+        why = "it is a pickle, and reading it could run code"
         return Preview("pickle", why=why)
     if holds_code(serializer):
         return Preview(
-            serializer.removeprefix(PREFIX), why=f"serializer {serializer} is not read here"
+            serializer.removeprefix(PREFIX), why=f"serializer {serializer} has no preview"
         )
     prefix = read(0, limit * 4) if sizes else b""
     kind = type_of(serializer, head, prefix)
@@ -108,7 +108,7 @@ def _preview_tree(kind: str, head: bytes, read: ReadBuffer, limit: int) -> Previ
         node = orjson.loads(head)
         text, facts = _outline(node, limit)
     except Exception as exc:  # as above
-        return Preview(kind, why=f"its head cannot be read: {type(exc).__name__}")
+        return Preview(kind, why=f"its head can't be read: {type(exc).__name__}")
     table = _columns(node, lambda number: read(number, _MAX_NAMES_BUFFER))
     if table is not None:
         return Preview(kind, table)
@@ -266,7 +266,7 @@ def _is_list(value: Any, length: int) -> bool:
 # -- columns of frames and tables
 
 _MAX_COLUMNS = 200
-_MAX_READS, _MAX_BYTES = 20, 4 << 20  # of buffers with names: anybody may have written them
+_MAX_READS, _MAX_BYTES = 20, 4 << 20  # of buffers with names: anyone may have written them
 _PLAIN_NAMES = frozenset({"values", "range", "names"})
 _DTYPES = {"objects": "object", "codes": "category", "strings": "str"}
 

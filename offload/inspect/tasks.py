@@ -73,7 +73,7 @@ def _arguments(meta: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(kwargs, Mapping):
         named += [(str(key), value) for key, value in kwargs.items()]
     found = {
-        name: f"{value.type} of {human_size(value.size)}, {value.digest or 'within its reference'}"
+        name: f"{value.type} of {human_size(value.size)}, {value.digest or 'inside its reference'}"
         for name, value in named
         if isinstance(value, Ref)
     }

@@ -130,12 +130,12 @@ def ask_workers(app: Celery, *, timeout: float = 1.0) -> Workers:
     if not workers:
         note = note or f"no worker replied within {timeout:g} s"
     elif len(workers) == MOST:
-        note = f"more workers than {MOST}: the others were not asked"
+        note = f"more workers than {MOST}: the others weren't asked"
     return Workers(began, workers, note)
 
 
 def this_process(runtime: Runtime) -> Worker:
-    """Describe this process likewise.
+    """Describe this process as workers describe themselves.
 
     Makes one round trip, for the key in the store; it is left out if the store is unavailable.
     """
@@ -147,7 +147,7 @@ def this_process(runtime: Runtime) -> Worker:
 
 
 def _ask(app: Celery, timeout: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the replies to ``ping``, and those to our command."""
+    """Return the replies to ``ping``, and those to offload's command."""
     with Remote.connected(app) as remote:
         alive = remote.ask("ping", timeout=timeout)
         return alive, remote.ask(_COMMAND, timeout=timeout, workers=list(alive)) if alive else {}
@@ -160,7 +160,7 @@ def _worker(name: str, replies: Mapping[str, Any]) -> Worker:
     if not isinstance(reply, dict):
         return Worker(name, "unreadable", reason=f"it replied a {type(reply).__name__}")
     if not reply:
-        return Worker(name, "without", reason="its app is not connected by Offload(app)")
+        return Worker(name, "without", reason="its app isn't connected with Offload(app)")
     error = reply.get("error")
     if isinstance(error, str):
         if "KeyError" in error and _COMMAND in error:

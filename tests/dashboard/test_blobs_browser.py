@@ -116,7 +116,7 @@ def test_why_a_blob_stays_is_said_until_it_is_read(filled, serve, look):
 def test_a_long_name_that_is_asked_for_fits_a_phone(filled, serve, look):
     """What is said of it is broken into lines."""
     page = look(f"{serve(filled.url).url}blobs?by={'x' * 200}", viewport=PHONE, is_mobile=True)
-    told = page.locator(".notice", has_text="Nothing is held in the name")
+    told = page.locator(".notice", has_text="holds no blobs")
     expect(told).to_be_visible(timeout=30_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 

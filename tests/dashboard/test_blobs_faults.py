@@ -41,7 +41,7 @@ def test_a_store_goes_away_and_comes_back():
         assert blobs(text) == before
         assert "s old: " in text
         assert client.get(f"/blobs/{before[0]}").status_code == 503
-        assert "Who holds what cannot be told" in page(client, by="somebody")
+        assert "Holders could not be read" in page(client, by="somebody")
         server.start()
         wait_until(lambda: " old: " not in page(client), "it is back")
         wait_until(lambda: blobs(page(client)) == [], "it is empty, as the server forgot all")

@@ -58,7 +58,7 @@ def test_it_is_kept_up_to_date(shop, serve, look):
     shop.hook.recorder.write()
     page = look(serve(shop.url).url)
     page.locator("summary").first.click()
-    page.locator(".time_ranges a", has_text="1 day").focus()
+    page.locator(".time-ranges a", has_text="1 day").focus()
     page.evaluate("window.sameDocument = true")
     assert "8 values by reference" in page.inner_text("dl.figures")
     shop.work()

@@ -33,12 +33,12 @@ def test_a_worker_that_comes_and_goes(shop, broker, serve, look, tmp_path):
     }
     page = look(serve(shop.url, broker=url).url + "stores")
     page.evaluate("window.sameDocument = true")
-    expect(page.locator(".findings")).to_contain_text("no worker answered", timeout=30_000)
+    expect(page.locator(".findings")).to_contain_text("no worker replied", timeout=30_000)
     features = "tests.integration.features"
     with worker(tmp_path, config, pool="solo", concurrency=1, app=features, name="seen"):
         link = page.get_by_role("link", name="seen-")
         expect(link).to_be_visible(timeout=60_000)
-        expect(page.locator(".findings")).to_contain_text("is of another app, 'features'")
+        expect(page.locator(".findings")).to_contain_text("belongs to another app, 'features'")
         assert page.evaluate("window.sameDocument")
         address = page.url
         link.focus()

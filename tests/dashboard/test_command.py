@@ -82,7 +82,7 @@ def test_a_port_that_is_taken_is_said(project):
         port = str(taken.getsockname()[1])
         project.write(store="redis://127.0.0.1:1/0")
         _, err = project.run("dashboard", "--port", port, code=1)
-    assert f"127.0.0.1:{port} cannot be listened on" in err
+    assert f"can't listen on 127.0.0.1:{port}" in err
 
 
 def test_behind_a_proxy_it_knows_where_it_is(shop, serve):

@@ -25,7 +25,7 @@ from tests.support.servers import redis_client, redis_server
 
 pytestmark = pytest.mark.server
 
-AWAY = "The store does not answer"
+AWAY = "Store unavailable"
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_what_nobody_thought_of_is_a_page_as_well(shop, monkeypatch, caplog, mou
     assert '<main id="main"' in answer.text
     assert answer.headers["content-security-policy"]
     assert answer.headers["cache-control"] == "no-store"
-    assert "/tasks' could not be answered" in caplog.text
+    assert "/tasks' failed" in caplog.text
     assert "ZeroDivisionError: secret" in caplog.text
 
 

@@ -32,7 +32,7 @@ def test_the_overview_has_the_numbers_of_the_command(shop):
     assert human_size(total["bytes_offloaded"]) in page
     assert human_size(total["bytes_uploaded"]) in page
     assert f"{total['deduplication']:.1f}x" in page
-    assert "Nothing went wrong." in page
+    assert "No errors." in page
 
 
 def test_tasks_have_the_numbers_of_the_command(shop):
@@ -69,7 +69,7 @@ def test_a_task_has_its_arguments(shop):
     assert cells(page, "rows")[1] == "3"
     assert cells(page, "title")[1] == "3"
     assert "upload" in page
-    assert "No counts for this task" in shop.client().get("/task?name=unknown").text
+    assert "Nothing was counted for this task" in shop.client().get("/task?name=unknown").text
 
 
 def test_hostile_names_stay_text(shop):
@@ -99,7 +99,7 @@ def test_any_stretch_of_time(shop, since):
 def test_there_is_no_such_page(shop):
     answer = shop.client().get("/nowhere")
     assert answer.status_code == 404
-    assert "There is no such page" in answer.text
+    assert "Page not found" in answer.text
 
 
 def test_answers_tell_browsers_to_run_nothing_else(shop):

@@ -94,7 +94,7 @@ class TestThreeWorkers:
         assert refused.startswith("references signed by this process, alike-")
         assert "set offload_secret to the same" in told[refused].remedy
         assert any("offload_max_size differs: 2147483648 in this proc" in what for what in told)
-        assert any("what is accepted differs" in what for what in told)
+        assert any("the list of accepted serializers differs" in what for what in told)
         [plain] = [what for what in told if "no offload there" in what]
         assert plain.startswith("plain-")
         assert not any("threshold" in what for what in told)
@@ -315,7 +315,7 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
     asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", told),))
     [only] = config_drift(own, asked)
     assert only.level == "info"
-    assert "w@h is of another app, 'theirs', and differs from this process" in only.what
+    assert "w@h belongs to another app, 'theirs', and differs from this process" in only.what
     told["queues"] = ["theirs", "celery"]
     asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", told),))
     assert "error" in {each.level for each in config_drift(own, asked)}  # it takes our tasks
@@ -324,7 +324,7 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "level", "said"),
     (
-        ({"wire": 99}, "error", "older ones refuse"),
+        ({"wire": 99}, "error", "older versions refuse"),
         ({"version": "99"}, "info", "the version of offload differs"),
         ({"store": "redis://elsewhere/0"}, "warning", "offload_store differs"),
         (
@@ -335,7 +335,7 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
         (
             {"serializer": "yaml"},
             "error",
-            "in yaml (task_serializer) by w are not accepted by this",
+            "in yaml (task_serializer) by w aren't accepted by this",
         ),
         ({"packages": []}, "info", "the packages for numpy"),
         (
@@ -373,7 +373,7 @@ def code(**changed):
 @pytest.mark.parametrize(
     ("changed", "said"),
     (
-        ({"verify_keys": ["l"], "signing_key": "l"}, "with key l, are not loaded by here"),
+        ({"verify_keys": ["l"], "signing_key": "l"}, "with key l, aren't loaded by here"),
         ({"code": "off"}, "offload_code differs"),
         ({"code_allow": ["a.*"]}, "offload_code_allow differs"),
         ({"verify_keys": ["k", "l"]}, "offload_verify_keys differs"),

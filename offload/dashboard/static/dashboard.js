@@ -1,12 +1,12 @@
-// Keeps a page up to date without loading it anew, and draws its charts. Pages work without it.
+// Refreshes pages in place, and draws their charts. Pages work without it.
 
-const EVERY = 5000; // milliseconds between updates; longer while the dashboard does not answer
+const EVERY = 5000; // milliseconds between updates; longer while the dashboard is unavailable
 const LONGEST = 60000;
 
 // ------------------------------------------------------------------------------- updates
 
-// Make `old` like `fresh`, touching only what differs, so that focus, what is scrolled or
-// opened, and what is being typed stay.
+// Make `old` equal to `fresh` by changing only what differs, to keep focus, scroll positions,
+// opened details, and typed text.
 function morph(old, fresh) {
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
     old.replaceWith(fresh);
@@ -35,7 +35,7 @@ function children(old, fresh) {
   let at = old.firstChild;
   for (const wanted of [...fresh.childNodes]) {
     const known = wanted.dataset?.key === undefined ? undefined : keyed.get(wanted.dataset.key);
-    if (known) keyed.delete(known.dataset.key); // one that comes twice is two
+    if (known) keyed.delete(known.dataset.key); // a repeated key matches only once
     if (known && known !== at) old.insertBefore(known, at);
     const present = known ?? at;
     const mayChange = present && (known || present.dataset?.key === undefined) && wanted.dataset?.key === present.dataset?.key;
@@ -55,7 +55,7 @@ function children(old, fresh) {
 
 const stale = document.getElementById("stale");
 const pause = document.getElementById("pause");
-const still = document.getElementById("main").dataset.still !== undefined; // an answer that cannot be asked for again
+const still = document.getElementById("main").dataset.still !== undefined; // the response to a form, which can't be requested again
 let paused = false;
 let wait = EVERY;
 let timer;
@@ -84,7 +84,7 @@ async function update() {
   again();
 }
 
-// While somebody marks text, or is in a form, nothing moves.
+// Don't refresh while text is selected or a form has focus.
 function busy() {
   const inside = (node) => node && document.getElementById("main").contains(node);
   const marked = getSelection();
@@ -115,7 +115,7 @@ function isDark() {
   return chosen ? chosen === "dark" : dark.matches;
 }
 
-// Plotly reads markup in labels (links, bold text): whatever somebody called a task is text.
+// Plotly interprets markup in labels (links, bold text): escape names of tasks.
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const short = (text) => (text.length > 26 ? `…${text.slice(-25)}` : text);
 
@@ -151,7 +151,7 @@ function draw(place) {
     xaxis: { gridcolor: line, linecolor: line, automargin: true, ...named },
     yaxis: { gridcolor: line, zerolinecolor: line, rangemode: "tozero", automargin: true, exponentformat: "SI", ...unit },
     barmode: "group",
-    uirevision: "kept", // what was zoomed stays so
+    uirevision: "kept", // keeps the zoom
   };
   Plotly.react(place, traces, layout, { displaylogo: false, responsive: true, displayModeBar: false });
   place.drawn = place.dataset.chart + isDark();
@@ -184,7 +184,7 @@ dark.addEventListener("change", charts);
 
 // --------------------------------------------------------------------------------- times
 
-// Moments in the reader's own time zone.
+// Show times in the reader's time zone.
 function times() {
   for (const place of document.querySelectorAll("time[datetime]")) {
     const text = new Date(place.dateTime).toLocaleString();
