@@ -319,8 +319,8 @@ def _removed(storage: Storage, record: Record, pointers: list[str]) -> bool:
         return False
     if not storage.swap(pointer, content, None):
         return False
-    begin = names.more(record.hash, record.digest, 2)[0].removesuffix("1.pkl")
-    more = [each for each in pointers if each.startswith(begin)]
+    prefix = names.more(record.hash, record.digest, 2)[0].removesuffix("1.pkl")
+    more = [each for each in pointers if each.startswith(prefix)]
     for name, part in zip(more, storage.read(more), strict=True):
         storage.swap(name, part, None)
     return True

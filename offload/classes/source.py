@@ -1,4 +1,4 @@
-"""The source that is pushed with a version: for Pythons with other bytecode, and for people.
+"""Source that is pushed with a version, for other Python versions and for display.
 
 It consists of the class or function and its shipped helper functions, as their statements are
 written, what they import, their constants, and the versions of other classes they name. Another

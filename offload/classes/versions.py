@@ -105,8 +105,8 @@ class Names:
 
     def more(self, code_hash: str, digest: str, count: int) -> list[str]:
         """Return the names of the further parts of a long version."""
-        begin = f"{self.folder}{check_hash(code_hash)}.{digest.partition(':')[2][:16]}"
-        return [f"{begin}.{number}.pkl" for number in range(1, count)]
+        prefix = f"{self.folder}{check_hash(code_hash)}.{digest.partition(':')[2][:16]}"
+        return [f"{prefix}.{number}.pkl" for number in range(1, count)]
 
     def tag(self, tag: str) -> str:
         """Return the pointer of a tag; raises ValueError if the tag is malformed."""
@@ -399,7 +399,7 @@ class Storage:
 
 def _split(name: str, content: bytes) -> tuple[Record, bytes]:
     end = len(content) - _LENGTH
-    begin = end - int.from_bytes(content[max(end, 0) :], "big")
-    if begin < 0:
+    start = end - int.from_bytes(content[max(end, 0) :], "big")
+    if start < 0:
         raise CodeRefused(f"{name} isn't a version of a class")
-    return Record.from_bytes(content[begin:end], name), content[:begin]
+    return Record.from_bytes(content[start:end], name), content[:start]

@@ -38,9 +38,9 @@ class Offload:
             ``app.conf`` says under ``offload_…``.
 
     Raises:
-        ConfigurationError: a setting is unknown or wrong. Settings that come from
-            ``app.conf`` are checked when that is read: at once if it is there already,
-            else at the first publishing and when a worker starts.
+        ConfigurationError: a setting is unknown or invalid. Settings that come from
+            ``app.conf`` are checked when the configuration is read: immediately if it is
+            loaded, else at the first publish and when a worker starts.
     """
 
     _given: dict[str, Any]
@@ -147,7 +147,7 @@ class Offload:
     def pin(self, ref: Ref[Any], name: str) -> None:
         """Hold the value of *ref* until `unpin`; replaces an existing pin of this name.
 
-        Raises BlobMissing if it is gone, ConfigurationError for a store that doesn't track holds
+        Raises BlobMissing if it is missing, ConfigurationError for a store that doesn't track holds
         (S3 or files alone), ValueError for an invalid name.
         """
         self._runtime.pin(ref, name)
@@ -166,7 +166,7 @@ class Offload:
 
 
 def _install(runtime: Runtime, app: Any) -> None:
-    """Hook publishing, executing, and results of *app*, and add our own task."""
+    """Hook publishing, executing, and results of *app*, and register the task `offload.gc`."""
     app._offload = runtime  # noqa: SLF001 (set by offload)
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
     before = app.__dict__.pop("amqp", None)  # an instance of the old class

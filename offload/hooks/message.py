@@ -1,8 +1,8 @@
-"""References in a message: the note that says where they stand, and changes by that note.
+"""References in a message: the note that lists their paths, and changes that follow the note.
 
-Anybody can write a message. `Note.read` is the only reader of a note: it raises InvalidRef for
-whatever this library would not have written, so that nothing behind it meets a surprise, least of
-all in a worker's main process.
+Messages are untrusted. `Note.read` is the only reader of a note: it raises InvalidRef for anything
+that offload wouldn't have written, so that other code can rely on a note, most of all in a worker's
+main process.
 """
 
 from __future__ import annotations

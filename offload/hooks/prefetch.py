@@ -86,7 +86,7 @@ class Prefetcher:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A value, and the task that waits for it. The task isn't kept alive."""
+    """A value, and the task that waits for it, referenced weakly."""
 
     request: weakref.ref[Any]
     ref: Ref[Any]

@@ -4,8 +4,8 @@ Only what is certain counts. A message that went to a dead letter queue, or of w
 may have copies, releases nothing: its values expire by their retention.
 
 Redis and Memcached forget a result after ``result_expires``. A database row stays readable until
-``celery.backend_cleanup`` deletes it, and forever if nobody runs that. So the hold of its value has
-no expiry of its own: the cleanup releases it, as ``forget()`` does.
+``celery.backend_cleanup`` deletes it, and forever if that never runs. So the hold of its value
+doesn't expire: the cleanup releases it, as ``forget()`` does.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def is_done(app: Any, task: Any, state: str, delivery_info: Mapping[str, Any] | 
 def has_ended(task: Any, state: str) -> bool:
     """Return whether a message that ended in *state* is neither requeued nor dead-lettered.
 
-    A retry is another message, with holds of its own.
+    A retry is another message with its own holds.
     """
     if state not in _FINAL:
         return False

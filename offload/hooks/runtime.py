@@ -61,8 +61,8 @@ _VISIBILITY_TIMEOUTS = {
     **dict.fromkeys(("sqs", "pgmq", "slmq"), 1800.0),
 }
 RETENTION_HELD = 7 * 86400.0
-"""Default of ``offload_retention`` if the store tracks holds, in seconds. Only values that nobody
-releases live that long: of a killed publisher, a purged queue, messages that may have copies."""
+"""Default of ``offload_retention`` if the store tracks holds, in seconds. Only values that are
+never released live that long: of a killed publisher, a purged queue, messages with copies."""
 RETENTION_BY_AGE = 86400.0
 """Default of ``offload_retention`` if values expire by age, in seconds."""
 

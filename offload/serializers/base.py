@@ -125,7 +125,7 @@ class Code(Protocol):
         """Whether the operator lets this process load any code at all."""
 
     def check_name(self, name: str, code_hash: str) -> None:
-        """Raise CodeRefused if the operator excludes this version, whoever signed it."""
+        """Raise CodeRefused if the operator excludes this version, regardless of its signature."""
 
     def is_version(self, cls: type) -> bool:
         """Return whether a class is shipped itself, and isn't only the base of a shipped class."""

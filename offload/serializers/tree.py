@@ -1,9 +1,9 @@
 """Values as sent, without pickle: containers, scalars, and arrays or frames in them.
 
 For values that the message's own serializer can't carry. The head is JSON that describes
-the value's structure; large bytes are in the buffers. A reader is an interpreter, and whoever
-wrote the head programs it: so its vocabulary is data, and only an operator who allows
-shipped code adds to it (`offload.serializers.objects`). docs/security.md has the grammar.
+the value's structure; large bytes are in the buffers. A reader is an interpreter, programmed
+by the writer of the head. So its vocabulary is data, and is only extended if an operator allows
+shipped code (`offload.serializers.objects`). docs/security.md has the grammar.
 
 A node is a JSON scalar or list for just that, or an object of one key, its tag, for
 everything else::

@@ -217,7 +217,7 @@ class VersionedBlobs(Protocol):
         """Return the versions that exist of these blobs, expired or not."""
 
     def delete_versions(self, versions: Mapping[Digest, Version]) -> set[Digest]:
-        """Delete blobs that still exist in this version; return those that are gone now.
+        """Delete blobs that still exist in this version; return those that no longer exist.
 
         Raises ConfigurationError if the server can't guarantee that.
         """

@@ -1,7 +1,7 @@
 """A store in this process's memory: for tests, eager mode, and one-process workers.
 
-Its content ends with the process and is invisible to others; a forked child continues with a
-copy of its own.
+Its content ends with the process and is invisible to others; a forked child continues with its
+own copy.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class MemoryStore:
         return iter(found)
 
     def close(self) -> None:
-        """Do nothing: there are no connections, and the content stays."""
+        """Do nothing: memory has no connections, and the content stays."""
 
 
 _stores: dict[str, MemoryStore] = {}

@@ -74,7 +74,7 @@ class Sums(Protocol):
     """The total and the series. Raises StoreUnavailable as all of a store does.
 
     Attributes:
-        piggybacks: whether `piggyback` does anything. Otherwise somebody must `add` now and then.
+        piggybacks: whether `piggyback` does anything. Otherwise, the caller must `add` regularly.
     """
 
     @property
@@ -137,7 +137,7 @@ class TimedSums:
     def counted(self, span: Span, since: float | None, now: float) -> dict[int, Amounts]:
         """Return a series as `Sums.series` does, without zeros."""
         first = now - (KEPT[span] if since is None else since) - SPANS[span]
-        last = now + SPANS[span]  # a wrong clock, or anybody, may have written later ones
+        last = now + SPANS[span]  # a wrong clock or another client may have written later ones
         kept = sorted(start for start in self.series[span] if first < start <= last)
         found = {start: positive(self.series[span][start]) for start in kept}
         return {start: amounts for start, amounts in found.items() if amounts}
@@ -155,7 +155,7 @@ class MemorySums:
         self.clear()
 
     def piggyback(self, source: BatchSource) -> None:
-        """Take batches when the sums are read: there are no round trips."""
+        """Take batches when the sums are read, as memory needs no round trips."""
         self._source = source
 
     def _take(self) -> None:
@@ -173,7 +173,7 @@ class MemorySums:
             self._sums.prune(now)
 
     def end(self) -> None:
-        """Do nothing: everything is written."""
+        """Do nothing: everything has been written."""
 
     def total(self) -> Amounts:
         self._take()

@@ -647,5 +647,5 @@ def test_a_late_unpinning_takes_no_later_pin(wire, meanwhile):
 def test_a_store_by_age_refuses_pins(tmp_path):
     """Where a pin could not be taken away again there is none."""
     wire = make_wire(store=f"file://{tmp_path}")
-    with pytest.raises(ConfigurationError, match="by their age alone"):
+    with pytest.raises(ConfigurationError, match="only by age"):
         wire.hook.pin(wire.hook.put(BIG), "model")

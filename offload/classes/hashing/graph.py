@@ -65,8 +65,8 @@ def digest_of_graph(root: Any, contents: dict[int, Content]) -> bytes:
     return sha256(digests[id(root)] + b"".join(sorted(set(digests.values())))).digest()
 
 
-def _digest(begin: bytes, content: Content, digests: dict[int, bytes]) -> bytes:
-    found = sha256(begin)
+def _digest(prefix: bytes, content: Content, digests: dict[int, bytes]) -> bytes:
+    found = sha256(prefix)
     for reference in content.references:
         if isinstance(reference, UnorderedRefs):
             items = (

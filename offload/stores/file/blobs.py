@@ -195,7 +195,7 @@ class FileBlobs(ExpiringBlobs):
 
     def _remove(self, digest: Digest, now: float) -> bool:
         path = self._path(digest)
-        if not 0.0 < self._expiry(path) <= now:  # stored again, or gone
+        if not 0.0 < self._expiry(path) <= now:  # stored again, or deleted
             return False
         path.unlink(missing_ok=True)
         return True

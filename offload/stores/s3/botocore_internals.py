@@ -15,7 +15,7 @@ __all__ = ("botocore_session", "handle_before_call")
 
 
 def botocore_session() -> Any:
-    """Return a session of its own, which shares only the data in botocore's files.
+    """Return a new session, which shares only the data in botocore's files.
 
     Sessions are not made for several threads. Reading these files takes 70 ms of 80.
     """

@@ -175,7 +175,7 @@ class S3Records(Records):
                 yield name
 
     def _remove_if(self, name: str, is_over: Callable[[Record], bool], *, dry_run: bool) -> bool:
-        """Delete a record that is over, if nobody changes it meanwhile."""
+        """Delete an expired record unless it changes concurrently."""
         seen = self.read(name)
         if seen.etag is None or not is_over(seen):
             return False

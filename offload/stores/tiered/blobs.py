@@ -230,7 +230,7 @@ class TieredBlobs:
         raise self._missing_error(digest)
 
     def _forget_lost(self, found: Mapping[Digest, Location | None]) -> None:
-        """Remove the entries of blobs that somebody deleted from their tier.
+        """Remove the entries of blobs that were deleted from their tier.
 
         Otherwise the value's next publisher would deduplicate against missing blobs.
         """

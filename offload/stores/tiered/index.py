@@ -42,7 +42,7 @@ class Location:
         entry: a unique word, a space, and the tier's URL. No two entries are the same.
         promised: seconds for which the tier still keeps the object.
         ttl: seconds until the blob expires; 0 if it has.
-        needed: seconds until nobody holds it or is about to store it.
+        needed: seconds until its last hold or reservation expires.
     """
 
     entry: str

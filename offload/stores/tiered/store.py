@@ -87,11 +87,11 @@ class TieredStore:
         return self._first.leases
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Delete what nobody holds any more, and what expired in each tier; yield each item.
+        """Delete unreferenced blobs, and those that expired in each tier; yield each item.
 
         If a tier is unavailable, the others are swept, and its StoreUnavailable is raised at the
         end. A tier that can't be swept safely is skipped with a warning in the log: it needs
-        rules of its own.
+        its own lifecycle rules.
         """
         unavailable: list[StoreUnavailable] = []
         for each in (
