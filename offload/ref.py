@@ -134,7 +134,7 @@ class Ref(Generic[T]):
     def shown(self) -> str:
         """Type, size, and digest prefix, for people; an unverified Ref shows what it claims.
 
-        It contains no signature, so nobody can redeem it.
+        It contains no signature, so it can't be redeemed.
         """
         kind, size, digest = self.type, self.size, str(self.digest or "")
         if self.resolve is None and self.wire:

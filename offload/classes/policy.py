@@ -154,7 +154,7 @@ class RegistryConfig:
     Attributes:
         store: holds the versions.
         policy: decides which versions may be loaded.
-        signing_key: signs what is pushed; None: versions aren't signed.
+        signing_key: signs pushed versions; None: versions aren't signed.
         ship_source: push source, and build from source on other Python versions.
         retrying: calls an idempotent function, and retries while the store is unavailable.
         app: the Celery app that loaded code refers to; None: the current one.

@@ -1,4 +1,4 @@
-"""Push versions to a store: dependencies first, and only what is missing."""
+"""Push versions to a store: dependencies first, and only missing ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Pushing:
 
     Args:
         pair_of: returns the name and hash of a class or function of this process.
-        scope: returns what is shipped.
+        scope: returns the scope of what ships by value.
     """
 
     def __init__(

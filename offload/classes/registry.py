@@ -53,7 +53,7 @@ class ClassRegistry(StoredClasses):
     Args:
         store: a store, or its URL.
         mode: what may be loaded: ``off`` (nothing), ``signed``, or ``trusted`` (everything).
-        signing_key: signs what is pushed; see `offload.classes.keys`.
+        signing_key: signs pushed versions; see `offload.classes.keys`.
         verify_keys: keys whose signatures are accepted in mode ``signed``, besides *signing_key*.
         allow: patterns of the names that may be loaded; empty: all.
         ship_source: push source as well, and build from source what another Python version pushed.
@@ -139,7 +139,7 @@ class ClassRegistry(StoredClasses):
 
     @property
     def signer_id(self) -> str | None:
-        """The id of the key that signs what is pushed; None if versions aren't signed."""
+        """The id of the key that signs pushed versions; None if versions aren't signed."""
         signer = self._config.signer
         return None if signer is None else signer.id
 
@@ -162,7 +162,7 @@ class ClassRegistry(StoredClasses):
         _ = self.policy.keys
         _ = self._config.signer
 
-    # -- what is shipped
+    # -- shipping
 
     @overload
     def register(self, obj: T, *, push: str = AUTO) -> T: ...

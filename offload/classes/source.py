@@ -147,7 +147,7 @@ def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], ClassVersion]) ->
     """Return the source of *obj* as JSON; empty if it has none, which is logged as a warning.
 
     Args:
-        scope: what is shipped.
+        scope: what ships by value.
         pair_of: returns the name and hash of a class or function that is shipped.
     """
     taking = _Taking(obj, scope, pair_of)

@@ -1,4 +1,4 @@
-"""Read versions that may be loaded, and sign what is written."""
+"""Read versions that may be loaded, and sign versions and pointers that are written."""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ class Delivery:
         refs = [*map(self.runtime.content.opened, self._held)]
         name = self.holder
         self.runtime.content.holds.add(refs, Hold(ttl, name))
-        if self._released:  # the task has finished meanwhile: nobody else would release them
+        if self._released:  # the task has finished: release them here
             release(self.runtime, refs, name)
 
     def finish(self, state: str, delivery_info: Mapping[str, Any] | None) -> None:

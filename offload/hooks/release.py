@@ -1,7 +1,7 @@
 """Release holds: a message's once its task has finished, a result's once it can't be read.
 
-Only what is certain counts. A message that went to a dead letter queue, or of which other workers
-may have copies, releases nothing: its values expire by their retention.
+Holds are only released if that is certainly safe. A message that went to a dead letter queue, or
+that other workers may have copies of, releases nothing: its values expire by their retention.
 
 Redis and Memcached forget a result after ``result_expires``. A database row stays readable until
 ``celery.backend_cleanup`` deletes it, and forever if that never runs. So the hold of its value

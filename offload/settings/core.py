@@ -1,4 +1,4 @@
-"""Core settings: the store, what is stored, for how long, and how outages are handled."""
+"""Core settings: stores, thresholds, retention, and handling of outages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class CoreSettings:
-    """The store, what is stored, for how long, and how outages are handled.
+    """Stores, thresholds, retention, and handling of outages.
 
     Attributes:
         store: URL of the store, or several, which are its tiers. Default: the result
@@ -77,10 +77,10 @@ class CoreSettings:
         threshold: bytes from which a value is stored rather than sent.
         results: whether results are stored, too.
         inline: names of parameters that stay in the message, in every task.
-        max_size: bytes of the largest value carried.
+        max_size: largest value in bytes.
         retention: seconds that a message or a `put` holds its value, unless it is released
             earlier. Default: 7 days where the store tracks holds; 1 day where values
-            live by their age alone.
+            expire only by age.
         grace: seconds that a value is kept after its last holder released it, in addition to the
             broker's time to redeliver a message (``visibility_timeout``).
         retry: how often and how long to retry when a store is unavailable; see `RetryPolicy`.
@@ -91,7 +91,7 @@ class CoreSettings:
             names or content types.
         secret: signs references; of a tuple, the first signs and all are accepted.
             Default: a random key that the store keeps.
-        compression: ``auto`` compresses where a probe shows that it pays; ``zstd``; ``none``.
+        compression: ``auto`` compresses if a sample shrinks; ``zstd``; ``none``.
         memo_size: bytes of immutable values per process that are remembered, so that
             the same object is not hashed again.
         stats_interval: seconds between writes of a process's statistics to the store; 0 keeps

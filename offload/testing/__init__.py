@@ -1,6 +1,6 @@
-"""What users of offload may import to test their own stores and apps.
+"""Public test support for stores and apps of offload's users.
 
-- `offload.testing.store.StoreSuite`: what every store must do, as a pytest class.
-- `offload.testing.stateful.store_machine`: the same by random sequences of calls.
-- `offload.testing.processes.ProcessSuite`: what stores shared by processes must do.
+- `offload.testing.store.StoreSuite`: conformance tests of a store, as a pytest class.
+- `offload.testing.stateful.store_machine`: the same with random sequences of calls.
+- `offload.testing.processes.ProcessSuite`: conformance tests of stores shared by processes.
 """

@@ -1,4 +1,4 @@
-"""What every store that processes share must do, with real processes.
+"""Conformance suite for stores shared by processes, run with real processes.
 
 ::
 
@@ -32,7 +32,7 @@ JOIN = 60.0  # seconds
 
 
 class ProcessSuite:
-    """What every store that processes share must do; subclasses give the fixture ``url``."""
+    """Conformance tests of a store shared by processes; subclasses define the fixture ``url``."""
 
     @pytest.fixture
     def url(self) -> str:

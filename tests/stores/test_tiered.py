@@ -297,7 +297,7 @@ def test_what_was_released_goes_from_s3(store, lower, clock):
     assert list(store.sweep()) == found
     assert sorted(each.name for each in found) == sorted(many)
     assert {(each.kind, each.size) for each in found} == {("blob", LARGE)}
-    assert "nobody holds it" in found[0].why
+    assert "it has no holds left" in found[0].why
     assert there(lower) == set(kept)
     assert list(store.index.find(list(many)).values()) == [None] * 3  # nor a note is left
 

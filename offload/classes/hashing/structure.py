@@ -295,7 +295,7 @@ class StructuralHasher:
         self._quietly(lambda: self._all(b"annotations", found.items()))
 
     def _quietly(self, write: Callable[[], None]) -> None:
-        """Write objects that nobody changes in place."""
+        """Write objects that aren't changed in place."""
         before, self._settled = self._settled, True
         write()
         self._settled = before

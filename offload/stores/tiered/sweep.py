@@ -110,7 +110,7 @@ def _sweep_unneeded(index: TierIndex, tier: Tier, *, dry_run: bool) -> Iterator[
             index.forget({d: place for d, place in unneeded.items() if d not in changed})
             found = {d: version for d, version in found.items() if d in gone}
         for digest, version in found.items():
-            yield SweepItem("blob", digest, version.size, "nobody holds it any more")
+            yield SweepItem("blob", digest, version.size, "it has no holds left")
 
 
 def _unneeded(index: TierIndex, tier: Tier, digests: Sequence[Digest]) -> dict[Digest, Location]:
