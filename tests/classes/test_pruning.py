@@ -113,8 +113,8 @@ def test_the_command_asks_for_an_age():
     command.registry.push(made("Filter", 1))
     command.registry.push(made("Filter", 2))
     assert "Missing option '--older-than'" in command("prune", code=2)
-    assert command("prune", "--older-than", 1).endswith("removed 0 versions\n")
+    assert command("prune", "--older-than", 1).endswith("deleted 0 versions\n")
     assert len(command.json("prune", "--older-than", 0.000000001, "--dry-run")) == 1
     out = command("prune", "--older-than", 0.000000001)
     assert out.startswith("shop.models.Filter@")
-    assert out.endswith("removed 1 versions\n")
+    assert out.endswith("deleted 1 versions\n")

@@ -172,7 +172,7 @@ class TestStatus:
         command.registry.register(made("One"))
         command.registry.register(made("One", module="shop.others"))
         said = command("status", "One", code=1)
-        assert "'One' may be shop.models.One or shop.others.One: say which" in said
+        assert "'One' is ambiguous: shop.models.One or shop.others.One" in said
 
     def test_what_is_refused_is_told_beside_the_others(self, command):
         """One altered pointer hides nothing of what else there is to say; push repairs it."""
@@ -188,8 +188,8 @@ class TestStatus:
 
     def test_nothing_registered_is_no_error(self, command):
         """It is said, so that a module that was not imported is noticed."""
-        assert command("status") == "nothing is registered\n"
-        assert command("push") == "nothing is registered\n"
+        assert command("status") == "no registered classes\n"
+        assert command("push") == "no registered classes\n"
         assert command.json("status") == {"synced": 0, "not_synced": 0, "classes": []}
 
 

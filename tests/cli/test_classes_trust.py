@@ -91,7 +91,7 @@ class TestShow:
         """By hash or by tag."""
         for name in ("show", "pull"):
             said = command(name, "Filter", "--hash", "0" * 8, "--tag", "good", code=2)
-            assert "by --hash or by --tag, not by both" in said
+            assert "use --hash or --tag, not both" in said
             assert "not a tag" in command(name, "Filter", "--tag", "a/b", code=2)
 
 
@@ -225,7 +225,7 @@ class TestVerify:
     def test_where_nothing_is_loaded(self, command, versions):
         """Verifying by settings that load nothing would only say so of each."""
         said = command.another(code="off")("verify", code=1)
-        assert said.startswith("Error: offload_code is 'off' here")
+        assert said.startswith("Error: offload_code is 'off', so")
 
 
 class TestKeygen:

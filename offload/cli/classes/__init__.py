@@ -1,4 +1,4 @@
-"""``celery offload classes …``: code that workers do not have."""
+"""``celery offload classes …``: manage shipped classes and functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("classes",)
 
 @click.group()
 def classes() -> None:
-    """Push code that workers do not have, and see which they would load."""
+    """Push classes and functions to workers that don't have them, and inspect versions."""
 
 
 for _command in (diff, keygen, list_, prune, pull, push, rollback, show, status, tag, verify):

@@ -1,4 +1,4 @@
-"""What a command is asked about: which registry, and which of the classes."""
+"""Options and arguments that choose a class registry, classes, and versions."""
 
 from __future__ import annotations
 
@@ -41,21 +41,26 @@ def check_tag(_ctx: click.Context, _parameter: click.Parameter, value: str | Non
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 begin = click.option(
-    "--hash", "begin", metavar="HASH", help="This version; 8 digits or more of its hash."
+    "--hash",
+    "begin",
+    metavar="HASH",
+    help="Choose a version by at least the first 8 digits of its hash.",
 )
-tag = click.option("--tag", callback=check_tag, help="The version of this tag.")
+tag = click.option("--tag", callback=check_tag, help="Choose the version with this tag.")
 name = click.argument("name")
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
 def check_one(begin: str | None, tag: str | None) -> None:
-    """Raise UsageError if a version is asked for in two ways."""
+    """Raise UsageError if both a hash and a tag are given."""
     if begin is not None and tag is not None:
-        raise click.UsageError("a version is asked for by --hash or by --tag, not by both")
+        raise click.UsageError("use --hash or --tag, not both")
 
 
 def version(registry: ClassRegistry, name: str, begin: str | None, tag: str | None) -> str:
-    """Return the hash that is meant: the latest's if neither is given, whoever signed it.
+    """Return the full hash for a hash prefix or tag; the latest version's if neither is given.
+
+    Signatures aren't verified.
 
     Raises UnknownClass, VersionMissing.
     """
@@ -67,13 +72,13 @@ def version(registry: ClassRegistry, name: str, begin: str | None, tag: str | No
 def registry_of(ctx: click.Context) -> ClassRegistry:
     """Return the class registry of the app that ``celery -A`` names."""
     if not _logger.handlers:
-        _logger.addHandler(logging.NullHandler())  # what is refused is told by the commands
+        _logger.addHandler(logging.NullHandler())  # commands print refusals themselves
     return runtime_of(ctx).classes
 
 
 def registered(registry: ClassRegistry, names: Iterable[str]) -> list[Any]:
-    """Return what is registered in this process under *names*, whole or short; all if none is
-    given. Raises UnknownClass.
+    """Return the classes and functions registered in this process under *names*, full or short;
+    all if no names are given. Raises UnknownClass.
     """
     here = {name_of(obj): obj for obj in registry.registered}
     return [here[_full(here, name)] for name in dict.fromkeys(names)] or list(here.values())
@@ -84,10 +89,10 @@ def _full(here: Iterable[str], name: str) -> str:
         return name
     found = sorted(each for each in here if each.rpartition(".")[2] == name)
     if len(found) > 1:
-        raise UnknownClass(f"{name!r} may be {' or '.join(found)}: say which")
+        raise UnknownClass(f"{name!r} is ambiguous: {' or '.join(found)}")
     if not found:
         raise UnknownClass(
-            f"{name!r} is not registered in this process: see ClassRegistry.register, and whether "
-            "the app imports the module that calls it"
+            f"{name!r} is not registered in this process: call ClassRegistry.register in a module "
+            "that the app imports"
         )
     return found[0]

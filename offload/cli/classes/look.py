@@ -1,4 +1,4 @@
-"""Commands that look: ``list``, ``show``, ``status`` and ``diff``."""
+"""Commands that only read: ``list``, ``show``, ``status``, and ``diff``."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _REFUSED = "refused"
 @asked.as_json
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
-    """List all that is in the store.
+    """List all classes and functions in the store.
 
-    STATUS is how this process' own class of that name stands to the latest, where it has
-    registered one. Nothing is verified but signatures; see `verify`.
+    STATUS compares the latest version with the class that this process registered under the same
+    name. Only signatures are verified; see `verify`.
     """
     registry = asked.registry_of(ctx)
     found = [each for each in classes_of(registry) if each.is_stored]
@@ -92,11 +92,11 @@ def _listed_json(registry: ClassRegistry, listed: ClassState) -> dict[str, objec
 @asked.as_json
 @click.pass_context
 def show(ctx: click.Context, name: str, begin: str | None, tag: str | None, as_json: bool) -> None:
-    """Show what is known of a class.
+    """Show a version of a class, and list all versions.
 
-    It is the latest version if none is asked for; where it was not said which that is, as of
-    classes that messages alone brought, the newest. "loads here" says whether a process with
-    these settings would load it, with all that it needs; nothing of it runs.
+    The default is the latest version, or the newest if none was made the latest, as with classes
+    that were only sent in messages. "loads here" says whether a process with these settings would
+    load the version and its dependencies; no code runs.
     """
     asked.check_one(begin, tag)
     registry = asked.registry_of(ctx)
@@ -175,10 +175,10 @@ def _print(
 @asked.as_json
 @click.pass_context
 def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Compare what is registered with the store.
+    """Compare registered classes with the store.
 
-    It ends with 1 if something is out of sync or untracked, or if what is in the store is
-    refused. Names look at those alone.
+    The exit code is 1 if a class is out of sync or untracked, or if its version in the store is
+    refused. With names, only these classes are compared.
     """
     registry = asked.registry_of(ctx)
     found = _compared(registry, asked.registered(registry, names))
@@ -194,7 +194,7 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         print_rows(rows, levels=True)
         click.echo(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
     else:
-        click.echo("nothing is registered")
+        click.echo("no registered classes")
     if counted[SYNCED] < len(found):
         ctx.exit(1)
 
@@ -203,7 +203,7 @@ def _compared(registry: ClassRegistry, objs: list[Any]) -> list[dict[str, Any]]:
     try:
         sync_statuses = registry.sync_statuses(objs)
     except CodeRefused as exc:
-        if len(objs) > 1:  # one by one, to tell which are
+        if len(objs) > 1:  # one by one, to find which are refused
             return [each for obj in objs for each in _compared(registry, [obj])]
         own = {"name": name_of(objs[0]), "hash": registry.get_class_hash(objs[0])}
         return [{**own, "status": _REFUSED, "latest": None, "why": str(exc)}]
@@ -232,9 +232,9 @@ def _why(found: dict[str, Any]) -> str:
 @asked.as_json
 @click.pass_context
 def diff(ctx: click.Context, name: str, a: str, b: str, as_json: bool) -> None:
-    """Show how the source of version B differs from that of A.
+    """Show how the source changed from version A to version B.
 
-    A and B are tags, "latest", or 8 digits or more of a hash.
+    A and B are tags, "latest", or at least the first 8 digits of a hash.
     """
     registry = asked.registry_of(ctx)
     name = registry.full_name(name)
@@ -246,4 +246,6 @@ def diff(ctx: click.Context, name: str, a: str, b: str, as_json: bool) -> None:
     for line in text.splitlines():
         click.echo(printable(line.replace("\t", "    ")))
     if not text and old != new:
-        click.echo("the sources are the same; values, defaults or the Python differ", err=True)
+        click.echo(
+            "the sources are identical; values, defaults, or Python versions differ", err=True
+        )

@@ -1,4 +1,4 @@
-"""Commands that change the store: ``push``, ``tag``, ``rollback`` and ``prune``."""
+"""Commands that change the store: ``push``, ``tag``, ``rollback``, and ``prune``."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ _DAY = 86400.0  # seconds
 
 @click.command()
 @asked.names
-@click.option("--no-latest", is_flag=True, help="Store the versions, and leave the latest alone.")
+@click.option(
+    "--no-latest", is_flag=True, help="Store the versions without making them the latest."
+)
 @asked.as_json
 @click.pass_context
 def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: bool) -> None:
-    """Push what is registered, or those of it that are named.
+    """Push all registered classes, or the named ones.
 
-    Each becomes the latest version of its name. Again changes nothing: what is up to date takes
-    its part in one common round trip.
+    Each becomes the latest version under its name. Pushing again changes nothing; all classes that
+    are up to date share one round trip.
     """
     registry = asked.registry_of(ctx)
     objs = {name_of(obj): obj for obj in asked.registered(registry, names)}
@@ -49,13 +51,13 @@ def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: b
             levels=True,
         )
     else:
-        click.echo("nothing is registered")
+        click.echo("no registered classes")
 
 
 def _persisted(registry: ClassRegistry, objs: dict[str, Any]) -> set[str]:
-    """Store versions; return the names of those that were not there."""
-    there = {(each.name, code_hash) for each in registry.listing() for code_hash in each.versions}
-    return {name for name, obj in objs.items() if (name, registry.persist_class(obj)) not in there}
+    """Store versions; return the names of those that weren't in the store."""
+    stored = {(each.name, code_hash) for each in registry.listing() for code_hash in each.versions}
+    return {name for name, obj in objs.items() if (name, registry.persist_class(obj)) not in stored}
 
 
 @click.command()
@@ -65,14 +67,14 @@ def _persisted(registry: ClassRegistry, objs: dict[str, Any]) -> set[str]:
 @asked.as_json
 @click.pass_context
 def tag(ctx: click.Context, name: str, tag: str, begin: str, as_json: bool) -> None:
-    """Give a version a tag, in place of the version that has it.
+    """Tag a version, moving the tag from any other version.
 
-    HASH is 8 digits or more of it.
+    HASH is at least the first 8 digits of the version's hash.
     """
     registry = asked.registry_of(ctx)
     name = registry.full_name(name)
     code_hash = registry.find_hash(name, begin)
-    was = _stands_for(registry, name, tag)
+    was = _tagged_hash(registry, name, tag)
     registry.tag(name, tag, code_hash)
     _print(name, tag, code_hash, was, as_json=as_json)
 
@@ -83,20 +85,20 @@ def tag(ctx: click.Context, name: str, tag: str, begin: str, as_json: bool) -> N
 @asked.as_json
 @click.pass_context
 def rollback(ctx: click.Context, name: str, begin: str, as_json: bool) -> None:
-    """Make a version that is in the store the latest.
+    """Make a stored version the latest.
 
-    HASH is 8 digits or more of it.
+    HASH is at least the first 8 digits of the version's hash.
     """
     registry = asked.registry_of(ctx)
     name = registry.full_name(name)
     code_hash = registry.find_hash(name, begin)
-    was = _stands_for(registry, name, "latest")
+    was = _tagged_hash(registry, name, "latest")
     registry.rollback(name, code_hash)
     _print(name, "latest", code_hash, was, as_json=as_json)
 
 
-def _stands_for(registry: ClassRegistry, name: str, tag: str) -> str | None:
-    """Return the hash that a tag stands for; None also if that cannot be read: it is replaced."""
+def _tagged_hash(registry: ClassRegistry, name: str, tag: str) -> str | None:
+    """Return the hash that a tag names; None if there is none, or if it is unreadable."""
     try:
         return registry.tags(name).get(tag)
     except CodeError:
@@ -107,7 +109,7 @@ def _print(name: str, tag: str, code_hash: str, was: str | None, *, as_json: boo
     if as_json:
         print_json({"name": name, "tag": tag, "hash": code_hash, "was": was})
         return
-    before = "" if was is None else "as it was" if was == code_hash else f"was {short_hash(was)}"
+    before = "" if was is None else "unchanged" if was == code_hash else f"was {short_hash(was)}"
     print_rows([(tag, format_version(name, code_hash), before)])
 
 
@@ -117,15 +119,15 @@ def _print(name: str, tag: str, code_hash: str, was: str | None, *, as_json: boo
     type=click.FloatRange(min=0, min_open=True),
     required=True,
     metavar="DAYS",
-    help="Longer than any message waits, and than any process goes on sending.",
+    help="Longer than any message waits, and than any process runs that sends old versions.",
 )
-@click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; say what would be removed.")
+@click.option("--dry-run", "-n", is_flag=True, help="Delete nothing; only report.")
 @asked.as_json
 @click.pass_context
 def prune(ctx: click.Context, older_than: float, dry_run: bool, as_json: bool) -> None:
-    """Remove old versions, but those that are the latest, have a tag or are needed by others.
+    """Delete old versions, except those that are the latest, are tagged, or are needed by others.
 
-    Every version that was ever sent stays in the store until it is removed by this.
+    Every version that was ever sent is kept until this command deletes it.
     """
     registry = asked.registry_of(ctx)
     found = registry.prune(older_than * _DAY, dry_run=dry_run)
@@ -136,5 +138,5 @@ def prune(ctx: click.Context, older_than: float, dry_run: bool, as_json: bool) -
         return
     for each in found:
         click.echo(printable(format_version(each.class_name, each.hash)))
-    did = "would remove" if dry_run else "removed"
+    did = "would delete" if dry_run else "deleted"
     click.echo(f"{registry.store.url}: {did} {len(found)} versions")

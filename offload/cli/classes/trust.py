@@ -24,14 +24,14 @@ from offload.text import human_size, printable
 __all__ = ("keygen", "pull", "verify")
 
 _KEYS = """\
-# Where classes are pushed or sent, and nowhere else: who has it decides what workers run.
+# Only where classes are pushed or sent. Whoever has this key decides what workers run.
 offload_signing_key = "{private}"
 
-# Where classes are loaded. There may be more keys, and each may have a name and an end:
-# {{"key": "ed25519:...", "name": "ci", "until": "2027-06-30"}}. Without a name it is {key}.
+# Where classes are loaded. You can list more keys, each with a name and an expiry date:
+# {{"key": "ed25519:...", "name": "ci", "until": "2027-06-30"}}. The default name is {key}.
 offload_verify_keys = ["{public}"]
 
-# In both places.
+# In both.
 offload_code = "signed"\
 """
 
@@ -43,7 +43,7 @@ offload_code = "signed"\
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the pickle to this file and load nothing, whatever the settings allow.",
+    help="Write the pickle to this file without loading it, whatever the settings allow.",
 )
 @asked.as_json
 @click.pass_context
@@ -111,7 +111,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], all_versions: bool, as_js
     registry = asked.registry_of(ctx)
     if registry.policy.mode == OFF:
         raise ConfigurationError(
-            "offload_code is 'off' here, so nothing is loaded: verify with the settings of workers"
+            "offload_code is 'off', so nothing would be loaded: use the settings of workers"
         )
     wanted = {registry.full_name(name) for name in names}
     found = {each.name: each for each in registry.listing()}
