@@ -43,8 +43,8 @@ class Refreshed(Generic[T]):
 class BackgroundRefresh(Generic[T]):
     """Computes a value when it is first requested, and again when it is requested and stale.
 
-    A thread of the process computes, one value at a time, and nobody waits for it. Nothing is
-    computed unless requested. A forked child starts empty. After an error it retries after *every*
+    A thread computes one value at a time, and requests don't wait for it. Nothing is computed
+    unless requested. A forked child starts empty. After an error it retries after *every*
     seconds.
 
     Args:

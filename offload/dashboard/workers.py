@@ -123,14 +123,14 @@ def _worker(request: Request) -> Response:
         title=name or "(none)",
         kept=kept,
         worker=found[0] if found else None,
-        told=_told(found[0].reply) if found else {},
+        sections=_sections(found[0].reply) if found else {},
     )
 
 
-def _told(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _sections(reply: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Split a reply into sections."""
-    parts = {name: value for name, value in told.items() if isinstance(value, dict)}
-    rest = {name: value for name, value in told.items() if not isinstance(value, dict)}
+    parts = {name: value for name, value in reply.items() if isinstance(value, dict)}
+    rest = {name: value for name, value in reply.items() if not isinstance(value, dict)}
     return {"itself": rest, **parts}
 
 

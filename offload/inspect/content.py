@@ -36,7 +36,7 @@ _USUAL_HEADER = 64 << 10  # plain bytes in which a root's header usually ends
 
 @dataclass(frozen=True)
 class BlobSummary:
-    """What a blob seems to be, judged by its first bytes; not verified.
+    """The probable kind of a blob, judged by its first bytes; not verified.
 
     Attributes:
         seen: what the store knows of it.

@@ -32,7 +32,7 @@ _MAX_NAMES_BUFFER = 1 << 20  # bytes read from each buffer of column names
 
 @dataclass(frozen=True)
 class Preview:
-    """What is known of a value.
+    """Type, facts, and first characters of a value.
 
     Attributes:
         kind: its type, as far as that is known: ``DataFrame``, ``ndarray``, ``pickle``.
