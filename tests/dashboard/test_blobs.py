@@ -370,13 +370,13 @@ def test_a_reference_stands_in_no_address(filled):
         assert "offload:" not in str(step.url)
         assert "offload%3A" not in str(step.url)
     assert "Use the form" in client.get("/lookup", params={"what": ref.wire}).text
-    assert "not remembered" in client.get("/lookup", params={"ref": "0" * 32}).text
+    assert "no longer remembered" in client.get("/lookup", params={"ref": "0" * 32}).text
     assert client.post("/lookup", data={"what": ref.wire}).status_code == 403
     stored = client.app.state.state.stored
     for number in range(200):
         stored.remember(f"offload:{number}")
     assert len(stored._refs) == 100
-    assert "not remembered" in client.get(answer.url).text
+    assert "no longer remembered" in client.get(answer.url).text
 
 
 def test_a_task_is_looked_up(filled):
