@@ -430,6 +430,7 @@ def lifetimes_machine(
             revoked.discard(message.headers["id"])
             self.messages.remove(sent)
             self._done(sent)
+            self._collect()  # error callbacks of a chord whose part was revoked
 
         def _release_now(self, wires: Any, name: str, _delivery_info: Any) -> None:
             release(self.wire.hook, map(Ref.unbound, wires), name)
