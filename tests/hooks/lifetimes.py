@@ -314,13 +314,13 @@ def lifetimes_machine(
             if expires:
                 span = seconds_until(headers["expires"]) + GRACE
             holder, until = f"message {next(_number)}", self.model.now + span
+            embedded = [embed["offload"].get("errbacks"), *(embed[field] for field in EMBEDDED)]
             name = own_name(headers) or headers["task"]
             if not name.startswith("work"):  # Celery's own that joins a group's results
-                for key in self._referred(args):
+                for key in self._referred([args, embedded]):
                     self._hold(holder, key, span)
                 return
-            moved = embed["offload"].get("errbacks")
-            carried = list(carried_by([moved, *(embed[field] for field in EMBEDDED)]))
+            carried = list(carried_by(embedded))
             if self.running is not None and embed["offload"].get("attempt"):
                 holder, until = self.running.holder, self.running.until
             else:
