@@ -314,7 +314,8 @@ def lifetimes_machine(
             if expires:
                 span = seconds_until(headers["expires"]) + GRACE
             holder, until = f"message {next(_number)}", self.model.now + span
-            embedded = [embed["offload"].get("errbacks"), *(embed[field] for field in EMBEDDED)]
+            embedded = [embed[field] for field in EMBEDDED]
+            embedded.append(embed.get("offload", {}).get("errbacks"))
             name = own_name(headers) or headers["task"]
             if not name.startswith("work"):  # Celery's own that joins a group's results
                 for key in self._referred([args, embedded]):
