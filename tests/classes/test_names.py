@@ -101,5 +101,5 @@ def test_names_of_things():
     assert name_of(Filter) == f"{__name__}.test_names_of_things.<locals>.Filter"
     assert name_of(name_of) == "offload.classes.versions.name_of"
     assert name_of(lambda: 1).endswith(".<lambda>")
-    with pytest.raises(NotShippable, match="this is a int"):
+    with pytest.raises(NotShippable, match="expected a class or function, not a int"):
         name_of(5)

@@ -14,7 +14,7 @@ from celery import Celery
 from click.testing import CliRunner
 
 from offload import Offload
-from offload.cli import _NOUNS, offload
+from offload.cli import _COMMANDS, offload
 from offload.cli.output import print_json_list
 
 ALLOWED = {"offload", "offload.cli", "offload.errors"}
@@ -47,7 +47,7 @@ print(json.dumps([n for n in sys.modules if n.partition(".")[0] in ("offload", "
 def test_every_noun_says_what_it_does():
     """Each is found by its name and has a help text; an unknown one is no command."""
     listed = offload.list_commands(None)
-    assert listed == sorted(_NOUNS)
+    assert listed == sorted(_COMMANDS)
     for name in listed:
         command = offload.get_command(None, name)
         assert command.name == name
@@ -136,7 +136,7 @@ def test_an_app_without_offload_is_told_what_to_do(project):
     project.write()
     (project.folder / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
     _, said = project.run("gc", app="plain", code=1)
-    assert said.startswith("Error: app 'plain' has no offload: name the app by -A, as in ")
+    assert said.startswith("Error: app 'plain' has no offload: name the app with -A, as in ")
     assert "celery -A proj offload gc" in said
     _, said = project.run("gc", app=None, code=1)
     assert said.startswith("Error: app 'default' has no offload")

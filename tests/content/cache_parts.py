@@ -63,7 +63,7 @@ class Store(MemoryStore):
         return reads
 
     def alter(self, digest):
-        blob = self.blobs._inner._blobs[digest]
+        blob = self.blobs._inner._state.blobs[digest]
         blob.content = blob.content[:-1] + bytes([blob.content[-1] ^ 1])
 
 

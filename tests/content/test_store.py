@@ -457,7 +457,7 @@ def test_what_lies_in_a_store_that_was_taken_away_is_not_called_gone(parts):
     parts.store = TieredStore(first, [lower], (1000,))
     ref = parts.another().writer.put(noise(MB), celery_serializer="json", hold=Hold(HOUR, "task:1"))
     for parts.store in (TieredStore(first, [MemoryStore("other")], (1000,)), first):
-        with pytest.raises(StoreUnavailable, match=r"lies in memory://lower.*add it") as caught:
+        with pytest.raises(StoreUnavailable, match=r"is in memory://lower.*add it") as caught:
             parts.another().holds.add([ref], Hold(HOUR, "task:2"))
         assert caught.value.digest in {info.digest for info in lower.blobs.scan()}
 
