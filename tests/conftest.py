@@ -20,6 +20,8 @@ LONGEST = (  # files that take a minute or more, longest first
     "classes/test_identity.py",
     "integration/test_shipping.py",
 )
+LAST = ("integration/test_packages.py",)
+"""Files whose packages patch this process; no other file runs after them."""
 
 
 def pytest_collection_modifyitems(items):
@@ -32,6 +34,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("integration"):
             ranks.setdefault(item.path, len(LONGEST))
+    ranks.update({folder / name: len(LONGEST) + 2 for name in LAST})
     items.sort(key=lambda item: ranks.get(item.path, len(LONGEST) + 1))
 
 

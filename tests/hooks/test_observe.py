@@ -146,13 +146,15 @@ def test_publishing_asks_the_store_nothing(redis):
 def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
     """Publishing goes on, and what was counted is written when it is back."""
     caplog.set_level(logging.INFO, "offload")
-    add, calls = MemorySums.add, []
+    add, calls, mine = MemorySums.add, [], sums_of(open_store(url))
 
     def away(self, tally):
+        if self is not mine:  # of another test's app
+            return add(self, tally)
         calls.append(tally.number)
         if len(calls) < 4:
             raise StoreUnavailable("away")
-        add(self, tally)
+        return add(self, tally)
 
     with patch.object(MemorySums, "add", away):
         wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
