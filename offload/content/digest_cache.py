@@ -105,7 +105,7 @@ class KnownBlobs:
                 self._size -= len(self._known.popitem(last=False)[1][1])
 
     def find(self, root: Digest) -> tuple[float, list[Digest]]:
-        """Return what `note` was given for the value called *root*; ``(0.0, [])`` if nothing."""
+        """Return the end and the digests noted for *root*; ``(0.0, [])`` if there are none."""
         with self._lock:
             return self._known.get(root, (0.0, []))
 

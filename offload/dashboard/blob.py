@@ -49,18 +49,20 @@ def _blob(request: Request) -> Response:
     [seen] = blob_inspection_of(stored.store).peek([digest], 1)
     if seen is None:
         return _gone(request, digest)
-    told: Mapping[str, Any] = {}
+    described: Mapping[str, Any] = {}
     broken = ""
     try:
-        told = stored.content(digest)
-        broken = told.get("broken", "")
+        described = stored.content(digest)
+        broken = described.get("broken", "")
     except StoreUnavailable:
         raise
     except OffloadError as exc:
         broken = str(exc)
-    plain = {name: told[name] for name in told if name not in ("preview", "chunks", "broken")}
-    chunks = told.get("chunks", [])
-    preview: Shown | None = shown_of(told["preview"]) if "preview" in told else None
+    plain = {
+        name: described[name] for name in described if name not in ("preview", "chunks", "broken")
+    }
+    chunks = described.get("chunks", [])
+    preview: Shown | None = shown_of(described["preview"]) if "preview" in described else None
     return render(
         request,
         "blob.html",

@@ -22,22 +22,22 @@ def _estimate(request: Request) -> Response:
     state = state_of(request)
     time_range = time_range_of(request, "all")
     found = state.statistics.report(time_range, tasks=True)
-    told = estimate(found, state.runtime.settings.threshold)
+    prediction = estimate(found, state.runtime.settings.threshold)
     return render(
         request,
         "estimate.html",
         title="Estimate",
         time_range=time_range,
         time_ranges=TIME_RANGES,
-        estimate=told,
-        charts=[_chart(told)],
-        thresholds=_thresholds(request, told),
-        tasks=_tasks(request, told),
+        estimate=prediction,
+        charts=[_chart(prediction)],
+        thresholds=_thresholds(request, prediction),
+        tasks=_tasks(request, prediction),
     )
 
 
-def _chart(told: Estimate) -> Chart:
-    candidates = told.total.candidates
+def _chart(prediction: Estimate) -> Chart:
+    candidates = prediction.total.candidates
     return Chart(
         "thresholds",
         "Bytes by threshold",
@@ -51,10 +51,10 @@ def _chart(told: Estimate) -> Chart:
     )
 
 
-def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
+def _thresholds(request: Request, prediction: Estimate) -> Table[Candidate]:
     def mark(each: Candidate) -> str:
-        best = told.total.best
-        marks = {"set": each.threshold == told.threshold, "best": each == best}
+        best = prediction.total.best
+        marks = {"set": each.threshold == prediction.threshold, "best": each == best}
         return ", ".join(text for text, holds in marks.items() if holds)
 
     out = "that would be kept out of messages"
@@ -90,7 +90,7 @@ def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
     return Table.of(
         request.query_params,
         columns,
-        told.total.candidates,
+        prediction.total.candidates,
         caption="Thresholds",
         identify=lambda each: f"{each.threshold:012}",
         sort="threshold",
@@ -98,7 +98,7 @@ def _thresholds(request: Request, told: Estimate) -> Table[Candidate]:
     )
 
 
-def _tasks(request: Request, told: Estimate) -> Table[tuple[str, Choices]]:
+def _tasks(request: Request, prediction: Estimate) -> Table[tuple[str, Choices]]:
     def best(item: tuple[str, Choices]) -> str:
         found = item[1].best
         return "none saves" if found is None else human_threshold(found.threshold)
@@ -116,7 +116,7 @@ def _tasks(request: Request, told: Estimate) -> Table[tuple[str, Choices]]:
     return Table.of(
         request.query_params,
         columns,
-        [(task, choices) for task, choices in told.tasks.items() if choices.values],
+        [(task, choices) for task, choices in prediction.tasks.items() if choices.values],
         caption="Tasks",
         identify=lambda item: item[0],
         sort="saved",

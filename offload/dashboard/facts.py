@@ -34,18 +34,18 @@ class Shown:
     why: str
 
 
-def facts_of(told: Mapping[str, Any]) -> Facts:
+def facts_of(described: Mapping[str, Any]) -> Facts:
     """Return facts with readable names, without unknown ones."""
     return [
         (_LABELS.get(name, name.replace("_", " ").capitalize()), _text(name, value))
-        for name, value in told.items()
+        for name, value in described.items()
         if value is not None and value not in ([], {})
     ]
 
 
-def shown_of(told: Mapping[str, Any]) -> Shown:
+def shown_of(described: Mapping[str, Any]) -> Shown:
     """Convert a preview that `describe_preview` returned."""
-    rest = {**told}
+    rest = {**described}
     text, cut, why = (rest.pop(name, None) for name in ("text", "cut", "not_shown"))
     return Shown(facts_of(rest), None if text is None else str(text), bool(cut), str(why or ""))
 

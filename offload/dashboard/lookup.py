@@ -62,12 +62,12 @@ def _lookup(request: Request) -> Response:
         return _page(request, what, {}, str(exc))
 
 
-def _page(request: Request, what: str, told: Mapping[str, Any], error: str = "") -> Response:
+def _page(request: Request, what: str, described: Mapping[str, Any], error: str = "") -> Response:
     """Show a description; a task's result has its own section."""
-    result = told.get("result")
-    value = result if isinstance(result, Mapping) else told
+    result = described.get("result")
+    value = result if isinstance(result, Mapping) else described
     preview = value.get("preview")
-    task = told.get("task")
+    task = described.get("task")
     return render(
         request,
         "lookup.html",
@@ -75,8 +75,8 @@ def _page(request: Request, what: str, told: Mapping[str, Any], error: str = "")
         title="Look up",
         what=what,
         error=error,
-        kind=told.get("what", ""),
-        facts=facts_of(_plain(told)),
+        kind=described.get("what", ""),
+        facts=facts_of(_plain(described)),
         result=facts_of(_plain(result)) if isinstance(result, Mapping) else None,
         digest=value.get("digest"),
         preview=None if preview is None else shown_of(preview),
@@ -84,9 +84,9 @@ def _page(request: Request, what: str, told: Mapping[str, Any], error: str = "")
     )
 
 
-def _plain(told: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(described: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts without a section of their own."""
-    left = {**told}
+    left = {**described}
     for name in ("what", "preview", "chunks", "holders"):
         left.pop(name, None)
     if isinstance(left.get("result"), Mapping):

@@ -122,10 +122,10 @@ class Stored:
 
     def _looked_up(self, what: str) -> Mapping[str, Any]:
         if not is_ref(what):
-            told = describe_task(self._runtime, what)
-            if told["state"] not in READY_STATES:
-                told.pop("result_ref", None)
-                return {"what": "task", **told}
+            described = describe_task(self._runtime, what)
+            if described["state"] not in READY_STATES:
+                described.pop("result_ref", None)
+                return {"what": "task", **described}
         return self._described.get(what)
 
     def remember(self, ref: str) -> str:
@@ -148,15 +148,15 @@ class Stored:
 
     def _content(self, digest: Digest) -> Mapping[str, Any]:
         content = read_content(self.store, digest)
-        told = describe_content(content)
+        described = describe_content(content)
         if content.manifest is None:
-            return told
+            return described
         try:
-            return {**told, "preview": describe_preview(content)}
+            return {**described, "preview": describe_preview(content)}
         except StoreUnavailable:
             raise
         except OffloadError as exc:  # a chunk is missing, but the manifest is known
-            return {**told, "broken": str(exc)}
+            return {**described, "broken": str(exc)}
 
 
 class _Found:

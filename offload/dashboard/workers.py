@@ -38,8 +38,8 @@ def _threshold(worker: Worker) -> int:
     return _whole(worker.settings.get("threshold"))
 
 
-def _whole(told: object) -> int:
-    return told if type(told) is int else 0
+def _whole(value: object) -> int:
+    return value if type(value) is int else 0
 
 
 def _counted(name: str, label: str, counter: str, hint: str) -> Column[Worker]:

@@ -29,7 +29,7 @@ class Requirement:
 def retention_requirements(
     runtime: Runtime, *, delay: float = 0.0, retention: float | None = None
 ) -> list[Requirement]:
-    """Return what the settings, and the options of all tasks of the app, require; longest first.
+    """Return the retention that the app's settings and tasks require, the longest first.
 
     Options of single calls can't be known here:
 

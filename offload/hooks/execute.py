@@ -159,8 +159,8 @@ def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable
             except MALFORMED as exc:
                 if request.get("is_eager") or current_process().name != _MAIN:
                     raise
-                # In a pool without processes, this would end the worker. Celery does the same in
-                # `celery.app.trace.trace_task`, unless it has optimized that away.
+                # In a pool without processes, this would end the worker. Celery catches
+                # it, too, unless it has replaced `trace_task` by its faster variant.
                 info = trace.TraceInfo(states.FAILURE, exc)
                 return trace.trace_ok_t(trace.report_internal_error(task, exc), info, 0.0, None)
             if not request.get("is_eager"):

@@ -171,7 +171,7 @@ _PROCESS_MODULES = frozenset(
 
 
 def advise(value: Any) -> str:
-    """Return what to do about *value*, which isn't data; "" if its type suggests nothing."""
+    """Suggest how to send *value*, which isn't data; "" if its type suggests nothing."""
     kind = type(value)
     if isinstance(value, type):
         return ""

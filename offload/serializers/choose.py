@@ -158,7 +158,7 @@ class Registry:
             advised.append(
                 "if all senders are trusted, add 'pickle' to accept_content or offload_accept"
             )
-        # Only the type and the path: logs and results must not show what is in a value.
+        # Only the type and the path: logs and results must not show values.
         raise SerializationError(
             f"cannot serialize {type_name(value)}: {reason}; {'; or, '.join(advised)}"
         )

@@ -61,7 +61,7 @@ def carries(value: Any, celery_serializer: str) -> bool:
 
 
 def encode(value: Any, celery_serializer: str) -> Payload | None:
-    """Return what plain Celery would send for *value*, or None if it can't."""
+    """Serialize *value* as plain Celery does; return None if it can't."""
     try:
         encoding, body = _dumps(value, celery_serializer)
         buffer = utf8(body) if isinstance(body, str) else memoryview(body).cast("B")
@@ -73,7 +73,7 @@ def encode(value: Any, celery_serializer: str) -> Payload | None:
 
 
 def decode(celery_serializer: str, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-    """Return what plain Celery would deliver. The caller checks whether that is accepted."""
+    """Deserialize as plain Celery does. The caller checks that the serializer is accepted."""
     content_type = registry.name_to_type.get(celery_serializer)
     if content_type is None:
         raise DeserializationError(

@@ -149,7 +149,7 @@ class PointerStore(Protocol):
         """Return the value, or None if the name is unset."""
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return what `read` returns for each name, not necessarily of the same moment.
+        """Read several pointers, as `read` does for one. The values may be read at different times.
 
         One round trip if the store can answer for several names at once.
         """

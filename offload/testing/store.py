@@ -568,8 +568,8 @@ class PointerTests:
             name.encode() for name in GOOD_NAMES
         ]
         asked = [*GOOD_NAMES, unique(), *reversed(GOOD_NAMES)]
-        told = [name.encode() if name in GOOD_NAMES else None for name in asked]
-        assert store.pointers.read_all(asked) == told
+        expected = [name.encode() if name in GOOD_NAMES else None for name in asked]
+        assert store.pointers.read_all(asked) == expected
         assert store.pointers.read_all([]) == []
         assert set(GOOD_NAMES) <= set(store.pointers.names())
         for name in GOOD_NAMES:

@@ -8,7 +8,6 @@ import sys
 import textwrap
 from types import ModuleType
 
-import fakeredis
 import pytest
 
 from offload.classes import loading, pushing, source
@@ -18,8 +17,7 @@ from offload.classes.registry import ClassRegistry
 from offload.stores import open_store
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
-from offload.stores.redis.packer import PACKER
-from offload.stores.redis.store import RedisStore
+from tests.support.fake_redis import fake_redis
 
 SERVERS = ("redis", "valkey", "s3")
 SHARED = ("file", *SERVERS)
@@ -30,17 +28,6 @@ def servers(names):
     return [
         pytest.param(name, marks=pytest.mark.server if name in SERVERS else ()) for name in names
     ]
-
-
-def fake_redis():
-    server = fakeredis.FakeServer()
-
-    def connect():
-        client = fakeredis.FakeRedis(server=server, protocol=2)
-        client.connection_pool.connection_kwargs["command_packer"] = PACKER
-        return client
-
-    return RedisStore(connect, url="redis://fake")
 
 
 def url_of(kind, request, tmp_path):

@@ -8,21 +8,15 @@ from offload.classes.registry import ClassRegistry
 from offload.errors import VersionMissing
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
+from offload.testing.store import FakeClock
 from tests.cli.class_commands import Command, made
 
 DAY = 86400.0
 
 
-class Clock:
-    now = 1_000_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
 @pytest.fixture(params=["memory", "file", "redis"])

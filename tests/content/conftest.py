@@ -12,6 +12,7 @@ from offload.metrics.counters import Counters
 from offload.serializers.choose import Registry
 from offload.settings import RetryPolicy, Settings
 from offload.stores.memory import MemoryStore
+from offload.testing.store import FakeClock
 
 HOUR = 3600.0
 
@@ -61,20 +62,12 @@ class CountingStore:
         self.stored[digest].content = bytes(content)
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1_700_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
 class Parts:
     """All that a content store is made of, each within reach of the test."""
 
     def __init__(self, *, accept=("json", "pickle"), **settings):
         settings.setdefault("retry", RetryPolicy(max_retries=3, interval_start=1.0))
-        self.clock = Clock()
+        self.clock = FakeClock(1_700_000_000.0)
         self.store = CountingStore(self.clock)
         self.settings = Settings(**settings)
         self.counters = Counters()

@@ -7,6 +7,7 @@ import html
 import re
 import tracemalloc
 
+from offload.metrics import recorder
 from tests.support.processes import wait_until
 
 
@@ -53,10 +54,12 @@ def free(shop, value, **options):
 
 
 def growth(ask, times):
-    """Return by how many bytes four times as many askings let this process grow, after two
-    rounds of *times*: the least of three measurements, as threads that other tests left may
-    allocate meanwhile, and a leak grows in each.
+    """Return by how many bytes this process grows while *ask* runs four times as often.
+
+    Two rounds of *times* come first. A leak grows in each of three measurements, so the least
+    counts: threads that other tests left may allocate meanwhile, though their writers are ended.
     """
+    recorder._write_all()
     ask(times)
     return min(_growth(ask, times) for _ in range(3))
 

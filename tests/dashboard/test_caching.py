@@ -9,20 +9,13 @@ import pytest
 
 from offload.dashboard.caching import BackgroundRefresh
 from offload.errors import StoreUnavailable
+from offload.testing.store import FakeClock
 from tests.support.processes import wait_until
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock(1000.0)
 
 
 def settled(refreshed):

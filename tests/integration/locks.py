@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery_once import QueueOnce
+from celery_once.backends import redis as once
 from celery_singleton import Singleton
 
 from offload import Offload
@@ -29,6 +30,7 @@ def create(config: dict[str, Any]) -> Celery:
             "settings": {"url": url, "default_timeout": 3600},
         },
     )
+    once.redis = None  # celery-once keeps one client per process: that of the first app
     if config["offload"]:
         Offload(app, store=url, cache="off")
 

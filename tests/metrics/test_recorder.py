@@ -21,22 +21,15 @@ from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.sums import LABEL
+from offload.testing.store import FakeClock
 from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock(100.0)
 
 
 @pytest.fixture

@@ -14,21 +14,15 @@ from offload.metrics.storage import sums_of
 from offload.stores.memory import MemoryStore
 from offload.stores.sums import LABEL, CounterBatch, MemorySums
 from offload.stores.tiered import TieredStore
+from offload.testing.store import FakeClock
 
 DAY = 86400
 NOON = 20_000 * DAY + DAY // 2
 
 
-class Clock:
-    now = float(NOON)
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock(float(NOON))
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import time
 from itertools import count
 from pathlib import Path
 
-import fakeredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +19,9 @@ from offload.metrics.storage import sums_of, sweep_sums
 from offload.stores import open_store
 from offload.stores.capabilities import AddsNumbers
 from offload.stores.memory import MemoryStore
-from offload.stores.redis.packer import PACKER
-from offload.stores.redis.store import RedisStore
 from offload.stores.sums import LABEL, SPANS, CounterBatch, MemorySums
 from offload.testing.store import unique
+from tests.support.fake_redis import fake_redis
 from tests.support.moto_s3 import moto_s3
 from tests.support.servers import redis_client, redis_server
 
@@ -56,14 +54,7 @@ def _store(request, tmp_path):
     if kind == "s3":
         return open_store(request.getfixturevalue("s3").url(unique()))
     if kind == "fake":
-        server = fakeredis.FakeServer()
-
-        def connect():
-            client = fakeredis.FakeRedis(server=server, protocol=2)
-            client.connection_pool.connection_kwargs["command_packer"] = PACKER
-            return client
-
-        return RedisStore(connect, url="redis://fake")
+        return fake_redis()
     prefix = f"prefix={unique().replace('/', '-')}"
     if kind == "tiers":
         url = request.getfixturevalue("redis").url
@@ -164,13 +155,7 @@ def test_an_account_that_is_full_takes_no_more_names(tallies, monkeypatch):
 )
 def test_any_names_are_added_up(given_):
     """Names may be of any characters; each is counted for itself."""
-    server = fakeredis.FakeServer()
-    stores = [
-        MemorySums(),
-        sums_of(
-            RedisStore(lambda: fakeredis.FakeRedis(server=server, protocol=2), url="redis://fake")
-        ),
-    ]
+    stores = [MemorySums(), sums_of(fake_redis())]
     expected = {}
     for number, names in enumerate(given_):
         amounts = {}

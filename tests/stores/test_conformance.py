@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 
-import fakeredis
 import pytest
 
 from offload.stores import open_store
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
-from offload.stores.redis.packer import PACKER
-from offload.stores.redis.store import RedisStore
 from offload.stores.tiered import TieredStore
 from offload.testing.processes import ProcessSuite
 from offload.testing.stateful import store_machine
@@ -26,18 +23,8 @@ from offload.testing.store import (
     StoreSuite,
     blobs,
 )
+from tests.support.fake_redis import fake_redis
 from tests.support.moto_s3 import moto_s3
-
-
-def fake_redis() -> RedisStore:
-    server = fakeredis.FakeServer()
-
-    def connect() -> fakeredis.FakeRedis:
-        client = fakeredis.FakeRedis(server=server, protocol=2)
-        client.connection_pool.connection_kwargs["command_packer"] = PACKER
-        return client
-
-    return RedisStore(connect, url="redis://fake")
 
 
 class FakeClockSuite(StoreSuite):

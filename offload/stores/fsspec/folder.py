@@ -89,10 +89,10 @@ class Folder:
         try:
             with self._errors() as system:
                 try:
-                    told = system.modified(self.path(name))
+                    stamp = system.modified(self.path(name))
                     # One without a zone is taken for UTC; at worst, the sweep is late.
                     return float(
-                        (told if told.tzinfo else told.replace(tzinfo=timezone.utc)).timestamp()
+                        (stamp if stamp.tzinfo else stamp.replace(tzinfo=timezone.utc)).timestamp()
                     )
                 except (NotImplementedError, AttributeError, LookupError, TypeError, ValueError):
                     return None

@@ -91,8 +91,8 @@ class FsspecFiles:
         return self._clock()
 
     def sure_time(self) -> float:
-        told = self._its_clock()
-        return self._clock() if told is None else min(self._clock(), told)
+        server_time = self._its_clock()
+        return self._clock() if server_time is None else min(self._clock(), server_time)
 
     def _versions(self, *, whole: bool = False) -> list[_Version]:
         """Return the versions that are there, those that are not *whole* only if wanted."""

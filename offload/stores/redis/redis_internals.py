@@ -54,7 +54,7 @@ def exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
 
 
 def refusal(pool: Any, length: int) -> str | None:
-    """Return what the server says to the announcement of a string of *length* bytes, if anything.
+    """Return the server's reply to the announced length of a string, in bytes, if it sends one.
 
     It breaks the connection while the string is still being sent, so its answer is lost then.
     """

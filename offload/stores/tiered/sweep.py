@@ -66,7 +66,7 @@ class Tier:
         return {digest for digest, peek in zip(digests, peeks, strict=True) if peek is not None}
 
     def _from_now(self, kept: Mapping[Digest, float], began: float) -> dict[Digest, float]:
-        """Return what surely remains of promises made between *began* and now."""
+        """Return the seconds that certainly remain of each promise made since *began*."""
         took = self._clock() - began
         return {digest: max(left - took, 0.001) for digest, left in kept.items()}
 
