@@ -88,7 +88,7 @@ class _Server:
         self.pid = os.getpid()
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with theirs:
-            subprocess.Popen(
+            self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno()), *_preloaded],
                 cwd=ROOT,
                 env=env,
