@@ -15,6 +15,7 @@ from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.content import set_clock
+from tests.support.django_database import use_database
 from tests.support.wire import make_wire
 
 DAY = 86400.0
@@ -64,18 +65,11 @@ def _sqlalchemy(folder):
 
 
 def _django(folder):
-    django = pytest.importorskip("django")
     pytest.importorskip("django_celery_results")
-    from django.conf import settings
+    use_database(folder / "results.sqlite3")
+    from django.core.management import call_command
 
-    if not settings.configured:
-        databases = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
-        apps = ["django_celery_results"]
-        settings.configure(DATABASES=databases, INSTALLED_APPS=apps, USE_TZ=True)
-        django.setup()
-        from django.core.management import call_command
-
-        call_command("migrate", verbosity=0)
+    call_command("migrate", verbosity=0)
     from django.db.models import F
     from django_celery_results.models import TaskResult
 

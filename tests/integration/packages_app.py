@@ -7,12 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import django
 from celery import Celery
-from django.conf import settings
 from pydantic import BaseModel
 
 from offload import Offload
+from tests.support.django_database import use_database
 
 
 class Order(BaseModel):
@@ -27,15 +26,7 @@ class Summary(BaseModel):
 
 
 def create(config: dict[str, Any]) -> Celery:
-    if not settings.configured:
-        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": config["database"]}
-        settings.configure(
-            DATABASES={"default": {**database, "OPTIONS": {"timeout": 30}}},
-            INSTALLED_APPS=["django_celery_results", "django_celery_beat"],
-            DEFAULT_AUTO_FIELD="django.db.models.AutoField",
-            USE_TZ=True,
-        )
-        django.setup()
+    use_database(config["database"])
     app = Celery("packages", broker=config["url"], backend="django-db", set_as_current=False)
     app.conf.update(
         broker_connection_retry_on_startup=True,
