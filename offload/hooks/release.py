@@ -19,7 +19,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from celery import states
+from celery import signals, states
 from kombu.transport import virtual
 
 from offload.content.holds import holder
@@ -48,6 +48,7 @@ CLEANED_DAILY = 86400.0
 """Seconds between two cleanups of a result backend, by Celery's own schedule for beat."""
 
 _FINAL = frozenset({states.SUCCESS, states.FAILURE, states.RETRY, states.IGNORED, states.REVOKED})
+_FINISH_TIMEOUT = 5.0  # seconds for which a worker's shutdown waits for releases
 _QUEUE_LIMIT = 10_000  # releases waiting for the thread; further ones expire by retention
 _FOREVER = 10 * 365 * 86400.0  # for results that never expire
 _CLEANUP_MARGIN = timedelta(minutes=1)  # results that expire just before a cleanup reads them
@@ -138,13 +139,13 @@ def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str) -> None:
         )
 
 
-_Job = tuple[list[str], str, Mapping[str, Any] | None]
+_Release = tuple[list[str], str, Mapping[str, Any] | None]
 
 
 class Releaser:
     """Releases in a thread, for a worker's main process, which must not wait for the store.
 
-    Each process starts the thread when it is first needed.
+    Each process starts the thread when it is first needed. A worker that shuts down waits for it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -162,17 +163,31 @@ class Releaser:
         except (queue.Full, RuntimeError):  # or no more threads can be started
             self._runtime.counters.add(releases_failed=1)
 
-    def _start(self) -> queue.Queue[_Job]:
+    def finish(self, **_signal: Any) -> None:
+        """Wait until what was submitted is released, at most 5 s."""
+        done = threading.Event()
+        try:
+            self._queues.get().put(done, timeout=_FINISH_TIMEOUT)
+        except (queue.Full, RuntimeError):
+            return
+        done.wait(_FINISH_TIMEOUT)
+
+    def _start(self) -> queue.Queue[_Release | threading.Event]:
         guard_forks()
-        waiting: queue.Queue[_Job] = queue.Queue(_QUEUE_LIMIT)
+        waiting: queue.Queue[_Release | threading.Event] = queue.Queue(_QUEUE_LIMIT)
+        signals.worker_shutdown.connect(self.finish)
         threading.Thread(
             target=self._run, args=(waiting,), name="offload-release", daemon=True
         ).start()
         return waiting
 
-    def _run(self, waiting: queue.Queue[_Job]) -> None:
+    def _run(self, waiting: queue.Queue[_Release | threading.Event]) -> None:
         while True:
-            wires, name, delivery_info = waiting.get()
+            job = waiting.get()
+            if isinstance(job, threading.Event):
+                job.set()
+                continue
+            wires, name, delivery_info = job
             if is_only_copy(self._runtime.app, delivery_info):
                 release(self._runtime, map(Ref.unbound, wires), name)
 

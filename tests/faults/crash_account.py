@@ -54,6 +54,7 @@ class Account:
     def _read_tasks(self, path, killed):
         """Read what workers noted, and find the victims: what a killed process was at."""
         has, at = {}, {}  # which worker has a task, and which task a child began last
+        mains = {}  # of children: a worker that ends by itself ends them
         for line in lines(path):
             what, task_id, pid = line["what"], line.get("id"), line.get("pid")
             self._history[task_id].append(line)
@@ -62,6 +63,7 @@ class Account:
             elif what == "begin":
                 self._begun[task_id] += 1
                 at[pid] = task_id
+                mains[pid] = line["main"]
             elif what in ("end", "again"):
                 has.pop(task_id, None)
                 self._ended[task_id] += what == "end"
@@ -76,7 +78,9 @@ class Account:
             else:
                 self._became[task_id].add(what)
         found = [*((pid, task_id) for task_id, pid in has.items()), *at.items()]
-        self._victims = {task_id for pid, task_id in found if pid in killed}
+        self._victims = {
+            task_id for pid, task_id in found if not killed.isdisjoint([pid, mains.get(pid)])
+        }
 
     def _kind(self, task_id):
         return self._wanted.get(task_id, {}).get("kind")

@@ -53,7 +53,7 @@ def both(**options):
 
 
 def begin(task):
-    JOURNAL.note("begin", id=task.request.id, pid=os.getpid())
+    JOURNAL.note("begin", id=task.request.id, pid=os.getpid(), main=os.getppid())
 
 
 def end(task, *checks):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
 from billiard.einfo import ExceptionInfo
-from celery import chain, chord, group, states
+from celery import chain, chord, group, signals, states
 from celery.app.amqp import Queues
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerLostError
@@ -256,6 +257,28 @@ def raised(exc):
         raise exc
     except type(exc):
         return ExceptionInfo()
+
+
+def test_a_worker_that_shuts_down_finishes_its_releases(wire, monkeypatch):
+    """What the main process has yet to release when the worker stops is released before it ends."""
+    stopping, released = threading.Event(), []
+
+    def release_once_stopping(_runtime, _refs, name):
+        assert stopping.wait(10)
+        released.append(name)
+
+    def stop(**_signal):
+        stopping.set()
+
+    monkeypatch.setattr("offload.hooks.release.release", release_once_stopping)
+    signals.worker_shutdown.connect(stop)
+    releaser = Releaser(wire.hook._runtime)
+    names = [f"task:{number}" for number in range(1000)]
+    for name in names:
+        releaser.submit([], name, {"exchange": ""})
+    assert released == []
+    signals.worker_shutdown.send(sender=None)
+    assert released == names
 
 
 @pytest.mark.parametrize(
