@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from offload.settings.core import RetryPolicy
 from offload.settings.options import TaskOptions
-from offload.settings.settings import Settings
+from offload.settings.settings import RetryPolicy, Settings
 
 __all__ = ("RetryPolicy", "Settings", "TaskOptions")
