@@ -13,9 +13,8 @@ from typing import Any
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers import kombu
 from offload.serializers.base import CREATE_IN_TASK, Code, NotData, Payload, Serializer
-from offload.serializers.json import Json
 from offload.serializers.pickle import Pickle
-from offload.serializers.raw import Raw
+from offload.serializers.plain import Json, Raw
 from offload.serializers.tree import Tree
 from offload.text import type_name
 

@@ -10,7 +10,7 @@ from kombu.serialization import registry
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers.base import Payload, utf8
-from offload.serializers.kombu_internals import codec
+from offload.serializers.library_internals import codec
 from offload.text import type_name
 
 __all__ = ("PREFIX", "carries", "decode", "encode", "is_kombus_own", "name_of")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from offload.serializers.base import NotData
-from offload.serializers.numpy_internals import fill_value
+from offload.serializers.library_internals import fill_value
 from offload.serializers.tree import Reader, Writer
 from offload.text import type_name
 

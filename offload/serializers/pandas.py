@@ -16,7 +16,7 @@ from pandas.api.extensions import ExtensionArray
 from pandas.tseries.frequencies import to_offset
 
 from offload.serializers.base import NotData
-from offload.serializers.pandas_internals import data_and_mask
+from offload.serializers.library_internals import data_and_mask
 from offload.serializers.scalars import text
 from offload.serializers.tree import Node, Reader, Writer
 from offload.text import type_name

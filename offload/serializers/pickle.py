@@ -130,8 +130,8 @@ def _reduce_array(array: Any, *, as_celery: bool) -> Any:
     """
     import numpy as np
 
+    from offload.serializers.library_internals import array_maker
     from offload.serializers.numpy import flat_bytes
-    from offload.serializers.numpy_internals import array_maker
 
     dtype = array.dtype
     swaps = not dtype.isnative

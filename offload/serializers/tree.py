@@ -30,8 +30,7 @@ import orjson
 from offload.errors import DeserializationError, OffloadError
 from offload.serializers import objects, scalars
 from offload.serializers.base import Code, NotData, Payload, advise
-from offload.serializers.json import is_plain
-from offload.serializers.raw import Raw
+from offload.serializers.plain import Raw, is_plain
 from offload.serializers.scalars import Node, text
 from offload.text import reason_of, type_name
 

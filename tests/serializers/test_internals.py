@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kombu.utils import json
 
-from offload.serializers.kombu_internals import codec
+from offload.serializers.library_internals import array_maker, codec, data_and_mask, fill_value
 
 
 def test_kombu_tells_what_encodes_and_decodes():
@@ -17,16 +17,12 @@ def test_kombu_tells_what_encodes_and_decodes():
 
 def test_numpy_pickles_an_array_by_a_function_that_takes_its_buffer():
     """numpy's pickles of protocol 5 make arrays of a buffer, a dtype, a shape, and an order."""
-    from offload.serializers.numpy_internals import array_maker
-
     made = array_maker()(bytearray(range(6)), np.dtype("u1"), (2, 3), "F")
     assert made.tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_numpy_keeps_the_fill_value_that_was_set():
     """numpy's masked array has no fill value until one is set, or asked for."""
-    from offload.serializers.numpy_internals import fill_value
-
     array = np.ma.masked_array([1, 2], [True, False])
     assert fill_value(array) is None
     array.fill_value = 7
@@ -37,8 +33,6 @@ def test_numpy_keeps_the_fill_value_that_was_set():
 def test_pandas_keeps_nullable_values_and_their_mask(dtype):
     """pandas' nullable arrays consist of a numpy array of values and one of booleans."""
     pd = pytest.importorskip("pandas")
-    from offload.serializers.pandas_internals import data_and_mask
-
     data, mask = data_and_mask(pd.array([1, None, 0], dtype=dtype))
     assert isinstance(data, np.ndarray)
     assert list(data[[0, 2]]) == [1, 0]
