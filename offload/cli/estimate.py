@@ -50,7 +50,7 @@ def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: b
     if as_json:
         print_json({"store": runtime.store.url, "mode": runtime.settings.mode, **found.as_dict()})
         return
-    start = time.localtime(found.begin)
+    start = time.localtime(found.start)
     when = "all time" if since is None else time.strftime("since %F %H:%M", start)
     click.echo(f"{runtime.store.url}, {when}")
     if found.total.values:

@@ -116,7 +116,7 @@ def _watch(read: Callable[[], Report], show: Callable[[Report], None], seconds: 
 
 
 def _print(runtime: Runtime, found: Report, since: float | None, by: str | None) -> None:
-    start = time.localtime(found.begin)
+    start = time.localtime(found.start)
     when = "all time" if since is None else time.strftime("since %F %H:%M", start)
     click.echo(f"{runtime.store.url}, {when}")
     if by is None:
@@ -204,7 +204,7 @@ def _document(runtime: Runtime, found: Report) -> dict[str, Any]:
     """Return a report, as JSON."""
     return {
         "store": runtime.store.url,
-        "since": found.begin,
+        "since": found.start,
         "total": _counts(found.total),
         "stores": {url: _counts(each) for url, each in by_store(found, runtime.store).items()},
         "tasks": {task: _counts(each) for task, each in sorted(found.tasks.items())},

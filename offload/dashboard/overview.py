@@ -37,7 +37,7 @@ def _overview(request: Request) -> Response:
     time_range = time_range_of(request)
     statistics = state_of(request).statistics
     found = statistics.report(time_range)
-    timeline = statistics.timeline(time_range, found.begin)
+    timeline = statistics.timeline(time_range, found.start)
     return render(
         request,
         "overview.html",

@@ -63,14 +63,14 @@ class Timeline:
 
     @classmethod
     def filled(
-        cls, seconds: int, found: Mapping[int, Figures], begin: float | None, now: float
+        cls, seconds: int, found: Mapping[int, Figures], start: float | None, now: float
     ) -> Timeline:
-        """Return *found* since *begin*, with zeros for steps in which nothing was counted.
+        """Return *found* since *start*, with zeros for steps in which nothing was counted.
 
         The current minute isn't over, so its figures would look like a drop. It is omitted
         unless it is the only one.
         """
-        kept = sorted(at for at in found if begin is None or at + seconds > begin)
+        kept = sorted(at for at in found if start is None or at + seconds > start)
         if not kept:
             return cls(seconds, {})
         if seconds == SPANS["minute"] and len(kept) > 1 and kept[-1] + seconds > now:
@@ -94,10 +94,10 @@ class Statistics:
         """
         return self._reports.get(time_range, tasks)
 
-    def timeline(self, time_range: TimeRange, begin: float | None) -> Timeline:
-        """Return the counters of each step since *begin*; raises as `report` does."""
+    def timeline(self, time_range: TimeRange, start: float | None) -> Timeline:
+        """Return the counters of each step since *start*; raises as `report` does."""
         found = self._lines.get(time_range.span)
-        return Timeline.filled(SPANS[time_range.span], found, begin, time.time())
+        return Timeline.filled(SPANS[time_range.span], found, start, time.time())
 
     def _report(self, time_range: TimeRange, tasks: bool) -> Report:
         sums = sums_of(self._runtime.store)

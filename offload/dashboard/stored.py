@@ -16,8 +16,12 @@ from offload.hooks.runtime import Runtime
 from offload.inspect.blobs import Sharing, describe_kind, is_ref
 from offload.inspect.content import read_content, summarize_blobs
 from offload.inspect.snapshot import LIMIT, Snapshot, held_by, take_snapshot
-from offload.inspect.tasks import describe_task
-from offload.inspect.values import describe, describe_content, describe_preview
+from offload.inspect.values import (
+    describe,
+    describe_content,
+    describe_preview,
+    describe_task,
+)
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 

@@ -78,7 +78,7 @@ class Listed:
     """A blob in a list.
 
     Attributes:
-        seen: a peek at its first bytes; None if it wasn't read, or is gone.
+        seen: a peek at its first bytes; None if it wasn't read or no longer exists.
         shared: how many values contain this chunk; None if not counted, or it is no chunk.
     """
 

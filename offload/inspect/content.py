@@ -62,8 +62,8 @@ def summarize_blobs(store: Store, digests: Sequence[Digest]) -> Iterator[BlobSum
         for size in _PREFIX_SIZES:
             unclear = []
             each = max(_BATCH_BYTES // size, 1)
-            for begin in range(0, len(wanted), each):
-                batch = wanted[begin : begin + each]
+            for start in range(0, len(wanted), each):
+                batch = wanted[start : start + each]
                 for digest, seen in zip(
                     batch, blob_inspection_of(store).peek(batch, size), strict=True
                 ):
@@ -124,11 +124,11 @@ class BlobContent:
         if self.manifest is None:
             return bytes(self._plain[:limit])
         sizes = self.manifest.sizes
-        begin = sum(map(aligned, sizes[:number]))
-        end = begin + min(sizes[number], limit)
+        start = sum(map(aligned, sizes[:number]))
+        end = start + min(sizes[number], limit)
         found = bytearray()
-        for at, piece in self._pieces(begin, end):
-            found += piece[max(begin - at, 0) : end - at]
+        for at, piece in self._pieces(start, end):
+            found += piece[max(start - at, 0) : end - at]
         return bytes(found)
 
     def buffers(self) -> Iterator[memoryview]:
@@ -137,12 +137,12 @@ class BlobContent:
             yield self._plain
             return
         sizes = self.manifest.sizes[self.first :]
-        begin = sum(map(aligned, self.manifest.sizes[: self.first]))
-        end = begin + sum(map(aligned, sizes))
-        pieces = (piece[max(begin - at, 0) :] for at, piece in self._pieces(begin, end))
+        start = sum(map(aligned, self.manifest.sizes[: self.first]))
+        end = start + sum(map(aligned, sizes))
+        pieces = (piece[max(start - at, 0) :] for at, piece in self._pieces(start, end))
         yield from _without_padding(pieces, sizes)
 
-    def _pieces(self, begin: int, end: int) -> Iterator[tuple[int, memoryview]]:
+    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, memoryview]]:
         """Yield the chunks of the body that overlap this range, each with its offset."""
         manifest = self.manifest
         assert manifest is not None  # noqa: S101 (for the type checker: roots only come here)
@@ -152,18 +152,18 @@ class BlobContent:
         at = 0
         wanted: list[tuple[int, Chunk]] = []
         for chunk in manifest.chunks:
-            if at < end and at + chunk.size > begin:
+            if at < end and at + chunk.size > start:
                 wanted.append((at, chunk))
             at += chunk.size
         limit = max((chunk.size for _, chunk in wanted), default=0)
         if limit > ROOT_LIMIT:
             raise self._integrity_error(f"it has a chunk of {limit} bytes")
         blobs = self._store.blobs.get([c.digest for _, c in wanted], limit + MAX_OVERHEAD)
-        for (start, chunk), stored in zip(wanted, blobs, strict=True):
+        for (position, chunk), stored in zip(wanted, blobs, strict=True):
             plain = _verified(self._store, chunk.digest, stored, chunk.size)
             if len(plain) != chunk.size:
                 raise self._integrity_error(f"its chunk {chunk.digest} has {len(plain)} bytes")
-            yield start, plain
+            yield position, plain
 
     def _integrity_error(self, reason: str) -> IntegrityError:
         return IntegrityError(

@@ -1,22 +1,37 @@
-"""Describe a reference, a blob, or a task."""
+"""Describe a reference, a blob, or a task, without decoding or fetching values."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from celery import states
+from celery.backends.base import DisabledBackend
+
 from offload.digest import Digest
-from offload.errors import BlobMissing
-from offload.hooks.runtime import Runtime
+from offload.errors import (
+    BlobMissing,
+    ConfigurationError,
+    InvalidRef,
+    OffloadError,
+    StoreUnavailable,
+)
+from offload.hooks.runtime import Runtime, results_as_refs
 from offload.inspect.blobs import digest_prefix, find_digest, holders_of, is_ref
 from offload.inspect.content import BlobContent, read_content
 from offload.inspect.preview import preview
-from offload.inspect.tasks import describe_task
 from offload.ref import Ref
 from offload.stores.capabilities import BlobPeek, blob_inspection_of
-from offload.text import human_time
+from offload.text import human_size, human_time, short_repr
 
-__all__ = ("describe", "describe_content", "describe_preview", "json_finite")
+__all__ = ("describe", "describe_content", "describe_preview", "describe_task", "json_finite")
+
+_UNKNOWN = (
+    "the result backend doesn't know it: it is queued or running, its result expired or isn't "
+    "stored, or there is no such task; the references in its message can't be looked up"
+)
+_FACTS = ("name", "date_done", "worker", "queue", "retries", "parent_id")
 
 _TEXT = 400  # characters of a preview
 
@@ -145,3 +160,65 @@ def json_finite(described: Any) -> Any:
     if isinstance(described, float) and not math.isfinite(described):
         return None
     return described
+
+
+def describe_task(runtime: Runtime, task_id: str) -> dict[str, Any]:
+    """Describe a task; ``result_ref`` is its result if that is a reference.
+
+    Raises ConfigurationError without a result backend, StoreUnavailable.
+    """
+    with results_as_refs():
+        meta = _meta(runtime, task_id)
+        state = str(meta.get("status"))
+        described: dict[str, Any] = {"task": task_id, "state": state}
+        if state == states.PENDING:
+            return {**described, "not_known": _UNKNOWN}
+        facts = {name: _plain(meta[name]) for name in _FACTS if meta.get(name) is not None}
+        described |= {**facts, **_arguments(meta)}
+        try:
+            result = meta.get("result")
+        except InvalidRef as exc:
+            return {**described, "result": f"refused: {exc}"}
+    if isinstance(result, Ref) and not result.is_local:
+        return {**described, "result_ref": result}
+    if state == states.SUCCESS:
+        return {**described, "result": f"in the result backend: {short_repr(result)}"}
+    return {**described, "result": short_repr(result)}
+
+
+def _meta(runtime: Runtime, task_id: str) -> Mapping[str, Any]:
+    backend = runtime.app.backend
+    if isinstance(backend, DisabledBackend):
+        raise ConfigurationError(
+            f"{task_id[:100]!r} is neither a digest nor a reference, and tasks can't be looked up: "
+            "the app has no result backend (result_backend)"
+        )
+    try:
+        meta: Mapping[str, Any] = backend.get_task_meta(task_id)
+    except OffloadError:
+        raise
+    except Exception as exc:  # each backend has its own
+        raise StoreUnavailable(
+            f"result backend {backend.as_uri()} unavailable: {type(exc).__name__}: {exc}"
+        ) from exc
+    return meta
+
+
+def _arguments(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the stored arguments that are references (``result_extended``)."""
+    args, kwargs = meta.get("args"), meta.get("kwargs")
+    named: list[tuple[str, Any]] = []
+    if isinstance(args, (list, tuple)):
+        named += [(f"args[{at}]", value) for at, value in enumerate(args)]
+    if isinstance(kwargs, Mapping):
+        named += [(str(key), value) for key, value in kwargs.items()]
+    found = {
+        name: f"{value.type} of {human_size(value.size)}, {value.digest or 'inside its reference'}"
+        for name, value in named
+        if isinstance(value, Ref)
+    }
+    return {"arguments": found} if found else {}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float)) else str(value)

@@ -84,7 +84,7 @@ class Estimate:
     """Predicted effect of thresholds on an app and its tasks.
 
     Attributes:
-        begin: start of the counts, in seconds since 1970; None for all time.
+        start: when counting started, in seconds since 1970; None for all time.
         threshold: the current one, in bytes.
         counted_from: the size in bytes from which all values were counted. In mode on, values
             below the threshold aren't inspected.
@@ -93,7 +93,7 @@ class Estimate:
             for all time, as sizes by task aren't kept over time.
     """
 
-    begin: float | None
+    start: float | None
     threshold: int
     counted_from: int
     total: Choices
@@ -126,7 +126,7 @@ class Estimate:
     def as_dict(self) -> dict[str, Any]:
         """Return all fields and the advice as plain data."""
         return {
-            "since": self.begin,
+            "since": self.start,
             "threshold": self.threshold,
             "counted_from": self.counted_from,
             "advice": self.advice,
@@ -148,11 +148,11 @@ def estimate(found: Report, threshold: int) -> Estimate:
         if (choices := _choices(each, threshold, counted_from)).values
     }
     return Estimate(
-        found.begin,
+        found.start,
         threshold,
         counted_from,
         _choices(found.total, threshold, counted_from),
-        tasks if found.begin is None else {},
+        tasks if found.start is None else {},
     )
 
 
@@ -160,23 +160,23 @@ def estimate(found: Report, threshold: int) -> Estimate:
 class _Size:
     """Counts of a size class."""
 
-    begin: int
+    at_least: int
     values: int
     bytes: int
     repeated: int
 
     @classmethod
-    def of(cls, figures: Figures, begin: int) -> _Size:
-        values, size, repeated = (figures[name] for name in size_names(begin))
-        return cls(begin, values, size, min(repeated, size))
+    def of(cls, figures: Figures, at_least: int) -> _Size:
+        values, size, repeated = (figures[name] for name in size_names(at_least))
+        return cls(at_least, values, size, min(repeated, size))
 
     def beside(self, above: Candidate) -> Candidate:
         """Return the candidate that offloads these values in addition to those of *above*."""
         stored = self.bytes - self.repeated
         new = round(self.values * stored / self.bytes) if self.bytes else 0
-        reads = 2 if self.begin >= _CHUNKED else 1
+        reads = 2 if self.at_least >= _CHUNKED else 1
         return Candidate(
-            threshold=self.begin,
+            threshold=self.at_least,
             values=above.values + self.values,
             bytes=above.bytes + self.bytes,
             stored_bytes=above.stored_bytes + stored,
@@ -193,7 +193,7 @@ _NOTHING = Candidate(0, 0, 0, 0, 0, 0.0)
 
 
 def _choices(figures: Figures, threshold: int, counted_from: int) -> Choices:
-    sizes = [_Size.of(figures, begin) for begin in (0, *SIZES)]
+    sizes = [_Size.of(figures, at_least) for at_least in (0, *SIZES)]
     falling = accumulate(
         reversed(sizes[1:]), lambda above, size: size.beside(above), initial=_NOTHING
     )

@@ -88,14 +88,14 @@ class Report:
     """The counters of all processes.
 
     Attributes:
-        begin: start of the counts, in seconds since 1970; None for all time.
+        start: when counting started, in seconds since 1970; None for all time.
         total: the sum.
         tasks: by task; "" is for events without a task. Empty if only totals are kept.
         arguments: by task and argument; for all time only.
         stores: by URL, if there are several; not kept by the minute. See `by_store`.
     """
 
-    begin: float | None
+    start: float | None
     total: Figures
     tasks: Mapping[str, Figures]
     arguments: Mapping[tuple[str, str], Figures]
@@ -116,10 +116,10 @@ def report(
     """
     if since is None:
         return _report(None, [sums.total()])
-    begin = now() - since
+    start = now() - since
     span = _span(since, tasks=tasks)
     series = sums.series(span, since)
-    return _report(begin, (c for at, c in series.items() if at + SPANS[span] > begin))
+    return _report(start, (c for at, c in series.items() if at + SPANS[span] > start))
 
 
 def timeline(sums: Sums, span: Span, since: float | None = None) -> dict[int, Figures]:
@@ -127,8 +127,8 @@ def timeline(sums: Sums, span: Span, since: float | None = None) -> dict[int, Fi
     that end in the last *since* seconds.
     """
     return {
-        begin: _report(None, [counts]).total
-        for begin, counts in sorted(sums.series(span, since).items())
+        start: _report(None, [counts]).total
+        for start, counts in sorted(sums.series(span, since).items())
     }
 
 
@@ -140,7 +140,7 @@ def _span(since: float, *, tasks: bool) -> Span:
     raise ConfigurationError(f"statistics over time are kept for {days} days")
 
 
-def _report(begin: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
+def _report(start: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
     labelled: dict[str, dict[str, int]] = defaultdict(dict)  # thousands of names, few labels
     for counted in sums:
         for text, amount in counted.items():
@@ -162,7 +162,7 @@ def _report(begin: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
             arguments[task, argument].append(counts)
     by_task = {task: Figures.sum(parts) for task, parts in tasks.items()}
     return Report(
-        begin,
+        start,
         Figures.sum(figures.counts for figures in by_task.values()),
         by_task if any(labelled) else {},
         {key: Figures.sum(parts) for key, parts in arguments.items()},

@@ -43,7 +43,7 @@ def count(tallies, number, **amounts):
 def test_all_by_task_by_argument(tallies):
     count(tallies, 1, a__x=1, a__y=2, b__x=4)
     found = report(tallies)
-    assert found.begin is None
+    assert found.start is None
     assert found.total["values_seen"] == 7
     assert {task: each["values_seen"] for task, each in found.tasks.items()} == {"a": 3, "b": 4}
     assert {key: each["values_seen"] for key, each in found.arguments.items()} == {
