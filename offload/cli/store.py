@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import click
 
-from offload.cli.context import runtime_of
+from offload.cli.options import runtime_of
 from offload.cli.output import print_json
 from offload.content.holds import longest_ttl
-from offload.doctor.lifecycle import DAY, Rule, lifecycle_rule
-from offload.doctor.retention import has_pins, retention_requirements
+from offload.doctor.retention import (
+    DAY,
+    Rule,
+    has_pins,
+    lifecycle_rule,
+    retention_requirements,
+)
 from offload.errors import ConfigurationError
 from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of

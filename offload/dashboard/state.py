@@ -13,7 +13,7 @@ from offload.dashboard.caching import BackgroundRefresh, TTLCache
 from offload.dashboard.statistics import Statistics
 from offload.dashboard.stored import Stored
 from offload.doctor.health import StoreState, inspect_store
-from offload.doctor.messages import check_messages
+from offload.doctor.retention import check_messages
 from offload.errors import CodeError
 from offload.hooks.runtime import Runtime
 from offload.inspect.classes import ClassState, History, classes_of, history_of

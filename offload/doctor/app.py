@@ -1,19 +1,27 @@
-"""Check an app's settings, tasks, and node cache."""
+"""Check an app's settings, tasks, node cache, and classes, and the versions of dependencies."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 
+from packaging.version import InvalidVersion, Version
+
+from offload.classes.policy import OFF, SIGNED, TRUSTED
+from offload.classes.registry import SYNCED
 from offload.content.cache import open_cache
+from offload.doctor.tested import TESTED
 from offload.errors import ConfigurationError
 from offload.hooks.runtime import Runtime, redelivery_time
 from offload.inspect.findings import Finding
 from offload.text import human_size
 
-__all__ = ("CHECKS", "node_cache")
+__all__ = ("CHECKS", "class_keys", "dependencies", "node_cache", "pushed_classes")
 
 _PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 _SMALL_CACHE = 128 << 20  # bytes
+_SOON = 14 * 86400.0  # seconds before a key expires
 
 
 def settings(runtime: Runtime) -> Iterator[Finding]:
@@ -126,6 +134,77 @@ def node_cache(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("ok", f"{folder.path} has room for {human_size(room)}")
 
 
+def class_keys(runtime: Runtime) -> Iterator[Finding]:
+    """Check which code may be loaded, and whose keys have expired or soon will."""
+    mode = runtime.settings.code
+    if mode == TRUSTED:
+        yield Finding(
+            "warning",
+            "offload_code is 'trusted': anyone who can write to the store can run code on workers",
+            "set it to 'signed', and list keys in offload_verify_keys",
+        )
+    if mode != SIGNED:
+        return
+    runtime.classes.check_keys()
+    now = time.time()
+    for key in runtime.classes.policy.keys.values():
+        if key.is_expired(now):
+            yield Finding(
+                "warning",
+                f"key {key.name} has expired: classes signed with it aren't loaded",
+                "push them again with another key, and remove this one from offload_verify_keys",
+            )
+        elif key.is_expired(now + _SOON):
+            days = ((key.until or now) - now) / 86400
+            yield Finding(
+                "warning",
+                f"key {key.name} expires in {days:.0f} days",
+                "add a new key to offload_verify_keys on all workers, then push with it",
+            )
+    count = len(runtime.classes.policy.keys)
+    yield Finding("ok", f"only classes signed with one of {count} keys are loaded")
+
+
+def pushed_classes(runtime: Runtime) -> Iterator[Finding]:
+    """Compare registered classes with their latest versions in the store."""
+    if runtime.settings.code == OFF or not runtime.classes.registered:
+        return
+    statuses = runtime.classes.statuses()
+    stale = {name: status for name, status in statuses.items() if status != SYNCED}
+    for name, status in stale.items():
+        yield Finding(
+            "info",
+            f"{name} is {status}: its latest version in the store differs from the one here",
+            "push it with `celery offload classes push` if this release should be the latest",
+        )
+    if not stale:
+        yield Finding("ok", f"{len(statuses)} registered classes are in sync with the store")
+
+
+def dependencies() -> Iterator[Finding]:
+    """Compare installed versions with the newest tested ones; not installed is fine."""
+    newer = [
+        f"{name} {installed} (tested: {tested})"
+        for name, tested in TESTED.items()
+        if (installed := _installed(name)) is not None and installed > Version(tested)
+    ]
+    if newer:
+        yield Finding(
+            "info",
+            f"newer than the versions tested with offload: {', '.join(newer)}",
+            "if something fails, install the tested versions first",
+        )
+    else:
+        yield Finding("ok", "no installed version is newer than the tested ones")
+
+
+def _installed(name: str) -> Version | None:
+    try:
+        return Version(version(name))
+    except (PackageNotFoundError, InvalidVersion):
+        return None
+
+
 CHECKS: Mapping[str, Callable[[Runtime], Iterator[Finding]]] = {
     "settings": settings,
     "tasks": tasks,
@@ -133,4 +212,4 @@ CHECKS: Mapping[str, Callable[[Runtime], Iterator[Finding]]] = {
     "results": results,
     "accept_content": accepted,
 }
-"""Checks that need no store, by subject, in the order in which they are shown."""
+"""Checks of the configuration, by subject, in the order in which they are shown."""

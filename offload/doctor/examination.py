@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from offload.content.holds import longest_ttl
-from offload.doctor import app as of_app
-from offload.doctor import classes as of_classes
-from offload.doctor import dependencies as of_dependencies
-from offload.doctor import store as of_store
-from offload.doctor import workers as of_workers
-from offload.doctor.kinds import diagnose
-from offload.doctor.messages import check_messages
-from offload.doctor.retention import has_pins, retention_requirements
+from offload.doctor import app, store
+from offload.doctor.retention import check_messages, has_pins, retention_requirements
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.runtime import Runtime
+from offload.inspect.config_drift import config_drift
 from offload.inspect.findings import Finding
+from offload.inspect.workers import ask_workers, this_process
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 
@@ -51,33 +47,33 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
     except ConfigurationError as exc:
         yield Examined("settings", Finding("error", str(exc)))
         return  # nothing else can be checked
-    for subject, check in of_app.CHECKS.items():
+    for subject, check in app.CHECKS.items():
         yield from _checked(subject, partial(check, runtime))
-    yield from _checked("dependencies", of_dependencies.versions)
+    yield from _checked("dependencies", app.dependencies)
     try:
         tiers = tiers_of(runtime.store)
     except OffloadError as exc:
         yield Examined("store", Finding("error", str(exc)))
         return
-    yield from _checked("node cache", partial(of_app.node_cache, runtime))
+    yield from _checked("node cache", partial(app.node_cache, runtime))
     yield from _checked(
-        "classes", partial(of_classes.keys, runtime), partial(of_classes.registered, runtime)
+        "classes", partial(app.class_keys, runtime), partial(app.pushed_classes, runtime)
     )
     unavailable = False
     for tier in tiers:
-        checks: list[Check] = [partial(of_store.blobs, tier)]
+        checks: list[Check] = [partial(store.blobs, tier)]
         if tier is tiers[0]:
-            checks += [partial(of_store.pointers, tier), partial(of_store.leases, tier)]
+            checks += [partial(store.pointers, tier), partial(store.leases, tier)]
         checks.append(partial(_diagnosed, runtime, tier))
         if tier is tiers[0]:
-            checks.append(partial(of_store.sweeping, runtime.store))
+            checks.append(partial(store.sweeping, runtime.store))
         for examined in _checked(tier.url, *checks):
             unavailable = unavailable or examined.unavailable
             yield examined
     if not unavailable:  # it would report the same again
         yield from _checked("messages", partial(check_messages, runtime))
     if workers is not None:
-        yield from _checked("workers", partial(of_workers.agree, runtime, workers))
+        yield from _checked("workers", partial(_workers_agree, runtime, workers))
 
 
 def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
@@ -98,7 +94,7 @@ def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
 
 
 def _diagnosed(runtime: Runtime, tier: Store) -> Iterator[Finding]:
-    return diagnose(tier, longest=_longest(runtime))
+    return store.diagnose(tier, longest=_longest(runtime))
 
 
 def _longest(runtime: Runtime) -> float:
@@ -114,3 +110,8 @@ def _longest(runtime: Runtime) -> float:
         return longest_ttl(retention_requirements(runtime)[0].seconds)
     except ConfigurationError:  # results never expire
         return math.inf
+
+
+def _workers_agree(runtime: Runtime, timeout: float) -> Iterator[Finding]:
+    """Compare the settings of workers that reply within *timeout* seconds with this process's."""
+    return config_drift(this_process(runtime), ask_workers(runtime.app, timeout=timeout))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from offload.digest import digest_of
-from offload.doctor.kinds import capacity_of
 from offload.doctor.server import Capacity
+from offload.doctor.store import capacity_of
 from offload.errors import BlobMissing, OffloadError
 from offload.gc import LastSweep, last_sweep
 from offload.stores.capabilities import BlobInspection, tiers_of

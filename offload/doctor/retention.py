@@ -1,16 +1,41 @@
-"""Compute how long an app may need stored values, from its settings and tasks."""
+"""How long values are needed: the app's requirements, lifecycle rules for S3, waiting messages."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
-from offload.errors import ConfigurationError
+from offload.errors import ConfigurationError, StoreError, StoreUnavailable
 from offload.hooks.release import CLEANED_DAILY, keeps_rows
 from offload.hooks.renewal import renewed_for
-from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime, waits_of
+from offload.inspect.findings import Finding
+from offload.stores.capabilities import hold_tracking_of
+from offload.stores.protocols import Store
+from offload.text import human_duration
 
-__all__ = ("Requirement", "has_pins", "retention_requirements")
+__all__ = (
+    "DAY",
+    "Expiring",
+    "Requirement",
+    "Rule",
+    "check_messages",
+    "days_for",
+    "expiring_messages",
+    "has_pins",
+    "lifecycle_rule",
+    "retention_requirements",
+)
+
+DAY = 86400.0  # seconds
+NEAR = 0.25
+"""Share of a message's time; less than that left is worth a warning."""
+_PAGE = 1000  # blobs whose holders are read together
+_ENOUGH = 200_000  # blobs that are examined
 
 
 @dataclass(frozen=True)
@@ -78,3 +103,130 @@ def _requirements(runtime: Runtime, delay: float, retention: float | None) -> It
         raise ConfigurationError(
             f"results never expire ({why}), so no age is safe: pass how long results are read"
         )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Delete objects a number of whole days after they were written.
+
+    Attributes:
+        prefix: of the keys of those objects.
+    """
+
+    bucket: str
+    prefix: str
+    days: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the rule as S3's API takes it in ``Rules``.
+
+        In a versioned bucket, noncurrent versions are deleted after a day: nothing reads them.
+        """
+        return {
+            "ID": f"offload {self.prefix}"[:255],
+            "Status": "Enabled",
+            "Filter": {"Prefix": self.prefix},
+            "Expiration": {"Days": self.days},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+        }
+
+
+def lifecycle_rule(store: Store, longest: float) -> Rule | None:
+    """Return the rule with the fewest days that never deletes a live blob of *store*.
+
+    None if *store* isn't in S3.
+
+    Args:
+        longest: the most seconds for which anything is ever kept at a time.
+    """
+    if not store.url.startswith("s3://"):
+        return None
+    from offload.stores.s3.store import S3Store  # needs boto3
+
+    if not isinstance(store, S3Store):
+        return None
+    days = days_for(store.blobs.life(longest))
+    return Rule(store.client.bucket, f"{store.client.prefix}blobs/", days)
+
+
+def days_for(life: float) -> int:
+    """Return the whole days after which an object that lives *life* seconds has expired.
+
+    S3 counts from the moment of writing to the midnight (UTC) after so many days; servers
+    that count dates instead may be up to a day early.
+    """
+    return math.ceil(life / DAY) + 1
+
+
+@dataclass(frozen=True)
+class Expiring:
+    """Messages with less than `NEAR` of their time left.
+
+    Attributes:
+        count: how many there are.
+        holder: the one whose values expire first; "" if there is none.
+        left: seconds until they do.
+    """
+
+    count: int = 0
+    holder: str = ""
+    left: float = 0.0
+
+
+def expiring_messages(runtime: Runtime) -> Expiring:
+    """Return the messages whose values are about to expire, unless something else holds them.
+
+    Messages that expire themselves aren't among them, nor are those of a short retention that
+    haven't waited for most of it. Finds nothing if the store doesn't track holds.
+    """
+    tracking = hold_tracking_of(runtime.store)
+    if tracking is None:
+        return Expiring()
+    longest = NEAR * _longest_retention(runtime)
+    infos = islice(runtime.store.blobs.scan(), _ENOUGH)
+    soon = (info.digest for info in infos if info.ttl <= longest)
+    found: dict[str, float] = {}
+    while page := list(islice(soon, _PAGE)):
+        for holds in tracking.longest_holds(page):
+            if holds and _is_near(*max(holds.items(), key=lambda item: item[1])):
+                found.update(item for item in holds.items() if _is_near(*item))
+    holder = min(found, key=lambda name: found[name], default="")
+    return Expiring(len(found), holder, found.get(holder, 0.0))
+
+
+def check_messages(runtime: Runtime) -> Iterator[Finding]:
+    """Yield a warning if the values of waiting messages are about to expire."""
+    try:
+        found = expiring_messages(runtime)
+    except StoreUnavailable:
+        raise
+    except StoreError as exc:  # a right to list keys that nothing else needs
+        yield Finding("info", f"can't look for messages about to lose their values: {exc}")
+        return
+    if not found.count:
+        return
+    task = found.holder.removeprefix("task:").rpartition("+")[0]
+    yield Finding(
+        "warning",
+        f"{found.count} messages have waited for most of their retention: the values of the first, "
+        f"task {task}, expire in {human_duration(found.left)}, and it would fail with BlobMissing",
+        "run workers for its queue, or discard it with `celery offload purge QUEUE`; raise "
+        "offload_retention for future messages",
+    )
+
+
+def _is_near(holder: str, left: float) -> bool:
+    waits = waits_of(holder)
+    return waits is not None and left <= NEAR * waits
+
+
+def _longest_retention(runtime: Runtime) -> float:
+    """Return the longest retention of messages that settings and tasks ask for, in seconds.
+
+    Tasks with wrong options ask for none: they can't be sent.
+    """
+    asked = [runtime.retention, 0.0]
+    for name in runtime.app.tasks:
+        with suppress(ConfigurationError):
+            asked.append(runtime.tasks[name].options.retention or 0.0)
+    return max(asked)

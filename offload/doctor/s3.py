@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from offload.doctor.lifecycle import Rule
+from offload.doctor.retention import Rule
 from offload.doctor.server import clock_finding, stray_findings
 from offload.errors import ConfigurationError, StoreError
 from offload.inspect.findings import Finding
@@ -53,8 +53,8 @@ def strays(client: S3Client) -> Iterator[str]:
     """Yield the keys below the store's prefix that aren't its own, of the first few pages."""
     for folder, is_own in _OWN.items():
         for page in islice(client.pages(folder), _PAGES):
-            begin = len(f"{client.prefix}{folder}/")
-            names = (str(entry["Key"])[begin:] for entry in page)
+            start = len(f"{client.prefix}{folder}/")
+            names = (str(entry["Key"])[start:] for entry in page)
             yield from (f"{client.prefix}{folder}/{name}" for name in names if not is_own(name))
 
 
@@ -73,7 +73,7 @@ def _deletes(conditions: Conditions) -> Finding:
     return Finding("ok", "it supports conditional deletes, so it can be swept")
 
 
-def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> Iterator[Finding]:
+def _rules(rules: list[Mapping[str, Any]], own: str, least: Rule | None) -> Iterator[Finding]:
     """Report rules of the bucket that delete live objects."""
     for rule in rules:
         expiration = rule.get("Expiration", {})
@@ -84,33 +84,33 @@ def _rules(rules: list[Mapping[str, Any]], begin: str, least: Rule | None) -> It
             continue
         name, when = rule.get("ID", ""), _when(expiration)
         for folder in ("pointers", "leases"):
-            if _overlap(prefix, f"{begin}{folder}/"):
+            if _overlap(prefix, f"{own}{folder}/"):
                 yield Finding(
                     "error",
-                    f"the lifecycle rule {name!r} deletes {begin}{folder}/ {when}, including the "
+                    f"the lifecycle rule {name!r} deletes {own}{folder}/ {when}, including the "
                     "key that references are signed with",
-                    f"limit it to {begin}blobs/: {_COMMAND}",
+                    f"limit it to {own}blobs/: {_COMMAND}",
                 )
                 break
-        if not _overlap(prefix, f"{begin}blobs/"):
+        if not _overlap(prefix, f"{own}blobs/"):
             continue
         days = expiration.get("Days")
         if least is None:
             yield Finding(
                 "error",
-                f"the lifecycle rule {name!r} deletes {begin}blobs/ {when}, but a blob there "
+                f"the lifecycle rule {name!r} deletes {own}blobs/ {when}, but a blob there "
                 "may be needed forever: by a pin, or a result that never expires",
                 "remove the rule and run `celery offload gc`, or set result_expires",
             )
         elif days is None or days + 1 < least.days:  # least.days has a day of margin
             yield Finding(
                 "error",
-                f"the lifecycle rule {name!r} deletes {begin}blobs/ {when}, but blobs may be "
+                f"the lifecycle rule {name!r} deletes {own}blobs/ {when}, but blobs may be "
                 f"needed for {least.days} days",
                 _COMMAND,
             )
         else:
-            yield Finding("ok", f"the lifecycle rule {name!r} deletes {begin}blobs/ {when}")
+            yield Finding("ok", f"the lifecycle rule {name!r} deletes {own}blobs/ {when}")
 
 
 def _prefix(rule: Mapping[str, Any]) -> str | None:

@@ -1,20 +1,28 @@
-"""Check a store by writing to it, and when it was last swept."""
+"""Check a store: by writing to it, by its last sweep, and by its kind."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 from offload.digest import digest_of
+from offload.doctor import folders, redis
+from offload.doctor.retention import lifecycle_rule
+from offload.doctor.server import Capacity
 from offload.errors import BlobMissing, ConfigurationError, OffloadError
 from offload.gc import last_sweep
 from offload.inspect.findings import Finding
 from offload.stores.capabilities import tiers_of
+from offload.stores.file.store import FileStore
+from offload.stores.fsspec.store import FsspecStore
+from offload.stores.memory import MemoryStore
 from offload.stores.protocols import Store
+from offload.stores.redis.store import RedisStore
 
-__all__ = ("blobs", "leases", "pointers", "sweeping")
+__all__ = ("blobs", "capacity_of", "diagnose", "leases", "pointers", "sweeping")
 
 _TTL = 60.0  # seconds until a killed check's leftovers expire
 _SELDOM = 2 * 86400.0  # seconds without a sweep that are worth a warning
@@ -106,3 +114,45 @@ def sweeping(store: Store) -> Iterator[Finding]:
         yield Finding("warning", shown, _SCHEDULE)
     else:
         yield Finding("ok", shown)
+
+
+def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
+    """Check the server, bucket, or folder of *store* and its configuration; change nothing.
+
+    Yields nothing for a store of another kind.
+
+    Args:
+        longest: seconds for which the app may keep something; infinite if unlimited.
+
+    Raises StoreError if the server refuses, StoreUnavailable if it is unavailable.
+    """
+    if isinstance(store, RedisStore):
+        yield from redis.diagnose(store.client)
+    elif isinstance(store, FileStore):
+        yield from folders.diagnose_files(store.disk)
+    elif isinstance(store, FsspecStore):
+        yield from folders.diagnose_fsspec(store)
+    elif type(store) is MemoryStore:
+        yield Finding(
+            "warning",
+            "it is this process's own memory: worker processes can't see what a publisher stores",
+            "set offload_store to Redis, S3, or a shared folder; memory stores are for tests",
+        )
+    elif store.url.startswith("s3://"):
+        from offload.doctor import s3  # needs boto3
+        from offload.stores.s3.store import S3Store
+
+        if isinstance(store, S3Store):
+            rule = lifecycle_rule(store, longest) if math.isfinite(longest) else None
+            yield from s3.diagnose(store.client, store.conditions, rule)
+
+
+def capacity_of(store: Store) -> Iterator[Capacity]:
+    """Yield how much each server of *store* holds and may hold; nothing if unknown.
+
+    One round trip per server.
+    """
+    if isinstance(store, RedisStore):
+        yield from redis.capacity(store.client)
+    elif isinstance(store, FileStore):
+        yield from folders.capacity(store.disk)

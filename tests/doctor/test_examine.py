@@ -10,7 +10,8 @@ import pytest
 from celery import Celery
 
 from offload import Offload, StoreUnavailable
-from offload.doctor import dependencies, examine
+from offload.doctor import app as of_app
+from offload.doctor import examine
 from offload.doctor import redis as of_redis
 from offload.gc import NAME, sweep
 from offload.stores.memory import MemoryStore
@@ -56,7 +57,7 @@ class Watched(MemoryStore):
 def tested(monkeypatch):
     """The versions that count as tested: none, so that the installed ones may be any."""
     versions = {}
-    monkeypatch.setattr(dependencies, "TESTED", versions)
+    monkeypatch.setattr(of_app, "TESTED", versions)
     return versions
 
 

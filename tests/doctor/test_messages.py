@@ -7,7 +7,7 @@ from operator import attrgetter
 import pytest
 
 from offload.doctor import examine
-from offload.doctor.messages import expiring_messages
+from offload.doctor.retention import expiring_messages
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.content import set_clock

@@ -12,8 +12,13 @@ from hypothesis import strategies as st
 
 from offload import ConfigurationError, Offload
 from offload.content.holds import longest_ttl
-from offload.doctor.lifecycle import DAY, days_for, lifecycle_rule
-from offload.doctor.retention import has_pins, retention_requirements
+from offload.doctor.retention import (
+    DAY,
+    days_for,
+    has_pins,
+    lifecycle_rule,
+    retention_requirements,
+)
 from offload.stores.memory import MemoryStore
 from offload.stores.s3.store import S3Store
 from offload.stores.tiered import TieredStore

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from offload.digest import digest_of
-from offload.doctor.kinds import diagnose
+from offload.doctor.store import diagnose
 from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
 from offload.stores import open_store
 from offload.testing.store import HOUR, contents

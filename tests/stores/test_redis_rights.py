@@ -11,7 +11,7 @@ import pytest
 from offload import Offload, StoreError, StoreUnavailable
 from offload.digest import digest_of
 from offload.doctor import examine
-from offload.doctor.kinds import capacity_of
+from offload.doctor.store import capacity_of
 from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.redis.client import script

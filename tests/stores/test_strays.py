@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from offload.doctor.kinds import diagnose
+from offload.doctor.store import diagnose
 from offload.metrics.storage import sums_of, sweep_sums
 from offload.stores import open_store
 from offload.stores.sums import CounterBatch

@@ -1,4 +1,4 @@
-"""Check a file store's folder and its file system."""
+"""Check a file store's folder and file system, and a store in an fsspec file system."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from offload.stores.expiry import BLOB_NAME
 from offload.stores.file.blobs import STRIPE
 from offload.stores.file.disk import ASIDE, Disk
 from offload.stores.file.records import RECORD
+from offload.stores.fsspec.folder import CLOCK
+from offload.stores.fsspec.store import FsspecStore
 from offload.text import human_size
 
-__all__ = ("capacity", "diagnose")
+__all__ = ("capacity", "diagnose_files", "diagnose_fsspec")
 
 _LAYOUT = {
     "blobs": (STRIPE, BLOB_NAME),
@@ -29,7 +31,7 @@ _LAYOUT = {
 _LITTLE = 0.05  # of the file system
 
 
-def diagnose(disk: Disk) -> Iterator[Finding]:
+def diagnose_files(disk: Disk) -> Iterator[Finding]:
     """Check the space left for this user, and look for stray files."""
     free, whole = _room(disk)
     shown = f"{human_size(free)} of {human_size(whole)} are free"
@@ -79,3 +81,13 @@ def _room(disk: Disk) -> tuple[int, int]:
         there = next(path for path in (disk.root, *disk.root.parents) if path.exists())
         system = os.statvfs(there)  # the folder is created with the first write
     return system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
+
+
+def diagnose_fsspec(store: FsspecStore) -> Iterator[Finding]:
+    """Report stray files."""
+    names = store.blobs.folder.names()
+    own = (name for name in names if BLOB_NAME.fullmatch(name) or CLOCK.fullmatch(name))
+    strays = [f"blobs/{name}" for name in set(names).difference(own)]
+    yield from stray_findings(
+        [*strays, *store.files.strays()], "keep what others write out of the folder"
+    )
