@@ -57,7 +57,7 @@ def dashboard(
     """
     from offload.dashboard import Basic, Token
     from offload.dashboard import dashboard as made
-    from offload.dashboard.headers import LOOPBACK
+    from offload.dashboard.security import LOOPBACK
     from offload.dashboard.serving import serve
 
     if basic_auth and token:

@@ -1,7 +1,8 @@
-"""The dashboard as an ASGI app: routes and middleware."""
+"""The dashboard as an ASGI app: routes, middleware, and pages of errors."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,31 +19,21 @@ try:
     from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as exc:
     raise ConfigurationError(
         'the dashboard needs Starlette, Jinja2, and Plotly: pip install "offload[dashboard]"'
     ) from exc
 
-from offload.dashboard import (
-    blob,
-    blobs,
-    classes,
-    estimates,
-    lookup,
-    overview,
-    stores,
-    tasks,
-    workers,
-)
-from offload.dashboard.addresses import HEALTH
+from offload.dashboard import blobs, classes, estimates, lookup, overview, stores, tasks
 from offload.dashboard.auth import Auth, Guard
-from offload.dashboard.charts import plotly
-from offload.dashboard.failures import Failures
-from offload.dashboard.headers import LOOPBACK, Headers, Hosts
-from offload.dashboard.rendering import render
+from offload.dashboard.rendering import plotly, render
+from offload.dashboard.security import HEALTH, LOOPBACK, Headers, Hosts
 from offload.dashboard.state import DashboardState
 
 __all__ = ("dashboard",)
+
+logger = logging.getLogger(__name__)
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -79,11 +70,9 @@ def dashboard(
             *overview.ROUTES,
             *tasks.ROUTES,
             *blobs.ROUTES,
-            *blob.ROUTES,
             *lookup.ROUTES,
             *classes.ROUTES,
             *stores.ROUTES,
-            *workers.ROUTES,
             *estimates.ROUTES,
             Route(HEALTH, _health, name="health"),
             Route("/static/plotly.js", plotly, name="plotly"),
@@ -94,7 +83,7 @@ def dashboard(
             Middleware(Hosts, names=hosts),
             Middleware(Guard, auth=auth),
             Middleware(GZipMiddleware, minimum_size=1000),
-            Middleware(Failures),
+            Middleware(_ErrorPages),
         ],
         exception_handlers={OffloadError: _failed, 404: _missing},
     )
@@ -120,3 +109,28 @@ def _missing(request: Request, _: Exception) -> Response:
     return render(
         request, "error.html", 404, title="Page not found", error="Choose one of the pages above."
     )
+
+
+class _ErrorPages:
+    """Responds to unexpected errors with a page that reloads by itself, and logs them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def observe(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observe)
+        except Exception as exc:
+            if scope["type"] != "http" or started:
+                raise
+            logger.exception("%s %r failed", scope["method"], scope["path"])
+            error = f"{type(exc).__name__}: see the dashboard's log for details."
+            page = render(Request(scope), "error.html", 500, title="This page failed", error=error)
+            await page(scope, receive, send)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from offload.dashboard.addresses import HEALTH, path_of, root_of
+from offload.dashboard.security import HEALTH, path_of, root_of
 from offload.errors import ConfigurationError
 
 __all__ = ("Auth", "Basic", "Guard", "Token")

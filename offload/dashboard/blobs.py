@@ -11,11 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from offload.dashboard.caching import Refreshed
-from offload.dashboard.charts import Chart
-from offload.dashboard.rendering import render
+from offload.dashboard.rendering import Chart, Column, Table, number_of, render
 from offload.dashboard.state import state_of
 from offload.dashboard.stored import Kind, Stored
-from offload.dashboard.tables import Column, Table, number_of
 from offload.digest import Digest, parse_digest
 from offload.errors import OffloadError
 from offload.inspect.blobs import Row, partial_prefix, stored_sizes
@@ -91,8 +89,8 @@ def _blobs(request: Request) -> Response:
 def _asked(query: QueryParams) -> _Asked:
     wrong: list[str] = []
     text, larger = query.get("q", "").strip(), query.get("larger", "").strip()
-    begin = partial_prefix(text.lower())
-    if begin is None:
+    prefix = partial_prefix(text.lower())
+    if prefix is None:
         wrong.append(
             f"No digest starts with {text[:_LONGEST]}. If it is a task id, look it up above."
         )
@@ -105,7 +103,7 @@ def _asked(query: QueryParams) -> _Asked:
         Query(
             sort=sort if given else "size",
             descending=query.get("desc") == "1" if given else None,
-            prefix=begin or "",
+            prefix=prefix or "",
             larger_than=size,
             held={"yes": True, "no": False}.get(query.get("held", "")),
         ),

@@ -10,9 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from offload.dashboard.caching import Refreshed
-from offload.dashboard.rendering import moment, render
+from offload.dashboard.rendering import Column, Table, moment, render
 from offload.dashboard.state import Classes, state_of
-from offload.dashboard.tables import Column, Table
 from offload.inspect.classes import ClassState, VersionState, format_version, short_hash
 from offload.text import UNKNOWN, human_number, human_size
 

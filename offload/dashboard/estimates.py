@@ -6,12 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.charts import Chart
 from offload.dashboard.overview import time_range_of
-from offload.dashboard.rendering import render
+from offload.dashboard.rendering import Chart, Column, Table, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES
-from offload.dashboard.tables import Column, Table
 from offload.metrics.estimate import Candidate, Choices, Estimate, estimate
 from offload.text import human_cpu_time, human_number, human_size, human_threshold
 

@@ -6,8 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.charts import Chart, along_time
-from offload.dashboard.rendering import render
+from offload.dashboard.rendering import Chart, along_time, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES, Timeline, TimeRange
 from offload.metrics.counters import STEPS

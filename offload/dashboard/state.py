@@ -23,9 +23,11 @@ from offload.inspect.workers import Workers, ask_workers, this_process
 
 __all__ = ("Classes", "ClusterStatus", "Compared", "DashboardState", "state_of")
 
-_STORES = 10.0  # seconds between two looks
-_WORKERS = 15.0
-_WAITING = 60.0
+_STORES = 10.0  # seconds between two checks of the stores
+_WORKERS = 15.0  # of the workers
+_WAITING = 60.0  # of messages about to lose their values
+_CLASSES = 10.0  # seconds between two reads of all classes: Redis scans all its keys
+_MAX_DIFF = 200_000  # characters
 
 
 @dataclass(frozen=True)
@@ -42,26 +44,21 @@ class ClusterStatus:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.stores: BackgroundRefresh[StoreState] = BackgroundRefresh(
-            self._look, every=_STORES, share=2
+            self._inspect, every=_STORES, share=2
         )
         self.workers: BackgroundRefresh[Compared] = BackgroundRefresh(
             self._compare, every=_WORKERS, share=2
         )
-
         self.waiting: BackgroundRefresh[Sequence[Finding]] = BackgroundRefresh(
             lambda: tuple(check_messages(runtime)), every=_WAITING
         )
 
-    def _look(self) -> StoreState:
+    def _inspect(self) -> StoreState:
         return inspect_store(self._runtime.store, self._runtime.settings.tier_sizes)
 
     def _compare(self) -> Compared:
         asked = ask_workers(self._runtime.app)
         return Compared(asked, tuple(config_drift(this_process(self._runtime), asked)))
-
-
-_EVERY = 10.0  # seconds between two reads of all classes: Redis scans all its keys
-_LONGEST = 200_000  # characters of a diff
 
 
 class Classes:
@@ -74,9 +71,9 @@ class Classes:
 
     def __init__(self, registry: ClassRegistry) -> None:
         self.registry = registry
-        self.all: BackgroundRefresh[list[ClassState]] = BackgroundRefresh(self._all, every=_EVERY)
-        self._histories: TTLCache[History] = TTLCache(self._history, _EVERY)
-        self._diffs: TTLCache[str] = TTLCache(self._diff, _EVERY)
+        self.all: BackgroundRefresh[list[ClassState]] = BackgroundRefresh(self._all, every=_CLASSES)
+        self._histories: TTLCache[History] = TTLCache(self._history, _CLASSES)
+        self._diffs: TTLCache[str] = TTLCache(self._diff, _CLASSES)
 
     def history(self, name: str) -> History:
         """Return the versions of the class with exactly this name; none if there is no such class.
@@ -108,7 +105,7 @@ class Classes:
             return str(exc)
         if not text:
             return "The sources are the same; values, defaults, or the Python version differ."
-        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\n… cut"
+        return text if len(text) <= _MAX_DIFF else f"{text[:_MAX_DIFF]}\n… cut"
 
 
 class DashboardState:

@@ -10,12 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.charts import Chart
 from offload.dashboard.overview import latency, time_range_of, troubles
-from offload.dashboard.rendering import render
+from offload.dashboard.rendering import Chart, Column, Table, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES
-from offload.dashboard.tables import Column, Table
 from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
 from offload.text import human_number, human_percent, human_ratio, human_size

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from offload.classes.versions import Names
-from offload.dashboard import dashboard, state, tables
+from offload.dashboard import dashboard, rendering, state
 from offload.testing.store import unique
 from tests.cli.class_commands import HMAC, Command, made
 from tests.dashboard.test_stores import rows, settled
@@ -123,7 +123,7 @@ def test_a_class_that_is_not_there(command):
 
 def test_reasons_are_those_of_the_page(command, monkeypatch):
     """However many classes are refused, a page names only those that it shows."""
-    monkeypatch.setattr(tables, "PAGE", 1)
+    monkeypatch.setattr(rendering, "_ROWS", 1)
     for name in ("First", "Last"):
         command.registry.push(made(name))
     other = command.another(code="signed", signing_key="hmac:another secret that is long")

@@ -8,7 +8,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from offload.dashboard import dashboard
-from offload.dashboard.forms import read_form, sign, token_of
+from offload.dashboard.security import read_form, sign, token_of
 from tests.support.wire import make_wire
 
 
