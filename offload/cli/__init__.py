@@ -1,4 +1,4 @@
-"""The command group ``celery -A proj offload …``, with one module per command.
+"""The command group ``celery -A proj offload …``.
 
 Celery imports this module whenever ``celery`` runs, whatever the command. So it imports only
 the library's errors, and a command's module only when that command runs.
@@ -18,21 +18,22 @@ _JSON = "offload_json"
 
 __all__ = ("offload",)
 
-_COMMANDS = (
-    "classes",
-    "dashboard",
-    "doctor",
-    "estimate",
-    "exporter",
-    "gc",
-    "get",
-    "inspect",
-    "ls",
-    "purge",
-    "rm",
-    "stats",
-    "store",
-)  # each is the name of a command and of its module
+_COMMANDS = {
+    "classes": "classes",
+    "dashboard": "serve",
+    "doctor": "doctor",
+    "estimate": "estimate",
+    "exporter": "serve",
+    "gc": "cleanup",
+    "get": "values",
+    "inspect": "values",
+    "ls": "blobs",
+    "purge": "cleanup",
+    "rm": "blobs",
+    "stats": "stats",
+    "store": "store",
+}
+"""The module of each command."""
 
 
 class _Unavailable(click.ClickException):
@@ -46,7 +47,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"{__name__}.{cmd_name}")
+        module = import_module(f"{__name__}.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from offload.cli.context import runtime_of
+from offload.cli.options import as_json, runtime_of
 from offload.cli.output import print_json, print_labelled
 from offload.doctor import Examined, examine
 from offload.errors import OffloadError
@@ -20,7 +20,7 @@ _UNAVAILABLE = 69  # the exit code of all commands then
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@as_json
 @click.option(
     "--workers/--no-workers",
     default=True,

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from offload.cli.context import runtime_of
-from offload.cli.duration import Duration
+from offload.cli.options import DURATION, as_json, runtime_of
 from offload.cli.output import Column, print_json, print_rows
 from offload.hooks.runtime import Runtime
 from offload.metrics.estimate import Candidate, Estimate
@@ -32,9 +31,9 @@ _BY_TASK = [
 
 
 @click.command()
-@click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d…")
+@click.option("--since", type=DURATION, metavar="TIME", help="Only the last 30m, 6h, 7d…")
 @click.option("--by", type=click.Choice(["task"]), help="One row per task.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@as_json
 @click.pass_context
 def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: bool) -> None:
     """Predict what each threshold would save, and recommend one.

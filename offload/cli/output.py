@@ -1,23 +1,33 @@
-"""Output shared by all commands: one JSON document for programs, columns for people."""
+"""Output of commands: JSON for programs; columns, tables, and progress for people.
+
+Tables on a terminal need rich (extra ``cli``); otherwise commands print plain columns.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, final
 
 import click
 
-from offload.cli import terminal
-from offload.cli.terminal import Column
 from offload.errors import OffloadError
-from offload.text import printable
+from offload.text import human_size, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 __all__ = (
     "Column",
+    "Progress",
     "print_error",
     "print_json",
     "print_json_list",
@@ -26,9 +36,44 @@ __all__ = (
     "print_rows",
 )
 
+T = TypeVar("T")
+
 _IN_MEMORY = 1 << 24  # bytes of a list that are kept in memory before it is printed
 _PAGE = 1 << 16  # characters
 _ROWS_AT_ONCE = 500  # writing single lines takes longer than formatting them
+_REDRAW = 0.2  # seconds between updates of the progress
+_GAP = 2  # characters between columns
+_MANY = 50  # rows above which rich, at 0.7 ms per row, is used only if needed
+_LEAST = 16  # minimum width of a column that wraps
+_STYLES = {
+    "error": "bold red",
+    "refused": "bold red",
+    "warning": "yellow",
+    "out_of_sync": "yellow",
+    "untracked": "yellow",
+    "ok": "green",
+    "synced": "green",
+    "pushed": "green",
+    "stored": "green",
+}
+"""Styles of levels and statuses."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Layout of a column.
+
+    Attributes:
+        name: its header.
+        width: in characters, if rows are printed as they arrive; else 0.
+        number: whether it is right-aligned on a terminal.
+        breaks: whether its texts wrap on a terminal; those of the last column always do.
+    """
+
+    name: str
+    width: int = 0
+    number: bool = False
+    breaks: bool = False
 
 
 def print_json(document: Any) -> None:
@@ -70,7 +115,7 @@ def print_rows(
         levels: whether the first text of each row is a level or status, colored on a terminal.
     """
     shown = [[printable(text) for text in row] for row in rows]
-    if terminal.print_table(shown, columns, levels=levels):
+    if _print_table(shown, columns, levels=levels):
         return
     if columns:
         shown.insert(0, [column.name for column in columns])
@@ -86,7 +131,7 @@ def print_pages(
     rest = iter(rows)
     first = True
     while some := [[printable(text) for text in row] for row in islice(rest, page)]:
-        if not terminal.print_table(some, columns, names=first):
+        if not _print_table(some, columns, names=first):
             names = [[column.name for column in columns]] if first else []
             click.echo("\n".join(_lines([*names, *some], [column.width for column in columns])))
         first = False
@@ -100,12 +145,159 @@ def print_labelled(texts: Iterable[tuple[str, str]], width: int, *, levels: bool
         levels: whether the labels are levels, colored on a terminal.
     """
     shown = [(label, printable(text)) for label, text in texts]
-    if not terminal.print_labelled(shown, width, levels=levels):
+    out = _console()
+    if out is None or out.width < width + _LEAST:
         for label, text in shown:
             click.echo(f"{label:<{width}}{text}")
+        return
+    table = _grid(gap=1)
+    table.add_column(min_width=width - 1, no_wrap=True, style="" if levels else "bold")
+    table.add_column(overflow="fold")
+    for row in shown:
+        table.add_row(*_texts(row, levels=levels))
+    out.print(table)
 
 
 def _lines(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> Iterator[str]:
     for row in rows:
         texts = [f"{text:<{width}}" for text, width in zip(row, widths, strict=False)]
         yield "  ".join(texts).rstrip()
+
+
+def _console() -> Console | None:
+    """Return a console for tables on standard output.
+
+    None if that isn't a terminal or is a dumb one, or if rich isn't installed.
+    """
+    if not _is_terminal(sys.stdout):
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    found = Console(markup=False, emoji=False, highlight=False)
+    return found if found.is_terminal else None
+
+
+def _print_table(
+    rows: Sequence[Sequence[str]],
+    columns: Sequence[Column] = (),
+    *,
+    names: bool = True,
+    levels: bool = False,
+) -> bool:
+    """Print a table of printable texts if standard output is a terminal that it fits; return
+    whether it was printed.
+    """
+    out = _console()
+    if out is None or not rows:
+        return False
+    if not columns:
+        columns = [Column("")] * max(map(len, rows))
+    names = names and any(column.name for column in columns)
+    widths = [
+        max(column.width, len(column.name), *(len(row[at]) for row in rows if at < len(row)))
+        for at, column in enumerate(columns)
+    ]
+    gaps = _GAP * (len(columns) - 1)
+    if len(rows) > _MANY and not levels and sum(widths) + gaps <= out.width and _ascii(rows):
+        if names:
+            out.print(_line([column.name for column in columns], columns, widths), style="bold")
+        out.file.write("".join(f"{_line(row, columns, widths)}\n" for row in rows))
+        return True
+    table = _grid(header=names)
+    least = gaps
+    for at, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        breaks = column.breaks or at == len(columns) - 1
+        least += min(width, _LEAST) if breaks else width
+        table.add_column(
+            column.name,
+            justify="right" if column.number else "left",
+            min_width=column.width or None,
+            no_wrap=not breaks,
+            overflow="fold",
+        )
+    if least > out.width:
+        return False
+    for row in rows:
+        table.add_row(*_texts(row, levels=levels))
+    out.print(table)
+    return True
+
+
+def _ascii(rows: Sequence[Sequence[str]]) -> bool:
+    return all(text.isascii() for row in rows for text in row)
+
+
+def _line(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    padded = (
+        text.rjust(width) if column.number else text.ljust(width)
+        for text, column, width in zip(row, columns, widths, strict=False)
+    )
+    return (" " * _GAP).join(padded).rstrip()
+
+
+def _grid(*, gap: int = _GAP, header: bool = False) -> Table:
+    from rich.table import Table
+
+    return Table(
+        box=None, padding=(0, gap, 0, 0), pad_edge=False, show_header=header, header_style="bold"
+    )
+
+
+def _texts(row: Sequence[str], *, levels: bool) -> list[Any]:
+    """Convert a row to rich texts, ignoring markup."""
+    from rich.text import Text
+
+    first = _STYLES.get(row[0], "") if levels and row else ""
+    return [Text(text, style="" if at else first) for at, text in enumerate(row)]
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Return whether *stream* is a terminal that understands control sequences."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+@final
+class Progress:
+    """Show *doing*, the number of items found, and their bytes; erase the line when the block ends.
+
+    Args:
+        shown: False shows nothing, even on a terminal.
+    """
+
+    def __init__(self, doing: str, *, shown: bool = True) -> None:
+        self._doing = printable(doing)
+        self._shown = shown and _is_terminal(sys.stderr)
+        self._count = self._size = 0
+        self._next = 0.0  # when to redraw
+
+    def __enter__(self) -> Progress:
+        self._draw()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            click.echo("\r\033[K", err=True, nl=False)
+
+    def step(self, size: int) -> None:
+        """Count another item of *size* bytes."""
+        self._count += 1
+        self._size += size
+        self._draw()
+
+    def over(self, items: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
+        """Yield *items*, counting each."""
+        for item in items:
+            self.step(size(item))
+            yield item
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if not self._shown or now < self._next:
+            return
+        self._next = now + _REDRAW
+        found = f": {self._count:,} found, {human_size(self._size)}"
+        width = os.get_terminal_size(sys.stderr.fileno()).columns  # 0 if unknown
+        doing = self._doing[: max(width - 1 - len(found), 0)] if width else self._doing
+        click.echo(f"\r\033[K{doing}{found}", err=True, nl=False)

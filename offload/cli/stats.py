@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from offload.cli.context import runtime_of
-from offload.cli.duration import Duration
+from offload.cli.options import DURATION, as_json, runtime_of
 from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.errors import StoreUnavailable
 from offload.hooks.runtime import Runtime
@@ -49,9 +48,9 @@ _LABELS = 10  # characters
 
 
 @click.command()
-@click.option("--since", type=Duration(), metavar="TIME", help="Only the last 30m, 6h, 7d…")
+@click.option("--since", type=DURATION, metavar="TIME", help="Only the last 30m, 6h, 7d…")
 @click.option("--by", type=click.Choice(["task", "argument", "store"]), help="One row for each.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@as_json
 @click.option(
     "--watch", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Repeat until interrupted."
 )

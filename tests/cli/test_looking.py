@@ -111,7 +111,7 @@ def large(times=3):
 @on_all
 def test_an_empty_store_has_nothing(commands):
     """It says so, and JSON is an empty list."""
-    assert "no such blobs in" in commands.run("ls")
+    assert "no matching blobs in" in commands.run("ls")
     assert commands.json("ls") == []
 
 

@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from offload.cli.output import Column, print_pages, print_rows
-from offload.cli.progress import Progress
+from offload.cli.output import Column, Progress, print_pages, print_rows
 from tests.cli.conftest import ROOT
 from tests.support.terminal import Terminal, environment
 
@@ -160,9 +159,9 @@ def test_rows_without_names_and_of_nothing(capsys):
 def test_how_far_it_is_is_told_on_a_terminal(shown):
     """One line, no longer than the terminal is wide, and gone at the end."""
     code = """
-from offload.cli import progress
-progress._REDRAW = 0
-with progress.Progress("sweeping s3://a\\x1b[31m" + "b" * 80) as done:
+from offload.cli import output
+output._REDRAW = 0
+with output.Progress("sweeping s3://a\\x1b[31m" + "b" * 80) as done:
     for _ in done.over(range(3), lambda n: 1000): pass
 print("done")
 """

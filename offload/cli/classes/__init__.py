@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from offload.cli.classes.look import diff, list_, show, status
-from offload.cli.classes.move import prune, push, rollback, tag
-from offload.cli.classes.trust import keygen, pull, verify
+from offload.cli.classes.shipping import keygen, prune, pull, push, rollback, tag, verify
+from offload.cli.classes.versions import diff, list_, show, status
 
 __all__ = ("classes",)
 

@@ -10,16 +10,15 @@ import click
 
 from offload.classes.registry import ClassRegistry
 from offload.classes.versions import Names, name_of
-from offload.cli.context import runtime_of
+from offload.cli.options import runtime_of
 from offload.errors import UnknownClass
 
 __all__ = (
-    "as_json",
-    "begin",
     "check_one",
     "check_tag",
     "name",
     "names",
+    "prefix",
     "registered",
     "registry_of",
     "tag",
@@ -39,10 +38,9 @@ def check_tag(_ctx: click.Context, _parameter: click.Parameter, value: str | Non
     return value
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-begin = click.option(
+prefix = click.option(
     "--hash",
-    "begin",
+    "prefix",
     metavar="HASH",
     help="Choose a version by at least the first 8 digits of its hash.",
 )
@@ -51,21 +49,21 @@ name = click.argument("name")
 names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
-def check_one(begin: str | None, tag: str | None) -> None:
+def check_one(prefix: str | None, tag: str | None) -> None:
     """Raise UsageError if both a hash and a tag are given."""
-    if begin is not None and tag is not None:
+    if prefix is not None and tag is not None:
         raise click.UsageError("use --hash or --tag, not both")
 
 
-def version(registry: ClassRegistry, name: str, begin: str | None, tag: str | None) -> str:
+def version(registry: ClassRegistry, name: str, prefix: str | None, tag: str | None) -> str:
     """Return the full hash for a hash prefix or tag; the latest version's if neither is given.
 
     Signatures aren't verified.
 
     Raises UnknownClass, VersionMissing.
     """
-    if begin is not None:
-        return registry.find_hash(name, begin)
+    if prefix is not None:
+        return registry.find_hash(name, prefix)
     return registry.find_hash(name, tag or "latest", tags=True)
 
 

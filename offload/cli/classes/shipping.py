@@ -1,4 +1,4 @@
-"""Commands that load and verify shipped classes, and create keys."""
+"""Commands that push, load, verify, tag, and delete versions, and create keys."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from offload.classes.keys import signer as signer_with
 from offload.classes.listing import Listed
 from offload.classes.policy import OFF
 from offload.classes.registry import ClassRegistry
-from offload.classes.versions import Record
-from offload.cli.classes import asked
+from offload.classes.versions import Record, name_of
+from offload.cli.classes import options
+from offload.cli.options import as_json
 from offload.cli.output import print_json, print_rows
-from offload.errors import CodeRefused, ConfigurationError, OffloadError, VersionMissing
-from offload.inspect.classes import describe_version, format_version, signature_json, signer_of
+from offload.errors import CodeError, CodeRefused, ConfigurationError, OffloadError, VersionMissing
+from offload.inspect.classes import (
+    describe_version,
+    format_version,
+    short_hash,
+    signature_json,
+    signer_of,
+)
 from offload.text import human_size, printable
 
-__all__ = ("keygen", "pull", "verify")
+__all__ = ("keygen", "prune", "pull", "push", "rollback", "tag", "verify")
 
 _KEYS = """\
 # Only where classes are pushed or sent. Whoever has this key decides what workers run.
@@ -35,22 +42,146 @@ offload_verify_keys = ["{public}"]
 offload_code = "signed"\
 """
 
+_DAY = 86400.0  # seconds
+
 
 @click.command()
-@asked.name
-@asked.begin
-@asked.tag
+@options.names
+@click.option(
+    "--no-latest", is_flag=True, help="Store the versions without making them the latest."
+)
+@as_json
+@click.pass_context
+def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: bool) -> None:
+    """Push all registered classes, or the named ones.
+
+    Each becomes the latest version under its name. Pushing again changes nothing; all classes that
+    are up to date share one round trip.
+    """
+    registry = options.registry_of(ctx)
+    objs = {name_of(obj): obj for obj in options.registered(registry, names)}
+    changed = _persisted(registry, objs) if no_latest else set(registry.push_all(objs.values()))
+    hashes = {name: registry.get_class_hash(obj) for name, obj in objs.items()}
+    words = ("present", "stored") if no_latest else ("synced", "pushed")
+    if as_json:
+        print_json(
+            [
+                {"name": name, "hash": code_hash, "changed": name in changed}
+                for name, code_hash in hashes.items()
+            ]
+        )
+    elif objs:
+        print_rows(
+            ((words[name in changed], format_version(name, hashes[name])) for name in objs),
+            levels=True,
+        )
+    else:
+        click.echo("no registered classes")
+
+
+def _persisted(registry: ClassRegistry, objs: dict[str, Any]) -> set[str]:
+    """Store versions; return the names of those that weren't in the store."""
+    stored = {(each.name, code_hash) for each in registry.listing() for code_hash in each.versions}
+    return {name for name, obj in objs.items() if (name, registry.persist_class(obj)) not in stored}
+
+
+@click.command()
+@options.name
+@click.argument("tag", callback=options.check_tag)
+@click.argument("prefix", metavar="HASH")
+@as_json
+@click.pass_context
+def tag(ctx: click.Context, name: str, tag: str, prefix: str, as_json: bool) -> None:
+    """Tag a version, moving the tag from any other version.
+
+    HASH is at least the first 8 digits of the version's hash.
+    """
+    registry = options.registry_of(ctx)
+    name = registry.full_name(name)
+    code_hash = registry.find_hash(name, prefix)
+    was = _tagged_hash(registry, name, tag)
+    registry.tag(name, tag, code_hash)
+    _print(name, tag, code_hash, was, as_json=as_json)
+
+
+@click.command()
+@options.name
+@click.argument("prefix", metavar="HASH")
+@as_json
+@click.pass_context
+def rollback(ctx: click.Context, name: str, prefix: str, as_json: bool) -> None:
+    """Make a stored version the latest.
+
+    HASH is at least the first 8 digits of the version's hash.
+    """
+    registry = options.registry_of(ctx)
+    name = registry.full_name(name)
+    code_hash = registry.find_hash(name, prefix)
+    was = _tagged_hash(registry, name, "latest")
+    registry.rollback(name, code_hash)
+    _print(name, "latest", code_hash, was, as_json=as_json)
+
+
+def _tagged_hash(registry: ClassRegistry, name: str, tag: str) -> str | None:
+    """Return the hash that a tag names; None if there is none, or if it is unreadable."""
+    try:
+        return registry.tags(name).get(tag)
+    except CodeError:
+        return None
+
+
+def _print(name: str, tag: str, code_hash: str, was: str | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, "tag": tag, "hash": code_hash, "was": was})
+        return
+    before = "" if was is None else "unchanged" if was == code_hash else f"was {short_hash(was)}"
+    print_rows([(tag, format_version(name, code_hash), before)])
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0, min_open=True),
+    required=True,
+    metavar="DAYS",
+    help="Longer than any message waits, and than any process runs that sends old versions.",
+)
+@click.option("--dry-run", "-n", is_flag=True, help="Delete nothing; only report.")
+@as_json
+@click.pass_context
+def prune(ctx: click.Context, older_than: float, dry_run: bool, as_json: bool) -> None:
+    """Delete old versions, except those that are the latest, are tagged, or are needed by others.
+
+    Every version that was ever sent is kept until this command deletes it.
+    """
+    registry = options.registry_of(ctx)
+    found = registry.prune(older_than * _DAY, dry_run=dry_run)
+    if as_json:
+        print_json(
+            [{"name": each.class_name, "hash": each.hash, "size": each.size} for each in found]
+        )
+        return
+    for each in found:
+        click.echo(printable(format_version(each.class_name, each.hash)))
+    did = "would delete" if dry_run else "deleted"
+    click.echo(f"{registry.store.url}: {did} {len(found)} versions")
+
+
+@click.command()
+@options.name
+@options.prefix
+@options.tag
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the pickle to this file without loading it, whatever the settings allow.",
 )
-@asked.as_json
+@as_json
 @click.pass_context
 def pull(
     ctx: click.Context,
     name: str,
-    begin: str | None,
+    prefix: str | None,
     tag: str | None,
     output: Path | None,
     as_json: bool,
@@ -60,14 +191,14 @@ def pull(
     This process's settings decide whether it may be loaded. The class is always read from the
     store, even if this process defines it, and its hash is verified after loading.
     """
-    asked.check_one(begin, tag)
-    registry = asked.registry_of(ctx)
+    options.check_one(prefix, tag)
+    registry = options.registry_of(ctx)
     name = registry.full_name(name)
     if output is not None:
-        record = _write(registry, name, asked.version(registry, name, begin, tag), output)
+        record = _write(registry, name, options.version(registry, name, prefix, tag), output)
         did = f"wrote {human_size(record.size)} of {format_version(name, record.hash)} to {output}"
     else:
-        record = _load(registry, name, begin, tag)
+        record = _load(registry, name, prefix, tag)
         did = f"loaded {record.kind} {format_version(name, record.hash)}"
     if as_json:
         print_json({**describe_version(registry.policy, record), "output": output and str(output)})
@@ -84,8 +215,8 @@ def _write(registry: ClassRegistry, name: str, code_hash: str, output: Path) -> 
     return stored.record
 
 
-def _load(registry: ClassRegistry, name: str, begin: str | None, tag: str | None) -> Record:
-    code_hash = None if begin is None else registry.find_hash(name, begin)
+def _load(registry: ClassRegistry, name: str, prefix: str | None, tag: str | None) -> Record:
+    code_hash = None if prefix is None else registry.find_hash(name, prefix)
     record = registry.check(name, code_hash, tag=tag)
     try:
         registry.recover_class(name, record.hash)
@@ -98,9 +229,9 @@ def _load(registry: ClassRegistry, name: str, begin: str | None, tag: str | None
 
 
 @click.command()
-@asked.names
+@options.names
 @click.option("--all-versions", is_flag=True, help="Verify all versions and tags.")
-@asked.as_json
+@as_json
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], all_versions: bool, as_json: bool) -> None:
     """Verify signatures and digests, without running any code.
@@ -108,7 +239,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], all_versions: bool, as_js
     Verifies the latest versions, with this process's settings. The exit code is 1 if a version
     is refused.
     """
-    registry = asked.registry_of(ctx)
+    registry = options.registry_of(ctx)
     if registry.policy.mode == OFF:
         raise ConfigurationError(
             "offload_code is 'off', so nothing would be loaded: use the settings of workers"
@@ -188,7 +319,7 @@ def _json(registry: ClassRegistry, verified: _Verified) -> dict[str, Any]:
 
 
 @click.command()
-@asked.as_json
+@as_json
 def keygen(as_json: bool) -> None:
     """Create a pair of keys, and print it in the form of settings.
 

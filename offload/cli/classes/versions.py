@@ -10,7 +10,8 @@ import click
 
 from offload.classes.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
 from offload.classes.versions import Record, name_of
-from offload.cli.classes import asked
+from offload.cli.classes import options
+from offload.cli.options import as_json
 from offload.cli.output import Column, print_json, print_rows
 from offload.errors import CodeError, CodeRefused
 from offload.inspect.classes import (
@@ -38,7 +39,7 @@ _REFUSED = "refused"
 
 
 @click.command("list")
-@asked.as_json
+@as_json
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """List all classes and functions in the store.
@@ -46,7 +47,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     STATUS compares the latest version with the class that this process registered under the same
     name. Only signatures are verified; see `verify`.
     """
-    registry = asked.registry_of(ctx)
+    registry = options.registry_of(ctx)
     found = [each for each in classes_of(registry) if each.is_stored]
     if as_json:
         print_json([_listed_json(registry, each) for each in found])
@@ -86,26 +87,26 @@ def _listed_json(registry: ClassRegistry, listed: ClassState) -> dict[str, objec
 
 
 @click.command()
-@asked.name
-@asked.begin
-@asked.tag
-@asked.as_json
+@options.name
+@options.prefix
+@options.tag
+@as_json
 @click.pass_context
-def show(ctx: click.Context, name: str, begin: str | None, tag: str | None, as_json: bool) -> None:
+def show(ctx: click.Context, name: str, prefix: str | None, tag: str | None, as_json: bool) -> None:
     """Show a version of a class, and list all versions.
 
     The default is the latest version, or the newest if none was made the latest, as with classes
     that were only sent in messages. "loads here" says whether a process with these settings would
     load the version and its dependencies; no code runs.
     """
-    asked.check_one(begin, tag)
-    registry = asked.registry_of(ctx)
+    options.check_one(prefix, tag)
+    registry = options.registry_of(ctx)
     name = registry.full_name(name)
     versions, tags = registry.versions(name), registry.tags(name)
-    if begin is None and tag is None and "latest" not in tags:
-        begin = versions[-1].hash
-    record = registry.stored(name, asked.version(registry, name, begin, tag)).record
-    why_not = _why_not(registry, name, None if begin is None else record.hash, tag)
+    if prefix is None and tag is None and "latest" not in tags:
+        prefix = versions[-1].hash
+    record = registry.stored(name, options.version(registry, name, prefix, tag)).record
+    why_not = _why_not(registry, name, None if prefix is None else record.hash, tag)
     if as_json:
         print_json(
             {
@@ -171,8 +172,8 @@ def _print(
 
 
 @click.command()
-@asked.names
-@asked.as_json
+@options.names
+@as_json
 @click.pass_context
 def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Compare registered classes with the store.
@@ -180,8 +181,8 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     The exit code is 1 if a class is out of sync or untracked, or if its version in the store is
     refused. With names, only these classes are compared.
     """
-    registry = asked.registry_of(ctx)
-    found = _compared(registry, asked.registered(registry, names))
+    registry = options.registry_of(ctx)
+    found = _compared(registry, options.registered(registry, names))
     counted = Counter(each["status"] for each in found)
     if as_json:
         not_synced = len(found) - counted[SYNCED]
@@ -226,17 +227,17 @@ def _why(found: dict[str, Any]) -> str:
 
 
 @click.command()
-@asked.name
+@options.name
 @click.argument("a")
 @click.argument("b")
-@asked.as_json
+@as_json
 @click.pass_context
 def diff(ctx: click.Context, name: str, a: str, b: str, as_json: bool) -> None:
     """Show how the source changed from version A to version B.
 
     A and B are tags, "latest", or at least the first 8 digits of a hash.
     """
-    registry = asked.registry_of(ctx)
+    registry = options.registry_of(ctx)
     name = registry.full_name(name)
     old, new = (registry.find_hash(name, each, tags=True) for each in (a, b))
     text = registry.diff(name, old, new)

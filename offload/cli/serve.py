@@ -1,16 +1,17 @@
-"""``celery offload dashboard``: show statistics and stored values in a browser."""
+"""``celery offload dashboard`` and ``exporter``: serve statistics over HTTP."""
 
 from __future__ import annotations
 
 import ipaddress
+import threading
 
 import click
 
-from offload.cli.context import runtime_of
+from offload.cli.options import runtime_of
 from offload.cli.output import print_json
 from offload.errors import ConfigurationError
 
-__all__ = ("dashboard",)
+__all__ = ("dashboard", "exporter")
 
 
 @click.command()
@@ -56,7 +57,7 @@ def dashboard(
     proxy in front. The page is read-only without --allow-delete.
     """
     from offload.dashboard import Basic, Token
-    from offload.dashboard import dashboard as made
+    from offload.dashboard import dashboard as make_dashboard
     from offload.dashboard.security import LOOPBACK
     from offload.dashboard.serving import serve
 
@@ -69,11 +70,11 @@ def dashboard(
         auth = Token(token)
     if auth is None and not _loopback(host):
         raise ConfigurationError(
-            f"who reaches {host} could look at everything: say who may, by "
-            "OFFLOAD_DASHBOARD_TOKEN or OFFLOAD_DASHBOARD_BASIC_AUTH"
+            f"anyone who can reach {host} could view everything: set OFFLOAD_DASHBOARD_TOKEN or "
+            "OFFLOAD_DASHBOARD_BASIC_AUTH"
         )
     hosts = [*LOOPBACK, *allow_host] if allow_host else None
-    app = made(runtime_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=hosts)
+    app = make_dashboard(runtime_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=hosts)
 
     def started(url: str) -> None:
         if as_json:
@@ -96,3 +97,37 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=9540, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--tasks",
+    default=200,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Number of tasks with their own label: those with the most bytes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
+@click.pass_context
+def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool) -> None:
+    """Serve the statistics of all processes to Prometheus, at /metrics.
+
+    The exporter reads the store at every scrape, so one per store is enough.
+    """
+    from offload.metrics.prometheus import serve
+    from offload.metrics.storage import sums_of
+
+    runtime = runtime_of(ctx)
+    sums_of(runtime.store)
+    port, server = serve(runtime.store, host, port, tasks=tasks)
+    url = f"http://{host}:{port}/metrics"
+    if as_json:
+        print_json({"url": url, "store": runtime.store.url})
+    else:
+        click.echo(f"{url} serves the statistics of {runtime.store.url}")
+    try:
+        threading.Event().wait()
+    finally:
+        server.shutdown()

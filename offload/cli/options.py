@@ -1,0 +1,55 @@
+"""The app that a command runs for, and options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from offload.errors import ConfigurationError
+from offload.hooks.runtime import Runtime
+from offload.text import parse_duration, parse_size
+
+__all__ = ("DURATION", "SIZE", "as_json", "runtime_of")
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+class _Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """An option whose text *parse* converts; *wanted* describes valid ones."""
+
+    def __init__(self, name: str, parse: Callable[[str], float | None], wanted: str) -> None:
+        self.name = name
+        self._parse = parse
+        self._wanted = wanted
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        found = self._parse(str(value))
+        if found is None:
+            self.fail(f"expected {self._wanted}, not {value!r}", param, ctx)
+        return found
+
+
+DURATION = _Parsed("duration", parse_duration, "a duration such as 30m, 6h, or 7d")
+"""Converted to seconds."""
+
+SIZE = _Parsed("size", parse_size, "a size such as 500kB or 1.5MB")
+"""Converted to bytes."""
+
+
+def runtime_of(ctx: click.Context) -> Runtime:
+    """Import the task modules of the app that ``celery -A`` names, and return its runtime.
+
+    Raises ConfigurationError if the app has no offload.
+    """
+    app = ctx.obj.app
+    app.loader.import_default_modules()
+    runtime = getattr(app, "_offload", None)
+    if not isinstance(runtime, Runtime):
+        raise ConfigurationError(
+            f"app {app.main or 'default'!r} has no offload: name the app with -A, as in "
+            f"celery -A proj offload {ctx.command_path.rpartition(' offload ')[2]}, "
+            "and call Offload(app) in one of its modules"
+        )
+    return runtime

@@ -1,0 +1,275 @@
+"""``celery offload inspect`` and ``get``: describe a value, or write it to a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from offload.cli.options import as_json, runtime_of
+from offload.cli.output import print_json, print_rows
+from offload.errors import InvalidRef, SerializationError
+from offload.hooks.runtime import Runtime
+from offload.inspect.blobs import digest_prefix, find_digest, is_ref
+from offload.inspect.content import BlobContent, read_content
+from offload.inspect.values import describe, json_finite
+from offload.ref import Ref
+from offload.text import human_duration, human_size, printable, type_name
+
+__all__ = ("get", "inspect")
+
+_SHOWN = 20  # chunks and holders that are listed without --json
+
+
+@click.command()
+@click.argument("what", metavar="REF|DIGEST|TASK-ID")
+@as_json
+@click.pass_context
+def inspect(ctx: click.Context, what: str, as_json: bool) -> None:
+    """Describe a reference, a blob, or a task, and list its holders.
+
+    WHAT is a reference (its whole text, offload:1?…), a digest (at least its first 8 digits), or
+    a task ID. Values aren't decoded, and no code runs. The preview shows the start of strings and
+    JSON, the dtype and shape of arrays, and the columns of frames, but nothing of pickles. Of a
+    task, it shows what the result backend knows, without fetching the result. The arguments of a
+    task that waits in a queue can't be looked up.
+    """
+    runtime = runtime_of(ctx)
+    described = describe(runtime, what)
+    if as_json:
+        print_json(json_finite(described))
+    else:
+        _print(described)
+
+
+def _print(described: Mapping[str, Any]) -> None:
+    print_rows(_rows(described))
+
+
+def _rows(described: Mapping[str, Any], indent: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in described.items():
+        label = indent + name.replace("_", " ")
+        if name == "holders":
+            rows += _holders(value, label)
+        elif name == "chunks":
+            rows += _listed(
+                label, [f"{each['digest']}  {human_size(each['bytes'])}" for each in value]
+            )
+        elif name == "buffers":
+            rows += _listed(label, [human_size(size) for size in value], together=True)
+        elif name == "columns":
+            rows += _listed(label, [f"{name or '?'} {dtype}" for name, dtype in value], True)
+        elif isinstance(value, Mapping):
+            rows += [(label, ""), *_rows(value, indent + "  ")]
+        elif isinstance(value, list):
+            rows += _listed(label, list(map(str, value)), together=True)
+        elif value is not None and name != "cut":
+            rows.append((label, _shown(name, value) + ("…" if _is_cut(name, described) else "")))
+    return rows
+
+
+def _is_cut(name: str, described: Mapping[str, Any]) -> bool:
+    return name == "text" and bool(described.get("cut"))
+
+
+def _shown(name: str, value: Any) -> str:
+    if name.endswith("bytes"):
+        return f"{human_size(value)} ({value:,} bytes)" if value >= 1000 else human_size(value)
+    if name == "ttl":
+        return human_duration(value)
+    if name == "age":
+        return human_duration(value)
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
+def _holders(holders: Mapping[str, float] | None, label: str) -> list[tuple[str, str]]:
+    if holders is None:
+        return [(label, "unknown: this store doesn't track holds")]
+    longest = sorted(holders.items(), key=lambda item: (-item[1], item[0]))
+    return _listed(label, [f"{name}  for {human_duration(left)}" for name, left in longest]) or [
+        (label, "none")
+    ]
+
+
+def _listed(label: str, texts: list[str], together: bool = False) -> list[tuple[str, str]]:
+    more = len(texts) - _SHOWN
+    shown = texts[:_SHOWN] + ([f"… and {more:,} more (--json lists all)"] if more > 0 else [])
+    if together:
+        return [(label, ", ".join(shown))] if shown else []
+    return [(label if at == 0 else "", text) for at, text in enumerate(shown)]
+
+
+@click.command()
+@click.argument("what", metavar="REF|DIGEST")
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write; it must not exist.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--decode", is_flag=True, help="Write the decoded value instead of its stored bytes.")
+@as_json
+@click.pass_context
+def get(
+    ctx: click.Context, what: str, output: Path, force: bool, decode: bool, as_json: bool
+) -> None:
+    """Verify the content of a value and write it to a file.
+
+    By default this writes the stored bytes: the bytes of bytes, UTF-8 for strings, JSON, the
+    memory of arrays, or a pickle. Several buffers of one value are concatenated; for a chunk, its
+    bytes are written. Nothing is decoded, and no code runs.
+
+    With --decode, arrays are written as .npy, frames and tables as Arrow files, and other values
+    as JSON. This needs a reference, whose signature proves that the app made the value. A pickle
+    is decoded only if the app accepts pickle.
+    """
+    if output.exists() and not force:
+        raise click.UsageError(f"{output} already exists: add --force to replace it")
+    runtime = runtime_of(ctx)
+    ref = runtime.content.open(what) if is_ref(what) else None
+    if decode and ref is None:
+        raise InvalidRef(
+            f"--decode requires a signed reference (offload:…), not {what[:100]!r}: a digest "
+            "doesn't say who wrote the value; omit --decode to get the raw bytes"
+        )
+    content = _content(runtime, what, ref)
+    with _file(output) as file:
+        if decode and ref is not None:
+            form = _write_value(runtime.content.reader.get(ref), file)
+        else:
+            form = _form(content)
+            for piece in _pieces(content):
+                file.write(piece)
+        size = file.tell()
+    written = {"digest": content.digest, "bytes": size, "output": str(output), "form": form}
+    if as_json:
+        print_json(written)
+    else:
+        click.echo(printable(f"{output}: {human_size(size)}, {form}"))
+
+
+def _content(runtime: Runtime, what: str, ref: Ref[Any] | None) -> BlobContent:
+    if ref is not None:
+        return read_content(runtime.store, ref.digest, data=ref.data, size=ref.size)
+    prefix = digest_prefix(what)
+    if prefix is None:
+        raise InvalidRef(
+            f"{what[:100]!r} is neither a reference nor at least the first 8 digits of a digest"
+        )
+    return read_content(runtime.store, find_digest(runtime.store, prefix))
+
+
+def _form(content: BlobContent) -> str:
+    manifest = content.manifest
+    if manifest is None:
+        return "a chunk"
+    parts = len(manifest.sizes) - content.first
+    concatenated = f", {parts} buffers concatenated" if parts > 1 else ""
+    return f"serialized by {manifest.serializer}{concatenated}"
+
+
+def _pieces(content: BlobContent) -> Iterable[bytes | memoryview]:
+    """Return the bytes to write; with the head if it is all there is, or starts a pickle."""
+    manifest = content.manifest
+    if manifest is None:
+        return content.buffers()
+    pickled = manifest.serializer == "pickle"
+    if pickled or len(manifest.sizes) == content.first:
+        return chain([content.head()], content.buffers())
+    return content.buffers()
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[IO[bytes]]:
+    """Write a temporary file that only its owner can read, and rename it when it is complete."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            file = open(aside, "xb", opener=_private)  # noqa: SIM115 (closed below)
+        except OSError as exc:
+            raise click.FileError(str(path), exc.strerror or str(exc)) from exc
+        with file:
+            yield file
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _write_value(value: Any, file: IO[bytes]) -> str:
+    """Write *value* to *file* and return a description of its format.
+
+    Raises SerializationError if no file format fits the value.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        file.write(value)
+        return "raw bytes"
+    if isinstance(value, str):
+        file.write(value.encode("utf-8", "surrogatepass"))
+        return "UTF-8 text"
+    package = type(value).__module__.partition(".")[0]
+    if package == "numpy":
+        return _write_array(value, file)
+    if package in ("pandas", "polars", "pyarrow"):
+        return _write_table(value, file)
+    try:
+        file.write(json.dumps(value, ensure_ascii=False, allow_nan=True).encode())
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _no_file(value) from exc
+    return "JSON"
+
+
+def _write_array(value: Any, file: IO[bytes]) -> str:
+    import numpy as np
+
+    try:
+        np.save(file, value, allow_pickle=False)
+    except ValueError as exc:
+        raise _no_file(value) from exc
+    return "an array for numpy.load"
+
+
+def _write_table(value: Any, file: IO[bytes]) -> str:
+    import pyarrow as pa
+
+    try:
+        table = _table(value)
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    except (pa.ArrowException, TypeError, ValueError) as exc:
+        raise _no_file(value) from exc
+    return "an Arrow file (Feather)"
+
+
+def _table(value: Any) -> Any:
+    import pyarrow as pa
+
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+    if kind == "pandas.DataFrame":
+        return pa.Table.from_pandas(value)
+    if kind == "polars.DataFrame":
+        return value.to_arrow()
+    if kind == "pyarrow.RecordBatch":
+        return pa.Table.from_batches([value])
+    if kind == "pyarrow.Table":
+        return value
+    return pa.table({"values": pa.array(value)})
+
+
+def _no_file(value: Any) -> SerializationError:
+    return SerializationError(
+        f"a {type_name(value)} can't be written as a file: omit --decode to write its stored bytes"
+    )
