@@ -13,7 +13,7 @@ from typing import Any
 
 from offload.errors import ConfigurationError, OffloadError
 from offload.metrics.storage import sweep_sums
-from offload.stores.heartbeat import hold_lease, process_name
+from offload.stores.leases import hold_lease, process_name
 from offload.stores.protocols import Store, SweepItem
 
 __all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")

@@ -38,7 +38,7 @@ from offload.metrics.recorder import Recorder
 from offload.ref import Ref
 from offload.serializers.choose import Registry
 from offload.settings import Settings, TaskOptions
-from offload.stores.capabilities import CountsTiers
+from offload.stores.capabilities import Tiered
 from offload.stores.protocols import Store
 
 __all__ = (
@@ -179,7 +179,7 @@ class Runtime:
             # Opening doesn't connect, so concurrent threads may each do it.
             store = open_app_store(self.settings, self.app)
             self.recorder.attach(store)
-            if isinstance(store, CountsTiers):
+            if isinstance(store, Tiered):
                 store.count_by_tier(self.counters)
             self._store = store
         return self._store

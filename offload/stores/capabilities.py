@@ -24,7 +24,6 @@ __all__ = (
     "AddsNumbers",
     "BlobInspection",
     "BlobPeek",
-    "CountsTiers",
     "HoldTracking",
     "KeepsFiles",
     "Known",
@@ -163,11 +162,6 @@ class Tiered(Protocol):
 
     @property
     def tiers(self) -> Sequence[Store]: ...
-
-
-@runtime_checkable
-class CountsTiers(Protocol):
-    """A store that counts what each of its tiers does."""
 
     def count_by_tier(self, counters: StoreCounters) -> None:
         """Count uploads, downloads, and errors of each tier from now on."""

@@ -1,19 +1,27 @@
-"""Checks of arguments that every store makes."""
+"""Checks of arguments, and errors about blobs, that are the same in every store."""
 
 from __future__ import annotations
 
 import math
 import re
 
+from offload.digest import Digest
+from offload.errors import BlobMissing, IntegrityError, StoreUnavailable
+
 __all__ = (
     "MAX_POINTER",
+    "TierNotConfigured",
     "check_holder",
     "check_limit",
     "check_name",
     "check_owner",
     "check_ttl",
     "check_value",
+    "contention_error",
+    "missing_error",
     "names_holder",
+    "size_error",
+    "tier_not_configured",
 )
 
 MAX_POINTER = 64 * 1024
@@ -82,3 +90,41 @@ def check_limit(limit: int) -> int:
     if limit < 0:
         raise ValueError(f"a limit is a number of bytes, not {limit!r}")
     return limit
+
+
+# -- errors about blobs
+
+
+class TierNotConfigured(StoreUnavailable):
+    """A blob is in a tier that this app doesn't use."""
+
+
+def tier_not_configured(digest: Digest, tier: str, url: str) -> TierNotConfigured:
+    """Return the error for a blob that the store at *url* records to be in another *tier*."""
+    return TierNotConfigured(
+        f"{digest} is in {tier}, according to {url}, but this app doesn't use that store: add it "
+        "to offload_store again until its values aren't needed any more",
+        digest=digest,
+        store=url,
+    )
+
+
+def missing_error(digest: Digest, url: str, why: str = "it expired or was deleted") -> BlobMissing:
+    """Return the error for a blob that isn't in the store at *url*."""
+    return BlobMissing(f"{url} has no {digest}: {why}", digest=digest, store=url)
+
+
+def size_error(digest: Digest, url: str, limit: int) -> IntegrityError:
+    """Return the error for a blob of more than *limit* bytes."""
+    return IntegrityError(
+        f"{digest} in {url} is larger than the limit of {limit} bytes", digest=digest, store=url
+    )
+
+
+def contention_error(digest: Digest, url: str, turns: int) -> StoreUnavailable:
+    """Return the error for a blob that others changed during each of *turns* attempts."""
+    return StoreUnavailable(
+        f"{digest} in {url} was changed by others {turns} times in a row",
+        digest=digest,
+        store=url,
+    )

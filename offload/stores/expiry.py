@@ -10,8 +10,8 @@ from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import StoreError
 from offload.stores.capabilities import BlobPeek
 from offload.stores.checks import check_holder, check_limit, check_ttl
+from offload.stores.processes import Threads
 from offload.stores.protocols import PUT
-from offload.stores.threads import Threads
 
 __all__ = ("BLOB_NAME", "ExpiringBlobs", "blob_digest", "blob_name")
 

@@ -23,9 +23,11 @@ from offload.stores.checks import (
     check_owner,
     check_ttl,
     check_value,
+    missing_error,
     names_holder,
+    size_error,
+    tier_not_configured,
 )
-from offload.stores.errors import missing_error, size_error, tier_not_configured
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
 from offload.stores.sums import MemorySums

@@ -1,14 +1,20 @@
-"""Objects that must not cross a fork: one per process."""
+"""What each process has for itself: objects that must not cross a fork, and a pool of threads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from itertools import islice
 from typing import Generic, TypeVar
 
-__all__ = ("PerProcess",)
+__all__ = ("PerProcess", "Threads")
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class PerProcess(Generic[T]):
@@ -17,11 +23,16 @@ class PerProcess(Generic[T]):
     Uses no lock, which a fork could leave locked in the child forever. ``dict.setdefault``
     is atomic, so threads that start together agree on one object (another may be created and
     dropped).
+
+    Args:
+        keep_inherited: keep the parent's objects in a forked child, without using them: dropping
+            them could take locks, which a thread of the parent may have held during the fork.
     """
 
-    def __init__(self, make: Callable[[], T]) -> None:
+    def __init__(self, make: Callable[[], T], *, keep_inherited: bool = False) -> None:
         self._make = make
         self._made: dict[int, T] = {}
+        self._inherited: list[T | None] | None = [] if keep_inherited else None
 
     def get(self) -> T:
         """Return this process's object."""
@@ -30,9 +41,123 @@ class PerProcess(Generic[T]):
         if made is None:
             made = self._made.setdefault(pid, self._make())
             for other in [key for key in self._made if key != pid]:
-                self._made.pop(other, None)  # the parent's
+                inherited = self._made.pop(other, None)
+                if self._inherited is not None:
+                    self._inherited.append(inherited)
         return made
 
     def take(self) -> T | None:
         """Return and forget this process's object; None if there is none."""
         return self._made.pop(os.getpid(), None)
+
+
+class _Pool:
+    """Daemon threads: unlike a ThreadPoolExecutor's, they don't delay the end of the process
+    by the timeouts of a store that doesn't answer.
+    """
+
+    def __init__(self, number: int, name: str) -> None:
+        self._number = number
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, function: Callable[[T], R], item: T) -> Future[R]:
+        future: Future[R] = Future()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(item))
+                except BaseException as exc:
+                    future.set_exception(exc)
+
+        self._jobs.put(job)
+        if not self._idle.acquire(blocking=False):
+            self._grow()
+        return future
+
+    def shutdown(self) -> None:
+        """End the threads after their submitted jobs."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _grow(self) -> None:
+        with self._lock:
+            number = len(self._threads)
+            if number < self._number:
+                name = f"{self._name}_{number}"
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            del job  # keep no reference to what the caller has finished with
+            self._idle.release()
+
+
+class Threads:
+    """At most *number* threads per process, started when there are several calls to make.
+
+    A forked child starts its own. With gevent's monkey patching they are greenlets.
+    """
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self._pools = PerProcess(lambda: _Pool(number, name), keep_inherited=True)
+
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Return the results of *function* for all items.
+
+        The first error is raised once all calls have ended: until then they use the caller's
+        memory.
+        """
+        given = list(items)
+        if len(given) < 2 or self.number < 2:
+            return [function(item) for item in given]
+        pool = self._pools.get()
+        futures = [pool.submit(function, item) for item in given]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+
+    def ahead(self, function: Callable[[T], R], items: Sequence[T], window: int) -> Iterator[R]:
+        """Yield the results for all items in order, with up to *window* calls at once."""
+        window = min(window, self.number)
+        if window < 2 or len(items) < 2:
+            yield from map(function, items)
+            return
+        pid = os.getpid()
+        rest = iter(items)
+        futures: deque[tuple[T, Future[R]]] = deque()
+        try:
+            while True:
+                for item in islice(rest, window - len(futures)):
+                    futures.append((item, self._pools.get().submit(function, item)))
+                if not futures:
+                    return
+                item, future = futures.popleft()
+                # A forked child has no threads that complete the parent's futures.
+                result = future.result() if os.getpid() == pid else function(item)
+                del future
+                yield result
+                del result  # keep no reference to what the caller has finished with
+        finally:
+            if os.getpid() == pid:  # else a lost thread may have their locks
+                for _, future in futures:
+                    future.cancel()
+
+    def close(self) -> None:
+        """End this process's threads after their calls; the next call starts new ones."""
+        pool = self._pools.take()
+        if pool is not None:
+            pool.shutdown()

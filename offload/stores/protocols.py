@@ -32,6 +32,7 @@ __all__ = (
     "PointerStore",
     "Store",
     "SweepItem",
+    "size_of",
 )
 
 Parts = Sequence[Buffer]
@@ -39,6 +40,11 @@ Parts = Sequence[Buffer]
 
 PUT = "put"
 """The holder shared by everyone who only needs a blob to live for some time."""
+
+
+def size_of(parts: Parts) -> int:
+    """Return the bytes of a blob."""
+    return sum(memoryview(part).nbytes for part in parts)
 
 
 @dataclass(frozen=True)

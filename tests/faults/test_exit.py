@@ -88,7 +88,7 @@ def test_the_pools_threads_are_not_waited_for():
     """What is under way in a store's threads is abandoned when the process ends."""
     script = """
 import threading, time
-from offload.stores.threads import Threads
+from offload.stores.processes import Threads
 threads, started = Threads(4, "stuck"), threading.Semaphore(0)
 def stuck(_):
     started.release()

@@ -19,7 +19,7 @@ from offload.stores.s3.blobs import NONCE
 from offload.stores.s3.body import Body, body_of
 from offload.stores.s3.clock import ServerClock
 from offload.stores.s3.store import S3Store
-from offload.stores.threads import Threads
+from offload.stores.processes import Threads
 from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, scanned, swept, unique
 from tests.support.moto_s3 import moto_bucket
 from tests.support.processes import wait_until

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from offload.digest import Buffer, Digest
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.capabilities import BlobPeek
-from offload.stores.checks import check_ttl
-from offload.stores.errors import missing_error, size_error
+from offload.stores.checks import check_ttl, missing_error, size_error
 from offload.stores.expiry import ExpiringBlobs, blob_digest, blob_name
 from offload.stores.fsspec.folder import Folder
 from offload.stores.protocols import BlobInfo, Parts, SweepItem
-from offload.stores.threads import Threads
+from offload.stores.processes import Threads
 
 __all__ = ("FsspecBlobs",)
 

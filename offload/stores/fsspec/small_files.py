@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
 from offload.stores.fsspec.folder import CLOCK, Folder
-from offload.stores.threads import Threads
+from offload.stores.processes import Threads
 
 __all__ = ("FsspecFiles",)
 

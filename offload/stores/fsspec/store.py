@@ -12,7 +12,7 @@ from offload.stores.fsspec.blobs import FsspecBlobs
 from offload.stores.fsspec.folder import FileSystem, Folder
 from offload.stores.fsspec.small_files import FsspecFiles
 from offload.stores.protocols import SweepItem
-from offload.stores.threads import Threads
+from offload.stores.processes import Threads
 from offload.stores.url import StoreURL, count, duration
 
 __all__ = ("FsspecStore", "open_fsspec")

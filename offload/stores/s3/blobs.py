@@ -14,8 +14,7 @@ from typing import Any
 from offload.digest import Buffer, Digest
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.capabilities import BlobPeek, Known, Version
-from offload.stores.checks import check_ttl
-from offload.stores.errors import contention_error, missing_error, size_error
+from offload.stores.checks import check_ttl, contention_error, missing_error, size_error
 from offload.stores.expiry import ExpiringBlobs, blob_digest, blob_name
 from offload.stores.protocols import BlobInfo, Parts, SweepItem
 from offload.stores.s3.body import Body, body_of, size_of

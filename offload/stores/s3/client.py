@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from offload.stores.processes import PerProcess
 from offload.stores.s3.clock import ServerClock
 from offload.stores.s3.driver_errors import check_answer, driver_errors, server_time, status_of
-from offload.stores.threads import Threads
+from offload.stores.processes import Threads
 
 __all__ = ("GONE_OR_CHANGED", "Connect", "S3Client")
 

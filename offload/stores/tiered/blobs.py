@@ -1,34 +1,37 @@
-"""Blobs in several tiers."""
+"""Blobs in several tiers, and counters of what each tier does."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby, islice
 
 from offload.digest import Buffer, Digest
-from offload.errors import BlobMissing, ConfigurationError, StoreError
+from offload.errors import BlobMissing, ConfigurationError, IntegrityError, StoreError
 from offload.stores.capabilities import (
     BlobPeek,
     HoldTracking,
+    StoreCounters,
     blob_inspection_of,
     hold_tracking_of,
 )
-from offload.stores.checks import check_holder, check_limit, check_ttl
-from offload.stores.errors import (
+from offload.stores.checks import (
     TierNotConfigured,
+    check_holder,
+    check_limit,
+    check_ttl,
     contention_error,
     missing_error,
     tier_not_configured,
 )
-from offload.stores.protocols import PUT, BlobInfo, Parts, Store
-from offload.stores.tiered.counts import TierCounts
+from offload.stores.protocols import PUT, BlobInfo, Parts, Store, size_of
 from offload.stores.tiered.index import Location, TierIndex
 from offload.stores.tiered.sweep import Tier
 
-__all__ = ("TieredBlobs",)
+__all__ = ("TierCounts", "TieredBlobs")
 
 _TURNS = 10
 _MANY = 1000  # blobs of a lower tier that the index is asked about at once
@@ -149,7 +152,7 @@ class TieredBlobs:
 
     def _tier_for(self, parts: Parts, value_size: int | None) -> Tier | None:
         """Return the tier that a blob belongs to; None: the first."""
-        size = sum(memoryview(part).nbytes for part in parts)
+        size = size_of(parts)
         if size < self._small:
             return None
         below = sum((size if value_size is None else value_size) >= each for each in self._sizes)
@@ -291,3 +294,54 @@ class TieredBlobs:
     def find(self, prefix: str) -> Iterator[Digest]:
         for store in (self._first, *(tier.store for tier in self._lower)):
             yield from blob_inspection_of(store).find(prefix)
+
+
+class TierCounts:
+    """Count under the URL of each tier, once `counters` is set."""
+
+    def __init__(self, urls: Collection[str]) -> None:
+        self._urls = urls
+        self.counters: StoreCounters | None = None
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Count a tier's failed call. A missing blob doesn't count."""
+        try:
+            yield
+        except (BlobMissing, TierNotConfigured, IntegrityError):
+            raise
+        except StoreError as exc:
+            if self.counters is not None and exc.store and exc.store in self._urls:
+                self.counters.of_store(exc.store, calls_failed=1)
+            raise
+
+    @contextmanager
+    def uploading(self, url: str, blobs: Mapping[Digest, Parts]) -> Iterator[None]:
+        """Count the blobs that this block writes."""
+        started = time.perf_counter()
+        yield
+        if self.counters is not None:
+            took = time.perf_counter() - started
+            size = sum(map(size_of, blobs.values()))
+            self.counters.of_store(url, blobs_uploaded=len(blobs), bytes_stored=size)
+            self.counters.took("upload", took, store=url)
+
+    def fetching(self, url: str, contents: Iterator[Buffer]) -> Iterator[Buffer]:
+        """Yield and count blobs that are read."""
+        number = size = 0
+        took = 0.0
+        try:
+            while True:
+                started = time.perf_counter()
+                content = next(contents, None)
+                took += time.perf_counter() - started
+                if content is None:
+                    return
+                number += 1
+                size += memoryview(content).nbytes
+                yield content
+                del content  # keep no reference to what the caller has finished with
+        finally:
+            if self.counters is not None and number:
+                self.counters.of_store(url, blobs_fetched=number, bytes_fetched=size)
+                self.counters.took("fetch", took, store=url)

@@ -10,8 +10,7 @@ from itertools import groupby, pairwise
 from offload.errors import ConfigurationError, StoreUnavailable
 from offload.stores.capabilities import StoreCounters
 from offload.stores.protocols import LeaseStore, PointerStore, Store, SweepItem
-from offload.stores.tiered.blobs import TieredBlobs
-from offload.stores.tiered.counts import TierCounts
+from offload.stores.tiered.blobs import TierCounts, TieredBlobs
 from offload.stores.tiered.index import index_of
 from offload.stores.tiered.sweep import Tier, sweep, tier_name
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from offload.errors import StoreUnavailable
-from offload.stores.heartbeat import hold_lease
+from offload.stores.leases import hold_lease
 from offload.stores.memory import MemoryStore
 from tests.support.processes import wait_until
 
