@@ -136,7 +136,7 @@ def test_a_tally_that_comes_twice_counts_once(tallies):
 def test_an_account_that_is_full_takes_no_more_names(tallies, monkeypatch):
     """What comes then is counted together, and nothing is lost."""
     monkeypatch.setattr("offload.stores.sums.FIELDS", 10)
-    monkeypatch.setattr("offload.stores.redis.sums.FIELDS", 10)
+    monkeypatch.setattr("offload.stores.redis.store.FIELDS", 10)
     for number in range(30):
         one = {text("seen", f"task {number}"): 1}
         tallies.add(CounterBatch("a", number, one, one))

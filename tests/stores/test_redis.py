@@ -18,8 +18,7 @@ from offload.digest import digest_of
 from offload.errors import IntegrityError, StoreError, StoreUnavailable
 from offload.stores import open_store
 from offload.stores.redis import blobs as redis_blobs
-from offload.stores.redis.client import script
-from offload.stores.redis.packer import PACKER, Bulk
+from offload.stores.redis.client import PACKER, Bulk, script
 from offload.testing.store import HOUR, blob, blobs, contents
 from tests.support.processes import wait_until
 from tests.support.round_trips import Wire

@@ -14,7 +14,7 @@ from offload.errors import BlobMissing, ConfigurationError, StoreUnavailable
 from offload.stores import open_store
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
-from offload.stores.redis import holds
+from offload.stores.redis import blobs as redis_blobs
 from offload.stores.tiered import TieredStore
 from offload.testing.store import HOUR, FakeClock, blobs, contents, scanned, swept
 from tests.support.moto_s3 import moto_s3
@@ -308,7 +308,7 @@ def test_what_was_released_in_redis_goes_from_s3(request, name, lower, monkeypat
     """Every form of Redis keeps the account, for more blobs than one script looks at."""
     first = open_store(request.getfixturevalue(name).url, prefix=os.urandom(4).hex())
     store = TieredStore(first, [lower], (1,), small=0)
-    monkeypatch.setattr(holds, "BATCH", 7)
+    monkeypatch.setattr(redis_blobs, "BATCH", 7)
     many, kept = blobs(30, 5), blobs(10, 8)
     put(store, many)
     put(store, kept, holder="task:2")

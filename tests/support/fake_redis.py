@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fakeredis
 
-from offload.stores.redis.packer import PACKER
+from offload.stores.redis.client import PACKER, RedisClient
 from offload.stores.redis.store import RedisStore
 
 
@@ -17,4 +17,4 @@ def fake_redis() -> RedisStore:
         client.connection_pool.connection_kwargs["command_packer"] = PACKER
         return client
 
-    return RedisStore(connect, url="redis://fake")
+    return RedisStore(RedisClient(connect, "redis://fake"))

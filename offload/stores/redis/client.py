@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Protocol
+from typing import Any
 
 from redis import Redis, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -19,11 +19,12 @@ from redis.exceptions import NoScriptError, RedisError
 
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
+from offload.stores.protocols import Parts
 from offload.stores.redis.driver_errors import driver_errors, translate
-from offload.stores.redis.packer import Bulk
-from offload.stores.redis.redis_internals import Command, database_of, exchange, refusal
+from offload.stores.redis.redis_internals import Command, Packer, database_of, exchange, refusal
+from offload.stores.sums import BatchSource, CounterBatch
 
-__all__ = ("Driver", "RedisClient", "Script", "escaped", "script")
+__all__ = ("PACKER", "Bulk", "Driver", "RedisClient", "Script", "escaped", "script")
 
 Driver = Redis | RedisCluster
 _WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # scripts that only read don't wait
@@ -51,14 +52,6 @@ def script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-class CommandSource(Protocol):
-    """Provide a command to piggyback on others, and what it carries."""
-
-    def next_batch(self) -> tuple[Any, Command] | None: ...
-
-    def requeue(self, what: Any) -> None: ...
-
-
 class RedisClient:
     """A client for one Redis; each process creates its own redis-py client when needed.
 
@@ -74,7 +67,7 @@ class RedisClient:
         self,
         connect: Callable[[], Driver],
         url: str,
-        prefix: str,
+        prefix: str = "offload",
         *,
         replicas: int = 0,
         patience: float = 1.0,
@@ -83,11 +76,8 @@ class RedisClient:
         self.prefix = prefix
         self.replicas = replicas
         self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be forever
-        self._source: CommandSource | None = None
-        # A forked child keeps what it inherits: dropping a Cluster's client takes its lock,
-        # which a thread of the parent may have held during the fork.
-        self._kept: list[Driver] = []
-        self._drivers = PerProcess(lambda: self._keep(connect()))
+        self._batches: tuple[BatchSource, Callable[[CounterBatch], Command]] | None = None
+        self._drivers = PerProcess(connect, keep_inherited=True)
 
     @property
     def many_keys(self) -> bool:
@@ -126,9 +116,9 @@ class RedisClient:
                 answers[at] = answer
         return [self._checked(answer, script) for answer in answers]
 
-    def piggyback(self, source: CommandSource) -> None:
-        """Send what *source* provides along with the commands that are sent anyway."""
-        self._source = source
+    def piggyback(self, source: BatchSource, command: Callable[[CounterBatch], Command]) -> None:
+        """Send the batches of *source* along with other commands, each as *command* of it."""
+        self._batches = source, command
 
     def keys(self, prefix: str, *, kind: str = "string") -> Iterator[list[str]]:
         """Yield the keys of a kind that start with *prefix*, each once, some thousand at a time."""
@@ -161,33 +151,30 @@ class RedisClient:
         if client is not None:
             with suppress(RedisError, OSError):
                 client.close()
-            self._kept.remove(client)
-
-    def _keep(self, client: Driver) -> Driver:
-        self._kept.append(client)
-        return client
 
     def driver(self) -> Driver:
         with driver_errors(self.url):  # a Cluster's client connects at once
             return self._drivers.get()
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
-        if not commands:
-            return []
-        batch = self._source.next_batch() if self._source is not None else None
-        if self._source is None or batch is None:
+        if self._batches is None or not commands:
             return self._sent(commands)
-        counted, extra = batch
+        source, command = self._batches
+        batch = source.next_batch()
+        if batch is None:
+            return self._sent(commands)
         try:
-            *answers, own = self._sent([*commands, extra])
+            *answers, own = self._sent([*commands, command(batch)])
         except BaseException:
-            self._source.requeue(counted)
+            source.requeue(batch)
             raise
         if isinstance(own, Exception):
             logger.warning("statistics aren't stored: %s", translate(own, self.url))
         return answers
 
     def _sent(self, commands: Sequence[Command]) -> list[Any]:
+        if not commands:
+            return []
         client = self.driver()
         with driver_errors(self.url):
             if not isinstance(client, RedisCluster):
@@ -239,3 +226,64 @@ class RedisClient:
 def escaped(text: str) -> str:
     """Return a pattern that matches only *text*."""
     return re.sub(r"[*?\[\]\\]", r"\\\g<0>", text)
+
+
+# -- packing blobs without joining or copying them
+
+_SMALL = 6000  # bytes up to which redis-py joins what it sends
+_JOINED = 1 << 16  # bytes of a command up to which one copy is cheaper than several sends
+_PIECE = 1 << 20  # bytes sent by one call, each with the socket's timeout for itself
+
+
+class Bulk:
+    """One argument of a command, made of several buffers.
+
+    Attributes:
+        size: bytes of all buffers together.
+    """
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, parts: Parts) -> None:
+        self.size = 0
+        self.pieces: list[bytes | memoryview] = []
+        for part in parts:
+            view = memoryview(part).cast("B")
+            self.size += len(view)
+            if len(view) <= _SMALL:
+                self.pieces.append(bytes(view))
+            else:
+                self.pieces += [view[at : at + _PIECE] for at in range(0, len(view), _PIECE)]
+
+    def __repr__(self) -> str:
+        return f"<{self.size} bytes>"
+
+
+class _PartsPacker(Packer):
+    """redis-py's own packer, which also takes `Bulk` arguments. It keeps no state."""
+
+    def pack(self, *args: Any) -> list[bytes | memoryview]:
+        if not any(isinstance(arg, Bulk) for arg in args):
+            packed: list[bytes | memoryview] = super().pack(*args)  # type: ignore[no-untyped-call]
+            return packed
+        output: list[bytes | memoryview] = []
+        head = b"*%d\r\n" % len(args)
+        for arg in args:
+            if isinstance(arg, Bulk):
+                output.append(head + b"$%d\r\n" % arg.size)
+                output += arg.pieces
+                head = b"\r\n"
+            else:
+                data = self.encode(arg)
+                head += b"$%d\r\n%b\r\n" % (len(data), data)
+        output.append(head)
+        if sum(map(len, output)) <= _JOINED:
+            return [b"".join(output)]
+        return output
+
+
+def _encode(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+PACKER = _PartsPacker(_SMALL, _encode)

@@ -25,8 +25,7 @@ from redis.credentials import CredentialProvider
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from offload.stores.redis.client import Driver
-from offload.stores.redis.packer import PACKER
+from offload.stores.redis.client import PACKER, Driver, RedisClient
 from offload.stores.redis.store import RedisStore
 from offload.stores.url import StoreURL, boolean, count, key_prefix, seconds, text
 
@@ -102,7 +101,8 @@ def open_redis(url: StoreURL) -> RedisStore:
         connect = _single(url, options, tls=tls)
     if prefix != "offload":
         url.public += ("&" if "?" in url.public else "?") + f"prefix={quote(prefix, ':')}"
-    return RedisStore(connect, url=url.public, prefix=prefix, replicas=replicas, patience=patience)
+    client = RedisClient(connect, url.public, prefix, replicas=replicas, patience=patience)
+    return RedisStore(client)
 
 
 def _connection_options(url: StoreURL) -> dict[str, Any]:

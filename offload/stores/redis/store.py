@@ -1,47 +1,43 @@
-"""`RedisStore`: blobs, pointers, and leases through one client."""
+"""`RedisStore`: blobs, and its pointers, leases, and sums, through one client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
+from offload.stores.checks import check_name, check_owner, check_value
 from offload.stores.protocols import SweepItem
-from offload.stores.redis.blobs import RedisBlobs
-from offload.stores.redis.client import Driver, RedisClient
-from offload.stores.redis.records import RedisLeases, RedisPointers
-from offload.stores.redis.sums import RedisSums
+from offload.stores.redis.blobs import RedisBlobs, milliseconds
+from offload.stores.redis.client import RedisClient, script
+from offload.stores.sums import FIELDS, KEPT, SPANS, BatchSource, CounterBatch, Span
 
 __all__ = ("RedisStore",)
 
+REMEMBER = 86_400_000
+"""Milliseconds for which an ended lease keeps its last fencing number: longer than any step of
+the server's clock backwards."""
+_TIME = "return redis.call('TIME')"  # as a script, it is asked of the server that has the key
+
 
 class RedisStore:
-    """A store that uses the redis-py clients that *connect* creates, one per process.
+    """A store that sends its commands through *client*.
 
-    Their connections must use `offload.stores.redis.packer.PACKER` and answer in bytes.
-    `offload.stores.redis.connect.open_redis` sets that up.
+    The connections of its redis-py clients must use `offload.stores.redis.client.PACKER` and
+    answer in bytes. `offload.stores.redis.connect.open_redis` sets that up.
 
-    Args:
-        url: for errors and operators; without credentials.
-        prefix: of all keys: ``<prefix>:blob:{<digest>}``,
-            ``<prefix>:holds:{<digest>}``, ``<prefix>:place:{<digest>}``,
-            ``<prefix>:pointer:<name>``, ``<prefix>:lease:<name>``, ``<prefix>:{stats}…``.
-        replicas, patience: see `RedisClient`.
+    Keys are ``<prefix>:blob:{<digest>}``, ``<prefix>:holds:{<digest>}``,
+    ``<prefix>:place:{<digest>}``, ``<prefix>:pointer:<name>``, ``<prefix>:lease:<name>``,
+    ``<prefix>:{stats}…``.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], Driver],
-        *,
-        url: str,
-        prefix: str = "offload",
-        replicas: int = 0,
-        patience: float = 1.0,
-    ) -> None:
-        self.client = RedisClient(connect, url, prefix, replicas=replicas, patience=patience)
-        self.url = url
-        self.blobs = RedisBlobs(self.client)
-        self.pointers = RedisPointers(self.client)
-        self.leases = RedisLeases(self.client)
-        self.sums = RedisSums(self.client)
+    def __init__(self, client: RedisClient) -> None:
+        self.client = client
+        self.url = client.url
+        self.blobs = RedisBlobs(client)
+        self.pointers = RedisPointers(client)
+        self.leases = RedisLeases(client)
+        self.sums = RedisSums(client)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:  # noqa: ARG002
         """Do nothing: the server deletes what has expired."""
@@ -50,3 +46,121 @@ class RedisStore:
     def close(self) -> None:
         """Close this process's connections; the next call opens new ones."""
         self.client.close()
+
+
+class RedisPointers:
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._prefix = f"{client.prefix}:pointer:"
+
+    def read(self, name: str) -> bytes | None:
+        return self.read_all([name])[0]
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        return self._client.run([("GET", self._prefix + check_name(name)) for name in names])
+
+    def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
+        key = self._prefix + check_name(name)
+        args = (
+            *(("0", b"") if expected is None else ("1", expected)),
+            *(("0", b"") if value is None else ("1", check_value(value))),
+        )
+        return bool(self._client.run_script(script("swap"), [((key,), args)])[0])
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        for keys in self._client.keys(self._prefix + prefix):
+            for key in keys:
+                with suppress(ValueError):  # others wrote it
+                    yield check_name(key[len(self._prefix) :])
+
+
+class RedisLeases:
+    """Leases by the server's clock."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    def acquire(self, name: str, owner: str, ttl: float) -> int | None:
+        return self._run("acquire", name, owner, milliseconds(ttl))
+
+    def renew(self, name: str, owner: str, ttl: float) -> bool:
+        return bool(self._run("renew", name, owner, milliseconds(ttl)))
+
+    def release(self, name: str, owner: str) -> bool:
+        return bool(self._run("renew", name, owner, 0))
+
+    def _run(self, script_name: str, name: str, owner: str, life: int) -> int | None:
+        key = f"{self._client.prefix}:lease:{check_name(name)}"
+        args = (check_owner(owner), life, REMEMBER)
+        answer: int | None = self._client.run_script(script(script_name), [((key,), args)])[0]
+        return answer
+
+
+class RedisSums:
+    """Numbers that the server adds, by a script: a hash for the total, and one for each minute,
+    hour, and day.
+    """
+
+    piggybacks = True
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        # In a Cluster the part in braces chooses the slot.
+        self._key = f"{client.prefix}:{{stats}}"
+
+    def piggyback(self, source: BatchSource) -> None:
+        self._client.piggyback(source, self._command)
+
+    def add(self, batch: CounterBatch) -> None:
+        self._client.run_script(script("count"), [((self._key,), self._arguments(batch))])
+
+    def end(self) -> None:
+        """Do nothing: everything has been written."""
+
+    def _command(self, batch: CounterBatch) -> tuple[str | int, ...]:
+        """Return the command that adds *batch*, to a server that may not know the script."""
+        return ("EVAL", script("count").text, 1, self._key, *self._arguments(batch))
+
+    @staticmethod
+    def _arguments(batch: CounterBatch) -> tuple[str | int, ...]:
+        total, series = _flat(batch.total), _flat(batch.series)
+        return (batch.process, batch.number, FIELDS, len(total), *total, *series)
+
+    def total(self) -> dict[str, int]:
+        return _amounts(self._client.run([("HGETALL", self._key)])[0])
+
+    def series(self, span: Span, since: float | None = None) -> dict[int, dict[str, int]]:
+        # Keys are computed from the server's time; a search would scan all keys.
+        [(now, _)] = self._client.run([("EVAL", _TIME, 1, self._key)])
+        seconds = SPANS[span]
+        last = int(now) // seconds
+        number = math.ceil((KEPT[span] if since is None else since) / seconds) + 1
+        begins = [at * seconds for at in range(last - number + 1, last + 1)]
+        answers = self._client.run([("HGETALL", f"{self._key}:{span}:{begin}") for begin in begins])
+        read = zip(begins, map(_amounts, answers), strict=True)
+        return {begin: counts for begin, counts in read if counts}
+
+    def clear(self) -> None:
+        keys = [key for some in self._client.keys(f"{self._key}:", kind="hash") for key in some]
+        self._client.run([("UNLINK", key) for key in (self._key, *keys)])
+
+
+def _flat(amounts: Mapping[str, int]) -> list[str | int]:
+    return [part for pair in amounts.items() for part in pair]
+
+
+def _amounts(answer: object) -> dict[str, int]:
+    """Return a hash, without values that are not numbers (others wrote them)."""
+    pairs = answer.items() if isinstance(answer, dict) else _pairs(answer)
+    found: dict[str, int] = {}
+    for name, amount in pairs:
+        try:
+            found[name.decode("utf-8", "replace")] = int(amount)
+        except ValueError:
+            continue
+    return found
+
+
+def _pairs(answer: object) -> list[tuple[bytes, bytes]]:
+    flat = list(answer) if isinstance(answer, (list, tuple)) else []
+    return list(zip(flat[::2], flat[1::2], strict=True))

@@ -24,8 +24,8 @@ from offload.digest import Digest, parse_digest
 from offload.stores.checks import check_ttl
 from offload.stores.memory import Entry, MemoryState, MemoryStore
 from offload.stores.protocols import Store
+from offload.stores.redis.blobs import BlobScripts, milliseconds
 from offload.stores.redis.client import RedisClient, script
-from offload.stores.redis.holds import BlobScripts, milliseconds
 from offload.stores.redis.store import RedisStore
 
 __all__ = ("Location", "TierIndex", "index_of")
