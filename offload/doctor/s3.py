@@ -13,8 +13,8 @@ from offload.errors import ConfigurationError, StoreError
 from offload.inspect.findings import Finding
 from offload.stores.capabilities import SMALL_FILE
 from offload.stores.expiry import BLOB_NAME
-from offload.stores.s3.client import S3Client
-from offload.stores.s3.records import PROBE, Conditions, record_name
+from offload.stores.s3.client import PROBE, Conditions, S3Client
+from offload.stores.s3.store import record_name
 
 __all__ = ("diagnose",)
 

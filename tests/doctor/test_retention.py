@@ -20,6 +20,7 @@ from offload.doctor.retention import (
     retention_requirements,
 )
 from offload.stores.memory import MemoryStore
+from offload.stores.s3.client import S3Client
 from offload.stores.s3.store import S3Store
 from offload.stores.tiered import TieredStore
 from offload.testing.store import FakeClock
@@ -104,7 +105,8 @@ def test_a_rule_outlasts_every_life_as_written(
             retention_requirements(wire.hook, delay=delay)
         found = retention_requirements(wire.hook, delay=delay, retention=given_retention)
         asked = [ttl for ttl in asked if ttl < 9 * 365 * DAY]  # all but the results
-    s3 = S3Store(lambda records: None, bucket="b", url="s3://b", skew=skew, ahead=ahead)
+    client = S3Client(lambda records: None, bucket="b", url="s3://b")
+    s3 = S3Store(client, skew=skew, ahead=ahead)
     assert len(asked) > 8
     longest = longest_ttl(found[0].seconds)
     assert max(asked) <= longest * (1 + 1e-9)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from botocore.awsrequest import AWSResponse
 
-from offload.stores.s3.body import body_of
 from offload.stores.s3.botocore_internals import botocore_session
+from offload.stores.s3.client import body_of
 
 
 @pytest.fixture

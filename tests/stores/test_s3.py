@@ -15,11 +15,10 @@ import pytest
 
 from offload.errors import ConfigurationError, IntegrityError, StoreError, StoreUnavailable
 from offload.stores import open_store
-from offload.stores.s3.blobs import NONCE
-from offload.stores.s3.body import Body, body_of
-from offload.stores.s3.clock import ServerClock
-from offload.stores.s3.store import S3Store
 from offload.stores.processes import Threads
+from offload.stores.s3.blobs import NONCE
+from offload.stores.s3.client import Body, S3Client, ServerClock, body_of
+from offload.stores.s3.store import S3Store
 from offload.testing.store import HOUR, FakeClock, blob, blobs, contents, scanned, swept, unique
 from tests.support.moto_s3 import moto_bucket
 from tests.support.processes import wait_until
@@ -63,10 +62,11 @@ def client(raw):
     return Client(raw)
 
 
-def make_store(client, clock, **options):
+def make_store(client, clock, *, skew=60.0, ahead=1.0, **options):
     options = {"threads": 1, "clock": clock, "sleep": lambda seconds: None, **options}
     url = "s3://bucket/offload"
-    return S3Store(lambda *, records: client, bucket="bucket", url=url, **options)
+    s3 = S3Client(lambda *, records: client, bucket="bucket", url=url, **options)
+    return S3Store(s3, skew=skew, ahead=ahead)
 
 
 @pytest.fixture

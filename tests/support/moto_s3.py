@@ -10,6 +10,7 @@ from unittest.mock import patch
 import boto3
 from moto import mock_aws
 
+from offload.stores.s3.client import S3Client
 from offload.stores.s3.store import S3Store
 
 
@@ -33,15 +34,15 @@ def moto_bucket(clock):
 
 
 @contextmanager
-def moto_s3(clock, **options):
+def moto_s3(clock, *, skew=60.0, ahead=0.0):
     """Yield a store on a bucket of its own."""
-    with moto_bucket(clock) as client:
-        yield S3Store(
-            lambda *, records: client,
+    with moto_bucket(clock) as bucket:
+        client = S3Client(
+            lambda *, records: bucket,
             bucket="bucket",
             url="s3://bucket/offload",
             threads=1,  # moto is not safe among them
             clock=clock,
             sleep=lambda seconds: None,
-            **{"ahead": 0, **options},
         )
+        yield S3Store(client, skew=skew, ahead=ahead)

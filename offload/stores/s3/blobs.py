@@ -16,11 +16,16 @@ from offload.errors import StoreError, StoreUnavailable
 from offload.stores.capabilities import BlobPeek, Known, Version
 from offload.stores.checks import check_ttl, contention_error, missing_error, size_error
 from offload.stores.expiry import ExpiringBlobs, blob_digest, blob_name
-from offload.stores.protocols import BlobInfo, Parts, SweepItem
-from offload.stores.s3.body import Body, body_of, size_of
-from offload.stores.s3.client import GONE_OR_CHANGED, Response, S3Client
+from offload.stores.protocols import BlobInfo, Parts, SweepItem, size_of
+from offload.stores.s3.client import (
+    GONE_OR_CHANGED,
+    Body,
+    Conditions,
+    Response,
+    S3Client,
+    body_of,
+)
 from offload.stores.s3.driver_errors import driver_errors
-from offload.stores.s3.records import Conditions
 
 __all__ = ("S3Blobs",)
 

@@ -41,6 +41,7 @@ def open_s3(url: StoreURL) -> S3Store:
     - ``skew`` (60) in seconds, and ``ahead`` (1), see `offload.stores.s3.store.S3Store`.
     """
     try:
+        from offload.stores.s3.client import S3Client
         from offload.stores.s3.store import S3Store
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in ("boto3", "botocore"):
@@ -72,16 +73,19 @@ def open_s3(url: StoreURL) -> S3Store:
         sign_payload=url.take("sign_payload", boolean, default=False),
     )
     owner = url.take("bucket_owner", text, None)
-    return S3Store(
+    client = S3Client(
         connect,
         bucket=bucket,
         url=url.public,
         prefix=prefix,
         threads=threads,
-        skew=url.take("skew", duration, 60.0),
-        ahead=url.take("ahead", duration, 1.0),
         common={"ExpectedBucketOwner": owner} if owner else None,
         writing=_encryption(url),
+    )
+    return S3Store(
+        client,
+        skew=url.take("skew", duration, 60.0),
+        ahead=url.take("ahead", duration, 1.0),
     )
 
 
@@ -110,8 +114,8 @@ class _Connect:
         from boto3.session import Session
         from botocore.config import Config
 
-        from offload.stores.s3.body import send_at_once
         from offload.stores.s3.botocore_internals import botocore_session, handle_before_call
+        from offload.stores.s3.client import send_at_once
 
         config = Config(
             **self._config,

@@ -1,74 +1,64 @@
-"""`S3Store`: blobs, pointers, and leases in one bucket."""
+"""`S3Store`: blobs, and its pointers, leases, and small files, in one bucket.
+
+Pointers and leases are small objects that change by compare-and-swap.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import random
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from offload.stores.capabilities import Known
-from offload.stores.leases import RecordLeases
+from offload.errors import StoreUnavailable
+from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, Known, SmallFile
+from offload.stores.checks import MAX_POINTER, check_name, check_value
+from offload.stores.leases import REMEMBER, Record, RecordLeases, Records
 from offload.stores.protocols import SweepItem
 from offload.stores.s3.blobs import S3Blobs
-from offload.stores.s3.client import Connect, S3Client
-from offload.stores.s3.records import Conditions, S3Pointers, S3Records
-from offload.stores.s3.small_files import S3Files
+from offload.stores.s3.client import GONE_OR_CHANGED, Conditions, S3Client
+from offload.stores.s3.driver_errors import driver_errors
 
-__all__ = ("S3Store",)
+__all__ = ("S3Store", "record_name")
+
+T = TypeVar("T")
+
+NONCE = 16
+"""Random bytes at the start of a record, so that no two writes have the same ETag."""
+_TURNS = 100
+_LEFT_BY_OTHERS = (".DS_Store", "._", ".nfs")
+"""Prefixes of operating systems' files, copied into buckets with folders; no record has them."""
+_LISTABLE = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
+_UNSET, _SET = b"", b"\x01"  # first byte of a pointer's content
+_FOLDER = "stats"  # of small files
 
 
 class S3Store:
-    """A store that uses the boto3 clients that *connect* creates in each process.
+    """A store in the bucket of *client*.
 
-    `offload.stores.s3.connect.open_s3` sets that up; `offload.stores.s3` describes the objects
+    `offload.stores.s3.connect.open_s3` opens one; `offload.stores.s3` describes the objects
     and what the store relies on.
 
     Args:
-        url: for errors and operators; without credentials.
-        prefix: of all keys; empty for the bucket's top.
-        threads: requests at once in each process.
         skew: seconds by which the clocks of the servers behind one endpoint may differ, and
             that a write may take; added to every life. At least 1, as S3 counts whole seconds.
         ahead: extra share of life that is written.
-        common: arguments of every request.
-        writing: arguments of every request that writes.
-        clock: returns seconds since 1970; replaces the server's (for tests).
-        sleep: waits so many seconds.
     """
 
-    def __init__(
-        self,
-        connect: Connect,
-        *,
-        bucket: str,
-        url: str,
-        prefix: str = "offload",
-        threads: int = 16,
-        skew: float = 60.0,
-        ahead: float = 1.0,
-        common: Mapping[str, Any] | None = None,
-        writing: Mapping[str, Any] | None = None,
-        clock: Callable[[], float] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.client = S3Client(
-            connect,
-            bucket=bucket,
-            url=url,
-            prefix=f"{prefix}/" if prefix else "",
-            threads=threads,
-            common=common,
-            writing=writing,
-            clock=clock,
-            sleep=sleep,
-        )
-        self.conditions = Conditions(self.client)
-        self.url = url
-        self.blobs = S3Blobs(self.client, self.conditions, skew=skew, ahead=ahead)
+    def __init__(self, client: S3Client, *, skew: float = 60.0, ahead: float = 1.0) -> None:
+        self.client = client
+        self.conditions = Conditions(client)
+        self.url = client.url
+        self.blobs = S3Blobs(client, self.conditions, skew=skew, ahead=ahead)
         self.versions = self.blobs
-        self.pointers = S3Pointers(S3Records(self.client, "pointers", self.conditions))
-        self.leases = RecordLeases(S3Records(self.client, "leases", self.conditions))
-        self.files = S3Files(self.client)
+        self.pointers = S3Pointers(S3Records(client, "pointers", self.conditions))
+        self.leases = RecordLeases(S3Records(client, "leases", self.conditions))
+        self.files = S3Files(client)
 
     def sweep(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[SweepItem]:
         """Delete what expired, but not blobs *known* to a tier index, and yield it.
@@ -85,3 +75,203 @@ class S3Store:
     def close(self) -> None:
         """Close this process's connections and end its threads; the next call opens new ones."""
         self.client.close()
+
+
+class S3Records(Records):
+    """Named contents in one folder of the bucket, each an object that is replaced by ETag.
+
+    A name's slashes are written ``!``: servers that store objects as files could not have
+    ``a`` beside ``a/b``.
+    """
+
+    def __init__(self, client: S3Client, folder: str, conditions: Conditions) -> None:
+        self._client = client
+        self._folder = folder
+        self._prefix = f"{client.prefix}{folder}/"
+        self._conditions = conditions
+
+    def read(self, name: str) -> Record:
+        return _without_nonce(self._read(self._key(name)))
+
+    def read_all(self, names: Sequence[str]) -> list[Record]:
+        return self._client.threads.each(self.read, names)
+
+    def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, T]]) -> T:
+        self._conditions.require()
+        url, key = self._client.url, self._key(name)
+        failed: StoreUnavailable | None = None
+        written: tuple[bytes, T] | None = None
+        for turn in range(_TURNS):
+            seen = self._read(key)
+            if written is not None and seen.content == written[0]:
+                return written[1]  # the answer was lost; the random bytes tell
+            if failed is not None:
+                raise failed
+            content, result = decide(_without_nonce(seen))
+            if content is None:
+                return result
+            body = os.urandom(NONCE) + content
+            written = body, result
+            condition = {"IfMatch": seen.etag} if seen.etag else {"IfNoneMatch": "*"}
+            try:
+                status, _ = self._client.ask(
+                    "put_object", GONE_OR_CHANGED, records=True, Key=key, Body=body, **condition
+                )
+            except StoreUnavailable as exc:
+                failed = exc
+                continue
+            if status == 200:
+                return result
+            self._client.sleep(random.uniform(0, 0.001 * turn))  # noqa: S311 (not for secrets)
+        raise StoreUnavailable(
+            f"{url}: {name!r} was changed by others {_TURNS} times in a row", store=url
+        )
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the names with this prefix, and how their objects are listed."""
+        if not _LISTABLE.fullmatch(prefix):
+            return
+        for page in self._client.pages(self._folder, prefix.replace("/", "!")):
+            for entry in page:
+                name = self._name(entry)
+                if name is not None:
+                    yield name, entry
+
+    def sweep(self, is_over: Callable[[Record], bool], *, dry_run: bool) -> Iterator[str]:
+        """Delete the records that *is_over* and that are a day old, unless *dry_run*."""
+        for entry in self._client.aged(self._folder, REMEMBER):
+            name = self._name(entry)
+            if name is not None and self._remove_if(name, is_over, dry_run=dry_run):
+                yield name
+
+    def _remove_if(self, name: str, is_over: Callable[[Record], bool], *, dry_run: bool) -> bool:
+        """Delete an expired record unless it changes concurrently."""
+        seen = self.read(name)
+        if seen.etag is None or not is_over(seen):
+            return False
+        if dry_run:
+            return True
+        status, _ = self._client.ask(
+            "delete_object", GONE_OR_CHANGED, records=True, Key=self._key(name), IfMatch=seen.etag
+        )
+        return status in (200, 204)
+
+    def _read(self, key: str) -> Record:
+        status, answer = self._client.ask("get_object", (404,), records=True, Key=key)
+        if status == 404:
+            return Record(None, *self._client.bounds())
+        with driver_errors(self._client.url):
+            content = answer["Body"].read(MAX_POINTER * 2)
+            answer["Body"].close()
+        return Record(content, *self._client.bounds(), etag=answer["ETag"])
+
+    def _key(self, name: str) -> str:
+        return self._prefix + check_name(name).replace("/", "!")
+
+    def _name(self, entry: Mapping[str, Any]) -> str | None:
+        """Return the name of a listed record; None for objects that others put there."""
+        key: str = entry["Key"]
+        return record_name(key[len(self._prefix) :]) if entry.get("Size", NONCE) >= NONCE else None
+
+
+def record_name(last: str) -> str | None:
+    """Return the record whose key ends so; None if it isn't one of the store's."""
+    if "/" in last or last.startswith(_LEFT_BY_OTHERS):
+        return None
+    with suppress(ValueError):
+        return check_name(last.replace("!", "/"))
+    return None
+
+
+def _without_nonce(record: Record) -> Record:
+    content = record.content
+    return replace(record, content=None if content is None else content[NONCE:])
+
+
+class S3Pointers:
+    def __init__(self, records: S3Records) -> None:
+        self._records = records
+
+    def read(self, name: str) -> bytes | None:
+        return _value(self._records.read(name))
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """Read pointers by one request each, several at once."""
+        return [_value(seen) for seen in self._records.read_all(names)]
+
+    def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
+        content = _UNSET if value is None else _SET + bytes(check_value(value))
+
+        def decide(seen: Record) -> tuple[bytes | None, bool]:
+            current = _value(seen)
+            if current != expected or (current is None and value is None):
+                return None, current == expected
+            return content, True
+
+        return self._records.change(name, decide)
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        for name, entry in self._records.entries(prefix):
+            if entry["Size"] > NONCE:
+                yield name
+
+    def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
+        """Delete the objects of pointers that were unset a day ago, and yield them."""
+        for name in self._records.sweep(lambda seen: _value(seen) is None, dry_run=dry_run):
+            yield SweepItem("pointer", name, 0, "unset a day ago")
+
+
+def _value(seen: Record) -> bytes | None:
+    return None if seen.content in (None, _UNSET) else (seen.content or b"")[len(_SET) :]
+
+
+class S3Files:
+    """The objects below ``stats/``, with the server's times."""
+
+    has_pointers = True
+
+    def __init__(self, client: S3Client) -> None:
+        self.url = client.url
+        self._client = client
+
+    def entries(self) -> list[SmallFile]:
+        found = []
+        for page in self._client.pages(_FOLDER):
+            for entry in page:
+                name = entry["Key"][len(self._key("")) :]
+                if not SMALL_FILE.fullmatch(name):
+                    continue  # others put it there
+                written = entry["LastModified"].timestamp()
+                found.append(SmallFile(name, entry["Size"], entry["ETag"], written))
+        return found
+
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        return self._client.threads.each(self._read, names)
+
+    def _read(self, name: str) -> bytes | None:
+        status, answer = self._client.ask("get_object", (404,), records=True, Key=self._key(name))
+        if status == 404:
+            return None
+        with closing(answer["Body"]) as body, driver_errors(self.url):
+            content: bytes = body.read(MAX_SMALL_FILE)
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        self._client.ask("put_object", records=True, Key=self._key(name), Body=content)
+
+    def remove(self, names: Sequence[str]) -> None:
+        self._client.threads.each(self._remove, names)
+
+    def _remove(self, name: str) -> None:
+        self._client.ask("delete_object", (404,), records=True, Key=self._key(name))
+
+    def now(self) -> float:
+        earliest, latest = self._client.bounds()
+        return earliest if math.isfinite(latest - earliest) else time.time()
+
+    def sure_time(self) -> float:
+        self._client.ask("list_objects_v2", records=True, Prefix=self._key(""), MaxKeys=1)
+        return self._client.bounds()[0]
+
+    def _key(self, name: str) -> str:
+        return f"{self._client.prefix}{_FOLDER}/{name}"
