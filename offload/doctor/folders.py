@@ -13,7 +13,7 @@ from offload.stores.capabilities import SMALL_FILE
 from offload.stores.expiry import BLOB_NAME
 from offload.stores.file.blobs import STRIPE
 from offload.stores.file.disk import ASIDE, Disk
-from offload.stores.file.records import RECORD
+from offload.stores.file.store import RECORD
 from offload.stores.fsspec.folder import CLOCK
 from offload.stores.fsspec.store import FsspecStore
 from offload.text import human_size

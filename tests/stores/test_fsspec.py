@@ -201,7 +201,7 @@ def hosts(request, tmp_path):
         return FsspecStore(lambda: system, url="fsspec+x://", root=root, skew=0, ahead=0)
 
     right, ahead = store(), store()
-    ahead.blobs._clock = lambda: time.time() + HOUR
+    ahead.blobs.folder.clock = lambda: time.time() + HOUR
     return right, ahead
 
 
@@ -210,11 +210,11 @@ def test_a_clock_that_is_ahead_removes_nothing_early(hosts):
     right, ahead = hosts
     lives, over = blobs(5), blobs(3)
     right.blobs.put(lives, HOUR / 2)
-    right.blobs._clock = lambda: time.time() - HOUR
+    right.blobs.folder.clock = lambda: time.time() - HOUR
     right.blobs.put(over, 10)
     for dry_run in (True, False):
         assert {found.name for found in ahead.sweep(dry_run=dry_run)} == set(over)
-    right.blobs._clock = time.time
+    right.blobs.folder.clock = time.time
     assert right.blobs.hold(list(lives), 1) == set()
     folder = right.blobs.folder
     assert {name.replace("-", ":", 1) for name in folder.names()} == set(lives)

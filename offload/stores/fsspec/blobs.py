@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from offload.stores.capabilities import BlobPeek
 from offload.stores.checks import check_ttl, missing_error, size_error
 from offload.stores.expiry import ExpiringBlobs, blob_digest, blob_name
 from offload.stores.fsspec.folder import Folder
-from offload.stores.protocols import BlobInfo, Parts, SweepItem
 from offload.stores.processes import Threads
+from offload.stores.protocols import BlobInfo, Parts, SweepItem
 
 __all__ = ("FsspecBlobs",)
 
@@ -36,21 +35,11 @@ class _Mark:
 
 
 class FsspecBlobs(ExpiringBlobs):
-    def __init__(
-        self,
-        folder: Folder,
-        threads: Threads,
-        *,
-        skew: float,
-        ahead: float,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, folder: Folder, threads: Threads, *, skew: float, ahead: float) -> None:
         super().__init__(threads)
         self.folder = folder
         self._skew = skew
         self._ahead = ahead
-        self._clock = clock
-        self._its_clock = folder.time if clock is time.time else clock
 
     def put(
         self,
@@ -69,7 +58,7 @@ class FsspecBlobs(ExpiringBlobs):
         for digest in self._digests():
             mark = self._live(digest)
             if mark is not None:
-                yield BlobInfo(digest, mark.size, mark.until - self._clock())
+                yield BlobInfo(digest, mark.size, mark.until - self.folder.clock())
 
     def find(self, prefix: str) -> Iterator[Digest]:
         return (digest for digest in self._digests() if digest.startswith(prefix))
@@ -80,7 +69,7 @@ class FsspecBlobs(ExpiringBlobs):
         ahead = self._is_ahead(dry_run=dry_run) if digests else 0.0
         for at in range(0, len(digests), _SWEPT_AT_ONCE):
             some = digests[at : at + _SWEPT_AT_ONCE]
-            now = self._clock() - ahead
+            now = self.folder.clock() - ahead
             found = self._threads.each(
                 lambda digest, now=now: self._sweep(digest, now, dry_run=dry_run),  # type: ignore[misc]
                 some,
@@ -90,18 +79,18 @@ class FsspecBlobs(ExpiringBlobs):
     def _is_ahead(self, *, dry_run: bool) -> float:
         """Return by how many seconds our clock is ahead of the file system's, if known."""
         try:
-            its_time = self._its_clock()
+            its_time = self.folder.time()
         except StoreError:
             if not dry_run:
                 raise
             its_time = None  # a client that may only read can still sweep dry
-        return 0.0 if its_time is None else max(0.0, self._clock() - its_time)
+        return 0.0 if its_time is None else max(0.0, self.folder.clock() - its_time)
 
     def _extend_one(self, digest: Digest, ttl: float) -> bool:
         mark = self._live(digest)
         if mark is None:
             return False
-        if mark.until < self._clock() + check_ttl(ttl) + self._skew:
+        if mark.until < self.folder.clock() + check_ttl(ttl) + self._skew:
             self._mark(digest, mark.name, mark.size, ttl)
         return True
 
@@ -115,7 +104,7 @@ class FsspecBlobs(ExpiringBlobs):
 
     def _mark(self, digest: Digest, name: str, size: int, ttl: float) -> None:
         life = check_ttl(check_ttl(ttl) * (1 + self._ahead)) + self._skew
-        until = math.ceil((self._clock() + life) * 1000)
+        until = math.ceil((self.folder.clock() + life) * 1000)
         self.folder.write(b"", self._name(digest), f"{name}.{until}.{size}")
 
     def _get_one(self, digest: Digest, limit: int) -> Buffer:
@@ -144,7 +133,7 @@ class FsspecBlobs(ExpiringBlobs):
             prefix = self.folder.read(self._name(digest), mark.name, size=size)
         except FileNotFoundError:
             return None
-        return BlobPeek(mark.size, mark.until - self._clock(), prefix[:size])
+        return BlobPeek(mark.size, mark.until - self.folder.clock(), prefix[:size])
 
     def _delete(self, digest: Digest) -> None:
         names = list(filter(_OWN.fullmatch, self.folder.names(self._name(digest))))
@@ -173,7 +162,7 @@ class FsspecBlobs(ExpiringBlobs):
     def _live(self, digest: Digest) -> _Mark | None:
         marks = _marks(self.folder.names(self._name(digest)))
         mark = max(marks, key=lambda mark: mark.until, default=None)
-        return mark if mark is not None and mark.until > self._clock() else None
+        return mark if mark is not None and mark.until > self.folder.clock() else None
 
     def _digests(self) -> Iterator[Digest]:
         yield from filter(None, map(blob_digest, self.folder.names()))

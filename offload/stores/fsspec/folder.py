@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -24,14 +25,25 @@ class Folder:
     """A folder in *root* of the file systems that *connect* opens, one per process.
 
     Errors are raised as StoreError, except FileNotFoundError and NotADirectoryError.
+
+    Args:
+        clock: returns seconds since 1970. If it isn't `time.time`, it replaces the file system's
+            clock as well.
     """
 
     def __init__(
-        self, connect: Callable[[], FileSystem], url: str, root: str, name: str = "blobs"
+        self,
+        connect: Callable[[], FileSystem],
+        url: str,
+        root: str,
+        *,
+        clock: Callable[[], float],
     ) -> None:
         self.url = url
+        self.clock = clock
         self._root = root.rstrip("/")
-        self._name = name
+        self._name = "blobs"
+        self._has_clock = clock is time.time
         self._systems = PerProcess(connect)
 
     def beside(self, name: str) -> Folder:
@@ -84,6 +96,8 @@ class Folder:
 
     def time(self) -> float | None:
         """Return the file system's time, as it stamps a file just written; None if unknown."""
+        if not self._has_clock:
+            return self.clock()
         name = f"clock-{os.urandom(16).hex()}"
         self.write(b"", name)
         try:

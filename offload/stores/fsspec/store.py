@@ -1,21 +1,27 @@
-"""`FsspecStore`: blobs in a file system, without pointers and leases."""
+"""`FsspecStore`: blobs and small files in a file system, without pointers and leases."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 from offload.errors import ConfigurationError, OffloadError
+from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
 from offload.stores.fsspec.blobs import FsspecBlobs
-from offload.stores.fsspec.folder import FileSystem, Folder
-from offload.stores.fsspec.small_files import FsspecFiles
-from offload.stores.protocols import SweepItem
+from offload.stores.fsspec.folder import CLOCK, FileSystem, Folder
 from offload.stores.processes import Threads
+from offload.stores.protocols import SweepItem
 from offload.stores.url import StoreURL, count, duration
 
 __all__ = ("FsspecStore", "open_fsspec")
+
+_NAME = re.compile(r"([a-z0-9.-]{1,100})~([0-9]{1,15})~([0-9]{1,15})", re.ASCII)
+"""Names under which small files are stored."""
 
 
 class FsspecStore:
@@ -44,9 +50,9 @@ class FsspecStore:
     ) -> None:
         self.url = url
         self._threads = Threads(threads, "offload-fsspec")
-        folder = Folder(connect, url, root)
-        self.blobs = FsspecBlobs(folder, self._threads, skew=skew, ahead=ahead, clock=clock)
-        self.files = FsspecFiles(folder.beside("stats"), self._threads, clock)
+        folder = Folder(connect, url, root, clock=clock)
+        self.blobs = FsspecBlobs(folder, self._threads, skew=skew, ahead=ahead)
+        self.files = FsspecFiles(folder.beside("stats"), self._threads)
         self.pointers = NoPointers(url)
         self.leases = NoLeases(url)
 
@@ -103,6 +109,19 @@ def open_fsspec(url: StoreURL) -> FsspecStore:
     )
 
 
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _login(url: StoreURL) -> str:
+    words = [quote(word, safe="") for word in (url.username, url.password) if word is not None]
+    return ":".join(words) + "@" if words else ""
+
+
+def _hosts(url: StoreURL) -> str:
+    return ",".join(host if port is None else f"{host}:{port}" for host, port in url.hosts)
+
+
 class NoPointers:
     """Pointers that raise ConfigurationError, with what to configure."""
 
@@ -142,14 +161,88 @@ class NoLeases(NoPointers):
         self._refuse()
 
 
-def _unchanged(value: Any) -> Any:
-    return value
+@dataclass(frozen=True)
+class _Version:
+    """One writing of a file: when (milliseconds by the writer's clock), how many bytes."""
+
+    name: str
+    written: int
+    size: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}~{self.written}~{self.size}"
 
 
-def _login(url: StoreURL) -> str:
-    words = [quote(word, safe="") for word in (url.username, url.password) if word is not None]
-    return ":".join(words) + "@" if words else ""
+class FsspecFiles:
+    """The files in ``stats/``. Replacing one writes a new version, which counts once whole."""
 
+    has_pointers = False
 
-def _hosts(url: StoreURL) -> str:
-    return ",".join(host if port is None else f"{host}:{port}" for host, port in url.hosts)
+    def __init__(self, folder: Folder, threads: Threads) -> None:
+        self.url = folder.url
+        self._folder = folder
+        self._threads = threads
+
+    def entries(self) -> list[SmallFile]:
+        found: dict[str, _Version] = {}
+        for version in self._versions(whole=True):
+            if version.name not in found or found[version.name].written < version.written:
+                found[version.name] = version
+        return [
+            SmallFile(version.name, version.size, str(version.written), version.written / 1000)
+            for version in found.values()
+        ]
+
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        wanted = set(names)
+        versions: dict[str, list[_Version]] = {name: [] for name in names}
+        for version in self._versions(whole=True):
+            if version.name in wanted:
+                versions[version.name].append(version)
+        return self._threads.each(lambda name: self._read(versions[name]), names)
+
+    def _read(self, versions: list[_Version]) -> bytes | None:
+        for version in sorted(versions, key=lambda each: each.written, reverse=True):
+            with suppress(FileNotFoundError):
+                content = self._folder.read(version.file, size=min(version.size, MAX_SMALL_FILE))
+                if len(content) == version.size:
+                    return content
+        return None
+
+    def write(self, name: str, content: bytes) -> None:
+        before = [each for each in self._versions() if each.name == name]
+        written = max([int(self._folder.clock() * 1000), *(each.written + 1 for each in before)])
+        self._folder.write(content, _Version(name, written, len(content)).file)
+        for each in before:
+            self._folder.remove(each.file)
+
+    def remove(self, names: Sequence[str]) -> None:
+        wanted = set(names)
+        if wanted:
+            files = [each.file for each in self._versions() if each.name in wanted]
+            self._threads.each(self._folder.remove, files)
+
+    def strays(self) -> list[str]:
+        """Return the names beside the statistics that are not the store's own."""
+        own = {each.file for each in self._versions()}
+        names = self._folder.sizes()
+        return [f"stats/{n}" for n in names if n not in own and not CLOCK.fullmatch(n)]
+
+    def now(self) -> float:
+        return self._folder.clock()
+
+    def sure_time(self) -> float:
+        its_time = self._folder.time()
+        now = self._folder.clock()
+        return now if its_time is None else min(now, its_time)
+
+    def _versions(self, *, whole: bool = False) -> list[_Version]:
+        """Return the versions that are there, those that are not *whole* only if wanted."""
+        found = []
+        for file, size in self._folder.sizes().items():
+            match = _NAME.fullmatch(file)
+            is_ours = match is not None and SMALL_FILE.fullmatch(match[1])
+            if match is not None and is_ours and (not whole or size in (None, int(match[3]))):
+                found.append(_Version(match[1], int(match[2]), int(match[3])))
+        return found
