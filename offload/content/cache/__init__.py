@@ -1,6 +1,6 @@
 """The node cache: values from a remote store, kept once for all processes of a machine."""
 
 from offload.content.cache.file import InMemory
-from offload.content.cache.node import Assembly, CacheFill, NodeCache, open_cache
+from offload.content.cache.node import Assembly, NodeCache, open_cache
 
-__all__ = ("Assembly", "CacheFill", "InMemory", "NodeCache", "open_cache")
+__all__ = ("Assembly", "InMemory", "NodeCache", "open_cache")

@@ -24,7 +24,7 @@ from offload.stores.redis.driver_errors import driver_errors, translate
 from offload.stores.redis.redis_internals import Command, Packer, database_of, exchange, refusal
 from offload.stores.sums import BatchSource, CounterBatch
 
-__all__ = ("PACKER", "Bulk", "Driver", "RedisClient", "Script", "escaped", "script")
+__all__ = ("PACKER", "Bulk", "Driver", "RedisClient", "escaped", "script")
 
 Driver = Redis | RedisCluster
 _WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # scripts that only read don't wait

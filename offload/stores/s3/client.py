@@ -26,7 +26,6 @@ __all__ = (
     "PROBE",
     "Body",
     "Conditions",
-    "Connect",
     "Response",
     "S3Client",
     "ServerClock",
@@ -35,7 +34,6 @@ __all__ = (
 )
 
 Client = Any  # boto3 makes its classes at run time
-Connect = Callable[..., Client]
 Response = Mapping[str, Any]
 
 GONE_OR_CHANGED = (404, 409, 412)
@@ -70,7 +68,7 @@ class S3Client:
 
     def __init__(
         self,
-        connect: Connect,
+        connect: Callable[..., Client],
         *,
         bucket: str,
         url: str,
