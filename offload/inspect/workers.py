@@ -14,8 +14,8 @@ from kombu.pidbox import Mailbox
 
 from offload.content.signing import stored_keys
 from offload.errors import OffloadError
-from offload.hooks.control import NO_KEYS, state_of
-from offload.hooks.runtime import Runtime
+from offload.hooks.runtime import Runtime, state_of
+from offload.ref import Keys
 
 __all__ = ("MOST", "Remote", "State", "Worker", "Workers", "ask_workers", "this_process")
 
@@ -42,7 +42,7 @@ class Worker:
 
     Attributes:
         name: its node name.
-        reply: of `offload.hooks.control.state_of` there, cut to bounded size; empty unless
+        reply: of `offload.hooks.runtime.state_of` there, cut to bounded size; empty unless
             *state* is ``connected``.
         reason: why it isn't, for people.
     """
@@ -140,7 +140,7 @@ def this_process(runtime: Runtime) -> Worker:
     Makes one round trip, for the key in the store; it is left out if the store is unavailable.
     """
     try:
-        kept = stored_keys(runtime.store.pointers) or NO_KEYS
+        kept = stored_keys(runtime.store.pointers) or Keys(())  # none yet
     except OffloadError:  # problems of the store are reported with the store
         kept = None
     return Worker(HERE, "connected", state_of(runtime, kept))
