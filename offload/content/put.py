@@ -1,8 +1,11 @@
-"""Writing: a value in, its reference out."""
+"""Writing: a value in, its reference out; or, in mode ``observe``, only counted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,19 +17,27 @@ from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
 from offload.digest import Buffer, Digest
 from offload.errors import StoreUnavailable, ValueTooLarge
-from offload.metrics.counters import Counters
+from offload.metrics.counters import SIZES, Counters
 from offload.ref import Ref, Resolve, no_refs_within
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.capabilities import chunk_size_of
+from offload.stores.processes import PerProcess
 from offload.stores.protocols import Parts, Store
 from offload.text import human_size
 
-__all__ = ("Writer",)
+__all__ = ("LEAST", "Observer", "Writer")
+
+LEAST = SIZES[0]
+"""Bytes from which values are counted by size even if the threshold is higher, to predict the
+savings of lower thresholds."""
 
 _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
 _INLINE_ESCAPED = 4096  # bytes up to which escaped data travels inside its reference
+_DIGESTS_REMEMBERED = 10_000
+
+logger = logging.getLogger(__name__)
 
 
 class Writer:
@@ -83,6 +94,29 @@ class Writer:
         """Return *value* serialized; see `Registry.encode`."""
         with self._counters.timed("serialise"), no_refs_within():
             return self._serializers.encode(value, celery_serializer)
+
+    def prepare(
+        self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int
+    ) -> Ref[Any] | Payload | None:
+        """Return what replaces *value* in a message or a result; None if it stays as it is.
+
+        A payload is to be stored by `put_or_inline`. A reference has been held already, or holds a
+        value of less than *threshold* bytes that *celery_serializer* can't carry.
+
+        Raises: SerializationError, ValueTooLarge.
+        """
+        cached = self.find_cached_ref(
+            value, celery_serializer=celery_serializer, hold=hold, threshold=threshold
+        )
+        if cached is not None:
+            return cached
+        payload = self.serialize(value, celery_serializer)
+        self.check_size(payload)
+        if payload.size >= threshold:
+            return payload
+        if not payload.ships_code and self._serializers.carries(value, celery_serializer):
+            return None
+        return self.inline_ref(payload)
 
     def find_cached_ref(
         self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int = 0
@@ -241,3 +275,63 @@ class Writer:
 
 def _total(blobs: Mapping[Digest, Parts]) -> int:
     return sum(len(part) for parts in blobs.values() for part in parts)
+
+
+class Observer:
+    """Serializes and hashes values as publishing would, and counts them.
+
+    Errors are logged, never raised: the message is sent unchanged.
+    """
+
+    def __init__(self, serializers: Registry, counters: Counters) -> None:
+        self._serializers = serializers
+        self._counters = counters
+        self._seen = PerProcess(_RecentDigests)
+
+    def observe(self, value: Any, serializer: str, threshold: int) -> None:
+        """Count *value* by its size, and as a stored value if it reaches *threshold* bytes."""
+        try:
+            self._observe(value, serializer, threshold)
+        except Exception:
+            logger.warning("offload could not have carried a %s", type(value), exc_info=True)
+
+    def _observe(self, value: Any, serializer: str, threshold: int) -> None:
+        counters = self._counters
+        with counters.timed("serialise"):
+            payload = self._serializers.encode(value, serializer)
+        size = payload.size
+        if size < min(threshold, LEAST):
+            return
+        with counters.timed("hash"):
+            packed = pack(payload)
+        missing = self._seen.get().add(packed.digests)
+        repeated = packed.deduplicated(size, missing)
+        counters.sized(size, repeated)
+        if size >= threshold:
+            counters.add(
+                observed_values=1,
+                observed_bytes=size,
+                observed_repeated_values=0 if missing else 1,
+                observed_repeated_bytes=repeated,
+            )
+
+
+class _RecentDigests:
+    """The digests of the blobs seen most recently."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._digests: OrderedDict[Digest, None] = OrderedDict()
+
+    def add(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Add *digests*; return those that are new."""
+        seen, new = self._digests, set()
+        with self._lock:
+            for digest in digests:
+                if digest not in seen:
+                    new.add(digest)
+                seen[digest] = None
+                seen.move_to_end(digest)
+            while len(seen) > _DIGESTS_REMEMBERED:
+                seen.popitem(last=False)
+        return new

@@ -449,18 +449,13 @@ class _Search:
             out.runtime.counters.add(values_remembered=1)
             self._slot(path, argument, ref=shared)
             return
-        cached = content.writer.find_cached_ref(
+        found = content.writer.prepare(
             value, celery_serializer=out.serializer, hold=out.hold, threshold=threshold
         )
-        if cached is not None:
-            self._slot(path, argument, ref=cached, held=True)
-            return
-        payload = content.writer.serialize(value, out.serializer)
-        content.writer.check_size(payload)
-        if payload.size >= threshold:
-            self._slot(path, argument, payload=payload, value=value)
-        elif payload.ships_code or not content.serializers.carries(value, out.serializer):
-            self._slot(path, argument, ref=content.writer.inline_ref(payload))
+        if isinstance(found, Ref):
+            self._slot(path, argument, ref=found, held=found.digest is not None)
+        elif found is not None:
+            self._slot(path, argument, payload=found, value=value)
 
     def _slot(self, path: Path, argument: str, **what: Any) -> None:
         self.out.slots.append(

@@ -44,6 +44,7 @@ from offload.hooks.renewal import PartKeeper, part_ttl
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.runtime import Runtime, results_as_refs, task_holder
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
+from offload.serializers.base import Payload
 from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 
@@ -182,21 +183,11 @@ def _result_ref(
     if runtime.settings.mode == "observe":
         runtime.observer.observe(result, serializer, threshold)
         return None
-    content = runtime.content
-    cached = content.writer.find_cached_ref(
-        result, celery_serializer=serializer, hold=hold, threshold=threshold
-    )
-    if cached is not None:
-        return cached
-    payload = content.writer.serialize(result, serializer)
-    content.writer.check_size(payload)
-    if payload.size >= threshold:
-        return content.writer.put_or_inline(
-            payload, hold=hold, value=result, celery_serializer=serializer
-        )
-    if not payload.ships_code and content.serializers.carries(result, serializer):
-        return None
-    return content.writer.inline_ref(payload)
+    writer = runtime.content.writer
+    found = writer.prepare(result, celery_serializer=serializer, hold=hold, threshold=threshold)
+    if not isinstance(found, Payload):
+        return found
+    return writer.put_or_inline(found, hold=hold, value=result, celery_serializer=serializer)
 
 
 # -- the result backend

@@ -30,12 +30,12 @@ from offload.classes.shipping import Shipping
 from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold, holder
 from offload.content.pins import Pins
+from offload.content.put import LEAST, Observer
 from offload.content.retrying import Retrying
 from offload.content.signing import fingerprints
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError, InvalidRef, SerializationError
 from offload.hooks.default_store import open_app_store
-from offload.hooks.observe import LEAST, Observer
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
 from offload.metrics.counters import Counters

@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 import pytest
 
+from offload.content.put import LEAST
 from offload.errors import StoreUnavailable
-from offload.hooks.observe import LEAST
 from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
