@@ -14,9 +14,9 @@ from offload.cli.options import as_json, runtime_of
 from offload.cli.output import Progress, print_json
 from offload.errors import StoreUnavailable
 from offload.gc import SweepReport, sweep
-from offload.hooks.message import EMBED, Note, restore_refs
+from offload.hooks.message import EMBED, Note, restore_refs, task_holder
 from offload.hooks.release import is_only_copy, release
-from offload.hooks.runtime import Runtime, task_holder
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.protocols import SweepItem
 from offload.text import human_size, printable

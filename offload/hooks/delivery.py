@@ -17,8 +17,11 @@ from offload.hooks.message import (
     all_unverified,
     as_lost,
     as_wire,
+    body_of,
     described,
     is_for_ref,
+    message_name,
+    task_holder,
     without_refusal,
 )
 from offload.hooks.options import TaskFacts
@@ -32,13 +35,12 @@ from offload.hooks.paths import (
     replace_refs,
 )
 from offload.hooks.release import is_done, release
-from offload.hooks.runtime import Runtime, message_name, task_holder
+from offload.hooks.runtime import Runtime
 from offload.ref import LostValue, Ref, wire_text
 from offload.settings import TaskOptions
 
 __all__ = (
     "Delivery",
-    "body_of",
     "current_delivery",
     "ignores_result",
     "readable",
@@ -355,11 +357,6 @@ class Delivery:
         if self._result_refs and value is self._result:
             return self._result_refs.get(serializer)
         return None
-
-
-def body_of(request: Any) -> Any:
-    """Return the task id of the body of the chord that *request* is a part of; None if it isn't."""
-    return ((request.chord or {}).get("options") or {}).get("task_id")
 
 
 def ignores_result(task: Any, request: Any) -> bool:

@@ -1,4 +1,4 @@
-"""References in a message: the note that lists their paths, and changes that follow the note.
+"""References in a message: the note that lists their paths, and the names that hold their values.
 
 Messages are untrusted. `Note.read` is the only reader of a note: it raises InvalidRef for anything
 that offload wouldn't have written, so that other code can rely on a note, most of all in a worker's
@@ -7,10 +7,12 @@ main process.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from offload.content.holds import holder
 from offload.errors import InvalidRef, OffloadError, UnsupportedVersion
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, replace_each, replace_refs
@@ -29,11 +31,15 @@ __all__ = (
     "all_unverified",
     "as_lost",
     "as_wire",
+    "body_of",
     "described",
     "is_for_ref",
+    "message_name",
     "own_name",
     "refs_to_prefetch",
     "restore_refs",
+    "task_holder",
+    "waits_of",
     "wire_form",
     "without_refusal",
 )
@@ -172,6 +178,38 @@ def own_name(headers: Any) -> str | None:
     header = headers.get(HEADER)
     name = header.get("task") if isinstance(header, dict) else None
     return name if headers.get("task") == STAND_IN and isinstance(name, str) else None
+
+
+def task_holder(task_id: Any, message: str = "") -> str:
+    """Return the holder of the values in one message of a task; without *message*, of values kept
+    for a task that has no message yet (a chord's body).
+
+    A task can have several messages under way: retries, its replacement, calls with a given id.
+    None of them may release values that another needs.
+    """
+    return holder("task", f"{task_id}+{message}" if message else task_id)
+
+
+def message_name(waits: float | None = None) -> str:
+    """Return a new name for a message.
+
+    The name tells `waits_of` for how many seconds the message may wait for its task to start:
+    *waits*, or None if it expires by itself.
+    """
+    name = secrets.token_hex(6)
+    return name if waits is None else f"{name}.{waits:.0f}"
+
+
+def waits_of(held_by: str) -> float | None:
+    """Return for how many seconds a holder's message may wait; None if it isn't known."""
+    task, _, message = held_by.rpartition("+")
+    seconds = message.partition(".")[2] if task.startswith("task:") else ""
+    return float(seconds) if seconds.isdecimal() else None
+
+
+def body_of(request: Any) -> Any:
+    """Return the task id of the body of the chord that *request* is a part of; None if it isn't."""
+    return ((request.chord or {}).get("options") or {}).get("task_id")
 
 
 def is_for_ref(path: Path, facts: TaskFacts) -> bool:

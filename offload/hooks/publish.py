@@ -17,10 +17,18 @@ from celery.app.amqp import AMQP, task_message
 from offload.content.holds import Hold
 from offload.hooks.delivery import Delivery, current_delivery
 from offload.hooks.known import known_refs, using
-from offload.hooks.message import EMBED, HEADER, NOTE_VERSION, REFUSAL, STAND_IN
+from offload.hooks.message import (
+    EMBED,
+    HEADER,
+    NOTE_VERSION,
+    REFUSAL,
+    STAND_IN,
+    message_name,
+    task_holder,
+)
 from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.paths import Path, replace_each
-from offload.hooks.runtime import Runtime, message_name, task_holder
+from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import guard_router, has_listeners, resending, showing
 from offload.ref import Ref
 from offload.serializers.choose import certainly_small

@@ -26,8 +26,9 @@ from offload.content.holds import Hold, holder
 from offload.errors import OffloadError, StoreUnavailable
 from offload.forks import guard_forks
 from offload.hooks.celery_internals import collected_parts, collects_parts
-from offload.hooks.delivery import Delivery, body_of
-from offload.hooks.runtime import Runtime, task_holder
+from offload.hooks.delivery import Delivery
+from offload.hooks.message import body_of, task_holder
+from offload.hooks.runtime import Runtime
 from offload.ref import Ref, has_wire_form, wire_text
 from offload.stores.processes import PerProcess
 

@@ -28,9 +28,17 @@ from offload.hooks.celery_internals import (
     keeps_metadata_whole,
     patch,
 )
-from offload.hooks.delivery import Delivery, body_of, current_delivery, ignores_result, readable
+from offload.hooks.delivery import Delivery, current_delivery, ignores_result, readable
 from offload.hooks.exceptions import hook_exceptions
-from offload.hooks.message import HELD, MALFORMED, as_wire, described, wire_form
+from offload.hooks.message import (
+    HELD,
+    MALFORMED,
+    as_wire,
+    body_of,
+    described,
+    task_holder,
+    wire_form,
+)
 from offload.hooks.paths import contains
 from offload.hooks.release import (
     Releaser,
@@ -42,7 +50,7 @@ from offload.hooks.release import (
 )
 from offload.hooks.renewal import PartKeeper, part_ttl
 from offload.hooks.result_meta import ResultMeta
-from offload.hooks.runtime import Runtime, results_as_refs, task_holder
+from offload.hooks.runtime import Runtime, results_as_refs
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 from offload.serializers.base import Payload
 from offload.serializers.choose import certainly_small

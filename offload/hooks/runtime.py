@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from offload.classes.policy import Policy, RegistryConfig
 from offload.classes.registry import ClassRegistry
 from offload.classes.shipping import Shipping
 from offload.content.cache import NodeCache, open_cache
-from offload.content.holds import Hold, holder
+from offload.content.holds import Hold
 from offload.content.pins import Pins
 from offload.content.put import LEAST, Observer
 from offload.content.retrying import Retrying
@@ -49,13 +48,10 @@ from offload.stores.protocols import Store
 
 __all__ = (
     "Runtime",
-    "message_name",
     "reading_as_refs",
     "redelivery_time",
     "results_as_refs",
     "state_of",
-    "task_holder",
-    "waits_of",
 )
 
 T = TypeVar("T")
@@ -369,33 +365,6 @@ def redelivery_time(conf: Any) -> float:
     first = url[0] if isinstance(url, (list, tuple)) and url else url
     default = _VISIBILITY_TIMEOUTS.get(urlsplit(str(first)).scheme.partition("+")[0], 0.0)
     return float(options.get("visibility_timeout", default) or 0.0)
-
-
-def task_holder(task_id: Any, message: str = "") -> str:
-    """Return the holder of the values in one message of a task; without *message*, of values kept
-    for a task that has no message yet (a chord's body).
-
-    A task can have several messages under way: retries, its replacement, calls with a given id.
-    None of them may release values that another needs.
-    """
-    return holder("task", f"{task_id}+{message}" if message else task_id)
-
-
-def message_name(waits: float | None = None) -> str:
-    """Return a new name for a message.
-
-    The name tells `waits_of` for how many seconds the message may wait for its task to start:
-    *waits*, or None if it expires by itself.
-    """
-    name = secrets.token_hex(6)
-    return name if waits is None else f"{name}.{waits:.0f}"
-
-
-def waits_of(held_by: str) -> float | None:
-    """Return for how many seconds a holder's message may wait; None if it isn't known."""
-    task, _, message = held_by.rpartition("+")
-    seconds = message.partition(".")[2] if task.startswith("task:") else ""
-    return float(seconds) if seconds.isdecimal() else None
 
 
 # -- what a process reports about itself
