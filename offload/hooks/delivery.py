@@ -9,7 +9,7 @@ from typing import Any
 from offload.classes.apps import for_task
 from offload.content.digest_cache import is_immutable
 from offload.content.holds import Hold
-from offload.errors import InvalidRef, OffloadError, StoreUnavailable, ValueTooLarge
+from offload.errors import InvalidRef, OffloadError, StoreUnavailable
 from offload.hooks.eager import with_refs
 from offload.hooks.known import KnownRefs, Snapshot, using
 from offload.hooks.message import (
@@ -43,7 +43,6 @@ __all__ = (
     "Delivery",
     "current_delivery",
     "ignores_result",
-    "readable",
     "resolve_direct",
     "running",
 )
@@ -53,8 +52,6 @@ _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=N
 
 _ARGUMENTS = ("args", "kwargs")
 _TO_RESOLVE = (Ref, LostValue)
-READABLE_LIMIT = 64 * 1024 * 1024
-"""Bytes of one task's arguments that a worker's main process reads for failure hooks."""
 _NO_OPTIONS = TaskOptions.read(None, "message")
 
 
@@ -396,33 +393,6 @@ def _refuse_lost(value: Any) -> None:
     if contains(value, (LostValue,)):
         for item in value.values() if isinstance(value, dict) else value:
             _refuse_lost(item)
-
-
-def readable(runtime: Runtime, value: Any) -> Any:
-    """Replace the Refs in *value* by values, for failure hooks in a worker's main process.
-
-    Those that can't be read, or exceed `READABLE_LIMIT` bytes in total, become a `LostValue`.
-    """
-    left = READABLE_LIMIT
-    failed: Exception | None = None
-
-    def read(ref: Ref[Any]) -> Any:
-        nonlocal left, failed
-        if failed is not None:
-            return LostValue.of(ref, failed)
-        try:
-            ref = runtime.content.open(ref.wire)
-            left -= ref.size
-            if left >= 0:
-                return ref.get()
-            failed = ValueTooLarge(f"over {READABLE_LIMIT} bytes, in a worker's main process")
-        except StoreUnavailable as exc:
-            failed = exc
-        except Exception as exc:  # it may be anything that a decoder raises
-            return LostValue.of(ref, exc)
-        return LostValue.of(ref, failed)
-
-    return replace_refs(value, read)
 
 
 def _is_redelivered(request: Mapping[str, Any]) -> bool:

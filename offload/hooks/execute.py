@@ -31,6 +31,7 @@ from billiard.process import current_process
 from celery import Task, signals, states
 from celery._state import get_current_app
 from celery.app import trace
+from celery.bootsteps import StartStopStep, Step
 from celery.exceptions import Reject, Retry
 
 from offload.content.store import ContentStore
@@ -40,7 +41,7 @@ from offload.errors import (
     OffloadError,
     StoreUnavailable,
 )
-from offload.hooks import exceptions, requests, results
+from offload.hooks import control, exceptions, requests, results
 from offload.hooks.celery_internals import patch
 from offload.hooks.delivery import (
     Delivery,
@@ -56,7 +57,7 @@ from offload.ref import Ref, wire_text
 from offload.settings import TaskOptions
 from offload.tracing import received
 
-__all__ = ("check_tracers", "guard", "install")
+__all__ = ("CheckConfiguration", "CheckTracers", "check_tracers", "guard", "install")
 
 _GUARD = "_offload_guard"
 _NAME = "build_tracer"
@@ -70,7 +71,6 @@ _HIDDEN_FILES = frozenset({__file__, results.__file__})
 def install() -> None:
     """Hook `build_tracer` for apps with offload; once per process."""
     exceptions.install()
-    requests.install()
     signals.worker_process_init.connect(
         _check_in_process, weak=False, dispatch_uid="offload-tracers"
     )
@@ -144,6 +144,37 @@ def _check_in_process(**_more: Any) -> None:
     app = get_current_app()
     if getattr(app, "_offload", None) is not None:
         check_tracers(app)
+
+
+class CheckConfiguration(Step):
+    """Startup step that stops a worker that couldn't read the values of its tasks."""
+
+    label = "offload"
+
+    def __init__(self, parent: Any, **_options: Any) -> None:
+        runtime = parent.app._offload  # noqa: SLF001 (set by offload)
+        runtime.check_start()
+        import celery.worker.request  # noqa: F401 (import it, so that it can be hooked)
+
+        control.install()  # again, if the app was created before Celery's worker was imported
+        requests.install()
+        for task in list(parent.app.tasks.values()):  # before Celery builds their tracers
+            runtime.check_task(task.name)
+            guard(runtime, task)
+        super().__init__(parent, **_options)
+
+
+class CheckTracers(StartStopStep):
+    """Startup step that stops a worker if a task could run without offload's tracer."""
+
+    label = "offload tracers"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        """Check the tasks, whose tracers Celery has just built."""
+        requests.dispatch_stand_in(parent)
+        pool = getattr(parent, "pool", None)
+        check_tracers(parent.app, f"pool {type(pool).__module__}.{type(pool).__qualname__}")
 
 
 def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:

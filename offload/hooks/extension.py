@@ -9,7 +9,16 @@ from kombu.utils.imports import symbol_by_name
 
 from offload.classes.registry import ClassRegistry
 from offload.errors import ConfigurationError
-from offload.hooks import control, eager, execute, prefetch, result_meta, results, usercode, worker
+from offload.hooks import (
+    control,
+    eager,
+    execute,
+    prefetch,
+    requests,
+    result_meta,
+    results,
+    usercode,
+)
 from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backend
 from offload.hooks.publish import amqp_class
 from offload.hooks.results import hook_backend
@@ -180,8 +189,8 @@ def _install(runtime: Runtime, app: Any) -> None:
 
     setattr(app, GET_BACKEND, offload_get_backend)
     hook_backend(runtime, opened_backend(app))
-    app.steps["worker"].add(worker.CheckConfiguration)
-    app.steps["consumer"].add(worker.CheckTracers)
+    app.steps["worker"].add(execute.CheckConfiguration)
+    app.steps["consumer"].add(execute.CheckTracers)
     control.register_gc_task(runtime, app)
-    for hooks in (execute, control, usercode, eager, results, result_meta, prefetch):
+    for hooks in (execute, requests, control, usercode, eager, results, result_meta, prefetch):
         hooks.install()

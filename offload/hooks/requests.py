@@ -11,6 +11,7 @@ the broker gives the message to the next one.
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from celery.app.trace import task_has_custom
 from celery.exceptions import InvalidTaskError
 from kombu.utils.objects import cached_property
 
+from offload.errors import StoreUnavailable, ValueTooLarge
 from offload.hooks.celery_internals import (
     CONTEXT,
     arguments,
@@ -28,12 +30,15 @@ from offload.hooks.celery_internals import (
     context_maker,
     set_arguments,
 )
-from offload.hooks.delivery import readable
-from offload.hooks.message import EMBED, HELD, restore_refs
+from offload.hooks.message import EMBED, HELD, STAND_IN, own_name, restore_refs
 from offload.hooks.paths import contains, replace_refs
-from offload.ref import Ref
+from offload.hooks.runtime import Runtime
+from offload.ref import LostValue, Ref
 
-__all__ = ("install",)
+__all__ = ("dispatch_stand_in", "install", "readable")
+
+READABLE_LIMIT = 64 * 1024 * 1024
+"""Bytes of one task's arguments that a worker's main process reads for failure hooks."""
 
 _HOOKED = "_offload_hooked"
 _HOOKS = ("on_failure", "after_return", "on_retry")
@@ -131,3 +136,49 @@ def _for_hooks(request: Any, value: Any) -> Any:
     if not receivers and not any(task_has_custom(task, hook) for hook in _HOOKS):
         return value
     return readable(request.app._offload, value)  # noqa: SLF001 (set by offload)
+
+
+def readable(runtime: Runtime, value: Any) -> Any:
+    """Replace the Refs in *value* by values, for failure hooks in a worker's main process.
+
+    Those that can't be read, or exceed `READABLE_LIMIT` bytes in total, become a `LostValue`.
+    """
+    left = READABLE_LIMIT
+    failed: Exception | None = None
+
+    def read(ref: Ref[Any]) -> Any:
+        nonlocal left, failed
+        if failed is not None:
+            return LostValue.of(ref, failed)
+        try:
+            ref = runtime.content.open(ref.wire)
+            left -= ref.size
+            if left >= 0:
+                return ref.get()
+            failed = ValueTooLarge(f"over {READABLE_LIMIT} bytes, in a worker's main process")
+        except StoreUnavailable as exc:
+            failed = exc
+        except Exception as exc:  # it may be anything that a decoder raises
+            return LostValue.of(ref, exc)
+        return LostValue.of(ref, failed)
+
+    return replace_refs(value, read)
+
+
+def dispatch_stand_in(consumer: Any) -> None:
+    """Dispatch each message that names `STAND_IN` to the task that it is meant for."""
+    strategies = consumer.strategies
+    own = strategies[STAND_IN]
+
+    def handle(message: Any, *given: Any, **more: Any) -> Any:
+        name = own_name(message.headers)
+        if name is None:
+            return own(message, *given, **more)
+        message = copy.copy(message)  # so that a requeued message stays unchanged
+        message.headers = {**message.headers, "task": name}
+        strategy = strategies.get(name)
+        if strategy is None:
+            return consumer.on_unknown_task(None, message, KeyError(name))
+        return strategy(message, *given, **more)
+
+    strategies[STAND_IN] = handle

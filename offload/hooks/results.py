@@ -28,7 +28,7 @@ from offload.hooks.celery_internals import (
     keeps_metadata_whole,
     patch,
 )
-from offload.hooks.delivery import Delivery, current_delivery, ignores_result, readable
+from offload.hooks.delivery import Delivery, current_delivery, ignores_result
 from offload.hooks.exceptions import hook_exceptions
 from offload.hooks.message import (
     HELD,
@@ -49,6 +49,7 @@ from offload.hooks.release import (
     result_ttl,
 )
 from offload.hooks.renewal import PartKeeper, part_ttl
+from offload.hooks.requests import readable
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.runtime import Runtime, results_as_refs
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
