@@ -1,4 +1,4 @@
-"""A message in execution: resolve its references, remember its result, release its holds."""
+"""A message in execution: resolve its references, and release its holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from offload.content.digest_cache import is_immutable
 from offload.content.holds import Hold
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable
 from offload.hooks.eager import with_refs
-from offload.hooks.known import KnownRefs, Snapshot, using
 from offload.hooks.message import (
     Note,
     all_unverified,
@@ -36,6 +35,7 @@ from offload.hooks.paths import (
 )
 from offload.hooks.release import is_done, release
 from offload.hooks.runtime import Runtime
+from offload.hooks.usercode import KnownRefs, using
 from offload.ref import LostValue, Ref, wire_text
 from offload.settings import TaskOptions
 
@@ -85,6 +85,7 @@ class Delivery:
             if unknown.
         since: when the chord began that the task is a part of, or leads to.
         parts_are_held: whether parts of that chord may be held in the name of its body.
+        known: the references of values that user code may publish again, and of the result.
     """
 
     def __init__(self, runtime: Runtime, task: Any, task_id: Any) -> None:
@@ -101,21 +102,18 @@ class Delivery:
         self.until: float | None = None
         self.since: float | None = None
         self.parts_are_held = False
+        self.known = KnownRefs()
         self._released = False
         self._sent_again = False
         self._task_id = task_id
         self._held: list[Ref[Any]] = []
         self._parts: tuple[str, Sequence[Ref[Any]]] = ("", ())
-        self._result: Any = None
-        self._result_refs: dict[str, Ref[Any]] = {}
-        self._result_shown: Snapshot | None = None
-        self._known = KnownRefs()
 
     def __enter__(self) -> Delivery:  # noqa: PYI034 (typing.Self is of Python 3.11)
         self._token: Token[Delivery | None] = _current.set(self)
         if isinstance(self._task_id, str):
             _running[self._task_id] = self
-        self._using = using(self._known)
+        self._using = using(self.known)
         self._using.__enter__()
         self._task_token = for_task.set(f"{self.task.name}[{self._task_id}]")
         return self
@@ -193,7 +191,7 @@ class Delivery:
         for ref, path in found:
             value = values[id(ref)]
             if is_immutable(value) or is_in_signature(root, path):
-                self._known.remember(value, ref)
+                self.known.remember(value, ref)
         if note.within:
             resolved = self._resolve_in_signatures(resolved, note, facts)
         self.args, self.kwargs = resolved["args"], resolved["kwargs"]
@@ -203,7 +201,7 @@ class Delivery:
             if ref.is_local:
                 return ref.get()
             value = self._read([(ref, path)], facts)[id(ref)]
-            self._known.remember(value, ref)
+            self.known.remember(value, ref)
             return value
 
         return replace_each(
@@ -326,34 +324,6 @@ class Delivery:
                 release(self.runtime, self._held, self.holder)
             if parts:
                 release(self.runtime, parts, parts_holder)
-
-    # -- result
-
-    def keep_result(self, result: Any, refs: Mapping[str, Ref[Any]]) -> None:
-        """Remember the references, by Celery serializer, that stand for the task's result."""
-        self._result = result
-        self._result_refs = dict(refs)
-        self._result_shown = None
-
-    def result_resolved(self, ref: Ref[Any], value: Any) -> None:
-        """Let *ref*, which the task returned, stand for its value *value* from now on."""
-        if self._result is ref:
-            self._result = value
-
-    def show_result(self) -> None:
-        """Detect changes of the result from now on, as user code receives it."""
-        if self._result_refs and self._result_shown is None:
-            self._result_shown = Snapshot.of(self._result)
-            if self._result_shown is None and not isinstance(self._result, Ref):
-                self._result_refs = {}
-
-    def result_ref(self, value: Any, serializer: str) -> Ref[Any] | None:
-        """Return the reference of *value* if it is the task's own result and is stored."""
-        if self._result_shown is not None and not self._result_shown.is_current():
-            self._result_refs = {}
-        if self._result_refs and value is self._result:
-            return self._result_refs.get(serializer)
-        return None
 
 
 def ignores_result(task: Any, request: Any) -> bool:

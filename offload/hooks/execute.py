@@ -291,7 +291,7 @@ def _execute(
         results.put_result(runtime, task, delivery, result)
     if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
         value = _resolved(runtime, task, result)
-        delivery.result_resolved(result, value)
+        delivery.known.result_resolved(result, value)
         return value
     return result
 

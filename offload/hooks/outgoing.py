@@ -13,7 +13,6 @@ from celery.utils.time import maybe_iso8601
 
 from offload.content.holds import Hold
 from offload.errors import BlobMissing, OffloadError, SerializationError
-from offload.hooks.known import KnownRefs, group_dedup
 from offload.hooks.message import described
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import (
@@ -25,6 +24,7 @@ from offload.hooks.paths import (
     replace_refs,
 )
 from offload.hooks.runtime import Runtime
+from offload.hooks.usercode import KnownRefs, group_dedup
 from offload.ref import LostValue, Ref
 from offload.serializers.base import Payload
 from offload.serializers.choose import certainly_small
@@ -78,9 +78,8 @@ class Outgoing:
         serializer: the message's Celery serializer.
         hold: the hold on the message's values.
         embedded_ttl: seconds for which the values in its callbacks and chain are needed.
-        result_ref: returns the reference of a value that is the running task's own result.
         resending: whether the message is sent again because of a store outage.
-        known: references of values that were resolved for user code.
+        known: references of values that were resolved for user code, and of the task's result.
         slots: the places for references.
         inline: values that stay in the message by its options: task, argument, value.
         entered: ids of the containers that are being searched.
@@ -90,7 +89,6 @@ class Outgoing:
     serializer: str
     hold: Hold
     embedded_ttl: float
-    result_ref: Callable[[Any, str], Ref[Any] | None]
     resending: bool = False
     known: KnownRefs | None = None
     slots: list[_Slot] = field(default_factory=list)
@@ -366,7 +364,7 @@ class _Search:
                 task=self.task,
                 argument=argument,
             ) from value.error
-        elif (ref := out.result_ref(value, out.serializer)) is not None:
+        elif out.known is not None and (ref := out.known.result_ref(value, out.serializer)):
             self._slot(path, argument, ref=ref)
         elif out.known and (known := self._known(value, argument)) is not None:
             self._ref(known, path, argument)

@@ -16,7 +16,6 @@ from celery.app.amqp import AMQP, task_message
 
 from offload.content.holds import Hold
 from offload.hooks.delivery import Delivery, current_delivery
-from offload.hooks.known import known_refs, using
 from offload.hooks.message import (
     EMBED,
     HEADER,
@@ -29,7 +28,14 @@ from offload.hooks.message import (
 from offload.hooks.outgoing import Outgoing, seconds_until
 from offload.hooks.paths import Path, replace_each
 from offload.hooks.runtime import Runtime
-from offload.hooks.usercode import guard_router, has_listeners, resending, showing
+from offload.hooks.usercode import (
+    guard_router,
+    has_listeners,
+    known_refs,
+    resending,
+    showing,
+    using,
+)
 from offload.ref import Ref
 from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
@@ -249,7 +255,6 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
         serializer=serializer,
         hold=Hold(ttl, task_holder(call["task_id"], message)),
         embedded_ttl=ttl + retention if expires else ttl,
-        result_ref=delivery.result_ref if delivery is not None else _no_result,
         known=known_refs(),
         resending=bool(attempt),
     )
@@ -352,7 +357,3 @@ def _chord_since(
     if delivery is not None and delivery.since is not None:
         return delivery.since
     return runtime.clock()
-
-
-def _no_result(_value: Any, _serializer: str) -> None:
-    return None

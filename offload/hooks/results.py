@@ -122,7 +122,7 @@ def put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> 
             runtime.counters.failed(exc)
             raise described(exc, task.name, "result") from exc
     if ref is not None:
-        delivery.keep_result(result, {serializer: ref})
+        delivery.known.keep_result(result, {serializer: ref})
         if not stored and not request.chord:
             delivery.hold(ref)
 
@@ -221,7 +221,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
     def offload_encode_result(result: Any, state: str) -> Any:
         delivery = current_delivery()
         if state == states.SUCCESS and delivery is not None:
-            ref = delivery.result_ref(result, backend.serializer)
+            ref = delivery.known.result_ref(result, backend.serializer)
             if ref is not None:
                 return wire_form(ref, backend.serializer)
         if state == states.SUCCESS and looks_like_ref(result):  # a task stored its result itself
@@ -280,7 +280,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         done = mark_as_done(*args, **options)
         delivery = current_delivery()
         if delivery is not None:  # the task's own hooks may change its result after this
-            delivery.keep_result(None, {})
+            delivery.known.keep_result(None, {})
         return done
 
     def offload_mark_as_failure(task_id: str, exc: Any, *given: Any, **options: Any) -> Any:
