@@ -10,7 +10,7 @@ from offload.classes.apps import for_task
 from offload.content.digest_cache import is_immutable
 from offload.content.holds import Hold
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable
-from offload.hooks.eager import with_refs
+from offload.hooks.direct import resolve_direct, with_refs
 from offload.hooks.message import (
     Note,
     all_unverified,
@@ -43,7 +43,6 @@ __all__ = (
     "Delivery",
     "current_delivery",
     "ignores_result",
-    "resolve_direct",
     "running",
 )
 
@@ -51,7 +50,6 @@ _running: dict[str, Delivery] = {}
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
 
 _ARGUMENTS = ("args", "kwargs")
-_TO_RESOLVE = (Ref, LostValue)
 _NO_OPTIONS = TaskOptions.read(None, "message")
 
 
@@ -335,34 +333,6 @@ def ignores_result(task: Any, request: Any) -> bool:
     except ImportError:
         return bool(task.ignore_result or request.ignore_result)
     return bool(get_actual_ignore_result(task, request))
-
-
-def resolve_direct(
-    runtime: Runtime, facts: TaskFacts, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Resolve Refs in a call without a message: an eager or a direct call.
-
-    Raises the error of a `LostValue` among the arguments.
-    """
-    if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
-        return args, kwargs
-    _refuse_lost([args, kwargs])
-    return (
-        [v if facts.asks_for_ref(i) else replace_refs(v, runtime.get) for i, v in enumerate(args)],
-        {
-            key: v if facts.asks_for_ref(key) else replace_refs(v, runtime.get)
-            for key, v in kwargs.items()
-        },
-    )
-
-
-def _refuse_lost(value: Any) -> None:
-    """Raise the error of the first `LostValue` in *value*, if there is one."""
-    if isinstance(value, LostValue):
-        raise value.error
-    if contains(value, (LostValue,)):
-        for item in value.values() if isinstance(value, dict) else value:
-            _refuse_lost(item)
 
 
 def _is_redelivered(request: Mapping[str, Any]) -> bool:

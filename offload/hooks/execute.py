@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
-import pickle
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,26 +32,15 @@ from celery.app import trace
 from celery.bootsteps import StartStopStep, Step
 from celery.exceptions import Reject, Retry
 
-from offload.content.store import ContentStore
-from offload.errors import (
-    ConfigurationError,
-    InvalidRef,
-    OffloadError,
-    StoreUnavailable,
-)
-from offload.hooks import control, exceptions, requests, results
+from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
+from offload.hooks import control, direct, exceptions, requests, results
 from offload.hooks.celery_internals import patch
-from offload.hooks.delivery import (
-    Delivery,
-    current_delivery,
-    resolve_direct,
-    running,
-)
+from offload.hooks.delivery import Delivery, current_delivery, running
 from offload.hooks.message import EMBED, MALFORMED, described
 from offload.hooks.renewal import Renewer
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import guard_task, resending
-from offload.ref import Ref, wire_text
+from offload.ref import Ref
 from offload.settings import TaskOptions
 from offload.tracing import received
 
@@ -63,9 +50,8 @@ _GUARD = "_offload_guard"
 _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy
-_BATCH = "request"
 _MAIN = "MainProcess"
-_HIDDEN_FILES = frozenset({__file__, results.__file__})
+_HIDDEN_FILES = frozenset({__file__, direct.__file__, results.__file__})
 
 
 def install() -> None:
@@ -267,8 +253,10 @@ def _call(runtime: Runtime, task: Any, function: Callable[..., Any], args: Any, 
             request.update(args=made.args, kwargs=made.kwargs)
             return _execute(runtime, task, made, function, made.args, made.kwargs)
     if delivery is None and task.Strategy != _STRATEGY:
-        args, kwargs = _resolve_in_objects(runtime, task, args, kwargs)
-    args, kwargs = resolve_direct(runtime, runtime.tasks[task.name], args, kwargs)  # a plain call
+        args, kwargs = direct.resolve_in_objects(runtime, task, args, kwargs)
+    args, kwargs = direct.resolve_direct(
+        runtime, runtime.tasks[task.name], args, kwargs
+    )  # a plain call
     return function(*args, **kwargs)
 
 
@@ -301,89 +289,6 @@ def _resolved(runtime: Runtime, task: Any, result: Ref[Any]) -> Any:
         return runtime.get(result)
     except OffloadError as exc:
         raise described(exc, task.name, "result") from exc
-
-
-class _RefPickler(pickle.Pickler):
-    """Pickles any object without the references in it, and collects these."""
-
-    def __init__(self, file: io.BytesIO, content: ContentStore) -> None:
-        super().__init__(file, protocol=5)
-        self._content = content
-        self.refs: list[Ref[Any]] = []
-
-    def persistent_id(self, obj: Any) -> int | None:
-        text = wire_text(obj)
-        if not text:
-            return None
-        ref = Ref.unbound(text)
-        if not isinstance(obj, Ref):
-            try:
-                self._content.open(text)
-            except InvalidRef:  # data of that form
-                return None
-        self.refs.append(ref)
-        return len(self.refs) - 1
-
-
-class _RefUnpickler(pickle.Unpickler):
-    """Unpickles it with values in place of the references."""
-
-    def __init__(self, content: bytes, values: Sequence[Any]) -> None:
-        super().__init__(io.BytesIO(content))
-        self._values = values
-
-    def persistent_load(self, pid: int) -> Any:
-        return self._values[pid]
-
-
-def _resolve_in_objects(runtime: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Replace references by values, however deep they are in objects.
-
-    A task with a ``Strategy`` of its own takes arguments from requests, and passes them in objects
-    of its own, as celery-batches does. In a list of such objects, one whose value is lost is left
-    out, and its task fails, if it has an id.
-    """
-    if len(args) == 1 and isinstance(args[0], list) and not kwargs:
-        items = []
-        error = None
-        for item in args[0]:
-            try:
-                items.append(_resolve_pickled(runtime, task, item))
-            except OffloadError as exc:
-                task_id = getattr(item, "id", None)
-                if not isinstance(task_id, str):
-                    raise
-                task.backend.mark_as_failure(task_id, exc, request=None)
-                error = exc
-        if error is not None and not items:
-            raise error
-        return (items,), kwargs
-    resolved: tuple[Any, Any] = _resolve_pickled(runtime, task, (tuple(args), dict(kwargs)))
-    return resolved
-
-
-def _resolve_pickled(runtime: Runtime, task: Any, value: Any) -> Any:
-    file = io.BytesIO()
-    pickler = _RefPickler(file, runtime.content)
-    try:
-        pickler.dump(value)
-    except OffloadError:
-        raise
-    except Exception as exc:
-        raise ConfigurationError(
-            f"task {task.name!r} has its own Strategy, {task.Strategy!r}, and receives data that "
-            f"can't be pickled, so offload can't find references in it: {type(exc).__name__}: "
-            f"{exc}. Turn offload off for this task: offload=False",
-            task=task.name,
-        ) from exc
-    if not pickler.refs:
-        return value
-    try:
-        with runtime.counters.about(task.name, _BATCH):
-            values = [runtime.content.open(ref.wire).get() for ref in pickler.refs]
-    except OffloadError as exc:
-        raise described(exc, task.name, _BATCH) from exc
-    return _RefUnpickler(file.getvalue(), values).load()
 
 
 def _fail(runtime: Runtime, task: Any, delivery: Delivery, error: Exception) -> None:

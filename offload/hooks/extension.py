@@ -11,7 +11,7 @@ from offload.classes.registry import ClassRegistry
 from offload.errors import ConfigurationError
 from offload.hooks import (
     control,
-    eager,
+    direct,
     execute,
     prefetch,
     requests,
@@ -192,5 +192,5 @@ def _install(runtime: Runtime, app: Any) -> None:
     app.steps["worker"].add(execute.CheckConfiguration)
     app.steps["consumer"].add(execute.CheckTracers)
     control.register_gc_task(runtime, app)
-    for hooks in (execute, requests, control, usercode, eager, results, result_meta, prefetch):
+    for hooks in (execute, requests, control, usercode, direct, results, result_meta, prefetch):
         hooks.install()

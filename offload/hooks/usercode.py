@@ -6,8 +6,8 @@ references, and passes them on as references. A task's own ``apply_async``, func
 references are resolved for them. `KnownRefs` remembers the values, and a running task's result. If
 one of them is published unchanged, its reference is sent, and nothing is stored again.
 
-If no user code runs between the messages of a group, `GroupDedup` sends the values that they share
-by one reference.
+`GroupDedup` sends a value that several messages of a group share by one reference, if no user code
+can change it between them.
 """
 
 from __future__ import annotations

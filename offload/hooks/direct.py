@@ -1,12 +1,18 @@
-"""Eager calls: pass references around Celery's serializer, which would turn them into data.
+"""Calls without a message of their own: eager calls, direct calls, and those of a ``Strategy``.
 
 With ``task_always_eager``, `Task.apply_async` serializes a call's arguments and reads them again,
-as if they were in a message. A message lists the paths of its references; for eager calls, this
-module does.
+as if they were in a message. References are passed around Celery's serializer, which would turn
+them into data: a message lists the paths of its references; for eager calls, this module does.
+
+A direct call, ``task(ref)``, receives values in place of Refs. A task with its own ``Strategy``
+takes arguments from requests and passes them in other objects, as celery-batches does; references
+are found in these by pickling them.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -17,23 +23,30 @@ from celery.utils import uuid
 
 from offload.content.manifest import ALIGNMENT
 from offload.content.memory import allocate
-from offload.errors import OffloadError
+from offload.content.store import ContentStore
+from offload.errors import ConfigurationError, InvalidRef, OffloadError
 from offload.hooks.celery_internals import patch
 from offload.hooks.message import described
+from offload.hooks.options import TaskFacts
 from offload.hooks.paths import contains, replace_each, replace_refs
 from offload.hooks.runtime import Runtime
-from offload.ref import Ref
+from offload.ref import LostValue, Ref, wire_text
 from offload.serializers.choose import Registry
 
-__all__ = ("install", "with_refs")
+__all__ = ("install", "resolve_direct", "resolve_in_objects", "with_refs")
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _FOREIGN = frozenset({"numpy", "pandas", "polars", "pyarrow"})
+_TO_RESOLVE = (Ref, LostValue)
+_BATCH = "request"
 
 _calls: ContextVar[Mapping[str, dict[tuple[Any, ...], Ref[Any]]] | None] = ContextVar(
     "offload_eager_calls", default=None
 )
 """References and their paths, by task id, of the eager calls that are being serialized."""
+
+
+# -- eager calls
 
 
 def install() -> None:
@@ -134,3 +147,119 @@ def _copy(
         own[:] = buffer
         buffers.append(own)
     return Ref.local(serializers.decode(payload.serializer, payload.head, buffers))
+
+
+# -- direct calls
+
+
+def resolve_direct(
+    runtime: Runtime, facts: TaskFacts, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Resolve Refs in a call without a message: an eager or a direct call.
+
+    Raises the error of a `LostValue` among the arguments.
+    """
+    if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
+        return args, kwargs
+    _refuse_lost([args, kwargs])
+    return (
+        [v if facts.asks_for_ref(i) else replace_refs(v, runtime.get) for i, v in enumerate(args)],
+        {
+            key: v if facts.asks_for_ref(key) else replace_refs(v, runtime.get)
+            for key, v in kwargs.items()
+        },
+    )
+
+
+def _refuse_lost(value: Any) -> None:
+    """Raise the error of the first `LostValue` in *value*, if there is one."""
+    if isinstance(value, LostValue):
+        raise value.error
+    if contains(value, (LostValue,)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_lost(item)
+
+
+# -- tasks with a Strategy of their own
+
+
+def resolve_in_objects(runtime: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Replace references by values, however deep they are in the objects of a ``Strategy``.
+
+    In a list of such objects, one whose value is lost is left out, and its task fails, if it has an
+    id.
+    """
+    if len(args) == 1 and isinstance(args[0], list) and not kwargs:
+        items = []
+        error = None
+        for item in args[0]:
+            try:
+                items.append(_resolve_pickled(runtime, task, item))
+            except OffloadError as exc:
+                task_id = getattr(item, "id", None)
+                if not isinstance(task_id, str):
+                    raise
+                task.backend.mark_as_failure(task_id, exc, request=None)
+                error = exc
+        if error is not None and not items:
+            raise error
+        return (items,), kwargs
+    resolved: tuple[Any, Any] = _resolve_pickled(runtime, task, (tuple(args), dict(kwargs)))
+    return resolved
+
+
+def _resolve_pickled(runtime: Runtime, task: Any, value: Any) -> Any:
+    file = io.BytesIO()
+    pickler = _RefPickler(file, runtime.content)
+    try:
+        pickler.dump(value)
+    except OffloadError:
+        raise
+    except Exception as exc:
+        raise ConfigurationError(
+            f"task {task.name!r} has its own Strategy, {task.Strategy!r}, and receives data that "
+            f"can't be pickled, so offload can't find references in it: {type(exc).__name__}: "
+            f"{exc}. Turn offload off for this task: offload=False",
+            task=task.name,
+        ) from exc
+    if not pickler.refs:
+        return value
+    try:
+        with runtime.counters.about(task.name, _BATCH):
+            values = [runtime.content.open(ref.wire).get() for ref in pickler.refs]
+    except OffloadError as exc:
+        raise described(exc, task.name, _BATCH) from exc
+    return _RefUnpickler(file.getvalue(), values).load()
+
+
+class _RefPickler(pickle.Pickler):
+    """Pickles any object without the references in it, and collects these."""
+
+    def __init__(self, file: io.BytesIO, content: ContentStore) -> None:
+        super().__init__(file, protocol=5)
+        self._content = content
+        self.refs: list[Ref[Any]] = []
+
+    def persistent_id(self, obj: Any) -> int | None:
+        text = wire_text(obj)
+        if not text:
+            return None
+        ref = Ref.unbound(text)
+        if not isinstance(obj, Ref):
+            try:
+                self._content.open(text)
+            except InvalidRef:  # data of that form
+                return None
+        self.refs.append(ref)
+        return len(self.refs) - 1
+
+
+class _RefUnpickler(pickle.Unpickler):
+    """Unpickles it with values in place of the references."""
+
+    def __init__(self, content: bytes, values: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._values = values
+
+    def persistent_load(self, pid: int) -> Any:
+        return self._values[pid]
