@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any
 
 from offload.errors import ConfigurationError, StoreError, StoreUnavailable
+from offload.hooks.delivery import renewed_for
 from offload.hooks.message import waits_of
 from offload.hooks.release import CLEANED_DAILY, keeps_rows
-from offload.hooks.renewal import renewed_for
 from offload.hooks.runtime import Runtime
 from offload.inspect.findings import Finding
 from offload.stores.capabilities import hold_tracking_of

@@ -35,9 +35,8 @@ from celery.exceptions import Reject, Retry
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks import control, direct, exceptions, requests, results
 from offload.hooks.celery_internals import patch
-from offload.hooks.delivery import Delivery, current_delivery, running
+from offload.hooks.delivery import Delivery, Renewer, current_delivery, running
 from offload.hooks.message import EMBED, MALFORMED, described
-from offload.hooks.renewal import Renewer
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import guard_task, resending
 from offload.ref import Ref
@@ -254,9 +253,8 @@ def _call(runtime: Runtime, task: Any, function: Callable[..., Any], args: Any, 
             return _execute(runtime, task, made, function, made.args, made.kwargs)
     if delivery is None and task.Strategy != _STRATEGY:
         args, kwargs = direct.resolve_in_objects(runtime, task, args, kwargs)
-    args, kwargs = direct.resolve_direct(
-        runtime, runtime.tasks[task.name], args, kwargs
-    )  # a plain call
+    # a plain call, perhaps with Refs
+    args, kwargs = direct.resolve_direct(runtime, runtime.tasks[task.name], args, kwargs)
     return function(*args, **kwargs)
 
 

@@ -6,6 +6,11 @@ that other workers may have copies of, releases nothing: its values expire by th
 Redis and Memcached forget a result after ``result_expires``. A database row stays readable until
 ``celery.backend_cleanup`` deletes it, and forever if that never runs. So the hold of its value
 doesn't expire: the cleanup releases it, as ``forget()`` does.
+
+Celery's Redis backend collects a chord's parts under one key, whose expiry each returning part
+extends. The values that the parts refer to follow it. They are held for a quarter longer than
+Celery's key, so a part needs to extend the others only if its process hasn't done so for that long;
+parts that return within a quarter of the expiry after the chord began cost nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import logging
 import queue
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -22,22 +28,26 @@ from typing import Any
 from celery import signals, states
 from kombu.transport import virtual
 
-from offload.content.holds import holder
+from offload.content.holds import Hold, holder
 from offload.errors import OffloadError
 from offload.forks import guard_forks
+from offload.hooks.celery_internals import collected_parts, collects_parts
+from offload.hooks.message import body_of, task_holder
 from offload.hooks.runtime import Runtime
-from offload.ref import Ref
+from offload.ref import Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
 from offload.stores.processes import PerProcess
 
 __all__ = (
     "CLEANED_DAILY",
+    "PartKeeper",
     "Releaser",
     "cleanup_releasing",
     "has_ended",
     "is_done",
     "is_only_copy",
     "keeps_rows",
+    "part_ttl",
     "release",
     "result_ttl",
 )
@@ -52,6 +62,8 @@ _FINISH_TIMEOUT = 5.0  # seconds for which a worker's shutdown waits for release
 _QUEUE_LIMIT = 10_000  # releases waiting for the thread; further ones expire by retention
 _FOREVER = 10 * 365 * 86400.0  # for results that never expire
 _CLEANUP_MARGIN = timedelta(minutes=1)  # results that expire just before a cleanup reads them
+_PART_SHARE = 0.25
+_CHORDS_REMEMBERED = 1000
 
 
 # -- messages
@@ -294,3 +306,56 @@ _FINDERS: dict[tuple[str, str], _Finder] = {
     ("django_celery_results.backends.database", "DatabaseBackend"): _in_django,
     ("celery.backends.filesystem", "FilesystemBackend"): _in_files,
 }
+
+
+# -- parts of chords
+
+
+def part_ttl(backend: Any) -> float:
+    """Return for how many seconds the result of a chord's part is held; 0 if the backend doesn't
+    collect parts, or never forgets them.
+    """
+    return _parts_expire(backend) * (1 + _PART_SHARE)
+
+
+def _parts_expire(backend: Any) -> float:
+    if not collects_parts(backend):
+        return 0.0
+    return float(getattr(backend, "chord_expires", backend.expires) or 0.0)
+
+
+class PartKeeper:
+    """Extends the holds on results of earlier parts of long chords."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._extended: OrderedDict[str, float] = OrderedDict()
+
+    def part_returns(self, backend: Any, request: Any, since: float | None) -> bool:
+        """Extend the other parts of a chord that began at *since*, if that is due. Never raises.
+
+        Returns whether parts may be held in the name of the chord's body from now on.
+        """
+        expires, now = _parts_expire(backend), self._runtime.clock()
+        step = expires * _PART_SHARE
+        if not expires or since is None or now - since < step:
+            return False
+        if now - self._extended.get(request.group, 0.0) < step:
+            return True
+        try:
+            self._extend(backend, request)
+        except Exception as exc:
+            logger.warning("the values of a chord's parts aren't extended: %r", exc)
+            return True
+        self._extended[request.group] = now
+        while len(self._extended) > _CHORDS_REMEMBERED:
+            self._extended.popitem(last=False)
+        return True
+
+    def _extend(self, backend: Any, request: Any) -> None:
+        content = self._runtime.content
+        texts = (wire_text(result) for result in collected_parts(backend, request.group))
+        refs = [Ref.unbound(text) for text in texts if text is not None and has_wire_form(text)]
+        body = body_of(request)
+        name = task_holder(body) if body else holder("result", request.group)
+        content.holds.add(map(content.opened, refs), Hold(part_ttl(backend), name))

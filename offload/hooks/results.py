@@ -41,14 +41,15 @@ from offload.hooks.message import (
 )
 from offload.hooks.paths import contains
 from offload.hooks.release import (
+    PartKeeper,
     Releaser,
     cleanup_releasing,
     has_ended,
     keeps_rows,
+    part_ttl,
     release,
     result_ttl,
 )
-from offload.hooks.renewal import PartKeeper, part_ttl
 from offload.hooks.requests import readable
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.runtime import Runtime, results_as_refs
@@ -272,7 +273,9 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
     def offload_part_return(request: Any, state: str, result: Any, **options: Any) -> Any:
         delivery = current_delivery()
         if delivery is not None and state == states.SUCCESS:
-            runtime.part(PartKeeper).part_returns(backend, request, delivery)
+            keeper = runtime.part(PartKeeper)
+            if keeper.part_returns(backend, request, delivery.since):
+                delivery.parts_are_held = True
         with results_as_refs():
             return part_return(request, state, result, **options)
 

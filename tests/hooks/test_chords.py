@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import _state, chain, chord
 
-from offload.hooks.renewal import PartKeeper
+from offload.hooks.release import PartKeeper
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.content import set_clock
