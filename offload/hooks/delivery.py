@@ -52,14 +52,7 @@ from offload.ref import LostValue, Ref, wire_text
 from offload.settings import TaskOptions
 from offload.stores.processes import PerProcess
 
-__all__ = (
-    "Delivery",
-    "Renewer",
-    "current_delivery",
-    "ignores_result",
-    "renewed_for",
-    "running",
-)
+__all__ = ("Delivery", "Renewer", "current_delivery", "ignores_result", "renewed_for", "running")
 
 logger = logging.getLogger(__name__)
 

@@ -29,17 +29,24 @@ from billiard.process import current_process
 from celery import Task, signals, states
 from celery._state import get_current_app
 from celery.app import trace
+from celery.backends.base import DisabledBackend
 from celery.bootsteps import StartStopStep, Step
 from celery.exceptions import Reject, Retry
+from celery.result import ResultBase
 
-from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
-from offload.hooks import control, direct, exceptions, requests, results
+from offload.content.holds import Hold, holder
+from offload.errors import ConfigurationError, OffloadError, SerializationError, StoreUnavailable
+from offload.hooks import control, direct, requests, results
 from offload.hooks.celery_internals import patch
-from offload.hooks.delivery import Delivery, Renewer, current_delivery, running
-from offload.hooks.message import EMBED, MALFORMED, described
+from offload.hooks.delivery import Delivery, Renewer, current_delivery, ignores_result, running
+from offload.hooks.message import EMBED, MALFORMED, body_of, described, task_holder
+from offload.hooks.paths import contains
+from offload.hooks.release import part_ttl, result_ttl
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import guard_task, resending
-from offload.ref import Ref
+from offload.ref import Ref, looks_like_ref
+from offload.serializers.base import Payload
+from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 from offload.tracing import received
 
@@ -50,12 +57,12 @@ _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy
 _MAIN = "MainProcess"
+_ANY_SERIALIZER = ""
 _HIDDEN_FILES = frozenset({__file__, direct.__file__, results.__file__})
 
 
 def install() -> None:
     """Hook `build_tracer` for apps with offload; once per process."""
-    exceptions.install()
     signals.worker_process_init.connect(
         _check_in_process, weak=False, dispatch_uid="offload-tracers"
     )
@@ -180,7 +187,7 @@ def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable
                 info = trace.TraceInfo(states.FAILURE, exc)
                 return trace.trace_ok_t(trace.report_internal_error(task, exc), info, 0.0, None)
             if not request.get("is_eager"):
-                exceptions.make_portable(runtime, outcome.retval)
+                results.make_portable(runtime, outcome.retval)
             state = outcome.info.state if outcome.info is not None else states.SUCCESS
             delivery.finish(state, request.get("delivery_info"))
             return outcome
@@ -274,7 +281,7 @@ def _execute(
     if isinstance(result, Ref) and result.is_local:
         result = result.get()
     if not inspect.isawaitable(result):
-        results.put_result(runtime, task, delivery, result)
+        _put_result(runtime, task, delivery, result)
     if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
         value = _resolved(runtime, task, result)
         delivery.known.result_resolved(result, value)
@@ -319,3 +326,118 @@ def _fail(runtime: Runtime, task: Any, delivery: Delivery, error: Exception) -> 
         resending.reset(token)
     delivery.sent_again()
     raise Retry(exc=error, when=countdown, sig=signature)
+
+
+# -- results
+
+
+def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
+    """Store the result of *task* right after its function has returned.
+
+    An error is then the task's own failure. *delivery* keeps the reference for callbacks and the
+    result backend. Raises OffloadError.
+    """
+    options = delivery.options.over(runtime.options(task.name)[0])
+    if _can_skip(result, options.threshold):
+        return
+    request = task.request
+    stored = not ignores_result(task, request)
+    stored = stored and not isinstance(task.backend, DisabledBackend)
+    is_read = stored or bool(request.chord)
+    if request.is_eager:
+        stored = stored and task.store_eager_result
+        passed_on = False
+    else:
+        passed_on = bool(request.callbacks or request.chain or request.chord)
+    if not (is_read or passed_on) or isinstance(result, ResultBase):
+        return
+    serializer = (
+        task.backend.serializer if stored or request.chord else runtime.app.conf.task_serializer
+    )
+    with runtime.counters.about(task.name, "result"):
+        try:
+            if is_read:
+                _refuse_refs_within(result)
+            if not (stored or passed_on):
+                return
+            hold = _result_hold(runtime, options, delivery, stored=stored)
+            ref = _result_ref(runtime, options, result, serializer, hold)
+        except OffloadError as exc:
+            runtime.counters.failed(exc)
+            raise described(exc, task.name, "result") from exc
+    if ref is not None:
+        delivery.known.keep_result(result, {serializer: ref})
+        if not stored and not request.chord:
+            delivery.hold(ref)
+
+
+def _result_hold(
+    runtime: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool
+) -> Hold:
+    """Return the hold for the result.
+
+    The holder is the result if the backend stores it, or the body of the chord if the task is a
+    part of one. Otherwise it is the task's own message: callbacks add holds of their own.
+    """
+    request = delivery.task.request
+    ttl = result_ttl(runtime, options)
+    if request.chord:
+        ttl = max(ttl, part_ttl(delivery.task.backend))
+    if stored:
+        return Hold(ttl, holder("result", request.id))
+    if request.chord:
+        body = body_of(request)
+        return Hold(ttl, task_holder(body) if body else holder("result", request.id))
+    retention = runtime.retention if options.retention is None else options.retention
+    return Hold(retention, delivery.holder)
+
+
+def _refuse_refs_within(result: Any) -> None:
+    """Raise SerializationError if a result contains Refs.
+
+    Its reader couldn't distinguish them from data.
+    """
+    if not isinstance(result, Ref) and contains(result, (Ref,)):
+        raise SerializationError(
+            f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
+            "the values, or one Ref to all of them made by Offload.put"
+        )
+
+
+def _can_skip(result: Any, threshold: int | None) -> bool:
+    """Return whether *result* certainly isn't replaced, whatever the serializer.
+
+    For most results, nothing else runs.
+    """
+    return (
+        bool(threshold)
+        and not looks_like_ref(result)
+        and certainly_small(result, threshold - 1, _ANY_SERIALIZER)  # type: ignore[operator]
+    )
+
+
+def _result_ref(
+    runtime: Runtime, options: Any, result: Any, serializer: str, hold: Hold
+) -> Ref[Any] | None:
+    """Return the reference that replaces *result*; None if it isn't replaced."""
+    if isinstance(result, Ref):
+        ref = runtime.content.opened(result)
+        runtime.content.holds.add([ref], hold)
+        return ref
+    if looks_like_ref(result):  # a user's data, which must not be read as a reference
+        return runtime.content.writer.put_escaped(result, celery_serializer=serializer, hold=hold)
+    least = runtime.inspection_threshold(options)
+    if least and certainly_small(result, least - 1, serializer):
+        return None
+    if not (options.enabled and options.results):
+        return None
+    runtime.counters.add(values_seen=1)
+    threshold = options.threshold
+    if runtime.settings.mode == "observe":
+        runtime.observer.observe(result, serializer, threshold)
+        return None
+    writer = runtime.content.writer
+    found = writer.prepare(result, celery_serializer=serializer, hold=hold, threshold=threshold)
+    if not isinstance(found, Payload):
+        return found
+    return writer.put_or_inline(found, hold=hold, value=result, celery_serializer=serializer)

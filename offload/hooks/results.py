@@ -1,7 +1,12 @@
-"""Store results by reference in the result backend, and release their holds.
+"""The result backend: store and read results and exceptions by reference, and release their holds.
 
 The methods of the backend object are replaced, not ``app.AsyncResult``, because results are also
 read through ``celery.result.AsyncResult`` and by Celery itself.
+
+Celery keeps an exception only if plain pickle can carry it; others, such as those of a class that
+this worker loaded from a store, it replaces by a parent class or a wrapper. Here the original
+reaches the result backend. The backend stores what Celery would store, and beside it a reference to
+the exception: readers that may load its class receive the original, others Celery's replacement.
 """
 
 from __future__ import annotations
@@ -11,13 +16,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from billiard.einfo import ExceptionInfo
 from celery import states
+from celery.app import trace
 from celery.backends import base
-from celery.backends.base import DisabledBackend
 from celery.exceptions import Reject
-from celery.result import ResultBase
+from celery.utils.serialization import ensure_serializable
 from kombu.exceptions import DecodeError
 
+from offload.classes.policy import OFF
 from offload.content.holds import Hold, holder
 from offload.errors import InvalidRef, OffloadError, SerializationError
 from offload.hooks.celery_internals import (
@@ -27,18 +34,10 @@ from offload.hooks.celery_internals import (
     UNPICKLE_BACKEND,
     keeps_metadata_whole,
     patch,
+    unpatched,
 )
-from offload.hooks.delivery import Delivery, current_delivery, ignores_result
-from offload.hooks.exceptions import hook_exceptions
-from offload.hooks.message import (
-    HELD,
-    MALFORMED,
-    as_wire,
-    body_of,
-    described,
-    task_holder,
-    wire_form,
-)
+from offload.hooks.delivery import current_delivery
+from offload.hooks.message import HELD, MALFORMED, as_wire, task_holder, wire_form
 from offload.hooks.paths import contains
 from offload.hooks.release import (
     PartKeeper,
@@ -46,7 +45,6 @@ from offload.hooks.release import (
     cleanup_releasing,
     has_ended,
     keeps_rows,
-    part_ttl,
     release,
     result_ttl,
 )
@@ -54,26 +52,31 @@ from offload.hooks.requests import readable
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.runtime import Runtime, results_as_refs
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
-from offload.serializers.base import Payload
-from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 
-__all__ = ("hook_backend", "install", "put_result")
+__all__ = ("hook_backend", "install", "make_portable")
 
 logger = logging.getLogger(__name__)
 
 _HOOKED = "_offload_hooked"
-_ANY_SERIALIZER = ""
 _REFERENCE = "offload"
 """Key in a result's stored metadata that has its reference.
 
 Readers without offload ignore this key and see a failed task."""
+_PICKLEABLE = "get_pickleable_exception"
+_EXCEPTION_KEY = "offload"
+"""Key of the reference in an exception stored as JSON."""
+_EXCEPTION_ATTRIBUTE = "_offload_ref"
+"""Attribute of the reference in a pickled exception."""
+_INLINE_LIMIT = 1 << 16  # bytes up to which the exception is in the stored result itself
+_NO_OPTIONS = TaskOptions()
 _UNREADABLE = "offload stores this result; install or upgrade offload here and call Offload(app)"
 
 
 def install() -> None:
-    """Hook the backends of results when they are unpickled; once per process."""
+    """Hook the backends of results when they are unpickled, and failures; once per process."""
     patch(base, UNPICKLE_BACKEND, _hooking)
+    patch(trace, _PICKLEABLE, _keeping_shipped)
 
 
 def _hooking(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,121 +88,6 @@ def _hooking(original: Callable[..., Any]) -> Callable[..., Any]:
     return unpickle_backend
 
 
-# -- after a task has run
-
-
-def put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
-    """Store the result of *task* right after its function has returned.
-
-    An error is then the task's own failure. *delivery* keeps the reference for callbacks and the
-    result backend. Raises OffloadError.
-    """
-    options = delivery.options.over(runtime.options(task.name)[0])
-    if _can_skip(result, options.threshold):
-        return
-    request = task.request
-    stored = not ignores_result(task, request)
-    stored = stored and not isinstance(task.backend, DisabledBackend)
-    is_read = stored or bool(request.chord)
-    if request.is_eager:
-        stored = stored and task.store_eager_result
-        passed_on = False
-    else:
-        passed_on = bool(request.callbacks or request.chain or request.chord)
-    if not (is_read or passed_on) or isinstance(result, ResultBase):
-        return
-    serializer = (
-        task.backend.serializer if stored or request.chord else runtime.app.conf.task_serializer
-    )
-    with runtime.counters.about(task.name, "result"):
-        try:
-            if is_read:
-                _refuse_refs_within(result)
-            if not (stored or passed_on):
-                return
-            hold = _result_hold(runtime, options, delivery, stored=stored)
-            ref = _result_ref(runtime, options, result, serializer, hold)
-        except OffloadError as exc:
-            runtime.counters.failed(exc)
-            raise described(exc, task.name, "result") from exc
-    if ref is not None:
-        delivery.known.keep_result(result, {serializer: ref})
-        if not stored and not request.chord:
-            delivery.hold(ref)
-
-
-def _result_hold(
-    runtime: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool
-) -> Hold:
-    """Return the hold for the result.
-
-    The holder is the result if the backend stores it, or the body of the chord if the task is a
-    part of one. Otherwise it is the task's own message: callbacks add holds of their own.
-    """
-    request = delivery.task.request
-    ttl = result_ttl(runtime, options)
-    if request.chord:
-        ttl = max(ttl, part_ttl(delivery.task.backend))
-    if stored:
-        return Hold(ttl, holder("result", request.id))
-    if request.chord:
-        body = body_of(request)
-        return Hold(ttl, task_holder(body) if body else holder("result", request.id))
-    retention = runtime.retention if options.retention is None else options.retention
-    return Hold(retention, delivery.holder)
-
-
-def _refuse_refs_within(result: Any) -> None:
-    """Raise SerializationError if a result contains Refs.
-
-    Its reader couldn't distinguish them from data.
-    """
-    if not isinstance(result, Ref) and contains(result, (Ref,)):
-        raise SerializationError(
-            f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
-            "the values, or one Ref to all of them made by Offload.put"
-        )
-
-
-def _can_skip(result: Any, threshold: int | None) -> bool:
-    """Return whether *result* certainly isn't replaced, whatever the serializer.
-
-    For most results, nothing else runs.
-    """
-    return (
-        bool(threshold)
-        and not looks_like_ref(result)
-        and certainly_small(result, threshold - 1, _ANY_SERIALIZER)  # type: ignore[operator]
-    )
-
-
-def _result_ref(
-    runtime: Runtime, options: Any, result: Any, serializer: str, hold: Hold
-) -> Ref[Any] | None:
-    """Return the reference that replaces *result*; None if it isn't replaced."""
-    if isinstance(result, Ref):
-        ref = runtime.content.opened(result)
-        runtime.content.holds.add([ref], hold)
-        return ref
-    if looks_like_ref(result):  # a user's data, which must not be read as a reference
-        return runtime.content.writer.put_escaped(result, celery_serializer=serializer, hold=hold)
-    least = runtime.inspection_threshold(options)
-    if least and certainly_small(result, least - 1, serializer):
-        return None
-    if not (options.enabled and options.results):
-        return None
-    runtime.counters.add(values_seen=1)
-    threshold = options.threshold
-    if runtime.settings.mode == "observe":
-        runtime.observer.observe(result, serializer, threshold)
-        return None
-    writer = runtime.content.writer
-    found = writer.prepare(result, celery_serializer=serializer, hold=hold, threshold=threshold)
-    if not isinstance(found, Payload):
-        return found
-    return writer.put_or_inline(found, hold=hold, value=result, celery_serializer=serializer)
-
-
 # -- the result backend
 
 
@@ -207,7 +95,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
     """Hook *backend* unless it is hooked already, and return it."""
     if backend is None or hasattr(backend, _HOOKED):
         return backend
-    hook_exceptions(runtime, backend)
+    _hook_exceptions(runtime, backend)
     encode_result: Callable[..., Any] = backend.encode_result
     meta_from_decoded: Callable[..., Any] = backend.meta_from_decoded
     store_result: Callable[..., Any] = backend.store_result
@@ -447,3 +335,102 @@ def _stored_ref(runtime: Runtime, backend: Any, task_id: str) -> Ref[Any] | None
     except Exception as exc:  # forgetting a result must work nevertheless
         logger.info("result %s keeps its value until it expires: %s", task_id, exc)
     return None
+
+
+# -- exceptions of shipped classes
+
+
+def _keeping_shipped(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_pickleable_exception(exc: Any) -> Any:
+        delivery = current_delivery()
+        if delivery is not None and _is_shipped(delivery.runtime, exc):
+            return exc
+        return original(exc)
+
+    return get_pickleable_exception
+
+
+def make_portable(runtime: Runtime, outcome: Any) -> None:
+    """Replace a failed task's exception by one that plain pickle carries to the worker's main
+    process, which loads no code.
+    """
+    if isinstance(outcome, ExceptionInfo) and _is_shipped(runtime, outcome.exception):
+        outcome.exception = _as_celery(outcome.exception)
+
+
+def _hook_exceptions(runtime: Runtime, backend: Any) -> None:
+    """Hook *backend* to store and read exceptions of shipped classes."""
+    prepare: Callable[..., Any] = backend.prepare_exception
+    to_python: Callable[..., Any] = backend.exception_to_python
+
+    def offload_prepare_exception(exc: Any, serializer: Any = None) -> Any:
+        if serializer is not None or not _is_shipped(runtime, exc):
+            return prepare(exc, serializer)
+        made = _as_celery(exc)
+        # A copy, so that no attributes are set on the user's exception.
+        prepared = prepare(copy.copy(made) if made is exc else made)
+        wire = _store_exception(runtime, exc)
+        if wire is not None:
+            if isinstance(prepared, dict):
+                prepared[_EXCEPTION_KEY] = wire
+            else:
+                setattr(prepared, _EXCEPTION_ATTRIBUTE, wire)
+        return prepared
+
+    def offload_exception_to_python(exc: Any) -> Any:
+        given = exc if isinstance(exc, dict) else getattr(exc, "__dict__", {})
+        wire = given.get(_EXCEPTION_KEY if given is exc else _EXCEPTION_ATTRIBUTE)
+        if isinstance(wire, str) and has_wire_form(wire) and _may_load(runtime):
+            try:
+                found = runtime.results_content.open(wire).get()
+            except OffloadError as error:
+                logger.info("an exception is read as Celery stores it: %s", error)
+            else:
+                if isinstance(found, BaseException):
+                    return found
+        return to_python(exc)
+
+    backend.prepare_exception = offload_prepare_exception
+    backend.exception_to_python = offload_exception_to_python
+
+
+def _may_load(runtime: Runtime) -> bool:
+    return runtime.settings.code != OFF
+
+
+def _is_shipped(runtime: Runtime, exc: Any) -> bool:
+    ships = runtime.settings.mode == "on" and _may_load(runtime)
+    if not (ships and isinstance(exc, BaseException)):
+        return False
+    kind, classes = type(exc), runtime.classes
+    return classes.ships_by_value(kind) and (classes.can_push or classes.must_ship(kind))
+
+
+def _as_celery(exc: BaseException) -> BaseException:
+    """Return Celery's replacement for an exception that plain pickle can't carry."""
+    made: BaseException = unpatched(trace, _PICKLEABLE)(exc)
+    return made
+
+
+def _store_exception(runtime: Runtime, exc: BaseException) -> str | None:
+    """Store *exc* and return its reference; None if that fails, as the task has failed anyway."""
+    try:
+        payload = _serialize_exception(runtime, exc)
+        if payload.size <= _INLINE_LIMIT:
+            return runtime.content.writer.inline_ref(payload).wire
+        hold = Hold(result_ttl(runtime, _NO_OPTIONS))
+        return runtime.content.writer.put_payload(payload, hold=hold).wire
+    except Exception as error:
+        logger.info("%s is stored as by Celery: %s", type(exc).__qualname__, error)
+        return None
+
+
+def _serialize_exception(runtime: Runtime, exc: BaseException) -> Any:
+    try:
+        return runtime.content.writer.serialize(exc, "json")
+    except SerializationError:
+        kind = type(exc)
+        args = ensure_serializable(
+            exc.args, lambda arg: runtime.content.writer.serialize(arg, "json")
+        )
+        return runtime.content.writer.serialize(kind.__new__(kind, *args), "json")

@@ -46,13 +46,7 @@ from offload.settings import Settings, TaskOptions
 from offload.stores.capabilities import Tiered
 from offload.stores.protocols import Store
 
-__all__ = (
-    "Runtime",
-    "reading_as_refs",
-    "redelivery_time",
-    "results_as_refs",
-    "state_of",
-)
+__all__ = ("Runtime", "reading_as_refs", "redelivery_time", "results_as_refs", "state_of")
 
 T = TypeVar("T")
 P = TypeVar("P")
