@@ -24,7 +24,7 @@ from offload.settings import Settings
 from offload.stores import open_store
 from offload.stores.protocols import Store
 
-__all__ = ("celery_store", "open_app_store")
+__all__ = ("open_app_store",)
 
 
 def open_app_store(settings: Settings, app: Celery) -> Store:
@@ -34,13 +34,13 @@ def open_app_store(settings: Settings, app: Celery) -> Store:
     """
     given = settings.store_options
     if settings.store is None:
-        url, options = celery_store(app)
+        url, options = _celery_store(app)
         return open_store([url], tier_options=[{**options, **(given[0] if given else {})}])
     urls = [settings.store] if isinstance(settings.store, str) else settings.store
     return open_store(urls, tier_sizes=settings.tier_sizes, tier_options=given or None)
 
 
-def celery_store(app: Celery) -> tuple[str, dict[str, Any]]:
+def _celery_store(app: Celery) -> tuple[str, dict[str, Any]]:
     """Return the URL and options of the Redis that *app* has as result backend or broker.
 
     Raises ConfigurationError where neither is Redis.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -95,16 +95,36 @@ class Outgoing:
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
 
-    def find_in_task(
+    def find_in_call(
         self,
         name: str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         options: TaskOptions,
         facts: TaskFacts,
+        path: tuple[Any, ...] = (),
+        *,
+        keep: bool = False,
+        shift: int = 0,
+        signature: tuple[Any, ...] | None = None,
     ) -> None:
-        """Find values in the arguments of the task that the message is for."""
-        self._arguments(name, args, kwargs, options, facts, (), keep=False)
+        """Find values in the arguments of a task: the message's own, or one of a signature in it.
+
+        Args:
+            path: the path of the call.
+            shift: how many results will stand before its arguments.
+            keep, signature: as in `_Slot`.
+        """
+        data = canvas = _Search(self, name, options, keep, signature)
+        reads: Collection[str] = ()
+        if name.startswith(_CANVAS):
+            canvas, reads = replace(data, plain=True, keep=True), _SIGNATURES
+        names = facts.parameters[shift:]
+        for i, value in enumerate(args):
+            argument = names[i] if i < len(names) else f"args[{i}]"
+            (canvas if argument in reads else data).value(value, (*path, "args", i), argument)
+        for key, value in kwargs.items():
+            (canvas if key in reads else data).value(value, (*path, "kwargs", key), str(key))
 
     def find_in_embedded(self, field: str, value: Any) -> None:
         """Find values in the signatures that the message carries: callbacks, chain, chord."""
@@ -168,48 +188,16 @@ class Outgoing:
             if slot.ref is not None and (slot.keep or slot.signature is not None)
         ]
 
-    def place(self, root: Any, make: Callable[[Ref[Any]], Any]) -> Any:
-        """Return a copy of the message *root* with ``make(ref)`` in each place."""
+    def place(self, root: Any) -> Any:
+        """Return a copy of the message *root* with a reference in each place."""
         refs = {
             tuple(slot.path): slot.ref
             for slot in self.slots
             if slot.ref is not None and slot.placed
         }
-        return replace_each(root, list(refs), lambda _old, path: make(refs[tuple(path)]))
-
-    @property
-    def paths(self) -> tuple[list[Path], list[Path]]:
-        """Paths of references to resolve on arrival, and of those to keep."""
-        return (
-            [slot.path for slot in self.slots if not slot.keep],
-            [slot.path for slot in self.slots if slot.keep],
-        )
+        return replace_each(root, list(refs), lambda _old, path: refs[tuple(path)])
 
     # -- find
-
-    def _arguments(
-        self,
-        name: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: TaskOptions,
-        facts: TaskFacts,
-        path: tuple[Any, ...],
-        *,
-        keep: bool,
-        shift: int = 0,
-        signature: tuple[Any, ...] | None = None,
-    ) -> None:
-        data = canvas = _Search(self, name, options, keep, signature)
-        reads: Collection[str] = ()
-        if name.startswith(_CANVAS):
-            canvas, reads = replace(data, plain=True, keep=True), _SIGNATURES
-        names = facts.parameters[shift:]
-        for i, value in enumerate(args):
-            argument = names[i] if i < len(names) else f"args[{i}]"
-            (canvas if argument in reads else data).value(value, (*path, "args", i), argument)
-        for key, value in kwargs.items():
-            (canvas if key in reads else data).value(value, (*path, "kwargs", key), str(key))
 
     def _signatures(
         self,
@@ -251,7 +239,7 @@ class Outgoing:
         if name.startswith(_CANVAS):
             self._canvas(kwargs, _Search(self, name, options, keep, within), path)
             kwargs = {}
-        self._arguments(
+        self.find_in_call(
             name,
             args,
             kwargs,

@@ -258,7 +258,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
         known=known_refs(),
         resending=bool(attempt),
     )
-    out.find_in_task(name, args, kwargs, options, facts)
+    out.find_in_call(name, args, kwargs, options, facts)
     for field in _EMBEDDED:
         out.find_in_embedded(field, call.get(field))
     out.store()
@@ -267,7 +267,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     if out.slots:
         root: dict[str, Any] = {"args": args, "kwargs": kwargs}
         root.update({field: call.get(field) for field in _EMBEDDED})
-        call.update(out.place(root, lambda ref: ref))  # so that Celery's reprs show Refs
+        call.update(out.place(root))  # so that Celery's reprs show Refs
     made = build(**call)
     since = _chord_since(runtime, call, delivery)
     if out.slots or attempt or given is not None or since is not None:
@@ -292,8 +292,11 @@ def _marked(
 ) -> Any:
     """Return *message* with references in wire form and a note that lists their paths."""
     args, kwargs, embed = message.body
-    resolve, keep = out.paths
-    note: dict[str, Any] = {"v": NOTE_VERSION, "refs": resolve, "keep": keep}
+    note: dict[str, Any] = {
+        "v": NOTE_VERSION,
+        "refs": [slot.path for slot in out.slots if not slot.keep],
+        "keep": [slot.path for slot in out.slots if slot.keep],
+    }
     if serializer == "pickle":
         # Unpickling rebuilds signatures, so no path into them stays valid; and a Ref in a pickle
         # needs no path to be distinguished from data.

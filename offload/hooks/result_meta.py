@@ -29,7 +29,7 @@ from offload.hooks.message import described
 from offload.hooks.runtime import reading_as_refs
 from offload.ref import Ref
 
-__all__ = ("ResultMeta", "install", "wants_refs")
+__all__ = ("ResultMeta", "install")
 
 _CHORD_UNLOCK = "celery.chord_unlock"
 _USER_CALLBACKS = ("on_message", "on_interval")
@@ -50,7 +50,7 @@ def _set_joining(value: bool) -> Iterator[None]:
         _joining.reset(token)
 
 
-def wants_refs() -> bool:
+def _wants_refs() -> bool:
     """Return whether a stored result is read as its Ref in this context."""
     delivery = current_delivery()
     return reading_as_refs.get() or (delivery is not None and delivery.task.name == _CHORD_UNLOCK)
@@ -89,7 +89,7 @@ class ResultMeta(dict):  # type: ignore[type-arg]
             return super().__getitem__(key)
         if _joining.get():
             return self
-        if wants_refs():
+        if _wants_refs():
             return self.ref
         try:
             self.fill(self.ref.get())
@@ -186,7 +186,7 @@ def _join_together(original: Callable[..., Any]) -> Callable[..., Any]:
         given = parameters.bind(self, *args, **options).arguments
         runtime = getattr(self.app, "_offload", None)
         # A callback takes one value at a time. A nested set is resolved with the outer one.
-        if runtime is None or given.get("callback") or _joining.get() or wants_refs():
+        if runtime is None or given.get("callback") or _joining.get() or _wants_refs():
             return original(self, *args, **options)
         if not all(map(_is_celerys, self.results)):
             return original(self, *args, **options)
