@@ -1,15 +1,15 @@
 """References in a message: the note that lists their paths, and the names that hold their values.
 
 Messages are untrusted. `Note.read` is the only reader of a note: it raises InvalidRef for anything
-that offload wouldn't have written, so that other code can rely on a note, most of all in a worker's
-main process.
+that `Note.write` wouldn't have written, so that other code can rely on a note, most of all in a
+worker's main process.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from offload.content.holds import holder
@@ -81,7 +81,7 @@ _NO_OPTIONS = TaskOptions.read(None, "message")
 
 @dataclass(frozen=True)
 class Note:
-    """A note, checked.
+    """A note.
 
     Attributes:
         refs: paths of references whose values the task receives.
@@ -153,6 +153,25 @@ class Note:
             errbacks=errbacks,
             call=call,
         )
+
+    def write(self) -> dict[str, Any]:
+        """Return the data that `read` parses."""
+        data: dict[str, Any] = {"v": NOTE_VERSION, "refs": list(self.refs), "keep": list(self.keep)}
+        for name in ("within", "holds", "also"):
+            if found := getattr(self, name):
+                data[name] = found
+        if self.until is not None:
+            data["until"] = int(self.until)
+        if self.since is not None:
+            data["since"] = int(self.since)
+        if self.attempt:
+            data["attempt"] = self.attempt
+        call = {key: value for key, value in asdict(self.call).items() if value is not None}
+        if call:
+            data["call"] = call
+        if self.errbacks:
+            data["errbacks"] = self.errbacks
+        return data
 
 
 def _paths(data: Any, roots: frozenset[str]) -> Sequence[Path]:

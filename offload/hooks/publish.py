@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -22,6 +22,7 @@ from offload.hooks.message import (
     NOTE_VERSION,
     REFUSAL,
     STAND_IN,
+    Note,
     message_name,
     task_holder,
 )
@@ -271,60 +272,47 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     made = build(**call)
     since = _chord_since(runtime, call, delivery)
     if out.slots or attempt or given is not None or since is not None:
-        holds = message if out.holds or attempt else ""
         until = again.until if again is not None else None
         if out.slots and again is None:
             until = runtime.content.now() + ttl
-        said = TaskOptions.read(given, "call")
-        return _marked(made, out, said, serializer, attempt, holds, until, since)
+        note = Note(
+            holds=message if out.holds or attempt else "",
+            until=until,
+            since=since,
+            attempt=attempt,
+            call=TaskOptions.read(given, "call"),  # for the result and for retries, too
+        )
+        return _marked(made, out, serializer, note)
     return made
 
 
-def _marked(
-    message: Any,
-    out: Outgoing,
-    call: TaskOptions,
-    serializer: str,
-    attempt: int,
-    holds: str,
-    until: float | None,
-    since: float | None,
-) -> Any:
-    """Return *message* with references in wire form and a note that lists their paths."""
+def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
+    """Return *message* with references in wire form, and *note*, which lists their paths."""
     args, kwargs, embed = message.body
-    note: dict[str, Any] = {
-        "v": NOTE_VERSION,
-        "refs": [slot.path for slot in out.slots if not slot.keep],
-        "keep": [slot.path for slot in out.slots if slot.keep],
-    }
-    if serializer == "pickle":
+    is_pickle = serializer == "pickle"
+    if is_pickle:
         # Unpickling rebuilds signatures, so no path into them stays valid; and a Ref in a pickle
         # needs no path to be distinguished from data.
-        note["refs"] = [slot.path for slot in out.slots if not (slot.keep or slot.signature)]
-        note["keep"] = []
         within = {slot.signature for slot in out.slots if slot.signature and not slot.keep}
-        if within:
-            note["within"] = sorted(map(list, within), key=repr)
-    if holds:
-        note["holds"] = holds
-        if serializer == "pickle" and (embedded := out.embedded_refs):
-            note["also"] = [ref.wire for ref in embedded]
-    if until is not None:
-        note["until"] = int(until)
-    if since is not None:
-        note["since"] = int(since)
-    if attempt:
-        note["attempt"] = attempt
-    said = {key: value for key, value in asdict(call).items() if value is not None}
-    if said:
-        note["call"] = said  # for the result and for retries, too
+        note = replace(
+            note,
+            refs=[slot.path for slot in out.slots if not (slot.keep or slot.signature)],
+            within=sorted(map(list, within), key=repr),
+            also=[ref.wire for ref in out.embedded_refs] if note.holds else [],
+        )
+    else:
+        note = replace(
+            note,
+            refs=[slot.path for slot in out.slots if not slot.keep],
+            keep=[slot.path for slot in out.slots if slot.keep],
+        )
     if out.slots:
         slots = {tuple(slot.path): slot for slot in out.slots if slot.placed}
 
         def form(_old: Any, path: Path) -> Any:
             slot = slots[tuple(path)]
             assert slot.ref is not None  # noqa: S101 (for the type checker: it is stored)
-            if serializer == "pickle" and (slot.keep or slot.signature):
+            if is_pickle and (slot.keep or slot.signature):
                 return Ref.unbound(slot.ref.wire)
             return slot.ref.in_message
 
@@ -334,14 +322,14 @@ def _marked(
         kwargs = {REFUSAL: NOTE_VERSION, **kwargs}
         referring = {slot.path[1] for slot in out.slots if slot.path[0] == "errbacks"}
         if referring:
-            note["errbacks"] = embed["errbacks"]
+            note = replace(note, errbacks=embed["errbacks"])
             kept = [each for i, each in enumerate(embed["errbacks"]) if i not in referring]
             embed["errbacks"] = kept or None
         message.headers[HEADER] = {
             "refs": len(out.slots),
             "bytes": sum(slot.ref.size for slot in out.slots if slot.ref is not None),
         }
-    return message._replace(body=(args, kwargs, {**embed, EMBED: note}))
+    return message._replace(body=(args, kwargs, {**embed, EMBED: note.write()}))
 
 
 def _chord_since(
