@@ -1,8 +1,8 @@
-"""Answers what sources define: run as a process, one JSON line for each that it reads.
+"""Hash classes: run as a process, which prints one line of JSON for each that it reads.
 
-Asked with a ``source``, it says the hash of ``F``, or with a ``url``, as which name and hash a
-registry there keeps it; with such a ``pair``, what hash it has when it is made anew. What goes
-wrong is an answer, too.
+Given a ``source``, it prints the hash of ``F``; given a ``url``, too, it pushes ``F`` there and
+prints its name and hash. Given such a ``pair``, it loads the class and prints its hash. Errors
+are printed as text.
 """
 
 from __future__ import annotations

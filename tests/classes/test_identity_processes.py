@@ -1,11 +1,9 @@
-"""The hash is the same in every process, whatever its hash seed, and wherever code stands."""
+"""A class has the same hash in every process, whatever its hash seed and kind of module."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,47 +12,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.classes.changes import CHANGES, CONSTANTS, SAME, change, possible
+from tests.support.processes import JsonProcess
 
 HASH = re.compile("[0-9a-f]{64}")
 SEEDS = {"script": "1", "module": "2", "notebook": "3"}
 
 
-class Process:
-    """A process that answers as `tests.classes.hashing` says."""
+class HashingProcess(JsonProcess):
+    """A process of ``hashing.py`` that defines classes in *where*."""
 
     def __init__(self, where, seed):
+        command = [sys.executable, str(Path(__file__).with_name("hashing.py"))]
+        super().__init__(command, {**os.environ, "PYTHONHASHSEED": seed})
         self._where = where
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("hashing.py"))],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
 
-    def ask(self, **asked):
-        """Send a question; what answers it is `answer`."""
-        self._process.stdin.write(json.dumps({"where": self._where, **asked}) + "\n")
-        self._process.stdin.flush()
-
-    def answer(self):
-        line = self._process.stdout.readline()
-        assert line, f"it ended: {self._process.wait()}"
-        return json.loads(line)
-
-    def end(self):
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(timeout=30)
+    def ask(self, **question):
+        self.send({"where": self._where, **question})
 
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes of different hash seeds; one defines in a module, one in a notebook's cells."""
-    made = [Process(where, seed) for where, seed in SEEDS.items()]
+    """Processes with different hash seeds that define classes in different places."""
+    made = [HashingProcess(where, seed) for where, seed in SEEDS.items()]
     yield made
     for process in made:
-        process.end()
+        process.close()
 
 
 def answers(processes, sources):
@@ -63,7 +45,7 @@ def answers(processes, sources):
     for source in sources:
         for process in processes:
             process.ask(source=source)
-        found.append([process.answer() for process in processes])
+        found.append([process.receive() for process in processes])
     return found
 
 
@@ -77,25 +59,25 @@ def all_sources():
 
 
 def test_processes_agree(processes):
-    """All that is in the tables has one hash, in scripts, modules and notebooks."""
+    """Every class in the tables has the same hash in scripts, modules, and notebooks."""
     sources = list(all_sources())
     for source, found in zip(sources, answers(processes, sources), strict=True):
         assert len(set(found)) == 1, (found, source)
         assert HASH.fullmatch(found[0]), (found, source)
 
 
-def test_what_is_recovered_elsewhere_has_the_same_hash(processes, tmp_path):
-    """A process that reads a version from a store finds that it is what it was pushed as."""
+def test_a_class_loaded_in_another_process_has_the_same_hash(processes, tmp_path):
+    """A process that loads a version from a store computes the hash that it was pushed with."""
     url = f"file://{tmp_path}/store?fsync=false"
     here, _, there = processes
     for source in all_sources():
         here.ask(source=source, url=url)
-        name, code_hash = pair = here.answer()
+        name, code_hash = pair = here.receive()
         there.ask(url=url, pair=pair)
-        assert there.answer() == code_hash, (name, source)
+        assert there.receive() == code_hash, (name, source)
 
 
-# -- classes at random
+# -- random classes
 
 NAMES = st.sampled_from(["a", "b", "value", "_hidden", "__mangled", "état"])
 ATOMS = st.one_of(
@@ -183,7 +165,7 @@ class Other(Base):
 )
 @given(source=sources())
 def test_processes_agree_on_any_class(processes, source):
-    """Whatever a class consists of, every process finds the same hash."""
+    """Every process computes the same hash of a random class."""
     [found] = answers(processes, [source])
     assert len(set(found)) == 1
     assert HASH.fullmatch(found[0])

@@ -1,16 +1,12 @@
-"""Running ``celery -A … offload …`` as operators do."""
+"""Run ``celery -A … offload …`` as operators do."""
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
-from tests.support import forkserver
-
-ROOT = Path(__file__).parents[2]
+from tests.support import forkserver, processes
 
 APP = """
 from celery import Celery
@@ -22,7 +18,7 @@ Offload(app, {settings})
 
 
 class Project:
-    """A project ``proj`` in a folder of its own."""
+    """A project ``proj`` in its own folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -33,7 +29,7 @@ class Project:
         (self.folder / "proj.py").write_text(text)
 
     def run(self, *words, app="proj", code=0, env=None):
-        """Run a command to its end; return what it printed, and on standard error."""
+        """Run a command; return its standard output and standard error."""
         named = ["-A", app] if app else []
         done = forkserver.run(
             [*named, "offload", *words],
@@ -45,7 +41,7 @@ class Project:
 
     @property
     def environment(self):
-        return {**os.environ, "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}"}
+        return processes.environment({}, self.folder)
 
     def json(self, *words, **options):
         return json.loads(self.run(*words, "--json", **options)[0])

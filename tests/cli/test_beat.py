@@ -1,8 +1,7 @@
-"""The task ``offload.gc``, as beat and a real worker run it."""
+"""The task ``offload.gc``, run by beat and a real worker."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -10,7 +9,7 @@ import pytest
 
 from offload.stores.file import FileStore
 from offload.testing.store import blobs
-from tests.support.processes import ROOT, Process, wait_until
+from tests.support.processes import Process, wait_until
 from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.server]
@@ -22,7 +21,7 @@ app.conf.beat_schedule = {"gc": {"task": "offload.gc", "schedule": 0.2}}
 
 
 def test_a_worker_sweeps_by_schedule(project, redis, tmp_path):
-    """A beat entry is all that it takes: what ended goes, again and again, what lives stays."""
+    """With a beat entry, a worker sweeps expired blobs repeatedly and keeps others."""
     root = tmp_path / "store"
     ending, living = blobs(2), blobs(1)
     past = FileStore(root, clock=lambda: time.time() - 7200)
@@ -32,13 +31,7 @@ def test_a_worker_sweeps_by_schedule(project, redis, tmp_path):
     project.write(SCHEDULE, broker=redis.url, store=now.url)
     command = [sys.executable, "-m", "celery", "-A", "proj", "worker", "-B", "-c", "2"]
     command += ["-s", str(tmp_path / "schedule"), "-l", "INFO", "--without-mingle"]
-    path = f"{tmp_path}{os.pathsep}{ROOT}"
-    worker = Process(
-        command,
-        tmp_path / "worker.log",
-        {**os.environ, "C_FORCE_ROOT": "1", "PYTHONPATH": path},
-        fork=True,
-    )
+    worker = Process(command, tmp_path / "worker.log", project.environment, fork=True)
     try:
         for again in (ending, blobs(2)):
             past.blobs.put(again, 3600)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from offload.cli import offload
-from tests.support.processes import end_process, wait_until
+from tests.support.processes import start_worker
 from tests.support.wire import make_wire
 
 KIB = 1024
@@ -128,28 +127,22 @@ for letter in "ccccc":
 
 @pytest.mark.integration
 def test_publishers_and_workers_that_observe_are_added_up(project, redis, url):
-    """A real worker and a real publisher: what both looked at, by hand, and no blob is stored."""
+    """Observed values of a real worker and a real publisher add up, and no blob is stored."""
     project.write(
         TASKS + f"app.conf.result_backend = {redis.url!r}\n",
         broker=redis.url,
         mode="observe",
         store=url,
     )
-    command = [sys.executable, "-m", "celery", "-A", "proj", "worker", "-c", "1", "-P", "prefork"]
-    worker = subprocess.Popen(
-        [*command, "--without-mingle", "--without-gossip"],
-        cwd=project.folder,
-        env={**project.environment, "C_FORCE_ROOT": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    worker = start_worker(
+        "proj", "-c", "1", folder=project.folder, env=project.environment, cwd=project.folder
     )
     try:
         subprocess.run(
             [sys.executable, "-c", PUBLISH], env=project.environment, check=True, timeout=120
         )
     finally:
-        end_process(worker, signal.SIGTERM)
-    wait_until(lambda: worker.poll() is not None, "the worker has ended")
+        worker.stop()
     found = project.json("estimate")
     head = len(b"str")
     take, make = found["tasks"]["take"], found["tasks"]["make"]

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import urllib.request
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from click.testing import CliRunner
 from offload.cli import offload
 from offload.errors import StoreUnavailable
 from offload.metrics.storage import sums_of
-from tests.support.processes import end_process, wait_until
+from tests.support.processes import Process, end_process, wait_until
 from tests.support.servers import redis_client
 from tests.support.wire import make_wire
 
@@ -162,20 +161,23 @@ def test_a_store_without_statistics_says_so():
 
 
 @pytest.mark.integration
-def test_the_exporter_serves_until_it_is_ended(project, redis, tmp_path):
-    """On localhost, what all processes counted."""
+def test_the_exporter_serves_until_it_is_interrupted(project, redis, tmp_path):
+    """The exporter serves the counters of all processes on localhost."""
     url = f"{redis.url}?prefix=exporter-{os.getpid()}"
     project.write(store=url)
-    process = subprocess.Popen(
+    process = Process(
         [sys.executable, "-m", "celery", "-A", "proj", "offload", "exporter", "--port", "0"],
-        cwd=project.folder,
-        env=project.environment,
-        stdout=subprocess.PIPE,
-        text=True,
+        tmp_path / "exporter.log",
+        project.environment,
+        project.folder,
+        fork=True,
     )
     try:
-        line = process.stdout.readline()
-        [address] = re.findall(r"http://127\.0\.0\.1:[0-9]+/metrics", line)
+        [address] = process.wait_for(
+            lambda: re.findall(r"http://127\.0\.0\.1:[0-9]+/metrics", process.log()),
+            "the exporter has started",
+            60,
+        )
 
         def answered():
             with urllib.request.urlopen(address) as answer:
@@ -183,5 +185,4 @@ def test_the_exporter_serves_until_it_is_ended(project, redis, tmp_path):
 
         wait_until(answered, "the exporter answers")
     finally:
-        end_process(process, signal.SIGINT)
-        process.stdout.close()
+        end_process(process.popen, signal.SIGINT)

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from offload.cli import offload
 from offload.dashboard import dashboard
-from tests.support.processes import ROOT, Process
+from tests.support.processes import Process, environment
 from tests.support.servers import unavailable
 from tests.support.wire import make_wire
 
@@ -88,11 +88,10 @@ Offload(app, store={store!r})
 """
         (folder / "proj.py").write_text(text)
         command = [sys.executable, "-m", "celery", "-A", "proj", "offload", "dashboard"]
-        path = f"{folder}{os.pathsep}{ROOT}"
         self.process = Process(
             [*command, "--port", "0", *words],
             folder / "dashboard.log",
-            {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(env or {})},
+            {**environment({}, folder), **(env or {})},
             fork=True,
         )
         try:

@@ -1,4 +1,4 @@
-"""Every Python snippet of README and docs does what the page says."""
+"""Every Python snippet in README and docs runs without an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from offload.settings import Settings
 from tests.docs.snippets import read_page
-from tests.docs.worker import running_worker
+from tests.support.processes import environment, start_worker
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -26,14 +26,16 @@ pytestmark = [pytest.mark.server, pytest.mark.integration]
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_snippets_of_a_page_run(path: Path, redis: Server, tmp_path: Path) -> None:
-    """Each snippet runs by itself, in a folder with the page's files, on a real server."""
+    """Each snippet runs on its own, in a folder with the page's files and on a real server."""
     page = read_page(path)
     where = f"redis://{redis.host}:{redis.port}"
     for name, code in page.files.items():
         (tmp_path / name).write_text(_on(code, where), encoding="utf-8")
     with ExitStack() as stack:
         if "celery -A tasks worker" in path.read_text(encoding="utf-8"):
-            stack.enter_context(running_worker("tasks", tmp_path))
+            env = environment({}, tmp_path)
+            worker = start_worker("tasks", "-c", "2", folder=tmp_path, env=env, cwd=tmp_path)
+            stack.callback(worker.stop)
         failed = [
             f"{path.name}:{line}\n{output}"
             for line, code in page.scripts
@@ -42,8 +44,8 @@ def test_the_snippets_of_a_page_run(path: Path, redis: Server, tmp_path: Path) -
     assert not failed, "\n".join(failed)
 
 
-def test_the_table_of_settings_is_complete_and_true() -> None:
-    """README's table has every setting, with its real default."""
+def test_the_table_of_settings_is_complete_and_correct() -> None:
+    """README's table lists every setting with its default."""
     row = re.compile(r"^\| `offload_(\w+)` \| (.+?) \|", re.MULTILINE)
     rows = dict(row.findall((ROOT / "README.md").read_text()))
     defaults = Settings()
@@ -55,7 +57,7 @@ def test_the_table_of_settings_is_complete_and_true() -> None:
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
-    """A reader of README can reach every page, and no link leads nowhere."""
+    """README links every page, and no link of README is broken."""
     links = set(re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text()))
     pages = {str(path.relative_to(ROOT)) for path in PAGES[1:]}
     assert pages <= links
@@ -67,7 +69,7 @@ def _on(code: str, where: str) -> str:
 
 
 def _run(code: str, folder: Path) -> str | None:
-    """Return what a snippet printed if it failed, else None."""
+    """Return the output of a snippet if it failed, else None."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

@@ -1,37 +1,35 @@
-"""The README's first command: the demo, on a small part of its data."""
+"""The demo, the first command of README, on a small part of its data."""
 
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.processes import Process, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.server]
 
 
-def demo(tmp_path, *arguments, **options):
-    """Start the demo in a session of its own; what it and its processes make is in tmp_path."""
-    return subprocess.Popen(
+def demo(tmp_path, *arguments):
+    """Start the demo; all files of its processes are in *tmp_path*."""
+    return Process(
         [sys.executable, "-m", "worker_example.demo", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "80"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **options,
+        tmp_path.with_name(f"{tmp_path.name}.log"),
+        {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "80"},
     )
 
 
+def output_of(process, code, timeout):
+    """Wait for the demo to exit with *code*; return what it printed."""
+    assert process.popen.wait(timeout) == code, process.log()
+    return process.log()
+
+
 def processes_of(tmp_path):
-    """The processes that have this run's folder in their environment: the demo's own."""
+    """Return the ids of the demo's processes, which have *tmp_path* in their environment."""
     mark = f"TMPDIR={tmp_path}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
@@ -51,61 +49,49 @@ def command_of(pid):
 
 
 def assert_clean(tmp_path):
-    """Nothing runs any more, and nothing is left in the temporary folder."""
-    deadline = time.monotonic() + 5
-    while processes_of(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes_of(tmp_path) == []
+    """Check that no process of the demo runs and that its temporary folder is empty."""
+    wait_until(lambda: not processes_of(tmp_path), "all processes have exited", 5)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_both_sides_give_the_same_answers(tmp_path):
-    """All jobs run on real workers by both sides; hardly anything goes through the broker."""
-    process = demo(tmp_path, "--rows", "20000")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    """Both sides run all jobs with equal results; offload sends little through the broker."""
+    output = output_of(demo(tmp_path, "--rows", "20000"), 0, 120)
     for job, tasks in (("fan-out", 52), ("chain", 3), ("chord", 13)):
         assert re.search(rf"{job} +│ +{tasks} │.*│ yes", output), output
     line = next(line for line in output.splitlines() if "through broker and results" in line)
     assert float(line.split("│")[-2].replace(",", "")) > 20, output
     assert max(map(len, output.splitlines())) <= 80
-    assert "\x1b" not in output, "no control codes where there is no terminal"
+    assert "\x1b" not in output, "no control codes without a terminal"
     assert_clean(tmp_path)
 
 
 @pytest.mark.parametrize("sent", (signal.SIGINT, signal.SIGTERM), ids=("ctrl-c", "terminated"))
-def test_interrupted_it_cleans_up(tmp_path, sent):
-    """Stopped in the middle of a job, it ends its servers and its worker."""
+def test_the_demo_cleans_up_when_interrupted(tmp_path, sent):
+    """Interrupted during a job, the demo stops its servers and its worker."""
     process = demo(tmp_path)
-    deadline = time.monotonic() + 30
-    while len(processes_of(tmp_path)) < 5 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(sent)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
+    wait_until(lambda: len(processes_of(tmp_path)) >= 5, "the demo has started", 30)
+    process.popen.send_signal(sent)
+    output_of(process, 130, 30)
     assert_clean(tmp_path)
 
 
 def test_a_failing_producer_is_reported(tmp_path):
-    """When a side fails, the demo says why, ends everything and does not exit with 0."""
-    process = demo(tmp_path, "--rows", "0")
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    """When a side fails, the demo prints the reason, stops all processes, and exits with 1."""
+    output = output_of(demo(tmp_path, "--rows", "0"), 1, 60)
     assert "Traceback" in output
     assert "the producer exited with code 1" in output
     assert_clean(tmp_path)
 
 
 def test_a_dead_worker_is_reported(tmp_path):
-    """Nobody waits for the answers of a worker that has ended."""
+    """When the worker dies, the demo reports it and exits instead of waiting for results."""
     process = demo(tmp_path)
-    deadline = time.monotonic() + 30
-    worker = []
-    while not worker and time.monotonic() < deadline:
-        worker = [pid for pid in processes_of(tmp_path) if b"\0worker\0" in command_of(pid)]
-        time.sleep(0.05)
-    os.kill(min(worker), signal.SIGKILL)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 1
+
+    def workers():
+        return [pid for pid in processes_of(tmp_path) if b"\0worker\0" in command_of(pid)]
+
+    os.kill(min(process.wait_for(workers, "the worker has started", 30)), signal.SIGKILL)
+    output = output_of(process, 1, 30)
     assert "the worker exited before all jobs were done" in output
     assert_clean(tmp_path)

@@ -1,6 +1,6 @@
-"""The app of the crash test: its tasks check what they get and keep a journal of it.
+"""App of the crash test: its tasks check their arguments and note the result in a journal.
 
-CRASH_APP in the environment holds its settings, for publishers and for workers.
+Publishers and workers read its settings from OFFLOAD_TEST_APP in the environment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crash_values import is_right, make
 
 from offload import Offload
 
-CONFIG = json.loads(os.environ["CRASH_APP"])
+CONFIG = json.loads(os.environ["OFFLOAD_TEST_APP"])
 JOURNAL = Journal(Path(CONFIG["folder"], "tasks"))
 
 

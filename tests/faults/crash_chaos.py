@@ -1,32 +1,36 @@
-"""The processes of the crash test, and who kills them."""
+"""Start, kill, and restart the processes of the crash test."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 from crash_journal import Journal
-from crash_nursery import Nursery
 
+from tests.support.processes import Process, environment
+
+HERE = Path(__file__).parent
+PATIENCE = 60.0  # seconds for a process to exit
 COUNTS = {"worker": 2, "publisher": 2, "sweeper": 1}
 KILLS = {"publisher": 30, "child": 45, "worker": 13, "sweeper": 12}
-"""How often each is killed: a worker with its children, or a child of one."""
-WORKER = ("-l", "WARNING", "-c", "2", "--without-gossip", "--without-mingle",
-          "--without-heartbeat")  # fmt: skip
-SOON, MOMENT = 0.5, 0.006  # seconds within which a task ends, and for which its end takes
+"""Relative frequencies of kills; a worker is killed with its children, or one child alone."""
+WORKER = ("celery", "-A", "crash_app", "worker", "-l", "WARNING", "-c", "2",
+          "--without-gossip", "--without-mingle", "--without-heartbeat")  # fmt: skip
+SOON, MOMENT = 0.5, 0.006  # seconds to wait for a task to finish, and that finishing one takes
 
 
 class Chaos:
-    """Starts the processes, kills and restarts them.
+    """The processes of the crash test.
 
     Attributes:
-        kills: how many, by kind.
-        killed: the process ids.
+        kills: number of kills by kind.
+        killed: ids of killed processes.
     """
 
     def __init__(self, folder, config, random, seed):
@@ -36,7 +40,7 @@ class Chaos:
         self.kills = Counter()
         self.killed = set()
         self._journal = Journal(folder / "kills")
-        self._nursery = Nursery(folder, config)
+        self._env = environment(config, HERE)
         self._started = Counter()
         self._running = {}
         for kind, count in COUNTS.items():
@@ -45,41 +49,51 @@ class Chaos:
 
     def start(self, kind, number=0):
         self._started[kind] += 1
-        life = self._started[kind]
-        args = {"worker": [*WORKER, "-n", f"{number}@%h"], "publisher": [life, self.seed]}
-        self._running[kind, number] = self._nursery.start(kind, *args.get(kind, ()))
+        command = {
+            "worker": [*WORKER, "-n", f"{number}@%h"],
+            "publisher": ["crash_publisher", str(self._started[kind]), self.seed],
+            "sweeper": ["crash_sweeper"],
+            "reader": ["crash_publisher"],
+        }[kind]
+        self._running[kind, number] = Process(
+            [sys.executable, "-m", *command],
+            self.folder / f"{kind}.log",
+            self._env,
+            self.folder,
+            fork=True,
+        )
 
     def kill_one(self):
-        """Kill any process, at whatever it is doing, and start it again.
+        """Kill a random process and restart it.
 
-        Of workers every other one when a task's function has just come to its end: what it
-        holds is given up then, its result stored, its message acknowledged.
+        Every other kill of a worker happens just after a task's function has returned, while
+        the worker stores the result, releases holds, and acknowledges the message.
         """
-        self._revive_workers()
+        self._restart_workers()
         (kind,) = self.random.choices(list(KILLS), KILLS.values())
         whose = "worker" if kind == "child" else kind
         at = self.random.choice([at for at in self._running if at[0] == whose])
         child = None
         if whose == "worker" and self.random.random() < 0.5:
-            at, child = self._wait_for_an_end() or (at, None)
+            at, child = self._wait_for_task() or (at, None)
         if kind != "child":
             self._kill(at)
             self.start(*at)
-        elif child or (children := children_of(self._running[at])):
+        elif child or (children := self._running[at].children()):
             self._kill_pids([child or self.random.choice(children)])
         else:
             return
         self.kills[kind] += 1
 
-    def _revive_workers(self):
-        """Start those again that ended because a child was killed before it was ready."""
+    def _restart_workers(self):
+        """Restart workers that exited because a child was killed before it was ready."""
         for at in [at for at in self._running if at[0] == "worker"]:
-            if self._nursery.has_ended(self._running[at]):
-                self.killed.add(self._running[at])
+            if self._running[at].ended:
+                self.killed.add(self._running[at].pid)
                 self.start(*at)
 
-    def _wait_for_an_end(self):
-        """Return, a moment after a task's function ended, which worker's which child ran it."""
+    def _wait_for_task(self):
+        """Wait until a task's function has returned; return its worker's key and child's id."""
         journal = self.folder / "tasks"
         known = len(journal.read_bytes()) if journal.exists() else 0
         deadline = time.monotonic() + SOON
@@ -91,44 +105,42 @@ class Chaos:
                     until = time.perf_counter() + self.random.uniform(0, MOMENT)
                     while time.perf_counter() < until:
                         pass
-                    for at, main in self._running.items():
-                        if pid in children_of(main):
+                    for at, process in self._running.items():
+                        if pid in process.children():
                             return at, pid
         return None
 
     def kill_workers(self):
-        """The last kill: all workers at once; and start them again."""
+        """Kill all workers at once, as the last kill, and restart them."""
         for at in [at for at in self._running if at[0] == "worker"]:
             self._kill(at)
             self.start(*at)
             self.kills["worker"] += 1
 
     def finish(self, kind):
-        """Wait until the processes of one kind have ended by themselves."""
+        """Wait for the processes of one kind to exit on their own."""
         for at in [at for at in self._running if at[0] == kind]:
-            code = self._nursery.wait(self._running.pop(at))
-            assert code == 0, f"{kind} ended with {code}\n{self.log(kind)[-4000:]}"
+            self._running.pop(at).finish(PATIENCE)
 
     def stop_workers(self):
-        """Let workers finish what they have, and end them."""
-        for at, pid in self._running.items():
+        """Shut workers down warmly."""
+        for at, process in self._running.items():
             if at[0] == "worker":
-                os.kill(pid, signal.SIGTERM)
+                process.popen.terminate()
         self.finish("worker")
 
     def close(self):
         for at in list(self._running):
             self._kill(at)
-        self._nursery.close()
 
     def log(self, kind):
         path = self.folder / f"{kind}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def _kill(self, at):
-        pid = self._running.pop(at)
-        self._kill_pids([pid, *children_of(pid)])
-        self._nursery.wait(pid)
+        process = self._running.pop(at)
+        self._kill_pids([process.pid, *process.children()])
+        process.popen.wait(PATIENCE)
 
     def _kill_pids(self, pids):
         self.killed.update(pids)
@@ -136,9 +148,3 @@ class Chaos:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def children_of(pid):
-    with suppress(OSError):
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []

@@ -1,13 +1,17 @@
-"""A publisher of the crash test, as a process. It ends when the file ``stop`` is there.
+"""Publish tasks for the crash test until the file ``stop`` exists.
 
-It notes every task before it publishes it (``want``: with its kind, whether it is
-acknowledged late, and the ids that must be done before it can be) and after (``sent``).
+python -m crash_publisher NUMBER SEED
+
+The publisher notes every task before publishing it (``want``: with its kind, whether it is
+acknowledged late, and the ids of the tasks that must finish first) and after (``sent``).
+Without arguments, read all results instead.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -198,3 +202,10 @@ def read_results():
                 journal.note("read", id=task_id, right=is_right(result.get(), line["wanted"]))
             except OffloadError as exc:
                 journal.note("error", id=task_id, kind=type(exc).__name__, said=str(exc)[:500])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        Publisher(*sys.argv[1:]).run()
+    else:
+        read_results()

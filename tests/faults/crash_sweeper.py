@@ -1,6 +1,6 @@
-"""A sweeper of the crash test, as a process. It ends when the file ``enough`` is there.
+"""Sweep the store of the crash test until the file ``enough`` exists.
 
-It sweeps without waiting for its turn, and now and then as ``celery offload gc`` does.
+Sweep both directly, which takes no lease, and as ``celery offload gc`` does.
 """
 
 from __future__ import annotations
@@ -23,3 +23,7 @@ def run():
         for swept in offload.store.sweep():
             journal.note(swept.kind, name=swept.name)
         time.sleep(PAUSE)
+
+
+if __name__ == "__main__":
+    run()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import socket
-import subprocess
 import sys
 import urllib.request
 from contextlib import ExitStack, closing
@@ -15,9 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from offload.metrics import connections
-from tests.support.processes import wait_until
+from tests.support.processes import Process, environment, wait_until
 
-ROOT = Path(__file__).parents[2]
 APP = """
 from celery import Celery
 from offload import Offload
@@ -30,29 +27,24 @@ HALVES = (b"", b"GET /healthz HTTP/1.1\r\nHost: loc", b"GET /metrics HTTP/1.1\r\
 
 @pytest.fixture(params=("dashboard", "exporter"))
 def server(request, tmp_path):
-    """Serve from a real process with few descriptors; give its pid, host, port, and path."""
+    """Serve from a real process with few descriptors; return its pid, URL, and address."""
     (tmp_path / "halfopen.py").write_text(APP.format(folder=tmp_path))
     command = f"{sys.executable} -m celery -A halfopen offload {request.param} --port 0 --json"
-    process = subprocess.Popen(
+    process = Process(
         ["bash", "-c", f"ulimit -n {DESCRIPTORS}; exec {command}"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
-        stdout=subprocess.PIPE,
-        text=True,
+        tmp_path / "server.log",
+        environment({}, tmp_path),
+        tmp_path,
     )
     try:
-        text = ""
-        while not text.rstrip().endswith("}"):
-            line = process.stdout.readline()
-            assert line, "it has ended"
-            text += line
-        url = urlsplit(json.loads(text)["url"])
+        found = process.wait_for(
+            lambda: re.search(r'"url": *"([^"]+)"', process.log()), "the server has started", 60
+        )
+        url = urlsplit(found[1])
         path = "/healthz" if request.param == "dashboard" else "/metrics"
         yield process.pid, f"http://{url.hostname}:{url.port}{path}", (url.hostname, url.port)
     finally:
-        process.terminate()
-        process.wait(30)
-        process.stdout.close()
+        process.stop()
 
 
 def answers(url):
@@ -66,8 +58,8 @@ def threads_of(pid):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_half_open_requests_block_nobody(server):
-    """With more half-open connections than descriptors it answers, in a bounded number of
-    threads; those that say nothing are closed after a while.
+    """With more half-open connections than descriptors, the server still answers, uses a
+    bounded number of threads, and closes silent connections.
     """
     pid, url, address = server
     assert answers(url)
@@ -77,12 +69,12 @@ def test_half_open_requests_block_nobody(server):
             half = stack.enter_context(closing(socket.create_connection(address, timeout=5)))
             half.sendall(HALVES[number % len(HALVES)])
             halves.append(half)
-        wait_until(lambda: answers(url), "it answers")
+        wait_until(lambda: answers(url), "the server answers")
         for _ in range(20):
             assert answers(url)
         assert threads_of(pid) < connections._MOST + 30
         assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < DESCRIPTORS - 20
-        # Each half is closed: its turn to be dropped has come, or its time is over.
+        # Each half is closed, as the oldest connection or after the timeout.
         for half in halves:
             half.settimeout(connections.PATIENCE * 6)
             try:
@@ -106,7 +98,7 @@ def test_a_slow_but_honest_client_is_answered(server):
 
 
 def test_few_descriptors_mean_few_connections(monkeypatch):
-    """The bound leaves descriptors for everything else, and is never too small to work."""
+    """The limit on connections leaves descriptors for other uses and is at least 4."""
     resource = pytest.importorskip("resource")
     for allowed, most in ((200, 70 - 6), (100, 20), (20, 4), (1 << 20, 64)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, n=allowed: (n, n))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import urllib.request
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,10 +15,9 @@ from offload.metrics.recorder import Recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tiered import TieredStore
-from tests.support.processes import end_process, wait_until
-from tests.support.servers import free_port, redis_server
-
-HOST = "127.0.0.1"
+from tests.support.processes import wait_until
+from tests.support.prometheus import program, prometheus
+from tests.support.servers import HOST, redis_server
 
 
 def fill(store, tasks=("shop.total", "shop.report"), amount=5):
@@ -174,12 +169,11 @@ def test_a_store_that_is_away_is_told_and_comes_back(exported):
 
 
 def test_conventions_are_kept(exported):
-    """As promtool sees it."""
-    promtool = shutil.which("promtool") or pytest.skip("promtool is not installed")
+    """The metrics pass the checks of promtool."""
     store = MemoryStore()
     fill(store)
     done = subprocess.run(
-        [promtool, "check", "metrics"],
+        [program("promtool"), "check", "metrics"],
         input=scrape(exported(store)),
         capture_output=True,
         text=True,
@@ -190,42 +184,18 @@ def test_conventions_are_kept(exported):
 
 @pytest.mark.integration
 def test_prometheus_scrapes_it(exported, tmp_path):
-    """A real one has the numbers, and sees them rise."""
-    program = shutil.which("prometheus") or pytest.skip("prometheus is not installed")
+    """A real Prometheus reads the numbers and sees them rise."""
     store = MemoryStore()
     fill(store)
-    (tmp_path / "prometheus.yml").write_text(
-        f"""
+    config = f"""
 scrape_configs:
   - job_name: offload
     scrape_interval: 1s
     static_configs:
       - targets: ["{HOST}:{exported(store)}"]
 """
-    )
-    port = free_port()
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={tmp_path / 'prometheus.yml'}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address={HOST}:{port}",
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        query = 'sum(offload_offloaded_bytes_total{task="shop.total"})'
-
-        def value():
-            url = f"http://{HOST}:{port}/api/v1/query?query={quote(query)}"
-            with urllib.request.urlopen(url) as answer:
-                result = json.load(answer)["data"]["result"]
-            return float(result[0]["value"][1]) if result else None
-
-        wait_until(lambda: value() == 5, f"prometheus has it: {Path(tmp_path / 'log')}")
+    query = 'sum(offload_offloaded_bytes_total{task="shop.total"})'
+    with prometheus(tmp_path, config) as server:
+        wait_until(lambda: server.query(query) == [5], "prometheus has scraped the numbers")
         fill(store)
-        wait_until(lambda: value() == 10, "prometheus has what was counted since")
-    finally:
-        end_process(process, 15)
+        wait_until(lambda: server.query(query) == [10], "prometheus has scraped the increase")

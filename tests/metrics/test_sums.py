@@ -1,13 +1,11 @@
-"""What is counted is added up exactly, from any number of processes, and stays bounded."""
+"""Counters of any number of processes add up exactly and take bounded space."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 import time
 from itertools import count
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -23,9 +21,9 @@ from offload.stores.sums import LABEL, SPANS, CounterBatch, MemorySums
 from offload.testing.store import unique
 from tests.support.fake_redis import fake_redis
 from tests.support.moto_s3 import moto_s3
+from tests.support.processes import Process, environment
 from tests.support.servers import redis_client, redis_server
 
-ROOT = Path(__file__).parents[2]
 DIGEST = "b3:" + "0" * 64
 
 
@@ -269,14 +267,19 @@ for number in range(10):
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ("file", "s3"))
 def test_processes_that_fold_at_once_lose_nothing(request, kind, tmp_path):
-    """Each folds whatever it finds after whatever it writes."""
+    """No count is lost while processes write and fold the same files."""
     s3 = request.getfixturevalue("s3") if kind == "s3" else None
-    url = s3.url(unique()) if s3 is not None else f"file://{tmp_path}"
+    url = s3.url(unique()) if s3 is not None else f"file://{tmp_path}/store"
     processes = [
-        subprocess.Popen([sys.executable, "-c", COUNTING, url, f"p{number}"], cwd=ROOT)
+        Process(
+            [sys.executable, "-c", COUNTING, url, f"p{number}"],
+            tmp_path / f"{number}.log",
+            environment(),
+        )
         for number in range(4)
     ]
-    assert [process.wait(120) for process in processes] == [0] * 4
+    for process in processes:
+        process.finish(120)
     store = open_store(url)
     assert sums_of(store).total() == {"seen": 40}
     assert any(is_fold(entry.name) for entry in sums_of(store)._files.entries())

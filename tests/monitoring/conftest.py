@@ -6,8 +6,8 @@ import pytest
 
 from offload.metrics.prometheus import serve
 from offload.stores.memory import MemoryStore
-from tests.monitoring.live import RULES, count, prometheus
 from tests.support.processes import wait_until
+from tests.support.prometheus import RULES, count, prometheus
 from tests.support.servers import HOST
 
 

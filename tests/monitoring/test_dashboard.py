@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.monitoring.live import MONITORING, ROOT
 from tests.support.processes import wait_until
+from tests.support.prometheus import MONITORING, ROOT
 
 GRAFANA = MONITORING / "grafana"
 FILE = GRAFANA / "dashboards" / "offload.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.monitoring.live import ROOT, RULES, program
 from tests.support.processes import wait_until
+from tests.support.prometheus import ROOT, RULES, program
 
 CASES = sorted(Path(__file__).with_name("rules").glob("*.test.yml"))
 GROUPS = yaml.safe_load(RULES.read_text())["groups"]

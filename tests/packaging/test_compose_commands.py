@@ -17,9 +17,9 @@ import pytest
 import redis
 import yaml
 
-from tests.monitoring.live import Prometheus, program
 from tests.support import forkserver
 from tests.support.processes import ROOT, Process
+from tests.support.prometheus import Prometheus, program
 from tests.support.s3_server import _free_ports, find_weed
 from tests.support.servers import HOST, find_program, free_port
 

@@ -1,13 +1,13 @@
-"""Celery commands, and other modules, forked from a process that has imported what they need.
+"""Fork Celery commands and other modules from a process that has done their imports.
 
-``python -m celery`` imports for longer than most tests take. `start` runs it in a fork of
-a server that has done so, once for each process of pytest::
+The imports of ``python -m celery`` take longer than most tests. `start` runs it in a fork of a
+server that has done them; each process of pytest has one such server::
 
     process = start(["-A", "proj", "worker"], cwd=folder, env=env, stdout=log, stderr=log)
 
-Each fork is the leader of its own session, with the working directory, environment, import
-path, and files given; only the imports were there before. Commands for which that makes a
-difference are started with `subprocess` instead.
+Each fork leads its own session and has its own working directory, environment, import path,
+and files; it only inherits the imports. Where that makes a difference, start the command with
+`subprocess` instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LARGEST = 1 << 20  # bytes of a request
+MAX_REQUEST = 1 << 20  # bytes
 IMPORTED = (
     "boto3", "celery.app.amqp", "celery.app.control", "celery.app.events", "celery.app.log",
     "celery.apps.beat", "celery.apps.worker", "celery.backends.redis", "celery.bin.celery",
@@ -39,7 +39,7 @@ IMPORTED = (
 
 
 class Forked:
-    """A forked command, with the part of `subprocess.Popen` that tests use."""
+    """A forked command; offers the methods of `subprocess.Popen` that tests use."""
 
     def __init__(self, args, pid, status):
         self.args = args
@@ -54,7 +54,7 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout=None):
-        """Return the exit code; raises `subprocess.TimeoutExpired` after *timeout* seconds."""
+        """Return the exit code; raise `subprocess.TimeoutExpired` after *timeout* seconds."""
         if self.returncode is None:
             if not select.select([self._status], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout)
@@ -80,16 +80,16 @@ class Forked:
 
 
 class _Server:
-    """The server as a process of pytest sees it."""
+    """Client side of the server, in a process of pytest."""
 
     def __init__(self):
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST)
         self.pid = os.getpid()
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), *_preloaded],
+                [sys.executable, __file__, str(theirs.fileno())],
                 cwd=ROOT,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -108,17 +108,11 @@ class _Server:
         return Forked(args, pid, ours)
 
 
-_preloaded: list[str] = []
 _server: _Server | None = None
 
 
-def preload(*names):
-    """Have the server import these modules as well; before the first command is started."""
-    _preloaded.extend(names)
-
-
 def start(args, *, module="celery", cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None):
-    """Start ``python -m`` *module* with *args*; files that are None are /dev/null."""
+    """Start ``python -m`` *module* with *args*; None as a file means /dev/null."""
     global _server
     if sys.platform != "linux":
         command = [sys.executable, "-m", module, *map(str, args)]
@@ -135,7 +129,7 @@ def start(args, *, module="celery", cwd=ROOT, env=None, stdin=None, stdout=None,
 
 
 def run(args, *, module="celery", cwd=ROOT, env=None, timeout=120):
-    """Run ``python -m`` *module* with *args* to its end; return what `subprocess.run` does."""
+    """Run ``python -m`` *module* with *args*; return a result like that of `subprocess.run`."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = start(args, module=module, cwd=cwd, env=env, stdout=out, stderr=err)
         try:
@@ -152,17 +146,17 @@ def run(args, *, module="celery", cwd=ROOT, env=None, timeout=120):
 
 
 def can_run(command):
-    """Return whether *command* is one of Celery's on this Python."""
-    return [*command[:3]] == [sys.executable, "-m", "celery"]
+    """Return whether *command* runs a module on this Python."""
+    return [*command[:2]] == [sys.executable, "-m"]
 
 
-# -- the server's side
+# -- inside the server
 
 
 def serve(connection):
-    """Fork a process for each request, and report its end; return the request in each fork.
+    """Fork a process for each request and report its exit; return the request in each fork.
 
-    Returns None in the server, once its pytest has ended.
+    Return None in the server once its pytest has exited.
     """
     woken, wakes = os.pipe()
     for fd in (woken, wakes):
@@ -174,10 +168,10 @@ def serve(connection):
         ready, _, _ = select.select([connection, woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
-            report_ends(running)
+            report_exits(running)
         if connection not in ready:
             continue
-        request, files, _, _ = socket.recv_fds(connection, LARGEST, 4)
+        request, files, _, _ = socket.recv_fds(connection, MAX_REQUEST, 4)
         if not request:
             for pid in running:
                 with suppress(ProcessLookupError):
@@ -202,7 +196,7 @@ def serve(connection):
         connection.send(struct.pack("i", pid))
 
 
-def report_ends(running):
+def report_exits(running):
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
@@ -214,7 +208,7 @@ def report_ends(running):
 
 
 def import_offload():
-    """Import what an app with offload has imported once it has opened a store."""
+    """Import the modules that an app with offload imports until it has opened a store."""
     import offload
     from offload.stores import open_store
 
@@ -223,7 +217,7 @@ def import_offload():
 
 
 def become(args, cwd, env, path):
-    """Be ``python -m`` with these arguments, directory, and environment."""
+    """Run ``python -m`` with these arguments, directory, and environment in this process."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -241,7 +235,7 @@ def become(args, cwd, env, path):
 if __name__ == "__main__":
     path = sys.path[1:]
     sys.path[0] = str(ROOT)
-    for name in (*IMPORTED, *sys.argv[2:]):
+    for name in IMPORTED:
         import_module(name)
     import_offload()
     sys.path[:] = path

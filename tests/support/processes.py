@@ -1,4 +1,4 @@
-"""Processes of tests: started, waited for, shown when a test fails, ended by their id."""
+"""Start processes for tests, wait for them, show their logs on failure, and stop them by id."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support import forkserver
 
 ROOT = Path(__file__).parents[2]
 READY = 60.0  # seconds within which a worker must be ready
-PATIENCE = 20.0  # seconds that `wait_until` waits, if not told otherwise
-END = 20.0  # seconds within which it must have ended
+PATIENCE = 20.0  # default timeout of `wait_until`, in seconds
+END = 20.0  # seconds to exit after SIGTERM
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
-    """Return when *condition* is true; raises TimeoutError, naming *what*, after *timeout* s.
+    """Poll *condition* until it is true; raise TimeoutError with *what* after *timeout* seconds.
 
-    An exception in the condition counts as "not yet" and is the cause of the TimeoutError.
+    An exception in the condition counts as false, and is the cause of the TimeoutError.
     """
     deadline = time.monotonic() + timeout
     error: Exception | None = None
@@ -41,7 +41,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
 
 
 def end_process(process: subprocess.Popen[Any], sig: int) -> None:
-    """Send *sig*, kill after 10 seconds what has not ended, and wait for the end."""
+    """Send *sig* and wait for the process to exit; kill it after 10 seconds."""
     if process.poll() is None:
         process.send_signal(sig)
         if sig != signal.SIGKILL:
@@ -68,13 +68,16 @@ def environment(config: Mapping[str, Any] = (), *folders: Path) -> dict[str, str
 def start(
     command: Sequence[str], env: Mapping[str, str], cwd: Path, output: Any, *, fork: bool
 ) -> Any:
-    """Start *command* as the leader of a session; with *fork*, Celery's by the fork server.
+    """Start *command* as the leader of a session; with *fork*, from the fork server if it can.
 
-    A pool of greenlets or of another package patches what is imported, so that its worker
-    must import everything itself.
+    The pools ``gevent`` and ``custom`` patch modules on import, so their workers must import
+    everything themselves.
     """
     if fork and forkserver.can_run(command) and not {"gevent", "custom"} & {*command}:
-        return forkserver.start(command[3:], cwd=cwd, env=env, stdout=output, stderr=output)
+        module, args = command[2], command[3:]
+        return forkserver.start(
+            args, module=module, cwd=cwd, env=env, stdout=output, stderr=output
+        )
     return subprocess.Popen(
         command,
         cwd=cwd,
@@ -117,12 +120,14 @@ class Process:
         return self.log_path.read_bytes()[self._begin :].decode(errors="replace")
 
     def children(self) -> list[int]:
-        """Return the ids of its child processes."""
-        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        return [int(pid) for pid in path.read_text().split()]
+        """Return the ids of its child processes; none if it has exited."""
+        with suppress(OSError):
+            path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+            return [int(pid) for pid in path.read_text().split()]
+        return []
 
     def wait_for(self, condition: Callable[[], Any], what: str, timeout: float) -> Any:
-        """Return what *condition* gives once it is true; the log is shown if it never is."""
+        """Poll *condition* and return its first true result; on failure, show the log."""
         deadline = time.monotonic() + timeout
         while not (result := condition()):
             ended = self.popen.poll()
@@ -133,7 +138,7 @@ class Process:
         return result
 
     def finish(self, timeout: float) -> None:
-        """Wait until the process has exited with 0; its log is shown if it does not."""
+        """Wait for the process to exit with code 0; on failure, show its log."""
         try:
             code = self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -142,7 +147,7 @@ class Process:
         assert code == 0, f"{self.command}: {code}\n{self.log()[-8000:]}"
 
     def stop(self) -> None:
-        """End the process, gently at first, and what it started with it."""
+        """Send SIGTERM; then kill the process, if it is still running, and its children."""
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -150,10 +155,33 @@ class Process:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process and what it started."""
+        """Kill the process and its children."""
         with suppress(ProcessLookupError):
-            os.killpg(self.popen.pid, signal.SIGKILL)  # the group is this process' own
+            os.killpg(self.popen.pid, signal.SIGKILL)  # it leads a group of its own
         self.popen.wait()
+
+
+class JsonProcess:
+    """A process that reads and prints lines of JSON."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self.popen = subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def send(self, message: Any) -> None:
+        self.popen.stdin.write(json.dumps(message) + "\n")
+        self.popen.stdin.flush()
+
+    def receive(self) -> Any:
+        line = self.popen.stdout.readline()
+        assert line, f"ended with {self.popen.wait()}"
+        return json.loads(line)
+
+    def close(self) -> None:
+        end_process(self.popen, signal.SIGTERM)
+        self.popen.stdin.close()
+        self.popen.stdout.close()
 
 
 def start_worker(
@@ -167,10 +195,10 @@ def start_worker(
     wait: bool = True,
     fork: bool = True,
 ) -> Process:
-    """Start a worker of *app* that logs to *folder*; *wait* until it takes tasks.
+    """Start a worker of *app* that logs to *folder*, and *wait* until it is ready.
 
-    *fork* it from the server, where that offload is imported before the app makes no
-    difference.
+    Pass ``fork=False`` if offload must not be imported before the app: with *fork*, the worker
+    is forked from a process that has imported it.
     """
     command = [python, "-m", "celery", "-A", app, "worker", "-l", "INFO"]
     command += ["--without-mingle", "--without-gossip", *args]
@@ -197,7 +225,7 @@ def worker(
     python: str = sys.executable,
     fork: bool = True,
 ) -> Iterator[Process]:
-    """A worker that takes tasks; its log is printed when the block raises."""
+    """Run a worker; print its log if the block raises."""
     options = ("-P", pool, "-c", str(concurrency), "-n", f"{name}-{os.getpid()}@%h", *args)
     process = start_worker(
         app,

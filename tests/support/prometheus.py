@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes what real counters counted, or what else it is told to."""
+"""Run a real Prometheus, and count something for it to scrape."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from urllib.parse import urlencode
 from offload import Counters
 from offload.metrics.counters import NAMES, STEPS
 from offload.metrics.recorder import Recorder
-from tests.support.processes import Process
+from tests.support.processes import ROOT, Process
 from tests.support.servers import HOST, free_port, unavailable
 
-ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "prometheus" / "offload.rules.yml"
 
 
 class Prometheus:
-    """One that runs; *url* is where it answers."""
+    """A running server and its API."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def get(self, path: str, **parameters: str) -> dict:
-        """Return the data of an answer of its API; AssertionError with what it did not like."""
+        """Return the data of a response; raise AssertionError with the error of the server."""
         try:
             with urllib.request.urlopen(
                 f"{self.url}/api/v1/{path}?{urlencode(parameters)}"
@@ -39,24 +38,24 @@ class Prometheus:
             raise AssertionError(f"{parameters}: {json.load(exc)['error']}") from exc
 
     def query(self, expression: str) -> list[float]:
-        """Return the values of an expression now."""
+        """Return the current values of an expression."""
         data = self.get("query", query=expression)
         rows = [data] if data["resultType"] == "scalar" else data["result"]
         return [float(row["value"][1]) for row in rows]
 
     def alerts(self) -> dict[str, dict]:
-        """Return the alerts that are pending or firing, by name."""
+        """Return pending and firing alerts by name."""
         return {each["labels"]["alertname"]: each for each in self.get("alerts")["alerts"]}
 
 
 def program(name: str) -> str:
-    """Return the path of prometheus or promtool; where there is none the test is skipped."""
+    """Return the path of prometheus or promtool; skip the test if it is not installed."""
     return shutil.which(name) or unavailable(name)
 
 
 @contextmanager
 def prometheus(folder: Path, config: str) -> Iterator[Prometheus]:
-    """Run it with *config*, the text of prometheus.yml, which may name files of *folder*."""
+    """Run Prometheus with *config* as its prometheus.yml, which may name files in *folder*."""
     file = folder / "prometheus.yml"
     file.write_text(config)
     port = free_port()
@@ -83,7 +82,7 @@ def prometheus(folder: Path, config: str) -> Iterator[Prometheus]:
 
 
 def count(store, tasks=("shop.total", "shop.report"), amount: int = 5) -> None:
-    """Count everything there is to count for each task, and write it to *store*."""
+    """Increase every counter and histogram for each task, and write them to *store*."""
     counters = Counters()
     recorder = Recorder(counters, 1)
     recorder.attach(store)
