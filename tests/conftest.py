@@ -1,4 +1,4 @@
-"""Servers that tests share, each started on first use, and the order of files."""
+"""Servers that tests share, each started on first use, and the order of test files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LAST = ("integration/test_packages.py",)
 
 
 def pytest_collection_modifyitems(items):
-    """Put files that take long first, so that the processes of xdist end together.
+    """Run slow files first, so that the processes of xdist finish together.
 
-    It gives out the files in this order. Next come those that start processes.
+    xdist distributes files in this order. Files that start processes come next.
     """
     folder = Path(__file__).parent
     ranks = {folder / name: rank for rank, name in enumerate(LONGEST)}
@@ -40,10 +40,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_connections_left():
-    """Close what a module's apps left open.
+    """Close connections that a module's apps left open.
 
-    kombu closes it in a forked child, which blocks forever on a connection that waits for a
-    message.
+    Otherwise kombu closes them in a forked child, which blocks forever on a connection that waits
+    for a message.
     """
     yield
     kombu.pools.reset()

@@ -43,7 +43,7 @@ def shown(tmp_path):
         with Terminal(
             [sys.executable, "-c", code], cwd=tmp_path, env=env, columns=columns, lines=lines
         ) as terminal:
-            lines = terminal.ended().rstrip().splitlines()
+            lines = terminal.wait().rstrip().splitlines()
             return lines, terminal.raw
 
     return run

@@ -1,4 +1,4 @@
-"""A broker, and apart from it a store behind a proxy that fails when told."""
+"""A broker, and a separate store behind a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from faults import a_setup  # it stands beside this file
+from faults import a_setup  # in this folder
 
 from tests.support.servers import redis_server
 
@@ -28,15 +28,15 @@ def store():
 
 @pytest.fixture
 def setup(broker, store, tmp_path):
-    """A fresh setup, JSON, without a worker."""
+    """Return a new setup that uses JSON and has no worker."""
     with a_setup(broker, store, tmp_path) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def running(broker, store, tmp_path_factory):
-    """A setup with one worker that the module's tests share. Its servers are not emptied
-    between them.
+    """Return a setup with one worker for all tests of a module; its servers are not emptied between
+    them.
     """
     with a_setup(broker, store, tmp_path_factory.mktemp("worker")) as made:
         made.shared = made.worker()
@@ -47,7 +47,7 @@ def running(broker, store, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def whole_network(request):
-    """Leave the proxy of a shared setup as it was."""
+    """Reset the proxy of a shared setup after each test."""
     yield
     if "running" in request.fixturenames:
         request.getfixturevalue("running").proxy.restore()

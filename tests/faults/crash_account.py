@@ -1,4 +1,4 @@
-"""The full account after the crash test: what became of every task that was published."""
+"""The outcome of every task that the crash test published."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections import Counter, defaultdict
 
 from crash_journal import lines
 
-OWN_FAULTS = {"fail": "MeantError"}  # by kind
+OWN_FAULTS = {"fail": "IntendedError"}  # by kind
 NOT_RUN = {"expires": "expired", "revoke": "revoked"}
 LOST = "WorkerLostError"
 
 
 class Account:
-    """Read from the journals when all processes have ended.
+    """Reads the journals once all processes have exited.
 
     Args:
-        killed: process ids.
-        broker: what the broker says, see `crash_broker.Watch`.
+        folder: folder of the journals.
+        killed: ids of killed processes.
+        broker: what the broker reports, a `crash_broker.Watch`.
     """
 
     def __init__(self, folder, killed, broker):
@@ -52,9 +53,9 @@ class Account:
         self.read += what == "read"
 
     def _read_tasks(self, path, killed):
-        """Read what workers noted, and find the victims: what a killed process was at."""
-        has, at = {}, {}  # which worker has a task, and which task a child began last
-        mains = {}  # of children: a worker that ends by itself ends them
+        """Read workers' notes and find the victims: tasks that a killed process was running."""
+        has, at = {}, {}  # which worker has a task, and which task a child started last
+        mains = {}  # of children: a worker that exits stops them
         for line in lines(path):
             what, task_id, pid = line["what"], line.get("id"), line.get("pid")
             self._history[task_id].append(line)
@@ -93,12 +94,12 @@ class Account:
         )
 
     def why_lost(self, task_id):
-        """Return how plain Celery came to lose a task; None if that is not how it was lost.
+        """Return how plain Celery lost a task; None if it is no such loss.
 
-        The transport takes a message and notes so in two steps. A task acknowledged early is
-        lost also with the process that has it. What comes after others is lost with them, or
-        with the process that was to publish it: of a chord also where its parts are
-        acknowledged late, for these have succeeded then and do not run again.
+        The transport takes a message out of the queue and notes it in two steps. A task that is
+        acknowledged early is lost with its process. Tasks that follow others are lost with them, or
+        with the process that was about to publish them; for a chord this is so even if its parts
+        are acknowledged late, because they have succeeded by then and don't run again.
         """
         wanted = self._wanted[task_id]
         needs, late = wanted["needs"], wanted["late"]
@@ -114,7 +115,7 @@ class Account:
         return None
 
     def lost(self):
-        """Return what was lost, by how; those of which that cannot be told under None."""
+        """Return lost tasks by reason; None is the key of those without an explanation."""
         found = defaultdict(list)
         for task_id in self.sent:
             if not self.is_done(task_id):
@@ -122,7 +123,7 @@ class Account:
         return found
 
     def lost_results(self):
-        """Return the tasks that came to their end undisturbed and have no result."""
+        """Return tasks that finished undisturbed but have no result."""
         return [
             task_id
             for task_id, state in self._states.items()
@@ -130,22 +131,22 @@ class Account:
         ]
 
     def may_hold(self, holder):
-        """Whether *holder* may hold something still: it could not give it up."""
+        """Whether *holder* may still hold something because it had no chance to release it."""
         kind, _, name = holder.partition(":")
         task_id = name.partition("+")[0]
         if kind == "@put":
-            return True  # it was killed before it had stored what it was about to
+            return True  # it was killed before it stored the value
         if kind == "result":
             return task_id not in self.forgot or self._begun[task_id] > 1
         if task_id not in self.sent or not self.is_done(task_id):
             return True  # its publisher was killed; or it was lost
-        publishers = self._wanted[task_id]["needs"]  # each may be what was to publish it
+        publishers = self._wanted[task_id]["needs"]  # each may be about to publish it
         return self._broker.is_waiting(task_id) or not self._victims.isdisjoint(
             [task_id, *publishers]
         )
 
     def shown(self, task_id):
-        """Return all that is known of a task, for people."""
+        """Return everything known about a task as text."""
         wanted = self._wanted.get(task_id, {})
         lines = [wanted, *self._history[task_id], self._broker.shown(task_id)]
         for other in wanted.get("needs", ()):
@@ -161,7 +162,7 @@ class Account:
             "retried": self.retries,
             "executed again": sum(count > 1 for count in ended),
             "results read": self.read,
-            "failed as meant": sum("MeantError" in each for each in became),
+            "failed as intended": sum("IntendedError" in each for each in became),
             "revoked or expired": sum(bool(each & set(NOT_RUN.values())) for each in became),
             **{f"lost as by plain Celery {why}": len(ids) for why, ids in self.lost().items()},
         }

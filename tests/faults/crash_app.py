@@ -21,8 +21,8 @@ CONFIG = json.loads(os.environ["OFFLOAD_TEST_APP"])
 JOURNAL = Journal(Path(CONFIG["folder"], "tasks"))
 
 
-class MeantError(Exception):
-    """A task's own fault."""
+class IntendedError(Exception):
+    """The error that a failing task raises."""
 
 
 app = Celery("crash_app", broker=CONFIG["broker"], backend=CONFIG["broker"])
@@ -57,7 +57,7 @@ def begin(task):
 
 
 def end(task, *checks):
-    """Note whether each value was the one whose sum is wanted."""
+    """Note whether each value has the expected checksum."""
     right = all(is_right(value, wanted) for value, wanted in checks)
     JOURNAL.note("end", id=task.request.id, pid=os.getpid(), right=right)
 
@@ -70,7 +70,7 @@ def take(self, value, wanted):
 
 @both(max_retries=5)
 def again(self, value, wanted, times):
-    """Runs *times* times before it ends."""
+    """Run *times* times in total through retries."""
     begin(self)
     if self.request.retries + 1 < times:
         JOURNAL.note("again", id=self.request.id, right=is_right(value, wanted))
@@ -87,7 +87,7 @@ def produce(self, seed, size, value, wanted):
 
 @both()
 def meet(self, made, made_wanted, value, wanted):
-    """Takes the result of the task before it as well."""
+    """Take the result of the previous task as well."""
     begin(self)
     end(self, (made, made_wanted), (value, wanted))
 
@@ -102,7 +102,7 @@ def gather(self, parts, parts_wanted, value, wanted):
 def fail(self, value, wanted):
     begin(self)
     end(self, (value, wanted))
-    raise MeantError
+    raise IntendedError
 
 
 @signals.task_received.connect

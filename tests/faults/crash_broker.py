@@ -1,8 +1,8 @@
-"""What a Redis broker says itself of every message: put in the queue, taken, acknowledged.
+"""What a Redis broker reports about every message: queued, taken, acknowledged.
 
-Celery's transport takes a message out of the queue and notes it as taken in two steps; a
-worker that is killed between them loses it, whatever stands in it. Only the broker's own
-account tells such a loss from one that is somebody else's fault.
+Celery's transport takes a message out of the queue and notes it as taken in two steps; a worker
+that is killed in between loses the message. Only the broker's own record distinguishes such a loss
+from others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kombu import Connection
 from tests.support.servers import redis_client
 
 VISIBLE = {"visibility_timeout": 4, "unacked_mutex_expire": 2}
-"""The transport's options: a message is given again after so many seconds."""
+"""The transport's options: a message is redelivered after this many seconds."""
 QUIET = 2.0  # seconds
 QUEUE, TAKEN = "celery", "unacked"
 
@@ -27,8 +27,10 @@ _TAG = re.compile(rb'\\+"delivery_tag\\+": \\+"([0-9a-f-]{36})')
 
 
 class Broker:
-    """The queue from outside. What was taken and not acknowledged goes back in time, which
-    workers see to only every 100 seconds.
+    """The queue, seen from outside.
+
+    It also restores messages that were taken and not acknowledged, which workers do only every 100
+    seconds.
     """
 
     def __init__(self, server):
@@ -41,23 +43,23 @@ class Broker:
         self._connection.close()
         self.client.close()
 
-    def give_again(self):
-        """Put back what was taken by somebody who is too long about it."""
+    def redeliver(self):
+        """Put back messages that were taken too long ago."""
         self._connection.default_channel.qos.restore_visible(num=None, interval=1)
 
     def is_empty(self):
         return not (self.client.llen(QUEUE) or self.client.hlen(TAKEN))
 
     def is_drained(self):
-        """Whether it has been empty for some time: a task that runs, acknowledged, may publish."""
-        self.give_again()
+        """Whether the queue stays empty for a while; an acknowledged task may still publish."""
+        self.redeliver()
         if not self.is_empty():
             self._busy = time.monotonic()
         return time.monotonic() > self._busy + QUIET
 
 
 class Watch:
-    """Reads the server's MONITOR in a thread, until it is closed."""
+    """Reads the server's MONITOR in a thread until it is closed."""
 
     def __init__(self, server):
         self._waits = {}  # whether it is in the queue, by delivery tag
@@ -76,11 +78,11 @@ class Watch:
         return task_id in self._tags
 
     def is_waiting(self, task_id):
-        """Whether a message of the task was put in the queue and never noted as taken."""
+        """Whether a message of the task was queued and never noted as taken."""
         return any(self._waits[tag] for tag in self._tags.get(task_id, ()))
 
     def shown(self, task_id):
-        """Return what is known of a task's messages, for people."""
+        """Return what is known about a task's messages as text."""
         waits = [self._waits[tag] for tag in self._tags.get(task_id, ())]
         return f"{len(waits)} messages, {sum(waits)} never noted as taken"
 

@@ -1,4 +1,4 @@
-"""What processes note that may be killed at any moment: one line, by one write at the end."""
+"""A journal for processes that may be killed at any moment: one line per write, appended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Journal:
-    """A file that many processes append to. What was written stays, whoever is killed."""
+    """A file that many processes append to, and that survives whichever is killed."""
 
     def __init__(self, path):
         self._path = path
@@ -26,7 +26,7 @@ class Journal:
 
 
 def lines(path):
-    """Yield what was noted, in order."""
+    """Yield the entries in order."""
     path = Path(path)
     for line in path.read_bytes().splitlines() if path.exists() else ():
         yield json.loads(line)

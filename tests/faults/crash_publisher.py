@@ -23,11 +23,11 @@ from crash_values import is_right, make, size_of
 
 from offload.errors import OffloadError
 
-BACKLOG = 30  # messages that wait at most, so that none waits for longer than the grace
-SHARED = 8  # values that many tasks share, at a time
-TURN, TURNS = 2.0, 6  # seconds for which some of them are in use, and when these come again
-WAIT = 14.0  # seconds, more than what is released lives on
-MOST = [CONFIG["most"]] if "most" in CONFIG else []  # bytes of most values
+BACKLOG = 30  # waiting messages at most, so that none waits for longer than the grace period
+SHARED = 8  # values that many tasks share at a time
+TURN, TURNS = 2.0, 6  # seconds for which each set of them is in use, and the number of sets
+WAIT = 14.0  # seconds; longer than released values live
+MOST = [CONFIG["most"]] if "most" in CONFIG else []  # usual maximum size in bytes
 
 KINDS = {
     "plain": 30, "many": 6, "again": 12, "chain": 10, "chord": 5, "link": 5, "later": 8,
@@ -55,15 +55,17 @@ class Publisher:
             self.late = self.random.random() < 0.5
             try:
                 getattr(self, kind)()
-                self.look_at_results()
+                self.read_oldest_result()
             except OffloadError as exc:
                 self.journal.note("error", kind=type(exc).__name__, said=str(exc)[:500])
 
     # -- parts
 
     def value(self, pool="long"):
-        """Return a value and its sum: every other time one that others use as well, which
-        may have ended since it was last in use, or is about to.
+        """Return a value and its checksum.
+
+        Every other value is shared with other tasks, and may have expired since its last use or be
+        about to.
         """
         if self.random.random() < 0.5:
             turn = int(time.time() / TURN) % TURNS
@@ -81,7 +83,7 @@ class Publisher:
         return app.tasks[f"{name}_late" if self.late else name]
 
     def want(self, kind, needs=()):
-        """Return the id of a task to be published."""
+        """Return the id of a task to publish."""
         task_id = uuid()
         self.journal.note("want", id=task_id, kind=kind, late=self.late, needs=list(needs))
         return task_id
@@ -91,7 +93,7 @@ class Publisher:
             self.journal.note("sent", id=task_id)
 
     def produced(self, task_id):
-        """Return a signature of a task with a large result, and its sum."""
+        """Return a signature of a task with a large result, and the result's checksum."""
         made = self.own_seed(), size_of(self.random, *MOST)
         sig = self.task("produce").s(*made, *self.value()).set(task_id=task_id)
         wanted = make(*made)[:32]
@@ -110,7 +112,7 @@ class Publisher:
         self.one("plain", "take", *self.value())
 
     def many(self):
-        """A group, of which some share a value."""
+        """Publish a group in which some tasks share a value."""
         shared = self.value()
         ids = [self.want("many") for _ in range(self.random.randint(2, 5))]
         take = self.task("take")
@@ -149,7 +151,7 @@ class Publisher:
         self.one("later", "take", *self.value(), countdown=self.random.uniform(0.5, 2))
 
     def waits(self):
-        """For longer than what is released lives on, while the broker gives it again."""
+        """Publish a task that waits longer than released values live, and is redelivered."""
         if time.time() < CONFIG["last"]:
             self.one("waits", "take", *self.value(), countdown=WAIT)
 
@@ -171,8 +173,8 @@ class Publisher:
 
     # -- results
 
-    def look_at_results(self):
-        """Read the oldest result, if it is there, and mostly forget it."""
+    def read_oldest_result(self):
+        """Read the oldest result, if it exists, and usually forget it."""
         if len(self.results) < 5:
             return
         task_id, wanted = self.results.pop(0)
@@ -186,7 +188,7 @@ class Publisher:
 
 
 def read_results():
-    """Note of every result that was not forgotten what it is."""
+    """Note whether each result that was not forgotten is correct."""
     journal = Journal(Path(CONFIG["folder"], "published-read"))
     noted = [line for path in Path(CONFIG["folder"]).glob("published-*") for line in lines(path)]
     forgot = {line["id"] for line in noted if line["what"] == "forgot"}

@@ -1,4 +1,4 @@
-"""The stores of the crash test: what is in them, and how their time is made to pass."""
+"""Stores of the crash test: their content, and how to let their time pass."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.support.s3_server import BUCKET, s3_client
 from tests.support.servers import redis_client
 
 LONG = 5000.0  # seconds: longer than anything is kept
-STAYS = ("pointer", "lease", "pointers", "leases", "{stats}")  # of all time
+STAYS = ("pointer", "lease", "pointers", "leases", "{stats}")  # for all time
 NAME = "crash"
 
 
 class InRedis:
-    """What the test knows of a Redis: keys, and lives that end by themselves."""
+    """Keys, lifetimes, and holds of a Redis server."""
 
     def __init__(self, server):
         self._client = redis_client(server)
@@ -26,18 +26,18 @@ class InRedis:
         self._client.close()
 
     def digests(self, kind="blob"):
-        """Return of what there is a key."""
+        """Return the digests of all keys of a kind."""
         begin = f"{NAME}:{kind}:{{"
         return {key.decode()[len(begin) : -1] for key in self._client.scan_iter(f"{begin}*")}
 
     def holders(self, digest):
-        """Return who holds a blob, also who was about to store it."""
+        """Return the holders of a blob, including those about to store it."""
         found = self._client.zrange(f"{NAME}:holds:{{{digest}}}", 0, -1, withscores=True)
         names = {name.decode() for name, until in found if until / 1000 > time.time()}
         return names - {"@life"}
 
     def let_time_pass(self):
-        """Have every life and every hold end that much earlier."""
+        """Shorten every lifetime and every hold by that time."""
         for key in self._client.scan_iter(f"{NAME}:*"):
             left = self._client.pttl(key)
             if left < 0 or self._stays(key):
@@ -48,7 +48,7 @@ class InRedis:
             self._client.pexpire(key, int(left - LONG * 1000))
 
     def left(self):
-        """Return what is there besides what stays."""
+        """Return all keys except permanent ones."""
         return [key.decode() for key in self._client.scan_iter("*") if not self._stays(key)]
 
     def _stays(self, key):
@@ -56,7 +56,7 @@ class InRedis:
 
 
 class InS3:
-    """What the test knows of a bucket."""
+    """Objects of a bucket."""
 
     def __init__(self, server, **options):
         self._client = s3_client(server)
@@ -73,7 +73,7 @@ class InS3:
         }
 
     def let_time_pass(self, store):
-        """Have *store* take all dates for that much later."""
+        """Make *store* take all dates for that much earlier."""
         now = store.client.now
         store.client.now = lambda answer: now(answer) + LONG
 
@@ -88,7 +88,7 @@ class InS3:
 
 
 class OnRedis:
-    """It keeps account of holds, and removes by itself what has ended."""
+    """A store that tracks holds and deletes expired blobs itself."""
 
     def __init__(self, redis, s3):
         self._redis = InRedis(redis)
@@ -100,11 +100,11 @@ class OnRedis:
         self._redis.close()
 
     def blobs(self):
-        """Return the digests of what is there."""
+        """Return the digests of all blobs."""
         return self._redis.digests()
 
     def held(self):
-        """Return who holds each blob."""
+        """Return the holders of each blob."""
         return {digest: self._redis.holders(digest) for digest in self.blobs()}
 
     def end(self):
@@ -117,7 +117,7 @@ class OnRedis:
 
 
 class OnS3:
-    """It goes by age, and what has ended is there until it is swept."""
+    """A store with expiry only, which keeps expired blobs until a sweep."""
 
     def __init__(self, redis, s3):
         self._s3 = InS3(s3(), ahead=0)
@@ -143,13 +143,13 @@ class OnS3:
 
 
 class OnTiers:
-    """Redis before S3: its holds govern what lies in either."""
+    """Redis above S3: its holds decide for blobs in both."""
 
     def __init__(self, redis, s3):
         self._redis, self._s3 = InRedis(redis), InS3(s3())
         urls = [self._redis.url, self._s3.url]
         self._store = open_store(urls, tier_sizes=[TIER])
-        # What is compressed is too small for a lower tier.
+        # compressed values would be too small for the lower tier
         options = {"store": urls, "tier_sizes": TIER, "compression": "none", "grace": 8}
         self.config = {"offload": options, "most": 300_000}
 
@@ -162,8 +162,8 @@ class OnTiers:
         return self._redis.digests() | self._s3.digests()
 
     def held(self):
-        """Return who holds each blob, but for those that only their age ends: they were stored
-        by who was killed before it could note so.
+        """Return the holders of each blob, except blobs that only expire: their publisher was
+        killed before it recorded them.
         """
         known = self._redis.digests() | (self._s3.digests() & self._redis.digests("place"))
         return {digest: self._redis.holders(digest) for digest in known}
@@ -177,4 +177,4 @@ class OnTiers:
         return self._redis.left() + self._s3.left()
 
 
-TIER = 64 << 10  # bytes, from which a blob may lie in a lower tier
+TIER = 64 << 10  # bytes; from this size, blobs are stored in the lower tier

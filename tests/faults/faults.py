@@ -1,4 +1,4 @@
-"""Parts of the tests here: servers, workers as processes of their own, raw looks at both."""
+"""Setup of these tests: servers, workers as processes, and direct access to both."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.servers import redis_client
 
 HERE = Path(__file__).parent
 HELD = "held"
-PATIENCE = 40.0  # seconds within which a worker has done what it was told
+PATIENCE = 40.0  # seconds for a worker to finish a task
 
 QUICK = {"max_retries": 1, "interval_start": 0.05, "interval_max": 0.1}
 BIG = "b" * 60_000
 
 
 class Setup:
-    """One app over a broker and a store apart from it, reached through a proxy."""
+    """An app with a broker and a separate store, which it reaches through a proxy."""
 
     def __init__(self, broker, store, proxy, folder, conf=None, **offload):
         broker_client, store_client = redis_client(broker), redis_client(store)
@@ -39,7 +39,7 @@ class Setup:
         self.app = self.publisher()
 
     def publisher(self, *, conf=None, backend=None, **offload):
-        """An app in this process, its settings changed as given."""
+        """Return an app in this process, with the given settings changed."""
         config = {**self.config, "conf": {**self.config["conf"], **(conf or {})}}
         if config["offload"] is not None:
             config["offload"] = {**config["offload"], **offload}
@@ -70,11 +70,11 @@ class Setup:
     def close(self):
         for worker in self._workers:
             worker.kill()
-        gc.collect()  # results that are dropped unsubscribe, while their server is there
+        gc.collect()  # results unsubscribe when they are collected, which needs their server
         for app in self._apps:
             app.raw.close()
             app.backend.result_consumer.stop()
-            app.backend.result_consumer._pubsub = None  # for results that are dropped later
+            app.backend.result_consumer._pubsub = None  # for results that are collected later
             app.backend.client.close()
             if app.stowaway is not None and app.stowaway._store is not None:
                 app.stowaway.store.close()
@@ -85,30 +85,30 @@ class Setup:
         self.stored.close()
         gc.collect()
 
-    # -- looks behind everything's back
+    # -- direct access to servers
 
     def blobs(self):
         return sorted(self.stored.keys("offload:blob:*"))
 
     def messages(self, queue="celery"):
-        """Messages in the queue, as (headers, body) of plain data."""
+        """Return the messages in the queue as (headers, body)."""
         found = [json.loads(raw) for raw in self.broker.lrange(queue, 0, -1)]
         return [(m["headers"], base64.b64decode(m["body"])) for m in found]
 
     def body(self):
-        """The body of the only message, which is JSON; it stays in the queue."""
+        """Return the body of the only message, which is JSON, and leave it in the queue."""
         ((_, body),) = self.messages()
         return json.loads(body)
 
     def entered(self, result):
-        """What the task's function was entered with, each time."""
+        """Return the arguments of each run of the task's function."""
         return [json.loads(raw) for raw in self.broker.lrange(f"entered:{result.id}", 0, -1)]
 
     def errbacks(self, result):
         return [raw.decode() for raw in self.broker.lrange(f"errback:{result.id}", 0, -1)]
 
     def wait(self, result):
-        """Return when the task is in a final state."""
+        """Wait until the task is in a final state, and return its result object."""
         wait_until(result.ready, f"{result.id} is ready", PATIENCE)
         return result
 
@@ -119,15 +119,15 @@ class Setup:
         return result.result
 
     def wire(self, value=BIG, app=None):
-        """The wire text of a real reference."""
+        """Return the wire text of a real reference."""
         return (app or self.app).stowaway.put(value).wire
 
     def hold(self):
-        """Publishers' messages wait in a queue that no worker reads, until `let_go`."""
+        """Publish messages to a queue that no worker reads, until `resume`."""
         self.app, self._direct = self.publisher(conf={"task_default_queue": HELD}), self.app
 
-    def let_go(self, change=lambda body: None):
-        """Give the messages that were held to the worker, each body changed by *change*."""
+    def resume(self, change=lambda body: None):
+        """Send the messages that were held to the worker, each body changed by *change*."""
         while (found := self.broker.rpop(HELD)) is not None:
             raw = json.loads(found)
             body = json.loads(base64.b64decode(raw["body"]))

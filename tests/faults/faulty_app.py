@@ -1,4 +1,4 @@
-"""The app of these tests, in the publisher and in workers; OFFLOAD_TEST_APP holds its settings."""
+"""App of these tests, for the publisher and for workers; OFFLOAD_TEST_APP holds its settings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ CONFIG = json.loads(os.environ.get("OFFLOAD_TEST_APP", "{}"))
 
 
 def make_app(broker, conf, offload=None, *, backend=None, block=False):
-    """Return the app. *offload* are keyword arguments of Offload; None is none of it; *block*
-    makes even its import fail, as where it is not installed.
+    """Return the app.
+
+    *offload* are keyword arguments of Offload; None means plain Celery; *block* makes even its
+    import fail, as if it weren't installed.
     """
     app = Celery("faulty", broker=broker, backend=backend or broker)
     app.conf.update(
@@ -57,7 +59,7 @@ def task(**options):
 
 
 def entered(self, *values):
-    """Note, outside of Celery and of offload, that a task's function runs, and on what."""
+    """Note, outside of Celery and offload, that a task's function runs with these arguments."""
     shown = [
         f"{type(v).__name__} {len(v) if hasattr(v, '__len__') else ''}".strip() for v in values
     ]
@@ -124,7 +126,7 @@ def note_error_with(self, task_id, value):
 
 
 class Careful(Task):
-    """A base that looks at its arguments before it starts, as logging bases do."""
+    """A base class that reads its arguments before the task starts, like logging base classes."""
 
     def before_start(self, task_id, args, kwargs):
         self.app.raw.rpush(f"before:{task_id}", type(args[0]).__name__)
@@ -138,7 +140,7 @@ def carefully(self, value):
 
 
 class Changing(Task):
-    """A base that goes on with the result it was given."""
+    """A base class that continues with the result it was given."""
 
     def on_success(self, retval, task_id, args, kwargs):
         retval.append("added")
@@ -164,7 +166,7 @@ def late_produce(self, count):
 
 @task(bind=True)
 def return_as(self, kind, wire):
-    """Return user data shaped like a reference, as different types."""
+    """Return user data shaped like a reference, in different types."""
     from collections import OrderedDict
 
     data = {"__type__": "offload", "__value__": wire}
@@ -181,7 +183,7 @@ def return_as(self, kind, wire):
 
 
 class Reducer:
-    """What kombu's JSON writes as whatever it says."""
+    """Serialized by kombu's JSON as whatever it returns."""
 
     def __init__(self, data):
         self.data = data

@@ -1,6 +1,6 @@
-"""Processes are killed at random while tasks flow: no value is lost, and none stays behind.
+"""Processes are killed at random while tasks run: no value is lost and none remains.
 
-CRASH_SECONDS in the environment says for how long, CRASH_SEED where the killer's dice begin.
+CRASH_SECONDS in the environment sets the duration, and CRASH_SEED the random seed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tests.support.processes import wait_until
 SECONDS = float(os.environ.get("CRASH_SECONDS", "15"))
 SEED = os.environ.get("CRASH_SEED") or str(random.randrange(10**6))
 PACE = 0.35  # seconds between kills, on average
-LOOK = 0.5  # seconds between looks at the store, and at what is to be given again
+LOOK = 0.5  # seconds between checks of the store and of messages to redeliver
 DRAINED = 60.0  # seconds
-GRACE = 40.0  # seconds, more than what is released lives on
+GRACE = 40.0  # seconds; longer than released values live
 PAUSE = threading.Event()  # never set
 
 pytestmark = [
@@ -34,7 +34,7 @@ pytestmark = [
 
 
 STORES = [OnRedis, OnTiers]
-if "CRASH_SECONDS" in os.environ:  # S3 alone is slower, and much the same
+if "CRASH_SECONDS" in os.environ:  # S3 alone is slower, and similar
     STORES.append(OnS3)
 
 
@@ -45,14 +45,14 @@ def under_test(request, store):
     made.close()
 
 
-def test_no_value_is_lost_and_none_stays(under_test, broker, tmp_path, capsys):
-    """Whoever is killed, every task gets its value or fails by its own fault, but for what
-    plain Celery loses; and when all is done the store ends empty.
+def test_no_value_is_lost_and_none_remains(under_test, broker, tmp_path, capsys):
+    """Whatever is killed, every task gets its value or fails with its own error, except for tasks
+    that plain Celery loses; in the end the store is empty.
     """
     dice = random.Random(SEED)
     config = {"broker": broker.url, "folder": str(tmp_path), **under_test.config}
     config["offload"]["cache"] = str(tmp_path / "cache")
-    config["last"] = time.time() + SECONDS - 6  # when no task is published any more that waits
+    config["last"] = time.time() + SECONDS - 6  # last publication of a long wait
     print(f"seed {SEED}")
     queue = Broker(broker)
     watch = Watch(broker)
@@ -87,13 +87,13 @@ def test_no_value_is_lost_and_none_stays(under_test, broker, tmp_path, capsys):
 
 
 def kill_at_random(chaos, under_test, queue, dice):
-    """Do so for the time set; return all blobs that were seen meanwhile."""
+    """Kill processes at random for the set time; return all blobs that were seen meanwhile."""
     ever = set()
     end = time.monotonic() + SECONDS
     look = 0.0
     while (now := time.monotonic()) < end:
         if now >= look:
-            queue.give_again()
+            queue.redeliver()
             ever |= under_test.blobs()
             look = now + LOOK
         PAUSE.wait(dice.uniform(0, 2 * PACE))
@@ -102,7 +102,7 @@ def kill_at_random(chaos, under_test, queue, dice):
 
 
 def check_tasks(account, chaos):
-    """Nothing was lost that plain Celery keeps, and nobody got what was not theirs."""
+    """Check that nothing was lost that plain Celery keeps, and that no task got another's value."""
     shown = [f"{fault}\n{account.shown(fault.get('id'))}" for fault in account.faults]
     assert not shown, "\n\n".join(shown[:5])
     for kind in ("worker", "publisher", "sweeper"):
@@ -113,15 +113,13 @@ def check_tasks(account, chaos):
 
 
 def check_holds(account, kept):
-    """What is held still is held by what a killed process was at, and by stored results: all
-    others gave up what they held.
-    """
+    """Check that only killed processes and stored results still hold blobs."""
     holders = {holder for held in kept.values() for holder in held}
     assert [holder for holder in holders if not account.may_hold(holder)] == []
 
 
 def line(store, account, chaos, ever, kept, left):
-    """Return the counts, for people."""
+    """Return a summary line."""
     counts = account.counts()
     counts |= {f"kills of {kind}": count for kind, count in sorted(chaos.kills.items())}
     counts |= {"blobs stored": len(ever), "held until they expire": len(kept), "left": len(left)}

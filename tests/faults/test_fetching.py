@@ -1,4 +1,4 @@
-"""Faults while a worker gets a task's arguments: typed, reported, and never a wrong value."""
+"""Faults while a worker fetches arguments: each raises a typed error, and never a wrong value."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ UNIQUE = iter(range(10**9))
 
 
 def big():
-    """A large value that nothing has stored yet."""
+    """Return a large value that isn't stored yet."""
     return f"{next(UNIQUE):09d}" + BIG
 
 
 @pytest.fixture
 def held(running):
-    """What the test sends waits in the broker until `let_go`."""
+    """Hold published messages in the broker until `resume`."""
     running.hold()
     return running
 
@@ -40,15 +40,15 @@ def only_blob(setup, before):
     return key
 
 
-# -- the content is gone or altered
+# -- missing or altered content
 
 
 @pytest.mark.parametrize("name", ("size", "eager_to_retry", "carefully"))
 @pytest.mark.parametrize("fault", ("gone", "altered", "replaced"))
-def test_content_that_is_gone_or_altered(running, held, name, fault):
-    """The task fails at once with an error naming task, argument, digest, store and age; it is
-    not retried, not even by autoretry_for=(Exception,); its function and its before_start do
-    not run; its error callback does.
+def test_missing_or_altered_content(running, held, name, fault):
+    """The task fails at once with an error that names task, argument, digest, store, and age. It
+    isn't retried, not even by autoretry_for=(Exception,); neither its function nor its before_start
+    runs; its error callback does.
     """
     before = running.blobs()
     result = running.task(name).apply_async((big(),), link_error=running.task("note_error").s())
@@ -61,7 +61,7 @@ def test_content_that_is_gone_or_altered(running, held, name, fault):
         running.stored.set(key, bytes(content), keepttl=True)
     else:
         running.stored.set(key, b"\0" + b"z" * 50_000_000, keepttl=True)
-    held.let_go()
+    held.resume()
     error = running.failure(result)
     assert type(error) is (BlobMissing if fault == "gone" else IntegrityError)
     message = str(error)
@@ -76,29 +76,29 @@ def test_content_that_is_gone_or_altered(running, held, name, fault):
 
 
 def test_other_arguments_are_named(running, held):
-    """Of several arguments the one concerned is named, wherever it stands."""
+    """The error names the affected argument, whatever its position."""
     before = running.blobs()
     bad = big()
     running.offload.put(bad)
     key = only_blob(running, before)
     result = running.task("take").delay(BIG, config=bad)
     running.stored.delete(key)
-    held.let_go()
+    held.resume()
     assert "task 'take', config:" in str(running.failure(result))
 
 
-def test_a_chord_with_such_a_part_fails(running, held):
-    """A chord fails with a chord error rather than hanging; body and parts call errbacks."""
+def test_a_chord_with_a_missing_argument_fails(running, held):
+    """The chord fails with a chord error instead of hanging; body and parts call errbacks."""
     before = running.blobs()
     take, total = running.task("take"), running.task("total")
     body = total.s().on_error(running.task("note_error").s())
     bad = big()
     result = chord([take.s(BIG), take.s(bad), take.s(BIG + "2")])(body)
-    # The second part's message holds the reference of what is deleted.
+    # The second part's message holds the reference whose blob is deleted.
     wire = running.offload.put(bad).digest
     running.stored.delete(f"offload:blob:{{{wire}}}")
     assert set(running.blobs()) - set(before)
-    held.let_go()
+    held.resume()
     error = running.failure(result)
     assert type(error).__name__ == "ChordError"
     assert "BlobMissing" in str(error)
@@ -106,8 +106,8 @@ def test_a_chord_with_such_a_part_fails(running, held):
     wait_until(lambda: running.errbacks(result), "the body's error callback ran", 20)
 
 
-def test_a_chord_whose_stored_part_is_gone_fails(running):
-    """A part whose result is gone when the body wants it fails the body, and says which."""
+def test_a_chord_with_a_missing_result_fails(running):
+    """If a part's result is missing when the body needs it, the body fails and names the part."""
     produce, total = running.task("produce"), running.task("total")
     part = produce.delay(70_001)
     running.wait(part)
@@ -124,10 +124,8 @@ def test_a_chord_whose_stored_part_is_gone_fails(running):
     assert "task 'total', parts[0]:" in str(error)
 
 
-def test_a_result_that_is_gone(running):
-    """Asking for a result whose content is gone is BlobMissing for who asks, and the state is
-    told all the same.
-    """
+def test_a_missing_result(running):
+    """Reading a result whose content is missing raises BlobMissing; its state stays readable."""
     before = running.blobs()
     result = running.task("produce").delay(60_000 + next(UNIQUE))
     running.wait(result)
@@ -137,12 +135,12 @@ def test_a_result_that_is_gone(running):
         result.get(timeout=10)
 
 
-# -- the store does not answer
+# -- unavailable store
 
 
-def test_an_absent_store_sends_the_task_again(running):
-    """A task that cannot get its arguments is sent again until the store is back, then runs
-    once, with its own count of retries untouched; and that is all that is seen of it.
+def test_a_task_is_resent_while_the_store_is_unavailable(running):
+    """A task whose arguments can't be fetched is resent until the store is back, then runs once
+    with its own retry count unchanged; nothing else is visible.
     """
     result = running.task("retry_once").apply_async((big(),), countdown=1)
     running.proxy.refuse()
@@ -150,14 +148,14 @@ def test_an_absent_store_sends_the_task_again(running):
     assert running.entered(result) == []
     running.proxy.restore()
     running.wait(result)
-    # Its own retry, of which it has one, is all that it used.
+    # It used only its one retry.
     assert result.get() == [1, len(BIG) + 9]
     assert [seen[-1] for seen in running.entered(result)] == [0, 1]
 
 
-def test_a_store_that_stays_away_fails_the_task(running):
-    """In the end the task fails with StoreUnavailable, naming task and argument, its error
-    callback runs, and it was never entered; autoretry has no part in it.
+def test_a_store_that_stays_unavailable_fails_the_task(running):
+    """In the end the task fails with StoreUnavailable, which names task and argument; its error
+    callback runs, its function doesn't, and autoretry doesn't apply.
     """
     result = running.task("eager_to_retry").apply_async(
         (big(),), link_error=running.task("note_error").s(), countdown=1
@@ -171,14 +169,14 @@ def test_a_store_that_stays_away_fails_the_task(running):
 
 
 def test_a_black_hole_is_noticed(running):
-    """A store that takes connections and never answers is an absent store."""
+    """A store that accepts connections and never answers counts as unavailable."""
     result = running.task("size").apply_async((big(),), countdown=1)
     running.proxy.blackhole()
     assert type(running.failure(result)) is StoreUnavailable
 
 
 def test_small_tasks_go_on(running):
-    """While the store is away, tasks without references run as ever."""
+    """While the store is unavailable, tasks without references still run."""
     running.proxy.refuse()
     result = running.task("size").delay("small")
     running.wait(result)
@@ -186,7 +184,7 @@ def test_small_tasks_go_on(running):
 
 
 def test_a_result_that_cannot_be_stored(running):
-    """A task whose large result cannot be stored fails with a typed error that says so."""
+    """A task whose large result can't be stored fails with a typed error that says so."""
     running.proxy.refuse()
     result = running.task("produce").delay(60_000 + next(UNIQUE))
     error = running.failure(result)
@@ -195,8 +193,8 @@ def test_a_result_that_cannot_be_stored(running):
 
 
 def test_a_store_that_was_restarted(running):
-    """Connections that died with the server's restart are made anew, in worker and publisher:
-    content stored after it is fetched.
+    """After a server restart, worker and publisher replace dead connections and exchange new
+    values.
     """
     first = running.task("size").delay(big())
     running.wait(first)
@@ -205,13 +203,13 @@ def test_a_store_that_was_restarted(running):
     assert running.wait(result).get() == ["str", len(BIG) + 9]
 
 
-# -- references that are not to be opened
+# -- invalid references
 
 
 def test_a_changed_reference(running, held):
-    """A reference with one character changed in the broker fails the task as InvalidRef; it is
-    counted and nothing is fetched; an error callback's own large argument is refused with it,
-    and never handed over as the data of a reference.
+    """A reference with one changed character fails the task with InvalidRef, is counted, and
+    fetches nothing; an error callback with such an argument is refused, too, and never receives the
+    reference as data.
     """
     result = running.task("size").apply_async(
         (big(),), link_error=running.task("note_error_with").s(BIG)
@@ -222,13 +220,13 @@ def test_a_changed_reference(running, held):
         for node in (body[0][0], body[2]["offload"]["errbacks"][0]["args"][0]):
             node["__offload__"] = node["__offload__"].replace("&n=6", "&n=7")
 
-    held.let_go(change)
+    held.resume(change)
     error = running.failure(result)
     assert type(error) is InvalidRef
     assert "task 'size', value: a reference has no valid signature" in str(error)
     assert running.entered(result) == []
     probe = running.task("size").delay("small")
-    running.wait(probe)  # the worker has been through with the callback
+    running.wait(probe)  # the worker is done with the callback
     assert running.errbacks(result) == []
     after = running.stored.info("commandstats").get("cmdstat_getrange", {"calls": 0})["calls"]
     assert after == before
@@ -236,8 +234,8 @@ def test_a_changed_reference(running, held):
 
 @pytest.mark.parametrize("what", ("message", "reference"))
 def test_a_newer_version(running, held, what):
-    """A message or a reference by a newer version fails with UnsupportedVersion that says what
-    to upgrade; its error callbacks get no reference for data either.
+    """A message or reference of a newer version fails with UnsupportedVersion, which says what to
+    upgrade; error callbacks don't receive a reference as data either.
     """
     result = running.task("size").apply_async(
         (big(),), link_error=running.task("note_error_with").s(BIG)
@@ -251,7 +249,7 @@ def test_a_newer_version(running, held, what):
             node = body[0][0]
             node["__offload__"] = node["__offload__"].replace("offload:1?", "offload:2?")
 
-    held.let_go(change)
+    held.resume(change)
     error = running.failure(result)
     assert type(error) is UnsupportedVersion
     assert "upgrade offload" in str(error)
@@ -276,21 +274,23 @@ def test_a_newer_version(running, held, what):
     ),
     ids=range(9),
 )
-def test_a_broken_note(running, held, change):
-    """Whatever the note on references says, the task fails and is not entered; the worker lives."""
+def test_a_broken_header(running, held, change):
+    """Whatever the header about references contains, the task fails without running; the worker
+    survives.
+    """
     result = running.task("size").delay(big())
-    held.let_go(lambda body: change(body[2]["offload"]))
+    held.resume(lambda body: change(body[2]["offload"]))
     running.failure(result)
     assert running.entered(result) == []
 
 
 def test_a_serializer_that_is_not_accepted(running):
-    """A reference to pickled content fails with SerializerNotAccepted where pickle is not
-    accepted, and nothing is fetched.
+    """A reference to pickled content fails with SerializerNotAccepted if pickle isn't accepted, and
+    fetches nothing.
     """
     app = running.publisher(conf={"accept_content": ["json", "pickle"]})
     before = running.stored.info("commandstats").get("cmdstat_getrange", {"calls": 0})["calls"]
-    result = running.task("size", app).delay([UncalledFor(), BIG])
+    result = running.task("size", app).delay([OnlyPickle(), BIG])
     error = running.failure(result)
     assert type(error) is SerializerNotAccepted
     assert "task 'size', value:" in str(error)
@@ -299,14 +299,14 @@ def test_a_serializer_that_is_not_accepted(running):
     assert after == before
 
 
-class UncalledFor:
-    """Something that only pickle carries."""
+class OnlyPickle:
+    """A value that only pickle can serialize."""
 
 
 def test_a_result_of_a_serializer_that_is_not_accepted(running):
-    """For results result_accept_content counts: the same reference is refused there."""
+    """For results, result_accept_content decides about the same reference."""
     app = running.publisher(conf={"accept_content": ["json", "pickle"]})
-    ref = app.stowaway.put({UncalledFor})
+    ref = app.stowaway.put({OnlyPickle})
     result = running.task("take", app).delay("x")
     running.wait(result)
     app = running.publisher(
@@ -320,7 +320,7 @@ def test_a_result_of_a_serializer_that_is_not_accepted(running):
 
 
 def store_result(setup, result, wire):
-    """Write the reference *wire* as the stored result of *result*, behind everything's back."""
+    """Write the reference *wire* as the stored result of *result*, bypassing the app."""
     import json
 
     key = f"celery-task-meta-{result.id}"
@@ -331,8 +331,8 @@ def store_result(setup, result, wire):
 
 @pytest.mark.parametrize("change", (("&n=6", "&n=7"), ("offload:1?", "offload:2?")))
 def test_a_stored_result_that_was_changed(running, change):
-    """A stored result that has a reference's form but was changed, or is newer, is refused for
-    who asks for it, never handed out as data.
+    """A stored result shaped like a reference that was changed, or is newer, is refused when it is
+    read, and never returned as data.
     """
     app = running.publisher()
     result = running.task("produce", app).delay(60_000 + next(UNIQUE))
@@ -347,7 +347,7 @@ def test_a_stored_result_that_was_changed(running, change):
 
 
 def test_a_changed_result_is_passed_on_changed(running):
-    """What on_success changes in a result and passes on arrives as changed, not as stored."""
+    """A result that on_success changes and passes on arrives as changed, not as stored."""
     result = running.task("change_afterwards").delay(1000)
     running.wait(result)
     wait_until(lambda: running.broker.get(f"next:{result.id}"), "the next task was sent", 20)
@@ -357,18 +357,18 @@ def test_a_changed_result_is_passed_on_changed(running):
 
 
 def test_an_emptied_store(running):
-    """After the store was emptied, key and all, publisher and worker go on by themselves, in
-    about a second: a refused reference makes the worker look at the key again.
+    """After the store was emptied, including the key, publisher and worker recover within about a
+    second: a refused reference makes the worker read the key again.
     """
     with redis_client(running_store(running)) as client:
         client.flushall()
-    fresh = running.publisher()  # it makes a new key
+    fresh = running.publisher()  # creates a new key
     wait_until(
         lambda: running.wait(running.task("size", fresh).delay(big())).state == "SUCCESS",
         "the worker has the new key",
         10,
     )
-    # What the worker stores now is read by both.
+    # Both can read what the worker stores now.
     result = running.task("produce", fresh).delay(60_000 + next(UNIQUE))
     assert len(running.wait(result).get()) > 60_000
     assert len(running.app.AsyncResult(result.id).get()) > 60_000

@@ -57,7 +57,7 @@ def threads_of(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_half_open_requests_block_nobody(server):
+def test_half_open_requests_block_no_others(server):
     """With more half-open connections than descriptors, the server still answers, uses a
     bounded number of threads, and closes silent connections.
     """
@@ -84,7 +84,7 @@ def test_half_open_requests_block_nobody(server):
     assert answers(url)
 
 
-def test_a_slow_but_honest_client_is_answered(server):
+def test_a_slow_client_is_answered(server):
     """A request that arrives in pieces is answered."""
     _, url, address = server
     path = urlsplit(url).path

@@ -1,4 +1,4 @@
-"""Data that is shaped like a reference: it stays data, wherever a user puts it."""
+"""Data shaped like a reference stays data, wherever a user puts it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = "the secret of another app"
 
 @pytest.fixture(scope="module", params=("json", "pickle", "msgpack", "yaml"))
 def spoken(request, broker, store, tmp_path_factory):
-    """A setup and a worker, everything in one serializer."""
+    """Return a setup and a worker that use one serializer for everything."""
     name = request.param
     pytest.importorskip({"yaml": "yaml", "msgpack": "msgpack"}.get(name, "json"))
     conf = {
@@ -35,7 +35,7 @@ def fetched(setup):
 
 
 def imitations(setup):
-    """Wire dicts: a real and valid one copied, changed ones, foreign and nonsensical ones."""
+    """Return wire dicts: a copy of a valid one, changed ones, foreign ones, and nonsense."""
     real = setup.wire()
     foreign = setup.wire(app=setup.publisher(secret=SECRET))
     texts = {
@@ -53,8 +53,8 @@ def imitations(setup):
 
 
 def test_in_arguments(spoken):
-    """At the top, nested, in a keyword argument, beside a real reference: it arrives as it was
-    sent, and of the store nothing is fetched for it.
+    """In arguments, at any level and next to a real reference, it arrives as sent and fetches
+    nothing.
     """
     for name, data in imitations(spoken).items():
         nested = [data, {"in": data}]
@@ -71,7 +71,7 @@ def test_in_arguments(spoken):
 
 
 def test_as_results(spoken):
-    """As a whole result, of whatever class it is in the task, and nested in one."""
+    """As a whole result, of whatever class it is in the task, or nested in one, it stays data."""
     for name, data in imitations(spoken).items():
         text = data["__value__"]
         for kind in (
@@ -88,7 +88,7 @@ def test_as_results(spoken):
 
 
 def test_as_chord_parts_and_along_a_chain(spoken):
-    """As a part of a chord, and passed on by a chain, it arrives as data, too."""
+    """As a part of a chord, and passed on by a chain, it stays data, too."""
     if spoken.native == "yaml":
         pytest.skip("plain Celery cannot write signatures in YAML")
     take, return_as = spoken.task("take"), spoken.task("return_as")
@@ -99,8 +99,8 @@ def test_as_chord_parts_and_along_a_chain(spoken):
         assert spoken.wait(chained).get() == data, name
 
 
-def test_as_what_a_callback_carries(spoken):
-    """In the arguments of a signature that travels within a message."""
+def test_in_arguments_of_a_callback(spoken):
+    """In the arguments of a signature within a message it stays data."""
     if spoken.native == "yaml":
         pytest.skip("plain Celery cannot write signatures in YAML")
     for name, data in imitations(spoken).items():
@@ -109,7 +109,7 @@ def test_as_what_a_callback_carries(spoken):
 
 
 def test_in_a_state_of_a_tasks_own(spoken):
-    """A task that stores a result with its own hand, shaped like a reference."""
+    """A task may store a result of its own that is shaped like a reference."""
     data = imitations(spoken)["real"]
     result = spoken.task("return_as").delay("state", data["__value__"])
     assert spoken.wait(result).get() == data
@@ -133,7 +133,7 @@ def test_references_of_another_app(spoken):
 
 
 def test_references_that_were_changed(spoken):
-    """What was unpickled, or made by hand, is verified before it is sent."""
+    """A reference that was unpickled or built by hand is verified before it is sent."""
     from offload.ref import Ref
 
     wire = spoken.wire()
@@ -148,8 +148,8 @@ def test_references_that_were_changed(spoken):
     assert spoken.wait(result).get() == ["str", len(BIG)]
 
 
-def test_a_reference_whose_content_is_gone_is_not_sent(spoken):
-    """Passing on a reference that outlived its content fails where it is passed on."""
+def test_a_reference_to_missing_content_is_not_sent(spoken):
+    """Passing on a reference whose content is missing fails for the sender."""
     app = spoken.publisher(retention=5)
     ref = app.stowaway.put(BIG + "gone")
     spoken.stored.delete(f"offload:blob:{{{ref.digest}}}")

@@ -1,4 +1,4 @@
-"""Killed at any point: nothing is lost that plain Celery would keep, and leftovers expire."""
+"""Killing a process at any point loses nothing that plain Celery keeps, and leftovers expire."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LARGE = 3_000_000
 
 
 def test_a_publisher_killed_before_it_publishes(setup, tmp_path):
-    """kill -9 after the upload leaves blobs with an expiry, and no message; publishing the same
-    again uses them.
+    """kill -9 after the upload leaves blobs that expire, and no message; publishing again reuses
+    them.
     """
     code = (
         "import faulty_app, os, signal\n"
@@ -44,9 +44,7 @@ def test_a_publisher_killed_before_it_publishes(setup, tmp_path):
 
 @pytest.fixture
 def halting(setup):
-    """A setup whose proxy can be told to swallow what comes while a worker is in the midst of
-    something; the worker's timeouts are long.
-    """
+    """Return a setup with long timeouts whose proxy can stop a worker's traffic midway."""
     url = setup.proxy.url.replace("=0.5", "=30")
     setup.config["offload"]["store"] = url
     setup.config["offload"]["compression"] = "none"
@@ -59,8 +57,8 @@ def kill_child(worker):
 
 
 def test_a_worker_killed_while_it_fetches(halting):
-    """With acks_late and reject_on_worker_lost the task is given to another process, fetches
-    its argument and runs once.
+    """With acks_late and reject_on_worker_lost, another process gets the task, fetches its
+    argument, and runs it once.
     """
     worker = halting.worker("-P", "prefork", "-c", "1")
     warm = halting.task("late").delay("small")
@@ -77,8 +75,8 @@ def test_a_worker_killed_while_it_fetches(halting):
 
 
 def test_a_worker_killed_while_it_uploads(halting):
-    """Killed in the midst of storing its result, the task runs again and its result is whole;
-    what the first left behind expires.
+    """Killed while it stores its result, the task runs again and its result is complete; what the
+    first run left expires.
     """
     worker = halting.worker("-P", "prefork", "-c", "1")
     halting.proxy.halt_after(LARGE // 2)
@@ -94,8 +92,8 @@ def test_a_worker_killed_while_it_uploads(halting):
 
 
 def test_a_whole_worker_killed_while_it_fetches(halting):
-    """The same when the machine goes down: what was not acknowledged is delivered again by the
-    broker, its reference as good as before.
+    """If the whole worker dies, the broker redelivers unacknowledged messages, and their references
+    still work.
     """
     halting.config["conf"]["task_acks_late"] = True
     worker = halting.worker()
@@ -108,7 +106,7 @@ def test_a_whole_worker_killed_while_it_fetches(halting):
     wait_until(lambda: halting.proxy.swallowed > sent, "the worker asks for the value", 30)
     worker.kill()
     halting.proxy.restore()
-    # The broker's visibility timeout, at once: its message goes back to the queue.
+    # Apply the broker's visibility timeout now: the message returns to the queue.
     with halting.app.connection_for_read() as connection:
         connection.transport_options = {"visibility_timeout": 0}
         connection.default_channel.qos.restore_visible(interval=0)
@@ -119,8 +117,8 @@ def test_a_whole_worker_killed_while_it_fetches(halting):
 
 
 def test_a_store_that_evicts(setup):
-    """A store that evicts what is referred to fails the task with BlobMissing that says that it
-    may evict; it does not hang and gives no other value.
+    """If the store evicted a value, the task fails with BlobMissing, which mentions eviction; it
+    neither hangs nor gets another value.
     """
     with redis_server(args=("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")) as small:
         setup.config["offload"]["store"] = small.url

@@ -1,4 +1,4 @@
-"""Workers that differ from their publishers, or have never seen their store."""
+"""Workers with other settings than their publishers, or without access to the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(1
 
 
 def test_over_the_readers_largest_size(setup):
-    """A worker with a smaller offload_max_size refuses by what the reference says."""
+    """A worker with a smaller offload_max_size refuses a value by the size in its reference."""
     setup.worker(max_size=50_000)
     result = setup.task("size").delay(BIG)
     before = setup.stored.info("commandstats").get("cmdstat_getrange", {"calls": 0})["calls"]
@@ -26,8 +26,8 @@ def test_over_the_readers_largest_size(setup):
 
 
 def test_a_fresh_worker_without_its_store(setup):
-    """A worker that has never reached the store, and so has no signing key, sends the task
-    again too, and runs it when the store is there.
+    """A worker that never reached the store, and has no signing key, resends the task and runs it
+    when the store is available.
     """
     result = setup.task("size").delay(BIG)
     setup.proxy.refuse()

@@ -1,4 +1,4 @@
-"""Faults while a task is published: a typed error from ``.delay()``, and nothing half done."""
+"""Faults during publishing raise a typed error from ``.delay()`` and leave nothing half done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
 
 
 class Stubborn:
-    """Cannot be pickled, and its repr is long and breaks."""
+    """Can't be pickled, and has a long, multi-line repr."""
 
     def __reduce__(self):
         raise TypeError("no")
@@ -71,16 +71,16 @@ def either(request, setup, pickling):
 
 
 def nothing_happened(setup):
-    """Nothing was sent and nothing stored: the servers hold no key of ours but statistics."""
+    """Assert that nothing was sent or stored: the servers have no keys except statistics."""
     assert not setup.messages()
     assert not [key for key in setup.stored.keys("*") if not key.startswith(b"offload:{stats}")]
 
 
 @pytest.mark.parametrize("kind", UNCARRIABLE)
 @pytest.mark.parametrize("place", ("first", "second", "keyword", "nested"))
-def test_what_cannot_be_serialised(either, kind, place, request):
-    """`.delay()` raises SerializationError with argument and type, and nothing of the value,
-    even beside a large value that could be stored; nothing is sent and nothing stored.
+def test_a_value_that_cannot_be_serialized(either, kind, place, request):
+    """`.delay()` raises SerializationError with argument and type but without the value, also next
+    to a large value that could be stored; nothing is sent or stored.
     """
     bad = UNCARRIABLE[kind]()
     if kind == "socket":
@@ -107,9 +107,9 @@ def test_what_cannot_be_serialised(either, kind, place, request):
     nothing_happened(either)
 
 
-def test_in_what_a_message_carries_along(either):
-    """The same where the value stands in a signature that travels within the message: a link,
-    an error callback, a chain's later task, a chord's body.
+def test_in_signatures_within_a_message(either):
+    """The error is the same for a value in a signature within the message: a link, an error
+    callback, a chain's later task, a chord's body.
     """
     task, bad = either.task("size"), threading.Lock()
     good = task.si(BIG)
@@ -126,9 +126,9 @@ def test_in_what_a_message_carries_along(either):
         nothing_happened(either)
 
 
-def test_what_stays_inline_is_refused_as_well(setup):
-    """An argument that was told to stay in the message gets the same error as any other, and
-    its neighbour is not stored.
+def test_an_inline_argument_is_refused_as_well(setup):
+    """An inline argument that can't be serialized gets the same error, and its neighbor isn't
+    stored.
     """
     with pytest.raises(SerializationError, match="config"):
         setup.task("take").apply_async(
@@ -138,19 +138,21 @@ def test_what_stays_inline_is_refused_as_well(setup):
 
 
 def test_without_pickle_the_error_says_what_would_help(setup):
-    """Plain data, or pickle where that would carry it and is not accepted."""
+    """The error suggests plain data, or pickle if that could serialize the value but isn't
+    accepted.
+    """
     with pytest.raises(SerializationError, match="add 'pickle' to accept_content"):
         setup.task("size").delay(type("Own", (), {})())
     nothing_happened(setup)
 
 
-# -- the store does not answer
+# -- unavailable store
 
 
 @pytest.mark.parametrize("fault", ("refuse", "blackhole", "cut", "stopped"))
 def test_an_unreachable_store(setup, fault):
-    """After its retries `.delay()` raises StoreUnavailable, also a kombu OperationalError, that
-    names task, argument and store; nothing is sent, and it does not take for ever.
+    """After its retries, `.delay()` raises StoreUnavailable, also a kombu OperationalError, with
+    task, argument, and store, within bounded time; nothing is sent.
     """
     _ = setup.offload.content.signing.keys
     with redis_server() as server:
@@ -162,7 +164,7 @@ def test_an_unreachable_store(setup, fault):
         elif fault == "cut":
             app = setup.publisher(compression="none")
             _ = app.stowaway.content.signing.keys
-            setup.proxy.cut_after(10_000)  # in the midst of the upload
+            setup.proxy.cut_after(10_000)  # during the upload
         else:
             getattr(setup.proxy, fault)()
         before = app.stowaway.counters.snapshot()
@@ -180,8 +182,8 @@ def test_an_unreachable_store(setup, fault):
     assert retries in (QUICK["max_retries"], QUICK["max_retries"] + 1)  # one for a dead connection
 
 
-def test_a_store_that_was_never_there(setup):
-    """The same for a process that has never reached the store, and so has no signing key."""
+def test_a_store_that_was_never_reached(setup):
+    """The error is the same in a process that never reached the store and has no signing key."""
     setup.proxy.refuse()
     with pytest.raises(StoreUnavailable) as error:
         setup.task("size").delay(BIG)
@@ -190,7 +192,7 @@ def test_a_store_that_was_never_there(setup):
 
 
 def test_publishing_goes_on_when_the_store_is_back(setup):
-    """A store that comes back within the retries costs a delay and nothing else."""
+    """If the store comes back during the retries, publishing succeeds with a delay."""
     app = setup.publisher(retry={"max_retries": 50, "interval_start": 0.05, "interval_max": 0.1})
     _ = app.stowaway.content.signing.keys
     setup.proxy.refuse()
@@ -207,7 +209,7 @@ def test_publishing_goes_on_when_the_store_is_back(setup):
 
 
 def test_small_arguments_need_no_store(setup):
-    """While the store is away, tasks with small arguments are published as ever."""
+    """While the store is unavailable, tasks with small arguments are published."""
     setup.proxy.refuse()
     setup.task("size").delay("small")
     assert setup.body()[0] == ["small"]
@@ -215,7 +217,7 @@ def test_small_arguments_need_no_store(setup):
 
 @pytest.fixture
 def forgiving(setup):
-    """A publisher that sends values in the message while the store is away."""
+    """Return a publisher that sends values in the message while the store is unavailable."""
     return setup.publisher(
         on_outage="inline", inline_limit=100_000, secret="a secret for the tests of faults"
     )
@@ -223,8 +225,8 @@ def forgiving(setup):
 
 @pytest.mark.parametrize("fault", ("refuse", "blackhole"))
 def test_in_an_outage_values_may_go_inline(setup, forgiving, fault):
-    """With on_outage="inline" a value within inline_limit goes in the message, whole, and is
-    counted; without a store nothing is a reference.
+    """With on_outage="inline", a value up to inline_limit is sent in the message, complete and
+    without a reference, and counted.
     """
     getattr(setup.proxy, fault)()
     setup.task("size", forgiving).delay(BIG)
@@ -232,8 +234,8 @@ def test_in_an_outage_values_may_go_inline(setup, forgiving, fault):
     assert forgiving.stowaway.counters.snapshot()["outage_inline"] == 1
 
 
-def test_inline_of_what_json_cannot_carry(setup, forgiving):
-    """A value that the message's serializer cannot write goes within a signed reference."""
+def test_inline_values_that_json_cannot_serialize(setup, forgiving):
+    """A value that the message's serializer can't write is sent within a signed reference."""
     setup.proxy.refuse()
     value = {("tuple", n) for n in range(1000)}
     setup.task("size", forgiving).delay(value)
@@ -245,7 +247,7 @@ def test_inline_of_what_json_cannot_carry(setup, forgiving):
 
 @pytest.mark.parametrize("items", (10_000, 300_000))
 def test_arrays_go_inline_up_to_the_limit(setup, items):
-    """JSON cannot carry an array; within the limit it goes in a signed reference, of any size."""
+    """JSON can't serialize an array; up to the limit it is sent in a signed reference."""
     publisher = setup.publisher(
         on_outage="inline", inline_limit=10_000_000, secret="a secret for the tests of faults"
     )
@@ -256,7 +258,7 @@ def test_arrays_go_inline_up_to_the_limit(setup, items):
 
 
 def test_without_a_key_an_array_cannot_go_inline(setup):
-    """A process that knows no key to sign with says which setting gives it one."""
+    """A process without a signing key names the setting that provides one."""
     publisher = setup.publisher(on_outage="inline")
     setup.proxy.refuse()
     with pytest.raises(StoreUnavailable, match="set offload_secret"):
@@ -264,7 +266,7 @@ def test_without_a_key_an_array_cannot_go_inline(setup):
 
 
 def test_over_the_inline_limit_an_outage_is_an_error(setup, forgiving):
-    """A value over inline_limit raises, and so does every message that carries one."""
+    """A value over inline_limit raises, in every message that contains one."""
     setup.proxy.refuse()
     with pytest.raises(StoreUnavailable, match="value"):
         setup.task("size", forgiving).delay("x" * 100_001)
@@ -273,9 +275,9 @@ def test_over_the_inline_limit_an_outage_is_an_error(setup, forgiving):
     assert not setup.messages()
 
 
-def test_an_outage_in_the_midst_leaves_no_message(setup):
-    """Cut off at any point of the upload of several values, nothing is sent; the same call
-    later sends everything.
+def test_an_outage_during_the_upload_leaves_no_message(setup):
+    """If the store fails at any point while several values are uploaded, nothing is sent; the same
+    call later sends everything.
     """
     values = [chr(97 + i) * 30_000 for i in range(3)]
     app = setup.publisher(compression="none", retry={"max_retries": 0})
@@ -294,10 +296,10 @@ def test_an_outage_in_the_midst_leaves_no_message(setup):
 
 
 def test_leftovers_expire(setup):
-    """Whatever was uploaded for a message that never came has an expiry."""
+    """Values uploaded for a message that was never sent expire."""
     app = setup.publisher(compression="none", retry={"max_retries": 0}, retention=60)
     _ = app.stowaway.content.signing.keys
-    app.stowaway.store.close()  # no connection of the pool is used up by the fault
+    app.stowaway.store.close()  # the fault uses up no connection of the pool
     setup.proxy.cut_after(45_000)
     with pytest.raises(StoreUnavailable):
         setup.task("take_anything", app).delay("x" * 30_000, "y" * 30_000)
@@ -318,7 +320,7 @@ def test_over_the_largest_size(setup):
 
 
 def test_a_full_store_says_what_to_do(setup):
-    """A store at its maxmemory is StoreUnavailable that says what to raise or lower."""
+    """A store at its maxmemory raises StoreUnavailable, which says what to raise or lower."""
     with redis_server(args=("--maxmemory", "2mb", "--maxmemory-policy", "noeviction")) as full:
         app = setup.publisher(store=full.url, compression="none")
         with pytest.raises(StoreUnavailable, match=r"memory is full: raise maxmemory, or lower"):
@@ -327,7 +329,7 @@ def test_a_full_store_says_what_to_do(setup):
 
 
 def test_a_read_only_store_says_so(setup):
-    """A replica that takes no writes is StoreUnavailable saying that it is one."""
+    """A replica that refuses writes raises StoreUnavailable, which says that it is one."""
     with redis_server() as replica:
         app = setup.publisher(store=replica.url)
         _ = app.stowaway.content.signing.keys
@@ -340,7 +342,7 @@ def test_a_read_only_store_says_so(setup):
     assert not setup.messages()
 
 
-# -- nothing secret is shown
+# -- secrecy
 
 PASSWORD = "hunter2-very-secret"
 
@@ -352,7 +354,7 @@ def guarded():
 
 
 def test_passwords_are_not_shown(setup, guarded, caplog):
-    """Neither errors nor references nor messages nor logs nor reprs show a store's password."""
+    """No error, reference, message, log, or repr shows a store's password."""
     url = f"redis://user:{PASSWORD}@{guarded.host}:{guarded.port}/0"
     shown = []
     wrong = setup.publisher(store=url)  # there is no such user

@@ -1,4 +1,4 @@
-"""A worker whose store is in S3, behind a proxy that has it throttle, cut off and fall silent."""
+"""A worker with a store in S3, behind a proxy that throttles, cuts connections, and goes silent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def s3_proxy(s3):
 
 @pytest.fixture(scope="module")
 def throttled(broker, s3, s3_proxy, tmp_path_factory):
-    """A worker that reaches S3 through the proxy, and a publisher that goes around it."""
+    """Return a worker that reaches S3 through the proxy, and a publisher that bypasses it."""
     folder = tmp_path_factory.mktemp("s3")
     prefix = uuid.uuid4().hex
     through = s3.url(prefix, port=s3_proxy.port, max_attempts=1, read_timeout=0.3)
@@ -42,25 +42,25 @@ def throttled(broker, s3, s3_proxy, tmp_path_factory):
     setup.shared = setup.worker(store=through, verify="always")
     setup.wait(setup.task("size").delay(big()))  # it has the key, and connections
     yield setup
-    s3_proxy.mend()
+    s3_proxy.restore()
     setup.close()
 
 
 @pytest.fixture(autouse=True)
 def in_order(request):
-    """No test leaves faults for the next."""
+    """Assert that no test leaves faults for the next."""
     yield
     if "throttled" in request.fixturenames:
-        request.getfixturevalue("s3_proxy").mend()
+        request.getfixturevalue("s3_proxy").restore()
 
 
 def big():
-    """Content that nothing has stored yet."""
+    """Return content that isn't stored yet."""
     return f"{next(UNIQUE):09d}{os.urandom(SIZE // 2).hex()}"
 
 
 def again(setup, said):
-    """How often the worker's log says, of its last task, that it asks the store again."""
+    """Return how often, according to the worker's log, its last task retried the store."""
     return setup.shared.log()[said:].count("store unavailable; retrying in")
 
 
@@ -74,8 +74,8 @@ def again(setup, said):
     ids=("throttled then cut", "stalled", "cut then silent"),
 )
 def test_a_store_that_recovers(throttled, s3_proxy, faults):
-    """A task whose argument S3 refuses for now, cuts off or sends too slowly gets it in the end:
-    whole, once, and nobody sees anything of it.
+    """A task whose argument S3 throttles, cuts, or delays gets it in the end, complete and once;
+    nothing else is visible.
     """
     value = big()
     said = len(throttled.shared.log())
@@ -86,11 +86,11 @@ def test_a_store_that_recovers(throttled, s3_proxy, faults):
     assert s3_proxy.left() == 0
     assert 1 <= again(throttled, said) <= len(faults)
     assert len(throttled.entered(result)) == 1
-    assert " retry: " not in throttled.shared.log()[said:]  # it was not even sent again
+    assert " retry: " not in throttled.shared.log()[said:]  # it wasn't even resent
 
 
 def test_a_result_that_is_throttled(throttled, s3_proxy):
-    """A large result that S3 does not take at once is stored when it does."""
+    """A large result that S3 throttles is stored in the end."""
     said = len(throttled.shared.log())
     s3_proxy.fail(SLOW_DOWN, "PUT", times=3, within="/blobs/")
     result = throttled.task("produce").delay(SIZE + next(UNIQUE))
@@ -101,7 +101,7 @@ def test_a_result_that_is_throttled(throttled, s3_proxy):
 
 
 def reads(proxy):
-    """Return how often a blob was asked for; statistics are written whenever it is their time."""
+    """Return how often a blob was read; statistics are written at any time."""
     return sum(each.method == "GET" and "/blobs/" in each.path for each in proxy.seen)
 
 
@@ -114,22 +114,22 @@ AWAY = pytest.mark.parametrize(
 
 @AWAY
 def test_a_store_that_is_away_for_longer(throttled, s3_proxy, fault, said):
-    """When S3 stays away the task is sent again, and runs once when S3 is back."""
+    """While S3 is unavailable, the task is resent, and runs once when S3 is back."""
     value = big()
     s3_proxy.fail(fault, "GET", times=10_000, within="/blobs/")
     result = throttled.task("retry_once").delay(value)
     wait_until(lambda: result.state == "RETRY", "the task is being sent again", 30)
     assert throttled.entered(result) == []
-    s3_proxy.mend()
-    # Its own retry, of which it has one, is all that it used.
+    s3_proxy.restore()
+    # It used only its one retry.
     assert throttled.wait(result).get() == [1, len(value)]
     assert [seen[-1] for seen in throttled.entered(result)] == [0, 1]
 
 
 @AWAY
 def test_a_store_that_does_not_come_back(throttled, s3_proxy, fault, said):
-    """In the end the task fails with StoreUnavailable that names task, argument, store and what
-    is wrong; its error callback runs, and its function never.
+    """In the end the task fails with StoreUnavailable, which names task, argument, store, and
+    reason; its error callback runs, its function doesn't.
     """
     s3_proxy.fail(fault, "GET", times=10_000, within="/blobs/")
     asked = reads(s3_proxy)
@@ -141,12 +141,12 @@ def test_a_store_that_does_not_come_back(throttled, s3_proxy, fault, said):
         assert part in str(error)
     assert throttled.entered(result) == []
     wait_until(lambda: throttled.errbacks(result), "the error callback ran", 20)
-    # Delivered once and sent again as often as the policy says; each time it asked so often.
+    # Delivered once and resent as often as the policy allows, with as many attempts each time.
     assert reads(s3_proxy) - asked == (1 + RETRIES) ** 2
 
 
 def test_credentials_that_are_refused(throttled, s3_proxy):
-    """What trying again cannot mend fails the task at once, and says what to do."""
+    """An error that a retry can't fix fails the task at once and says what to do."""
     s3_proxy.fail(says(403, "AccessDenied"), "GET", times=10_000, within="/blobs/")
     asked = reads(s3_proxy)
     result = throttled.task("size").delay(big())
@@ -169,11 +169,11 @@ def test_publishing_without_the_store(throttled, s3_proxy, fault):
     assert throttled.messages("nowhere") == []
 
 
-# -- the node cache between
+# -- with the node cache
 
 
 def test_a_cached_file_that_is_altered(throttled, s3_proxy):
-    """A changed byte on the disk is noticed (where all is verified), and the value fetched anew."""
+    """With full verification, a changed byte on disk is noticed and the value fetched again."""
     value = big()
     throttled.wait(throttled.task("size").delay(value))
     asked, said = reads(s3_proxy), len(throttled.shared.log())
@@ -189,7 +189,9 @@ def test_a_cached_file_that_is_altered(throttled, s3_proxy):
 
 
 def test_a_cache_folder_that_others_may_use(throttled, s3_proxy):
-    """It is not used and the log says why; tasks get their values from the store."""
+    """A cache folder with unsafe permissions isn't used, and the log says why; tasks read from the
+    store.
+    """
     said = len(throttled.shared.log())
     throttled.cache.chmod(0o755)
     try:

@@ -1,4 +1,4 @@
-"""What is wrong in the configuration is said when the app starts, by name."""
+"""Configuration errors are raised at start-up and name the setting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offload import Offload
 from offload.errors import ConfigurationError
 from tests.support.processes import wait_until
 
-WRONG = [  # keyword arguments of Offload, and what the error must say
+WRONG = [  # keyword arguments of Offload, and what the error must contain
     ({"treshold": 1}, "Offload(treshold=…)", "did you mean 'threshold'"),
     ({"anything": 1}, "Offload(anything=…)", "max_size"),
     ({"threshold": -1}, "offload_threshold", "-1"),
@@ -41,8 +41,8 @@ IDS = [next(iter(given.items())).__repr__()[:40] for given, *_ in WRONG]
 
 @pytest.mark.parametrize(("given", "key", "says"), WRONG, ids=IDS)
 def test_wrong_settings_by_keyword(given, key, says):
-    """A wrong or unknown setting is refused when Offload is made, by its name, with what there
-    is; a secret is not shown.
+    """Offload refuses a wrong or unknown setting by name and lists the valid ones; it shows no
+    secret.
     """
     with pytest.raises(ConfigurationError) as error:
         Offload(Celery("wrong"), **given)
@@ -53,7 +53,7 @@ def test_wrong_settings_by_keyword(given, key, says):
 
 @pytest.mark.parametrize(("given", "key", "says"), WRONG[1:], ids=IDS[1:])
 def test_wrong_settings_in_the_configuration(given, key, says):
-    """The same in app.conf: at the first publishing, before anything is sent."""
+    """A wrong setting in app.conf is refused at the first publishing, before anything is sent."""
     app = Celery("wrong", broker="memory://")
     Offload(app)
     app.conf.update({f"offload_{name}": value for name, value in given.items()})
@@ -63,7 +63,7 @@ def test_wrong_settings_in_the_configuration(given, key, says):
     assert f"offload_{name}" in str(error.value)
 
 
-def test_a_configuration_that_is_there_already_is_checked_at_once():
+def test_an_existing_configuration_is_checked_at_once():
     app = Celery("wrong", broker="memory://")
     app.conf.offload_threshold = -1
     _ = app.conf.broker_url
@@ -86,8 +86,8 @@ def test_a_configuration_that_is_there_already_is_checked_at_once():
 )
 @pytest.mark.parametrize("where", ("task", "call"))
 def test_wrong_options_of_a_task_or_call(options, says, where):
-    """An unknown or wrong option of a task or call, or an inline name that the task has no
-    parameter for, is an error from `.delay()` that names it and lists what there is.
+    """`.delay()` refuses an unknown or wrong option of a task or call, or an inline name that isn't
+    a parameter; the error names it and lists the valid ones.
     """
     app = Celery("wrong", broker="memory://")
     Offload(app, store="memory://start")
@@ -114,8 +114,8 @@ def test_wrong_options_of_a_task_or_call(options, says, where):
         ("redis://host/0?timeout=1", "unknown option 'timeout'; known:"),
     ),
 )
-def test_a_store_that_cannot_be(store, says):
-    """A store's URL that is no good is an error of the first large value, naming what exists."""
+def test_an_invalid_store_url(store, says):
+    """An invalid store URL raises an error at the first large value and lists the valid schemes."""
     app = Celery("wrong", broker="memory://")
     Offload(app, store=store)
     with pytest.raises(ConfigurationError) as error:
@@ -124,7 +124,7 @@ def test_a_store_that_cannot_be(store, says):
 
 
 def test_no_store_at_all():
-    """Where neither result backend nor broker is Redis, the error says what to set."""
+    """If neither result backend nor broker is Redis, the error says what to set."""
     app = Celery("wrong", broker="memory://", backend="cache+memory://")
     Offload(app)
     with pytest.raises(ConfigurationError, match="Set offload_store"):
@@ -164,8 +164,8 @@ WORKERS = {
 @pytest.mark.parametrize("pool", ("solo", "prefork"))
 @pytest.mark.parametrize("what", WORKERS)
 def test_a_worker_refuses_to_start(setup, what, pool):
-    """With a wrong setting, task option or store URL a worker ends at once, not well, and its
-    log says why.
+    """With a wrong setting, task option, or store URL, a worker exits at once with an error code,
+    and its log says why.
     """
     given, conf, says = WORKERS[what]
     worker = setup.worker("-P", pool, "-c", "1", conf=conf, wait=False, **given)
@@ -176,7 +176,7 @@ def test_a_worker_refuses_to_start(setup, what, pool):
 
 
 def test_other_errors_of_celery_stay_what_they_are():
-    """Without a broker, publishing fails as it does in plain Celery."""
+    """Without a broker, publishing fails as in plain Celery."""
     app = Celery("wrong", broker="redis://127.0.0.1:1/0", backend="disabled")
     app.conf.task_publish_retry = False
     app.conf.broker_transport_options = {"retry_on_timeout": False}

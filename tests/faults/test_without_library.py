@@ -1,4 +1,4 @@
-"""A worker that lacks the library: a clear failure, and never a task run on a reference."""
+"""A worker without the library fails clearly, and never runs a task on a reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(1
 
 @pytest.fixture(scope="module")
 def setups(broker, store, tmp_path_factory):
-    """One worker that accepts everything and cannot import offload."""
+    """Return a setup with one worker that accepts everything and can't import offload."""
     conf = {"accept_content": ["json", "pickle", "msgpack", "yaml"]}
     with a_setup(broker, store, tmp_path_factory.mktemp("without"), conf) as made:
         made.shared = made.worker(block=True)
@@ -20,8 +20,8 @@ def setups(broker, store, tmp_path_factory):
 NATIVES = ("json", "pickle", "msgpack", "yaml")
 
 
-def test_what_travels_along_is_not_run_on_a_reference(setups):
-    """A chain's later task, whose argument is a reference, is not entered either."""
+def test_a_later_task_is_not_run_on_a_reference(setups):
+    """A chain's later task whose argument is a reference doesn't run either."""
     setup = setups
     chained = (setup.task("take").si("x") | setup.task("size").si(BIG)).delay()
     probe = setup.task("size").delay("small")
@@ -30,7 +30,7 @@ def test_what_travels_along_is_not_run_on_a_reference(setups):
 
 
 def test_small_tasks_run_there(setups):
-    """Messages without references are plain Celery's, for any worker."""
+    """Any worker runs messages without references, which are plain Celery's."""
     for native in NATIVES:
         app = setups.publisher(conf={"task_serializer": native})
         result = setups.task("take", app).delay("small", config={"a": [1, 2]})

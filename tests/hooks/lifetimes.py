@@ -1,9 +1,10 @@
-"""Random histories of messages, results, puts and pins, and what must be stored at each moment.
+"""Generate random histories of messages, results, puts, and pins, and check what must be stored.
 
-The model knows who needs what and for how long, nothing of how that is kept: a message needs
-all that it carries until it is done, and a grace more. After each step it is compared with
-the store: what somebody may still need is there, and what is there somebody needs, or did
-until a grace ago. Two processes take turns, each of which knows only what it did itself.
+The model knows who needs which value until when, but not how holds work: a message needs everything
+that it carries until its task is done, and for a grace period after that. After each step the model
+is compared with the store: what somebody may still need must be there, and whatever is there must
+be needed now or have been needed within the last grace period. Two processes take turns, each of
+which knows only its own actions.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ REPLACED_BY: dict[str, Callable[[Any], Any]] = {
     "a chain": lambda again: again.clone() | again,
 }
 SOUND = celery.VERSION[:2] >= (5, 7)
-"""Whether Celery gets by with parts of nested chords that fail or are revoked; 5.3 does not."""
+"""Whether Celery handles failed or revoked parts of nested chords; 5.3 does not."""
 if SOUND:
     REPLACED_BY["a group"] = lambda again: group(again.clone(), again)
 GOES_ON_BY = ["retry", "outage", "by hand", *REPLACED_BY]
@@ -71,7 +72,9 @@ hours = st.sampled_from([0.2, 0.9, 1.1, 5.0, 19.0, 21.0, 40.0])
 def lifetimes_machine(
     make: Callable[[], Setup], counts: Counter[str]
 ) -> type[RuleBasedStateMachine]:
-    """Return a state machine over what *make* gives, which adds to *counts* what it did."""
+    """Return a state machine for the setup of *make*, which adds the number of its actions to
+    *counts*.
+    """
 
     class Lifetimes(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -96,7 +99,7 @@ def lifetimes_machine(
             self.wire.hook.part(Releaser).submit = self._release_now  # type: ignore[method-assign]
             self.wire.hook.part(
                 Renewer
-            )._running.get()._thread = threading.current_thread()  # none else
+            )._running.get()._thread = threading.current_thread()  # no others
             self.model = Model()
             self.processes = itertools.cycle([self._process(), self._process()])
             self.messages: list[Sent] = []
@@ -111,8 +114,8 @@ def lifetimes_machine(
             self.work = _task(self)
             app = self.wire.app
             self.current_app = _state._tls.current_app
-            app.set_current()  # by which Celery finds the app of what is nested in a canvas
-            trace.build_tracer(self.work.name, app.tasks[self.work.name], app=app)  # as a worker
+            app.set_current()  # Celery finds the app of signatures nested in a canvas by it
+            trace.build_tracer(self.work.name, app.tasks[self.work.name], app=app)  # as in a worker
             encode = self.wire.hook.content.serializers.encode
             self.digests = {
                 key: [str(d) for d in pack(encode(value, "json")).digests]
@@ -121,14 +124,14 @@ def lifetimes_machine(
             counts["histories"] += 1
 
         def _process(self) -> Any:
-            """Return what another process of the app would have."""
+            """Return the state of another process of the app."""
             hook = self.wire.hook
             hook._contents = None
             set_clock(hook.content, lambda: 1e9 + self.model.now)
             hook.content.reader._retrying._sleep = lambda _: None
             return hook._contents
 
-        # -- what happens
+        # -- rules
 
         @rule(key=keys, countdown=st.sampled_from([None, None, 30 * HOUR]))
         def publish(self, key: str, countdown: float | None) -> None:
@@ -246,7 +249,7 @@ def lifetimes_machine(
             self.model.now += span * HOUR
             counts["clock steps"] += 1
 
-        # -- what must hold
+        # -- invariants
 
         @invariant()
         def what_is_needed_is_there_and_nothing_else(self) -> None:
@@ -263,10 +266,10 @@ def lifetimes_machine(
                 assert left <= longest + SLACK + self.setup.skew, f"{digest} ends too late"
 
         def teardown(self) -> None:
-            """When all is over, nothing remains.
+            """Check that nothing remains at the end.
 
-            A rule that was interrupted (by pytest's timeout, for one) has stored what the model
-            does not know of yet; its own error is the one to see.
+            A rule that was interrupted, by pytest's timeout for example, may have stored something
+            that the model doesn't know of yet; its own error is the one to look at.
             """
             _state._tls.current_app = self.current_app
             if sys.exc_info()[0] is not None:
@@ -282,7 +285,7 @@ def lifetimes_machine(
             assert not remains, f"left behind: {remains}"
             counts["found empty in the end"] += 1
 
-        # -- how
+        # -- helpers
 
         def _signature(self, key: str) -> Any:
             return self.work.si(key, VALUES[key])
@@ -298,7 +301,7 @@ def lifetimes_machine(
             self.model.release(holder, self.digests[key])
 
         def _collect(self) -> None:
-            """Take new messages from the broker, and note what they need."""
+            """Take new messages from the broker and record what they need."""
             app = self.wire.app
             with app.connection_for_read() as connection:
                 queue = app.amqp.queues[app.conf.task_default_queue](connection.default_channel)
@@ -317,7 +320,7 @@ def lifetimes_machine(
             embedded = [embed[field] for field in EMBEDDED]
             embedded.append(embed.get("offload", {}).get("errbacks"))
             name = own_name(headers) or headers["task"]
-            if not name.startswith("work"):  # Celery's own that joins a group's results
+            if not name.startswith("work"):  # Celery's own task that joins a group's results
                 for key in self._referred([args, embedded]):
                     self._hold(holder, key, span)
                 return
@@ -333,7 +336,7 @@ def lifetimes_machine(
             self.messages.append(Sent(message, holder, args[0], keys, until, expires, is_part))
 
         def _referred(self, args: Any) -> list[str]:
-            """Return the keys of the values that stand in *args* by reference."""
+            """Return the keys of the values that *args* refers to."""
             text = str(args)
             return [key for key, digests in self.digests.items() if digests[0] in text]
 
@@ -342,7 +345,7 @@ def lifetimes_machine(
             if self.setup.store.blobs.tracks_holds:
                 promised = min(self.model.needs.get(("put", d), 0.0) for d in digests)
                 if promised >= self.model.now + span:
-                    return  # a put keeps it for that long: whether it is held does not matter
+                    return  # a put value lives that long, held or not
             self.model.hold(holder, digests, span)
 
         def _run(self, sent: Sent, outcome: str) -> None:
@@ -366,8 +369,8 @@ def lifetimes_machine(
                 self._done(sent)
 
         def run_long(self) -> None:
-            """Let hours pass while a task runs: whatever its message carries stays readable, and
-            long enough for another delivery.
+            """Let hours pass while a task runs: everything its message carries must stay readable,
+            also for one more delivery.
             """
             sent = self.running
             if sent is None or self.setup.advance is None:
@@ -393,7 +396,7 @@ def lifetimes_machine(
 
         @contextmanager
         def _outage(self, away: bool) -> Iterator[None]:
-            """Have the store give nothing meanwhile, if it is *away*."""
+            """Make the store unavailable in this block if *away*."""
             blobs = self.setup.store.blobs
             if away:
                 object.__setattr__(blobs, "get", _away)
@@ -431,13 +434,15 @@ def lifetimes_machine(
             revoked.discard(message.headers["id"])
             self.messages.remove(sent)
             self._done(sent)
-            self._collect()  # error callbacks of a chord whose part was revoked
+            self._collect()  # error callbacks of a chord with a revoked part
 
         def _release_now(self, wires: Any, name: str, _delivery_info: Any) -> None:
             release(self.wire.hook, map(Ref.unbound, wires), name)
 
         def _deliverable(self) -> list[Sent]:
-            """Messages whose values must be there: not run yet, or run less than a grace ago."""
+            """Return messages whose values must be stored: not run yet, or run within the last
+            grace period.
+            """
             now = self.model.now
             return [
                 sent

@@ -1,4 +1,4 @@
-"""What the proof of lifetimes knows: who needs which values until when, by the messages alone."""
+"""Model of lifetimes: derive from messages alone who needs which value until when."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ HOUR = 3600.0
 FOREVER = 100 * 365 * 24 * HOUR
 RETENTION, GRACE, EXPIRES = 20 * HOUR, HOUR, 30 * HOUR
 SLACK = 70.0
-"""Seconds for what the library adds for clocks that differ."""
+"""Seconds that the library adds for clock skew."""
 MARGIN = 1.25
-"""By this what cannot be given up lives longer, so that it can be passed on soon for free."""
+"""Factor on the lifetime of values that can't be released, so that passing them on is free."""
 
 
 def _values() -> dict[str, Any]:
-    """Return many, so that most are needed by one alone; large ones have all but a chunk alike."""
+    """Return many values, so that most are needed by one holder only; large ones share all but a
+    chunk.
+    """
     shared = np.arange(30_000, dtype=np.uint8)
     found: dict[str, Any] = {"other": shared[::-1]}
     for n in range(4):
@@ -37,13 +39,13 @@ VALUES = _values()
 
 @dataclass
 class Setup:
-    """One store to try.
+    """One kind of store to test.
 
     Attributes:
-        store: without any content.
-        advance: moves its clock by seconds; None where that cannot be.
-        remains: what is left in it, apart from pointers and leases.
-        skew: seconds by which what is in it lives longer.
+        store: an empty store.
+        advance: moves its clock by seconds; None if that is impossible.
+        remains: returns what is left in it, except pointers and leases.
+        skew: seconds by which its content lives longer.
     """
 
     store: Store
@@ -54,13 +56,13 @@ class Setup:
 
 @dataclass
 class Sent:
-    """A message that a broker may deliver, also a second time.
+    """A message that a broker may deliver once or twice.
 
     Attributes:
-        holder: what it is called; what is sent again for an outage is called as it was before.
-        key: which of the values its task is given.
-        carried: which it holds: that one, and those of its callbacks, chain and chord.
-        until: when its values may end, if it was not done until then.
+        holder: its name as a holder; a message that is resent in an outage keeps it.
+        key: key of the value that its task receives.
+        carried: keys of all values that it holds, also for its callbacks, chain, and chord.
+        until: when its values may expire if it is not done by then.
     """
 
     message: Any
@@ -75,7 +77,7 @@ class Sent:
 
 @dataclass
 class Model:
-    """Who needs which blobs until when, and until when at the latest anything may be there."""
+    """Model of who needs which blobs until when, and until when anything may be stored."""
 
     now: float = 0.0
     needs: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -97,7 +99,7 @@ class Model:
                 self.graces[digest] = max(self.graces.get(digest, 0.0), end)
 
     def left(self, digest: str) -> float:
-        """Return for how many seconds more a blob is needed."""
+        """Return for how many more seconds a blob is needed."""
         ends = (end for (_, held), end in self.needs.items() if held == digest)
         return max([self.graces.get(digest, 0.0), *ends]) - self.now
 

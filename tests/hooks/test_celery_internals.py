@@ -1,4 +1,4 @@
-"""Celery and kombu still have everything that the hooks use and replace, documented or not."""
+"""Celery and kombu still have every function and attribute that the hooks use or replace."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ def app():
     ids=lambda each: each if isinstance(each, str) and " " not in each else "",
 )
 def test_celery_has_what_the_hooks_replace(owner, name, parameters):
-    """Celery calls each under this name and with these parameters."""
+    """Every function of Celery that the hooks replace has the expected name and parameters."""
     found = inspect.signature(getattr(owner, name)).parameters
     assert {*parameters.split()} <= {*found}
 
 
 def test_celery_imports_the_tracers_maker_by_name():
-    """Celery's consumer has `build_tracer` under its own name, where it is replaced as well."""
+    """Celery's consumer imports `build_tracer` by name, where the hooks replace it, too."""
     assert {"build_tracer"} <= {*vars(consumer)}
 
 
 def test_celery_keeps_tasks_and_backend_where_we_look(app):
-    """Celery's app has its tasks without being finalized, and its backend once it is made."""
+    """Celery's app has its tasks before it is finalized, and its backend once it is created."""
     assert "add" not in internals.registered_tasks(app)
     assert not app.finalized
     assert app.tasks["add"] is internals.registered_tasks(app)["add"]
@@ -90,7 +90,7 @@ def test_celery_keeps_tasks_and_backend_where_we_look(app):
 
 
 def test_celery_decodes_a_request_where_we_look(app):
-    """Celery's request in the main process has its decoded body, and knows if it is revoked."""
+    """A request in Celery's main process has its decoded body and knows whether it was revoked."""
     message = SimpleNamespace(
         headers={"task": "add", "id": "1", "lang": "py", "reply_to": None},
         properties={"correlation_id": "1", "reply_to": None, "delivery_info": {}},
@@ -109,12 +109,12 @@ def test_celery_decodes_a_request_where_we_look(app):
 
 
 def test_celery_has_signatures_as_dicts_with_these_keys():
-    """Celery's signatures are dicts, whose keys tell them from data."""
+    """Celery's signatures are dicts with keys that distinguish them from data."""
     assert {"task", "args", "kwargs", "options", "subtask_type", "immutable"} <= {*signature("t")}
 
 
 def test_celery_keeps_parents_and_metadata_on_a_result(app):
-    """Celery's result objects know the results before them and what they have fetched."""
+    """Celery's result objects keep their parents and the metadata that they fetched."""
     first = AsyncResult("1", app=app)
     last = AsyncResult("2", app=app, parent=first)
     assert internals.parents_of(last) == [first]
@@ -125,7 +125,7 @@ def test_celery_keeps_parents_and_metadata_on_a_result(app):
 
 
 def test_kombu_computes_a_channels_parameters_before_it_connects():
-    """kombu reads host, port, database, password, and transport options; nothing connects."""
+    """kombu computes host, port, database, password, and transport options without connecting."""
     options = {"socket_timeout": 3, "socket_connect_timeout": 4}
     with Connection("redis://:pass@host.invalid:1234/7", transport_options=options) as connection:
         found = internals.channel_params(connection, connection.transport)
@@ -137,5 +137,5 @@ def test_kombu_computes_a_channels_parameters_before_it_connects():
     ("kind", "expected"), ((redis.Channel, False), (redis.SentinelChannel, True))
 )
 def test_kombu_has_a_pool_managed_by_sentinels_for_sentinels_only(kind, expected):
-    """kombu's channel class for Sentinel is told from the other one by a method."""
+    """A method distinguishes kombu's channel class for Sentinel from its channel for Redis."""
     assert internals.uses_sentinel(kind) is expected

@@ -1,4 +1,4 @@
-"""Chords that take longer than results are kept: no part's result ends before the last returns."""
+"""In a chord that outlasts result_expires, results of parts last until the last part returns."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ HEADERS = {
 
 @pytest.mark.parametrize("kind", HEADERS)
 def test_early_parts_last_as_long_as_the_chord(wire, kind):
-    """Each part that returns keeps the earlier ones for result_expires more, as Celery does; in the
-    end all of it is released.
+    """Each part that returns extends the earlier results by result_expires, as in Celery; in the
+    end all of them are released.
     """
     result = chord(HEADERS[kind](wire))(wire.total.s())
     messages = iter(wire.take, None)
@@ -79,19 +79,19 @@ def test_early_parts_last_as_long_as_the_chord(wire, kind):
     assert holders(wire) <= {"result"}
 
 
-def test_without_it_they_would_end(wire, monkeypatch):
-    """What the other test proves nothing without."""
+def test_early_parts_expire_without_the_extension(wire, monkeypatch):
+    """Without the extension the results would expire."""
     monkeypatch.setattr(wire.hook.part(PartKeeper), "_extend", lambda *_: None)
     chord(HEADERS["results that are stored"](wire))(wire.total.s())
     for _ in range(PARTS):
         wire.execute(wire.take())
         wire.clock.advance(0.9 * DAY)
     assert wire.app.backend.client is not None
-    assert wire.take() is None  # its message would refer to what is lost
+    assert wire.take() is None  # its message would refer to lost values
 
 
 def test_a_quick_chord_costs_nothing(wire, monkeypatch):
-    """Parts that return soon ask neither Redis nor the store about the others."""
+    """Parts that return quickly ask neither Redis nor the store about other parts."""
     monkeypatch.setattr(wire.hook.part(PartKeeper), "_extend", lambda *_: pytest.fail("asked"))
     result = chord(HEADERS["results that are stored"](wire))(wire.total.s())
     wire.work()

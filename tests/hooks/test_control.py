@@ -17,7 +17,9 @@ def an_app(**conf):
 
 
 def test_every_app_with_offload_has_it():
-    """It is there whether Offload comes before or after the app is finalized, and only there."""
+    """The task exists whether Offload comes before or after the app is finalized, and only in apps
+    with Offload.
+    """
     before, after, without = an_app(), an_app(), an_app()
     Offload(before)
     after.finalize()
@@ -28,7 +30,7 @@ def test_every_app_with_offload_has_it():
 
 
 def test_it_has_the_apps_own_base():
-    """A task class that is set after Offload is this task's as well, as it is of others."""
+    """The task uses a base class that the app sets after Offload, like other tasks."""
     app = an_app()
     Offload(app)
 
@@ -41,7 +43,7 @@ def test_it_has_the_apps_own_base():
 
 @pytest.mark.filterwarnings("ignore:Task name 'offload.gc' is already registered")
 def test_a_users_task_of_this_name_stays():
-    """Whoever registers it first has it: nothing is replaced."""
+    """A user's task with this name is not replaced."""
     app = an_app()
 
     @app.task(name="offload.gc", shared=False)
@@ -54,7 +56,7 @@ def test_a_users_task_of_this_name_stays():
 
 @pytest.mark.parametrize("dry_run", (False, True))
 def test_it_sweeps(tmp_path, dry_run):
-    """Run by a worker's own way it removes what ended and returns the totals as plain data."""
+    """Run by a worker, the task removes what has expired and returns totals as plain data."""
     clock = FakeClock()
     store = FileStore(tmp_path, clock=clock, skew=1)
     store.blobs.put(blobs(3), 10)
@@ -68,10 +70,10 @@ def test_it_sweeps(tmp_path, dry_run):
 
 
 def test_its_message_needs_no_store():
-    """Beat can send it while the store is away: it is never carried by reference."""
+    """Beat can send the task while the store is unavailable: its message has no reference."""
     app = an_app()
     hook = Offload(app, store="redis://localhost:1/0", threshold=0, retry={"max_retries": 0})
-    app.finalize()  # as beat has it
+    app.finalize()  # like beat
     message = app.amqp.as_task_v2("id", "offload.gc", [], {"dry_run": True})
     assert message.body[1] == {"dry_run": True}
     assert hook.counters.snapshot()["values_offloaded"] == 0

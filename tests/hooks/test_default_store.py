@@ -1,4 +1,4 @@
-"""The default store connects as Celery does."""
+"""The default store connects in the same way as Celery."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def opened(broker="amqp://", backend=None, store=None, store_options=(), **conf)
 
 
 def parameters(store):
-    """Return what the store's client gives each connection; nothing is connected."""
+    """Return the parameters of the store client's connections, without connecting."""
     return parameters_of(store.client.driver().connection_pool)
 
 
@@ -39,7 +39,7 @@ def parameters_of(pool):
 
 
 def test_what_is_configured_comes_first():
-    """A configured store is taken as it is, one URL or several."""
+    """A configured store, of one URL or several, takes precedence."""
     assert opened("redis://a/0", "redis://b/1", "file:///x").url == "file:///x"
     several = opened(store=["redis://b/1", "file:///x"])
     assert [several.url] == ["redis://b/1 + file:///x"]
@@ -59,8 +59,8 @@ def test_what_is_configured_comes_first():
         ("amqp://", "redis+socket:///run/r.sock?virtual_host=3", "redis+socket:///run/r.sock?db=3"),
     ),
 )
-def test_the_redis_that_celery_has(broker, backend, url):
-    """Else it is the result backend's Redis, else the broker's."""
+def test_the_default_is_the_redis_of_celery(broker, backend, url):
+    """Without one, the store is the result backend's Redis, or else the broker's."""
     store = opened(broker, backend)
     assert store.url == url
     if "virtual_host" in f"{broker}{backend}":
@@ -116,7 +116,7 @@ def channels_parameters(app):
 
 
 def same(theirs, store):
-    """Assert that the store passes on all that Celery itself sets."""
+    """Assert that the store uses every parameter that Celery sets."""
     found = parameters(store)
     unset = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
     words = {ssl.CERT_NONE: "none", ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
@@ -132,7 +132,7 @@ def same(theirs, store):
 
 @pytest.mark.parametrize(("url", "backend", "broker"), SAME)
 def test_the_store_connects_as_celery_does(url, backend, broker):
-    """Whatever Celery's settings say of a connection, the store's connections have it as well."""
+    """The store's connections use every connection setting of Celery."""
     if backend is not None:
         app = app_of(backend=url, **backend)
         same(backends_parameters(app), open_app_store(Settings(), app))
@@ -150,7 +150,7 @@ def test_the_store_connects_as_celery_does(url, backend, broker):
 @pytest.mark.parametrize("part", ("backend", "broker"))
 @pytest.mark.parametrize("tls", (False, True))
 def test_sentinel(part, tls):
-    """Sentinel's hosts, credentials, primary, and the Sentinels' own parameters are taken over."""
+    """The store uses Sentinel's hosts, credentials, primary, and connection parameters."""
     url = "sentinel://user:pw@a:1/2;sentinel://user:pw@b/2"
     options = {
         "master_name": "primary",
@@ -181,13 +181,13 @@ def test_sentinel(part, tls):
 
 
 def test_sentinel_needs_the_primarys_name():
-    """Without master_name the error names it."""
+    """Without master_name, the error names it."""
     with pytest.raises(ConfigurationError, match="master_name"):
         opened("sentinel://a:1/0")
 
 
 def test_none_is_an_error_that_says_what_to_set():
-    """Without any Redis the error names the setting and gives examples."""
+    """Without any Redis, the error names the setting and gives examples."""
     with pytest.raises(ConfigurationError, match="offload_store.*redis://.*file://"):  # noqa: RUF043
         opened("amqp://", "rpc://")
 
@@ -202,7 +202,7 @@ def test_none_is_an_error_that_says_what_to_set():
     ),
 )
 def test_the_key_prefix_is_celerys(conf, prefix):
-    """All keys of the default store begin as Celery's own keys do."""
+    """All keys of the default store start with the prefix of Celery's keys."""
     store = opened("redis://h", "redis://h", **conf)
     assert store.client.prefix == prefix
     assert opened(
@@ -211,7 +211,7 @@ def test_the_key_prefix_is_celerys(conf, prefix):
 
 
 def test_options_of_a_store_of_its_own():
-    """offload_store_options takes what Celery's settings take, for one store or for each."""
+    """offload_store_options accepts Celery's connection options, for one or for each store."""
     options = {
         **USE_SSL,
         "credential_provider": PROVIDER,
@@ -256,14 +256,14 @@ def test_options_of_a_store_of_its_own():
     ),
 )
 def test_a_wrong_option_is_named(store, options, said):
-    """A wrong option of a store is refused by its name, without its value."""
+    """A wrong store option is refused by name; the error doesn't show its value."""
     with pytest.raises(ConfigurationError, match=said) as caught:
         opened(store=store, store_options=options)
     assert "secret" not in str(caught.value)
 
 
 def used(app, **options):
-    """Store and fetch a value by the app's store; return its keys there."""
+    """Store and fetch a value through the app's store; return its keys."""
     offload = Offload(app, retry={"max_retries": 0}, stats_interval=0, **options)
     ref = offload.put(b"x" * 100_000)
     assert offload.get(ref) == b"x" * 100_000
@@ -272,7 +272,7 @@ def used(app, **options):
 
 @pytest.mark.parametrize("part", ("backend", "broker"))
 def test_a_server_with_a_certificate_of_its_own(redis_tls, part):
-    """TLS options in Celery's settings are enough to reach a server with TLS."""
+    """TLS options in Celery's settings suffice to reach a server with TLS."""
     url = f"rediss://127.0.0.1:{redis_tls.port}/0"
     if part == "backend":
         used(
@@ -287,7 +287,7 @@ def test_a_server_with_a_certificate_of_its_own(redis_tls, part):
 
 
 def test_tenants_share_nothing():
-    """Users of one Redis, each limited to a prefix, have keys and blobs of their own."""
+    """Users of one Redis, each limited to a key prefix, have separate keys and blobs."""
     with redis_server() as server, redis_client(server) as client:
         for tenant in ("one", "two"):
             client.execute_command(
@@ -304,7 +304,7 @@ def test_tenants_share_nothing():
 
 @pytest.mark.parametrize("part", ("backend", "broker"))
 def test_a_socket_and_its_database(tmp_path, part):
-    """Celery's Unix socket with a virtual_host leads to that database."""
+    """A Unix socket with a virtual_host in Celery's settings selects that database."""
     path = tmp_path / "r.sock"
     with redis_server(args=["--unixsocket", str(path)]) as server:
         used(app_of(**{part: f"redis+socket://{path}?virtual_host=3"}))
@@ -315,7 +315,7 @@ def test_a_socket_and_its_database(tmp_path, part):
 
 @pytest.mark.parametrize("part", ("backend", "broker"))
 def test_a_provider_of_credentials(part):
-    """Where Celery's credentials come from a provider, the store's do as well."""
+    """The store uses the credential provider of Celery's settings."""
     provider = UsernamePasswordCredentialProvider("shop", "secret")
     with redis_server() as server, redis_client(server) as client:
         client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "~*", "&*", "+@all")
@@ -336,7 +336,7 @@ class Provider(UsernamePasswordCredentialProvider):
 
 @pytest.mark.parametrize("part", ("backend", "broker"))
 def test_sentinels_with_a_password_of_their_own(part):
-    """sentinel_kwargs reach the Sentinels: they ask for a password that the servers don't know."""
+    """sentinel_kwargs reach the Sentinels, which ask for a password that the servers don't know."""
     with redis_sentinel() as setup:
         (watching,) = setup.sentinels
         with redis_client(watching) as client:

@@ -1,4 +1,4 @@
-"""Eager calls give what a worker gives, whatever the serializer."""
+"""Eager calls return what a worker returns, with every serializer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def native(request):
 
 @pytest.fixture
 def both(native):
-    """The same app twice: one eager, one with a worker; and its tasks."""
+    """Return one app twice, eager and with a worker, and its tasks."""
     made = []
     for eager in (True, False):
         conf = {"task_serializer": native, "result_serializer": native, "accept_content": [native]}
@@ -81,7 +81,7 @@ CANVAS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_an_eager_call_gives_what_a_worker_gives(both, native, call):
-    """References are resolved as on a worker: everywhere, and in what a task returns."""
+    """Eager calls resolve references in arguments and results as a worker does."""
     if native == "yaml" and call in (CALLS["chain"], CALLS["chain into a parameter"]):
         pytest.skip("plain Celery writes no signatures as YAML")
     eager, worker = both
@@ -92,14 +92,14 @@ def test_an_eager_call_gives_what_a_worker_gives(both, native, call):
 
 @pytest.mark.parametrize("call", CANVAS.values(), ids=CANVAS)
 def test_an_eager_canvas_gives_values(both, native, call):
-    """The body of a chord, and a signature that is an argument, hold values."""
+    """The body of an eager chord, and a signature passed as an argument, hold values."""
     if native == "yaml" and call is CANVAS["signature"]:
         pytest.skip("plain Celery writes no signatures as YAML")
     assert run(both[0], call) == {CANVAS["chord"]: 6000, CANVAS["signature"]: 2000}[call]
 
 
 def test_a_link_gets_what_a_task_returned(both):
-    """The callback of an eager task that returns a Ref is called with the value."""
+    """The callback of an eager task that returns a Ref receives the value."""
     eager = both[0]
     seen = []
     eager.app.task(name="seen", shared=False)(task_that(seen.append))
@@ -115,7 +115,9 @@ def task_that(do):
 
 
 def test_an_eager_result_that_is_stored(both):
-    """With ``task_store_eager_result`` it is stored by the reference the task returned."""
+    """With ``task_store_eager_result`` the result is stored by the reference that the task
+    returned.
+    """
     eager = both[0]
     eager.app.conf.task_store_eager_result = True
     eager.app.tasks["put"].store_eager_result = True
@@ -127,13 +129,13 @@ def test_an_eager_result_that_is_stored(both):
 
 
 def test_an_eager_result_may_not_hold_references(both):
-    """Where a worker's result would be refused, an eager one is."""
+    """An eager result that contains references is refused, as on a worker."""
     with pytest.raises(SerializationError, match="holds Refs within"):
         both[0].app.tasks["put_within"].delay(1).get()
 
 
 def test_an_eager_task_whose_value_is_gone_fails(both):
-    """The error is a worker's, and names the task."""
+    """An eager task whose value is missing fails with a worker's error, which names the task."""
     eager = both[0]
     ref = eager.hook.put(ROWS)
     eager.hook.store.blobs.delete([info.digest for info in eager.hook.store.blobs.scan()])
@@ -142,14 +144,14 @@ def test_an_eager_task_whose_value_is_gone_fails(both):
 
 
 def test_without_references_an_eager_call_needs_no_store():
-    """What Celery's serializer carries goes through it, and nothing is opened."""
+    """An eager call without references uses Celery's serializer and doesn't open the store."""
     wire = make_wire(store=None, conf={"task_always_eager": True})
     add_tasks(wire)
     assert wire.app.tasks["size"].delay(ROWS).get() == [2000, "list", "NoneType"]
 
 
 def test_an_eager_task_gets_a_copy(both):
-    """A task that changes its argument does not change its caller's, an array neither."""
+    """A task that changes its argument, also an array, doesn't change the caller's object."""
     eager = both[0]
     eager.app.task(name="clear", shared=False)(task_that(lambda value: value.fill(0)))
     array = np.ones(5000)

@@ -1,4 +1,4 @@
-"""Exceptions of shipped classes in a result backend: what is stored, and who reads what."""
+"""Exceptions of shipped classes in a result backend: what is stored, and who can read it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offload import Offload
 
 
 class Unknown(KeyError):
-    """Stands for a class that nobody else can import."""
+    """Stands for a class that no other process can import."""
 
     __module__ = "__main__"
 
@@ -32,12 +32,14 @@ def same(one, other):
 
 @pytest.mark.parametrize("serializer", ("json", "pickle"))
 def test_only_who_may_load_code_reads_the_class(serializer):
-    """Others, and a reference that was changed, give what Celery makes of what it stored."""
+    """Readers that may not load code, and readers of an altered reference, get Celery's fallback
+    exception.
+    """
     store = f"memory://{uuid.uuid4()}"
     writer = backend(serializer, store, code="trusted")
     exc = Unknown("k", 2)
     prepared = writer.prepare_exception(exc)
-    assert not vars(exc)  # nothing is left on the user's own
+    assert not vars(exc)  # nothing remains on the user's exception
     found = writer.exception_to_python(prepared)
     assert type(found) is Unknown
     assert found.args == ("k", 2)
@@ -59,7 +61,9 @@ def test_only_who_may_load_code_reads_the_class(serializer):
     ids=("off", "no signing key"),
 )
 def test_who_may_not_ship_code_stores_what_celery_stores(serializer, options, caplog):
-    """That goes for classes made within functions, too, and without a word in the log."""
+    """A process that may not ship code stores exceptions as Celery does, also of local classes, and
+    logs nothing.
+    """
 
     class Local(KeyError):
         pass
@@ -73,7 +77,7 @@ def test_who_may_not_ship_code_stores_what_celery_stores(serializer, options, ca
 
 
 def test_what_no_serializer_carries_is_stored_as_its_repr():
-    """Arguments of an exception become text, as with Celery, and its class stays."""
+    """Exception arguments that can't be serialized become text, as in Celery; the class stays."""
     writer = backend(code="trusted")
     found = writer.exception_to_python(writer.prepare_exception(Unknown("k", threading.Lock())))
     assert type(found) is Unknown

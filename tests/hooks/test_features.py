@@ -107,11 +107,11 @@ def tasks(wire):
     return Tasks
 
 
-# -- which values travel by reference
+# -- which values are stored
 
 
 def test_large_values_travel_by_reference(wire, tasks):
-    """A value from the threshold on is replaced, positional or by keyword; others stay."""
+    """Values of at least the threshold are replaced, positional or keyword; others are not."""
     args, kwargs, _ = wire.body(tasks.echo, BIG, SMALL, "x" * 2000)
     assert is_ref(args[0])
     assert args[1] == SMALL
@@ -122,7 +122,7 @@ def test_large_values_travel_by_reference(wire, tasks):
 
 
 def test_the_threshold_is_exact(wire, tasks):
-    """A value of exactly so many serialised bytes is replaced, one byte less stays."""
+    """A value whose serialized size equals the threshold is replaced; one byte less stays."""
     beyond = wire.hook.put("").size
     args, _, _ = wire.body(tasks.echo, "x" * (999 - beyond), "x" * (1000 - beyond))
     assert args[0] == "x" * (999 - beyond)
@@ -146,7 +146,7 @@ def test_inline_all(wire, tasks):
 
 
 def test_inline_in_embedded_signatures(wire, tasks):
-    """A task's options hold for its signature in another task's message too."""
+    """A task's options also apply to its signatures in other tasks' messages."""
     body = tasks.echo.s(1) | tasks.inline_config.s(BIG) | tasks.inline_all.s(BIG)
     body.delay()
     _, _, embed = wire.sent[-1][1]
@@ -172,7 +172,7 @@ def row(wire, result):
 
 
 def test_offload_false(wire, tasks):
-    """``offload=False`` keeps a task's arguments and results where plain Celery has them."""
+    """``offload=False`` leaves a task's arguments and results to plain Celery."""
     args, _, _ = wire.body(tasks.never, BIG)
     assert args[0] == BIG
     assert wire.run(tasks.never, BIG) == BIG
@@ -180,7 +180,7 @@ def test_offload_false(wire, tasks):
 
 
 def test_threshold_of_a_task(wire, tasks):
-    """A task's own threshold holds for its arguments and its result."""
+    """A task's own threshold applies to its arguments and its result."""
     args, _, _ = wire.body(tasks.tiny, "x" * 20)
     assert is_ref(args[0])
     result = tasks.tiny.delay("x" * 20)
@@ -198,7 +198,7 @@ def test_threshold_of_a_task(wire, tasks):
     ],
 )
 def test_a_call_overrides_a_task_overrides_the_app(app, task, call, by_reference):
-    """Options hold in the order call, task, app."""
+    """Options of a call override those of a task, which override those of the app."""
     thresholds = {True: 100, False: 100_000, None: None}
     wire = make_wire(threshold=thresholds[app])
     own = {} if task is None else {"offload": {"threshold": thresholds[task]}}
@@ -211,7 +211,7 @@ def test_a_call_overrides_a_task_overrides_the_app(app, task, call, by_reference
 
 
 def test_options_of_a_call_survive_a_retry(wire):
-    """What a call says holds for its retries too."""
+    """Options of a call also apply to its retries."""
     app = wire.app
 
     @app.task(name="again", shared=False, bind=True)
@@ -228,7 +228,7 @@ def test_options_of_a_call_survive_a_retry(wire):
 
 
 def test_options_in_a_signature(wire, tasks):
-    """``.set(offload=…)`` holds wherever the signature is sent from."""
+    """``.set(offload=…)`` applies wherever the signature is sent from."""
     tasks.echo.s(BIG).set(offload={"inline": ["*"]}).delay()
     assert wire.sent[-1][1][0][0] == BIG
     (tasks.echo.s(1) | tasks.kind.s(BIG).set(offload=False)).delay()
@@ -237,7 +237,7 @@ def test_options_in_a_signature(wire, tasks):
 
 
 def test_names_of_inline_parameters_add_up():
-    """What the app, a task and a call keep in the message stays there together."""
+    """Inline names of app, task, and call are combined."""
     wire = make_wire(inline=["headers"])
     app = wire.app
 
@@ -249,7 +249,7 @@ def test_names_of_inline_parameters_add_up():
 
 
 def test_a_threshold_holds_for_what_was_stored_before(wire, tasks):
-    """A call's threshold decides, though the very object has a reference already."""
+    """A call's threshold decides, even if the same object already has a reference."""
     text = "x" * 70_000
     assert is_ref(wire.body(tasks.echo, text)[0][0])
     tasks.echo.apply_async((text,), offload={"threshold": 80_000})
@@ -270,7 +270,7 @@ def test_a_wrong_option_is_refused(wire, tasks, offload):
 
 @pytest.mark.parametrize("value", (BIG, SMALL, 1), ids=("large", "small", "scalar"))
 def test_an_annotated_parameter_receives_the_reference(wire, tasks, value):
-    """A parameter annotated Ref gets one, large value or small."""
+    """A parameter annotated Ref receives a reference, whether the value is large or small."""
     assert wire.run(tasks.wants, value) == ["Ref", value]
     assert wire.run(tasks.wants, value=value) == ["Ref", value]
     assert wire.run(tasks.wants_text, value) == ["Ref", value]
@@ -279,19 +279,19 @@ def test_an_annotated_parameter_receives_the_reference(wire, tasks, value):
 
 
 def test_others_are_resolved_beside_it(wire, tasks):
-    """Of several arguments only the annotated one is a reference."""
+    """Only the annotated parameter receives a reference; the others receive values."""
     assert wire.run(tasks.wants_of, BIG, value=BIG)[2] == "dict"
     assert wire.run(tasks.wants_optional) == ["NoneType"]
 
 
 def test_a_list_of_references(wire, tasks):
-    """A parameter annotated ``list[Ref]`` gets a list of references, from a chord as well."""
+    """A parameter annotated ``list[Ref]`` receives a list of references, also from a chord."""
     refs = [wire.hook.put([i] * 1000) for i in range(3)]
     assert wire.run(tasks.wants_list, refs) == [["Ref", [i] * 1000] for i in range(3)]
 
 
 def test_an_annotated_parameter_fetches_nothing(wire, tasks):
-    """A reference that is not asked for its value costs no read."""
+    """A reference whose value isn't used costs no read."""
     result = tasks.wants_optional.delay(BIG)
     wire.calls.clear()
     wire.work()
@@ -300,7 +300,7 @@ def test_an_annotated_parameter_fetches_nothing(wire, tasks):
 
 
 def test_a_reference_is_passed_on(wire, tasks):
-    """A task may pass its Ref to another task and return it; neither stores it again."""
+    """A task may pass its Ref to another task and return it; neither stores the value again."""
     result = tasks.pass_on.delay(BIG)
     uploads = wire.calls.count("put")
     assert wire.get(result) == BIG
@@ -308,9 +308,9 @@ def test_a_reference_is_passed_on(wire, tasks):
 
 
 def test_a_direct_call_gets_what_it_is_given(wire, tasks):
-    """Called as a function within a worker, a task's annotated parameter keeps the Ref."""
+    """A task called as a function within a worker keeps the Ref in its annotated parameter."""
     app = wire.app
-    wire.run(tasks.wants, 1)  # as a worker prepares all its tasks when it starts
+    wire.run(tasks.wants, 1)  # like a worker that prepares all its tasks when it starts
     wire.run(tasks.kind, 1)
 
     @app.task(name="caller", shared=False)
@@ -321,7 +321,7 @@ def test_a_direct_call_gets_what_it_is_given(wire, tasks):
 
 
 def test_the_rest_of_the_arguments_as_references(wire):
-    """``*rest: Ref`` and ``**more: Ref`` receive references, large values or small."""
+    """``*rest: Ref`` and ``**more: Ref`` receive references, whether values are large or small."""
 
     @wire.app.task(name="rest", shared=False)
     def rest(first, *rest: Ref, **more: Ref):
@@ -331,8 +331,8 @@ def test_the_rest_of_the_arguments_as_references(wire):
     assert rest.apply((BIG, BIG, SMALL), {"more": BIG}).get() == ["dict", BIG, SMALL, BIG]
 
 
-def test_eager_gets_the_reference(wire, tasks):
-    """In eager mode an annotated parameter gets a Ref and another gets the value."""
+def test_an_eager_call_passes_the_reference(wire, tasks):
+    """In eager mode, an annotated parameter receives a Ref and the others receive values."""
     ref = wire.hook.put(BIG)
     assert tasks.wants.apply((BIG,)).get() == ["Ref", BIG]
     assert tasks.wants.apply((ref,)).get() == ["Ref", BIG]
@@ -340,7 +340,7 @@ def test_eager_gets_the_reference(wire, tasks):
 
 
 def test_eager_needs_no_store(wire, tasks):
-    """Eager tasks leave the store alone."""
+    """Eager tasks don't use the store."""
     assert tasks.echo.apply((BIG,)).get() == BIG
     assert chain(tasks.echo.s(BIG), tasks.kind.s()).apply().get() == "dict"
     assert wire.calls == []
@@ -350,7 +350,7 @@ def test_eager_needs_no_store(wire, tasks):
 
 
 def test_put_once_and_pass_often(wire, tasks):
-    """A Ref passed a hundred times costs the store nothing beyond its put."""
+    """Passing a Ref a hundred times makes no store call after its put."""
     ref = wire.hook.put(BIG)
     wire.calls.clear()
     results = [tasks.size.delay(ref) for _ in range(100)]
@@ -369,14 +369,14 @@ def test_references_within_containers(wire, tasks):
 
 
 def test_numbers_as_keys_beside_references(wire, tasks):
-    """A dict's whole numbers become texts under JSON, also beside a Ref."""
+    """Under JSON, integer keys of a dict become strings, also next to a Ref."""
     ref = wire.hook.put(BIG)
     assert wire.run(tasks.echo, {1: ref, "1a": 0}) == {"1": BIG, "1a": 0}
 
 
 @pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
 def test_to_put_a_reference_returns_it(native):
-    """The value isn't stored again, and never the text of its reference."""
+    """Putting a Ref returns it and stores neither the value again nor the reference's text."""
     wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
     ref = wire.hook.put(BIG)
     again = wire.hook.put(Ref.unbound(ref.wire), retention=10 * 86400)
@@ -400,7 +400,9 @@ class Holder:
 @pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
 @pytest.mark.parametrize("within", (lambda ref: {"a": [ref]}, lambda ref: [(ref,)], Holder))
 def test_a_value_that_holds_references_is_refused(native, within):
-    """What is put cannot hold references, in containers or in objects that JSON looks into."""
+    """A value that holds references, in containers or in objects that JSON serializes, can't be
+    put.
+    """
     wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
     value = within(wire.hook.put(BIG))
     if (native, within) == ("pickle", Holder):  # an object that is pickled keeps its reference
@@ -412,7 +414,7 @@ def test_a_value_that_holds_references_is_refused(native, within):
 
 
 def test_private_values(wire, tasks):
-    """What one task does to its value no other sees, however often it is passed."""
+    """No task sees how another changes its value, however often the value is passed."""
     app = wire.app
     seen = []
 
@@ -429,7 +431,7 @@ def test_private_values(wire, tasks):
 
 
 def test_a_returned_reference(wire, tasks):
-    """A task that returns a Ref gives its value to who asks for the result."""
+    """The result of a task that returns a Ref is the value."""
     app = wire.app
     ref = wire.hook.put(BIG)
 
@@ -443,7 +445,7 @@ def test_a_returned_reference(wire, tasks):
 
 @pytest.mark.parametrize("native", ("json", "pickle"))
 def test_numpy_arrives_as_sent(native):
-    """An array, which JSON cannot carry, arrives equal, large or small."""
+    """An array, which JSON can't serialize, arrives equal, large or small."""
     wire = make_wire(conf={"task_serializer": native, "result_serializer": native})
     seen = []
 
@@ -464,7 +466,7 @@ def test_numpy_arrives_as_sent(native):
 
 
 def test_small_tasks_leave_the_store_alone(wire, tasks):
-    """Tasks with small arguments and results make no call to the store at all."""
+    """Tasks with small arguments and results make no store call."""
     for value in (1, "text", None, SMALL, [1, 2, 3], {"a": {"b": [1.5]}}):
         assert wire.run(tasks.echo, value) == value
     assert wire.run(tasks.kind, "a", other=SMALL) == "str"
@@ -474,7 +476,7 @@ def test_small_tasks_leave_the_store_alone(wire, tasks):
 
 
 def test_a_chain_uploads_once(wire, tasks):
-    """A value that goes through a chain unchanged is serialised and uploaded once."""
+    """A value that passes through a chain unchanged is serialized and uploaded once."""
     result = chain(tasks.echo.s(BIG), tasks.echo.s(), tasks.echo.s())()
     wire.work()
     counts = wire.hook.counters.snapshot()
@@ -484,14 +486,14 @@ def test_a_chain_uploads_once(wire, tasks):
 
 
 def test_signatures_from_a_generator(wire, tasks):
-    """Large arguments of a group's signatures are replaced, also if a generator makes them."""
+    """Large arguments of a group's signatures are replaced, also those made by a generator."""
     chain(tasks.echo.s(1), group(tasks.echo.si([BIG, i]) for i in range(3)))()
     (embedded,) = wire.sent[-1][1][2]["chain"]
     assert [is_ref(task["args"][0]) for task in embedded["kwargs"]["tasks"]] == [True] * 3
 
 
 def test_chunks_in_a_chain(wire, tasks):
-    """What chunks are made of is replaced item by item: Celery itself must count them."""
+    """Items of chunks are replaced one by one, because Celery must count them."""
     chain(tasks.echo.s(1), tasks.echo.chunks([(BIG, i) for i in range(4)], 2))()
     (embedded,) = wire.sent[-1][1][2]["chain"]
     calls = embedded["kwargs"]["it"]
@@ -500,7 +502,7 @@ def test_chunks_in_a_chain(wire, tasks):
 
 
 def test_looking_at_a_state_reads_nothing(wire, tasks):
-    """State, success and metadata of a result are told without reading its value."""
+    """State, success, and metadata of a result are available without reading its value."""
     result = tasks.echo.delay(BIG)
     wire.work()
     wire.calls.clear()
@@ -530,7 +532,7 @@ def calls_for_modes(wire):
 
 
 def test_observe_changes_no_message():
-    """In mode observe bodies are byte for byte those of mode off, and savings are counted."""
+    """In mode observe, bodies are byte for byte those of mode off, and savings are counted."""
     plain, observing = make_wire(mode="off"), make_wire(mode="observe")
     for wire in (plain, observing):
         calls_for_modes(wire)
@@ -545,7 +547,7 @@ def test_observe_changes_no_message():
 
 @pytest.mark.parametrize("mode", ("observe", "off"))
 def test_other_modes_need_no_store(mode):
-    """An app without any Redis runs in modes observe and off with nothing to be set."""
+    """An app without Redis runs in modes observe and off without further settings."""
     wire = make_wire(mode=mode, store=None, watch=False)
     echo = calls_for_modes(wire)
     assert wire.run(echo, BIG) == BIG
@@ -553,7 +555,7 @@ def test_other_modes_need_no_store(mode):
 
 @pytest.mark.parametrize("mode", ("observe", "off"))
 def test_other_modes_resolve_what_arrives(mode):
-    """Messages that were published in mode on are understood in every mode."""
+    """Every mode resolves the references in messages that were published in mode on."""
     wire = make_wire()
     echo = wire.app.task(name="echo", shared=False)(same)
     result = echo.delay(BIG)
@@ -579,7 +581,9 @@ def test_other_modes_resolve_what_arrives(mode):
     ),
 )
 def test_a_message_for_another_store_says_so(theirs, setting, serializer):
-    """The task fails with an error that names both keys and the setting to check."""
+    """A task whose message uses another store fails; the error names both keys and the setting to
+    check.
+    """
     conf = {"task_serializer": serializer, "accept_content": [serializer, "json"]}
     here, there = make_wire(conf=conf, threshold=10), make_wire(conf=conf, threshold=10, **theirs)
     here.app.conf.task_default_queue = there.app.conf.task_default_queue
@@ -599,7 +603,7 @@ def test_a_message_for_another_store_says_so(theirs, setting, serializer):
 
 
 def test_a_second_offload_is_refused(wire):
-    """An app takes one Offload; connecting it again changes nothing."""
+    """An app accepts one Offload; connecting it again changes nothing."""
     amqp = wire.app.amqp_cls
     wire.hook.init_app(wire.app)
     assert wire.app.amqp_cls is amqp
@@ -615,7 +619,7 @@ def test_before_init_app_there_is_no_app():
 
 @pytest.mark.parametrize("used_before", (True, False))
 def test_a_factory(used_before):
-    """``init_app`` works whatever of the app was used and defined before."""
+    """``init_app`` works on an app that is partly used and defined."""
     hook = Offload(threshold=100, store="memory://factory")
     app = Celery("factory", broker="memory://", backend="cache+memory://", set_as_current=False)
     early = app.task(name="early", shared=False)(same)
@@ -636,7 +640,7 @@ def test_a_factory(used_before):
 
 
 def test_queues_made_before_stay():
-    """Queues added to the app before it was connected are there afterwards."""
+    """Queues added to the app before ``init_app`` remain."""
     app = Celery("queues", broker="memory://", set_as_current=False)
     app.amqp.queues.add("special")
     Offload(app, store="memory://queues")
@@ -651,7 +655,7 @@ class Configuration:
 
 
 @pytest.mark.parametrize("before", (True, False))
-def test_djangos_way(before):
+def test_settings_from_an_object_with_a_namespace(before):
     """``config_from_object`` with a namespace works before and after connecting."""
     app = Celery("django", set_as_current=False)
     hook = Offload(app) if before else None
@@ -664,7 +668,7 @@ def test_djangos_way(before):
 
 
 @pytest.mark.parametrize("before", (True, False))
-def test_flasks_way(before):
+def test_settings_from_conf_update(before):
     """``app.conf.update`` works before and after connecting."""
     app = Celery("flask", set_as_current=False)
     conf = {"broker_url": "memory://", "offload_store": "memory://flask", "offload_threshold": 10}
@@ -677,7 +681,7 @@ def test_flasks_way(before):
 
 
 def test_a_wrong_setting_in_conf_is_named():
-    """A setting that does not exist is refused with its key and the ones that do."""
+    """An unknown setting is refused; the error lists the existing ones."""
     app = Celery("wrong", broker="memory://", set_as_current=False)
     app.conf.offload_treshold = 1
     with pytest.raises(ConfigurationError, match=r"offload_treshold.*did you mean.*threshold"):
@@ -698,7 +702,7 @@ def test_shared_tasks():
 
 
 def test_by_name_to_a_task_unknown_here(wire):
-    """A task of which only the name is known is sent by reference all the same."""
+    """A call by name to a task that isn't registered here is offloaded, too."""
     wire.app.send_task("somewhere.else", (BIG,), {"named": BIG})
     args, kwargs, _ = wire.sent[-1][1]
     assert is_ref(args[0])
@@ -709,11 +713,11 @@ def test_by_name_to_a_task_unknown_here(wire):
     assert is_ref(wire.sent[-1][1][0][0])
 
 
-# -- what looks like a reference
+# -- data shaped like a reference
 
 
 def test_data_shaped_like_a_reference_stays_data(wire, tasks):
-    """A genuine reference's text in a user's data is data: it is handed over as it is."""
+    """The text of a genuine reference in a user's data is passed on as data."""
     text = wire.hook.put(BIG).wire
     fake = {"__type__": "offload", "__value__": text}
     for value in (fake, [fake], {"a": fake}, {"__type__": "offload", "__value__": "nonsense"}):
@@ -722,7 +726,7 @@ def test_data_shaped_like_a_reference_stays_data(wire, tasks):
 
 
 def test_a_result_that_holds_refs_is_refused(wire, tasks):
-    """A reader could not tell Refs within a result from data, so the task fails and says so."""
+    """A task whose result contains Refs fails: readers couldn't tell them from data."""
 
     @wire.app.task(name="holds_refs", shared=False)
     def holds_refs():
@@ -734,7 +738,7 @@ def test_a_result_that_holds_refs_is_refused(wire, tasks):
 
 @pytest.mark.parametrize("days", (2, 30))
 def test_a_naive_eta_is_taken_in_the_latest_zone(wire, tasks, days):
-    """A time that names no zone may be meant in any: the value lives until the last of them."""
+    """A value for a naive ETA is held until that time in the westernmost time zone."""
     now = datetime.now(timezone.utc).replace(tzinfo=None)
     tasks.echo.apply_async((BIG,), eta=now + timedelta(days=days))
     ref = wire.hook.content.open(wire_text(wire.sent[-1][1][0][0]))
@@ -745,7 +749,7 @@ def test_a_naive_eta_is_taken_in_the_latest_zone(wire, tasks, days):
 @pytest.mark.parametrize("serializer", ("json", "pickle", "yaml", "msgpack"))
 @pytest.mark.parametrize("kind", (BlobMissing, IntegrityError, InvalidRef, UnsupportedVersion))
 def test_a_failure_says_as_much_to_its_reader(kind, serializer, monkeypatch):
-    """Whatever fails on a worker, get() raises its class with task, argument, digest and store."""
+    """get() raises a worker's error with its class, task, argument, digest, and store."""
     conf = {"accept_content": [serializer], "result_serializer": serializer}
     wire = make_wire(conf={**conf, "task_serializer": serializer})
 
@@ -803,8 +807,8 @@ PLACES = {
 @pytest.mark.parametrize("native", ("json", "pickle", "msgpack"))
 @pytest.mark.parametrize("place", PLACES)
 def test_data_shaped_like_a_signature_is_data(native, place):
-    """Data with a signature's keys is published as plain Celery does, whatever it holds, and
-    says nothing about how long it is held.
+    """Data with the keys of a signature is published as in plain Celery and doesn't affect how long
+    values are held.
     """
     if native == "pickle" and "map" in place:
         pytest.skip("plain Celery looks for the task of a pickled map in the current app")
@@ -831,7 +835,7 @@ def test_data_shaped_like_a_signature_is_data(native, place):
 @pytest.mark.parametrize("when", (float("nan"), float("inf"), 1e18, 10**400, "soon"))
 @pytest.mark.parametrize("embedded", (False, True), ids=("of the call", "of a chain's step"))
 def test_an_absurd_delay_holds_nothing_for_longer(tasks, wire, option, when, embedded):
-    """A delay that is no time, or a hundred years away, is left to Celery to refuse."""
+    """A delay that is invalid or a century long is left to Celery to refuse."""
     if embedded:
         chain(tasks.echo.si(1), tasks.echo.si(BIG).set(**{option: when})).apply_async()
     else:
@@ -842,7 +846,7 @@ def test_an_absurd_delay_holds_nothing_for_longer(tasks, wire, option, when, emb
 
 
 def test_a_steps_eta_adds_to_how_long_its_values_are_held(tasks, wire):
-    """What a chain's step needs is held until it is due, by countdown as by ETA."""
+    """Values of a chain's step are held until the step is due, by countdown or by ETA."""
     due = datetime.now(timezone.utc) + timedelta(days=30)
     chain(tasks.echo.si(1), tasks.echo.si(BIG).set(eta=due)).apply_async()
     assert max(info.ttl for info in wire.hook.store.blobs.scan()) > 30 * 86400
@@ -850,7 +854,7 @@ def test_a_steps_eta_adds_to_how_long_its_values_are_held(tasks, wire):
 
 @pytest.mark.parametrize("native", ("pickle", "yaml"))
 def test_shared_and_cyclic_structures(native):
-    """A list that stands in itself, or is doubled 100 times, travels as under plain Celery."""
+    """A list that contains itself, or is doubled 100 times, is sent as in plain Celery."""
     conf = {"task_serializer": native, "result_serializer": native}
     wire = make_wire(conf={**conf, "accept_content": [native]})
 
@@ -879,8 +883,8 @@ def test_shared_and_cyclic_structures(native):
 
 
 def test_references_in_what_is_shared_or_cyclic():
-    """Under pickle, references resolve in lists that occur 100 levels deep, or in themselves;
-    all that was one object still is.
+    """Under pickle, references resolve in lists nested 100 levels deep or in themselves, and shared
+    objects stay shared.
     """
     conf = {"task_serializer": "pickle", "result_serializer": "pickle"}
     wire = make_wire(conf=conf)
@@ -905,7 +909,7 @@ def test_references_in_what_is_shared_or_cyclic():
 
 @pytest.mark.parametrize("native", ("json", "msgpack", "yaml"))
 def test_references_in_a_cycle_are_refused_elsewhere(native):
-    """Other serializers cannot say where a reference stands in a list that contains itself."""
+    """Other serializers refuse references in a list that contains itself."""
     wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
     echo = wire.app.task(name="echo", shared=False)(same)
     cyclic = [wire.hook.put(BIG)]
@@ -915,7 +919,7 @@ def test_references_in_a_cycle_are_refused_elsewhere(native):
 
 
 def test_an_immutable_argument_is_passed_on_by_its_reference(wire, tasks):
-    """A task that passes text on that arrived by reference neither serializes nor uploads it."""
+    """A task that passes on text that arrived by reference neither serializes nor uploads it."""
 
     @wire.app.task(name="passes", shared=False)
     def passes(text):
@@ -929,7 +933,7 @@ def test_an_immutable_argument_is_passed_on_by_its_reference(wire, tasks):
 
 
 def test_what_is_passed_on_keeps_to_the_options_of_the_next_task(wire, tasks):
-    """Text that arrived by reference stays in the message of a task that says so."""
+    """Text that arrived by reference stays in the message if the next task's options say so."""
 
     @wire.app.task(name="passes", shared=False)
     def passes(text):

@@ -1,4 +1,4 @@
-"""Values that one group call publishes in many messages."""
+"""Values that one group call publishes in many messages are serialized once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def app():
 
 @pytest.fixture
 def sent(app):
-    """The bodies of the messages sent during a test."""
+    """Return the bodies of the messages that the test sends."""
     bodies = []
 
     def catch(producer, name, message, **options):
@@ -48,22 +48,22 @@ def serialised(app) -> int:
     return counts["values_offloaded"] - counts["values_remembered"]
 
 
-def test_a_group_of_a_list_serialises_a_shared_value_once(app):
-    """Fifty tasks over the same object look at it once and refer to it fifty times."""
+def test_a_group_of_a_list_serializes_a_shared_value_once(app):
+    """Fifty tasks with the same object serialize it once and refer to it fifty times."""
     group([app.tasks["use"].s(VALUE, n) for n in range(50)]).apply_async()
     assert app.offload.counters.snapshot()["values_offloaded"] == 50
     assert serialised(app) == 1
 
 
-def test_a_chords_body_is_serialised_once(app):
-    """A body's large argument stands in each header task's message, and is looked at once."""
+def test_a_chords_body_is_serialized_once(app):
+    """A chord body's large argument is in each header task's message, and is serialized once."""
     header = [app.tasks["use"].s("small", n) for n in range(20)]
     chord(header, app.tasks["gather"].s(VALUE)).apply_async()
     assert serialised(app) == 1
 
 
-def test_a_group_of_a_generator_looks_at_every_value_anew(app, sent):
-    """A generator may change a buffer between two messages: each message has its own state."""
+def test_a_group_of_a_generator_serializes_every_value_again(app, sent):
+    """A generator may change a buffer between messages: each carries the current state."""
     buffer = bytearray(100_000)
 
     def tasks():
@@ -78,7 +78,7 @@ def test_a_group_of_a_generator_looks_at_every_value_anew(app, sent):
 
 @pytest.mark.parametrize("place", ("signature", "backend"))
 def test_user_code_between_messages_may_change_a_value(app, sent, monkeypatch, place):
-    """Each message has the value as it is when it is sent, whatever class of theirs runs then."""
+    """Each message carries the value at the time of sending, whatever user code runs in between."""
     buffer = bytearray(100_000)
 
     def change(call):
@@ -99,8 +99,8 @@ def test_user_code_between_messages_may_change_a_value(app, sent, monkeypatch, p
     assert len(refs) > 1
 
 
-def test_calls_one_after_another_look_at_a_value_anew(app):
-    """Between two calls an object may change, so nothing is remembered of a mutable one."""
+def test_consecutive_calls_serialize_a_value_again(app):
+    """Between two calls a mutable object may change, so nothing is remembered about it."""
     for n in itertools.islice(itertools.count(), 3):
         group([app.tasks["use"].s(VALUE, n)]).apply_async()
     assert serialised(app) == 3
@@ -118,7 +118,7 @@ class Stamps(Task):
 
 
 class Skips(Task):
-    """Changes what it is called with, and publishes nothing."""
+    """Changes its arguments and publishes nothing."""
 
     def apply_async(self, args=None, kwargs=None, **options):
         args[0]["stamp"] += 1
@@ -154,12 +154,12 @@ GROUPS = {
 
 @pytest.mark.parametrize("tasks_of", GROUPS.values(), ids=GROUPS)
 def test_a_value_that_user_code_changes_between_messages_is_sent_as_plain_celery_sends_it(tasks_of):
-    """Each message has what its value was as it was published, whatever ran in between."""
+    """Each message carries the value at the time of publishing, whatever runs in between."""
     assert stamps_sent(tasks_of, plain=False) == stamps_sent(tasks_of, plain=True)
 
 
 def test_a_value_that_a_receiver_changes_is_sent_as_plain_celery_sends_it():
-    """Receivers of ``before_task_publish`` see and change values, of this message alone."""
+    """Receivers of ``before_task_publish`` see values, and change those of their message only."""
     before_task_publish.connect(stamps_by_receiver)
     try:
         tasks_of = GROUPS["a task between"]
@@ -169,7 +169,7 @@ def test_a_value_that_a_receiver_changes_is_sent_as_plain_celery_sends_it():
 
 
 def test_a_value_that_a_route_changes_is_sent_as_plain_celery_sends_it():
-    """A function in ``task_routes`` runs for each message, and may change it."""
+    """A function in ``task_routes`` runs for each message and may change its value."""
     conf = {"task_routes": (stamps_by_route,)}
     tasks_of = GROUPS["a task between"]
     assert stamps_sent(tasks_of, plain=False, conf=conf) == stamps_sent(
@@ -195,7 +195,7 @@ def stamps_sent(tasks_of, *, plain, conf=()):
 
 
 def test_an_immutable_value_is_serialized_once_whatever_runs_in_between(app):
-    """No code can change bytes, so one reference serves the whole group."""
+    """Bytes are immutable, so one reference serves the whole group."""
     app.task(name="stamped", base=Tenant, shared=False)(nothing)
     value = bytes(100_000)
     group([app.tasks["stamped"].s(value, n) for n in range(10)]).apply_async()
@@ -208,7 +208,9 @@ class Tenant(Task):
 
 
 def test_tracers_do_not_count_as_user_code():
-    """What Celery itself and known tracers run does not read arguments; other code may."""
+    """Celery's own receivers and known tracers don't read arguments, so they don't count as user
+    code.
+    """
     assert not is_user_code(Task.apply_async)
     tracer = eval("lambda **_: None", {"__name__": "sentry_sdk.integrations.celery"})
     assert not is_user_code(functools.partial(tracer))

@@ -27,7 +27,7 @@ def wire():
 
 @pytest.mark.parametrize("where", ("list", "args", "kwargs"))
 def test_a_messages_values_are_fetched_in_one_round_trip(wire, where):
-    """Small values of one message are read together, wherever its references stand."""
+    """Small values of one message are read in one round trip, wherever its references are."""
     refs = [wire.hook.put(f"{n:04}" * 500) for n in range(PARTS)]
     total = wire.app.tasks["total"]
     if where == "list":
@@ -43,8 +43,8 @@ def test_a_messages_values_are_fetched_in_one_round_trip(wire, where):
     assert sent.get(timeout=1) == PARTS * 2000
 
 
-def test_steps_of_a_chain_that_carry_nothing_large_are_not_taken_apart(wire, monkeypatch):
-    """Publishing a step of a chain makes one cheap check of each step that follows."""
+def test_chain_steps_without_large_values_are_not_traversed(wire, monkeypatch):
+    """Publishing a step of a chain makes one cheap check of each following step."""
     looked_at = []
     runtime = wire.app._offload
     options = runtime.options
@@ -56,8 +56,8 @@ def test_steps_of_a_chain_that_carry_nothing_large_are_not_taken_apart(wire, mon
     assert wire.get(result) == [0] * (PARTS + 2)
 
 
-def test_large_values_of_late_steps_are_found_among_bare_ones(wire):
-    """A large argument of any step of a chain leaves the message, whatever stands before it."""
+def test_large_values_of_late_steps_are_found(wire):
+    """A large argument of any step of a chain is stored, whatever steps precede it."""
     grow = wire.app.tasks["grow"]
     big = "x" * 5000
     steps = [grow.s(), grow.s(by=1), grow.s(by=big), grow.s()]

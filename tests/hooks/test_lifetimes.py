@@ -1,4 +1,4 @@
-"""Who holds what, from publishing to the end: on a memory store, by messages that are bytes."""
+"""Holds from publishing to release, on a memory store, with messages as bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NEXT = datetime(datetime.now().year + 1, 2, 1)
 
 
 def reads_months():
-    """Whether workers of this Celery understand a month as an ETA."""
+    """Whether this Celery accepts a month as an ETA."""
     try:
         maybe_iso8601("2030-02")
     except ValueError:
@@ -94,7 +94,7 @@ def tasks(wire):
 
 
 def holders(wire):
-    """Return how many blobs each holder holds; all messages of a task as one."""
+    """Return how many blobs each holder holds, with all messages of a task as one holder."""
     blobs = wire.hook.store.blobs
     return Counter(
         name.partition("+")[0] for info in blobs.scan() for name in blobs.holders(info.digest)
@@ -102,12 +102,12 @@ def holders(wire):
 
 
 def lives(wire):
-    """Return the seconds that each blob has left."""
+    """Return the remaining lifetime of each blob in seconds."""
     return sorted(info.ttl for info in wire.hook.store.blobs.scan())
 
 
 def held_for(wire, name):
-    """Return the seconds for which *name* holds something."""
+    """Return for how many seconds *name* still holds a blob."""
     blobs = wire.hook.store.blobs
     return max(
         left
@@ -125,14 +125,14 @@ def near(seconds):
 
 
 def test_a_message_holds_what_it_refers_to(wire, tasks):
-    """From publishing on, a message holds its values for the retention, by its task's id."""
+    """A message holds its values for the retention from publishing on, under its task's id."""
     result = tasks.size.delay(BIG)
     assert holders(wire) == {f"task:{result.id}": 1}
     assert lives(wire) == [near(10 * HOUR)]
 
 
-def test_a_task_that_is_done_gives_its_values_up(wire, tasks):
-    """After a task, its values live for the grace and no longer, whether it failed or not."""
+def test_a_finished_task_releases_its_values(wire, tasks):
+    """After a task has succeeded or failed, its values live for the grace period and no longer."""
     for task in (tasks.size, tasks.fails):
         task.delay([*BIG, task.name])
     wire.work()
@@ -141,7 +141,7 @@ def test_a_task_that_is_done_gives_its_values_up(wire, tasks):
 
 
 def test_another_message_keeps_a_shared_value(wire, tasks):
-    """A value that two messages carry lives until the second is done."""
+    """A value in two messages lives until the second task is done."""
     tasks.size.delay(BIG)
     other = tasks.size.apply_async((BIG,), queue="elsewhere")
     wire.work()
@@ -149,8 +149,8 @@ def test_another_message_keeps_a_shared_value(wire, tasks):
     assert lives(wire) == [near(10 * HOUR)]
 
 
-def test_chunks_are_held_and_given_up_as_well(wire, tasks):
-    """Every blob of a large value is held, and given up without being read again."""
+def test_chunks_are_held_and_released(wire, tasks):
+    """Every chunk of a large value is held, and is released without another read."""
     result = tasks.size.delay(np.arange(2_000_000))
     assert holders(wire) == {f"task:{result.id}": 5}
     wire.work()
@@ -160,8 +160,8 @@ def test_chunks_are_held_and_given_up_as_well(wire, tasks):
     assert wire.calls.count("get") == 2  # its root, and its chunks
 
 
-def test_an_unread_reference_is_given_up_as_well(wire, tasks):
-    """A task that never asked for its large value gives all of it up."""
+def test_an_unread_reference_is_released(wire, tasks):
+    """A task that never read its large value releases every blob of it."""
     tasks.looks.delay(np.arange(2_000_000))
     wire.work()
     assert holders(wire) == {}
@@ -169,9 +169,9 @@ def test_an_unread_reference_is_given_up_as_well(wire, tasks):
 
 
 @pytest.mark.parametrize("how", ("ignore", "reject"))
-def test_what_may_come_again_is_kept(wire, tasks, how):
-    """A rejected message may be in a dead letter queue: it keeps what it holds. An ignored
-    result is an end.
+def test_rejected_messages_keep_their_values(wire, tasks, how):
+    """A rejected message keeps its holds, as it may be in a dead letter queue; an ignored one
+    releases them.
     """
     result = tasks.ends.delay(BIG, how)
     wire.work()
@@ -180,14 +180,14 @@ def test_what_may_come_again_is_kept(wire, tasks, how):
 
 
 def test_a_failure_that_goes_to_a_dead_letter_queue_is_kept(wire, tasks):
-    """A task that is not acknowledged when it fails keeps what its message holds."""
+    """A task that isn't acknowledged when it fails keeps its message's holds."""
     result = tasks.late.delay(BIG)
     wire.work()
     assert holders(wire) == {f"task:{result.id}": 1}
 
 
 def test_a_retry_holds_for_itself(wire, tasks):
-    """Each try's message has a hold of its own, and nothing is left after the last."""
+    """Each retry's message has its own hold, and nothing is held after the last one."""
     result = tasks.again.delay(BIG)
     seen = []
     publish = wire.app.amqp.__dict__["create_task_message"]
@@ -205,7 +205,7 @@ def test_a_retry_holds_for_itself(wire, tasks):
 
 
 def test_a_second_delivery_leaves_the_retry_its_value(wire, tasks):
-    """A message that is delivered twice does not give up what the first delivery's retry needs."""
+    """A second delivery of a message doesn't release what the first delivery's retry needs."""
     result = tasks.again.delay(BIG)
     with wire.app.connection_for_read() as connection:
         queue = wire.app.amqp.queues[wire.app.conf.task_default_queue](connection.default_channel)
@@ -218,26 +218,26 @@ def test_a_second_delivery_leaves_the_retry_its_value(wire, tasks):
 
 
 def test_a_replacement_keeps_what_it_needs(wire, tasks):
-    """A task replaced by another under its own id leaves it its value, which gives it up."""
+    """A task's replacement, which has the same id, keeps the value and releases it."""
     result = tasks.replaced.delay(BIG)
     assert wire.get(result) == 2000
     assert holders(wire) == {}
     assert lives(wire) == [near(HOUR)]
 
 
-# -- what the worker's main process ends
+# -- what a worker's main process releases
 
 
 @pytest.fixture
 def received(wire, tasks, monkeypatch):
-    """Return a function that calls a task and gives its message as a worker has it, and the
-    names that this gives up.
+    """Return a function that calls a task and passes its message to a worker, and the released
+    holders.
     """
     released = []
     monkeypatch.setattr(
         wire.hook.part(Releaser), "submit", lambda _, name, __: released.append(name)
     )
-    wire.run(tasks.size, [])  # by the first task that a worker knows its requests are guarded
+    wire.run(tasks.size, [])  # the first task that a worker registers guards its requests
 
     def received(task, *args, **options):
         result = task.apply_async(args or (BIG,), **options)
@@ -260,7 +260,7 @@ def raised(exc):
 
 
 def test_a_worker_that_shuts_down_finishes_its_releases(wire, monkeypatch):
-    """What the main process has yet to release when the worker stops is released before it ends."""
+    """When a worker stops, its main process finishes pending releases before it exits."""
     stopping, released = threading.Event(), []
 
     def release_once_stopping(_runtime, _refs, name):
@@ -284,9 +284,9 @@ def test_a_worker_that_shuts_down_finishes_its_releases(wire, monkeypatch):
 @pytest.mark.parametrize(
     ("exc", "given_up"), ((WorkerLostError("killed"), True), (Reject("no"), False))
 )
-def test_a_main_process_gives_up_what_is_certain(received, tasks, exc, given_up):
-    """A task whose process was killed has ended; a rejected message may be in a dead letter
-    queue, also where the worker takes it for a failure.
+def test_the_main_process_releases_only_what_is_finished(received, tasks, exc, given_up):
+    """The main process releases holds of a killed task, but not of a rejected message, which may be
+    in a dead letter queue even if the worker counts it as failed.
     """
     receive, released = received
     result, request = receive(tasks.acked)
@@ -295,9 +295,9 @@ def test_a_main_process_gives_up_what_is_certain(received, tasks, exc, given_up)
 
 
 @pytest.mark.parametrize("serializer", ("json", "pickle"))
-def test_a_revoked_message_is_given_up(received, tasks, serializer):
-    """A task that was revoked before it ran gives up what its message holds, be it only for
-    its callbacks.
+def test_a_revoked_message_is_released(received, tasks, serializer):
+    """A task that was revoked before it ran releases its message's holds, also those of its
+    callbacks.
     """
     receive, released = received
     link = tasks.size.si(BIG)
@@ -307,15 +307,15 @@ def test_a_revoked_message_is_given_up(received, tasks, serializer):
     assert [name.partition("+")[0] for name in released] == [f"task:{result.id}"]
 
 
-def test_backends_are_called_as_ever(wire):
-    """Celery's methods take the request by position as well as by name."""
+def test_backend_methods_keep_their_signatures(wire):
+    """Methods of the backend accept the request by position and by name, as in Celery."""
     for request in (None, Context(id="x")):
         wire.app.backend.mark_as_failure("x", RuntimeError("as it is meant to"), None, request)
         wire.app.backend.mark_as_revoked("x", "reason", request, True)
     assert wire.app.AsyncResult("x").state == states.REVOKED
 
 
-# -- how long
+# -- hold durations
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_backends_are_called_as_ever(wire):
     ),
 )
 def test_a_message_holds_as_long_as_it_may_wait(wire, tasks, options, seconds):
-    """countdown and eta are added to the retention; expires says it all."""
+    """countdown and eta extend the hold beyond the retention; expires replaces it."""
     given = {key: value() if callable(value) else value for key, value in options.items()}
     result = tasks.size.apply_async((BIG,), **given)
     expected = seconds() if callable(seconds) else seconds
@@ -345,7 +345,7 @@ def test_a_message_holds_as_long_as_it_may_wait(wire, tasks, options, seconds):
 
 
 def test_the_grace_covers_a_second_delivery():
-    """What is released lives on for the broker's time to give a message again, too."""
+    """Released values also live for the broker's visibility timeout."""
     wire = make_wire(grace=HOUR, conf={"broker_transport_options": {"visibility_timeout": 7200}})
     assert wire.hook.grace == 3 * HOUR
     assert redelivery_time(make_wire().app.conf) == 0
@@ -356,8 +356,8 @@ def test_the_grace_covers_a_second_delivery():
 
 @pytest.mark.parametrize("exchange", ("direct", "topic", "fanout", "unknown", None))
 def test_a_message_that_others_may_have_is_not_released(wire, tasks, exchange):
-    """Unless it came by the default exchange, or the broker says that only one queue is bound,
-    a message may have copies, so the first task that is done releases nothing.
+    """Unless a message came through the default exchange, or the broker reports a single bound
+    queue, it may have copies, so the first finished task releases nothing.
     """
     wire.app.amqp.queues = Queues(
         Queue(kind, Exchange(kind, type=kind), routing_key="key")
@@ -372,8 +372,8 @@ def test_a_message_that_others_may_have_is_not_released(wire, tasks, exchange):
 @pytest.mark.server
 @pytest.mark.parametrize("bound_by", ("nobody", "another key", "this app", "another service"))
 def test_a_queue_that_another_service_bound_keeps_its_copies(valkey, bound_by):
-    """A message by a named direct exchange is released only if the broker knows of no second
-    queue with its key, whoever bound that.
+    """A message through a named direct exchange is released only if the broker knows no second
+    queue with its key, whoever bound it.
     """
     exchange = Exchange(f"orders {bound_by}", type="direct")
     own = Queue(f"own {bound_by}", exchange, routing_key="new")
@@ -414,7 +414,7 @@ def test_a_chain_is_held_by_its_message(wire, tasks):
 
 
 def test_a_callback_holds_under_its_task(wire, tasks):
-    """What callbacks need is held by the task that calls them, until it ends."""
+    """The task that calls callbacks holds their values until it ends."""
     result = tasks.size.apply_async(
         ([1],), link=tasks.size.si(BIG), link_error=tasks.size.si([*BIG, 1])
     )
@@ -424,8 +424,8 @@ def test_a_callback_holds_under_its_task(wire, tasks):
     assert lives(wire) == [near(HOUR), near(HOUR)]
 
 
-def test_under_pickle_callbacks_are_given_up_as_well(wire, tasks):
-    """Where no path leads into signatures, what they need is given up all the same."""
+def test_under_pickle_callbacks_are_released(wire, tasks):
+    """Values of callbacks are released, too, where paths don't lead into signatures."""
     for value in ([1], [*BIG, 1]):
         tasks.size.apply_async((value,), link=tasks.size.si(BIG), serializer="pickle")
     wire.work()
@@ -433,8 +433,8 @@ def test_under_pickle_callbacks_are_given_up_as_well(wire, tasks):
     assert lives(wire) == [near(HOUR), near(HOUR)]
 
 
-def test_a_chord_gives_everything_up(wire, tasks):
-    """After a chord only what its stored results need is held."""
+def test_a_chord_releases_everything(wire, tasks):
+    """After a chord, only the values of its stored results are held."""
     header = group(tasks.echo.s([*BIG, n]) for n in range(3))
     chord(header)(tasks.echo.si([*BIG, "body"]))
     assert list(holders(wire).values()) == [2, 2, 2]  # each its own, and the body's
@@ -443,8 +443,8 @@ def test_a_chord_gives_everything_up(wire, tasks):
     assert {name.partition(":")[0] for name in held} == {"result"}
 
 
-def test_a_result_that_is_only_passed_on_is_given_up(wire, tasks):
-    """A result that nobody stores ends with the task that it was passed to."""
+def test_a_result_that_is_only_passed_on_is_released(wire, tasks):
+    """A result that isn't stored is released with the task that it was passed to."""
     result = chain(tasks.silent.s([*BIG, 1]), tasks.size.s())
     result.delay()
     wire.work()
@@ -456,7 +456,7 @@ def test_a_result_that_is_only_passed_on_is_given_up(wire, tasks):
 
 
 def test_a_result_is_held_until_it_expires(wire, tasks):
-    """A stored result is held by its task's id for result_expires or retention."""
+    """A stored result is held under its task's id for result_expires or the retention."""
     result = tasks.echo.apply_async((BIG,), offload={"retention": HOUR})
     wire.work()
     assert holders(wire) == {f"result:{result.id}": 1}
@@ -464,8 +464,8 @@ def test_a_result_is_held_until_it_expires(wire, tasks):
     assert result.get() == BIG
 
 
-def test_a_forgotten_result_is_given_up(wire, tasks):
-    """forget() ends the hold of a result; one that is small or not there is no error."""
+def test_a_forgotten_result_is_released(wire, tasks):
+    """forget() releases a result; for a small or missing result it does nothing."""
     large = tasks.echo.delay(BIG)
     small = tasks.size.delay(BIG)
     wire.work()
@@ -475,8 +475,8 @@ def test_a_forgotten_result_is_given_up(wire, tasks):
     assert lives(wire) == [near(HOUR)]
 
 
-def test_where_nothing_is_given_up_forgetting_reads_nothing(tmp_path, monkeypatch):
-    """On a store that goes by age alone forget() does what it did without offload."""
+def test_without_holds_forgetting_reads_nothing(tmp_path, monkeypatch):
+    """On a store with expiry only, forget() makes no additional read."""
     wire = make_wire(store=f"file://{tmp_path}")
     backend = wire.app.backend
     asked = []
@@ -485,10 +485,8 @@ def test_where_nothing_is_given_up_forgetting_reads_nothing(tmp_path, monkeypatc
     assert not asked
 
 
-def test_what_was_put_is_nobodys_to_give_up(wire, tasks):
-    """A value that was put lives for its retention, however many tasks used it; they need
-    neither hold it nor give it up.
-    """
+def test_a_put_value_is_not_held_by_tasks(wire, tasks):
+    """A put value lives for its retention; tasks that use it neither hold nor release it."""
     ref = wire.hook.put(BIG)
     wire.calls.clear()
     for _ in range(3):
@@ -500,7 +498,7 @@ def test_what_was_put_is_nobodys_to_give_up(wire, tasks):
 
 
 def test_a_short_put_is_held_by_the_message(wire, tasks):
-    """A Ref whose value would end before the message does is held by it."""
+    """A message holds a Ref whose value would expire before the message."""
     ref = wire.hook.put(BIG, retention=60)
     result = tasks.size.delay(ref)
     assert held_for(wire, f"task:{result.id}") == near(10 * HOUR)
@@ -508,9 +506,9 @@ def test_a_short_put_is_held_by_the_message(wire, tasks):
     assert list(holders(wire)) == ["put"]
 
 
-def test_a_round_trip_tells_of_all_references(wire, tasks):
-    """Where a message needs a hold anyway, a lost value that another of its references promised is
-    noticed by its publisher.
+def test_a_hold_checks_all_references(wire, tasks):
+    """When a message needs a hold anyway, the publisher notices that the value of another reference
+    is missing.
     """
     lost, short = wire.hook.put([*BIG, 1]), wire.hook.put([*BIG, 2], retention=60)
     wire.hook.store.blobs.delete([lost.digest])
@@ -522,8 +520,8 @@ def test_a_round_trip_tells_of_all_references(wire, tasks):
 # -- faults
 
 
-def test_a_release_that_fails_harms_nobody(wire, tasks, monkeypatch):
-    """While the store is away a task succeeds; its values end by their retention, and it is
+def test_a_failed_release_is_harmless(wire, tasks, monkeypatch):
+    """A task succeeds while the store is unavailable; its values expire, and the failure is
     counted.
     """
     from offload.errors import StoreUnavailable
@@ -538,9 +536,9 @@ def test_a_release_that_fails_harms_nobody(wire, tasks, monkeypatch):
     assert holders(wire) == {f"task:{result.id}": 1}
 
 
-def test_a_time_limit_during_a_release_is_none_of_the_task(wire, tasks, monkeypatch):
-    """What is raised while a task that is done gives its values up is not reported as its own
-    failure: its result is stored by then, and its callbacks are called.
+def test_a_time_limit_during_a_release_does_not_fail_the_task(wire, tasks, monkeypatch):
+    """An exception during the release after a task isn't reported as its failure: the result is
+    stored and the callbacks are called.
     """
 
     def late(*_args):
@@ -554,8 +552,8 @@ def test_a_time_limit_during_a_release_is_none_of_the_task(wire, tasks, monkeypa
 
 
 def test_a_deduplicated_publish_is_one_round_trip(wire, tasks):
-    """With holds, publishing what is stored already asks the store once; its end gives it up
-    in one more.
+    """Publishing what is already stored takes one round trip with its holds; releasing it takes one
+    more.
     """
     tasks.size.delay(np.arange(2_000_000))
     wire.calls.clear()
@@ -564,15 +562,15 @@ def test_a_deduplicated_publish_is_one_round_trip(wire, tasks):
 
 
 def test_the_steps_of_a_chain_are_held_at_once(wire, tasks):
-    """However many values a message carries on, it holds them by one round trip."""
+    """A message holds any number of values that it carries on in one round trip."""
     chain(tasks.size.si([*BIG, n]) for n in range(9)).delay()
     wire.calls.clear()
     wire.execute(wire.take())
     assert wire.calls == ["get", "hold", "release"]
 
 
-def test_of_many_values_the_one_that_is_gone_is_named(wire, tasks):
-    """Where one of a message's values is missing, the error says which argument it is."""
+def test_a_missing_value_among_many_is_named(wire, tasks):
+    """If one of a message's values is missing, the error names its argument."""
     one, other = (wire.hook.put([*BIG, n], retention=60) for n in (1, 2))
     wire.hook.store.blobs.delete([other.digest])
     with pytest.raises(BlobMissing, match="task 'again', other") as caught:
@@ -584,7 +582,7 @@ def test_of_many_values_the_one_that_is_gone_is_named(wire, tasks):
 
 
 def test_a_pin_keeps_a_value(wire, tasks):
-    """A pinned value outlives its retention and is found by its name; unpinned, it ends."""
+    """A pinned value outlives its retention and is found by its name; unpinned, it expires."""
     hook = wire.hook
     hook.pin(hook.put(BIG, retention=60), "models/latest")
     assert holders(wire) == {"put": 1, "pin:models/latest": 1}
@@ -599,7 +597,7 @@ def test_a_pin_keeps_a_value(wire, tasks):
 
 
 def test_a_pin_moves_to_another_value(wire):
-    """What is pinned in place of another lets that go, but for the chunks that both have."""
+    """Pinning another value under a name releases the former one, except chunks that both share."""
     hook = wire.hook
     first, second = np.zeros(1 << 20), np.zeros(1 << 20)
     first[-1], second[-1] = 1, 2
@@ -613,9 +611,7 @@ def test_a_pin_moves_to_another_value(wire):
 
 @pytest.fixture
 def meanwhile(wire, monkeypatch):
-    """Return a function that has something done by another process right after the next change
-    of a pointer.
-    """
+    """Return a function that makes another process act right after the next change of a pointer."""
     pointers = wire.hook.store.pointers
     swap = pointers.swap
 
@@ -631,10 +627,8 @@ def meanwhile(wire, monkeypatch):
     return meanwhile
 
 
-def test_a_name_that_two_pin_at_once_keeps_the_last(wire, meanwhile):
-    """Who pinned another value under the name in between takes that away, and not what is pinned
-    there now.
-    """
+def test_concurrent_pins_of_a_name_keep_the_last(wire, meanwhile):
+    """When two processes pin a name at once, the last pin stays and the other value is released."""
     hook = wire.hook
     first, second = (hook.put([*BIG, n], retention=60) for n in (1, 2))
     hook.pin(first, "model")
@@ -646,8 +640,8 @@ def test_a_name_that_two_pin_at_once_keeps_the_last(wire, meanwhile):
     assert kept == first.digest
 
 
-def test_a_pin_that_is_taken_away_at_once_is_gone(wire, meanwhile):
-    """An unpinning that comes before the pinning is through leaves nothing behind."""
+def test_a_pin_removed_at_once_leaves_nothing(wire, meanwhile):
+    """If a pin is removed while it is being created, nothing remains."""
     hook = wire.hook
     ref = hook.put(BIG, retention=60)
     meanwhile(lambda: hook.unpin("model"))
@@ -656,8 +650,8 @@ def test_a_pin_that_is_taken_away_at_once_is_gone(wire, meanwhile):
     assert holders(wire) == {"put": 1}
 
 
-def test_a_late_unpinning_takes_no_later_pin(wire, meanwhile):
-    """What is pinned again while an unpinning is under way stays."""
+def test_a_late_unpin_keeps_a_later_pin(wire, meanwhile):
+    """A value that is pinned again during an unpin stays pinned."""
     hook = wire.hook
     ref = hook.put(BIG, retention=60)
     hook.pin(ref, "model")
@@ -667,8 +661,8 @@ def test_a_late_unpinning_takes_no_later_pin(wire, meanwhile):
     assert holders(wire) == {"put": 1, "pin:model": 1}
 
 
-def test_a_store_by_age_refuses_pins(tmp_path):
-    """Where a pin could not be taken away again there is none."""
+def test_a_store_with_expiry_only_refuses_pins(tmp_path):
+    """A store with expiry only refuses pins, because it couldn't remove them."""
     wire = make_wire(store=f"file://{tmp_path}")
     with pytest.raises(ConfigurationError, match="only by age"):
         wire.hook.pin(wire.hook.put(BIG), "model")

@@ -1,4 +1,4 @@
-"""Ids that several messages have: none of them gives up what another needs."""
+"""Messages that share an id never release what another one needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def size(wire):
 
 @pytest.fixture
 def replaced(wire):
-    """A task that is replaced by what this is given to make; without anything it fails."""
+    """Is replaced by the signature that its argument makes, and fails without one."""
     by = []
 
     @wire.app.task(name="replaced", shared=False, bind=True)
@@ -41,7 +41,7 @@ def replaced(wire):
 
 
 def lives(wire):
-    """Return the seconds that each blob has left."""
+    """Return the remaining lifetime of each blob in seconds."""
     return sorted(info.ttl for info in wire.hook.store.blobs.scan())
 
 
@@ -59,8 +59,8 @@ REPLACEMENTS = {
 
 @pytest.mark.parametrize("kind", REPLACEMENTS)
 def test_what_replaces_a_task_keeps_its_value(wire, size, replaced, kind):
-    """The last task of what replaces another has its id, and keeps the value that it was given
-    while it waits; in the end it is given up.
+    """The last task of a replacement has the replaced task's id, keeps its value while it waits,
+    and releases it in the end.
     """
     replaced.by.append(lambda value: REPLACEMENTS[kind](size, value))
     replaced.delay(BIG)
@@ -71,7 +71,7 @@ def test_what_replaces_a_task_keeps_its_value(wire, size, replaced, kind):
 
 
 def test_what_replaces_a_task_keeps_its_callbacks(wire, size, replaced):
-    """The callbacks of a replaced task go on with what replaces it, and their values stay."""
+    """Callbacks of a replaced task move to its replacement, and their values stay."""
     replaced.by.append(lambda _: size.si([1]))
     replaced.apply_async(link=size.si(BIG), link_error=size.si([*BIG, 1]))
     wire.execute(wire.take())
@@ -81,7 +81,7 @@ def test_what_replaces_a_task_keeps_its_callbacks(wire, size, replaced):
 
 
 def test_a_second_delivery_leaves_the_replacement_its_value(wire, size, replaced):
-    """A replaced task whose message comes again, and fails now, takes nothing away."""
+    """A second delivery of a replaced task that now fails releases nothing."""
     replaced.by.append(size.si)
     replaced.delay(BIG)
     message = wire.take()
@@ -90,8 +90,8 @@ def test_a_second_delivery_leaves_the_replacement_its_value(wire, size, replaced
     assert lives(wire) == [near(RETENTION)]
 
 
-def test_a_given_id_may_be_given_again(wire, size):
-    """Of two messages with one id, the first that is done leaves the other its value."""
+def test_an_id_may_be_reused(wire, size):
+    """When the first of two messages with one id is done, the other keeps its value."""
     size.apply_async((BIG,), task_id="nightly")
     size.apply_async((BIG,), task_id="nightly", countdown=3 * HOUR)
     wire.execute(wire.take())
@@ -101,7 +101,7 @@ def test_a_given_id_may_be_given_again(wire, size):
 
 
 def test_a_callback_with_an_id_can_be_of_two_tasks(wire, size):
-    """A signature with an id that two tasks call back has its value each time."""
+    """A signature with a fixed id that two tasks call back has its value each time."""
     callback = size.si(BIG)
     callback.freeze()
     for number in (1, 2):
@@ -114,7 +114,9 @@ def test_a_callback_with_an_id_can_be_of_two_tasks(wire, size):
 
 
 def test_a_message_sent_again_keeps_everything(wire, size, monkeypatch):
-    """While the store is away a message goes on in the name that its values are held in."""
+    """A message that is resent while the store is unavailable keeps the holder's name of its
+    values.
+    """
     size.apply_async((BIG,), link=size.si([*BIG, 1]))
     blobs = wire.hook.store.blobs
     get = blobs.get
@@ -132,8 +134,8 @@ def test_a_message_sent_again_keeps_everything(wire, size, monkeypatch):
 
 
 @pytest.mark.parametrize("task_id", (5, "任" * 150, "x" * 300, "a\nb", "\ud800"))
-def test_any_id_will_do(wire, task_id):
-    """What Celery takes for an id holds, and gives up: numbers, long ones, of any characters."""
+def test_any_id_works(wire, task_id):
+    """Every id that Celery accepts can hold and release: numbers, long ones, and any characters."""
 
     @wire.app.task(name="silent", shared=False, ignore_result=True)
     def silent(value):
@@ -147,16 +149,16 @@ def test_any_id_will_do(wire, task_id):
 
 
 @pytest.mark.server
-def test_parts_that_nobody_stores_end_with_the_chord(redis, monkeypatch):
-    """Results of a chord's parts that are not stored are kept until the body's message holds
-    them, and end with it.
+def test_parts_that_are_not_stored_are_released_with_the_chord(redis, monkeypatch):
+    """Results of chord parts that aren't stored are kept until the body's message holds them, and
+    are released with it.
     """
     wire = make_wire(
         retention=RETENTION,
         grace=HOUR,
         conf={"result_backend": redis.url},
     )
-    monkeypatch.setattr(_state._tls, "current_app", wire.app)  # by which Celery finds the group
+    monkeypatch.setattr(_state._tls, "current_app", wire.app)  # Celery finds the group by it
     backend = wire.app.backend
     monkeypatch.setattr(backend, "add_pending_result", lambda result, **_: result)  # nobody waits
 

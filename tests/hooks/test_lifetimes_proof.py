@@ -1,4 +1,4 @@
-"""No held blob is ever missing, and after the last hold and its grace nothing remains."""
+"""No held blob is ever missing, and nothing remains after the last hold and its grace period."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)  # histories on S3 take minutes on a busy 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Values of kilobytes are cut as others of megabytes are."""
+    """Cut values of kilobytes into chunks, like values of megabytes."""
     for name, module in (
         ("CHUNK", manifest),
         ("_SMALLEST_CHUNK", manifest),
@@ -46,7 +46,7 @@ def prove(capsys):
                 max_examples=examples,
                 stateful_step_count=40,
                 deadline=None,
-                phases=[Phase.explicit, Phase.generate],  # to shrink a history takes minutes
+                phases=[Phase.explicit, Phase.generate],  # shrinking a history takes minutes
                 suppress_health_check=list(HealthCheck),
             ),
         )
@@ -68,7 +68,7 @@ def test_on_memory(prove):
 
 
 def _inside(blobs):
-    """Return what is in a memory store's blobs, wherever it keeps it."""
+    """Return the blobs of a memory store."""
     kept = vars(blobs._state)
     return [key for value in kept.values() if isinstance(value, dict) for key in value]
 
@@ -100,7 +100,7 @@ def test_on_redis(prove, redis):
             keys = lambda: raw.scan_iter(f"{prefix}:*", count=1000)
 
             def advance(seconds):
-                """Move the clock: of a server, what is left of each life is made shorter."""
+                """Move the clock; on a server, shorten the remaining time of every key."""
                 gone = int(seconds * 1000)
                 for key in list(keys()):
                     left = raw.pttl(key)
@@ -132,7 +132,7 @@ def test_on_s3(prove):
 
 
 def test_on_tiers(prove):
-    """The account of the first tier ends what lies in S3."""
+    """The tier index in Redis decides when blobs in S3 expire."""
     clock = FakeClock()
     with moto_s3(clock, skew=60) as lower:
 

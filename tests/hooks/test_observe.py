@@ -1,4 +1,4 @@
-"""Mode ``observe``: the numbers, and how they come to a store that nothing else is asked of."""
+"""Mode ``observe``: its numbers, and how they are written to an otherwise unused store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.wire import make_wire
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024**2
-HEAD = len(b"bytes")  # what is stored with the content of bytes
+HEAD = len(b"bytes")  # stored with the content of bytes
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def url():
 
 
 def observed(wire):
-    """Return what was counted since for a task, without times."""
+    """Return what was counted for a task since the last call, without durations."""
     found = Counter()
     for what, amount in wire.hook.counters.take().items():
         if "seconds" not in what.name:
@@ -45,7 +45,9 @@ def observed(wire):
 
 
 def test_values_are_counted_by_hand():
-    """Bytes are serialised whole; what comes again is repeated; below 1 KiB nothing is counted."""
+    """Observed numbers match a count by hand: serialized bytes, repeated values, and nothing below
+    1 KiB.
+    """
     wire = make_wire(mode="observe", store=None, watch=False, threshold=65536)
     for _ in range(3):
         wire.app.send_task(
@@ -73,7 +75,7 @@ def test_values_are_counted_by_hand():
 
 
 def test_chunks_that_were_seen_are_repeated():
-    """As a store would have them already."""
+    """Chunks that were observed before count as deduplicated, as in a store."""
     wire = make_wire(mode="observe", store=None, watch=False)
     whole, more = os.urandom(4 * MIB), os.urandom(2 * MIB)
     wire.app.send_task("take", (whole,))
@@ -84,7 +86,7 @@ def test_chunks_that_were_seen_are_repeated():
 
 
 def test_the_same_is_counted_by_size_as_in_mode_on():
-    """What is stored and what was there, at every level, is what observing said."""
+    """Observed sizes equal what mode on stores and deduplicates, at every level."""
     shared = os.urandom(4 * MIB)
     values = [b"a" * 5000, b"a" * 5000, shared, shared + b"more", [1] * 9000, b"", "x" * 70_000]
     found = []
@@ -123,7 +125,7 @@ def test_without_a_store_there_is_no_thread():
 
 
 def test_publishing_asks_the_store_nothing(redis):
-    """A thread of the process does, and only for what was counted."""
+    """Publishing makes no store call; a thread writes what was counted, and only then."""
     url = f"{redis.url}?prefix=behind-{os.urandom(4).hex()}"
     wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
     asking, exchange = [], client.exchange
@@ -144,7 +146,7 @@ def test_publishing_asks_the_store_nothing(redis):
 
 
 def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
-    """Publishing goes on, and what was counted is written when it is back."""
+    """While the store is unavailable, publishing works; counts are written once it is back."""
     caplog.set_level(logging.INFO, "offload")
     add, calls, mine = MemorySums.add, [], sums_of(open_store(url))
 
@@ -161,7 +163,7 @@ def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
         wire.app.send_task("take", (b"x" * 5000,))
         wait_until(lambda: len(calls) >= 4, "it was tried again")
         wire.hook.recorder.end()
-    assert calls == [1] * 4  # the same tally, so that it counts once
+    assert calls == [1] * 4  # the same batch, so that it counts once
     said = [r.getMessage() for r in caplog.records if r.name.startswith("offload")]
     assert said == ["cannot write statistics, retrying later: away"] * 3
     total = sums_of(open_store(url)).total()
@@ -217,7 +219,7 @@ def run(*words):
 
 @pytest.mark.parametrize(("words", "number"), (((), 1), (("fork",), 3)))
 def test_a_short_process_and_its_child_write_at_their_end(redis, words, number):
-    """However short, and each its own, once."""
+    """A short process and its forked child both write their counts once when they exit."""
     url = f"{redis.url}?prefix=behind-{os.urandom(4).hex()}"
     assert run(url, *words) == ""
     total = sums_of(open_store(url)).total()
@@ -225,7 +227,7 @@ def test_a_short_process_and_its_child_write_at_their_end(redis, words, number):
 
 
 def test_a_process_ends_though_the_store_does_not_answer():
-    """It waits for a store that hangs no longer than two seconds, whatever its timeouts are."""
+    """A process waits at most two seconds for a store that hangs, whatever its timeouts are."""
     with redis_server() as server:
         os.kill(server.pid, signal.SIGSTOP)
         try:

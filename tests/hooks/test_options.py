@@ -11,7 +11,7 @@ from offload.hooks.options import Tasks, effective
 
 
 def test_call_over_task_over_app():
-    """Each option by itself comes from the call, else the task, else the app."""
+    """Each option separately comes from the call, else the task, else the app."""
     settings = Settings(threshold=1, inline=("app",), retention=10)
     task = TaskOptions(threshold=2, results=False)
     call = TaskOptions(threshold=3)
@@ -21,7 +21,7 @@ def test_call_over_task_over_app():
 
 
 def test_mode_off_is_not_enabled():
-    """Mode off disables every task that does not say otherwise."""
+    """Mode off disables every task without its own mode."""
     assert effective(TaskOptions(), TaskOptions(), Settings(mode="off")).enabled is False
 
 
@@ -50,7 +50,9 @@ def annotated(
 
 
 def test_parameters_that_want_references():
-    """Ref is found in every way in which it is written, also as text that cannot be read."""
+    """Parameters annotated Ref are found in every spelling, also in annotations that can't be
+    evaluated.
+    """
     facts = facts_of(annotated)
     wanted = {"bare", "of", "text", "optional", "union", "several", "old", "modern", "named"}
     assert facts.wants_ref == wanted
@@ -60,7 +62,7 @@ def test_parameters_that_want_references():
 
 
 def test_the_rest_of_the_arguments_can_want_references():
-    """``*args: Ref`` and ``**kwargs: Ref`` ask for all that no named parameter takes."""
+    """``*args: Ref`` and ``**kwargs: Ref`` apply to all arguments without a named parameter."""
 
     def task(first, *rest: Ref, named=None, **more: Ref[list]):
         pass
@@ -73,7 +75,7 @@ def test_the_rest_of_the_arguments_can_want_references():
 
 
 def test_bound_tasks_and_classes():
-    """``self`` is no parameter, in bound tasks and in classes."""
+    """``self`` is not a parameter of bound tasks and classes."""
 
     def bound(self, value: Ref) -> None:
         pass
@@ -82,7 +84,7 @@ def test_bound_tasks_and_classes():
 
 
 def test_a_task_that_is_not_here():
-    """Of a task that is not registered nothing is known, and nothing is wrong."""
+    """A task that isn't registered has no known options, and that is no error."""
     app = Celery("options", set_as_current=False)
     assert Tasks(app)["elsewhere"].parameters == ()
 
@@ -109,7 +111,7 @@ def test_wrong_options_are_refused(offload, message):
 
 
 def test_any_name_where_there_is_kwargs():
-    """A task that takes ``**kwargs`` may name anything inline."""
+    """A task with ``**kwargs`` may name any parameter inline."""
 
     def task(**more):
         pass

@@ -19,7 +19,7 @@ def replace_at(root, path, node):
 
 
 def test_a_node_is_replaced_and_the_root_stays():
-    """What lies on the way is copied, the root is as before, and all else is shared."""
+    """Containers on the way are copied, the root stays as it was, and everything else is shared."""
     other = {"x": 1}
     root = {"args": [[1, {"a": (1, 2, other)}], other], "kwargs": {}}
     before = repr(root)
@@ -31,7 +31,7 @@ def test_a_node_is_replaced_and_the_root_stays():
 
 
 def test_several_at_once():
-    """Each place gets what is made for it, from the node that stood there."""
+    """Each place gets what is made for it from the node that was there."""
     root = {"args": (1, 2, [3]), "kwargs": {"k": 4}}
     made = replace_each(
         root,
@@ -45,7 +45,7 @@ def test_several_at_once():
 
 
 def test_an_object_at_two_places_is_changed_at_one():
-    """Where the same list stands twice, only the place that was meant changes."""
+    """Of a list that occurs twice, only the place that was meant changes."""
     shared = [1, 2]
     root = {"args": [shared, shared]}
     assert replace_at(root, ["args", 1, 0], "new") == {"args": [[1, 2], ["new", 2]]}
@@ -53,7 +53,7 @@ def test_an_object_at_two_places_is_changed_at_one():
 
 
 def test_the_same_object_at_two_places_is_changed_at_both():
-    """Both places of the same list are changed if both are meant."""
+    """A list that occurs twice changes in both places if both are meant."""
     shared = [1, 2]
     made = replace_each(
         {"args": [shared, shared]}, [["args", 0, 0], ["args", 1, 1]], lambda _, path: path[1]
@@ -62,7 +62,7 @@ def test_the_same_object_at_two_places_is_changed_at_both():
 
 
 def test_signatures_stay_signatures():
-    """A signature on the way is copied as one; the caller's is not touched."""
+    """A signature on the way is copied as a signature; the caller's is not changed."""
     steps = chain(task.s([1]), group(task.s(2), task.s(3)))
     root = {"chain": [steps]}
     new = replace_at(root, ["chain", 0, "kwargs", "tasks", 0, "args", 0], "new")
@@ -74,7 +74,7 @@ def test_signatures_stay_signatures():
 
 
 def test_whole_numbers_as_keys_are_found_as_text():
-    """JSON makes texts of the whole numbers among a dict's keys."""
+    """Integer keys of a dict are found as text, because JSON converts them."""
     assert replace_at({"args": [{"7": 1}]}, ["args", 0, 7], "new") == {"args": [{"7": "new"}]}
 
 
@@ -82,13 +82,13 @@ def test_whole_numbers_as_keys_are_found_as_text():
     "path", (["args", 5], ["args", "x"], ["none"], ["args", 0, 0], ["kwargs", "a", "b"])
 )
 def test_a_path_that_leads_nowhere_is_refused(path):
-    """InvalidRef says where a reference should have stood."""
+    """InvalidRef names the path where a reference was expected."""
     with pytest.raises(InvalidRef, match="no reference stands at"):
         replace_at({"args": [1], "kwargs": {"a": "text"}}, path, "new")
 
 
 def test_contains():
-    """Refs are found in lists, tuples and dicts at any depth, and not in other objects."""
+    """Refs are found in lists, tuples, and dicts at any depth, but not in other objects."""
     ref = Ref.local(1)
     assert contains(ref, (Ref,))
     assert contains([1, {"a": (2, [ref])}], (Ref,))
@@ -104,7 +104,7 @@ def test_contains():
 
 
 def test_contains_visits_each_container_once():
-    """Shared containers cost what distinct ones do: doubling 100 times ends at once."""
+    """Shared containers are visited once: doubling a list 100 times stays fast."""
     shared = [1]
     for _ in range(100):
         shared = [shared, shared, {"a": shared}]
@@ -112,7 +112,7 @@ def test_contains_visits_each_container_once():
 
 
 def test_is_signature():
-    """A dict is a signature only where plain ones are meant, and only with all its keys."""
+    """A dict is a signature only where plain dicts are allowed, and only with all keys."""
     signature = task.s(1)
     assert is_signature(signature)
     assert is_signature(dict(signature), plain=True)
@@ -124,7 +124,7 @@ def test_is_signature():
     "odd", ({"task": 3}, {"args": 7}, {"args": {"a": 1}}, {"kwargs": ["a"]}, {"options": 4})
 )
 def test_what_no_task_can_be_called_by_is_no_signature(odd):
-    """A dict with a signature's keys and other content is data, also where signatures stand."""
+    """A dict with a signature's keys but other content is data, also next to signatures."""
     assert is_signature({**task.s(1), "args": None, "kwargs": None, "options": None}, plain=True)
     assert not is_signature({**task.s(1), **odd}, plain=True)
 
@@ -141,5 +141,5 @@ def test_what_no_task_can_be_called_by_is_no_signature(odd):
     ),
 )
 def test_label(path, parameters, text):
-    """A path is shown as people write it."""
+    """A path is formatted in readable form."""
     assert label(path, parameters) == text

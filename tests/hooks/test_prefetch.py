@@ -1,4 +1,4 @@
-"""Fetching ahead: for tasks that wait, within bounds, and never in the way."""
+"""Prefetch: for waiting tasks, within limits, and without delaying anything."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flock, /proc an
 
 MB = 1024**2
 SIZE = 2 * MB
-ROOM = 5 * MB  # for what is fetched ahead: two values
+ROOM = 5 * MB  # for prefetched values: two of them
 
 
 class Consumer:
@@ -39,7 +39,7 @@ class Consumer:
 
 
 class Node:
-    """An app over a store with a node cache, and a worker's main process as far as it matters."""
+    """An app over a store with a node cache, with the relevant part of a worker's main process."""
 
     def __init__(self, folder, pool, **settings):
         self.folder = folder
@@ -57,7 +57,7 @@ class Node:
         def lazy(value: Ref, other=None):
             return other and len(other)
 
-        # The key is known: what is asked from here on are blobs.
+        # The key is known: further reads are of blobs.
         self.hook.content.open(self.hook.put("").wire)
         self.wire.calls.clear()
 
@@ -70,9 +70,8 @@ class Node:
         self.wire.app.tasks[task].apply_async((value, *more), **options)
 
     def receive(self, note=None):
-        """Take the next message as a worker does, and reserve its task; return its request.
-
-        *note* replaces what it says of its references.
+        """Receive the next message as a worker does and reserve its task; return its request.
+        *note* replaces the header about its references.
         """
         with self.wire.app.connection_for_read() as connection:
             queue = self.wire.app.amqp.queues[self.wire.app.conf.task_default_queue]
@@ -99,7 +98,7 @@ class Node:
         return {path.name for path in self.folder.glob("b3-*") if path.suffix != ".part"}
 
     def file(self, request):
-        """The name of the file of a request's first argument."""
+        """Return the cache file name of a request's first argument."""
         digest = self.hook.content.open(wire_text(request.args[0])).digest
         return digest.replace(":", "-")
 
@@ -107,8 +106,8 @@ class Node:
         return self.hook.counters.snapshot()[f"prefetch_{name}"]
 
     def hang(self):
-        """Have the store's blobs answer when told; return what says that one is asked for, and
-        what is to be set.
+        """Make reads of blobs block; return an event for a started read and one that lets it
+        continue.
         """
         reached, go_on = threading.Event(), threading.Event()
         get = self.hook.store.blobs.get
@@ -122,7 +121,7 @@ class Node:
         return reached, go_on
 
     def settled(self):
-        """Return when the thread has done what it can now, and waits."""
+        """Wait until the thread has done all possible work and is idle."""
         (ahead,) = self.hook.part(Prefetcher)._queues._made.values()
 
         def idle():
@@ -166,8 +165,8 @@ def make(tmp_path, monkeypatch):
 
 
 def test_the_value_of_a_waiting_task_is_fetched(make):
-    """While the pool is busy a waiting task's value enters the node cache; the task's own
-    fetch is then a hit and asks the store nothing.
+    """While the pool is busy, a waiting task's value enters the node cache; the task's own read is
+    a hit and makes no store call.
     """
     node = make()
     node.waiting("v" * SIZE)
@@ -183,8 +182,8 @@ def test_the_value_of_a_waiting_task_is_fetched(make):
     assert (counts["cache_hits"], counts["cache_misses"], counts["values_fetched"]) == (1, 0, 0)
 
 
-def test_who_is_begun_at_once_fetches_itself(make):
-    """With a free child nothing is fetched ahead."""
+def test_a_task_that_starts_at_once_is_not_prefetched(make):
+    """With a free child, nothing is prefetched."""
     node = make(busy=False)
     node.publish()
     node.receive()
@@ -192,7 +191,7 @@ def test_who_is_begun_at_once_fetches_itself(make):
 
 
 def test_tasks_that_were_just_handed_over_count_as_running(make):
-    """Of two tasks that arrive at once in a free pool of one, the second waits."""
+    """Of two tasks that arrive at once in a free pool of one, the second counts as waiting."""
     node = make(busy=False)
     node.publish("small")
     node.receive()
@@ -201,7 +200,7 @@ def test_tasks_that_were_just_handed_over_count_as_running(make):
 
 
 def a_pool(kind):
-    """A pool of one child that is not started."""
+    """Return a pool of one child that isn't started."""
 
     class Pool(kind):
         num_processes = 1
@@ -222,7 +221,7 @@ def a_pool(kind):
     ),
 )
 def test_where_it_is_on(make, setting, mode, pool, fetched):
-    """By itself it is on in prefork pools, else where it was asked for; never in mode observe."""
+    """Prefetch is on by default in prefork pools, on request in others, never in mode observe."""
     publisher = make(busy=False)
     pool = pool and a_pool(pool)
     node = make(prefetch=setting, mode=mode, pool=pool, store=publisher.hook.settings.store)
@@ -235,9 +234,9 @@ def test_where_it_is_on(make, setting, mode, pool, fetched):
         assert node.hook.part(Prefetcher)._queues.take() is None
 
 
-def test_what_waits_is_bounded_in_bytes(make):
-    """Values of waiting tasks take their part of the cache and no more; when one is begun
-    the next is fetched.
+def test_waiting_values_are_limited_in_bytes(make):
+    """Values of waiting tasks fill at most their share of the cache; when a task starts, the next
+    value is fetched.
     """
     node = make()
     waiting = [node.waiting() for _ in range(4)]
@@ -251,8 +250,8 @@ def test_what_waits_is_bounded_in_bytes(make):
     assert len(node.cached()) == 3
 
 
-def test_a_value_of_many_tasks_takes_its_room_once(make):
-    """Tasks that wait for one value leave room for another."""
+def test_a_value_of_several_tasks_counts_once(make):
+    """A value for which several tasks wait counts once."""
     node = make()
     for _ in range(5):
         node.waiting("v" * SIZE)
@@ -262,7 +261,7 @@ def test_a_value_of_many_tasks_takes_its_room_once(make):
 
 
 def test_room_is_kept_while_any_task_waits_for_its_value(make):
-    """A value counts until the last of its tasks is begun."""
+    """A value counts until the last task that waits for it has started."""
     node = make()
     first = node.waiting("v" * SIZE)
     node.waiting()
@@ -271,15 +270,15 @@ def test_room_is_kept_while_any_task_waits_for_its_value(make):
     wait_until(lambda: len(node.cached()) == 2, "two values are cached")
     node.settled()
     node.begin(first)
-    node.waiting("small" * 1000)  # the thread looks at once
+    node.waiting("small" * 1000)  # the thread checks at once
     node.settled()
     assert node.file(third) not in node.cached()
     node.begin(last)
     wait_until(lambda: node.file(third) in node.cached(), "the third value is cached")
 
 
-def test_what_waits_for_room_in_vain_is_skipped(make):
-    """A task that is revoked while there was no room for its value leaves its turn to others."""
+def test_a_revoked_task_that_waits_for_room_is_skipped(make):
+    """A task that is revoked while its value waits for room gives way to others."""
     node = make()
     waiting = [node.waiting() for _ in range(4)]
     wait_until(lambda: len(node.cached()) == 2, "two values are cached")
@@ -289,8 +288,8 @@ def test_what_waits_for_room_in_vain_is_skipped(make):
     assert node.file(waiting[2]) not in node.cached()
 
 
-def test_what_is_too_large_does_not_hold_up_others(make):
-    """A value over the room is left to its task; those after it are fetched."""
+def test_a_value_that_is_too_large_does_not_block_others(make):
+    """A value that exceeds the room is left to its task; later ones are fetched."""
     node = make()
     node.waiting(node.value(ROOM + MB))
     node.waiting()
@@ -299,8 +298,10 @@ def test_what_is_too_large_does_not_hold_up_others(make):
     assert (node.counted("done"), node.counted("dropped")) == (1, 1)
 
 
-def test_what_waits_is_bounded_in_number(make, monkeypatch):
-    """While the store hangs, tasks are received without delay, and what is too much is dropped."""
+def test_waiting_values_are_limited_in_number(make, monkeypatch):
+    """While the store hangs, tasks are received without delay, and prefetches over the limit are
+    dropped.
+    """
     monkeypatch.setattr(prefetch, "LIMIT", 3)
     node = make()
     reached, go_on = node.hang()
@@ -331,7 +332,7 @@ def plain(node):
 
 @pytest.mark.parametrize("case", (far, small, lazy, plain))
 def test_what_is_not_fetched(make, case):
-    """What is due much later, small, or asked for as a Ref alone is not fetched."""
+    """Values that are due much later, small, or only wanted as a Ref are not prefetched."""
     node = make()
     case(node)
     node.waiting("v" * SIZE)
@@ -341,15 +342,15 @@ def test_what_is_not_fetched(make, case):
     assert (node.counted("done"), node.counted("dropped")) == (1, 0)
 
 
-def test_what_is_due_soon_is_fetched(make):
-    """A task that waits for its time a little needs no busy pool."""
+def test_a_task_that_is_due_soon_is_prefetched(make):
+    """A task with a short countdown is prefetched even if the pool isn't busy."""
     node = make(busy=False)
     node.waiting(eta=datetime.now(timezone.utc) + timedelta(seconds=prefetch.SOON / 2))
     wait_until(node.cached, "the value is cached")
 
 
 def test_other_arguments_of_a_task_that_wants_a_ref(make):
-    """Beside a parameter annotated Ref, the others are fetched."""
+    """Other parameters next to one annotated Ref are prefetched."""
     node = make()
     node.waiting(node.value(), node.value(), task="lazy")
     wait_until(node.cached, "the value is cached")
@@ -358,8 +359,8 @@ def test_other_arguments_of_a_task_that_wants_a_ref(make):
 
 
 @pytest.mark.parametrize("what", ("begun", "revoked", "expired", "rejected", "gone", "stopping"))
-def test_what_became_useless_is_skipped(make, monkeypatch, what):
-    """A task that is begun or given up before its turn comes costs no fetch."""
+def test_a_useless_prefetch_is_skipped(make, monkeypatch, what):
+    """A task that starts or is dropped before its prefetch costs no read."""
     node = make()
     reached, go_on = node.hang()
     node.waiting()
@@ -390,8 +391,8 @@ def test_what_became_useless_is_skipped(make, monkeypatch, what):
     "error",
     (StoreUnavailable("away"), IntegrityError("altered"), OSError("no room"), RuntimeError("?")),
 )
-def test_what_fails_is_left_to_the_task(make, error, caplog):
-    """Whatever is raised, nothing is logged above debug, and the next value is fetched."""
+def test_a_failed_prefetch_is_left_to_the_task(make, error, caplog):
+    """A failed prefetch is logged at level debug only, and the next value is fetched."""
     node = make()
     get = node.hook.store.blobs.get
 
@@ -409,8 +410,8 @@ def test_what_fails_is_left_to_the_task(make, error, caplog):
     assert not caplog.records
 
 
-def test_while_the_store_is_away_it_is_not_asked_for_each_task(make):
-    """One failure for want of the store drops all that wait."""
+def test_an_unavailable_store_is_not_asked_for_each_task(make):
+    """One failed prefetch for an unavailable store drops all waiting ones."""
     node = make()
     reached, go_on = node.hang()
     hang = node.hook.store.blobs.get
@@ -435,8 +436,8 @@ def test_while_the_store_is_away_it_is_not_asked_for_each_task(make):
 @pytest.mark.parametrize(
     "note", (5, {"refs": 5}, {"v": 1, "refs": [["args", 7]]}, {"v": 99, "refs": [["args", 0]]})
 )
-def test_a_broken_note_is_left_to_the_task(make, note, caplog):
-    """What cannot be read here is no worker's end, and no error in its log."""
+def test_a_broken_header_is_left_to_the_task(make, note, caplog):
+    """A header that can't be parsed neither stops the worker nor logs an error."""
     node = make()
     node.publish()
     node.receive(note=note)
@@ -449,15 +450,15 @@ def test_a_broken_note_is_left_to_the_task(make, note, caplog):
 
 
 def test_apps_without_offload_are_left_alone(make):
-    """The receiver, which is one for the process, does nothing for other apps."""
+    """The receiver, of which a process has one, ignores apps without offload."""
     make()
     assert signals.task_received.send(sender=None, request=SimpleNamespace(app=object()))
     receivers = [key for key, _ in signals.task_received.receivers]
     assert len(receivers) == len(set(receivers))
 
 
-def test_the_end_of_a_worker_leaves_no_half_a_file(make):
-    """A process that ends finishes the value that it is fetching, and begins no other."""
+def test_a_worker_that_exits_leaves_no_partial_file(make):
+    """A process that exits finishes the value that it is fetching and starts no other."""
     node = make()
     reached, go_on = node.hang()
     node.waiting()
@@ -475,8 +476,8 @@ def test_the_end_of_a_worker_leaves_no_half_a_file(make):
     assert not list(node.folder.glob("*.part"))
 
 
-def test_a_forked_child_begins_with_nothing(make):
-    """A child forked while the thread is at work has no thread, waits for none, and ends."""
+def test_a_forked_child_starts_with_an_empty_state(make):
+    """A child that is forked while the thread works has no thread, waits for none, and exits."""
     node = make()
     other = node.hook.put(node.value())
     reached, go_on = node.hang()

@@ -27,7 +27,7 @@ def wire(request):
 
 
 def make_slow(serializer):
-    """Return a wire whose task ``slow`` runs as long as it is told, by the store's clock."""
+    """Return a wire whose task ``slow`` runs for a given time on the store's clock."""
     conf = {"task_serializer": serializer, "accept_content": [serializer]}
     wire = make_wire(watch=False, retention=3 * HOUR, grace=HOUR, conf=conf)
     wire.clock = FakeClock()
@@ -62,8 +62,8 @@ def holders(wire):
 @pytest.mark.parametrize("wire", SERIALIZERS, indirect=True)
 @pytest.mark.parametrize("options", ({}, {"expires": 60}, {"offload": {"retention": 60}}))
 def test_a_running_task_can_read_a_reference_at_any_time(wire, options):
-    """Whatever its message was to live for, a task that has started reads its values, and so do
-    the callbacks it calls; then all of it is released.
+    """A running task can read its values at any time, whatever its message's hold, and so can the
+    callbacks that it calls; afterwards all are released.
     """
     links = wire.app.conf.task_serializer in ("json", "pickle")  # others carry no signatures
     wire.slow.apply_async((BIG, 100), link=wire.size.si([*BIG, 1]) if links else None, **options)
@@ -74,7 +74,7 @@ def test_a_running_task_can_read_a_reference_at_any_time(wire, options):
 
 
 def test_a_task_runs_where_no_thread_can_start(wire, monkeypatch):
-    """A machine without room for another thread fails no task; a later one starts the thread."""
+    """A task doesn't fail if no renewal thread can start; a later task starts it."""
 
     def start(_thread):
         raise RuntimeError("can't start new thread")
@@ -92,8 +92,8 @@ def test_a_task_runs_where_no_thread_can_start(wire, monkeypatch):
     assert wire.renewals.all() == []
 
 
-def test_what_a_put_kept_outlives_it(wire):
-    """A reference that needed no hold, as its `put` lasts longer, is held once that ends."""
+def test_a_put_value_outlives_its_put(wire):
+    """A reference whose `put` lasts longer needs no hold, and is held once that expires."""
     ref = wire.hook.put(BIG, retention=4 * HOUR)
     wire.slow.delay(ref, 100)
     wire.work()
@@ -110,7 +110,7 @@ def test_a_message_that_waited_until_the_end_is_renewed_at_once(wire):
 
 
 def test_at_any_moment_a_second_delivery_finds_its_values(wire, monkeypatch):
-    """While a task runs, its hold never has less than the grace left."""
+    """While a task runs, its hold always lasts for at least the grace period."""
     left = []
     renew = wire.hook.part(Renewer).renew_due
 
@@ -125,7 +125,7 @@ def test_at_any_moment_a_second_delivery_finds_its_values(wire, monkeypatch):
 
 
 def test_a_task_that_ends_in_time_costs_nothing(wire, monkeypatch):
-    """Nothing is asked of the store for holds that last long enough."""
+    """Holds that last long enough cost no store call."""
     blobs = wire.hook.store.blobs
     hold, asked = blobs.hold, []
     wire.slow.delay(BIG, 1)
@@ -135,8 +135,8 @@ def test_a_task_that_ends_in_time_costs_nothing(wire, monkeypatch):
     assert not asked
 
 
-def test_an_outage_is_no_end(wire, monkeypatch):
-    """A renewal that the store could not do is done later."""
+def test_a_renewal_is_repeated_after_an_outage(wire, monkeypatch):
+    """A renewal that failed for an unavailable store is repeated."""
     hold, failures = wire.hook.store.blobs.hold, [1] * 12
 
     def sometimes(*args):
@@ -152,8 +152,8 @@ def test_an_outage_is_no_end(wire, monkeypatch):
     assert (wire.seen, failures) == ([2000], [])
 
 
-def test_a_late_renewal_leaves_nothing(wire, monkeypatch):
-    """A task that ends while its hold is being renewed releases that one as well."""
+def test_a_late_renewal_is_released(wire, monkeypatch):
+    """A task that ends during the renewal of its hold releases the renewed hold, too."""
     wire.slow.apply_async((BIG,), expires=60)
     add, running = wire.renewals.add, []
     monkeypatch.setattr(wire.renewals, "add", lambda d, due: running.append(d) or add(d, due))
@@ -162,8 +162,8 @@ def test_a_late_renewal_leaves_nothing(wire, monkeypatch):
     assert holders(wire) == set()
 
 
-def test_without_renewal_it_would_be_gone(wire, monkeypatch):
-    """What these tests prove nothing without: the clock does end values."""
+def test_without_renewal_values_expire(wire, monkeypatch):
+    """Without renewal, values expire on this clock."""
     monkeypatch.setattr(wire.hook.part(Renewer), "_renew", lambda delivery: None)
     result = wire.slow.apply_async((BIG, 20), expires=60)
     wire.work()
@@ -172,7 +172,7 @@ def test_without_renewal_it_would_be_gone(wire, monkeypatch):
 
 
 def test_a_thread_renews():
-    """It begins with the first task that refers to something, and wakes for what is due."""
+    """The thread starts with the first task that has references and wakes for the next renewal."""
     wire = make_wire(retention=60, grace=HOUR)
     renewed, others = threading.Event(), set(threading.enumerate())
 
@@ -192,8 +192,8 @@ def test_a_thread_renews():
 
 
 @pytest.mark.parametrize("until", (None, "soon", True, [], 1 << 60, -(1 << 60), float("nan")))
-def test_a_note_may_say_anything(wire, until):
-    """A time that makes no sense fails the task with an error of ours, or harms nothing."""
+def test_a_header_with_a_nonsensical_time(wire, until):
+    """A nonsensical time in the header fails the task with an offload error or does no harm."""
     wire.slow.delay(BIG, 1)
     message = wire.take()
     args, kwargs, embed = json.loads(message.body)
@@ -203,9 +203,9 @@ def test_a_note_may_say_anything(wire, until):
     assert wire.seen == ([2000] if until is None else [])
 
 
-def test_a_holder_tells_how_long_its_message_may_wait(wire):
-    """Who looks at holders can tell a message that is about to lose its values from one that is
-    about to expire, or is short-lived by choice.
+def test_holders_show_how_long_a_message_may_wait(wire):
+    """Holders show whether a message is about to lose its values, about to expire, or short-lived
+    on purpose.
     """
     told = []
     for options in ({}, {"expires": 60}, {"countdown": 60}, {"offload": {"retention": 60}}):

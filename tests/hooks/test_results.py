@@ -1,4 +1,4 @@
-"""What reading a result costs, and what it does not."""
+"""Reading results: what it costs and what it doesn't."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def fetched(app) -> int:
     return app.offload.counters.snapshot()["values_fetched"]
 
 
-def test_a_chains_result_does_not_fetch_what_came_before_it(app):
-    """get() asks the parents whether they failed, and leaves their values where they are."""
+def test_a_chains_result_does_not_fetch_its_parents(app):
+    """get() asks the parents whether they failed without fetching their values."""
     parent = app.AsyncResult(stored(app))
     result = app.AsyncResult(stored(app), parent=parent)
     assert result.get(timeout=5) == VALUE
@@ -56,7 +56,7 @@ def test_a_chains_result_does_not_fetch_what_came_before_it(app):
 
 
 def test_the_state_is_known_without_the_value(app):
-    """Polling a state fetches nothing, however the result object was made."""
+    """Polling a state fetches nothing, however the result object was created."""
     result = AsyncResult(stored(app), app=app)
     assert result.state == states.SUCCESS
     assert result.ready()
@@ -65,14 +65,14 @@ def test_the_state_is_known_without_the_value(app):
 
 
 def test_a_value_is_fetched_once_for_one_result_object(app):
-    """As with plain Celery, one result object gives one value object."""
+    """One result object returns one value object, as in plain Celery."""
     result = AsyncResult(stored(app), app=app)
     assert result.get(timeout=5) is result.result
     assert fetched(app) == 1
 
 
 def test_all_of_a_results_metadata_has_the_value(app):
-    """Whoever copies the metadata gets the value, never the wire form of its reference."""
+    """Metadata contains the value, never the wire text of its reference."""
     meta = AsyncResult(stored(app), app=app)._get_task_meta()
     for copied in (dict(meta), {**meta}, meta.copy(), dict(meta.items())):
         assert copied["result"] == VALUE
@@ -84,7 +84,7 @@ def test_all_of_a_results_metadata_has_the_value(app):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The wire texts of references opened, each time one is."""
+    """Return the wire texts of all references that are opened."""
     texts = []
     original = Keys.open
 
@@ -98,7 +98,7 @@ def opened(monkeypatch):
 
 @pytest.fixture
 def reads(app, monkeypatch):
-    """How many blobs each read of the store asked for."""
+    """Return the number of blobs in each read of the store."""
     counts = []
     blobs = app.offload.store.blobs
     original = blobs.get
@@ -119,7 +119,7 @@ def group_of(app, *, values):
 
 
 def test_asking_parents_for_errors_opens_no_reference(app, opened):
-    """However often a chord's get() looks at its parts, not one of them is verified again."""
+    """However often a chord's get() checks its parts, it doesn't verify their references again."""
     parts = group_of(app, values=[[n] * 20_000 for n in range(20)])
     body = AsyncResult(stored(app), app=app, parent=parts)
     opened.clear()
@@ -131,7 +131,7 @@ def test_asking_parents_for_errors_opens_no_reference(app, opened):
 
 
 def test_a_failed_part_is_raised_by_the_chords_result(app):
-    """The error of any part is raised, among parts that succeeded and in nested groups, too."""
+    """An error of any part is raised, also among parts that succeeded and in nested groups."""
     failed = app.AsyncResult("failed")
     app.backend.mark_as_failure(failed.id, ValueError("no"))
     nested = GroupResult("outer", [group_of(app, values=[1]), GroupResult("in", [failed])], app=app)
@@ -142,7 +142,7 @@ def test_a_failed_part_is_raised_by_the_chords_result(app):
 
 @pytest.mark.parametrize("method", ("get", "join", "join_native"))
 def test_a_groups_values_are_fetched_together(app, opened, reads, method):
-    """A group's get() reads small values in a bounded number of round trips, in order."""
+    """A group's get() reads small values in a bounded number of round trips, and in order."""
     values = [[n] * 20_000 for n in range(40)]
     parts = group_of(app, values=values)
     opened.clear()
@@ -153,7 +153,7 @@ def test_a_groups_values_are_fetched_together(app, opened, reads, method):
 
 
 def test_a_groups_results_keep_their_values(app, reads):
-    """As with plain Celery, join() leaves each part's result object with its value."""
+    """join() leaves its value in each part's result object, as in plain Celery."""
     parts = group_of(app, values=[[n] * 20_000 for n in range(3)])
     joined = parts.join(timeout=5)
     assert all(part.result is value for part, value in zip(parts.results, joined, strict=True))
@@ -161,7 +161,7 @@ def test_a_groups_results_keep_their_values(app, reads):
 
 
 def test_values_of_nested_groups_and_small_ones_keep_their_places(app):
-    """References in nested results are resolved where they stand, and data is left alone."""
+    """References in nested results are resolved in place, and data is unchanged."""
     small = AsyncResult("small", app=app)
     app.backend.store_result(small.id, {"a": 1}, states.SUCCESS)
     nested = group_of(app, values=[VALUE, [7] * 20_000])
@@ -170,7 +170,7 @@ def test_values_of_nested_groups_and_small_ones_keep_their_places(app):
 
 
 def test_a_callback_gets_each_value(app):
-    """get(callback=…) passes values, as plain Celery does."""
+    """get(callback=…) passes values, as in plain Celery."""
     seen = {}
     parts = group_of(app, values=[VALUE, [7] * 20_000])
     parts.join(timeout=5, callback=seen.__setitem__)
@@ -179,7 +179,7 @@ def test_a_callback_gets_each_value(app):
 
 @pytest.mark.parametrize("method", ("get", "join"))
 def test_a_callback_reads_values_while_a_group_waits(redis, method):
-    """What then() calls reads results as it does anywhere."""
+    """A callback of then() can read results."""
     app = Celery("then", broker="memory://", backend=redis.url, set_as_current=False)
     app.offload = Offload(app, store=f"memory://{uuid.uuid4()}")
     parts = group_of(app, values=[VALUE, [7] * 20_000])
@@ -195,7 +195,7 @@ def test_a_callback_reads_values_while_a_group_waits(redis, method):
 
 
 def test_a_function_called_while_a_group_waits_reads_values(app):
-    """An on_interval function reads other results as it does anywhere."""
+    """An on_interval function can read other results."""
     pending, other = app.AsyncResult("comes later"), stored(app)
     seen = []
 
@@ -209,7 +209,9 @@ def test_a_function_called_while_a_group_waits_reads_values(app):
 
 
 def test_backends_with_columns_of_their_own_keep_results_as_successes(app):
-    """Only where all metadata is stored does a result by reference read as an error elsewhere."""
+    """A result by reference reads as an error without offload only if the backend stores all
+    metadata.
+    """
     wire = app.offload.put(VALUE).__json__()
     states_stored = {
         kind: getattr(hook_backend(app.offload, kind(app=app)), RESULT_META)(
@@ -221,7 +223,7 @@ def test_backends_with_columns_of_their_own_keep_results_as_successes(app):
 
 
 def test_a_lost_part_of_a_group_is_named(app):
-    """A part whose value is gone is named with its setting, as by its own get()."""
+    """A part whose value is missing is named with the setting to change, as by its own get()."""
     lost = AsyncResult(stored(app, [9] * 20_000), app=app)
     app.offload.store.blobs.delete([app.backend.get_task_meta(lost.id).ref.digest])
     parts = GroupResult("lost", [AsyncResult(stored(app), app=app), lost], app=app)
@@ -251,7 +253,7 @@ def test_metadata_never_gives_a_reference_in_wire_form(app, take):
     "put", (lambda m: m.update(result=5), lambda m: m.__setitem__("result", 5))
 )
 def test_metadata_keeps_a_result_that_is_set(app, put):
-    """What is set in a result's metadata is read from it, and nothing is fetched."""
+    """A result that is set in the metadata is returned from it, and nothing is fetched."""
     meta = app.backend.get_task_meta(stored(app))
     put(meta)
     assert meta["result"] == dict(meta)["result"] == 5
@@ -261,7 +263,7 @@ def test_metadata_keeps_a_result_that_is_set(app, put):
 
 @pytest.mark.parametrize("copied", (copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))))
 def test_a_pickled_result_gives_its_value(app, monkeypatch, copied):
-    """A result that was pickled, as `GroupResult.save` does in a database, reads values."""
+    """A pickled result, such as `GroupResult.save` stores in a database, can read its value."""
     monkeypatch.setattr(_state._tls, "current_app", app)
     result = copied(AsyncResult(stored(app), app=app))
     assert result.get(timeout=5) == VALUE
@@ -271,7 +273,7 @@ def test_a_pickled_result_gives_its_value(app, monkeypatch, copied):
 
 @pytest.mark.parametrize("name", ("get", "maybe_throw"))
 def test_a_result_class_of_the_users_gets_values(app, name):
-    """What reads a result's value in a subclass sees that value, also within a group's join()."""
+    """A subclass of the user that reads its result sees the value, also in a group's join()."""
 
     def read(self, *args, **options):
         return sum(getattr(super(kind, self), name)(*args, **options))
@@ -282,7 +284,7 @@ def test_a_result_class_of_the_users_gets_values(app, name):
 
 
 def test_a_failed_part_of_a_group_is_raised_before_anything_is_fetched(app):
-    """An error among the parts is raised as by plain Celery."""
+    """An error among the parts is raised before any value is fetched, as in plain Celery."""
     failed = app.AsyncResult("failed one")
     app.backend.mark_as_failure(failed.id, ValueError("no"))
     parts = GroupResult("mixed", [AsyncResult(stored(app), app=app), failed], app=app)

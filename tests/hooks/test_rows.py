@@ -25,7 +25,7 @@ BACKENDS = ("sqlalchemy", "django", "files")
 
 @pytest.fixture(params=BACKENDS)
 def wire(request, tmp_path):
-    """A wire whose result backend keeps rows, with ``age(seconds)`` that makes them older."""
+    """Return a wire whose result backend keeps rows; ``age(seconds)`` makes them older."""
     backend, age = globals()[f"_{request.param}"](tmp_path)
     conf = {"result_backend": backend, "result_expires": DAY}
     wire = make_wire(watch=False, grace=60, conf=conf)
@@ -99,7 +99,7 @@ def holders(wire):
 
 
 def test_a_row_keeps_its_value(wire):
-    """Plain Celery reads a row until it is cleaned up, long after result_expires; so do we."""
+    """A row stays readable until it is cleaned up, even after result_expires, as in Celery."""
     result = wire.echo.delay(BIG)
     wire.work()
     wire.advance(100 * DAY)
@@ -108,7 +108,7 @@ def test_a_row_keeps_its_value(wire):
 
 
 def test_the_cleanup_releases_what_it_deletes(wire):
-    """After celery.backend_cleanup only rows that it left keep their values."""
+    """After celery.backend_cleanup, only the remaining rows keep their values."""
     old = [wire.echo.delay([*BIG, n]) for n in range(3)]
     wire.work()
     wire.advance(2 * DAY)
@@ -127,7 +127,7 @@ def test_the_cleanup_releases_what_it_deletes(wire):
 
 
 def test_what_expires_while_it_is_cleaned_up_is_released(wire):
-    """A row that expired between our look and the deletion takes its value along."""
+    """A row that expires between the query and the deletion releases its value, too."""
     wire.echo.delay(BIG)
     wire.work()
     wire.advance(DAY - 5)
@@ -143,8 +143,8 @@ def test_what_expires_while_it_is_cleaned_up_is_released(wire):
     assert holders(wire) == set()
 
 
-def test_by_age_a_value_lasts_until_the_next_cleanup(wire, tmp_path):
-    """Where nothing can be released a value outlives result_expires by a day."""
+def test_with_expiry_only_a_value_lasts_until_the_next_cleanup(wire, tmp_path):
+    """On a store with expiry only, a value outlives result_expires by a day."""
     clock = FakeClock()
     wire.hook._store = FileStore(tmp_path / "store", clock=clock, skew=1)
     wire.hook._contents = None
@@ -155,7 +155,7 @@ def test_by_age_a_value_lasts_until_the_next_cleanup(wire, tmp_path):
 
 
 def test_a_lost_result_names_the_setting(wire):
-    """Who reads a result whose value is gone learns which setting keeps it."""
+    """The error about a result whose value is missing names the setting that keeps it."""
     result = wire.echo.delay(BIG)
     wire.work()
     wire.hook.store.blobs.delete([info.digest for info in wire.hook.store.blobs.scan()])
@@ -167,6 +167,6 @@ def test_a_lost_result_names_the_setting(wire):
 
 @pytest.mark.parametrize("wire", ("sqlalchemy",), indirect=True)
 def test_other_backends_are_left_alone(wire):
-    """A backend that expires results by itself has no cleanup to follow."""
+    """Backends that expire results themselves have no cleanup to follow."""
     assert release.keeps_rows(wire.app.backend)
     assert not release.keeps_rows(make_wire().app.backend)

@@ -1,4 +1,4 @@
-"""Nothing that is printed, logged, raised, or shown contains a password, secret, or key."""
+"""No output, log, error, or page contains a password, secret, or key."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ PAGES = ("/", "/stores", "/workers", "/tasks", "/blobs", "/classes", "/estimate"
 
 
 class Output:
-    """All that anybody is shown."""
+    """Collects everything that is shown."""
 
     def __init__(self):
         self.texts = {}
@@ -68,7 +68,7 @@ class Output:
         self.texts[what] = str(text)
 
     def raised(self, what, call):
-        """Add what *call* returns, and everything of what it raises."""
+        """Add what *call* returns, or the whole exception that it raises."""
         try:
             self.add(what, call())
         except Exception as exc:
@@ -80,7 +80,7 @@ class Output:
 
 
 def objects_of(thing, depth=4, seen=None):
-    """Yield the objects of ours that *thing* is made of."""
+    """Yield the objects of offload that *thing* consists of."""
     seen = set() if seen is None else seen
     if id(thing) in seen or not type(thing).__module__.startswith("offload") or not depth:
         return
@@ -93,8 +93,8 @@ def objects_of(thing, depth=4, seen=None):
 @pytest.mark.parametrize("given", ("keyword", "conf", "options", "backend"))
 @pytest.mark.parametrize("form", STORES)
 def test_no_output_contains_a_password(form, given, caplog):
-    """Reports, configuration, errors with their causes, logs, commands, pages, and reprs, for
-    every form of a store's URL, wherever it is configured.
+    """Reports, configuration, errors with their causes, logs, commands, pages, and reprs contain no
+    password, for every form of a store URL, wherever it is configured.
     """
     caplog.set_level(logging.DEBUG)
     app = Celery("canary", broker="memory://", set_as_current=False)
@@ -141,7 +141,7 @@ def test_no_output_contains_a_password(form, given, caplog):
     client = TestClient(dashboard(app), base_url="http://localhost", raise_server_exceptions=False)
     for path in PAGES:
         output.raised(f"page {path}", lambda path=path: client.get(path).text)
-    for record in caplog.records:  # what drivers log of themselves for debugging is theirs
+    for record in caplog.records:  # drivers' own debug logs are not ours
         if record.name.startswith("offload") or record.levelno > logging.DEBUG:
             output.add(f"log {record.name}", record.getMessage())
     output.check()
@@ -171,7 +171,9 @@ def test_no_output_contains_a_password(form, given, caplog):
     ),
 )
 def test_a_wrong_store_is_refused_without_its_password(store):
-    """However its URL is wrong, also where a part of the password is taken for something else."""
+    """An invalid store URL is refused without its password, also if part of it is parsed as
+    something else.
+    """
     output = Output()
     app = Celery("canary", broker="memory://", set_as_current=False)
     app.conf.offload_store = store
@@ -201,7 +203,7 @@ def test_a_wrong_store_is_refused_without_its_password(store):
     ),
 )
 def test_a_wrong_secret_is_refused_without_being_shown(wrong):
-    """What is too short or cannot be read is none of a log's business either."""
+    """A secret that is too short or unreadable isn't logged either."""
     app = Celery("canary", broker="memory://", set_as_current=False)
     with pytest.raises((ConfigurationError, OffloadError)) as caught:
         Offload(app, **{"store": f"redis://{AT}", "code": "signed", **wrong}).check_start()
@@ -209,6 +211,6 @@ def test_a_wrong_secret_is_refused_without_being_shown(wrong):
 
 
 def test_settings_with_secrets_are_not_shown():
-    """A field that may hold one is left out of the repr, from which workers' answers are made."""
+    """Fields that may hold a secret are missing from the repr, from which workers answer."""
     shown = repr(Settings(store=STORES["redis"], **SECRETS))
     assert CANARY not in shown

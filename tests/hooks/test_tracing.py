@@ -1,4 +1,4 @@
-"""Traces of OpenTelemetry show where time went."""
+"""OpenTelemetry traces show where time is spent."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def one(spans, name, trace=None):
     return found
 
 
-def test_what_publishing_does_is_part_of_the_callers_span(spans):
+def test_a_publishers_spans_belong_to_the_callers_span(spans):
     caller = one(spans, "caller")
     for step in ("serialise", "hash", "upload"):
         span = one(spans, f"offload.{step}", caller["trace"])
@@ -94,8 +94,8 @@ def test_what_publishing_does_is_part_of_the_callers_span(spans):
         assert span["attributes"] == {"offload.task": "take", "offload.argument": "rows"}
 
 
-def test_what_a_worker_does_is_part_of_the_trace_of_its_message(spans):
-    """Celery's own span of the task begins later; both are children of the publishing's."""
+def test_a_workers_spans_belong_to_the_trace_of_the_message(spans):
+    """Celery's span of the task starts later; both spans are children of the publisher's."""
     caller, run = one(spans, "caller"), one(spans, "run/take")
     for step in ("fetch", "decode"):
         span = one(spans, f"offload.{step}")
@@ -110,7 +110,7 @@ def test_a_step_that_fails_says_so(spans):
 
 
 def test_a_process_without_it_pays_nothing():
-    """It is not imported on offload's behalf."""
+    """offload doesn't import OpenTelemetry."""
     code = (
         "import sys, offload.tracing as t\n"
         "with t.received({}): assert t.span('fetch', 'a', 'b') is None\n"

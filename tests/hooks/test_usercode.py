@@ -1,4 +1,4 @@
-"""User code that runs while a worker publishes sees what plain Celery shows it."""
+"""User code that runs while a worker publishes sees the same values as in plain Celery."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _number = itertools.count()
 
 
 class Sees:
-    """What user code was shown: of each call, its arguments, and all that travels with it."""
+    """What user code saw of each call: its arguments, and all that the message carries."""
 
     def __init__(self):
         self.calls = []
@@ -30,7 +30,7 @@ class Sees:
 
 
 def leaves(value):
-    """Yield the references, and the rows, in what a message carries along."""
+    """Yield the references and rows in what a message carries."""
     if isinstance(value, Ref) or value == ROWS:
         yield value
     elif isinstance(value, (list, tuple)):
@@ -142,7 +142,7 @@ def an_app(native, kind, *, plain, backend="cache+memory://"):
     for function in (echo, fail, peeks, calls, changes):
         app.task(name=function.__name__, shared=False)(function)
     app.finalize()
-    for name, task in app.tasks.items():  # as a worker does when it starts
+    for name, task in app.tasks.items():  # like a worker that starts
         trace.build_tracer(name, task, app=app)
     return wire
 
@@ -174,7 +174,7 @@ def run(wire, step):
 
 @contextlib.contextmanager
 def current(wire):
-    """Within this, an app is the current one, as in its worker."""
+    """Make an app the current one in this block, as in its worker."""
     before = _state._get_current_app()
     wire.app.set_current()
     try:
@@ -189,9 +189,9 @@ def current(wire):
 @pytest.mark.parametrize("native", SERIALIZERS)
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_user_code_sees_values_in_every_step(native, kind):
-    """Routes and overrides see in each step what plain Celery shows them, and no reference."""
+    """Routes and overrides see values in each step, and no references, as in plain Celery."""
     for name, step in STEPS.items():
-        if native == "msgpack" and name in ("group", "nested"):  # plain Celery cannot read them
+        if native == "msgpack" and name in ("group", "nested"):  # plain Celery can't read them
             continue
         plain = an_app(native, kind, plain=True)
         run(plain, step)
@@ -205,9 +205,9 @@ def test_user_code_sees_values_in_every_step(native, kind):
 @pytest.mark.parametrize("native", SERIALIZERS)
 @pytest.mark.parametrize("kind", (route, override, receiver))
 @pytest.mark.parametrize("name", ("chain", "chain, later", "chord body", "errback", "link"))
-def test_what_user_code_only_looks_at_is_not_serialized_or_stored_again(native, kind, name):
-    """What arrived by reference goes on by it: no more is serialized or uploaded than where no
-    user code looks, and there nothing is fetched for it.
+def test_reading_a_value_does_not_serialize_or_store_it_again(native, kind, name):
+    """What arrived by reference is passed on by it, even if user code reads it; without such code
+    nothing is even fetched.
     """
     costs = {}
     for each in (nothing, kind):
@@ -238,8 +238,8 @@ def count_serialized(wire):
 
 @pytest.mark.parametrize("native", SERIALIZERS)
 @pytest.mark.parametrize("name", ("chain", "chain, result", "link", "chord body", "chord parts"))
-def test_what_user_code_changes_is_sent_as_changed(native, name):
-    """An override that changes an argument in place changes what is sent, as with plain Celery."""
+def test_changes_by_user_code_are_sent(native, name):
+    """An override that changes an argument in place changes what is sent, as in plain Celery."""
     found = {}
     for plain in (True, False):
         wire = an_app(native, changes_first, plain=plain)
@@ -259,8 +259,8 @@ def test_what_user_code_changes_is_sent_as_changed(native, name):
 @pytest.mark.parametrize("task", ("peeks", "calls", "changes"))
 @pytest.mark.parametrize("nested", (False, True), ids=("itself", "of a callback"))
 def test_a_signature_that_is_an_argument_holds_values(native, task, nested):
-    """A task may look into a signature, call it, or change it first; passed on unchanged, what
-    it holds is not stored again.
+    """A task may inspect, call, or change a signature; passed on unchanged, its values aren't
+    stored again.
     """
     found = {}
     for plain in (True, False):
@@ -281,8 +281,8 @@ def test_a_signature_that_is_an_argument_holds_values(native, task, nested):
     assert max(ttls) <= wire.hook.grace + 60  # nothing is held any more
 
 
-def test_a_reference_a_task_asks_for_is_shown_as_that():
-    """An override of a task whose parameter is annotated Ref sees the reference it gets."""
+def test_user_code_sees_a_reference_that_the_task_wants():
+    """An override of a task whose parameter is annotated Ref sees the Ref."""
     wire = an_app("json", nothing, plain=False)
     seen = []
 
@@ -303,8 +303,10 @@ def test_a_reference_a_task_asks_for_is_shown_as_that():
 
 
 @pytest.mark.parametrize("kind", (route, override, receiver))
-def test_a_reference_a_publisher_passes_is_shown_as_that(kind):
-    """Outside of tasks nothing is fetched: who passes a Ref sees a Ref, and the task its value."""
+def test_user_code_sees_a_reference_that_a_publisher_passes(kind):
+    """Outside of tasks nothing is fetched: code sees the Ref that was passed, and the task sees the
+    value.
+    """
     wire = an_app("json", kind, plain=False)
     ref = wire.hook.put(ROWS)
     with current(wire):
@@ -324,7 +326,7 @@ def test_a_route_that_sees_a_value_often_has_it_fetched_once():
         group([wire.app.tasks["target"].s(n, rows=table) for n in range(5)]).apply_async()
 
     with current(wire):
-        spreads.delay(["small"])  # which its task gets as a Ref, too
+        spreads.delay(["small"])  # its task gets it as a Ref, too
         wire.work()
     assert "small" in repr(wire.sees.calls)
     assert "Ref" not in repr(wire.sees.calls)
@@ -339,7 +341,7 @@ def test_a_route_that_sees_a_value_often_has_it_fetched_once():
 
 
 def test_an_apps_own_send_task_sees_values():
-    """An app that overrides ``send_task`` sees values in the next step, as with plain Celery."""
+    """An app that overrides ``send_task`` sees values in the next step, as in plain Celery."""
     seen = []
 
     class Own(Celery):
@@ -368,8 +370,8 @@ def returns(value, more=None):
 
 @pytest.mark.parametrize("kind", (route, override, receiver))
 def test_a_task_that_is_sent_again_in_an_outage_shows_no_references(kind):
-    """While the store is unavailable there are no values to show: user code, which saw them when
-    the task was published, is not asked again, and the task runs when the store is back.
+    """While the store is unavailable, a resent task doesn't call user code again, which saw its
+    values when it was published, and runs when the store is back.
     """
     wire = an_app("json", kind, plain=False)
     with current(wire):

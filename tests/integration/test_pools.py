@@ -130,7 +130,7 @@ def test_greenlets_do_not_wait_for_each_others_values(running):
     assert [app.tasks["small"].delay(n).get(timeout=TIMEOUT) for n in range(5)] == [*range(5)]
     assert proxy.held >= many
     assert app.backend.client.get("entered") == entered
-    proxy.let_go()
+    proxy.release()
     found = [digest(result.get(timeout=TIMEOUT)) for result in results]
     assert found == [digest(spoiled(large(n), n)) for n in range(100, 100 + many)]
 
@@ -162,10 +162,10 @@ def test_publishing_in_parallel(running, tmp_path, made_of):
             process.wait_for(lambda: proxy.held >= THREADS, "all are uploading", TIMEOUT)
             notes.rpush("go", "go")
             process.wait_for(lambda: notes.llen("gone"), "small tasks are done", TIMEOUT)
-        proxy.let_go()
+        proxy.release()
         process.finish(TIMEOUT)
         told = next(line for line in process.log().splitlines() if line.startswith("{"))
     finally:
-        proxy.let_go()
+        proxy.release()
         process.stop()
     assert json.loads(told) == {"made_of": made_of, "before": 0, "right": THREADS * TASKS}

@@ -93,7 +93,7 @@ def test_every_call_survives_a_reset(store, proxy, name):
     call = calls(store)[name]
     with pytest.raises(StoreUnavailable):
         call()
-    proxy.mend()
+    proxy.restore()
     with suppress(BlobMissing):
         call()
 
@@ -190,7 +190,7 @@ def test_wrong_credentials(s3, name):
     ),
 )
 def test_a_refusal_for_good(store, proxy, code, status, said):
-    """What trying again cannot mend is a StoreError that says what to do."""
+    """What trying again cannot restore is a StoreError that says what to do."""
     digest, content = blob()
     proxy.fail(says(status, code))
     with pytest.raises(StoreError, match=said) as caught:

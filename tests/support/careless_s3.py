@@ -1,4 +1,4 @@
-"""A server that speaks S3 and ignores conditions, as some do; its clock can be wrong."""
+"""An S3 server that ignores conditions, as some do, and whose clock can be wrong."""
 
 from __future__ import annotations
 
@@ -89,9 +89,10 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def careless_s3(ahead=0.0, *, needs_md5=False):
-    """Serve on a free port, the clock *ahead* seconds of this machine's; give a store's URL.
+    """Serve on a free port and yield a store's URL.
 
-    With *needs_md5*, several objects are deleted only by a request with Content-MD5.
+    The clock is *ahead* seconds of this machine's. With *needs_md5*, several objects are only
+    deleted by a request with Content-MD5.
     """
     server = ThreadingHTTPServer((HOST, 0), Handler)
     server.daemon_threads = True

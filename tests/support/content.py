@@ -1,4 +1,4 @@
-"""What tests replace in a content store."""
+"""Replace parts of a content store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from offload.content.store import ContentStore
 
 
 def set_clock(content: ContentStore, clock: Callable[[], float]) -> None:
-    """Have all parts of *content* read the time from *clock*."""
+    """Make all parts of *content* read the time from *clock*."""
     content.now = clock
     for part in (content.reader, content.writer, content.holds, content.signing):
         part._clock = clock

@@ -1,4 +1,4 @@
-"""Django's settings, which a process makes once, with a database that each test chooses."""
+"""Django's settings, which a process sets up once, with a database for each test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ APPS = ("django_celery_results", "django_celery_beat")
 
 
 def use_database(path: str | Path) -> None:
-    """Have Django use the SQLite file at *path*, and set Django up if that isn't done yet."""
+    """Make Django use the SQLite file at *path*; set Django up if that isn't done yet."""
     import django
     from django.conf import settings
     from django.db import connections

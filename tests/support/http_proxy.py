@@ -1,4 +1,4 @@
-"""An HTTP proxy between a client and a server, which a test has answer as servers fail."""
+"""An HTTP proxy between a client and a server that injects the faults of real servers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 
 
 class HTTPProxy:
-    """Passes HTTP requests on, each by itself, but for those that a fault waits for.
+    """Forwards HTTP requests one by one, except those that a fault waits for.
 
-    A fault is a function of the exchange; it answers, or lets it pass and spoils the answer.
+    A fault is a function of the exchange; it answers, or forwards the request and alters the
+    answer.
     """
 
     def __init__(self, port):
@@ -37,13 +38,13 @@ class HTTPProxy:
         self._listener.close()
 
     def fail(self, fault, *methods, times=1, within=""):
-        """Let *fault* meet the next requests of these methods (all, if none is given) whose
-        paths have *within* in them.
+        """Apply *fault* to the next requests with these methods (default: all) whose path contains
+        *within*.
         """
         self._faults += [(fault, methods, within)] * times
 
-    def mend(self):
-        """Let everything pass."""
+    def restore(self):
+        """Forward everything from now on."""
         self._faults.clear()
 
     def left(self):
@@ -76,7 +77,7 @@ class HTTPProxy:
 
 
 class Exchange:
-    """One request, and what becomes of it."""
+    """One request and its answer."""
 
     @classmethod
     def read(cls, client, reader, target, ended):
@@ -99,7 +100,7 @@ class Exchange:
         return self.reader.read(self.size if size is None else size)
 
     def forward(self):
-        """Have the server do it; return its answer."""
+        """Forward the request to the server; return its answer."""
         body = self.body()
         with closing(socket.create_connection((HOST, self.target), timeout=10)) as server:
             lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
@@ -126,7 +127,7 @@ def refused(exchange):
 
 
 def lost(exchange):
-    """The server does it, and nobody hears of it."""
+    """Let the server execute the request, but drop its answer."""
     exchange.forward()
     exchange.reset()
 
@@ -146,7 +147,7 @@ def cut_upload(size):
 
 
 def cut(size):
-    """The answer's body ends early."""
+    """Cut the answer's body short."""
 
     def fault(exchange):
         exchange.send(*exchange.forward(), size)
@@ -165,7 +166,7 @@ def stalled(size):
 
 
 def says(status, code, date=None):
-    """The server refuses."""
+    """Answer with an error of the server."""
 
     def fault(exchange):
         exchange.body()
@@ -178,7 +179,7 @@ def says(status, code, date=None):
 
 
 def web_page(status):
-    """What is there is no S3."""
+    """Answer like a web server that doesn't speak S3."""
 
     def fault(exchange):
         exchange.body()

@@ -1,4 +1,4 @@
-"""S3 within this process, by a clock that stands until it is moved."""
+"""S3 within this process, with a clock that stands still until it is moved."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from offload.stores.s3.store import S3Store
 
 @cache
 def session():
-    """Return one session for all tests: making one takes longer than most tests."""
+    """Return one session for all tests: creating one takes longer than most tests."""
     return boto3.session.Session("key", "secret", region_name="us-east-1")
 
 
 @contextmanager
 def moto_bucket(clock):
-    """Yield a client of S3 with an empty bucket ``bucket``, whose dates are those of *clock*."""
+    """Yield a client of S3 with an empty bucket ``bucket`` whose dates come from *clock*."""
 
     def stamp():
         return datetime.fromtimestamp(clock(), timezone.utc).replace(tzinfo=None)
@@ -41,7 +41,7 @@ def moto_s3(clock, *, skew=60.0, ahead=0.0):
             lambda *, records: bucket,
             bucket="bucket",
             url="s3://bucket/offload",
-            threads=1,  # moto is not safe among them
+            threads=1,  # moto is not thread-safe
             clock=clock,
             sleep=lambda seconds: None,
         )

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server, which a test has fail as networks do."""
+"""A TCP proxy between a client and a server that injects network faults."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 
 
 class Proxy:
-    """Passes bytes between a free port and the server's port.
+    """Forwards bytes between a free port and the server's port.
 
-    Modes: ``pass``; ``refuse`` (connections are reset at once, those that are open as well);
-    ``blackhole`` (connections are taken, what comes is swallowed, nothing is answered);
-    ``cut`` (each connection is reset after so many bytes from the client); ``halt`` (after
-    so many bytes from a client nothing passes any more); ``hold`` (what a connection carries
-    after so many bytes waits until `let_go`).
+    Modes: ``pass``; ``refuse`` (reset new and open connections); ``blackhole`` (accept
+    connections, drop their bytes, never answer); ``cut`` (reset a connection after a number of
+    bytes from its client); ``halt`` (forward nothing after a number of bytes from a client);
+    ``hold`` (after a number of bytes, keep a connection's bytes until `release`).
     """
 
     def __init__(self, port: int) -> None:
@@ -30,24 +29,24 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._mode, self._budget = "pass", 0
         self.connections = 0
-        self.swallowed = 0  # bytes that came in while a black hole
+        self.swallowed = 0  # bytes received as a black hole
         self.halted = False
-        self.held = 0  # connections that wait for `let_go`
+        self.held = 0  # connections that wait for `release`
         self._held_way = ""
-        self._let_go = threading.Event()
+        self._release = threading.Event()
         self._changed = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def url(self) -> str:
-        # Short timeouts: a black hole is noticed within them.
+        # Short timeouts, so that a change to a black hole is noticed soon.
         return f"redis://{HOST}:{self.port}/0?socket_timeout=0.5&socket_connect_timeout=0.5"
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self.let_go()
+        self.release()
         _end(self._listener)
         self._reset_all()
 
@@ -61,25 +60,25 @@ class Proxy:
         self._set("blackhole", reset=False)
 
     def cut_after(self, count: int) -> None:
-        """Reset every connection, from now on, after *count* bytes from its client."""
+        """Reset every new connection after *count* bytes from its client."""
         self._set("cut", count)
 
     def halt_after(self, count: int) -> None:
-        """Swallow everything after *count* bytes of one connection's client."""
+        """Drop everything after *count* bytes from a connection's client."""
         self._set("halt", count)
 
     def hold_after(self, count: int, way: str) -> None:
-        """Keep back what each connection carries after *count* further bytes of ``requests``
-        or of ``answers``.
+        """Hold back what each connection sends after *count* more bytes of ``requests`` or
+        ``answers``.
         """
-        self._let_go.clear()
+        self._release.clear()
         self._held_way = way
         self._set("hold", count, reset=False)
 
-    def let_go(self) -> None:
-        """Pass on what was held, and everything after it."""
+    def release(self) -> None:
+        """Send what was held, and everything after it."""
         self._set("pass", reset=False)
-        self._let_go.set()
+        self._release.set()
 
     def _set(self, mode: str, budget: int = 0, *, reset: bool = True) -> None:
         self._mode, self._budget = mode, budget
@@ -146,7 +145,7 @@ class Proxy:
     def _hold(self) -> None:
         with self._lock:
             self.held += 1
-        self._let_go.wait()
+        self._release.wait()
         with self._lock:
             self.held -= 1
 
@@ -160,7 +159,7 @@ def _ending(connection: socket.socket) -> Iterator[None]:
 
 
 def _end(connection: socket.socket) -> None:
-    """Close; what waits on it in another thread wakes up, as it would not by closing alone."""
+    """Close the socket and wake threads that wait on it, which closing alone doesn't."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     with suppress(OSError):

