@@ -1,4 +1,4 @@
-"""What the tests of the node cache share: a store that counts, and processes over one cache."""
+"""Shared parts of the node cache's tests: a counting store, and processes with one cache."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SECONDS = 60
 
 
 def noise(size, seed=1):
-    """An array of *size* bytes that does not compress."""
+    """Return an incompressible array of *size* bytes."""
     return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
 
 
 class Blobs:
-    """A memory store's blobs; counts, among all forked processes, each one that is read.
+    """Blobs of a memory store that count reads across forked processes.
 
-    *before* is called with each one's number within its call.
+    *before* is called with the number of each blob within a read.
     """
 
     def __init__(self, inner):
@@ -57,7 +57,7 @@ class Store(MemoryStore):
         self.blobs = Blobs(self.blobs)
 
     def take_reads(self):
-        """Return how many blobs were read since this was asked last."""
+        """Return how many blobs were read since the last call."""
         with self.blobs.reads.get_lock():
             reads, self.blobs.reads.value = self.blobs.reads.value, 0
         return reads
@@ -88,7 +88,7 @@ class Reader:
         return self.content.open(ref.wire).get()
 
     def counted(self):
-        """The counters that are not zero, of the cache alone."""
+        """Return the nonzero counters of the cache."""
         return {
             name.removeprefix("cache_"): count
             for name, count in self.counters.snapshot().items()
@@ -97,7 +97,7 @@ class Reader:
 
 
 class Machine:
-    """One folder and one store, with readers as they are wanted."""
+    """One folder and one store, with any number of readers."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -113,7 +113,7 @@ class Machine:
         return Reader(self.store, options.pop("path", self.path), **options)
 
     def names(self):
-        """The files in the folder but its lock."""
+        """Return the files in the folder except its lock."""
         return {path.name for path in self.path.iterdir() if path.name != "lock"}
 
     def file(self, ref):
@@ -124,7 +124,7 @@ class Machine:
 
 
 class Child:
-    """A forked process that runs *function*; what that returns or raises comes back."""
+    """A forked process that runs *function*; `result` returns or raises its outcome."""
 
     def __init__(self, function, *args):
         self._answer, theirs = FORK.Pipe(duplex=False)

@@ -1,4 +1,4 @@
-"""A content store over a memory store that counts what it is asked, with a clock of its own."""
+"""A content store over a memory store that counts calls, with a clock that tests move."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOUR = 3600.0
 
 
 class Counting:
-    """One part of a store; counts calls, lets a test break them, and looks at their arguments."""
+    """One part of a store that counts calls, can be made to fail, and records arguments."""
 
     def __init__(self, inner, calls):
         self._inner = inner
@@ -43,7 +43,7 @@ class Counting:
 
 
 class CountingStore:
-    """A memory store whose calls are counted: each is one round trip."""
+    """A memory store that counts calls; each is one round trip."""
 
     def __init__(self, clock):
         self.raw = MemoryStore("test", clock=clock)
@@ -55,7 +55,7 @@ class CountingStore:
 
     @property
     def stored(self):
-        """The raw blobs, to look at and to alter behind the content store's back."""
+        """The raw blobs, to be read and altered directly."""
         return self.raw.state.blobs
 
     def replace(self, digest, content):
@@ -63,7 +63,7 @@ class CountingStore:
 
 
 class Parts:
-    """All that a content store is made of, each within reach of the test."""
+    """A content store and all its parts."""
 
     def __init__(self, *, accept=("json", "pickle"), **settings):
         settings.setdefault("retry", RetryPolicy(max_retries=3, interval_start=1.0))
@@ -75,7 +75,7 @@ class Parts:
         self.content = self.another(accept=accept)
 
     def another(self, *, accept=("json", "pickle"), **settings):
-        """A second content store, as another process has one over the same store."""
+        """Return a second content store over the same store, as another process has one."""
         return ContentStore(
             self.store,
             Registry(accept),

@@ -1,4 +1,4 @@
-"""The node cache: once per machine, private to each reader, and never in the way."""
+"""The node cache fetches a value once per machine, keeps readers apart, and never fails a task."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def machine(tmp_path):
 
 @contextmanager
 def mounted(folder, options):
-    """A tmpfs; skipped where this may not mount one."""
+    """Mount a tmpfs; skip the test if that isn't permitted."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if not AS_ROOT or shutil.which("mount") is None:
         pytest.skip("only root can mount a tmpfs")
@@ -92,7 +92,7 @@ def same(a, b):
 @pytest.mark.parametrize("verify", ("none", "entry", "always"))
 @pytest.mark.parametrize("name", VALUES)
 def test_a_second_reader_asks_the_store_for_nothing(machine, name, verify):
-    """What one process has fetched, another has without reading a blob, and it is the same."""
+    """A value that one process has fetched is read by another without a blob, and is equal."""
     ref = machine.put(VALUES[name])
     first, second = machine.reader(verify=verify), machine.reader(verify=verify)
     assert same(first.get(ref), VALUES[name])
@@ -107,7 +107,7 @@ def test_a_second_reader_asks_the_store_for_nothing(machine, name, verify):
 
 
 def test_small_values_are_not_kept(machine):
-    """A value that is one blob costs the store one read and the machine no file."""
+    """A value of a single blob costs one read and no file."""
     ref = machine.put(noise(MB - 1000))
     reader = machine.reader()
     reader.get(ref)
@@ -118,7 +118,7 @@ def test_small_values_are_not_kept(machine):
 
 
 def test_a_hit_outlives_the_store(machine):
-    """A cached value is resolved although the store has lost it and does not answer."""
+    """A cached value is read even if the store lost it or is unavailable."""
     ref = machine.put(noise(LARGE))
     machine.reader().get(ref)
     opened = machine.reader().content.open(ref.wire)
@@ -126,8 +126,8 @@ def test_a_hit_outlives_the_store(machine):
     assert np.array_equal(opened.get(), noise(LARGE))
 
 
-def test_what_a_receiver_writes_is_its_own(machine):
-    """Every receiver can write, and neither another, past or to come, nor the file sees it."""
+def test_a_receivers_writes_are_private(machine):
+    """Each receiver can write to its value; neither other receivers nor the file see it."""
     ref = machine.put(noise(LARGE))
     readers = [machine.reader() for _ in range(3)]
     values = [reader.get(ref) for reader in readers]  # the first fetched it
@@ -140,7 +140,7 @@ def test_what_a_receiver_writes_is_its_own(machine):
 
 
 def test_a_value_is_the_mapped_file(machine):
-    """Fetched or found, an array's memory is the file's own, mapped privately, not a copy."""
+    """An array's memory, fetched or cached, is a private mapping of the file, not a copy."""
     ref = machine.put(noise(LARGE))
     reader = machine.reader()
     for value in (reader.get(ref), reader.get(ref)):
@@ -156,8 +156,8 @@ def test_a_value_is_the_mapped_file(machine):
         assert str(machine.file(ref)) in line or str(machine.part(ref)) in line
 
 
-def test_a_file_is_its_owners_alone(machine):
-    """Folder and files are for their owner only, whatever the umask."""
+def test_files_are_accessible_to_their_owner_only(machine):
+    """Folder and files are accessible to their owner only, whatever the umask."""
     before = os.umask(0)
     try:
         ref = machine.put(noise(LARGE))
@@ -168,11 +168,11 @@ def test_a_file_is_its_owners_alone(machine):
     assert machine.file(ref).stat().st_mode & 0o777 == 0o600
 
 
-# -- what is checked all the same
+# -- checks of cached values
 
 
-def test_a_cached_value_is_for_those_who_may_have_it(machine):
-    """Serializer, size and signature are checked although the value is at hand."""
+def test_a_cached_value_is_checked_like_others(machine):
+    """Serializer, size, and signature are checked even if the value is cached."""
     ref = machine.put({1, *range(400_000)})
     machine.reader().get(ref)
     with pytest.raises(SerializerNotAccepted):
@@ -183,9 +183,9 @@ def test_a_cached_value_is_for_those_who_may_have_it(machine):
 
 
 @pytest.mark.parametrize("verify", ("none", "entry", "always"))
-def test_what_comes_from_the_store_is_verified_whatever_is_set(machine, verify):
-    """A chunk altered in the store is refused and not cached, also where nothing is to be
-    verified in the cache.
+def test_chunks_from_the_store_are_always_verified(machine, verify):
+    """An altered chunk from the store is refused and not cached, even if the cache verifies
+    nothing.
     """
     ref = machine.put(noise(LARGE))
     machine.store.alter(list(machine.store.blobs._inner._state.blobs)[-2])
@@ -195,8 +195,8 @@ def test_what_comes_from_the_store_is_verified_whatever_is_set(machine, verify):
     assert machine.names() == set()
 
 
-def test_a_value_that_is_gone_leaves_nothing(machine):
-    """BlobMissing in the middle leaves neither a file nor a lock behind."""
+def test_a_missing_value_leaves_nothing(machine):
+    """BlobMissing midway leaves neither a file nor a lock."""
     ref = machine.put(noise(LARGE))
     chunk = list(machine.store.blobs._inner._state.blobs)[1]
     machine.store.blobs.delete([chunk])
@@ -248,7 +248,7 @@ if AS_ROOT:
 @pytest.mark.parametrize("verify", ("entry", "always"))
 @pytest.mark.parametrize("what", ALTERED)
 def test_an_altered_file_is_dropped(machine, what, verify, caplog):
-    """A file that is not what was put there is dropped, said, counted, and fetched anew."""
+    """A file with unexpected content is dropped, logged, counted, and fetched again."""
     ref = machine.put(noise(LARGE))
     machine.reader().get(ref)
     ALTERED[what](machine.file(ref))
@@ -261,7 +261,7 @@ def test_an_altered_file_is_dropped(machine, what, verify, caplog):
 
 
 def test_always_notices_a_changed_body(machine):
-    """Under ``always`` one changed byte in the last page is not handed out."""
+    """With ``always``, one changed byte in the last page is noticed."""
     ref = machine.put(noise(LARGE))
     machine.reader().get(ref)
     change(-1)(machine.file(ref))
@@ -271,8 +271,8 @@ def test_always_notices_a_changed_body(machine):
 
 
 @pytest.mark.parametrize("verify", ("none", "entry"))
-def test_a_body_that_does_not_decode_is_fetched_anew(machine, verify):
-    """A changed body that cannot be read is told from a value that never could be."""
+def test_a_body_that_cannot_be_decoded_is_fetched_again(machine, verify):
+    """A changed body that can't be decoded is fetched again; an invalid value isn't."""
     value = {"a": "x" * MB, "other": 1}
     ref = machine.put(value, "json")
     machine.reader().get(ref)
@@ -285,8 +285,8 @@ def test_a_body_that_does_not_decode_is_fetched_anew(machine, verify):
     assert machine.names() == set()
 
 
-def test_a_file_of_a_former_boot_is_fetched_anew(machine, monkeypatch):
-    """What may have lost its content in a power failure is not trusted, and not reported."""
+def test_a_file_from_before_a_reboot_is_fetched_again(machine, monkeypatch):
+    """A file from before a reboot, which may have lost content, is fetched again silently."""
     ref = machine.put(noise(LARGE))
     machine.reader().get(ref)
     monkeypatch.setattr(cache_file, "boot", lambda: b"another boot    ")
@@ -297,7 +297,7 @@ def test_a_file_of_a_former_boot_is_fetched_anew(machine, monkeypatch):
     assert reader.counted() == {"misses": 1, "hits": 1}
 
 
-# -- folders that cannot be used
+# -- unusable folders
 
 
 def a_link(path):
@@ -342,7 +342,7 @@ def without_a_place(path):
     ),
 )
 def test_a_folder_that_is_not_safe_is_not_used(tmp_path, caplog, make, said):
-    """Such a folder stays empty; values come from the store, and the log says why, once."""
+    """An unsafe folder stays empty; values come from the store, and the log says why, once."""
     (tmp_path / "above").mkdir()
     machine = Machine(tmp_path / "above" / "cache")
     make(machine.path)
@@ -356,14 +356,14 @@ def test_a_folder_that_is_not_safe_is_not_used(tmp_path, caplog, make, said):
 
 
 def test_the_refusal_is_typed(tmp_path):
-    """`Folder.check` raises ConfigurationError naming the setting and the folder."""
+    """`Folder.check` raises ConfigurationError with the setting and the folder."""
     (tmp_path / "cache").mkdir(mode=0o755)
     with pytest.raises(ConfigurationError, match=f"offload_cache: .*{tmp_path}.*755"):
         Folder(tmp_path / "cache", 1).check()
 
 
 def test_a_folder_that_cannot_be_written_serves_what_it_has(machine):
-    """On a read-only file system what is there is used, and the rest comes from the store."""
+    """On a read-only file system, cached values are used and others come from the store."""
     machine.path.mkdir()
     with mounted(machine.path, "size=64m"):
         ref, other = machine.put(noise(LARGE)), machine.put(noise(LARGE, 2))
@@ -378,8 +378,8 @@ def test_a_folder_that_cannot_be_written_serves_what_it_has(machine):
 # -- full disks
 
 
-def test_what_does_not_fit_the_disk_is_not_kept(machine):
-    """A value larger than the free space comes from the store and takes none of it."""
+def test_a_value_larger_than_the_free_space_is_not_kept(machine):
+    """A value larger than the free space comes from the store and uses none of it."""
     machine.path.mkdir()
     with mounted(machine.path, "size=8m"):
         ref = machine.put(noise(LARGE))
@@ -389,8 +389,8 @@ def test_what_does_not_fit_the_disk_is_not_kept(machine):
         assert machine.names() == set()
 
 
-def test_room_that_is_promised_is_not_free(machine):
-    """What another download has still to write counts as taken."""
+def test_reserved_space_counts_as_used(machine):
+    """The rest of another running download counts as used space."""
     machine.path.mkdir()
     with mounted(machine.path, "size=24m"):
         one, other = machine.put(noise(LARGE)), machine.put(noise(LARGE, 2))
@@ -405,7 +405,7 @@ def test_room_that_is_promised_is_not_free(machine):
 
 
 def test_a_disk_that_fills_up_meanwhile(machine, caplog):
-    """Others fill the disk in the middle: the value goes on in memory, whole."""
+    """If the disk fills up midway, the value is completed in memory."""
     machine.path.mkdir()
     with mounted(machine.path, "size=32m"):
         ref = machine.put(noise(LARGE))
@@ -427,7 +427,7 @@ def test_a_disk_that_fills_up_meanwhile(machine, caplog):
 
 
 def test_a_limit_of_file_sizes(machine):
-    """Under ``ulimit -f`` values come from the store."""
+    """With ``ulimit -f``, values come from the store."""
     ref = machine.put(noise(LARGE))
     reader = machine.reader()
 
@@ -442,7 +442,7 @@ def test_a_limit_of_file_sizes(machine):
 
 @pytest.mark.parametrize("number", (0, 1, 2, 1 + CHUNKS))
 def test_a_write_that_fails(machine, monkeypatch, number):
-    """Whichever write fails, first, middle or last, the value is whole."""
+    """Whichever write fails, first, middle, or last, the value is complete."""
     ref = machine.put(noise(LARGE))
     writes = []
     pwrite = os.pwrite
@@ -460,8 +460,8 @@ def test_a_write_that_fails(machine, monkeypatch, number):
     assert machine.names() == set()
 
 
-def test_a_file_that_gets_no_name(machine, monkeypatch):
-    """The value is whole although its complete file cannot be renamed."""
+def test_a_file_that_cannot_be_renamed(machine, monkeypatch):
+    """The value is complete even if its file can't be renamed."""
     ref = machine.put(noise(LARGE))
 
     def fails(self, part):
@@ -476,17 +476,19 @@ def test_a_file_that_gets_no_name(machine, monkeypatch):
     assert machine.names() == set()
 
 
-# -- room
+# -- size limit
 
 
 def used(machine, ref, ago):
-    """Have *ref* used so many seconds ago."""
+    """Set the last use of *ref* to so many seconds ago."""
     at = machine.path.stat().st_mtime - ago
     os.utime(machine.file(ref), (at, at))
 
 
-def test_the_least_recently_used_goes(machine):
-    """What was used longest ago makes room; reading is using, being evicted harms no reader."""
+def test_the_least_recently_used_is_evicted(machine):
+    """The least recently used value is evicted; reading counts as use, and eviction affects no
+    reader.
+    """
     refs = [machine.put(noise(LARGE, seed)) for seed in range(4)]
     reader = machine.reader(size=3 * FILE)
     values = [reader.get(ref) for ref in refs[:3]]
@@ -499,8 +501,8 @@ def test_the_least_recently_used_goes(machine):
     assert np.array_equal(values[1], noise(LARGE, 1))
 
 
-def test_no_file_goes_for_a_value_that_does_not_fit(machine):
-    """A value larger than the cache is not kept, and what is there stays."""
+def test_nothing_is_evicted_for_a_value_that_does_not_fit(machine):
+    """A value larger than the cache is not kept, and others stay."""
     small, large = machine.put(noise(LARGE)), machine.put(noise(3 * LARGE))
     reader = machine.reader(size=2 * FILE)
     reader.get(small)
@@ -509,8 +511,8 @@ def test_no_file_goes_for_a_value_that_does_not_fit(machine):
     assert reader.counted() == {"misses": 2, "unused": 1}
 
 
-def test_no_file_goes_where_another_download_takes_the_room(machine):
-    """What another process is filling is not removed, nor anything in vain."""
+def test_nothing_is_evicted_in_vain(machine):
+    """A file that another process is filling isn't evicted, nor are others evicted in vain."""
     refs = [machine.put(noise(LARGE, seed)) for seed in range(3)]
     reader = machine.reader(size=2 * FILE - 1)
     machine.path.mkdir(0o700)
@@ -524,8 +526,8 @@ def test_no_file_goes_where_another_download_takes_the_room(machine):
     assert machine.names() == {machine.file(refs[1]).name}
 
 
-def test_what_nobody_uses_goes(machine):
-    """A file unused for longer than values are kept goes, though there is room."""
+def test_unused_files_are_removed(machine):
+    """A file unused for longer than the limit is removed, even if there is room."""
     old, new = machine.put(noise(LARGE)), machine.put(noise(LARGE, 2))
     reader = machine.reader(unused=1000.0)
     reader.get(old)
@@ -534,8 +536,8 @@ def test_what_nobody_uses_goes(machine):
     assert machine.names() == {machine.file(new).name}
 
 
-def test_files_of_others_stay(machine):
-    """What is not a value's file is neither counted nor removed."""
+def test_foreign_files_stay(machine):
+    """Files that are no values are neither counted nor removed."""
     machine.path.mkdir(mode=0o700)
     (machine.path / "notes.txt").write_bytes(bytes(MB))
     ref = machine.put(noise(LARGE))
@@ -544,7 +546,7 @@ def test_files_of_others_stay(machine):
 
 
 def test_the_folder_may_be_removed_at_any_time(machine):
-    """After ``rm -r`` values are fetched and kept again; mapped ones stay good."""
+    """After ``rm -r``, values are fetched and cached again; mapped ones stay valid."""
     ref = machine.put(noise(LARGE))
     reader = machine.reader()
     value = reader.get(ref)
@@ -554,8 +556,8 @@ def test_the_folder_may_be_removed_at_any_time(machine):
     assert machine.names() == {machine.file(ref).name}
 
 
-def test_a_shared_file_system_is_taken_by_half_at_most(machine, monkeypatch):
-    """In /dev/shm the cache has half of it or a quarter of the container's memory at most."""
+def test_the_cache_uses_at_most_half_of_a_shared_file_system(machine, monkeypatch):
+    """In /dev/shm the cache uses at most half of it or a quarter of the container's memory."""
     machine.path.mkdir()
     with mounted(machine.path, "size=64m"):
         monkeypatch.setattr(cache_folder, "memory_limit", lambda: None)
@@ -567,8 +569,8 @@ def test_a_shared_file_system_is_taken_by_half_at_most(machine, monkeypatch):
         assert is_tmpfs(machine.path)
 
 
-def test_a_machine_short_of_memory_is_left_alone(machine, monkeypatch):
-    """In /dev/shm a value of more than half of the free memory is not kept."""
+def test_nothing_is_kept_when_memory_is_short(machine, monkeypatch):
+    """In /dev/shm, a value larger than half of the free memory is not kept."""
     ref = machine.put(noise(LARGE))
     monkeypatch.setattr(cache_folder, "available_memory", lambda: 2 * LARGE)
     short = machine.reader(shared=True)
@@ -579,8 +581,8 @@ def test_a_machine_short_of_memory_is_left_alone(machine, monkeypatch):
     assert machine.names() == {machine.file(ref).name}
 
 
-def test_the_machine_is_understood():
-    """A limit of memory is a number or unknown, and a file system in /proc is no tmpfs."""
+def test_memory_limits_and_file_systems_are_detected():
+    """A memory limit is a number or unknown, and a file system in /proc is no tmpfs."""
     assert memory_limit() is None or memory_limit() > MB
     assert available_memory() > MB
     assert not is_tmpfs(Path("/proc/self"))
@@ -591,7 +593,7 @@ def test_the_machine_is_understood():
 
 
 class Time:
-    """A clock that only waiting moves."""
+    """A clock that only waiting advances."""
 
     def __init__(self, during=lambda: None):
         self.now = 0.0
@@ -606,8 +608,8 @@ class Time:
 
 
 def test_a_hung_download_is_not_waited_for(machine, caplog):
-    """When another process's download has stood still for so long, the value is fetched
-    without the cache.
+    """When another process's download has stalled for the patience, the value is fetched without
+    the cache.
     """
     ref = machine.put(noise(LARGE))
     machine.path.mkdir(0o700)
@@ -622,7 +624,7 @@ def test_a_hung_download_is_not_waited_for(machine, caplog):
 
 
 def test_a_slow_download_is_waited_for(machine):
-    """While another process's download moves on, this one waits for longer than its patience."""
+    """While another process's download progresses, a reader waits for longer than its patience."""
     ref = machine.put(noise(LARGE))
     machine.path.mkdir(0o700)
     part = Folder(machine.path, LARGE).lock(ref.digest)
@@ -641,8 +643,8 @@ def test_a_slow_download_is_waited_for(machine):
     assert reader.counted() == {"misses": 1}
 
 
-def test_others_that_fail_one_after_another_are_not_waited_for(machine):
-    """A download that another process begins again and again is no progress."""
+def test_a_repeatedly_failing_download_is_not_waited_for(machine):
+    """A download that another process starts again and again counts as no progress."""
     ref = machine.put(noise(LARGE))
     machine.path.mkdir(0o700)
     folder = Folder(machine.path, LARGE)
@@ -662,7 +664,7 @@ def test_others_that_fail_one_after_another_are_not_waited_for(machine):
 
 
 def test_a_hung_holder_of_the_folders_lock(machine, monkeypatch, caplog):
-    """Whoever hangs while making room keeps nobody from values."""
+    """A process that hangs while it evicts values doesn't block readers."""
     monkeypatch.setattr(cache_folder, "_LOCK_WAIT", 0.01)
     ref = machine.put(noise(LARGE))
     reader = machine.reader()
@@ -673,8 +675,8 @@ def test_a_hung_holder_of_the_folders_lock(machine, monkeypatch, caplog):
     assert machine.names() == set()
 
 
-def test_what_will_not_be_kept_is_not_waited_for(machine):
-    """Where a value has no room, every process fetches it at once, and none waits for another."""
+def test_a_value_that_does_not_fit_is_not_waited_for(machine):
+    """If a value doesn't fit, every process fetches it at once without waiting for others."""
     ref = machine.put(noise(LARGE))
     machine.path.mkdir(0o700)
     folder = Folder(machine.path, LARGE)
@@ -688,13 +690,13 @@ def test_what_will_not_be_kept_is_not_waited_for(machine):
         folder.lock(ref.digest).close()
 
     machine.store.blobs.before = lambda number: number == 1 and another(number)
-    reader = machine.reader(size=LARGE + 1000)  # too large by what stands before the body
+    reader = machine.reader(size=LARGE + 1000)  # too large because of its header
     reader.get(ref)
     assert reader.counted() == {"misses": 1, "unused": 1}
 
 
-def test_the_folders_lock_is_needed_for_a_name(machine, monkeypatch):
-    """A complete file gets its name only under the lock, so who makes room sees it once."""
+def test_files_are_renamed_under_the_folders_lock(machine, monkeypatch):
+    """A complete file is renamed under the folder's lock, so that eviction counts it once."""
     monkeypatch.setattr(cache_folder, "_LOCK_WAIT", 0.01)
     ref = machine.put(noise(LARGE))
     reader = machine.reader()
@@ -710,8 +712,8 @@ def test_the_folders_lock_is_needed_for_a_name(machine, monkeypatch):
     assert reader.counted() == {"misses": 1, "unused": 1}
 
 
-def test_a_file_that_gets_its_name_meanwhile_is_not_taken(machine, monkeypatch):
-    """Who opened a part, and got its lock when it was complete, leaves that alone."""
+def test_a_part_renamed_meanwhile_is_left_alone(machine, monkeypatch):
+    """A process that locks a part after it was completed and renamed leaves it alone."""
     ref = machine.put(noise(LARGE))
     machine.reader().get(ref)
     machine.file(ref).rename(machine.part(ref))
@@ -731,7 +733,7 @@ def test_a_file_that_gets_its_name_meanwhile_is_not_taken(machine, monkeypatch):
 
 
 def test_leftovers_are_removed(machine):
-    """What a killed process left goes when another value needs room; what is held stays."""
+    """Files of killed processes are removed when another value needs room; locked ones stay."""
     left, held, ref = (machine.put(noise(LARGE, seed)) for seed in range(3))
     machine.path.mkdir(0o700)
     machine.part(left).write_bytes(b"half of it")
@@ -742,8 +744,8 @@ def test_leftovers_are_removed(machine):
     part.close()
 
 
-def test_what_a_killed_process_left_is_filled_anew(machine):
-    """A leftover of the same value is no hindrance, whatever stands in it."""
+def test_a_leftover_of_the_same_value_is_filled_again(machine):
+    """A leftover of the same value, whatever its content, is filled again."""
     ref = machine.put(noise(LARGE))
     machine.path.mkdir(0o700)
     machine.part(ref).write_bytes(b"x" * 3 * LARGE)
@@ -770,7 +772,7 @@ def test_what_a_killed_process_left_is_filled_anew(machine):
     ),
 )
 def test_wrong_settings_are_refused(wrong):
-    """Each is an error that names its key."""
+    """Each wrong setting raises an error that names its key."""
     with pytest.raises(ConfigurationError, match=f"offload_{next(iter(wrong))}: "):
         Settings(**wrong)
 
@@ -786,12 +788,12 @@ def test_wrong_settings_are_refused(wrong):
     ),
 )
 def test_where_there_is_no_cache(url, settings):
-    """Local stores need none, and it can be switched off in two ways."""
+    """Local stores have no cache, and two settings disable it."""
     assert open_cache(url, Settings(**settings), Counters()) is None
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
-    """It is in the folder named, else in this user's own on the machine's tmpfs, else nowhere."""
+    """The cache is in the configured folder, else in the user's own on a tmpfs, else nowhere."""
     counters = Counters()
     named = open_cache("redis://host", Settings(cache=tmp_path, cache_size=5), counters)
     assert (named.folder.path, named.folder.limit()) == (tmp_path, 5)
@@ -813,7 +815,7 @@ def _warnings(caplog):
 
 
 def test_values_hold_no_descriptors(machine):
-    """Values that a task has from the cache keep no descriptors, and are unmapped when they go."""
+    """Values from the cache hold no descriptors, and are unmapped when they are collected."""
     value = noise(LARGE)
     reader = machine.reader()
     refs = [machine.put(value + number) for number in range(40)]

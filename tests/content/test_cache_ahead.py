@@ -1,4 +1,4 @@
-"""Warming the node cache: what nobody asked for yet is fetched into it, or not at all."""
+"""Prefetching into the node cache fetches a value completely or not at all."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def prefetched(reader):
     return counts["prefetch_done"], counts["prefetch_bytes"]
 
 
-def test_what_was_warmed_is_a_hit(machine):
-    """It is fetched once, and a reader then asks the store for nothing."""
+def test_a_prefetched_value_is_a_hit(machine):
+    """A prefetched value is fetched once, and a reader then makes no store call."""
     ref = machine.put(noise(LARGE))
     ahead, reader = machine.reader(), machine.reader()
     assert warm(ahead, ref)
@@ -49,8 +49,8 @@ def test_what_was_warmed_is_a_hit(machine):
     assert reader.counted() == {"hits": 1}
 
 
-def test_warming_decodes_nothing(machine):
-    """A value is warmed without its serializer's code being run."""
+def test_prefetching_decodes_nothing(machine):
+    """Prefetching a value doesn't run its serializer's code."""
     ref = machine.put(noise(LARGE))
     reader = machine.reader()
 
@@ -62,14 +62,14 @@ def test_warming_decodes_nothing(machine):
 
 
 def test_small_values_are_left_alone(machine):
-    """What the cache does not take is not fetched."""
+    """A value that the cache doesn't keep isn't prefetched."""
     ref = machine.put(noise(MB // 2))
     assert not warm(machine.reader(), ref)
     assert machine.store.take_reads() == 0
 
 
-def test_what_a_task_would_be_refused_is_not_fetched(machine):
-    """Neither a serializer that is not accepted nor a value that is too large is fetched."""
+def test_a_value_that_a_task_cannot_read_is_not_prefetched(machine):
+    """A value with a refused serializer or size isn't prefetched."""
     ref = machine.put({"a": noise(LARGE)})
     with pytest.raises(SerializerNotAccepted):
         warm(machine.reader(accept=("json",)), ref)
@@ -80,7 +80,7 @@ def test_what_a_task_would_be_refused_is_not_fetched(machine):
 
 @pytest.mark.parametrize(("size", "reads"), ((LARGE, 0), (LARGE + 1000, 1)))
 def test_without_room_nothing_is_fetched(machine, size, reads):
-    """Where the cache has no room for a value's file, its chunks stay where they are."""
+    """If the cache has no room for a value, its chunks aren't fetched."""
     ref = machine.put(noise(LARGE))
     reader = machine.reader(size=size)
     assert not warm(reader, ref)
@@ -91,7 +91,7 @@ def test_without_room_nothing_is_fetched(machine, size, reads):
 
 
 def test_a_disk_that_fills_up_meanwhile(machine, monkeypatch):
-    """A write that fails ends it, and leaves no file."""
+    """A failed write ends the prefetch and leaves no file."""
     ref = machine.put(noise(LARGE))
     reader = machine.reader()
     written = []
@@ -110,8 +110,8 @@ def test_a_disk_that_fills_up_meanwhile(machine, monkeypatch):
     assert prefetched(reader) == (0, 0)
 
 
-def test_what_another_process_fetches_is_not_waited_for(machine):
-    """Warming leaves a value to who is fetching it, at once."""
+def test_a_prefetch_does_not_wait_for_another_process(machine):
+    """A prefetch doesn't wait for a process that is fetching the same value."""
     ref = machine.put(noise(LARGE))
     reached, go_on = FORK.Event(), FORK.Event()
 
@@ -133,8 +133,8 @@ def test_what_another_process_fetches_is_not_waited_for(machine):
     assert other.result() == LARGE
 
 
-def test_a_task_waits_for_what_is_being_warmed(machine):
-    """A reader that comes while a value is warmed takes it from the cache."""
+def test_a_task_waits_for_a_running_prefetch(machine):
+    """A reader that comes during a prefetch takes the value from the cache."""
     ref = machine.put(noise(LARGE))
     reached, waits = threading.Event(), threading.Event()
 
@@ -159,10 +159,8 @@ def test_a_task_waits_for_what_is_being_warmed(machine):
     assert machine.store.take_reads() == 1 + CHUNKS
 
 
-def test_room_ahead(machine):
-    """A quarter of what the cache may take is for what nobody asked for yet; none, where it
-    is refused or there is none.
-    """
+def test_room_for_prefetched_values(machine):
+    """A quarter of the cache's limit is for prefetched values; nothing without a usable cache."""
     assert machine.reader(size=8 * MB).content.reader.prefetch_limit() == 2 * MB
     assert machine.reader().content.reader.prefetch_limit() == 256 * MB
     machine.path.chmod(0o755)
@@ -170,8 +168,8 @@ def test_room_ahead(machine):
     assert machine._writer.reader.prefetch_limit() == 0
 
 
-def test_warming_takes_no_memory_of_its_own(machine):
-    """A main process that warms large values does not grow by them."""
+def test_prefetching_takes_no_additional_memory(machine):
+    """Prefetching large values doesn't increase a main process's memory."""
     refs = [machine.put(noise(8 * LARGE, seed)) for seed in range(3)]
 
     def grown():

@@ -1,4 +1,4 @@
-"""The node cache among real processes: one download, whoever is killed, forked or full."""
+"""Real processes share one download through the node cache, whichever is killed or forked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.content.cache_parts import CHUNKS, FORK, LARGE, SECONDS, Child, Machi
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flock, /proc and tmpfs")
 
 FILE = LARGE + 4096
-NEVER = 10**6  # seconds of patience: who waits for nothing is noticed by the tests' timeout
+NEVER = 10**6  # seconds of patience; a wait for nothing runs into the tests' timeout
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def right(value, seed=1):
 
 
 def stop_at(number, reached):
-    """Return what hangs a process, for good, when it reads chunk *number*."""
+    """Return a function that hangs its process forever when it reads chunk *number*."""
 
     def before(count):
         if count == number:
@@ -49,7 +49,7 @@ def stop_at(number, reached):
 
 
 def test_processes_that_need_a_value_at_once_fetch_it_once(machine):
-    """Of many processes that ask for a new value while it is fetched, one reads the store."""
+    """Of many processes that need a new value at once, one reads the store."""
     ref = machine.put(noise(LARGE))
     many = 6
     waiting = FORK.Array("b", many)
@@ -78,7 +78,7 @@ def test_processes_that_need_a_value_at_once_fetch_it_once(machine):
 
 
 def test_threads_that_need_a_value_at_once_fetch_it_once(machine):
-    """The threads of one process are as good as processes."""
+    """Of many threads that need a new value at once, one reads the store."""
     ref = machine.put(noise(LARGE))
     ready = threading.Barrier(4)
     reader = machine.reader(patience=NEVER)
@@ -97,8 +97,8 @@ def test_threads_that_need_a_value_at_once_fetch_it_once(machine):
     assert machine.store.take_reads() == 1 + CHUNKS
 
 
-def test_who_waits_for_a_killed_process_goes_on_itself(machine):
-    """SIGKILL in the middle of a download: a waiting process takes its place at once."""
+def test_a_waiting_process_takes_over_from_a_killed_one(machine):
+    """After SIGKILL during a download, a waiting process takes over at once."""
     ref = machine.put(noise(LARGE))
     reached, waits = FORK.Event(), FORK.Event()
     machine.store.blobs.before = stop_at(2, reached)
@@ -122,8 +122,8 @@ def test_who_waits_for_a_killed_process_goes_on_itself(machine):
     assert machine.names() == {machine.file(ref).name}
 
 
-def test_what_a_killed_process_left_takes_no_room(machine):
-    """The part of a killed process is removed when another value comes."""
+def test_leftovers_of_a_killed_process_take_no_room(machine):
+    """The partial file of a killed process is removed when another value is cached."""
     ref, other = machine.put(noise(LARGE)), machine.put(noise(LARGE, 2))
     reached = FORK.Event()
     machine.store.blobs.before = stop_at(2, reached)
@@ -139,7 +139,7 @@ def test_what_a_killed_process_left_takes_no_room(machine):
 
 
 def test_a_child_of_a_killed_process_holds_nothing(machine):
-    """A process forked while its parent was downloading does not hold the parent's place."""
+    """A child that was forked during its parent's download doesn't hold the parent's lock."""
     ref = machine.put(noise(LARGE))
     reached, done = FORK.Event(), FORK.Event()
     machine.store.blobs.before = stop_at(2, reached)
@@ -164,9 +164,9 @@ def test_a_child_of_a_killed_process_holds_nothing(machine):
 
 
 @pytest.mark.parametrize("name", ("flock", "close"))
-def test_no_fork_comes_between_a_lock_and_its_being_noted(machine, monkeypatch, name):
-    """A fork at the very moment in which another thread takes a lock, or gives it up, leaves
-    the child without it.
+def test_a_fork_never_inherits_a_lock(machine, monkeypatch, name):
+    """A fork at the moment in which another thread takes or releases a lock leaves the child
+    without it.
     """
     folder = machine.reader().folder
     folder.check()
@@ -212,7 +212,7 @@ def test_no_fork_comes_between_a_lock_and_its_being_noted(machine, monkeypatch, 
 
 
 def test_a_reader_from_before_a_fork_serves_both(machine):
-    """A content store with its cache is used on both sides of a fork, and after the first use."""
+    """A content store with a cache works on both sides of a fork, also after it was used."""
     refs = [machine.put(noise(LARGE, seed)) for seed in range(3)]
     reader = machine.reader()
     value = reader.get(refs[0])
@@ -228,8 +228,8 @@ def test_a_reader_from_before_a_fork_serves_both(machine):
     assert machine.store.take_reads() == 3 * (1 + CHUNKS)
 
 
-def test_what_one_process_writes_no_other_sees(machine):
-    """A write into a mapped value stays in its process, also while others have it mapped."""
+def test_writes_are_private_to_a_process(machine):
+    """A write to a mapped value stays in its process, even while others have it mapped."""
     ref = machine.put(noise(LARGE))
     written, read = FORK.Event(), FORK.Event()
 
@@ -250,9 +250,9 @@ def test_what_one_process_writes_no_other_sees(machine):
     assert machine.store.take_reads() == 1 + CHUNKS
 
 
-def test_the_bound_holds_among_processes(machine):
-    """However many processes keep and evict values, all files together never exceed the bound,
-    and every value is right.
+def test_the_limit_holds_across_processes(machine):
+    """However many processes cache and evict values, all files together never exceed the limit, and
+    every value is correct.
     """
     values = [noise(LARGE, seed) for seed in range(7)]
     refs = [machine.put(value) for value in values]
@@ -290,7 +290,7 @@ def test_the_bound_holds_among_processes(machine):
 
 
 def sizes(machine):
-    """Yield the size of each file; parts without any come and go without the lock."""
+    """Yield the size of each file, except empty parts, which come and go without the lock."""
     for name in machine.names():
         with suppress(FileNotFoundError):
             yield (machine.path / name).stat().st_size
@@ -326,7 +326,7 @@ print("good")
 
 
 def test_greenlets_wait_without_blocking_each_other(tmp_path):
-    """With gevent, those that wait for a value let the one that fetches it go on."""
+    """With gevent, greenlets that wait for a value let the one that fetches it continue."""
     pytest.importorskip("gevent")
     done = subprocess.run(
         [sys.executable, "-c", GEVENT, str(tmp_path)],

@@ -1,4 +1,4 @@
-"""No stored blob is larger than ?chunk_size= says, for every kind of store."""
+"""With ?chunk_size=, no stored blob exceeds that size in any kind of store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hook_of(store, **settings):
     limit=st.integers(64 * KIB, 1024 * KIB),
 )
 def test_no_blob_exceeds_the_limit(sizes, head, limit):
-    """Chunks (and roots of few buffers) fit into the limit, and lay out the same bytes."""
+    """Chunks, and roots of few buffers, are within the limit and contain the same bytes."""
     buffers = [memoryview(bytes([number]) * size) for number, size in enumerate(sizes)]
     payload = Payload("raw", b"h" * head, buffers)
     packed = pack(payload, limit=limit)
@@ -46,7 +46,9 @@ def test_no_blob_exceeds_the_limit(sizes, head, limit):
 
 @pytest.mark.parametrize("kind", ("memory", "file", "fsspec", "redis", "s3", "tiers"))
 def test_every_kind_of_store_has_the_option(kind, tmp_path, redis):
-    """What is stored is in pieces of that size, comes back, and is held and released whole."""
+    """Every kind of store splits a value into chunks of that size, and reads, holds, and releases
+    all of them.
+    """
     option = f"chunk_size={100 * KIB}"
     with careless_s3() as s3:
         url = {
@@ -74,7 +76,7 @@ def test_every_kind_of_store_has_the_option(kind, tmp_path, redis):
 
 @pytest.mark.parametrize("size", ("65535", "-1", "4M", ""))
 def test_a_wrong_size_is_refused(size):
-    """The option is a number of bytes, from the least that is worth it."""
+    """The option is a number of bytes with a lower limit."""
     with pytest.raises(ConfigurationError, match="chunk_size="):
         open_store(f"memory://?chunk_size={size}")
 
@@ -82,7 +84,7 @@ def test_a_wrong_size_is_refused(size):
 @pytest.mark.server
 @pytest.mark.parametrize("program", ("redis-server", "valkey-server"))
 def test_a_server_with_a_limit_on_strings(program):
-    """A server that takes no string of 4 MiB is told by its own error; with the option it works."""
+    """A server that refuses strings of 4 MiB raises its own error; with the option it works."""
     with redis_server(program) as server, redis_client(server) as client:
         client.config_set("proto-max-bulk-len", 1024 * KIB)
         value = bytes(range(256)) * 30_000
@@ -96,7 +98,7 @@ def test_a_server_with_a_limit_on_strings(program):
 
 
 def test_deletions_are_sent_with_their_md5():
-    """A server that requires Content-MD5 for DeleteObjects, as S3 did, gets it."""
+    """A server that requires Content-MD5 for DeleteObjects, as S3 once did, gets it."""
     with careless_s3(needs_md5=True) as url:
         store = open_store(url)
         hook = hook_of(url, secret="of sixteen characters")

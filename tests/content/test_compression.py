@@ -1,4 +1,4 @@
-"""What a store holds: one byte that says how, then the bytes."""
+"""Stored bytes: one byte for the encoding, then the content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stored(setting, *parts):
 
 
 def peak_of(function):
-    """Return the most bytes that Python had allocated while *function* raised IntegrityError."""
+    """Return the peak of Python's memory while *function* raised IntegrityError."""
     tracemalloc.start()
     try:
         with pytest.raises(IntegrityError):
@@ -38,10 +38,8 @@ def peak_of(function):
     setting=st.sampled_from(("auto", "zstd", "none")),
     parts=st.lists(st.binary(max_size=2000) | st.integers(0, 300_000).map(bytes), max_size=5),
 )
-def test_comes_back(setting, parts):
-    """Whatever is stored by any setting is read back the same, and never grows by more than
-    the leading byte.
-    """
+def test_every_value_is_read_back(setting, parts):
+    """Every value is read back unchanged, and grows by at most the leading byte."""
     plain = b"".join(parts)
     content = stored(setting, *parts)
     assert len(content) <= len(plain) + MAX_OVERHEAD
@@ -52,7 +50,7 @@ def test_comes_back(setting, parts):
 
 
 def test_compresses_where_it_pays():
-    """Text shrinks, noise stays plain, small things stay plain, and ``none`` never compresses."""
+    """Text is compressed; noise and small values aren't; with ``none`` nothing is."""
     text = b"a line of text that comes again\n" * 10_000
     assert stored("auto", text)[0] == stored("zstd", text)[0] == 1
     assert stored("none", text)[0] == 0
@@ -62,7 +60,7 @@ def test_compresses_where_it_pays():
 
 
 def test_the_probe_looks_at_the_middle_of_the_longest_part(monkeypatch):
-    """Noise costs one sample of 32 KiB, not a whole pass."""
+    """Noise costs one sample of 32 KiB from the longest part, not a whole pass."""
     seen = []
     real = zstandard.ZstdCompressor
 
@@ -83,7 +81,7 @@ def test_the_probe_looks_at_the_middle_of_the_longest_part(monkeypatch):
 
 
 def test_plain_parts_are_not_copied():
-    """What stays plain is handed on as the value's own memory."""
+    """Uncompressed parts are passed on as the value's own memory."""
     part = memoryview(NOISE)
     assert encoder("auto")([part])[1] is part
 
@@ -92,8 +90,8 @@ def test_plain_parts_are_not_copied():
     "content",
     (b"", b"\x02abc", b"\xff", b"\x01", b"\x01nonsense", b"\x01" + zstandard.compress(b"abc")[:-3]),
 )
-def test_what_was_not_written_here_is_refused(content):
-    """Unknown kinds, cut and broken frames are IntegrityErrors, both ways of reading."""
+def test_invalid_frames_are_refused(content):
+    """Unknown encodings and truncated or broken frames raise IntegrityError."""
     with pytest.raises(IntegrityError):
         decode(content, 100, "here")
     with pytest.raises(IntegrityError):
@@ -103,13 +101,13 @@ def test_what_was_not_written_here_is_refused(content):
 @pytest.mark.parametrize("length", (0, 2, 4, 1000))
 @pytest.mark.parametrize("pack", (lambda b: b"\0" + b, lambda b: b"\1" + zstandard.compress(b)))
 def test_more_or_fewer_bytes_than_wanted_are_refused(length, pack):
-    """A chunk of any other size than its manifest says is an IntegrityError."""
+    """A chunk whose size differs from its manifest raises IntegrityError."""
     with pytest.raises(IntegrityError, match="here"):
         decode_into(pack(b"x" * length), memoryview(bytearray(3)), "here")
 
 
 def bomb(size, **options):
-    """A frame of a few kilobytes that expands to *size* zeros."""
+    """Return a frame of a few kilobytes that expands to *size* zeros."""
     compressor = zstandard.ZstdCompressor(level=19, **options).compressobj(size=-1)
     block = bytes(MiB)
     parts = [compressor.compress(block) for _ in range(size // MiB)]
@@ -117,14 +115,14 @@ def bomb(size, **options):
 
 
 def claiming(size):
-    """A frame whose header claims *size* bytes."""
+    """Return a frame whose header claims *size* bytes."""
     frame = zstandard.compress(b"x" * 300)
     header = struct.pack("<IB", 0xFD2FB528, 0b1110_0000) + struct.pack("<Q", size)
     return b"\x01" + header + frame[frame.index(b"x") - 5 :]
 
 
 def test_a_bomb_is_refused_before_memory_is_spent():
-    """A few kilobytes that expand to 256 MiB cost no more than what was wanted of them."""
+    """A few kilobytes that expand to 256 MiB take no more memory than the expected size."""
     frame = bomb(256 * MiB)
     assert len(frame) < 64 * 1024
     assert peak_of(lambda: decode(frame, MiB, "here")) < MiB
@@ -134,7 +132,7 @@ def test_a_bomb_is_refused_before_memory_is_spent():
 
 @pytest.mark.parametrize("size", (MiB + 1, 2**40, 2**63, 2**64 - 3))
 def test_a_claim_is_refused_before_memory_is_spent(size):
-    """A frame that claims more than is wanted reserves nothing."""
+    """A frame that claims more than the expected size allocates nothing."""
     frame = claiming(size)
     assert peak_of(lambda: decode(frame, MiB, "here")) < MiB
     target = memoryview(bytearray(1000))
@@ -142,8 +140,8 @@ def test_a_claim_is_refused_before_memory_is_spent(size):
 
 
 def test_a_large_window_reserves_nothing(monkeypatch):
-    """A frame that asks for a window of 64 MiB, and says nothing of its size, is refused before
-    the decompressor is handed it: its buffers are memory that Python does not count.
+    """A frame with a window of 64 MiB and no size is refused before decompression, whose buffers
+    Python doesn't count.
     """
     frame = bomb(
         128 * MiB,

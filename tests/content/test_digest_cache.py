@@ -1,4 +1,4 @@
-"""What is remembered of immutable values."""
+"""The cache of digests of immutable values."""
 
 from __future__ import annotations
 
@@ -49,15 +49,13 @@ class Bytes(bytes):
     ),
     ids=lambda v: type(v).__name__,
 )
-def test_what_is_immutable(value, immutable):
-    """Only what cannot change while it is the same object; a read-only view of memory that
-    can be written through another name is not.
-    """
+def test_only_immutable_values_are_cached(value, immutable):
+    """Only objects that can't change are immutable; a read-only view of writable memory isn't."""
     assert is_immutable(value) is immutable
 
 
-def test_finds_the_very_object_only():
-    """An equal object is another one, and so is the same one for another serializer."""
+def test_only_the_same_object_is_a_hit():
+    """Neither an equal object nor the same object for another serializer is a hit."""
     memo = DigestCache(1000)
     value = b"value"
     memo.remember(value, "json", 1)
@@ -86,7 +84,7 @@ def test_an_array_made_writable_is_forgotten():
 
 
 def test_size_is_bounded_least_recently_used_first_out():
-    """Bytes and texts are kept alive up to so many bytes; what is looked for stays longest."""
+    """Bytes and texts are kept alive up to a limit; the least recently used are dropped first."""
     memo = DigestCache(3 * 200)
     values = [bytes([i]) * 100 for i in range(4)]  # about 133 bytes each, as objects
     for i, value in enumerate(values[:4]):
@@ -96,7 +94,7 @@ def test_size_is_bounded_least_recently_used_first_out():
     assert memo.find(values[0], "json") == 0
     assert memo.find(values[1], "json") is None
     assert memo._used <= 600
-    memo.remember(b"y" * 1000, "json", 5)  # larger than all the room there is
+    memo.remember(b"y" * 1000, "json", 5)  # larger than the limit
     assert memo.find(values[0], "json") == 0
 
 
@@ -108,7 +106,7 @@ def test_a_size_of_zero_remembers_nothing():
 
 
 def test_arrays_are_not_kept_alive():
-    """When an array ends, so does what was remembered of it, and the memory is free."""
+    """When an array is collected, its entry is dropped and its memory freed."""
     memo = DigestCache(1000)
     arrays = [frozen(np.zeros(1000)) for _ in range(50)]
     for array in arrays:
@@ -119,8 +117,8 @@ def test_arrays_are_not_kept_alive():
     assert not memo._entries
 
 
-def test_a_new_object_at_an_old_address_is_not_the_old_one():
-    """An id that comes again after its object ended never finds the old entry."""
+def test_a_new_object_at_an_old_address_is_no_hit():
+    """A new object with the id of a collected one never gets the old entry."""
     memo = DigestCache(10_000)
     for i in range(2000):
         array = frozen(np.full(3, i))
@@ -130,7 +128,7 @@ def test_a_new_object_at_an_old_address_is_not_the_old_one():
 
 
 def test_threads_may_share_it():
-    """Threads that remember, find and forget at once break nothing and lose no count."""
+    """Threads that add, find, and drop entries at once break nothing and keep the size correct."""
     memo = DigestCache(5000)
     failed = []
 

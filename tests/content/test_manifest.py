@@ -1,4 +1,4 @@
-"""How a value is laid out in blobs."""
+"""How a value is split into blobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from offload.digest import digest_of
 from offload.errors import IntegrityError, SerializationError
 from offload.serializers.base import Payload
 
-# Content that is cheap to make, and different at every place.
+# Content that is cheap to create and differs at every position.
 PATTERN = struct.pack("<I", 0) + b"".join(
     struct.pack("<I", n * 2654435761 % 2**32) for n in range(2**20)
 )
@@ -42,7 +42,7 @@ def joined(parts):
 
 
 def read(packed, size):
-    """Read a packed value back as a store would hold it: root and chunks apart."""
+    """Read a packed value back as from a store: root and chunks separately."""
     root = memoryview(joined(packed.root))
     made = read_root(root, size=size, where="test")
     chunks = b"".join(joined(parts) for _, parts in packed.chunks)
@@ -61,8 +61,8 @@ heads = st.sampled_from((b"", b"head", bytes(64 * 1024), bytes(range(256)) * 300
 @settings(max_examples=60, deadline=None)
 @given(head=heads, sizes=sizes)
 def test_any_buffers_are_packed_and_read_back(head, sizes):
-    """Any head and buffers come back the same, each on an aligned place; every blob is
-    named by the digest of its content and bounded; nothing is left out or twice.
+    """Any head and buffers are read back unchanged and aligned; every blob is named by its content
+    and bounded in size; nothing is missing or stored twice.
     """
     buffers = [buffer(size, 3 * i) for i, size in enumerate(sizes)]
     payload = Payload("raw", head, buffers, "x")
@@ -89,9 +89,9 @@ def test_any_buffers_are_packed_and_read_back(head, sizes):
 
 @settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.sampled_from(EDGES), min_size=1, max_size=6))
-def test_a_large_buffer_begins_a_chunk(sizes):
-    """A buffer from 1 MiB begins a chunk of its own and is cut every 4 MiB from there, so
-    its chunks do not depend on what stands before or after it.
+def test_a_large_buffer_starts_a_chunk(sizes):
+    """A buffer of at least 1 MiB starts a new chunk and is split every 4 MiB, so its chunks don't
+    depend on its neighbors.
     """
     buffers = [buffer(size, i) for i, size in enumerate(sizes)]
     digests = {c.digest for c, _ in pack(Payload("raw", b"h", [*buffers, buffer(SINGLE)])).chunks}
@@ -102,7 +102,7 @@ def test_a_large_buffer_begins_a_chunk(sizes):
 
 
 def test_appending_changes_only_the_last_chunk():
-    """An array with rows appended shares all whole chunks with the shorter one."""
+    """An array with appended rows shares all whole chunks with the original."""
     short = pack(Payload("raw", b"h", [buffer(3 * CHUNK)]))
     longer = pack(Payload("raw", b"h2", [buffer(3 * CHUNK + 1000)]))
     assert [c for c, _ in longer.chunks][:3] == [c for c, _ in short.chunks]
@@ -118,9 +118,9 @@ def test_nothing_is_copied():
     assert joined(packed.chunks[1][1])[:5][-1] == 2
 
 
-def test_equal_values_are_named_alike_and_others_apart():
-    """The digest names content and layout: buffers moved between each other, or bytes moved
-    between head and buffer, make another value.
+def test_the_digest_depends_on_content_and_layout():
+    """The digest depends on content and layout: buffers that swap places, or bytes that move
+    between head and buffer, change it.
     """
     name = lambda head, *buffers, s="raw": (
         pack(Payload(s, head, list(map(memoryview, buffers)))).digest
@@ -132,8 +132,8 @@ def test_equal_values_are_named_alike_and_others_apart():
     assert len(set(names)) == len(names)
 
 
-def test_too_fragmented_a_value_is_refused(monkeypatch):
-    """A value whose layout alone would not fit into a root says so before anything is stored."""
+def test_a_value_that_is_too_fragmented_is_refused(monkeypatch):
+    """A value whose layout wouldn't fit into a root is refused before anything is stored."""
     monkeypatch.setattr(manifest, "ROOT_LIMIT", 100_000)
     with pytest.raises(SerializationError, match="20000 buffers is too fragmented"):
         pack(Payload("pickle", b"", [memoryview(b"x")] * 20_000, "Thing"))
@@ -181,9 +181,9 @@ DIGEST = digest_of([b""])
         root_of({"s": "raw", "b": [], "x": 1}),
     ),
 )
-def test_a_root_that_is_not_one_is_refused(root):
-    """Whatever a root claims, if it does not fit itself and its reference it is an
-    IntegrityError, never another error and never an allocation.
+def test_an_invalid_root_is_refused(root):
+    """A root that is inconsistent with itself or its reference raises IntegrityError, without
+    another error or a large allocation.
     """
     with pytest.raises(IntegrityError, match="there is not a stored value"):
         read_root(memoryview(root), size=GOOD_SIZE, where="there")
@@ -191,8 +191,10 @@ def test_a_root_that_is_not_one_is_refused(root):
 
 @settings(deadline=None)
 @given(st.integers(0, len(GOOD_ROOT) - 1), st.integers(0, 255))
-def test_no_changed_byte_raises_anything_else(at, byte):
-    """Reading a root never raises but IntegrityError, even before its digest is looked at."""
+def test_a_changed_byte_raises_nothing_but_integrity_error(at, byte):
+    """A root with any changed byte raises IntegrityError or nothing, even before its digest is
+    checked.
+    """
     root = bytearray(GOOD_ROOT)
     root[at] = byte
     try:
@@ -215,8 +217,8 @@ def test_no_changed_byte_raises_anything_else(at, byte):
     ids=("buffers", "many buffers", "empty chunks", "chunks", "text", "lists"),
 )
 @pytest.mark.parametrize("size", (15, None))
-def test_a_header_is_no_longer_than_the_value_justifies(header, size):
-    """What a header lists costs memory when it is read: a long one isn't even parsed."""
+def test_a_header_that_is_too_long_is_refused(header, size):
+    """A header that is too long for the value is refused before it is parsed."""
     root = memoryview(root_of(header, body=b"" if "c" in header else bytes(64)))
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Trying a store again."""
+"""Retries of store calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offload.settings import RetryPolicy
 
 
 def failing(times, error=StoreUnavailable):
-    """A function that fails so often, then returns how often it was called."""
+    """Return a function that fails so often, then returns the number of its calls."""
     calls = []
 
     def function():
@@ -24,8 +24,8 @@ def failing(times, error=StoreUnavailable):
     return function
 
 
-def test_waits_longer_each_time_and_counts():
-    """The waits grow by the step, never exceed the limit, and each retry is counted."""
+def test_waits_grow_and_retries_are_counted():
+    """Waits grow by the step up to the limit, and each retry is counted."""
     slept, retries = [], []
     policy = RetryPolicy(max_retries=5, interval_start=1, interval_step=3, interval_max=9)
     again = Retrying(
@@ -52,8 +52,8 @@ def test_gives_up_with_the_last_error():
 
 
 @pytest.mark.parametrize("error", (BlobMissing, IntegrityError, StoreError, ValueError))
-def test_only_an_absent_store_is_tried_again(error):
-    """What trying again cannot mend is raised at once."""
+def test_only_an_unavailable_store_is_retried(error):
+    """An error that a retry can't fix is raised at once."""
     slept = []
     with pytest.raises(error):
         Retrying(RetryPolicy(), sleep=slept.append)(failing(1, error))
@@ -66,8 +66,8 @@ def test_says_so_in_the_log(caplog):
     assert "store unavailable" in caplog.text
 
 
-def test_attempts_do_not_multiply():
-    """What is retried within what is retried is called once for each attempt of the outer one."""
+def test_nested_retries_do_not_multiply():
+    """A nested retry runs once per attempt of the outer one."""
     calls = []
 
     def fail():

@@ -1,4 +1,4 @@
-"""Where the signing keys come from."""
+"""Signing keys and their sources."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FIELDS = {"digest": None, "data": b"x", "size": 1, "serializer": "raw", "type": 
           "created": 1, "until": 2}  # fmt: skip
 
 
-def test_threads_that_come_first_together_get_one_key():
-    """However many threads provision at once, there is one key and all of them have it."""
+def test_concurrent_threads_get_one_key():
+    """Any number of threads that create the key at once end up with the same key."""
     for _ in range(30):
         pointers = MemoryStore().pointers
         gate = threading.Barrier(8)
@@ -49,8 +49,8 @@ def provision_in_process(url, gate, queue):
 
 
 @pytest.mark.parametrize("kind", ("file", pytest.param("redis", marks=pytest.mark.server)))
-def test_processes_that_come_first_together_get_one_key(kind, tmp_path, request):
-    """The same for processes over a store that they share."""
+def test_concurrent_processes_get_one_key(kind, tmp_path, request):
+    """Processes over one store that create the key at once end up with the same key."""
     if kind == "file":
         url = f"file://{tmp_path}"
     else:
@@ -69,15 +69,15 @@ def test_processes_that_come_first_together_get_one_key(kind, tmp_path, request)
     assert keys_from_store(open_store(url).pointers).keys[0] in keys
 
 
-def test_is_there_already_for_who_comes_later():
-    """Asking a store that has a key changes nothing."""
+def test_an_existing_key_is_kept():
+    """Provisioning a store that has a key changes nothing."""
     store = MemoryStore()
     assert keys_from_store(store.pointers).keys == keys_from_store(store.pointers).keys
 
 
 @pytest.mark.parametrize("content", (b"", b"short", b"x" * 65, b"x" * 33))
-def test_a_key_that_is_none_is_refused(content):
-    """A pointer that was cut or overwritten must not become a weak key, or none at all."""
+def test_an_invalid_key_is_refused(content):
+    """A pointer that was truncated or overwritten must not become a weak or empty key."""
     store = MemoryStore("shop")
     store.pointers.swap("keys/ref", None, content)
     with pytest.raises(StoreError, match="keys/ref"):
@@ -85,7 +85,7 @@ def test_a_key_that_is_none_is_refused(content):
 
 
 def test_a_secret_gives_the_same_key_everywhere():
-    """The key depends on the secret alone; secrets are rotated by listing the new one first."""
+    """The key depends on the secret alone; a rotation lists the new secret first."""
     old, new = "old secret of the shop", "new secret of the shop"
     ref = keys_from_secrets([old]).sign(**FIELDS)
     assert keys_from_secrets([old]).open(ref.wire) == ref
@@ -96,13 +96,13 @@ def test_a_secret_gives_the_same_key_everywhere():
 
 
 def test_the_secret_itself_is_not_the_key():
-    """What signs is derived: the secret's own bytes never go into a hash as they are."""
+    """The signing key is derived from the secret, whose own bytes are never used."""
     secret = "s" * 32
     assert keys_from_secrets([secret]).keys[0] != secret.encode()
 
 
-def test_fingerprints_tell_keys_apart():
-    """Equal for equal keys, others for others; and not the key."""
+def test_fingerprints_distinguish_keys():
+    """Fingerprints are equal for equal keys, different for others, and don't contain the key."""
     first, second = "a secret of some length", "another of some length"
     one, other = fingerprints(keys_from_secrets([first, second]))
     assert one != other
@@ -111,8 +111,8 @@ def test_fingerprints_tell_keys_apart():
     assert one not in keys_from_secrets([first]).keys[0].hex()
 
 
-def test_looking_for_the_stores_key_makes_none():
-    """It is there once somebody signs."""
+def test_looking_for_the_stores_key_creates_none():
+    """Looking for the store's key creates none; signing does."""
     pointers = MemoryStore().pointers
     assert stored_keys(pointers) is None
     assert list(pointers.names()) == []

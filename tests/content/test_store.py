@@ -1,4 +1,4 @@
-"""ContentStore: a value in, a Ref out, and back."""
+"""ContentStore turns a value into a Ref and back."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def same(a, b):
 @pytest.mark.parametrize("compression", ("auto", "zstd", "none"))
 @pytest.mark.parametrize("name", VALUES)
 def test_every_kind_of_value_comes_back(make_parts, name, compression):
-    """Another process gets an equal value from the reference's wire text alone."""
+    """Another process reads an equal value from the reference's wire text alone."""
     parts = make_parts(compression=compression)
     value = VALUES[name]
     ref = parts.put(value, "pickle")
@@ -85,7 +85,7 @@ def test_every_kind_of_value_comes_back(make_parts, name, compression):
 
 
 def test_each_get_is_a_private_copy(parts):
-    """What one receiver does to a value is not seen by the next, nor in what is stored."""
+    """A receiver's changes to a value affect neither the next receiver nor the stored value."""
     ref = parts.put(np.arange(MB))
     first = ref.get()
     first[:] = 0
@@ -98,8 +98,8 @@ def test_each_get_is_a_private_copy(parts):
 # -- deduplication
 
 
-def test_the_same_content_again_uploads_nothing_in_one_round_trip(parts):
-    """Equal content from another process costs one round trip and no upload."""
+def test_equal_content_takes_one_round_trip_and_no_upload(parts):
+    """Storing equal content from another process takes one round trip and no upload."""
     parts.put(noise(MB))
     other = parts.another()
     _ = other.signing.keys
@@ -112,8 +112,8 @@ def test_the_same_content_again_uploads_nothing_in_one_round_trip(parts):
     assert after["values_deduplicated"] == before["values_deduplicated"] + 1
 
 
-def test_how_it_is_stored_does_not_split_deduplication(make_parts):
-    """Content that was stored compressed is found by a process that does not compress."""
+def test_compression_does_not_prevent_deduplication(make_parts):
+    """A process that doesn't compress finds content that was stored compressed."""
     parts = make_parts(compression="zstd")
     parts.put(np.zeros(MB))
     plain = parts.another(compression="none")
@@ -123,8 +123,8 @@ def test_how_it_is_stored_does_not_split_deduplication(make_parts):
 
 
 def test_a_changed_column_uploads_that_column(parts):
-    """Of a frame with one changed column only the chunks that hold it and the root are new:
-    pandas keeps columns of one type together, so it may share a chunk with its neighbours.
+    """Of a frame with one changed column, only the chunks with that column and the root are new.
+    pandas stores columns of one type together, so it may share a chunk with its neighbors.
     """
     columns = {name: noise(MB) + i for i, name in enumerate("abcd")}
     frame = pd.DataFrame(columns)
@@ -134,15 +134,15 @@ def test_a_changed_column_uploads_that_column(parts):
 
 
 def test_appended_rows_upload_the_end(parts):
-    """Of an array with rows appended only the last chunk and the root are new."""
+    """Of an array with appended rows, only the last chunk and the root are new."""
     array = noise(4 * CHUNK // 8 + 1000)
     assert parts.uploads(array) == 1 + 5
     longer = np.concatenate([array, [1.0, 2.0]])
     assert parts.uploads(longer) == 1 + 1
 
 
-def test_a_root_is_there_only_with_its_chunks(parts):
-    """Cut off at any upload, no root is in the store whose chunks are not."""
+def test_a_root_is_stored_only_with_its_chunks(parts):
+    """If the upload stops at any point, no root is stored without its chunks."""
     value = noise(12 * CHUNK // 8)
     for allowed in range(3):
         left = [allowed]
@@ -165,7 +165,7 @@ def test_a_root_is_there_only_with_its_chunks(parts):
     assert same(parts.put(value).get(), value)
 
 
-# -- verified reading
+# -- integrity
 
 
 @settings(
@@ -173,8 +173,8 @@ def test_a_root_is_there_only_with_its_chunks(parts):
 )
 @given(data=st.data())
 def test_any_changed_byte_is_noticed(make_parts, data):
-    """Whichever byte of whichever blob is changed, cut off or added, and however the value
-    is stored, reading raises IntegrityError and nothing else, and never gives a value.
+    """A byte changed, removed, or added in any blob, in every storage format, makes reading raise
+    IntegrityError and never return a value.
     """
     compression = data.draw(st.sampled_from(("auto", "none")), "compression")
     value = data.draw(
@@ -202,7 +202,7 @@ def test_any_changed_byte_is_noticed(make_parts, data):
     except IntegrityError as exc:
         error = exc
     else:
-        # A compressed frame has bits that do not matter; the value is what counts.
+        # A compressed frame has bits that don't matter; only the value counts.
         assert compression == "auto"
         assert same(found, value)
         return
@@ -212,8 +212,8 @@ def test_any_changed_byte_is_noticed(make_parts, data):
     assert repr(ref) in str(error)
 
 
-def test_blobs_that_changed_places_are_noticed(parts):
-    """A whole and valid blob of another value is not taken for this one's."""
+def test_swapped_blobs_are_noticed(parts):
+    """A valid blob of another value isn't accepted in place of this one's."""
     one, two = parts.put("one " * 100), parts.put("two " * 100)
     content = parts.store.stored[two.digest].content
     parts.store.replace(one.digest, content)
@@ -235,7 +235,7 @@ def test_an_altered_blob_that_is_too_large_is_refused_before_it_is_read(parts):
 
 @pytest.mark.parametrize("which", ("root", "chunk"))
 def test_a_missing_blob_says_what_is_known(parts, which):
-    """BlobMissing names the blob, the store, how old the reference is and what may be why."""
+    """BlobMissing names the blob, the store, the reference's age, and possible reasons."""
     ref = parts.put(noise(MB))
     chunk = next(d for d in parts.store.stored if d != ref.digest)
     gone = ref.digest if which == "root" else chunk
@@ -252,7 +252,9 @@ def test_a_missing_blob_says_what_is_known(parts, which):
 
 
 def test_a_value_read_costs_one_round_trip_per_step(parts):
-    """A small value is one read; a large one a read of the root and one of all chunks."""
+    """Reading a small value takes one round trip; a large one takes one for the root and one for
+    all chunks.
+    """
     small, large = parts.put("x" * 5000), parts.put(noise(MB))
     parts.store.calls.clear()
     small.get()
@@ -265,8 +267,8 @@ def test_a_value_read_costs_one_round_trip_per_step(parts):
 # -- limits
 
 
-def test_over_the_largest_size_nothing_is_stored(make_parts):
-    """A value over offload_max_size is refused by its size, before anything is hashed."""
+def test_a_value_over_the_maximum_size_is_not_stored(make_parts):
+    """A value over offload_max_size is refused by its size before anything is hashed."""
     parts = make_parts(max_size=10_000)
     with pytest.raises(ValueTooLarge, match=r"10\.0 kB"):
         parts.put(b"x" * 10_001)
@@ -274,8 +276,8 @@ def test_over_the_largest_size_nothing_is_stored(make_parts):
     parts.put(b"x" * 9_000)
 
 
-def test_over_the_largest_size_nothing_is_fetched(make_parts):
-    """A reader with a smaller limit refuses by what the reference says."""
+def test_a_value_over_the_maximum_size_is_not_fetched(make_parts):
+    """A reader with a smaller limit refuses by the size in the reference."""
     parts = make_parts()
     ref = parts.put(b"x" * 20_000)
     reader = parts.another(max_size=10_000)
@@ -289,7 +291,7 @@ def test_over_the_largest_size_nothing_is_fetched(make_parts):
 
 
 def test_a_serializer_that_is_not_accepted_fetches_nothing(make_parts):
-    """What would need pickle is refused by its name alone where pickle is not accepted."""
+    """A value that needs pickle is refused by its serializer's name if pickle isn't accepted."""
     parts = make_parts()
     ref = parts.put({1, object}, "pickle")
     assert ref.serializer == "pickle"
@@ -301,7 +303,7 @@ def test_a_serializer_that_is_not_accepted_fetches_nothing(make_parts):
 
 
 def test_an_unknown_serializer_fetches_nothing(parts):
-    """A reference of a serializer that does not exist here is a typed error."""
+    """A reference with an unknown serializer raises a typed error."""
     keys = parts.content.signing.keys
     ref = keys.sign(digest=digest_of([b""]), data=None, size=1, serializer="vax",
                     type="", created=0, until=0)  # fmt: skip
@@ -313,7 +315,7 @@ def test_an_unknown_serializer_fetches_nothing(parts):
 
 
 def test_a_reference_of_another_size_than_its_content_is_refused(parts):
-    """Size and serializer of the reference must be those of what is stored."""
+    """Size and serializer in the reference must match the stored content."""
     ref = parts.put("x" * 5000)
     fields = {"digest": ref.digest, "data": None, "size": ref.size, "serializer": ref.serializer,
               "type": "", "created": 0, "until": 0}  # fmt: skip
@@ -323,8 +325,10 @@ def test_a_reference_of_another_size_than_its_content_is_refused(parts):
             parts.content.open(wrong.wire).get()
 
 
-def test_what_cannot_be_serialised_stores_nothing(parts):
-    """Not even the signing key, and no round trip was made."""
+def test_a_value_that_cannot_be_serialized_stores_nothing(parts):
+    """A value that can't be serialized stores nothing, not even the signing key, and makes no round
+    trip.
+    """
     for value in (threading.Lock(), [1, threading.Lock()], (i for i in "x")):
         with pytest.raises(SerializationError):
             parts.put(value)
@@ -332,12 +336,12 @@ def test_what_cannot_be_serialised_stores_nothing(parts):
     assert not parts.store.calls
 
 
-# -- not hashed again
+# -- cached digests
 
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """How many digests were made of how many bytes."""
+    """Return how many digests were computed of how many bytes."""
     sizes = []
 
     def counting(parts_of):
@@ -361,7 +365,7 @@ def frozen(array):
     ids=("bytes", "str", "read-only array", "table"),
 )
 def test_immutable_values_are_not_hashed_again(parts, hashed, value):
-    """The very same object again costs one round trip and no hashing."""
+    """Storing the same immutable object again takes one round trip and no hashing."""
     first = parts.put(value)
     hashed.clear()
     parts.store.calls.clear()
@@ -379,8 +383,8 @@ def test_immutable_values_are_not_hashed_again(parts, hashed, value):
      lambda: frozen(np.array([["inner"]] * 5000 + [0], dtype=object)[:-1])),
     ids=("array", "view", "bytearray", "list", "objects"),
 )  # fmt: skip
-def test_what_may_have_changed_is_hashed_again(parts, hashed, make):
-    """A writable value is looked at every time, and a change in it is seen."""
+def test_mutable_values_are_hashed_again(parts, hashed, make):
+    """A writable value is hashed every time, and changes are noticed."""
     value = make()
     first = parts.put(value, "pickle")
     hashed.clear()
@@ -393,8 +397,8 @@ def test_what_may_have_changed_is_hashed_again(parts, hashed, make):
     assert again.digest != first.digest
 
 
-def test_what_was_remembered_but_is_gone_is_stored_again(parts):
-    """A memory of an upload is no promise: the store is asked each time."""
+def test_a_missing_value_with_a_cached_digest_is_stored_again(parts):
+    """A cached digest is no proof that the blobs exist: the store is asked each time."""
     value = b"x" * 50_000
     ref = parts.put(value)
     parts.store.stored.clear()
@@ -406,9 +410,9 @@ def test_what_was_remembered_but_is_gone_is_stored_again(parts):
 # -- lifetimes
 
 
-def test_within_the_promise_keeping_costs_nothing(parts):
-    """A reference that was put for long enough is passed on without a round trip; what others
-    may give up is held.
+def test_passing_on_a_fresh_reference_costs_nothing(parts):
+    """A reference that was put for long enough is passed on without a round trip; if blobs may be
+    released, they are held.
     """
     ref = parts.put(noise(MB), ttl=HOUR)
     parts.store.calls.clear()
@@ -422,9 +426,9 @@ def test_within_the_promise_keeping_costs_nothing(parts):
     assert parts.store.calls == {"get": 1, "hold": 2}
 
 
-def test_beyond_the_promise_all_blobs_are_touched(parts):
-    """Later, every blob of the value is made to live longer, by one round trip where the
-    chunks are known, two where they have to be read.
+def test_passing_on_an_old_reference_extends_all_blobs(parts):
+    """After that, every blob of the value is extended, in one round trip if the chunks are known,
+    else in two.
     """
     ref = parts.put(noise(MB), ttl=HOUR)
     for content, calls in (
@@ -441,8 +445,8 @@ def test_beyond_the_promise_all_blobs_are_touched(parts):
     assert len(parts.store.stored) == 3
 
 
-def test_what_is_gone_cannot_be_kept(parts):
-    """Passing on a reference to something that is gone fails when it is passed on."""
+def test_a_missing_value_cannot_be_passed_on(parts):
+    """Passing on a reference to missing content fails for the sender."""
     ref = parts.put(noise(MB), ttl=HOUR)
     parts.clock.now += 2 * HOUR
     with pytest.raises(BlobMissing, match="7200 s old"):
@@ -451,8 +455,8 @@ def test_what_is_gone_cannot_be_kept(parts):
         parts.another().holds.add([ref], Hold(HOUR, "task:1"))
 
 
-def test_what_lies_in_a_store_that_was_taken_away_is_not_called_gone(parts):
-    """Passing on a reference to it says which store to add again."""
+def test_a_value_in_a_removed_store_is_not_reported_as_missing(parts):
+    """Passing on a reference to a store that was removed names the store to add again."""
     lower, first = MemoryStore("lower", clock=parts.clock), parts.store.raw
     parts.store = TieredStore(first, [lower], (1000,))
     ref = parts.another().writer.put(noise(MB), celery_serializer="json", hold=Hold(HOUR, "task:1"))
@@ -463,7 +467,7 @@ def test_what_lies_in_a_store_that_was_taken_away_is_not_called_gone(parts):
 
 
 def test_a_value_within_its_reference_needs_no_store(make_parts):
-    """A small value travels in the reference: reading and keeping it asks no store."""
+    """A small value is contained in the reference: reading and holding it takes no store call."""
     parts = make_parts(secret="a secret of enough length")
     value = {1, 2}
     payload = parts.content.serializers.encode(value, "json")
@@ -475,11 +479,11 @@ def test_a_value_within_its_reference_needs_no_store(make_parts):
     assert not parts.store.calls
 
 
-# -- an absent store
+# -- an unavailable store
 
 
-def test_an_absent_store_is_tried_again(parts):
-    """Reading and writing go on when the store answers again; each retry is counted."""
+def test_an_unavailable_store_is_retried(parts):
+    """Reading and writing succeed when the store is back; each retry is counted."""
     ref = parts.put("x" * 5000)
     failures = [2]
 
@@ -496,8 +500,8 @@ def test_an_absent_store_is_tried_again(parts):
     assert parts.counters.snapshot()["store_retries"] == 5
 
 
-def test_a_store_that_stays_away_is_an_error(parts):
-    """It is waited for as often as is set, however many values are read together."""
+def test_a_store_that_stays_unavailable_is_an_error(parts):
+    """The store is retried as often as configured, however many values are read together."""
     refs = [parts.put("x" * 5000), parts.put("z" * 5000)]
 
     def fail(*_args):
@@ -519,9 +523,9 @@ def test_a_store_that_stays_away_is_an_error(parts):
 # -- keys
 
 
-def test_a_store_that_was_emptied_does_not_part_processes_for_ever(parts):
-    """When the key is lost with everything else, processes that had the old one and ones that
-    made a new one understand each other again, without a restart.
+def test_processes_agree_on_a_key_after_the_store_was_emptied(parts):
+    """When the key is lost with all other data, processes with the old key and with a new one agree
+    again without a restart.
     """
     publisher, worker = parts.content, parts.another()
     worker.open(publisher.writer.put("x" * 5000, celery_serializer="json", hold=Hold(HOUR)).wire)
@@ -539,7 +543,7 @@ def test_a_store_that_was_emptied_does_not_part_processes_for_ever(parts):
 
 
 def test_forged_references_do_not_make_round_trips(parts):
-    """Any number of forged references costs the store next to nothing, and is counted."""
+    """Forged references, however many, cause almost no round trips, and are counted."""
     wire = parts.put("x" * 5000).wire[:-1] + "!"
     forged = parts.put("x" * 5000).wire[:-4] + "0000"
     parts.store.calls.clear()
@@ -571,8 +575,8 @@ def in_child(function):
     return outcome
 
 
-def test_goes_on_after_a_fork(parts):
-    """A content store used before a fork works in the child and in the parent."""
+def test_works_after_a_fork(parts):
+    """A content store used before a fork works in child and parent."""
     ref = parts.put(noise(MB))
     assert in_child(lambda: same(ref.get(), noise(MB))) == ("ok", True)
     assert in_child(lambda: parts.put("in child " * 1000).get()) == ("ok", "in child " * 1000)
@@ -580,8 +584,8 @@ def test_goes_on_after_a_fork(parts):
 
 
 @pytest.mark.server
-def test_goes_on_after_a_fork_over_redis(redis):
-    """The same over a server: parent and children share no connection."""
+def test_works_after_a_fork_over_redis(redis):
+    """Over a server, too, parent and children work, and share no connection."""
     from offload.content.store import ContentStore
     from offload.metrics.counters import Counters
     from offload.serializers.choose import Registry
@@ -636,11 +640,11 @@ def test_no_secret_is_shown(make_parts):
 
 
 def test_small_values_are_fetched_together(make_parts, monkeypatch):
-    """Values are read in batches bounded in bytes, each in its own turn and in order."""
+    """Values are read in batches bounded in bytes, each in order."""
     parts = make_parts()
     monkeypatch.setattr(get, "_BATCH_BYTES", 3 * 10_000)
     values = [bytes([n]) * 10_000 for n in range(7)]
-    values[3] = noise(MB)  # large: by itself, and what is small around it is not held up for it
+    values[3] = noise(MB)  # large: read separately, without delaying small values around it
     refs = [parts.put(value) for value in values]
     other = parts.another()
     opened = [other.open(ref.wire) for ref in refs]
@@ -655,8 +659,8 @@ def test_small_values_are_fetched_together(make_parts, monkeypatch):
     assert parts.counters.snapshot()["values_fetched"] == 7
 
 
-def test_one_value_asked_for_twice_is_read_once_and_never_shared(parts):
-    """Equal references in a batch are one read; each receiver has a value of its own."""
+def test_equal_references_are_read_once_and_not_shared(parts):
+    """Equal references in a batch are read once; each receiver gets its own value."""
     ref = parts.put(np.arange(100))
     more = parts.put(b"x" * 5000)
     parts.store.blobs.asked.clear()
@@ -668,8 +672,8 @@ def test_one_value_asked_for_twice_is_read_once_and_never_shared(parts):
 
 @pytest.mark.parametrize("position", range(3))
 @pytest.mark.parametrize("fault", ("missing", "altered"))
-def test_one_bad_value_is_told_from_those_read_with_it(parts, position, fault):
-    """The values before a bad one arrive, and its own reference raises."""
+def test_a_bad_value_does_not_affect_others_in_its_batch(parts, position, fault):
+    """Values before a bad one in a batch arrive, and its own reference raises."""
     values = [bytes([n]) * 5000 for n in range(3)]
     refs = [parts.put(value) for value in values]
     digest = refs[position].digest
@@ -685,8 +689,8 @@ def test_one_bad_value_is_told_from_those_read_with_it(parts, position, fault):
     assert caught.value.digest == digest
 
 
-def test_values_together_obey_what_each_alone_does(make_parts):
-    """A serializer that is not accepted, or a value over the limit, is refused in a batch, too."""
+def test_batches_apply_the_same_checks(make_parts):
+    """Refused serializers and sizes are refused in a batch, too."""
     parts = make_parts()
     refs = [parts.put({"a": 1}), parts.put({1, 2}, "pickle")]
     strict = parts.another(accept=("json",))

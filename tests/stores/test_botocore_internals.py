@@ -1,4 +1,4 @@
-"""botocore: what a client is made of, and the order in which it asks us, are as we take them."""
+"""botocore still builds its clients and calls its handlers as stores expect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def test_botocore_takes_a_shared_loader():
 
 @pytest.mark.parametrize("size", (0, 1000, 100_000))
 def test_botocore_expects_a_word_from_the_server_unless_told(client, size):
-    """botocore lets our handler take out ``Expect``, and sends a file's pieces as they are."""
+    """botocore lets a handler remove ``Expect``, and sends the pieces of a file-like body
+    unchanged.
+    """
     sent = []
 
     def answer(request, **_):

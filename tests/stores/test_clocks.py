@@ -1,6 +1,6 @@
-"""A client whose clock is an hour ahead ends nothing early: S3 and Redis have their own.
+"""A client with a fast clock expires nothing early, because S3 and Redis use their own clocks.
 
-(Of a store in a folder, and of fsspec, see `test_file` and `test_fsspec`.)
+`test_file` and `test_fsspec` test stores that have no server's clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(params=("redis", "s3"))
 def url(request):
-    """A store of its own on a real server."""
+    """Return the URL of a separate store on a real server."""
     server = request.getfixturevalue(request.param)
     if request.param == "s3":
         return server.url(unique(), skew=1, ahead=0)
@@ -32,7 +32,7 @@ def url(request):
 
 @pytest.fixture
 def stores(url, monkeypatch):
-    """The store, and a function that gives it as a client sees it whose clock is ahead."""
+    """Return the store, and a function that opens it for a client with a fast clock."""
     opened = [open_store(url)]
     now, steady = time.time, time.monotonic
 
@@ -48,7 +48,9 @@ def stores(url, monkeypatch):
 
 
 def test_blobs_live_by_the_servers_clock(stores):
-    """Such a client finds and keeps what lives, says how long, and its sweep removes nothing."""
+    """A client with a fast clock finds and extends live blobs, reports their remaining life, and
+    its sweep deletes none.
+    """
     store, ahead = stores
     many = blobs(5)
     store.blobs.put(many, HOUR / 2)
@@ -65,8 +67,8 @@ def test_blobs_live_by_the_servers_clock(stores):
     assert all(info.ttl > HOUR / 2 - 60 for info in store.blobs.scan() if info.digest in many)
 
 
-def test_what_such_a_client_stores_lives_as_long_as_it_says(stores):
-    """A life begins when the server has it, not when the client says that it is."""
+def test_a_blob_from_a_client_with_a_fast_clock_lives_its_time(stores):
+    """The lifetime of a blob starts when the server has it, by the server's clock."""
     store, ahead = stores
     digest, content = blob()
     ahead(HOUR).blobs.put({digest: [content]}, 600)
@@ -74,8 +76,8 @@ def test_what_such_a_client_stores_lives_as_long_as_it_says(stores):
     assert 540 < life <= 603
 
 
-def test_holds_end_by_the_servers_clock(stores):
-    """What one holds is not over because another's clock says so."""
+def test_holds_expire_by_the_servers_clock(stores):
+    """A hold doesn't expire by the clock of another client."""
     store, ahead = stores
     if not store.blobs.tracks_holds:
         pytest.skip("it keeps no account of holds")
@@ -92,7 +94,7 @@ def test_holds_end_by_the_servers_clock(stores):
 
 
 def test_leases_and_pointers_last_by_the_servers_clock(stores):
-    """Nobody takes a lease early, and none is forgotten; a client two days ahead included."""
+    """A lease is neither taken nor forgotten early, even by a client two days ahead."""
     store, ahead = stores
     name = unique("lease")
     number = store.leases.acquire(name, "one", 600)
@@ -107,8 +109,8 @@ def test_leases_and_pointers_last_by_the_servers_clock(stores):
 
 @pytest.mark.parametrize("seconds", (HOUR, -HOUR))
 def test_s3_refuses_a_client_whose_clock_is_off(s3, monkeypatch, seconds):
-    """Requests are signed by the client's clock, and S3 takes none that is off: the error says
-    so, and nothing is removed.
+    """S3 refuses requests from a client with a wrong clock: the error says so, and nothing is
+    deleted.
     """
     url = s3.url(unique(), skew=1, max_attempts=1)
     store = open_store(url)

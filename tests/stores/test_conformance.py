@@ -1,4 +1,4 @@
-"""Every store passes the whole suite."""
+"""Every store passes the conformance suite."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ class TestMotoS3(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests):
             yield store
 
     def test_missing_names_what_is_not_there(self, store):
-        """The same as for all, with fewer: moto is not fast."""
+        """Like the test of the suite, with fewer blobs, because moto is slow."""
         here, gone = blobs(50, 1), blobs(50, 8)
         store.blobs.put(dict(here), HOUR)
         assert store.blobs.hold([*here, *gone, *here, *gone], HOUR) == set(gone)
 
 
 def tiered(first, lower, **options):
-    """Two tiers, such that blobs of all sizes but the smallest go to the lower one."""
+    """Return two tiers; blobs of all sizes but the smallest go to the lower one."""
     return TieredStore(first, [lower], (1000,), small=0, **options)
 
 
@@ -121,7 +121,7 @@ class TestRedis(ServerSuite):
         return redis
 
     def test_the_same_blobs_from_spawned_processes(self, url):
-        """Processes that share nothing but the URL find what each other put."""
+        """Processes that share only the URL find each other's blobs."""
         self.put_the_same("spawn", url)
 
 
@@ -157,7 +157,7 @@ class TestCluster(ServerSuite):
 class TestS3(StoreSuite):
     @pytest.fixture
     def store(self, s3):
-        # A life as long as was asked for; but S3 counts in whole seconds.
+        # The remaining life is what was asked for, but S3 counts in whole seconds.
         store = open_store(s3.url(os.urandom(4).hex(), skew=1, ahead=0))
         yield store
         store.close()
@@ -201,7 +201,7 @@ def make_memory():
 
 
 def machine(make, **options):
-    """Run a state machine: the suite by random sequences of calls."""
+    """Run the suite's state machine of random calls."""
     test = store_machine(make, **options).TestCase("runTest")
     test.runTest()
 

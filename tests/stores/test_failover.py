@@ -1,4 +1,4 @@
-"""Replicas: writes that a failover could lose."""
+"""Replicas: which writes a failover may lose."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture
 def replicated():
-    """A primary and a replica, watched by Sentinel; a store of its own for each test."""
+    """Return a separate store on a primary with a replica, monitored by Sentinel."""
     with redis_sentinel() as setup:
         yield setup
 
@@ -31,7 +31,7 @@ def store_of(setup, **options):
 
 
 def put(store, number):
-    """Store a blob as publishing does; return its digest."""
+    """Store a blob like a publisher; return its digest."""
     content = str(number).encode() * 2000
     digest = digest_of([content])
     store.blobs.hold([digest], HOUR, "task:1")
@@ -40,8 +40,8 @@ def put(store, number):
 
 
 def test_a_failover_loses_no_write_that_replicas_have(replicated):
-    """What was acknowledged while a replica hung is lost, unless writes wait for it: then they
-    fail, and nothing that was acknowledged is lost.
+    """A failover loses writes that were acknowledged while a replica hung; with WAIT those writes
+    fail, and no acknowledged write is lost.
     """
     store = store_of(replicated)
     waiting = store_of(replicated, wait_replicas=1, wait_timeout=0.2)
@@ -53,7 +53,7 @@ def test_a_failover_loses_no_write_that_replicas_have(replicated):
     os.kill(replica.pid, signal.SIGSTOP)
     try:
         with redis_client(primary) as client:
-            client.execute_command("CLIENT", "KILL", "TYPE", "replica")  # what is sent is lost
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")  # writes are lost
         lost = put(store, 2)
         with pytest.raises(StoreUnavailable, match="reached 0 replicas within 200 ms"):
             put(waiting, 3)
@@ -76,8 +76,8 @@ def test_a_failover_loses_no_write_that_replicas_have(replicated):
         contents(store, [lost])
 
 
-def test_doctor_tells_of_replicas_that_nothing_waits_for(replicated):
-    """It warns without WAIT or min-replicas-to-write, and of too few replicas."""
+def test_doctor_warns_about_replicas_that_no_write_waits_for(replicated):
+    """doctor warns without WAIT and min-replicas-to-write, and about too few replicas."""
 
     def told(**options):
         findings = diagnose(store_of(replicated, **options), longest=HOUR)
@@ -102,7 +102,7 @@ def test_doctor_tells_of_replicas_that_nothing_waits_for(replicated):
         ("redis://host?wait_replicas=x", "wait_replicas"),
     ),
 )
-def test_options_that_cannot_be_are_refused(url, why):
-    """A Cluster has no WAIT, and an answer must come before the socket's timeout."""
+def test_invalid_options_are_refused(url, why):
+    """A Cluster refuses WAIT, and WAIT's timeout must be below the socket's."""
     with pytest.raises(ConfigurationError, match=why):
         open_store(url)

@@ -1,4 +1,4 @@
-"""What only a store in a folder promises; looked at through the folder."""
+"""Properties of file stores, checked in their folders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def files(folder):
 
 
 def test_a_blob_is_one_private_file(store, folder, clock):
-    """A blob is a file of its content that nobody else may read; its mtime is its end."""
+    """A blob is a file with its content that only its owner may read; its mtime is its expiry."""
     digest, content = blob()
     store.blobs.put({digest: [b"\0", content]}, 100)
     assert files(folder) == [path_of(folder, digest)]
@@ -62,7 +62,7 @@ def test_a_blob_is_one_private_file(store, folder, clock):
 
 
 def test_opening_writes_nothing(folder):
-    """A store that was only opened and asked leaves no trace."""
+    """Opening and reading a store writes nothing."""
     store = open_store(f"file://{folder}")
     digest, _ = blob()
     assert store.blobs.hold([digest], 1) == {digest}
@@ -74,8 +74,8 @@ def test_opening_writes_nothing(folder):
     assert not folder.exists()
 
 
-def test_a_host_with_a_fast_clock_reads_in_time(store, folder, clock):
-    """Within the skew, a host whose clock runs ahead still finds what was promised."""
+def test_a_host_with_a_fast_clock_finds_live_blobs(store, folder, clock):
+    """Within the tolerated skew, a host with a fast clock still finds live blobs."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
     clock.advance(10)
@@ -87,7 +87,7 @@ def test_a_host_with_a_fast_clock_reads_in_time(store, folder, clock):
 @pytest.mark.parametrize("code", (errno.ENOSPC, errno.EDQUOT, errno.EIO))
 @pytest.mark.parametrize("call", ("fsync", "replace"))
 def test_a_full_disk_is_unavailable(store, folder, monkeypatch, code, call):
-    """A full or failing disk is worth another try, and what was half written is removed."""
+    """A full or failing disk raises StoreUnavailable, and partial files are removed."""
 
     def full(*args):
         raise OSError(code, os.strerror(code), str(args[0]))
@@ -111,7 +111,7 @@ def test_a_full_disk_is_unavailable(store, folder, monkeypatch, code, call):
 
 
 def test_a_really_full_disk_is_unavailable(tmp_path):
-    """The same on a file system that is full in truth (where one can be mounted)."""
+    """A file system that is really full raises StoreUnavailable (where one can be mounted)."""
     small = tmp_path / "small"
     small.mkdir()
     if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=1m none {small} 2>/dev/null"):
@@ -132,8 +132,8 @@ def test_a_really_full_disk_is_unavailable(tmp_path):
         assert not os.system(f"umount {small}")
 
 
-def test_missing_rights_are_refused_for_good(store, folder, monkeypatch):
-    """A folder that may not be used is a StoreError that says what to check."""
+def test_missing_permissions_are_a_final_error(store, folder, monkeypatch):
+    """A folder without the needed permissions raises a StoreError that says what to check."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
 
@@ -154,16 +154,16 @@ def test_missing_rights_are_refused_for_good(store, folder, monkeypatch):
             assert not isinstance(caught.value, StoreUnavailable)
 
 
-def test_a_file_in_the_way_is_refused_for_good(tmp_path):
-    """A path that is no folder is a StoreError."""
+def test_a_file_in_place_of_the_folder_is_a_final_error(tmp_path):
+    """A path that is no folder raises a StoreError."""
     (tmp_path / "file").write_text("")
     for path in ("file", "file/below"):
         with pytest.raises(StoreError, match="check the path"):
             FileStore(tmp_path / path).blobs.put(blobs(1), HOUR)
 
 
-def test_what_killed_writers_left_is_removed_by_age(store, folder, clock):
-    """A file that was being written a day ago goes; one of now stays."""
+def test_partial_files_are_removed_by_age(store, folder, clock):
+    """A partial file that is a day old is removed; a recent one stays."""
     store.blobs.put(blobs(1), 10)
     for name, age in (("old", 90_000), ("new", 60)):
         left = folder / "tmp" / name
@@ -186,12 +186,12 @@ def test_expired_blobs_are_removed(store, folder, clock):
     assert all(path_of(folder, digest).exists() for digest in kept)
     assert store.pointers.read("p") == b"1"
     clock.advance(2 * 86400)
-    assert swept(store) == 21  # the rest, and the lease
+    assert swept(store) == 21  # the others, and the lease
     assert not list((folder / "leases").rglob("*/*"))
 
 
 def test_storing_removes_what_expired(store, folder, clock):
-    """Without any sweep, a store that is written to does not keep what expired."""
+    """Storing a blob also removes some expired ones, without a sweep."""
     store.blobs.put(blobs(50), 10)
     clock.advance(71)
     for _ in range(256):
@@ -202,7 +202,7 @@ def test_storing_removes_what_expired(store, folder, clock):
 
 
 def test_the_sweep_spares_what_is_stored_again(store, folder, clock, monkeypatch):
-    """A blob that is stored again between the sweep's look and its hand stays."""
+    """A blob that is stored again between the sweep's check and its deletion stays."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
     clock.advance(71)
@@ -218,8 +218,8 @@ def test_the_sweep_spares_what_is_stored_again(store, folder, clock, monkeypatch
     assert contents(store, [digest]) == [content]
 
 
-def test_a_question_never_revives_what_the_sweep_takes(store, folder, clock, monkeypatch):
-    """If the sweep comes between the question's look and its hand, the answer is "missing"."""
+def test_a_hold_never_revives_a_swept_blob(store, folder, clock, monkeypatch):
+    """If the sweep deletes a blob during a hold, the hold reports it as missing."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
     clock.advance(60)
@@ -235,8 +235,8 @@ def test_a_question_never_revives_what_the_sweep_takes(store, folder, clock, mon
     assert store.blobs.hold([digest], HOUR) == {digest}
 
 
-def test_racing_lives_leave_the_longest(folder):
-    """However puts and questions with different lives race, the longest is kept."""
+def test_the_longest_of_racing_lifetimes_wins(folder):
+    """Of racing puts and holds with different lifetimes, the longest wins."""
     digest, content = blob()
     for _ in range(30):
         store = FileStore(folder, skew=0, fsync=False)
@@ -257,7 +257,7 @@ def test_racing_lives_leave_the_longest(folder):
 
 
 def test_a_lock_ends_with_its_owner(folder):
-    """A process killed while it holds a lock does not keep others out."""
+    """A lock of a killed process is free."""
     store = FileStore(folder, lock_timeout=30)
     context = multiprocessing.get_context("fork")
     held = context.Event()
@@ -279,7 +279,7 @@ def test_a_lock_ends_with_its_owner(folder):
 
 
 def test_a_child_forked_under_a_lock_does_not_keep_it(folder):
-    """A lock is free when its block ends, though a child forked meanwhile lives on."""
+    """A lock is free when its block ends, even if a child that was forked meanwhile still runs."""
     store = FileStore(folder, lock_timeout=0.01)
     context = multiprocessing.get_context("fork")
     ended = context.Event()
@@ -294,8 +294,8 @@ def test_a_child_forked_under_a_lock_does_not_keep_it(folder):
         child.join()
 
 
-def test_a_removed_lock_file_locks_nobody_in(folder):
-    """Whoever waits for a lock whose file is replaced takes the new one."""
+def test_a_replaced_lock_file_blocks_nobody(folder):
+    """Whoever waits for a lock whose file is replaced takes the new file."""
     store = FileStore(folder, lock_timeout=0.05)
     with store.disk.lock("00"):
         path = folder / "locks" / "00"
@@ -305,7 +305,7 @@ def test_a_removed_lock_file_locks_nobody_in(folder):
 
 
 def test_a_rename_that_nfs_did_twice_is_done(store, monkeypatch):
-    """A rename that was done but whose answer got lost is no error."""
+    """A rename that succeeded but whose answer was lost is no error."""
     replace = Path.replace
 
     def twice(path, target):
@@ -319,7 +319,7 @@ def test_a_rename_that_nfs_did_twice_is_done(store, monkeypatch):
 
 
 def test_content_is_flushed_before_it_has_a_name(store, monkeypatch, folder):
-    """A blob's file is on the disk before its name is, and the folder after it."""
+    """A blob's content is flushed before its file is renamed, and its folder after that."""
     steps = []
     fsync, replace = os.fsync, Path.replace
 
@@ -337,8 +337,8 @@ def test_content_is_flushed_before_it_has_a_name(store, monkeypatch, folder):
     assert steps == ["file", "rename", "folder", "folder"]
 
 
-def test_a_damaged_lease_is_no_lease(store, folder):
-    """A lease file that something else has cut short does not stop everybody for ever."""
+def test_a_damaged_lease_counts_as_none(store, folder):
+    """A truncated lease file blocks nobody."""
     first = store.leases.acquire("l", "me", HOUR)
     (found,) = (folder / "leases").rglob("*/*")
     found.write_bytes(b"l\n{")
@@ -346,8 +346,8 @@ def test_a_damaged_lease_is_no_lease(store, folder):
     assert second >= first
 
 
-def test_a_life_prolonged_meanwhile_is_kept(store, folder, monkeypatch):
-    """If another prolongs a life between a question's look and its hand, the longer stays."""
+def test_a_lifetime_extended_meanwhile_is_kept(store, folder, monkeypatch):
+    """If another process extends a lifetime during a hold, the longer one stays."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
     lock = store.disk.lock
@@ -363,26 +363,26 @@ def test_a_life_prolonged_meanwhile_is_kept(store, folder, monkeypatch):
     assert info.ttl > 1000
 
 
-# -- a host whose clock is wrong
+# -- a host with a wrong clock
 
 
 @pytest.fixture
 def hosts(folder):
-    """A store as this host sees it, and as one does whose clock is an hour ahead."""
+    """Return a store as this host sees it, and as a host sees it whose clock is an hour ahead."""
     right, ahead = FileStore(folder, skew=0), FileStore(folder, skew=0)
     ahead.disk.clock = lambda: time.time() + HOUR
     return right, ahead
 
 
 def age(path, seconds):
-    """Have a file's mtime be so many seconds ago."""
+    """Set a file's mtime to so many seconds ago."""
     then = time.time() - seconds
     os.utime(path, (then, then))
 
 
 def test_a_clock_that_is_ahead_removes_nothing_early(hosts, folder):
-    """Neither the sweep nor storing removes what lives by the file system's clock; both remove
-    what does not.
+    """With a fast clock, the sweep and puts remove what expired by the file system's clock and
+    nothing else.
     """
     right, ahead = hosts
     lives, over = blobs(300), blobs(20)
@@ -392,7 +392,7 @@ def test_a_clock_that_is_ahead_removes_nothing_early(hosts, folder):
         age(path_of(folder, digest), 1)
     assert {found.name for found in ahead.sweep(dry_run=True)} == set(over)
     assert {found.name for found in ahead.sweep()} == set(over)
-    for _ in range(256):  # bit by bit, all of it
+    for _ in range(256):  # a few at a time until all are gone
         ahead.blobs._next_turn = 0.0
         ahead.blobs._sweep_some()
     assert all(path_of(folder, digest).exists() for digest in lives)
@@ -400,7 +400,7 @@ def test_a_clock_that_is_ahead_removes_nothing_early(hosts, folder):
 
 
 def test_storing_sweeps_by_both_clocks(hosts, folder):
-    """What has expired by both is removed bit by bit by a host whose clock is ahead as well."""
+    """Puts from a host with a fast clock also remove what expired by both clocks."""
     right, ahead = hosts
     over = blobs(300)
     right.blobs.put(over, 600)
@@ -413,7 +413,7 @@ def test_storing_sweeps_by_both_clocks(hosts, folder):
 
 
 def test_a_clock_that_is_ahead_misses_nothing(hosts, folder):
-    """Such a host reads and keeps what lives by the file system's clock."""
+    """A host with a fast clock reads and holds all that is live by the file system's clock."""
     right, ahead = hosts
     digest, content = blob()
     right.blobs.put({digest: [content]}, 600)
@@ -428,7 +428,7 @@ def test_a_clock_that_is_ahead_misses_nothing(hosts, folder):
 
 
 def test_a_clock_that_is_ahead_forgets_nothing_early(hosts, folder):
-    """Leases and half-written files are old by the file system's clock, or they stay."""
+    """Leases and partial files are removed by the file system's clock."""
     right, ahead = hosts
     ahead.disk.clock = lambda: time.time() + 3 * 86400
     number = right.leases.acquire("l", "me", 1)
@@ -441,8 +441,8 @@ def test_a_clock_that_is_ahead_forgets_nothing_early(hosts, folder):
     assert right.leases.acquire("l", "me", 1) == number
 
 
-def test_a_file_servers_clock_that_is_ahead_counts_for_nothing(folder, clock):
-    """Nothing ends before it has expired by the host's own clock, either."""
+def test_a_file_servers_fast_clock_expires_nothing(folder, clock):
+    """Nothing expires before it does by the host's own clock, either."""
     store = FileStore(folder, clock=clock, skew=0)
     store.disk._its_clock = lambda: clock.now + HOUR
     store.blobs.put(blobs(5), 10)
@@ -452,7 +452,7 @@ def test_a_file_servers_clock_that_is_ahead_counts_for_nothing(folder, clock):
 
 
 def test_a_sweep_needs_no_room(hosts, folder, monkeypatch):
-    """On a full disk what has expired is removed: telling the time writes nothing."""
+    """On a full disk the sweep works, because reading the file system's time writes nothing."""
     right, _ = hosts
     over = blobs(5)
     right.blobs.put(over, 600)
@@ -470,8 +470,8 @@ def test_a_sweep_needs_no_room(hosts, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("code", (errno.EROFS, errno.EACCES))
-def test_what_may_only_be_looked_at_can_be(hosts, monkeypatch, code):
-    """Where nothing may be changed, a dry run and reading go by the host's clock."""
+def test_a_read_only_store_can_be_read(hosts, monkeypatch, code):
+    """On a read-only file system, dry runs and reads use the host's clock."""
     _, ahead = hosts
     digest, content = blob()
     ahead.blobs.put({digest: [content]}, 600)
@@ -486,7 +486,7 @@ def test_what_may_only_be_looked_at_can_be(hosts, monkeypatch, code):
     assert [found.name for found in ahead.sweep(dry_run=True)] == [digest]
 
 
-OTHER = 4242  # a user that is nobody else
+OTHER = 4242  # a user of nothing else
 GROUP = 4343
 
 _AS_ANOTHER_USER = """
@@ -515,7 +515,7 @@ print(store.pointers.read("counter").decode(), sums_of(store).total()["a"])
 
 
 def as_user(url, user, umask, ttl):
-    """Use the store at *url* in a process of another user of the group."""
+    """Use the store at *url* in a process of another user of the same group."""
     run = subprocess.run(
         [sys.executable, "-c", _AS_ANOTHER_USER, url, str(GROUP), str(user), umask, str(ttl)],
         capture_output=True,
@@ -528,8 +528,8 @@ def as_user(url, user, umask, ttl):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users")
 @pytest.mark.parametrize("umask", ("002", "077"))
 def test_users_of_a_group_share_a_folder(umask):
-    """With ?mode=0660 users of one group change, prolong, and remove each other's files, in a
-    setgid folder, whatever their umasks.
+    """With ?mode=0660 and a setgid folder, users of one group change, extend, and remove each
+    other's files, whatever their umasks.
     """
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         Path(name).chmod(0o755)
@@ -539,7 +539,7 @@ def test_users_of_a_group_share_a_folder(umask):
         folder.chmod(0o2770)
         url = f"file://{folder}?mode=0660"
         assert as_user(url, OTHER, umask, 100) == "1 1"
-        assert as_user(url, OTHER + 1, umask, 10_000) == "2 2"  # longer than the first asked for
+        assert as_user(url, OTHER + 1, umask, 10_000) == "2 2"  # longer than the first hold
         assert as_user(url, OTHER, umask, 20_000) == "3 3"
         for path in folder.rglob("*"):
             assert path.stat().st_gid == GROUP
@@ -552,6 +552,6 @@ def test_users_of_a_group_share_a_folder(umask):
 
 @pytest.mark.parametrize("mode", ("0400", "0777", "0661", "x", "-1", "rw"))
 def test_a_mode_is_checked(mode, folder):
-    """A mode without what the store needs, or one that makes files executable, is refused."""
+    """A mode that lacks needed permissions, or makes files executable, is refused."""
     with pytest.raises(ConfigurationError, match="mode="):
         open_store(f"file://{folder}?mode={mode}")

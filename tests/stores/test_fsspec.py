@@ -1,4 +1,4 @@
-"""Blobs by fsspec: on its local and its memory file system."""
+"""Blobs through fsspec, on its local and its memory file system."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from offload.testing.store import (
 
 
 class BlobsOnlySuite(BlobTests, HoldTests, ExpiryTests):
-    """The suite without leases, of which there are none."""
+    """The conformance suite without leases, which these stores lack."""
 
     test_a_lease_ends_by_itself = None
     test_a_lease_that_ended_is_taken_anew = None
@@ -96,7 +96,7 @@ def files(folder):
 
 
 def test_a_url_opens_it(tmp_path):
-    """``fsspec+PROTOCOL://`` is the file system's own URL; options of its own are handed on."""
+    """``fsspec+PROTOCOL://`` opens the file system at that URL and passes its options on."""
     store = open_store(f"fsspec+file://{tmp_path}/a%20b?auto_mkdir=true&skew=5")
     assert isinstance(store, Store)
     assert store.url == f"fsspec+file://{tmp_path}/a%20b"
@@ -114,14 +114,14 @@ def test_a_url_opens_it(tmp_path):
         ("fsspec+memory://x?threads=many", "threads='many' is not a whole number"),
     ),
 )
-def test_what_is_wrong_is_named(url, said):
+def test_wrong_urls_and_options_are_named(url, said):
     """An unknown protocol or a wrong option is refused at once."""
     with pytest.raises(ConfigurationError, match=said):
         open_store(url)
 
 
 def test_without_fsspec_the_extra_is_named():
-    """Where fsspec is missing, opening says what to install."""
+    """Without fsspec, opening a store names the extra to install."""
     code = (
         "import sys; sys.modules['fsspec'] = sys.modules['fsspec.core'] = None\n"
         "from offload.stores import open_store\n"
@@ -132,7 +132,7 @@ def test_without_fsspec_the_extra_is_named():
 
 
 def test_pointers_and_leases_are_refused(store):
-    """What needs compare-and-swap is refused, with what to do instead."""
+    """Pointers and leases, which need compare-and-swap, are refused with an alternative."""
     for call in (
         lambda: store.pointers.read("p"),
         lambda: store.pointers.swap("p", None, b""),
@@ -146,8 +146,8 @@ def test_pointers_and_leases_are_refused(store):
         assert caught.value.store == store.url
 
 
-def test_a_content_counts_when_it_is_marked(store, tmp_path):
-    """What a killed writer left is not there, and does not stand in the way."""
+def test_content_without_a_marker_is_missing(store, tmp_path):
+    """Content without a marker, from a killed writer, is missing and can be stored again."""
     digest, content = blob()
     folder = tmp_path / "blobs" / digest.replace(":", "-")
     folder.mkdir(parents=True)
@@ -159,8 +159,8 @@ def test_a_content_counts_when_it_is_marked(store, tmp_path):
     assert contents(store, [digest]) == [content]
 
 
-def test_asking_again_is_cheap(store, tmp_path, clock):
-    """A life is written twice as long as asked for, and again only when half of it is gone."""
+def test_repeated_holds_are_cheap(store, tmp_path, clock):
+    """A lifetime is written twice as long as asked for, and again only when half has passed."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     for _ in range(5):
@@ -174,8 +174,8 @@ def test_asking_again_is_cheap(store, tmp_path, clock):
     assert len(files(tmp_path)) == 3
 
 
-def test_the_sweep_removes_what_ended(store, tmp_path, clock):
-    """What ended longer ago than clocks may differ is removed, and nothing else."""
+def test_the_sweep_removes_what_expired(store, tmp_path, clock):
+    """The sweep removes what expired longer ago than clocks may differ, and nothing else."""
     ended, kept = blobs(3), blobs(2)
     store.blobs.put(ended, HOUR)
     store.blobs.put(kept, 3 * HOUR)
@@ -193,7 +193,7 @@ def test_the_sweep_removes_what_ended(store, tmp_path, clock):
 
 @pytest.fixture(params=("file", "memory"))
 def hosts(request, tmp_path):
-    """A store as this host sees it, and as one does whose clock is an hour ahead."""
+    """Return a store as this host sees it, and as a host sees it whose clock is an hour ahead."""
     root = str(tmp_path / "store") if request.param == "file" else f"/{os.urandom(4).hex()}"
 
     def store():
@@ -206,7 +206,7 @@ def hosts(request, tmp_path):
 
 
 def test_a_clock_that_is_ahead_removes_nothing_early(hosts):
-    """The sweep removes what ended by the file system's clock as well, and leaves no trace."""
+    """The sweep only removes what expired by the file system's clock, too, and leaves no files."""
     right, ahead = hosts
     lives, over = blobs(5), blobs(3)
     right.blobs.put(lives, HOUR / 2)
@@ -221,8 +221,8 @@ def test_a_clock_that_is_ahead_removes_nothing_early(hosts):
 
 
 @pytest.mark.parametrize("zone", (None, timezone.utc, timezone(timedelta(hours=5))))
-def test_whatever_zone_its_times_are_of(hosts, monkeypatch, zone):
-    """A file system's time is taken as it is meant; without a zone, of UTC."""
+def test_time_zones_are_respected(hosts, monkeypatch, zone):
+    """Time zones of a file system's timestamps are respected; without a zone they are UTC."""
     right, _ = hosts
     told = datetime(2020, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone(zone or timezone.utc)
     system = right.blobs.folder._systems.get()
@@ -231,8 +231,8 @@ def test_whatever_zone_its_times_are_of(hosts, monkeypatch, zone):
 
 
 @pytest.mark.parametrize("raised", (NotImplementedError, FileNotFoundError, KeyError))
-def test_a_file_system_that_tells_no_time(hosts, monkeypatch, raised):
-    """There the sweep goes by the host's clock alone."""
+def test_a_file_system_without_timestamps(hosts, monkeypatch, raised):
+    """If a file system has no timestamps, the sweep uses the host's clock alone."""
     right, ahead = hosts
 
     def modified(path):
@@ -244,7 +244,7 @@ def test_a_file_system_that_tells_no_time(hosts, monkeypatch, raised):
 
 
 def test_a_file_system_that_cannot_be_written(hosts, monkeypatch):
-    """Without knowing its time nothing is removed; who may only look is shown what has ended."""
+    """If the file system's time is unknown, nothing is removed; a dry run lists what expired."""
     right, ahead = hosts
     right.blobs.put(blobs(2), HOUR / 2)
 
@@ -260,7 +260,7 @@ def test_a_file_system_that_cannot_be_written(hosts, monkeypatch):
 
 
 def test_a_short_content_is_noticed(store, tmp_path):
-    """A file that gives fewer bytes than were written is worth another try."""
+    """A file shorter than what was written raises StoreUnavailable."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     (name,) = (path for path in tmp_path.rglob("*") if path.is_file() and "." not in path.name)
@@ -273,8 +273,8 @@ def test_a_short_content_is_noticed(store, tmp_path):
     ("raised", "expected"),
     ((PermissionError("no"), StoreError), (OSError("away"), StoreUnavailable)),
 )
-def test_its_errors_are_ours(clock, raised, expected):
-    """Whatever a file system raises comes as a StoreError with the URL in it."""
+def test_errors_become_store_errors(clock, raised, expected):
+    """Every error of a file system becomes a StoreError that contains the URL."""
 
     class Broken:
         def __getattr__(self, name):

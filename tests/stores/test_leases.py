@@ -1,4 +1,4 @@
-"""A lease that is held while a block runs."""
+"""A lease that is renewed while a block runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "work"
 
 
 class Leases:
-    """Answers as told, and counts."""
+    """Leases with given answers; counts calls."""
 
     def __init__(self, *renewals):
         self.renewals = iter(renewals)
@@ -42,20 +42,20 @@ def beats():
 
 
 def test_one_holds_it():
-    """While one holds the lease another gets None; after the block it is free."""
+    """While one process holds the lease, another gets None; after the block it is free."""
     leases = MemoryStore().leases
     with hold_lease(leases, NAME, ttl=60) as first:
         assert first is not None
         with hold_lease(leases, NAME, ttl=60) as second:
             assert second is None
-        with hold_lease(leases, NAME, ttl=60) as third:  # nor has the loser given it back
+        with hold_lease(leases, NAME, ttl=60) as third:  # the loser hasn't released it either
             assert third is None
     with hold_lease(leases, NAME, ttl=60) as again:
         assert again.fence > first.fence
 
 
 def test_it_is_renewed_until_the_block_ends():
-    """A thread renews it, and is gone with the block, whatever that raises."""
+    """A thread renews the lease and ends with the block, even if that raises."""
     leases = Leases()
     with pytest.raises(ZeroDivisionError), hold_lease(leases, NAME, ttl=0.03) as lease:
         wait_until(lambda: leases.renewed > 5, "it is renewed")
@@ -65,15 +65,15 @@ def test_it_is_renewed_until_the_block_ends():
     assert beats() == []
 
 
-def test_a_lost_lease_is_told():
-    """Whoever holds it can see that somebody else has it now."""
+def test_a_lost_lease_is_reported():
+    """The holder can see that the lease was lost to another process."""
     leases = Leases(True, False)
     with hold_lease(leases, NAME, ttl=0.03) as lease:
         assert lease.lost.wait(20)
 
 
-def test_an_outage_is_borne_as_long_as_the_lease_lasts():
-    """One renewal that fails loses nothing; failing for the whole time loses the lease."""
+def test_a_lease_survives_an_outage_shorter_than_its_duration():
+    """One failed renewal doesn't lose the lease; failures for its whole duration do."""
     away = StoreUnavailable("away")
     leases = Leases(away, True, True, *[away] * 10_000)
     with hold_lease(leases, NAME, ttl=0.3) as lease:

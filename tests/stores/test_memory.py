@@ -1,4 +1,4 @@
-"""What only a store in memory promises."""
+"""Properties of memory stores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offload.testing.store import HOUR, FakeClock, blob, blobs, contents
 
 
 def test_a_name_is_one_store():
-    """In one process `memory://` URLs of one name are one store, others are not."""
+    """In one process, `memory://` URLs with the same name open the same store, and others don't."""
     digest, content = blob()
     open_store("memory://one").blobs.put({digest: [content]}, HOUR)
     again = open_store("memory://one")
@@ -23,7 +23,7 @@ def test_a_name_is_one_store():
 
 
 def test_expired_blobs_are_dropped():
-    """What expired is not kept in memory once something else is stored."""
+    """Expired blobs are dropped from memory when another blob is stored."""
     clock = FakeClock()
     store = MemoryStore(clock=clock)
     ending, prolonged = blobs(10), blobs(10)
@@ -39,8 +39,8 @@ def test_expired_blobs_are_dropped():
     assert store.state._schedule == []
 
 
-def test_a_fork_during_a_call_locks_nobody_out():
-    """A child forked while another thread is inside the store can use its copy."""
+def test_a_fork_during_a_call_leaves_no_lock():
+    """A child that is forked while another thread uses the store can use its copy."""
     store = MemoryStore()
     inside, leave = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""From URLs to stores."""
+"""Open stores from URLs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from offload.stores.memory import MemoryStore
 
 
 def options_of(url, **options):
-    """Return what redis-py's connections would be given; nothing is connected."""
+    """Return the options for redis-py's connections, without connecting."""
     pool = open_store(url, **options).client.driver().connection_pool
     return pool.connection_kwargs
 
@@ -41,13 +41,13 @@ def options_of(url, **options):
     ),
 )
 def test_a_url_is_shown_without_credentials(url, shown):
-    """A store's URL says where it is, and nothing that is secret."""
+    """A store's URL is shown without secrets."""
     assert open_store(url).url == shown
     assert open_store([url]).url == shown
 
 
 def test_a_url_says_where_and_who():
-    """Host, port, database and percent-encoded credentials reach the driver."""
+    """Host, port, database, and percent-encoded credentials reach the driver."""
     found = options_of("redis://us%40er:p%3Aa%2Fss@host:1234/5?socket_timeout=1.5")
     assert found["host"] == "host"
     assert found["port"] == 1234
@@ -64,7 +64,7 @@ def test_a_url_says_where_and_who():
 
 
 def test_certificates_are_checked_by_default():
-    """TLS trusts nobody unless told so."""
+    """TLS verifies certificates unless an option disables it."""
     found = options_of("rediss://host?ssl_ca_certs=/ca.pem")
     assert found["ssl_cert_reqs"] == "required"
     assert found["ssl_check_hostname"] is True
@@ -108,14 +108,14 @@ def test_certificates_are_checked_by_default():
         ("memory://x?a=b", {}, "unknown option 'a'; known: none"),
     ),
 )
-def test_what_is_wrong_is_named(url, options, said):
-    """A wrong URL or option is refused by its name, with what there is instead."""
+def test_wrong_urls_and_options_are_named(url, options, said):
+    """A wrong URL or option is refused by name, with the valid ones."""
     with pytest.raises(ConfigurationError, match=said):
         open_store(url, **options)
 
 
 def test_secrets_are_in_no_error():
-    """An error about a URL does not show its credentials."""
+    """An error about a URL doesn't show its credentials."""
     for url in (
         "redis://user:secret@h?x=1",
         "redis://:secret#word@h",
@@ -132,7 +132,7 @@ def test_secrets_are_in_no_error():
 
 
 def test_a_scheme_can_be_added(monkeypatch):
-    """`register_scheme` lets open_store open other URLs, with their own options."""
+    """`register_scheme` lets open_store open other URLs with their own options."""
     from offload.stores import open as module
 
     monkeypatch.setattr(module, "_FACTORIES", dict(module._FACTORIES))
@@ -143,7 +143,7 @@ def test_a_scheme_can_be_added(monkeypatch):
 
 
 def test_drivers_are_imported_when_needed():
-    """Importing the stores does not import a driver."""
+    """Importing offload.stores imports no driver."""
     code = (
         "import sys, offload.stores as stores; stores.open_store('memory://'); "
         "stores.open_store('file:///x'); "

@@ -1,4 +1,4 @@
-"""What only a store in Redis promises; looked at through a client of its own."""
+"""Properties of Redis stores, checked with a separate client."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def raw(redis):
 
 @pytest.fixture
 def own():
-    """A server that a test may spoil."""
+    """Return a separate server that a test may break."""
     with redis_server("redis-server") as server:
         yield server
 
@@ -69,11 +69,11 @@ def calls(client, work):
     }
 
 
-# ------------------------------------------------------------------ what is stored
+# ------------------------------------------------------------------ stored keys
 
 
 def test_a_blob_is_one_string_with_an_expiry(store, raw):
-    """A blob is the plain concatenation of its parts under a key tagged by its digest."""
+    """A blob is the concatenation of its parts under a key with its digest as hash tag."""
     digest, content = blob(10_000)
     store.blobs.put({digest: [b"\0", memoryview(content)]}, 100)
     assert raw.keys() == [key(digest).encode()]
@@ -82,7 +82,7 @@ def test_a_blob_is_one_string_with_an_expiry(store, raw):
 
 
 def test_a_prefix_keeps_stores_apart(redis, raw):
-    """Stores with other prefixes in one database do not see each other."""
+    """Stores with different prefixes in one database don't see each other."""
     one, other = open_store(redis.url), open_store(redis.url, prefix="team:b")
     digest, content = blob()
     other.blobs.put({digest: [content]}, HOUR)
@@ -98,8 +98,8 @@ def test_a_prefix_keeps_stores_apart(redis, raw):
     assert other.url.endswith("?prefix=team:b")
 
 
-def test_a_blob_without_expiry_stays_without(store, raw):
-    """What an operator made permanent is not given an end by asking for it."""
+def test_a_permanent_blob_stays_permanent(store, raw):
+    """A hold doesn't add an expiry to a blob that an operator made permanent."""
     digest, content = blob()
     raw.set(key(digest), content)
     assert store.blobs.hold([digest], 5) == set()
@@ -108,30 +108,30 @@ def test_a_blob_without_expiry_stays_without(store, raw):
     assert [info.ttl for info in store.blobs.scan()] == [math.inf]
 
 
-def test_a_lease_is_forgotten_in_the_end(store, raw):
-    """A lease's key has an expiry, also once it was released."""
+def test_a_released_lease_expires(store, raw):
+    """A lease's key has an expiry, also after the lease was released."""
     store.leases.acquire("l", "me", 10)
     assert 0 < raw.pttl("offload:lease:l") <= 86_410_000
     store.leases.release("l", "me")
     assert 0 < raw.pttl("offload:lease:l") <= 86_400_000
 
 
-def test_numbers_rise_after_a_lease_was_forgotten(store, raw):
-    """A lease whose record is gone goes on with greater fencing numbers."""
+def test_fencing_numbers_rise_after_a_lease_expired(store, raw):
+    """After a lease's record has expired, its fencing numbers still rise."""
     first = store.leases.acquire("l", "me", 10)
     raw.delete("offload:lease:l")
     assert store.leases.acquire("l", "you", 10) > first
 
 
-def test_numbers_rise_when_the_clock_stands(store, raw):
+def test_fencing_numbers_rise_when_the_clock_stands_still(store, raw):
     """A fencing number ahead of the server's clock is followed by the next number."""
     ahead = int((time.time() + 5000) * 1e6)
     raw.hset("offload:lease:l", mapping={"owner": "me", "fence": ahead, "until": 0})
     assert store.leases.acquire("l", "you", 10) == ahead + 1
 
 
-def test_a_key_that_scan_repeats_is_told_once(store, raw, monkeypatch):
-    """SCAN may give a key twice (while the server's table grows); a blob is yielded once."""
+def test_a_key_that_scan_repeats_is_yielded_once(store, raw, monkeypatch):
+    """SCAN may return a key twice while the server's table grows; the blob is yielded once."""
     many = blobs(3)
     store.blobs.put(many, HOUR)
     client = store.client.driver()
@@ -156,7 +156,7 @@ def test_hold_is_one_round_trip(store, raw, monkeypatch, number):
 
 
 def test_hold_runs_one_script_for_many(store, raw):
-    """On one server, a thousand digests are one run of the script."""
+    """On one server, holding a thousand digests runs the script once."""
     many = blobs(1000, 8)
     store.blobs.hold(list(many), HOUR)
     counted = calls(raw, lambda: store.blobs.hold(list(many), HOUR))
@@ -165,7 +165,7 @@ def test_hold_runs_one_script_for_many(store, raw):
 
 
 def test_small_blobs_share_round_trips(store, raw, monkeypatch):
-    """Putting and getting many small blobs does not take a round trip for each."""
+    """Putting and getting many small blobs shares round trips."""
     many = blobs(500, 100)
     store.blobs.put(blobs(1), HOUR)
     wire = Wire(monkeypatch)
@@ -176,8 +176,8 @@ def test_small_blobs_share_round_trips(store, raw, monkeypatch):
     assert wire.trips == 2
 
 
-def test_what_is_under_way_is_bounded(store, raw, monkeypatch):
-    """Large blobs go up and down a few at a time, and reading is no further ahead."""
+def test_concurrent_transfers_are_bounded(store, raw, monkeypatch):
+    """Large blobs are transferred a few at a time, and reading stays as close behind."""
     monkeypatch.setattr(redis_blobs, "WINDOW", 4 << 20)
     many = blobs(10, 1 << 20)
     wire = Wire(monkeypatch)
@@ -189,7 +189,7 @@ def test_what_is_under_way_is_bounded(store, raw, monkeypatch):
 
 
 def test_no_more_than_the_limit_is_read(store, raw):
-    """Of a blob over the limit, the server sends no more than one byte over it."""
+    """Of a blob over the limit, the server sends at most one byte more than the limit."""
     digest, content = blob(8 << 20)
     store.blobs.put({digest: [content]}, HOUR)
     before = raw.info("stats")["total_net_output_bytes"]
@@ -199,7 +199,7 @@ def test_no_more_than_the_limit_is_read(store, raw):
 
 
 def test_a_blob_is_sent_without_a_copy(store, raw, monkeypatch):
-    """What goes to the socket are views of the caller's own memory."""
+    """The socket gets views of the caller's own memory."""
     content = bytearray(os.urandom(3 << 20))
     wire = Wire(monkeypatch)
     store.blobs.put({digest_of([content]): [b"\0", memoryview(content)]}, HOUR)
@@ -210,7 +210,7 @@ def test_a_blob_is_sent_without_a_copy(store, raw, monkeypatch):
 
 @pytest.mark.parametrize("sizes", ((), (0,), (1, 5), (6000,), (6001,), (1 << 20, 3, (1 << 20) + 1)))
 def test_the_packer_writes_the_protocol(sizes):
-    """A command with buffers is packed as the protocol says."""
+    """A command with buffers is packed according to the protocol."""
     parts = [os.urandom(size) for size in sizes]
     content = b"".join(parts)
     packed = b"".join(PACKER.pack("SET", "k\u00e9y", Bulk(parts), "PX", 10))
@@ -224,7 +224,7 @@ def test_the_packer_writes_the_protocol(sizes):
 
 
 def test_a_blob_that_expires_while_it_is_put_is_stored(store, raw, monkeypatch):
-    """If the old copy ends between "it is there" and "keep it", the new one is stored."""
+    """If the old copy expires during a put that found it, the new one is stored."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     extend = store.blobs._extend
@@ -239,8 +239,8 @@ def test_a_blob_that_expires_while_it_is_put_is_stored(store, raw, monkeypatch):
     assert raw.get(key(digest)) == content
 
 
-def test_two_writers_leave_the_longer_life(redis, raw):
-    """However puts and questions with different lives race, the longest is kept."""
+def test_the_longest_of_racing_lifetimes_wins(redis, raw):
+    """Of racing puts and holds with different lifetimes, the longest wins."""
     digest, content = blob()
     stores = [open_store(redis.url) for _ in range(4)]
     for _ in range(20):
@@ -260,8 +260,8 @@ def test_two_writers_leave_the_longer_life(redis, raw):
         assert raw.pttl(key(digest)) > 900_000
 
 
-def test_half_a_command_stores_nothing(redis, raw, store):
-    """A writer that dies while sending leaves nothing."""
+def test_a_partial_command_stores_nothing(redis, raw, store):
+    """A writer that dies while sending stores nothing."""
     digest, content = blob(1 << 20)
     with socket.create_connection((redis.host, redis.port)) as connection:
         packed = PACKER.pack("SET", key(digest), Bulk([content]), "NX", "PX", 100_000)
@@ -271,12 +271,12 @@ def test_half_a_command_stores_nothing(redis, raw, store):
     assert raw.exists(key(digest)) == 0
 
 
-# ------------------------------------------------------------------ servers' failures
+# ------------------------------------------------------------------ server failures
 
 
 @pytest.mark.parametrize("name", ("redis", "valkey", "cluster"))
 def test_flushed_scripts_are_sent_again(request, name):
-    """A server that has forgotten the scripts is given them, in the same call."""
+    """Scripts that the server has lost are sent again within the same call."""
     server = request.getfixturevalue(name)
     store = open_store(server.url)
     many = blobs(50, 10)
@@ -294,7 +294,7 @@ def test_flushed_scripts_are_sent_again(request, name):
 
 
 def test_a_restarted_server_is_connected_to_again(own):
-    """Pooled connections to a server that was restarted are replaced, without an error."""
+    """Pooled connections to a restarted server are replaced without an error."""
     store = open_store(own.url)
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
@@ -333,7 +333,7 @@ def every_call(store):
     ),
 )
 def test_no_server_is_unavailable(form):
-    """Where no server answers, every call raises StoreUnavailable, without the password."""
+    """Without a server, every call raises StoreUnavailable, without the password."""
     store = open_store(form.format(port=free_port()))
     for name, call in every_call(store).items():
         with pytest.raises(StoreUnavailable, match="check that it runs") as caught:
@@ -343,7 +343,7 @@ def test_no_server_is_unavailable(form):
 
 
 def test_a_server_that_hangs_is_unavailable(own):
-    """A server that does not answer in time is unavailable; it is used again when it does."""
+    """A server that doesn't answer in time raises StoreUnavailable, and works again afterwards."""
     store = open_store(own.url, socket_timeout=0.2)
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
@@ -356,8 +356,8 @@ def test_a_server_that_hangs_is_unavailable(own):
     assert store.blobs.hold([digest], HOUR) == {digest}
 
 
-def test_a_wrong_password_is_refused_for_good():
-    """A wrong or missing password is no outage: a StoreError that says what to check."""
+def test_a_wrong_password_is_a_final_error():
+    """A wrong or missing password raises a final StoreError that says what to check."""
     with redis_server("redis-server", ["--requirepass", "right"]) as server:
         address = f"{server.host}:{server.port}"
         for login in (":wrong@", "", "nobody:right@"):
@@ -372,8 +372,8 @@ def test_a_wrong_password_is_refused_for_good():
         assert "right" not in store.url
 
 
-def test_missing_rights_are_refused_for_good(own):
-    """A user without the rights gets a StoreError about the rights."""
+def test_missing_rights_are_a_final_error(own):
+    """A user without the needed rights gets a final StoreError about them."""
     with redis_client(own) as client:
         client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+hello")
     store = open_store(f"redis://reader:pw@{own.host}:{own.port}")
@@ -384,8 +384,8 @@ def test_missing_rights_are_refused_for_good(own):
     assert store.pointers.read("p") is None
 
 
-def test_a_foreign_key_is_refused_for_good(store, raw):
-    """A key of another type in a blob's place is a StoreError, and does not stop a scan."""
+def test_a_foreign_key_is_a_final_error(store, raw):
+    """A key of another type in place of a blob is a final StoreError, and doesn't stop a scan."""
     digest, content = blob()
     raw.lpush(key(digest), "x")
     with pytest.raises(StoreError, match=r"WRONGTYPE|wrong kind") as caught:
@@ -397,7 +397,7 @@ def test_a_foreign_key_is_refused_for_good(store, raw):
 
 
 def test_full_memory_is_unavailable(own):
-    """A server over maxmemory refuses what would need more, and says what to do."""
+    """A server over maxmemory refuses writes, and the error says what to do."""
     store = open_store(own.url)
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
@@ -415,19 +415,19 @@ def test_full_memory_is_unavailable(own):
 
 
 def test_a_replica_is_unavailable(own):
-    """A read-only replica, as after a failover, is worth another try."""
+    """A read-only replica, as after a failover, raises StoreUnavailable."""
     with redis_client(own) as client:
         client.replicaof("127.0.0.1", free_port())
         store = open_store(own.url)
         for name in ("put", "missing", "swap", "acquire"):
             if name == "missing":
-                continue  # of nothing, it writes nothing
+                continue  # writes nothing for no digests
             with pytest.raises(StoreUnavailable, match="replica"):
                 every_call(store)[name]()
 
 
 def test_too_few_connections_is_unavailable(own):
-    """A server without a connection left is worth another try."""
+    """A server with no connection left raises StoreUnavailable."""
     store = open_store(own.url)
     with redis_client(own) as client:
         client.config_set("maxclients", 1)
@@ -435,8 +435,8 @@ def test_too_few_connections_is_unavailable(own):
             store.pointers.read("p")
 
 
-def test_an_untrusted_certificate_is_refused_for_good(redis_tls):
-    """A certificate that is not trusted is a StoreError; it can be left unchecked."""
+def test_an_untrusted_certificate_is_a_final_error(redis_tls):
+    """An untrusted certificate is a final StoreError; an option disables verification."""
     store = open_store(f"rediss://localhost:{redis_tls.port}")
     with pytest.raises(StoreError, match="ssl_ca_certs") as caught:
         store.pointers.read("p")
@@ -447,7 +447,7 @@ def test_an_untrusted_certificate_is_refused_for_good(redis_tls):
 
 
 def test_connections_have_a_limit(own):
-    """With max_connections, one call too many at a time is unavailable."""
+    """With max_connections, one concurrent call too many raises StoreUnavailable."""
     store = open_store(own.url, max_connections=1)
     digest, _ = blob()
     os.kill(own.pid, signal.SIGSTOP)
@@ -466,7 +466,7 @@ def test_connections_have_a_limit(own):
 
 @pytest.mark.parametrize("name", ("redis", "sentinel", "cluster"))
 def test_an_interrupted_call_leaves_no_answers_behind(request, name, monkeypatch):
-    """A call interrupted half way (by a soft time limit) does not disturb the next one."""
+    """A call interrupted midway, by a soft time limit, doesn't affect the next one."""
     from redis.connection import Connection
 
     store = open_store(request.getfixturevalue(name).url)
@@ -490,7 +490,7 @@ def test_an_interrupted_call_leaves_no_answers_behind(request, name, monkeypatch
 
 
 def test_greenlets_share_a_store(redis):
-    """With gevent, greenlets of one store wait for each other and get their own answers."""
+    """With gevent, greenlets share one store, wait for each other, and get their own answers."""
     pytest.importorskip("gevent")
     code = """
         from gevent import monkey; monkey.patch_all()
@@ -515,7 +515,7 @@ def test_greenlets_share_a_store(redis):
 
 
 def test_a_failover_is_followed():
-    """After a failover the store goes on with the new primary, with all that was in sync."""
+    """After a failover, the store uses the new primary, with everything that was in sync."""
     with redis_sentinel() as setup:
         store = open_store(setup.url, socket_timeout=2)
         many = blobs(20, 1000)
@@ -539,7 +539,7 @@ def test_a_failover_is_followed():
 
 
 def test_blobs_are_spread_over_a_cluster(cluster):
-    """Blobs go to the nodes by digest, and every call finds them there."""
+    """Blobs are distributed over nodes by digest, and every call finds them."""
     store = open_store(cluster.url)
     many = blobs(300, 100)
     store.blobs.put(many, HOUR)
@@ -554,7 +554,7 @@ def test_blobs_are_spread_over_a_cluster(cluster):
 
 
 def test_a_cluster_node_comes_back():
-    """While a node is down its blobs are unavailable; when it is back they work again."""
+    """While a node is down, its blobs are unavailable; when it is back, they work again."""
     with redis_cluster() as setup:
         store = open_store(setup.url, socket_timeout=1, socket_connect_timeout=1)
         many = blobs(60, 100)
@@ -581,11 +581,11 @@ def test_a_cluster_node_comes_back():
 
 
 def test_moved_slots_are_followed(cluster):
-    """A client with an old picture of the Cluster finds what has moved to another node."""
+    """A client with an outdated slot table finds slots that moved to another node."""
     store = open_store(cluster.url)
     clients = [redis_client(node) for node in cluster.nodes]
     for client in clients:
-        client.flushall()  # a slot with keys of other tests does not move
+        client.flushall()  # a slot with other tests' keys can't be moved
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     slot = clients[0].execute_command("CLUSTER", "KEYSLOT", key(digest))
@@ -599,13 +599,13 @@ def test_moved_slots_are_followed(cluster):
     clients[owner].execute_command(
         "MIGRATE", cluster.nodes[target].host, cluster.nodes[target].port, key(digest), 0, 5000
     )
-    # Half way: the old node answers ASK. What takes several keys has to wait.
+    # Halfway, the old node answers ASK; commands with several keys must wait.
     assert contents(store, [digest]) == [content]
     with pytest.raises(StoreUnavailable):
         store.blobs.hold([digest], HOUR)
     for client in (clients[target], clients[owner]):
         client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
-    # Done: it answers MOVED.
+    # At the end it answers MOVED.
     assert store.blobs.hold([digest], HOUR) == set()
     assert contents(store, [digest]) == [content]
     store.blobs.put({digest: [content]}, HOUR * 2)

@@ -1,4 +1,4 @@
-"""redis-py: its undocumented parts that stores use are what they take them for."""
+"""The undocumented parts of redis-py that stores use still exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offload.stores.redis.redis_internals import Packer, database_of, exchange
 
 
 def test_redis_py_packs_by_a_class_that_can_be_replaced():
-    """redis-py's connections ask `command_packer` for the pieces that they send."""
+    """redis-py's connections pack commands with their `command_packer`."""
     connection = redis.Connection(command_packer=Packer(6000, lambda value: value))
     assert connection.pack_command(b"GET", b"k") == [b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"]
     assert {"command_packer", "socket_read_size", "protocol", "retry"} <= {
@@ -21,7 +21,7 @@ def test_redis_py_packs_by_a_class_that_can_be_replaced():
 
 
 def test_redis_py_keeps_a_connections_options():
-    """redis-py's pool has what its connections are made with, the database among it."""
+    """redis-py's pool has the options of its connections, including the database."""
     client = redis.Redis(connection_pool=ConnectionPool(host="host.invalid", db=3))
     assert database_of(client) == 3
     assert database_of(redis.Redis()) == 0

@@ -1,4 +1,4 @@
-"""A Redis user with exactly the rights that docs/operations.md lists can do everything."""
+"""A Redis user with exactly the rights listed in docs/operations.md can do everything."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def as_user(server, *more):
 
 @pytest.mark.server
 class TestRights(StoreSuite):
-    """The whole suite, which lists what is in the store as well."""
+    """The conformance suite, which also lists what is in the store."""
 
     @pytest.fixture
     def store(self, server):
@@ -75,7 +75,7 @@ def everything(url):
 
 
 def test_the_documented_rights_are_enough(server):
-    """Publishers and workers work; doctor misses INFO alone, as a warning, and goes on."""
+    """Publishers and workers work; doctor only warns about the missing INFO."""
     hook = everything(as_user(server))
     found = [(each.finding.level, each.finding.what) for each in examine(hook)]
     assert [what for level, what in found if level == "error"] == []
@@ -89,12 +89,12 @@ def test_the_documented_rights_are_enough(server):
 
 
 def rules_of(marker):
-    """Return the further rights that the page lists after *marker*."""
+    """Return the additional rights that the page lists after *marker*."""
     return re.search(rf"{marker}[^`]*`([^`]*)`", PAGE.read_text())[1].split()
 
 
 def test_the_documented_rights_are_enough_for_a_cluster(cluster):
-    """With the rights that the page adds for a Cluster, a limited user can use one."""
+    """With the additional rights for a Cluster, a limited user can use one."""
     more = rules_of("In a\nCluster, add")
     for node in cluster.nodes:
         as_user(node, *more)
@@ -113,7 +113,7 @@ def test_the_documented_rights_are_enough_for_a_cluster(cluster):
 
 
 def test_the_documented_rights_are_enough_for_sentinels(sentinel):
-    """With the rights that the page lists for Sentinels, their user finds the primary."""
+    """With the rights for Sentinels, their user finds the primary."""
     (watching,) = sentinel.sentinels
     rules = rules_of("on the Sentinels,\n")
     with redis_client(watching) as client:
@@ -135,15 +135,15 @@ def script_commands():
     "command", ("time", "get", "set", "evalsha", "strlen", "zadd", "zscore", "pexpire", "hset")
 )
 def test_a_missing_right_names_the_command(server, command):
-    """The error of a user without one of the rights names the command, and is no outage."""
+    """An error about a missing right names the command, and isn't StoreUnavailable."""
     url = as_user(server, f"-{command}")
     with pytest.raises(StoreError, match=rf"\+{command}\b") as caught:
         everything(url)
     assert not isinstance(caught.value, StoreUnavailable)
 
 
-def test_a_key_out_of_reach_is_told(server):
-    """The error of a user that may not use the store's keys says so, and is no outage."""
+def test_a_forbidden_key_is_reported(server):
+    """An error about keys that the user may not use says so, and isn't StoreUnavailable."""
     store = open_store(as_user(server))
     digest = digest_of([b"x"])
     for call in (

@@ -1,4 +1,4 @@
-"""What only a store in S3 promises; looked at through a plain client."""
+"""Properties of S3 stores, checked with a plain client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.s3_server import BUCKET, s3_client
 
 
 class Client:
-    """A client that counts its calls, and lets others do something before one of them."""
+    """A client that counts its calls and can run code before one of them."""
 
     def __init__(self, client):
         self._client = client
@@ -52,7 +52,7 @@ def clock():
 
 @pytest.fixture
 def raw(clock):
-    """A plain client of moto's bucket, whose stamps are by *clock*."""
+    """Return a plain client of moto's bucket, whose dates come from *clock*."""
     with moto_bucket(clock) as client:
         yield client
 
@@ -84,11 +84,11 @@ def keys(raw):
     )
 
 
-# -- what stands where
+# -- stored objects
 
 
 def test_a_blob_is_one_object(store, raw):
-    """A blob is an object of its content and 16 random bytes; its metadata tell its life."""
+    """A blob is an object with its content and 16 random bytes; its metadata have its lifetime."""
     digest, content = blob()
     store.blobs.put({digest: [b"\0", content]}, 100)
     assert keys(raw) == [key_of(digest)]
@@ -98,7 +98,9 @@ def test_a_blob_is_one_object(store, raw):
 
 
 def test_no_two_writes_have_one_etag(store, raw):
-    """What is stored again has another ETag, so that conditions tell them apart."""
+    """Storing a blob again changes its ETag, so that conditional requests can distinguish the
+    writes.
+    """
     digest, content = blob()
     etags = set()
     for _ in range(3):
@@ -109,7 +111,9 @@ def test_no_two_writes_have_one_etag(store, raw):
 
 
 def test_pointers_and_leases_are_small_objects(store, raw):
-    """A pointer's name has ! for /, its value follows random bytes; unset, it stays empty."""
+    """A pointer's name has ! for /, and its value follows random bytes; unset, it stays as an empty
+    object.
+    """
     store.pointers.swap("a/b", None, b"value")
     store.leases.acquire("a/b", "me", 10)
     assert keys(raw) == ["offload/leases/a!b", "offload/pointers/a!b"]
@@ -122,7 +126,7 @@ def test_pointers_and_leases_are_small_objects(store, raw):
 
 
 def test_encryption_and_owner_are_asked_for(client, clock):
-    """SSE options go with every write, the owner with every request."""
+    """SSE options are sent with every write, and the expected owner with every request."""
     store = make_store(
         client,
         clock,
@@ -142,11 +146,11 @@ def test_encryption_and_owner_are_asked_for(client, clock):
         assert ("ExpectedSourceBucketOwner" in options) == (name == "copy_object")
 
 
-# -- lives
+# -- lifetimes
 
 
-def test_asking_again_is_cheap(store, client, clock):
-    """A life is written twice as long as asked for, and copied when half of it is gone."""
+def test_repeated_holds_are_cheap(store, client, clock):
+    """A lifetime is written twice as long as asked for, and copied when half has passed."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     for _ in range(5):
@@ -161,8 +165,8 @@ def test_asking_again_is_cheap(store, client, clock):
     assert scanned(store)[digest].ttl == 2 * HOUR + 60
 
 
-def test_one_request_for_each_that_is_asked_for(store, client):
-    """Asking whether blobs are there is one HEAD each, and nothing more."""
+def test_a_check_takes_one_request_per_blob(store, client):
+    """Checking blobs takes one HEAD each, and nothing more."""
     here, gone = blobs(3), blobs(2)
     store.blobs.put(here, HOUR)
     client.calls.clear()
@@ -171,7 +175,9 @@ def test_one_request_for_each_that_is_asked_for(store, client):
 
 
 def test_a_copy_that_came_too_late_does_not_count(store, client, raw, clock):
-    """A life that ended while it was being prolonged has ended, and the blob is stored anew."""
+    """A lifetime that expired while it was being extended has expired, and the blob is stored
+    again.
+    """
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)  # 80 seconds in all
     first = raw.head_object(Bucket="bucket", Key=key_of(digest))["ETag"]
@@ -185,8 +191,10 @@ def test_a_copy_that_came_too_late_does_not_count(store, client, raw, clock):
     assert store.blobs.hold([digest], HOUR) == set()
 
 
-def test_who_looks_in_the_same_second_waits_for_the_next(client, clock):
-    """Whole seconds cannot tell two writes of one second apart, so no copy follows in it."""
+def test_no_copy_follows_in_the_same_second(client, clock):
+    """Dates in whole seconds can't distinguish two writes within one second, so no copy follows in
+    the same second.
+    """
     waits = []
     store = make_store(client, clock, sleep=waits.append)
     digest, content = blob()
@@ -195,13 +203,13 @@ def test_who_looks_in_the_same_second_waits_for_the_next(client, clock):
     assert waits == [1.0]
 
 
-def test_an_ended_blob_is_replaced_only_as_it_was_seen(store, client, raw, clock):
-    """Of two that store an ended blob again, the second finds the first's."""
+def test_an_expired_blob_is_replaced_conditionally(store, client, raw, clock):
+    """Of two writers that replace an expired blob, the second notices the first's write."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
     clock.advance(100)
     other = make_store(raw, clock)
-    # Between the second's look and its write:
+    # Between the second's check and its write:
     puts = iter((lambda: None, lambda: other.blobs.put({digest: [content]}, 5 * HOUR)))
 
     def before():
@@ -215,8 +223,8 @@ def test_an_ended_blob_is_replaced_only_as_it_was_seen(store, client, raw, clock
     assert client.count("put_object") == 2
 
 
-def test_the_sweep_removes_what_ended(store, raw, clock):
-    """What ended longer ago than clocks may differ is removed, and nothing else."""
+def test_the_sweep_removes_what_expired(store, raw, clock):
+    """The sweep removes what expired longer ago than clocks may differ, and nothing else."""
     ended, kept = blobs(3), blobs(2)
     store.blobs.put(ended, HOUR)
     store.blobs.put(kept, 3 * HOUR)
@@ -231,7 +239,7 @@ def test_the_sweep_removes_what_ended(store, raw, clock):
 
 
 def test_the_sweep_spares_what_was_stored_again(store, client, raw, clock):
-    """A blob that is stored again between the sweep's look and its deletion stays."""
+    """A blob that is stored again between the sweep's check and its deletion stays."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     clock.advance(3 * HOUR)
@@ -242,8 +250,8 @@ def test_the_sweep_spares_what_was_stored_again(store, client, raw, clock):
     assert contents(store, [digest]) == [content]
 
 
-def test_the_sweep_forgets_old_pointers_and_leases(store, raw, clock):
-    """Unset pointers and ended leases are forgotten after a day; fencing numbers still rise."""
+def test_the_sweep_removes_old_pointers_and_leases(store, raw, clock):
+    """Unset pointers and expired leases are removed after a day; fencing numbers still rise."""
     store.pointers.swap("set", None, b"1")
     store.pointers.swap("unset", None, b"1")
     store.pointers.swap("unset", b"1", None)
@@ -258,9 +266,9 @@ def test_the_sweep_forgets_old_pointers_and_leases(store, raw, clock):
     assert store.leases.acquire("held", "me", 10) == held
 
 
-def test_the_sweep_removes_what_asking_left(store, client, raw, clock):
-    """A process that is killed while it tries conditions leaves an object, which goes once
-    nobody can be at it any more.
+def test_the_sweep_removes_test_objects(store, client, raw, clock):
+    """A process that is killed while it tests conditional requests leaves an object, which is
+    removed later.
     """
 
     def killed(**_):
@@ -282,8 +290,8 @@ def test_the_sweep_removes_what_asking_left(store, client, raw, clock):
     assert keys(raw) == []
 
 
-def test_what_does_not_tell_its_life_is_kept(store, raw, clock):
-    """An object without our metadata, as a tool may have copied it, is there for ever."""
+def test_an_object_without_metadata_is_kept(store, raw, clock):
+    """An object without our metadata, copied by a tool for example, is kept."""
     digest, content = blob()
     raw.put_object(Bucket="bucket", Key=key_of(digest), Body=content + bytes(NONCE))
     clock.advance(1e9)
@@ -293,7 +301,7 @@ def test_what_does_not_tell_its_life_is_kept(store, raw, clock):
     assert swept(store) == 0
 
 
-# -- bounds
+# -- limits
 
 
 class Unread(io.BytesIO):
@@ -302,7 +310,7 @@ class Unread(io.BytesIO):
 
 
 def test_the_limit_holds_before_content_is_read(store, client, raw):
-    """An object that is too large is refused by its length."""
+    """An object over the limit is refused by its length."""
     digest, content = blob(1000)
     store.blobs.put({digest: [content]}, HOUR)
     answer = raw.get_object(Bucket="bucket", Key=key_of(digest))
@@ -314,8 +322,8 @@ def test_the_limit_holds_before_content_is_read(store, client, raw):
 
 
 @pytest.mark.parametrize("limit", (999, 1000))
-def test_the_limit_holds_where_no_length_is_told(store, client, raw, limit):
-    """From a server that does not tell the length, one byte over the limit is read."""
+def test_the_limit_holds_without_a_length(store, client, raw, limit):
+    """Without a length from the server, at most one byte over the limit is read."""
     digest, content = blob(1000)
     store.blobs.put({digest: [content]}, HOUR)
     answer = raw.get_object(Bucket="bucket", Key=key_of(digest))
@@ -328,7 +336,7 @@ def test_the_limit_holds_where_no_length_is_told(store, client, raw, limit):
                 contents(store, [digest], limit)
 
 
-def test_what_one_request_cannot_take_is_refused(store):
+def test_a_blob_too_large_for_a_request_is_refused(store):
     """A blob over S3's 5 GiB is refused before anything is sent."""
     digest, _ = blob()
     part = memoryview(bytearray(1 << 20))
@@ -337,7 +345,7 @@ def test_what_one_request_cannot_take_is_refused(store):
 
 
 def test_a_body_is_the_callers_memory():
-    """Large parts are sent as views, in pieces; what is small is joined."""
+    """Large parts are sent as views, in pieces; small ones are joined."""
     parts = [b"\0", memoryview(bytearray(3 << 20)), os.urandom(10)]
     body = body_of(parts)
     assert isinstance(body, Body)
@@ -354,11 +362,11 @@ def test_a_body_is_the_callers_memory():
     assert body_of([b"a", memoryview(b"b")]) == b"ab"
 
 
-# -- servers that are not S3 enough
+# -- incomplete S3 servers
 
 
 def ignoring(raw, *names):
-    """Make *raw* send no such headers."""
+    """Make *raw* omit these headers."""
 
     def drop(request, **_):
         for name in names:
@@ -369,7 +377,9 @@ def ignoring(raw, *names):
 
 @pytest.mark.parametrize("name", ("If-None-Match", "If-Match"))
 def test_a_server_that_ignores_conditions(store, client, raw, name):
-    """It is found out when it first matters, once, and refused for pointers and leases only."""
+    """A server that ignores conditions is detected once, when it matters, and refused for pointers
+    and leases only.
+    """
     ignoring(raw, name)
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
@@ -384,11 +394,13 @@ def test_a_server_that_ignores_conditions(store, client, raw, name):
                 call()
             assert caught.value.store == store.url
     assert client.count("put_object") <= 4
-    assert keys(raw) == [key_of(digest)]  # what it was tried on is gone
+    assert keys(raw) == [key_of(digest)]  # the test object is gone
 
 
 def test_a_server_that_deletes_unconditionally(store, raw, clock):
-    """It has pointers and leases, but no sweep: a lifecycle rule must do that."""
+    """With a server that ignores conditions on deletions, pointers and leases work but the sweep
+    doesn't: a lifecycle rule must delete.
+    """
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)
     clock.advance(10 * HOUR)
@@ -404,8 +416,8 @@ def test_a_server_that_deletes_unconditionally(store, raw, clock):
     assert key_of(digest) in keys(raw)
 
 
-def test_conditions_are_tried_once(store, client):
-    """One process tries conditions once, and forgets nothing for it."""
+def test_conditions_are_tested_once(store, client):
+    """A process tests conditional requests once."""
     for number in range(3):
         store.pointers.swap(f"p{number}", None, b"1")
     probes = [name for name, options in client.calls if "/probe/" in options.get("Key", "")]
@@ -413,7 +425,9 @@ def test_conditions_are_tried_once(store, client):
 
 
 def test_a_pointer_that_vanishes_meanwhile(store, client, raw):
-    """If what is to be replaced is deleted meanwhile, servers say 404 or 412; it is seen."""
+    """If an object to be replaced is deleted meanwhile, servers answer 404 or 412; both are
+    handled.
+    """
     store.pointers.swap("p", None, b"1")
     client.before["put_object"] = lambda: raw.delete_object(
         Bucket="bucket", Key="offload/pointers/p"
@@ -422,8 +436,8 @@ def test_a_pointer_that_vanishes_meanwhile(store, client, raw):
     assert store.pointers.read("p") is None
 
 
-def test_what_always_changes_has_an_end(store, client, raw, clock):
-    """Where every write is refused, the call ends with StoreUnavailable."""
+def test_retries_of_refused_writes_are_bounded(store, client, raw, clock):
+    """If every write is refused, the call ends with StoreUnavailable."""
     digest, content = blob()
     refusal = raw.exceptions.ClientError(
         {"Error": {"Code": "Conflict"}, "ResponseMetadata": {"HTTPStatusCode": 409}}, "PutObject"
@@ -456,7 +470,7 @@ def test_what_always_changes_has_an_end(store, client, raw, clock):
     ),
 )
 def test_a_url_is_shown_without_credentials(url, shown):
-    """A store's URL says where it is, with the endpoint, and nothing that is secret."""
+    """A store's URL is shown with its endpoint and without secrets."""
     assert open_store(url).url == shown
 
 
@@ -482,15 +496,15 @@ def test_a_url_is_shown_without_credentials(url, shown):
         ("s3://key:secret@bucket?profile=x", "not in both"),
     ),
 )
-def test_what_is_wrong_is_named(url, said):
-    """A wrong URL or option is refused by its name."""
+def test_wrong_urls_and_options_are_named(url, said):
+    """A wrong URL or option is refused by name."""
     with pytest.raises(ConfigurationError, match=said) as caught:
         open_store(url)
     assert "secret" not in str(caught.value).replace("a secret key: s3://key:secret@", "")
 
 
 def test_options_reach_boto3(monkeypatch):
-    """Region, endpoint, addressing, timeouts and credentials are the client's."""
+    """Region, endpoint, addressing, timeouts, and credentials reach the client."""
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     store = open_store(
         "s3://us%2Fer:p%2Fw@bucket?region=eu-west-3&endpoint_url=https://h:1&connect_timeout=2"
@@ -518,7 +532,7 @@ def test_options_reach_boto3(monkeypatch):
 
 @pytest.fixture
 def nobody(monkeypatch, tmp_path):
-    """No credentials anywhere."""
+    """Remove all credentials."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -527,8 +541,10 @@ def nobody(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_credentials_are_boto3s(nobody, monkeypatch):
-    """Profiles and the environment count; where there are none, the error says where it looked."""
+def test_credentials_come_from_boto3(nobody, monkeypatch):
+    """Profiles and the environment provide credentials; without any, the error says where it
+    searched.
+    """
     with pytest.raises(StoreError, match="AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket").blobs.hold([blob()[0]], 1)
     with pytest.raises(StoreError, match=r"\(team\).*check profile="):
@@ -545,7 +561,7 @@ def test_credentials_are_boto3s(nobody, monkeypatch):
 
 
 def test_without_boto3_the_extra_is_named():
-    """Where boto3 is missing, opening says what to install; importing needs it not."""
+    """Without boto3, opening a store names the extra to install; importing works."""
     code = (
         "import sys; sys.modules['boto3'] = None; sys.modules['botocore'] = None\n"
         "import offload.stores.s3.connect\n"
@@ -562,12 +578,12 @@ def test_without_boto3_the_extra_is_named():
 
 
 def test_dates_bound_the_servers_time(monkeypatch):
-    """Whole seconds, asked for often, tell the time to within a request's."""
+    """Dates in whole seconds, read often, bound the server's time to within a request."""
     now = [50.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     clock = ServerClock()
     assert clock.bounds() == (-math.inf, math.inf)
-    ahead = 1000.3  # what is to be found out
+    ahead = 1000.3  # to be found out
 
     def ask(at):
         now[0] = at + 0.01
@@ -587,8 +603,10 @@ def test_dates_bound_the_servers_time(monkeypatch):
 # -- threads
 
 
-def test_threads_are_bounded_and_begun_late():
-    """One thing is done by the caller; of many, so many at once, and errors come after all."""
+def test_threads_are_bounded_and_started_late():
+    """One item is done by the caller; many are done in a bounded number of threads, and errors are
+    raised at the end.
+    """
     threads = Threads(3, "test")
     caller = threading.get_ident()
     assert threads.each(lambda _: threading.get_ident(), [1]) == [caller]
@@ -614,7 +632,7 @@ def test_threads_are_bounded_and_begun_late():
 
 
 def test_reading_ahead_is_bounded():
-    """No more is read ahead than the window, and what was not begun when left never is."""
+    """At most a window is read ahead, and what was not started when the reader stops never is."""
     threads = Threads(8, "test")
     begun = []
     reading = threads.ahead(begun.append, range(100), 3)
@@ -635,8 +653,8 @@ def real(s3):
 
 
 @pytest.mark.server
-def test_a_late_copy_cannot_shorten_a_life(s3, real):
-    """Who would prolong a life that others have prolonged since must look again."""
+def test_a_late_copy_cannot_shorten_a_lifetime(s3, real):
+    """Extending a lifetime that others have extended meanwhile needs another check."""
     digest, content = blob()
     real.blobs.put({digest: [content]}, 10)
     seen = real.blobs.life_at(digest)
@@ -649,7 +667,7 @@ def test_a_late_copy_cannot_shorten_a_life(s3, real):
 
 @pytest.mark.server
 def test_a_real_sweep(s3, real):
-    """The sweep on a real server: conditions on deletions hold, what lives stays."""
+    """On a real server, conditions on deletions work, and live blobs stay."""
     short = open_store(s3.url(real.client.prefix.strip("/"), skew=0, ahead=0))
     ended, kept = blobs(5), blobs(5)
     short.blobs.put(ended, 0.001)
@@ -663,8 +681,8 @@ def test_a_real_sweep(s3, real):
 
 
 @pytest.mark.server
-def test_only_what_is_large_waits_for_the_servers_word(s3, real):
-    """Small bodies go out at once, also empty ones, and the next answers are still understood."""
+def test_only_large_bodies_wait_for_100_continue(s3, real):
+    """Small bodies, also empty ones, are sent at once, and the next answers are still parsed."""
     asked = []
 
     def see(request, **_):
@@ -678,14 +696,14 @@ def test_only_what_is_large_waits_for_the_servers_word(s3, real):
 
 
 @pytest.mark.server
-def test_going_up_copies_nothing(real):
-    """Storing needs no memory of the size of what is stored."""
+def test_uploads_copy_nothing(real):
+    """Storing needs no memory of the size of the value."""
     content = memoryview(bytearray(os.urandom(1 << 20) * 24))
     digests = [blob()[0] for _ in range(6)]
     chunks = {
         digest: [b"\0", content[at << 22 : (at + 1) << 22]] for at, digest in enumerate(digests)
     }
-    real.blobs.put(blobs(2), HOUR)  # clients and threads are there
+    real.blobs.put(blobs(2), HOUR)  # clients and threads exist by now
     tracemalloc.start()
     try:
         real.blobs.put(chunks, HOUR)
@@ -700,7 +718,7 @@ def test_going_up_copies_nothing(real):
 
 @pytest.mark.server
 def test_greenlets_work_at_once(s3):
-    """Under gevent several greenlets put and get many blobs."""
+    """With gevent, several greenlets put and get many blobs at once."""
     code = """
         from gevent import monkey; monkey.patch_all()
         import sys, gevent

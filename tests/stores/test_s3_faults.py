@@ -1,4 +1,4 @@
-"""S3 when the network, the server or the setup fails: by a proxy before a real server."""
+"""Faults of network, server, and setup in S3, injected by a proxy in front of a real server."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def store(opened):
 
 
 def calls(store):
-    """Every call that a store has, each to fail."""
+    """Return every call of a store."""
     digest, content = blob()
     name = unique("n")
     return {
@@ -76,8 +76,8 @@ NAMES = tuple(calls(None))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_call_says_that_the_server_is_away(s3, name):
-    """With nobody listening, every call is StoreUnavailable and names the endpoint."""
+def test_every_call_raises_store_unavailable(s3, name):
+    """With nobody listening, every call raises StoreUnavailable and names the endpoint."""
     store = open_store(s3.url(port=free_port(), max_attempts=1))
     with pytest.raises(StoreUnavailable, match="endpoint_url") as caught:
         calls(store)[name]()
@@ -88,8 +88,8 @@ def test_every_call_says_that_the_server_is_away(s3, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_call_survives_a_reset(store, proxy, name):
-    """A connection that is reset is worth another try, and the next call is fine."""
-    proxy.fail(refused, times=2)  # a pointer's answer that got lost is looked up
+    """A reset connection raises StoreUnavailable or is retried, and the next call succeeds."""
+    proxy.fail(refused, times=2)  # after a lost answer, the pointer is read
     call = calls(store)[name]
     with pytest.raises(StoreUnavailable):
         call()
@@ -109,7 +109,7 @@ def test_a_name_that_does_not_resolve(s3):
 @pytest.mark.parametrize("status", (200, 403, 404, 501))
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"missing"}))
 def test_a_web_server_in_its_place(store, proxy, name, status):
-    """That a web server has no such page does not mean that something is not in the store."""
+    """A web server's 404 doesn't mean that a blob is missing."""
     proxy.fail(web_page(status), times=9)
     with pytest.raises(
         StoreError, match=rf"\({status}, a web page\): check endpoint_url"
@@ -118,8 +118,8 @@ def test_a_web_server_in_its_place(store, proxy, name, status):
     assert not isinstance(caught.value, StoreUnavailable)
 
 
-def test_a_question_to_a_web_server(store, proxy):
-    """A refusal of HEAD has no text to go by, so storing says it; a page is no blob."""
+def test_a_hold_on_a_web_server(store, proxy):
+    """An error in reply to HEAD has no text, so storing reports it; a web page is no blob."""
     digest, content = blob()
     proxy.fail(web_page(404), times=2)
     assert store.blobs.hold([digest], HOUR) == {digest}
@@ -131,15 +131,15 @@ def test_a_question_to_a_web_server(store, proxy):
 
 
 @pytest.mark.parametrize("status", (429, 502, 503))
-def test_a_page_that_says_later(store, proxy, status):
-    """A load balancer's page before S3 is worth another try."""
+def test_an_error_page_of_a_load_balancer(store, proxy, status):
+    """A load balancer's error page in front of S3 raises StoreUnavailable."""
     proxy.fail(web_page(status))
     with pytest.raises(StoreUnavailable):
         contents(store, [blob()[0]])
 
 
 def test_something_else_in_its_place(redis):
-    """A port on which another protocol is spoken is named with the endpoint."""
+    """A port that speaks another protocol is named with the endpoint."""
     url = f"s3://key:secret@bucket/x?endpoint_url=http%3A//{HOST}%3A{redis.port}&max_attempts=1"
     store = open_store(f"{url}&region=us-east-1")
     for call in calls(store).values():
@@ -149,14 +149,14 @@ def test_something_else_in_its_place(redis):
 
 
 def test_a_silent_server(store, proxy):
-    """A server that takes requests and never answers is noticed by the read timeout."""
+    """A server that accepts requests and never answers runs into the read timeout."""
     proxy.fail(silent)
     with pytest.raises(StoreUnavailable, match=r"too slow.*read_timeout"):
         store.blobs.hold([blob()[0]], HOUR)
 
 
 def test_no_such_bucket(s3):
-    """A bucket that is not there is an error for good, where the server says so."""
+    """A missing bucket is a final error if the server says so."""
     store = open_store(s3.url().replace("offload-test", "no-such-bucket"))
     found = calls(store)
     for name in set(NAMES) - {"missing"}:  # the answer to HEAD has no text
@@ -169,7 +169,7 @@ def test_no_such_bucket(s3):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_credentials(s3, name):
-    """Wrong credentials are an error for good that says what to check."""
+    """Wrong credentials are a final error that says what to check."""
     store = open_store(s3.url().replace("with%2Bsigns", "with%2Bsins"))
     with pytest.raises(StoreError, match="secret key") as caught:
         calls(store)[name]()
@@ -189,8 +189,8 @@ def test_wrong_credentials(s3, name):
         ("SomethingNew", 400, "refuses: 400 PutObject: SomethingNew injected"),
     ),
 )
-def test_a_refusal_for_good(store, proxy, code, status, said):
-    """What trying again cannot restore is a StoreError that says what to do."""
+def test_a_final_error(store, proxy, code, status, said):
+    """An error that a retry can't fix is a StoreError that says what to do."""
     digest, content = blob()
     proxy.fail(says(status, code))
     with pytest.raises(StoreError, match=said) as caught:
@@ -198,8 +198,8 @@ def test_a_refusal_for_good(store, proxy, code, status, said):
     assert not isinstance(caught.value, StoreUnavailable)
 
 
-def test_a_wrong_clock_is_told_from_a_refusal(store, proxy):
-    """The answer to HEAD has no text; its date tells whose clock is wrong."""
+def test_a_wrong_clock_is_reported(store, proxy):
+    """The answer to HEAD has no text; its date shows that the clock is wrong."""
     proxy.fail(says(403, "RequestTimeTooSkewed", "Sat, 01 Jan 2000 00:00:00 GMT"))
     with pytest.raises(StoreError, match=r"clock is .* s off"):
         store.blobs.hold([blob()[0]], HOUR)
@@ -217,8 +217,8 @@ def test_a_wrong_clock_is_told_from_a_refusal(store, proxy):
         ("XMinioStorageFull", 507),
     ),
 )
-def test_a_refusal_for_now_is_tried_again(store, proxy, code, status):
-    """Throttling and the like are StoreUnavailable, so that our retries back off."""
+def test_throttling_is_retried(store, proxy, code, status):
+    """Throttling and similar errors raise StoreUnavailable, so that offload retries."""
     many = blobs(5)
     proxy.fail(says(status, code), "PUT", times=7)
     waits = []
@@ -228,8 +228,8 @@ def test_a_refusal_for_now_is_tried_again(store, proxy, code, status):
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-def test_boto_tries_once_more_within(opened, proxy):
-    """One lost connection of many does not cost them all."""
+def test_boto_retries_a_lost_connection(opened, proxy):
+    """One lost connection among many is retried by boto3."""
     store = opened()
     many = blobs(5)
     proxy.fail(refused, "PUT")
@@ -239,7 +239,7 @@ def test_boto_tries_once_more_within(opened, proxy):
 
 @pytest.mark.parametrize("size", (0, 1, 60_000, 100_015))
 def test_a_truncated_body(store, proxy, size):
-    """An answer that ends early is worth another try, and never a shorter blob."""
+    """A truncated answer raises StoreUnavailable, and never returns a shorter blob."""
     digest, content = blob(100_000)
     store.blobs.put({digest: [content]}, HOUR)
     proxy.fail(cut(size), "GET")
@@ -249,7 +249,7 @@ def test_a_truncated_body(store, proxy, size):
 
 
 def test_a_slow_body(store, proxy):
-    """A body that stops coming is noticed by the read timeout."""
+    """A body that stops midway runs into the read timeout."""
     digest, content = blob(100_000)
     store.blobs.put({digest: [content]}, HOUR)
     proxy.fail(stalled(5000), "GET")
@@ -259,7 +259,7 @@ def test_a_slow_body(store, proxy):
 
 
 def test_one_bad_answer_among_many(store, proxy):
-    """Whoever reads many blobs at once gets those before the bad one, then the error."""
+    """Reading many blobs yields those before the bad one, then raises the error."""
     many = blobs(12, 100_000)
     store.blobs.put(many, HOUR)
     proxy.fail(cut(10), "GET")
@@ -268,8 +268,8 @@ def test_one_bad_answer_among_many(store, proxy):
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-def test_an_upload_that_breaks_off(store, proxy):
-    """A blob whose upload broke off is not there, and can be put again."""
+def test_an_upload_that_is_cut(store, proxy):
+    """A blob whose upload was cut is missing, and can be stored again."""
     digest, content = blob(3 << 20)
     proxy.fail(cut_upload(1 << 20), "PUT")
     with pytest.raises(StoreUnavailable):
@@ -280,8 +280,8 @@ def test_an_upload_that_breaks_off(store, proxy):
 
 
 @pytest.mark.parametrize("size", (100, 1 << 20))
-def test_a_blob_whose_answer_got_lost(opened, proxy, size):
-    """boto3 sends it again and is told that it is there: that is success."""
+def test_a_put_with_a_lost_answer(opened, proxy, size):
+    """After a lost answer, boto3 repeats the put and learns that the blob exists: success."""
     store = opened(read_timeout=5)
     digest, content = blob(size)
     proxy.fail(lost, "PUT")
@@ -290,8 +290,8 @@ def test_a_blob_whose_answer_got_lost(opened, proxy, size):
     assert contents(store, [digest]) == [content]
 
 
-def test_a_swap_whose_answer_got_lost(store, proxy):
-    """A swap is sent once; if the answer gets lost, it is looked up whether it was done."""
+def test_a_swap_with_a_lost_answer(store, proxy):
+    """A swap is sent once; after a lost answer, the pointer is read to see whether it was done."""
     name = unique()
     assert store.pointers.swap(name, None, b"0")
     proxy.fail(lost, "PUT")
@@ -305,8 +305,8 @@ def test_a_swap_whose_answer_got_lost(store, proxy):
     assert store.pointers.read(name) == b"2"
 
 
-def test_a_lease_whose_answer_got_lost(store, proxy):
-    """A lease that was taken without hearing of it is the taker's."""
+def test_a_lease_with_a_lost_answer(store, proxy):
+    """A lease whose answer was lost belongs to the process that took it."""
     name = unique("lease")
     store.leases.acquire(name, "before", HOUR)
     store.leases.release(name, "before")
@@ -320,7 +320,7 @@ def test_a_lease_whose_answer_got_lost(store, proxy):
 
 
 def test_what_is_signed(opened, proxy):
-    """Pointers are signed with their content; blobs, whose name says it, without."""
+    """Requests for pointers sign their content; those for blobs, named by content, don't."""
     store = opened()
     store.blobs.put(blobs(1, 200_000), HOUR)
     store.pointers.swap(unique(), None, b"1")
@@ -338,7 +338,7 @@ def test_what_is_signed(opened, proxy):
 
 
 def test_a_server_that_comes_back():
-    """Killed and started again, the server has what it confirmed, and clients go on."""
+    """After a kill and restart, the server has what it confirmed, and clients continue."""
     with s3_server() as server:
         store = open_store(server.url(max_attempts=1))
         digest, content = blob(100_000)

@@ -1,4 +1,4 @@
-"""Files that others put into a store's folder are ignored, and reported by doctor."""
+"""Foreign files in a store's folder are ignored, and reported by doctor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def holds_up(store, digest, content, *, records=True):
 
 
 def plant(folder, names=NAMES, *, digest=True):
-    """Put files, folders, and files where folders are expected into *folder*."""
+    """Create files, folders, and files in place of folders in *folder*."""
     for number, name in enumerate(names):
         (folder / name).write_bytes(BYTES * number)
     below = folder / "@eaDir" / "inner"
@@ -61,7 +61,7 @@ def plant(folder, names=NAMES, *, digest=True):
 
 
 def test_in_files(tmp_path):
-    """Stray files and folders at every level of a file store."""
+    """Stray files and folders at every level of a file store are ignored and reported."""
     store = open_store(f"file://{tmp_path}/store")
     digest, content = use(store)
     assert store.pointers.swap("classes/one", None, b"1")
@@ -82,7 +82,7 @@ def test_in_files(tmp_path):
 
 
 def test_a_folder_in_a_blobs_place(tmp_path):
-    """A folder called as a blob is no blob: it is missing, not there for ever."""
+    """A folder with a blob's name is no blob; the blob is missing."""
     store = open_store(f"file://{tmp_path}/store")
     digest, _ = blob()
     path = tmp_path / "store" / "blobs" / digest[3:5] / digest.replace(":", "-")
@@ -95,7 +95,9 @@ def test_a_folder_in_a_blobs_place(tmp_path):
 
 
 def test_through_fsspec(tmp_path):
-    """Stray files and folders beside blobs, marks, and statistics behind fsspec."""
+    """Stray files and folders next to blobs, markers, and statistics behind fsspec are ignored and
+    reported.
+    """
     store = open_store(f"fsspec+file://{tmp_path}/store")
     digest, content = use(store)
     root = tmp_path / "store"
@@ -116,7 +118,7 @@ def strays_in_a_bucket(client, bucket, prefix):
 
 
 def test_in_a_bucket_long_ago():
-    """Stray objects, also those older than everything that a sweep removes by age."""
+    """Stray objects are kept, even if older than everything that a sweep removes by age."""
     now = [datetime.now(timezone.utc).timestamp()]
     with moto_s3(lambda: now[0], skew=1) as store:
         client = store.client
@@ -142,7 +144,7 @@ def keys(client):
 
 @pytest.mark.server
 def test_among_redis_keys(redis):
-    """Foreign keys under the store's prefix, binary ones among them."""
+    """Foreign keys, also binary ones, under the store's prefix are ignored."""
     store = open_store(f"{redis.url}?prefix=strays")
     digest, content = use(store)
     assert store.pointers.swap("classes/one", None, b"1")

@@ -1,4 +1,4 @@
-"""What only several stores in one promise: where blobs lie, and when they go from there."""
+"""Properties of tiered stores: where blobs are stored, and when they are deleted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def store(first, lower, clock):
 
 @pytest.fixture
 def requests(lower, monkeypatch):
-    """The names of the requests that S3 gets."""
+    """Return the names of the requests that S3 gets."""
     made = []
     ask = lower.client.ask
 
@@ -61,7 +61,7 @@ def requests(lower, monkeypatch):
 
 
 def put(store, many, ttl=HOUR, holder="task:1", size=1024 * KIB):
-    """Store blobs of a large value as a publisher does; return those that were not there."""
+    """Store blobs of a large value as a publisher does; return the digests that were missing."""
     missing = store.blobs.hold(list(many), ttl, holder)
     if missing:
         store.blobs.put({digest: many[digest] for digest in missing}, ttl, value_size=size)
@@ -73,7 +73,7 @@ def there(store):
 
 
 def before(monkeypatch, target, name, action):
-    """Have *action* done once, just before *target* is called by *name*."""
+    """Run *action* once, just before *name* of *target* is called."""
     real = getattr(target, name)
 
     def call(*args, **options):
@@ -85,7 +85,7 @@ def before(monkeypatch, target, name, action):
 
 
 def after(monkeypatch, target, name, action):
-    """Have *action* done once, just after *target* was called by *name*."""
+    """Run *action* once, just after *name* of *target* was called."""
     real = getattr(target, name)
 
     def call(*args, **options):
@@ -97,11 +97,11 @@ def after(monkeypatch, target, name, action):
     monkeypatch.setattr(target, name, call)
 
 
-# ------------------------------------------------------------------ where blobs lie
+# ------------------------------------------------------------------ choice of tier
 
 
-def test_a_value_goes_by_its_size(clock):
-    """Blobs lie in the tier of their value's size; small ones always in the first."""
+def test_a_values_size_chooses_the_tier(clock):
+    """Blobs are stored in the tier for their value's size, small blobs always in the first."""
     tiers = [MemoryStore(name, clock=clock) for name in "abc"]
     store = TieredStore(tiers[0], tiers[1:], (200 * KIB, 1000 * KIB))
     small, large = blobs(2, 64 * KIB - 1), blobs(2, 64 * KIB)
@@ -118,14 +118,14 @@ def test_a_value_goes_by_its_size(clock):
 
 
 def test_without_a_value_a_blobs_own_size_decides(store, first, lower):
-    """A blob of which nobody says how large its value is goes by its own size."""
+    """A blob whose value's size is unknown is stored by its own size."""
     small, large = blobs(1, 1024 * KIB - 1), blobs(1, 1024 * KIB)
     store.blobs.put({**small, **large}, HOUR)
     assert (there(first), there(lower)) == (set(small), set(large))
 
 
-def test_pointers_and_leases_are_the_first_tiers(store, first, lower, requests):
-    """A lower tier holds blobs alone."""
+def test_pointers_and_leases_are_in_the_first_tier(store, first, lower, requests):
+    """A lower tier has blobs only."""
     assert store.pointers.swap("p", None, b"1")
     assert store.leases.acquire("l", "me", 10)
     assert first.pointers.read("p") == b"1"
@@ -133,7 +133,7 @@ def test_pointers_and_leases_are_the_first_tiers(store, first, lower, requests):
 
 
 def test_a_blob_that_is_in_the_first_tier_is_not_stored_again(store, first, lower):
-    """What a smaller value has stored already stays where it is."""
+    """A blob that a smaller value has stored stays in its tier."""
     many = blobs(1, LARGE)
     assert put(store, many, size=LARGE) == set(many)
     assert put(store, many) == set()
@@ -142,7 +142,7 @@ def test_a_blob_that_is_in_the_first_tier_is_not_stored_again(store, first, lowe
 
 
 def test_reading_keeps_the_order_over_tiers(store, first, lower, monkeypatch):
-    """Blobs come in the order asked for, whichever tiers they are in, after one question."""
+    """Blobs are yielded in the requested order, whatever their tiers, after one lookup."""
     low, high = blobs(4, LARGE), blobs(4, 10)
     put(store, low)
     put(store, high)
@@ -181,44 +181,44 @@ def test_a_tier_is_known_however_it_is_reached(first, lower, clock):
         ([], None, "not an empty list"),
     ),
 )
-def test_what_makes_no_store_is_refused(urls, sizes, said):
-    """Tiers that cannot work together are refused, saying why."""
+def test_invalid_tiers_are_refused(urls, sizes, said):
+    """Tiers that can't work together are refused with a reason."""
     with pytest.raises(ConfigurationError, match=said):
         open_store(urls, tier_sizes=sizes)
 
 
 def test_a_tier_alone_is_no_store(first):
-    """Several stores are two at least."""
+    """Several stores are at least two."""
     with pytest.raises(ConfigurationError, match="at least two"):
         TieredStore(first, [])
 
 
 def test_options_belong_to_one_url():
-    """What is meant for one of several stores stands in its URL."""
+    """Options for one of several stores belong in its URL."""
     with pytest.raises(ConfigurationError, match="prefix: pass the options of several stores"):
         open_store(["redis://a", "redis://b"], prefix="x")
 
 
 def test_credentials_are_not_shown():
-    """The URL of several stores has no secrets, nor what is noted of them."""
+    """Neither the URL of several stores nor the tier index contains secrets."""
     store = open_store(["redis://:secret@a/1?prefix=p", "s3://key:secret@b/p?region=x"])
     assert store.url == "redis://a/1?prefix=p + s3://b/p"
     assert [tier.name for tier in store._lower] == ["s3://b/p"]
 
 
-# ------------------------------------------------------------------ what it costs
+# ------------------------------------------------------------------ cost
 
 
 @pytest.mark.server
 def test_a_deduplicated_publish_is_one_round_trip(redis, lower, requests, monkeypatch):
-    """To hold what is there takes one round trip to Redis, and none to S3."""
+    """Holding stored blobs takes one round trip to Redis and none to S3."""
     store = TieredStore(open_store(redis.url, prefix=os.urandom(4).hex()), [lower])
     many = {**blobs(25, LARGE), **blobs(1, 100)}
     put(store, many)
     assert set(requests) == {"put_object"}
     assert len(requests) == 25
     store.blobs.hold(list(many), HOUR / 2, "task:2")
-    store.blobs.release(list(many), "task:2", 60)  # it knows the scripts from here on
+    store.blobs.release(list(many), "task:2", 60)  # it has the scripts from here on
     requests.clear()
     wire = Wire(monkeypatch)
     assert put(store, many, HOUR / 2, "task:3") == set()
@@ -230,7 +230,7 @@ def test_a_deduplicated_publish_is_one_round_trip(redis, lower, requests, monkey
 
 @pytest.mark.server
 def test_a_root_is_read_in_one_round_trip(redis, lower, requests, monkeypatch):
-    """What lies in the first tier is read without asking where it is."""
+    """A blob in the first tier is read without a lookup."""
     store = TieredStore(open_store(redis.url, prefix=os.urandom(4).hex()), [lower])
     root, chunks = blobs(1, 100), blobs(3, LARGE)
     put(store, {**root, **chunks})
@@ -244,8 +244,8 @@ def test_a_root_is_read_in_one_round_trip(redis, lower, requests, monkeypatch):
     store.close()
 
 
-def test_a_lower_tier_is_asked_when_its_promise_is_too_short(clock, first, requests, lower):
-    """Who needs a blob for longer than was promised has the promise prolonged, once."""
+def test_a_longer_hold_extends_the_lower_tiers_lifetime(clock, first, requests, lower):
+    """A hold that lasts longer than the lower tier's lifetime extends that, once."""
     store = TieredStore(first, [lower], clock=clock)
     many = blobs(1, LARGE)
     put(store, many, HOUR)
@@ -264,23 +264,25 @@ def test_a_lower_tier_is_asked_when_its_promise_is_too_short(clock, first, reque
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-def test_a_sweep_looks_at_no_object_that_is_needed(store, requests, lower):
-    """A sweep lists what lies in S3, and asks Redis, not S3, about each of it."""
+def test_a_sweep_makes_no_request_for_needed_objects(store, requests, lower):
+    """A sweep lists S3 and asks Redis, not S3, about each object."""
     many, unknown = blobs(30, LARGE), blobs(2, LARGE)
     put(store, many)
     lower.versions.replace(unknown, HOUR)
-    swept(store)  # it has tried whether deletions are conditional
+    swept(store)  # it has tested whether deletions are conditional
     requests.clear()
     assert swept(store) == 0
     assert requests.count("head_object") == 2
     assert len(requests) <= 10
 
 
-# ------------------------------------------------------------------ when blobs go
+# ------------------------------------------------------------------ deletion
 
 
-def test_what_was_released_goes_from_s3(store, lower, clock):
-    """A blob that its last holder gave up is swept after the grace, long before its age."""
+def test_released_blobs_are_deleted_from_s3(store, lower, clock):
+    """A blob is swept after its last holder has released it and the grace period has passed, long
+    before its age.
+    """
     many, kept = blobs(3, LARGE), blobs(1, LARGE)
     put(store, many, 24 * HOUR)
     put(store, kept, 24 * HOUR, "task:2")
@@ -290,7 +292,7 @@ def test_what_was_released_goes_from_s3(store, lower, clock):
     assert contents(store, many) == [content for (content,) in many.values()]
     clock.advance(1)
     assert store.blobs.hold(list(many), 1, "task:3") == set(many)
-    assert swept(store) == 0  # somebody is about to store it
+    assert swept(store) == 0  # another process is about to store it
     clock.advance(1)
     found = list(store.sweep(dry_run=True))
     assert there(lower) == {*many, *kept}
@@ -299,13 +301,13 @@ def test_what_was_released_goes_from_s3(store, lower, clock):
     assert {(each.kind, each.size) for each in found} == {("blob", LARGE)}
     assert "it has no holds left" in found[0].why
     assert there(lower) == set(kept)
-    assert list(store.index.find(list(many)).values()) == [None] * 3  # nor a note is left
+    assert list(store.index.find(list(many)).values()) == [None] * 3  # and no record remains
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("name", ("redis", "valkey", "sentinel", "cluster"))
-def test_what_was_released_in_redis_goes_from_s3(request, name, lower, monkeypatch):
-    """Every form of Redis keeps the account, for more blobs than one script looks at."""
+def test_every_redis_deletes_released_blobs_from_s3(request, name, lower, monkeypatch):
+    """Every kind of Redis keeps the tier index, for more blobs than one script handles."""
     first = open_store(request.getfixturevalue(name).url, prefix=os.urandom(4).hex())
     store = TieredStore(first, [lower], (1,), small=0)
     monkeypatch.setattr(redis_blobs, "BATCH", 7)
@@ -323,8 +325,8 @@ def test_what_was_released_in_redis_goes_from_s3(request, name, lower, monkeypat
     store.close()
 
 
-def test_what_ended_goes_with_the_sweep(store, lower, clock):
-    """Also a blob that was never released goes when its last hold has ended."""
+def test_expired_blobs_are_swept(store, lower, clock):
+    """A blob that was never released is deleted when its last hold has expired."""
     many = blobs(1, LARGE)
     put(store, many, HOUR)
     store.blobs.hold(list(many), 5 * HOUR, "task:2")
@@ -335,8 +337,8 @@ def test_what_ended_goes_with_the_sweep(store, lower, clock):
     assert there(lower) == set()
 
 
-def test_what_a_killed_publisher_left_goes_in_the_end(store, lower, clock):
-    """Blobs that were stored and never noted go by their own age."""
+def test_leftovers_of_a_killed_publisher_expire(store, lower, clock):
+    """Blobs that were stored but never recorded expire by their own age."""
     many = blobs(1, LARGE)
     store.blobs.hold(list(many), HOUR, "task:1")
     lower.versions.replace(many, HOUR)
@@ -347,13 +349,11 @@ def test_what_a_killed_publisher_left_goes_in_the_end(store, lower, clock):
     assert there(lower) == set()
 
 
-STEPS = 5  # of a sweeper, each a call of one of the tiers
+STEPS = 5  # of a sweep, each a call to one of the tiers
 
 
 def pausing(monkeypatch, index, lower, step, action):
-    """Have *action* done before the call of either tier that a sweeper makes as number *step*;
-    return the list of its calls.
-    """
+    """Run *action* before call number *step* of a sweep to either tier; return all calls."""
     made = []
 
     def wrap(target, name):
@@ -380,10 +380,10 @@ def pausing(monkeypatch, index, lower, step, action):
 
 @pytest.mark.parametrize("step", range(STEPS))
 @pytest.mark.parametrize("holds", (True, False))
-def test_what_is_published_again_meanwhile_is_not_swept(
+def test_a_blob_that_is_published_again_is_not_swept(
     store, first, lower, clock, monkeypatch, step, holds
 ):
-    """Wherever a sweeper pauses, a blob that is stored again in the meantime stays."""
+    """A blob that is stored again stays, at whichever point the sweep pauses."""
     many = blobs(1, LARGE)
     put(store, many, 24 * HOUR)
     store.blobs.release(list(many), "task:1", 1)
@@ -406,10 +406,10 @@ def test_what_is_published_again_meanwhile_is_not_swept(
 
 
 @pytest.mark.parametrize("holds", (True, False))
-def test_a_publisher_who_is_slow_to_note_loses_nothing(
+def test_a_slow_publisher_loses_nothing(
     store, first, lower, clock, monkeypatch, holds
 ):
-    """A sweep between the storing of a blob and its noting leaves what was stored."""
+    """A sweep between storing and recording a blob keeps it."""
     many = blobs(1, LARGE)
     put(store, many, 24 * HOUR)
     store.blobs.release(list(many), "task:1", 1)
@@ -424,8 +424,8 @@ def test_a_publisher_who_is_slow_to_note_loses_nothing(
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-def test_a_sweep_that_was_killed_is_brought_to_an_end(store, first, lower, clock, monkeypatch):
-    """What a sweeper deleted and did not live to forget is forgotten by the next."""
+def test_a_killed_sweep_is_completed_by_the_next(store, first, lower, clock, monkeypatch):
+    """The next sweep forgets what a killed sweep deleted."""
     many = blobs(2, LARGE)
     put(store, many, 24 * HOUR)
     store.blobs.release(list(many), "task:1", 1)
@@ -440,15 +440,15 @@ def test_a_sweep_that_was_killed_is_brought_to_an_end(store, first, lower, clock
     assert list(store.index.find(list(many)).values()) == [None] * 2
 
 
-def test_a_promise_to_one_is_kept_by_who_stores_anew(store, first, lower, clock, monkeypatch):
-    """One who stores a blob anew, for less time, keeps what others were promised meanwhile."""
+def test_storing_again_keeps_a_longer_lifetime(store, first, lower, clock, monkeypatch):
+    """Storing a blob again for a shorter time keeps the lifetime that others extended meanwhile."""
     many = blobs(1, LARGE)
     (digest,) = many
     replace = lower.versions.replace
 
     def slow(some, ttl):
-        # Another stores it first, a third needs it for long; and our write then comes over
-        # it as one that was looked at before, with a life as short as ours.
+        # Another process stores it first, a third needs it for long; then our write
+        # replaces it as if it hadn't changed, with our shorter lifetime.
         monkeypatch.setattr(lower.versions, "replace", replace)
         assert put(store, many, HOUR, "task:2") == set(many)
         assert put(store, many, 9 * HOUR, "task:3") == set()
@@ -462,10 +462,10 @@ def test_a_promise_to_one_is_kept_by_who_stores_anew(store, first, lower, clock,
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-def test_a_promise_is_asked_for_again_of_what_was_stored_anew(
+def test_a_replaced_blob_is_extended_again(
     store, first, lower, clock, monkeypatch
 ):
-    """One who has a life prolonged while another stores the blob anew has that prolonged, too."""
+    """If a blob is replaced while its lifetime is extended, the new one is extended, too."""
     many = blobs(1, LARGE)
     (digest,) = many
     put(store, many, HOUR)
@@ -485,8 +485,8 @@ def test_a_promise_is_asked_for_again_of_what_was_stored_anew(
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-def test_what_always_changes_has_an_end(store, first, clock, monkeypatch):
-    """Who finds a blob stored anew at each look gives up for now."""
+def test_retries_for_a_changing_blob_are_bounded(store, first, clock, monkeypatch):
+    """A blob that is replaced at each check raises StoreUnavailable in the end."""
     many = blobs(1, LARGE)
     put(store, many, HOUR)
     monkeypatch.setattr(store.index, "extend", set)
@@ -495,7 +495,9 @@ def test_what_always_changes_has_an_end(store, first, clock, monkeypatch):
 
 
 def test_a_server_that_deletes_unconditionally(store, lower, clock, monkeypatch, caplog):
-    """It is left to its lifecycle rule, with a warning; the other tiers are swept."""
+    """A server that ignores conditions on deletions is left to its lifecycle rule, with a warning;
+    the other tiers are swept.
+    """
     many = blobs(1, LARGE)
     put(store, many, 24 * HOUR)
     store.blobs.release(list(many), "task:1", 1)
@@ -508,8 +510,8 @@ def test_a_server_that_deletes_unconditionally(store, lower, clock, monkeypatch,
     assert store.blobs.hold(list(many), HOUR, "task:2") == set(many)
 
 
-def test_a_tier_without_versions_goes_by_age(first, tmp_path, clock):
-    """In files a blob stays until its own time, for half as long again, whoever gives it up."""
+def test_a_file_tier_expires_blobs_by_age(first, tmp_path, clock):
+    """In a file tier, a released blob stays until its own expiry, which is half as long again."""
     file = FileStore(tmp_path, clock=clock, skew=0)
     store = TieredStore(first, [file], (1,), clock=clock)
     many = blobs(1, LARGE)
@@ -522,12 +524,12 @@ def test_a_tier_without_versions_goes_by_age(first, tmp_path, clock):
     assert swept(store) == 1
 
 
-# ------------------------------------------------------------------ when something is lost
+# ------------------------------------------------------------------ losses
 
 
-def test_a_first_tier_that_lost_its_notes(first, lower, clock):
-    """What lies in S3 without a note is read from there, stored anew when it is published, and
-    removed by its own age alone.
+def test_a_first_tier_that_lost_its_records(first, lower, clock):
+    """A blob in S3 without a record is read, stored again when published, and removed by its age
+    alone.
     """
     many, root = blobs(3, LARGE), blobs(1, 10)
     put(TieredStore(first, [lower], clock=clock), {**many, **root}, 10 * HOUR)
@@ -541,7 +543,7 @@ def test_a_first_tier_that_lost_its_notes(first, lower, clock):
     assert swept(store) == 0
     again, *rest = many
     assert put(store, {again: many[again]}, HOUR, "task:2") == {again}
-    assert scanned(lower)[again].ttl > 9 * HOUR  # of use to those who still refer to it
+    assert scanned(lower)[again].ttl > 9 * HOUR  # used by those who still refer to it
     clock.advance(1.5 * HOUR)
     assert {each.name for each in store.sweep()} == {again}
     assert there(store) == set(rest)
@@ -551,7 +553,7 @@ def test_a_first_tier_that_lost_its_notes(first, lower, clock):
 
 
 def test_an_object_that_was_lost_is_stored_again(store, lower, clock):
-    """Who finds that a noted blob is gone has it be missing for those who come after."""
+    """After a read finds that a recorded blob is missing, holds report it as missing."""
     many = blobs(3, LARGE)
     read, prolonged, unseen = many
     put(store, many)
@@ -564,8 +566,8 @@ def test_an_object_that_was_lost_is_stored_again(store, lower, clock):
     assert unseen not in there(store)
 
 
-def test_what_moved_between_question_and_reading_is_found(store, first, lower, clock, monkeypatch):
-    """A blob that was put into the first tier while it is read from another is read there."""
+def test_a_blob_that_moves_while_it_is_read_is_found(store, first, lower, clock, monkeypatch):
+    """A blob that moves to the first tier while it is read from another is found there."""
     many = blobs(2, LARGE)
     put(store, many)
     one, _ = many
@@ -578,8 +580,8 @@ def test_what_moved_between_question_and_reading_is_found(store, first, lower, c
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-def test_a_tier_that_was_taken_away(first, lower, clock):
-    """What lies in a tier that is not configured is not lost: reading says which to add, and
+def test_a_tier_that_is_not_configured(first, lower, clock):
+    """A blob in a tier that isn't configured isn't lost: reading names the tier to add, and
     publishing stores it again.
     """
     other = MemoryStore("other", clock=clock)
@@ -603,7 +605,7 @@ def test_a_tier_that_was_taken_away(first, lower, clock):
 @pytest.mark.server
 @pytest.mark.parametrize("name", ("redis", "cluster"))
 def test_a_redis_without_its_tier_says_so(request, name, lower):
-    """A Redis that goes on alone does not call missing what lies in S3."""
+    """A Redis store without its S3 tier doesn't report blobs in S3 as missing."""
     alone = open_store(request.getfixturevalue(name).url)
     many = {**blobs(2, LARGE), **blobs(1, 10)}
     one, two, root = many
@@ -617,7 +619,7 @@ def test_a_redis_without_its_tier_says_so(request, name, lower):
 
 
 def test_the_sweep_of_one_tier_does_not_wait_for_another(first, clock, lower, monkeypatch):
-    """A tier that is away keeps none from being swept, and is told of in the end."""
+    """An unavailable tier doesn't keep others from being swept, and is reported at the end."""
     other = MemoryStore("other", clock=clock)
     store = TieredStore(first, [lower, other], (1000 * KIB, 2000 * KIB), clock=clock)
     many = blobs(1, LARGE)
@@ -634,8 +636,8 @@ def test_the_sweep_of_one_tier_does_not_wait_for_another(first, clock, lower, mo
     assert there(other) == set()
 
 
-def test_deleted_is_gone_everywhere(store, first, lower):
-    """A deleted blob is in no tier, nor noted to be."""
+def test_a_deleted_blob_is_deleted_everywhere(store, first, lower):
+    """A deleted blob is in no tier and not in the tier index."""
     many = {**blobs(1, LARGE), **blobs(1, 10)}
     put(store, many)
     store.blobs.delete(many)
@@ -645,19 +647,19 @@ def test_deleted_is_gone_everywhere(store, first, lower):
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-# ------------------------------------------------------------------ what each tier does
+# ------------------------------------------------------------------ counters by tier
 
 
 def counted(counters):
-    """Return what was counted, by store and name, without times."""
+    """Return the counters by store and name, without durations."""
     taken = counters.take()
     assert all(what.store and not what.task for what in taken)
     names = {(what.store, what.name.removeprefix("of_store_")): n for what, n in taken.items()}
     return {key: n for key, n in names.items() if "seconds" not in key[1]}
 
 
-def test_what_each_tier_took_and_gave_is_counted(store, first, lower):
-    """Blobs, and bytes as they are stored; what is there already is not written again."""
+def test_blobs_and_bytes_are_counted_per_tier(store, first, lower):
+    """Blobs and stored bytes are counted per tier; deduplicated blobs aren't."""
     counters = Counters()
     store.count_by_tier(counters)
     small, large = blobs(2, 10 * KIB), blobs(3, LARGE)
@@ -680,7 +682,7 @@ def test_what_each_tier_took_and_gave_is_counted(store, first, lower):
     }
 
 
-def test_how_long_each_tier_took_is_counted(store, first, lower):
+def test_durations_are_counted_per_tier(store, first, lower):
     counters = Counters()
     store.count_by_tier(counters)
     large = blobs(1, LARGE)
@@ -694,8 +696,8 @@ def test_how_long_each_tier_took_is_counted(store, first, lower):
     assert times == {(lower.url, "upload"), (lower.url, "fetch")}
 
 
-def test_calls_that_a_tier_did_not_answer_are_counted_as_its(store, first, lower, monkeypatch):
-    """That something is not there is no failure."""
+def test_failures_are_counted_per_tier(store, first, lower, monkeypatch):
+    """Calls that a tier doesn't answer are counted as its failures; missing blobs aren't."""
     counters = Counters()
     store.count_by_tier(counters)
     large = blobs(1, LARGE)

@@ -1,4 +1,4 @@
-"""Redis before S3, on real servers: many processes at once, and outages."""
+"""Redis with S3 below it, on real servers: many processes at once, and outages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JOIN = 60.0
 
 @pytest.fixture
 def urls(redis, s3):
-    """A store of its own for each test."""
+    """Return the URLs of separate stores for each test."""
     return [f"{redis.url}?prefix={os.urandom(4).hex()}", s3.url(os.urandom(4).hex())]
 
 
@@ -42,7 +42,7 @@ BLOBS = {digest_of([content]): content for content in CONTENTS}
 
 
 def publish(urls, results):
-    """Hold, store, read and give up, all the time; nothing that is held may be missing."""
+    """Hold, store, read, and release in a loop; assert that no held blob is missing."""
     store, seen = open_store(urls, tier_sizes=(1,)), Counter()
     chance, deadline = random.Random(os.getpid()), time.monotonic() + SECONDS
     while time.monotonic() < deadline:
@@ -52,7 +52,7 @@ def publish(urls, results):
         seen["stored"] += len(missing)
         if missing:
             store.blobs.put({digest: [BLOBS[digest]] for digest in missing}, HOUR)
-        time.sleep(chance.choice((0, 0.01)))  # who sweeps gets its turn, at random
+        time.sleep(chance.choice((0, 0.01)))  # lets sweepers run at random moments
         assert contents(store, some) == [BLOBS[digest] for digest in some]
         assert store.blobs.hold(some, HOUR, holder) == set()
         store.blobs.release(some, holder, 0.001)
@@ -69,7 +69,7 @@ def sweep(urls, results):
 
 
 def test_nothing_that_is_held_is_swept(urls):
-    """However publishers and sweepers in several processes interleave, what is held is there."""
+    """However publishers and sweepers in several processes interleave, held blobs are there."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     children = [
@@ -93,8 +93,8 @@ def test_nothing_that_is_held_is_swept(urls):
     store.close()
 
 
-def test_many_store_the_same_at_once(urls, monkeypatch):
-    """Of many who store the same new blob at once, each is done after two uploads at most."""
+def test_many_processes_store_the_same_blob_at_once(urls, monkeypatch):
+    """Of many processes that store the same new blob at once, each needs at most two uploads."""
     store, number = open_store(urls, tier_sizes=(1,)), 40
     (lower,) = (tier.store for tier in store._lower)
     uploads, ask = Counter(), lower.client.ask
@@ -139,8 +139,8 @@ def store(redis, s3, proxy):
 
 
 @pytest.mark.parametrize("how", ("refuse", "blackhole"))
-def test_without_s3_small_values_go_on(store, proxy, how):
-    """While S3 is away its values are unavailable, others are not; when it is back all is well."""
+def test_without_s3_small_values_work(store, proxy, how):
+    """While S3 is unavailable, only its values are; afterwards everything works."""
     old, new, small = blobs(2, LARGE), blobs(2, LARGE), blobs(5, 1000)
     store.blobs.put(old, HOUR, value_size=1 << 20)
     getattr(proxy, how)()
@@ -165,8 +165,8 @@ def test_without_s3_small_values_go_on(store, proxy, how):
     assert list(store.sweep()) == []
 
 
-def test_without_redis_nothing_goes(s3, redis):
-    """Without the first tier every call is unavailable."""
+def test_without_redis_nothing_works(s3, redis):
+    """Without the first tier, every call raises StoreUnavailable."""
     with Proxy(redis.port) as proxy:
         store = open_store([proxy.url, s3.url(os.urandom(4).hex())])
         many = blobs(2, LARGE)
@@ -185,8 +185,8 @@ def test_without_redis_nothing_goes(s3, redis):
         store.close()
 
 
-def test_a_redis_that_was_emptied_and_stopped_governing(store, redis):
-    """What Redis knows nothing of any more is not swept, is read, and is stored anew."""
+def test_an_emptied_redis(store, redis):
+    """Blobs without a record in an emptied Redis aren't swept, and can be read and stored."""
     many = blobs(3, LARGE)
     store.blobs.hold(list(many), HOUR, "task:1")
     store.blobs.put(many, HOUR, value_size=1 << 20)
@@ -202,14 +202,14 @@ def test_a_redis_that_was_emptied_and_stopped_governing(store, redis):
     wait_until(lambda: sum(1 for _ in store.sweep()) == 3, "they are swept")
 
 
-# ------------------------------------------------------ what others remove from below
+# ------------------------------------------------------ deletions by others
 
 
 @pytest.mark.parametrize("lower", ("s3", "files"))
 @pytest.mark.parametrize("removed", ("all", "some"))
-def test_one_publish_repairs_what_others_removed(lower, removed, valkey, s3, tmp_path):
-    """Objects that a lifecycle rule or an operator removed fail one task: the first miss looks at
-    all chunks of the value, so the next publish uploads whatever is gone, and nothing else.
+def test_one_publish_restores_deleted_objects(lower, removed, valkey, s3, tmp_path):
+    """A lifecycle rule or an operator that deletes objects fails one task: the first miss checks
+    all chunks of the value, so the next publish uploads exactly the missing ones.
     """
     first = f"{valkey.url}?prefix={os.urandom(4).hex()}"
     below = s3.url(os.urandom(4).hex()) if lower == "s3" else f"file://{tmp_path}"
