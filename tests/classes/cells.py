@@ -1,7 +1,7 @@
-"""Classes, functions and values of them as notebooks have them.
+"""Classes, functions, and instances as in notebooks.
 
-Tests run this file as ``__main__``, so that nobody can import what is in it. Each value's `run`
-tells what its code does; `state` what it is made of.
+Tests run this file as ``__main__``, so that nothing in it can be imported. `run` of each value
+returns what its code does, and `state` returns its content.
 """
 
 from __future__ import annotations
@@ -474,7 +474,7 @@ VALUES = {
     "arrays": lambda: Network(np.arange(100_000.0)),
     "closure": lambda: local(3),
 }
-"""Instances, by what is special about them."""
+"""Instances, by their special property."""
 
 CALLABLES = {
     "function": (scale, 2),
@@ -487,11 +487,11 @@ CALLABLES = {
     "class method": (Rich.named,),
     "class": (Point, 3),
 }
-"""What can be called, and what with."""
+"""Callables with their arguments."""
 
 
 def state(value):
-    """Return what *value* is made of, to be compared."""
+    """Return the content of *value* for comparisons."""
     if isinstance(value, Node):
         return len(value.children), value.kind
     if isinstance(value, Network):

@@ -1,4 +1,4 @@
-"""Sources that define ``F``, before and after a change: one that decides behaviour, or not."""
+"""Sources that define ``F``, before and after a change that affects behavior or doesn't."""
 
 # ruff: noqa: E501 (sources)
 
@@ -18,7 +18,7 @@ from typing import *
 
 @dataclass(frozen=True)
 class Change:
-    """Two sources; *since*: the first Python that can read them."""
+    """Two sources; *since* is the first Python version that can parse them."""
 
     before: str
     after: str
@@ -37,7 +37,7 @@ def change(before, after, since=(3, 10)):
 
 
 def replaced(source, before, after, since=(3, 10)):
-    """Return the change of one piece of a source."""
+    """Return the change of one part of a source."""
     assert source.count(before) == 1, (before, source)
     return change(source, source.replace(before, after), since)
 

@@ -1,4 +1,4 @@
-"""Stores to keep classes in, and classes to keep there."""
+"""Stores for classes, and classes to store."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SHARED = ("file", *SERVERS)
 
 
 def servers(names):
-    """Return *names* as parameters of a test, those of servers marked as such."""
+    """Return *names* as parameters of a test, with marks on those of servers."""
     return [
         pytest.param(name, marks=pytest.mark.server if name in SERVERS else ()) for name in names
     ]
 
 
 def url_of(kind, request, tmp_path):
-    """Return the URL of a store of this kind that nobody has used."""
+    """Return the URL of an unused store of this kind."""
     if kind == "file":
         return f"file://{tmp_path}/store"
     server = request.getfixturevalue(kind)
@@ -42,7 +42,7 @@ def url_of(kind, request, tmp_path):
 
 @pytest.fixture(params=servers(("memory", "file", "fakeredis", *SERVERS)))
 def store(request, tmp_path):
-    """An empty store of each kind."""
+    """Return an empty store of each kind."""
     if request.param == "memory":
         yield MemoryStore()
     elif request.param == "fakeredis":
@@ -57,19 +57,19 @@ def store(request, tmp_path):
 
 @pytest.fixture(params=servers(SHARED))
 def url(request, tmp_path):
-    """The URL of an empty store of each kind that processes may share."""
+    """Return the URL of an empty store of each kind that processes can share."""
     return url_of(request.param, request, tmp_path)
 
 
 @pytest.fixture
 def memory():
-    """An empty store, where it does not matter which."""
+    """Return an empty store, for tests that need any kind."""
     return MemoryStore()
 
 
 @pytest.fixture
 def defined():
-    """Return what defines classes and functions, as in ``__main__``."""
+    """Return a function that defines classes and functions as in ``__main__``."""
 
     def define(source, name="F", module="__main__"):
         names = {"__name__": module}
@@ -81,7 +81,7 @@ def defined():
 
 @pytest.fixture
 def module():
-    """Return what makes a module that can be imported until the test says otherwise."""
+    """Return a function that creates a module, importable during the test."""
     made = []
 
     def make(source, name="shop_of_the_producer"):
@@ -97,7 +97,7 @@ def module():
 
 
 class Counting:
-    """A store's pointers, which count how often they are asked."""
+    """Pointers of a store that count calls."""
 
     def __init__(self, pointers):
         self._pointers = pointers
@@ -114,7 +114,7 @@ class Counting:
 
 
 class CountingStore:
-    """A store whose pointers count how often they are asked."""
+    """A store whose pointers count calls."""
 
     def __init__(self, store):
         self._store = store
@@ -131,15 +131,12 @@ def counting(store):
 
 @pytest.fixture
 def registry(store):
-    """A registry that loads all that is in the store."""
+    """Return a registry that loads everything in the store."""
     return ClassRegistry(store, mode="trusted")
 
 
 class Modules:
-    """Modules that are written to files, and imported where they are.
-
-    Elsewhere, which is on another Python, they cannot be.
-    """
+    """Modules that are written to files and importable, but not elsewhere (on another Python)."""
 
     def __init__(self, folder, monkeypatch):
         self._folder = folder
@@ -147,7 +144,7 @@ class Modules:
         self._names = set()
 
     def __call__(self, source, name="written_shop"):
-        """Write a module and return it; from now on this process is where modules are."""
+        """Write and return a module; from now on, this process can import modules."""
         self._go(str(self._folder), identity.python_tag)
         path = self._folder.joinpath(*name.split("."))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +156,7 @@ class Modules:
         return importlib.import_module(name)
 
     def leave(self, tag="cpython-399"):
-        """Have this process be elsewhere, on the Python of *tag*."""
+        """Make this process one that can't import them, with the Python of *tag*."""
         self._go(None, lambda: tag)
 
     def _go(self, folder, python_tag):
@@ -173,7 +170,7 @@ class Modules:
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Return what writes a module to a file and imports it."""
+    """Return a function that writes a module to a file and imports it."""
     (tmp_path / "modules").mkdir()
     modules = Modules(tmp_path / "modules", monkeypatch)
     yield modules
@@ -182,5 +179,5 @@ def written(tmp_path, monkeypatch):
 
 @pytest.fixture
 def elsewhere(written):
-    """Return what makes this process one of another Python, without the modules written."""
+    """Return a function that makes this process one of another Python, without the modules."""
     return written.leave

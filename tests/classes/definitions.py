@@ -1,4 +1,4 @@
-"""Defines classes and functions from source: as a script, a module or a notebook does."""
+"""Define classes and functions from source, like a script, a module, or a notebook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def define(source, name="F"):
 
 
 def in_notebook(source, number):
-    """Return what *source* defines in a cell of a notebook."""
+    """Return what *source* defines in a notebook's cell."""
     file = f"<ipython-input-{number}-0123456789ab>"
     lines = source.splitlines(keepends=True)
     linecache.cache[file] = (len(source), None, lines, file)
@@ -27,7 +27,7 @@ def in_notebook(source, number):
 
 @contextmanager
 def module(name, source="", file="shop.py"):
-    """Yield a module that can be imported by *name*."""
+    """Yield a module that can be imported as *name*."""
     made = types.ModuleType(name)
     made.__file__ = file
     sys.modules[name] = made

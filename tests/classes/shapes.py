@@ -1,4 +1,4 @@
-"""Modules to be shipped: what stands in them, an expression over ``F``, and its value."""
+"""Modules to ship: their source, an expression that uses ``F``, and its value."""
 
 from __future__ import annotations
 
@@ -977,6 +977,6 @@ WITHOUT_SOURCE = {
     "one line": "HALF isn't defined by a function statement of its own",
     "tables of functions": "add is within a constant",
 }
-"""Shapes that only the Python version that pushed them can load, and why."""
+"""Shapes that only the Python version that pushed them can load, with the reason."""
 
 FROM_SOURCE = {name: each for name, each in SHAPES.items() if name not in WITHOUT_SOURCE}

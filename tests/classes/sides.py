@@ -1,4 +1,4 @@
-"""Two who share a store, in one process: each has a registry and serializers of its own."""
+"""Two processes that share a store, simulated in one: each has its own registry and serializers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CELLS = Path(__file__).with_name("cells.py")
 
 
 def cells():
-    """Return what is in `tests.classes.cells`, defined anew, in ``__main__``."""
+    """Return the definitions of `tests.classes.cells`, executed again in ``__main__``."""
     before, module = sys.modules["__main__"], ModuleType("__main__")
-    sys.modules["__main__"] = module  # where pydantic looks for what annotations name
+    sys.modules["__main__"] = module  # pydantic resolves annotations here
     try:
         exec(compile(CELLS.read_text(), str(CELLS), "exec"), vars(module))
     finally:
@@ -28,7 +28,7 @@ def cells():
 
 
 class Pointers(Counting):
-    """Pointers that count how often they are asked, of a store that may be away."""
+    """Pointers that count calls, of a store that can be made unavailable."""
 
     away = False
 
@@ -39,7 +39,7 @@ class Pointers(Counting):
 
 
 class Side:
-    """A process as far as code is concerned."""
+    """The parts of a process that deal with code."""
 
     def __init__(self, store, *, accept=("json",), mode="trusted", **options):
         self.store = CountingStore(store)
@@ -51,12 +51,12 @@ class Side:
 
     @property
     def calls(self):
-        """What the store's pointers were asked."""
+        """Return the calls to the store's pointers."""
         return self.store.pointers.calls
 
     @property
     def written(self):
-        """The names of the pointers that were written."""
+        """Return the names of the pointers that were written."""
         return [call[1] for call in self.calls if call[0] == "swap"]
 
     def write(self, value, native="json"):
@@ -68,5 +68,5 @@ class Side:
 
 
 def content(payload):
-    """Return all bytes of a serialised value."""
+    """Return all bytes of a serialized value."""
     return payload.head + b"".join(map(bytes, payload.buffers))

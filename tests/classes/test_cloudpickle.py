@@ -1,4 +1,4 @@
-"""cloudpickle: the parts that the class registry and pickle rely on, all documented."""
+"""cloudpickle still has the documented parts that the class registry and pickle use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cloudpickle
 
 
 def test_cloudpickle_lets_a_subclass_reduce_classes_and_functions_first():
-    """cloudpickle's Pickler asks `reducer_override` about every class, function, and module."""
+    """cloudpickle's Pickler calls `reducer_override` for every class, function, and module."""
     asked = []
 
     class Pickler(cloudpickle.Pickler):
@@ -23,7 +23,7 @@ def test_cloudpickle_lets_a_subclass_reduce_classes_and_functions_first():
 
 
 def test_cloudpickle_has_a_table_of_reducers():
-    """cloudpickle's Pickler has the `dispatch_table` that we copy and replace, as pickle's has."""
+    """cloudpickle's Pickler has a `dispatch_table`, like pickle's, to be copied and replaced."""
     table = dict(cloudpickle.Pickler.dispatch_table)
     table[complex] = lambda _: (str, ("replaced",))
 
@@ -35,8 +35,8 @@ def test_cloudpickle_has_a_table_of_reducers():
     assert pickle.loads(file.getvalue()) == ["replaced", b"x"]
 
 
-def test_cloudpickle_takes_registered_modules_by_value():
-    """cloudpickle lists the modules that are registered to go by value, by name."""
+def test_cloudpickle_pickles_registered_modules_by_value():
+    """cloudpickle lists the modules registered for pickling by value, by name."""
     cloudpickle.register_pickle_by_value(pickle)
     try:
         assert "pickle" in cloudpickle.list_registry_pickle_by_value()

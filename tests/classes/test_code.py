@@ -23,20 +23,20 @@ MODULES = (asyncio.base_events, contextlib, dataclasses, difflib, enum)
 
 
 def code_of(source):
-    """Return the code of a function that is written as *source*."""
+    """Return the code of a function with this *source*."""
     names = {}
     exec(compile(textwrap.dedent(source), "<source>", "exec", dont_inherit=True), names)
     return names["f"].__code__
 
 
 def codes(module):
-    """Return all code within a module's."""
+    """Return all code objects within a module's."""
     found = [each for each in module.co_consts if isinstance(each, types.CodeType)]
     return found + [inner for each in found for inner in codes(each)]
 
 
 def moved(tree, by):
-    """Return a tree as if comments were inserted before each line: *by* of its own lines each."""
+    """Return a tree as if *by* lines of comments were inserted before each line."""
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         if hasattr(node, "lineno"):
@@ -45,14 +45,14 @@ def moved(tree, by):
 
 
 def documented(tree):
-    """Return a tree whose functions and classes have other docstrings, or have them at all."""
+    """Return a tree whose functions and classes have other docstrings."""
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             if ast.get_docstring(node) is not None:
                 del node.body[0]
             doc = ast.Expr(ast.Constant(f"Of {node.name}."))
-            # On the line of the first statement, as a docstring in a line of its own moves it.
+            # On the line of the first statement, which a docstring on its own line moves.
             line = node.body[0].lineno if node.body else node.lineno
             node.body.insert(0, ast.copy_location(doc, node))
             node.body[0].lineno = node.body[0].end_lineno = node.body[0].value.lineno = line
@@ -66,8 +66,8 @@ def contents(tree):
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_comments_and_docstrings_decide_nothing(module):
-    """All code of a module is the same with lines inserted everywhere, and other docstrings."""
+def test_comments_and_docstrings_do_not_change_code(module):
+    """Inserted lines and other docstrings don't change any code of a module."""
     source = Path(inspect.getsourcefile(module)).read_text(encoding="utf-8")
     tree = ast.parse(source)
     expected = contents(tree)
@@ -96,7 +96,7 @@ OTHERS = {
 
 
 class Mutation(ast.NodeTransformer):
-    """Changes the n-th place at which something can be changed."""
+    """Changes the n-th place that can be changed."""
 
     def __init__(self, at):
         self.at = at
@@ -125,8 +125,8 @@ class Mutation(ast.NodeTransformer):
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_every_instruction_decides(module):
-    """A changed operator, constant, attribute or jump changes the code it stands in."""
+def test_every_instruction_changes_code(module):
+    """A changed operator, constant, attribute, or jump changes its code."""
     tree = ast.parse(Path(inspect.getsourcefile(module)).read_text(encoding="utf-8"))
     functions = [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)]
     alone = [f for f in functions if not any(isinstance(n, ast.Nonlocal) for n in ast.walk(f))]
@@ -161,8 +161,8 @@ def _raw(code):
     return code.co_code, code.co_names, tuple(map(_raw, loaded))
 
 
-def test_what_a_docstring_is_among_many_constants():
-    """A docstring moves the others, of which some are then named by two instructions."""
+def test_a_docstring_among_many_constants():
+    """A docstring shifts other constants, so that some need two instructions."""
     many = ", ".join(f"('c{n}', x{n})" for n in range(400))
     plain = code_of(f"def f():\n    return [{many}] if a else [{many}]")
     with_doc = code_of(f"def f():\n    'doc'\n    return [{many}] if a else [{many}]")
@@ -185,8 +185,10 @@ def test_what_a_docstring_is_among_many_constants():
         ("def f(a): return a.b", set()),
     ),
 )
-def test_globals_are_found_wherever_they_are_named(source, expected):
-    """In nested code and bodies of classes, too, except for what a class surely sets itself."""
+def test_globals_are_found_everywhere(source, expected):
+    """Globals are found in nested code and class bodies, too, except those that the class itself
+    sets.
+    """
     assert set(written(code_of(source)).globals) == expected
 
 
@@ -204,13 +206,13 @@ def test_globals_are_found_wherever_they_are_named(source, expected):
         ("def f():\n    'about __doc__'", False),
     ),
 )
-def test_who_reads_docstrings_is_found(source, expected):
-    """Asking for one counts, having one or setting one does not."""
+def test_readers_of_docstrings_are_found(source, expected):
+    """Reading a docstring counts, having or setting one doesn't."""
     assert written(code_of(source)).reads_docs is expected
 
 
 def test_names_are_found_in_texts_too():
-    """What getattr may ask for is a name that is used."""
+    """A name in text counts as used, because getattr may read it."""
     assert {"a", "b", "c"} <= names_in(
         code_of("def f(x):\n    return lambda: (x.a, getattr(x, 'b'), c)")
     )

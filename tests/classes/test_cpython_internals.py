@@ -1,4 +1,4 @@
-"""CPython: its undocumented parts that the class registry uses are what it takes them for."""
+"""CPython still has the undocumented parts that the class registry uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Shown:
 
 @pytest.mark.parametrize("cls", (Point, Shown))
 def test_cpython_guards_a_recursive_repr_by_the_set_we_recognize(cls):
-    """CPython's wrapper of __repr__ has one set of reprs in progress, whatever its file name."""
+    """CPython's wrapper of __repr__ has one set of running reprs, whatever its file name."""
     code, cells = cls.__repr__.__code__, cls.__repr__.__closure__
     copied = code.replace(co_filename="<elsewhere>", co_firstlineno=1)
     found = {n: c.cell_contents for n, c in zip(code.co_freevars, cells, strict=True)}
@@ -41,7 +41,7 @@ def test_cpython_guards_a_recursive_repr_by_the_set_we_recognize(cls):
 
 
 def test_cpython_compares_these_constants_of_dataclasses_by_identity():
-    """CPython's dataclasses know constants by identity: all that a class has are in our list."""
+    """CPython's dataclasses compare these constants by identity, and our list has all of them."""
     (field,) = dataclasses.fields(Point)
     assert dataclass_constant(field.default) == "MISSING"
     assert dataclass_constant(field._field_type) == "_FIELD"
@@ -52,7 +52,7 @@ def test_cpython_compares_these_constants_of_dataclasses_by_identity():
 
 
 def test_cpython_keeps_the_registered_subclasses_of_an_abstract_class():
-    """CPython's _abc gives weak references to classes that were registered, first of all."""
+    """CPython's _abc returns weak references to registered classes first."""
 
     class Base(abc.ABC):  # noqa: B024 (nothing has to be abstract)
         pass
@@ -133,6 +133,6 @@ class Item(typing.TypedDict):
     ids=lambda each: each.__name__ if isinstance(each, type) else "",
 )
 def test_cpython_gives_a_class_no_attributes_that_we_do_not_know(cls, expected):
-    """CPython adds attributes of its own: each decides, or is known to be made from the rest."""
+    """Every attribute that CPython adds to a class affects the hash or is known to be derived."""
     isinstance(object(), cls) if cls not in (Shaped, Item) else None
     assert set(attributes_of(cls)) <= expected

@@ -1,4 +1,4 @@
-"""Trees that an attacker writes: what they may name, construct and call, and under which policy."""
+"""Trees written by an attacker: what they can name, construct, and call under each policy."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def frame():
 
 
 def prepared(memory, module, defined, node):
-    """Return the library, a side that pushed the classes of `MINE`, and the head of a tree."""
+    """Return the library, a side that pushed the classes of `MINE`, and the start of a tree."""
     library, side = module(LIBRARY, name="library_of_others"), Side(memory)
     names = ("F", "Plain", "Deleting", "WithMeta", "Meta", "Color", "Free", "the_one", "table")
     names += ("Generic",)
@@ -99,7 +99,7 @@ def prepared(memory, module, defined, node):
 @pytest.mark.parametrize("tag", READERS)
 @pytest.mark.parametrize("nested", (False, True), ids=("alone", "nested"))
 def test_without_a_policy_that_allows_code_the_decoder_knows_none_of_its_nodes(memory, tag, nested):
-    """Neither in mode off nor without a registry: nothing of the node is read."""
+    """In mode off, or without a registry, nothing of a code node is read."""
     body = ["call", {"bound": [frame(), "eval"]}, 0, {"tuple": ["1 + 1"]}]
     node = {tag: body if tag == "object" else [[["subprocess.run", "0" * 64]], {"code": 0}]}
     head = orjson.dumps([{"tuple": [node]}] if nested else node)
@@ -114,7 +114,9 @@ def test_without_a_policy_that_allows_code_the_decoder_knows_none_of_its_nodes(m
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_name_from_data_is_never_looked_up_among_imported_modules(memory, tmp_path, policy):
-    """What nobody registered, sent or defined in ``__main__`` is not found, whatever its hash."""
+    """A name in data only finds what was registered, sent, or defined in ``__main__``, whatever its
+    hash.
+    """
     side = Side(memory, **POLICIES[policy])
     code_hash = identify(subprocess.run, Scope()).hash
     assert side.registry.get_class_hash(subprocess.run) == code_hash
@@ -131,7 +133,9 @@ def test_a_name_from_data_is_never_looked_up_among_imported_modules(memory, tmp_
 def test_what_a_process_has_itself_is_subject_to_its_policy(
     memory, module, defined, monkeypatch, policy, way
 ):
-    """A registered class, and one of ``__main__``, is used only where it could be pulled."""
+    """A registered class, or one of ``__main__``, is used only if the policy would let it be
+    pulled.
+    """
     side = Side(memory, **POLICIES[policy])
     if way == "in main":
         cls = defined("class F: pass")
@@ -144,7 +148,7 @@ def test_what_a_process_has_itself_is_subject_to_its_policy(
     head = orjson.dumps({"shipped": [[pair], {"code": 0}]})
     allowed = policy in ("trusted", "signed")
     if policy == "signed":
-        with pytest.raises(CodeError):  # nobody signed it
+        with pytest.raises(CodeError):  # without a signature
             side.serializers.decode("tree", head, [])
         Side(memory, **POLICIES[policy]).registry.push(cls)
     if allowed:
@@ -198,7 +202,9 @@ def test_what_a_process_has_itself_is_subject_to_its_policy(
     ids=str,
 )
 def test_with_code_allowed_no_code_of_a_library_is_called(memory, module, defined, node):
-    """Not a method of a decoded value, nor one that a shipped class inherits from a library."""
+    """Neither a method of a decoded value nor one that a shipped class inherits from a library is
+    called.
+    """
     library, side, head = prepared(memory, module, defined, node)
     with pytest.raises(OffloadError):
         side.serializers.decode("tree", head, [])
@@ -211,7 +217,7 @@ def test_with_code_allowed_no_code_of_a_library_is_called(memory, module, define
     ids=("attributes", "slots"),
 )
 def test_attributes_are_set_without_code_of_a_library(memory, module, defined, state):
-    """Neither ``__setstate__`` nor ``__setattr__`` nor a property of a base is called."""
+    """Neither ``__setstate__`` nor ``__setattr__`` nor a property of a base class is called."""
     node = {"object": ["new", 1, 0, None, None, state]}
     library, side, head = prepared(memory, module, defined, node)
     assert vars(side.serializers.decode("tree", head, [])) == {"shown": 1}
@@ -219,7 +225,7 @@ def test_attributes_are_set_without_code_of_a_library(memory, module, defined, s
 
 
 def test_with_code_allowed_a_shipped_class_s_own_methods_are_called(memory, module, defined):
-    """Its constructor, and methods and class methods that it defines."""
+    """The constructor, methods, and class methods that a shipped class defines are called."""
     module(LIBRARY, name="library_of_others")
     side = Side(memory)
     cls = defined(MINE, "Plain")
@@ -231,7 +237,9 @@ def test_with_code_allowed_a_shipped_class_s_own_methods_are_called(memory, modu
 
 
 def test_instances_of_a_library_s_subclass_travel_by_their_attributes(memory, module, defined):
-    """Also where the library has a ``__setstate__`` of its own, which is not called."""
+    """A subclass of a library's class is restored by its attributes, without calling the library's
+    ``__setstate__``.
+    """
     library = module(
         """
         calls = []
@@ -252,7 +260,7 @@ def test_instances_of_a_library_s_subclass_travel_by_their_attributes(memory, mo
 
 
 def test_a_name_leads_through_modules_and_classes_only(memory, monkeypatch):
-    """Looking up a local class asks no object of ``__main__`` for its attributes."""
+    """Looking up a local class reads no attributes of objects in ``__main__``."""
 
     class Asking:
         def __getattribute__(self, name):
@@ -265,7 +273,7 @@ def test_a_name_leads_through_modules_and_classes_only(memory, monkeypatch):
 
 
 def test_a_preview_makes_nothing_of_code(memory):
-    """Pages and commands that show a planted tree read only its outline."""
+    """Pages and commands that show a malicious tree read only its outline."""
     evil = {"object": ["call", {"bound": [frame(), "eval"]}, 0, {"tuple": ["1"]}]}
     names = {"values": {"objects": [evil]}, "names": [None]}
     node = {"pandas": {"frame": [{"columns": []}, {"range": [0, 1, 1]}, names, None, False]}}

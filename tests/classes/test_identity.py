@@ -1,4 +1,4 @@
-"""The hash changes with what decides behaviour, and with nothing else."""
+"""The hash of a class changes with its behavior and with nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hash_of(source):
 
 @pytest.mark.parametrize("name", possible(CHANGES))
 def test_the_hash_changes_with_behaviour(name):
-    """Two sources that do different things have different hashes, each always the same."""
+    """Two sources that behave differently have different hashes, which stay the same."""
     each = CHANGES[name]
     before, after = hash_of(each.before), hash_of(each.after)
     assert before != after
@@ -41,19 +41,19 @@ def test_the_hash_changes_with_behaviour(name):
 
 @pytest.mark.parametrize("name", possible(SAME))
 def test_the_hash_does_not_change_with_anything_else(name):
-    """Two sources that do the same have the same hash."""
+    """Two sources that behave the same have the same hash."""
     assert hash_of(SAME[name].before) == hash_of(SAME[name].after)
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", CONSTANTS)
-def test_values_count_by_their_content(name, place):
-    """A value decides wherever it stands, whatever its type, and equal ones are the same."""
+def test_values_count_by_content(name, place):
+    """A value counts wherever it is, by type and content; equal values have the same hash."""
     a, b = (change(PLACES[place].format(value), "").before for value in CONSTANTS[name])
     assert hash_of(a) == hash_of(a) != hash_of(b)
 
 
-# -- where it stands
+# -- place of definition
 
 SOURCES = {
     "class": """
@@ -86,7 +86,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_it_is_the_same_wherever_it_is_defined(name):
-    """In a script, a module, a module in a package, or a cell, on whatever line."""
+    """The hash is the same in a script, a module, a package's module, or a cell, on any line."""
     source = change(SOURCES[name], "").before
     expected = hash_of(source)
     assert hash_of("\n" * 50 + source) == expected
@@ -98,7 +98,7 @@ def test_it_is_the_same_wherever_it_is_defined(name):
 
 
 def _relocate(obj, seen):
-    """Give all code that *obj* reaches another file, line and qualified name."""
+    """Change the file, line, and qualified name of all code that *obj* reaches."""
     if id(obj) in seen:
         return
     seen.add(id(obj))
@@ -121,10 +121,9 @@ def _elsewhere(code):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_what_a_pickler_calls_the_file_of_code_decides_nothing(name):
-    """No file name, line or qualified name of any code counts, that of generated methods included.
-
-    cloudpickle writes others than it finds, and each of its releases may write yet others.
+def test_file_names_do_not_change_the_hash(name):
+    """No file name, line, or qualified name of any code changes the hash, also in generated
+    methods; cloudpickle writes others, and each release may write different ones.
     """
     made = define(change(SOURCES[name], "").before)
     before, seen = get_class_hash(made), set()
@@ -132,15 +131,15 @@ def test_what_a_pickler_calls_the_file_of_code_decides_nothing(name):
     assert get_class_hash(made) == before
 
 
-def test_being_registered_or_within_a_function_decides_nothing():
-    """A class that could be imported has the hash of one that could not."""
+def test_registering_or_nesting_does_not_change_the_hash():
+    """A class that can be imported has the same hash as one that can't."""
     text = "    class F:\n        def f(self): return super().__init__"
     inner = define(f"def make():\n{text}\n    return F\nF = make()")
     with module("shop", f"if True:\n{text}") as made:
         assert get_class_hash(made.F) == get_class_hash(made.F, ["shop"]) == get_class_hash(inner)
 
 
-# -- what is shipped with it
+# -- dependencies
 
 HELPERS = "def helper(): return {0}\nclass Base:\n    x = {0}\nLIMIT = {0}\nTABLE = {{'k': {0}}}"
 
@@ -162,8 +161,8 @@ def _using(names, imports):
         ("getattr(h, 'LIMIT')", "import shop.helpers as h", False),
     ),
 )
-def test_what_is_imported_counts_where_it_is_shipped(used, imports, is_value):
-    """Code and modules count by content if they are shipped, else by name; values always do."""
+def test_imports_count_by_content_if_shipped(used, imports, is_value):
+    """Shipped code and modules count by content, others by name; values count by content."""
     found = []
     for number in (1, 2):
         with (
@@ -179,7 +178,7 @@ def test_what_is_imported_counts_where_it_is_shipped(used, imports, is_value):
 
 
 def test_each_method_may_use_another_part_of_a_module():
-    """What the second of two methods takes of a shipped module counts, too."""
+    """Each method's use of a shipped module counts."""
     text = "class F:\n    def a(self): return h.helper()\n    def b(self): return h.other()"
     found = set()
     for number in (1, 2):
@@ -191,8 +190,8 @@ def test_each_method_may_use_another_part_of_a_module():
     assert len(found) == 2
 
 
-def test_what_a_module_has_besides_decides_nothing():
-    """Of a shipped module only what is used counts."""
+def test_unused_parts_of_a_module_do_not_count():
+    """Only the used parts of a shipped module count."""
     found = set()
     for number in (1, 2):
         with module("shop", f"def helper(): pass\nUNUSED = {number}") as shop:
@@ -202,8 +201,8 @@ def test_what_a_module_has_besides_decides_nothing():
     assert len(found) == 1
 
 
-def test_classes_that_refer_to_each_other_count_wherever_one_begins():
-    """In a ring of classes a change of any changes the hash of each."""
+def test_a_ring_of_classes():
+    """A change of any class in a ring of classes changes all their hashes."""
     text = "class A:\n    def f(self): return B\nclass B:\n    def f(self): return C\n"
     text += (
         "class C:\n    x = {}\n    def f(self): return A\nclass D:\n    def f(self): return A, B, C"
@@ -214,7 +213,7 @@ def test_classes_that_refer_to_each_other_count_wherever_one_begins():
 
 
 def test_two_classes_that_do_the_same_are_one():
-    """Where they are loaded they are one version, and so they are for the hash."""
+    """Two classes with the same behavior have one hash and are one version."""
     make = "def make():\n    class P:\n        def f(self): return 1\n    return P\n"
     one = define(f"{make}P = make()\nclass F:\n    x, y = P, P")
     two = define(f"{make}class F:\n    x, y = make(), make()")
@@ -222,7 +221,7 @@ def test_two_classes_that_do_the_same_are_one():
 
 
 def test_large_modules_have_a_hash():
-    """Thousands of functions that call one another, and classes, are not too deep."""
+    """Thousands of functions and classes that call each other don't exceed the recursion limit."""
     functions = "\n".join(f"def f{n}(): return f{n + 1}()" for n in range(3000))
     classes = "\n".join(f"class C{n}:\n    def f(self): return C{n + 1}" for n in range(300))
     source = (
@@ -235,7 +234,7 @@ def test_large_modules_have_a_hash():
 
 
 def test_numpy_arrays_count_by_content():
-    """Arrays count by dtype, shape and items, not by how they lie in memory."""
+    """Arrays count by dtype, shape, and items, not by memory layout."""
     np = pytest.importorskip("numpy")
 
     def of(value):
@@ -304,7 +303,7 @@ PYDANTIC_CHANGES = {
 
 @pytest.mark.parametrize("name", PYDANTIC_CHANGES)
 def test_pydantic_models_change_with_what_they_do(name):
-    """Fields, constraints, validators, configuration: all decide."""
+    """Fields, constraints, validators, and configuration change a model's hash."""
     pytest.importorskip("pydantic")
     before = change(PYDANTIC, "").before
     assert before.count(PYDANTIC_CHANGES[name][0]) == 1
@@ -312,7 +311,7 @@ def test_pydantic_models_change_with_what_they_do(name):
 
 
 def test_pydantic_models_do_not_change_by_use():
-    """What pydantic makes when it first needs it decides nothing."""
+    """What pydantic creates on first use doesn't change the hash."""
     pytest.importorskip("pydantic")
     made = define(change(PYDANTIC, "").before)
     before = get_class_hash(made)
@@ -340,8 +339,8 @@ LOCKED = {
 
 
 @pytest.mark.parametrize("name", LOCKED)
-def test_what_has_no_content_is_refused_by_name(name):
-    """A lock or socket in what would be shipped is an error that says where it is."""
+def test_objects_without_content_are_refused_by_name(name):
+    """A lock or socket in what would be shipped raises an error that says where it is."""
     source, where = LOCKED[name]
     with socket.socket() as opened:
         for value in (threading.Lock(), opened):
@@ -357,12 +356,12 @@ def test_what_has_no_content_is_refused_by_name(name):
 
 @pytest.mark.parametrize("value", (1, None, "F", len, functools.partial(len), object()))
 def test_only_classes_and_functions_have_a_hash(value):
-    """Anything else is a TypeError."""
+    """Anything but a class or function is a TypeError."""
     with pytest.raises(TypeError, match="expected a class or function"):
         get_class_hash(value)
 
 
-# -- remembering
+# -- caching
 
 
 def _wide():
@@ -410,8 +409,8 @@ IN_PLACE = {
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
-def test_a_hash_is_remembered_until_something_changes(name):
-    """What changes in place changes the hash, and is noticed."""
+def test_a_hash_is_cached_until_something_changes(name):
+    """A change in place changes the hash and is noticed."""
     cls = _wide()
     before = identify(cls, Scope())
     assert before.holds()
@@ -436,8 +435,8 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("content", CONTAINERS)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_hash_is_remembered_until_an_item_changes(place, content):
-    """A list, dict, or set may change in place wherever it stands, and that is noticed."""
+def test_a_hash_is_cached_until_an_item_changes(place, content):
+    """A change in a list, dict, or set, wherever it is, is noticed."""
     value = eval(content)
     names = {"__name__": "__main__", "given": value}
     exec(change(PLACES[place].format("given"), "").before, names)
@@ -449,15 +448,17 @@ def test_a_hash_is_remembered_until_an_item_changes(place, content):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_hash_of_what_can_change_is_not_remembered(place):
-    """An object may change unnoticed wherever it stands, so it is looked at every time."""
+def test_a_hash_of_a_mutable_object_is_not_cached(place):
+    """A mutable object may change unnoticed, so it is hashed every time."""
     names = {"__name__": "__main__", "given": types.SimpleNamespace(a=1)}
     exec(change(PLACES[place].format("given"), "").before, names)
     assert not identify(names["F"], Scope()).holds()
 
 
-def test_what_gives_pickle_copies_is_not_remembered():
-    """An object whose ``__reduce__`` copies its content may change, and the copies do not."""
+def test_objects_that_pickle_copies_are_not_cached():
+    """An object whose ``__reduce__`` copies its content isn't cached, because the copies don't
+    change with it.
+    """
     function = define(
         "class Bag:\n"
         "    def __init__(self, items): self.items = items\n"
@@ -471,8 +472,8 @@ def test_what_gives_pickle_copies_is_not_remembered():
     assert identify(function, Scope()).hash != before.hash
 
 
-def test_a_dataclass_is_remembered():
-    """What Python keeps about fields is not taken for what may change."""
+def test_a_dataclass_is_cached():
+    """Python's internal data about fields doesn't count as mutable."""
     cls = define(
         "from dataclasses import dataclass, field\n@dataclass(order=True)\nclass F:\n"
         "    a: int\n    b: list = field(default_factory=list)\n    def f(self): return self.a"
@@ -480,8 +481,8 @@ def test_a_dataclass_is_remembered():
     assert identify(cls, Scope()).holds()
 
 
-def test_loggers_of_a_module_are_not_told_apart_by_its_name():
-    """A logger of another name is something else."""
+def test_loggers_are_distinguished_by_name():
+    """Loggers with different names differ."""
     functions = [define("import logging\ndef F(): return LOG") for _ in range(3)]
     for function, name in zip(functions, ("__main__", "__main__", "other"), strict=True):
         function.__globals__["LOG"] = logging.getLogger(name)

@@ -1,4 +1,4 @@
-"""Keys that sign, and keys that verify."""
+"""Signing keys and verification keys."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def public_pem(private):
 
 @pytest.fixture(params=("ed25519", "hmac", "pem"))
 def pair(request, tmp_path):
-    """A key that signs and the one that verifies it, of each kind."""
+    """Return a signing key and its verification key, of each kind."""
     if request.param == "ed25519":
         return generate()
     if request.param == "hmac":
@@ -47,8 +47,8 @@ def pair(request, tmp_path):
     return str(tmp_path / "private.pem"), str(tmp_path / "public.pem")
 
 
-def test_what_is_signed_is_verified(pair):
-    """A signature is good for its content and its key, and for nothing else."""
+def test_a_signature_is_valid_for_its_content_only(pair):
+    """A signature is valid for its content and key only."""
     private, public = pair
     signing, key = signer(private), only(public)
     assert signing.id == key.id
@@ -64,7 +64,7 @@ def test_what_is_signed_is_verified(pair):
 
 
 def test_text_and_file_are_the_same_key(tmp_path):
-    """A key in a PEM file, as ``openssl genpkey`` writes it, is the one in the text."""
+    """A key in a PEM file from ``openssl genpkey`` equals the key in text form."""
     private = ed25519.Ed25519PrivateKey.generate()
     (tmp_path / "key.pem").write_bytes(pem(private))
     raw = base64.b64encode(private.private_bytes_raw()).decode()
@@ -72,7 +72,7 @@ def test_text_and_file_are_the_same_key(tmp_path):
 
 
 def test_signatures_are_those_of_rfc_8032():
-    """The first test of RFC 8032, section 7.1: any other program can verify what we sign."""
+    """Signatures match the first test of RFC 8032, section 7.1, as other programs expect."""
     secret = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
     public = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
     signing = signer("ed25519:" + base64.b64encode(secret).decode())
@@ -83,8 +83,8 @@ def test_signatures_are_those_of_rfc_8032():
     )
 
 
-def test_ones_own_signatures_are_verified(pair):
-    """Who signs accepts what it signed; an HMAC secret is both."""
+def test_own_signatures_are_accepted(pair):
+    """A signer accepts its own signatures; an HMAC secret signs and verifies."""
     private, public = pair
     [own] = own_key(private)
     assert only(own).id == only(public).id
@@ -104,8 +104,10 @@ def test_ones_own_signatures_are_verified(pair):
         (0, datetime.fromtimestamp(0, UTC)),
     ),
 )
-def test_the_end_of_a_key(until, moment):
-    """A date is the whole day and a time without a zone is UTC; the end itself is past it."""
+def test_the_expiry_of_a_key(until, moment):
+    """A date includes the whole day, and a time without a zone is UTC; at the end itself the key
+    has expired.
+    """
     key = only({"key": HMAC, "until": until})
     if moment is None:
         assert not key.is_expired(1e18)
@@ -122,10 +124,8 @@ def test_names():
 
 
 @pytest.mark.parametrize("turned", (False, True))
-def test_a_key_given_twice_ends_early(turned):
-    """A key that is given twice, with an end and without, has that end: as where one's own
-    signing key is listed with an end.
-    """
+def test_a_key_listed_twice_expires_early(turned):
+    """A key listed twice, with and without an end (such as one's own), has that end."""
     given = [{"key": HMAC, "name": "ci", "until": 5}, *own_key(HMAC), {"key": HMAC, "until": 9}]
     [key] = verify_keys(given[::-1] if turned else given).values()
     assert key.until == 5
@@ -145,8 +145,8 @@ def test_a_key_given_twice_ends_early(turned):
         ("\0", "can be read: it isn't a path"),
     ),
 )
-def test_what_is_no_key(key, message):
-    """It is refused, naming the setting."""
+def test_an_invalid_key(key, message):
+    """An invalid key is refused with the name of the setting."""
     with pytest.raises(ConfigurationError, match=f"^offload_signing_key: .*{message}"):
         signer(key)
     with pytest.raises(ConfigurationError, match=f"^offload_verify_keys: .*{message}"):
@@ -168,13 +168,13 @@ def test_what_is_no_key(key, message):
         {"key": HMAC, "until": []},
     ),
 )
-def test_what_is_no_description_of_a_key(given):
-    """An end that would never come, or that is not understood, is refused."""
+def test_an_invalid_expiry(given):
+    """An end that is invalid or would never come is refused."""
     with pytest.raises(ConfigurationError, match="offload_verify_keys"):
         verify_keys([given])
 
 
-def test_files_that_hold_something_else(tmp_path):
+def test_files_with_another_key(tmp_path):
     """A key of another kind, or the other half of a pair, is refused."""
     (tmp_path / "ec.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
     (tmp_path / "private.pem").write_bytes(pem(ed25519.Ed25519PrivateKey.generate()))
@@ -190,7 +190,7 @@ def test_files_that_hold_something_else(tmp_path):
 
 @pytest.mark.parametrize("key", ("ed25519=secretsecret", "hmac:secret", "ed25519:secret", "secret"))
 def test_a_misspelt_key_is_not_shown(key):
-    """Neither the error nor what it comes from shows a key that was not understood."""
+    """Neither the error nor its cause shows an invalid key."""
     for refuse in (lambda: signer(key), lambda: verify_keys([key])):
         with pytest.raises(ConfigurationError) as caught:
             refuse()
@@ -203,7 +203,7 @@ def test_a_misspelt_key_is_not_shown(key):
 
 
 def test_without_cryptography(monkeypatch):
-    """Where the package is missing the error says what to install; HMAC goes without it."""
+    """Without the cryptography package, the error says what to install; HMAC works."""
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
     with pytest.raises(ConfigurationError, match=r"pip install \"offload\[signing\]\""):
         generate()

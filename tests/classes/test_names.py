@@ -1,4 +1,4 @@
-"""What classes are called in a store."""
+"""Names of classes in a store."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from offload.stores.checks import check_name
 HASH = "0123456789abcdef" * 4
 DIGEST = "b3:" + HASH
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-ANY = st.text(st.characters(), max_size=150)  # surrogates as well: Python's names may have them
+ANY = st.text(st.characters(), max_size=150)  # with surrogates, which names may have
 CLOSE = st.text("aA.-_/<é\ud800", max_size=120)
 
 
 @SLOW
 @given(ANY | CLOSE)
-def test_every_name_can_be_a_pointers(name):
-    """Whatever a class is called, a store takes its pointers: also the longest of them."""
+def test_every_name_makes_valid_pointers(name):
+    """A store accepts the pointers of any class name, also the longest."""
     names = Names(name)
     for pointer in (
         names.latest,
@@ -35,7 +35,7 @@ def test_every_name_can_be_a_pointers(name):
 @SLOW
 @given(st.lists(ANY | CLOSE, min_size=2, max_size=5, unique=True))
 def test_two_names_never_share_a_pointer(names):
-    """Different names have different folders, none of them within another."""
+    """Different names have different folders, and none is inside another."""
     folders = [Names(name).folder for name in names]
     assert len(set(folders)) == len(names)
     for a in folders:
@@ -56,12 +56,12 @@ def test_two_names_never_share_a_pointer(names):
     ),
 )
 def test_folders(name, folder):
-    """Plain names stand in a store as they are; nothing leads out of the folder."""
+    """Plain names are used unchanged, and no name leads out of the folder."""
     assert Names(name).folder == folder
 
 
 def test_long_names_are_cut_and_stay_apart():
-    """Of a long name the begin can be read, and the rest decides the end."""
+    """The start of a long name stays readable, and the end is a hash of the rest."""
     a, b = (Names("shop." + "x" * 200 + end).folder for end in "ab")
     assert a != b
     assert a.startswith("plugins/shop.xxx")
@@ -69,7 +69,7 @@ def test_long_names_are_cut_and_stay_apart():
 
 
 def test_pointers_of_a_class():
-    """Versions, their further parts and tags are told apart by their names."""
+    """Versions, their other parts, and tags have different names."""
     names = Names("m.F")
     more = names.more(HASH, DIGEST, 3)
     assert more == [f"plugins/m.F/{HASH}.{HASH[:16]}.{i}.pkl" for i in (1, 2)]
@@ -79,26 +79,26 @@ def test_pointers_of_a_class():
 
 
 @pytest.mark.parametrize("tag", ("", "latest", "a/b", ".a", "-a", "a\n", "é", "a" * 41, None, 5))
-def test_what_is_no_tag(tag):
-    """A tag cannot be what would be another pointer, or none."""
+def test_an_invalid_tag(tag):
+    """A tag that equals another pointer's name, or is empty, is refused."""
     with pytest.raises(ValueError, match="not a tag"):
         Names("m.F").tag(tag)
 
 
 @pytest.mark.parametrize("code_hash", ("", HASH[:-1], HASH + "0", HASH.upper(), HASH + "\n", None))
-def test_what_is_no_hash(code_hash):
+def test_an_invalid_hash(code_hash):
     """A hash is 64 hexadecimal digits and nothing else."""
     with pytest.raises(ValueError, match="not the hash"):
         check_hash(code_hash)
 
 
-def test_names_of_things():
-    """A name is the module's and the qualified one, so that two `Filter` stay apart."""
+def test_full_names():
+    """A name has the module and the qualified name, so that two `Filter` classes differ."""
 
     class Filter:
         pass
 
-    assert name_of(Filter) == f"{__name__}.test_names_of_things.<locals>.Filter"
+    assert name_of(Filter) == f"{__name__}.test_full_names.<locals>.Filter"
     assert name_of(name_of) == "offload.classes.versions.name_of"
     assert name_of(lambda: 1).endswith(".<lambda>")
     with pytest.raises(NotShippable, match="expected a class or function, not a int"):

@@ -1,4 +1,4 @@
-"""Classes and functions by value: what is kept, what is left to who reads, what cannot be."""
+"""Classes and functions by value: what is kept, what the reader provides, and what is refused."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ HOOKS = {
             def run(self): return self.tag
     """,
 }
-"""Classes whose bases or metaclass do something when a subclass is defined."""
+"""Classes whose base class or metaclass acts when a subclass is defined."""
 
 
 def stored(store):
@@ -112,7 +112,7 @@ def sides(memory):
 
 
 def there_and_back(sides, obj):
-    """Return *obj* as the other side has it."""
+    """Return *obj* as the other side loads it."""
     here, there = sides
     return there.registry.pull(
         f"{obj.__module__}.{obj.__qualname__}", here.registry.persist_class(obj)
@@ -120,8 +120,8 @@ def there_and_back(sides, obj):
 
 
 @pytest.mark.parametrize("name", [n for n, v in cells().items() if isinstance(v, type)])
-def test_a_class_read_anew_has_the_hash_it_was_stored_under(sides, name):
-    """What is loaded is what was pushed, as far as the hash can tell."""
+def test_a_loaded_class_keeps_its_hash(sides, name):
+    """A loaded class has the hash that it was pushed with."""
     main = cells()
     if main[name].__module__ != "__main__":
         pytest.skip("imported")
@@ -130,8 +130,8 @@ def test_a_class_read_anew_has_the_hash_it_was_stored_under(sides, name):
     assert there.registry.recover_class(f"__main__.{name}", code_hash) is not main[name]
 
 
-def test_what_is_stored_names_nothing_of_cloudpickle():
-    """Its form of classes, functions, and cells is private: another release may not read it."""
+def test_stored_bytes_do_not_refer_to_cloudpickle():
+    """Stored bytes don't use cloudpickle's private formats, which another release may not read."""
     main = cells()
     found = {}
     for name, obj in main.items():
@@ -143,8 +143,10 @@ def test_what_is_stored_names_nothing_of_cloudpickle():
     assert not any(found.values())
 
 
-def test_what_earlier_builds_stored_of_enums_is_read():
-    """The function that their pickles name fills in a class, then its members."""
+def test_enums_stored_by_earlier_builds_are_read():
+    """Enums stored by earlier builds can be read: their function fills in a class, then its
+    members.
+    """
 
     class Color(enum.Enum):
         RED = 1
@@ -158,7 +160,7 @@ def test_what_earlier_builds_stored_of_enums_is_read():
 
 
 def test_submodules_that_code_reaches_through_a_package_are_imported(sides, defined):
-    """Code that names ``package.module`` gets that module imported where it is loaded."""
+    """Code that uses ``package.module`` gets that module imported where it is loaded."""
     import xml.dom.minidom
 
     function = defined("def f(): return xml.dom.minidom.__name__", "f")
@@ -176,7 +178,7 @@ def test_submodules_that_code_reaches_through_a_package_are_imported(sides, defi
 
 
 def test_a_loaded_dataclass_can_be_a_base(sides):
-    """Fields without a default are still required, also in classes derived from a loaded one."""
+    """Fields without a default stay required in subclasses of a loaded dataclass."""
     point = there_and_back(sides, cells()["Point"])
     assert dataclasses.fields(point)[0].default is dataclasses.MISSING
     derived = dataclasses.make_dataclass("Derived", [], bases=(point,))
@@ -185,7 +187,7 @@ def test_a_loaded_dataclass_can_be_a_base(sides):
 
 
 def test_slots_and_names_are_kept(sides):
-    """Instances have slots and nothing else, and a nested class is called as it was."""
+    """Instances have slots and no dict, and a nested class keeps its name."""
     main = cells()
     slotted = there_and_back(sides, main["Slots"])
     assert slotted.__slots__ == ("__weakref__", "_b", "a")
@@ -196,7 +198,7 @@ def test_slots_and_names_are_kept(sides):
 
 
 def test_private_slots_are_kept(sides, defined):
-    """Slots whose names are mangled work."""
+    """Slots with mangled names work."""
     cls = defined("""
         class F:
             __slots__ = ("__a",)
@@ -207,14 +209,14 @@ def test_private_slots_are_kept(sides, defined):
 
 
 def test_super_and_class_cells_are_of_the_loaded_class(sides):
-    """super() and __class__ in methods mean the class that was loaded."""
+    """super() and __class__ in methods refer to the loaded class."""
     child = there_and_back(sides, cells()["Child"])
     assert child().run() == ("base+child", "child", "Child")
     assert child.run.__closure__[0].cell_contents is child
 
 
 def test_a_function_is_not_shared_with_its_sender(sides):
-    """Its globals are its own: what it changes nobody else sees."""
+    """A loaded function has its own globals; its changes are private."""
     main = cells()
     scale = there_and_back(sides, main["scale"])
     assert scale(2) == 2000
@@ -222,8 +224,8 @@ def test_a_function_is_not_shared_with_its_sender(sides):
     assert main["scale"](2) == 2000
 
 
-def test_a_cached_function_is_that_of_the_process(memory, monkeypatch):
-    """What lru_cache made arrives with its parameters, and comes home as the very same."""
+def test_a_cached_function_returns_as_the_same_object(memory, monkeypatch):
+    """A function wrapped by lru_cache keeps its parameters, and returns home as the same object."""
     main = cells()
     here, there = (Side(memory, accept=("json", "pickle")) for _ in range(2))
     payload = here.write(main["cached"], "pickle")
@@ -237,7 +239,7 @@ def test_a_cached_function_is_that_of_the_process(memory, monkeypatch):
 
 @pytest.fixture
 def app():
-    """An app with a password, and what code may know of it."""
+    """Return an app with a password, and what code can reach of it."""
     app = Celery(
         "producer",
         broker=f"redis://:{PASSWORD}@127.0.0.1:1/0",
@@ -270,9 +272,9 @@ class F:
 """
 
 
-def test_code_gets_the_app_of_who_reads(app, defined):
-    """An app, its settings, tasks, backend, Offload and registry are in a class by what they
-    are, and it gets those of the process it is loaded in; no password or key is stored.
+def test_code_gets_the_app_of_the_process_that_loads_it(app, defined):
+    """Apps, settings, tasks, backends, Offload, and registries are shipped by role, and code gets
+    those of the process that loads it; no password or key is stored.
     """
     cls = defined(REFERS)
     cls.run.__globals__.update(
@@ -305,7 +307,7 @@ def test_code_gets_the_app_of_who_reads(app, defined):
 
 
 def test_a_registry_alone_stores_no_key(memory, defined):
-    """A global registry is the one that loads, wherever that is."""
+    """A global registry becomes the one that loads the code."""
     function = defined("def f(): return classes", "f")
     here = Side(memory, signing_key=KEY)
     function.__globals__["classes"] = here.registry
@@ -319,9 +321,9 @@ def test_a_registry_alone_stores_no_key(memory, defined):
 
 class TestCannot:
     @pytest.mark.parametrize("source", HOOKS.values(), ids=HOOKS)
-    def test_what_shipped_hooks_did_is_not_done_again(self, sides, defined, source):
-        """Hooks of shipped bases and metaclasses do not run on the classes that are loaded: their
-        registries hold what they held, and keywords are not wanted. Later subclasses run them.
+    def test_shipped_hooks_do_not_run_again(self, sides, defined, source):
+        """Hooks of shipped bases and metaclasses don't run again for loaded classes: their
+        registries keep their content, and no keywords are needed. Later subclasses run them.
         """
         here, there = sides
         cls = defined(source)
@@ -343,11 +345,11 @@ class TestCannot:
             (HOOKS["__prepare__ with keywords"], r"Meta\.__prepare__ requires .*'tag'"),
         ),
     )
-    def test_what_wants_keywords_is_refused_where_it_is_sent(
+    def test_a_class_that_needs_keywords_is_refused_by_the_sender(
         self, sides, defined, library, message
     ):
-        """A class that a library cannot make again without its keywords is an error at the
-        producer, which names it and what wants them; nothing is stored.
+        """A class that a library can't create again without its keywords is refused at the
+        producer, with its name and the reason; nothing is stored.
         """
         here, _ = sides
         with module("a_library", textwrap.dedent(library)):
@@ -357,7 +359,7 @@ class TestCannot:
         assert not here.written
 
     def test_hooks_of_a_library_run_where_a_class_is_loaded(self, sides, defined):
-        """A library keeps its own account of plugins, and that of the worker's gets them, too."""
+        """A library's hooks run in the worker, so that its registry there has the class, too."""
         here, there = sides
         library = """
             class Plugin:
@@ -371,7 +373,7 @@ class TestCannot:
             assert plugins.Plugin.names == ["F", "F"]
 
     def test_tracebacks_name_the_version_and_the_cell(self, sides):
-        """An error in shipped code, also in a function within one, shows class, hash, and file."""
+        """A traceback through shipped code, also a nested function, shows class, hash, and file."""
         here, there = sides
         names = {"__name__": "__main__"}
         source = "class F:\n    def run(self):\n        return [1 / x for x in (lambda: [0])()]"
@@ -384,16 +386,18 @@ class TestCannot:
         assert places == {f"<__main__.F@{code_hash[:12]} 42.py>"}
         assert caught.traceback[-1].lineno + 1 == 3
 
-    def test_what_has_no_content_is_refused_where_it_is_sent(self, sides, defined):
-        """A class that depends on a lock is an error that says where it stands."""
+    def test_a_class_with_a_lock_is_refused_by_the_sender(self, sides, defined):
+        """A class that depends on a lock is refused with the lock's location."""
         here, _ = sides
         cls = defined("class F:\n    def run(self): return lock")
         cls.run.__globals__["lock"] = threading.Lock()
         with pytest.raises(SerializationError, match=r"F cannot be shipped: run.*lock"):
             here.write(cls())
 
-    def test_what_refuses_to_be_made_says_so_where_it_is_loaded(self, sides, defined):
-        """A library's base that wants what is set later is an error that names the class."""
+    def test_a_class_that_cannot_be_created_is_named(self, sides, defined):
+        """If a library's base class fails without attributes that are set later, the error names
+        the class.
+        """
         here, there = sides
         library = "class Base:\n    def __init_subclass__(cls): cls.name.upper()"
         with module("a_library", library):
@@ -402,8 +406,8 @@ class TestCannot:
             with pytest.raises(DeserializationError, match=r"class __main__\.F@.* can't be loaded"):
                 there.read(payload)
 
-    def test_what_imports_something_that_is_missing_says_so(self, sides, defined):
-        """A class of whose imports one is missing is an error that names both."""
+    def test_a_missing_import_is_named(self, sides, defined):
+        """If a class imports something that is missing, the error names both."""
         here, there = sides
         missing = ModuleType("missing_where_it_is_read")
         exec("def helper(): return 1", vars(missing))
@@ -419,9 +423,9 @@ class TestCannot:
         ):
             there.read(payload)
 
-    def test_a_value_cannot_bring_a_class_along(self, sides, defined):
-        """A pickle that names a version and holds its code is refused: only what is in the store
-        under that name is loaded.
+    def test_a_value_cannot_contain_a_class(self, sides, defined):
+        """A pickle that names a version and contains its code is refused: only the stored version
+        is loaded.
         """
         _, there = sides
         cls = defined("class F:\n    pass")
@@ -432,7 +436,7 @@ class TestCannot:
 
 
 def test_the_same_class_gives_the_same_bytes(defined):
-    """What is stored does not depend on when it is pushed."""
+    """The stored bytes don't depend on the time of the push."""
     source = textwrap.dedent("""
         class F:
             a, b = 1, {"x": 2}

@@ -1,4 +1,4 @@
-"""What the operator of a process lets run in it."""
+"""Policies: which code a process may load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def signed(record=RECORD, key=PRIVATE):
 
 
 def test_nothing_is_allowed_by_default():
-    """Without any setting nothing may be loaded, whoever signed it and whatever is allowed."""
+    """Without settings nothing may be loaded, whoever signed it and whatever is allowed."""
     for policy in (Policy(), Policy("off", keys=[PUBLIC], allow=["*"])):
         with pytest.raises(CodeRefused, match=r"shop.Filter@0123.*offload_code is 'off'.*operator"):
             policy.check(signed())
@@ -35,7 +35,7 @@ def test_nothing_is_allowed_by_default():
 
 @pytest.mark.parametrize("keys", ((PRIVATE, PUBLIC), (HMAC, HMAC)))
 def test_signed(keys):
-    """What a listed key signed may be loaded, and it is told whose key that was."""
+    """Code signed with a listed key may be loaded, and the key is reported."""
     private, public = keys
     policy = Policy("signed", keys=[{"key": public, "name": "ci"}])
     assert policy.check(signed(key=private)) == "ci"
@@ -58,15 +58,17 @@ def test_signed(keys):
         (replace(RECORD, signature=Signature("", signed().signature.value)), "not among"),
     ),
 )
-def test_signed_by_nobody_who_counts(record, message):
-    """Unsigned, signed by others, or signed and then changed: refused, saying why."""
+def test_invalid_signatures(record, message):
+    """Unsigned code, code signed by others, and code changed after signing are refused with a
+    reason.
+    """
     policy = Policy("signed", keys=[{"key": PUBLIC, "name": "ci"}])
     with pytest.raises(CodeRefused, match=message):
         policy.check(record)
 
 
 def test_rotation():
-    """While several keys are listed, what any of them signed may be loaded; then no more."""
+    """While several keys are listed, code signed with any of them may be loaded."""
     old, new = generate(), generate()
     by_old, by_new = signed(key=old[0]), signed(key=new[0])
     both = Policy("signed", keys=[{"key": old[1], "name": "old"}, new[1]])
@@ -76,8 +78,8 @@ def test_rotation():
         Policy("signed", keys=[new[1]]).check(by_old)
 
 
-def test_a_key_ends():
-    """From its end on nothing that a key signed is loaded, also what was signed before."""
+def test_a_key_expires():
+    """After its expiry, nothing signed with a key is loaded, also what was signed before."""
     now = [99.0]
     keys = [{"key": PUBLIC, "name": "ci", "until": 100}]
     policy = Policy("signed", keys=keys, clock=lambda: now[0])
@@ -91,7 +93,7 @@ def test_a_key_ends():
 
 
 def test_trusted():
-    """In this mode a signature is only told, and nobody has to have signed."""
+    """In this mode, a signature is reported but not required."""
     policy = Policy("trusted", keys=[{"key": PUBLIC, "name": "ci"}])
     assert policy.check(RECORD) == ""
     assert policy.check(signed()) == "ci"
@@ -120,8 +122,8 @@ def test_trusted():
 )
 @pytest.mark.parametrize("mode", ("signed", "trusted"))
 def test_patterns(mode, allow, allowed):
-    """Only names that a pattern matches as a whole, in its case, may be loaded, and with a
-    hash only that version; also what is signed, and in mode ``trusted``.
+    """A name must match a pattern as a whole, case-sensitively; a pattern with a hash allows only
+    that version; this also applies to signed code and in mode ``trusted``.
     """
     policy = Policy(mode, keys=[PUBLIC], allow=list(allow))
     if allowed:
@@ -131,8 +133,8 @@ def test_patterns(mode, allow, allowed):
             policy.check(signed())
 
 
-def test_a_pin_leaves_other_versions_out():
-    """Before it is known which version is meant, a pinned name passes; then only its hash."""
+def test_a_pin_excludes_other_versions():
+    """Before the version is known, a pinned name passes; after that, only its hash does."""
     policy = Policy("trusted", allow=["shop.Filter@" + HASH[:12]])
     policy.check_name("shop.Filter", None)
     policy.check_name("shop.Filter", HASH)
@@ -153,14 +155,14 @@ def test_a_pin_leaves_other_versions_out():
         ({"allow": ["shop.A@zzzzzzzzzzzz"]}, "offload_code_allow"),
     ),
 )
-def test_what_is_misconfigured_does_not_let_more_in(given, message):
-    """A wrong mode, a text in place of a list, a pin without its hash: refused at once."""
+def test_wrong_settings_do_not_allow_more(given, message):
+    """A wrong mode, text instead of a list, or a pin without a hash is refused at once."""
     with pytest.raises(ConfigurationError, match=message):
         Policy(**given)
 
 
 def test_keys_are_read_when_they_are_needed():
-    """A wrong key is an error of configuration, when something is to be verified by it."""
+    """An invalid key is a ConfigurationError when something is to be verified with it."""
     policy = Policy("signed", keys=["ed25519:no"])
     with pytest.raises(ConfigurationError, match="offload_verify_keys"):
         policy.check(signed())

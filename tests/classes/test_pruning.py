@@ -1,4 +1,4 @@
-"""Old versions go, and nothing that is still named."""
+"""Pruning removes old versions, except those still referred to."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def registry(store, clock):
     return ClassRegistry(store, mode="trusted", clock=clock)
 
 
-def test_what_is_old_and_nobodys_goes(registry, clock):
-    """The latest, what has a tag and what is young stay."""
+def test_old_unreferenced_versions_are_removed(registry, clock):
+    """The latest version, tagged versions, and recent ones stay."""
     hashes = []
     for times in range(5):
         hashes.append(registry.push(made("Filter", times)))
@@ -54,8 +54,8 @@ def test_what_is_old_and_nobodys_goes(registry, clock):
     assert registry.prune(25 * DAY) == []
 
 
-def test_what_is_needed_stays(registry, clock):
-    """A version lives as long as one that refers to it."""
+def test_needed_versions_stay(registry, clock):
+    """A version stays as long as one that needs it."""
     scope = {"__name__": "shop.models"}
     exec("class Base:\n    pass\nclass Sub(Base):\n    pass\n", scope)
     registry.register(scope["Base"])
@@ -70,7 +70,7 @@ def test_what_is_needed_stays(registry, clock):
     }
 
 
-def test_all_parts_of_a_long_version_go(registry, clock):
+def test_all_parts_of_a_long_version_are_removed(registry, clock):
     scope = {"__name__": "shop.models"}
     exec(f"class Long:\n    words = {'x' * 200_000!r}\n", scope)
     registry.persist_class(scope["Long"])
@@ -80,8 +80,8 @@ def test_all_parts_of_a_long_version_go(registry, clock):
     assert list(registry.store.pointers.names("plugins/")) == []
 
 
-def test_what_cannot_be_read_is_left(registry, clock):
-    """For people to look at."""
+def test_unreadable_versions_are_left(registry, clock):
+    """Unreadable versions are left for inspection."""
     code_hash = registry.persist_class(made("Filter"))
     [pointer] = registry.store.pointers.names("plugins/")
     registry.store.pointers.swap(pointer, registry.store.pointers.read(pointer), b"altered")
@@ -90,8 +90,8 @@ def test_what_cannot_be_read_is_left(registry, clock):
     assert code_hash in next(iter(registry.store.pointers.names("plugins/")))
 
 
-def test_what_is_sent_again_is_pushed_again(registry, clock):
-    """Who has the class makes good for it."""
+def test_a_removed_version_is_pushed_again(registry, clock):
+    """A process that has the class pushes it again when it sends it."""
     cls = made("Filter")
     registry.register(cls)
     pair = registry.ship(cls)

@@ -1,4 +1,4 @@
-"""pydantic: its undocumented parts that the class registry knows are what it takes them for."""
+"""pydantic still has the undocumented parts that the class registry uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Model(pydantic.BaseModel):
 
 
 def test_pydantic_makes_the_attributes_we_know():
-    """pydantic gives a model validators and the like, which we leave out, and declarations."""
+    """The attributes that pydantic adds to a model are derived, or declarations."""
     Model(x=2).model_dump_json()
     assert {"__pydantic_core_schema__", "__pydantic_validator__"} <= model_attributes(vars(Model))
     assert not model_attributes(vars(int))
@@ -57,7 +57,7 @@ def state(value):
 
 
 def test_pydantic_describes_fields_and_decorators_by_the_attributes_we_know():
-    """pydantic pickles descriptions of fields and decorators, from which derived parts are left."""
+    """pydantic pickles descriptions of fields and decorators, of which we omit derived parts."""
     field = state(Model.model_fields["x"])
     assert field["default"] == 1
     assert field["metadata"]
@@ -76,7 +76,7 @@ def test_pydantic_describes_fields_and_decorators_by_the_attributes_we_know():
 
 
 def test_pydantic_says_whether_a_model_is_complete():
-    """pydantic marks a model whose annotations name what isn't defined yet."""
+    """pydantic marks a model whose annotations contain undefined names."""
     made = pydantic.create_model("Made", later=("NotDefinedYet", ...))
     assert made.__pydantic_complete__ is False
     assert Model.__pydantic_complete__ is True

@@ -1,4 +1,4 @@
-"""Versions of another Python: classes and functions that are made from source."""
+"""Versions of another Python: classes and functions rebuilt from source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUN = "written_shop"
 
 
 def registries(store, **more):
-    """Return who pushes and who loads."""
+    """Return a registry that pushes and one that loads."""
     options = {"mode": "trusted", "ship_source": True, **more}
     return ClassRegistry(store, **options), ClassRegistry(store, **options)
 
@@ -42,8 +42,8 @@ def two(memory):
 
 
 @pytest.mark.parametrize("name", FROM_SOURCE)
-def test_what_is_made_from_source_behaves_as_what_was_pushed(two, written, elsewhere, name):
-    """Whatever a module looks like, its class or function answers the same from source."""
+def test_rebuilt_code_behaves_the_same(two, written, elsewhere, name):
+    """Classes and functions of every module shape behave the same when rebuilt from source."""
     shape = SHAPES[name]
     module = written(shape.source)
     pushing, loading = two
@@ -60,8 +60,8 @@ def test_what_is_made_from_source_behaves_as_what_was_pushed(two, written, elsew
 
 
 @pytest.mark.parametrize("name", WITHOUT_SOURCE)
-def test_what_source_does_not_show_is_refused(two, written, elsewhere, caplog, name):
-    """The producer is warned, with the reason; another Python refuses the version."""
+def test_code_that_source_does_not_show_is_refused(two, written, elsewhere, caplog, name):
+    """The producer logs a warning with the reason, and another Python refuses the version."""
     pushing, loading = two
     pushing.push(written(SHAPES[name].source).F)
     assert any(
@@ -74,8 +74,8 @@ def test_what_source_does_not_show_is_refused(two, written, elsewhere, caplog, n
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_is_loaded_as_bytecode_behaves_as_what_was_pushed(two, written, elsewhere, name):
-    """The same on the same Python, where the class itself travels."""
+def test_loaded_bytecode_behaves_the_same(two, written, elsewhere, name):
+    """On the same Python, where the class itself is shipped, behavior is the same."""
     shape = SHAPES[name]
     pushing, loading = two
     code_hash = pushing.push(written(shape.source).F)
@@ -89,8 +89,10 @@ def test_what_is_loaded_as_bytecode_behaves_as_what_was_pushed(two, written, els
     assert json.loads(json.dumps(eval(shape.expression, {"F": recovered}))) == shape.value
 
 
-def test_single_functions_that_are_registered_are_versions_of_their_own(two, written, elsewhere):
-    """Source names them, and they are made from their own."""
+def test_registered_functions_are_separate_versions(two, written, elsewhere):
+    """Registered functions are separate versions, referred to by name and rebuilt from their own
+    source.
+    """
     pushing, loading = two
     library = written("TAX = 10\ndef total(n): return n + TAX", "written_library")
     module = written(
@@ -105,14 +107,14 @@ def test_single_functions_that_are_registered_are_versions_of_their_own(two, wri
     assert loading.pull("F")().run() == 11
 
 
-# -- versions that need each other
+# -- versions that depend on each other
 
 CLASSES = "ABCDEF"
 
 
 @st.composite
 def references(draw):
-    """Return, for each of some classes, its base and those it uses when called or at once."""
+    """Return for each class its base and the classes it uses, at definition or when called."""
     count = draw(st.integers(2, len(CLASSES)))
     any_of = st.sampled_from(CLASSES[:count])
     return [
@@ -151,8 +153,8 @@ def source_of_references(classes):
 def test_each_version_is_one_class_however_they_refer_to_each_other(
     written, elsewhere, caplog, tag, classes, data
 ):
-    """Bases, uses at once and later, and annotations among classes, in circles too:
-    all of them see the same class, and from source each is defined once.
+    """However classes refer to each other, also in circles, all of them see the same class, and
+    each is defined once from source.
     """
     caplog.set_level(logging.INFO, "made")
     pushing, loading = registries(MemoryStore())
@@ -178,11 +180,13 @@ def test_each_version_is_one_class_however_they_refer_to_each_other(
     assert sorted(names) == sorted(set(names))
 
 
-# -- what travels
+# -- shipping
 
 
-def test_instances_travel_back_under_the_version_they_came_with(two, written, elsewhere):
-    """A worker of another Python sends back what it was sent, and pushes nothing."""
+def test_instances_return_with_the_version_they_came_with(two, written, elsewhere):
+    """A worker of another Python returns instances under the version it received, and pushes
+    nothing.
+    """
     module = written("""
         class Part:
             def __init__(self, x):
@@ -213,8 +217,8 @@ def test_instances_travel_back_under_the_version_they_came_with(two, written, el
     assert loading.get_class_hash(part) == pushing.get_class_hash(module.Part)
 
 
-def test_a_class_derived_from_one_made_from_source_can_be_shipped(two, written, elsewhere, defined):
-    """What is made from source is a class like others: code here may build on it, and go on."""
+def test_a_subclass_of_a_rebuilt_class_can_be_shipped(two, written, elsewhere, defined):
+    """Code may derive from a class rebuilt from source and ship the result."""
     module = written("""
         class F:
             def run(self):
@@ -236,7 +240,7 @@ def test_a_class_derived_from_one_made_from_source_can_be_shipped(two, written, 
 
 
 def test_tracebacks_show_the_lines_of_source(two, written, elsewhere):
-    """Who reads the log of a worker sees where shipped code failed."""
+    """A worker's log shows the source lines where shipped code failed."""
     module = written("""
         class F:
             def run(self):
@@ -253,7 +257,7 @@ def test_tracebacks_show_the_lines_of_source(two, written, elsewhere):
 
 
 def test_recovered_classes_are_others(two, written, elsewhere):
-    """recover_class makes a version anew from source, too; there is no hash to compare."""
+    """recover_class rebuilds a version from source, too; there is no hash to compare."""
     module = written(SHAPES["cycle"].source)
     code_hash = two[0].push(module.F)
     elsewhere()
@@ -265,7 +269,7 @@ def test_recovered_classes_are_others(two, written, elsewhere):
 
 
 def test_classes_with_one_pydantic_model_in_two_places(two, written, elsewhere):
-    """Models that name each other by texts are complete once both are there."""
+    """pydantic models that refer to each other by name are complete once both exist."""
     module = written(SHAPES["pydantic with texts as annotations"].source)
     two[0].push(module.Part)
     elsewhere()
@@ -275,11 +279,13 @@ def test_classes_with_one_pydantic_model_in_two_places(two, written, elsewhere):
     assert type(whole) is two[1].pull("F", two[0].get_class_hash(module.F))
 
 
-# -- what happens around it
+# -- side effects
 
 
 def test_modules_are_known_only_while_definitions_run(two, written, elsewhere, monkeypatch):
-    """Decorators find the module under its name; afterwards what was there is there again."""
+    """Decorators find the module under its name while definitions run; afterwards sys.modules is as
+    before.
+    """
     module = written("""
         import sys
 
@@ -305,7 +311,7 @@ def test_modules_are_known_only_while_definitions_run(two, written, elsewhere, m
 
 
 def test_two_threads_get_one_class(two, written, elsewhere):
-    """Threads that ask for the same version at once get the same class."""
+    """Threads that load the same version at once get the same class."""
     module = written(SHAPES["nested"].source)
     two[0].push(module.F)
     elsewhere()
@@ -325,7 +331,7 @@ def test_two_threads_get_one_class(two, written, elsewhere):
     assert len(set(made)) == 1
 
 
-# -- what cannot be
+# -- errors
 
 
 def record(name=f"{RUN}.F"):
@@ -364,8 +370,10 @@ NOTHING = "gAR9lC4="  # an empty dict
         ("class F: pass", {"imports": {"x": ["json", "gone"]}}, "has no attribute 'gone'"),
     ),
 )
-def test_source_that_does_not_run_here_says_so(text, module, said):
-    """Newer syntax, a missing package: the error names both Pythons, the version and the cause."""
+def test_source_that_does_not_run_is_reported(text, module, said):
+    """For newer syntax or a missing package, the error names both Pythons, the version, and the
+    cause.
+    """
     before = dict(sys.modules)
     with pytest.raises(WrongPython, match=said) as raised:
         build(source(text, **module), record(), NoLoader())
@@ -375,8 +383,8 @@ def test_source_that_does_not_run_here_says_so(text, module, said):
     assert sys.modules == before
 
 
-def test_source_that_does_not_define_what_it_should_is_refused():
-    """Nothing but a class or function comes of a source."""
+def test_source_without_the_definition_is_refused():
+    """Only a class or function can result from source."""
     with pytest.raises(CodeRefused, match="does not define it"):
         build(source("F = 1"), record(), NoLoader())
     with pytest.raises(CodeRefused, match="does not define it"):
@@ -386,7 +394,7 @@ def test_source_that_does_not_define_what_it_should_is_refused():
 
 
 def test_a_failure_leaves_nothing_behind(two, written, elsewhere, monkeypatch):
-    """A version that could not be made can be asked for again."""
+    """A version that couldn't be rebuilt can be loaded again later."""
     module = written(SHAPES["cycle"].source)
     two[0].push(module.F)
     elsewhere()
@@ -405,7 +413,7 @@ def test_a_failure_leaves_nothing_behind(two, written, elsewhere, monkeypatch):
 
 
 def test_without_source_the_error_says_both_pythons_and_what_to_do(memory, written, elsewhere):
-    """Pushed without, not allowed here, or not to be had: each has its own way out."""
+    """Without source, or where it may not be used, the error says what to do in each case."""
     module = written(SHAPES["method"].source)
     pushing, loading = registries(memory)
     without = ClassRegistry(memory, mode="trusted").push(module.F)
@@ -430,8 +438,8 @@ def test_without_source_the_error_says_both_pythons_and_what_to_do(memory, writt
     assert "not set here" in str(raised.value)
 
 
-def test_all_that_a_version_needs_must_be_had_before_anything_runs(two, written, elsewhere, caplog):
-    """A base without source fails the class, before the class' own source runs."""
+def test_dependencies_are_checked_before_anything_runs(two, written, elsewhere, caplog):
+    """If a base class has no source, the class fails before its own source runs."""
     caplog.set_level(logging.INFO, "made")
     module = written("""
         import logging
@@ -455,7 +463,7 @@ def test_all_that_a_version_needs_must_be_had_before_anything_runs(two, written,
 
 
 def test_a_version_needs_only_what_its_source_names(two, written, elsewhere):
-    """What only bytecode refers to, as a class that was set later on, is not missed."""
+    """A version needs only what its source names, not what only bytecode refers to."""
     module = written("""
         def make():
             class Unwritten:
@@ -475,8 +483,8 @@ def test_a_version_needs_only_what_its_source_names(two, written, elsewhere):
     assert two[1].pull("F")().x == 2
 
 
-def test_what_was_not_written_to_a_file_has_no_source(tmp_path):
-    """``python -c`` pushes the class; another Python is told that there is no source of it."""
+def test_code_without_a_file_has_no_source(tmp_path):
+    """``python -c`` pushes the class; another Python reports that it has no source."""
     url = f"file://{tmp_path}/store"
     code = (
         "exec('class F:\\n    def run(self):\\n        return 1\\n')\n"
@@ -499,7 +507,7 @@ def test_what_was_not_written_to_a_file_has_no_source(tmp_path):
 
 @pytest.mark.parametrize("tag", ("cpython-399", python_tag()))
 def test_tracebacks_show_source_lines_however_a_version_was_loaded(two, written, elsewhere, tag):
-    """As bytecode, too: each line as it stands in its file, also those of helpers."""
+    """Tracebacks show source lines of bytecode versions and their helpers, too."""
     module = written("""
         def helper(x):
             # a comment

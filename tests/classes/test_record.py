@@ -1,4 +1,4 @@
-"""What a registry knows of a version."""
+"""Records of versions."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def plain(**changed):
     return {**json.loads(RECORD.to_bytes()), **changed}
 
 
-def test_comes_back():
-    """A record is read as it was written, and its pointer can be read by people."""
+def test_a_record_is_read_back():
+    """A record is read as it was written, and its pointer is human-readable."""
     assert Record.from_bytes(RECORD.to_bytes(), "here") == RECORD
     assert plain()["class_name"] == "shop.Filter"
     assert plain()["hash"] == HASH
@@ -58,20 +58,20 @@ def test_comes_back():
 
 
 def test_the_same_bytes_are_signed_after_reading():
-    """What a signature covers does not change by being stored, nor by the signature."""
+    """The signed bytes don't change when a record is stored or signed."""
     read = Record.from_bytes(RECORD.to_bytes(), "here")
     assert read.signed_bytes == RECORD.signed_bytes == replace(RECORD, signature=None).signed_bytes
 
 
 def test_a_signature_covers_every_field():
-    """Whatever is changed in a record, what has to be signed changes."""
+    """Every change of a record changes the signed bytes."""
     assert set(OTHERS) == {f.name for f in fields(Record)} - {"signature"}
     signed = {replace(RECORD, **{name: value}).signed_bytes for name, value in OTHERS.items()}
     assert len(signed | {RECORD.signed_bytes}) == len(OTHERS) + 1
 
 
 def test_purposes_stay_apart():
-    """A record for the latest, for a version and for each tag are signed differently."""
+    """Records for the latest, a version, and a tag have different signed bytes."""
     purposes = ("version", LATEST, tagged("a"), tagged("b"), tagged("latest"))
     assert len({replace(RECORD, purpose=each).signed_bytes for each in purposes}) == 5
 
@@ -111,8 +111,8 @@ def test_purposes_stay_apart():
         {"more": 1},
     ),
 )
-def test_what_is_no_record(changed):
-    """A field of another type or form is refused, saying where it stands."""
+def test_an_invalid_record(changed):
+    """A field of another type or format is refused with its location."""
     with pytest.raises(CodeRefused, match=r"^here isn't a class record"):
         Record.from_bytes(json.dumps(plain(**changed)).encode(), "here")
 
@@ -128,7 +128,7 @@ JSON = st.recursive(
 @ANY
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_hostile_bytes(content):
-    """Whatever a pointer holds, it is a record or is refused."""
+    """Arbitrary bytes in a pointer are parsed as a record or refused."""
     with contextlib.suppress(CodeRefused):
         Record.from_bytes(content, "here")
 
@@ -136,14 +136,14 @@ def test_hostile_bytes(content):
 @ANY
 @given(st.dictionaries(st.sampled_from(sorted(plain())), JSON), st.integers(0, 3))
 def test_hostile_fields(changed, dropped):
-    """The same for records of which some fields are anything, and some are missing."""
+    """Records with arbitrary or missing fields are parsed or refused."""
     fields = list(plain(**changed).items())[dropped:]
     with contextlib.suppress(CodeRefused):
         Record.from_bytes(json.dumps(dict(fields)).encode(), "here").signed_bytes  # noqa: B018
 
 
-def test_nesting_without_end():
-    """What would exhaust the stack of a parser is refused."""
+def test_deep_nesting():
+    """JSON nested deeply enough to exhaust the stack is refused."""
     with pytest.raises(CodeRefused):
         Record.from_bytes(b"[" * 100_000, "here")
     with pytest.raises(CodeRefused):

@@ -1,4 +1,4 @@
-"""ClassRegistry: versions of classes and functions, as the specification has them."""
+"""ClassRegistry: versions of classes and functions, according to the specification."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def count(registry, name):
 
 @pytest.fixture
 def other(store):
-    """Another process' registry of the same store."""
+    """Return another process's registry over the same store."""
     return ClassRegistry(store, mode="trusted")
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Return what writes and imports a module."""
+    """Return a function that writes and imports a module."""
     monkeypatch.syspath_prepend(str(tmp_path))
     made = []
 
@@ -110,10 +110,10 @@ def in_processes(target, arguments):
 
 
 class TestSequences:
-    """What the specification says that works."""
+    """Sequences of calls from the specification."""
 
     def test_check_push_check(self, registry, defined):
-        """A class is untracked, then synced when it was pushed, and out of sync when changed."""
+        """A class is untracked, then synced after a push, and out of sync after a change."""
         cls = defined(V1)
         assert registry.check_status(cls) == "untracked"
         assert registry.push(cls) == registry.get_class_hash(cls)
@@ -121,7 +121,7 @@ class TestSequences:
         assert registry.check_status(defined(V2)) == "out_of_sync"
 
     def test_two_versions(self, registry, other, defined):
-        """Both versions are pulled by their hashes and behave as themselves, side by side."""
+        """Both versions can be pulled by hash and used side by side."""
         h1, h2 = registry.push(defined(V1)), registry.push(defined(V2))
         assert h1 != h2
         f1, f2 = other.pull("F", h1), other.pull("F", h2)
@@ -130,8 +130,8 @@ class TestSequences:
         assert other.pull("F") is f2
         assert registry.pull("F", h1)().go(1) == 2
 
-    def test_what_changes_nothing(self, registry, defined):
-        """Whitespace and comments make no version; behaviour does."""
+    def test_whitespace_and_comments(self, registry, defined):
+        """Whitespace and comments create no version; a change of behavior does."""
         h1 = registry.push(defined(V1))
         assert registry.get_class_hash(defined(V1_WRITTEN_OTHERWISE)) == h1
         assert registry.check_status(defined(V1_WRITTEN_OTHERWISE)) == "synced"
@@ -139,7 +139,7 @@ class TestSequences:
 
     @pytest.mark.parametrize("name", ("Nope", "shop.Nope", "", ".", "..", "a/b", "\ud800"))
     def test_an_unknown_class(self, registry, name):
-        """It is a ValueError and one of ours, naming class and store."""
+        """An unknown class is a ValueError and an offload error that names class and store."""
         for ask in (
             registry.pull,
             registry.versions,
@@ -160,7 +160,9 @@ class TestSequences:
             assert caught.value.store == registry.store.url
 
     def test_a_missing_version(self, registry, defined):
-        """It is a FileNotFoundError and one of ours, naming class, version and store."""
+        """A missing version is a FileNotFoundError and an offload error that names class, version,
+        and store.
+        """
         registry.push(defined(V1))
         for ask in (
             lambda: registry.pull("F", NOWHERE),
@@ -179,8 +181,8 @@ class TestSequences:
             assert registry.store.url in str(caught.value)
 
     @pytest.mark.parametrize("what", (5, "F", None, object(), len, [].append))
-    def test_what_is_no_class(self, registry, what):
-        """Everything that takes a class refuses something else with a TypeError of ours."""
+    def test_an_object_that_is_no_class(self, registry, what):
+        """Every method that expects a class raises a TypeError of offload for other objects."""
         for take in (
             registry.push,
             registry.persist_class,
@@ -193,13 +195,13 @@ class TestSequences:
                 take(what)
             assert isinstance(caught.value, NotShippable)
 
-    def test_what_has_no_code_of_its_own(self, registry):
-        """A class of the interpreter is refused, saying what it holds."""
+    def test_a_builtin_class(self, registry):
+        """A builtin class is refused with its reason."""
         with pytest.raises(SerializationError, match="int cannot be shipped"):
             registry.push(int)
 
     def test_recovered_and_verified(self, registry, other, defined):
-        """A class is recovered anew, and its hash can be compared before it is used."""
+        """A recovered class's hash can be compared before it is used."""
         h1 = registry.push(defined(V1))
         registry.push(defined(V2))
         found = other.recover_class("F", h1)
@@ -208,8 +210,8 @@ class TestSequences:
         assert other.get_class_hash(found) == h1
         assert found().go(1) == 2
 
-    def test_recovered_and_not_what_its_hash_says(self, store, registry, other, defined):
-        """What stands under a hash of something else is refused, also where all is trusted."""
+    def test_code_under_a_wrong_hash(self, store, registry, other, defined):
+        """Code stored under the wrong hash is refused, also in mode trusted."""
         h1, h2 = registry.push(defined(V1)), registry.push(defined(V2))
         stored = registry.stored("F", h2)
         there = store.pointers.read(Names("__main__.F").version(h1))
@@ -220,8 +222,10 @@ class TestSequences:
             other.recover_class("F", h1)
         assert count(other, "classes_refused") == 1
 
-    def test_what_it_looks_like_in_a_store(self, store, registry, defined):
-        """``plugins/<Name>/<hash>.pkl``, and ``latest.json`` with ``class_name`` and ``hash``."""
+    def test_the_layout_of_a_store(self, store, registry, defined):
+        """A store has ``plugins/<Name>/<hash>.pkl``, and ``latest.json`` with ``class_name`` and
+        ``hash``.
+        """
         code_hash = registry.push(defined(V1))
         registry.tag("F", "v1", code_hash)
         folder = "plugins/__main__.F/"
@@ -233,8 +237,8 @@ class TestSequences:
 
 
 class TestPushing:
-    def test_persist_leaves_the_latest_alone(self, registry, other, defined):
-        """What is persisted is there by its hash; the latest stays what it was, or unsaid."""
+    def test_persisting_keeps_the_latest(self, registry, other, defined):
+        """Persisting stores a version by its hash and doesn't change the latest."""
         h1 = registry.persist_class(defined(V1))
         assert registry.check_status(defined(V1)) == "untracked"
         assert other.pull("__main__.F", h1)().go(1) == 2
@@ -246,7 +250,7 @@ class TestPushing:
         assert other.versions("F")[0].hash == h1
 
     def test_pushing_again_changes_nothing(self, counting, defined):
-        """It writes nothing, not in another process either, and reads twice."""
+        """Pushing an unchanged class, also from another process, writes nothing and reads twice."""
         registry = ClassRegistry(counting, mode="trusted")
         cls = defined(V1)
         code_hash = registry.push(cls)
@@ -263,7 +267,7 @@ class TestPushing:
 
     @pytest.mark.parametrize("count", (1, 60))
     def test_round_trips_of_pushing_all(self, counting, defined, count):
-        """What is synced costs one round trip for all together; what changed costs its own."""
+        """Unchanged classes take one round trip together; changed ones take their own."""
         registry = ClassRegistry(counting, mode="trusted")
         classes = [defined(V1.replace("class F", f"class F{i}"), f"F{i}") for i in range(count)]
         pushed = registry.push_all(classes)
@@ -279,7 +283,9 @@ class TestPushing:
         assert len(counting.pointers.calls) == 1 + 3 * 3  # looked for, stored, pointed to
 
     def test_pushing_all_that_is_registered(self, registry, other, defined):
-        """Without classes it is those that were registered; their statuses are told together."""
+        """Without arguments, all registered classes are pushed, and their statuses returned
+        together.
+        """
         assert registry.push_all() == {}
         f, g = registry.register(defined(V1)), registry.register(defined("def g(): return 5", "g"))
         registry.push(f)
@@ -289,7 +295,7 @@ class TestPushing:
         assert set(registry.statuses().values()) == {"synced"}
 
     def test_functions_and_lambdas(self, registry, other, defined):
-        """They are versions as classes are, with the helpers that they call."""
+        """Functions and lambdas are versions like classes, including the helpers they call."""
         source = """
         def helper(x): return x * 10
         def f(x, add=3): return helper(x) + add
@@ -301,9 +307,9 @@ class TestPushing:
         assert registry.check_status(f) == "synced"
         assert registry.check_status(defined(source.replace("10", "20"), "f")) == "out_of_sync"
 
-    def test_what_it_needs_is_stored_as_well(self, store, registry, other, defined):
-        """Classes that a class refers to are versions of their own, stored before it, and the
-        same class wherever they are needed.
+    def test_dependencies_are_stored(self, store, registry, other, defined):
+        """Classes that a class refers to are separate versions, stored before it, and the same
+        class wherever they are used.
         """
         source = """
         class Base:
@@ -329,8 +335,8 @@ class TestPushing:
         assert recovered().go() == 11
         assert recovered.__base__ is not found.__base__
 
-    def test_classes_that_need_each_other(self, registry, other, defined):
-        """A circle of classes is pushed and pulled."""
+    def test_circular_dependencies(self, registry, other, defined):
+        """Classes that refer to each other in a circle are pushed and pulled."""
         source = """
         class F:
             def other(self): return G()
@@ -343,7 +349,7 @@ class TestPushing:
         assert other.recover_class("F", code_hash)().other().other().other() is not None
 
     def test_large_versions(self, store, registry, other, defined):
-        """Over 64 KiB a version is several pointers and works the same."""
+        """A version over 64 KiB has several pointers and works the same."""
         data = random.Random(1).randbytes(200_000)
         cls = defined(f"class F:\n    data = {data!r}\n    def go(self): return len(self.data)")
         code_hash = registry.push(cls)
@@ -353,7 +359,7 @@ class TestPushing:
         assert [each.hash for each in other.versions("F")] == [code_hash]
 
     def test_too_large_a_version(self, memory, defined):
-        """Over 16 MiB it is refused, naming the class, and nothing is stored."""
+        """A version over 16 MiB is refused by name, and nothing is stored."""
         registry = ClassRegistry(memory)
         cls = defined(f"class F:\n    data = b'x' * {17 << 20}")
         with pytest.raises(SerializationError, match=r"__main__.F has .* bytes.*be an argument"):
@@ -361,7 +367,7 @@ class TestPushing:
         assert list(memory.pointers.names()) == []
 
     def test_processes_that_push_the_same_class_at_once(self, url, defined):
-        """There is one version, its hash the same for all, and it is the latest."""
+        """Processes that push the same class at once create one version, which is the latest."""
         hashes = in_processes(push_in_process, [(url, V1)] * 2)
         registry = ClassRegistry(url, mode="trusted")
         assert set(hashes) == {registry.get_class_hash(defined(V1))}
@@ -369,7 +375,9 @@ class TestPushing:
         assert registry.pull("F")().go(1) == 2
 
     def test_processes_that_push_different_versions_at_once(self, url):
-        """All versions are stored, and the latest is one of those that were pushed last."""
+        """Processes that push different versions at once store all of them; the latest is one of
+        the last pushes.
+        """
         source = "class F:\n    def go(self): return ('{}', TURN)"
         hashes = in_processes(push_in_process, [(url, source.format(each)) for each in "ab"])
         registry = ClassRegistry(url, mode="trusted")
@@ -378,7 +386,7 @@ class TestPushing:
         assert registry.pull("F")().go() in {("a", 4), ("b", 4)}
 
     def test_the_latest_moves_by_compare_and_swap(self, memory, defined):
-        """Who finds that another moved it looks again; nobody's write is lost unseen."""
+        """A process whose swap of the latest fails checks again; no write is lost unnoticed."""
         rival = ClassRegistry(memory, mode="trusted")
         real = memory.pointers
         turns = []
@@ -402,8 +410,8 @@ class TestPushing:
         assert rival.resolve("F")[1] == code_hash
         assert len(rival.versions("F")) == 4
 
-    def test_a_pointer_that_never_rests(self, memory, defined):
-        """After many tries it is given up with an error that names the pointer."""
+    def test_a_pointer_that_always_changes(self, memory, defined):
+        """After many failed swaps, the error names the pointer."""
 
         class Pointers:
             def swap(self, name, expected, value):
@@ -423,7 +431,7 @@ class TestPushing:
 
 class TestPulling:
     def test_the_same_object_every_time(self, registry, other, defined):
-        """A version is loaded once in a process; where it is the process' own, that is it."""
+        """A process loads a version once; if it is the process's own class, that is returned."""
         cls = defined(V1)
         code_hash = registry.push(cls)
         assert registry.pull("F") is cls
@@ -432,8 +440,8 @@ class TestPulling:
         assert count(other, "classes_loaded") == 1
         assert count(registry, "classes_loaded") == 0
 
-    def test_threads_that_come_first_together(self, memory, defined):
-        """They all get one class, which was loaded once."""
+    def test_concurrent_first_loads(self, memory, defined):
+        """Threads that load a version at once get one class, loaded once."""
         ClassRegistry(memory).push(defined(V1))
         other = ClassRegistry(memory, mode="trusted")
         gate, found = threading.Barrier(8), []
@@ -451,8 +459,8 @@ class TestPulling:
         assert len(set(map(id, found))) == 1
         assert count(other, "classes_loaded") == 1
 
-    def test_a_cached_pull_asks_nobody(self, counting, defined):
-        """By its hash, a version that was loaded costs no round trip; the first costs one."""
+    def test_a_cached_pull_makes_no_store_call(self, counting, defined):
+        """Pulling a loaded version by hash takes no round trip; the first pull takes one."""
         code_hash = ClassRegistry(counting).push(defined(V1))
         other = ClassRegistry(counting, mode="trusted")
         counting.pointers.calls.clear()
@@ -461,8 +469,8 @@ class TestPulling:
         other.pull("__main__.F", code_hash)
         assert len(counting.pointers.calls) == 1
 
-    def test_what_is_needed_is_read_together(self, counting, defined):
-        """What a version needs is read level by level, not one by one."""
+    def test_dependencies_are_read_together(self, counting, defined):
+        """Dependencies are read level by level, not one by one."""
         parts = "\n".join(f"class P{i}:\n    x = {i}" for i in range(20))
         cls = defined(
             f"{parts}\nclass F:\n    def go(self): return [{', '.join(f'P{i}' for i in range(20))}]"
@@ -473,9 +481,9 @@ class TestPulling:
         assert [each.x for each in other.pull("__main__.F", code_hash)().go()] == list(range(20))
         assert len(counting.pointers.calls) == 2
 
-    def test_two_of_one_name(self, registry, other, defined):
-        """Classes of one name in two modules do not collide; the short name is refused then,
-        naming both, and works while it is unambiguous.
+    def test_two_classes_with_one_name(self, registry, other, defined):
+        """Classes with the same name in two modules don't collide; an ambiguous short name is
+        refused with both.
         """
         one = registry.push(defined(V1, module="shop.models"))
         assert other.pull("F")().go(1) == 2
@@ -489,13 +497,13 @@ class TestPulling:
         with pytest.raises(UnknownClass):
             other.pull("models.F")
 
-    def test_short_names_of_what_was_only_persisted(self, registry, other, defined):
-        """A version that was never made the latest has a short name, too."""
+    def test_short_names_of_persisted_classes(self, registry, other, defined):
+        """A version that was never the latest can be found by its short name, too."""
         code_hash = registry.persist_class(defined(V1))
         assert other.pull("F", code_hash)().go(1) == 2
 
     def test_by_hash_and_tag(self, registry):
-        """Asking by both is refused; so is what is no hash or tag."""
+        """Hash and tag together, or an invalid hash or tag, are refused."""
         with pytest.raises(ValueError, match="not both"):
             registry.pull("F", NOWHERE, tag="a")
         with pytest.raises(ValueError, match="not the hash"):
@@ -503,8 +511,8 @@ class TestPulling:
         with pytest.raises(ValueError, match="not a tag"):
             registry.pull("m.F", tag="a/b")
 
-    def test_versions_go_when_they_are_not_there_any_more(self, store, registry, other, defined):
-        """A version that another one needs and that was removed is told by its name."""
+    def test_a_removed_dependency_is_named(self, store, registry, other, defined):
+        """A removed version that another one needs is named in the error."""
         cls = defined("class P:\n    pass\nclass F:\n    part = P")
         registry.push(cls)
         [pointer] = [n for n in store.pointers.names("plugins/__main__.P/") if ".pkl" in n]
@@ -520,14 +528,14 @@ class TestVersions:
         return [registry.push(defined(f"class F:\n    x = {i}")) for i in range(4)]
 
     def test_versions(self, registry, other, hashes):
-        """All are listed, the oldest first, with what is known of each."""
+        """All versions are listed, oldest first, with their details."""
         found = other.versions("F")
         assert [each.hash for each in found] == hashes
         assert {(each.class_name, each.kind) for each in found} == {("__main__.F", "class")}
         assert other.classes()["__main__.F"].hash == hashes[-1]
 
     def test_tags(self, registry, other, hashes):
-        """A tag gives a version, and moves; a version may have several."""
+        """A tag returns its version and can be moved; a version may have several tags."""
         registry.tag("F", "stable", hashes[0])
         assert other.pull("F", tag="stable").x == 0
         registry.tag("__main__.F", "stable", hashes[2])
@@ -537,7 +545,7 @@ class TestVersions:
         assert other.tags("F") == {"stable": hashes[2], "v3": hashes[2], "latest": hashes[3]}
 
     def test_rollback(self, registry, other, hashes, defined):
-        """An older version is the latest again, and nothing is lost; one may go forth again."""
+        """A rollback makes an older version the latest, loses nothing, and can be reversed."""
         registry.rollback("F", hashes[1])
         assert other.pull("F").x == 1
         assert [each.hash for each in other.versions("F")] == hashes
@@ -547,7 +555,7 @@ class TestVersions:
         assert other.pull("F").x == 3
 
     def test_a_version_is_read_by_all_of_its_names(self, registry, other, hashes):
-        """By hash, as the latest and by a tag it is one object."""
+        """By hash, as the latest, and by tag, a version is the same object."""
         registry.tag("F", "t", hashes[3])
         assert other.pull("F") is other.pull("F", hashes[3]) is other.pull("F", tag="t")
 
@@ -563,11 +571,11 @@ class TestDiff:
     """
 
     def test_sources(self, store, module):
-        """A unified diff of what was pushed: of the class, and of the helpers it calls."""
+        """The diff shows the pushed source of the class and of the helpers it calls."""
         registry = ClassRegistry(store, mode="trusted", ship_source=True)
         first = registry.push(module("shop_a", self.SOURCE.format(1, 2)).F)
         sys.modules.pop("shop_a")
-        again = module("shop_a", self.SOURCE.format(10, 2))  # longer: seen to be another file
+        again = module("shop_a", self.SOURCE.format(10, 2))  # longer, so linecache reloads it
         second = registry.push(again.F)
         found = registry.diff("F", first, second)
         assert f"--- shop_a.F@{first[:12]}" in found
@@ -576,13 +584,13 @@ class TestDiff:
         assert registry.diff("F", first, first) == ""
 
     def test_without_source(self, registry, defined):
-        """What was pushed without source says so, and what to do."""
+        """A version that was pushed without source says so and what to do."""
         h1, h2 = registry.push(defined(V1)), registry.push(defined(V2))
         with pytest.raises(VersionMissing, match=r"without its source: push it where.*ship_source"):
             registry.diff("F", h1, h2)
 
     def test_source_comes_with_the_next_push(self, store, module):
-        """Doing what that says helps: the version gets its source, and goes on working."""
+        """Following that advice adds the source to the version, which continues to work."""
         cls = module("shop_b", self.SOURCE.format(1, 2)).F
         code_hash = ClassRegistry(store).push(cls)
         registry = ClassRegistry(store, mode="trusted", ship_source=True)
@@ -594,7 +602,7 @@ class TestDiff:
         assert len(registry.versions("F")) == 1
 
     def test_hostile_source(self, memory, module):
-        """What stands in a store as source and is none is refused."""
+        """Invalid source in a store is refused."""
         registry = ClassRegistry(memory, mode="trusted", ship_source=True)
         code_hash = registry.push(module("shop_c", self.SOURCE.format(1, 2)).F)
         stored = registry.stored("F", code_hash)
@@ -607,9 +615,9 @@ class TestDiff:
 
 
 class TestRegistering:
-    def test_every_way(self, memory, defined, module):
-        """As a decorator with and without arguments, and by a call: of classes, functions and
-        modules; what is registered comes back as it is.
+    def test_every_way_to_register(self, memory, defined, module):
+        """Registering works as a decorator, with and without arguments, and as a call, for classes,
+        functions, and modules, and returns its argument unchanged.
         """
         registry = ClassRegistry(memory)
 
@@ -637,7 +645,7 @@ class TestRegistering:
         assert isinstance(B, type)
 
     def test_what_cannot_be_registered(self, memory):
-        """Another word for push, or a thing that is no code, is refused."""
+        """An unknown value of push, or an object that is no code, is refused."""
         registry = ClassRegistry(memory)
         with pytest.raises(ConfigurationError, match=r"'always'.*'auto' or 'manual'"):
             registry.register(push="always")
@@ -645,22 +653,24 @@ class TestRegistering:
             registry.register("shop")
 
     def test_a_name_registered_again(self, memory, defined):
-        """The definition that came last counts, as in a notebook."""
+        """The last definition of a name counts, as in a notebook."""
         registry = ClassRegistry(memory)
         registry.register(defined(V1))
         again = registry.register(defined(V2))
         assert registry.registered == [again]
 
-    def test_auto(self, store, defined):
-        """What is registered so is pushed when it is first sent."""
+    def test_push_auto(self, store, defined):
+        """With push='auto', a class is pushed when it is first sent."""
         registry = ClassRegistry(store)
         cls = registry.register(defined(V1))
         assert registry.check_status(cls) == "untracked"
         assert registry.ship(cls) == ("__main__.F", registry.get_class_hash(cls))
         assert registry.check_status(cls) == "synced"
 
-    def test_manual(self, store, defined):
-        """What is registered so has to have been pushed; that is said, and nothing is stored."""
+    def test_push_manual(self, store, defined):
+        """With push='manual', a class must have been pushed; otherwise the error says so, and
+        nothing is stored.
+        """
         registry = ClassRegistry(store)
         cls = registry.register(defined(V1), push="manual")
         with pytest.raises(VersionMissing, match=r"__main__\.F@.*push='manual'.*classes push"):
@@ -671,8 +681,8 @@ class TestRegistering:
         assert registry.check_status(cls) == "untracked"
 
     @pytest.mark.parametrize("push", ("auto", "manual"))
-    def test_of_a_whole_module(self, memory, module, push):
-        """What a module was registered with counts for all in it and in its submodules."""
+    def test_options_of_a_module(self, memory, module, push):
+        """Options of a module apply to everything in it and its submodules."""
         registry = ClassRegistry(memory)
         package = module("shop_e.__init__", "class A: pass")
         package = importlib.import_module("shop_e")
@@ -687,8 +697,10 @@ class TestRegistering:
                 with pytest.raises(VersionMissing, match="manual"):
                     registry.ship(cls)
 
-    def test_what_nobody_registered(self, memory, defined):
-        """What is shipped because nobody could import it is stored, and is nobody's latest."""
+    def test_a_class_that_is_not_registered(self, memory, defined):
+        """A class that is shipped because it can't be imported is stored but doesn't become the
+        latest.
+        """
         registry = ClassRegistry(memory)
         cls = defined(V1)
         registry.ship(cls)
@@ -696,8 +708,8 @@ class TestRegistering:
         assert len(registry.versions("__main__.F")) == 1
 
     def test_sending_does_not_undo_a_rollback(self, store, defined):
-        """Who goes on sending a version stores it again if it has gone, but makes it the latest
-        only once.
+        """A process that keeps sending a version stores it again if it is missing, but makes it the
+        latest only once.
         """
         now = [1000.0]
         registry = ClassRegistry(store, clock=lambda: now[0])
@@ -714,8 +726,8 @@ class TestRegistering:
         registry.ship(cls)
         assert store.pointers.read(version) is not None
 
-    def test_sending_again_asks_nobody(self, counting, defined):
-        """One upload for all messages: within a minute nothing is asked of the store."""
+    def test_sending_again_makes_no_store_call(self, counting, defined):
+        """Within a minute, sending again makes no store call."""
         now = [0.0]
         registry = ClassRegistry(counting, clock=lambda: now[0])
         cls = registry.register(defined(V1))
@@ -728,8 +740,8 @@ class TestRegistering:
         registry.ship(cls)
         assert [call[0] for call in counting.pointers.calls] == ["read_all"]
 
-    def test_what_came_from_the_store(self, registry, other, defined, counting):
-        """What was pulled is sent on as the version it is, without the store being asked."""
+    def test_a_pulled_class_is_sent_as_its_version(self, registry, other, defined, counting):
+        """A pulled class is sent as its version without a store call."""
         code_hash = registry.push(defined(V1))
         there = ClassRegistry(counting, mode="trusted")
         found = there.pull("F")
@@ -744,14 +756,14 @@ class TestRegistering:
 
 class TestMeans:
     def test_by_url(self, tmp_path, defined):
-        """A registry stands alone over the URL of any store."""
+        """A registry works on its own with the URL of any store."""
         url = f"file://{tmp_path}/store"
         ClassRegistry(url).push(defined(V1))
         assert ClassRegistry(url, mode="trusted").pull("F")().go(1) == 2
         assert ClassRegistry(open_store(url), mode="trusted").pull("F")().go(1) == 2
 
-    def test_what_is_misconfigured(self, memory):
-        """A wrong mode, key or pattern is refused when the registry is made, or first asked."""
+    def test_wrong_settings(self, memory):
+        """A wrong mode, key, or pattern is refused when the registry is created or first used."""
         for given, message in (
             ({"mode": "on"}, "offload_code: 'on'"),
             ({"mode": "signed"}, "offload_verify_keys"),
@@ -765,7 +777,7 @@ class TestMeans:
             registry.check_keys()
 
     def test_stores_do_not_mix(self, defined):
-        """What is in one store is not in another."""
+        """Versions in one store are not visible in another."""
         ClassRegistry(MemoryStore()).push(defined(V1))
         with pytest.raises(UnknownClass):
             ClassRegistry(MemoryStore(), mode="trusted").pull("F")

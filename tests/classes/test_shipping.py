@@ -1,4 +1,4 @@
-"""Shipping: what is uploaded, loaded, remembered and refused, between two who share a store."""
+"""Shipping code between two processes with one store: uploads, loads, caches, and refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ gates: dict[str, threading.Event] = {}
 
 
 def is_waiting(thread):
-    """Return whether a thread waits for another one that loads."""
+    """Return whether a thread waits for another one that is loading."""
     frames = [sys._current_frames().get(thread.ident)]
     while frames[-1] is not None:
         frames.append(frames[-1].f_back)
@@ -54,7 +54,7 @@ class Clock:
 
 
 class Gate:
-    """Where it is read, reading waits until the test lets go."""
+    """Blocks unpickling until the test opens it."""
 
     def __init__(self, name):
         self.name = name
@@ -72,7 +72,7 @@ def pass_gate(name):
 
 @pytest.fixture
 def gate():
-    """A gate, and what says that it was reached and what opens it."""
+    """Return a gate, an event for its being reached, and one that opens it."""
     name = os.urandom(4).hex()
     gates[name], gates[f"{name} reached"] = threading.Event(), threading.Event()
     yield Gate(name), gates[f"{name} reached"], gates[name]
@@ -86,7 +86,7 @@ def sides(memory):
 
 class TestUploads:
     def test_each_version_is_uploaded_once_for_all_messages(self, sides, defined):
-        """Ten messages write one pointer, and another process that sends the same none."""
+        """Ten messages write one pointer, and another process that sends the same writes none."""
         here, _ = sides
         cls = defined(CLASS.format(number=1))
         for _ in range(10):
@@ -99,7 +99,7 @@ class TestUploads:
         assert not other.written
 
     def test_what_it_refers_to_is_uploaded_with_it(self, sides):
-        """Classes that a class refers to are versions of their own, written before it."""
+        """Classes that a class refers to are separate versions, written before it."""
         here, there = sides
         main = cells()
         payload = here.write(main["Grandchild"]())
@@ -113,7 +113,7 @@ class TestUploads:
         assert len(here.written) == 3
 
     def test_a_message_is_a_tenth_of_one_with_the_class_in_it(self, sides, defined):
-        """An instance of a class of 50 methods takes a tenth of cloudpickle's bytes at most."""
+        """An instance of a class with 50 methods takes at most a tenth of cloudpickle's bytes."""
         here, _ = sides
         methods = "".join(
             f"    def method{i}(self, a, b={i}):\n        return [a + x for x in range(b)]\n"
@@ -126,9 +126,9 @@ class TestUploads:
             assert len(content(payload)) < 250
             assert b"method" not in content(payload)
 
-    def test_it_is_looked_at_again_now_and_then(self, memory, defined):
-        """After a minute it is seen whether the store still has the version; if not, it is
-        uploaded again.
+    def test_a_version_is_checked_again_after_a_minute(self, memory, defined):
+        """After a minute, the process checks whether the store still has the version and uploads it
+        if not.
         """
         clock = Clock()
         here = Side(memory, clock=clock)
@@ -142,9 +142,9 @@ class TestUploads:
         here.write(cls())
         assert here.written == [name, name]
 
-    def test_an_outage_only_matters_for_what_was_not_sent_before(self, memory, defined):
-        """While the store is away a version that was seen there is taken to be there; one that
-        was not is an error.
+    def test_an_outage_only_affects_new_versions(self, memory, defined):
+        """While the store is unavailable, a version that was uploaded counts as stored, and a new
+        one is an error.
         """
         clock = Clock()
         here = Side(memory, clock=clock)
@@ -157,7 +157,9 @@ class TestUploads:
             here.write(new())
 
     def test_a_class_whose_content_changes_is_another_version(self, sides, defined):
-        """A changed attribute, or a changed global that a method uses, is uploaded anew."""
+        """A changed attribute, or a changed global that a method uses, is uploaded as a new
+        version.
+        """
         here, there = sides
         cls = defined("names = []\nclass F:\n    def run(self): return list(names)")
         first = here.write(cls())
@@ -170,7 +172,7 @@ class TestUploads:
 class TestClassState:
     @pytest.fixture
     def hashed(self, monkeypatch):
-        """The names of what was hashed, once for each time."""
+        """Return the names of everything that was hashed, once per time."""
         names = []
 
         def counted(obj, scope):
@@ -182,7 +184,7 @@ class TestClassState:
 
     @pytest.mark.parametrize("table", ("list(range(200_000))", "{i: [i] for i in range(50_000)}"))
     def test_a_large_global_is_hashed_once_until_it_changes(self, sides, defined, hashed, table):
-        """Sending again hashes nothing; a changed item makes another version."""
+        """Sending again hashes nothing; a changed item creates a new version."""
         here, there = sides
         function = defined(f"TABLE = {table}\ndef F(): return TABLE[0]")
         payloads = [here.write(function) for _ in range(5)]
@@ -192,10 +194,10 @@ class TestClassState:
         assert hashed == ["F", "F"]
         assert there.read(payloads[-1])() == "changed" != there.read(payloads[0])()
 
-    def test_what_may_change_unnoticed_is_hashed_again_with_a_warning(
+    def test_mutable_globals_are_hashed_again_with_a_warning(
         self, sides, defined, hashed, caplog
     ):
-        """One warning names the large global that is hashed for every message."""
+        """One warning names a large global that is hashed for every message."""
         here, _ = sides
         function = defined("import numpy as np\nTABLE = np.zeros(200_000)\ndef F(): return TABLE")
         for _ in range(3):
@@ -206,7 +208,7 @@ class TestClassState:
         assert "TABLE (ndarray)" in record.message
 
     def test_class_state_that_makes_versions_is_named_once(self, sides, defined, caplog):
-        """A counter on a class makes a version for each message, and one warning names it."""
+        """A counter on a class creates a version per message, and one warning names it."""
         here, _ = sides
         cls = defined("""
             class F:
@@ -222,8 +224,8 @@ class TestClassState:
         assert record.levelname == "WARNING"
         assert record.message.startswith("F.created has changed, so a new version of __main__.F")
 
-    def test_an_edited_class_is_no_reason_to_warn(self, sides, defined, caplog):
-        """A method that is replaced makes a version as it should."""
+    def test_an_edited_class_causes_no_warning(self, sides, defined, caplog):
+        """Replacing a method creates a version without a warning."""
         here, _ = sides
         cls = defined("class F:\n    limit = 1\n    def run(self): return 1")
         here.write(cls())
@@ -234,9 +236,9 @@ class TestClassState:
 
 
 class TestRegistered:
-    def test_a_class_and_what_it_refers_to(self, sides, module):
-        """An importable class that was registered is shipped, and instances of the classes of
-        its module that it refers to; others go as on plain Celery.
+    def test_a_class_and_its_references(self, sides, module):
+        """A registered class is shipped with instances of classes that it refers to in its module;
+        others are sent as by plain Celery.
         """
         here, there = sides
         shop = module("""
@@ -259,9 +261,7 @@ class TestRegistered:
 
     @pytest.mark.parametrize("native", ("json", "pickle"))
     def test_another_process_ships_the_same_though_it_uploads_nothing(self, memory, module, native):
-        """What a stored version refers to, however far, is shipped also by a process that did
-        not push it.
-        """
+        """A process that didn't push a version also ships everything the version refers to."""
         shop = module("""
             class Far:
                 pass
@@ -285,8 +285,8 @@ class TestRegistered:
 
     @pytest.mark.parametrize("native", ("json", "pickle"))
     def test_a_module(self, memory, module, native):
-        """Of a registered module all is shipped, and no pickle refers to it; as the process' own
-        it comes home.
+        """All classes of a registered module are shipped, and no pickle refers to the module; its
+        own instances return home unchanged.
         """
         here, there = (Side(memory, accept=("json", "pickle")) for _ in range(2))
         shop = module("""
@@ -325,11 +325,11 @@ class TestRegistered:
         ids=("function", "subclass", "attribute", "instance"),
     )
     @pytest.mark.parametrize("native", ("json", "pickle"))
-    def test_single_ones_are_versions_wherever_they_are_named(
+    def test_registered_names_are_dependencies(
         self, memory, module, defined, cell, native
     ):
-        """A cell that names registered classes and functions of a module that workers lack has
-        them as needs, with what they use of their module, and runs where the module is not.
+        """A cell that uses registered classes and functions of a module that workers lack has them
+        as dependencies and runs without the module.
         """
         accept = ("json", "pickle")
         here, there = Side(memory, accept=accept), Side(memory, accept=accept)
@@ -359,12 +359,12 @@ class TestRegistered:
         assert (arrived.run() if isinstance(obj, type) else arrived()) == expected
         assert type(there.registry.recover_class("__main__.F", before)) is type(obj)
         sys.modules["shop_of_the_producer"] = shop
-        shop.TAX = 20  # of what it only refers to: it needs other versions of those
+        shop.TAX = 20  # of the classes it refers to, because it needs other versions of them
         assert here.registry.get_class_hash(obj) != before
 
     def test_registering_takes_effect_at_once(self, sides, module, defined):
-        """What failed before its module was registered, or did not find it where it is loaded,
-        is another version afterwards; both errors say to register it.
+        """Registering a module changes the version of code that failed before; both errors suggest
+        it.
         """
         here, there = sides
         shop = module("class Item:\n    def run(self): return 1")
@@ -384,7 +384,7 @@ class TestRegistered:
         assert arrived() == item.run() == 1
 
     def test_an_instance_that_pickle_names_says_to_register_its_module(self, memory, module):
-        """Where the module is missing, the error says so, and what to do."""
+        """If a module is missing, the error says so and what to do."""
         here, there = (Side(memory, accept=("pickle",)) for _ in range(2))
         payload = here.write(module("class Item: pass").Item(), "pickle")
         del sys.modules["shop_of_the_producer"]
@@ -395,9 +395,9 @@ class TestRegistered:
     def test_a_package_is_registered_with_its_submodules(
         self, memory, tmp_path, monkeypatch, caplog, push
     ):
-        """Classes of submodules are registered, whether imported yet or not, and can be pushed;
-        a submodule that cannot be imported, or a function that cannot be shipped, is named and left
-        out, and a ``__main__`` does not run.
+        """Classes of all submodules are registered and can be pushed. A submodule that can't be
+        imported, or a function that can't be shipped, is named and skipped, and ``__main__``
+        modules don't run.
         """
         parts = {
             "__init__": "from offload_package.models import Order",
@@ -430,9 +430,9 @@ class TestRegistered:
         monkeypatch.undo()
         assert Side(memory).read(payload).run() == 1
 
-    def test_automatically_it_becomes_the_latest_once(self, memory, module):
-        """The first message of a process makes its version the latest; later ones leave alone
-        what others pushed or rolled back.
+    def test_push_auto_makes_a_version_the_latest_once(self, memory, module):
+        """A process's first message makes its version the latest; later ones don't override other
+        pushes or rollbacks.
         """
         clock = Clock()
         here = Side(memory, clock=clock)
@@ -449,8 +449,8 @@ class TestRegistered:
         assert here.registry.tags(name)["latest"] == first
 
     @pytest.mark.parametrize("what", ("class", "module"))
-    def test_manually_it_has_to_be_pushed(self, sides, module, what):
-        """With push='manual' sending fails until somebody pushed, saying how."""
+    def test_push_manual_requires_a_push(self, sides, module, what):
+        """With push='manual', sending fails until the class is pushed, and the error says how."""
         here, there = sides
         shop = module(CLASS.format(number=1))
         here.registry.register(shop if what == "module" else shop.F, push="manual")
@@ -463,8 +463,8 @@ class TestRegistered:
         assert there.read(payload).run() == 1
 
     @pytest.mark.parametrize("native", ("json", "pickle"))
-    def test_what_is_importable_goes_as_on_plain_celery(self, memory, native):
-        """Classes and functions of modules that nobody registered are not shipped."""
+    def test_importable_code_is_not_shipped(self, memory, native):
+        """Classes and functions of modules that aren't registered are not shipped."""
         here = Side(memory, accept=("json", "pickle"))
         here.registry.register(sys.modules["json"])
         for value in (Clock(), Clock, wait_until, [Clock()]):
@@ -475,8 +475,8 @@ class TestRegistered:
 
 
 class TestLoaded:
-    def test_the_second_time_the_store_is_not_asked(self, sides, defined):
-        """A version is fetched once in a process."""
+    def test_the_second_load_makes_no_store_call(self, sides, defined):
+        """A process fetches a version once."""
         here, there = sides
         cls = defined(CLASS.format(number=1))
         first = there.read(here.write(cls()))
@@ -487,8 +487,8 @@ class TestLoaded:
         assert there.counters.snapshot()["classes_loaded"] == 1
 
     def test_two_versions_live_side_by_side(self, sides, defined):
-        """Instances of two versions of one name behave as each does, in any order, and come
-        home as the class they were made of.
+        """Instances of two versions with one name behave accordingly, in any order, and return home
+        as their own class.
         """
         here, there = sides
         one, two = (defined(CLASS.format(number=number)) for number in (1, 2))
@@ -500,10 +500,8 @@ class TestLoaded:
         assert [type(each) for each in home] == [one, two, one, two]
         assert len(here.written) == 2
 
-    def test_what_a_process_has_itself_it_does_not_load(self, memory, module):
-        """The receiver's own registered class of the same version is the one that arrives, though
-        it sent none; its policy applies to that as well.
-        """
+    def test_a_process_uses_its_own_class(self, memory, module):
+        """A receiver's own registered class of the same version is used, subject to its policy."""
         here, there = Side(memory), Side(memory)
         shop = module(CLASS.format(number=1))
         here.registry.register(shop)
@@ -521,8 +519,8 @@ class TestLoaded:
             with pytest.raises(CodeRefused):
                 refusing.read(payload)
 
-    def test_threads_that_come_at_once_load_it_once(self, sides, defined):
-        """Twenty threads get one class, and it was fetched once."""
+    def test_concurrent_threads_load_a_version_once(self, sides, defined):
+        """Twenty threads get one class, fetched once."""
         here, there = sides
         payload = here.write(defined(CLASS.format(number=1))())
         barrier, found = threading.Barrier(20), []
@@ -542,8 +540,8 @@ class TestLoaded:
         assert [call[0] for call in there.calls].count("read_all") == 1
 
     def test_nobody_sees_a_class_before_it_is_complete(self, sides, defined, gate):
-        """While one thread loads classes that refer to each other, another one waits, even for
-        the one that is complete already.
+        """While one thread loads classes that refer to each other, another waits, even for one that
+        is complete.
         """
         here, there = sides
         waiting, reached, opened = gate
@@ -570,7 +568,7 @@ class TestLoaded:
 class TestForks:
     @staticmethod
     def in_child(call):
-        """Return what *call* gives in a forked child, as text."""
+        """Return the result of *call* in a forked child, as text."""
         readable, writable = os.pipe()
         pid = os.fork()
         if not pid:
@@ -587,7 +585,7 @@ class TestForks:
         return text
 
     def test_a_child_has_what_its_parent_loaded(self, sides, defined):
-        """After a fork the same class is there, and nothing is fetched."""
+        """After a fork, a child has the loaded class without fetching it."""
         here, there = sides
         payload = here.write(defined(CLASS.format(number=1))())
         cls = type(there.read(payload))
@@ -600,7 +598,7 @@ class TestForks:
         assert self.in_child(again) == "(True, 1, 0)"
 
     def test_a_child_is_forked_while_another_thread_loads(self, sides, defined, gate):
-        """The child loads by itself, whatever its parent was about, and has whole classes."""
+        """A child that is forked while another thread loads a class loads it itself, completely."""
         here, there = sides
         waiting, reached, opened = gate
         cls = defined(CLASS.format(number=1))
@@ -630,11 +628,11 @@ class TestRefused:
         ),
     )
     @pytest.mark.parametrize("native", ("json", "pickle"))
-    def test_nothing_runs_of_what_may_not_be_loaded(
+    def test_forbidden_code_does_not_run(
         self, memory, defined, tmp_path, options, message, native
     ):
-        """The error names class and setting, it is counted, and no code was executed: code that
-        would write a file when it is read does not.
+        """The error names class and setting and is counted, and no code runs, not even while it is
+        unpickled.
         """
         accept = ("json", "pickle")
         here, there = Side(memory, accept=accept), Side(memory, accept=accept, **options)
@@ -648,8 +646,10 @@ class TestRefused:
         Side(memory, accept=accept).read(payload)
         assert (tmp_path / "executed").exists()
 
-    def test_a_version_that_is_missing_is_said_to_be(self, sides, defined, memory):
-        """VersionMissing if the store has others of the name, UnknownClass if it has none."""
+    def test_a_missing_version(self, sides, defined, memory):
+        """The error is VersionMissing if the store has other versions of the name, else
+        UnknownClass.
+        """
         here, there = sides
         one, two = (defined(CLASS.format(number=number)) for number in (1, 2))
         payload = here.write(one())
@@ -662,7 +662,7 @@ class TestRefused:
         with pytest.raises(UnknownClass, match=r"__main__\.F"):
             there.read(payload)
 
-    def test_while_the_store_is_away_that_is_what_is_said(self, sides, defined):
+    def test_an_unavailable_store(self, sides, defined):
         """Loading raises StoreUnavailable, and works when the store is back."""
         here, there = sides
         payload = here.write(defined(CLASS.format(number=1))())
@@ -672,9 +672,9 @@ class TestRefused:
         there.store.pointers.away = False
         assert there.read(payload).run() == 1
 
-    def test_who_has_to_sign_needs_a_key(self, memory, defined):
-        """In mode signed classes of __main__ are not sent without a key. What is made within
-        functions of a module goes as ever: workers, which have no key, return such things.
+    def test_mode_signed_needs_a_key(self, memory, defined):
+        """In mode signed, classes of __main__ aren't sent without a key. Local classes of a module
+        are still pickled as usual, because workers, which have no key, return them.
         """
         side = Side(memory, accept=("json", "pickle"), mode="signed", verify_keys=[KEY])
         with pytest.raises(ConfigurationError, match="offload_signing_key"):
@@ -691,10 +691,8 @@ class TestRefused:
         assert side.read(side.write(lambda: 3, "pickle"))() == 3
         assert not side.written
 
-    def test_who_may_only_load_sends_on_what_it_loaded(self, memory, defined):
-        """A worker without a signing key returns instances of classes that were signed by
-        others.
-        """
+    def test_a_process_without_a_key_returns_loaded_classes(self, memory, defined):
+        """A worker without a signing key can return instances of classes that others signed."""
         here = Side(memory, mode="signed", signing_key=KEY)
         there = Side(memory, mode="signed", verify_keys=[KEY])
         cls = defined(CLASS.format(number=1))
@@ -704,7 +702,7 @@ class TestRefused:
 
 
 class Writing:
-    """Writes a file where it is read."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -719,7 +717,7 @@ def write_file(path):
 
 
 def test_the_store_may_be_of_any_kind(store):
-    """Instances travel by every kind of store."""
+    """Instances can be shipped through every kind of store."""
     here, there = Side(store), Side(store)
     main = cells()
     network = main["Network"](main["np"].arange(3.0))
@@ -727,15 +725,15 @@ def test_the_store_may_be_of_any_kind(store):
 
 
 @pytest.mark.parametrize("serializer", ("json", "pickle"))
-def test_nothing_is_pushed_where_it_is_only_observed(serializer):
-    """In mode observe messages stay as they are, and no class is stored."""
+def test_mode_observe_pushes_nothing(serializer):
+    """In mode observe, messages don't change, and no class is stored."""
     app = Celery("observed", broker="memory://", set_as_current=False)
     app.conf.update(task_serializer=serializer, accept_content=["json", "pickle"])
     store = f"memory://observed-{serializer}"
     offload = Offload(app, mode="observe", store=store, code="trusted", threshold=0)
     try:
         app.send_task("observed.task", (cells()["Level"].LOW,))
-    except EncodeError:  # as on plain Celery
+    except EncodeError:  # as in plain Celery
         assert serializer == "pickle"
     assert not list(offload.store.pointers.names("plugins/"))
     app.close()

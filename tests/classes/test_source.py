@@ -25,7 +25,7 @@ from offload.classes.versions import name_of
 
 
 def source(obj, modules=()):
-    """Return the source of *obj*, None where there is none."""
+    """Return the source of *obj*, or None if there is none."""
     scope = Scope(modules).including(obj.__module__)
     content = source_of(obj, scope, lambda other: (name_of(other), "0" * 64))
     return Source.from_bytes(content) if content else None
@@ -38,7 +38,7 @@ def texts(obj, modules=()):
 
 @pytest.fixture
 def notebook(monkeypatch):
-    """Return what runs a cell of a notebook, and gives back its names."""
+    """Return a function that runs a notebook's cell and returns its names."""
     main = ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", main)
     names = []
@@ -61,7 +61,7 @@ def notebook(monkeypatch):
 @pytest.mark.parametrize("file", ("<dynamic-code>", "<string>", None))
 @pytest.mark.parametrize("number", (1, 2))
 def test_a_loaded_class_has_the_source_of_its_own_version(tmp_path, monkeypatch, file, number):
-    """Of code that was loaded, under whatever file name, the source is that code's, or none."""
+    """Loaded code has its own source or none, under any file name."""
     text = "class F:\n    def run(self):\n        return {}, F\n"
     path = tmp_path / "shop.py"
     path.write_text(text.format(1))
@@ -79,21 +79,21 @@ def test_a_loaded_class_has_the_source_of_its_own_version(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     "body", ("def run(self):\n        return {}", "x = {}", "x: int = {}", "x = len('abc') + {}")
 )
-def test_the_cell_that_defined_a_class_is_taken(notebook, body):
-    """A cell that is changed and run again defines another class, with its own source."""
+def test_the_cell_that_defined_a_class_is_used(notebook, body):
+    """A cell that is changed and run again defines another class with its own source."""
     cell = "class F:\n    " + body
     first = notebook(cell.format(1)).F
     assert texts(first) == [cell.format(1) + "\n"]
     second = notebook(cell.format(2)).F
     assert texts(second) == [cell.format(2) + "\n"]
-    # Of the first, the right source or none: without methods a class does not know its cell.
+    # The first has the right source or none: without methods, a class does not know its cell.
     assert texts(first) in ([cell.format(1) + "\n"], None)
     third = notebook(cell.format(1)).F
     assert texts(third) == [cell.format(1) + "\n"]
 
 
-def test_a_cell_that_failed_before_its_class_is_not_taken(notebook):
-    """What is written in the newest cell has not run if something before it raised."""
+def test_a_cell_that_failed_before_its_class_is_not_used(notebook):
+    """A cell that raised before its class was defined isn't used."""
     main = notebook("""
         class F:
             x = 1
@@ -108,7 +108,7 @@ def test_a_cell_that_failed_before_its_class_is_not_taken(notebook):
 
 
 def test_cells_are_put_in_an_order_in_which_they_run(notebook):
-    """What a definition needs at once comes before it, also where its cell was run again later."""
+    """Definitions come after those they need immediately, also if their cell ran again later."""
     notebook("""
         def inner(cls):
             return cls
@@ -140,7 +140,7 @@ def test_cells_are_put_in_an_order_in_which_they_run(notebook):
 
 
 def test_types_of_other_cells(notebook):
-    """Imports and type variables may stand in cells of their own; named tuples aren't written."""
+    """Imports and type variables may be in separate cells; named tuples have no source."""
     notebook("from types import FunctionType as Function\nfrom typing import Generic, TypeVar")
     notebook("from collections import namedtuple\nT = TypeVar('T')\nP = namedtuple('P', 'x y')")
     main = notebook("""
@@ -158,7 +158,7 @@ def test_types_of_other_cells(notebook):
 
 
 def test_cells_that_await(notebook):
-    """A cell may await at its outermost level; definitions in it are found."""
+    """Definitions in a cell with top-level await are found."""
     cell = "def F():\n    return 1\n"
     main = notebook(
         "import asyncio\n" + cell + "await asyncio.sleep(0)\n", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -166,8 +166,8 @@ def test_cells_that_await(notebook):
     assert texts(main.F) == [cell]
 
 
-def test_annotations_are_texts_where_an_earlier_cell_said_so(notebook):
-    """Notebooks keep ``from __future__ import annotations`` for all cells that follow."""
+def test_annotations_are_strings_after_a_future_import(notebook):
+    """Notebooks apply ``from __future__ import annotations`` to all later cells."""
     import __future__
 
     flag = __future__.annotations.compiler_flag
@@ -177,11 +177,11 @@ def test_annotations_are_texts_where_an_earlier_cell_said_so(notebook):
     assert [source(cls).definitions[0].future for cls in (main.F, main.G)] == [False, False]
 
 
-# -- what is there, and what is written
+# -- available source
 
 
-def test_a_file_that_was_edited_since_is_not_taken(written):
-    """The source is that of what is pushed, or there is none."""
+def test_an_edited_file_is_not_used(written):
+    """Source is that of the pushed code, or there is none."""
     module = written("class F:\n    def run(self):\n        return 1\n")
     Path(module.__file__).write_text("class F:\n    def run(self):\n        return 2  # longer\n")
     assert texts(module.F) is None
@@ -199,14 +199,16 @@ def test_a_file_that_was_edited_since_is_not_taken(written):
         "F = type('F', (), {})",
     ),
 )
-def test_what_is_not_written_at_the_outermost_level_has_no_source(written, made):
-    """Within functions, as a lambda, by exec: only bytecode has all of it."""
+def test_nested_definitions_have_no_source(written, made):
+    """Code defined in a function, as a lambda, or by exec has no source, only bytecode."""
     module = written(made)
     assert texts(module.F) is None
 
 
-def test_what_cannot_be_told_from_source_is_not_guessed(written, caplog):
-    """Tables that were filled later, functions put together of several: no source, and why."""
+def test_ambiguous_source_is_not_guessed(written, caplog):
+    """Tables that were filled later, and functions composed of others, have no source, with a
+    reason.
+    """
     caplog.set_level(logging.INFO, "offload")
     module = written("""
         import functools
@@ -233,8 +235,8 @@ def test_what_cannot_be_told_from_source_is_not_guessed(written, caplog):
     assert "shown combines several functions" in caplog.text
 
 
-def test_a_class_that_was_replaced_is_still_the_one_that_it_was(written):
-    """Of two classes of one name in a file, each has its own source."""
+def test_a_replaced_class_keeps_its_source(written):
+    """Of two classes with one name in a file, each has its own source."""
     module = written("""
         class F:
             def run(self):
@@ -251,7 +253,9 @@ def test_a_class_that_was_replaced_is_still_the_one_that_it_was(written):
 
 
 def test_the_decorator_that_registers_is_left_out(written):
-    """Registering is done where the class is pushed, not where it is loaded."""
+    """The decorator that registers is omitted, because registering happens at the push, not at the
+    load.
+    """
     module = written("""
         import functools
         from offload import ClassRegistry
@@ -290,8 +294,8 @@ def test_the_decorator_that_registers_is_left_out(written):
         )
 
 
-def test_only_what_is_used_is_taken(written):
-    """Names are looked for as the bytecode uses them, not as they are spelled."""
+def test_only_used_names_are_included(written):
+    """Names are found by their use in bytecode, not by spelling."""
     module = written("""
         import threading
 
@@ -317,8 +321,8 @@ def test_only_what_is_used_is_taken(written):
     assert found.modules[0].imports == {}
 
 
-def test_modules_that_are_shipped_go_along(written):
-    """Functions of the same name in several modules, by module and by name."""
+def test_shipped_modules_are_included(written):
+    """Functions with the same name in several modules are distinguished by module."""
     written("LIMIT = 1\ndef run():\n    return ['a', LIMIT]\n", "written_pack.a")
     written(
         "from written_pack import a\nfrom .a import run as other\n"
@@ -345,7 +349,7 @@ def test_modules_that_are_shipped_go_along(written):
     ]
 
 
-# -- what people see
+# -- diffs
 
 
 VERSION = """
@@ -372,8 +376,8 @@ VERSION = """
 """
 
 
-def test_differences_are_as_small_as_they_are(written):
-    """Definitions are shown as they stand in their file, constants and imports by name."""
+def test_diffs_are_minimal(written):
+    """Definitions appear as in their file, constants and imports by name."""
     first = written(VERSION.format(limit=3, more="")).F
     one = source_of(first, Scope(["written_shop"]), lambda it: (name_of(it), "1" * 64))
     second = written("\n\n\n" + VERSION.format(limit=4, more=", 1")).F
@@ -400,8 +404,8 @@ def test_differences_are_as_small_as_they_are(written):
     ]
 
 
-def test_what_is_shown_does_not_depend_on_the_process(tmp_path):
-    """The order of sets and the addresses of objects make no difference."""
+def test_diffs_do_not_depend_on_the_process(tmp_path):
+    """Set order and object addresses don't change the text."""
     (tmp_path / "written_seeds.py").write_text(
         textwrap.dedent(VERSION.format(limit="object()", more=""))
     )
@@ -426,8 +430,8 @@ def test_what_is_shown_does_not_depend_on_the_process(tmp_path):
     assert "LIMIT = <object object>" in shown.pop()
 
 
-def test_long_constants_are_cut_and_told_apart(written):
-    """A table of thousands is not repeated for people, but that it changed is."""
+def test_long_constants_are_abbreviated(written):
+    """A long table is abbreviated, but a change in it is shown."""
     shown = []
     for last in (1, 2):
         module = written(f"TABLE = [*range(5000), {last}]\ndef F():\n    return TABLE\n")
@@ -436,8 +440,8 @@ def test_long_constants_are_cut_and_told_apart(written):
     assert shown[0] != shown[1]
 
 
-def test_the_registry_stores_source_only_where_it_is_told_to(memory, written):
-    """Source may be a secret: it is pushed only with ship_source."""
+def test_source_is_stored_only_with_ship_source(memory, written):
+    """Source may be secret, so it is pushed only with ship_source."""
     module = written("class F:\n    secret = 1\n")
     with_it = ClassRegistry(memory, mode="trusted", ship_source=True)
     without = ClassRegistry(memory, mode="trusted")
@@ -451,7 +455,7 @@ def test_the_registry_stores_source_only_where_it_is_told_to(memory, written):
 
 
 def test_definitions_know_where_they_are(written):
-    """Line and file of a definition are those of its first decorator."""
+    """A definition's file and line are those of its first decorator."""
     module = written("""
         import functools
 
@@ -467,8 +471,8 @@ def test_definitions_know_where_they_are(written):
     assert found.text.startswith("if True:\n    @functools.lru_cache(")
 
 
-def test_who_pushes_is_told_why_a_version_has_no_source(memory, defined, caplog):
-    """A warning, once, names the class and what is wrong; workers of other Pythons need source."""
+def test_a_push_without_source_logs_the_reason(memory, defined, caplog):
+    """One warning names the class and the reason; workers of other Pythons need source."""
     registry = ClassRegistry(memory, mode="trusted", ship_source=True)
     made = [defined("class WithoutSource: pass", "WithoutSource") for _ in range(2)]
     for cls in made:
@@ -480,7 +484,9 @@ def test_who_pushes_is_told_why_a_version_has_no_source(memory, defined, caplog)
 
 @pytest.mark.parametrize("by_statement", (True, False))
 def test_a_cell_may_be_compiled_as_a_whole_or_statement_by_statement(by_statement):
-    """IPython compiles each statement for itself, which makes other code where modules are used."""
+    """IPython compiles each statement separately, which yields different code where modules are
+    used.
+    """
     source = "import math as mm\nclass F:\n    def run(self, x): return mm.floor(x)\n"
     file = f"<ipython-input-7-{by_statement}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
@@ -492,8 +498,8 @@ def test_a_cell_may_be_compiled_as_a_whole_or_statement_by_statement(by_statemen
     assert Source.from_bytes(found).definitions[0].text == source.partition("\n")[2]
 
 
-def test_a_class_that_is_defined_again_with_source_is_pushed_with_it_at_once(memory, notebook):
-    """What lacks source isn't taken to be complete for a minute: the next cell mends it."""
+def test_a_class_redefined_with_source_is_pushed_at_once(memory, notebook):
+    """A class without source isn't considered complete for a minute: the next cell can add it."""
     registry = ClassRegistry(memory, mode="trusted", ship_source=True)
     cell = "class F:\n    def run(self): return 1\n"
     main = notebook(f"exec({cell!r})")

@@ -1,4 +1,4 @@
-"""Versions in a store."""
+"""Storage of versions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def version(content, source=b"", *, name="shop.Filter", code_hash=HASH, created=
 
 
 def written(record, content=b"", length=None):
-    """Return what a pointer holds, whatever it says."""
+    """Return the content of a pointer as a version."""
     tail = record if isinstance(record, bytes) else record.to_bytes()
     return content + tail + (len(tail) if length is None else length).to_bytes(4, "big")
 
@@ -63,8 +63,8 @@ def storage(store):
     ("size", "source"),
     ((0, 0), (10, 0), (10, 10), (60_000, 10_000), (65_536, 0), (200_000, 70_000)),
 )
-def test_comes_back(store, storage, size, source):
-    """A version is read as it was stored, also one of several pointers, and only stored once."""
+def test_a_version_is_read_back(store, storage, size, source):
+    """A version, also with several pointers, is read as stored, and stored only once."""
     stored = version(noise(size), noise(source, 2))
     assert storage.get([("shop.Filter", HASH)]) == [None]
     assert storage.put(stored)
@@ -78,7 +78,7 @@ def test_comes_back(store, storage, size, source):
 
 
 def test_many_at_once(storage):
-    """Versions are read in the order they are asked for, also where some are not there."""
+    """Versions are read in the requested order, also if some are missing."""
     stored = [version(noise(i * 50_000, i), code_hash=f"{i:064x}", created=-i) for i in range(4)]
     for each in stored:
         storage.put(each)
@@ -89,7 +89,7 @@ def test_many_at_once(storage):
 
 
 def test_the_largest(memory):
-    """What is over the limit is refused before anything of it is stored, with a hint."""
+    """A version over the limit is refused with a hint before anything is stored."""
     storage = storage_of(memory)
     with pytest.raises(SerializationError, match=r"shop.Filter has 16777217 bytes.*an argument\?"):
         storage.put(version(bytes(LARGEST), b"x"))
@@ -102,8 +102,8 @@ def test_the_largest(memory):
     assert len(stored.content) == LARGEST
 
 
-def test_it_is_there_as_a_whole_or_not_at_all(memory):
-    """Whenever a writer dies, the version is whole or not there, and may be stored again."""
+def test_a_version_is_complete_or_missing(memory):
+    """Whenever a writer dies, the version is complete or missing, and can be stored again."""
 
     class Dying(Exception):
         pass
@@ -136,8 +136,8 @@ def test_it_is_there_as_a_whole_or_not_at_all(memory):
     assert storage.get([("shop.Filter", HASH)]) == [stored]
 
 
-def test_in_the_place_of_another(memory):
-    """What is there is only replaced by who names it, as by compare-and-swap."""
+def test_a_version_is_replaced_by_compare_and_swap(memory):
+    """A version is replaced only by compare-and-swap."""
     storage = storage_of(memory)
     old, new = version(b"old"), version(noise(100_000))
     storage.put(old)
@@ -149,8 +149,8 @@ def test_in_the_place_of_another(memory):
     assert storage.get([("shop.Filter", HASH)]) == [new]
 
 
-def test_an_altered_part_is_mended(memory):
-    """A part that was altered before is set right by who stores the version again."""
+def test_an_altered_part_is_repaired(memory):
+    """Storing a version again repairs an altered part."""
     storage = storage_of(memory)
     stored = version(noise(200_000))
     storage.put(stored)
@@ -191,8 +191,8 @@ GOOD = version(b"content", b"source")
         (written(replace(GOOD.record, size=LARGEST - 6), b"contentsource"), "altered"),
     ),
 )
-def test_what_is_no_version(memory, content, message):
-    """Whatever else stands in a version's place is refused, saying what and where."""
+def test_an_invalid_version(memory, content, message):
+    """Anything else in a version's place is refused with its kind and location."""
     memory.pointers.swap(VERSION, None, content)
     with pytest.raises(CodeRefused, match=message) as caught:
         storage_of(memory).get([("shop.Filter", HASH)])
@@ -200,7 +200,7 @@ def test_what_is_no_version(memory, content, message):
 
 
 class TestHostile:
-    """Whatever pointers hold, reading gives a whole version or raises CodeRefused."""
+    """Reading arbitrary pointers returns a complete version or raises CodeRefused."""
 
     @ANY
     @given(st.binary(max_size=200))
@@ -256,8 +256,8 @@ def put_in_process(url, seed, gate, queue):
 
 
 def test_processes_that_store_the_same_version_at_once(url):
-    """Of processes with different bytes for one version one stores it, and all read what that
-    one stored, whole.
+    """Of processes that store different bytes for one version, one succeeds, and all read its
+    complete version.
     """
     context = multiprocessing.get_context("spawn")
     gate, queue = context.Barrier(4), context.Queue()

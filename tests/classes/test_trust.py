@@ -1,4 +1,4 @@
-"""What may run, and that nothing else does."""
+"""Only trusted code runs."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def storage_of(store):
 
 
 def set_to(store, pointer, content):
-    """Do what only the store can keep anybody from."""
+    """Write to the store as only an attacker with access to it can."""
     assert store.pointers.swap(pointer, store.pointers.read(pointer), content)
 
 
 def put(store, stored):
-    """Put a version in its place, whatever is there."""
+    """Store a version, replacing any other."""
     pointer = Names(stored.record.class_name).version(stored.record.hash)
     assert storage_of(store).put(stored, store.pointers.read(pointer))
 
@@ -77,7 +77,7 @@ def signed(record, key=EVIL[0]):
 
 
 def with_content(stored, content=None, source=None, **record):
-    """Return a version with another content, and a record that fits it."""
+    """Return a version with other content and a matching record."""
     content = stored.content if content is None else content
     source = stored.source if source is None else source
     fitting = {"digest": digest_of([content]), "size": len(content)}
@@ -87,24 +87,24 @@ def with_content(stored, content=None, source=None, **record):
 
 @pytest.fixture
 def producer(store):
-    """What pushes signed versions."""
+    """Return a registry that pushes signed versions."""
     return ClassRegistry(store, mode="signed", signing_key=CI[0])
 
 
 @pytest.fixture
 def worker(store):
-    """What only verifies."""
+    """Return a registry that only verifies."""
     return ClassRegistry(store, mode="signed", verify_keys=[ci()])
 
 
 @pytest.fixture
 def turn(defined):
-    """Return what defines version number so and so of a class."""
+    """Return a function that defines a numbered version of a class."""
     return lambda number: defined(SOURCE.replace("TURN", str(number)))
 
 
 def every_way_to_load(registry, code_hash, name="__main__.F"):
-    """Yield all that may run code of a version, given its hash."""
+    """Yield every call that may run code of a version, given its hash."""
     values = Registry(frozenset({"pickle"}), Shipping(registry))
     tree = {"code": [name, code_hash]}
     yield lambda: registry.pull(name, code_hash)
@@ -121,8 +121,8 @@ def every_way_to_load(registry, code_hash, name="__main__.F"):
 
 class TestSigned:
     @pytest.mark.parametrize("keys", (CI, (HMAC, HMAC)))
-    def test_what_is_signed_is_loaded(self, store, turn, keys):
-        """By Ed25519 and by HMAC: by name, hash and tag, with all that it needs."""
+    def test_signed_code_is_loaded(self, store, turn, keys):
+        """Code signed with Ed25519 or HMAC is loaded by name, hash, and tag, with all it needs."""
         producer = ClassRegistry(store, mode="signed", signing_key=keys[0])
         first = producer.push(turn(1))
         producer.push(turn(2))
@@ -136,7 +136,7 @@ class TestSigned:
         assert counted(worker) == 0
 
     def test_off_by_default(self, store, producer, turn):
-        """Without a mode nothing is loaded, whoever signed it; the error says what to set."""
+        """Without a mode, nothing is loaded, whoever signed it; the error says what to set."""
         code_hash = producer.push(turn(1))
         registry = ClassRegistry(store, verify_keys=[ci()])
         ways = [*every_way_to_load(registry, code_hash), lambda: registry.pull("F")]
@@ -147,24 +147,24 @@ class TestSigned:
         assert counted(registry, "classes_loaded") == 0
 
     def test_pushing_needs_a_key(self, store, worker, turn):
-        """Where only signed code is loaded, who has no key to sign cannot push."""
+        """In mode signed, a process without a signing key can't push."""
         for push in (worker.push, worker.persist_class, lambda cls: worker.push_all([cls])):
             with pytest.raises(ConfigurationError, match=r"__main__.* no offload_signing_key"):
                 push(turn(1))
         assert list(store.pointers.names()) == []
 
     def test_unsigned(self, store, worker, turn):
-        """What was pushed without a key is refused in every way."""
+        """Code pushed without a key is refused in every way of loading it."""
         self.refused(store, worker, ClassRegistry(store).push(turn(1)), "is not signed")
 
     def test_signed_by_somebody_else(self, store, worker, turn):
-        """What is signed by a key that is not listed is refused, and the key is named."""
+        """Code signed with an unlisted key is refused, and the error names the key."""
         producer = ClassRegistry(store, signing_key=EVIL[0])
         code_hash = producer.push(turn(1))
         self.refused(store, worker, code_hash, rf"key {signer(EVIL[0]).id}, which is not among")
 
     def test_an_expired_key(self, store, producer, turn):
-        """From its end on what a key signed is refused; what runs already is not taken away."""
+        """After a key's expiry, code signed with it is refused; loaded code stays loaded."""
         now = [99.0]
         code_hash = producer.push(turn(1))
         keys = [ci(until=100)]
@@ -176,8 +176,8 @@ class TestSigned:
         self.refused(store, late, code_hash, "key ci, which has expired: push it with a newer")
 
     def test_rotation(self, store, turn):
-        """A new key is added, all is pushed again under it, the old one goes; nothing stops
-        working meanwhile, and no version changes its hash.
+        """A key is rotated by adding the new one, pushing everything again, and removing the old
+        one; everything keeps working, and no hash changes.
         """
         old = ClassRegistry(store, mode="signed", signing_key=CI[0])
         code_hash = old.push(turn(1))
@@ -195,8 +195,8 @@ class TestSigned:
         assert [each.hash for each in worker.versions("F")] == [code_hash]
 
     def test_rotation_after_a_rollback(self, store, turn):
-        """Pushing all sees to the versions as well as to the pointers that say which is meant:
-        a rollback signs only these. It is one round trip all the same.
+        """Pushing everything signs the versions and also the pointers to the latest, which a
+        rollback signs alone, in one round trip.
         """
         old = ClassRegistry(store, mode="signed", signing_key=CI[0])
         code_hash = old.push(turn(1))
@@ -209,7 +209,7 @@ class TestSigned:
         assert worker.pull("F")().go() == 1
 
     def test_round_trips_of_pushing_all(self, counting, defined):
-        """What is synced and signed costs one round trip for all, also where it is large."""
+        """Checking synced and signed versions takes one round trip for all, also for large ones."""
         registry = ClassRegistry(counting, mode="signed", signing_key=CI[0])
         source = "class F{0}:\n    data = {1!r}"
         classes = [defined(source.format(i, os.urandom(50_000)), f"F{i}") for i in range(20)]
@@ -218,8 +218,8 @@ class TestSigned:
         assert registry.push_all(classes) == {}
         assert [call[0] for call in counting.pointers.calls] == ["read_all"]
 
-    def test_pushing_with_a_key_that_ended(self, store, turn):
-        """It is refused: nobody would take what it signs."""
+    def test_pushing_with_an_expired_key(self, store, turn):
+        """Pushing with an expired key is refused, because nobody would accept it."""
         producer = ClassRegistry(
             store, mode="signed", signing_key=CI[0], verify_keys=[ci(until=5)], clock=lambda: 6
         )
@@ -227,8 +227,8 @@ class TestSigned:
             producer.push(turn(1))
 
     @pytest.mark.parametrize("mode", ("off", "signed", "trusted"))
-    def test_what_was_pushed_unsigned_can_be_signed(self, store, worker, turn, mode):
-        """Who has a key puts what is signed in the place of what is not; and only once."""
+    def test_an_unsigned_version_can_be_signed(self, store, worker, turn, mode):
+        """A push with a key replaces an unsigned version with a signed one, once."""
         code_hash = ClassRegistry(store).push(turn(1))
         producer = ClassRegistry(store, mode=mode, signing_key=CI[0])
         assert producer.push_all([turn(1)]) == {"__main__.F": code_hash}
@@ -239,7 +239,7 @@ class TestSigned:
         assert worker.pull("F")().made().part() == 1
 
     def test_two_producers_do_not_take_turns(self, store, turn):
-        """What another one signed that is trusted stays as it is."""
+        """A version that another trusted producer signed isn't replaced."""
         both = [CI[1], NEXT[1]]
         one = ClassRegistry(store, mode="signed", signing_key=CI[0], verify_keys=both)
         two = ClassRegistry(store, mode="signed", signing_key=NEXT[0], verify_keys=both)
@@ -262,7 +262,7 @@ class TestSigned:
 
 
 class TestTampered:
-    """A producer pushed two versions with its key, and then somebody writes to the store."""
+    """A producer pushes two signed versions, and then an attacker writes to the store."""
 
     @pytest.fixture
     def hashes(self, producer, turn):
@@ -270,7 +270,7 @@ class TestTampered:
 
     @pytest.fixture
     def refused(self, store, worker, hashes, turn):
-        """Return what checks that the second version is refused, and can be pushed again."""
+        """Return a function that checks that the second version is refused and can be repushed."""
 
         def check(message, *, version=True, latest=True):
             ways = [*(every_way_to_load(worker, hashes[1]) if version else ())]
@@ -289,20 +289,20 @@ class TestTampered:
         return check
 
     def test_content(self, store, hashes, refused):
-        """A changed byte of the pickle is refused, and what its record says does not help."""
+        """A changed byte of the pickle is refused, whatever its record says."""
         pointer = NAMES.version(hashes[1])
         content = store.pointers.read(pointer)
         set_to(store, pointer, bytes([content[0] ^ 1]) + content[1:])
         refused(r"__main__\.F@.* was altered: .*push it again")
 
     def test_content_with_its_digest(self, store, producer, hashes, refused):
-        """Who changes the record along with the pickle has no signature for it."""
+        """A record that was changed to match the pickle has no valid signature."""
         stored = producer.stored("F", hashes[1])
         put(store, with_content(stored, stored.content + b"x"))
         refused("signature by key ci is wrong, so it was altered")
 
     def test_signed_again_by_somebody_else(self, store, producer, hashes, refused):
-        """Nor does another's signature help, also not under the id of a key that is trusted."""
+        """Another key's signature is refused, also under a trusted key's id."""
         stored = with_content(producer.stored("F", hashes[1]), b"x")
         put(store, replace(stored, record=signed(stored.record)))
         forged = signed(stored.record).signature
@@ -324,25 +324,25 @@ class TestTampered:
         ids=str,
     )
     def test_every_field(self, store, producer, hashes, refused, changed):
-        """Python tag, needs, modules: whatever is changed in a record, it is refused."""
+        """Every change of a record, such as its Python tag, needs, or modules, is refused."""
         stored = producer.stored("F", hashes[1])
         put(store, replace(stored, record=replace(stored.record, **changed)))
         refused(r"wrong|is not signed|not among")
 
     def test_another_version_in_its_place(self, store, hashes, refused):
-        """A version of the same class under another hash, signed as it is, is refused."""
+        """A signed version of the same class under another hash is refused."""
         set_to(store, NAMES.version(hashes[1]), store.pointers.read(NAMES.version(hashes[0])))
         refused("another record was moved there")
 
     def test_another_class_in_its_place(self, store, producer, hashes, refused, defined):
-        """So is another class, as it was signed."""
+        """A signed version of another class is refused."""
         other = producer.push(defined("class G:\n    pass", "G"))
         content = store.pointers.read(Names("__main__.G").version(other))
         set_to(store, NAMES.version(hashes[1]), content)
         refused("another record was moved there")
 
     def test_another_classs_signature(self, store, producer, hashes, refused, defined):
-        """The signature of one class is none for another."""
+        """The signature of another class is refused."""
         other = producer.stored("G", producer.push(defined("class G:\n    pass", "G")))
         stored = producer.stored("F", hashes[1])
         record = replace(stored.record, signature=other.record.signature)
@@ -355,33 +355,33 @@ class TestTampered:
             refused_again.pull("F", hashes[1])
 
     def test_the_signature_of_another_version(self, store, producer, hashes, refused):
-        """Nor is that of one version for another."""
+        """The signature of another version is refused."""
         first, second = (producer.stored("F", each) for each in hashes)
         record = replace(second.record, signature=first.record.signature)
         put(store, replace(second, record=record))
         refused("wrong")
 
     def test_the_latest_for_another_class(self, store, producer, hashes, refused, defined):
-        """``latest.json`` of another class is refused; versions are not concerned."""
+        """``latest.json`` of another class is refused; versions are unaffected."""
         producer.push(defined("class G:\n    pass", "G"))
         set_to(store, NAMES.latest, store.pointers.read(Names("__main__.G").latest))
         refused(r"latest\.json holds latest of __main__\.G.*another.*push", version=False)
 
     def test_the_latest_for_a_versions_record(self, store, producer, hashes, refused):
-        """A record signed as a version does not say which version is the latest."""
+        """A record signed as a version isn't accepted as the latest."""
         for code_hash in hashes:
             record = producer.stored("F", code_hash).record
             set_to(store, NAMES.latest, record.to_bytes())
         refused(r"latest\.json holds version of __main__\.F", version=False)
 
     def test_the_latest_changed_by_hand(self, store, producer, hashes, refused):
-        """Nor does one whose purpose or hash somebody changed."""
+        """A latest record with a changed purpose or hash is refused."""
         record = producer.stored("F", hashes[0]).record
         set_to(store, NAMES.latest, replace(record, purpose=LATEST).to_bytes())
         refused("latest of __main__.F@.*wrong", version=False)
 
     def test_the_latest_for_a_tag(self, store, producer, worker, hashes, refused):
-        """What was signed as a tag is not the latest, nor another tag; and the other way."""
+        """A record signed as a tag isn't accepted as the latest or another tag, nor vice versa."""
         producer.tag("F", "old", hashes[0])
         old, latest = store.pointers.read(NAMES.tag("old")), store.pointers.read(NAMES.latest)
         set_to(store, NAMES.tag("new"), old)
@@ -394,20 +394,20 @@ class TestTampered:
             worker.pull("F")
 
     def test_a_version_for_a_pointer(self, store, hashes, refused):
-        """The record of the latest is no version."""
+        """The record of the latest isn't accepted as a version."""
         record = store.pointers.read(NAMES.latest)
         set_to(store, NAMES.version(hashes[1]), record + len(record).to_bytes(4, "big"))
         refused("another record was moved there")
 
     @pytest.mark.parametrize("content", (b"", b"x", b"{}", b"null", pickle.dumps(5), bytes(9)))
     def test_anything_else(self, store, hashes, refused, content):
-        """Whatever else stands in a pointer's place is refused."""
+        """Anything else in a pointer's place is refused."""
         set_to(store, NAMES.version(hashes[1]), content)
         set_to(store, NAMES.latest, content)
         refused("isn't a version|isn't a class record")
 
     def test_a_version_that_it_needs(self, store, producer, worker, hashes, refused):
-        """A nested version is refused as any other, before anything of what needs it runs."""
+        """A dependency is verified like any version, before the code that needs it runs."""
         [(name, code_hash)] = producer.stored("F", hashes[1]).record.needs
         assert name == "__main__.P"
         put(store, with_content(producer.stored("P", code_hash), b"x"))
@@ -417,9 +417,9 @@ class TestTampered:
             assert counted(worker) == i
         assert counted(worker, "classes_loaded") == 0
 
-    def test_what_is_sent_is_not_said_by_forged_records(self, store, producer, hashes, turn):
-        """What needs what is taken from records that are signed: nobody else has a producer
-        store classes that it would not have sent.
+    def test_forged_records_do_not_cause_uploads(self, store, producer, hashes, turn):
+        """Dependencies are taken from signed records only, so that nobody can make a producer store
+        classes that it wouldn't send.
         """
         [need] = producer.stored("F", hashes[1]).record.needs
         part = producer.stored("P", need[1])
@@ -430,8 +430,8 @@ class TestTampered:
         assert sending.must_ship(turn(2).made)
         assert not sending.must_ship(json.decoder.JSONDecoder)
 
-    def test_what_has_to_be_pushed_before_is_pushed_and_signed(self, store, turn, defined):
-        """A version that is there and that nobody would load is not sent."""
+    def test_an_unsigned_version_is_signed_before_it_is_sent(self, store, turn, defined):
+        """A stored version that nobody would load isn't sent."""
         cls = defined("class F:\n    pass")
         ClassRegistry(store).push(cls)
         sending = ClassRegistry(store, mode="signed", signing_key=CI[0])
@@ -444,7 +444,9 @@ class TestTampered:
     def test_status_and_tags_are_not_taken_from_forged_pointers(
         self, store, producer, hashes, turn
     ):
-        """A forged ``latest.json`` is no status, in mode ``signed`` also where it is unsigned."""
+        """A forged ``latest.json``, or an unsigned one in mode ``signed``, doesn't count as a
+        status.
+        """
         record = replace(producer.stored("F", hashes[0]).record, purpose=LATEST)
         set_to(store, NAMES.latest, replace(record, signature=None).to_bytes())
         for ask in (
@@ -455,9 +457,9 @@ class TestTampered:
                 ask()
         assert counted(producer) == 2
 
-    def test_an_older_latest_that_was_signed(self, store, producer, worker, hashes, turn):
-        """What nobody can tell: ``latest.json`` as it was signed before, put back. It names a
-        version that was trusted, as a rollback does; a message's hash is not concerned.
+    def test_an_old_signed_latest(self, store, producer, worker, hashes, turn):
+        """An old signed ``latest.json`` that was put back can't be detected. It names a version
+        that was trusted, like a rollback; hashes in messages are unaffected.
         """
         newest = store.pointers.read(NAMES.latest)
         producer.rollback("F", hashes[0])
@@ -468,7 +470,7 @@ class TestTampered:
 
 class TestAllowed:
     def test_patterns(self, store, producer, defined):
-        """Only names that a pattern allows are loaded, also of what is signed."""
+        """Only allowed names are loaded, also if they are signed."""
         for module in ("shop.models", "jobs"):
             producer.push(defined("class A:\n    x = 1", "A", module))
         for mode in ("signed", "trusted"):
@@ -483,7 +485,7 @@ class TestAllowed:
                 assert counted(worker) == i
 
     def test_a_pinned_hash(self, store, producer, worker, turn):
-        """With a hash only that version is loaded, also where another is the latest."""
+        """A pattern with a hash allows only that version, also if another is the latest."""
         first, second = (producer.push(turn(i)) for i in (1, 2))
         part = producer.stored("F", first).record.needs[0]
         allow = [f"__main__.F@{first[:12]}", "@".join(part)]
@@ -494,8 +496,8 @@ class TestAllowed:
                 ask()
         assert counted(pinned) == 2
 
-    def test_what_a_permitted_class_needs(self, store, producer, turn):
-        """A version that it needs has to be allowed, too: else nothing of it is loaded."""
+    def test_dependencies_of_an_allowed_class(self, store, producer, turn):
+        """Dependencies must be allowed, too; otherwise nothing is loaded."""
         code_hash = producer.push(turn(1))
         worker = ClassRegistry(store, mode="signed", verify_keys=[ci()], allow=["__main__.F"])
         for i, ask in enumerate((worker.pull, worker.recover_class, worker.check), 1):
@@ -505,7 +507,7 @@ class TestAllowed:
         assert counted(worker, "classes_loaded") == 0
 
     def test_pushing_is_not_loading(self, store, turn):
-        """Patterns say what is loaded, and do not keep anybody from pushing."""
+        """Patterns restrict loading, not pushing."""
         registry = ClassRegistry(store, mode="signed", signing_key=CI[0], allow=["other.*"])
         registry.push(turn(1))
         registry.push(turn(1))
@@ -516,7 +518,7 @@ EMPTY = Record("__main__.F", "a" * 64, "b3:" + "0" * 64, 0, python_tag(), "class
 
 
 class Payload:
-    """Pickled, it makes a file wherever it is read."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -530,7 +532,7 @@ def as_content(stored, payload, store):
 
 
 def as_other_python(stored, payload, store):
-    """Return a version that is made from its source."""
+    """Return a version that is rebuilt from its source."""
     return with_content(stored, source=stored.source, python="cpython-399")
 
 
@@ -543,7 +545,7 @@ def as_definition(stored, payload, store):
 
 
 def as_constant(stored, payload, store):
-    """Put it in the place of every pickle that is in the source."""
+    """Put the payload in place of every pickle in the source."""
 
     def replaced(match):
         with contextlib.suppress(ValueError):
@@ -557,7 +559,7 @@ def as_constant(stored, payload, store):
 
 
 def as_need(stored, payload, store):
-    """Put it in a version that this one needs, in which the record says so."""
+    """Put the payload into a dependency that the record lists."""
     record = Record(
         "__main__.Evil", "e" * 64, "b3:" + "0" * 64, 0, stored.record.python, "class", 1
     )
@@ -569,7 +571,7 @@ def as_need(stored, payload, store):
 
 
 def as_hidden_need(stored, payload, store):
-    """The same, and the record does not say it."""
+    """Put the payload into a dependency that the record doesn't list."""
     made = as_need(stored, payload, store)
     return replace(made, record=replace(made.record, needs=()))
 
@@ -578,7 +580,7 @@ PLACES = (as_content, as_definition, as_constant, as_need, as_hidden_need)
 
 
 class TestNothingRuns:
-    """Code that makes a file is put into a store by hand, in every place where code can be."""
+    """Payloads that write a file, put everywhere in a store that can contain code, don't run."""
 
     @pytest.fixture
     def cls(self, tmp_path, monkeypatch):
@@ -598,7 +600,7 @@ class TestNothingRuns:
 
     @pytest.fixture
     def planted(self, cls, trap):
-        """Return a store in which it was planted so, and signed or not."""
+        """Return a store with this payload, signed or not."""
 
         def plant(place, how):
             store = MemoryStore()
@@ -626,7 +628,7 @@ class TestNothingRuns:
 
     @staticmethod
     def everything(registry, code_hash, cls):
-        """Yield all that can be done with a registry."""
+        """Yield every operation of a registry."""
         name = "trapped.F"
         yield from every_way_to_load(registry, code_hash, name)
         yield lambda: registry.pull(name)
@@ -649,12 +651,12 @@ class TestNothingRuns:
 
     @pytest.fixture
     def elsewhere(self, cls):
-        """A process that does not have the class itself."""
+        """Return a process that doesn't have the class itself."""
         sys.modules.pop("trapped")
 
     @pytest.mark.parametrize("place", PLACES)
     def test_the_payloads_are_live(self, planted, trap, place, elsewhere):
-        """Where all is trusted each of them does make its file: the tests below test something."""
+        """In mode trusted, each payload writes its file, so the tests below are meaningful."""
         store, code_hash = planted(place, "unsigned")
         registry = ClassRegistry(store, mode="trusted", ship_source=True)
         with contextlib.suppress(Exception):
@@ -665,9 +667,9 @@ class TestNothingRuns:
     @pytest.mark.parametrize("place", PLACES)
     @pytest.mark.parametrize("mode", ("off", "signed"))
     @pytest.mark.parametrize("key", (None, CI[0]), ids=("worker", "producer"))
-    def test_it_never_does(self, planted, trap, cls, elsewhere, mode, place, how, key):
-        """Switched off, or where only signed code runs, no file appears, whatever is done; all
-        that would run it raises CodeRefused, and is counted.
+    def test_payloads_do_not_run(self, planted, trap, cls, elsewhere, mode, place, how, key):
+        """In mode off or signed, no operation writes a file; those that would run the payload raise
+        CodeRefused and are counted.
         """
         store, code_hash = planted(place, how)
 
@@ -692,9 +694,9 @@ class TestNothingRuns:
         assert not trap.exists()
 
     @pytest.mark.parametrize("allowed", (True, False))
-    def test_nothing_of_a_trusted_class_before_what_it_needs(self, store, trap, allowed):
-        """A version that is signed itself does not begin to run where one that it needs is not
-        signed, or not allowed; and runs where it is.
+    def test_dependencies_are_verified_before_a_class_runs(self, store, trap, allowed):
+        """A signed version doesn't run if a dependency is unsigned or not allowed, and runs
+        otherwise.
         """
         here = pickle.dumps(None)
         part = with_content(Stored(replace(EMPTY, class_name="__main__.P"), b""), here)
@@ -717,7 +719,7 @@ class TestNothingRuns:
 
     @pytest.mark.parametrize("mode", ("off", "signed"))
     def test_a_pickle_in_every_pointer(self, producer, store, trap, turn, mode):
-        """A pickle in the place of each pointer there is: refused everywhere, and never read."""
+        """A pickle in place of any pointer is refused and never unpickled."""
         code_hash = producer.push(turn(1))
         producer.tag("F", "t", code_hash)
         payload = pickle.dumps(Payload(trap))
@@ -746,8 +748,8 @@ class TestLogging:
         caplog.set_level(logging.INFO, "offload.classes")
         return lambda: [record.getMessage() for record in caplog.records]
 
-    def test_what_was_loaded_and_by_whose_key(self, store, producer, worker, turn, messages):
-        """Each version that is loaded is logged once, with its store and the key's name."""
+    def test_loaded_versions_are_logged(self, store, producer, worker, turn, messages):
+        """Each loaded version is logged once, with its store and the key's name."""
         code_hash = producer.push(turn(1))
         del messages()[:]
         worker.pull("F", code_hash)
@@ -758,13 +760,13 @@ class TestLogging:
         assert shown in loaded
         assert any("class __main__.P@" in each for each in loaded)
 
-    def test_what_is_recovered_is_logged(self, producer, worker, turn, messages):
-        """Recovering runs code as well."""
+    def test_recovered_classes_are_logged(self, producer, worker, turn, messages):
+        """Recovering a class, which runs code, is logged, too."""
         worker.recover_class("F", producer.push(turn(1)))
         assert len([each for each in messages() if each.startswith("loaded")]) == 2
 
-    def test_for_which_task(self, memory, turn, messages):
-        """Within a task its name and id are logged, with what is loaded and what is refused."""
+    def test_the_task_is_logged(self, memory, turn, messages):
+        """Within a task, its name and id are logged with loaded and refused versions."""
         code_hash = ClassRegistry(memory).push(turn(1))
         app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
         app.conf.task_always_eager = True
@@ -786,8 +788,8 @@ class TestLogging:
         assert f"for task jobs.score[{result.id}]" in refused
         assert f"__main__.F@{code_hash[:12]}" in refused
 
-    def test_what_is_pushed_in_the_place_of_another(self, store, producer, turn, messages):
-        """Who mends what is not trusted is told so in the log."""
+    def test_replacing_an_untrusted_version_is_logged(self, store, producer, turn, messages):
+        """Replacing an untrusted version is logged."""
         ClassRegistry(store).push(turn(1))
         producer.push(turn(1))
         assert any(
@@ -795,8 +797,8 @@ class TestLogging:
         )
 
 
-def test_nothing_is_read_where_code_is_off(store, producer, turn):
-    """With code switched off the store is not even asked for a version."""
+def test_mode_off_reads_nothing(store, producer, turn):
+    """In mode off, the store isn't asked for a version."""
     code_hash = producer.push(turn(1))
 
     class Silent:
@@ -812,15 +814,15 @@ def test_nothing_is_read_where_code_is_off(store, producer, turn):
             load()
 
 
-def test_names_that_do_not_exist_are_not_refused(worker):
-    """What is not there is told as such, where names are allowed at all."""
+def test_missing_names_are_not_refused(worker):
+    """A missing name is reported as missing if names are allowed at all."""
     with pytest.raises(UnknownClass):
         worker.pull("shop.Nope")
     assert counted(worker) == 0
 
 
 def test_the_record_of_a_version_can_be_read_by_anybody(producer, turn):
-    """What is signed stands in the store as JSON: any program can list and verify it."""
+    """Signed records are JSON in the store, so that any program can list and verify them."""
     code_hash = producer.push(turn(1))
     content = producer.store.pointers.read(NAMES.version(code_hash))
     length = int.from_bytes(content[-4:], "big")

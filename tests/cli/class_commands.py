@@ -1,4 +1,4 @@
-"""``celery offload classes`` in this process."""
+"""Run ``celery offload classes`` in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HMAC = "hmac:a secret that is long enough"
 
 
 def made(name, times=2, module="shop.models"):
-    """Return a class as a module that workers do not have would define it."""
+    """Return a class as if from a module that workers lack."""
     scope = {"__name__": module}
     exec(f"class {name}:\n    def run(self, x):\n        return x * {times}\n", scope)
     return scope[name]
@@ -43,10 +43,10 @@ class Command:
         return json.loads(self(*words, "--json", code=code))
 
     def another(self, **settings):
-        """Return the same for another process of this store."""
+        """Return the command for another process with the same store."""
         return Command(store=self.hook.store.url, **settings)
 
     def change(self, pointer, content):
-        """Write to the store as somebody does who is not us."""
+        """Write to the store like an attacker."""
         pointers = self.hook.store.pointers
         assert pointers.swap(pointer, pointers.read(pointer), content)

@@ -1,4 +1,4 @@
-"""``celery offload classes``: pushing, comparing, going back."""
+"""``celery offload classes``: push, compare, and roll back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def command():
 
 
 def test_every_command_says_what_it_does():
-    """All are there, each with a help text, and --json where it prints data."""
+    """Every command exists, has a help text, and has --json if it prints data."""
     named = {"diff", "keygen", "list", "pull", "push", "rollback", "show", "status", "tag"}
     assert set(classes.commands) == named | {"prune", "verify"}
     for each in classes.commands.values():
@@ -47,13 +47,13 @@ def test_every_command_says_what_it_does():
 
 
 class TestRealProcesses:
-    """As operators run it: the app's own modules register."""
+    """The commands as operators run them, with classes that the app's modules register."""
 
     pytestmark = pytest.mark.integration
 
     def test_a_release(self, project, tmp_path):
-        """Status fails, push heals it; a changed base puts its subclass out of sync, too; and
-        the versions before are kept, compared and gone back to.
+        """status fails, and push fixes it; a changed base class puts its subclass out of sync, too;
+        earlier versions are kept, compared, and restored.
         """
         settings = {"store": f"file://{tmp_path}/store", "ship_source": True}
         project.write(module(), **settings)
@@ -84,9 +84,9 @@ class TestRealProcesses:
         assert listed["proj.Filter"]["status"] == "out_of_sync"
         assert sorted(listed["proj.Filter"]["versions"]) == sorted([first, second])
 
-    def test_a_process_loads_what_it_trusts(self, project, tmp_path):
-        """With the public key alone a version is loaded, and it is said whose it is; without
-        it is not, and there is no traceback.
+    def test_a_process_loads_only_trusted_code(self, project, tmp_path):
+        """A process with the public key loads a version and names its signer; one without it is
+        refused without a traceback.
         """
         url = f"file://{tmp_path}/store"
         keys = project.json("classes", "keygen", app=None)
@@ -108,7 +108,7 @@ class TestRealProcesses:
 
     @pytest.mark.server
     def test_an_unreachable_server_ends_it_as_unavailable(self, project):
-        """The exit code is that of the other commands, 69: not the 1 of what is out of sync."""
+        """The exit code is 69, as of other commands, and not the 1 for classes out of sync."""
         project.write(module(), store="redis://localhost:1/0")
         _, said = project.run("classes", "status", code=69)
         assert "\nError: redis://localhost:1/0 does not answer" in f"\n{said}"
@@ -117,7 +117,7 @@ class TestRealProcesses:
 @pytest.mark.server
 @pytest.mark.parametrize("server", ("redis", "s3"))
 def test_real_stores(server, request):
-    """What is listed and gone back to there is what was pushed."""
+    """Listing and rollback work on every kind of store."""
     running = request.getfixturevalue(server)
     url = running.url("classes") if server == "s3" else f"{running.url}?prefix=classes"
     command = Command(store=url)
@@ -135,7 +135,7 @@ def test_real_stores(server, request):
 
 
 class Watched:
-    """Notes which methods of an object are asked for."""
+    """Records which methods of an object are used."""
 
     def __init__(self, watched, asked):
         self.watched, self.asked = watched, asked
@@ -146,8 +146,8 @@ class Watched:
 
 
 class TestStatus:
-    def test_it_takes_one_round_trip(self, command):
-        """However many classes are registered."""
+    def test_status_takes_one_round_trip(self, command):
+        """status takes one round trip for any number of classes."""
         for number in range(20):
             command.registry.register(made(f"C{number}"))
         command("push")
@@ -157,8 +157,8 @@ class TestStatus:
         command("status")
         assert asked == ["read_all"]
 
-    def test_names_look_at_those_alone(self, command):
-        """By their whole name or the last part; a name that is not registered is an error."""
+    def test_names_select_classes(self, command):
+        """Names, full or short, select classes; an unregistered name is an error."""
         command.registry.register(made("One"))
         command.registry.register(made("Two"))
         command("push", "One")
@@ -168,14 +168,14 @@ class TestStatus:
         assert "'Three' is not registered in this process" in command("status", "Three", code=1)
 
     def test_an_ambiguous_name_is_an_error(self, command):
-        """The whole names are said."""
+        """The error lists the full names."""
         command.registry.register(made("One"))
         command.registry.register(made("One", module="shop.others"))
         said = command("status", "One", code=1)
         assert "'One' is ambiguous: shop.models.One or shop.others.One" in said
 
-    def test_what_is_refused_is_told_beside_the_others(self, command):
-        """One altered pointer hides nothing of what else there is to say; push repairs it."""
+    def test_a_refused_class_is_reported_next_to_others(self, command):
+        """One altered pointer doesn't hide the status of others; push repairs it."""
         for name in ("One", "Two"):
             command.registry.register(made(name))
         command("push")
@@ -186,16 +186,16 @@ class TestStatus:
         assert "pushed  shop.models.One@" in command("push")
         command("status")
 
-    def test_nothing_registered_is_no_error(self, command):
-        """It is said, so that a module that was not imported is noticed."""
+    def test_no_registered_classes_are_no_error(self, command):
+        """Without registered classes the command says so, which hints at a missing import."""
         assert command("status") == "no registered classes\n"
         assert command("push") == "no registered classes\n"
         assert command.json("status") == {"synced": 0, "not_synced": 0, "classes": []}
 
 
 class TestPush:
-    def test_only_the_version(self, command):
-        """With --no-latest the latest stays what it was; a second time nothing is stored."""
+    def test_push_without_latest(self, command):
+        """With --no-latest the latest stays; a second push stores nothing."""
         command.registry.register(made("Filter"))
         command("push")
         command.registry.register(made("Filter", times=3))
@@ -206,8 +206,8 @@ class TestPush:
         assert again == f"present  shop.models.Filter@{done['hash'][:12]}\n"
         assert len(command.registry.versions("Filter")) == 2
 
-    def test_a_key_that_is_needed(self, command):
-        """In mode signed nothing is pushed without one, and it is said which setting has it."""
+    def test_push_without_a_key(self, command):
+        """In mode signed, push without a key is refused, and the error names the setting."""
         other = command.another(code="signed", verify_keys=[HMAC])
         other.registry.register(made("Filter"))
         assert "there is no offload_signing_key" in other("push", code=1)
@@ -216,13 +216,13 @@ class TestPush:
 
 @pytest.fixture
 def versions(command):
-    """The hashes of two versions of ``shop.models.Filter``, of which the second is the latest."""
+    """Return the hashes of two versions of ``shop.models.Filter``; the second is the latest."""
     return [command.registry.push(made("Filter", times)) for times in (2, 3)]
 
 
 class TestVersions:
     def test_tags(self, command, versions):
-        """A tag goes to the version whose hash so begins, and moves; what it was is said."""
+        """A tag is set by a hash prefix and can be moved; its former version is printed."""
         first, second = versions
         assert command("tag", "Filter", "good", first[:8]) == (
             f"good  shop.models.Filter@{first[:12]}\n"
@@ -232,12 +232,12 @@ class TestVersions:
         assert command.registry.pull("Filter", tag="good")().run(1) == 3
 
     @pytest.mark.parametrize("tag", ("latest", "a/b", ""))
-    def test_what_is_no_tag(self, command, versions, tag):
-        """It is a usage error."""
+    def test_an_invalid_tag(self, command, versions, tag):
+        """An invalid tag is a usage error."""
         assert "not a tag" in command("tag", "Filter", tag, versions[0], code=2)
 
     def test_rollback(self, command, versions):
-        """What is pulled is the version before; also where the pointer was made unreadable."""
+        """After a rollback, pull returns the former version, also if the pointer was unreadable."""
         command("rollback", "Filter", versions[0][:8])
         assert command.registry.pull("Filter")().run(1) == 2
         command.change(Names("shop.models.Filter").latest, b"{}")
@@ -246,7 +246,7 @@ class TestVersions:
         assert command.registry.pull("Filter")().run(1) == 3
 
     def test_a_hash_is_not_guessed(self, command, versions):
-        """Less than 8 digits, or what may be several, or none, changes nothing."""
+        """A prefix of fewer than 8 digits, or one that is ambiguous or unknown, changes nothing."""
         other = "1" if versions[0][8] == "0" else "0"
         pointer = Names("shop.models.Filter").version(versions[0][:8] + other * 56)
         command.hook.store.pointers.swap(pointer, None, b"x")
@@ -257,13 +257,15 @@ class TestVersions:
         assert command.registry.tags("Filter") == {"latest": versions[1]}
         command("rollback", "Filter", versions[0][:9])
 
-    def test_a_tag_does_not_decide_what_is_changed(self, command, versions):
-        """Who can write to the store could have it stand for another version."""
+    def test_changes_do_not_accept_tags(self, command, versions):
+        """Commands that change something don't accept a tag, which anybody with access to the store
+        could move.
+        """
         command("tag", "Filter", "good", versions[0])
         assert "has no version 'good'" in command("rollback", "Filter", "good", code=1)
 
     def test_an_unknown_class(self, command):
-        """Every command that takes a name says that there is none."""
+        """Every command that takes a name reports an unknown one."""
         for words in (
             ("show",),
             ("pull",),
@@ -275,15 +277,15 @@ class TestVersions:
             assert "has no class or function 'Nope'" in said
 
     def test_no_source_no_diff(self, command, versions):
-        """It is said which version has none, and what would have pushed it."""
+        """The error names the version without source and the setting that pushes source."""
         said = command("diff", "Filter", *versions, code=1)
         assert f"Filter@{versions[0][:12]} was pushed without its source" in said
         assert "offload_ship_source" in said
 
 
 class TestList:
-    def test_it_shows_all_of_the_store(self, command, versions):
-        """With what is registered here, what is not, and what messages alone brought."""
+    def test_the_list_shows_the_whole_store(self, command, versions):
+        """The list has registered classes, others in the store, and those from messages only."""
         command.registry.register(made("Filter", 2))
         command.registry.register(made("Mine"))
         command("push", "Mine")
@@ -298,9 +300,9 @@ class TestList:
             ["shop.models.Mine", mine[:12], "1", "synced", python, "nobody"],
         ]
 
-    def test_names_that_a_pointer_cannot_have(self, command):
-        """Lambdas, what stands within functions, and names too long for a pointer are listed
-        by what they are called, with a latest and without.
+    def test_names_without_a_readable_pointer(self, command):
+        """Lambdas, local classes, and names too long for a pointer are listed by name, with and
+        without a latest.
         """
         inner = made("Inner")
         inner.__qualname__ = "make.<locals>.Inner"
@@ -311,7 +313,7 @@ class TestList:
         assert names == [f"shop.models.{'Long' * 40}", "shop.models.make.<locals>.Inner"]
 
     def test_a_broken_pointer_hides_nothing(self, command, versions):
-        """It is marked, also where it is another's that was put there."""
+        """A broken or foreign pointer is marked and doesn't hide others."""
         one = command.registry.push(made("One"))
         command.change(Names("shop.models.One").latest, b"[]")
         pointers = command.hook.store.pointers
@@ -327,8 +329,8 @@ class TestList:
             assert found[name]["broken"]
         assert command.registry.full_name("Filter") == "shop.models.Filter"
 
-    def test_a_name_does_nothing_to_a_terminal(self, command):
-        """What somebody stored is printed, never obeyed; in errors, too."""
+    def test_control_characters_in_names_are_escaped(self, command):
+        """Control characters in stored names are escaped, in errors, too."""
         bad = made("Bad")
         bad.__qualname__ = "Bad\x1b[2J"
         command.registry.push(bad)

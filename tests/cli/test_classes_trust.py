@@ -1,4 +1,4 @@
-"""What ``celery offload classes`` says of what a process would load, and loads."""
+"""What ``celery offload classes`` reports about loading, and what it loads."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def command():
 
 @pytest.fixture
 def versions(command):
-    """The hashes of two versions of ``shop.models.Filter``, of which the second is the latest."""
+    """Return the hashes of two versions of ``shop.models.Filter``; the second is the latest."""
     return [command.registry.push(made("Filter", times)) for times in (2, 3)]
 
 
 class TestShow:
     def test_a_version(self, command):
-        """All that is known of it; what it needs; its tags; the other versions."""
+        """show prints everything about a version: dependencies, tags, and other versions."""
         base = made("Base")
         scope = {"Base": base, "__name__": "shop.models"}
         exec("class Filter(Base): pass", scope)
@@ -55,8 +55,8 @@ class TestShow:
         assert record.hash not in command.out
 
     def test_why_it_would_not_be_loaded(self, command, versions):
-        """By the settings of this process: off, unsigned, not allowed; also if that is so of
-        what it needs alone.
+        """show names the reason why this process wouldn't load a version: off, unsigned, or not
+        allowed, also of a dependency alone.
         """
         off = command.another(code="off").json("show", "Filter")
         assert not off["loads_here"]
@@ -73,22 +73,22 @@ class TestShow:
         assert "no pattern of offload_code_allow" in found["why_not"]
 
     def test_another_python(self, command, versions, monkeypatch):
-        """It says both."""
+        """show names both Pythons."""
         monkeypatch.setattr("offload.classes.loading.python_tag", lambda: "cpython-399")
         found = command.json("show", "Filter")
         assert not found["loads_here"]
         assert found["python"] in found["why_not"]
         assert "cpython-399" in found["why_not"]
 
-    def test_the_newest_where_none_is_the_latest(self, command):
-        """As of classes that messages brought."""
+    def test_the_newest_without_a_latest(self, command):
+        """Without a latest, as of classes that messages stored, show prints the newest version."""
         command.registry.persist_class(made("Sent", 2))
         newest = command.registry.persist_class(made("Sent", 3))
         found = command.json("show", "Sent")
         assert (found["hash"], found["tags"], found["loads_here"]) == (newest, [], True)
 
-    def test_one_way_to_ask(self, command):
-        """By hash or by tag."""
+    def test_hash_and_tag_are_exclusive(self, command):
+        """Hash and tag together are a usage error."""
         for name in ("show", "pull"):
             said = command(name, "Filter", "--hash", "0" * 8, "--tag", "good", code=2)
             assert "use --hash or --tag, not both" in said
@@ -97,7 +97,7 @@ class TestShow:
 
 class TestPull:
     def test_a_version_by_hash_and_by_tag(self, command, versions):
-        """The latest if none is asked for."""
+        """pull loads the latest by default, or a version by hash or tag."""
         command("tag", "Filter", "good", versions[0])
         shown = [
             command("pull", "Filter", *words)
@@ -108,8 +108,10 @@ class TestPull:
             for each in (versions[1], versions[0], versions[0])
         ]
 
-    def test_what_stands_under_another_hash(self, command, versions):
-        """It is loaded from the store although this process has it, so that this is found."""
+    def test_a_version_under_a_wrong_hash(self, command, versions):
+        """pull loads the version from the store even if this process has the class, so that wrong
+        code is found.
+        """
         command.registry.register(made("Filter", 3))
         other = command.registry.stored("Filter", versions[0])
         there = command.hook.store.pointers.read(Names("shop.models.Filter").version(versions[1]))
@@ -117,8 +119,8 @@ class TestPull:
         assert command.registry._versions.storage.put(Stored(record, other.content), there)
         assert "what is stored has the hash" in command("pull", "Filter", code=1)
 
-    def test_what_cannot_be_imported_here(self, command, monkeypatch):
-        """It is told in one line, without a traceback."""
+    def test_a_missing_import(self, command, monkeypatch):
+        """A missing import is reported in one line, without a traceback."""
         missing = ModuleType("shop_parts")
         missing.Part = made("Part", module="shop_parts")
         monkeypatch.setitem(sys.modules, "shop_parts", missing)
@@ -133,8 +135,8 @@ class TestPull:
         assert len(said.splitlines()) == 1
 
     def test_the_pickle_is_written_and_not_run(self, command, versions, tmp_path):
-        """Also where nothing would be loaded: to look at it runs none of it. An altered one is
-        not written.
+        """The pickle is written without being run, also where nothing may be loaded; an altered one
+        isn't written.
         """
         off = command.another(code="off")
         assert "offload_code is 'off'" in off("pull", "Filter", code=1)
@@ -156,7 +158,7 @@ class TestPull:
 
 
 class Payload:
-    """Writes a file if it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -166,8 +168,10 @@ class Payload:
 
 
 class TestVerify:
-    def test_each_is_told(self, command, versions):
-        """The latest of all, or of those named; with --all-versions every tag and version."""
+    def test_every_version_is_reported(self, command, versions):
+        """verify reports the latest of all or of the named classes; with --all-versions every tag
+        and version.
+        """
         command.registry.push(made("One"))
         command("tag", "Filter", "good", versions[0])
         found = command.json("verify")
@@ -185,9 +189,9 @@ class TestVerify:
         ]
         assert command("verify", "One").splitlines()[-1] == "1 ok, 0 refused"
 
-    def test_what_is_refused_ends_it_with_one(self, command, tmp_path):
-        """Altered bytes, one class' pointer in the place of another's, a tag that somebody else
-        signed: each is told, and none of it runs.
+    def test_refused_versions_exit_with_1(self, command, tmp_path):
+        """Altered bytes, a class's pointer in place of another's, and a tag signed by somebody else
+        are each reported, exit with 1, and run nothing.
         """
         signed = command.another(code="signed", signing_key=HMAC)
         for name in ("Bad", "Filter", "Good", "Swapped"):
@@ -222,15 +226,15 @@ class TestVerify:
         assert said.splitlines()[-1] == "2 ok, 1 refused"
         assert not written.exists()
 
-    def test_where_nothing_is_loaded(self, command, versions):
-        """Verifying by settings that load nothing would only say so of each."""
+    def test_verify_needs_a_mode(self, command, versions):
+        """verify with settings that load nothing is refused."""
         said = command.another(code="off")("verify", code=1)
         assert said.startswith("Error: offload_code is 'off', so")
 
 
 class TestKeygen:
     def test_the_settings_can_be_copied(self, command):
-        """What is printed is Python, and the two keys are a pair."""
+        """The output is valid Python, and the two keys are a pair."""
         scope = {}
         exec(command("keygen"), scope)
         private, public = scope["offload_signing_key"], scope["offload_verify_keys"]
@@ -241,7 +245,7 @@ class TestKeygen:
         assert worker.pull("Filter")().run(2) == 4
 
     def test_each_is_new(self, command):
-        """And the id is the one that signatures carry."""
+        """Each key is new, and its id is the one in signatures."""
         first, second = command.json("keygen"), command.json("keygen")
         assert first["private"] != second["private"]
         store = command.hook.store.url
@@ -251,9 +255,9 @@ class TestKeygen:
 
 
 def test_no_secret_is_printed(command):
-    """Neither what signs nor a password of the store, by any command."""
+    """No command prints a signing key or a password of the store."""
     private, public = generate()
-    # What it verifies by is in this process as well.
+    # The verification key is in this process as well.
     signed = command.another(code="signed", signing_key=private, verify_keys=[public, HMAC])
     signed.registry.register(made("Filter"))
     printed = [signed("push"), signed("push", "--json")]

@@ -8,8 +8,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.mark.server
-def test_it_ends_well_where_all_is_well(project, redis):
-    """Each finding is a line that begins with its level; a remedy stands below."""
+def test_a_healthy_setup_exits_with_0(project, redis):
+    """Each finding is a line that starts with its level, with a remedy below."""
     project.write(store=redis.url, cache="off")
     out, _ = project.run("doctor")
     lines = out.splitlines()
@@ -19,8 +19,8 @@ def test_it_ends_well_where_all_is_well(project, redis):
     assert lines[at + 1].startswith("         -> set appendonly yes")
 
 
-def test_an_unavailable_store_ends_it_with_69(project):
-    """As it ends all commands; in the words of the store's own error, said once."""
+def test_an_unavailable_store_exits_with_69(project):
+    """The exit code is 69, as of all commands, and the store's error is printed once."""
     project.write(store="redis://localhost:1/0")
     out, _ = project.run("doctor", code=69)
     (error,) = [line for line in out.splitlines() if line.startswith("error")]
@@ -29,7 +29,7 @@ def test_an_unavailable_store_ends_it_with_69(project):
 
 
 def test_json_is_one_document(project, tmp_path):
-    """With counts for programs, whatever it ends with; warnings are no errors."""
+    """JSON has counts for programs, whatever the exit code; warnings are no errors."""
     project.write("app.conf.accept_content = ['pickle']\n", store=f"file://{tmp_path}/store")
     found = project.json("doctor")
     assert (found["errors"], found["warnings"]) == (0, 1)
@@ -41,7 +41,7 @@ def test_json_is_one_document(project, tmp_path):
 
 
 def test_settings_and_modules_that_cannot_be_read(project):
-    """What would keep a worker from starting is a finding, too."""
+    """Settings or modules that would keep a worker from starting are a finding, too."""
     project.write("app.conf.offload_retension = 5\n")
     assert "did you mean 'offload_retention'?" in project.run("doctor", code=1)[0]
     project.write("app.conf.imports = ['not_there']\n")

@@ -16,7 +16,7 @@ from tests.support.processes import start_worker
 from tests.support.wire import make_wire
 
 KIB = 1024
-HEAD = len(b"bytes")  # what is stored with the content of bytes
+HEAD = len(b"bytes")  # stored with the content of bytes
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def estimate(wire, *words, code=0):
 
 @pytest.fixture
 def observing(url):
-    """An app that published 500 kB four times, 2 of them the same, and 5 kB ten times."""
+    """Return an app that published 500 kB four times, two of them equal, and 5 kB ten times."""
     wire = make_wire(store=url, mode="observe", threshold=64 * KIB, watch=False)
     for value in (b"a", b"a", b"b", b"c"):
         wire.app.send_task("shop.large", (value * 500_000,))
@@ -42,14 +42,14 @@ def observing(url):
     return wire
 
 
-def test_each_threshold_has_a_row_and_the_best_is_told(observing):
+def test_each_threshold_has_a_row_and_the_best_is_marked(observing):
     head, *rows, advice = estimate(observing).splitlines()[1:]
     assert head.split()[0] == "THRESHOLD"
     told = {" ".join(row.split()[:2]): row.split()[2:] for row in rows}
     assert len(told) == 13
     assert told["4 KiB"][:5] == ["14", "2.1", "MB", "1.6", "MB"]
     assert told["64 KiB"][:5] == ["4", "2.0", "MB", "1.5", "MB"]
-    assert told["64 KiB"][5] == "15"  # each asked for, read and released; three of them written
+    assert told["64 KiB"][5] == "15"  # each looked up, read, and released; three of them written
     assert told["64 KiB"][-2:] == ["current,", "best"]
     assert told["512 KiB"][0] == "0"
     assert "The current threshold, 64 KiB, pays best: 4 of 14 values" in advice
@@ -75,8 +75,8 @@ def test_json_has_the_same_numbers(observing):
     assert (lately["total"], lately["tasks"]) == (found["total"], {})
 
 
-def test_mode_on_tells_of_higher_thresholds(url):
-    """What is offloaded is counted by size as well; smaller values are not looked at."""
+def test_mode_on_estimates_higher_thresholds(url):
+    """In mode on, offloaded values are counted by size, too; smaller ones aren't observed."""
     wire = make_wire(store=url, threshold=4 * KIB, watch=False)
     for number in range(10):
         wire.app.send_task("shop.small", (bytes([number]) * 5000, b"x" * 2000))
@@ -87,7 +87,7 @@ def test_mode_on_tells_of_higher_thresholds(url):
     assert "below offload_threshold (4 KiB) are not counted" in hint
 
 
-def test_nothing_counted_is_said(url):
+def test_empty_statistics_are_reported(url):
     assert "No sizes have been counted yet." in estimate(make_wire(store=url, watch=False))
 
 
@@ -101,7 +101,7 @@ def test_tasks_over_time_are_refused(observing):
     assert "for all time only" in estimate(observing, "--by", "task", "--since", "1h", code=2)
 
 
-def test_names_of_tasks_do_nothing_to_a_terminal(url):
+def test_control_characters_in_task_names_are_escaped(url):
     wire = make_wire(store=url, mode="observe", watch=False)
     wire.app.send_task("evil\x1b[2J\nname", (b"x" * 500_000,))
     assert "evil\\x1b[2J\\nname" in estimate(wire, "--by", "task")

@@ -16,29 +16,29 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def ended(tmp_path):
-    """The URL of a folder with three blobs that ended an hour ago, and one that lives."""
+def expired(tmp_path):
+    """Return the URL of a folder with three blobs that expired an hour ago and a live one."""
     root = tmp_path / "store"
     FileStore(root).blobs.put(blobs(1), 3600)
     old = blobs(3)
-    # Last: each put sweeps one folder, and by this clock none of them has ended.
+    # Last: each put sweeps one folder, and none has expired by this clock.
     store = FileStore(root, clock=lambda: time.time() - 7200)
     store.blobs.put(old, 3600)
     return store.url, old
 
 
-def test_it_removes_what_ended(project, ended):
-    """The totals are told; a second time there is nothing to do."""
-    url, old = ended
+def test_expired_blobs_are_removed(project, expired):
+    """The totals are printed; a second run finds nothing."""
+    url, old = expired
     project.write(store=url)
     assert project.run("gc")[0].startswith(f"{url}: deleted 3 blobs (")
     assert project.run("gc")[0].startswith(f"{url}: deleted nothing")
     assert open_store(url).blobs.hold(list(old), 1) == set(old)
 
 
-def test_a_dry_run_removes_nothing(project, ended):
-    """It says what would go, each thing with its reason when asked to."""
-    url, old = ended
+def test_a_dry_run_removes_nothing(project, expired):
+    """A dry run lists what would be removed, with reasons on request."""
+    url, old = expired
     project.write(store=url)
     for _ in range(2):
         out, err = project.run("gc", "--dry-run", "--verbose")
@@ -49,9 +49,9 @@ def test_a_dry_run_removes_nothing(project, ended):
         assert err == ""  # progress is for terminals
 
 
-def test_json_is_one_document(project, ended):
-    """Programs get numbers, and with --verbose every name."""
-    url, old = ended
+def test_json_is_one_document(project, expired):
+    """JSON has numbers and, with --verbose, every name."""
+    url, old = expired
     project.write(store=url)
     dry = project.json("gc", "--dry-run", "-v")
     assert {each["name"] for each in dry["swept"]} == set(old)
@@ -62,9 +62,9 @@ def test_json_is_one_document(project, ended):
     assert "swept" not in done
 
 
-def test_a_sweep_under_way_is_no_error(project, ended):
-    """A second one says so, does nothing and ends well: a schedule need not avoid overlap."""
-    url, _ = ended
+def test_a_running_sweep_is_no_error(project, expired):
+    """A second sweep says so, does nothing, and exits with 0, so that schedules may overlap."""
+    url, _ = expired
     project.write(store=url)
     assert open_store(url).leases.acquire(NAME, "someone", 600)
     assert project.run("gc")[0] == f"skipped: {url} is being swept by another process\n"
@@ -72,13 +72,13 @@ def test_a_sweep_under_way_is_no_error(project, ended):
     assert project.json("gc", "--dry-run")["count"] == 3
 
 
-def test_progress_is_drawn_on_a_terminal(project, ended):
-    """Standard output stays as it is, so that it can be read while standard error is watched."""
+def test_progress_is_drawn_on_a_terminal(project, expired):
+    """Progress goes to standard error, so standard output stays readable."""
     import pty
     import subprocess
     import sys
 
-    url, _ = ended
+    url, _ = expired
     project.write(store=url)
     ours, theirs = pty.openpty()
     try:
@@ -101,14 +101,14 @@ def test_progress_is_drawn_on_a_terminal(project, ended):
 
 @pytest.mark.server
 def test_redis_has_nothing_to_remove(project, redis):
-    """Redis removes what ended by itself, so the command is harmless there."""
+    """Redis deletes expired keys itself, so the command is harmless there."""
     project.write(store=redis.url)
     assert project.json("gc")["count"] == 0
 
 
 @pytest.mark.server
 def test_an_unreachable_server_ends_it_as_unavailable(project):
-    """The exit code is that of Celery's own commands, 69."""
+    """The exit code is 69, as of Celery's own commands."""
     project.write(store="redis://localhost:1/0")
     _, said = project.run("gc", code=69)
     assert said.startswith("Error: redis://localhost:1/0 does not answer")
@@ -116,7 +116,7 @@ def test_an_unreachable_server_ends_it_as_unavailable(project):
 
 @pytest.mark.server
 def test_s3_is_swept(project, s3):
-    """What ended goes from a bucket, too, by the server's clock; what lives stays."""
+    """Blobs in a bucket that expired by the server's clock are removed; live ones stay."""
     url = s3.url("gc-command") + "&skew=1&ahead=0"
     store = open_store(url)
     ending, living = blobs(3), blobs(1)

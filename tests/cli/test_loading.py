@@ -1,4 +1,4 @@
-"""The command is a part of Celery's own, and costs those nothing who do not use it."""
+"""The command is part of Celery's and costs nothing if it isn't used."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from offload.cli.output import print_json_list
 ALLOWED = {"offload", "offload.cli", "offload.errors"}
 
 
-def test_it_is_installed_as_a_plugin():
-    """The package's metadata name it where Celery looks for commands."""
+def test_the_command_is_registered_with_celery():
+    """The package's metadata register the command with Celery."""
     (point,) = [p for p in entry_points(group="celery.commands") if p.name == "offload"]
     assert point.load() is offload
 
 
-def test_celery_loads_nothing_but_the_names():
-    """``celery --help`` shows the command without importing what it works with."""
+def test_celery_help_imports_nothing():
+    """``celery --help`` lists the command without importing its dependencies."""
     code = """
 import json, runpy, sys
 sys.modules["flower"] = None  # it has a command as well, which imports redis
@@ -44,8 +44,8 @@ print(json.dumps([n for n in sys.modules if n.partition(".")[0] in ("offload", "
     assert set(json.loads(loaded)) == ALLOWED
 
 
-def test_every_noun_says_what_it_does():
-    """Each is found by its name and has a help text; an unknown one is no command."""
+def test_every_noun_has_a_help_text():
+    """Each noun exists and has a help text; an unknown one is no command."""
     listed = offload.list_commands(None)
     assert listed == sorted(_COMMANDS)
     for name in listed:
@@ -56,7 +56,7 @@ def test_every_noun_says_what_it_does():
 
 
 def commands(group=offload):
-    """Yield all commands, those of groups as well."""
+    """Yield all commands, including those of groups."""
     for name in group.list_commands(None):
         command = group.get_command(None, name)
         if isinstance(command, click.Group):
@@ -66,7 +66,7 @@ def commands(group=offload):
 
 
 def test_every_command_has_json():
-    """Programs never have to parse what is printed for people."""
+    """Every command has --json, so that programs needn't parse text."""
     without = [
         command.name
         for command in commands()
@@ -77,7 +77,7 @@ def test_every_command_has_json():
 
 @pytest.fixture
 def unavailable():
-    """An app whose store can't be reached."""
+    """Return an app whose store is unavailable."""
     app = Celery("unavailable", broker="memory://", set_as_current=False)
     Offload(app, store="redis://:canary@localhost:1/0", retry={"max_retries": 0})
     return SimpleNamespace(app=app)
@@ -96,7 +96,7 @@ def unavailable():
     ),
 )
 def test_a_failure_is_one_json_document_too(unavailable, words, code, type_):
-    """An object with the error is all that is printed, and the exit code stays."""
+    """With --json, only an object with the error is printed, and the exit code stays."""
     done = CliRunner().invoke(offload, [*words, "--json"], obj=unavailable)
     error = json.loads(done.output)["error"]
     assert (error["type"], done.exit_code) == (type_, code)
@@ -107,15 +107,15 @@ def test_a_failure_is_one_json_document_too(unavailable, words, code, type_):
 
 
 def test_an_unexpected_failure_is_json_and_a_traceback(unavailable):
-    """A module that can't be imported: programs read one, people the other."""
+    """With --json, an import error is printed as JSON, and its traceback on standard error."""
     unavailable.app.conf.imports = ["not_there"]
     done = CliRunner().invoke(offload, ["ls", "--json"], obj=unavailable)
     assert json.loads(done.stdout)["error"]["type"] == "ModuleNotFoundError"
     assert isinstance(done.exception, ModuleNotFoundError)
 
 
-def test_a_list_that_fails_on_the_way_prints_nothing(capsys):
-    """So what is on standard output is one document: the list, or the error."""
+def test_a_list_that_fails_midway_prints_nothing(capsys):
+    """Standard output is one document: the list, or the error."""
 
     def documents():
         yield from range(5000)
@@ -131,8 +131,8 @@ def test_a_list_that_fails_on_the_way_prints_nothing(capsys):
 
 
 @pytest.mark.integration
-def test_an_app_without_offload_is_told_what_to_do(project):
-    """No traceback: which app it is, and what to write."""
+def test_an_app_without_offload(project):
+    """Without a traceback, the error names the app and what to write."""
     project.write()
     (project.folder / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
     _, said = project.run("gc", app="plain", code=1)
@@ -144,7 +144,7 @@ def test_an_app_without_offload_is_told_what_to_do(project):
 
 @pytest.mark.integration
 def test_a_wrong_setting_is_an_error_of_one_line(project):
-    """A ConfigurationError is told as the library words it."""
+    """A ConfigurationError is printed in one line, as the library words it."""
     project.write(more="app.conf.offload_retension = 5\n")
     _, said = project.run("gc", code=1)
     assert said.startswith("Error: ")
@@ -153,8 +153,8 @@ def test_a_wrong_setting_is_an_error_of_one_line(project):
 
 
 @pytest.mark.integration
-def test_options_of_the_users_own_reach_it(project):
-    """Celery's preload options, which are given to every command, do not disturb it."""
+def test_preload_options_are_accepted(project):
+    """Celery's preload options, which every command receives, do no harm."""
     project.write(
         more="import click\n"
         "app.user_options['preload'].add(click.Option(('-Z', '--zone'), default='here'))\n",

@@ -1,4 +1,4 @@
-"""``celery offload ls``, ``inspect``, ``get`` and ``rm``."""
+"""``celery offload ls``, ``inspect``, ``get``, and ``rm``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Commands:
         return [row.split() for row in self.run("ls", *words).splitlines()[1:]]
 
     def task(self, name, work):
-        """Return a task that does *work*."""
+        """Return a task that runs *work*."""
 
         def run():
             return work()
@@ -101,7 +101,7 @@ on_files = pytest.mark.parametrize("commands", ("file",), indirect=True)
 
 
 def large(times=3):
-    """Text of several chunks, each of which is another, that compress."""
+    """Return compressible text of several different chunks."""
     return "".join(chr(97 + at) * (4 << 20) for at in range(times))
 
 
@@ -109,15 +109,15 @@ def large(times=3):
 
 
 @on_all
-def test_an_empty_store_has_nothing(commands):
-    """It says so, and JSON is an empty list."""
+def test_an_empty_store(commands):
+    """An empty store says so, and prints an empty list as JSON."""
     assert "no matching blobs in" in commands.run("ls")
     assert commands.json("ls") == []
 
 
 @on_all
-def test_what_is_there_is_listed(commands):
-    """Every blob once, with what it is, its size and how long it lives."""
+def test_every_blob_is_listed(commands):
+    """Every blob is listed once, with its kind, size, and remaining life."""
     text = commands.hook.put("t" * 5000)
     data = commands.hook.put({"rows": [1] * 3000})
     big = commands.hook.put(large())
@@ -135,8 +135,8 @@ def test_what_is_there_is_listed(commands):
 
 
 @on_all
-def test_incompressible_text_is_known_for_what_it_is(commands):
-    """A root whose first compressed block is longer than the first look is looked at again."""
+def test_incompressible_text_is_recognized(commands):
+    """A root whose first compressed block exceeds the first read is read further."""
     ref = commands.hook.put(os.urandom(60_000).hex())
     [found] = commands.json("ls")
     assert (found["digest"], found["type"]) == (ref.digest, "str")
@@ -144,7 +144,7 @@ def test_incompressible_text_is_known_for_what_it_is(commands):
 
 @on_accounted
 def test_holders_are_counted(commands):
-    """Who only put a value is one, each pin another; sorted by them, and chosen by them."""
+    """A put counts as one holder, and each pin as another; ls sorts and filters by them."""
     once, often = commands.hook.put("a" * 5000), commands.hook.put("b" * 5000)
     for name in ("one", "two"):
         commands.hook.pin(often, name)
@@ -159,8 +159,8 @@ def test_holders_are_counted(commands):
 
 
 @on_files
-def test_without_an_account_holders_are_not_known(commands):
-    """They are "-", and cannot be asked for."""
+def test_without_hold_tracking_holders_are_unknown(commands):
+    """Without hold tracking, holders are "-" and can't be filtered."""
     commands.hook.put("a" * 5000)
     [row] = commands.listed()
     assert "-" in row
@@ -169,8 +169,10 @@ def test_without_an_account_holders_are_not_known(commands):
 
 
 @in_memory
-def test_it_is_sorted_and_chosen(commands):
-    """By size, by expiry, more than a size, no more than a number; 0 chunks are shared."""
+def test_blobs_are_sorted_and_filtered(commands):
+    """Blobs are sorted by size or expiry, filtered by size, and limited in number; 0 chunks are
+    shared.
+    """
     refs = [commands.hook.put(os.urandom(n).hex(), retention=9e6 / n) for n in (900, 3000, 9000)]
     by_size = [each["digest"] for each in commands.json("ls", "--sort", "size")]
     assert by_size == [ref.digest for ref in reversed(refs)]
@@ -186,7 +188,7 @@ def test_it_is_sorted_and_chosen(commands):
 
 @in_memory
 def test_shared_chunks_are_counted(commands):
-    """A chunk that two values have is shared by two."""
+    """A chunk of two values is counted as shared by two."""
     commands.hook.put(large(2))
     commands.hook.put(large(3))
     shared = sorted(
@@ -196,16 +198,16 @@ def test_shared_chunks_are_counted(commands):
 
 
 @in_memory
-def test_quick_looks_into_nothing(commands):
-    """What a blob is is left out."""
+def test_quick_omits_kinds(commands):
+    """With --quick, the kind of blob is omitted."""
     commands.hook.put("a" * 5000)
     [found] = commands.json("ls", "--quick")
     assert (found["kind"], found["type"]) == (None, None)
 
 
 @in_memory
-def test_what_is_not_ours_is_listed_as_unknown(commands):
-    """Content that others put into the store, or that claims to be a root, breaks nothing."""
+def test_foreign_content_is_listed_as_unknown(commands):
+    """Foreign content, or content that claims to be a root, is listed as unknown."""
     blobs = {
         "b3:" + f"{at:064x}": [content]
         for at, content in enumerate(
@@ -229,8 +231,8 @@ def test_what_is_not_ours_is_listed_as_unknown(commands):
 
 
 @pytest.mark.server
-def test_keys_of_others_are_left_out(redis, urls):
-    """A key that looks like a blob's but has no digest is nobody's business."""
+def test_foreign_keys_are_ignored(redis, urls):
+    """A key that looks like a blob's but has no digest is ignored."""
     import redis as driver
 
     url = urls("redis")
@@ -249,8 +251,10 @@ def test_keys_of_others_are_left_out(redis, urls):
 
 
 @on_all
-def test_a_digest_or_its_begin_is_inspected(commands):
-    """Whole, its begin with or without b3:, or as a reference is shown: the same."""
+def test_a_digest_or_its_prefix_is_inspected(commands):
+    """A digest is accepted as a whole, as a prefix with or without b3:, or as a reference's short
+    form.
+    """
     ref = commands.hook.put(large())
     found = commands.json("inspect", ref.digest)
     for text in (ref.digest[3:], ref.digest[:11], ref.digest[3:11], f"{ref.digest[:11]}…"):
@@ -265,15 +269,15 @@ def test_a_digest_or_its_begin_is_inspected(commands):
 
 
 @on_all
-def test_what_is_not_there_is_said(commands):
-    """A digest that the store has not, whole or not, ends with 1."""
+def test_an_unknown_digest(commands):
+    """An unknown digest or prefix exits with 1."""
     assert "has no" in commands.run("inspect", "b3:" + "0" * 64, code=1)
     assert "starts with b3:00000000" in commands.run("inspect", "b3:00000000", code=1)
 
 
 @in_memory
-def test_a_begin_that_several_have_is_refused(commands):
-    """They are named, so that one can be chosen."""
+def test_an_ambiguous_prefix_is_refused(commands):
+    """An ambiguous prefix is refused with the matching digests."""
     blobs = {f"b3:0123456789{at}{'0' * 53}": [b"x"] for at in range(2)}
     commands.hook.store.blobs.put(blobs, 3600)
     said = commands.run("inspect", "01234567", code=1)
@@ -282,7 +286,7 @@ def test_a_begin_that_several_have_is_refused(commands):
 
 @in_memory
 def test_a_reference_is_inspected(commands):
-    """Its text tells more than the blob: when it was made and what it is."""
+    """A reference shows more than its blob: its age and kind."""
     ref = commands.hook.put({"a": 1, "text": HOSTILE, "more": [1] * 2000})
     found = commands.json("inspect", ref.wire)
     assert (found["what"], found["type"], found["digest"]) == ("reference", "dict", ref.digest)
@@ -295,7 +299,7 @@ def test_a_reference_is_inspected(commands):
 
 @in_memory
 def test_a_changed_reference_is_refused(commands):
-    """What it says is not shown, for anybody may have written it."""
+    """The content of a changed reference isn't shown, because anybody may have written it."""
     ref = commands.hook.put("a" * 5000)
     forged = ref.wire.replace("n=5003", "n=5004")
     assert forged != ref.wire
@@ -305,7 +309,7 @@ def test_a_changed_reference_is_refused(commands):
 
 @in_memory
 def test_a_value_within_its_reference_is_shown(commands):
-    """It is in no store."""
+    """A value contained in its reference is in no store."""
     content = commands.hook.content
     ref = content.writer.inline_ref(content.writer.serialize((1, 2), "json"))
     found = commands.json("inspect", ref.wire)
@@ -314,8 +318,8 @@ def test_a_value_within_its_reference_is_shown(commands):
 
 
 @in_memory
-def test_a_reference_whose_value_is_gone_says_so(commands):
-    """What it tells of itself is shown all the same."""
+def test_a_reference_to_a_missing_value(commands):
+    """A reference to a missing value shows its own data."""
     ref = commands.hook.put("a" * 5000)
     commands.hook.store.blobs.delete([ref.digest])
     found = commands.json("inspect", ref.wire)
@@ -324,8 +328,10 @@ def test_a_reference_whose_value_is_gone_says_so(commands):
 
 
 @in_memory
-def test_arrays_and_frames_are_told_without_being_read(commands):
-    """dtype and shape of arrays, rows and columns of frames, whatever contains them."""
+def test_arrays_and_frames_are_described_without_being_read(commands):
+    """dtype and shape of arrays, and rows and columns of frames, are shown wherever they are
+    nested.
+    """
     np, pd, pl, pa = map(pytest.importorskip, ("numpy", "pandas", "polars", "pyarrow"))
     commands.wire.app.conf.accept_content = ["json"]
 
@@ -352,7 +358,7 @@ def test_arrays_and_frames_are_told_without_being_read(commands):
 
 
 class Bomb:
-    """Leaves a file behind where it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -362,8 +368,8 @@ class Bomb:
 
 
 @in_memory
-def test_a_pickle_is_never_read(commands, tmp_path):
-    """No command runs it but get --decode by its reference; which says so."""
+def test_a_pickle_is_never_loaded(commands, tmp_path):
+    """No command unpickles a value, except get --decode with its reference, which says so."""
     mark = tmp_path / "mark"
     ref = commands.hook.put({"bomb": Bomb(mark), "more": [object()] * 10})
     assert ref.serializer == "pickle"
@@ -377,14 +383,16 @@ def test_a_pickle_is_never_read(commands, tmp_path):
     assert not (tmp_path / "no").exists()
     assert pickle.loads(raw.read_bytes())["more"]
     mark.rmdir()
-    commands.run("get", ref.wire, "-o", str(tmp_path / "no"), "--decode", code=1)  # no file of it
+    commands.run("get", ref.wire, "-o", str(tmp_path / "no"), "--decode", code=1)  # wrote no file
     assert mark.exists()
 
 
 @in_memory
 @pytest.mark.parametrize("value", (b"b" * 3000, "t" * 3000, [1] * 3000, ({1},) * 99), ids=type)
 def test_a_digest_is_never_decoded(commands, tmp_path, value):
-    """It doesn't say who wrote the value: --decode needs a reference, for every serializer."""
+    """A digest doesn't say who wrote the value, so --decode needs a reference, for every
+    serializer.
+    """
     ref = commands.hook.put(value)
     refused = commands.run("get", ref.digest, "-o", str(tmp_path / "no"), "--decode", code=1)
     assert "requires a signed reference" in refused
@@ -395,7 +403,7 @@ def test_a_digest_is_never_decoded(commands, tmp_path, value):
 
 @in_memory
 def test_a_pickle_that_the_app_does_not_accept_is_not_decoded(commands, tmp_path):
-    """Also not by its reference."""
+    """A pickle that the app doesn't accept isn't decoded, even by its reference."""
     mark = tmp_path / "mark"
     ref = commands.hook.put([Bomb(mark)] * 10)
     commands.wire.app.conf.accept_content = ["json"]
@@ -410,8 +418,10 @@ def test_a_pickle_that_the_app_does_not_accept_is_not_decoded(commands, tmp_path
 
 
 @on_accounted
-def test_a_task_is_told_without_its_result(commands):
-    """Its state and the reference of its result, with who holds that; nothing is fetched."""
+def test_a_task_is_described_without_its_result(commands):
+    """A task's state and its result's reference with its holders are shown without fetching the
+    value.
+    """
     task = commands.task("give", lambda: large())
     result = task.delay()
     waiting = commands.json("inspect", result.id)
@@ -428,8 +438,8 @@ def test_a_task_is_told_without_its_result(commands):
 
 
 @in_memory
-def test_small_results_and_errors_are_told(commands):
-    """They are in the result backend itself."""
+def test_small_results_and_errors_are_shown(commands):
+    """Small results and errors are in the result backend itself."""
     ok = commands.task("ok", lambda: {"x": HOSTILE})
     bad = commands.task("bad", lambda: 1 / 0)
     results = [ok.delay(), bad.delay()]
@@ -445,7 +455,7 @@ def test_small_results_and_errors_are_told(commands):
 
 @in_memory
 def test_an_id_of_hexadecimal_digits_is_found(commands):
-    """It could be a digest; where there is none, a task is looked for."""
+    """An id of hexadecimal digits could be a digest; if there is none, it is taken for a task."""
     task = commands.task("ok", lambda: 1)
     task.apply_async(task_id="0123456789abcdef")
     commands.wire.work()
@@ -453,7 +463,7 @@ def test_an_id_of_hexadecimal_digits_is_found(commands):
 
 
 def test_without_a_result_backend_no_task_is_known(urls):
-    """It says so, and what to set."""
+    """Without a result backend the command says so, and what to set."""
     commands = Commands(urls("memory"))
     commands.wire.app.conf.result_backend = "disabled"
     assert "no result backend" in commands.run("inspect", "some-task", code=1)
@@ -464,7 +474,7 @@ def test_without_a_result_backend_no_task_is_known(urls):
 
 @on_all
 def test_content_is_written(commands, tmp_path):
-    """The bytes of bytes, the UTF-8 of texts, JSON as such; of a chunk its bytes."""
+    """bytes are written as such, texts as UTF-8, JSON as JSON, and a chunk's bytes as such."""
     values = {"bytes": os.urandom(5000), "text": "ü" * 5000, "large": large()}
     for name, value in values.items():
         ref, path = commands.hook.put(value), tmp_path / name
@@ -476,14 +486,14 @@ def test_content_is_written(commands, tmp_path):
     chunk = commands.json("inspect", commands.hook.put(large()).digest)["chunks"][2]["digest"]
     told = commands.json("get", chunk, "-o", str(tmp_path / "chunk"))
     assert (told["digest"], told["form"]) == (chunk, "a chunk")
-    # Of the last chunk also the zeros that fill it up.
+    # With the zeros that pad the last chunk.
     assert (tmp_path / "chunk").read_bytes().rstrip(b"\0") == b"c" * (4 << 20)
 
 
 @in_memory
 @pytest.mark.parametrize("count", (1, 2, 3))
-def test_parts_are_written_without_what_is_between_them(commands, tmp_path, count):
-    """Buffers lie aligned in the store, within chunks and across them; files have only them."""
+def test_padding_is_not_written(commands, tmp_path, count):
+    """Buffers are aligned in the store, within chunks and across them; files omit the padding."""
     np = pytest.importorskip("numpy")
     sizes = (5_000_003, 77, 1_200_001)[:count]
     arrays = [np.frombuffer(os.urandom(max(n, 300)), "u1") for n in sizes]
@@ -494,7 +504,7 @@ def test_parts_are_written_without_what_is_between_them(commands, tmp_path, coun
 
 @in_memory
 def test_values_are_decoded_to_files(commands, tmp_path):
-    """Arrays, frames and data, as other programs read them."""
+    """Arrays, frames, and data are written in formats that other programs read."""
     np, pd, pa = map(pytest.importorskip, ("numpy", "pandas", "pyarrow"))
     commands.wire.app.conf.accept_content = ["json"]
 
@@ -513,8 +523,10 @@ def test_values_are_decoded_to_files(commands, tmp_path):
 
 
 @in_memory
-def test_a_file_that_is_there_stays(commands, tmp_path):
-    """Unless --force is said; and nothing is left of a file that could not be written whole."""
+def test_an_existing_file_stays(commands, tmp_path):
+    """An existing file stays without --force; a file that couldn't be written completely is
+    removed.
+    """
     ref, path = commands.hook.put(large()), tmp_path / "file"
     path.write_text("mine")
     assert "--force" in commands.run("get", ref.digest, "-o", str(path), code=2)
@@ -530,7 +542,7 @@ def test_a_file_that_is_there_stays(commands, tmp_path):
 
 @in_memory
 def test_an_altered_value_is_refused(commands, tmp_path):
-    """Of a blob whose content is not what its name says nothing is shown or written."""
+    """A blob whose content doesn't match its name is neither shown nor written."""
     ref = commands.hook.put("a" * 5000)
     commands.hook.store.state.blobs[ref.digest].content = b"\x00whatever"
     for words in (("inspect", ref.digest), ("get", ref.digest, "-o", str(tmp_path / "x"))):
@@ -541,8 +553,8 @@ def test_an_altered_value_is_refused(commands, tmp_path):
 
 
 @on_accounted
-def test_what_nobody_holds_is_removed(commands):
-    """It is missing from then on, and can be stored again; also in a lower tier."""
+def test_an_unreferenced_blob_is_removed(commands):
+    """A removed blob is missing from then on and can be stored again, also in a lower tier."""
     for value in ("a" * 5000, os.urandom(1_500_000)):
         ref = commands.hook.put(value)
         chunks = [each["digest"] for each in commands.json("inspect", ref.digest)["chunks"]]
@@ -558,8 +570,8 @@ def test_what_nobody_holds_is_removed(commands):
 
 
 @on_accounted
-def test_what_is_held_stays(commands):
-    """It says who holds it, and ends with 1; --force removes it."""
+def test_a_held_blob_stays(commands):
+    """A held blob stays, its holders are listed, and the exit code is 1; --force removes it."""
     ref = commands.hook.put("a" * 5000)
     commands.hook.pin(ref, "model")
     told = commands.json("rm", ref.digest, "--yes", code=1)
@@ -577,8 +589,8 @@ def test_what_is_held_stays(commands):
     ("file", pytest.param("s3", marks=pytest.mark.server)),
     indirect=True,
 )
-def test_where_no_account_is_kept_it_takes_force(commands):
-    """Nobody can tell whether the blob is needed."""
+def test_without_hold_tracking_rm_needs_force(commands):
+    """Without hold tracking, nobody knows whether a blob is needed."""
     ref = commands.hook.put("a" * 5000)
     assert "holders unknown" in commands.run("rm", ref.digest, "-y", code=1)
     assert commands.digests == {ref.digest}
@@ -587,8 +599,8 @@ def test_where_no_account_is_kept_it_takes_force(commands):
 
 
 @in_memory
-def test_it_asks(commands):
-    """Without an answer, or with no, nothing is removed; with JSON nothing can be asked."""
+def test_rm_prompts(commands):
+    """Without a yes, nothing is removed; with JSON there is no prompt."""
     ref = commands.hook.put("a" * 5000)
     commands.hook.store.blobs.release([ref.digest], "put", 3600)
     for answer in ("", "n\n"):
@@ -600,8 +612,8 @@ def test_it_asks(commands):
 
 
 @in_memory
-def test_what_is_not_there_cannot_be_removed(commands):
-    """It ends with 1, and the others go."""
+def test_a_missing_blob_cannot_be_removed(commands):
+    """A missing blob exits with 1, and the others are removed."""
     ref = commands.hook.put("a" * 5000)
     commands.hook.store.blobs.release([ref.digest], "put", 3600)
     gone = "b3:" + "0" * 64
@@ -612,7 +624,7 @@ def test_what_is_not_there_cannot_be_removed(commands):
 
 @on_accounted
 def test_a_hold_that_is_taken_meanwhile_keeps_a_blob(commands, monkeypatch):
-    """The look and the removal are one step: between them nobody is promised what goes."""
+    """Checking and removing a blob is one step: a hold in between isn't broken."""
     ref = commands.hook.put("a" * 5000)
     blobs = commands.hook.store.blobs
     blobs.release([ref.digest], "put", 3600)
@@ -641,8 +653,8 @@ def test_a_hold_that_is_taken_meanwhile_keeps_a_blob(commands, monkeypatch):
         ("rm", "01234567", "--yes"),
     ),
 )
-def test_a_store_that_is_down_ends_it_as_unavailable(words, tmp_path, monkeypatch):
-    """With 69, as the other commands do."""
+def test_an_unavailable_store_exits_with_69(words, tmp_path, monkeypatch):
+    """The exit code is 69, as of other commands."""
     monkeypatch.chdir(tmp_path)
     commands = Commands("redis://localhost:1/0")
     assert "redis://localhost:1/0 does not answer" in commands.run(*words, code=69)
@@ -652,7 +664,7 @@ def test_a_store_that_is_down_ends_it_as_unavailable(words, tmp_path, monkeypatc
 @pytest.mark.integration
 @pytest.mark.server
 def test_as_operators_run_them(project, urls, tmp_path):
-    """From the command line: what one lists another one inspects, writes and removes."""
+    """From the command line, what ls lists can be inspected, written, and removed."""
     url = urls("redis")
     project.write(store=url)
     store = open_store(url)

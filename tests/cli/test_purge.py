@@ -26,7 +26,7 @@ def size(value):
 
 @pytest.fixture(params=("redis", "filesystem"))
 def setup(request, project, valkey, tmp_path):
-    """A project, an app that publishes for it, and the store, by a broker of this kind."""
+    """Return a project, an app that publishes for it, and the store, with a broker of this kind."""
     conf = {}
     broker = f"redis://{valkey.host}:{valkey.port}/5"
     if request.param == "filesystem":
@@ -53,8 +53,8 @@ def holders(hook):
 
 
 def test_it_purges_and_releases(setup):
-    """All messages go, with the values that only they held; what was put, or is waiting in another
-    queue, stays.
+    """All messages are discarded with the values that only they held; values that were put, or wait
+    in another queue, stay.
     """
     project, task, hook, queue = setup
     for n in range(3):
@@ -68,7 +68,7 @@ def test_it_purges_and_releases(setup):
     (left,) = holders(hook)
     lives = sorted(info.ttl for info in hook.store.blobs.scan())
     assert len(lives) == 5
-    assert lives[3] < 60 + 3600 + 1  # the broker's own time to give a message again
+    assert lives[3] < 60 + 3600 + 1  # the broker's visibility timeout
     assert lives[4] > 6 * 86400
     assert task.apply_async(([1],)).id not in left
     told = project.run("purge", queue, "nothing", "-f")[0]
@@ -76,8 +76,8 @@ def test_it_purges_and_releases(setup):
     assert "Purged 0 messages from nothing." in told
 
 
-def test_it_asks_first(setup):
-    """Without --force it prompts, and without an answer nothing goes."""
+def test_purge_prompts(setup):
+    """Without --force the command prompts, and without an answer nothing is discarded."""
     project, task, hook, queue = setup
     task.delay(BIG)
     told, _ = project.run("purge", queue, code=1)
@@ -88,9 +88,9 @@ def test_it_asks_first(setup):
     assert not holders(hook)
 
 
-def test_copies_and_what_cannot_be_read_keep_their_values(project, valkey):
-    """What another queue may have a copy of is discarded here alone; a message of another
-    serializer or protocol, or of none, is discarded like by Celery.
+def test_copies_and_unreadable_messages_keep_their_values(project, valkey):
+    """A message that another queue may have a copy of keeps its values; one of another serializer
+    or protocol, or an invalid one, is discarded as by Celery.
     """
     broker = f"redis://{valkey.host}:{valkey.port}/6"
     store = f"{valkey.url}?prefix={os.urandom(4).hex()}"

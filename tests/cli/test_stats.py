@@ -44,7 +44,7 @@ def command(redis):
     return run
 
 
-def test_totals_say_what_was_saved(command):
+def test_totals_show_savings(command):
     out = command()
     assert "6 inspected, 6 by reference, 4 of them deduplicated" in out
     assert "3.0x deduplication" in out
@@ -68,7 +68,7 @@ def test_a_row_for_each_argument(command):
 
 
 def test_a_row_for_each_store(tmp_path, redis):
-    """Which took the blobs, by its URL without credentials."""
+    """Each store has a row with its blobs, and its URL without credentials."""
     name = f"stats-tiers-{os.getpid()}-{os.urandom(3).hex()}"
     address = redis.url.partition("://")[2]
     first = f"redis://user:hush@{address}?prefix={name}"
@@ -109,7 +109,7 @@ def test_json_has_the_same_numbers(command):
     }
 
 
-def test_counting_begins_anew(command):
+def test_counters_can_be_reset(command):
     assert "reset to zero" in command("--reset")
     assert "0 inspected" in command()
 
@@ -122,12 +122,12 @@ def test_counting_begins_anew(command):
         (("--since", "1h", "--by", "argument"), "for all time only"),
     ),
 )
-def test_what_is_not_meant_is_refused(command, words, said):
+def test_wrong_options_are_refused(command, words, said):
     assert said in command(*words, code=2)
 
 
-def test_watching_goes_on_while_the_store_is_unavailable(monkeypatch):
-    """The figures stay until there are newer ones; Ctrl-C ends it without an error."""
+def test_watching_continues_while_the_store_is_unavailable(monkeypatch):
+    """The last figures stay while the store is unavailable; Ctrl-C exits without an error."""
     wire = make_wire()
     answers = iter([{}, StoreUnavailable("memory:// is unavailable"), {}, KeyboardInterrupt()])
 
@@ -151,7 +151,7 @@ def test_an_hour_that_is_not_kept_is_refused(command):
 
 
 def test_a_store_without_statistics_says_so():
-    """One of somebody else's kind."""
+    """A third-party store without statistics is reported."""
     wire = make_wire()
     wire.hook._store = SimpleNamespace(url="theirs://")
     context = CLIContext(wire.app, True, None)

@@ -21,7 +21,7 @@ def rule_of(document):
 
 
 def test_it_writes_the_rule(project):
-    """It is for blobs alone, never for pointers and leases, and asks the server nothing."""
+    """The rule covers blobs only, never pointers and leases, and makes no request."""
     project.write(store=URL, broker="amqp://nowhere:1", retention=86400)
     rule = rule_of(project.json("store", "lifecycle", "--delay", "0"))
     # (a day + an hour of grace) * 1.25 + a minute, written twice as long + a minute: 2.6 days
@@ -31,7 +31,7 @@ def test_it_writes_the_rule(project):
 
 
 def test_options_and_tasks_make_it_longer(project):
-    """The longest of the settings, the tasks' own options and what the command is told."""
+    """The longest of the settings, the tasks' options, and the command's options counts."""
     more = "@app.task(offload={'retention': 40 * 86400})\ndef keep(value): ...\n"
     project.write(store=URL)
     days = [
@@ -43,8 +43,8 @@ def test_options_and_tasks_make_it_longer(project):
     assert days == [4, 79, 154, 327, 177]
 
 
-def test_it_explains_itself_apart_from_the_rule(project):
-    """Standard output can go to a file for aws as it is; the reasons stand on standard error."""
+def test_explanations_go_to_standard_error(project):
+    """Standard output is valid input for the aws command; explanations go to standard error."""
     project.write(store=URL)
     out, err = project.run("store", "lifecycle")
     assert rule_of(json.loads(out))
@@ -53,7 +53,7 @@ def test_it_explains_itself_apart_from_the_rule(project):
 
 
 def test_results_that_never_expire_refuse_a_rule(project):
-    """Unless it is said for how long they are read."""
+    """Results that never expire need an option for how long they are read."""
     project.write("app.conf.result_expires = None\n", store=URL)
     out, err = project.run("store", "lifecycle", code=1)
     assert out == ""
@@ -62,14 +62,14 @@ def test_results_that_never_expire_refuse_a_rule(project):
 
 
 def test_other_stores_have_none(project):
-    """Redis and folders have no such rules, and the message says what removes things there."""
+    """Redis and folders have no such rules; the message names what deletes blobs there."""
     project.write(store="redis://localhost:1/0")
     _, err = project.run("store", "lifecycle", code=1)
     assert err.startswith("Error: redis://localhost:1/0 is not S3")
 
 
 class Tiered:
-    """A store of two tiers, as far as the command looks at it."""
+    """The part of a store of two tiers that the command uses."""
 
     def __init__(self, first, second):
         self.tiers = (first, second)
@@ -91,8 +91,8 @@ def lifecycle(hook, *words):
 
 
 def test_a_tier_behind_one_with_pins():
-    """The rule of a lower tier is written only if it is said that nobody pins values, and
-    never where somebody does.
+    """A lower tier's rule is written only with an option that rules out pins, and never if pins
+    exist.
     """
     hook = make_wire(watch=False).hook
     hook._store = Tiered(hook.store, open_store(URL))
@@ -108,7 +108,7 @@ def test_a_tier_behind_one_with_pins():
 
 
 def test_several_buckets_are_asked_for_by_name():
-    """A configuration is one bucket's."""
+    """Of several buckets, one must be named, because a configuration is for one bucket."""
     hook = make_wire().hook
     hook._store = Tiered(open_store(URL), open_store(URL.replace("buck", "other")))
     assert "add --bucket buck" in lifecycle(hook).output
@@ -117,8 +117,8 @@ def test_several_buckets_are_asked_for_by_name():
 
 
 @pytest.mark.server
-def test_a_real_server_takes_it(project, s3):
-    """What is printed is what the API takes; the server gives it back."""
+def test_a_real_server_accepts_the_rule(project, s3):
+    """A real server accepts the configuration and returns it."""
     project.write(store=s3.url("life"))
     document = project.json("store", "lifecycle")
     client = s3_client(s3)
@@ -126,7 +126,7 @@ def test_a_real_server_takes_it(project, s3):
         client.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration=document)
         (rule,) = client.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
         assert rule["Expiration"]["Days"] == document["Rules"][0]["Expiration"]["Days"]
-        assert rule["Filter"]["Prefix"] == "life/blobs/"  # what else is there has no end
+        assert rule["Filter"]["Prefix"] == "life/blobs/"  # the rest never expires
     finally:
         client.delete_bucket_lifecycle(Bucket=BUCKET)
         client.close()

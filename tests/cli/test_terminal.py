@@ -1,4 +1,4 @@
-"""What commands print on a terminal, and where it is none."""
+"""Output of commands on a terminal and without one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 @pytest.fixture
 def shown(tmp_path):
-    """Run code on a terminal; return its screen's lines, and what was sent to it."""
+    """Run code on a terminal; return the lines on its screen and the raw output."""
 
     def run(code, columns=100, lines=40, **env):
         env = environment(ENVIRONMENT, **env)
@@ -50,7 +50,7 @@ def shown(tmp_path):
 
 
 def test_columns_are_aligned(shown):
-    """Numbers end below each other, and texts begin so."""
+    """Numbers are right-aligned, and texts left-aligned."""
     head, *rows = shown(PRINT_ROWS)[0]
     assert [row.split()[-3:] for row in rows] == [
         ["1,200", "12", "kB"],
@@ -62,15 +62,15 @@ def test_columns_are_aligned(shown):
     assert rows[0].index("12 kB") == rows[1].index("3.1 MB") == head.index("BYTES")
 
 
-def test_what_a_store_has_stays_text(shown):
-    """No markup, no emoji and no control character of a task's name does anything."""
+def test_names_are_printed_as_text(shown):
+    """Markup, emoji codes, and control characters in a task's name are printed as text."""
     lines, raw = shown(PRINT_ROWS)
     assert HOSTILE_WRITTEN in lines[2]
     assert b"\x1b[31m" not in raw
 
 
-def test_a_narrow_terminal_breaks_names_only(shown):
-    """The numbers stay whole."""
+def test_a_narrow_terminal_wraps_names_only(shown):
+    """On a narrow terminal, names wrap, and numbers stay whole."""
     lines, _ = shown(PRINT_ROWS, columns=40)
     assert all(len(line) <= 40 for line in lines)
     assert sum(line.split()[-1:] in (["kB"], ["MB"]) for line in lines) == 2
@@ -83,8 +83,8 @@ def test_a_terminal_too_narrow_for_columns_has_plain_ones(shown):
     assert "".join(f"{line:<25}" for line in lines).split() == " ".join(PLAIN).split()
 
 
-def test_texts_are_broken_beside_their_labels(shown):
-    """A level has a colour."""
+def test_texts_wrap_next_to_their_labels(shown):
+    """Texts wrap next to their labels, and levels have colors."""
     lines, raw = shown(PRINT_LEVELS, columns=60)
     assert [line[:9].strip() for line in lines] == ["error", *[""] * (len(lines) - 1)]
     assert len(lines) > 2
@@ -92,14 +92,14 @@ def test_texts_are_broken_beside_their_labels(shown):
     assert b"\x1b[1;31merror" in raw
 
 
-def test_no_colour_where_none_is_wanted(shown):
+def test_no_color_on_request(shown):
     _, raw = shown(PRINT_LEVELS, NO_COLOR="1")
     assert b"31m" not in raw
 
 
 @pytest.mark.parametrize("how", ("dumb", "without rich"))
-def test_plain_columns_elsewhere(shown, how):
-    """On a terminal that does nothing but print, and without rich."""
+def test_a_dumb_terminal_has_plain_columns(shown, how):
+    """A dumb terminal, or one without rich, gets plain columns."""
     code = f"import sys; sys.modules['rich'] = None\n{PRINT_ROWS}"
     lines, raw = shown(PRINT_ROWS, TERM="dumb") if how == "dumb" else shown(code)
     assert lines == PLAIN
@@ -108,7 +108,7 @@ def test_plain_columns_elsewhere(shown, how):
 
 @pytest.mark.parametrize("env", ({}, {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}))
 def test_plain_columns_when_piped(env):
-    """Byte for byte, whatever the environment asks rich for."""
+    """Piped output is the same byte for byte, whatever the environment says about rich."""
     done = subprocess.run(
         [sys.executable, "-c", PRINT_ROWS],
         env=environment(ENVIRONMENT, **env),
@@ -118,8 +118,8 @@ def test_plain_columns_when_piped(env):
     assert done.stdout.decode() == "\n".join(PLAIN) + "\n"
 
 
-def test_pages_are_printed_as_they_come(capsys):
-    """What is read later is not waited for, and every page has the same columns."""
+def test_pages_are_printed_as_they_arrive(capsys):
+    """Pages are printed as they arrive, with the same columns."""
 
     def rows():
         for number in range(1001):
@@ -137,7 +137,9 @@ def test_pages_are_printed_as_they_come(capsys):
 
 @pytest.mark.parametrize("page", (3, 60))
 def test_pages_on_a_terminal_have_one_heading(shown, page):
-    """And one shape, also of many rows, which are not given to rich."""
+    """On a terminal, pages have one heading and the same layout, also with many rows, which bypass
+    rich.
+    """
     code = f"""
 from offload.cli.output import Column, print_pages
 columns = [Column("DIGEST", 12), Column("SIZE", 9, number=True), Column("KIND")]
@@ -149,15 +151,15 @@ print_pages(([f"b{{n}}", f"{{n}} B", "chunk"] for n in range(70)), columns, {pag
     assert b"\x1b[1mDIGEST" in raw
 
 
-def test_rows_without_names_and_of_nothing(capsys):
+def test_empty_rows_and_names(capsys):
     print_rows([("tags", "a, b"), ("python", "\n3.11")])
     print_rows([])
     print_rows([], [Column("NAME"), Column("SIZE")])
     assert capsys.readouterr().out == "tags    a, b\npython  \\n3.11\nNAME  SIZE\n"
 
 
-def test_how_far_it_is_is_told_on_a_terminal(shown):
-    """One line, no longer than the terminal is wide, and gone at the end."""
+def test_progress_is_shown_on_a_terminal(shown):
+    """Progress is one line within the terminal's width, and is erased at the end."""
     code = """
 from offload.cli import output
 output._REDRAW = 0
@@ -173,7 +175,7 @@ print("done")
     assert max(map(len, re.findall(rb"\x1b\[K([^\r]+)", raw))) < 60
 
 
-def test_nothing_of_it_where_there_is_no_terminal(capsys):
+def test_no_progress_without_a_terminal(capsys):
     with Progress("sweeping") as progress:
         progress.step(1)
     assert capsys.readouterr().err == ""
