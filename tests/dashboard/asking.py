@@ -1,4 +1,4 @@
-"""Asking for the pages of what is stored, and reading them."""
+"""Request and parse the dashboard's pages of blobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.processes import wait_until
 
 
 def page(client, path="/blobs", status=200, **query):
-    """Return a page about what is stored, once the store was looked at."""
+    """Return a page of blobs once the store has been listed."""
     found = []
 
     def ready():
@@ -47,7 +47,7 @@ def token(text):
 
 
 def free(shop, value, **options):
-    """Store a value that nobody holds; return its digest."""
+    """Store an unreferenced value; return its digest."""
     digest = shop.hook.put(value, **options).digest
     shop.hook.store.blobs.release([digest], "put", 3600)
     return digest
@@ -56,8 +56,8 @@ def free(shop, value, **options):
 def growth(ask, times):
     """Return by how many bytes this process grows while *ask* runs four times as often.
 
-    Two rounds of *times* come first. A leak grows in each of three measurements, so the least
-    counts: threads that other tests left may allocate meanwhile, though their writers are ended.
+    Two rounds of *times* come first. A leak grows in each of three measurements, so the smallest
+    counts: threads of other tests may allocate memory meanwhile.
     """
     recorder._write_all()
     ask(times)

@@ -1,4 +1,4 @@
-"""A dashboard of an app with something in its statistics, asked directly or in a browser."""
+"""A dashboard of an app with statistics, requested directly or in a browser."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Shop:
         self.report, self.count = make_report, count
 
     def work(self):
-        """Publish six values, four of them stored before, for one task, and two for another."""
+        """Publish six values, four of them deduplicated, for one task, and two for another."""
         for _ in range(3):
             self.report.delay(["row"] * 50_000, title="t" * 100_000)
         self.count.delay(["other"] * 50_000)
         self.count.delay(["another"] * 50_000)
 
     def task(self, name):
-        """Publish a large value for a task of any name."""
+        """Publish a large value for a task with any name."""
 
         @self.app.task(name=name)
         def named(value):
@@ -75,7 +75,7 @@ def shop(redis):
 
 
 class Served:
-    """``celery offload dashboard`` in a process of its own."""
+    """``celery offload dashboard`` as a separate process."""
 
     def __init__(self, folder, store, *words, env=None, app="", broker="memory://"):
         text = f"""
@@ -102,7 +102,7 @@ Offload(app, store={store!r})
         self.url = self.process.log().split(" is open")[0].split()[-1]
 
     def get(self, path="", **headers):
-        """Return the status and text of an answer."""
+        """Return the status and text of a response."""
         asked = urllib.request.Request(self.url + path, headers=headers)
         try:
             with urllib.request.urlopen(asked, timeout=30) as answer:
@@ -113,7 +113,7 @@ Offload(app, store={store!r})
 
 @pytest.fixture
 def serve(tmp_path):
-    """Serve dashboards of a store; they end with the test."""
+    """Serve dashboards of a store until the test ends."""
     served = []
 
     def start(store, *words, **options):
@@ -129,14 +129,14 @@ def serve(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """The system's Chromium, without a window."""
+    """Start the system's Chromium without a window."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         unavailable("Chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # As root in a container Chromium has no sandbox; it sees nothing but these pages.
+        # As root in a container Chromium has no sandbox; it only opens these pages.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -144,7 +144,7 @@ def browser():
 
 @pytest.fixture
 def look(browser):
-    """Open a page; what the browser complains about fails the test at its end."""
+    """Open a page; errors and warnings of the browser fail the test at its end."""
     contexts, complaints = [], []
 
     def open_page(url, **options):

@@ -1,4 +1,4 @@
-"""Who may look, and from where."""
+"""Access to the dashboard: who may open it, and from where."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def basic(text):
 
 @pytest.mark.parametrize("path", PAGES)
 def test_nothing_is_shown_without_a_password(app, path):
-    """Pages and files alike are refused, and the browser asks for a name and a password."""
+    """Pages and files are refused, and the browser asks for a user and a password."""
     answer = client(app, auth=Basic({"ops": "secret"})).get(path)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Basic realm=")
@@ -59,19 +59,21 @@ def test_nothing_is_shown_without_a_password(app, path):
     ),
 )
 def test_users_with_their_passwords_may_look(app, given, status):
-    """Each has a password of their own, and nothing else will do."""
+    """Each user has a password of their own, and nothing else works."""
     asked = client(app, auth=Basic({"ops": "secret", "dev": "with:colons"}))
     assert asked.get("/", headers=basic(given)).status_code == status
 
 
 @pytest.mark.parametrize("header", ("", "Basic", "Basic =", "Basic ÿ", "Bearer x", "x" * 5000))
-def test_a_header_that_is_none_is_refused(app, header):
+def test_an_invalid_header_is_refused(app, header):
     headers = {"authorization": header.encode("latin-1")}
     assert client(app, auth=Basic({"a": "b"})).get("/", headers=headers).status_code == 401
 
 
-def test_a_token_opens_it_once_and_for_all(app):
-    """In the address it becomes a cookie, which is not the token, and leaves the address."""
+def test_a_token_becomes_a_cookie(app):
+    """A token in the address is replaced by a cookie, which differs from it, and removed from the
+    address.
+    """
     asked = client(app, auth=Token(TOKEN))
     assert asked.get("/tasks").status_code == 401
     answer = asked.get(f"/tasks?sort=name&token={TOKEN}", follow_redirects=False)
@@ -96,8 +98,8 @@ def test_a_token_opens_it_once_and_for_all(app):
     ),
     ids=("empty", "any", "token", "shorter", "longer", "upper", "not ASCII"),
 )
-def test_only_the_cookie_that_it_gave_opens_it(app, forged):
-    """A cookie of the right name with any other value is refused, on every page."""
+def test_only_its_own_cookie_opens_it(app, forged):
+    """A cookie with the right name and any other value is refused on every page."""
     name, _, value = (
         client(app, auth=Token(TOKEN))
         .get(f"/?token={TOKEN}", follow_redirects=False)
@@ -113,7 +115,7 @@ def test_only_the_cookie_that_it_gave_opens_it(app, forged):
 
 
 def test_a_token_as_a_bearer_opens_it(app):
-    """Programs send it with each request."""
+    """A program can send the token as a bearer with each request."""
     asked = client(app, auth=Token(TOKEN))
     assert asked.get("/", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert asked.get("/", headers={"authorization": f"Bearer {TOKEN}x"}).status_code == 401
@@ -121,14 +123,14 @@ def test_a_token_as_a_bearer_opens_it(app):
 
 
 def test_the_redirection_stays_here(app):
-    """A path that begins like another host's leads to none."""
+    """A path that starts like another host's isn't followed."""
     asked = client(app, auth=Token(TOKEN))
     answer = asked.get(f"//elsewhere.example/?token={TOKEN}", follow_redirects=False)
     assert not answer.headers.get("location", "/x").startswith("//")
 
 
-def test_a_cookie_of_another_dashboard_does_not_disturb(app):
-    """Those of one machine share cookies, whatever their port; each has a name of its own."""
+def test_cookies_of_several_dashboards_do_not_conflict(app):
+    """Dashboards on one machine share cookies across ports, so each cookie has its own name."""
     first, second = client(app, auth=Token(TOKEN)), client(app, auth=Token(TOKEN[::-1]))
     first.get(f"/?token={TOKEN}")
     second.cookies = first.cookies
@@ -138,15 +140,15 @@ def test_a_cookie_of_another_dashboard_does_not_disturb(app):
     assert (first.get("/").status_code, second.get("/").status_code) == (200, 200)
 
 
-def test_whether_it_is_alive_is_no_secret(app):
-    """Who watches containers needs no password, and is told nothing else."""
+def test_the_health_check_needs_no_password(app):
+    """The health check needs no password and shows nothing else."""
     assert client(app, auth=Token(TOKEN)).get("/healthz").text == "ok\n"
     assert client(app, auth=Token(TOKEN)).get("/tasks/healthz").status_code == 401
     assert client(app).get("/healthz", headers={"host": "10.0.0.7:9541"}).text == "ok\n"
 
 
 @pytest.mark.parametrize("token", ("", "short", "é" * 20))
-def test_a_token_that_can_be_guessed_is_none(token):
+def test_a_weak_token_is_refused(token):
     with pytest.raises(ConfigurationError, match="16 ASCII characters"):
         Token(token)
 
@@ -172,14 +174,14 @@ def test_users_have_names_and_passwords(users):
         ("", 400),
     ),
 )
-def test_a_page_elsewhere_cannot_have_it_asked_by_its_name(app, host, status):
-    """Where everybody may look, only names of this machine are answered (DNS rebinding)."""
+def test_foreign_host_names_are_refused(app, host, status):
+    """Without authentication, only this machine's names are answered, against DNS rebinding."""
     assert client(app).get("/", headers={"host": host}).status_code == status
 
 
 @pytest.mark.parametrize("path", ("/", "/healthz", "/static/dashboard.js"))
-def test_no_websocket_is_taken(app, path):
-    """They are closed before anything looks at them."""
+def test_websockets_are_closed(app, path):
+    """WebSockets are closed before anything reads them."""
     for auth in (None, Token(TOKEN)):
         with (
             pytest.raises(WebSocketDisconnect),
@@ -189,14 +191,14 @@ def test_no_websocket_is_taken(app, path):
 
 
 def test_names_can_be_allowed(app):
-    """By name, or any; with a password any is answered."""
+    """Hosts can be allowed by name, or all of them; with a password any is answered."""
     for options in ({"hosts": ["ops.example"]}, {"hosts": ["*"]}, {"auth": Basic({"a": "b"})}):
         asked = client(app, **options)
         assert asked.get("/", headers={"host": "ops.example", **basic("a:b")}).status_code == 200
 
 
-def test_it_is_mounted_in_another_app(app):
-    """All that its pages name lies below where it is mounted."""
+def test_mounted_in_another_app(app):
+    """All links stay below the path where the app is mounted."""
     outer = Starlette(routes=[Mount("/ops/offload", dashboard(app, auth=Token(TOKEN)))])
     asked = TestClient(outer, base_url="http://localhost")
     page = asked.get(f"/ops/offload/?token={TOKEN}")
@@ -210,9 +212,9 @@ def test_it_is_mounted_in_another_app(app):
 
 
 @pytest.mark.parametrize("auth", (Token(TOKEN), Basic({"ops": "secret"})))
-def test_no_host_makes_a_page_the_one_that_is_open(app, monkeypatch, auth):
-    """What is asked for is told by the path alone: older Starlettes make an address with a Host
-    header like ``x/healthz?``, and its path is that of another page.
+def test_a_host_header_does_not_change_the_page(app, monkeypatch, auth):
+    """The path alone selects the page: older Starlettes build an address from a Host header like
+    ``x/healthz?``, with the path of another page.
     """
     elsewhere = property(lambda _: URL("http://x/healthz?/tasks"))
     monkeypatch.setattr(HTTPConnection, "url", elsewhere)
@@ -233,27 +235,27 @@ def test_no_host_makes_a_page_the_one_that_is_open(app, monkeypatch, auth):
         "/healthz;x",
     ),
 )
-def test_only_that_very_path_is_open(app, path):
-    """Nothing like it is, however it is written."""
+def test_only_the_exact_path_is_open(app, path):
+    """No other spelling of that path is open."""
     assert client(app, auth=Token(TOKEN)).get(path).status_code == 401
 
 
-def test_the_redirection_keeps_what_was_asked(app):
-    """Names in the address stay whole, however odd."""
+def test_the_redirection_keeps_the_address(app):
+    """The redirection keeps names in the address, however odd."""
     asked = client(app, auth=Token(TOKEN))
     answer = asked.get(f"/class%25s?name=a%26b%3Fc&q=&token={TOKEN}", follow_redirects=False)
     assert answer.headers["location"] == "/class%25s?name=a%26b%3Fc&q="
 
 
-def test_an_address_is_not_longer_than_pages_can_repeat(app):
-    """It stands in each of their links, whatever server it comes through."""
+def test_a_long_address_is_refused(app):
+    """A long address is refused by every server, because each page repeats it in its links."""
     asked = client(app)
     assert asked.get("/nowhere", params={"q": "x" * 8000}).status_code == 404
     assert asked.get("/nowhere", params={"q": "x" * 9000}).status_code == 414
 
 
-def test_a_store_that_is_none_is_said_at_once():
-    """Not on each page, nor with the password that stands in it."""
+def test_an_invalid_store_is_refused_at_once():
+    """An invalid store is an error at the start, not on each page, and without its password."""
     url = "s3://bucket?endpoint_url=http://user:hunter2@127.0.0.1:1"
     app = Celery("shop")
     Offload(app, store=url)

@@ -1,4 +1,4 @@
-"""The pages of what is stored, asked without a browser."""
+"""Pages of blobs, requested without a browser."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def filled(shop):
 
 
 def test_the_numbers_are_those_of_the_command(filled):
-    """Each blob once, with the size, holders and kind that `ls --json` tells."""
+    """Each blob is listed once, with the size, holders, and kind of `ls --json`."""
     text = page(filled.client())
     listed = {each["digest"]: each for each in json.loads(filled.command("ls", "--json"))}
     assert sorted(blobs(text)) == sorted(listed)
@@ -53,7 +53,7 @@ def test_the_numbers_are_those_of_the_command(filled):
 
 
 def test_orders_are_those_of_the_command(filled):
-    """By size, expiry and holders, and the other way round."""
+    """Blobs are sorted by size, expiry, and holders, in both directions."""
     client = filled.client()
     for sort, desc in (("size", "1"), ("expiry", "0"), ("holders", "1")):
         rows = json.loads(filled.command("ls", "--json", "--sort", sort))
@@ -67,8 +67,8 @@ def test_orders_are_those_of_the_command(filled):
     assert blobs(page(client, sort="<b>")) == blobs(page(client))
 
 
-def test_blobs_are_chosen_by_the_address(filled):
-    """By the begin of the digest, size, whether anybody holds them, and who."""
+def test_the_address_filters_blobs(filled):
+    """Blobs are filtered by digest prefix, size, holder, and whether they are held."""
     client = filled.client()
     first = filled.refs[0].digest
     for text in (first, first[:12], first[3:12].upper(), f"{first[:12]}…"):
@@ -87,8 +87,8 @@ def test_blobs_are_chosen_by_the_address(filled):
     assert "No digest starts with report-7" in page(client, q="report-7")
 
 
-def test_what_a_task_needs_is_found_by_its_id(filled):
-    """As long as its message is there."""
+def test_a_tasks_values_are_found_by_its_id(filled):
+    """A task's values are found by its id while its message exists."""
     result = filled.report.delay(["row"] * 50_000)
     text = page(filled.client(), by=result.id)
     [digest] = blobs(text)
@@ -98,7 +98,7 @@ def test_what_a_task_needs_is_found_by_its_id(filled):
 
 
 def test_pages_of_blobs(shop):
-    """Fifty on each; one that is not there is the last."""
+    """A page has fifty blobs; a page number that is too high shows the last page."""
     digests = {f"b3:{at:064x}": [b"\x00" + bytes(at)] for at in range(120)}
     shop.hook.store.blobs.put(digests, 3600)
     client = shop.client()
@@ -109,8 +109,8 @@ def test_pages_of_blobs(shop):
     assert blobs(page(client, page="<3>")) == found[0]
 
 
-def test_shared_chunks_are_counted_when_asked_for(filled):
-    """In how many values each is; not otherwise, as all blobs are read for it."""
+def test_shared_chunks_are_counted_on_request(filled):
+    """Values that share a chunk are counted on request only, because it reads all blobs."""
     filled.hook.put("".join(chr(97 + at) * (4 << 20) for at in range(2)))
     client = filled.client()
     assert "In values" not in page(client)
@@ -127,14 +127,14 @@ def test_shared_chunks_are_counted_when_asked_for(filled):
 
 
 def test_an_empty_store(shop):
-    """Nothing is stored, which is no error."""
+    """An empty store is no error."""
     text = page(shop.client())
     assert "Nothing." in text
     assert blobs(text) == []
 
 
-def test_without_an_account_nobody_is_called_unneeded(tmp_path):
-    """Files keep no account of holders: there is no such column, and nothing to choose by."""
+def test_without_hold_tracking_no_blob_is_called_unreferenced(tmp_path):
+    """For stores without hold tracking, such as files, there is no column or filter for holders."""
     shop = Shop(f"file://{tmp_path}/store")
     ref = shop.hook.put("v" * 5000)
     client = shop.client()
@@ -147,7 +147,9 @@ def test_without_an_account_nobody_is_called_unneeded(tmp_path):
 
 
 def test_a_store_that_is_away_and_comes_back(filled, monkeypatch):
-    """What was seen before is shown as old, with the error; then it is new again."""
+    """While the store is unavailable, old data is shown with the error; afterwards it is current
+    again.
+    """
     client = filled.client()
     before = blobs(page(client))
     real = filled.hook.store.blobs.scan
@@ -169,7 +171,7 @@ def test_a_store_that_is_away_and_comes_back(filled, monkeypatch):
 
 
 def test_a_store_that_was_never_there():
-    """Each page says so, and is one that is tried again."""
+    """Each page says that the store is unavailable, and reloads itself."""
     client = Shop("redis://localhost:1/0", watch=False).client()
     digest = "b3:" + "0" * 64
     for path in ("/blobs", f"/blobs/{digest}", "/lookup?what=01234567"):
@@ -187,7 +189,7 @@ def test_a_store_that_was_never_there():
 
 
 def test_a_blob_is_what_inspect_says(filled):
-    """Kind, sizes, holders, chunks and how it begins."""
+    """A blob's page shows its kind, sizes, holders, chunks, and a preview."""
     client = filled.client()
     told = json.loads(filled.command("inspect", filled.big.digest, "--json"))
     text = client.get(f"/blobs/{filled.big.digest}").text
@@ -202,8 +204,8 @@ def test_a_blob_is_what_inspect_says(filled):
     assert "chunk" in chunk
 
 
-def test_what_is_not_there(filled):
-    """Of a digest that the store has not, and of what is no digest."""
+def test_a_missing_blob(filled):
+    """Unknown digests and texts that are no digest have an error page."""
     client = filled.client()
     answer = client.get("/blobs/b3:" + "0" * 64)
     assert (answer.status_code, "The store has no b3:000" in answer.text) == (404, True)
@@ -211,8 +213,8 @@ def test_what_is_not_there(filled):
     assert client.get("/blobs/..%2f..%2fetc").status_code == 404
 
 
-def test_an_altered_blob_says_so(filled, redis):
-    """Nothing of it is shown; it can be looked at all the same, and removed."""
+def test_an_altered_blob(filled, redis):
+    """An altered blob's content isn't shown, but its page is, and it can be removed."""
     import redis as driver
 
     digest = filled.refs[0].digest
@@ -225,7 +227,7 @@ def test_an_altered_blob_says_so(filled, redis):
     assert "Remove this blob" in text
 
 
-def test_a_missing_chunk_says_so(filled):
+def test_a_missing_chunk(filled):
     """The manifest is shown, and which chunk is missing."""
     told = json.loads(filled.command("inspect", filled.big.digest, "--json"))
     gone = told["chunks"][0]["digest"]
@@ -243,8 +245,8 @@ class Bomb:
         return os.mkdir, (self.path,)
 
 
-def test_a_pickle_is_never_read(shop, tmp_path):
-    """Neither by the list nor by its page."""
+def test_a_pickle_is_never_loaded(shop, tmp_path):
+    """Neither the list nor a blob's page unpickles a value."""
     ref = shop.hook.put([Bomb(tmp_path / "mark")] * 100)
     assert ref.serializer == "pickle"
     client = shop.client()
@@ -256,8 +258,8 @@ def test_a_pickle_is_never_read(shop, tmp_path):
 
 
 @pytest.mark.parametrize("value", (HOSTILE * 100, {HOSTILE: [HOSTILE] * 100}, [HOSTILE] * 100))
-def test_what_a_value_has_stays_text(shop, value):
-    """Markup in a preview is shown as it is written."""
+def test_previews_are_shown_as_text(shop, value):
+    """Markup in a preview is shown as text."""
     ref = shop.hook.put(value)
     client = shop.client()
     for text in (client.get(f"/blobs/{ref.digest}").text, look_up(client, ref.wire).text):
@@ -267,8 +269,8 @@ def test_what_a_value_has_stays_text(shop, value):
     assert "<script>alert" not in page(client)
 
 
-def test_names_from_the_store_stay_text(shop):
-    """Of columns, serializers and holders, whoever wrote them."""
+def test_names_from_the_store_are_shown_as_text(shop):
+    """Names of columns, serializers, and holders are shown as text."""
     pd = pytest.importorskip("pandas")
     shop.app.conf.accept_content = ["json"]
     ref = shop.hook.put(pd.DataFrame({HOSTILE: range(1000)}))
@@ -287,16 +289,16 @@ def test_names_from_the_store_stay_text(shop):
     assert "&lt;script&gt;alert(1)" in texts[1]
 
 
-def test_a_crowd_of_holders_is_counted(shop):
-    """A blob that thousands hold is shown without their names."""
+def test_many_holders_are_counted(shop):
+    """A blob with thousands of holders is shown with their number instead of their names."""
     ref = shop.hook.put("v" * 5000)
     for number in range(1001):
         shop.hook.store.blobs.hold([ref.digest], 3600, f"task:{number}")
     assert "1,002 holders, too many" in shop.client().get(f"/blobs/{ref.digest}").text
 
 
-def test_what_a_blob_has_is_read_once(filled):
-    """However long its page is open: only who holds it, and its life, are asked again."""
+def test_a_blobs_content_is_read_once(filled):
+    """While a blob's page is open, only its holders and remaining life are read again."""
     client = filled.client()
     read = []
     real = filled.hook.store.blobs.get
@@ -305,12 +307,12 @@ def test_what_a_blob_has_is_read_once(filled):
     )
     for _ in range(10):
         client.get(f"/blobs/{filled.big.digest}")
-    assert len(read) == 2  # the root, and the chunk that it begins with
+    assert len(read) == 2  # the root, and its first chunk
 
 
-def test_what_blobs_are_is_read_once(filled):
-    """For all browsers that look at the same page, for half a minute: a look at a blob in a bucket
-    is a request.
+def test_kinds_of_blobs_are_read_once(filled):
+    """For half a minute, all browsers on the same page share the kinds of its blobs, each of which
+    takes a request to a bucket.
     """
     clients = [filled.client()] * 3
     page(clients[0])
@@ -326,16 +328,16 @@ def test_what_blobs_are_is_read_once(filled):
     assert looks != []
 
 
-# -- looking up
+# -- search
 
 
 def look_up(client, what):
-    """Return what the form leads to."""
+    """Return the page that the search form leads to."""
     return client.post("/lookup", data={"form": token(client.get("/lookup").text), "what": what})
 
 
 def test_a_digest_is_looked_up(filled):
-    """Its begin leads to the blob's page."""
+    """A digest prefix leads to the blob's page."""
     client = filled.client()
     digest = filled.refs[0].digest
     for text in (digest, digest[3:], digest[:12], f" {digest[:15]}… "):
@@ -346,7 +348,7 @@ def test_a_digest_is_looked_up(filled):
 
 
 def test_a_reference_is_looked_up(filled):
-    """It tells what it is and leads to its blob; a changed one is refused."""
+    """A reference is described and leads to its blob; a changed one is refused."""
     client = filled.client()
     ref = filled.refs[0]
     text = look_up(client, ref.wire).text
@@ -360,8 +362,10 @@ def test_a_reference_is_looked_up(filled):
     assert "has no" in look_up(client, gone.wire).text
 
 
-def test_a_reference_stands_in_no_address(filled):
-    """Whoever has its text may use it, and browsers and proxies keep addresses."""
+def test_references_are_not_in_addresses(filled):
+    """References never appear in addresses, which browsers and proxies keep: their text grants
+    access.
+    """
     client = filled.client()
     ref = filled.refs[0]
     answer = look_up(client, ref.wire)
@@ -380,7 +384,7 @@ def test_a_reference_stands_in_no_address(filled):
 
 
 def test_a_task_is_looked_up(filled):
-    """Its state, the reference of its result, and a way to what is held in its name."""
+    """A task's page has its state, its result's reference, and a link to what it holds."""
 
     @filled.app.task(name="shop.give")
     def give():
@@ -402,11 +406,11 @@ def test_a_task_is_looked_up(filled):
     assert "SUCCESS" in client.get("/lookup", params={"what": "0123456789abcdef"}).text
 
 
-# -- removing
+# -- deletion
 
 
 def test_nothing_is_removed_unless_allowed(filled):
-    """There is no button, and whoever asks for it all the same is refused."""
+    """Without permission there is no button, and a request is refused."""
     client = filled.client()
     path = f"/blobs/{filled.loose}"
     assert "Remove" not in client.get(path).text
@@ -415,8 +419,8 @@ def test_nothing_is_removed_unless_allowed(filled):
     assert client.get(path).status_code == 200
 
 
-def test_what_nobody_holds_is_removed(filled):
-    """After a page that asks; then it is in no list any more."""
+def test_an_unreferenced_blob_is_deleted(filled):
+    """An unreferenced blob is deleted after a confirmation page and leaves every list."""
     client = filled.client(allow_delete=True)
     path = f"/blobs/{filled.loose}"
     assert filled.loose in blobs(page(client))
@@ -433,8 +437,8 @@ def test_what_nobody_holds_is_removed(filled):
     assert "Removed" not in said
 
 
-def test_what_is_held_stays_unless_forced(filled):
-    """It says who holds it; a box that was not ticked keeps it."""
+def test_a_held_blob_stays_unless_forced(filled):
+    """The page lists the holders; without its box ticked, a held blob stays."""
     client = filled.client(allow_delete=True)
     path = f"/blobs/{filled.refs[1].digest}"
     asks = client.get(f"{path}/remove").text
@@ -449,7 +453,7 @@ def test_what_is_held_stays_unless_forced(filled):
 
 
 def test_a_hold_that_is_taken_meanwhile_keeps_it(filled):
-    """Between the page that asks and the answer somebody may come to need it."""
+    """A hold that is taken after the confirmation page keeps the blob."""
     client = filled.client(allow_delete=True)
     path = f"/blobs/{filled.loose}/remove"
     asks = client.get(path).text
@@ -459,7 +463,7 @@ def test_a_hold_that_is_taken_meanwhile_keeps_it(filled):
 
 
 def test_it_may_be_mounted_anywhere(filled):
-    """Links and redirects stay below where it is."""
+    """Links and redirects stay below the path where the app is mounted."""
     mounted = Starlette(
         routes=[Mount("/ops/offload", dashboard(filled.app, hosts=["*"], allow_delete=True))]
     )
@@ -486,7 +490,7 @@ def test_it_may_be_mounted_anywhere(filled):
     ),
 )
 def test_forms_from_elsewhere_are_refused(filled, fields, headers):
-    """Without the token of this browser, or from another page, nothing is removed."""
+    """Without this browser's token, or from another page, nothing is deleted."""
     client = filled.client(allow_delete=True)
     path = f"/blobs/{filled.loose}/remove"
     given = {"form": token(client.get(path).text)} if fields is None else fields

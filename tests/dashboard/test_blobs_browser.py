@@ -1,4 +1,4 @@
-"""The pages of what is stored, in a real browser."""
+"""Pages of blobs in a real browser."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def filled(shop):
 
 
 def rows(page):
-    """Return the digests that are listed."""
+    """Return the digests in the list."""
     return page.eval_on_selector_all(
         "tbody tr[data-key^='b3:']", "rows => rows.map(row => row.dataset.key)"
     )
 
 
 def test_the_numbers_are_those_of_the_command(filled, serve, look):
-    """Each blob is a row, with the size that `ls --json` tells; the charts are drawn."""
+    """Each blob is a row with the size of `ls --json`, and the charts are drawn."""
     listed = {each["digest"]: each for each in json.loads(filled.command("ls", "--json"))}
     page = look(serve(filled.url).url + "blobs")
     expect(page.locator("tbody tr[data-key^='b3:']")).to_have_count(len(listed), timeout=30_000)
@@ -48,7 +48,7 @@ def test_the_numbers_are_those_of_the_command(filled, serve, look):
 
 
 def test_it_is_searched_and_sorted_by_the_keyboard(filled, serve, look):
-    """A digest's begin, a size, the head of a column: each by the Enter key."""
+    """A digest prefix, a size, and a column's heading work with the Enter key."""
     page = look(serve(filled.url).url + "blobs")
     expect(page.locator("tbody tr[data-key^='b3:']")).to_have_count(5, timeout=30_000)
     head = page.get_by_role("columnheader", name="Stored")
@@ -74,8 +74,8 @@ def test_it_is_searched_and_sorted_by_the_keyboard(filled, serve, look):
     assert page.inner_text("h1") == largest[0]
 
 
-def test_what_is_stored_meanwhile_appears(filled, serve, look):
-    """Without loading the page anew; and what is typed meanwhile stays."""
+def test_new_blobs_appear(filled, serve, look):
+    """New blobs appear without a reload, and text that is being typed stays."""
     page = look(serve(filled.url).url + "blobs")
     expect(page.locator("tbody tr[data-key^='b3:']")).to_have_count(5, timeout=30_000)
     page.evaluate("window.sameDocument = true")
@@ -84,8 +84,8 @@ def test_what_is_stored_meanwhile_appears(filled, serve, look):
     assert page.evaluate("window.sameDocument")
 
 
-def test_a_preview_stays_text(filled, serve, look):
-    """Markup in what is stored, in who holds it and in what is looked up is shown as written."""
+def test_a_preview_is_shown_as_text(filled, serve, look):
+    """Markup in values, holders, and searches is shown as text."""
     ref = filled.hook.put(HOSTILE * 100)
     filled.hook.store.blobs.hold([ref.digest], 3600, f"task:{HOSTILE}")
     base = serve(filled.url).url
@@ -93,14 +93,14 @@ def test_a_preview_stays_text(filled, serve, look):
     assert page.inner_text("pre").startswith(HOSTILE)
     assert f"task:{HOSTILE}" in page.inner_text("main")
     with page.expect_response(lambda answer: answer.ok, timeout=30_000):
-        pass  # of an update, which puts the texts into the page again
+        pass  # of an update, which inserts the texts again
     page.goto(f"{base}blobs?q=%3Cimg+src%3Dx+onerror%3D%27window.broken%3D1%27%3E")
     assert page.locator("main img").count() == 0
     assert page.evaluate("window.broken") is None
 
 
-def test_why_a_blob_stays_is_said_until_it_is_read(filled, serve, look):
-    """An update would ask for the page anew, which does not know of the try."""
+def test_the_reason_for_a_failed_deletion_stays(filled, serve, look):
+    """A message after a failed deletion stays, because an update would remove it."""
     held = filled.refs[0].digest
     url = serve(filled.url, "--allow-delete").url
     page = look(f"{url}blobs/{held}/remove", expected=["409"])
@@ -113,8 +113,8 @@ def test_why_a_blob_stays_is_said_until_it_is_read(filled, serve, look):
     assert asked == [f"{url}healthz"]
 
 
-def test_a_long_name_that_is_asked_for_fits_a_phone(filled, serve, look):
-    """What is said of it is broken into lines."""
+def test_a_long_search_text_fits_a_phone(filled, serve, look):
+    """A long search text wraps on a phone."""
     page = look(f"{serve(filled.url).url}blobs?by={'x' * 200}", viewport=PHONE, is_mobile=True)
     told = page.locator(".notice", has_text="holds no blobs")
     expect(told).to_be_visible(timeout=30_000)
@@ -122,7 +122,7 @@ def test_a_long_name_that_is_asked_for_fits_a_phone(filled, serve, look):
 
 
 def test_a_blob_is_removed_by_hand(filled, serve, look):
-    """After a page that asks; what is held only with its box ticked."""
+    """A blob is deleted after a confirmation page, a held one only with its box ticked."""
     page = look(
         serve(filled.url, "--allow-delete").url + f"blobs/{filled.loose}", expected=("409",)
     )
@@ -144,7 +144,7 @@ def test_a_blob_is_removed_by_hand(filled, serve, look):
 
 
 def test_a_phone_can_read_it(filled, serve, look):
-    """No page is wider than a small screen but what scrolls within itself."""
+    """On a small screen, only elements that scroll are wider than the page."""
     big = filled.hook.put("".join(chr(97 + at) * (4 << 20) for at in range(2)))
     filled.hook.pin(big, "a-very-long-name-" * 9)
     base = serve(filled.url, "--allow-delete").url
@@ -156,8 +156,8 @@ def test_a_phone_can_read_it(filled, serve, look):
 
 
 def test_everything_has_a_name(filled, serve, look):
-    """Inputs have labels, tables captions and heads, headings follow each other: what a screen
-    reader goes by.
+    """Inputs have labels, tables have captions and headings, and headings are in order, for screen
+    readers.
     """
     big = filled.hook.put("".join(chr(97 + at) * (4 << 20) for at in range(2)))
     base = serve(filled.url, "--allow-delete").url

@@ -1,4 +1,4 @@
-"""What goes wrong with what is stored is said on its pages, and mended by itself."""
+"""Pages of blobs report faults and recover by themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 
 
 def hurry(client):
-    """Have the store looked at whenever a page of blobs is asked for."""
+    """List the store at each request for a page of blobs."""
     stored = client.app.state.state.stored
     making = stored._blobs._of_process.get()
     making._every = making._share = 0
@@ -27,7 +27,7 @@ def hurry(client):
 
 
 def test_a_store_goes_away_and_comes_back():
-    """The list stays, marked as old; one blob is not told; then all is as the store has it."""
+    """The list stays, marked as old, and a blob's page has an error; later both are current."""
     with redis_server() as server:
         shop = Shop(f"{server.url}?prefix=away", retry={"max_retries": 0})
         refs = [shop.hook.put(os.urandom(3000).hex()) for _ in range(3)]
@@ -48,9 +48,9 @@ def test_a_store_goes_away_and_comes_back():
         assert client.get(f"/blobs/{before[0]}").status_code == 404
 
 
-def test_pages_that_are_asked_for_all_day_take_no_memory(shop):
-    """After a first sixty, twice as many leave no object and no thread behind, though the store
-    is looked at again and again, and changes.
+def test_many_requests_take_no_memory(shop):
+    """After sixty requests, twice as many leave no object or thread behind, although the store is
+    listed again and changes.
     """
     refs = [shop.hook.put(os.urandom(3000).hex()) for _ in range(60)]
     shop.hook.pin(refs[0], "model")
@@ -71,8 +71,8 @@ def test_pages_that_are_asked_for_all_day_take_no_memory(shop):
     wait_until(lambda: threading.active_count() <= threads + 1, "no thread is left")
 
 
-def test_two_dashboards_remove_the_same_blob(shop):
-    """The second finds it gone, which is what was wanted."""
+def test_two_dashboards_delete_the_same_blob(shop):
+    """The second dashboard finds the blob already deleted, which is no error."""
     digest = free(shop, "nobody's" * 1000)
     first, second = (shop.client(allow_delete=True) for _ in range(2))
     path = f"/blobs/{digest}/remove"
@@ -83,8 +83,8 @@ def test_two_dashboards_remove_the_same_blob(shop):
     wait_until(lambda: digest not in blobs(page(second)), "the other has seen it, too")
 
 
-def test_halves_of_characters_break_no_page(shop, monkeypatch):
-    """As in what others wrote into the result backend."""
+def test_lone_surrogates_break_no_page(shop, monkeypatch):
+    """Lone surrogates, which others may write to the result backend, break no page."""
     shop.app.backend.store_result("half", "\ud800", "SUCCESS")
     answer = shop.client().get("/lookup", params={"what": "half"})
     assert answer.status_code == 200
@@ -96,8 +96,8 @@ def test_halves_of_characters_break_no_page(shop, monkeypatch):
     assert "shop.?report" in answer.text
 
 
-def test_an_object_store_tells_ages(s3):
-    """And nothing of holders."""
+def test_an_object_store_has_ages(s3):
+    """For an object store, pages show ages and no holders."""
     shop = Shop(s3.url(f"dashboard-{os.urandom(4).hex()}"))
     ref = shop.hook.put("v" * 5000)
     client = shop.client()

@@ -22,8 +22,8 @@ def rows(page):
     )
 
 
-def test_all_pages_load_without_a_complaint(shop, serve, look):
-    """Every page that is named on each opens, its charts are drawn, and the console is silent."""
+def test_all_pages_load_without_errors(shop, serve, look):
+    """Every linked page opens, its charts are drawn, and the console has no errors."""
     shop.work()
     shop.hook.recorder.write()
     page = look(serve(shop.url).url)
@@ -34,7 +34,7 @@ def test_all_pages_load_without_a_complaint(shop, serve, look):
         page.wait_for_selector("h1")
         assert "Overview" in page.inner_text("header")
         heads = page.eval_on_selector_all("th", "heads => heads.map(th => th.textContent.trim())")
-        assert "" not in heads, place  # who listens to the page hears what a figure is
+        assert "" not in heads, place  # for screen readers
         for plot in page.query_selector_all("[data-chart]"):
             plot.wait_for_selector("svg.main-svg", state="attached")
     page.goto(places[0])
@@ -42,7 +42,7 @@ def test_all_pages_load_without_a_complaint(shop, serve, look):
 
 
 def test_numbers_are_those_of_the_command(shop, serve, look):
-    """What a reader sees is what `stats --json` says."""
+    """The page shows the numbers of `stats --json`."""
     shop.work()
     shop.hook.recorder.write()
     total = json.loads(shop.command("stats", "--json"))["total"]
@@ -52,8 +52,8 @@ def test_numbers_are_those_of_the_command(shop, serve, look):
     assert f"{total['deduplication']:.1f}x" in shown
 
 
-def test_it_is_kept_up_to_date(shop, serve, look):
-    """What is published while a page is open appears on it; what was opened stays so."""
+def test_pages_are_updated(shop, serve, look):
+    """Values published while a page is open appear on it, and open details stay open."""
     shop.work()
     shop.hook.recorder.write()
     page = look(serve(shop.url).url)
@@ -71,13 +71,13 @@ def test_it_is_kept_up_to_date(shop, serve, look):
 
 
 def updated(page):
-    """Have a page updated now."""
+    """Update a page now."""
     with page.expect_response(lambda answer: answer.ok):
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
 def swapped(page):
-    """Have the two rows of a table change places, and the last one focused."""
+    """Swap the two rows of a table and focus the last one."""
     page.evaluate(
         """() => {
             const [first, last] = document.querySelectorAll("tbody tr[data-key]");
@@ -89,7 +89,7 @@ def swapped(page):
 
 @pytest.mark.parametrize("times", (1, 2))
 def test_the_focus_moves_with_its_row(shop, serve, look, times):
-    """When rows change places, who is at a link by the keyboard stays at it."""
+    """When rows are reordered, keyboard focus stays on its row."""
     shop.work()
     shop.hook.recorder.write()
     page = look(serve(shop.url).url + "tasks?sort=name&desc=0")
@@ -102,8 +102,8 @@ def test_the_focus_moves_with_its_row(shop, serve, look, times):
     assert page.evaluate("document.activeElement.innerText") == focused
 
 
-def test_rows_of_one_name_are_kept_apart(shop, serve, look):
-    """However often the page is updated, there are as many as were sent."""
+def test_rows_with_one_name_stay_separate(shop, serve, look):
+    """Rows with the same name stay separate through updates."""
     shop.work()
     shop.hook.recorder.write()
     page = look(serve(shop.url).url + "tasks")
@@ -122,8 +122,8 @@ def test_rows_of_one_name_are_kept_apart(shop, serve, look):
         ]
 
 
-def test_paused_it_stands_still(shop, serve, look):
-    """While updates are paused nothing is asked; afterwards it is, at once."""
+def test_paused_pages_are_not_updated(shop, serve, look):
+    """While updates are paused, no request is made; one follows at once afterwards."""
     page = look(serve(shop.url).url)
     page.click("#pause")
     assert page.get_attribute("#pause", "aria-pressed") == "true"
@@ -135,7 +135,7 @@ def test_paused_it_stands_still(shop, serve, look):
 
 
 def test_tables_are_sorted_and_filtered(shop, serve, look):
-    """By the keyboard alone: a column's head sorts both ways, the search chooses."""
+    """Tables are sorted in both directions and filtered with the keyboard alone."""
     shop.work()
     shop.hook.recorder.write()
     page = look(serve(shop.url).url + "tasks")
@@ -152,8 +152,8 @@ def test_tables_are_sorted_and_filtered(shop, serve, look):
     assert rows(page) == ["shop.report"]
 
 
-def test_a_hostile_task_name_stays_text(shop, serve, look):
-    """What would run, were it markup, is shown as it is, also after an update."""
+def test_a_hostile_task_name_is_shown_as_text(shop, serve, look):
+    """Markup in a task's name is shown as text, also after an update."""
     name = '<img src=x onerror="window.broken=1"><script>window.broken=1</script>'
     page = look(serve(shop.url).url + "tasks")
     shop.task(name)
@@ -167,8 +167,8 @@ def test_a_hostile_task_name_stays_text(shop, serve, look):
     assert page.evaluate("window.broken") is None
 
 
-def test_a_hostile_name_in_a_chart_stays_text(shop, serve, look):
-    """What draws charts reads markup in labels; a task's name is none, and is not a link."""
+def test_a_hostile_name_in_a_chart_is_shown_as_text(shop, serve, look):
+    """Markup in a chart's labels is shown as text and is no link."""
     name = '<a href="https://evil.example">x</a>&lt;b&gt;'
     shop.task(name)
     shop.hook.recorder.write()
@@ -180,7 +180,7 @@ def test_a_hostile_name_in_a_chart_stays_text(shop, serve, look):
 
 
 def test_a_phone_can_read_it(shop, serve, look):
-    """Nothing is wider than a small screen but what scrolls within itself."""
+    """On a small screen, only elements that scroll are wider than the page."""
     shop.work()
     shop.task("a.very.long.task.name." * 8)
     shop.hook.recorder.write()
@@ -192,8 +192,8 @@ def test_a_phone_can_read_it(shop, serve, look):
 
 
 @pytest.mark.parametrize("scheme", ("light", "dark"))
-def test_it_is_light_and_dark(shop, serve, look, scheme):
-    """It follows the system, until the reader chooses; text stays readable on its ground."""
+def test_light_and_dark_colors(shop, serve, look, scheme):
+    """Colors follow the system until the reader chooses, and text stays readable."""
     page = look(serve(shop.url).url, color_scheme=scheme)
 
     def brightness(name):
@@ -209,8 +209,8 @@ def test_it_is_light_and_dark(shop, serve, look, scheme):
     assert brightness("backgroundColor") < 127
 
 
-def test_without_scripts_it_is_a_page(shop, serve, look):
-    """Figures, tables and links need no JavaScript."""
+def test_pages_work_without_scripts(shop, serve, look):
+    """Figures, tables, and links work without JavaScript."""
     shop.work()
     shop.hook.recorder.write()
     page = look(serve(shop.url).url, java_script_enabled=False)

@@ -1,4 +1,4 @@
-"""Pages of classes, stores and workers in a real browser, with a real worker."""
+"""Pages of classes, stores, and workers in a real browser, with a real worker."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def broker():
         yield server
 
 
-def test_a_worker_that_comes_and_goes(shop, broker, serve, look, tmp_path):
-    """It appears on an open page, with what does not go together, and goes again."""
+def test_a_worker_appears_and_disappears(shop, broker, serve, look, tmp_path):
+    """A worker appears on an open page with its configuration drift, and disappears."""
     url = f"redis://{broker.host}:{broker.port}/0"
     config = {
         "broker": url,
@@ -50,7 +50,7 @@ def test_a_worker_that_comes_and_goes(shop, broker, serve, look, tmp_path):
 
 
 def test_versions_are_compared_by_the_keyboard(shop, serve, look, tmp_path):
-    """Two are chosen from lists, and the sources' difference is shown as text."""
+    """Two versions are chosen from lists, and their diff is shown as text."""
     registry = ClassRegistry(shop.url, mode="trusted", ship_source=True)
     first, second = (registry.push(written(tmp_path, times)) for times in (2, 3))
     page = look(serve(shop.url).url + "classes")
@@ -66,8 +66,8 @@ def test_versions_are_compared_by_the_keyboard(shop, serve, look, tmp_path):
     assert "+        return x * 3  # <b>" in shown
 
 
-def test_a_hostile_name_stays_text(shop, serve, look):
-    """A class may be called anything by whoever writes to the store."""
+def test_a_hostile_name_is_shown_as_text(shop, serve, look):
+    """Markup in a class's name is shown as text."""
     registry = ClassRegistry(shop.url, mode="trusted")
     registry.push(made("Filter", module=BAD))
     page = look(serve(shop.url).url + "classes")

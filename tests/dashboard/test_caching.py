@@ -1,4 +1,4 @@
-"""Values that are made anew behind the scenes."""
+"""Values that are refreshed in the background."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def clock():
 
 
 def settled(refreshed):
-    """Return what there is once nothing is being made."""
+    """Return the current value once no refresh is running."""
     wait_until(lambda: not refreshed.get().busy, "it is made")
     return refreshed.get()
 
 
-def test_nothing_is_made_before_somebody_asks(clock):
-    """And then once, however many ask at the same time."""
+def test_nothing_is_computed_before_the_first_request(clock):
+    """Nothing is computed before the first request, and then once for all concurrent ones."""
     made = []
     go = threading.Event()
 
@@ -44,8 +44,10 @@ def test_nothing_is_made_before_somebody_asks(clock):
     assert made == [1]
 
 
-def test_the_first_is_waited_for_a_little(clock):
-    """A small store is shown at once; a large one does not keep a page waiting."""
+def test_the_first_value_is_waited_for_briefly(clock):
+    """The first value is waited for briefly, so that a small store is shown at once and a large one
+    doesn't block.
+    """
     assert BackgroundRefresh(lambda: "value", clock=clock).get(10).value == "value"
     go = threading.Event()
     slow = BackgroundRefresh(lambda: go.wait(10), clock=clock)
@@ -53,8 +55,8 @@ def test_the_first_is_waited_for_a_little(clock):
     go.set()
 
 
-def test_it_is_made_anew_when_it_is_too_old(clock):
-    """Not before; nor while nobody asks."""
+def test_an_old_value_is_refreshed(clock):
+    """A value is refreshed when it is too old, but not earlier or without requests."""
     made = iter(range(100))
     refreshed = BackgroundRefresh(lambda: next(made), every=10, clock=clock)
     assert settled(refreshed).value == 0
@@ -66,8 +68,10 @@ def test_it_is_made_anew_when_it_is_too_old(clock):
     assert refreshed.get().age == 0
 
 
-def test_what_takes_long_is_made_less_often(clock):
-    """Twenty times as long as it took but for the first time: a slow store has a rest."""
+def test_a_slow_value_is_refreshed_less_often(clock):
+    """A refresh follows at the earliest after twenty times the duration of the last one, except the
+    first, to spare slow stores.
+    """
     made = []
 
     def make():
@@ -88,13 +92,15 @@ def test_what_takes_long_is_made_less_often(clock):
 
 
 def test_after_an_error_the_old_value_stays(clock):
-    """It is told with the error, and both are replaced when the store is back."""
+    """After an error, the old value is returned with the error; both are replaced when the store is
+    back.
+    """
     answers = iter(["old", StoreUnavailable("away"), "new"])
 
     def make():
         answer = next(answers)
         if isinstance(answer, Exception):
-            clock.now += 60  # a driver that waits long: that is no reason to wait longer
+            clock.now += 60  # a driver with a long timeout: no reason for a longer pause
             raise answer
         return answer
 
@@ -111,14 +117,14 @@ def test_after_an_error_the_old_value_stays(clock):
 
 
 def test_other_errors_are_logged(clock, caplog):
-    """They are told as well, and what caused them can be looked up."""
+    """Other errors are returned, too, and logged with their cause."""
     refreshed = BackgroundRefresh(lambda: 1 / 0, clock=clock)
     assert isinstance(settled(refreshed).error, ZeroDivisionError)
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_change_outdates_it(clock):
-    """Also one that comes while it is being made, which may have missed it."""
+    """A change makes the value outdated, also during a refresh that may have missed it."""
     made = iter(range(100))
     began, go = threading.Event(), threading.Event()
 
@@ -138,8 +144,8 @@ def test_a_change_outdates_it(clock):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_child_makes_its_own(clock):
-    """While the parent is at it, and holds the lock: the child neither waits nor crashes."""
+def test_a_forked_child_computes_its_own(clock):
+    """A child that is forked during a refresh, with the lock held, neither waits nor crashes."""
     go = threading.Event()
     parent = os.getpid()
     refreshed = BackgroundRefresh(lambda: os.getpid() if os.getpid() != parent else go.wait(10))

@@ -1,4 +1,4 @@
-"""Pages of shipped classes, asked without a browser."""
+"""Pages of shipped classes, requested without a browser."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def written(folder, times):
     return scope["Filter"]
 
 
-def test_how_classes_stand(command):
-    """Each is a row with what `classes list` says; what is registered only here, too."""
+def test_the_status_of_classes(command):
+    """Each class, also one registered only here, is a row with the output of `classes list`."""
     registry = command.registry
     for name in ("Pushed", "Changed"):
         registry.register(made(name))
@@ -60,8 +60,8 @@ def test_how_classes_stand(command):
     assert shown["shop.models.Changed"][4] == "out_of_sync"
 
 
-def test_what_is_refused_is_told_with_the_reason(command):
-    """And what is broken; a process that loads no code says that."""
+def test_refused_classes_are_shown_with_the_reason(command):
+    """Refused and broken classes have a reason; a process that loads no code says so."""
     command.registry.push(made("Signed"))
     command.registry.push(made("Broken"))
     command.change(Names("shop.models.Broken").latest, b"<script>alert(1)</script>")
@@ -80,7 +80,7 @@ def test_what_is_refused_is_told_with_the_reason(command):
 
 
 def test_versions_of_a_class_and_what_changed(command, tmp_path):
-    """Newest first, with tags; the sources of two are compared, and stay text."""
+    """Versions are listed newest first with tags; the diff of two sources is shown as text."""
     first = command.registry.push(written(tmp_path, 2))
     second = command.registry.push(written(tmp_path, 3))
     command.registry.tag("shop.filters.Filter", "stable", first)
@@ -99,8 +99,8 @@ def test_versions_of_a_class_and_what_changed(command, tmp_path):
     assert said.count("\n+") == difference.count("\n+")
 
 
-def test_what_cannot_be_compared(command):
-    """Without sources there is no difference, which is said; nor of what is no version."""
+def test_versions_that_cannot_be_compared(command):
+    """A diff without sources, or of unknown versions, is an error that says so."""
     command = command.another(code="signed", signing_key=HMAC, ship_source=False)
     first, second = (command.registry.push(made("Filter", times=n)) for n in (2, 3))
     client = client_of(command)
@@ -112,8 +112,8 @@ def test_what_cannot_be_compared(command):
     assert "was pushed without its source" not in page
 
 
-def test_a_class_that_is_not_there(command):
-    """Said in words, whatever it is called."""
+def test_an_unknown_class(command):
+    """An unknown class has an error page, whatever its name."""
     client = client_of(command)
     for name in ("", "Nobody", "shop.Nobody", "<script>alert(1)</script>", "../..", "\x00"):
         page = settled(client, "/class", params={"name": name})
@@ -122,7 +122,7 @@ def test_a_class_that_is_not_there(command):
 
 
 def test_reasons_are_those_of_the_page(command, monkeypatch):
-    """However many classes are refused, a page names only those that it shows."""
+    """Among many refused classes, a page only has the reasons of those it shows."""
     monkeypatch.setattr(rendering, "_ROWS", 1)
     for name in ("First", "Last"):
         command.registry.push(made(name))
@@ -133,7 +133,7 @@ def test_reasons_are_those_of_the_page(command, monkeypatch):
 
 
 def test_many_are_filtered_sorted_and_paged(command):
-    """By the address; more than a page has."""
+    """The address filters, sorts, and pages the list."""
     for number in range(105):
         command.registry.push(made(f"Class{number:03}"))
     client = client_of(command)
@@ -150,7 +150,7 @@ def test_many_are_filtered_sorted_and_paged(command):
 
 
 def test_browsers_together_read_the_store_once(command, monkeypatch):
-    """And what is pushed later is shown after some seconds."""
+    """Many browsers cause one read of the store, and later pushes appear after some seconds."""
     monkeypatch.setattr(state, "_EVERY", 3600.0)
     read = []
     real = state.classes_of
@@ -166,8 +166,8 @@ def test_browsers_together_read_the_store_once(command, monkeypatch):
     wait_until(lambda: "Later" in client.get("/classes").text, "what was pushed is shown")
 
 
-def test_the_store_is_away():
-    """Said on a page that tries again by itself."""
+def test_the_store_is_unavailable():
+    """While the store is unavailable, the page says so and reloads itself."""
     command = Command(store="redis://localhost:1/0", code="off", retry={"max_retries": 0})
     client = client_of(command)
     for path in ("/classes", "/class?name=shop.A"):

@@ -20,8 +20,8 @@ def project(tmp_path):
     return Project(tmp_path)
 
 
-def test_it_serves_until_it_is_asked_to_end(shop, serve):
-    """It says where, and ends well."""
+def test_it_serves_until_it_is_stopped(shop, serve):
+    """The command prints its address, serves, and exits with 0."""
     served = serve(shop.url)
     assert served.url.startswith("http://127.0.0.1:")
     assert served.get()[0] == 200
@@ -30,8 +30,8 @@ def test_it_serves_until_it_is_asked_to_end(shop, serve):
     assert "Traceback" not in served.process.log()
 
 
-def test_it_ends_also_while_somebody_sends_a_form(shop, serve):
-    """What is under way has some seconds, and does not hold it for ever."""
+def test_it_exits_during_a_request(shop, serve):
+    """A running request gets some seconds to finish, but doesn't block the exit forever."""
     served = serve(shop.url, "--allow-delete")
     place = urlsplit(served.url)
     with socket.create_connection((place.hostname, place.port)) as sender:
@@ -42,23 +42,23 @@ def test_it_ends_also_while_somebody_sends_a_form(shop, serve):
         served.process.popen.wait(30)
 
 
-def test_names_that_are_allowed_come_to_those_of_this_machine(shop, serve):
-    """A proxy asks by its own, and who sits at the machine as before."""
+def test_allowed_hosts_are_added(shop, serve):
+    """Allowed hosts are added to this machine's names, for a proxy."""
     served = serve(shop.url, "--allow-host", "ops.example")
     assert served.get()[0] == served.get(Host="ops.example")[0] == 200
     assert served.get(Host="other.example")[0] == 400
 
 
 @pytest.mark.parametrize("host", ("0.0.0.0", "::", "example.com"))
-def test_beyond_this_machine_it_asks_who_may(project, host):
-    """Without a password or a token it does not even begin to listen."""
+def test_other_addresses_need_authentication(project, host):
+    """Without a password or token, it refuses to listen on other addresses."""
     project.write(store="redis://127.0.0.1:1/0")
     _, err = project.run("dashboard", "--host", host, "--port", "0", code=1)
     assert "OFFLOAD_DASHBOARD_TOKEN" in err
 
 
 def test_with_a_token_it_listens_everywhere(shop, serve):
-    """The token comes from the environment, and opens it under any name."""
+    """A token from the environment allows every address and host name."""
     served = serve(shop.url, "--host", "0.0.0.0", env={"OFFLOAD_DASHBOARD_TOKEN": TOKEN})
     port = served.url.rsplit(":", 1)[1].strip("/")
     served.url = f"http://127.0.0.1:{port}/"
@@ -67,8 +67,8 @@ def test_with_a_token_it_listens_everywhere(shop, serve):
     assert TOKEN not in served.process.log()
 
 
-def test_an_empty_password_is_none(project):
-    """A variable that was not filled in opens nothing to everybody."""
+def test_an_empty_password_is_refused(project):
+    """An empty password variable is refused."""
     project.write(store="redis://127.0.0.1:1/0")
     for given in ("user:", "user", ":x"):
         env = {"OFFLOAD_DASHBOARD_BASIC_AUTH": given}
@@ -77,7 +77,7 @@ def test_an_empty_password_is_none(project):
     assert "not both" in project.run("dashboard", *words, code=2)[1]
 
 
-def test_a_port_that_is_taken_is_said(project):
+def test_a_used_port_is_reported(project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         project.write(store="redis://127.0.0.1:1/0")
@@ -85,8 +85,8 @@ def test_a_port_that_is_taken_is_said(project):
     assert f"can't listen on 127.0.0.1:{port}" in err
 
 
-def test_behind_a_proxy_it_knows_where_it_is(shop, serve):
-    """What its pages name begins with the path that the proxy has it at."""
+def test_a_path_prefix_behind_a_proxy(shop, serve):
+    """With a path prefix of a proxy, all links start with it."""
     served = serve(shop.url, "--url-prefix", "/offload")
     assert served.url.endswith("/offload/")
     status, page = served.get()
@@ -95,7 +95,7 @@ def test_behind_a_proxy_it_knows_where_it_is(shop, serve):
 
 
 def test_without_its_packages_it_says_what_to_install(project):
-    """The other commands go on without them."""
+    """Without its packages, the command says what to install, and others work."""
     project.write("import sys; sys.modules['starlette'] = None", store="redis://127.0.0.1:1/0")
     _, err = project.run("dashboard", code=1)
     assert 'pip install "offload[dashboard]"' in err

@@ -1,4 +1,4 @@
-"""The page of thresholds has the numbers of the estimate."""
+"""The page of thresholds shows the numbers of the estimate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.server
 
 
 def counted(shop):
-    """Count three values of each class of sizes for one task, and return the estimate of them."""
+    """Count three values in each size class for one task; return their estimate."""
     found = {}
     for size in SIZES:
         for name, amount in zip(size_names(size), (3, 3 * size, size), strict=True):
@@ -25,7 +25,7 @@ def counted(shop):
 
 
 def test_what_was_counted_is_estimated(shop):
-    """Each threshold's row says what would leave the broker, and the advice which is best."""
+    """Each threshold's row has its savings, and the advice names the best one."""
     told = counted(shop)
     assert told.total.values == 3 * len(SIZES)
     page = shop.client().get("/estimate").text

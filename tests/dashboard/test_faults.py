@@ -1,4 +1,4 @@
-"""What goes wrong is said, and mended by itself."""
+"""The dashboard reports faults and recovers by itself."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def own_redis():
 
 
 @pytest.mark.integration
-def test_a_store_that_is_away_is_said_and_comes_back(own_redis, serve, look):
-    """The open page says so, and shows figures again once the store is back, without a hand."""
+def test_a_store_becomes_unavailable_and_comes_back(own_redis, serve, look):
+    """The open page says that the store is unavailable, and shows figures again afterwards."""
     shop = Shop(f"{own_redis.url}?prefix=away", retry={"max_retries": 0})
     shop.work()
     shop.hook.recorder.write()
@@ -51,8 +51,8 @@ def test_a_store_that_is_away_is_said_and_comes_back(own_redis, serve, look):
 
 
 @pytest.mark.integration
-def test_a_dashboard_that_is_away_is_said(shop, serve, look):
-    """The page stays as it was, and says that it is old."""
+def test_an_unavailable_dashboard_is_reported(shop, serve, look):
+    """An open page stays as it was, and says that it is old."""
     shop.work()
     shop.hook.recorder.write()
     served = serve(shop.url)
@@ -63,8 +63,8 @@ def test_a_dashboard_that_is_away_is_said(shop, serve, look):
     expect(page.locator("dl.figures")).to_contain_text("8 values by reference")
 
 
-def test_every_page_says_that_the_store_is_away(own_redis):
-    """With 503, so that programs see it as well."""
+def test_every_page_reports_an_unavailable_store(own_redis):
+    """Every page responds with 503, so that programs notice, too."""
     shop = Shop(f"{own_redis.url}?prefix=away")
     client = shop.client()
     own_redis.stop()
@@ -76,8 +76,10 @@ def test_every_page_says_that_the_store_is_away(own_redis):
 
 
 @pytest.mark.integration
-def test_a_store_that_hangs_does_not_hold_the_rest(own_redis, serve):
-    """However many wait for it: that it lives is told, and each page fails after one try."""
+def test_a_hanging_store_does_not_block_others(own_redis, serve):
+    """While many requests wait for a hanging store, the health check responds, and each page fails
+    after one try.
+    """
     served = serve(f"{own_redis.url}?prefix=hangs&socket_timeout=2")
     assert served.get()[0] == 200
     os.kill(own_redis.pid, signal.SIGSTOP)
@@ -92,8 +94,8 @@ def test_a_store_that_hangs_does_not_hold_the_rest(own_redis, serve):
 
 
 @pytest.mark.integration
-def test_a_result_backend_that_hangs_does_not_hold_the_rest(shop, serve):
-    """However many look up a task, pages that do not need it are shown."""
+def test_a_hanging_result_backend_does_not_block_others(shop, serve):
+    """While many requests wait for a hanging result backend, other pages respond."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0?socket_timeout=20"
         served = serve(shop.url, app=f"app.conf.result_backend = {url!r}")
@@ -106,8 +108,8 @@ def test_a_result_backend_that_hangs_does_not_hold_the_rest(shop, serve):
 
 
 @pytest.mark.parametrize("mounted", (False, True))
-def test_what_nobody_thought_of_is_a_page_as_well(shop, monkeypatch, caplog, mounted):
-    """It says as little as needed, with all headers, and the log has the rest."""
+def test_an_unexpected_error_has_a_page(shop, monkeypatch, caplog, mounted):
+    """An unexpected error has a page with all headers and no details; the log has the rest."""
 
     def fail(*_, **__):
         raise ZeroDivisionError("secret")
@@ -126,8 +128,8 @@ def test_what_nobody_thought_of_is_a_page_as_well(shop, monkeypatch, caplog, mou
     assert "ZeroDivisionError: secret" in caplog.text
 
 
-def test_what_others_wrote_into_statistics_is_left_out(shop, redis):
-    """Texts that are no numbers, and counters of a later version, spoil nothing."""
+def test_foreign_statistics_are_ignored(shop, redis):
+    """Invalid numbers, and counters of a later version, don't affect others."""
     shop.work()
     client = shop.client()
     client.get("/")
@@ -145,7 +147,7 @@ def test_what_others_wrote_into_statistics_is_left_out(shop, redis):
 
 
 def test_a_million_task_names_are_a_bounded_page(shop):
-    """The store keeps so many, and a page shows some of them."""
+    """The store keeps a bounded number of task names, and a page shows some of them."""
     tallies = sums_of(shop.hook.store)
     for number in range(20):
         names = [f"values_offloaded{LABEL}task{number}.{at}{LABEL}" for at in range(50_000)]
@@ -157,16 +159,16 @@ def test_a_million_task_names_are_a_bounded_page(shop):
     assert "1,000,000" in client.get("/?since=all").text
 
 
-def test_two_dashboards_at_once_say_the_same(shop):
-    """They keep nothing that the other would miss."""
+def test_two_dashboards_show_the_same(shop):
+    """Two dashboards show the same, because they keep no state."""
     shop.work()
     first, second = shop.client(), shop.client()
     assert "8 values by reference" in first.get("/").text
     assert "8 values by reference" in second.get("/").text
 
 
-def test_a_page_that_is_asked_for_all_day_takes_no_memory(shop):
-    """After a first hundred, five hundred more leave no object behind."""
+def test_many_requests_take_no_memory(shop):
+    """After a hundred requests, five hundred more leave no object behind."""
     shop.work()
     client = shop.client()
     paths = ("/", "/?since=1h", "/tasks?sort=name", "/task?name=shop.report", "/estimate")
@@ -214,8 +216,8 @@ def test_a_browser_left_open_takes_no_memory(shop, serve, look):
     assert after["JSHeapUsedSize"] - before["JSHeapUsedSize"] < 2_000_000
 
 
-def test_counters_are_those_that_the_pages_name():
-    """A counter that a page names and nobody counts would always be zero."""
+def test_pages_show_existing_counters():
+    """Every counter that a page shows exists; otherwise it would always be zero."""
     from offload.dashboard import overview
 
     assert set(overview._TROUBLES) <= set(NAMES)

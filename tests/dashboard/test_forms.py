@@ -1,4 +1,4 @@
-"""Forms are taken from the dashboard's own pages only."""
+"""Only forms of the dashboard's own pages are accepted."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def send(asked, token, **headers):
     return asked.post("/change", data={"form": token, "what": "this"}, headers=headers)
 
 
-def test_a_form_of_a_page_is_taken(asked):
-    """What a page carries, and the cookie that came with it, go together."""
+def test_a_form_of_a_page_is_accepted(asked):
+    """A form's token is accepted with the cookie that came with its page."""
     answer = send(asked, asked.get("/form").text)
     assert (answer.status_code, answer.text) == (200, "this")
 
 
 def test_pages_of_one_browser_share_their_cookie(asked):
-    """A form is taken though other pages were opened since."""
+    """A form is accepted even if other pages were opened since."""
     token = asked.get("/form").text
     assert asked.get("/form").text == token
     assert asked.get("/").status_code in {200, 500}
@@ -53,7 +53,7 @@ def test_pages_of_one_browser_share_their_cookie(asked):
 
 
 def test_without_its_cookie_a_form_is_refused(asked):
-    """A page elsewhere may know how forms look, but the browser sends it no cookie."""
+    """A foreign page may imitate a form, but the browser doesn't send the cookie."""
     token = asked.get("/form").text
     asked.cookies.clear()
     assert send(asked, token).status_code == 403
@@ -61,14 +61,14 @@ def test_without_its_cookie_a_form_is_refused(asked):
 
 @pytest.mark.parametrize("token", ("", "x", "é", "0" * 64))
 def test_without_its_token_a_form_is_refused(asked, token):
-    """The cookie alone, which a browser sends by itself, changes nothing."""
+    """The cookie alone, which a browser sends by itself, isn't enough."""
     asked.get("/form")
     assert send(asked, token).status_code == 403
     assert asked.post("/change").status_code == 403
 
 
 def test_a_form_of_another_dashboard_is_refused(asked):
-    """Its cookie may be the same, as ports of a machine share them; its token is not."""
+    """Dashboards on one machine may share a cookie, but not the token."""
     other = make()
     token = other.get("/form").text
     asked.cookies = other.cookies
@@ -88,12 +88,12 @@ def test_a_form_of_another_dashboard_is_refused(asked):
         ({"origin": "null"}, 403),
     ),
 )
-def test_browsers_say_where_a_form_comes_from(asked, headers, status):
-    """Another site's page is refused, and that of another port of this machine."""
+def test_forms_of_other_origins_are_refused(asked, headers, status):
+    """Forms of another site, and of another port on this machine, are refused."""
     assert send(asked, asked.get("/form").text, **headers).status_code == status
 
 
 def test_a_long_form_is_not_read(asked):
-    """It ends at 64 KiB."""
+    """A form of more than 64 KiB isn't read."""
     asked.get("/form")
     assert asked.post("/change", content=b"x" * 100_000).status_code == 413

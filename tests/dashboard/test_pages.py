@@ -1,4 +1,4 @@
-"""What the pages say, asked without a browser."""
+"""The pages' content, requested without a browser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.server
 
 
 def cells(page, row):
-    """Return the texts of the row of a table that is known by its key."""
+    """Return the texts of the table row with this key."""
     found = re.search(rf'<tr data-key="{re.escape(row)}">(.*?)</tr>', page, re.DOTALL)
     assert found, page
     return [
@@ -24,7 +24,7 @@ def cells(page, row):
 
 
 def test_the_overview_has_the_numbers_of_the_command(shop):
-    """What is saved is what `stats --json` says."""
+    """The overview shows the savings of `stats --json`."""
     shop.work()
     page = shop.client().get("/").text
     total = json.loads(shop.command("stats", "--json"))["total"]
@@ -47,7 +47,7 @@ def test_tasks_have_the_numbers_of_the_command(shop):
 
 
 def test_tasks_are_sorted_and_filtered_by_the_address(shop):
-    """Any column sorts, both ways, and part of a name chooses."""
+    """Any column sorts in both directions, and part of a name filters."""
     shop.work()
     client = shop.client()
 
@@ -63,7 +63,7 @@ def test_tasks_are_sorted_and_filtered_by_the_address(shop):
 
 
 def test_a_task_has_its_arguments(shop):
-    """Each argument is a row, with how often it was looked at."""
+    """Each argument is a row with its number of observations."""
     shop.work()
     page = shop.client().get("/task", params={"name": "shop.report"}).text
     assert cells(page, "rows")[1] == "3"
@@ -72,8 +72,8 @@ def test_a_task_has_its_arguments(shop):
     assert "Nothing was counted for this task" in shop.client().get("/task?name=unknown").text
 
 
-def test_hostile_names_stay_text(shop):
-    """What a task is called is never markup, wherever it is shown."""
+def test_hostile_names_are_shown_as_text(shop):
+    """Markup in a task's name is shown as text everywhere."""
     name = "<script>alert(1)</script>\"' onload=x"
     shop.task(name)
     client = shop.client()
@@ -83,27 +83,27 @@ def test_hostile_names_stay_text(shop):
 
 
 def test_an_empty_store_has_pages(shop):
-    """Nothing was counted, which is said, and is no error."""
+    """Without statistics, pages say so; it is no error."""
     client = shop.client()
     assert "No data." in client.get("/").text
     assert "Nothing." in client.get("/tasks").text
 
 
 @pytest.mark.parametrize("since", ("1h", "3h", "1d", "3d", "30d", "90d", "all", "<b>"))
-def test_any_stretch_of_time(shop, since):
-    """Minutes, hours and days have what was counted just now."""
+def test_any_time_range(shop, since):
+    """Ranges of minutes, hours, and days include what was just counted."""
     shop.work()
     assert "8 values by reference" in shop.client().get("/", params={"since": since}).text
 
 
-def test_there_is_no_such_page(shop):
+def test_an_unknown_page(shop):
     answer = shop.client().get("/nowhere")
     assert answer.status_code == 404
     assert "Page not found" in answer.text
 
 
-def test_answers_tell_browsers_to_run_nothing_else(shop):
-    """Scripts come from the dashboard alone, pages are not framed and not kept."""
+def test_responses_restrict_scripts(shop):
+    """Responses only allow the dashboard's own scripts, and neither frames nor caching of pages."""
     headers = shop.client().get("/").headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -115,7 +115,7 @@ def test_answers_tell_browsers_to_run_nothing_else(shop):
 
 @pytest.mark.parametrize("coding", ("gzip", "identity"))
 def test_the_script_of_charts_is_sent_once(shop, coding):
-    """It comes whole, compressed or not, and a browser that has it is told so."""
+    """The charts' script is complete, compressed or not, and a browser that has it gets 304."""
     client = shop.client()
     for _ in range(2):
         answer = client.get("/static/plotly.js", headers={"accept-encoding": coding})
@@ -127,7 +127,7 @@ def test_the_script_of_charts_is_sent_once(shop, coding):
 
 
 def test_browsers_together_read_the_store_once(shop):
-    """Many that look at the same page within two seconds cost the store one reading."""
+    """Many browsers on one page cause one read of the store within two seconds."""
     shop.work()
     client = shop.client()
     client.get("/")

@@ -1,4 +1,4 @@
-"""Figures along the time, as they are drawn."""
+"""Figures over time, as charts draw them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ def drawn(found, *, begin=None, now=10_000.0, seconds=60):
     return {at: each["values_seen"] for at, each in figures.items()}
 
 
-def test_what_was_not_counted_is_zero():
-    """A pause is drawn as one, not as a line from before it to after it."""
+def test_a_pause_is_zero():
+    """A pause is drawn as zero, not as a line across it."""
     assert drawn({60: ONE, 240: TWO}) == {60: 1, 120: 0, 180: 0, 240: 2}
 
 
-def test_what_is_over_before_the_beginning_is_left_out():
+def test_entries_before_the_start_are_omitted():
     assert drawn({60: ONE, 120: ONE, 180: TWO}, begin=130) == {120: 1, 180: 2}
 
 
-def test_the_running_minute_would_look_like_a_fall():
-    """It is left out, unless there is no other; an hour is shown as it grows."""
+def test_the_current_minute_is_omitted():
+    """The current minute is omitted, unless it is the only one, as it would look like a drop; the
+    current hour is shown.
+    """
     assert drawn({60: TWO, 120: ONE}, now=150) == {60: 2}
     assert drawn({60: TWO, 120: ONE}, now=180) == {60: 2, 120: 1}
     assert drawn({120: ONE}, now=150) == {120: 1}
@@ -40,8 +42,8 @@ def test_nothing_is_nothing():
     assert drawn({}) == {}
 
 
-def test_an_answer_is_given_again_for_a_while():
-    """Each key is read once in that time, few keys are kept, and errors are not."""
+def test_answers_are_cached():
+    """Each key is read once in a while, few keys are cached, and errors are not."""
     read, now = [], [0.0]
 
     def answer(key):
@@ -67,21 +69,23 @@ def test_an_answer_is_given_again_for_a_while():
 
 
 def together(recent, keys):
-    """Ask for all keys at once; return what each got."""
+    """Request all keys at once; return the outcome of each."""
     with ThreadPoolExecutor(len(keys)) as pool:
         asked = [pool.submit(recent.get, key) for key in keys]
         return [each.exception(30) or each.result() for each in asked]
 
 
-def test_who_waits_for_a_try_shares_what_comes_of_it():
-    """Also an error: while a store hangs nobody waits for one try after another."""
+def test_concurrent_requests_share_one_outcome():
+    """Concurrent requests share one outcome, also an error, so that none waits for several tries of
+    a hanging store.
+    """
     tries, came = [], []
 
     class Key(str):
         __slots__ = ()
 
         def __hash__(self):
-            came.append(threading.get_ident())  # who looks for it waits from then on
+            came.append(threading.get_ident())  # later requests wait from here on
             return super().__hash__()
 
     def hang(key):
@@ -95,7 +99,7 @@ def test_who_waits_for_a_try_shares_what_comes_of_it():
 
 
 def test_one_key_does_not_wait_for_another():
-    """Each of two is answered only once the other is asked for, too."""
+    """Each of two requests is answered only while the other is running, too."""
     both = threading.Barrier(2)
     recent = TTLCache(lambda key: f"{key}{both.wait(30) >= 0}", 2.0)
     assert together(recent, ["a", "b"]) == ["aTrue", "bTrue"]

@@ -1,4 +1,4 @@
-"""The page of stores and workers, asked without a browser."""
+"""Pages of stores and workers, requested without a browser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client_of(app):
 
 
 def settled(client, path="/stores", **options):
-    """Return a page once its data, which is read in the background, is there."""
+    """Return a page once its data has been read in the background."""
     pages = []
 
     def is_settled():
@@ -46,7 +46,7 @@ def settled(client, path="/stores", **options):
 
 
 def rows(page, caption):
-    """Return the cells' texts of the rows of a table."""
+    """Return the texts of all cells of a table's rows."""
     table = re.search(rf"<caption>{caption} .*?</table>", page, re.DOTALL)
     assert table, page
     found = re.findall(r'<tr data-key="[^"]*">(.*?)</tr>', table[0], re.DOTALL)
@@ -66,7 +66,7 @@ def an_app(store, broker="memory://", **settings):
 
 
 def test_each_tier_is_a_row(redis, s3):
-    """Whether it answers, how fast, what goes there; the sweeps that S3 needs."""
+    """Each tier is a row with its availability, latency, sizes, and, for S3, its sweeps."""
     urls = [f"{redis.url}?prefix={unique().replace('/', '-')}", s3.url(unique("tiers"))]
     page = settled(client_of(an_app(urls, tier_sizes=[5_000_000])))
     first, second = rows(page, "Stores")
@@ -81,7 +81,7 @@ def test_each_tier_is_a_row(redis, s3):
 
 
 def test_no_password_is_shown(redis):
-    """Of the store's URL and the broker's."""
+    """Passwords of the store and the broker aren't shown."""
     with redis_client(redis) as client:
         client.config_set("requirepass", "hidden-word")
         client.auth("hidden-word")
@@ -94,8 +94,8 @@ def test_no_password_is_shown(redis):
     assert "hidden-word" not in page
 
 
-def test_a_store_that_is_away_is_told_and_comes_back(monkeypatch):
-    """The page is there all the same, and shows the store again once it answers."""
+def test_a_store_becomes_unavailable_and_comes_back(monkeypatch):
+    """While the store is unavailable, the page says so; afterwards it shows the store again."""
     monkeypatch.setattr(state, "_STORES", 0.05)
     with redis_server() as server:
         server.stop()
@@ -110,7 +110,7 @@ def test_a_store_that_is_away_is_told_and_comes_back(monkeypatch):
         )
 
 
-def test_messages_that_wait_too_long_are_told():
+def test_messages_that_wait_too_long_are_reported():
     """A warning says that queued messages are about to lose their values, and what to do."""
     shop, clock = Shop("memory://waiting"), FakeClock()
     shop.hook._store = MemoryStore(clock=clock)
@@ -122,7 +122,7 @@ def test_messages_that_wait_too_long_are_told():
 
 
 def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):
-    """What each took and gave, as `stats --by store` says."""
+    """Each tier's figures are those of `stats --by store`."""
     prefix = unique("figures").replace("/", "-")
     urls = [f"{redis.url}?prefix={prefix}", f"file://{tmp_path}/store"]
     shop = Shop(urls, tier_sizes=[150_000])
@@ -140,8 +140,8 @@ def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):
     shop.hook.store.close()
 
 
-def test_nobody_who_could_be_asked():
-    """A note says why."""
+def test_no_worker_can_be_queried():
+    """A note says why no worker can be queried."""
     page = settled(client_of(an_app("memory://")))
     assert "which no worker can reach" in page
     assert rows(page, "Workers") == []
@@ -150,7 +150,7 @@ def test_nobody_who_could_be_asked():
 @pytest.mark.integration
 @pytest.mark.timeout(120)
 def test_workers_and_whether_they_agree(redis, tmp_path):
-    """What a real worker says of itself, of its cache, and what does not go together."""
+    """The page shows a real worker's settings, cache, and configuration drift."""
     with redis_server("redis-server") as broker:
         config = {
             "broker": f"redis://{broker.host}:{broker.port}/0",
@@ -184,8 +184,10 @@ def test_workers_and_whether_they_agree(redis, tmp_path):
     assert "known to both" not in page + details
 
 
-def test_nothing_is_asked_before_somebody_looks_and_then_once(monkeypatch):
-    """However many browsers look; a page that is asked meanwhile does not wait."""
+def test_workers_are_queried_once(monkeypatch):
+    """Workers are queried after the first request, once for all browsers; a page in between doesn't
+    wait.
+    """
     asked = []
     monkeypatch.setattr(state, "ask_workers", lambda app: asked.append(1) or Workers(0.0, ()))
     client = client_of(an_app("memory://"))
@@ -196,8 +198,8 @@ def test_nothing_is_asked_before_somebody_looks_and_then_once(monkeypatch):
     assert asked == [1]
 
 
-def test_asking_again_and_again_leaves_nothing_behind(monkeypatch):
-    """No threads, and no connections to the broker."""
+def test_repeated_queries_leave_nothing_behind(monkeypatch):
+    """Repeated queries leave no threads and no connections to the broker."""
     monkeypatch.setattr(state, "_WORKERS", 0.0)
     monkeypatch.setattr(state, "_STORES", 0.0)
     asked = []
@@ -220,8 +222,10 @@ def test_asking_again_and_again_leaves_nothing_behind(monkeypatch):
         )
 
 
-def test_what_workers_say_stays_text(monkeypatch):
-    """In names, settings and findings; in the table and on the page of one."""
+def test_workers_answers_are_shown_as_text(monkeypatch):
+    """Markup in workers' names, settings, and findings is shown as text, in the table and on a
+    worker's page.
+    """
     bad = "<script>alert(1)</script>\"' onload=x"
     app = an_app("memory://")
     told = this_process(app._offload).reply
@@ -240,8 +244,8 @@ def test_what_workers_say_stays_text(monkeypatch):
     assert "No worker of this name replied" in client.get("/worker?name=nobody").text
 
 
-def test_tables_are_sorted_each_by_itself(monkeypatch):
-    """Stores and workers have parameters of their own."""
+def test_tables_are_sorted_separately(monkeypatch):
+    """The tables of stores and workers have separate parameters."""
     names = ("b", "a", "c")
     asked = Workers(0.0, tuple(Worker(name, "silent") for name in names))
     monkeypatch.setattr(state, "ask_workers", lambda app: asked)

@@ -1,4 +1,4 @@
-"""What is found in apps and stores that are well, and in those that are not."""
+"""Findings about healthy and faulty apps and stores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def an_app(*, broker="memory://", conf=None, **settings):
 
 
 def found(hook, *levels):
-    """Return the findings of these levels (all but ``ok`` by default), as texts."""
+    """Return the texts of findings with these levels (default: all but ``ok``)."""
     levels = levels or ("info", "warning", "error")
     return [
         f"{each.subject}: {each.finding.what}"
@@ -43,19 +43,19 @@ def found(hook, *levels):
 
 
 def of_store(store, *levels):
-    """Return what is found of a store object."""
+    """Return the findings about a store object."""
     _, hook = an_app()
     hook._store = store
     return found(hook, *levels)
 
 
 class Watched(MemoryStore):
-    """A store of another kind than MemoryStore itself, which doctor warns of."""
+    """A MemoryStore under another class, because doctor warns about MemoryStore itself."""
 
 
 @pytest.fixture(autouse=True)
 def tested(monkeypatch):
-    """The versions that count as tested: none, so that the installed ones may be any."""
+    """Empty the list of tested versions, so that any installed version is accepted."""
     versions = {}
     monkeypatch.setattr(of_app, "TESTED", versions)
     return versions
@@ -64,14 +64,14 @@ def tested(monkeypatch):
 # -- the app
 
 
-def test_an_app_that_is_well():
-    """Nothing but ok, for an app with usual settings and a store that keeps its promises."""
+def test_a_healthy_app():
+    """An app with usual settings and a good store has only findings of level ok."""
     assert of_store(Watched()) == []
     assert len(of_store(Watched(), "ok")) >= 6
 
 
-def test_settings_that_cannot_be_read_end_it():
-    """One error that names the setting; the rest could only repeat it."""
+def test_unreadable_settings_are_the_only_error():
+    """An unreadable setting is the only error, because others would repeat it."""
     app, hook = an_app()
     app.conf.offload_retension = 5
     (error,) = found(hook)
@@ -79,7 +79,9 @@ def test_settings_that_cannot_be_read_end_it():
 
 
 def test_dependencies_newer_than_tested_are_named(tested):
-    """Each newer one with both versions; older ones, and packages not installed, are not."""
+    """Dependencies newer than the tested version are listed with both versions; older and missing
+    ones aren't.
+    """
     tested |= {"celery": "5.0", "kombu": "9999", "not-installed-anywhere": "1"}
     (finding,) = of_store(Watched())
     assert finding.startswith("dependencies: newer than the versions tested with offload")
@@ -87,14 +89,14 @@ def test_dependencies_newer_than_tested_are_named(tested):
 
 
 @pytest.mark.parametrize("mode", ("observe", "off"))
-def test_a_mode_that_stores_nothing_is_told(mode):
-    """Nobody wonders why nothing is stored."""
+def test_a_mode_that_stores_nothing_is_reported(mode):
+    """A mode that stores nothing is reported."""
     _, hook = an_app(mode=mode)
     assert any(f"offload_mode is {mode}" in each for each in found(hook, "info"))
 
 
 def test_a_tasks_wrong_option_is_an_error():
-    """Each task's options are read, as at a worker's start, and the others as well."""
+    """Each task's options are read as when a worker starts, and one error doesn't hide others."""
     app, hook = an_app()
     app.task(name="bad", shared=False, offload={"inlined": ["x"]})(value)
     app.task(name="worse", shared=False, offload={"retention": -1})(value)
@@ -105,7 +107,7 @@ def test_a_tasks_wrong_option_is_an_error():
 
 
 def test_no_store_is_an_error():
-    """Where neither the settings nor Celery's own say where to store."""
+    """No store in the settings or in Celery's is an error."""
     _, hook = an_app(store=None)
     (error,) = found(hook, "error")
     assert "no store" in error
@@ -122,7 +124,7 @@ def test_no_store_is_an_error():
     ),
 )
 def test_retention_shorter_than_redelivery(broker, options, retention, warned):
-    """A message that the broker gives again must find its values; tasks' own are looked at."""
+    """The retention, also of single tasks, must exceed the broker's visibility timeout."""
     conf = {"broker_transport_options": options}
     app, hook = an_app(broker=broker, conf=conf, retention=retention)
     assert any("offload_retention is" in each for each in found(hook, "warning")) is warned
@@ -132,7 +134,9 @@ def test_retention_shorter_than_redelivery(broker, options, retention, warned):
 
 
 def test_results_that_never_expire():
-    """Their values would be kept for years; not if there are no results."""
+    """Results that never expire are reported, because their values would be kept for years; without
+    results they aren't.
+    """
     conf = {"result_expires": None, "result_backend": "cache+memory://"}
     _, hook = an_app(conf=conf)
     assert any("results never expire" in each for each in found(hook, "warning"))
@@ -148,14 +152,14 @@ def test_results_that_never_expire():
         {"accept": ("pickle",)},
     ),
 )
-def test_pickle_is_told(how):
-    """An operator knows that publishers can run code."""
+def test_pickle_is_reported(how):
+    """Accepting pickle is reported, because publishers can then run code."""
     _, hook = an_app(**how)
     assert any("pickle is accepted" in each for each in found(hook, "info"))
 
 
 def test_a_node_cache_that_is_refused(tmp_path):
-    """With the reason; everything works without it, so it is a warning."""
+    """A refused node cache is a warning with the reason, because everything works without it."""
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o755)
     _, hook = an_app(store="redis://localhost:1/0", cache=str(folder))
@@ -165,7 +169,7 @@ def test_a_node_cache_that_is_refused(tmp_path):
 
 
 def test_a_small_node_cache(tmp_path):
-    """As in a container with Docker's 64 MB of shared memory."""
+    """A small node cache, such as Docker's 64 MB of shared memory, is reported."""
     _, hook = an_app(store="redis://localhost:1/0", cache=str(tmp_path / "c"), cache_size=1 << 20)
     assert any("has room for only 1.0 MB" in each for each in found(hook, "info"))
 
@@ -173,8 +177,8 @@ def test_a_small_node_cache(tmp_path):
 # -- any store
 
 
-def test_code_that_nobody_signs_is_told():
-    """Whoever can write to the store can then run code on workers."""
+def test_unsigned_code_is_reported():
+    """Loading unsigned code is reported: anybody with access to the store could run code."""
     _, hook = an_app(code="trusted")
     hook._store = Watched()
     assert [text.partition(":")[0] for text in found(hook, "warning", "error")] == ["classes"]
@@ -186,14 +190,14 @@ def test_keys_that_cannot_be_read_are_an_error():
 
 
 @pytest.mark.parametrize(("days", "said"), ((-1, "has expired"), (3, "expires in 3 days")))
-def test_a_key_that_ends_is_told(days, said):
-    """So that another can be given out before nothing is loaded any more."""
+def test_an_expiring_key_is_reported(days, said):
+    """A key that is about to expire is reported in time to replace it."""
     key = {"key": "hmac:0123456789abcdef", "name": "ci", "until": time.time() + days * 86400}
     _, hook = an_app(code="signed", verify_keys=[key])
     assert [text for text in found(hook, "warning") if f"key ci {said}" in text]
 
 
-def test_a_registered_class_that_is_not_in_the_store_is_told():
+def test_a_registered_class_that_is_not_in_the_store_is_reported():
     _, hook = an_app(code="trusted")
     hook._store = Watched()
 
@@ -206,8 +210,8 @@ def test_a_registered_class_that_is_not_in_the_store_is_told():
     assert "1 registered classes are in sync with the store" in " ".join(found(hook, "ok"))
 
 
-def test_a_check_that_breaks_keeps_no_other_from_running():
-    """An error nobody thought of is a finding, and all else is looked at."""
+def test_a_failing_check_does_not_stop_others():
+    """An unexpected error in a check is a finding, and other checks run."""
     store = Watched()
     store.blobs.put = None
     (error,) = of_store(store, "error")
@@ -215,8 +219,8 @@ def test_a_check_that_breaks_keeps_no_other_from_running():
     assert any("a lease has only one owner" in each for each in of_store(store, "ok"))
 
 
-def test_a_store_that_is_away_is_asked_once():
-    """Nobody waits for each check's timeout."""
+def test_an_unavailable_store_is_asked_once():
+    """An unavailable store is asked once, not until each check's timeout."""
     store = Watched()
     asked = []
 
@@ -231,7 +235,7 @@ def test_a_store_that_is_away_is_asked_once():
 
 
 class Broken:
-    """A part of a store with one method that does something else."""
+    """A part of a store with one faulty method."""
 
     def __init__(self, part, **instead):
         self._part = part
@@ -251,7 +255,7 @@ class Broken:
     ),
 )
 def test_a_store_that_breaks_a_promise(part, instead, error):
-    """Each promise that is tried is noticed when it is broken."""
+    """Each broken property that is checked is noticed."""
     store = Watched()
     setattr(store, part, Broken(getattr(store, part), **instead))
     (only,) = of_store(store, "error")
@@ -259,7 +263,7 @@ def test_a_store_that_breaks_a_promise(part, instead, error):
 
 
 def test_nothing_is_left_behind():
-    """The blob is deleted, the pointer unset, the lease free."""
+    """Checks leave no blob, pointer, or lease."""
     store = Watched()
     of_store(store)
     assert list(store.blobs.scan()) == []
@@ -267,7 +271,7 @@ def test_nothing_is_left_behind():
 
 
 def test_a_store_in_memory_is_for_tests():
-    """No worker would see what a publisher stores."""
+    """A memory store is reported, because workers wouldn't see a publisher's values."""
     assert any("worker processes can't see" in each for each in of_store(MemoryStore(), "warning"))
 
 
@@ -280,19 +284,21 @@ class Tiered(Watched):
         pass
 
 
-def test_each_tier_is_looked_at(tmp_path):
-    """Pointers and leases are the first tier's; that a lower one has none is no error."""
+def test_each_tier_is_checked(tmp_path):
+    """Each tier is checked; a lower tier without pointers and leases is no error."""
     _, hook = an_app(store=f"fsspec+file://{tmp_path}/remote")
     lower = hook.store
-    assert len(found(hook, "error")) == 2  # alone it cannot serve
+    assert len(found(hook, "error")) == 2  # alone it can't be used
     hook._store = Tiered(Watched(), lower)
     assert found(hook, "error") == []
     written = [each for each in found(hook, "ok") if "a blob was written" in each]
     assert [each.partition(": ")[0] for each in written] == ["memory://", lower.url]
 
 
-def test_somebody_must_sweep(tmp_path):
-    """Where the server does not remove what ended: nobody ever did, does, or has stopped."""
+def test_missing_sweeps_are_reported(tmp_path):
+    """A store that nobody ever swept, or no longer sweeps, is reported if the server doesn't expire
+    blobs.
+    """
     _, hook = an_app(store=f"file://{tmp_path}/store")
     (never,) = found(hook, "warning")
     assert ": file://" in never
@@ -308,7 +314,7 @@ def test_somebody_must_sweep(tmp_path):
 
 
 def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
-    """Before publishing fails."""
+    """A disk that is nearly full is reported before publishing fails."""
     _, hook = an_app(store=f"file://{tmp_path}/store")
     room = SimpleNamespace(f_bavail=4, f_blocks=100, f_frsize=10**9)
     monkeypatch.setattr("os.statvfs", lambda path: room)
@@ -319,8 +325,8 @@ def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
 
 
 @pytest.mark.server
-def test_a_redis_that_is_set_well():
-    """With a limit, no eviction, persistence and a right clock there is nothing to say."""
+def test_a_well_configured_redis():
+    """A server with a memory limit, no eviction, persistence, and a correct clock is fine."""
     args = ("--maxmemory", "200mb", "--appendonly", "yes")
     with redis_server(args=args) as server:
         _, hook = an_app(store=server.url)
@@ -329,26 +335,26 @@ def test_a_redis_that_is_set_well():
 
 @pytest.mark.server
 def test_a_redis_that_evicts_and_forgets():
-    """Each with its remedy, for the first server of Redis' or Valkey's kind."""
+    """Each finding about a Redis or Valkey server has a remedy."""
     args = ("--maxmemory", "2mb", "--maxmemory-policy", "allkeys-lru")
     with redis_server(args=args) as server:
         _, hook = an_app(store=server.url)
         warnings, infos = found(hook, "warning"), found(hook, "info")
     assert any("maxmemory-policy is allkeys-lru" in each for each in warnings)
     assert any("appendonly is off" in each for each in infos)
-    assert found(hook, "error") != []  # it is gone now
+    assert found(hook, "error") != []  # it has been removed
 
 
 @pytest.mark.server
 def test_valkey_is_known_by_its_own_version(valkey):
-    """It calls itself Redis 7.2 for old clients' sake."""
+    """Valkey is recognized although it reports Redis 7.2 for old clients."""
     _, hook = an_app(store=valkey.url)
     assert any(": Valkey 9" in each for each in found(hook, "ok"))
 
 
 @pytest.mark.server
-def test_each_primary_of_a_cluster_is_looked_at(cluster):
-    """One with another policy would be enough to lose values."""
+def test_each_primary_of_a_cluster_is_checked(cluster):
+    """Each primary is checked, because one with eviction is enough to lose values."""
     _, hook = an_app(store=cluster.url)
     assert found(hook, "error") == []
     named = [each for each in found(hook, "ok") if "maxmemory-policy is noeviction" in each]
@@ -357,8 +363,8 @@ def test_each_primary_of_a_cluster_is_looked_at(cluster):
 
 
 @pytest.mark.server
-def test_sentinels_primary_is_looked_at(sentinel):
-    """By whichever connection the store has."""
+def test_the_primary_behind_sentinel_is_checked(sentinel):
+    """The primary behind Sentinel is checked through the store's connection."""
     _, hook = an_app(store=sentinel.url)
     assert found(hook, "error") == []
     assert any("noeviction" in each for each in found(hook, "ok"))
@@ -367,7 +373,7 @@ def test_sentinels_primary_is_looked_at(sentinel):
 @pytest.mark.server
 @pytest.mark.parametrize(("off", "said"), ((100, "100 s behind"), (-100, "100 s ahead of")))
 def test_a_clock_that_differs(redis, monkeypatch, off, said):
-    """Told in seconds, and which way."""
+    """The difference of clocks is reported in seconds with its direction."""
     clock = SimpleNamespace(time=lambda: time.time() + off)
     monkeypatch.setattr(of_redis, "time", clock)
     _, hook = an_app(store=redis.url)
@@ -379,12 +385,12 @@ def test_a_clock_that_differs(redis, monkeypatch, off, said):
     (("6.0.16", "error"), ("5.0", "error"), ("6.2.0", "ok"), ("7.4.1", "ok"), ("", "info")),
 )
 def test_versions(version, level):
-    """What is too old for the scripts is an error before the first of them fails."""
+    """A server too old for the scripts is an error."""
     assert of_redis._version({"redis_version": version}).level == level
 
 
 def test_a_redis_that_is_nearly_full():
-    """Publishing will fail soon."""
+    """A Redis that is nearly full is reported before publishing fails."""
     finding = of_redis._memory({"used_memory": 95 << 20, "maxmemory": 100 << 20})
     assert finding.level == "warning"
 
@@ -393,8 +399,8 @@ def test_a_redis_that_is_nearly_full():
 
 
 @pytest.mark.server
-def test_an_s3_that_keeps_conditions(s3):
-    """Only that nobody has swept it yet."""
+def test_s3_with_conditional_requests(s3):
+    """For S3 with conditional requests, the only finding is that it was never swept."""
     _, hook = an_app(store=s3.url(unique("doctor")))
     (only,) = found(hook)
     assert ": s3://" in only
@@ -415,7 +421,7 @@ def test_an_s3_that_keeps_conditions(s3):
     ),
 )
 def test_lifecycle_rules_of_the_bucket(s3, monkeypatch, rule, pins, errors):
-    """One that removes what is still needed, or pointers, is found before it does."""
+    """A lifecycle rule that would delete needed blobs, or pointers, is reported."""
     begin = unique("rules")
     _, hook = an_app(store=s3.url(begin), retention=1.7 * 86400, conf={"result_expires": 60})
     monkeypatch.setattr("offload.doctor.examination.has_pins", lambda hook: pins)
@@ -436,8 +442,10 @@ def test_lifecycle_rules_of_the_bucket(s3, monkeypatch, rule, pins, errors):
         assert error in text
 
 
-def test_an_s3_that_ignores_conditions():
-    """As the only store it cannot serve, and it cannot be swept; blobs alone it can hold."""
+def test_s3_without_conditional_requests():
+    """S3 without conditional requests can't be the only store and can't be swept, but it can hold
+    blobs as a lower tier.
+    """
     with careless_s3() as url:
         _, hook = an_app(store=url)
         errors, warnings = found(hook, "error"), found(hook, "warning")
@@ -450,8 +458,8 @@ def test_an_s3_that_ignores_conditions():
 
 
 @pytest.mark.parametrize(("ahead", "said"), ((120, "ahead of"), (-120, "behind")))
-def test_an_s3_with_a_wrong_clock(ahead, said):
-    """By the dates of its answers, which count whole seconds."""
+def test_s3_with_a_wrong_clock(ahead, said):
+    """A wrong clock is found by the dates of responses, in whole seconds."""
     with careless_s3(ahead) as url:
         _, hook = an_app(store=url)
         (told,) = [each for each in found(hook, "warning") if "its clock" in each]
@@ -460,6 +468,6 @@ def test_an_s3_with_a_wrong_clock(ahead, said):
     assert 115 <= seconds <= 121
 
 
-def test_every_store_here_is_one():
-    """The stand-ins of this file keep the protocol that checks rely on."""
+def test_fake_stores_implement_the_protocol():
+    """The stores in this file implement the protocol that checks use."""
     assert isinstance(Watched().blobs, BlobStore)

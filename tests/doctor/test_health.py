@@ -1,4 +1,4 @@
-"""Stores are looked at: whether they answer, how fast, how full, when they were swept."""
+"""The health of stores: availability, latency, usage, and last sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers import free_port, redis_client, redis_server
 
 @pytest.mark.server
 def test_a_redis(redis):
-    """Its version, memory and policy, the keys of its own database, and no password."""
+    """A Redis has its version, memory, policy, and number of keys, and shows no password."""
     with redis_client(redis) as client:
         client.config_set("requirepass", "hidden")
         client.auth("hidden")
@@ -49,7 +49,7 @@ def test_a_redis(redis):
 
 @pytest.mark.server
 def test_a_redis_that_is_empty_and_limited():
-    """No keys is 0, and the limit is told."""
+    """An empty Redis has 0 keys, and its memory limit is shown."""
     with redis_server(args=("--maxmemory", "20mb", "--maxmemory-policy", "allkeys-lru")) as server:
         [tier] = inspect_store(open_store(server.url)).tiers
     [capacity] = tier.capacity
@@ -59,15 +59,15 @@ def test_a_redis_that_is_empty_and_limited():
 
 @pytest.mark.server
 def test_each_server_of_a_cluster(cluster):
-    """By its name."""
+    """Each server of a Cluster has its name."""
     [tier] = inspect_store(open_store(cluster.url)).tiers
     assert len(tier.capacity) == len(cluster.nodes)
     assert len({capacity.server for capacity in tier.capacity} - {""}) == len(cluster.nodes)
 
 
 @pytest.mark.server
-def test_how_often_a_store_is_asked(redis):
-    """Once to connect, then for the latency, and once for what it says of itself."""
+def test_the_number_of_requests(redis):
+    """A store is asked once to connect, then for the latency, and once for its data."""
     store = open_store(redis.url)
     with redis_client(redis) as client:
         client.config_resetstat()
@@ -77,8 +77,8 @@ def test_how_often_a_store_is_asked(redis):
     assert calls["cmdstat_info"]["calls"] == 1
 
 
-def test_a_store_that_does_not_answer():
-    """Its error in place of a latency, told once and not waited for again."""
+def test_an_unavailable_store():
+    """An unavailable store has its error in place of a latency, and is tried once."""
     store = open_store(f"redis://localhost:{free_port()}")
     state = inspect_store(store)
     [tier] = state.tiers
@@ -89,8 +89,8 @@ def test_a_store_that_does_not_answer():
 
 
 @pytest.mark.server
-def test_tiers_are_told_apart(redis, s3, tmp_path):
-    """Each with what goes there; one that is away hides no other."""
+def test_tiers_are_separate(redis, s3, tmp_path):
+    """Each tier has its sizes; an unavailable one hides no others."""
     away = f"redis://localhost:{free_port()}/0"
     store = open_store([redis.url, s3.url(unique("state")), away], tier_sizes=[1000, 9000])
     state = inspect_store(store, [1000, 9000])
@@ -105,7 +105,7 @@ def test_tiers_are_told_apart(redis, s3, tmp_path):
 
 
 def test_a_folder_that_is_swept(tmp_path):
-    """The room on its disk, also before there is anything in it; and who swept it."""
+    """A folder has its disk's free space, also while it is empty, and its last sweep."""
     store = open_store(f"file://{tmp_path}/store")
     state = inspect_store(store)
     [tier] = state.tiers
@@ -119,7 +119,7 @@ def test_a_folder_that_is_swept(tmp_path):
 
 
 class Slow:
-    """Blobs that take their time by a clock of the test's."""
+    """Blobs that are slow by a clock of the test's."""
 
     tracks_holds = True
 
@@ -137,7 +137,7 @@ class Slow:
 
 @pytest.mark.parametrize(("seconds", "asked"), ((0.01, PINGS + 1), (3.0, 2)))
 def test_a_slow_store_is_asked_less(monkeypatch, seconds, asked):
-    """As often as fits in a second, and once at least."""
+    """A slow store is asked as often as fits into a second, and at least once."""
     store = MemoryStore()
     store.blobs = Slow(seconds)
     monkeypatch.setattr(health.time, "perf_counter", lambda: store.blobs.now)
@@ -147,7 +147,7 @@ def test_a_slow_store_is_asked_less(monkeypatch, seconds, asked):
 
 
 class Bare:
-    """A store of others', that knows the protocol alone and fails in its own way."""
+    """A third-party store with only the required protocol and errors of its own."""
 
     tracks_holds = False
 
@@ -165,16 +165,16 @@ class Bare:
         (RuntimeError("odd"), "RuntimeError: odd"),
     ),
 )
-def test_stores_of_others(error, said):
-    """Are asked by what every store has; what they raise is told."""
+def test_third_party_stores(error, said):
+    """Third-party stores are asked through the protocol only, and their errors are shown."""
     store = MemoryStore()
     store.blobs = Bare(error)
     [tier] = inspect_store(store).tiers
     assert tier.error == said
 
 
-def test_the_first_tier_alone_keeps_the_note(tmp_path):
-    """Of the last sweep, for all tiers."""
+def test_the_first_tier_records_the_last_sweep(tmp_path):
+    """The first tier alone records the last sweep of all tiers."""
     store = TieredStore(MemoryStore(), [open_store(f"file://{tmp_path}/store")])
     sweep(store)
     assert inspect_store(store, [5]).last_sweep is not None

@@ -35,7 +35,7 @@ def wire():
 
 
 def test_a_message_that_waits_too_long_is_found(wire):
-    """After most of its retention, and until then not: the first that ends is named."""
+    """A message is reported after most of its retention, with the first to expire named."""
     first = wire.echo.delay([*BIG, 1])
     wire.clock.advance(DAY)
     wire.echo.delay([*BIG, 2])
@@ -56,9 +56,9 @@ def test_a_message_that_waits_too_long_is_found(wire):
     assert expiring_messages(wire.hook).count == 0
 
 
-def test_what_is_to_end_soon_is_not(wire):
-    """Neither what expires by itself, nor what is short-lived by choice, nor results, puts and
-    values that something else holds.
+def test_messages_that_expire_soon_are_not_reported(wire):
+    """Messages that expire, are short-lived by choice, or whose values are held by others aren't
+    reported, nor are results, puts, and pins.
     """
     wire.echo.apply_async(([*BIG, 1],), expires=60)
     wire.echo.apply_async(([*BIG, 2],), offload={"retention": 3600})
@@ -72,8 +72,8 @@ def test_what_is_to_end_soon_is_not(wire):
     assert expiring_messages(wire.hook).count == 0
 
 
-def test_by_age_nothing_is_known(tmp_path):
-    """Where no holds are tracked nobody can tell."""
+def test_without_hold_tracking_nothing_is_known(tmp_path):
+    """Without hold tracking, waiting messages are unknown."""
     wire = make_wire(store=f"file://{tmp_path}")
     assert expiring_messages(wire.hook).count == 0
     assert not [each for each in examine(wire.hook) if "messages have" in each.finding.what]

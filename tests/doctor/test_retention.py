@@ -1,4 +1,4 @@
-"""How long an app may ask its store to keep something, against what it really asks for."""
+"""How long an app may ask its store to keep something, compared with its actual calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def same(value=None):
 
 
 def spied(wire, tracks_holds):
-    """Return the list to which every time to live that the store is asked for is added."""
+    """Return a list of every lifetime that the store is asked for."""
     asked = []
     blobs = wire.hook.store.blobs
     hold, put = blobs.hold, blobs.put
@@ -56,7 +56,7 @@ def spied(wire, tracks_holds):
 
 
 def calls(wire, task, delay, half):
-    """Everything by which a value gets into the store; delays of at most *delay* in all."""
+    """Make every call that stores a value, with delays of at most *delay* in total."""
     value = f"{next(_fresh)}{BIG}"
     eta = datetime.now(timezone.utc) + timedelta(seconds=delay)
     yield lambda: wire.hook.put(value)
@@ -84,11 +84,11 @@ def calls(wire, task, delay, half):
     ahead=st.floats(0, 10),
     tracks_holds=st.booleans(),
 )
-def test_a_rule_outlasts_every_life_as_written(
+def test_a_rule_outlasts_every_lifetime(
     retention, own, grace, expires, delay, given_retention, skew, ahead, tracks_holds
 ):
-    """Whatever the settings: nothing that S3 is asked to keep is written for longer than the
-    days of the lifecycle rule.
+    """With any settings, S3 is never asked to keep something for longer than the days of the
+    lifecycle rule.
     """
     wire = make_wire(
         conf={"result_expires": expires}, watch=False, retention=retention, grace=grace
@@ -115,7 +115,9 @@ def test_a_rule_outlasts_every_life_as_written(
 
 
 def test_a_rule_outlasts_what_a_lower_tier_writes():
-    """Behind a store that keeps holds, too, no object in S3 is written for longer."""
+    """In a lower tier of a store with holds, too, no object in S3 is written for longer than the
+    rule's days.
+    """
     clock = FakeClock()
     wire = make_wire(watch=False, retention=30 * DAY)
     task = wire.app.task(name="keep", shared=False)(same)
@@ -125,7 +127,7 @@ def test_a_rule_outlasts_what_a_lower_tier_writes():
         wire.hook._store = store
         for call in calls(wire, task, delay, delay / 2):
             call()
-            clock.advance(DAY)  # so that some lives are prolonged
+            clock.advance(DAY)  # so that some lifetimes are extended
         life = s3.blobs.life(longest_ttl(retention_requirements(wire.hook, delay=delay)[0].seconds))
         client = s3.client
         keys = [entry["Key"] for page in client.pages("blobs") for entry in page]
@@ -139,8 +141,8 @@ def an_app(**conf):
     return app
 
 
-def test_each_need_says_why():
-    """An operator sees which setting or task it is that needs something for so long."""
+def test_each_requirement_has_a_reason():
+    """Each requirement names the setting or task that needs it."""
     app = an_app(result_expires=5000)
     hook = Offload(app, retention=100, grace=10)
     app.task(name="long", shared=False, offload={"retention": 300})(same)
@@ -155,7 +157,7 @@ def test_each_need_says_why():
 
 
 def test_results_that_are_not_stored_need_nothing():
-    """Where no task stores results by reference, it does not matter that they never expire."""
+    """If no task stores results by reference, results that never expire don't matter."""
     app = an_app(result_expires=None)
     hook = Offload(app, retention=100, grace=10, results=False)
     assert retention_requirements(hook)[0].why == "offload_retention"
@@ -168,12 +170,14 @@ def test_results_that_are_not_stored_need_nothing():
     ("life", "days"), ((1, 2), (DAY - 1, 2), (DAY, 2), (DAY + 1, 3), (10 * DAY, 11))
 )
 def test_days_are_whole_and_one_more(life, days):
-    """Servers that count dates, not hours, come up to a day early."""
+    """Days are rounded up, plus one, because servers that count dates expire objects up to a day
+    early.
+    """
     assert days_for(life) == days
 
 
-def test_pins_are_told():
-    """A pinned value is needed for ever; a store without holds can have none."""
+def test_pins_are_reported():
+    """A pinned value is needed forever; a store without holds can't have pins."""
     hook = make_wire().hook
     assert not has_pins(hook)
     hook.pin(hook.put(BIG), "model")

@@ -1,4 +1,4 @@
-"""A server, workers as processes of their own, and looks at what task functions were given."""
+"""A server, workers as processes, and the arguments that task functions received."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Bench:
             process.kill()
 
     def run(self, code, **config):
-        """Run *code* in a process of its own, with the app as *config* says; return what it
-        prints, from JSON.
+        """Run *code* in another process, with the app configured by *config*; return its output,
+        parsed as JSON.
         """
         config = {"url": self.url, "offload": self.offload, **config}
         done = subprocess.run(
@@ -68,7 +68,7 @@ class Bench:
         return json.loads(done.stdout)
 
     def entered(self, result):
-        """What the task's function was given, each time."""
+        """Return the arguments of each run of the task's function."""
         return [json.loads(raw) for raw in self.app.raw.lrange(f"entered:{result.id}", 0, -1)]
 
     def wait(self, result):
@@ -76,15 +76,15 @@ class Bench:
         return result
 
     def lose(self, value):
-        """Remove what is stored of *value*, which is large enough to be by itself."""
+        """Delete the blob of *value*, which must be large enough to be stored alone."""
         self.app.hook.store.blobs.delete([self.app.hook.put(value).digest])
 
     def close(self):
-        gc.collect()  # results that are dropped unsubscribe, while their server is there
+        gc.collect()  # results unsubscribe when they are collected, which needs their server
         for app in self._apps:
             app.raw.close()
             app.backend.result_consumer.stop()
-            app.backend.result_consumer._pubsub = None  # for results that are dropped later
+            app.backend.result_consumer._pubsub = None  # for results that are collected later
             app.backend.client.close()
             app.close()
         self._apps.clear()

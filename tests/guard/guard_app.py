@@ -1,6 +1,6 @@
-"""The app of these tests, in the publisher and in workers; OFFLOAD_TEST_APP holds its settings.
+"""App of these tests, for the publisher and for workers; OFFLOAD_TEST_APP holds its settings.
 
-Each task notes in the broker, outside of Celery and of offload, what its function was given.
+Each task notes in the broker, outside of Celery and offload, what its function received.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def shown(value):
 
 
 class Noting(Task):
-    """A task that notes what it and its failure hooks are given."""
+    """A task that notes what it and its failure hooks receive."""
 
     abstract = True
 
@@ -34,8 +34,8 @@ class Noting(Task):
 
 
 class LocalBatches(Noting):
-    """A Strategy of its own, as celery-batches has: requests are collected, then the function
-    is called with objects that hold their arguments, past any tracer.
+    """A custom Strategy like that of celery-batches: it collects requests and calls the function
+    with objects that hold their arguments, bypassing any tracer.
     """
 
     abstract = True
@@ -72,7 +72,7 @@ def ignore(*_args):
 def call_batch(name, items):
     try:
         return app.tasks[name](items)
-    except Exception as exc:  # as celery-batches: it is logged, nothing more
+    except Exception as exc:  # like celery-batches, which only logs it
         app.raw.rpush(f"error:{name}", repr(exc))
 
 
@@ -83,7 +83,7 @@ class Item:
 
 
 class FromRaw(Item):
-    """The arguments as they stand in the message, marked by nobody."""
+    """The arguments as they are in the message, without marks."""
 
     def __init__(self, request):
         self.id = request.id
@@ -91,8 +91,10 @@ class FromRaw(Item):
 
 
 def make_app(url, *, offload=None, block=False, backend=None, conf=None, sentry=None, **_more):
-    """Return the app; *offload* are keyword arguments of Offload, None is none of it; *block*
-    makes its import fail, as where it is not installed.
+    """Return the app.
+
+    *offload* are keyword arguments of Offload; None means plain Celery; *block* makes its import
+    fail, as if it weren't installed.
     """
     app = Celery(
         "guard", broker=f"{url}/0", backend=backend or f"{url}/1", set_as_current=bool(CONFIG)
@@ -206,7 +208,7 @@ def fail(self, value, other=None):
 
 
 class Hooked(Noting):
-    """Notes what its hooks are given."""
+    """Notes what its hooks receive."""
 
     abstract = True
 

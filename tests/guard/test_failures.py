@@ -1,4 +1,4 @@
-"""What runs after a task has failed, and what error reports hold."""
+"""Hooks and error reports after a task has failed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TestHooks:
 
     @pytest.mark.parametrize("name", ("hooked", "hooked_slow"))
     def test_hooks_get_values(self, bench, name):
-        """Failure hooks and error callbacks get values, in a child and, over a hard time limit, in
-        the main process.
+        """Failure hooks and error callbacks receive values, in a child and, after a hard time
+        limit, in the main process.
         """
         task = bench.app.tasks[name]
         link = bench.app.tasks["errback"].s()
@@ -45,7 +45,7 @@ class TestHooks:
         assert noted(bench, f"errback:{result.id}") == [[BIG], {"other": [BIG]}]
 
     def test_hooks_after_a_lost_value(self, bench):
-        """For a lost value they get what says so, and survives JSON; other values stay."""
+        """For a lost value, hooks receive a placeholder that survives JSON; other values stay."""
         kept = BIG + "kept"
         result = bench.app.tasks["hooked"].apply_async(
             (BIG + "lost",), {"other": kept}, link_error=bench.app.tasks["errback"].s(), countdown=2
@@ -68,8 +68,8 @@ class TestHooks:
         ),
     )
     def test_locks_are_released(self, bench, name, lose):
-        """Locks of celery-once and celery-singleton are released after a failure, also after a
-        lost value that is not in their key.
+        """Locks of celery-once and celery-singleton are released after a failure, also after a lost
+        value that isn't part of their key.
         """
         rows = f"{BIG}{name}{lose}"
         result = bench.app.tasks[name].apply_async((f"{name}{lose}", rows), countdown=1)
@@ -77,15 +77,15 @@ class TestHooks:
             bench.lose(rows)
         bench.wait(result)
         assert isinstance(result.result, BlobMissing if lose else KeyError)
-        with redis.Redis.from_url(f"{bench.url}/4") as locks:  # released after the result is there
+        with redis.Redis.from_url(f"{bench.url}/4") as locks:  # released after the result is stored
             wait_until(lambda: not locks.keys(), "the lock is released", 30)
 
 
 @needs("sentry_sdk")
 @pytest.mark.parametrize("when", ("celeryd_init", "before"))
 def test_sentry(bench, when):
-    """Sentry reports a task's error and ours, whether it was set up before or after offload;
-    no frame of ours repeats the arguments.
+    """Sentry reports errors of tasks and of offload, whether it was set up before or after offload;
+    no frame of offload contains the arguments.
     """
     bench.app.raw.delete("events")
     with bench.worker("-c", "1", name=f"sentry-{when}", sentry=when):

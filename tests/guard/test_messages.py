@@ -1,4 +1,4 @@
-"""Messages that offload did not write: their tasks fail, and no worker ends."""
+"""Messages that offload didn't write fail their task without stopping the worker."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def working(request, bench):
 
 
 def alive(bench, process):
-    """Wait until the worker has taken all messages, and runs a task."""
+    """Wait until the worker has received all messages and runs a task."""
     result = bench.app.tasks["anything"].delay(1)
     wait_until(lambda: result.ready() or process.ended, "the worker goes on", 60)
     assert not process.ended, process.log()[-5000:]
@@ -121,15 +121,15 @@ class TestEveryMessage:
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(batch=st.lists(messages, min_size=25, max_size=25))
-    def test_no_message_ends_a_worker(self, bench, working, batch):
-        """Whatever stands in a message's note, embed, and headers, the worker goes on."""
+    def test_no_message_stops_a_worker(self, bench, working, batch):
+        """Nothing in a message's header, embed, or other headers stops the worker."""
         for args, kwargs, embed, headers in batch:
             send(bench, [args, kwargs, embed], headers)
         alive(bench, working)
 
-    def test_a_malformed_note_is_an_invalid_reference(self, bench, working):
-        """A task whose message's note is malformed fails with InvalidRef and isn't started; one
-        that is expired is revoked.
+    def test_a_malformed_header_is_an_invalid_reference(self, bench, working):
+        """A task whose message has a malformed header fails with InvalidRef without starting; an
+        expired one is revoked.
         """
         for headers, state in (({}, "FAILURE"), ({"expires": EXPIRED}, "REVOKED")):
             sent = [send(bench, [[1], {}, {"offload": note}], headers) for note in MALFORMED]
@@ -142,8 +142,8 @@ class TestEveryMessage:
                     assert isinstance(result.result, InvalidRef), (note, result.result)
 
 
-def test_a_malformed_note_of_a_task_over_its_time(bench):
-    """Nor does a message end the worker whose task the main process ends itself."""
+def test_a_malformed_header_of_a_task_over_its_time_limit(bench):
+    """A malformed header doesn't stop the worker if its main process ends the task either."""
     with bench.worker("-c", "1", name="hard") as process:
         for note in ({"v": 1, "also": [5]}, {"v": 1, "refs": 5}, {"v": 1, "refs": []}):
             send(bench, [[1], {}, {"offload": note}], {"timelimit": [0.5, None]}, task="slow")
@@ -151,9 +151,9 @@ def test_a_malformed_note_of_a_task_over_its_time(bench):
 
 
 @pytest.mark.parametrize("native", SERIALIZERS)
-def test_inspect_shows_nothing_that_can_be_redeemed(bench, native):
-    """What ``inspect`` answers of a task says type and size of its references, but not their
-    signatures, in every serializer.
+def test_inspect_shows_no_usable_reference(bench, native):
+    """``inspect`` shows type and size of a task's references but not their signatures, in every
+    serializer.
     """
     slow = bench.app.tasks["slow"]
     with bench.worker("-P", "threads", "-c", "1", "-O", "fair", name=native) as process:

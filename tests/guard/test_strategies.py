@@ -1,4 +1,4 @@
-"""Tasks and pools that go past Celery's own call path: values all the same, or no start."""
+"""Tasks and pools that bypass Celery's own call path get values or don't start."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class TestBatches:
     @pytest.mark.parametrize(
         "name", (pytest.param("real_batch", marks=needs("celery_batches")), "local_batch")
     )
-    def test_a_strategy_of_its_own(self, bench, working, name, native):
-        """A task whose Strategy hands over requests finds values in them, in every serializer
-        and pool.
+    def test_a_custom_strategy(self, bench, working, name, native):
+        """A task whose Strategy hands over requests finds values in them, in every serializer and
+        pool.
         """
         task = bench.app.tasks[name]
         sent = [
@@ -51,8 +51,8 @@ class TestBatches:
     @pytest.mark.parametrize(
         "name", (pytest.param("real_batch", marks=needs("celery_batches")), "local_batch")
     )
-    def test_one_of_them_is_lost(self, bench, working, name):
-        """A request whose value is lost fails by itself; the others of its batch run."""
+    def test_one_value_of_a_batch_is_lost(self, bench, working, name):
+        """A request with a lost value fails alone; the others of its batch run."""
         task = bench.app.tasks[name]
         lost = task.delay(BIG + name)
         bench.lose(BIG + name)
@@ -68,8 +68,8 @@ class TestAnotherTracer:
     pytestmark = server
 
     def test_celery_aio_pool(self, bench):
-        """A pool that replaces Celery's tracer runs tasks, coroutines too, on values; none
-        starts where one is lost.
+        """A pool that replaces Celery's tracer runs tasks, also coroutines, on values; none starts
+        with a lost one.
         """
         lost = bench.app.tasks["size"].delay(BIG + "lost")
         bench.lose(BIG + "lost")
@@ -102,7 +102,7 @@ def wire():
 
 
 def made_by(wire, tracer):
-    """Have the app's tasks traced by *tracer*, as a pool would that replaces Celery's."""
+    """Make the app's tasks use *tracer*, like a pool that replaces Celery's."""
     for task in wire.app.tasks.values():
         hooks.guard(wire.hook, task)
         task.__trace__ = tracer(task)
@@ -112,8 +112,8 @@ def foreign(task):
     return trace.build_tracer._offload_original(task.name, task, app=task.app)
 
 
-def test_a_tracer_of_somebody_else_is_hooked(wire):
-    """A worker hooks a tracer that it finds in place of Celery's when it starts."""
+def test_another_tracer_is_hooked(wire):
+    """A worker hooks a tracer that has replaced Celery's when it starts."""
     made_by(wire, foreign)
     hooks.check_tracers(wire.app)
     assert wire.run(wire.app.tasks["length"], BIG, other=BIG) == len(BIG)
@@ -121,8 +121,8 @@ def test_a_tracer_of_somebody_else_is_hooked(wire):
 
 
 def test_a_tracer_that_cannot_be_hooked(wire):
-    """A coroutine in place of Celery's tracer keeps the worker from starting; the error names
-    the task, the tracer, and the pool.
+    """A coroutine in place of Celery's tracer keeps the worker from starting; the error names the
+    task, the tracer, and the pool.
     """
 
     async def traced(*_args): ...
@@ -134,8 +134,8 @@ def test_a_tracer_that_cannot_be_hooked(wire):
 
 @pytest.mark.parametrize("native", ("json", "pickle"))
 def test_a_tracer_that_is_replaced_later(wire, native):
-    """The function gets values, and large results go by reference, even where a tracer was put
-    in place of ours after the worker's start.
+    """The function receives values, and large results are stored, even if a tracer replaced
+    offload's after the worker started.
     """
     made_by(wire, foreign)
     result = wire.app.tasks["length"].apply_async((BIG,), {"other": BIG}, serializer=native)
@@ -144,7 +144,7 @@ def test_a_tracer_that_is_replaced_later(wire, native):
 
 
 def test_no_function_starts_without_its_value(wire):
-    """Past our tracer, too, a lost value is the task's error, and its function not entered."""
+    """With another tracer, too, a lost value fails the task without starting its function."""
     made_by(wire, foreign)
     result = wire.app.tasks["length"].delay(BIG)
     wire.hook.store.blobs.delete([wire.hook.put(BIG).digest])
@@ -159,8 +159,8 @@ class Opaque:
 
 
 def test_references_in_objects_that_only_the_strategy_knows(wire):
-    """However a Strategy of its own hands a message's arguments over, they are values; data of a
-    reference's form stays data.
+    """However a custom Strategy passes a message's arguments, they are values; data shaped like a
+    reference stays data.
     """
     task = wire.app.tasks["length"]
     task.Strategy = "somebody:strategy"
@@ -176,9 +176,9 @@ def test_references_in_objects_that_only_the_strategy_knows(wire):
     assert seen == [BIG, BIG, data]
 
 
-def test_what_cannot_be_looked_into(wire):
-    """Where references can't be found in what a Strategy hands over, the task fails, and the
-    error names it and says what to do.
+def test_arguments_that_cannot_be_searched(wire):
+    """If references can't be found in what a Strategy passes, the task fails, and the error says
+    what to do.
     """
     task = wire.app.tasks["length"]
     task.Strategy = "somebody:strategy"
@@ -188,8 +188,8 @@ def test_what_cannot_be_looked_into(wire):
     assert wire.entered == []
 
 
-def test_a_note_that_is_malformed(wire):
-    """Past our tracer, too, a malformed note is InvalidRef."""
+def test_a_malformed_header(wire):
+    """With another tracer, too, a malformed header raises InvalidRef."""
     made_by(wire, foreign)
     wire.app.tasks["length"].delay(BIG)
     message = wire.take()

@@ -1,4 +1,4 @@
-"""Workers that lack the library: their tasks fail, say why, and never run on a reference."""
+"""Workers without the library fail tasks with a reason, and never run them on a reference."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def without(bench):
 @pytest.mark.parametrize("native", SERIALIZERS)
 @pytest.mark.parametrize("name", ("size", "anything", "hooked"))
 def test_a_task_with_a_reference_fails(bench, name, native):
-    """The task ends as FAILURE with an error that names offload, its error callback runs, and its
-    function isn't entered, whatever parameters it takes and in every serializer.
+    """The task fails with an error that names offload, its error callback runs, and its function
+    doesn't, whatever its parameters and serializer.
     """
     link = None if native == "yaml" else bench.app.tasks["errback"].s()  # YAML writes none
     result = bench.app.tasks[name].apply_async(
@@ -45,7 +45,7 @@ def test_a_task_with_a_reference_fails(bench, name, native):
 
 @pytest.mark.parametrize("native", ("json", "msgpack", "pickle"))
 def test_a_callback_with_a_reference_is_not_called(bench, native):
-    """An error callback whose own argument is a reference isn't called there."""
+    """An error callback whose own argument is a reference isn't called."""
     callback = bench.app.tasks["anything"].si(BIG).set(task_id=f"callback-{native}")
     result = bench.app.tasks["fail"].apply_async((1,), serializer=native, link_error=callback)
     probe = bench.app.tasks["anything"].delay("small")
@@ -58,7 +58,7 @@ def test_a_callback_with_a_reference_is_not_called(bench, native):
 
 @pytest.mark.parametrize("native", SERIALIZERS)
 def test_small_messages_are_plain(bench, native):
-    """Messages without references run there."""
+    """Messages without references run."""
     result = bench.app.tasks["anything"].apply_async(("small",), {"a": 1}, serializer=native)
     assert bench.wait(result).get() == 2
 
@@ -88,8 +88,8 @@ print(json.dumps([large.state, seen]))
     ),
 )
 def test_a_reader_gets_one_clear_error(bench, native, backend):
-    """A process without the library gets an error for a result by reference, and other results as
-    ever; one with the library gets the value.
+    """A process without the library gets one error for a result by reference, and other results as
+    usual; one with the library gets the value.
     """
     conf = {"result_serializer": native, "task_default_queue": f"results-{native}-{backend}"}
     url = {"redis": None, "rpc": "rpc://"}[backend]

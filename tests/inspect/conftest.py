@@ -12,7 +12,7 @@ from tests.support.servers import redis_client
 
 
 def write_blobs(server, prefix, count, *, held=2, seconds=3600.0):
-    """Write *count* small blobs into a Redis, of which each *held*-th is held; return digests."""
+    """Write *count* small blobs to a Redis and hold every *held*-th; return their digests."""
     digests = [f"b3:{os.urandom(32).hex()}" for _ in range(count)]
     until = int((time.time() + seconds) * 1000)
     with redis_client(server) as client:
@@ -28,7 +28,7 @@ def write_blobs(server, prefix, count, *, held=2, seconds=3600.0):
 
 
 def remove_blobs(client, prefix, digests):
-    """Remove them: other tests look through all keys of the server."""
+    """Remove the blobs, because other tests scan all keys of the server."""
     for begin in range(0, len(digests), 5000):
         some = digests[begin : begin + 5000]
         kinds = ("blob", "holds")
@@ -37,7 +37,7 @@ def remove_blobs(client, prefix, digests):
 
 @pytest.fixture
 def many(redis):
-    """Returns a store with so many blobs, and their digests."""
+    """Return a function that returns a store with so many blobs, and their digests."""
     written = []
 
     def make(count, **options):

@@ -1,4 +1,4 @@
-"""An app where offload is not installed: ``-A tests.inspect.plain_app``."""
+"""An app without offload: ``-A tests.inspect.plain_app``."""
 
 from __future__ import annotations
 

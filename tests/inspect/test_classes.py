@@ -1,4 +1,4 @@
-"""Classes in a store as operators are told of them."""
+"""Classes in a store, as operators see them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OTHER = "hmac:another secret that is long enough"
 
 
 def history(registry, name="shop.models.Filter"):
-    """Return the versions of one of the classes that are told."""
+    """Return the versions of one of the listed classes."""
     [state] = [each for each in classes_of(registry) if each.name == name]
     return history_of(registry, state)
 
@@ -23,8 +23,8 @@ def command():
     return Command(code="signed", signing_key=HMAC)
 
 
-def test_how_own_classes_stand(command):
-    """Synced, out of sync, or not in the store at all; nothing is said of those of others."""
+def test_the_status_of_local_classes(command):
+    """Local classes are synced, out of sync, or not in the store; others have no status."""
     registry = command.registry
     for name in ("Pushed", "Changed", "New"):
         registry.register(made(name))
@@ -45,8 +45,10 @@ def test_how_own_classes_stand(command):
     assert not any(each.refused for each in found.values())
 
 
-def test_what_is_refused_and_why(command):
-    """Signed by nobody trusted here, or no record at all; nothing is where no code is loaded."""
+def test_refused_classes_have_a_reason(command):
+    """A class signed by nobody trusted here, or without a valid record, is refused; nothing is if
+    no code is loaded.
+    """
     command.registry.push(made("Signed"))
     command.registry.push(made("Broken"))
     command.change(Names("shop.models.Broken").latest, b"<script>")
@@ -61,7 +63,7 @@ def test_what_is_refused_and_why(command):
 
 
 def test_all_versions_of_a_class(command):
-    """The newest first, with tags, which of them is here, and one that was altered."""
+    """Versions are listed newest first, with tags, the local one, and an altered one."""
     registry = command.registry
     clock = iter(range(1000, 2000))
     registry._versions.clock = lambda: float(next(clock))
@@ -81,8 +83,8 @@ def test_all_versions_of_a_class(command):
     assert (told.left_off, told.broken) == (0, ())
 
 
-def test_what_is_not_there(command):
-    """One that is only registered has no versions; a tag that is broken hides no other."""
+def test_missing_classes(command):
+    """A class that is only registered has no versions; a broken tag hides no others."""
     command.registry.register(made("New"))
     assert history(command.registry, "shop.models.New").versions == ()
     code_hash = command.registry.push(made("Filter"))
@@ -93,8 +95,8 @@ def test_what_is_not_there(command):
     assert told.broken == ("stable",)
 
 
-def test_one_that_goes_meanwhile(command):
-    """Is told as not there."""
+def test_a_class_that_is_removed_meanwhile(command):
+    """A class that is removed meanwhile is reported as missing."""
     command.registry.push(made("Filter"))
     [state] = classes_of(command.registry)
     command.registry.push(made("Filter", times=9))
@@ -105,7 +107,7 @@ def test_one_that_goes_meanwhile(command):
 
 
 def test_very_many_versions(command, monkeypatch):
-    """As many as can be shown, and how many more there are."""
+    """The list is limited and says how many more versions there are."""
     monkeypatch.setattr("offload.inspect.classes.MOST", 3)
     assert MOST > 3
     for times in range(5):

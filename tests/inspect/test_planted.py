@@ -1,4 +1,4 @@
-"""Blobs that anybody may have planted, as commands and pages look at them."""
+"""Malicious blobs, as commands and pages read them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("kind", PLANTED)
 def test_a_planted_root_costs_what_is_read_of_it(kind):
-    """A few kilobytes that expand to a root of 16 MB are neither expanded nor parsed as a whole."""
+    """A few kilobytes that expand to a root of 16 MB are neither expanded nor parsed completely."""
     header, head = PLANTED[kind]
     text = orjson.dumps(header)
     start = struct.pack("<8sII", b"OFFLOAD1", len(text), len(head)) + text + head

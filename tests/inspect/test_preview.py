@@ -1,4 +1,4 @@
-"""What is told of values that nobody decodes, whoever wrote them."""
+"""Previews of values that nobody decodes, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def previewed(value, limit=200):
 
 
 @given(NODES)
-def test_any_head_is_told(node):
-    """Whatever JSON stands where a tree's head should, something bounded is told of it."""
+def test_any_head_has_a_preview(node):
+    """Any JSON in place of a tree's head has a bounded preview."""
     head = orjson.dumps(node)
     assert isinstance(type_of("tree", head, b""), str)
     found = preview("tree", head, [], lambda _number, _size: b"", 100)
@@ -41,8 +41,8 @@ def test_any_head_is_told(node):
 
 
 @pytest.mark.parametrize("part", (b"[", b'{"tuple":[', b'{"shipped":[[],', b'{"json":'))
-def test_a_deep_head_is_told(part):
-    """One that is nested as deep as JSON may be, or deeper, is no end of the process."""
+def test_a_deep_head_has_a_preview(part):
+    """JSON nested as deeply as possible, or deeper, doesn't crash the process."""
     for depth in (100, 800, 100_000):
         closing = {b"[": b"]", b'{"json":': b"}"}.get(part, b"]}")
         head = part * depth + b"1" + closing * depth
@@ -62,8 +62,8 @@ def test_a_deep_head_is_told(part):
         ({1, 2}, "set", "{1, 2}"),
     ),
 )
-def test_values_are_shown_as_they_begin(value, shown, text):
-    """Texts and data as they are written, bytes as Python writes them."""
+def test_the_start_of_a_value_is_shown(value, shown, text):
+    """Texts and data are shown as written, and bytes as in Python."""
     found = previewed(value)
     assert found.kind == shown
     assert found.text.startswith(text)
@@ -78,8 +78,8 @@ def test_values_are_shown_as_they_begin(value, shown, text):
         *(("pickle", True), ("native:pickle", True), ("native:own", True), ("unknown", True)),
     ),
 )
-def test_what_may_run_is_not_read(serializer, may):
-    """Of pickles, and of serializers that are not known here, not a byte is read."""
+def test_pickles_are_not_read(serializer, may):
+    """Nothing of a pickle, or of a value with an unknown serializer, is read."""
     read = []
     found = preview(serializer, b"", [5], lambda number, _size: read.append(number) or b"", 100)
     assert holds_code(serializer) is may

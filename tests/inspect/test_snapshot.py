@@ -1,4 +1,4 @@
-"""Snapshots of what a store has."""
+"""Snapshots of a store's content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOUR = 3600.0
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """End the writers of statistics that other tests' apps left: they allocate memory."""
+    """Stop the statistics writers of other tests' apps, which allocate memory."""
     recorder._write_all()
 
 
@@ -33,7 +33,7 @@ def digest(at):
 
 
 def full(*sizes, ttl=HOUR):
-    """Return a store with a blob of each size, under the digests 0, 1 …"""
+    """Return a store with a blob of each size, under the digests 0, 1, and so on."""
     store = MemoryStore()
     for at, size in enumerate(sizes):
         store.blobs.put({digest(at): [bytes(size)]}, ttl)
@@ -44,12 +44,12 @@ def shown(snapshot, **query):
     return [int(row.digest[3:], 16) for row in snapshot.select(Query(**query)).rows]
 
 
-# -- what it says
+# -- content
 
 
 @pytest.mark.server
-def test_it_has_what_the_list_has(many):
-    """Sizes, holders and order are those of `offload ls`, for each of its orders."""
+def test_it_matches_the_list(many):
+    """Sizes, holders, and order are those of `offload ls`, for each of its orders."""
     store, _ = many(3000)
     snapshot = take_snapshot(store)
     for sort in ("size", "holders"):
@@ -65,7 +65,7 @@ def test_it_has_what_the_list_has(many):
 
 
 def test_pages_follow_each_other():
-    """Each blob is on one of them, and each tells how many there are."""
+    """Each blob is on one page, and each page has the total number."""
     snapshot = take_snapshot(full(*[at % 7 for at in range(100)]))
     found = [snapshot.select(Query(), offset, 30) for offset in range(0, 120, 30)]
     assert [len(page.rows) for page in found] == [30, 30, 30, 10]
@@ -74,8 +74,8 @@ def test_pages_follow_each_other():
     assert snapshot.select(Query(), 500, 30).rows == []
 
 
-def test_it_is_sorted_both_ways():
-    """Where values are equal, by digest."""
+def test_it_is_sorted_in_both_directions():
+    """Both directions sort equal values by digest."""
     snapshot = take_snapshot(full(5, 9, 5, 1))
     assert shown(snapshot) == [1, 0, 2, 3]
     assert shown(snapshot, descending=False) == [3, 0, 2, 1]
@@ -84,7 +84,7 @@ def test_it_is_sorted_both_ways():
 
 
 def test_it_is_filtered():
-    """By the begin of the digest, with or without b3:, by size, and by whether it is held."""
+    """The filters are a digest prefix, with or without b3:, a size, and whether a blob is held."""
     store = full(*range(40))
     store.blobs.hold([digest(7), digest(16)], HOUR, "task:1")
     snapshot = take_snapshot(store)
@@ -99,8 +99,8 @@ def test_it_is_filtered():
     assert shown(snapshot, held=True, prefix=begin, larger_than=15) == [16]
 
 
-def test_a_page_that_is_asked_for_again_is_not_chosen_anew(monkeypatch):
-    """As by each browser that keeps it open."""
+def test_a_repeated_page_is_cached(monkeypatch):
+    """A page that is requested again, as by each open browser, isn't selected again."""
     snapshot = take_snapshot(full(*range(40)))
     query = Query(sort="expiry", larger_than=10)
     first = snapshot.select(query, 0, 5)
@@ -110,8 +110,8 @@ def test_a_page_that_is_asked_for_again_is_not_chosen_anew(monkeypatch):
 
 
 @pytest.mark.server
-def test_what_a_task_holds_is_found(many):
-    """By its id; and what somebody else holds is not."""
+def test_blobs_of_a_task_are_found(many):
+    """Blobs are found by the id of the task that holds them, and no others."""
     store, digests = many(60, held=3)
     snapshot = take_snapshot(store)
     places = held_by(store, snapshot, "id-33")
@@ -121,8 +121,8 @@ def test_what_a_task_holds_is_found(many):
     assert held_by(store, snapshot, "id") == held_by(store, snapshot, "") == []
 
 
-def test_where_no_account_is_kept_holders_are_unknown(tmp_path):
-    """Nobody is shown as unheld who may be needed."""
+def test_without_hold_tracking_holders_are_unknown(tmp_path):
+    """Without hold tracking, no blob is shown as unreferenced."""
     store = open_store(f"file://{tmp_path}/store")
     store.blobs.put({digest(1): [b"x"]}, HOUR)
     snapshot = take_snapshot(store)
@@ -133,8 +133,8 @@ def test_where_no_account_is_kept_holders_are_unknown(tmp_path):
         held_by(store, snapshot, "1")
 
 
-def test_an_empty_store_has_nothing():
-    """It has totals and bars of nothing, and no page."""
+def test_an_empty_store():
+    """An empty store has empty totals and charts, and no page."""
     snapshot = take_snapshot(MemoryStore())
     assert (snapshot.totals.count, snapshot.totals.size, snapshot.totals.largest) == (0, 0, 0)
     assert sum(bucket.count for bucket in snapshot.by_size + snapshot.by_expiry) == 0
@@ -142,7 +142,7 @@ def test_an_empty_store_has_nothing():
 
 
 def test_blobs_are_divided_by_size_and_by_expiry():
-    """Each is in one bar, with its bytes; what never ends is in the last."""
+    """Each blob is in one bar with its bytes; permanent ones are in the last."""
     store = full(0, 999, 1000, 150_000)
     store.state.blobs[digest(3)].until = math.inf
     snapshot = take_snapshot(store)
@@ -155,11 +155,11 @@ def test_blobs_are_divided_by_size_and_by_expiry():
     assert (ends[3600.0] + ends[6 * 3600.0], ends[math.inf]) == (3, 1)
 
 
-# -- bounds
+# -- limits
 
 
-def test_no_more_than_a_bound_are_kept():
-    """It says that there are more."""
+def test_the_number_of_blobs_is_limited():
+    """A snapshot has a limit and says if there are more blobs."""
     store = full(*range(50))
     some = take_snapshot(store, limit=30)
     assert (len(some), some.more) == (30, True)
@@ -167,8 +167,8 @@ def test_no_more_than_a_bound_are_kept():
 
 
 @pytest.mark.server
-def test_a_hundred_thousand_take_little_memory(many):
-    """One look at the store for many pages; some megabytes, in a number of objects that does not
+def test_a_hundred_thousand_blobs_take_little_memory(many):
+    """One snapshot serves many pages and takes some megabytes, in a number of objects that doesn't
     grow with the blobs.
     """
     store, _ = many(100_000)
@@ -205,8 +205,8 @@ def test_a_hundred_thousand_take_little_memory(many):
 
 @pytest.mark.server
 def test_memory_stays_flat_over_a_day_of_refreshes(many):
-    """After 200 it has what it had after 20, and no thread is left. (The least of three rounds:
-    threads that other tests left may allocate meanwhile, and a leak grows in each.)
+    """200 refreshes take as much memory as 20, and leave no thread. (The smallest of three rounds
+    counts: other tests' threads may allocate memory, and a leak grows in each round.)
     """
     store, _ = many(200)
     refreshed = BackgroundRefresh(lambda: take_snapshot(store), every=0, share=0)
@@ -235,6 +235,6 @@ def test_memory_stays_flat_over_a_day_of_refreshes(many):
     wait_until(lambda: threading.active_count() <= threads + 1, "no thread is left")
 
 
-def test_a_row_says_what_it_is_by_name():
-    """It is the row of a list."""
+def test_a_row_has_named_fields():
+    """A row has the fields of a list's row."""
     assert take_snapshot(full(3))[0] == Row(digest(0), 3, pytest.approx(HOUR, abs=5), 0)

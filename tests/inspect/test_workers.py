@@ -1,4 +1,4 @@
-"""Workers are asked what they are set to, and what does not go together is told."""
+"""Workers report their settings, and configuration drift is found."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def a_config(broker, store, **settings):
 
 @pytest.fixture(scope="class")
 def three(broker, redis, tmp_path_factory):
-    """Two workers of one app with different settings, and one that lacks the library."""
+    """Start two workers of one app with different settings, and one without the library."""
     folder = tmp_path_factory.mktemp("three")
     config = a_config(broker, redis.url, secret="what all of them share")
     with ExitStack() as stack:
@@ -64,8 +64,8 @@ def by_begin(asked):
 @pytest.mark.integration
 @pytest.mark.timeout(120)
 class TestThreeWorkers:
-    def test_each_tells_what_it_is(self, three):
-        """Those with the library their settings, the other that it has none; no secret."""
+    def test_each_worker_reports_its_settings(self, three):
+        """Workers with the library report their settings, others its absence, none a secret."""
         app = create(three)
         found = by_begin(ask_workers(app, timeout=5))
         app.close()
@@ -82,8 +82,8 @@ class TestThreeWorkers:
         assert found["alike"].version
         assert not any("secret than all" in json.dumps(each.reply) for each in found.values())
 
-    def test_what_does_not_go_together_is_told(self, three):
-        """Each with its remedy; what may differ, as the threshold, is not."""
+    def test_drift_is_reported(self, three):
+        """Each difference has a remedy; allowed ones, such as the threshold, aren't reported."""
         app = create(three)
         found = list(config_drift(this_process(app.offload), ask_workers(app, timeout=5)))
         app.close()
@@ -99,8 +99,8 @@ class TestThreeWorkers:
         assert plain.startswith("plain-")
         assert not any("threshold" in what for what in told)
 
-    def test_doctor_tells_it_and_ends_with_one(self, three):
-        """As findings of its own subject; workers may be left out."""
+    def test_doctor_reports_drift_and_exits_with_1(self, three):
+        """doctor reports drift as findings about workers, which can be skipped."""
 
         def doctor(*words, code):
             command = ["-A", FEATURES, "offload", "doctor", "--json", *words]
@@ -118,8 +118,8 @@ class TestThreeWorkers:
 @pytest.mark.integration
 @pytest.mark.timeout(120)
 def test_a_store_is_known_by_its_key(broker, redis, tmp_path):
-    """One store under two names agrees, before the worker ever used it; two stores are an error,
-    whether a secret signs or the store's key does.
+    """A store under two names is one store, even before the worker used it; two stores are an
+    error, whether a secret or the store's key signs.
     """
     config = a_config(broker, redis.url)
     same = redis.url.replace("127.0.0.1", "localhost")
@@ -143,7 +143,7 @@ def test_a_store_is_known_by_its_key(broker, redis, tmp_path):
         assert [each.level for each in both] == ["error", "error"]
 
 
-# -- where nobody can be asked
+# -- without answers
 
 
 def an_app(broker, **conf):
@@ -153,14 +153,14 @@ def an_app(broker, **conf):
 
 
 def test_brokers_without_remote_control():
-    """Told at once, without waiting for anybody."""
+    """An unsupported broker is reported at once, without waiting."""
     assert "own memory" in ask_workers(an_app("memory://"), timeout=60).note
     off = an_app("redis://localhost:1", worker_enable_remote_control=False)
     assert "worker_enable_remote_control is off" in ask_workers(off, timeout=60).note
 
 
-def test_a_broker_that_carries_no_fanout(monkeypatch):
-    """As Amazon's SQS."""
+def test_a_broker_without_fanout(monkeypatch):
+    """A broker without fanout, such as Amazon SQS, is reported."""
     from kombu.transport.redis import Transport
 
     direct = Transport.implements.extend(exchange_type=frozenset({"direct"}))
@@ -169,8 +169,8 @@ def test_a_broker_that_carries_no_fanout(monkeypatch):
     assert note == "a redis broker doesn't support remote control"
 
 
-def test_a_broker_that_is_away():
-    """One try, and its driver's words: no waiting until it is back."""
+def test_an_unavailable_broker():
+    """An unavailable broker is tried once and reported with its driver's message."""
     port = free_port()
     asked = ask_workers(an_app(f"redis://localhost:{port}"), timeout=60)
     assert asked.workers == ()
@@ -180,7 +180,7 @@ def test_a_broker_that_is_away():
 
 @pytest.mark.server
 def test_a_broker_that_hangs(monkeypatch):
-    """It has so many seconds to answer, and no more."""
+    """A hanging broker is waited for until the timeout."""
     monkeypatch.setattr(workers, "_CONNECT_TIMEOUT", 0.3)
     with redis_server() as server:
         server.process.send_signal(signal.SIGSTOP)
@@ -191,8 +191,8 @@ def test_a_broker_that_hangs(monkeypatch):
 
 
 @pytest.mark.server
-def test_a_broker_that_goes_away_meanwhile(monkeypatch):
-    """What was begun is not tried for ever."""
+def test_a_broker_that_becomes_unavailable(monkeypatch):
+    """A query that was started isn't retried forever."""
     real = pidbox.maybe_declare
 
     def declare(*args):
@@ -205,14 +205,14 @@ def test_a_broker_that_goes_away_meanwhile(monkeypatch):
     assert "the broker can't be asked" in asked.note
 
 
-def test_a_broker_that_does_not_exist():
-    """Neither does its transport."""
+def test_an_unknown_broker():
+    """A broker with an unknown transport is reported."""
     assert "can't be asked" in ask_workers(an_app("nowhere://"), timeout=60).note
 
 
 @pytest.mark.server
 def test_nobody_answers(broker):
-    """A note, within the time given."""
+    """Without answers, a note is returned within the timeout."""
     asked = ask_workers(an_app(broker.url), timeout=0.1)
     assert asked.workers == ()
     assert asked.note == "no worker replied within 0.1 s"
@@ -241,8 +241,8 @@ class Crowd:
         self.asked_workers = {each.name: each for each in ask_workers(app).workers}
 
 
-def test_answers_that_are_none_of_ours(monkeypatch):
-    """Each is told as what it is; nothing of it is more than data."""
+def test_invalid_answers(monkeypatch):
+    """Each invalid answer is reported and treated as data only."""
     answers = {
         "list": [1, 2],
         "none": {},
@@ -267,7 +267,7 @@ def test_answers_that_are_none_of_ours(monkeypatch):
 
 
 def test_an_answer_is_cut_to_size(monkeypatch):
-    """However long its texts, many its items and deep its nesting."""
+    """Long texts, many items, and deep nesting in an answer are cut."""
     deep = "end"
     for _ in range(100):
         deep = {"more": [deep, object()]}
@@ -284,7 +284,7 @@ def test_an_answer_is_cut_to_size(monkeypatch):
 
 
 class Endless:
-    """A mailbox in which answers never end."""
+    """A mailbox with endless answers."""
 
     def __init__(self):
         self.taken = 0
@@ -295,8 +295,8 @@ class Endless:
             callback({f"worker{self.taken}": {}, 5: "five", "x" * 300: "long", "\ud800": "odd"})
 
 
-def test_endless_answers_end(monkeypatch):
-    """By the clock; and no more are kept than can be shown."""
+def test_endless_answers_are_cut_off(monkeypatch):
+    """Endless answers are cut off by time, and their number is limited."""
     ticks = iter(range(10**6))
     monkeypatch.setattr(workers.time, "monotonic", lambda: float(next(ticks)))
     mailbox = Endless()
@@ -307,7 +307,7 @@ def test_endless_answers_end(monkeypatch):
 
 
 def test_another_app_on_the_broker_is_no_error(monkeypatch):
-    """Remote control reaches all apps of a broker, which need not agree."""
+    """Another app on the same broker, which remote control reaches, needn't agree."""
     hook = Offload(Celery("mine", broker="memory://", set_as_current=False), store="memory://")
     own = this_process(hook)
     told = {**own.reply, "app": "theirs", "references": {"own": True, "keys": ["a"]}}
@@ -318,7 +318,7 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
     assert "w@h belongs to another app, 'theirs', and differs from this process" in only.what
     told["queues"] = ["theirs", "celery"]
     asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", told),))
-    assert "error" in {each.level for each in config_drift(own, asked)}  # it takes our tasks
+    assert "error" in {each.level for each in config_drift(own, asked)}  # it executes our tasks
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
     ),
 )
 def test_each_difference(change, level, said):
-    """One finding for each, of its level, in words."""
+    """Each difference is one finding with its level and text."""
     hook = Offload(an_app("memory://"), store="memory://")
     own = this_process(hook)
     other = workers.Worker("w", "connected", {**own.reply, **change})
@@ -356,7 +356,7 @@ def test_each_difference(change, level, said):
 
 
 def test_a_worker_of_an_older_offload():
-    """What it does not tell is not compared."""
+    """Settings that an older worker doesn't report aren't compared."""
     hook = Offload(an_app("memory://"), store="memory://")
     own = this_process(hook)
     known = {name: own.reply[name] for name in ("version", "pid", "store", "counters", "app")}
@@ -379,8 +379,8 @@ def code(**changed):
         ({"verify_keys": ["k", "l"]}, "offload_verify_keys differs"),
     ),
 )
-def test_what_classes_are_loaded(changed, said):
-    """Who signs must be known to all who load; and the policy is one for all."""
+def test_policies_for_classes(changed, said):
+    """All processes that load code must know the signers and have the same policy."""
     hook = Offload(an_app("memory://"), store="memory://")
     told = this_process(hook).reply
 
@@ -392,8 +392,8 @@ def test_what_classes_are_loaded(changed, said):
     assert any(said in each.what for each in found)
 
 
-def test_a_secret_that_is_being_changed():
-    """One that signs with the old secret and accepts the new agrees with its reverse."""
+def test_a_secret_that_is_being_rotated():
+    """A process that signs with the old secret and accepts the new one agrees with the reverse."""
     old, new = "the older of the secrets", "the newer of the secrets"
     hooks = [
         Offload(an_app("memory://"), store="memory://", secret=secret)

@@ -11,13 +11,13 @@ from offload import Counters
 
 
 def test_counters_only_take_known_names():
-    """A name that is not documented cannot be counted."""
+    """An undocumented name can't be counted."""
     with pytest.raises(KeyError):
         Counters().add(no_such_counter=1)
 
 
 def test_counters_are_exact_among_threads():
-    """Nothing is lost when threads count at once."""
+    """No count is lost when threads count at once."""
     counters = Counters()
 
     def count():
@@ -45,8 +45,8 @@ def test_a_forked_child_counts_from_zero_though_the_parent_held_the_lock():
     assert counters.snapshot()["values_seen"] == 5
 
 
-def test_what_waits_to_be_added_up_is_bounded():
-    """Counting goes on for ever where nobody asks for the numbers."""
+def test_pending_counts_are_bounded():
+    """Memory stays bounded if the numbers are never read."""
     counters = Counters()
     for _ in range(5000):
         counters.add(values_seen=1)
@@ -60,7 +60,7 @@ def test_what_waits_to_be_added_up_is_bounded():
     assert "size_10_repeated" not in taken
 
 
-def test_what_was_taken_is_not_taken_again_but_stays_in_the_snapshot():
+def test_counts_are_taken_once_and_stay_in_the_snapshot():
     counters = Counters()
     counters.add(values_seen=2)
     assert counters.take()
@@ -70,8 +70,8 @@ def test_what_was_taken_is_not_taken_again_but_stays_in_the_snapshot():
     assert counters.snapshot()["values_seen"] == 3
 
 
-def test_what_is_taken_while_threads_count_is_all_there():
-    """Nothing is lost or doubled between what was taken and what is counted meanwhile."""
+def test_counts_taken_while_threads_count_are_complete():
+    """No count is lost or doubled when numbers are taken while threads count."""
     counters = Counters()
     threads = [
         threading.Thread(target=lambda: [counters.add(values_seen=1) for _ in range(3000)])

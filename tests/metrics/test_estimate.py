@@ -1,4 +1,4 @@
-"""What thresholds would do, from counts."""
+"""Estimates of thresholds from counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KIB, MIB = 1024, 1024**2
 
 
 def counted(values, **more):
-    """Return the report of what counts ``(task, size, repeated bytes)``."""
+    """Return the report for counted ``(task, size, repeated bytes)``."""
     counters = Counters()
     for task, size, repeated in values:
         with counters.about(task, "argument"):
@@ -35,7 +35,7 @@ def at(choices, threshold):
 
 
 def test_each_candidate_has_the_values_from_its_size():
-    """By hand: what is of the threshold leaves, what is a byte below it stays."""
+    """By hand: values of at least the threshold are offloaded, one byte less isn't."""
     values = [("a", 64 * KIB, 0), ("a", 64 * KIB - 1, 0), ("b", 2 * MIB, 2 * MIB), ("b", 500, 0)]
     found = estimate(counted(values), 64 * KIB)
     assert (found.total.values, found.total.bytes) == (4, 128 * KIB - 1 + 2 * MIB + 500)
@@ -51,12 +51,12 @@ def test_each_candidate_has_the_values_from_its_size():
     assert at(found.tasks["b"], KIB).values == 1
 
 
-def test_what_pays_best_is_said():
+def test_the_best_threshold_is_named():
     small = [("small", 4 * KIB, 0)] * 1000
     large = [("large", 600 * KIB, 0)] * 20
     found = estimate(counted(small + large), 4 * KIB)
     best = found.total.best
-    assert best.threshold == 8 * KIB  # next to the one in force of those that do the same
+    assert best.threshold == 8 * KIB  # among equal ones, the closest to the current one
     assert best.values == 20
     assert best == max(
         found.total.candidates, key=lambda each: (each.saved_seconds, -each.threshold)
@@ -67,21 +67,21 @@ def test_what_pays_best_is_said():
     assert found.tasks["large"].best is not None
 
 
-def test_the_threshold_that_is_set_is_kept_where_none_is_better():
+def test_the_current_threshold_is_kept_if_none_is_better():
     found = estimate(counted([("a", 3 * MIB, 0)] * 5), 64 * KIB)
     assert found.total.best.threshold == 64 * KIB
     assert found.advice.startswith("The current threshold, 64 KiB, pays best: 5 of 5 values")
 
 
-def test_where_none_pays_it_is_said():
+def test_no_threshold_saves_anything():
     assert estimate(counted([]), 64 * KIB).advice == "No sizes have been counted yet."
     found = estimate(counted([("a", 2 * KIB, 0)] * 9), 64 * KIB)
     assert found.total.best is None
     assert found.advice.startswith("No threshold pays: 9 values of 18.4 kB")
 
 
-def test_below_the_threshold_nothing_is_said_where_values_are_offloaded():
-    """Mode ``on`` does not look at smaller values, so nothing is known of them."""
+def test_nothing_is_estimated_below_the_threshold_in_mode_on():
+    """In mode ``on``, smaller values aren't observed, so nothing is known about them."""
     values = [("a", 3 * MIB, 0)]
     known = estimate(counted(values, values_offloaded=1), 100_000)
     assert known.counted_from == 100_000
@@ -103,7 +103,7 @@ values = st.lists(
 
 @given(values, st.integers(0, 2**23), st.booleans())
 def test_sums_agree_and_nothing_grows_with_the_threshold(values, threshold, on):
-    """For any values: each candidate is what those values say, and a higher one moves less."""
+    """Each candidate's numbers follow from the values, and a higher one moves less."""
     values = [(task, size, min(size, repeated)) for task, size, repeated in values]
     found = estimate(counted(values, values_offloaded=int(on)), threshold)
     assert found.total.bytes == sum(size for _, size, _ in values)
@@ -135,7 +135,7 @@ def test_plain_data_has_all_of_it():
     assert len(said["total"]["candidates"]) == len(SIZES)
 
 
-def test_thresholds_and_times_are_for_people():
+def test_thresholds_and_times_are_readable():
     assert list(map(human_threshold, (0, 1000, KIB, 96 * KIB, 4 * MIB))) == [
         "0 B",
         "1000 B",

@@ -1,4 +1,4 @@
-"""What the counters say."""
+"""Figures derived from counters."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from offload.metrics.counters import BOUNDS
 from offload.metrics.report import Figures
 
 
-def test_deduplication_is_what_travelled_for_what_was_uploaded():
+def test_the_deduplication_ratio():
     assert Figures({}).deduplication is None
     assert Figures({"bytes_offloaded": 10}).deduplication == inf
     assert Figures({"bytes_offloaded": 10, "bytes_uploaded": 4}).deduplication == 2.5
 
 
-def test_hits_are_of_what_the_cache_was_asked_for():
+def test_the_hit_rate():
     assert Figures({"values_fetched": 7}).hit_ratio is None
     assert Figures({"cache_hits": 3, "cache_misses": 1, "values_fetched": 9}).hit_ratio == 0.75
 
 
-def test_errors_are_those_that_happened():
+def test_only_nonzero_errors_are_listed():
     counts = {"errors_missing": 2, "errors_other": 0, "values_seen": 1}
     assert Figures(counts).errors == {"missing": 2}
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=60), st.floats(0.01, 1))
 def test_a_quantile_bounds_the_true_one(seconds, part):
-    """As many times as asked for lie within it, and not within the bound below it."""
+    """At least the requested share of durations is within the bound, and not within the one below
+    it.
+    """
     counters = Counters()
     for each in seconds:
         counters.took("fetch", each)
@@ -46,6 +48,6 @@ def test_a_quantile_bounds_the_true_one(seconds, part):
     assert figures.seconds("fetch") == pytest.approx(sum(seconds), abs=1e-6 * len(seconds))
 
 
-def test_nothing_took_no_time():
+def test_no_durations():
     assert Figures({}).quantile("fetch", 0.5) is None
     assert Figures({}).seconds("fetch") == 0

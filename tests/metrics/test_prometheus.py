@@ -1,4 +1,4 @@
-"""What Prometheus reads."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.servers import HOST, redis_server
 
 
 def fill(store, tasks=("shop.total", "shop.report"), amount=5):
-    """Count something for every task, in ascending bytes."""
+    """Count something for every task, with increasing bytes."""
     counters = Counters()
     recorder = Recorder(counters, 1)
     recorder.attach(store)
@@ -54,7 +54,7 @@ def scrape(port):
 
 
 def samples(port):
-    """Return all samples: name and labels -> value."""
+    """Return all samples by name and label values."""
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(scrape(port))
@@ -62,8 +62,8 @@ def samples(port):
     }
 
 
-def test_files_of_all_processes_are_read(exported, tmp_path):
-    """At every scrape: what is written later is there the next time."""
+def test_later_counts_are_scraped(exported, tmp_path):
+    """Counts written after a scrape are in the next one."""
     url = f"file://{tmp_path}"
     port = exported(open_store(url))
     name = "offload_seen_values_total", ("task", "shop.total")
@@ -72,8 +72,8 @@ def test_files_of_all_processes_are_read(exported, tmp_path):
         assert samples(port)[name] == expected
 
 
-def test_stores_have_figures_of_their_own(exported):
-    """Each tier of now; a single store has what all have."""
+def test_stores_have_samples_of_their_own(exported):
+    """Each current tier has samples of its own; a single store has those of the total."""
     url = "memory://"
     store = MemoryStore()
     fill(store)
@@ -118,8 +118,8 @@ def test_every_counter_is_exported_under_its_task(exported):
         assert found[(f"{metric}_bucket", ("le", "0.004"), *labels)] == 1
 
 
-def test_tasks_are_bounded_and_none_is_left_out(exported):
-    """Those with the most bytes are named, the others counted together."""
+def test_tasks_are_bounded_and_none_is_omitted(exported):
+    """The tasks with the most bytes have labels, and others are counted together."""
     store = MemoryStore()
     fill(store, [f"task {number}" for number in range(10)])
     found = samples(exported(store, tasks=3))
@@ -133,7 +133,7 @@ def test_tasks_are_bounded_and_none_is_left_out(exported):
 
 
 def test_a_task_keeps_its_label(exported):
-    """No counter falls: who came first is named for good, whoever has more bytes later."""
+    """A task keeps its label, so that no counter decreases when others have more bytes."""
     store = MemoryStore()
     fill(store, ["first", "second"])
     port = exported(store, tasks=1)
@@ -146,8 +146,8 @@ def test_a_task_keeps_its_label(exported):
     assert after["offload_offloaded_bytes_total", ("task", "(other)")] == 1005
 
 
-def test_hostile_names_stay_names(exported):
-    """Quotes, newlines and the like in a task's name neither break nor forge a line."""
+def test_hostile_names_are_escaped(exported):
+    """Quotes, newlines, and the like in a task's name neither break nor forge a line."""
     name = 'x"} 1\noffload_forged_total 9\n{a="\\'
     store = MemoryStore()
     fill(store, [name])
@@ -156,7 +156,7 @@ def test_hostile_names_stay_names(exported):
     assert not [key for key in found if key[0] == "offload_forged_total"]
 
 
-def test_a_store_that_is_away_is_told_and_comes_back(exported):
+def test_a_store_becomes_unavailable_and_comes_back(exported):
     with redis_server() as server:
         store = open_store(f"{server.url}?socket_timeout=1")
         fill(store)
@@ -168,7 +168,7 @@ def test_a_store_that_is_away_is_told_and_comes_back(exported):
         assert samples(port)["offload_up",] == 1
 
 
-def test_conventions_are_kept(exported):
+def test_promtool_accepts_the_metrics(exported):
     """The metrics pass the checks of promtool."""
     store = MemoryStore()
     fill(store)
@@ -183,7 +183,7 @@ def test_conventions_are_kept(exported):
 
 
 @pytest.mark.integration
-def test_prometheus_scrapes_it(exported, tmp_path):
+def test_prometheus_scrapes_the_metrics(exported, tmp_path):
     """A real Prometheus reads the numbers and sees them rise."""
     store = MemoryStore()
     fill(store)

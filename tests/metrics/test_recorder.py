@@ -1,4 +1,4 @@
-"""From counters to a store's tallies: when, and that nothing is counted twice or lost."""
+"""Writing counters to a store: when, and without losing or doubling any."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def recorder(counters, clock):
     return Recorder(counters, 10, clock=clock)
 
 
-def test_what_was_counted_is_due_once_in_an_interval(recorder, counters, clock):
+def test_counts_are_due_once_per_interval(recorder, counters, clock):
     counters.add(values_seen=1)
     assert recorder.next_batch() is None
     clock.now += 10
@@ -57,8 +57,8 @@ def test_what_was_counted_is_due_once_in_an_interval(recorder, counters, clock):
     assert recorder.next_batch() is None  # nothing was counted since
 
 
-def test_what_was_lost_is_due_again_as_it_was(recorder, counters, clock):
-    """Under the same number, so that it counts once if it did arrive."""
+def test_a_lost_batch_is_sent_again(recorder, counters, clock):
+    """A lost batch is sent again under the same number, so that it counts once if it did arrive."""
     counters.add(values_seen=1)
     clock.now += 10
     tally = recorder.next_batch()
@@ -70,7 +70,7 @@ def test_what_was_lost_is_due_again_as_it_was(recorder, counters, clock):
     assert recorder.next_batch().number == tally.number + 1
 
 
-def test_arguments_are_told_apart_in_the_total_and_tasks_in_the_series(recorder, counters, clock):
+def test_arguments_are_separate_in_the_total_and_tasks_in_the_series(recorder, counters, clock):
     for argument in ("a", "b"):
         with counters.about("shop.total", argument):
             counters.add(values_seen=1)
@@ -85,8 +85,8 @@ def test_arguments_are_told_apart_in_the_total_and_tasks_in_the_series(recorder,
     assert series["values_seen", "shop.total", ""] == 2
 
 
-def test_stores_are_told_apart_in_both_accounts(recorder, counters, clock):
-    """And they are part of no task."""
+def test_counts_by_store_are_separate(recorder, counters, clock):
+    """Counts by store are separate in both accounts and belong to no task."""
     with counters.about("shop.total", "a"):
         counters.of_store("s3://b", bytes_stored=7)
         counters.took("upload", 0.002, store="s3://b")
@@ -101,7 +101,7 @@ def test_stores_are_told_apart_in_both_accounts(recorder, counters, clock):
         assert {tuple(text.split(LABEL)): n for text, n in amounts.items()} == expected
 
 
-def test_the_end_of_a_process_writes_what_is_left(recorder, counters):
+def test_the_exit_writes_the_rest(recorder, counters):
     store = MemoryStore()
     recorder.attach(store)
     counters.add(values_seen=3)
@@ -112,7 +112,7 @@ def test_the_end_of_a_process_writes_what_is_left(recorder, counters):
 
 
 class Store:
-    """Keeps statistics that nothing can carry; away when told."""
+    """A store with statistics that no round trip can carry, and that can be made unavailable."""
 
     url = "store://"
 
@@ -134,7 +134,7 @@ class Store:
 
 
 class Naps:
-    """In place of sleeping: what sleeps goes on when it is woken."""
+    """Replaces sleeping: threads sleep until the test wakes them."""
 
     def __init__(self):
         self.asked = queue.Queue()
@@ -145,12 +145,12 @@ class Naps:
         self._wakings.get()
 
     def wake(self):
-        """Wake who sleeps, once; wait for one if there is none."""
+        """Wake a sleeping thread once; wait for one if there is none."""
         seconds = self.asked.get(timeout=30)
-        self.let_go()
+        self.release()
         return seconds
 
-    def let_go(self):
+    def release(self):
         self._wakings.put(None)
 
 
@@ -161,15 +161,17 @@ def naps():
 
 @pytest.fixture
 def silent(counters, naps):
-    """A store and a recorder that writes to it by a thread."""
+    """Return a store and a recorder that writes to it from a thread."""
     store = Store()
     recorder = Recorder(counters, 10, sleep=naps)
     recorder.attach(store)
     return store, recorder
 
 
-def test_a_thread_writes_where_nothing_can_carry_it(silent, counters, naps):
-    """One, an interval after the first was counted; and there is none while nothing is."""
+def test_a_thread_writes_if_no_round_trip_can(silent, counters, naps):
+    """A thread writes an interval after the first count, and exists only while there is something
+    to write.
+    """
     store, _ = silent
     assert naps.asked.empty()
     for round_ in range(1, 4):
@@ -184,7 +186,7 @@ def test_a_thread_writes_where_nothing_can_carry_it(silent, counters, naps):
 
 @pytest.fixture
 def riding(counters, naps, clock):
-    """A store whose round trips carry statistics, and its recorder."""
+    """Return a store whose round trips carry statistics, and its recorder."""
     store = MemoryStore()
     added = []
     add = sums_of(store).add
@@ -195,7 +197,9 @@ def riding(counters, naps, clock):
 
 
 def test_a_timer_writes_what_no_round_trip_carried(riding, counters, naps, clock):
-    """After the interval; with nothing counted there is no thread and no round trip."""
+    """A timer writes after the interval what no round trip carried; without counts there is no
+    thread and no round trip.
+    """
     _, added = riding
     assert naps.asked.empty()
     counters.failed(BlobMissing("x"))
@@ -209,7 +213,7 @@ def test_a_timer_writes_what_no_round_trip_carried(riding, counters, naps, clock
 
 @pytest.fixture(autouse=True)
 def others():
-    """Threads that other tests of this process left: their apps may have something to write."""
+    """Return threads of other tests in this process, whose apps may have something to write."""
     _OTHERS.clear()
     _OTHERS.update(threading.enumerate())
 
@@ -222,8 +226,8 @@ def any_writer():
 _OTHERS = weakref.WeakSet()
 
 
-def test_a_timer_leaves_alone_what_a_round_trip_carried(riding, counters, naps, clock):
-    """What was counted since then is written an interval after it was."""
+def test_a_timer_does_not_repeat_a_round_trip(riding, counters, naps, clock):
+    """Counts after a round trip are written an interval after they were made."""
     recorder, added = riding
     counters.add(values_seen=1)
     assert naps.asked.get(timeout=30) == 10
@@ -231,16 +235,16 @@ def test_a_timer_leaves_alone_what_a_round_trip_carried(riding, counters, naps, 
     assert recorder.next_batch() is not None  # a round trip
     clock.now += 3
     counters.add(values_seen=1)
-    naps.let_go()
+    naps.release()
     assert naps.asked.get(timeout=30) == 10
     assert not added
     clock.now += 10
-    naps.let_go()
+    naps.release()
     wait_until(lambda: len(added) == 1, "it is written")
-    assert recorder.next_batch() is None  # nor is anything due at once
+    assert recorder.next_batch() is None  # nothing is due at once either
 
 
-def test_what_was_counted_before_the_store_was_known_is_written_as_well(counters, naps):
+def test_counts_before_the_store_is_known_are_written(counters, naps):
     store = Store()
     recorder = Recorder(counters, 10, sleep=naps)
     counters.add(values_seen=1)
@@ -249,11 +253,11 @@ def test_what_was_counted_before_the_store_was_known_is_written_as_well(counters
     wait_until(lambda: store.added, "it is written")
 
 
-def test_the_thread_tries_again_until_the_store_is_back(silent, counters, naps):
-    """Under the same number; and threads do not become more meanwhile."""
+def test_the_thread_retries_until_the_store_is_back(silent, counters, naps):
+    """A batch is retried under the same number, without further threads."""
     store, _ = silent
     store.away = True
-    others = set(threading.enumerate())  # those of other tests as well
+    others = set(threading.enumerate())  # including those of other tests
     for _ in range(5):
         counters.add(values_seen=1)
         naps.wake()
@@ -270,15 +274,15 @@ def test_the_thread_tries_again_until_the_store_is_back(silent, counters, naps):
     assert [tally.number for tally in store.added] == list(range(1, len(store.added) + 1))
 
 
-def test_the_end_of_a_process_is_said(silent, counters):
+def test_the_exit_of_a_process_is_recorded(silent, counters):
     store, recorder = silent
     counters.add(values_seen=1)
     recorder.end()
     assert (len(store.added), store.ended) == (1, 1)
 
 
-def test_the_end_needs_no_new_thread(counters, monkeypatch):
-    """Where none can start (Python 3.12 when it ends), the one that waits writes what is left."""
+def test_the_exit_needs_no_new_thread(counters, monkeypatch):
+    """If no thread can start (Python 3.12 at exit), the waiting one writes the rest."""
     store = Store()
     recorder = Recorder(counters, 3600)
     recorder.attach(store)
@@ -294,8 +298,8 @@ def test_the_end_needs_no_new_thread(counters, monkeypatch):
     assert (len(store.added), store.ended) == (1, 1)
 
 
-def test_names_cannot_break_the_account(recorder, counters, clock):
-    """Task names come from messages: separators in them are taken out, long ones are cut."""
+def test_hostile_names_are_cleaned(recorder, counters, clock):
+    """Separators in task names, which come from messages, are removed, and long names are cut."""
     with counters.about(f"a{LABEL}b", "x" * 1000):
         counters.add(values_seen=1)
     clock.now += 10
@@ -304,7 +308,7 @@ def test_names_cannot_break_the_account(recorder, counters, clock):
 
 
 def test_too_many_tasks_are_counted_together(counters):
-    """A process's memory does not grow with the names that it meets."""
+    """A process's memory doesn't grow with the number of names."""
     for number in range(3000):
         with counters.about(f"task {number}"):
             counters.add(values_seen=1)
@@ -329,7 +333,7 @@ def test_errors_are_counted_by_kind(counters, error, name):
     assert {k: v for k, v in counters.snapshot().items() if v} == {name: 1}
 
 
-def test_every_time_has_its_bound(counters):
+def test_every_duration_has_a_bound(counters):
     for seconds in (0, *BOUNDS, 1e9):
         counters.took("decode", seconds)
     taken = {what.name: amount for what, amount in counters.take().items()}
@@ -339,8 +343,8 @@ def test_every_time_has_its_bound(counters):
 
 
 def test_a_publisher_and_a_worker_are_added_up(redis):
-    """What is published in one process and executed in another stands in one account, by task
-    and argument; both write it when they end.
+    """Counts of a publisher and a worker are in one account, by task and argument; both write them
+    when they exit.
     """
     url = f"{redis.url}?prefix=recorder-{os.getpid()}"
     script = f"""
@@ -371,11 +375,11 @@ else:
     assert total["values_offloaded", "take", "one"] == 3
     assert total["values_deduplicated", "take", "one"] == 2
     assert total["bytes_offloaded", "take", "two"] > 3 * 100_000
-    assert total["values_fetched", "", ""] == 1  # a direct call is about no message's argument
+    assert total["values_fetched", "", ""] == 1  # a direct call has no message's argument
 
 
-def test_statistics_can_be_switched_off(redis):
-    """With an interval of 0 nothing is written."""
+def test_statistics_can_be_disabled(redis):
+    """With an interval of 0, nothing is written."""
     url = f"{redis.url}?prefix=off-{os.getpid()}"
     app = Celery("off", broker="memory://", set_as_current=False)
     hook = Offload(app, store=url, stats_interval=0)

@@ -1,4 +1,4 @@
-"""Reading tallies."""
+"""Reports from stored counters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tallies(clock):
 
 
 def count(tallies, number, **amounts):
-    """Add a tally of ``task__argument=amount`` values seen."""
+    """Add a batch of ``task__argument=amount`` values seen."""
     total = {LABEL.join(("values_seen", *what.split("__"))): n for what, n in amounts.items()}
     series = {}
     for what, n in amounts.items():
@@ -56,8 +56,8 @@ def test_all_by_task_by_argument(tallies):
 @pytest.mark.parametrize(
     ("since", "expected"), ((600, 1), (3 * 3600, 3), (5 * 3600, 3), (2 * DAY, 7), (89 * DAY, 15))
 )
-def test_only_what_is_not_older(tallies, clock, since, expected):
-    """By minutes, hours or days, as long as each is kept."""
+def test_reports_can_be_limited_in_time(tallies, clock, since, expected):
+    """Reports can be limited to minutes, hours, or days, for as long as each is kept."""
     for number, ago in enumerate((30 * DAY, DAY, 2 * 3600, 60)):
         clock.now = NOON - ago
         count(tallies, number, a__x=2 ** (3 - number))
@@ -65,21 +65,21 @@ def test_only_what_is_not_older(tallies, clock, since, expected):
     assert report(tallies, since, now=clock).total["values_seen"] == expected
 
 
-def test_tasks_apart_are_of_hours(tallies, clock):
-    """Minutes are only kept in all."""
+def test_separate_tasks_are_kept_by_hour(tallies, clock):
+    """Separate tasks are kept by hour; minutes only have the total."""
     count(tallies, 1, a__x=1)
     assert report(tallies, 600, now=clock).tasks == {}
     found = report(tallies, 600, tasks=True, now=clock)
     assert {task: each["values_seen"] for task, each in found.tasks.items()} == {"a": 1}
 
 
-def test_what_is_older_than_all_is_refused(tallies, clock):
+def test_a_range_beyond_all_entries_is_refused(tallies, clock):
     with pytest.raises(ConfigurationError, match="90 days"):
         report(tallies, 91 * DAY, now=clock)
 
 
-def test_old_minutes_go(tallies, clock):
-    """The series is bounded, the total keeps everything."""
+def test_old_minutes_are_dropped(tallies, clock):
+    """The series is bounded, and the total keeps everything."""
     for hour in range(200):
         clock.now = NOON + hour * 3600
         count(tallies, hour, a__x=1)
@@ -98,7 +98,7 @@ def test_a_timeline_is_in_order(tallies, clock):
 
 
 def test_counts_of_a_newer_version_are_read(tallies):
-    """Names and labels that are not known here are summed up, not stumbled over."""
+    """Unknown names and labels of a newer version are added up."""
     texts = {"values_tasted": 1, LABEL.join(("values_seen", "t", "x", "region")): 2, "": 3}
     tallies.add(CounterBatch("p", 1, texts, texts))
     found = report(tallies)
@@ -122,8 +122,8 @@ def count_stores(tallies):
 
 
 @pytest.mark.parametrize("since", (None, 86400))
-def test_tiers_are_told_apart(tallies, clock, since):
-    """Those of now in their order, also without figures; then those that were tiers once."""
+def test_tiers_are_separate(tallies, clock, since):
+    """Current tiers are listed in order, also without figures, and then former ones."""
     count_stores(tallies)
     found = by_store(report(tallies, since, tasks=True, now=clock), tiers())
     assert list(found) == ["memory://one", "memory://two", "memory://gone"]
@@ -134,8 +134,8 @@ def test_tiers_are_told_apart(tallies, clock, since):
 
 
 @pytest.mark.parametrize("since", (None, 60, 86400))
-def test_what_tiers_did_is_no_part_of_the_sum(tallies, clock, since):
-    """It is in there already: also in minutes, which have no labels."""
+def test_counts_of_tiers_are_not_added_to_the_total(tallies, clock, since):
+    """Counts of tiers are already included in the total, also by minute, which has no labels."""
     count_stores(tallies)
     total = report(tallies, since, now=clock).total
     assert total["blobs_uploaded"] == 5
@@ -143,8 +143,8 @@ def test_what_tiers_did_is_no_part_of_the_sum(tallies, clock, since):
     assert total.times("fetch")[-1] == 0
 
 
-def test_a_single_store_did_all(tallies):
-    """Nothing more is counted for that."""
+def test_a_single_store_has_the_total(tallies):
+    """For a single store, nothing more is counted."""
     count_stores(tallies)
     store = MemoryStore("single")
     [(url, figures)] = by_store(report(tallies), store).items()

@@ -1,4 +1,4 @@
-"""What each process writes for itself is added up to the same sum at every moment."""
+"""Snapshots that each process writes add up to the same total at every moment."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ NAME = LABEL.join(("seen", "t", "a"))
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Raised in place of killing the process."""
 
 
 class Shelf:
-    """In memory; what happens at a call can be set."""
+    """A shelf in memory with hooks for its calls."""
 
     url = "shelf://"
 
@@ -107,7 +107,7 @@ def head(request, shelf):
 
 @pytest.fixture
 def process(shelf, head):
-    """Return another process's tallies."""
+    """Return another process's counters."""
     return lambda: FileSums(shelf, head, (lambda: shelf.time,))
 
 
@@ -119,7 +119,7 @@ def one(amount=1):
 
 
 def seen(tallies):
-    """Return the sum, which is the same in all accounts."""
+    """Return the total, which must be equal in all accounts."""
     [found] = {tallies.total().get(NAME, 0), *(_sum(tallies, span) for span in SPANS)}
     return found
 
@@ -132,8 +132,8 @@ def sweep(tallies):
     return list(tallies.sweep(dry_run=False))
 
 
-def test_parts_that_are_over_become_one(shelf, process):
-    """Those of processes that ended at once; their files go some time later."""
+def test_snapshots_of_exited_processes_become_one(shelf, process):
+    """Snapshots of exited processes become one; their files are removed later."""
     reader = process()
     for _ in range(10):
         writer = process()
@@ -152,7 +152,7 @@ def test_parts_that_are_over_become_one(shelf, process):
     assert seen(reader) == seen(process()) == 21
 
 
-def test_a_process_has_one_part_for_an_hour(shelf, process):
+def test_a_process_has_one_snapshot_per_hour(shelf, process):
     writer = process()
     for _ in range(10):
         writer.add(one())
@@ -164,7 +164,7 @@ def test_a_process_has_one_part_for_an_hour(shelf, process):
     assert seen(writer) == 11
 
 
-def test_what_a_killed_process_wrote_is_folded_when_it_was_silent_for_long(shelf, process):
+def test_snapshots_of_killed_processes_are_folded(shelf, process):
     process().add(one(5))
     shelf.time += SILENT - 1
     sweep(process())
@@ -178,8 +178,8 @@ def test_what_a_killed_process_wrote_is_folded_when_it_was_silent_for_long(shelf
     assert process().total() == {NAME: 5}
 
 
-def test_a_process_that_slept_does_not_write_to_what_may_be_folded(shelf, process):
-    """It begins another part."""
+def test_a_process_that_slept_starts_another_snapshot(shelf, process):
+    """A process that slept starts another snapshot, because its former one may be folded."""
     writer = process()
     writer.add(one(5))
     shelf.time += SILENT
@@ -190,8 +190,8 @@ def test_a_process_that_slept_does_not_write_to_what_may_be_folded(shelf, proces
 
 @pytest.mark.parametrize("arrived", (False, True))
 @pytest.mark.parametrize("away", (1, 30 * 60, 3 * LIFE))
-def test_a_tally_that_was_not_answered_counts_once(shelf, process, arrived, away):
-    """Whether it was written or not, when it comes again."""
+def test_a_batch_without_an_answer_counts_once(shelf, process, arrived, away):
+    """A batch without an answer counts once when it is repeated, written or not."""
     writer = process()
     writer.add(one(5))
 
@@ -205,7 +205,7 @@ def test_a_tally_that_was_not_answered_counts_once(shelf, process, arrived, away
         writer.add(tally)
     shelf.at = lambda call: None
     if away > LIFE and arrived:
-        return  # nobody can tell any more
+        return  # nobody can know any more
     shelf.time += away
     sweep(process())
     writer.add(tally)
@@ -217,7 +217,7 @@ def test_a_tally_that_was_not_answered_counts_once(shelf, process, arrived, away
 
 
 class KillAt:
-    """Ends the process at its call of this number."""
+    """Kills the process at a given call."""
 
     def __init__(self, number):
         self.left = number
@@ -229,7 +229,7 @@ class KillAt:
 
 
 def fill(shelf, process):
-    """Have an older fold, parts that are in it, others that are not, and one that is written."""
+    """Create an older fold, snapshots in it, others that aren't, and one being written."""
     for _ in range(3):
         writer = process()
         writer.add(one())
@@ -244,8 +244,10 @@ def fill(shelf, process):
     return going
 
 
-def test_who_dies_while_folding_leaves_the_sum_as_it_was(shelf, process):
-    """At whichever step; and the next one brings it to its end."""
+def test_a_process_that_dies_while_folding_keeps_the_total(shelf, process):
+    """A process that dies at any step of a fold doesn't change the total; the next fold completes
+    it.
+    """
     for step in count():
         writer = fill(shelf, process)
         expected = seen(process())
@@ -270,8 +272,8 @@ def test_who_dies_while_folding_leaves_the_sum_as_it_was(shelf, process):
     assert step > 10
 
 
-def test_two_who_fold_at_once_count_nothing_twice(shelf, process):
-    """Wherever the second comes between the steps of the first."""
+def test_concurrent_folds_count_nothing_twice(shelf, process):
+    """A second fold may run between any two steps of the first."""
     for step in count():
         fill(shelf, process)
         expected = process().total()[NAME]
@@ -304,8 +306,10 @@ def test_two_who_fold_at_once_count_nothing_twice(shelf, process):
     assert step > 10
 
 
-def test_who_is_held_up_before_the_swap_loses_it(shelf):
-    """However long that is, and whatever others folded and removed meanwhile."""
+def test_a_delayed_fold_loses_its_swap(shelf):
+    """A fold that is delayed before its swap loses it, for however long and whatever others folded
+    and removed.
+    """
     made = lambda: FileSums(shelf, Pointed(shelf.pointers), (lambda: shelf.time,))
     fill(shelf, made)
 
@@ -324,8 +328,8 @@ def test_who_is_held_up_before_the_swap_loses_it(shelf):
     assert made().total() == {NAME: 10}
 
 
-def test_who_was_held_up_while_folding_gives_up(shelf):
-    """Where the head is found by number alone it could name what is gone meanwhile."""
+def test_a_delayed_fold_gives_up(shelf):
+    """A delayed fold gives up, because a head found by its number could name removed files."""
     tallies = FileSums(shelf, Listed(shelf), (lambda: shelf.time,))
     tallies.add(one())
     tallies.end()
@@ -339,8 +343,8 @@ def test_who_was_held_up_while_folding_gives_up(shelf):
     assert tallies.total() == {NAME: 1}
 
 
-def test_counting_begins_anew_also_for_those_who_go_on(shelf, process):
-    """Their parts hold what was before."""
+def test_a_reset_includes_running_processes(shelf, process):
+    """After a reset, snapshots of running processes contain the former counts."""
     going = fill(shelf, process)
     process().clear()
     assert seen(process()) == 0
@@ -371,8 +375,10 @@ _WHOLE = write_snapshot(Snapshot())
         b"offload statistics \n",
     ),
 )
-def test_what_cannot_be_read_is_left_out_and_told(shelf, process, content, caplog):
-    """It is no error. A damaged one goes by a sweep, a later version's does not."""
+def test_unreadable_snapshots_are_omitted_and_reported(shelf, process, content, caplog):
+    """An unreadable snapshot is no error; a sweep removes damaged ones but not those of a later
+    version.
+    """
     name = f"part-{'0' * 32}"
     shelf.write(name, content)
     process().add(one(5))
@@ -388,8 +394,8 @@ def test_what_cannot_be_read_is_left_out_and_told(shelf, process, content, caplo
     assert process().total() == {NAME: 5}
 
 
-def test_a_fold_of_a_later_version_is_left_to_those_who_can_read_it(shelf, process, head, caplog):
-    """Nothing is folded over it, and nothing removed."""
+def test_a_fold_of_a_later_version_is_left_alone(shelf, process, head, caplog):
+    """Nothing is folded over or removed for a fold of a later version."""
     name = f"fold-{9:010}-{'0' * 32}"
     shelf.write(name, FUTURE)
     if isinstance(head, Pointed):
@@ -404,8 +410,8 @@ def test_a_fold_of_a_later_version_is_left_to_those_who_can_read_it(shelf, proce
 
 
 @pytest.mark.parametrize("content", (b"damaged", None))
-def test_a_fold_that_is_damaged_or_gone_is_replaced(shelf, process, head, content, caplog):
-    """What it held is lost, and that is said; counting goes on."""
+def test_a_damaged_or_missing_fold_is_replaced(shelf, process, head, content, caplog):
+    """The content of a damaged or missing fold is lost and reported; counting continues."""
     writer = fill(shelf, process)
     sweep(process())
     before = head.find()
@@ -428,7 +434,7 @@ def test_a_fold_that_is_damaged_or_gone_is_replaced(shelf, process, head, conten
     assert before not in shelf.files
 
 
-def test_what_somebody_else_put_there_is_left_alone(shelf, process):
+def test_foreign_files_are_left_alone(shelf, process):
     shelf.write("readme", b"hello")
     shelf.time += 2 * STRAY
     process().add(one())
@@ -437,8 +443,8 @@ def test_what_somebody_else_put_there_is_left_alone(shelf, process):
     assert process().total() == {NAME: 1}
 
 
-def test_what_did_not_change_is_not_read_again(shelf, process):
-    """A page that is refreshed every few seconds reads only what was written since."""
+def test_unchanged_snapshots_are_not_read_again(shelf, process):
+    """A page that is refreshed every few seconds only reads what was written since."""
     going = fill(shelf, process)
     sweep(process())
     reader = process()
@@ -454,8 +460,10 @@ def test_what_did_not_change_is_not_read_again(shelf, process):
     assert len([name for name in calls if is_part(name) or is_fold(name)]) == 1
 
 
-def test_many_parts_are_folded_without_a_sweep(shelf, process, monkeypatch):
-    """Short-lived processes, as of a worker that runs one task in each, leave bounded files."""
+def test_many_snapshots_are_folded_without_a_sweep(shelf, process, monkeypatch):
+    """Short-lived processes, as of a worker with one task per child, leave a bounded number of
+    files.
+    """
     monkeypatch.setattr("offload.metrics.storage.SELDOM", 1)
     most = 0
     for _ in range(500):
@@ -468,8 +476,8 @@ def test_many_parts_are_folded_without_a_sweep(shelf, process, monkeypatch):
     assert process().total() == {NAME: 500}
 
 
-def test_old_minutes_are_in_hours_and_old_hours_in_days(shelf, process):
-    """What a fold keeps is bounded however long it goes on."""
+def test_old_entries_are_merged(shelf, process):
+    """A fold's size is bounded: old minutes become hours, and old hours become days."""
     for _ in range(100):
         writer = process()
         writer.add(one())
@@ -485,8 +493,10 @@ def test_old_minutes_are_in_hours_and_old_hours_in_days(shelf, process):
     assert len(read_snapshot(shelf.files[fold][0]).sums.series["hour"]) <= 38
 
 
-def test_what_a_wrong_clock_wrote_for_the_future_is_in_no_series(shelf, process):
-    """Else a chart would be of every minute until then; the total has it."""
+def test_entries_in_the_future_are_in_no_series(shelf, process):
+    """Entries in the future, from a wrong clock, are in no series, because a chart would be huge;
+    the total has them.
+    """
     tallies = process()
     shelf.time += 50 * 365 * 86400
     writer = process()
@@ -500,7 +510,7 @@ def test_what_a_wrong_clock_wrote_for_the_future_is_in_no_series(shelf, process)
 
 
 def test_a_forked_child_writes_its_own(tmp_path):
-    """It does not write again what its parent counted."""
+    """A forked child doesn't write its parent's counts again."""
     tallies = sums_of(FileStore(tmp_path))
     tallies.add(one(5))
     pid = os.fork()
@@ -515,7 +525,7 @@ def test_a_forked_child_writes_its_own(tmp_path):
 
 
 class Machine(RuleBasedStateMachine):
-    """Processes come, count, end or are killed; others fold, sweep, die in between, begin anew."""
+    """Processes start, count, exit, or are killed; others fold, sweep, die midway, and reset."""
 
     head = Pointed
 

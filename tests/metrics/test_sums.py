@@ -70,8 +70,8 @@ def text(name, task="", argument=""):
     return LABEL.join((name, task, argument))
 
 
-def test_every_tally_is_added(tallies):
-    """The total is the sum of all tallies; the series has it by minute, hour and day."""
+def test_every_batch_is_added(tallies):
+    """The total is the sum of all batches; the series has it by minute, hour, and day."""
     for process, number in (("a", 1), ("b", 1), ("a", 2)):
         amounts = {text("seen", "t", "x"): 2, text("seen", "t", "y"): 1}
         tallies.add(CounterBatch(process, number, amounts, {text("seen", "t"): 3}))
@@ -87,7 +87,7 @@ def test_every_tally_is_added(tallies):
 
 
 def test_statistics_are_no_blobs_and_a_sweep_leaves_them(store):
-    """Neither those of a process that goes on, nor those of one that has ended."""
+    """Neither statistics of a running process nor those of an exited one are blobs."""
     amounts = {text("seen"): 1}
     sums_of(store).add(CounterBatch("a", 1, amounts, amounts))
     sums_of(store).end()
@@ -99,8 +99,8 @@ def test_statistics_are_no_blobs_and_a_sweep_leaves_them(store):
     assert list(store.blobs.scan()) == list(store.blobs.find("b3:")) == []
 
 
-def test_a_series_of_the_last_time_only(tallies):
-    """What ends in it; all else is not even read."""
+def test_a_series_of_a_time_range(tallies):
+    """Entries outside the requested range aren't even read."""
     one = {text("seen"): 1}
     tallies.add(CounterBatch("a", 1, one, one))
     for since in (1, 60, 3600.5, 10**6):
@@ -111,7 +111,7 @@ def test_a_series_of_the_last_time_only(tallies):
 
 
 def test_reading_a_series_costs_the_same_however_much_is_stored():
-    """Its keys are known, not looked for among all."""
+    """A series' keys are known, not found by a scan."""
     with redis_server() as server, redis_client(server) as client:
         tallies = sums_of(open_store(server.url))
         tallies.add(CounterBatch("a", 1, {text("seen"): 1}, {text("seen"): 1}))
@@ -122,8 +122,8 @@ def test_reading_a_series_costs_the_same_however_much_is_stored():
         assert client.info("stats")["total_reads_processed"] - before <= 2 + 1
 
 
-def test_a_tally_that_comes_twice_counts_once(tallies):
-    """A writer that got no answer may send it again."""
+def test_a_repeated_batch_counts_once(tallies):
+    """A writer without an answer may send its batch again."""
     tally = CounterBatch("a", 1, {text("seen"): 5}, {text("seen"): 5})
     tallies.add(tally)
     tallies.add(tally)
@@ -131,8 +131,8 @@ def test_a_tally_that_comes_twice_counts_once(tallies):
     assert [counts["seen"] for counts in tallies.series("minute").values()] == [5]
 
 
-def test_an_account_that_is_full_takes_no_more_names(tallies, monkeypatch):
-    """What comes then is counted together, and nothing is lost."""
+def test_a_full_account_accepts_no_more_names(tallies, monkeypatch):
+    """Beyond the limit, names are counted together, and nothing is lost."""
     monkeypatch.setattr("offload.stores.sums.FIELDS", 10)
     monkeypatch.setattr("offload.stores.redis.store.FIELDS", 10)
     for number in range(30):
@@ -152,7 +152,7 @@ def test_an_account_that_is_full_takes_no_more_names(tallies, monkeypatch):
     )
 )
 def test_any_names_are_added_up(given_):
-    """Names may be of any characters; each is counted for itself."""
+    """Names may contain any characters; each is counted separately."""
     stores = [MemorySums(), sums_of(fake_redis())]
     expected = {}
     for number, names in enumerate(given_):
@@ -169,7 +169,7 @@ def test_any_names_are_added_up(given_):
 
 
 class Once:
-    """Gives one tally; remembers what was lost."""
+    """Returns one batch; remembers lost ones."""
 
     def __init__(self):
         self.tally = CounterBatch("rider", 1, {text("seen"): 1}, {text("seen"): 1})
@@ -187,8 +187,8 @@ class Once:
         self.tally = tally
 
 
-def test_a_rider_costs_no_round_trip():
-    """What it gives goes out together with what the store is asked anyway, and is answered so."""
+def test_a_piggybacked_batch_costs_no_round_trip():
+    """A piggybacked batch is sent and answered with the store's next round trip."""
     with redis_server() as server, redis_client(server) as client:
         store = open_store(server.url)
         assert isinstance(store, AddsNumbers)
@@ -202,8 +202,8 @@ def test_a_rider_costs_no_round_trip():
         assert sums_of(store).total() == {text("seen"): 1}
 
 
-def test_what_a_rider_gave_is_lost_and_found(valkey):
-    """While the server is away it takes back what it gave; later it is counted, once."""
+def test_a_lost_batch_is_requeued(valkey):
+    """While the server is unavailable, a batch is requeued; later it counts once."""
     with redis_server() as server:
         store = open_store(f"{server.url}?socket_timeout=1")
         sums_of(store).piggyback(rider := Once())
@@ -216,8 +216,8 @@ def test_what_a_rider_gave_is_lost_and_found(valkey):
         assert sums_of(store).total() == {text("seen"): 1}
 
 
-def test_a_server_that_refuses_scripts_answers_all_the_same(redis):
-    """Statistics that cannot be written spoil nothing else."""
+def test_a_server_that_refuses_scripts(redis):
+    """Statistics that can't be written don't affect the store's calls."""
     with redis_client(redis) as client:
         user = unique().replace("/", "")
         client.acl_setuser(

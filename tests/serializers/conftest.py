@@ -1,4 +1,4 @@
-"""What the tests of serializers share: round trips, and a strict comparison."""
+"""Shared parts of the serializers' tests: round trips and a strict comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offload.serializers import Registry
 
 
 def plain_celery(value, native):
-    """What plain Celery delivers: the value goes out and comes in within a message's body."""
+    """Return what plain Celery delivers: the value after a trip through a message's body."""
     content_type, encoding, body = dumps([value], serializer=native)
     if isinstance(body, str):
         body = body.encode(encoding)
@@ -20,7 +20,7 @@ def plain_celery(value, native):
 
 
 def through(value, native="json", accept=("json",)):
-    """The value after a trip through storage, which hands out private, writable buffers."""
+    """Return the value after a trip through storage, which returns private, writable buffers."""
     registry = Registry(frozenset(accept))
     payload = registry.encode(value, native)
     return registry.decode(payload.serializer, payload.head, stored(payload))
@@ -35,7 +35,7 @@ def stored(payload):
 
 
 def same(one, other):
-    """Whether what arrived (one) equals the other in value, type and order, all the way down."""
+    """Whether *one*, which arrived, equals *other* in value, type, and order at every level."""
     if type(one) is not type(other):
         return False
     compare = _COMPARE.get(type(one))
@@ -80,7 +80,7 @@ def _numpy(one, other):
     if not same(one.dtype, other.dtype) or one.shape != other.shape:
         return False
     if one.dtype.names:
-        # Field by field: what lies between them is nobody's.
+        # Field by field, because padding is arbitrary.
         return all(same(np.asarray(one[n]), np.asarray(other[n])) for n in one.dtype.names)
     if one.dtype.char in "gG":
         return repr(one.tolist()) == repr(other.tolist())

@@ -1,6 +1,6 @@
-"""Feeds every decoder what an attacker could write, and watches what that makes the process do.
+"""Feed hostile input to every decoder and watch what the process does.
 
-Run as a program: an audit hook stays for the rest of a process. Prints what went wrong.
+This is a program, because an audit hook stays for the rest of a process. It prints what went wrong.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.serializers.test_hostile import CLAIMS, SAMPLES
 
 ROUNDS = int(os.environ.get("OFFLOAD_FUZZ_ROUNDS", "500"))
 MOST = 600 << 20
-"""Bytes by which the process may grow: far less than any of the claims in the inputs."""
+"""Bytes by which the process may grow: far less than what inputs claim."""
 FORBIDDEN = (
     *("compile", "exec", "subprocess", "os.system", "os.exec", "os.posix_spawn", "os.spawn"),
     *("os.fork", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "os.link"),
@@ -88,7 +88,7 @@ def watch(event, args):
 
 
 def guarded(what, call):
-    """Call, allowing only our own errors and nothing but the building of data."""
+    """Call and allow only offload's own errors and no action but building data."""
     global armed
     armed = True
     try:
@@ -113,7 +113,7 @@ def paths(node, path=()):
 
 
 def mutated(chance, node, others):
-    """Return a copy of a node in which one or a few parts are others."""
+    """Return a copy of a node with one or a few parts replaced."""
     root = [copy.deepcopy(node)]
     for _ in range(chance.choice((1, 1, 2, 4))):
         path = chance.choice(list(paths(root))[1:])
@@ -179,7 +179,7 @@ def main():
             guarded(node, lambda r=reader, f=fresh: r.decode("tree", head, f))
         guarded(node, lambda: preview("tree", head, [], lambda *_: b"x" * 100, 200))
 
-    for node, buffers in trees:  # what is imported or made when it is first used
+    for node, buffers in trees:  # imported or created on first use
         for reader in readers:
             try:
                 reader.decode(

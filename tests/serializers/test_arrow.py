@@ -1,4 +1,4 @@
-"""Arrow tables and arrays, and polars' frames, arrive as sent."""
+"""Arrow tables and arrays, and polars frames, arrive as sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offload.serializers import Registry
 
 
 class Tagged(pa.ExtensionType):
-    """A type of a user's own."""
+    """A user's own type."""
 
     def __init__(self):
         super().__init__(pa.binary(16), "offload.tests.tagged")
@@ -141,7 +141,7 @@ def test_a_polars_frame_arrives_the_same(help_, sent):
     ),
     ids=("object", "lazy", "Int128", "type", "extension", "scalar"),
 )
-def test_what_arrow_does_not_give_back_the_same_is_refused(help_, value, reason):
+def test_values_that_arrow_changes_are_refused(help_, value, reason):
     with pytest.raises(SerializationError, match=reason):
         help_.through(value)
 
@@ -161,7 +161,7 @@ def test_what_arrow_does_not_give_back_the_same_is_refused(help_, value, reason)
 @pytest.mark.parametrize("kind", (Tagged(), pa.uuid()), ids=("own", "canonical"))
 @pytest.mark.parametrize("container", ("Array", "Table", "pandas"))
 def test_an_extension_type_is_not_read(registered, nested, kind, container):
-    """Its name in a schema would call the type's own code: the schema isn't even parsed."""
+    """An extension type's name in a schema would run its code, so the schema isn't even parsed."""
     node = {"schema": 0, "chunks": [], "columns": [[]], "rows": 0, "kind": container}
     head = {"pyarrow": node} if container != "pandas" else {"pandas": {"values": {"arrow": node}}}
     schema = bytearray(pa.schema([("", nested(kind))]).serialize())
@@ -193,6 +193,6 @@ def test_columns_are_neither_copied_out_nor_in():
         assert any(np.shares_memory(buffer, m) for m in memory)
 
 
-def test_a_slice_leaves_the_rest_behind():
+def test_a_slice_is_stored_without_the_rest():
     table = pa.table({"s": ["text"] * 100_000, "l": [[1, 2]] * 100_000}).slice(500, 10)
     assert Registry({"json"}).encode(table, "json").size < 2000

@@ -1,4 +1,4 @@
-"""What arrives equals what plain Celery delivers; where it cannot, what was sent."""
+"""Values arrive as plain Celery delivers them, or else as they were sent."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ ONLY_PICKLE = {
     *("dict of str subclass keys", "IntEnum", "namedtuple", "says how it is JSON"),
     *("numpy objects", "pandas sparse"),
 }
-"""Where the message's serializer carries one of these not, only pickle does."""
+"""Values that only pickle carries if the message's serializer can't."""
 
 
 def test_values_that_only_pickle_carries_are_in_the_table():
@@ -306,7 +306,7 @@ def test_beside_a_value_that_json_cannot_carry_all_arrives_as_sent(help_, value)
 
 
 @pytest.mark.parametrize("native", NATIVES)
-def test_what_is_certainly_small_is_carried_within_the_limit(native):
+def test_values_that_can_skip_are_within_the_limit(native):
     @settings(max_examples=400, deadline=None)
     @given(nested, st.integers(0, 2000))
     def holds(value, limit):

@@ -1,4 +1,4 @@
-"""Every decoder on what an attacker could write, watched by an audit hook."""
+"""Every decoder on hostile input, watched by an audit hook."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def test_decoders_make_data_and_nothing_else():
-    """Whatever stands in a head, only our own errors are raised, memory stays bounded, nothing is
-    opened for writing, started, connected to, imported, compiled or executed.
+    """Whatever a head contains, only offload's errors are raised, memory stays bounded, and nothing
+    is opened for writing, started, connected to, imported, compiled, or executed.
 
-    ``OFFLOAD_FUZZ_ROUNDS`` and ``OFFLOAD_FUZZ_SEED`` make it another search, or a longer one.
+    ``OFFLOAD_FUZZ_ROUNDS`` and ``OFFLOAD_FUZZ_SEED`` change the length and the seed.
     """
     fuzz = [sys.executable, "-m", "tests.serializers.fuzz"]
     done = subprocess.run(fuzz, capture_output=True, text=True, timeout=600, check=False)

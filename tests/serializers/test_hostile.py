@@ -1,4 +1,4 @@
-"""Bytes from anyone: reading them back fails with our error, or gives harmless data."""
+"""Reading arbitrary bytes raises offload's error or returns harmless data."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ SAMPLES = {
 
 
 def read(serializer, head, buffers):
-    """Read, allowing for nothing but our own error."""
+    """Read, allowing only offload's own error."""
     try:
         return REGISTRY.decode(serializer, head, buffers)
     except DeserializationError:
@@ -181,14 +181,14 @@ def of_size(shape, dtype="<f8", data=0):
     ),
     ids=("length", "product", "negative", "itemsize", "subarray", "memoryview", "again and again"),
 )
-def test_memory_is_never_reserved_by_what_a_head_claims(head, buffer):
+def test_claims_in_a_head_allocate_no_memory(head, buffer):
     with pytest.raises(DeserializationError), at_most(8_000_000):
         REGISTRY.decode("tree", head, [memoryview(bytearray(buffer))])
 
 
 @contextmanager
 def at_most(size):
-    """Within this, no more bytes are allocated at once, also by pyarrow."""
+    """Limit the memory that this block allocates at once, also in pyarrow."""
     tracemalloc.start()
     before = pa.total_allocated_bytes()
     try:
@@ -200,7 +200,7 @@ def at_most(size):
 
 
 def column(kind, length, buffers, parts=()):
-    """Return the node of an array that says it has *length* items."""
+    """Return the node of an array that claims *length* items."""
     schema = base64.b64encode(pa.schema([pa.field("", kind)]).serialize().to_pybytes()).decode()
     array = {"length": length, "nulls": 0, "buffers": buffers, "parts": list(parts)}
     return {"schema": schema, "chunks": [array]}
@@ -278,14 +278,14 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_items_that_hold_nothing_are_bounded_by_the_value_s_size(claim):
-    """Rows of nulls cost no bytes, so they are counted; what would write them out is refused."""
+def test_null_items_are_bounded_by_the_values_size(claim):
+    """Rows of nulls cost no bytes, so they are counted; expanding too many is refused."""
     with pytest.raises(DeserializationError), at_most(16_000_000):
         REGISTRY.decode("tree", orjson.dumps(CLAIMS[claim]), [])
 
 
-def test_an_array_of_no_width_takes_no_memory():
-    """Numpy would make room for items of one byte, however many a head says there are."""
+def test_an_array_of_zero_width_takes_no_memory():
+    """numpy would allocate one byte per item of zero width, however many a head claims."""
     with at_most(1_000_000):
         got = REGISTRY.decode("tree", of_size([3 * 10**9], "S0", ""), [])
     assert (got.dtype, got.nbytes) == (np.dtype("S0"), 0)
@@ -302,14 +302,14 @@ def test_an_array_of_no_width_takes_no_memory():
     ),
     ids=("nulls", "polars panics", "levels", "set", "dict"),
 )
-def test_what_would_not_be_read_is_refused_by_the_sender(value):
-    """What costs more than its bytes justify fails in ``.delay()``, and not on the worker."""
+def test_unreadable_values_are_refused_by_the_sender(value):
+    """A value that costs more than its bytes justify fails in ``.delay()``, not on the worker."""
     with pytest.raises(SerializationError):
         REGISTRY.encode(value, "json")
 
 
-def test_nulls_that_other_columns_justify_travel(help_):
-    """Columns of nulls beside real ones, and a million rows of them alone, are read."""
+def test_nulls_next_to_real_columns_are_read(help_):
+    """Columns of nulls next to real ones, and a million rows of nulls alone, are read."""
     for sent in (
         pa.table({"n": range(2_000_000), **{str(i): pa.nulls(2_000_000) for i in range(20)}}),
         pa.nulls(1_000_000),
@@ -329,7 +329,7 @@ def test_nulls_that_other_columns_justify_travel(help_):
 )
 @pytest.mark.parametrize("form", ("set", "frozenset", "dict"))
 def test_keys_that_collide_are_refused(key, form):
-    """A dict of keys with one hash is built in quadratic time: hours, for a few megabytes."""
+    """A dict whose keys have one hash is refused, as building it takes quadratic time."""
     keys = [key(k * (2**61 - 1)) for k in range(1, 301)]
     if form == "dict":
         keys = [keys, [0] * len(keys)]
@@ -339,7 +339,7 @@ def test_keys_that_collide_are_refused(key, form):
 
 @pytest.mark.parametrize("kind", ("freq", "periods"))
 def test_a_frequency_is_short(kind):
-    """Pandas reads one in quadratic time."""
+    """A long frequency is refused, as pandas parses it in quadratic time."""
     times = {"numpy": {"kind": "array", "dtype": "<i8", "shape": [0], "order": "C", "data": ""}}
     values = {"periods": [times, " " * 500_000]} if kind == "periods" else {"objects": []}
     node = {"values": values, "names": [None], **({"freq": "1D" * 200} if kind == "freq" else {})}
@@ -347,8 +347,8 @@ def test_a_frequency_is_short(kind):
         REGISTRY.decode("tree", orjson.dumps({"pandas": {"index": node}}), [])
 
 
-def test_a_panic_of_polars_is_our_error():
-    """It is a BaseException, which would take the worker down."""
+def test_a_panic_of_polars_becomes_an_offload_error():
+    """A panic of polars, a BaseException that would stop the worker, becomes offload's error."""
     table = column(pa.list_(pa.int8(), 0), 3, [None], [empty(0, 2)])
     node = {**table, "kind": "DataFrame", "columns": [table["chunks"]], "rows": 3, "names": ["a"]}
     with pytest.raises(DeserializationError, match="polars cannot read it"):
@@ -356,7 +356,7 @@ def test_a_panic_of_polars_is_our_error():
 
 
 @pytest.mark.parametrize("opening", (b"[", b'{"tuple":[', b'{"dict":[['))
-def test_deep_nesting_is_our_error_and_not_the_stacks(opening):
+def test_deep_nesting_is_an_offload_error(opening):
     with pytest.raises(DeserializationError):
         REGISTRY.decode("tree", opening * 100_000, [])
     closing = b"]" * 900 if opening == b"[" else b"]}" * 400
@@ -364,14 +364,14 @@ def test_deep_nesting_is_our_error_and_not_the_stacks(opening):
 
 
 @pytest.mark.parametrize("serializer", ("pickle", "native:pickle", "native:yaml", "native:msgpack"))
-def test_what_the_app_does_not_accept_is_refused_unread(serializer):
+def test_refused_serializers_are_not_read(serializer):
     bomb = pickle.dumps(pytest.fail)
     with pytest.raises(SerializerNotAccepted, match="accept_content"):
         REGISTRY.decode(serializer, bomb, [memoryview(bomb)])
 
 
 @pytest.mark.parametrize("serializer", ("nonsense", "native:nonsense", "", "native:"))
-def test_an_unknown_serializer_is_our_error(serializer):
+def test_an_unknown_serializer_is_an_offload_error(serializer):
     with pytest.raises(DeserializationError):
         Registry({"json", "nonsense", ""}).decode(serializer, b"", [memoryview(b"")])
 

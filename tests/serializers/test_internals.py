@@ -1,4 +1,4 @@
-"""kombu, numpy, pandas: their undocumented parts that serializers use are still there."""
+"""kombu, numpy, and pandas still have the undocumented parts that serializers use."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from kombu.utils import json
 from offload.serializers.library_internals import array_maker, codec, data_and_mask, fill_value
 
 
-def test_kombu_tells_what_encodes_and_decodes():
-    """kombu's registry of serializers gives both functions for a name, and none for others."""
+def test_kombu_returns_encoders_and_decoders():
+    """kombu's registry of serializers returns both functions for a name, and none for unknown
+    names.
+    """
     assert codec("json") == (json.dumps, json.loads)
     assert codec("not-there") is None
 
 
 def test_numpy_pickles_an_array_by_a_function_that_takes_its_buffer():
-    """numpy's pickles of protocol 5 make arrays of a buffer, a dtype, a shape, and an order."""
+    """numpy's pickles of protocol 5 create arrays from a buffer, a dtype, a shape, and an order."""
     made = array_maker()(bytearray(range(6)), np.dtype("u1"), (2, 3), "F")
     assert made.tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_numpy_keeps_the_fill_value_that_was_set():
-    """numpy's masked array has no fill value until one is set, or asked for."""
+    """numpy's masked array has no fill value until one is set or read."""
     array = np.ma.masked_array([1, 2], [True, False])
     assert fill_value(array) is None
     array.fill_value = 7

@@ -1,4 +1,4 @@
-"""numpy arrays arrive as sent, writable, and are not copied on the way."""
+"""numpy arrays arrive as sent, writable, and without copies."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def array_of(dtype):
 def test_every_dtype_in_every_layout_arrives_the_same(help_, dtype, layout, native):
     array = LAYOUTS[layout](array_of(STRUCTURED.get(dtype, dtype)))
     got = help_.through(array, native, {native})
-    # Pickle turns foreign byte orders into the machine's.
+    # Pickle converts foreign byte orders to the machine's.
     expected = help_.plain_celery(array, native) if native == "pickle" else array
     assert help_.same(got, expected)
     assert got.flags.writeable
@@ -66,7 +66,7 @@ def test_every_dtype_in_every_layout_arrives_the_same(help_, dtype, layout, nati
 @pytest.mark.parametrize("dtype", sorted(DTYPES - {"V0", "S0", "U0"}))
 def test_every_scalar_that_json_cannot_carry_arrives_the_same(help_, dtype):
     scalar = array_of(dtype)[0, 0]
-    sent = [scalar, {1}]  # the set keeps JSON from carrying it after its own fashion
+    sent = [scalar, {1}]  # the set makes JSON unable to serialize it in its own way
     if isinstance(scalar, (np.float64, np.complex128, np.str_, np.bytes_)):
         assert help_.same(help_.through(sent)[0], scalar)
     else:
@@ -74,8 +74,8 @@ def test_every_scalar_that_json_cannot_carry_arrives_the_same(help_, dtype):
 
 
 @pytest.mark.parametrize("native", ("json", "pickle"))
-def test_a_column_of_no_width_arrives_the_same(help_, native):
-    """Numpy tends to make items of one byte of those of none."""
+def test_a_column_of_zero_width_arrives_the_same(help_, native):
+    """numpy tends to turn items of zero width into items of one byte."""
     column = np.zeros(300, [("a", "<U0"), ("b", "i4")])["a"]
     got = help_.through([column, {1}], native, {native})[0]
     assert (got.dtype, got.shape, got.nbytes) == (np.dtype("<U0"), (300,), 0)
@@ -116,7 +116,7 @@ def test_a_memory_mapped_array_arrives_as_its_content(help_, tmp_path):
     ),
     ids=("objects", "objects within", "metadata", "subclass"),
 )
-def test_what_is_not_plain_memory_is_left_to_pickle(help_, value):
+def test_other_memory_layouts_are_left_to_pickle(help_, value):
     with pytest.raises(SerializationError, match="add 'pickle'"):
         help_.through(value)
 
@@ -171,7 +171,7 @@ def test_pickle_keeps_small_arrays_inside():
     assert not payload.buffers
 
 
-def test_a_copy_holds_nothing_between_its_fields():
+def test_a_copy_has_no_data_in_its_padding():
     dtype = np.dtype([("a", "u1"), ("b", "f8")], align=True)
     array = np.full(dtype.itemsize * 200, 0xFF, "u1").view(dtype)[::2]
     [view] = Registry({"json"}).encode(array, "json").buffers

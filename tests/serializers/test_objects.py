@@ -1,4 +1,4 @@
-"""Instances of shipped classes: as data with a name and a hash, or within a pickle."""
+"""Instances of shipped classes: as data with a name and a hash, or inside a pickle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAIN = cells()
 
 @pytest.fixture(params=WAYS)
 def sides(request):
-    """Who sends and who receives, and the serializer of their messages."""
+    """Return the sender, the receiver, and the serializer of their messages."""
     accept = ("json",) if request.param == "json" else ("json", "pickle")
     native = "pickle" if request.param == "pickle" else "json"
     store = MemoryStore()
@@ -37,7 +37,9 @@ def sides(request):
 
 @pytest.mark.parametrize("kind", MAIN["VALUES"])
 def test_an_instance_arrives_as_one_of_the_same_class_and_comes_home(sides, kind):
-    """It does there what it did here; sent back it is of the sender's own class, and equal."""
+    """An instance behaves the same at the receiver; sent back, it is equal and of the sender's own
+    class.
+    """
     here, there, native = sides
     value = MAIN["VALUES"][kind]()
     payload = here.write(value, native)
@@ -54,8 +56,8 @@ def test_an_instance_arrives_as_one_of_the_same_class_and_comes_home(sides, kind
 
 @pytest.mark.parametrize("kind", MAIN["CALLABLES"])
 def test_a_callable_does_there_what_it_does_here(sides, kind):
-    """Functions, closures, partials and methods are callable there; classes and functions come
-    home as themselves.
+    """Functions, closures, partials, and methods can be called at the receiver; classes and
+    functions return home as the same objects.
     """
     here, there, native = sides
     function, *args = MAIN["CALLABLES"][kind]
@@ -91,8 +93,8 @@ IMPORTED = {
 
 @pytest.mark.parametrize("name", IMPORTED)
 def test_functions_of_libraries_are_imported_by_signed_versions(name):
-    """Under JSON they arrive as themselves, alone, in instances, in partials, and as factories;
-    a worker without a signing key sends them on; only names that are allowed are imported.
+    """Under JSON, libraries' functions arrive as themselves, alone, in instances, in partials, and
+    as factories; a worker without a signing key can send them on; only allowed names are imported.
     """
     function, store = IMPORTED[name], MemoryStore()
     keys = {"mode": "signed", "verify_keys": [KEY]}
@@ -114,8 +116,10 @@ def test_functions_of_libraries_are_imported_by_signed_versions(name):
     assert Side(store, accept=("json", "pickle")).write(function).serializer == "pickle"
 
 
-def test_what_imports_is_not_called_with_arguments_that_a_tree_chooses():
-    """The version of an imported function takes none; others are not taken for such versions."""
+def test_imported_functions_take_no_arguments_from_a_tree():
+    """An imported function's version takes no arguments from a tree, and other objects aren't
+    accepted as such versions.
+    """
     store = MemoryStore()
     here, there = Side(store), Side(store)
     [[sqrt]], scale = [orjson.loads(here.write(math.sqrt).head)["shipped"][0]], FUNCTION
@@ -134,7 +138,7 @@ def test_what_imports_is_not_called_with_arguments_that_a_tree_chooses():
 
 
 def test_an_itemgetter_is_data_where_code_is_allowed():
-    """It only takes items; what calls methods or gets attributes needs pickle."""
+    """An itemgetter only reads items, so it is data; methodcaller and attrgetter need pickle."""
     here, there = (Side(store) for store in [MemoryStore()] * 2)
     key = there.read(here.write(MAIN["Point"](1, [operator.itemgetter("a", 1)]))).y[0]
     assert key({"a": 2, 1: 3}) == (2, 3)
@@ -154,8 +158,8 @@ class NoFile(OSError): pass
 
 
 def test_an_exception_keeps_its_arguments_whatever_it_is_made_with():
-    """Under JSON its ``__init__`` is not called with arguments that it does not take; what keeps
-    more than arguments, as OSError does, is made by calling it.
+    """Under JSON, an exception's ``__init__`` isn't called with arguments that it doesn't take; an
+    exception with more state than arguments, like OSError, is created by calling it.
     """
     here, there = (Side(store) for store in [MemoryStore()] * 2)
     names = {"__name__": "__main__"}
@@ -169,7 +173,9 @@ def test_an_exception_keeps_its_arguments_whatever_it_is_made_with():
 
 
 def test_members_of_an_enum_are_those_of_its_class(sides):
-    """They are the very members, there and when they come home, and so are classes as values."""
+    """Enum members, and classes as values, are the same objects at the receiver and when they
+    return.
+    """
     here, there, native = sides
     color = MAIN["Color"]
     arrived = there.read(here.write([color.RED, color, {color.BLUE: 1}], native))
@@ -180,7 +186,7 @@ def test_members_of_an_enum_are_those_of_its_class(sides):
     assert home[1] is color
 
 
-def test_what_stands_in_a_value_twice_arrives_as_one(sides):
+def test_shared_instances_stay_shared(sides):
     """Instances keep their identity within a value, also if they refer to themselves."""
     here, there, native = sides
     point = MAIN["Point"](1)
@@ -204,7 +210,7 @@ def test_items_of_sets_are_shipped(sides):
 
 
 def test_arrays_in_instances_are_not_copied(sides):
-    """Their memory is among the buffers, and arrays arrive writable."""
+    """Arrays in instances are passed as buffers, and arrive writable."""
     here, there, native = sides
     weights = np.arange(10_000.0)
     payload = here.write(MAIN["Network"](weights), native)
@@ -215,7 +221,7 @@ def test_arrays_in_instances_are_not_copied(sides):
 
 
 def test_nothing_but_name_and_hash_is_written(sides):
-    """Of a class the bytes hold name and hash, once however many instances there are."""
+    """The bytes contain a class's name and hash once, however many instances there are."""
     here, _there, native = sides
     many = content(here.write([MAIN["Rich"]() for _ in range(100)], native))
     name, code_hash = "__main__.Rich", here.registry.get_class_hash(MAIN["Rich"])
@@ -224,10 +230,9 @@ def test_nothing_but_name_and_hash_is_written(sides):
         assert absent not in many
 
 
-def test_what_json_would_flatten_is_shipped_if_it_is_in_main():
-    """A named tuple of ``__main__`` arrives as one also beside plain data; one made within a
-    function of a module arrives as plain Celery has it, and so does what stands in containers
-    that are no data.
+def test_named_tuples_of_main_are_shipped():
+    """A named tuple of ``__main__`` keeps its class, also next to plain data. A local one of a
+    module arrives as in plain Celery, and so do objects in other containers.
     """
     here, there = (Side(store) for store in [MemoryStore()] * 2)
     pair, level = MAIN["Pair"](1), MAIN["Level"].LOW
@@ -245,10 +250,10 @@ def test_what_json_would_flatten_is_shipped_if_it_is_in_main():
 
 
 class Counted(dict):
-    """A dict that only plain Celery makes something of."""
+    """A dict subclass that only plain Celery can serialize."""
 
 
-def test_one_that_says_what_json_makes_of_it_goes_as_that():
+def test_classes_with_a_json_method():
     """A class with ``__json__`` arrives as plain Celery delivers it."""
     names = {"__name__": "__main__"}
     exec("class Own:\n    def __json__(self): return {'own': 1}", names)
@@ -258,9 +263,9 @@ def test_one_that_says_what_json_makes_of_it_goes_as_that():
 
 @pytest.mark.parametrize("options", ({"mode": "off"}, None), ids=("off", "no registry"))
 @pytest.mark.parametrize("native", ("json", "pickle"))
-def test_without_code_nothing_changes(options, native):
-    """In mode off, and without a registry, instances go as before: by pickle or not at all,
-    and subclasses of simple types as plain Celery has them.
+def test_mode_off_changes_nothing(options, native):
+    """In mode off, and without a registry, instances are pickled or refused, and subclasses of
+    simple types arrive as in plain Celery.
     """
     side = Side(MemoryStore(), accept=("json", "pickle"), **(options or {}))
     serializers = side.serializers if options else Registry({"json", "pickle"})
@@ -277,15 +282,15 @@ def test_without_code_nothing_changes(options, native):
     assert not side.calls
 
 
-def test_what_is_no_data_in_an_instance_is_an_error_that_says_where():
-    """The path leads into the instance's state."""
+def test_errors_contain_the_path_in_an_instance():
+    """An error about an instance's attribute contains the path to it."""
     point = MAIN["Point"](1, [threading.Lock()])
     with pytest.raises(SerializationError, match=r"of type lock at \['state'\]\['y'\]\[0\]"):
         Side(MemoryStore()).write(point)
 
 
-def test_who_may_not_load_is_refused():
-    """A reader whose operator allows no code gets an error that names class and setting."""
+def test_readers_that_may_not_load_code_get_an_error():
+    """A reader that may not load code gets an error with class and setting."""
     store = MemoryStore()
     payload = Side(store).write(MAIN["Point"](1))
     with pytest.raises(CodeRefused, match=r"__main__\.Point@.*offload_code is 'off'"):
@@ -326,8 +331,8 @@ FUNCTION = ["__main__.scale", Side(MemoryStore()).registry.get_class_hash(MAIN["
     ),
     ids=str,
 )
-def test_what_is_not_written_is_not_read(node):
-    """Nodes that no writer makes are an error, and call nothing that is not shipped."""
+def test_unknown_nodes_are_refused(node):
+    """Nodes that no writer produces are an error, and call nothing that isn't shipped."""
     store = MemoryStore()
     here, there = Side(store), Side(store)
     here.write([MAIN["Point"](1), MAIN["scale"]])

@@ -51,7 +51,7 @@ COLUMNS = {
     "object bools": pd.Series([True, None] * 20, dtype=object),
 }
 PANDAS = tuple(map(int, pd.__version__.split(".")[:2]))
-if PANDAS >= (2, 3):  # before, there was but one kind of missing text
+if PANDAS >= (2, 3):  # earlier versions had only one kind of missing text
     COLUMNS["string python nan"] = pd.array(["x", None] * 20, pd.StringDtype("python", np.nan))
 NO_INDEX = {"numpy f2", "numpy g", "numpy >i4"}
 

@@ -1,4 +1,4 @@
-"""The registry: what it costs, what it says when it fails, and what it does not import."""
+"""The type registry: its cost, its error messages, and what it doesn't import."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Surrogate:
     (threading.Lock(), (i for i in ()), [1, {"deep": threading.Lock()}], open(os.devnull)),  # noqa: SIM115, PTH123
     ids=("lock", "generator", "within", "file"),
 )
-def test_what_nothing_can_carry_is_an_error_that_names_it(value, accept):
+def test_a_value_that_nothing_can_carry_is_named(value, accept):
     with pytest.raises(SerializationError) as caught:
         Registry(accept).encode(value, "json")
     assert isinstance(caught.value, EncodeError)
@@ -51,7 +51,7 @@ def test_what_nothing_can_carry_is_an_error_that_names_it(value, accept):
     assert "'pickle'" not in message
 
 
-def test_an_error_says_where_in_the_value_the_trouble_is():
+def test_an_error_contains_the_path():
     with pytest.raises(SerializationError, match=r"of type lock at \['rows'\]\[2\]"):
         Registry({"json"}).encode({"rows": [1, 2, threading.Lock()]}, "json")
 
@@ -107,7 +107,7 @@ def test_the_view_of_a_text_is_the_same_where_ctypes_cannot_be_asked(monkeypatch
     assert bytes(base.utf8("x" * 10**5)) == b"x" * 10**5
 
 
-def test_a_small_value_is_recognised_without_being_serialised(monkeypatch):
+def test_a_small_value_is_recognized_without_being_serialized(monkeypatch):
     monkeypatch.setattr(Registry, "encode", None)
     for value in (2, None, True, 1.5, "text", b"bytes", [1, 2], {"a": (1, None)}):
         assert certainly_small(value, 4096, "json")
@@ -143,7 +143,7 @@ def test_accepted_contents_may_be_named_by_their_types():
     assert registry.accept == {"json", "pickle"}
 
 
-def test_errors_are_kombus_as_well():
+def test_errors_are_kombu_errors_as_well():
     registry = Registry({"json"})
     with pytest.raises(ContentDisallowed):
         registry.decode("pickle", b"", [])

@@ -1,4 +1,4 @@
-"""What an error says of a value that can't be carried: its type and its place, and what to do."""
+"""Errors about unserializable values show type, place, and advice, but no content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Thing:
 
 
 class Attrs:
-    """As attrs marks the classes that it defines."""
+    """Marks classes as attrs does."""
 
     __attrs_attrs__ = ()
     password: str = "hunter2"
@@ -36,7 +36,7 @@ class Model(pydantic.BaseModel):
 
 
 class Loud:
-    """Its repr, and the errors of its reduction, show what is in it."""
+    """Shows its content in its repr and in errors of its reduction."""
 
     def __repr__(self):
         return "hunter2"
@@ -71,8 +71,8 @@ VALUES = {
 @pytest.mark.parametrize("native", ("json", "msgpack", "yaml"))
 @pytest.mark.parametrize("name", VALUES)
 def test_an_error_shows_types_and_places_and_no_value(name, native):
-    """Neither its text nor its traceback, with all causes, shows what is in a value; the advice
-    fits, and pickle comes last.
+    """Neither the text nor the traceback with its causes shows a value's content; the advice fits,
+    and pickle comes last.
     """
     value, where, advice = VALUES[name]
     with pytest.raises(SerializationError) as caught:
@@ -86,7 +86,7 @@ def test_an_error_shows_types_and_places_and_no_value(name, native):
 
 
 def test_a_frame_that_needs_arrow_names_the_extra(monkeypatch):
-    """Not pickle, and not the package's own error."""
+    """The error names the extra to install instead of pickle or the package's own error."""
     frame = pd.DataFrame({"a": pd.array(["hunter2"], dtype="string[python]")})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "offload.serializers.arrow", raising=False)
