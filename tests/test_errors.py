@@ -1,4 +1,4 @@
-"""The errors: their tree, and that they come through Celery's result backend."""
+"""Errors: their tree, and their way through Celery's result backend."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ KNOWN = {"task": "t", "argument": "a", "digest": "b3:1", "store": "memory://"}
 ALL = [getattr(errors, name) for name in errors.__all__]
 
 
-def test_the_tree_is_as_drawn():
-    """The tree at the top of the file is the truth, kombu's classes included."""
+def test_the_documented_tree_is_correct():
+    """The tree at the top of the file is correct, including kombu's classes."""
     drawn = {}
     stack: list[str] = []
     for line in errors.__doc__.splitlines():
@@ -53,7 +53,7 @@ def test_the_tree_is_as_drawn():
         (errors.StoreUnavailable, kombu.OperationalError),
     ),
 )
-def test_code_that_handles_celerys_errors_goes_on_working(ours, theirs):
+def test_handlers_of_celerys_errors_keep_working(ours, theirs):
     with pytest.raises(theirs):
         raise ours("x")
 
@@ -61,7 +61,7 @@ def test_code_that_handles_celerys_errors_goes_on_working(ours, theirs):
 @pytest.mark.parametrize("error", ALL, ids=lambda error: error.__name__)
 @pytest.mark.parametrize("known", ({}, {"digest": "b3:1"}, KNOWN))
 def test_is_rebuilt_from_its_args(error, known):
-    """Celery rebuilds an exception from a JSON backend as ``type(*args)``: nothing is lost."""
+    """Celery rebuilds an exception from a JSON backend as ``type(*args)``; nothing is lost."""
     raised = error("what", **known)
     again = error(*json.loads(json.dumps(raised.args)))
     assert str(again) == str(raised) == "what"
@@ -71,8 +71,8 @@ def test_is_rebuilt_from_its_args(error, known):
 
 
 @pytest.mark.parametrize("error", ALL, ids=lambda error: error.__name__)
-def test_is_pickled_with_what_it_knows(error):
-    """Between a pool's processes and in a pickle backend nothing of it is lost."""
+def test_is_pickled_with_its_attributes(error):
+    """Between processes of a pool, and in a pickle backend, nothing is lost."""
     raised = error("what", task="t", argument="a", digest="b3:1", store="memory://")
     again = pickle.loads(pickle.dumps(raised))
     assert type(again) is error

@@ -1,4 +1,4 @@
-"""Forks of a process in which threads of ours are at work."""
+"""Forks of a process with running threads of offload."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(os.waitpid(pid, 0)[1])
 
 
 def test_no_child_is_forked_while_a_driver_is_imported(tmp_path):
-    """A child can import what a thread of ours was importing at the fork."""
+    """A child can import a module that a thread was importing at the fork."""
     done = subprocess.run(
         [sys.executable, "-c", IMPORTING, str(tmp_path)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""One sweep: what it returns, and that one sweeps at a time."""
+"""Sweeps: their totals, and the lease that allows one at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDED = [
 
 
 class Sweepable(MemoryStore):
-    """Has *ended* to remove."""
+    """A store with *ended* to sweep."""
 
     def __init__(self, *ended, **options):
         super().__init__(**options)
@@ -34,7 +34,7 @@ class Sweepable(MemoryStore):
 
 
 class Refusing:
-    """Pointers or leases that a store has not."""
+    """Pointers or leases of a store without any."""
 
     def __getattr__(self, name):
         def refuse(*args, **options):
@@ -44,7 +44,7 @@ class Refusing:
 
 
 def test_totals_are_by_kind():
-    """Everything that went is counted, with its bytes, and told as it goes."""
+    """Everything removed is counted with its bytes, and reported as it is removed."""
     store = Sweepable(*ENDED)
     seen = []
     collected = sweep(store, seen=seen.append)
@@ -63,7 +63,9 @@ def test_totals_are_by_kind():
 
 
 def test_a_real_store(tmp_path):
-    """What expired goes; what lives stays; a dry run says the same and removes nothing."""
+    """Expired blobs are removed, and live ones stay; a dry run reports the same and removes
+    nothing.
+    """
     clock = FakeClock()
     store = FileStore(tmp_path, clock=clock, skew=1)
     old, new = blobs(3), blobs(2)
@@ -79,7 +81,7 @@ def test_a_real_store(tmp_path):
 
 
 def test_one_sweeps_at_a_time():
-    """Who comes meanwhile does nothing and is told who sweeps; a dry run is not kept away."""
+    """A second sweep does nothing and reports the first; a dry run isn't blocked."""
     store = Sweepable(*ENDED)
     others = []
 
@@ -96,8 +98,8 @@ def test_one_sweeps_at_a_time():
     assert sweep(store).busy is None
 
 
-def test_the_lease_is_given_back_when_a_sweep_fails():
-    """The next sweep need not wait for it to run out."""
+def test_the_lease_is_released_when_a_sweep_fails():
+    """If a sweep fails, its lease is released, so that the next one needn't wait."""
     store = Sweepable(*ENDED)
 
     def fail(_swept):
@@ -110,22 +112,22 @@ def test_the_lease_is_given_back_when_a_sweep_fails():
 
 
 def test_a_store_without_leases_is_swept():
-    """As fsspec's: several may sweep it, which is harmless."""
+    """A store without leases, such as fsspec's, allows several sweeps at once: no harm done."""
     store = Sweepable(*ENDED)
     store.pointers = store.leases = Refusing()
     assert sweep(store).count == 3
 
 
 def test_a_refused_sweep_is_an_error():
-    """Where sweeping itself is refused nobody takes it for a store without leases."""
+    """A store that refuses sweeps isn't treated as one without leases."""
     store = Sweepable()
     store.sweep = Refusing().sweep
     with pytest.raises(ConfigurationError):
         sweep(store)
 
 
-def test_the_last_sweep_is_noted():
-    """Its begin and end stand in the store; a dry run notes nothing."""
+def test_the_last_sweep_is_recorded():
+    """The start and end of a sweep are recorded in the store, but not those of a dry run."""
     store = Sweepable()
     sweep(store, dry_run=True)
     assert last_sweep(store) is None
@@ -140,8 +142,8 @@ def test_the_last_sweep_is_noted():
 
 
 @pytest.mark.parametrize("note", (b"", b"{}", b"[]", b"\xff", b"5", json.dumps({"x": 1}).encode()))
-def test_a_note_that_cannot_be_read_is_none(note):
-    """A newer version's note, or a damaged one, keeps nobody from sweeping."""
+def test_an_unreadable_record_is_ignored(note):
+    """A record of a newer version, or a damaged one, doesn't prevent a sweep."""
     store = Sweepable(*ENDED)
     assert store.pointers.swap(NAME, None, note)
     assert last_sweep(store) is None
@@ -149,8 +151,8 @@ def test_a_note_that_cannot_be_read_is_none(note):
     assert last_sweep(store).ended
 
 
-def test_a_busy_store_whose_sweeper_is_not_known():
-    """A lease that somebody holds without a note is told as well as can be."""
+def test_a_busy_store_with_an_unknown_sweeper():
+    """A lease without a record is reported as far as possible."""
     store = Sweepable(*ENDED)
     store.leases.acquire(NAME, "someone", 60)
     assert sweep(store) == SweepReport(store.url, busy="another process")

@@ -1,4 +1,4 @@
-"""References: what they look like, and that nothing but one of ours is taken for one."""
+"""References: their form, and that only genuine ones are accepted."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def signed(keys=KEYS, **changes):
     return keys.sign(**{**fields, **changes})
 
 
-def test_reads_as_people_expect():
-    """A reference shows its type, its size and the beginning of its digest."""
+def test_has_a_readable_repr():
+    """A reference's repr has its type, size, and digest prefix."""
     assert repr(Ref.unbound(signed().wire)) == "<Ref, not verified>"
     assert re.fullmatch(r"<Ref DataFrame 41\.2 MB b3:[0-9a-f]{8}…>", repr(signed()))
     assert repr(signed(digest=None, data=b"x", size=7, type="set")) == "<Ref set 7 B inline>"
@@ -56,7 +56,7 @@ def test_sizes_are_shown_in_powers_of_1000(size, text):
 
 
 texts = st.text(max_size=40)
-anything = st.characters() | st.characters(categories=["Cs"])  # lone surrogates, too
+anything = st.characters() | st.characters(categories=["Cs"])  # with lone surrogates
 
 
 @given(
@@ -69,7 +69,7 @@ anything = st.characters() | st.characters(categories=["Cs"])  # lone surrogates
     until=st.integers(0, 2**40),
 )
 def test_every_field_survives_the_wire(**fields):
-    """What was signed is what is opened, whatever characters its fields hold."""
+    """A reference is opened with the fields it was signed with, whatever their characters."""
     ref = KEYS.sign(**fields)
     opened = KEYS.open(ref.wire)
     assert opened == ref
@@ -78,14 +78,14 @@ def test_every_field_survives_the_wire(**fields):
 
 
 def test_a_long_type_name_does_not_make_a_long_reference():
-    """A reference stays a few hundred bytes, however a class is called."""
+    """A reference stays at a few hundred bytes, even with a long class name."""
     assert len(signed().wire) < 260
     assert len(signed(type="Ü" * 10_000).wire) < 700
 
 
 @given(st.data())
 def test_any_changed_character_is_refused(data):
-    """A reference with one character replaced, removed or added opens nothing."""
+    """A reference with one character replaced, removed, or added is refused."""
     wire = signed().wire
     at = data.draw(st.integers(0, len(wire) - 1), "at")
     with_ = data.draw(anything, "with")
@@ -108,15 +108,15 @@ def test_any_changed_character_is_refused(data):
     | st.text(anything).map(lambda t: f"offload:1?{t}&m={'0' * 32}")
     | st.from_regex(r"offload:[0-9]{1,4}\?.*&m=[0-9a-f]{32}", fullmatch=True)
 )
-def test_no_text_is_a_reference_by_chance(text):
-    """Whatever users write, lone surrogates and all, is refused with our error."""
+def test_arbitrary_text_is_refused(text):
+    """Arbitrary text, also with lone surrogates, is refused with offload's error."""
     with pytest.raises(InvalidRef):
         KEYS.open(text)
 
 
 @pytest.mark.parametrize("field", ("d", "n", "s", "t", "c", "u", "k"))
 def test_every_field_is_signed(field):
-    """Changing the value of any field, and nothing else, is noticed."""
+    """A change of any single field is noticed."""
     wire = signed().wire
     changed = re.sub(
         rf"(?<=[?&]{field}=)([^&])", lambda m: "1" if m[1] != "1" else "2", wire, count=1
@@ -131,7 +131,7 @@ def test_every_field_is_signed(field):
     ((False, "set the same offload_store"), (True, "set the same offload_secret")),
 )
 def test_another_key_opens_nothing_and_is_named(secret, setting):
-    """The error names both keys' fingerprints and the setting to check."""
+    """The error has both keys' fingerprints and the setting to check."""
     theirs, ours = (fingerprint(key)[:8] for key in (KEY, OTHER_KEY))
     with pytest.raises(InvalidRef, match="made for another store or secret") as caught:
         Keys([OTHER_KEY], secret=secret).open(signed().wire)
@@ -142,7 +142,7 @@ def test_another_key_opens_nothing_and_is_named(secret, setting):
 
 
 def test_a_fingerprint_reveals_nothing():
-    """It is no part of the key, nor of what the key would sign."""
+    """A fingerprint contains no part of the key or of its signatures."""
     from offload.ref import _mac
 
     name = fingerprint(KEY)
@@ -152,7 +152,9 @@ def test_a_fingerprint_reveals_nothing():
 
 
 def test_references_of_the_previous_release_are_read():
-    """They carry no fingerprint; and one that is refused doesn't claim to know whose it is."""
+    """References of the previous release have no fingerprint; the error for a refused one doesn't
+    guess its key.
+    """
     wire = (
         "offload:1?d=b3:aedc0f5d14b2ee2b08ee2ea5d96ea51fbc0e4b5c7f24b67e70aeb2f0a1a5a3c1"
         "&n=7&s=raw&t=bytes&c=1&u=2"
@@ -166,7 +168,7 @@ def test_references_of_the_previous_release_are_read():
 
 
 def test_readers_ignore_fields_they_do_not_know():
-    """So a field can be added without readers being upgraded first."""
+    """Unknown fields are ignored, so that a field can be added before readers are upgraded."""
     from offload.ref import _mac
 
     text = signed().wire.rpartition("&m=")[0] + "&new=1"
@@ -174,7 +176,7 @@ def test_readers_ignore_fields_they_do_not_know():
 
 
 def test_after_rotation_the_old_secret_still_opens():
-    """The first key signs; every key listed opens; one that was taken out does not."""
+    """The first key signs, every listed key is accepted, and a removed one isn't."""
     old, new = signed(), signed(Keys([OTHER_KEY, KEY]))
     assert Keys([OTHER_KEY, KEY]).open(old.wire) == old
     assert Keys([OTHER_KEY]).open(new.wire) == new
@@ -183,20 +185,20 @@ def test_after_rotation_the_old_secret_still_opens():
 
 
 def test_no_key_no_reference():
-    """Without keys nothing is a reference: an empty list must not mean "anything goes"."""
+    """Without keys every reference is refused."""
     with pytest.raises(InvalidRef):
         Keys([]).open(signed().wire)
 
 
-def test_a_newer_version_says_so():
-    """A reference by a newer offload says what to upgrade, signed or not."""
+def test_a_newer_version():
+    """A reference of a newer offload, signed or not, says what to upgrade."""
     wire = signed().wire.replace("offload:1?", "offload:2?")
     with pytest.raises(UnsupportedVersion, match=r"version 2 .* upgrade offload here"):
         KEYS.open(wire)
 
 
-def test_a_signed_reference_that_makes_no_sense_is_refused():
-    """What only a holder of the key could have written wrongly is an InvalidRef as well."""
+def test_a_nonsensical_signed_reference_is_refused():
+    """A signed reference with nonsensical content is an InvalidRef."""
     from offload.ref import _mac
 
     for text in ("offload:1?", "offload:1?s=a", "offload:1?n=x&s=a&t=b&c=1&u=1",
@@ -207,7 +209,7 @@ def test_a_signed_reference_that_makes_no_sense_is_refused():
 
 
 def test_cannot_be_changed():
-    """A reference is immutable: no field can be set or removed."""
+    """A reference is immutable: no field can be set or deleted."""
     ref = signed()
     for name in ("digest", "wire", "resolve", "anything"):
         with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
@@ -216,8 +218,8 @@ def test_cannot_be_changed():
         del ref.wire
 
 
-def test_equal_and_hashable_by_what_it_refers_to():
-    """The same wire text is the same reference, bound or not; another one is another."""
+def test_equal_and_hashable_by_wire_text():
+    """References with the same wire text are equal, bound or not; others differ."""
     ref = signed()
     bound = dataclasses.replace(ref, resolve=lambda _: 1)
     assert bound == ref
@@ -229,14 +231,14 @@ def test_equal_and_hashable_by_what_it_refers_to():
 
 
 def test_local_references_are_equal_only_to_themselves():
-    """References to two values that are here already are two references."""
+    """Two references to local values are never equal."""
     one, two = Ref.local([1]), Ref.local([1])
     assert one == one
     assert one != two
 
 
 def test_pickles_as_its_wire_text_only():
-    """Unpickled, a reference resolves nothing by itself and carries no way to a store."""
+    """An unpickled reference resolves nothing by itself and contains no store."""
     ref = dataclasses.replace(signed(), resolve=lambda _: "value")
     pickled = pickle.dumps(ref)
     assert len(pickled) < 400
@@ -250,19 +252,19 @@ def test_pickles_as_its_wire_text_only():
 
 @pytest.mark.parametrize("copied", (copy.copy, copy.deepcopy))
 def test_copies_are_the_reference_itself(copied):
-    """Celery deep-copies signatures: a reference in one stays what it is, local ones too."""
+    """Celery deep-copies signatures: a reference in one stays the same, also a local one."""
     bound = dataclasses.replace(signed(), resolve=lambda _: "value")
     assert copied(bound).get() == "value"
     assert copied(Ref.local("here")).get() == "here"
 
 
 def test_a_local_reference_pickles_with_its_value():
-    """A reference to a value that is here is pickled with that value, not emptied."""
+    """A local reference is pickled with its value."""
     assert pickle.loads(pickle.dumps(Ref.local([1, 2]))).get() == [1, 2]
 
 
-def test_travels_in_json_as_plain_data():
-    """In JSON a reference is the documented dict; reading it back gives that dict, no Ref."""
+def test_is_plain_data_in_json():
+    """In JSON a reference is the documented dict, which is read back as a dict, not as a Ref."""
     ref = signed()
     text = kombu_json.dumps({"a": ref})
     assert kombu_json.loads(text) == {"a": {"__type__": "offload", "__value__": ref.wire}}
@@ -285,22 +287,22 @@ def test_other_data_has_no_wire_text(value):
     assert wire_text(value) is None
 
 
-def test_what_looks_like_one_is_told_by_form_only():
-    """The form is told from other data without looking at keys."""
+def test_data_shaped_like_a_reference_is_recognized():
+    """Data shaped like a reference is recognized without keys."""
     assert looks_like_ref({"__type__": "offload", "__value__": 5})
     assert wire_text({"__type__": "offload", "__value__": "x"}) == "x"
     assert not looks_like_ref({"__type__": "offload"})
 
 
-def test_can_be_written_as_a_type():
-    """``Ref[X]`` is an annotation whose parts typing can take apart."""
+def test_can_be_used_as_an_annotation():
+    """``Ref[X]`` is an annotation that typing can take apart."""
     annotation = Ref[dict[str, int]]
     assert typing.get_origin(annotation) is Ref
     assert typing.get_args(annotation) == (dict[str, int],)
 
 
 def test_a_local_reference_gives_its_value():
-    """`Ref.local` is never unresolved: its value is the very object."""
+    """A `Ref.local` always has its value, the same object."""
     value = object()
     ref = Ref.local(value)
     assert ref.is_local
@@ -323,11 +325,11 @@ def test_keys_are_not_shown():
         lambda data: type("Own", (), {"__json__": lambda _self: data})(),
     ),
 )
-def test_what_json_writes_like_one_is_told_as_well(make):
-    """A mapping of any class, or an object that gives kombu's JSON one, can be mistaken too."""
+def test_objects_that_json_writes_like_one_are_recognized(make):
+    """Mappings of any class, and objects that kombu's JSON turns into one, are recognized, too."""
     assert looks_like_ref(make({"__type__": "offload", "__value__": "x"}))
     assert not looks_like_ref(make({"__type__": "offload", "value": "x", "more": 1}))
 
 
-def test_a_reducer_that_fails_is_nothing_of_ours():
+def test_a_failing_reducer_is_no_reference():
     assert not looks_like_ref(type("Own", (), {"__json__": lambda: 1})())

@@ -12,7 +12,7 @@ from offload import ConfigurationError, RetryPolicy, Settings, TaskOptions
 
 
 def test_defaults():
-    """Without any setting everything has a value, and the settings cannot be changed."""
+    """Without settings everything has a default, and settings are immutable."""
     settings = Settings.read({}, None, {})
     assert (settings.mode, settings.store, settings.results) == ("on", None, True)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -28,17 +28,17 @@ def test_defaults():
     ),
 )
 def test_reading_from_celerys_settings(conf, namespace):
-    """``offload_…`` keys are read, in upper case and with Celery's namespace too."""
+    """``offload_…`` keys are read, also in upper case with Celery's namespace."""
     assert Settings.read(conf, namespace, {}).threshold == 7
 
 
-def test_other_peoples_settings_are_left_alone():
-    """With a namespace, upper-case names outside it are not ours."""
+def test_foreign_settings_are_ignored():
+    """With a namespace, upper-case names outside it are ignored."""
     assert Settings.read({"OFFLOAD_EVERYTHING": 1}, "CELERY", {}) == Settings()
 
 
 def test_keywords_come_first():
-    """What is given by keyword overrides the app's configuration; None says nothing."""
+    """Keyword arguments override the app's configuration; None is ignored."""
     assert Settings.read({"offload_threshold": 7}, None, {"threshold": 8}).threshold == 8
     assert Settings.read({"offload_threshold": None}, None, {}).threshold == Settings().threshold
 
@@ -104,7 +104,7 @@ def test_keywords_come_first():
     ),
 )
 def test_wrong_settings_are_refused(given, message):
-    """A wrong value or name raises ConfigurationError naming the key and what is possible."""
+    """A wrong value or name raises ConfigurationError with the key and valid values."""
     with pytest.raises(ConfigurationError, match=message):
         Settings.read({}, None, given)
 
@@ -120,13 +120,13 @@ def test_wrong_settings_are_refused(given, message):
     ),
 )
 def test_the_sizes_of_tiers(stores, given, sizes):
-    """One size fewer than there are stores; one may be given as it is."""
+    """There is one size fewer than stores; a single one needn't be a list."""
     settings = Settings.read({"offload_store": stores, "offload_tier_sizes": given}, None, {})
     assert (settings.store, settings.tier_sizes) == (tuple(stores), sizes)
 
 
 def test_a_secret_is_not_shown():
-    """Secrets stand in no repr and no error."""
+    """No repr or error contains a secret."""
     secret = "correct horse battery"
     assert secret not in repr(Settings(secret=secret))
     with pytest.raises(ConfigurationError) as caught:
@@ -135,14 +135,14 @@ def test_a_secret_is_not_shown():
 
 
 def test_code_is_off_unless_it_is_set():
-    """Without a setting no code is loaded, none is signed, and no source is sent."""
+    """By default no code is loaded or signed, and no source is sent."""
     settings = Settings()
     assert (settings.code, settings.code_allow, settings.verify_keys) == ("off", (), ())
     assert (settings.signing_key, settings.ship_source) == (None, False)
 
 
 def test_settings_of_code(tmp_path):
-    """They are read as all others; one key may stand for a list, and a path for a text."""
+    """They are read like others; a single key may replace a list, and text a path."""
     conf = {
         "CELERY_OFFLOAD_CODE": "signed",
         "CELERY_OFFLOAD_CODE_ALLOW": ["shop.*", "jobs.A@" + 12 * "a"],
@@ -160,7 +160,7 @@ def test_settings_of_code(tmp_path):
 
 
 def test_keys_are_not_shown():
-    """No key stands in a repr or an error, also not one that verifies: it may be a secret."""
+    """No repr or error contains a key, also a verification key, which may be a secret."""
     shown = repr(Settings(code="signed", signing_key="hmac:horse", verify_keys=["hmac:battery"]))
     assert "horse" not in shown
     assert "battery" not in shown
@@ -171,7 +171,7 @@ def test_keys_are_not_shown():
 
 
 def test_an_accepted_serializer_is_one_that_kombu_knows():
-    """By its name, its content type, or as registered by the app itself."""
+    """A serializer is accepted by name, by content type, or as registered by the app."""
     register("test-custom", str, str, "application/x-test-custom")
     try:
         accept = ("pickle", "application/x-yaml", "test-custom")
@@ -181,7 +181,7 @@ def test_an_accepted_serializer_is_one_that_kombu_knows():
 
 
 def test_waits_grow_by_a_fixed_step():
-    """As Celery's ``retry_policy`` has it, up to the maximum; a fifth is left to chance."""
+    """Waits grow by a step up to a maximum, like Celery's ``retry_policy``, with a random fifth."""
     policy = RetryPolicy(max_retries=9, interval_start=1, interval_step=2, interval_max=6)
     assert [policy.wait(i, lambda: 0.5) for i in range(5)] == [1, 3, 5, 6, 6]
     assert [policy.wait(i, lambda: 0.0) for i in range(2)] == pytest.approx([0.8, 2.4])
@@ -189,7 +189,9 @@ def test_waits_grow_by_a_fixed_step():
 
 
 def test_retrying_waits_as_long_as_documented():
-    """Six seconds in all by default, and as long as kombu does by Celery's own policy."""
+    """Retries take six seconds in total by default, and as long as in kombu with Celery's own
+    policy.
+    """
 
     def waits(policy):
         return [policy.wait(i, lambda: 0.5) for i in range(policy.max_retries)]
@@ -203,12 +205,12 @@ def test_retrying_waits_as_long_as_documented():
 
 @pytest.mark.parametrize("given", (True, False))
 def test_options_as_a_switch(given):
-    """``offload=True`` and ``offload=False`` switch a task on and off."""
+    """``offload=True`` and ``offload=False`` enable and disable a task."""
     assert TaskOptions.read(given, "task").enabled is given
 
 
 def test_options_over_others():
-    """Options fill up from those they stand over."""
+    """Missing options are taken from those of the lower level."""
     upper = TaskOptions(threshold=0, inline=())
     lower = TaskOptions(threshold=5, inline=("a",), results=False)
     assert upper.over(lower) == TaskOptions(threshold=0, inline=(), results=False)

@@ -1,4 +1,4 @@
-"""Each benchmark runs, at a size that says nothing about speed, and writes what it promises."""
+"""Each benchmark runs, at a small size, and writes its figures."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.support.servers import find_program
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"question", "what", "unit", "figures", "ratio", "target", "met"}
-EXPECTED = {  # some of what each question is to answer
+EXPECTED = {  # some of each question's figures
     1: ("publish, CPU of a call", "function calls", "store commands", "end to end"),
     2: ("publish, first", "latency, again", "publisher's extra peak", "worker main process grows"),
     3: ("tasks with one array", "tasks with one str"),
@@ -76,7 +76,7 @@ def test_a_question_runs_and_writes_its_figures(question, needed, tmp_path):
         assert all(figure >= 0 for figure in row["figures"].values()), row
         assert row["met"] is None, "nothing is judged at this size"
         if "store commands" in row["what"]:
-            assert row["figures"] == {"offload": 0}  # small tasks cost the store nothing
+            assert row["figures"] == {"offload": 0}  # small tasks make no store call
     names = [row["what"] for row in found["rows"]]
     for part in EXPECTED[question]:
         assert any(part in name for name in names), (part, names)

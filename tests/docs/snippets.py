@@ -1,4 +1,4 @@
-"""The code in a page of documentation, as a reader would use it."""
+"""Extract code from a page of documentation, as a reader would use it."""
 
 from __future__ import annotations
 

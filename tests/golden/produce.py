@@ -54,13 +54,13 @@ EARLIER_CLASSES = {
     "Plain": "463180d400370f818f61e38b499403d10532818fefd5f687da259aecc8dfc291",
     "Point": "46df7aa70bf146c0bc1a5525fcc54d64b3a025b9f719af4b53033c8996925c69",
 }
-"""Hashes, before they were computed otherwise, of the versions in ``stored.json.gz``."""
+"""Hashes of the versions in ``stored.json.gz``, before their computation changed."""
 SIGNING_KEY = "hmac:" + base64.b64encode(b"k" * 32).decode()
 PREFIX = "golden"
 SERIALIZERS = ("json", "pickle", "msgpack", "yaml")
 DATE = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+"
 SHORTEST = 1000
-"""Bytes up to which a value is shown whole; of longer ones, size and SHA-256."""
+"""Bytes up to which a value is printed in full; of longer ones, size and SHA-256 are."""
 
 
 def text() -> str:
@@ -97,7 +97,7 @@ def make_app(url: str, serializer: str = "json", **settings: object) -> tuple[Ce
         **settings,
     )
 
-    app._local.oid = "golden"  # which names this process in ``reply_to``
+    app._local.oid = "golden"  # which contains this process's id in ``reply_to``
 
     @app.task(name="golden.work", shared=False)
     def work(*args: object, **kwargs: object) -> object:
@@ -116,13 +116,13 @@ def shown(content: bytes, *, whole: bool = False) -> object:
 
 
 def refs(url: str) -> dict[str, object]:
-    """The wire text of references to several values."""
+    """Return the wire text of references to several values."""
     _, offload = make_app(url)
     return {name: offload.put(make(), retention=3600.0).wire for name, make in VALUES.items()}
 
 
 def dump(client: redis.Redis) -> dict[str, object]:
-    """Every key with its type, its value, and the hours that it lives (None: for ever)."""
+    """Return every key with its type, value, and lifetime in hours (None: forever)."""
     found: dict[str, object] = {}
     for key in sorted(client.scan_iter(count=1000)):
         kind = client.type(key).decode()
@@ -130,7 +130,7 @@ def dump(client: redis.Redis) -> dict[str, object]:
             value = shown(client.get(key))
         elif kind == "hash":
             value = {k.decode(): shown(v) for k, v in sorted(client.hgetall(key).items())}
-        elif kind == "zset":  # of holders, until when
+        elif kind == "zset":  # of holders, with their expiry
             seconds, micros = client.time()
             now = seconds + micros / 1e6
             value = {
@@ -146,7 +146,7 @@ def dump(client: redis.Redis) -> dict[str, object]:
 
 
 def messages(url: str) -> dict[str, object]:
-    """Headers and bodies of messages by every serializer, and of what Celery composes."""
+    """Return headers and bodies of messages in every serializer, and of Celery's canvases."""
     found = {}
     for serializer in SERIALIZERS:
         app, _ = make_app(url, serializer)
@@ -185,14 +185,14 @@ def body_of(message: Any) -> bytes:
 
 
 def execute(app: Celery, headers: Any, content_type: str, encoding: str, body: object) -> None:
-    """Run a task as a worker does that took its message."""
+    """Run a task like a worker that received its message."""
     name = headers["offload"].get("task", headers["task"])
     request = {**headers, "task": name, "delivery_info": {"exchange": ""}, "hostname": "here"}
     trace_task_ret(name, headers["id"], request, body, content_type, encoding, app=app)
 
 
 def results(url: str) -> dict[str, object]:
-    """What a key-value result backend holds for a large result."""
+    """Return what a key-value result backend holds for a large result."""
     found = {}
     for serializer in ("json", "pickle"):
         app, _ = make_app(url, serializer)
@@ -207,11 +207,11 @@ def results(url: str) -> dict[str, object]:
 
 
 def classes(url: str) -> dict[str, object]:
-    """Hashes, and what is stored of a signed version, on this version of Python."""
+    """Return hashes, and what is stored of a signed version, on this version of Python."""
     _, offload = make_app(url, code="trusted", signing_key=SIGNING_KEY)
     registry: ClassRegistry = offload.classes
     found: dict[str, object] = {}
-    shapes.__file__ = "tests/golden/shapes.py"  # is pickled, and differs among checkouts
+    shapes.__file__ = "tests/golden/shapes.py"  # is pickled, and differs between checkouts
     for shape in (shapes.Point, shapes.Plain):
         registry.register(shape)
         found[shape.__name__] = registry.push(shape)
@@ -219,7 +219,7 @@ def classes(url: str) -> dict[str, object]:
 
 
 def s3(url: str) -> dict[str, object]:
-    """Every object that references write to a bucket: what it holds, and its metadata."""
+    """Return every object that references write to a bucket, with its metadata."""
     refs(url)
     address = urlsplit(url)
     query = parse_qs(address.query)
@@ -269,7 +269,7 @@ def store(url: str) -> None:
 
 
 def read(url: str) -> dict[str, object]:
-    """Read with this version what an earlier one wrote; return which values arrived."""
+    """Read what an earlier version wrote; return which values arrived."""
     client = connect(url)
     client.flushdb()
     for key, value in json.loads(gzip.decompress((HERE / "stored.json.gz").read_bytes())).items():

@@ -1,7 +1,7 @@
-"""Formats stay: this version writes the bytes of earlier ones, and reads theirs.
+"""Formats are stable: this version writes the same bytes as earlier ones and reads theirs.
 
-``written.json`` changes only with a format, on purpose, in a commit that says so. Class hashes
-depend on the minor version of Python; the file has those of 3.11.
+``written.json`` changes only with a deliberate change of a format, in a commit that says so. Class
+hashes depend on the minor version of Python; the file has those of 3.11.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def test_what_is_written_stays(written, part):
 
 
 def test_nothing_else_is_written(written):
-    """Each part that is written is pinned."""
+    """Every written part is pinned."""
     assert written.keys() == WRITTEN.keys()
 
 

@@ -1,6 +1,6 @@
-"""The app of the integration tests: configured by the environment, the same in all processes.
+"""App of the integration tests, configured by the environment and the same in all processes.
 
-With ``offload`` false it is plain Celery, so that the same scenarios can be run on both.
+With ``offload`` false it is plain Celery, so that the same scenarios run on both.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ notes = redis.Redis.from_url(CONFIG["notes"])
 
 
 def record(key: str, *values: Any) -> None:
-    """Note down what was seen, for the scenario that waits for *key*."""
+    """Record an observation for the scenario that waits for *key*."""
     notes.rpush(f"seen:{key}", pickle.dumps([typed(value) for value in values]))
 
 
-# Connected before Offload(app), as receivers of users' modules may be.
+# Connected before Offload(app), as receivers in users' modules may be.
 
 WATCHED = ("watched", "watched_failure")
 
@@ -81,7 +81,7 @@ publish = Producer.publish
 
 
 def watched_publish(self: Any, body: Any, *args: Any, **options: Any) -> Any:
-    """Note every message that has a large value in it, as it is sent."""
+    """Record every message with a large value when it is sent."""
     headers = options.get("headers") or {}
     if "task" in headers:  # no event
         if CANARY.encode() in pickle.dumps(body) or CANARY in repr(headers):
@@ -116,7 +116,7 @@ def everything(*args: Any, **kwargs: Any) -> Any:
 
 @app.task
 def change(value: Any) -> Any:
-    """Change an argument in place, and return it."""
+    """Change an argument in place and return it."""
     value["changed"] = value.get("changed", 0) + 1
     return value
 
@@ -281,7 +281,7 @@ app.register_task(ClassBased())
 
 
 class Watching(Task):
-    """A custom base that sees all there is to see."""
+    """A custom base class that records all it sees."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         record(kwargs["key"], "call", list(args), kwargs)

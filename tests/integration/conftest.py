@@ -1,4 +1,4 @@
-"""A broker and, apart from it, a store: so that commands on the store can be counted."""
+"""A broker and a separate store, so that commands to the store can be counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks for tests of what offload costs a store: ``-A tests.integration.features``."""
+"""Tasks for tests of offload's cost: ``-A tests.integration.features``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offload import Offload, Ref
 
 
 def create(config: dict[str, Any]) -> Any:
-    """Return the app; the same in the test and in the worker."""
+    """Return the app, the same in the test and in the worker."""
     app = Celery("features", broker=config["broker"], backend=config["backend"])
     app.set_current() if config.get("current") else None
     app.conf.update(
@@ -62,7 +62,7 @@ def create(config: dict[str, Any]) -> Any:
 
     @app.task(name="wait", shared=False, bind=True)
     def wait(self: Any, value: Any, key: str) -> int:
-        """Hold on until the test lets go."""
+        """Wait until the test continues."""
         self.app.backend.client.blpop(key, timeout=30)
         return len(value)
 

@@ -1,4 +1,4 @@
-"""The app of the tests with celery-once and celery-singleton: plain, or with offload."""
+"""App of the tests with celery-once and celery-singleton, with or without offload."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def create(config: dict[str, Any]) -> Celery:
             "settings": {"url": url, "default_timeout": 3600},
         },
     )
-    once.redis = None  # celery-once keeps one client per process: that of the first app
+    once.redis = None  # celery-once keeps one client per process, that of the first app
     if config["offload"]:
         Offload(app, store=url, cache="off")
 

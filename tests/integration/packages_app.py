@@ -1,4 +1,4 @@
-"""An app that uses packages around Celery: plain, or with offload."""
+"""App that uses packages around Celery, with or without offload."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def create(config: dict[str, Any]) -> Celery:
 
 
 def record_spans(path: str) -> None:
-    """Have ddtrace write the name, resource, and error of each span to a file, and send nothing."""
+    """Make ddtrace write each span's name, resource, and error to a file, and send nothing."""
     from ddtrace import patch
     from ddtrace.trace import TraceFilter, tracer
 

@@ -18,7 +18,7 @@ SIZES = (1, 1, 2, 1, 4, 8)  # MB
 
 
 def large(number: int) -> Any:
-    """Return a value of 1 to 8 MB that no other number gives: arrays, bytes, both."""
+    """Return a value of 1 to 8 MB that is unique to a number: arrays, bytes, or both."""
     random = np.random.default_rng(number)
     size = SIZES[number % len(SIZES)] * MB
     content = bytearray(random.bytes(size))
@@ -37,12 +37,12 @@ def large(number: int) -> Any:
 
 
 def common(number: int) -> Any:
-    """Return an array of 2 MB for whoever gives the same number."""
+    """Return an array of 2 MB that depends on a number."""
     return np.random.default_rng(1000 + number).integers(0, 1 << 40, 2 * MB // 8)
 
 
 def spoil(value: Any, mark: int) -> None:
-    """Change all that can be changed in place, differently for each *mark*."""
+    """Change everything that is mutable, differently for each *mark*."""
     if isinstance(value, dict):
         for item in value.values():
             spoil(item, mark)
@@ -79,7 +79,7 @@ def spoiled(value: Any, mark: int) -> Any:
 
 
 def create(config: dict[str, Any]) -> Any:
-    """Return the app; the same in the publisher and in the worker."""
+    """Return the app, the same in the publisher and in the worker."""
     app = Celery("pools", broker=config["broker"], backend=config["backend"])
     app.conf.update(
         accept_content=["json"],
@@ -90,10 +90,10 @@ def create(config: dict[str, Any]) -> Any:
 
     @app.task(name="mix", shared=False, resultrepr_maxsize=100)
     def mix(own: Any, shared: Any, number: int) -> Any:
-        """Change both while a partner changes the same *shared*; return what became of it.
+        """Change both values while a partner changes the same *shared*; return their hashes.
 
-        The tasks 2n and 2n + 1 meet: both have their arguments and have changed them when
-        either looks at its own again.
+        The tasks 2n and 2n + 1 meet: both have their arguments and have changed them before either
+        reads its own again.
         """
         seen = [digest(own), digest(shared)]
         spoil(own, number)
@@ -117,7 +117,7 @@ def create(config: dict[str, Any]) -> Any:
 
     @app.task(name="outlasts", shared=False)
     def outlasts(value: Ref[Any]) -> int:
-        """Run until the hold of this message was renewed, then read the value."""
+        """Run until this message's hold was renewed, then read the value."""
         blobs = app.offload.store.blobs
 
         def left() -> float:

@@ -19,12 +19,12 @@ from tests.integration.pools import create, digest, large, spoil, spoiled
 from tests.support.processes import wait_until
 
 THREADS = 8
-TASKS = 4  # of each thread
+TASKS = 4  # per thread
 TIMEOUT = 30.0
 
 
 class Publishing:
-    """One app, and what its threads have published so far."""
+    """An app and what its threads have published so far."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.app = create(config)
@@ -33,14 +33,14 @@ class Publishing:
         self.published: list[int] = []
 
     def publish(self, thread: int) -> int:
-        """Publish own values and one that all threads have; return how many came back right.
+        """Publish own values and a shared one; return how many results were correct.
 
-        Each is changed as soon as its task is published: that must not reach the task.
+        Each value is changed right after its task is published, which must not affect the task.
         """
         begin = self.first + thread * TASKS
         numbers = [*range(begin, begin + TASKS - 1), self.first + THREADS * TASKS]
         values = [large(number) for number in numbers]
-        self.begin.wait(TIMEOUT)  # all come to an app that was never used
+        self.begin.wait(TIMEOUT)  # all start with an unused app
         results = []
         for number, value in zip(numbers, values, strict=True):
             results.append(self.app.tasks["change"].delay(value, number % 250))
@@ -51,7 +51,7 @@ class Publishing:
         return sum(map(str.__eq__, found, expected))
 
     def small_ones(self, notes: redis.Redis) -> int:
-        """Run small tasks when told to; return how many large ones were published by then."""
+        """Run small tasks on request; return how many large ones were published by then."""
         wait_until(lambda: notes.lpop("go"), "the test says go", TIMEOUT)
         small = self.app.tasks["small"]
         assert [small.delay(i).get(timeout=TIMEOUT) for i in range(5)] == [*range(5)]
@@ -72,7 +72,7 @@ def main(config: dict[str, Any]) -> dict[str, Any]:
     patched = "gevent" in sys.modules and sys.modules["gevent"].monkey.is_module_patched(
         "threading"
     )
-    gc.collect()  # results that Celery drops while the interpreter ends make noise
+    gc.collect()  # results that Celery drops while the interpreter exits log noise
     return {"made_of": "greenlets" if patched else "threads", "before": before, "right": right}
 
 

@@ -1,4 +1,4 @@
-"""An app whose workers and producers may run on different Pythons."""
+"""App whose workers and producers may run on different versions of Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A script: it sends objects of its own classes to a worker, which may run on another Python."""
+"""A script that sends objects of its own classes to a worker on any version of Python."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Two sides of a store, each run by a Python of its own: one pushes shapes, one loads them.
+"""Two sides of a store on different Pythons: one pushes shapes, and one loads them.
 
-Run with what to do, the store's URL, and a folder (to push) or what was pushed.
+Arguments: what to do, the store's URL, and a folder (to push) or what was pushed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def push(url, folder):
 
 
 def pull(url, pushed):
-    """Load each, and answer what is asked of it."""
+    """Load each version and evaluate its expression."""
     classes = registry(url)
     return {name: pulled(classes, FROM_SOURCE[name], *pair) for name, pair in pushed.items()}
 
@@ -59,7 +59,7 @@ def pulled(classes, shape, name, code_hash):
 
 
 def refused(url, pushed):
-    """Return how each fails where no source may be used."""
+    """Return how each version fails if no source may be used."""
     classes = registry(url, ship_source=False)
     errors = {}
     for name, pair in pushed.items():

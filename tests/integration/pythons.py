@@ -1,6 +1,6 @@
-"""Other minor versions of Python, each with an environment that has offload and little else.
+"""Other minor versions of Python, each with an environment for offload.
 
-The environments stand in .venvs/ beside those of tools/test_all.py, and are used again until
+The environments are in .venvs/, next to those of tools/test_all.py, and are reused until
 pyproject.toml changes.
 """
 
@@ -23,7 +23,7 @@ NEEDED = ("-e", ".[signing]", "celery[redis]>=5.3", "pydantic>=2.6")
 
 
 def python(version: str) -> str:
-    """Return the interpreter of an environment of this version; skips the test without one."""
+    """Return the interpreter of an environment for this version; skip the test without one."""
     if version == OWN:
         return sys.executable
     found = _environment(version)
@@ -34,7 +34,7 @@ def python(version: str) -> str:
 
 @cache
 def _environment(version: str) -> Path | str:
-    """Return an interpreter, or why there is none."""
+    """Return an interpreter, or the reason why there is none."""
     sys.path.insert(0, str(ROOT / "tools"))
     try:
         import bootstrap
@@ -52,7 +52,7 @@ def _environment(version: str) -> Path | str:
         return venv / "bin" / "python"
     if uv is None:
         return "no uv to make an environment with"
-    made = venv.with_name(f"{venv.name}.{os.getpid()}")  # another run may be at it, too
+    made = venv.with_name(f"{venv.name}.{os.getpid()}")  # another run may create it, too
     env = bootstrap.uv_env()
     for command in (
         [uv, "venv", "-q", "-p", interpreter, str(made)],

@@ -1,7 +1,7 @@
-"""What users do with Celery, done once: ``python -m tests.integration.scenarios OUTPUT``.
+"""Uses of Celery, each run once: ``python -m tests.integration.scenarios OUTPUT``.
 
-Runs every scenario against a running worker and writes what came out of each. The same
-is done on plain Celery and with offload; the tests compare the two.
+Run every scenario against a running worker and write its outcome. The tests compare the outcomes
+with plain Celery and with offload.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEEDS: dict[str, frozenset[str]] = {}
 
 
 def scenario(*needs: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Register a scenario; *needs* name what not every row has."""
+    """Register a scenario; *needs* are features that some combinations lack."""
 
     def register(function: Callable[[], Any]) -> Callable[[], Any]:
         SCENARIOS[function.__name__] = function
@@ -49,7 +49,7 @@ def get(result: Any) -> Any:
 
 
 def seen(key: str, count: int) -> list[Any]:
-    """Return what was recorded for *key*, in a fixed order, once there is *count* of it."""
+    """Return what was recorded for *key*, in a fixed order, once there are *count* records."""
     deadline = time.monotonic() + TIMEOUT
     while (found := a.notes.llen(f"seen:{key}")) < count:
         if time.monotonic() > deadline:
@@ -67,7 +67,7 @@ def until(condition: Callable[[], Any]) -> Any:
     return result
 
 
-# -- calling
+# -- calls
 
 
 @scenario()
@@ -118,7 +118,7 @@ def by_name():
 
 @scenario()
 def by_name_unknown_here():
-    """The publisher does not know the task."""
+    """Call a task that isn't registered in the publisher."""
     known = app._tasks.pop("by.name.only")
     try:
         return get(app.send_task("by.name.only", args=[big("unknown")], kwargs={"n": 4}))
@@ -187,7 +187,7 @@ def expired():
 
 @scenario()
 def the_callers_objects_stay():
-    """Publishing changes nothing of what the caller holds."""
+    """Publishing changes none of the caller's objects."""
     value = big("caller")
     before = copy.deepcopy(value)
     args, kwargs, link = [value], {"named": value}, a.pair.s(value)
@@ -535,14 +535,14 @@ def partials_and_clones():
 
 @scenario()
 def signature_as_dict():
-    """A signature that went through JSON is still one."""
+    """A signature that went through JSON is still a signature."""
     sig = json.loads(json.dumps(a.pair.s(big("1"), 2) | a.pair.s(big("3"))))
     return get(signature(sig, app=app).apply_async())
 
 
 @scenario()
 def signature_as_argument():
-    """A task gets a signature, calls it, and passes it on to another that does."""
+    """A task receives a signature, calls it, and passes it on to another task that does."""
     call = a.remember.s(big("inner"), key="launched")
     return [get(a.launch.delay([call], call, times=2)), seen("launched", 4)]
 
@@ -603,10 +603,10 @@ def autoretried_in_vain():
 
 @scenario("time limit")
 def link_error_of_a_killed_task():
-    """The worker's main process, not the task's, calls these.
+    """Call error callbacks from the worker's main process, not the task's.
 
-    Celery does so when the time is up and once more when the process has ended; how much of
-    it was recorded by now differs from run to run.
+    Celery does so at the time limit and once more when the process has exited; how much is recorded
+    by then varies.
     """
     error = a.old_errback.s(big("extra"), key="killed")
     result = a.endless.apply_async((big("endless"),), link_error=error)
@@ -692,7 +692,7 @@ def failure_with_value():
 
 @scenario("any reader")
 def result_stored_by_hand():
-    """Results that no task returned are stored as plain Celery stores them."""
+    """Results that no task returned are stored as in plain Celery."""
     app.backend.store_result("by-hand", big("hand"), "SUCCESS")
     return [app.AsyncResult("by-hand").result, app.AsyncResult("by-hand").state]
 
@@ -780,7 +780,7 @@ def main() -> None:
     Path(sys.argv[1]).write_bytes(pickle.dumps(outcomes))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # results that are still waited for complain at a regular exit
+    os._exit(0)  # results that are still waited for log errors at a regular exit
 
 
 if __name__ == "__main__":

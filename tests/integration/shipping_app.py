@@ -1,4 +1,4 @@
-"""Tasks that know none of the classes they are given: ``-A tests.integration.shipping_app``."""
+"""Tasks that know none of their arguments' classes: ``-A tests.integration.shipping_app``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from offload import Offload
 
 
 class Own:
-    """What producers and workers both import."""
+    """A class that producers and workers import."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def create(config: dict[str, Any]) -> Any:
-    """Return the app; the same in the producer and in the worker."""
+    """Return the app, the same in the producer and in the worker."""
     app = Celery("shipping", broker=config["broker"], backend=config["backend"])
     app.set_current()
     app.conf.update(
@@ -59,14 +59,14 @@ def create(config: dict[str, Any]) -> Any:
 
     @app.task(name="seen_before", shared=False)
     def seen_before(value: Any) -> Any:
-        """Tell whether it is of the same class as the one before in this process."""
+        """Return whether it has the same class as the previous one in this process."""
         before = seen.setdefault(type(value).__qualname__, type(value))
         counters = app.offload.counters.snapshot()
         return [os.getpid(), isinstance(value, before), counters["classes_loaded"]]
 
     @app.task(name="wait", shared=False)
     def wait(key: str, value: Any) -> str:
-        """Hold on until the test lets go."""
+        """Wait until the test continues."""
         app.backend.client.blpop(key, timeout=30)
         return repr(value.run())
 

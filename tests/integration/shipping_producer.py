@@ -1,4 +1,7 @@
-"""Who sends: a script, so that workers cannot import what is in it. Arguments: what to do."""
+"""The producer: a script, so that workers can't import its classes.
+
+Arguments: what to do.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tests.support.processes import wait_until
 
 TIMEOUT = 60
 CELLS = Path(__file__).parents[1] / "classes" / "cells.py"
-exec(compile(CELLS.read_text(), str(CELLS), "exec"))  # as the cells of a notebook are
+exec(compile(CELLS.read_text(), str(CELLS), "exec"))  # like a notebook's cells
 offload = app.offload
 task = app.tasks
 
@@ -34,7 +37,7 @@ def got(signature):
 
 
 def values():
-    """Every kind of instance does in the worker what it does here, and comes home."""
+    """Every kind of instance behaves the same in the worker and returns home."""
     for name, make in VALUES.items():  # noqa: F821 (of the cells)
         value = make()
         was = state(value)  # noqa: F821
@@ -46,7 +49,7 @@ def values():
 
 
 def callables():
-    """Functions and what is made of them can be called in the worker."""
+    """Functions and callables made of them can be called in the worker."""
     for name, (function, *args) in CALLABLES.items():  # noqa: F821
         assert got(task["call"].s(function, *args)) == repr(function(*args)), name
         assert repr(got(task["echo"].s(function))(*args)) == repr(function(*args)), name
@@ -56,7 +59,7 @@ def callables():
 
 
 def canvases():
-    """Instances are passed on by chains, groups, chords, links and retries."""
+    """Chains, groups, chords, links, and retries pass instances on."""
     echo, gather = task["echo"], task["gather"]
     point, network = Point(7), Network(np.ones(50_000))  # noqa: F821
     for value in (point, network):
@@ -86,7 +89,7 @@ class Point:
 
 
 def versions():
-    """A class redefined while its first version is on its way: each behaves as it was sent."""
+    """When a class is redefined while its first version is in use, each behaves as sent."""
     first = Point(1)  # noqa: F821
     waiting = task["wait"].delay("go", first)
     exec(REDEFINED, globals())
@@ -100,8 +103,8 @@ def versions():
 
 
 def same_class():
-    """In one process all tasks see one class; each process loads it once, of two uploads none
-    is the second; and a message holds nothing of the class.
+    """All tasks of a process see one class, which each process loads once; nothing is uploaded
+    twice, and messages contain no code.
     """
     found = group(task["seen_before"].s(Rich()) for _ in range(20)).delay()  # noqa: F821
     seen = found.get(timeout=TIMEOUT)
@@ -123,8 +126,8 @@ def same_class():
 
 
 def registered():
-    """What only the producer can import is shipped once it is registered, by itself or when it
-    was pushed.
+    """A class that only the producer can import is shipped once it is registered, automatically or
+    after a push.
     """
     shop = importlib.import_module("shop_of_the_producer")
     offload.classes.register(shop.Order)
@@ -145,7 +148,7 @@ def registered():
 
 
 class Mismatched(Exception):
-    """Its arguments are not those that it is made with."""
+    """An exception whose args differ from its constructor's."""
 
     def __init__(self, code, where):
         super().__init__(f"{code} at {where}")
@@ -165,7 +168,7 @@ def failing(kind, *args):
 
 
 def readers():
-    """Apps that read results: without code, and without offload."""
+    """Return apps that read results without code, and without offload."""
     backend = app.conf.result_backend
     serializer = app.conf.result_serializer
     made = [Celery(each, backend=backend, set_as_current=False) for each in ("no code", "plain")]
@@ -176,8 +179,8 @@ def readers():
 
 
 def exceptions():
-    """Exceptions of shipped classes arrive as such, with arguments and attributes; those who
-    read without code, or without offload, get what Celery makes of them, and no error.
+    """Exceptions of shipped classes arrive with their class, arguments, and attributes; readers
+    without code, or without offload, get Celery's fallback, and no error.
     """
     shop = importlib.import_module("shop_of_the_producer")
     offload.classes.register(shop)
@@ -218,7 +221,7 @@ def exceptions():
 
 
 def own():
-    """A class that both sides import goes as on plain Celery."""
+    """A class that both sides import is sent as in plain Celery."""
     try:
         back = got(task["echo"].s(Own(3)))
     except SerializationError as exc:
@@ -242,7 +245,7 @@ def refers():
 
 
 def refused():
-    """A worker that takes no code fails the task at once, and runs nothing of the class."""
+    """A worker that accepts no code fails the task at once, and runs none of the class."""
     path = os.environ["SHIPPING_WRITES"]
     Point.note = Writing(path)  # noqa: F821
     result = task["echo"].apply_async((Point(1),), link_error=task["note_error"].s())  # noqa: F821
@@ -266,7 +269,7 @@ class Writing:
 
 
 def missing():
-    """A version that is gone from the store fails the task at once."""
+    """A version that was removed from the store fails the task at once."""
     value = Point(1)  # noqa: F821
     offload.put(value)
     pointers = offload.store.pointers
@@ -283,22 +286,22 @@ def missing():
 
 
 def send():
-    """Send one instance and wait for its result; say when it is sent."""
+    """Send one instance, print when it is sent, and wait for its result."""
     result = task["run"].delay(Point(5))  # noqa: F821
     print("sent", flush=True)
     assert result.get(timeout=TIMEOUT) == "1005"
 
 
 def many():
-    """Send some instances, and wait for all."""
+    """Send several instances and wait for all."""
     results = [task["run"].delay(Child()) for _ in range(8)]  # noqa: F821
     expected = repr(Child().run())  # noqa: F821
     assert [result.get(timeout=TIMEOUT) for result in results] == [expected] * 8
 
 
 def ahead():
-    """What waits is fetched ahead while the only child is busy; `inspect` shows references, and
-    the worker's main process loads nothing.
+    """Waiting tasks are prefetched while the only child is busy; `inspect` shows references, and
+    the worker's main process loads no code.
     """
     first = task["wait"].delay("go", Point(1))  # noqa: F821
     network = Network(np.arange(400_000.0))  # noqa: F821

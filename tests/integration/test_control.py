@@ -1,4 +1,4 @@
-"""Operators ask workers: ``celery inspect offload``."""
+"""``celery inspect offload`` with a real worker."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def config(broker_server, store_server, tmp_path):
         client.config_set("requirepass", "")
 
 
-def test_a_worker_says_what_it_is_set_to_and_has(config, tmp_path):
-    """Its settings, its store and its node cache; and no password or key."""
+def test_a_worker_reports_its_settings_and_cache(config, tmp_path):
+    """A worker reports its settings, store, and node cache, and no password or key."""
     app = create(config)
     with worker(tmp_path, config, app="tests.integration.features", pool="threads"):
         app.tasks["counted_with"].delay(os.urandom(1 << 20).hex()).get(timeout=30)

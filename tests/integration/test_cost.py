@@ -1,4 +1,4 @@
-"""What offload asks of its store: counted by the store's server and by both processes."""
+"""What offload costs its store, counted by the server and by both processes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def config(broker_server, store_server):
 
 @pytest.fixture(scope="module")
 def app(config, tmp_path_factory):
-    """The publishing side of an app that has a worker with two threads."""
+    """Return the publisher's app, which has a worker with two threads."""
     folder = tmp_path_factory.mktemp("cost")
     with worker(folder, config, pool="threads", app="tests.integration.features", args=("-E",)):
         app = create(config)
-        # Both processes know the store's key from here on, and have their connections.
+        # Both processes know the store's key from here on, and are connected.
         app.tasks["same"].delay([0] * SIZE).get(timeout=TIMEOUT)
         yield app
         app.close()
@@ -47,7 +47,7 @@ def app(config, tmp_path_factory):
 
 @pytest.fixture
 def commands(app, store_server):
-    """Ask the store's server which commands it was given since the last time, how often."""
+    """Return how often the server ran each command since the last call."""
 
     def counts():
         with redis_client(store_server) as client:
@@ -66,7 +66,7 @@ def commands(app, store_server):
         )
         return {name: calls for name, calls in found.items() if name not in ignored}
 
-    # The worker's one process gives up what a task held after its result is there; so, one more.
+    # The worker releases a task's holds after its result is stored, so run another task.
     app.tasks["same"].delay(0).get(timeout=TIMEOUT)
     counts()
     return counts
@@ -74,7 +74,7 @@ def commands(app, store_server):
 
 @pytest.fixture
 def counted(app):
-    """What both processes' counters rose by since the test began, added up."""
+    """Return the increase of both processes' counters since the test started."""
 
     def totals():
         there = app.tasks["counters"].delay().get(timeout=TIMEOUT)
@@ -85,8 +85,8 @@ def counted(app):
     return lambda: {name: value - before[name] for name, value in totals().items()}
 
 
-def test_small_tasks_ask_nothing(app, commands):
-    """Small arguments and results, also in a chain and a chord, reach no store."""
+def test_small_tasks_make_no_store_call(app, commands):
+    """Small arguments and results, also in a chain and a chord, make no store call."""
     same = app.tasks["same"]
     assert [same.delay(i, "text", {"a": [i]}).get(timeout=TIMEOUT) for i in range(5)] == [*range(5)]
     assert chain(same.s(1), same.s(), same.s())().get(timeout=TIMEOUT) == 1
@@ -97,7 +97,7 @@ def test_small_tasks_ask_nothing(app, commands):
 
 
 def test_a_chain_stores_each_value_once(app, counted, commands):
-    """In ``a | b | c`` every large value is serialised and uploaded once."""
+    """In ``a | b | c``, every large value is serialized and uploaded once."""
     value = [1.5] * SIZE
     result = chain(*(app.tasks["same"].s() for _ in range(3))).apply_async((value,))
     wait_until(result.ready, "the chain is done")
@@ -109,7 +109,7 @@ def test_a_chain_stores_each_value_once(app, counted, commands):
 
 
 def test_a_chord_stores_each_part_once_and_gathers_nothing(app, counted, commands):
-    """A chord's parts are uploaded once each, and fetched by its body alone."""
+    """A chord's parts are uploaded once each and fetched by its body only."""
     parts = [app.tasks["make"].s(number, SIZE) for number in range(100, 108)]
     result = chord(parts)(app.tasks["lengths"].s())
     assert result.get(timeout=TIMEOUT) == [SIZE] * 8
@@ -120,7 +120,7 @@ def test_a_chord_stores_each_part_once_and_gathers_nothing(app, counted, command
 
 
 def test_a_chord_whose_body_wants_references_fetches_nothing(app, counted):
-    """Where the body takes ``list[Ref]`` not one part is read."""
+    """If the body takes ``list[Ref]``, no part is read."""
     parts = [app.tasks["make"].s(number, SIZE) for number in range(200, 204)]
     assert chord(parts)(app.tasks["counted"].s()).get(timeout=TIMEOUT) == 4
     counts = counted()
@@ -128,8 +128,8 @@ def test_a_chord_whose_body_wants_references_fetches_nothing(app, counted):
     assert counts["values_fetched"] == 0
 
 
-def test_a_reference_costs_what_a_small_value_does(app, commands):
-    """Publishing with a Ref asks the store nothing, however often it is passed."""
+def test_a_reference_costs_as_much_as_a_small_value(app, commands):
+    """Publishing with a Ref makes no store call, however often it is passed."""
     ref = app.offload.put([3] * SIZE)
     commands()
     results = group(app.tasks["same"].s(0, ref) for _ in range(20))
@@ -139,8 +139,8 @@ def test_a_reference_costs_what_a_small_value_does(app, commands):
     assert results().get(timeout=TIMEOUT) == [0] * 20
 
 
-def test_polling_a_state_asks_nothing(app, commands):
-    """States are told from the result backend alone."""
+def test_polling_a_state_makes_no_store_call(app, commands):
+    """Polling a state uses the result backend only."""
     result = app.tasks["make"].delay(5, SIZE)
     wait_until(result.ready, "the task is done")
     commands()
@@ -163,7 +163,7 @@ def test_the_same_content_is_uploaded_once(app, counted):
 
 
 def test_tasks_share_no_object(app):
-    """Tasks in threads of one process that get the same content never see another's changes."""
+    """Threads of one process that get the same content don't see each other's changes."""
     value = [0] * SIZE
     results = [app.tasks["spoil"].delay(value, number) for number in range(1, 21)]
     found = [result.get(timeout=TIMEOUT) for result in results]
@@ -171,7 +171,7 @@ def test_tasks_share_no_object(app):
 
 
 def test_inspect_shows_references_and_reads_nothing(app, commands):
-    """What a worker says of its tasks is what stands in their messages."""
+    """A worker's report of its tasks has the content of their messages."""
     with redis_client_of(app) as client:
         results = [app.tasks["wait"].delay([9] * SIZE, f"go-{i}") for i in range(6)]
 
@@ -201,7 +201,7 @@ def redis_client_of(app):
 
 
 def test_events_show_references(app):
-    """Events of a task with a large argument are small and name its Ref."""
+    """Events of a task with a large argument are small and contain its Ref."""
     found, task_id = [], uuid.uuid4().hex
     listening, done = threading.Event(), threading.Event()
 
@@ -237,7 +237,7 @@ def test_events_show_references(app):
 
 
 def test_beat_sends_references(config, tmp_path, store_server):
-    """A schedule's large keyword argument travels by reference, sent by a real beat."""
+    """A real beat sends a schedule's large keyword argument by reference."""
     notes = config["broker"].rpartition("/")[0] + "/2"
     parity = {**config, "notes": notes, "serializer": "json", "lacking": [], "beat": True}
     parity["offload"] = {"store": store_server.url, "threshold": 1000}

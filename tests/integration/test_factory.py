@@ -1,4 +1,4 @@
-"""One Offload and an application factory that is called more than once."""
+"""One Offload with an application factory that is called more than once."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def an_app(name, **conf):
 
 
 def sent(app):
-    """Return what a message of *app* carries for a large argument."""
+    """Return what a message of *app* contains for a large argument."""
     return app.amqp.create_task_message("id", "same", (BIG,), {}).body[0][0]
 
 
 def test_each_app_has_settings_and_a_store_of_its_own():
-    """Both go on working, used alternately, whichever was connected last."""
+    """Both apps work alternately, whichever was connected last."""
     offload = Offload(threshold=1000)
     one, two = an_app("first"), an_app("second", offload_threshold=1, offload_max_size=10**6)
     for app in (one, two, one):
@@ -52,8 +52,10 @@ def test_each_app_has_settings_and_a_store_of_its_own():
     assert [each._offload.settings.max_size for each in (one, two)] == [2 << 30, 10**6]
 
 
-def test_what_an_offload_does_outside_of_tasks():
-    """It works for Celery's current app, if that is one of its own; else for the latest."""
+def test_offload_outside_of_tasks():
+    """Outside of tasks, Offload uses Celery's current app if that is one of its own, else the
+    latest.
+    """
     offload = Offload(threshold=1000)
     one, two, foreign = an_app("one"), an_app("two"), an_app("foreign")
     offload.init_app(one)
@@ -75,12 +77,12 @@ def test_what_an_offload_does_outside_of_tasks():
 
 
 def test_a_wrong_app_leaves_the_others_alone():
-    """A factory that was called with a wrong setting can be called again."""
+    """A factory that failed for a wrong setting can be called again."""
     offload = Offload()
     for name in ("begin", "meanwhile"):
         with pytest.raises(ConfigurationError, match="offload_mode"):
             wrong = an_app(name, offload_mode="maybe")
-            assert wrong.conf.offload_mode  # it is read already
+            assert wrong.conf.offload_mode  # it has been read
             offload.init_app(wrong)
         good = an_app(f"{name}-good")
         offload.init_app(good)
@@ -90,7 +92,7 @@ def test_a_wrong_app_leaves_the_others_alone():
 
 
 def test_registered_classes_are_registered_for_all_apps():
-    """Before the first app, between them, and after the last."""
+    """Classes can be registered before the first app, between two, and after the last."""
     offload = Offload(code="trusted")
 
     class First:
@@ -112,8 +114,8 @@ def test_registered_classes_are_registered_for_all_apps():
         assert app._offload.classes.registered == [First, Second, Third]
 
 
-def test_nothing_is_connected_twice_and_nothing_is_kept():
-    """Signals, patches and exit handlers are a process's; an app that is dropped goes."""
+def test_nothing_is_connected_twice_or_leaked():
+    """A process has one set of signals, patches, and exit handlers; unused apps are collected."""
     offload = Offload(threshold=1000)
     offload.init_app(an_app("begin"))
     names = ("worker_process_init", "worker_process_shutdown", "task_received", "worker_init")
@@ -146,8 +148,8 @@ def test_before_an_app_only_registering_works():
 @pytest.mark.integration
 @pytest.mark.timeout(120)
 def test_two_apps_with_real_workers(broker_server, store_server, tmp_path):
-    """A process publishes to both alternately; in each worker, which made both apps too, tasks
-    are those of their app, and so is what they ask of the one Offload.
+    """A process publishes to both apps alternately; in each worker, which created both, too, tasks
+    belong to their app, and so do calls to the one Offload.
     """
     with redis_client(broker_server) as client:
         client.flushall()

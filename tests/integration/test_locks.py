@@ -47,8 +47,9 @@ STEPS = {
 
 @pytest.fixture(scope="module")
 def apps(broker_server, tmp_path_factory):
-    """The app as plain Celery and with offload, each with a worker. celery-once has one client in
-    a process, so they share a database.
+    """Return the app with and without offload, each with a worker.
+
+    celery-once has one client per process, so they share a database.
     """
     made = {}
     url = f"redis://{broker_server.host}:{broker_server.port}/{DB}"
@@ -77,8 +78,8 @@ def apps(broker_server, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ("once", "singleton"))
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-def test_locks_are_taken_and_given_back_as_with_plain_celery(apps, broker_server, kind, step):
-    """In every step the lock is that of the values, and is gone when the task has ended."""
+def test_locks_are_taken_and_released_as_in_plain_celery(apps, broker_server, kind, step):
+    """In every step the lock is that of the values, and is released when the task has finished."""
     seen = {}
     for offload, app in apps.items():
         with current(app):
@@ -92,7 +93,7 @@ def test_locks_are_taken_and_given_back_as_with_plain_celery(apps, broker_server
 
 @contextmanager
 def current(app):
-    """Within this, *app* is the current one, which Celery's groups ask for."""
+    """Make *app* the current one in this block, which Celery's groups need."""
     before = _state._get_current_app()
     app.set_current()
     try:
@@ -112,7 +113,7 @@ def wait_for_no_lock(server):
 
 @pytest.mark.parametrize("kind", ("once", "singleton"))
 def test_a_duplicate_is_noticed_by_its_values(apps, broker_server, kind):
-    """What is waiting already is refused or joined, by the values of its arguments."""
+    """A waiting duplicate is refused or joined by the values of its arguments."""
     seen = {}
     for offload, app in apps.items():
         task = count(app, kind)

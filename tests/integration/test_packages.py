@@ -1,4 +1,4 @@
-"""Packages around Celery work on real workers as with plain Celery, with large arguments.
+"""Packages around Celery work with large arguments on real workers as in plain Celery.
 
 celery-once, celery-singleton, and celery-batches have tests of their own; docs/integrations.md
 lists which test covers which package.
@@ -34,7 +34,7 @@ DB = 7
 
 @pytest.fixture(scope="module")
 def sides(broker_server, tmp_path_factory):
-    """The config of plain Celery and of offload, each with an app here and a worker."""
+    """Return the configurations with and without offload, each with an app here and a worker."""
     folder = tmp_path_factory.mktemp("packages")
     base = {
         "url": f"redis://{broker_server.host}:{broker_server.port}/{DB}",
@@ -68,7 +68,7 @@ def sides(broker_server, tmp_path_factory):
 
 @contextmanager
 def current(app):
-    """Make *app* the current app, which some packages look results up with."""
+    """Make *app* the current app, through which some packages read results."""
     before = _state._tls.current_app
     app.set_current()
     try:
@@ -78,7 +78,7 @@ def current(app):
 
 
 def both(sides, job):
-    """Return what *job* gives with plain Celery and with offload."""
+    """Return the outcome of *job* with and without offload."""
     made = []
     for config, app in sides.values():
         with current(app):
@@ -93,7 +93,7 @@ def test_pydantic_tasks_get_models_and_give_their_data(sides):
     assert ours == plain == {**order, "count": len(ROWS)}
 
 
-def test_pydantic_tasks_refuse_wrong_data_alike(sides):
+def test_pydantic_tasks_refuse_wrong_data(sides):
     """A large argument that doesn't validate fails the task with pydantic's own error."""
 
     def job(app, _):
@@ -106,7 +106,7 @@ def test_pydantic_tasks_refuse_wrong_data_alike(sides):
 
 
 def test_django_celery_results_keeps_rows_that_resolve(sides):
-    """Results and group results in Django's database are those of plain Celery."""
+    """Results and group results in Django's database equal those of plain Celery."""
 
     def job(app, _):
         result = app.tasks["progress"].delay(ROWS)
@@ -123,7 +123,7 @@ def test_django_celery_results_keeps_rows_that_resolve(sides):
 
 
 def test_rows_of_django_celery_results_stay_small(sides):
-    """`TaskResult` of a large result holds a reference, and not the value."""
+    """`TaskResult` of a large result contains a reference instead of the value."""
     from django_celery_results.models import TaskResult
 
     _, app = sides[True]
@@ -151,7 +151,7 @@ def test_celery_progress_reports_as_with_plain_celery(sides):
 
 @contextmanager
 def beat(config, folder, scheduler):
-    """A real beat process."""
+    """Run a real beat process."""
     command = [sys.executable, "-m", "celery", "-A", "tests.integration.packages_app", "beat"]
     command += ["-S", scheduler, "-l", "INFO", "--pidfile", ""]
     quiet = {**config, "spans": None}
@@ -204,8 +204,8 @@ def test_redbeat_sends_large_arguments(sides, tmp_path, offload):
     wait_until(lambda: box.read_text() == f"list of {len(ROWS)}", "the task wrote")
 
 
-def test_flower_shows_tasks_and_no_capability(sides, tmp_path):
-    """Flower lists a task with large arguments; what it shows of them redeems nothing."""
+def test_flower_shows_tasks_and_no_usable_reference(sides, tmp_path):
+    """Flower lists a task with large arguments without showing usable references."""
     pytest.importorskip("flower")
 
     def job(app, config):
@@ -244,7 +244,7 @@ def test_flower_shows_tasks_and_no_capability(sides, tmp_path):
 
 @pytest.mark.skipif(find_spec("ddtrace") is None, reason="ddtrace is not installed")
 def test_ddtrace_records_the_same_spans(sides):
-    """ddtrace sees the same spans of workers, with their resources and errors."""
+    """ddtrace records the same spans of workers, with their resources and errors."""
 
     def job(app, config):
         file = Path(config["spans"])

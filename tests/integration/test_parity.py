@@ -1,8 +1,7 @@
-"""With everything offloaded an app does what it does on plain Celery.
+"""With everything offloaded, an app behaves as on plain Celery.
 
-The same scenarios run on plain Celery and, with a threshold of 0 bytes, with offload;
-what comes out is compared in value, type and order. No expectation is written down here:
-plain Celery is the expectation.
+The same scenarios run on plain Celery and, with a threshold of 0 bytes, with offload; outcomes are
+compared by value, type, and order. The expectation is plain Celery itself.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(3
 
 @dataclass(frozen=True)
 class Row:
-    """A combination that is tried.
+    """A combination to test.
 
-    *lacking* are the needs of scenarios that it cannot meet; *only* and *without* name
-    scenarios that plain Celery can do there, and those that it cannot.
+    *lacking* are the needs of scenarios that it can't meet; *only* and *without* name scenarios
+    that plain Celery can run there, or can't.
     """
 
     serializer: str = "json"
@@ -46,14 +45,14 @@ NO_LIMITS = frozenset({"time limit"})  # only prefork kills tasks
 NOT_EXTENDED = frozenset({"extended"})
 
 
-NOT_WITH_MSGPACK = (  # it does not write what Celery makes of a group's generator
+NOT_WITH_MSGPACK = (  # it can't write what Celery makes of a group's generator
     "chain_of_groups",
     "task_group_task",
     "chord_in_chain",
     "chord_embedded_with_generators",
     "linked_group",
 )
-WITH_YAML = (  # it writes no signatures
+WITH_YAML = (  # it can't write signatures
     "delay_positional",
     "delay_keyword",
     "values_of_many_types",
@@ -72,7 +71,7 @@ WITH_YAML = (  # it writes no signatures
     "hooks_see_values",
     "result_made_anywhere",
 )
-SLOW = (  # results and chords are polled for
+SLOW = (  # results and chords are polled
     "delay_keyword",
     "chain_of_three",
     "group_with_shared_argument",
@@ -90,7 +89,7 @@ SLOW = (  # results and chords are polled for
     "forgotten",
     "link_error_new",
 )
-WITH_RPC = (  # only who sent a task gets its result
+WITH_RPC = (  # only the sender of a task gets its result
     "delay_keyword",
     "results_of_every_kind",
     "chain_of_three",
@@ -136,7 +135,7 @@ ROWS = (
 
 @pytest.fixture(scope="module")
 def plain_outcomes(broker_server, store_server, tmp_path_factory):
-    """What plain Celery does, found out once per combination that may make a difference."""
+    """Return the outcomes on plain Celery, determined once per relevant combination."""
     known: dict[str, dict[str, Any]] = {}
 
     def outcomes(row: Row) -> dict[str, Any]:
@@ -189,12 +188,11 @@ def configuration(row: Row, offload: dict[str, Any], broker, folder: Path) -> di
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_everything_is_as_on_plain_celery(
+def test_every_outcome_is_as_on_plain_celery(
     row, plain_outcomes, broker_server, store_server, tmp_path
 ):
-    """Every scenario gives with everything offloaded what it gives on plain Celery.
-
-    And no message and no stored result holds a value.
+    """Every scenario has the same outcome with everything offloaded, and no message or stored
+    result contains a value.
     """
     expected = plain_outcomes(row)
     offload = {"store": store_server.url, "threshold": 0}

@@ -1,4 +1,4 @@
-"""Large values in parallel: in every pool, from threads and from greenlets."""
+"""Large values in parallel, in every pool, from threads and from greenlets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(1
 APP = "tests.integration.pools"
 GREENLETS = 20
 TIMEOUT = 40
-HELD = 200_000  # bytes after which the proxy holds a connection: no small value has as many
+HELD = 200_000  # bytes after which the proxy holds a connection; no small value has as many
 
 
 CONCURRENCY = {"prefork": 4, "threads": 8, "gevent": GREENLETS, "solo": 1}
@@ -33,7 +33,7 @@ EVERYWHERE = tuple(
 
 @pytest.fixture(scope="module")
 def workers(broker_server, store_server, tmp_path_factory, request):
-    """Start a worker of this pool, its store of this kind, unless a test has already."""
+    """Start a worker of this pool with this kind of store, unless it runs already."""
     for each in (broker_server, store_server):
         with redis_client(each) as client:
             client.flushall()
@@ -55,7 +55,7 @@ def workers(broker_server, store_server, tmp_path_factory, request):
 
 @contextmanager
 def a_worker(pool, kind, server, urls, folder):
-    """A worker, a proxy between it and the store, and an app that goes to the store itself."""
+    """Run a worker, a proxy between it and the store, and an app that bypasses the proxy."""
     prefix = f"pools/{uuid.uuid4().hex}"
 
     def config(port, cache):
@@ -70,13 +70,13 @@ def a_worker(pool, kind, server, urls, folder):
         config = config(proxy.port, str(cache))
         with worker(folder, config, pool=pool, concurrency=CONCURRENCY[pool], app=APP) as process:
             yield SimpleNamespace(app=app, proxy=proxy, config=config, cache=cache, kind=kind)
-            process.popen.kill()  # a pool takes seconds to end of itself
+            process.popen.kill()  # a pool takes seconds to exit by itself
         app.close()
 
 
 @pytest.fixture
 def running(workers, request):
-    """The worker that the test's parameter says."""
+    """Return the worker for the test's parameter."""
     return workers(*request.param)
 
 
@@ -87,8 +87,8 @@ def on(*rows):
 
 @on(*EVERYWHERE)
 def test_large_values_in_parallel(running):
-    """Of many tasks at once each gets its values whole and returns what it made of them; what
-    one writes into a value that others have as well, none of them sees.
+    """Many concurrent tasks get complete values and return what they computed; none sees another's
+    changes to a shared value.
     """
     count = 60 if running.kind == "redis" else 16
     shared = [common(number) for number in range(3)]
@@ -103,7 +103,7 @@ def test_large_values_in_parallel(running):
         assert told["changed"] == [digest(spoiled(own, number)), digest(spoiled(theirs, number))]
         assert told["later"] == told["changed"]
         assert digest(told["own"]) == told["changed"][0]
-    # Each value once, for all processes, and nothing unfinished.
+    # Each value once, for all processes, and no partial one.
     names = [path.name for path in running.cache.iterdir() if path.name != "lock"]
     assert len(names) == count + len(shared)
     assert not [name for name in names if name.endswith(".part")]
@@ -111,15 +111,15 @@ def test_large_values_in_parallel(running):
 
 @on(*((pool, "redis") for pool in CONCURRENCY))
 def test_a_hold_lasts_as_long_as_its_task(running):
-    """In every pool the hold of a message that expires is renewed while its task runs."""
+    """In every pool, the hold of an expiring message is renewed while its task runs."""
     result = running.app.tasks["outlasts"].apply_async((b"1" * MB,), expires=2)
     assert result.get(timeout=TIMEOUT) == MB
 
 
 @on(("gevent", "redis"), ("gevent", "s3"))
 def test_greenlets_do_not_wait_for_each_others_values(running):
-    """While many greenlets are in the middle of fetching large values, another takes a task,
-    runs it and returns: no socket blocks them all, nor do boto3's threads.
+    """While many greenlets are fetching large values, another runs a task: neither a socket nor
+    boto3's threads block them all.
     """
     app, proxy, many = running.app, running.proxy, GREENLETS - 1
     assert app.tasks["change"].delay(b"1" * MB, 1).get(timeout=TIMEOUT) == b"1" * MB
@@ -146,8 +146,8 @@ def test_greenlets_do_not_wait_for_each_others_values(running):
     ids=["threads-redis", "greenlets-redis", "greenlets-s3"],
 )
 def test_publishing_in_parallel(running, tmp_path, made_of):
-    """Threads or greenlets that share an app publish at once, from its first use on; a small
-    task goes out and comes back while all of them are in the middle of an upload.
+    """Threads or greenlets that share an app publish at once from its first use on; a small task
+    runs while all of them are uploading.
     """
     proxy, config = running.proxy, running.config
     publishers = {**config, "first": {"threads": 200, "greenlets": 300}[made_of]}

@@ -1,4 +1,4 @@
-"""Fetching ahead, in real workers: what waits is in the node cache before its task begins."""
+"""Prefetch in real workers: a waiting task's value is in the node cache before the task starts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SIZE = 3 * 1024**2
 
 
 def text():
-    """A large value that JSON carries and that compresses by half at most."""
+    """Return a large value that JSON can serialize and that compresses by at most half."""
     return os.urandom(SIZE // 2).hex()
 
 
 class Setup:
-    """A broker, a store and a node cache, with an app that publishes."""
+    """A broker, a store, and a node cache, with an app that publishes."""
 
     def __init__(self, broker, store_url, folder, **offload):
         with redis_client(broker) as client:
@@ -67,9 +67,9 @@ def setup(broker_server, store_server, tmp_path):
     made.close()
 
 
-def test_a_waiting_task_finds_its_value_on_the_machine(setup, store_server):
-    """While the only child is busy the next task's value is fetched into the node cache; the
-    child then takes it from there, and no value moves from the store.
+def test_a_waiting_tasks_value_is_in_the_node_cache(setup, store_server):
+    """While the only child is busy, the next task's value is fetched into the node cache; the child
+    reads it there without a read of the store.
     """
     ref = setup.app.offload.put(text())
     with setup.worker(concurrency=1), redis_client(store_server) as store:
@@ -96,8 +96,8 @@ def test_a_waiting_task_finds_its_value_on_the_machine(setup, store_server):
         ("gevent", "on", 1),
     ),
 )
-def test_other_pools_fetch_ahead_only_when_told(setup, pool, setting, fetched):
-    """By default only prefork workers fetch ahead; elsewhere, where it is switched on."""
+def test_other_pools_prefetch_on_request(setup, pool, setting, fetched):
+    """Only prefork workers prefetch by default; others do on request."""
     if pool == "gevent":
         pytest.importorskip("gevent")
     setup.config["offload"]["prefetch"] = setting
@@ -116,8 +116,8 @@ def test_other_pools_fetch_ahead_only_when_told(setup, pool, setting, fetched):
 
 @pytest.mark.parametrize("kind", ("redis", "s3"))
 def test_children_are_forked_meanwhile(request, broker_server, store_server, tmp_path, kind):
-    """With a new child for each task, and values of one task after another fetched at that
-    time, every task ends well and some find their value.
+    """With a new child for each task, and prefetches at the same time, every task succeeds, and
+    some hit the cache.
     """
     url = request.getfixturevalue("s3").url(tmp_path.name) if kind == "s3" else store_server.url
     setup = Setup(broker_server, url, tmp_path, cache_size=16 * SIZE)

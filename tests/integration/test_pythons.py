@@ -1,7 +1,7 @@
-"""Classes from one minor version of Python on another: real interpreters, stores and workers.
+"""Classes of one minor version of Python on another, with real interpreters, stores, and workers.
 
-The environments are those of tests/integration/pythons.py. tests/classes/test_rebuild.py shows
-the same in one process, for where there is one Python only.
+tests/integration/pythons.py provides the environments. tests/classes/test_rebuild.py tests the same
+in one process, for machines with one Python.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BOTH_WAYS = [(OWN, other) for other in OTHERS] + [(other, OWN) for other in OTHE
 
 
 def side(version, *arguments):
-    """Run one side on a Python; return what it did."""
+    """Run one side on a Python; return its output."""
     done = subprocess.run(
         [python(version), "-m", "tests.integration.python_sides", *arguments],
         cwd=ROOT,
@@ -47,7 +47,7 @@ def url(tmp_path):
 
 @pytest.mark.parametrize(("pushing", "loading"), BOTH_WAYS)
 def test_all_shapes_behave_the_same_on_another_python(url, tmp_path, pushing, loading):
-    """What one Python pushed answers the same on another, under the version it was pushed as."""
+    """Shapes pushed by one Python behave the same on another, under the same version."""
     pushed = side(pushing, "push", url, str(tmp_path / "modules"))
     assert set(pushed) == set(FROM_SOURCE)
     pulled = side(loading, "pull", url, json.dumps(pushed))
@@ -64,8 +64,8 @@ def test_all_shapes_behave_the_same_on_another_python(url, tmp_path, pushing, lo
 
 
 @pytest.mark.parametrize(("pushing", "loading"), BOTH_WAYS[:1])
-def test_without_leave_it_fails_and_says_both_versions(url, tmp_path, pushing, loading):
-    """A worker whose operator takes no source says whose bytecode it got, and what to do."""
+def test_without_permission_the_error_names_both_versions(url, tmp_path, pushing, loading):
+    """A worker that accepts no source names the Python of the bytecode and what to do."""
     pushed = side(pushing, "push", url, str(tmp_path / "modules"))
     refused = side(loading, "refused", url, json.dumps(pushed))
     assert set(refused) == set(FROM_SOURCE)
@@ -110,7 +110,7 @@ def test_syntax_that_an_older_python_does_not_know(url, tmp_path):
 @pytest.mark.server
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_worker_on_another_python(broker_server, store_server, tmp_path, other):
-    """A script's objects run on a worker of another Python, under JSON, and come back."""
+    """A script's objects run on a worker with another Python, under JSON, and come back."""
     config = {
         "broker": broker_server.url,
         "store": f"{store_server.url}?prefix={uuid.uuid4().hex}",
@@ -135,8 +135,8 @@ def test_a_worker_on_another_python(broker_server, store_server, tmp_path, other
 
 
 @pytest.mark.server
-def test_a_worker_that_takes_no_source(broker_server, store_server, tmp_path):
-    """The producer learns from its worker which Pythons do not fit, and what to do."""
+def test_a_worker_that_accepts_no_source(broker_server, store_server, tmp_path):
+    """The producer learns from its worker which Python versions differ, and what to do."""
     other = OTHERS[0]
     config = {
         "broker": broker_server.url,

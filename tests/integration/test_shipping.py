@@ -1,4 +1,4 @@
-"""Classes that workers cannot import, in real workers: sent, run, passed on and returned."""
+"""Classes that workers can't import are sent, run, passed on, and returned by real workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Closed(Exception): pass
 
 
 class Setup:
-    """A broker, a store, and what configures the two sides."""
+    """A broker, a store, and the configuration of both sides."""
 
     def __init__(self, broker, store, folder, serializer="json", **offload):
         with redis_client(broker) as client:
@@ -55,7 +55,7 @@ class Setup:
 
     @contextmanager
     def producer(self, *what, **more):
-        """A script that does *what*; it has to end well."""
+        """Run a script that does *what*; it must exit with 0."""
         log = self.folder / f"producer-{'-'.join(what)}.log"
         script = ROOT / "tests" / "integration" / "shipping_producer.py"
         env = environment(self.side(code="signed", signing_key=KEY))
@@ -80,8 +80,8 @@ def setup(request, broker_server, store_server, tmp_path):
 
 @pytest.mark.parametrize("pool", ("prefork", "threads"))
 def test_classes_of_a_script(setup, pool):
-    """A worker that verifies signatures runs what a script, as a notebook, has in __main__, and
-    what only the producer can import; all comes home as the producer's own classes.
+    """A worker that verifies signatures runs classes of a script's __main__, like a notebook's, and
+    of modules that only the producer has; everything returns as the producer's own classes.
     """
     for name in ("shop_of_the_producer", "manual_of_the_producer"):
         (setup.folder / f"{name}.py").write_text(SHOP)
@@ -95,7 +95,9 @@ def test_classes_of_a_script(setup, pool):
 
 
 def test_exceptions_of_a_script(setup):
-    """What shipped code raises is caught by its own class; the worker's main process loads none."""
+    """An exception of shipped code is caught by its own class; the worker's main process loads
+    none.
+    """
     (setup.folder / "shop_of_the_producer.py").write_text(SHOP)
     with setup.worker() as running:
         setup.produce("exceptions")
@@ -105,21 +107,21 @@ def test_exceptions_of_a_script(setup):
 
 
 def test_values_that_are_stored(broker_server, store_server, tmp_path):
-    """With a threshold of 0 every instance goes by the store, and comes home."""
+    """With a threshold of 0, every instance is stored, and returns home."""
     setup = Setup(broker_server, store_server, tmp_path, threshold=0)
     with setup.worker():
         setup.produce("values", "canvases", "versions")
 
 
 def test_a_new_child_for_each_task(setup):
-    """Each child loads for itself, and all tasks end well."""
+    """Each child loads classes itself, and all tasks succeed."""
     with setup.worker("--max-tasks-per-child=1") as running:
         setup.produce("many")
         assert running.log().count("loaded class __main__.Child@") == 8
 
 
-def test_what_waits_is_fetched_and_not_loaded(broker_server, store_server, tmp_path):
-    """Fetching ahead and the node cache go on, and the main process never loads code."""
+def test_prefetch_loads_no_code(broker_server, store_server, tmp_path):
+    """Prefetch and the node cache work, and the main process never loads code."""
     cache = tmp_path / "cache"
     setup = Setup(broker_server, store_server, tmp_path, cache=str(cache))
     with setup.worker("--prefetch-multiplier=4", concurrency=1) as running:
@@ -129,9 +131,9 @@ def test_what_waits_is_fetched_and_not_loaded(broker_server, store_server, tmp_p
     assert not re.search(r"MainProcess\] loaded", log)
 
 
-def test_a_worker_that_takes_no_code(setup):
-    """By default a worker fails such a task at once with CodeRefused, its error callback is
-    called, and nothing of the class is executed.
+def test_a_worker_that_accepts_no_code(setup):
+    """By default a worker fails such a task at once with CodeRefused, its error callback runs, and
+    nothing of the class does.
     """
     path = setup.folder / "executed"
     with setup.worker(code="off") as running:
@@ -140,15 +142,15 @@ def test_a_worker_that_takes_no_code(setup):
         assert not path.exists()
 
 
-def test_a_version_that_is_gone(setup):
-    """A task whose class is not in the store fails at once."""
+def test_a_missing_version(setup):
+    """A task whose class isn't in the store fails at once."""
     with setup.worker() as running:
         setup.produce("missing")
         assert " retry: " not in running.log()
 
 
-def test_the_store_is_away_when_a_class_is_needed(setup, store_server):
-    """The task is sent again, as for its values, and is done when the store is back."""
+def test_the_store_is_unavailable_when_a_class_is_needed(setup, store_server):
+    """The task is resent, as for its values, and runs when the store is back."""
     with Proxy(store_server.port) as proxy:
         retry = {"max_retries": 40, "interval_start": 0.1, "interval_step": 0, "interval_max": 0.1}
         offload = {"store": proxy.url, "retry": {**retry, "max_retries": 2}}

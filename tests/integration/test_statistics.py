@@ -1,4 +1,4 @@
-"""What real workers count: in stores that cannot add (files and S3), and while they are idle."""
+"""Counters of real workers, in stores that can't add (files and S3), and of idle workers."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def fetched(config):
     return found.tasks["lengths"]["values_fetched"] if "lengths" in found.tasks else 0
 
 
-def test_all_that_children_counted_is_there_when_a_worker_has_ended(config, tmp_path):
-    """Those that ran their one task and those that ran till the end; the command shows it, and
-    ``gc`` leaves it.
+def test_all_counts_of_children_are_stored_when_a_worker_exits(config, tmp_path):
+    """The counts of children that ran one task, or many, are stored when the worker has exited; the
+    command shows them, and ``gc`` keeps them.
     """
     app = create(config)
     limit = ("--max-tasks-per-child", "3")
@@ -83,8 +83,8 @@ def test_all_that_children_counted_is_there_when_a_worker_has_ended(config, tmp_
     app.close()
 
 
-def test_a_worker_that_is_killed_loses_what_it_had_not_written(config, tmp_path):
-    """A thread writes after the interval, also if nothing else happens."""
+def test_a_killed_worker_loses_only_unwritten_counts(config, tmp_path):
+    """A thread writes after the interval, even if nothing else happens."""
     app = create(config)
     config["offload"]["stats_interval"] = 0.5
     with worker(tmp_path, config, app="tests.integration.features") as process:
@@ -97,8 +97,10 @@ def test_a_worker_that_is_killed_loses_what_it_had_not_written(config, tmp_path)
 
 
 @pytest.mark.parametrize("pool", ("prefork", "threads", "gevent", "solo"))
-def test_an_idle_worker_tells_what_went_wrong(broker_server, store_server, tmp_path, pool):
-    """Once, by a timer, in every pool: the store is asked nothing more that could carry it."""
+def test_an_idle_worker_writes_its_errors(broker_server, store_server, tmp_path, pool):
+    """A timer writes an idle worker's counts once, in every pool, because no store call can carry
+    them.
+    """
     if pool == "gevent":
         pytest.importorskip("gevent")
     store = f"redis://{store_server.host}:{store_server.port}?prefix=idle-{pool}-{os.getpid()}"
@@ -122,5 +124,5 @@ def test_an_idle_worker_tells_what_went_wrong(broker_server, store_server, tmp_p
         written = tallies.total()
         process.stop()
     assert process.popen.returncode == 0
-    assert tallies.total() == written  # nothing was left
+    assert tallies.total() == written  # nothing remained
     app.close()

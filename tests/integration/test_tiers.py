@@ -1,4 +1,6 @@
-"""A real worker, Redis before S3: where arguments and results lie, and when they go."""
+"""A real worker with Redis above S3: where arguments and results are stored, and when they are
+deleted.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ TIMEOUT = 40
 
 @pytest.fixture(scope="module")
 def running(broker_server, store_server, s3, tmp_path_factory):
-    """An app whose S3 is behind a proxy, and a worker that reaches it directly."""
+    """Return an app whose S3 is behind a proxy, and a worker that reaches it directly."""
     prefix = os.urandom(4).hex()
     base = f"redis://{broker_server.host}:{broker_server.port}"
     first = f"{store_server.url}?prefix={prefix}"
@@ -55,7 +57,7 @@ def running(broker_server, store_server, s3, tmp_path_factory):
 
 @pytest.fixture
 def stored(running):
-    """Return what came into Redis and into S3 since the last call: sizes by digest."""
+    """Return the blobs stored in Redis and in S3 since the last call, as sizes by digest."""
     known = set()
 
     def new(tier):
@@ -77,9 +79,9 @@ def text(size):
 @pytest.mark.parametrize(
     ("size", "in_redis", "in_s3"), ((KB, 0, 0), (100 * KB, 1, 0), (8 * MB, 1, 2))
 )
-def test_each_value_lies_where_its_size_says(running, stored, size, in_redis, in_s3):
-    """Small arguments and results stay in their messages, larger ones go to Redis, and the
-    largest to S3, with their roots in Redis.
+def test_each_value_is_stored_by_size(running, stored, size, in_redis, in_s3):
+    """Small arguments and results stay in their messages, larger ones are in Redis, and the largest
+    in S3, with their roots in Redis.
     """
     value = text(size)
     assert running.app.tasks["same"].delay(value).get(timeout=TIMEOUT) == value
@@ -92,15 +94,15 @@ def test_each_value_lies_where_its_size_says(running, stored, size, in_redis, in
 
 
 @pytest.mark.parametrize(("items", "in_redis", "in_s3"), ((50_000, 1, 0), (3_000_000, 1, 2)))
-def test_each_result_lies_where_its_size_says(running, stored, items, in_redis, in_s3):
-    """What a worker makes goes by its size as well."""
+def test_each_result_is_stored_by_size(running, stored, items, in_redis, in_s3):
+    """A worker's results are stored by size as well."""
     result = running.app.tasks["make"].delay(items % 10 + 7, items)
     assert result.get(timeout=TIMEOUT) == [items % 10 + 7] * items
     assert tuple(map(len, stored())) == (in_redis, in_s3)
 
 
-def test_what_is_done_goes_from_s3(running, stored):
-    """When a task is done and its result forgotten, the next sweep removes both from S3."""
+def test_values_of_finished_tasks_are_deleted_from_s3(running, stored):
+    """When a task is done and its result forgotten, the next sweep deletes both from S3."""
     result = running.app.tasks["same"].delay(text(8 * MB))
     result.get(timeout=TIMEOUT)
     _, lies = stored()
@@ -116,8 +118,8 @@ def test_what_is_done_goes_from_s3(running, stored):
     assert not {info.digest for info in running.tiers.s3.blobs.scan()} & set(lies)
 
 
-def test_what_waits_is_not_swept(running, stored):
-    """What a task that waits or runs needs stays, also when others that needed it are done."""
+def test_values_of_waiting_tasks_are_not_swept(running, stored):
+    """Values of a waiting or running task stay, even if other tasks that needed them are done."""
     value, key = text(8 * MB), os.urandom(4).hex()
     done = running.app.tasks["same"].delay(value)
     waiting = running.app.tasks["wait"].delay(value, key)
@@ -134,8 +136,8 @@ def test_what_waits_is_not_swept(running, stored):
     assert waiting.get(timeout=TIMEOUT) == len(value)
 
 
-def test_without_s3_only_what_is_large_fails(running):
-    """While S3 is away, publishing what goes there raises, the rest goes on; then all does."""
+def test_without_s3_only_large_values_fail(running):
+    """While S3 is unavailable, only publishing large values raises; afterwards everything works."""
     same = running.app.tasks["same"]
     middle, large = text(100 * KB), text(8 * MB)
     running.proxy.refuse()

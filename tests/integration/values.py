@@ -1,15 +1,15 @@
-"""The values that tests send, and how they are compared."""
+"""Values that tests send, and their comparison."""
 
 from __future__ import annotations
 
 from typing import Any
 
 CANARY = "canary-9c5e1d"
-"""Stands in every large value: wherever this is read, a value travelled in full."""
+"""Part of every large value: wherever it appears, a value was sent in full."""
 
 
 def big(label: str = "", rows: int = 40) -> dict[str, Any]:
-    """Return a value that every serializer carries as it is."""
+    """Return a value that every serializer can write unchanged."""
     return {
         "canary": f"{CANARY} {label} " * 20,
         "rows": [[i, i / 4, f"row {i}", None, i % 2 == 0] for i in range(rows)],
@@ -22,7 +22,7 @@ def big_list(label: str = "", rows: int = 40) -> list[Any]:
 
 
 def typed(value: Any) -> Any:
-    """Return *value* in a form whose equality means: equal in value, type and order."""
+    """Return *value* in a form whose equality means equal in value, type, and order."""
     if isinstance(value, dict):
         items = [(typed(key), typed(item)) for key, item in value.items()]
         return (type(value).__name__, items)

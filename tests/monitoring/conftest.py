@@ -1,4 +1,4 @@
-"""A Prometheus with the rules, that has seen counters rise."""
+"""A Prometheus with the rules that has scraped rising counters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.servers import HOST
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
-    """It has scraped one value of every counter, and then a greater one."""
+    """Return a Prometheus that has scraped a value of every counter, and then a higher one."""
     store = MemoryStore()
     count(store)
     port, exporter = serve(store, HOST, 0)

@@ -1,4 +1,4 @@
-"""The Grafana dashboard: Grafana itself is not run, but its types and a real Prometheus are."""
+"""The Grafana dashboard, checked with Grafana's types and a real Prometheus, without Grafana."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOARD = json.loads(FILE.read_text())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 VARIABLES = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
 
-# What Grafana replaces in an expression: with All chosen, and a range that holds all there is.
+# What Grafana replaces in an expression, with All selected and a range of all data.
 FILLED_IN = {"$instance": ".*", "$task": ".*", "$__rate_interval": "10m", "$__range": "1h"}
 
 EXPRESSIONS = {
@@ -46,7 +46,7 @@ def filled_in(expression):
 @pytest.mark.integration
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_expressions_give_numbers(live, name):
-    """Prometheus understands each expression, and has numbers for it once counters have risen."""
+    """Prometheus accepts each expression and returns numbers once counters have risen."""
     expression = filled_in(EXPRESSIONS[name])
 
     def numbers():
@@ -59,7 +59,7 @@ def test_expressions_give_numbers(live, name):
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ("instance", "task"))
 def test_variables_have_values(live, name):
-    """The lists to choose from are filled by what the exporter serves."""
+    """The exporter's metrics fill each variable's list."""
     query = filled_in(VARIABLES[name]["query"])
     metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()
     wait_until(lambda: live.query(f"count by ({label}) ({metric})"), query)
@@ -67,7 +67,7 @@ def test_variables_have_values(live, name):
 
 @pytest.mark.parametrize("change", (None, ('"drawStyle"', '"drawStile"'), ('"bars"', '"bar"')))
 def test_follows_grafanas_types(tmp_path, change):
-    """Keys and types are those that Grafana publishes; the check is not blind."""
+    """Keys and types match those that Grafana publishes, and the check finds violations."""
     if not COMPILER.exists():
         pytest.skip(f"needs npm install --no-package-lock --prefix {TYPES.relative_to(ROOT)}")
     board = FILE.read_text()
@@ -87,7 +87,7 @@ def test_follows_grafanas_types(tmp_path, change):
 
 
 def test_panels_are_complete():
-    """By hand, where there is no compiler: known kinds with all they need, each told apart."""
+    """Without a compiler, panels have known kinds with all fields and different ids."""
     assert {panel["type"] for panel in PANELS} <= {"stat", "timeseries", "heatmap", "table"}
     for panel in PANELS:
         assert set(panel) - {"transformations"} == REQUIRED, panel["title"]
@@ -99,8 +99,8 @@ def test_panels_are_complete():
     assert len(set(identifiers)) == len(identifiers)
 
 
-def test_panels_lie_beside_each_other():
-    """None covers another, and none reaches beyond the 24 columns."""
+def test_panels_do_not_overlap():
+    """Panels neither overlap nor exceed the 24 columns."""
 
     def cells(panel):
         at = panel["gridPos"]
@@ -113,7 +113,7 @@ def test_panels_lie_beside_each_other():
 
 
 def test_provisioning_fits():
-    """The data source that is provisioned is the one that the dashboard begins with."""
+    """The provisioned data source is the dashboard's default."""
     (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())[
         "datasources"
     ]

@@ -1,4 +1,4 @@
-"""The alert rules: what promtool says, and what a real Prometheus makes of real counters."""
+"""Alert rules, checked with promtool and on a real Prometheus with real counters."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def run(*command):
 
 
 def test_rules_are_valid():
-    """Promtool finds no fault in the file, nor in the configuration that names it."""
+    """promtool accepts the file and the configuration that names it."""
     run(program("promtool"), "check", "rules", str(RULES))
     run(program("promtool"), "check", "config", str(RULES.with_name("prometheus.yml")))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.split(".")[0])
 def test_alerts_fire_when_they_should(case):
-    """Promtool plays each case: what fires, when, with what text, and what does not."""
+    """promtool runs each case: which alerts fire, when, and with which text."""
     run(program("promtool"), "test", "rules", str(case))
 
 
-def test_every_alert_is_seen_to_fire():
-    """No alert is without a case that expects it."""
+def test_every_alert_has_a_case():
+    """Every alert has a case that expects it."""
     text = "".join(case.read_text() for case in CASES)
     assert [name for name in ALERTS if f'alertname="{name}"' not in text] == ["OffloadStoreAway"]
-    assert "alertname: OffloadStoreAway" in text  # with all its text
+    assert "alertname: OffloadStoreAway" in text  # with its full text
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_says_how_bad_it_is_and_what_to_do(name):
-    """Severity, summary, description and action, and nothing else."""
+def test_every_alert_has_a_severity_and_an_action(name):
+    """Every alert has severity, summary, description, and action, and nothing else."""
     rule = ALERTS[name]
     assert rule["labels"]["severity"] in ("warning", "critical")
     assert list(rule["annotations"]) == ["summary", "description", "action"]
@@ -55,15 +55,15 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(name):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", RECORDED)
-def test_what_is_recorded_has_a_value(live, name):
-    """Each recording rule gives a number once counters have risen."""
+def test_recording_rules_have_a_value(live, name):
+    """Each recording rule has a number once counters have risen."""
     wait_until(lambda: any(map(isfinite, live.query(name))), f"{name} has a value")
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ALERTS)
-def test_what_an_alert_asks_for_is_there(live, name):
-    """Its expression is understood, and each series that it names exists."""
+def test_series_of_alerts_exist(live, name):
+    """Each expression is valid, and each series in it exists."""
     expression = ALERTS[name]["expr"]
     live.query(expression)
     selectors = SELECTOR.findall(expression)
@@ -74,7 +74,7 @@ def test_what_an_alert_asks_for_is_there(live, name):
 
 @pytest.mark.integration
 def test_alerts_fire_on_real_counters(live):
-    """What happened once fires at once, with its text filled in; the rest does not."""
+    """Alerts for single events fire at once with their text; others don't."""
     once = {
         "OffloadBlobsMissing",
         "OffloadContentAltered",
@@ -95,7 +95,7 @@ def test_alerts_fire_on_real_counters(live):
 
 
 def test_the_operators_page_names_every_alert():
-    """Each stands there, in the column of its severity."""
+    """The operations guide lists each alert in the column of its severity."""
     page = (ROOT / "docs" / "operations.md").read_text()
     rows = re.search(r"\| critical \| warning \|\n.*\n((?:  \|.*\n)+)", page)[1].splitlines()
     for column, severity in ((1, "critical"), (2, "warning")):

@@ -1,4 +1,4 @@
-"""What the packaging tests share: the repository and its pyproject.toml."""
+"""The repository and its pyproject.toml, for all packaging tests."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The set-up behind the Makefile: it follows pip's configuration and says what is missing."""
+"""The set-up behind the Makefile follows pip's configuration and names what is missing."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ def bootstrap(root):
 
 @pytest.fixture
 def pip(monkeypatch, tmp_path):
-    """Gives a function that configures pip, which until then has no configuration."""
+    """Return a function that configures pip, which has no other configuration."""
     if subprocess.run([sys.executable, "-m", "pip", "--version"], check=False).returncode:
         pytest.skip("this environment has no pip")
     for name in os.environ:
@@ -41,7 +41,7 @@ def python():
 
 
 def test_uv_uses_pips_indexes(bootstrap, pip, python):
-    """A private index, its certificate and its further places are uv's as well."""
+    """uv uses the same private index, certificate, and further indexes as pip."""
     pip(
         "[global]\nindex-url = https://pypi.example/simple\ncert = /ca.pem\ntimeout = 77\n"
         "extra-index-url = https://a.example/simple\n    https://b.example/simple\n"
@@ -57,21 +57,21 @@ def test_uv_uses_pips_indexes(bootstrap, pip, python):
 
 
 def test_uvs_own_settings_go_first(bootstrap, pip, python, monkeypatch):
-    """What the user set for uv is not overwritten by what pip has."""
+    """The user's settings for uv take precedence over pip's."""
     pip("[global]\nindex-url = https://pypi.example/simple\n")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mine.example/simple")
     assert bootstrap.uv_env(python)["UV_DEFAULT_INDEX"] == "https://mine.example/simple"
 
 
 def test_environment_variables_beat_the_file(bootstrap, pip, python, monkeypatch):
-    """As they do for pip itself."""
+    """Environment variables take precedence over the file, as for pip."""
     pip("[global]\nindex-url = https://file.example/simple\n")
     monkeypatch.setenv("PIP_INDEX_URL", "https://env.example/simple")
     assert bootstrap.uv_env(python)["UV_DEFAULT_INDEX"] == "https://env.example/simple"
 
 
 def test_without_configuration_uv_has_its_defaults(bootstrap, pip, python):
-    """Nothing is set that pip was not told; interpreters are never downloaded."""
+    """Without configuration of pip, uv has its defaults; interpreters are never downloaded."""
     env = bootstrap.uv_env(python)
     assert not {"UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "SSL_CERT_FILE"} & set(env)
     assert env["UV_PYTHON_DOWNLOADS"] == "never"
@@ -90,7 +90,7 @@ def test_up_to_date_environment_is_left_alone(bootstrap, tmp_path, monkeypatch, 
 
 
 def test_changed_requirements_are_installed(bootstrap, tmp_path, monkeypatch, python):
-    """Another pyproject.toml, or other extras, install again."""
+    """A changed pyproject.toml, or other extras, cause an installation."""
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").symlink_to(python)
@@ -104,7 +104,7 @@ def test_changed_requirements_are_installed(bootstrap, tmp_path, monkeypatch, py
 
 
 def test_changed_constraints_are_installed(bootstrap, tmp_path, monkeypatch, python):
-    """Other versions in constraints.txt install again."""
+    """Changed versions in constraints.txt cause an installation."""
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").symlink_to(python)
@@ -120,7 +120,7 @@ def test_changed_constraints_are_installed(bootstrap, tmp_path, monkeypatch, pyt
 
 @pytest.mark.parametrize("has_uv", (True, False), ids=("uv", "pip"))
 def test_what_is_installed_is_constrained(bootstrap, tmp_path, monkeypatch, python, has_uv):
-    """uv and pip both take the versions of constraints.txt, also of what builds the package."""
+    """uv and pip both use the versions of constraints.txt, also for build dependencies."""
     commands, environments = [], []
 
     def runs(command, env=None, **_):
@@ -139,7 +139,9 @@ def test_what_is_installed_is_constrained(bootstrap, tmp_path, monkeypatch, pyth
 
 
 def test_missing_venv_names_the_package_to_install(bootstrap, tmp_path, monkeypatch):
-    """Without root, a Debian without python3-venv is told what to install; no ruin is left."""
+    """Without root, a Debian without python3-venv is told what to install, and no partial
+    environment remains.
+    """
 
     def fails(command, env=None):
         return subprocess.CompletedProcess(command, 1, stdout="ensurepip is not available")
@@ -152,7 +154,7 @@ def test_missing_venv_names_the_package_to_install(bootstrap, tmp_path, monkeypa
 
 
 def test_missing_venv_is_installed_by_root(bootstrap, tmp_path, monkeypatch):
-    """As root on Debian the package is installed, and the environment then made."""
+    """As root on Debian, the package is installed and the environment created."""
     commands = []
 
     def runs(command, env=None):
@@ -169,7 +171,7 @@ def test_missing_venv_is_installed_by_root(bootstrap, tmp_path, monkeypatch):
 
 
 def test_make_help_lists_every_command(root):
-    """`make` alone says what there is."""
+    """`make` alone lists all commands."""
     done = subprocess.run(["make"], cwd=root, check=True, capture_output=True, text=True)
     for target in (
         "demo",

@@ -1,4 +1,4 @@
-"""The Compose file is valid and speaks of things that are there; no engine is needed."""
+"""The Compose file is valid and refers to existing things; no engine is needed."""
 
 import re
 import subprocess
@@ -24,20 +24,20 @@ def validate(file):
 
 
 def test_follows_the_compose_specification():
-    """The file passes the specification's own schema."""
+    """The file conforms to the specification's schema."""
     done = validate(FILE)
     assert done.returncode == 0, done.stdout
 
 
 def test_schema_check_finds_faults(tmp_path):
-    """The check is not blind: a misspelt key is refused."""
+    """The check works: a misspelt key is refused."""
     broken = tmp_path / "docker-compose.yml"
     broken.write_text(FILE.read_text().replace("depends_on:", "depend_on:"))
     assert validate(broken).returncode != 0
 
 
 def test_services(services):
-    """All that the example is made of; whoever needs another waits for its health."""
+    """The example has all its services, and each waits until those it needs are healthy."""
     example = {"redis", "s3", "worker", "producer", "exporter", "dashboard"}
     assert set(services) == example | {"prometheus", "grafana"}
     for service in services.values():
@@ -47,19 +47,19 @@ def test_services(services):
 
 
 def test_images_are_of_one_version(services):
-    """What is not built here is pinned by a version's tag."""
+    """Images that aren't built here are pinned by a version's tag."""
     for service in services.values():
         assert re.fullmatch(r"[a-z/]+:v?\d[\w.-]*", service["image"]) or "build" in service
 
 
 def test_only_this_machine_reaches_them(services):
-    """Ports are published on localhost alone."""
+    """Ports are published on localhost only."""
     ports = [port for service in services.values() for port in service.get("ports", ())]
     assert sorted(ports) == [f"127.0.0.1:{port}:{port}" for port in (3000, 9090, 9541)]
 
 
-def test_mounted_files_are_here(services):
-    """What is mounted is in the repository, is not written to, and is what is then named."""
+def test_mounted_files_exist(services):
+    """Mounted files are in the repository, mounted read-only, and used at that path."""
     mounted = {}
     for name in ("prometheus", "grafana"):
         for source, target, mode in (text.split(":") for text in services[name]["volumes"]):
@@ -76,8 +76,8 @@ def test_mounted_files_are_here(services):
     assert provider["options"]["path"] == "/etc/grafana/dashboards"
 
 
-def test_who_watches_finds_whom_it_watches(services):
-    """Prometheus scrapes the exporter's port, and Grafana asks Prometheus at its own."""
+def test_monitoring_uses_the_right_ports(services):
+    """Prometheus scrapes the exporter's port, and Grafana queries Prometheus at its port."""
     config = yaml.safe_load((ROOT / "monitoring/prometheus/prometheus.yml").read_text())
     assert config["scrape_configs"][0]["static_configs"][0]["targets"] == ["exporter:9540"]
     assert services["exporter"]["command"][-2:] == ["--port", "9540"]
@@ -87,7 +87,7 @@ def test_who_watches_finds_whom_it_watches(services):
 
 
 def test_redis_never_evicts(services):
-    """A store that drops what is still needed loses arguments."""
+    """Redis never evicts, because evicted values would be lost."""
     assert services["redis"]["command"][-2:] == ["--maxmemory-policy", "noeviction"]
 
 
@@ -103,7 +103,7 @@ def test_commands_name_modules_that_exist(services, name):
 
 @pytest.mark.parametrize("name", ("worker", "producer", "exporter"))
 def test_servers_are_those_of_the_file(services, name):
-    """All speak to the same servers, by the variables that the app reads."""
+    """All services use the same servers, through the variables that the app reads."""
     environment = services[name]["environment"]
     assert environment["REDIS_URL"] == "redis://redis:6379"
     redis, s3 = environment["OFFLOAD_STORE"].split()
@@ -117,7 +117,7 @@ def test_servers_are_those_of_the_file(services, name):
 
 
 def test_dockerfile_copies_what_exists(services):
-    """The image is built from the Dockerfile, and all it copies is there and not ignored."""
+    """Everything that the Dockerfile copies exists and isn't ignored."""
     assert ROOT / services["worker"]["build"]["dockerfile"] == DOCKERFILE
     ignore = DOCKERFILE.with_name("Dockerfile.dockerignore").read_text().splitlines()
     copies = re.findall(r"^COPY (.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
@@ -128,7 +128,7 @@ def test_dockerfile_copies_what_exists(services):
 
 
 def test_dockerfile_installs_extras_that_exist(pyproject):
-    """The extras that the image installs stand in pyproject.toml."""
+    """The extras that the image installs are in pyproject.toml."""
     extras = re.search(r'pip install .*"\.\[([\w,]+)\]"', DOCKERFILE.read_text())[1].split(",")
     assert set(extras) <= set(pyproject["project"]["optional-dependencies"])
     assert {"prometheus", "s3"} <= set(extras)

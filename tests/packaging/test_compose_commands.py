@@ -1,4 +1,4 @@
-"""Every command of the Compose file, run without containers: as processes, on free ports."""
+"""Every command of the Compose file, run as a process on free ports, without containers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.server]
 
 
 class Example:
-    """The services as processes; what they say of each other is turned into free ports.
+    """The services as processes, with addresses replaced by free ports.
 
-    What is not run: Grafana, which no package brings along; the image's build; and the programs
-    of the images, in place of which are those installed here.
+    Not included are Grafana, which no package provides; the image's build; and the images'
+    programs, which are replaced by installed ones.
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -73,7 +73,7 @@ class Example:
         return text
 
     def words(self, name: str) -> list[str]:
-        """Return a service's command as it is run here, less its program where an image has it."""
+        """Return a service's command for this run, without its program if an image has one."""
         return [self.own(word) for word in self.services[name]["command"]]
 
     def command(self, name: str) -> list[str]:
@@ -109,7 +109,7 @@ class Example:
         }
 
     def start(self, name: str) -> Process:
-        """Start a service and return once its own health check says that it is well."""
+        """Start a service and return once its own health check succeeds."""
         log = self.folder / f"{name}.log"
         process = Process(self.command(name), log, self.environment(name), fork=True)
         self._stack.callback(process.stop)
@@ -118,7 +118,7 @@ class Example:
         return process
 
     def page(self, path: str) -> str:
-        """Return a page of the dashboard, which asks who looks."""
+        """Return a page of the dashboard, which requires authentication."""
         user = self.environment("dashboard")["OFFLOAD_DASHBOARD_BASIC_AUTH"]
         asked = Request(f"http://{HOST}:{self.ports['dashboard']}{path}")
         with pytest.raises(HTTPError, match="401"):
@@ -128,7 +128,7 @@ class Example:
             return answer.read().decode()
 
     def healthy(self, name: str) -> bool:
-        """Do what a service's health check does, without the programs that are in images only."""
+        """Run a service's health check without programs that only images have."""
         how, *test = (self.own(word) for word in self.services[name]["healthcheck"]["test"])
         assert how == "CMD"
         if test == ["redis-cli", "ping"]:
@@ -159,8 +159,10 @@ def example(tmp_path):
 
 
 @pytest.mark.timeout(400)
-def test_everything_is_alive_and_data_flows(example):
-    """Each is well by its own health check; values go to Redis and S3, and Prometheus sees it."""
+def test_every_service_is_healthy_and_data_flows(example):
+    """Every service is healthy by its own check; values are stored in Redis and S3, and Prometheus
+    has their metrics.
+    """
     order = ("redis", "s3", "worker", "exporter", "dashboard", "prometheus", "producer")
     assert {*order, "grafana"} == set(example.services)
     processes = {name: example.start(name) for name in order}

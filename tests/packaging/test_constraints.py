@@ -1,4 +1,4 @@
-"""constraints.txt holds versions that fit, and nothing else; the package knows them, too."""
+"""constraints.txt has versions that fit, and nothing else; the package knows them, too."""
 
 import importlib.util
 import re
@@ -37,19 +37,19 @@ def tool(root, monkeypatch):
 
 
 def on(python):
-    """Return what markers are evaluated in on Linux with this Python."""
+    """Return the values of markers on Linux with this Python."""
     return {"python_version": python, "python_full_version": f"{python}.9", "extra": ""}
 
 
 def test_it_has_names_versions_and_markers_only(text):
-    """No host, no path, no option: it says the same to everybody."""
+    """constraints.txt has no host, path, or option, so that it means the same everywhere."""
     for line in text.splitlines():
         assert re.fullmatch(r"#.*|[a-z\d][a-z\d.-]*==[\w.]+( ; [^/\\@]+)?", line)
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_requirement_has_one_version_that_fits(pyproject, pins, python):
-    """Each requirement of every extra has exactly one version on each Python, one it allows."""
+    """Each requirement of every extra has exactly one allowed version on each Python."""
     project = pyproject["project"]
     extras = project["optional-dependencies"].values()
     wanted = [Requirement(line) for extra in extras for line in extra]
@@ -64,12 +64,14 @@ def test_every_requirement_has_one_version_that_fits(pyproject, pins, python):
 
 
 def test_the_package_knows_the_versions_that_are_tested(root, tool, text):
-    """`celery offload doctor` compares with what constraints.txt has: run `make constraints`."""
+    """`celery offload doctor` compares with the versions in constraints.txt: run `make
+    constraints`.
+    """
     assert tool.TESTED.read_text() == tool.tested(text, set(TESTED))
 
 
-def test_all_that_users_install_is_known(pyproject, tool):
-    """Every dependency, and every one of the extras that users install, counts as tested."""
+def test_everything_that_users_install_is_known(pyproject, tool):
+    """Every dependency, and all of users' extras, have tested versions."""
     project = pyproject["project"]
     lines = list(project["dependencies"])
     for extra in tool.USER_EXTRAS:
@@ -79,7 +81,9 @@ def test_all_that_users_install_is_known(pyproject, tool):
 
 @pytest.mark.parametrize("name", ("3.11", "lowest", "newest"))
 def test_only_environments_of_a_python_are_constrained(root, tool, monkeypatch, tmp_path, name):
-    """`make test-newest` upgrades all, `lowest` has versions of its own, a Python has these."""
+    """`make test-newest` upgrades everything, `lowest` has its own versions, and environments of a
+    Python use these.
+    """
     test_all, commands = sys.modules["test_all"], []
 
     def runs(command, **_):

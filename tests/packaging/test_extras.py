@@ -1,4 +1,4 @@
-"""Dependencies: each is used, and what is optional is not needed."""
+"""Every dependency is used, and optional ones aren't needed."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from importlib.metadata import requires
 import pytest
 from packaging.requirements import Requirement
 
-# The import that tells that a dependency is used, where it is not the package's name.
+# The import that shows that a dependency is used, if it isn't the package's name.
 IMPORTS = {
     "redis[hiredis]": "redis",
     "prometheus-client": "prometheus_client",
@@ -53,14 +53,14 @@ def imports(source, package):
 
 
 def test_every_dependency_is_used(source, pyproject):
-    """What users must install, the package imports, or a Redis broker needs."""
+    """The package or a Redis broker imports everything that users must install."""
     for package in packages(pyproject["project"]["dependencies"]):
         used = imports(source, IMPORTS.get(package, package))
         assert used or package == "packaging", package  # see the next test
 
 
 def test_a_redis_broker_needs_no_other_package(pyproject):
-    """`pip install offload` is enough to publish to one: kombu asks for these in an extra."""
+    """`pip install offload` suffices to publish to Redis: kombu has these packages in an extra."""
     needed = set()
     for text in requires("kombu"):
         found = Requirement(text)
@@ -72,19 +72,19 @@ def test_a_redis_broker_needs_no_other_package(pyproject):
 
 @pytest.mark.parametrize("extra", USER_EXTRAS)
 def test_every_extra_is_used(source, pyproject, extra):
-    """No extra promises a feature that is not there."""
+    """Every extra has a feature that uses it."""
     for package in packages(pyproject["project"]["optional-dependencies"][extra]):
         assert imports(source, IMPORTS.get(package, package)), package
 
 
 def test_every_extra_is_known(pyproject):
-    """A new extra is either for users, and held to the tests above, or for development."""
+    """A new extra is either for users, and covered by the tests above, or for development."""
     development = {"demo", "test", "bench", "dev"}
     assert set(pyproject["project"]["optional-dependencies"]) == {*USER_EXTRAS, *development}
 
 
 def test_nothing_optional_is_imported():
-    """`import offload` needs no extra, and does not spend the time to import one."""
+    """`import offload` needs no extra and imports none."""
     code = (
         "import sys, celery.app.amqp, kombu.serialization\n"
         "before = set(sys.modules)\n"
@@ -96,7 +96,7 @@ def test_nothing_optional_is_imported():
 
 
 def test_works_without_the_optional_packages():
-    """`import offload` works where none of the optional packages can be imported."""
+    """`import offload` works if no optional package can be imported."""
     code = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({OPTIONAL!r}))\n"  # None: ImportError

@@ -1,4 +1,4 @@
-"""The check that holds the layers is itself checked: it must find what breaks them."""
+"""The check of import layers finds violations."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def tree(root, tmp_path):
-    """A copy of the package, and of the contracts, to break."""
+    """Return a copy of the package and its contracts, to be changed."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(root / "offload", tmp_path / "offload", ignore=ignore)
     shutil.copy(root / "pyproject.toml", tmp_path)
@@ -23,12 +23,12 @@ def check(tree):
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     env = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(command, cwd=tree, env=env, check=False, capture_output=True, text=True)
-    done.stdout = re.sub(r"\x1b\[\d*m", "", done.stdout)  # some versions colour it everywhere
+    done.stdout = re.sub(r"\x1b\[\d*m", "", done.stdout)  # some versions always use colors
     return done
 
 
 def test_the_tree_as_it_is_passes(tree):
-    """Imports go only downwards."""
+    """The unchanged tree passes."""
     done = check(tree)
     assert done.returncode == 0, done.stdout
 
@@ -42,7 +42,7 @@ def test_the_tree_as_it_is_passes(tree):
     ),
 )
 def test_an_upward_import_is_found(tree, module, line):
-    """Also inside a function: there it only hides a cycle."""
+    """An upward import is found, also in a function, where it only hides a cycle."""
     path = tree / "offload" / module
     path.write_text(f"{path.read_text()}\n\n{line}\n")
     done = check(tree)
@@ -52,7 +52,7 @@ def test_an_upward_import_is_found(tree, module, line):
 
 
 def test_a_module_without_a_layer_is_found(tree):
-    """Whoever adds a module says where it stands."""
+    """A new module without a layer is found."""
     (tree / "offload" / "newcomer.py").write_text("")
     done = check(tree)
     assert done.returncode == 1
@@ -60,7 +60,7 @@ def test_a_module_without_a_layer_is_found(tree):
 
 
 def test_an_import_of_the_top_is_found(tree):
-    """Inside the package, names come from where they are defined."""
+    """Modules of the package import names from where they are defined."""
     path = tree / "offload" / "errors.py"
     path.write_text(f"{path.read_text()}\n\nimport offload\n")
     done = check(tree)

@@ -1,4 +1,4 @@
-"""Programs of the system that tests need are installed where that can be done, else named."""
+"""System programs that tests need are installed if possible, else named."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ case "$*" in *install*) {install} ;; esac
 
 @pytest.fixture
 def run(root, tmp_path):
-    """Run it with nothing on the path but an apt-get that does what it is told to."""
+    """Run the tool with a fake apt-get as the only program on the path."""
 
     def run(*programs, install="true"):
         apt = tmp_path / "apt-get"
@@ -29,8 +29,8 @@ def run(root, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root installs")
-def test_what_is_missing_is_installed(run, tmp_path):
-    """By apt, once: what is there is left alone."""
+def test_missing_programs_are_installed(run, tmp_path):
+    """apt-get installs only what is missing, in one call."""
     said = run("some-browser", "sh", install="cp /bin/true {folder}/some-browser")
     assert "installing some-browser" in said
     assert "not here" not in said
@@ -40,7 +40,7 @@ def test_what_is_missing_is_installed(run, tmp_path):
     assert len((tmp_path / "asked").read_text().splitlines()) == 2
 
 
-def test_what_cannot_be_installed_is_named(run):
-    """With the command that would do it; tests go on without."""
+def test_programs_that_cannot_be_installed_are_named(run):
+    """What can't be installed is named with the command to run; tests run without it."""
     said = run("some-browser", install="echo no such package >&2; exit 100")
     assert "apt-get install some-browser" in said

@@ -1,4 +1,4 @@
-"""The public names: what `offload` exports is exactly what it says."""
+"""`offload` exports exactly its documented names."""
 
 import ast
 import subprocess
@@ -27,12 +27,12 @@ def public():
 
 
 def test_exported_names_are_those_of_all():
-    """Nothing is public by accident, and nothing that is promised is missing."""
+    """Nothing is public by accident, and no promised name is missing."""
     assert public() == set(offload.__all__)
 
 
 def test_type_checkers_see_the_same_names():
-    """Each name is at run time what the import for type checkers says."""
+    """Each name is the same object that type checkers import."""
     tree = ast.parse(Path(offload.__file__).read_text())
     checking = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
@@ -47,7 +47,7 @@ def test_type_checkers_see_the_same_names():
 
 
 def test_importing_the_package_imports_nothing_else():
-    """Celery imports it at every call of ``celery``, for its command."""
+    """Celery imports the package at every call of ``celery``, so that import must be cheap."""
     code = (
         "import sys, offload; print(sorted(n for n in sys.modules if n.startswith('offload.')));"
         "print([n for n in ('celery', 'redis', 'blake3') if n in sys.modules])"
@@ -57,23 +57,23 @@ def test_importing_the_package_imports_nothing_else():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    """As it is of any module."""
+    """An unknown name raises AttributeError, as in any module."""
     with pytest.raises(AttributeError, match="'offload' has no attribute 'Ofload'"):
         _ = offload.Ofload
 
 
 def test_exported_names_are_sorted():
-    """A sorted list shows at once whether a name is in it."""
+    """The list is sorted, so that names are easy to find."""
     assert list(offload.__all__) == sorted(offload.__all__)
 
 
-def test_the_face():
-    """The two names of the first example are there."""
+def test_names_of_the_first_example():
+    """The two names of the first example exist."""
     assert {"Offload", "Ref"} <= set(offload.__all__)
 
 
 def test_every_error_is_public_by_its_module():
-    """Users catch errors, so every error has a public place and a line of explanation."""
+    """Users catch errors, so every error has a public name and a docstring."""
     from offload import errors
 
     found = {
