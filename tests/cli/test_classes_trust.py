@@ -90,8 +90,8 @@ class TestShow:
     def test_hash_and_tag_are_exclusive(self, command):
         """Hash and tag together are a usage error."""
         for name in ("show", "pull"):
-            said = command(name, "Filter", "--hash", "0" * 8, "--tag", "good", code=2)
-            assert "use --hash or --tag, not both" in said
+            message = command(name, "Filter", "--hash", "0" * 8, "--tag", "good", code=2)
+            assert "use --hash or --tag, not both" in message
             assert "not a tag" in command(name, "Filter", "--tag", "a/b", code=2)
 
 
@@ -128,11 +128,11 @@ class TestPull:
         filter_.part = missing.Part
         command.registry.push(filter_)
         monkeypatch.delitem(sys.modules, "shop_parts")
-        said = command("pull", "Filter", code=1)
-        assert said.startswith("Error: ")
-        assert "shop.models.Filter@" in said
-        assert "No module named 'shop_parts'; install it here, or" in said
-        assert len(said.splitlines()) == 1
+        message = command("pull", "Filter", code=1)
+        assert message.startswith("Error: ")
+        assert "shop.models.Filter@" in message
+        assert "No module named 'shop_parts'; install it here, or" in message
+        assert len(message.splitlines()) == 1
 
     def test_the_pickle_is_written_and_not_run(self, command, versions, tmp_path):
         """The pickle is written without being run, also where nothing may be loaded; an altered one
@@ -141,8 +141,8 @@ class TestPull:
         off = command.another(code="off")
         assert "offload_code is 'off'" in off("pull", "Filter", code=1)
         target = tmp_path / "filter.pkl"
-        said = off("pull", "Filter", "--hash", versions[0][:8], "--output", target)
-        assert said.startswith("wrote ")
+        message = off("pull", "Filter", "--hash", versions[0][:8], "--output", target)
+        assert message.startswith("wrote ")
         assert target.read_bytes() == off.registry.stored("Filter", versions[0]).content
         assert off.json("pull", "Filter", "--output", target)["output"] == str(target)
         assert "No such file" in off("pull", "Filter", "--output", tmp_path / "a" / "b", code=1)
@@ -221,15 +221,15 @@ class TestVerify:
         signature = verdicts["Good"]["signature"]
         assert signature == {"key": signature["key"], "by": "this process"}
         signed("verify", "Filter")
-        said = signed("verify", "Filter", "--all-versions", code=1)
-        assert "tag mine of shop.models.Filter" in said
-        assert said.splitlines()[-1] == "2 ok, 1 refused"
+        message = signed("verify", "Filter", "--all-versions", code=1)
+        assert "tag mine of shop.models.Filter" in message
+        assert message.splitlines()[-1] == "2 ok, 1 refused"
         assert not written.exists()
 
     def test_verify_needs_a_mode(self, command, versions):
         """verify with settings that load nothing is refused."""
-        said = command.another(code="off")("verify", code=1)
-        assert said.startswith("Error: offload_code is 'off', so")
+        message = command.another(code="off")("verify", code=1)
+        assert message.startswith("Error: offload_code is 'off', so")
 
 
 class TestKeygen:

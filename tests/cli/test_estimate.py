@@ -45,13 +45,13 @@ def observing(url):
 def test_each_threshold_has_a_row_and_the_best_is_marked(observing):
     head, *rows, advice = estimate(observing).splitlines()[1:]
     assert head.split()[0] == "THRESHOLD"
-    told = {" ".join(row.split()[:2]): row.split()[2:] for row in rows}
-    assert len(told) == 13
-    assert told["4 KiB"][:5] == ["14", "2.1", "MB", "1.6", "MB"]
-    assert told["64 KiB"][:5] == ["4", "2.0", "MB", "1.5", "MB"]
-    assert told["64 KiB"][5] == "15"  # each looked up, read, and released; three of them written
-    assert told["64 KiB"][-2:] == ["current,", "best"]
-    assert told["512 KiB"][0] == "0"
+    report = {" ".join(row.split()[:2]): row.split()[2:] for row in rows}
+    assert len(report) == 13
+    assert report["4 KiB"][:5] == ["14", "2.1", "MB", "1.6", "MB"]
+    assert report["64 KiB"][:5] == ["4", "2.0", "MB", "1.5", "MB"]
+    assert report["64 KiB"][5] == "15"  # each looked up, read, and released; three of them written
+    assert report["64 KiB"][-2:] == ["current,", "best"]
+    assert report["512 KiB"][0] == "0"
     assert "The current threshold, 64 KiB, pays best: 4 of 14 values" in advice
 
 

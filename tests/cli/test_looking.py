@@ -350,8 +350,8 @@ def test_arrays_and_frames_are_described_without_being_read(commands):
     wide = shown(pd.DataFrame(np.zeros((10, 60)), columns=names))
     assert [name for name, _ in wide["columns"]] == names
     for frame in (pl.DataFrame({"a": [1] * 500, "b": ["t"] * 500}), pa.table({"a": [1], "b": "t"})):
-        told = shown(frame)
-        assert [name for name, _ in told["columns"]] == ["a", "b"]
+        report = shown(frame)
+        assert [name for name, _ in report["columns"]] == ["a", "b"]
     inside = shown({"frame": pd.DataFrame({"a": [1]}), "pair": (1, np.zeros(3))})
     assert "<DataFrame>" in inside["text"]
     assert "<ndarray <f8 [3]>" in inside["text"]
@@ -484,8 +484,8 @@ def test_content_is_written(commands, tmp_path):
             assert path.read_bytes() == wanted
         assert path.stat().st_mode & 0o077 == 0
     chunk = commands.json("inspect", commands.hook.put(large()).digest)["chunks"][2]["digest"]
-    told = commands.json("get", chunk, "-o", str(tmp_path / "chunk"))
-    assert (told["digest"], told["form"]) == (chunk, "a chunk")
+    report = commands.json("get", chunk, "-o", str(tmp_path / "chunk"))
+    assert (report["digest"], report["form"]) == (chunk, "a chunk")
     # With the zeros that pad the last chunk.
     assert (tmp_path / "chunk").read_bytes().rstrip(b"\0") == b"c" * (4 << 20)
 
@@ -560,8 +560,8 @@ def test_an_unreferenced_blob_is_removed(commands):
         chunks = [each["digest"] for each in commands.json("inspect", ref.digest)["chunks"]]
         digests = [ref.digest, *chunks]
         commands.hook.store.blobs.release(digests, "put", 3600)
-        told = commands.json("rm", *digests, "--yes")
-        assert told == {"removed": digests, "held": {}, "missing": []}
+        report = commands.json("rm", *digests, "--yes")
+        assert report == {"removed": digests, "held": {}, "missing": []}
         assert "has no" in commands.run("inspect", ref.digest, code=1)
         assert not commands.digests & set(digests)
         again = commands.hook.put(value)
@@ -574,9 +574,9 @@ def test_a_held_blob_stays(commands):
     """A held blob stays, its holders are listed, and the exit code is 1; --force removes it."""
     ref = commands.hook.put("a" * 5000)
     commands.hook.pin(ref, "model")
-    told = commands.json("rm", ref.digest, "--yes", code=1)
-    assert told["removed"] == []
-    assert {name.partition("+")[0] for name in told["held"][ref.digest]} == {"put", "pin:model"}
+    report = commands.json("rm", ref.digest, "--yes", code=1)
+    assert report["removed"] == []
+    assert {name.partition("+")[0] for name in report["held"][ref.digest]} == {"put", "pin:model"}
     said = commands.run("rm", ref.digest[:12], "--yes", code=1)
     assert "kept: held by pin:model+" in said
     assert commands.hook.get(ref) == "a" * 5000
@@ -617,8 +617,8 @@ def test_a_missing_blob_cannot_be_removed(commands):
     ref = commands.hook.put("a" * 5000)
     commands.hook.store.blobs.release([ref.digest], "put", 3600)
     gone = "b3:" + "0" * 64
-    told = commands.json("rm", gone, ref.digest, "--yes", code=1)
-    assert told == {"removed": [ref.digest], "held": {}, "missing": [gone]}
+    report = commands.json("rm", gone, ref.digest, "--yes", code=1)
+    assert report == {"removed": [ref.digest], "held": {}, "missing": [gone]}
     assert "is not a digest" in commands.run("rm", "../../etc/passwd", "--yes", code=1)
 
 
@@ -635,8 +635,8 @@ def test_a_hold_that_is_taken_meanwhile_keeps_a_blob(commands, monkeypatch):
         return drop(digests)
 
     monkeypatch.setattr(blobs, "delete_unheld", late)
-    told = commands.json("rm", ref.digest, "--yes", code=1)
-    assert list(told["held"][ref.digest]) == ["task:late"]
+    report = commands.json("rm", ref.digest, "--yes", code=1)
+    assert list(report["held"][ref.digest]) == ["task:late"]
     assert commands.hook.get(ref) == "a" * 5000
 
 

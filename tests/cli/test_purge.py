@@ -71,17 +71,17 @@ def test_it_purges_and_releases(setup):
     assert lives[3] < 60 + 3600 + 1  # the broker's visibility timeout
     assert lives[4] > 6 * 86400
     assert task.apply_async(([1],)).id not in left
-    told = project.run("purge", queue, "nothing", "-f")[0]
-    assert f"Purged 1 messages from {queue}." in told
-    assert "Purged 0 messages from nothing." in told
+    report = project.run("purge", queue, "nothing", "-f")[0]
+    assert f"Purged 1 messages from {queue}." in report
+    assert "Purged 0 messages from nothing." in report
 
 
 def test_purge_prompts(setup):
     """Without --force the command prompts, and without an answer nothing is discarded."""
     project, task, hook, queue = setup
     task.delay(BIG)
-    told, _ = project.run("purge", queue, code=1)
-    assert "There is no undo for this operation!" in told
+    report, _ = project.run("purge", queue, code=1)
+    assert "There is no undo for this operation!" in report
     assert holders(hook)
     assert project.run("purge", queue, "--json", code=2)
     assert "Purged 1 messages" in project.run("purge", queue, "--force")[0]

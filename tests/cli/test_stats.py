@@ -115,15 +115,15 @@ def test_counters_can_be_reset(command):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     (
         (("--since", "soon"), "expected a duration such as 30m, 6h, or 7d"),
         (("--since", "0h"), "expected a duration such as 30m, 6h, or 7d"),
         (("--since", "1h", "--by", "argument"), "for all time only"),
     ),
 )
-def test_wrong_options_are_refused(command, words, said):
-    assert said in command(*words, code=2)
+def test_wrong_options_are_refused(command, words, message):
+    assert message in command(*words, code=2)
 
 
 def test_watching_continues_while_the_store_is_unavailable(monkeypatch):

@@ -331,7 +331,7 @@ def without_a_place(path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     (
         (a_link, "it is a link"),
         (a_file, "it is not a folder"),
@@ -341,7 +341,7 @@ def without_a_place(path):
         (without_a_place, "No such file"),
     ),
 )
-def test_a_folder_that_is_not_safe_is_not_used(tmp_path, caplog, make, said):
+def test_a_folder_that_is_not_safe_is_not_used(tmp_path, caplog, make, message):
     """An unsafe folder stays empty; values come from the store, and the log says why, once."""
     (tmp_path / "above").mkdir()
     machine = Machine(tmp_path / "above" / "cache")
@@ -351,7 +351,7 @@ def test_a_folder_that_is_not_safe_is_not_used(tmp_path, caplog, make, said):
     for _ in range(3):
         assert np.array_equal(reader.get(ref), noise(LARGE))
     assert reader.counted() == {"misses": 3, "unused": 3}
-    assert [said in record.getMessage() for record in caplog.records] == [True]
+    assert [message in record.getMessage() for record in caplog.records] == [True]
     assert not machine.path.is_dir() or list(machine.path.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ def page(client, path="/blobs", status=200, **query):
         found[:] = [answer]
         return "Scanning the store" not in answer.text
 
-    wait_until(ready, "the store was looked at")
+    wait_until(ready, "the store is listed")
     [answer] = found
     assert answer.status_code == status, answer.text
     return answer.text

@@ -160,7 +160,7 @@ def look(browser):
 
         page.on(
             "console",
-            lambda said: complain(said.text) if said.type in {"error", "warning"} else None,
+            lambda entry: complain(entry.text) if entry.type in {"error", "warning"} else None,
         )
         page.on("pageerror", lambda error: complain(str(error)))
         page.goto(url)

@@ -114,7 +114,7 @@ def test_shared_chunks_are_counted_on_request(filled):
     filled.hook.put("".join(chr(97 + at) * (4 << 20) for at in range(2)))
     client = filled.client()
     assert "In values" not in page(client)
-    wait_until(lambda: "In values" in page(client, shared=1), "they were counted")
+    wait_until(lambda: "In values" in page(client, shared=1), "shared chunks are counted")
     text = page(client, shared=1)
     shared = {
         each["digest"]: each["shared"]
@@ -161,13 +161,13 @@ def test_a_store_that_is_away_and_comes_back(filled, monkeypatch):
     kept = client.app.state.state.stored._blobs._of_process.get()
     kept._every = kept._share = 0
     kept.invalidate()
-    wait_until(lambda: "redis://shop" in page(client), "it is noticed")
+    wait_until(lambda: "redis://shop" in page(client), "the outage is shown")
     text = page(client)
     assert blobs(text) == before
     assert "no longer stored" not in text
     assert re.search(r"This is \d+ s old: .*&lt;refused&gt;", text)
     monkeypatch.setattr(filled.hook.store.blobs, "scan", real)
-    wait_until(lambda: "redis://shop" not in page(client), "it is back")
+    wait_until(lambda: "redis://shop" not in page(client), "the store is available again")
 
 
 def test_a_store_that_was_never_there():
@@ -431,10 +431,10 @@ def test_an_unreferenced_blob_is_deleted(filled):
     done = client.post(f"{path}/remove", data={"form": token(asks)})
     assert f'Removed <span class="mono">{filled.loose}</span>' in done.text
     assert client.get(path).status_code == 404
-    wait_until(lambda: filled.loose not in blobs(page(client)), "the store was looked at again")
+    wait_until(lambda: filled.loose not in blobs(page(client)), "the list is refreshed")
     assert client.get(f"{path}/remove").status_code == 404
-    said = client.get(f"/blobs?removed={filled.refs[0].digest}").text
-    assert "Removed" not in said
+    message = client.get(f"/blobs?removed={filled.refs[0].digest}").text
+    assert "Removed" not in message
 
 
 def test_a_held_blob_stays_unless_forced(filled):

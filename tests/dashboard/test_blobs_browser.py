@@ -116,8 +116,8 @@ def test_the_reason_for_a_failed_deletion_stays(filled, serve, look):
 def test_a_long_search_text_fits_a_phone(filled, serve, look):
     """A long search text wraps on a phone."""
     page = look(f"{serve(filled.url).url}blobs?by={'x' * 200}", viewport=PHONE, is_mobile=True)
-    told = page.locator(".notice", has_text="holds no blobs")
-    expect(told).to_be_visible(timeout=30_000)
+    report = page.locator(".notice", has_text="holds no blobs")
+    expect(report).to_be_visible(timeout=30_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 

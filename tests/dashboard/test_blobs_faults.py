@@ -36,15 +36,15 @@ def test_a_store_goes_away_and_comes_back():
         assert set(before) == {ref.digest for ref in refs}
         server.stop()
         hurry(client)
-        wait_until(lambda: str(server.port) in page(client).partition("<main")[2], "it is told")
+        wait_until(lambda: str(server.port) in page(client).partition("<main")[2], "the error is shown")
         text = page(client)
         assert blobs(text) == before
         assert "s old: " in text
         assert client.get(f"/blobs/{before[0]}").status_code == 503
         assert "Holders could not be read" in page(client, by="somebody")
         server.start()
-        wait_until(lambda: " old: " not in page(client), "it is back")
-        wait_until(lambda: blobs(page(client)) == [], "it is empty, as the server forgot all")
+        wait_until(lambda: " old: " not in page(client), "the store is available again")
+        wait_until(lambda: blobs(page(client)) == [], "the restarted server is empty")
         assert client.get(f"/blobs/{before[0]}").status_code == 404
 
 
@@ -80,7 +80,7 @@ def test_two_dashboards_delete_the_same_blob(shop):
     for client, form in zip((first, second), tokens, strict=True):
         assert "Removed" in client.post(path, data={"form": form}).text
     hurry(second)
-    wait_until(lambda: digest not in blobs(page(second)), "the other has seen it, too")
+    wait_until(lambda: digest not in blobs(page(second)), "the other dashboard has noticed")
 
 
 def test_lone_surrogates_break_no_page(shop, monkeypatch):

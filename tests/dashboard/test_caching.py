@@ -20,7 +20,7 @@ def clock():
 
 def settled(refreshed):
     """Return the current value once no refresh is running."""
-    wait_until(lambda: not refreshed.get().busy, "it is made")
+    wait_until(lambda: not refreshed.get().busy, "the refresh has finished")
     return refreshed.get()
 
 
@@ -138,9 +138,9 @@ def test_a_change_outdates_it(clock):
     began.wait(10)
     refreshed.invalidate()
     go.set()
-    wait_until(lambda: refreshed.get().value == 1, "it is made again")
+    wait_until(lambda: refreshed.get().value == 1, "the value is refreshed")
     refreshed.invalidate()
-    wait_until(lambda: refreshed.get().value == 2, "it is made again")
+    wait_until(lambda: refreshed.get().value == 2, "the value is refreshed")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

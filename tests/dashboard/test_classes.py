@@ -46,10 +46,10 @@ def test_the_status_of_classes(command):
     registry.register(made("Changed", times=3))
     registry.register(made("New"))
     page = settled(client_of(command), "/classes")
-    said = {each["name"]: each for each in command.json("list")}
+    message = {each["name"]: each for each in command.json("list")}
     shown = {row[0]: row for row in rows(page, "Classes and functions")}
-    assert set(shown) == {*said, "shop.models.New"}
-    for name, each in said.items():
+    assert set(shown) == {*message, "shop.models.New"}
+    for name, each in message.items():
         row = shown[name]
         assert row[1] == each["latest"][:12]
         assert row[2] == str(len(each["versions"]))
@@ -95,8 +95,8 @@ def test_versions_of_a_class_and_what_changed(command, tmp_path):
     assert "-        return x * 2" in difference
     assert "+        return x * 3" in difference
     assert "<b>" not in difference
-    said = command("diff", "shop.filters.Filter", first[:12], second[:12])
-    assert said.count("\n+") == difference.count("\n+")
+    message = command("diff", "shop.filters.Filter", first[:12], second[:12])
+    assert message.count("\n+") == difference.count("\n+")
 
 
 def test_versions_that_cannot_be_compared(command):
@@ -163,7 +163,7 @@ def test_browsers_together_read_the_store_once(command, monkeypatch):
     client = client_of(command)
     client.get("/classes")
     command.registry.push(made("Later"))
-    wait_until(lambda: "Later" in client.get("/classes").text, "what was pushed is shown")
+    wait_until(lambda: "Later" in client.get("/classes").text, "the pushed class is shown")
 
 
 def test_the_store_is_unavailable():

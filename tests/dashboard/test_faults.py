@@ -101,7 +101,7 @@ def test_a_hanging_result_backend_does_not_block_others(shop, serve):
         served = serve(shop.url, app=f"app.conf.result_backend = {url!r}")
         with ThreadPoolExecutor(50) as pool:
             asked = [pool.submit(served.get, "lookup?what=a-task") for _ in range(50)]
-            wait_until(lambda: any(each.done() for each in asked), "some are sent away")
+            wait_until(lambda: any(each.done() for each in asked), "some requests are refused")
             assert served.get("tasks")[0] == 200
             assert not all(each.done() for each in asked)
             served.process.stop()

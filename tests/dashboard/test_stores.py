@@ -59,7 +59,7 @@ def rows(page, caption):
     ]
 
 
-def an_app(store, broker="memory://", **settings):
+def make_app(store, broker="memory://", **settings):
     app = Celery("shop", broker=broker, set_as_current=False)
     Offload(app, store=store, cache="off", **settings)
     return app
@@ -68,7 +68,7 @@ def an_app(store, broker="memory://", **settings):
 def test_each_tier_is_a_row(redis, s3):
     """Each tier is a row with its availability, latency, sizes, and, for S3, its sweeps."""
     urls = [f"{redis.url}?prefix={unique().replace('/', '-')}", s3.url(unique("tiers"))]
-    page = settled(client_of(an_app(urls, tier_sizes=[5_000_000])))
+    page = settled(client_of(make_app(urls, tier_sizes=[5_000_000])))
     first, second = rows(page, "Stores")
     assert first[0] == urls[0]
     assert second[0].startswith("s3://")
@@ -87,7 +87,7 @@ def test_no_password_is_shown(redis):
         client.auth("hidden-word")
         try:
             url = f"redis://:hidden-word@{redis.host}:{redis.port}/0"
-            page = settled(client_of(an_app(url, broker=url)))
+            page = settled(client_of(make_app(url, broker=url)))
         finally:
             client.config_set("requirepass", "")
     assert rows(page, "Stores")[0][2] == "yes"
@@ -99,14 +99,14 @@ def test_a_store_becomes_unavailable_and_comes_back(monkeypatch):
     monkeypatch.setattr(state, "_STORES", 0.05)
     with redis_server() as server:
         server.stop()
-        client = client_of(an_app(server.url))
+        client = client_of(make_app(server.url))
         page = settled(client)
         assert rows(page, "Stores")[0][2] == "no"
         assert "does not answer" in page
         server.start()
         wait_until(
             lambda: rows(settled(client), "Stores")[0][2] == "yes",
-            "the store is there again",
+            "the store is available again",
         )
 
 
@@ -129,10 +129,10 @@ def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):
     shop.work()
     shop.count.delay(os.urandom(200_000).hex())
     page = settled(shop.client())
-    said = json.loads(shop.command("stats", "--json"))["stores"]
+    message = json.loads(shop.command("stats", "--json"))["stores"]
     shown = {row[0]: row[1:] for row in rows(page, "Traffic")}
-    assert list(shown) == sorted(said, key=lambda url: -said[url]["bytes_stored"])
-    for url, figures in said.items():
+    assert list(shown) == sorted(message, key=lambda url: -message[url]["bytes_stored"])
+    for url, figures in message.items():
         assert figures["blobs_uploaded"] > 0
         assert shown[url][0] == str(figures["blobs_uploaded"])
         assert shown[url][1] == human_size(figures["bytes_stored"])
@@ -142,7 +142,7 @@ def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):
 
 def test_no_worker_can_be_queried():
     """A note says why no worker can be queried."""
-    page = settled(client_of(an_app("memory://")))
+    page = settled(client_of(make_app("memory://")))
     assert "which no worker can reach" in page
     assert rows(page, "Workers") == []
 
@@ -190,7 +190,7 @@ def test_workers_are_queried_once(monkeypatch):
     """
     asked = []
     monkeypatch.setattr(state, "ask_workers", lambda app: asked.append(1) or Workers(0.0, ()))
-    client = client_of(an_app("memory://"))
+    client = client_of(make_app("memory://"))
     client.get("/healthz")
     assert asked == []
     for _ in range(20):
@@ -211,8 +211,8 @@ def test_repeated_queries_leave_nothing_behind(monkeypatch):
         server = stack.enter_context(redis_server())
         look = stack.enter_context(redis_client(server))
         broker = f"redis://{server.host}:{server.port}/1"
-        client = stack.enter_context(client_of(an_app(server.url, broker=broker)))
-        wait_until(lambda: client.get("/stores") and len(asked) > 5, "it was asked often", 60)
+        client = stack.enter_context(client_of(make_app(server.url, broker=broker)))
+        wait_until(lambda: client.get("/stores") and len(asked) > 5, "workers were queried often", 60)
         wait_until(
             lambda: (
                 not any(thread.name == "offload-dashboard" for thread in threading.enumerate())
@@ -227,10 +227,10 @@ def test_workers_answers_are_shown_as_text(monkeypatch):
     worker's page.
     """
     bad = "<script>alert(1)</script>\"' onload=x"
-    app = an_app("memory://")
-    told = this_process(app._offload).reply
-    settings = {**told["settings"], "mode": bad, bad: [bad]}
-    hostile = Worker(bad, "connected", {**told, "settings": settings, "version": bad, bad: bad})
+    app = make_app("memory://")
+    report = this_process(app._offload).reply
+    settings = {**report["settings"], "mode": bad, bad: [bad]}
+    hostile = Worker(bad, "connected", {**report, "settings": settings, "version": bad, bad: bad})
     asked = Workers(0.0, (hostile, Worker("odd" + bad, "unreadable", reason=bad)))
     monkeypatch.setattr(state, "ask_workers", lambda app: asked)
     client = client_of(app)
@@ -249,7 +249,7 @@ def test_tables_are_sorted_separately(monkeypatch):
     names = ("b", "a", "c")
     asked = Workers(0.0, tuple(Worker(name, "silent") for name in names))
     monkeypatch.setattr(state, "ask_workers", lambda app: asked)
-    client = client_of(an_app("memory://"))
+    client = client_of(make_app("memory://"))
 
     def shown(query):
         return [row[0] for row in rows(settled(client, f"/stores?{query}"), "Workers")]

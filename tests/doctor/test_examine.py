@@ -26,7 +26,7 @@ def value(value=None):
     return value
 
 
-def an_app(*, broker="memory://", conf=None, **settings):
+def make_app(*, broker="memory://", conf=None, **settings):
     app = Celery("doctor", broker=broker, set_as_current=False)
     app.conf.update(conf or {})
     return app, Offload(app, **{"store": "memory://", "cache": "off", **settings})
@@ -44,7 +44,7 @@ def found(hook, *levels):
 
 def of_store(store, *levels):
     """Return the findings about a store object."""
-    _, hook = an_app()
+    _, hook = make_app()
     hook._store = store
     return found(hook, *levels)
 
@@ -72,7 +72,7 @@ def test_a_healthy_app():
 
 def test_unreadable_settings_are_the_only_error():
     """An unreadable setting is the only error, because others would repeat it."""
-    app, hook = an_app()
+    app, hook = make_app()
     app.conf.offload_retension = 5
     (error,) = found(hook)
     assert "did you mean 'offload_retention'?" in error
@@ -91,13 +91,13 @@ def test_dependencies_newer_than_tested_are_named(tested):
 @pytest.mark.parametrize("mode", ("observe", "off"))
 def test_a_mode_that_stores_nothing_is_reported(mode):
     """A mode that stores nothing is reported."""
-    _, hook = an_app(mode=mode)
+    _, hook = make_app(mode=mode)
     assert any(f"offload_mode is {mode}" in each for each in found(hook, "info"))
 
 
 def test_a_tasks_wrong_option_is_an_error():
     """Each task's options are read as when a worker starts, and one error doesn't hide others."""
-    app, hook = an_app()
+    app, hook = make_app()
     app.task(name="bad", shared=False, offload={"inlined": ["x"]})(value)
     app.task(name="worse", shared=False, offload={"retention": -1})(value)
     errors = found(hook, "error")
@@ -108,7 +108,7 @@ def test_a_tasks_wrong_option_is_an_error():
 
 def test_no_store_is_an_error():
     """No store in the settings or in Celery's is an error."""
-    _, hook = an_app(store=None)
+    _, hook = make_app(store=None)
     (error,) = found(hook, "error")
     assert "no store" in error
 
@@ -126,11 +126,11 @@ def test_no_store_is_an_error():
 def test_retention_shorter_than_redelivery(broker, options, retention, warned):
     """The retention, also of single tasks, must exceed the broker's visibility timeout."""
     conf = {"broker_transport_options": options}
-    app, hook = an_app(broker=broker, conf=conf, retention=retention)
+    app, hook = make_app(broker=broker, conf=conf, retention=retention)
     assert any("offload_retention is" in each for each in found(hook, "warning")) is warned
     app.task(name="own", shared=False, offload={"retention": 5})(value)
-    told = any("retention of task own is 5 s" in each for each in found(hook, "warning"))
-    assert told is (not broker.startswith("amqp"))
+    report = any("retention of task own is 5 s" in each for each in found(hook, "warning"))
+    assert report is (not broker.startswith("amqp"))
 
 
 def test_results_that_never_expire():
@@ -138,9 +138,9 @@ def test_results_that_never_expire():
     results they aren't.
     """
     conf = {"result_expires": None, "result_backend": "cache+memory://"}
-    _, hook = an_app(conf=conf)
+    _, hook = make_app(conf=conf)
     assert any("results never expire" in each for each in found(hook, "warning"))
-    _, hook = an_app(conf=conf, results=False)
+    _, hook = make_app(conf=conf, results=False)
     assert not any("results never expire" in each for each in found(hook))
 
 
@@ -154,7 +154,7 @@ def test_results_that_never_expire():
 )
 def test_pickle_is_reported(how):
     """Accepting pickle is reported, because publishers can then run code."""
-    _, hook = an_app(**how)
+    _, hook = make_app(**how)
     assert any("pickle is accepted" in each for each in found(hook, "info"))
 
 
@@ -162,7 +162,7 @@ def test_a_node_cache_that_is_refused(tmp_path):
     """A refused node cache is a warning with the reason, because everything works without it."""
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o755)
-    _, hook = an_app(store="redis://localhost:1/0", cache=str(folder))
+    _, hook = make_app(store="redis://localhost:1/0", cache=str(folder))
     assert any("others may use it" in each for each in found(hook, "warning"))
     folder.chmod(0o700)
     assert not any(each.startswith("node cache") for each in found(hook))
@@ -170,7 +170,7 @@ def test_a_node_cache_that_is_refused(tmp_path):
 
 def test_a_small_node_cache(tmp_path):
     """A small node cache, such as Docker's 64 MB of shared memory, is reported."""
-    _, hook = an_app(store="redis://localhost:1/0", cache=str(tmp_path / "c"), cache_size=1 << 20)
+    _, hook = make_app(store="redis://localhost:1/0", cache=str(tmp_path / "c"), cache_size=1 << 20)
     assert any("has room for only 1.0 MB" in each for each in found(hook, "info"))
 
 
@@ -179,26 +179,26 @@ def test_a_small_node_cache(tmp_path):
 
 def test_unsigned_code_is_reported():
     """Loading unsigned code is reported: anybody with access to the store could run code."""
-    _, hook = an_app(code="trusted")
+    _, hook = make_app(code="trusted")
     hook._store = Watched()
     assert [text.partition(":")[0] for text in found(hook, "warning", "error")] == ["classes"]
 
 
 def test_keys_that_cannot_be_read_are_an_error():
-    _, hook = an_app(code="signed", verify_keys=["ed25519:short"])
+    _, hook = make_app(code="signed", verify_keys=["ed25519:short"])
     assert [text for text in found(hook, "error") if text.startswith("classes: ")]
 
 
-@pytest.mark.parametrize(("days", "said"), ((-1, "has expired"), (3, "expires in 3 days")))
-def test_an_expiring_key_is_reported(days, said):
+@pytest.mark.parametrize(("days", "message"), ((-1, "has expired"), (3, "expires in 3 days")))
+def test_an_expiring_key_is_reported(days, message):
     """A key that is about to expire is reported in time to replace it."""
     key = {"key": "hmac:0123456789abcdef", "name": "ci", "until": time.time() + days * 86400}
-    _, hook = an_app(code="signed", verify_keys=[key])
-    assert [text for text in found(hook, "warning") if f"key ci {said}" in text]
+    _, hook = make_app(code="signed", verify_keys=[key])
+    assert [text for text in found(hook, "warning") if f"key ci {message}" in text]
 
 
 def test_a_registered_class_that_is_not_in_the_store_is_reported():
-    _, hook = an_app(code="trusted")
+    _, hook = make_app(code="trusted")
     hook._store = Watched()
 
     @hook.classes.register
@@ -224,12 +224,12 @@ def test_an_unavailable_store_is_asked_once():
     store = Watched()
     asked = []
 
-    def away(*args, **options):
+    def unavailable(*args, **options):
         asked.append(args)
         raise StoreUnavailable("away")
 
-    store.blobs.put = away
-    store.pointers.swap = store.leases.acquire = away
+    store.blobs.put = unavailable
+    store.pointers.swap = store.leases.acquire = unavailable
     assert of_store(store) == ["memory://: away"]
     assert len(asked) == 1
 
@@ -286,7 +286,7 @@ class Tiered(Watched):
 
 def test_each_tier_is_checked(tmp_path):
     """Each tier is checked; a lower tier without pointers and leases is no error."""
-    _, hook = an_app(store=f"fsspec+file://{tmp_path}/remote")
+    _, hook = make_app(store=f"fsspec+file://{tmp_path}/remote")
     lower = hook.store
     assert len(found(hook, "error")) == 2  # alone it can't be used
     hook._store = Tiered(Watched(), lower)
@@ -299,7 +299,7 @@ def test_missing_sweeps_are_reported(tmp_path):
     """A store that nobody ever swept, or no longer sweeps, is reported if the server doesn't expire
     blobs.
     """
-    _, hook = an_app(store=f"file://{tmp_path}/store")
+    _, hook = make_app(store=f"file://{tmp_path}/store")
     (never,) = found(hook, "warning")
     assert ": file://" in never
     assert never.endswith("was never swept")
@@ -315,7 +315,7 @@ def test_missing_sweeps_are_reported(tmp_path):
 
 def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
     """A disk that is nearly full is reported before publishing fails."""
-    _, hook = an_app(store=f"file://{tmp_path}/store")
+    _, hook = make_app(store=f"file://{tmp_path}/store")
     room = SimpleNamespace(f_bavail=4, f_blocks=100, f_frsize=10**9)
     monkeypatch.setattr("os.statvfs", lambda path: room)
     assert any("4.0 GB of 100.0 GB are free" in each for each in found(hook, "warning"))
@@ -329,7 +329,7 @@ def test_a_well_configured_redis():
     """A server with a memory limit, no eviction, persistence, and a correct clock is fine."""
     args = ("--maxmemory", "200mb", "--appendonly", "yes")
     with redis_server(args=args) as server:
-        _, hook = an_app(store=server.url)
+        _, hook = make_app(store=server.url)
         assert found(hook) == []
 
 
@@ -338,7 +338,7 @@ def test_a_redis_that_evicts_and_forgets():
     """Each finding about a Redis or Valkey server has a remedy."""
     args = ("--maxmemory", "2mb", "--maxmemory-policy", "allkeys-lru")
     with redis_server(args=args) as server:
-        _, hook = an_app(store=server.url)
+        _, hook = make_app(store=server.url)
         warnings, infos = found(hook, "warning"), found(hook, "info")
     assert any("maxmemory-policy is allkeys-lru" in each for each in warnings)
     assert any("appendonly is off" in each for each in infos)
@@ -348,14 +348,14 @@ def test_a_redis_that_evicts_and_forgets():
 @pytest.mark.server
 def test_valkey_is_known_by_its_own_version(valkey):
     """Valkey is recognized although it reports Redis 7.2 for old clients."""
-    _, hook = an_app(store=valkey.url)
+    _, hook = make_app(store=valkey.url)
     assert any(": Valkey 9" in each for each in found(hook, "ok"))
 
 
 @pytest.mark.server
 def test_each_primary_of_a_cluster_is_checked(cluster):
     """Each primary is checked, because one with eviction is enough to lose values."""
-    _, hook = an_app(store=cluster.url)
+    _, hook = make_app(store=cluster.url)
     assert found(hook, "error") == []
     named = [each for each in found(hook, "ok") if "maxmemory-policy is noeviction" in each]
     assert len(named) == len(cluster.nodes)
@@ -365,19 +365,19 @@ def test_each_primary_of_a_cluster_is_checked(cluster):
 @pytest.mark.server
 def test_the_primary_behind_sentinel_is_checked(sentinel):
     """The primary behind Sentinel is checked through the store's connection."""
-    _, hook = an_app(store=sentinel.url)
+    _, hook = make_app(store=sentinel.url)
     assert found(hook, "error") == []
     assert any("noeviction" in each for each in found(hook, "ok"))
 
 
 @pytest.mark.server
-@pytest.mark.parametrize(("off", "said"), ((100, "100 s behind"), (-100, "100 s ahead of")))
-def test_a_clock_that_differs(redis, monkeypatch, off, said):
+@pytest.mark.parametrize(("off", "message"), ((100, "100 s behind"), (-100, "100 s ahead of")))
+def test_a_clock_that_differs(redis, monkeypatch, off, message):
     """The difference of clocks is reported in seconds with its direction."""
     clock = SimpleNamespace(time=lambda: time.time() + off)
     monkeypatch.setattr(of_redis, "time", clock)
-    _, hook = an_app(store=redis.url)
-    assert any(f"its clock is {said} this machine's" in each for each in found(hook, "warning"))
+    _, hook = make_app(store=redis.url)
+    assert any(f"its clock is {message} this machine's" in each for each in found(hook, "warning"))
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_redis_that_is_nearly_full():
 @pytest.mark.server
 def test_s3_with_conditional_requests(s3):
     """For S3 with conditional requests, the only finding is that it was never swept."""
-    _, hook = an_app(store=s3.url(unique("doctor")))
+    _, hook = make_app(store=s3.url(unique("doctor")))
     (only,) = found(hook)
     assert ": s3://" in only
     assert only.endswith("was never swept")
@@ -423,7 +423,7 @@ def test_s3_with_conditional_requests(s3):
 def test_lifecycle_rules_of_the_bucket(s3, monkeypatch, rule, pins, errors):
     """A lifecycle rule that would delete needed blobs, or pointers, is reported."""
     begin = unique("rules")
-    _, hook = an_app(store=s3.url(begin), retention=1.7 * 86400, conf={"result_expires": 60})
+    _, hook = make_app(store=s3.url(begin), retention=1.7 * 86400, conf={"result_expires": 60})
     monkeypatch.setattr("offload.doctor.examination.has_pins", lambda hook: pins)
     rule = {**rule, "ID": "theirs", "Status": "Enabled"}
     rule["Filter"] = {"Prefix": rule["Filter"]["Prefix"].format(begin=begin)}
@@ -432,12 +432,12 @@ def test_lifecycle_rules_of_the_bucket(s3, monkeypatch, rule, pins, errors):
         client.put_bucket_lifecycle_configuration(
             Bucket=BUCKET, LifecycleConfiguration={"Rules": [rule]}
         )
-        told = found(hook, "error")
+        report = found(hook, "error")
     finally:
         client.delete_bucket_lifecycle(Bucket=BUCKET)
         client.close()
-    assert len(told) == len(errors)
-    for text, error in zip(told, errors, strict=True):
+    assert len(report) == len(errors)
+    for text, error in zip(report, errors, strict=True):
         assert "the lifecycle rule 'theirs' deletes" in text
         assert error in text
 
@@ -447,7 +447,7 @@ def test_s3_without_conditional_requests():
     blobs as a lower tier.
     """
     with careless_s3() as url:
-        _, hook = an_app(store=url)
+        _, hook = make_app(store=url)
         errors, warnings = found(hook, "error"), found(hook, "warning")
         assert len(errors) == 2  # pointers and leases
         assert all("ignores conditions (If-None-Match, If-Match)" in each for each in errors)
@@ -457,14 +457,14 @@ def test_s3_without_conditional_requests():
         assert any("ignores If-Match on deletions" in each for each in found(hook, "warning"))
 
 
-@pytest.mark.parametrize(("ahead", "said"), ((120, "ahead of"), (-120, "behind")))
-def test_s3_with_a_wrong_clock(ahead, said):
+@pytest.mark.parametrize(("ahead", "message"), ((120, "ahead of"), (-120, "behind")))
+def test_s3_with_a_wrong_clock(ahead, message):
     """A wrong clock is found by the dates of responses, in whole seconds."""
     with careless_s3(ahead) as url:
-        _, hook = an_app(store=url)
-        (told,) = [each for each in found(hook, "warning") if "its clock" in each]
-    seconds = int(told.partition("its clock is ")[2].partition(" s ")[0])
-    assert said in told
+        _, hook = make_app(store=url)
+        (report,) = [each for each in found(hook, "warning") if "its clock" in each]
+    seconds = int(report.partition("its clock is ")[2].partition(" s ")[0])
+    assert message in report
     assert 115 <= seconds <= 121
 
 

@@ -91,8 +91,8 @@ def test_an_unavailable_store():
 @pytest.mark.server
 def test_tiers_are_separate(redis, s3, tmp_path):
     """Each tier has its sizes; an unavailable one hides no others."""
-    away = f"redis://localhost:{free_port()}/0"
-    store = open_store([redis.url, s3.url(unique("state")), away], tier_sizes=[1000, 9000])
+    unavailable = f"redis://localhost:{free_port()}/0"
+    store = open_store([redis.url, s3.url(unique("state")), unavailable], tier_sizes=[1000, 9000])
     state = inspect_store(store, [1000, 9000])
     first, second, third = state.tiers
     assert [tier.min_size for tier in state.tiers] == [0, 1000, 9000]
@@ -100,7 +100,7 @@ def test_tiers_are_separate(redis, s3, tmp_path):
     assert (first.tracks_holds, second.tracks_holds) == (True, False)
     assert second.latency > 0
     assert second.capacity == ()
-    assert third.url == away
+    assert third.url == unavailable
     assert state.needs_sweeps
 
 
@@ -159,18 +159,18 @@ class Bare:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     (
         (StoreUnavailable("away for now"), "away for now"),
         (RuntimeError("odd"), "RuntimeError: odd"),
     ),
 )
-def test_third_party_stores(error, said):
+def test_third_party_stores(error, message):
     """Third-party stores are asked through the protocol only, and their errors are shown."""
     store = MemoryStore()
     store.blobs = Bare(error)
     [tier] = inspect_store(store).tiers
-    assert tier.error == said
+    assert tier.error == message
 
 
 def test_the_first_tier_records_the_last_sweep(tmp_path):

@@ -48,10 +48,10 @@ def test_a_message_that_waits_too_long_is_found(wire):
     assert found.left == pytest.approx(1.55 * DAY, abs=120)
     wire.clock.advance(DAY)
     assert expiring_messages(wire.hook).count == 2
-    (told,) = (f for f in map(finding_of, examine(wire.hook)) if "messages have" in f.what)
-    assert told.level == "warning"
-    assert told.what.startswith("2 messages have waited for most of their retention")
-    assert f"task {first.id}, expire in 13.2 h" in told.what
+    (report,) = (f for f in map(finding_of, examine(wire.hook)) if "messages have" in f.what)
+    assert report.level == "warning"
+    assert report.what.startswith("2 messages have waited for most of their retention")
+    assert f"task {first.id}, expire in 13.2 h" in report.what
     wire.work()
     assert expiring_messages(wire.hook).count == 0
 

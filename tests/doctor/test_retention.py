@@ -131,11 +131,11 @@ def test_a_rule_outlasts_what_a_lower_tier_writes():
         life = s3.blobs.life(longest_ttl(retention_requirements(wire.hook, delay=delay)[0].seconds))
         client = s3.client
         keys = [entry["Key"] for page in client.pages("blobs") for entry in page]
-        told = [client.ask("head_object", Key=key)[1]["Metadata"] for key in keys]
-    assert 0.9 * life < max(float(each["offload-ttl"]) for each in told) <= life
+        report = [client.ask("head_object", Key=key)[1]["Metadata"] for key in keys]
+    assert 0.9 * life < max(float(each["offload-ttl"]) for each in report) <= life
 
 
-def an_app(**conf):
+def make_app(**conf):
     app = Celery("needs", broker="memory://", set_as_current=False)
     app.conf.update(conf)
     return app
@@ -143,7 +143,7 @@ def an_app(**conf):
 
 def test_each_requirement_has_a_reason():
     """Each requirement names the setting or task that needs it."""
-    app = an_app(result_expires=5000)
+    app = make_app(result_expires=5000)
     hook = Offload(app, retention=100, grace=10)
     app.task(name="long", shared=False, offload={"retention": 300})(same)
     found = retention_requirements(hook, delay=1, retention=200)
@@ -158,7 +158,7 @@ def test_each_requirement_has_a_reason():
 
 def test_results_that_are_not_stored_need_nothing():
     """If no task stores results by reference, results that never expire don't matter."""
-    app = an_app(result_expires=None)
+    app = make_app(result_expires=None)
     hook = Offload(app, retention=100, grace=10, results=False)
     assert retention_requirements(hook)[0].why == "offload_retention"
     app.task(name="one", shared=False, offload={"results": True})(same)

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from faults import a_setup  # in this folder
+from faults import make_setup  # in this folder
 
 from tests.support.servers import redis_server
 
@@ -29,7 +29,7 @@ def store():
 @pytest.fixture
 def setup(broker, store, tmp_path):
     """Return a new setup that uses JSON and has no worker."""
-    with a_setup(broker, store, tmp_path) as made:
+    with make_setup(broker, store, tmp_path) as made:
         yield made
 
 
@@ -38,7 +38,7 @@ def running(broker, store, tmp_path_factory):
     """Return a setup with one worker for all tests of a module; its servers are not emptied between
     them.
     """
-    with a_setup(broker, store, tmp_path_factory.mktemp("worker")) as made:
+    with make_setup(broker, store, tmp_path_factory.mktemp("worker")) as made:
         made.shared = made.worker()
         yield made
         if made.shared.ended:

@@ -138,7 +138,7 @@ class Setup:
 
 
 @contextmanager
-def a_setup(broker, store, folder, conf=None, **offload):
+def make_setup(broker, store, folder, conf=None, **offload):
     with Proxy(store.port) as proxy:
         setup = Setup(broker, store, proxy, folder, conf, **offload)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from celery import chord
-from faults import BIG, a_setup
+from faults import BIG, make_setup
 
 from offload.errors import BlobMissing, InvalidRef, UnsupportedVersion
 
@@ -24,7 +24,7 @@ def spoken(request, broker, store, tmp_path_factory):
         "accept_content": [name, "json"],
         "result_extended": True,
     }
-    with a_setup(broker, store, tmp_path_factory.mktemp(name), conf) as made:
+    with make_setup(broker, store, tmp_path_factory.mktemp(name), conf) as made:
         made.native = name
         made.shared = made.worker()
         yield made

@@ -81,7 +81,7 @@ def test_a_worker_killed_while_it_uploads(halting):
     worker = halting.worker("-P", "prefork", "-c", "1")
     halting.proxy.halt_after(LARGE // 2)
     result = halting.task("late_produce").delay(LARGE)
-    wait_until(lambda: halting.proxy.halted, "the upload has begun", 30)
+    wait_until(lambda: halting.proxy.halted, "the upload has started", 30)
     assert len(halting.entered(result)) == 1
     kill_child(worker)
     halting.proxy.restore()

@@ -54,10 +54,10 @@ UNCARRIABLE = {
 
 @pytest.fixture(scope="module")
 def pickling(broker, store, tmp_path_factory):
-    from faults import a_setup
+    from faults import make_setup
 
     conf = {"task_serializer": "pickle", "accept_content": ["json", "pickle"]}
-    with a_setup(broker, store, tmp_path_factory.mktemp("pickling"), conf) as made:
+    with make_setup(broker, store, tmp_path_factory.mktemp("pickling"), conf) as made:
         yield made
 
 
@@ -200,7 +200,7 @@ def test_publishing_goes_on_when_the_store_is_back(setup):
     result = []
     thread = threading.Thread(target=lambda: result.append(setup.task("size", app).delay(BIG)))
     thread.start()
-    wait_until(lambda: counters.snapshot()["store_retries"] >= 2, "it tries again", 10)
+    wait_until(lambda: counters.snapshot()["store_retries"] >= 2, "publishing is retried", 10)
     setup.proxy.restore()
     thread.join(20)
     assert result

@@ -169,7 +169,7 @@ def test_a_worker_refuses_to_start(setup, what, pool):
     """
     given, conf, says = WORKERS[what]
     worker = setup.worker("-P", pool, "-c", "1", conf=conf, wait=False, **given)
-    wait_until(lambda: worker.ended, "the worker has ended", 30)
+    wait_until(lambda: worker.ended, "the worker has exited", 30)
     assert worker.popen.returncode != 0
     assert says in worker.log()
     assert "ConfigurationError" in worker.log()

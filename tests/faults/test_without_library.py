@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from faults import BIG, a_setup
+from faults import BIG, make_setup
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(1
 def setups(broker, store, tmp_path_factory):
     """Return a setup with one worker that accepts everything and can't import offload."""
     conf = {"accept_content": ["json", "pickle", "msgpack", "yaml"]}
-    with a_setup(broker, store, tmp_path_factory.mktemp("without"), conf) as made:
+    with make_setup(broker, store, tmp_path_factory.mktemp("without"), conf) as made:
         made.shared = made.worker(block=True)
         yield made
 

@@ -98,7 +98,7 @@ def working(request, bench):
 def alive(bench, process):
     """Wait until the worker has received all messages and runs a task."""
     result = bench.app.tasks["anything"].delay(1)
-    wait_until(lambda: result.ready() or process.ended, "the worker goes on", 60)
+    wait_until(lambda: result.ready() or process.ended, "the worker is alive", 60)
     assert not process.ended, process.log()[-5000:]
     assert "Unrecoverable error" not in process.log()
 
@@ -162,9 +162,9 @@ def test_inspect_shows_no_usable_reference(bench, native):
         wait_until(lambda: bench.entered(running), "the task runs", 60)
         control = bench.app.control.inspect([f"{native}@h"], timeout=30, limit=1)
         wait_until(lambda: any((control.scheduled() or {}).values()), "the other is scheduled", 60)
-        told = [control.active(), control.scheduled(), control.query_task([running.id, later.id])]
+        report = [control.active(), control.scheduled(), control.query_task([running.id, later.id])]
         signature = bench.app.hook.put("i" * 60_000).wire.partition("&m=")[2]
-    for answer in told:
+    for answer in report:
         text = json.dumps(answer)
         assert "<Ref str 60.0 kB" in text
         assert "&m=" not in text

@@ -252,7 +252,7 @@ def lifetimes_machine(
         # -- invariants
 
         @invariant()
-        def what_is_needed_is_there_and_nothing_else(self) -> None:
+        def exactly_needed_blobs_are_stored(self) -> None:
             counts["steps"] += 1
             self.wire.hook._contents = next(self.processes)
             model, lives = self.model, self._lives()
@@ -395,13 +395,13 @@ def lifetimes_machine(
             self.done.setdefault(sent.holder, self.model.now)
 
         @contextmanager
-        def _outage(self, away: bool) -> Iterator[None]:
+        def _outage(self, unavailable: bool) -> Iterator[None]:
             """Make the store unavailable in this block if *away*."""
             blobs = self.setup.store.blobs
-            if away:
+            if unavailable:
                 object.__setattr__(blobs, "get", _away)
             yield
-            if away:
+            if unavailable:
                 object.__delattr__(blobs, "get")
 
         def _succeeded(self, task_id: str, key: str, *, stored: bool) -> None:

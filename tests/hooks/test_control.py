@@ -10,7 +10,7 @@ from offload.stores.file import FileStore
 from offload.testing.store import FakeClock, blobs
 
 
-def an_app(**conf):
+def make_app(**conf):
     app = Celery("periodic", broker="memory://", set_as_current=False)
     app.conf.update(conf)
     return app
@@ -20,7 +20,7 @@ def test_every_app_with_offload_has_it():
     """The task exists whether Offload comes before or after the app is finalized, and only in apps
     with Offload.
     """
-    before, after, without = an_app(), an_app(), an_app()
+    before, after, without = make_app(), make_app(), make_app()
     Offload(before)
     after.finalize()
     Offload(after)
@@ -31,7 +31,7 @@ def test_every_app_with_offload_has_it():
 
 def test_it_has_the_apps_own_base():
     """The task uses a base class that the app sets after Offload, like other tasks."""
-    app = an_app()
+    app = make_app()
     Offload(app)
 
     class Base(app.Task):
@@ -44,7 +44,7 @@ def test_it_has_the_apps_own_base():
 @pytest.mark.filterwarnings("ignore:Task name 'offload.gc' is already registered")
 def test_a_users_task_of_this_name_stays():
     """A user's task with this name is not replaced."""
-    app = an_app()
+    app = make_app()
 
     @app.task(name="offload.gc", shared=False)
     def own():
@@ -61,7 +61,7 @@ def test_it_sweeps(tmp_path, dry_run):
     store = FileStore(tmp_path, clock=clock, skew=1)
     store.blobs.put(blobs(3), 10)
     clock.advance(60)
-    app = an_app(task_always_eager=True)
+    app = make_app(task_always_eager=True)
     hook = Offload(app, threshold=0)
     hook._store = store
     done = app.tasks["offload.gc"].apply(kwargs={"dry_run": dry_run}).get()
@@ -71,7 +71,7 @@ def test_it_sweeps(tmp_path, dry_run):
 
 def test_its_message_needs_no_store():
     """Beat can send the task while the store is unavailable: its message has no reference."""
-    app = an_app()
+    app = make_app()
     hook = Offload(app, store="redis://localhost:1/0", threshold=0, retry={"max_retries": 0})
     app.finalize()  # like beat
     message = app.amqp.as_task_v2("id", "offload.gc", [], {"dry_run": True})

@@ -238,7 +238,7 @@ def test_options_of_a_store_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("store", "options", "said"),
+    ("store", "options", "message"),
     (
         ("redis://h", "text", "a dict"),
         ("redis://h", {1: 2}, "a dict"),
@@ -255,9 +255,9 @@ def test_options_of_a_store_of_its_own():
         ("redis+sentinel://h", {"sentinel_kwargs": "secret"}, "is not a dict"),
     ),
 )
-def test_a_wrong_option_is_named(store, options, said):
+def test_a_wrong_option_is_named(store, options, message):
     """A wrong store option is refused by name; the error doesn't show its value."""
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         opened(store=store, store_options=options)
     assert "secret" not in str(caught.value)
 

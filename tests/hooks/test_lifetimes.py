@@ -526,11 +526,11 @@ def test_a_failed_release_is_harmless(wire, tasks, monkeypatch):
     """
     from offload.errors import StoreUnavailable
 
-    def away(*_args):
+    def unavailable(*_args):
         raise StoreUnavailable("away")
 
     result = tasks.size.delay(BIG)
-    monkeypatch.setattr(wire.hook.store.blobs, "release", away)
+    monkeypatch.setattr(wire.hook.store.blobs, "release", unavailable)
     assert wire.get(result) == 2000
     assert wire.hook.counters.snapshot()["releases_failed"] == 1
     assert holders(wire) == {f"task:{result.id}": 1}

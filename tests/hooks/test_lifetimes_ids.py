@@ -121,11 +121,11 @@ def test_a_message_sent_again_keeps_everything(wire, size, monkeypatch):
     blobs = wire.hook.store.blobs
     get = blobs.get
 
-    def away(*_args):
+    def unavailable(*_args):
         raise StoreUnavailable("away")
 
     monkeypatch.setattr(wire.hook.content.reader._retrying, "_sleep", lambda _: None)
-    monkeypatch.setattr(blobs, "get", away)
+    monkeypatch.setattr(blobs, "get", unavailable)
     wire.execute(wire.take())
     assert lives(wire) == [near(RETENTION)] * 2
     monkeypatch.setattr(blobs, "get", get)

@@ -51,8 +51,8 @@ def prove(capsys):
             ),
         )
         with capsys.disabled():
-            told = ", ".join(f"{number} {what}" for what, number in counts.items())
-            print(f"\nlifetimes on {name}: {told}")
+            report = ", ".join(f"{number} {what}" for what, number in counts.items())
+            print(f"\nlifetimes on {name}: {report}")
         assert counts["found empty in the end"] >= examples
 
     return prove

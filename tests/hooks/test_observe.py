@@ -150,7 +150,7 @@ def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
     caplog.set_level(logging.INFO, "offload")
     add, calls, mine = MemorySums.add, [], sums_of(open_store(url))
 
-    def away(self, tally):
+    def unavailable(self, tally):
         if self is not mine:  # of another test's app
             return add(self, tally)
         calls.append(tally.number)
@@ -158,14 +158,14 @@ def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
             raise StoreUnavailable("away")
         return add(self, tally)
 
-    with patch.object(MemorySums, "add", away):
+    with patch.object(MemorySums, "add", unavailable):
         wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
         wire.app.send_task("take", (b"x" * 5000,))
-        wait_until(lambda: len(calls) >= 4, "it was tried again")
+        wait_until(lambda: len(calls) >= 4, "writing was retried")
         wire.hook.recorder.end()
     assert calls == [1] * 4  # the same batch, so that it counts once
-    said = [r.getMessage() for r in caplog.records if r.name.startswith("offload")]
-    assert said == ["cannot write statistics, retrying later: away"] * 3
+    message = [r.getMessage() for r in caplog.records if r.name.startswith("offload")]
+    assert message == ["cannot write statistics, retrying later: away"] * 3
     total = sums_of(open_store(url)).total()
     assert total[LABEL.join(("observed_values", "take", "args[0]"))] == 1
 

@@ -128,7 +128,7 @@ class Node:
             with ahead._changed:
                 return not ahead._received and ahead._changed._waiters
 
-        wait_until(idle, "the thread has done what it can")
+        wait_until(idle, "the thread is idle")
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +199,7 @@ def test_tasks_that_were_just_handed_over_count_as_running(make):
     wait_until(node.cached, "the value is cached")
 
 
-def a_pool(kind):
+def make_pool(kind):
     """Return a pool of one child that isn't started."""
 
     class Pool(kind):
@@ -223,7 +223,7 @@ def a_pool(kind):
 def test_where_it_is_on(make, setting, mode, pool, fetched):
     """Prefetch is on by default in prefork pools, on request in others, never in mode observe."""
     publisher = make(busy=False)
-    pool = pool and a_pool(pool)
+    pool = pool and make_pool(pool)
     node = make(prefetch=setting, mode=mode, pool=pool, store=publisher.hook.settings.store)
     node.wire.app.conf.task_default_queue = publisher.wire.app.conf.task_default_queue
     publisher.publish()
@@ -311,7 +311,7 @@ def test_waiting_values_are_limited_in_number(make, monkeypatch):
         node.waiting()
     assert node.counted("dropped") == 2
     go_on.set()
-    wait_until(lambda: len(node.cached()) == 2, "what there is room for is cached")
+    wait_until(lambda: len(node.cached()) == 2, "values that fit are cached")
 
 
 def far(node):
@@ -402,7 +402,7 @@ def test_a_failed_prefetch_is_left_to_the_task(make, error, caplog):
 
     object.__setattr__(node.hook.store.blobs, "get", fail)
     node.waiting()
-    wait_until(lambda: node.counted("dropped") == 1, "it is counted")
+    wait_until(lambda: node.counted("dropped") == 1, "the prefetch is counted")
     node.waiting()
     wait_until(node.cached, "the next value is cached")
     node.settled()
@@ -419,13 +419,13 @@ def test_an_unavailable_store_is_not_asked_for_each_task(make):
     assert reached.wait(30)
     asked = []
 
-    def away(*args):
+    def unavailable(*args):
         if not go_on.is_set():  # the publisher's own
             return hang(*args)
         asked.append(args)
         raise StoreUnavailable("away")
 
-    object.__setattr__(node.hook.store.blobs, "get", away)
+    object.__setattr__(node.hook.store.blobs, "get", unavailable)
     for _ in range(3):
         node.waiting()
     go_on.set()
@@ -468,7 +468,7 @@ def test_a_worker_that_exits_leaves_no_partial_file(make):
     assert list(node.folder.glob("*.part"))
     ending = threading.Thread(target=ahead._stop)
     ending.start()
-    wait_until(lambda: ahead._is_stopped, "the process ends")
+    wait_until(lambda: ahead._is_stopped, "the process exits")
     go_on.set()
     ending.join(30)
     assert not ahead._thread.is_alive()

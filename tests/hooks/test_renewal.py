@@ -207,14 +207,14 @@ def test_holders_show_how_long_a_message_may_wait(wire):
     """Holders show whether a message is about to lose its values, about to expire, or short-lived
     on purpose.
     """
-    told = []
+    report = []
     for options in ({}, {"expires": 60}, {"countdown": 60}, {"offload": {"retention": 60}}):
         wire.slow.apply_async((BIG,), **options)
         blobs = wire.hook.store.blobs
         (info,) = blobs.scan()
         (name,) = blobs.holders(info.digest)
-        told.append(waits_of(name))
+        report.append(waits_of(name))
         wire.work()
-    assert told == [3 * HOUR, None, 3 * HOUR, 60.0]
+    assert report == [3 * HOUR, None, 3 * HOUR, 60.0]
     for other in ("put", "result:a+b.5", "task:x.5", "task:a+b.c"):
         assert waits_of(other) is None

@@ -99,7 +99,7 @@ def changes_first(sees, app):
 KINDS = {"route": route, "apply_async": override, "shadow_name": shadow, "signal": receiver}
 
 
-def an_app(native, kind, *, plain, backend="cache+memory://"):
+def make_app(native, kind, *, plain, backend="cache+memory://"):
     conf = {"task_serializer": native, "result_serializer": native, "accept_content": [native]}
     number = next(_number)
     if plain:
@@ -193,9 +193,9 @@ def test_user_code_sees_values_in_every_step(native, kind):
     for name, step in STEPS.items():
         if native == "msgpack" and name in ("group", "nested"):  # plain Celery can't read them
             continue
-        plain = an_app(native, kind, plain=True)
+        plain = make_app(native, kind, plain=True)
         run(plain, step)
-        offload = an_app(native, kind, plain=False)
+        offload = make_app(native, kind, plain=False)
         run(offload, step)
         assert sorted(map(repr, offload.sees.calls)) == sorted(map(repr, plain.sees.calls)), name
         assert plain.sees.calls, name
@@ -211,7 +211,7 @@ def test_reading_a_value_does_not_serialize_or_store_it_again(native, kind, name
     """
     costs = {}
     for each in (nothing, kind):
-        wire = an_app(native, each, plain=False)
+        wire = make_app(native, each, plain=False)
         serialized = count_serialized(wire)
         with current(wire):
             STEPS[name](wire.app.tasks).apply_async()
@@ -242,7 +242,7 @@ def test_changes_by_user_code_are_sent(native, name):
     """An override that changes an argument in place changes what is sent, as in plain Celery."""
     found = {}
     for plain in (True, False):
-        wire = an_app(native, changes_first, plain=plain)
+        wire = make_app(native, changes_first, plain=plain)
         seen = found[plain] = []
         wire.app.tasks["target"].run = lambda *args, seen=seen, **kwargs: seen.append(
             (args, kwargs)
@@ -264,7 +264,7 @@ def test_a_signature_that_is_an_argument_holds_values(native, task, nested):
     """
     found = {}
     for plain in (True, False):
-        wire = an_app(native, override, plain=plain)
+        wire = make_app(native, override, plain=plain)
         tasks = wire.app.tasks
         callback = tasks["target"].si(0, rows=list(ROWS))
         call = tasks[task].s(callback)
@@ -283,7 +283,7 @@ def test_a_signature_that_is_an_argument_holds_values(native, task, nested):
 
 def test_user_code_sees_a_reference_that_the_task_wants():
     """An override of a task whose parameter is annotated Ref sees the Ref."""
-    wire = an_app("json", nothing, plain=False)
+    wire = make_app("json", nothing, plain=False)
     seen = []
 
     class Shown(Task):
@@ -307,7 +307,7 @@ def test_user_code_sees_a_reference_that_a_publisher_passes(kind):
     """Outside of tasks nothing is fetched: code sees the Ref that was passed, and the task sees the
     value.
     """
-    wire = an_app("json", kind, plain=False)
+    wire = make_app("json", kind, plain=False)
     ref = wire.hook.put(ROWS)
     with current(wire):
         result = wire.app.tasks["target"].delay(1, rows=ref)
@@ -319,7 +319,7 @@ def test_user_code_sees_a_reference_that_a_publisher_passes(kind):
 
 def test_a_route_that_sees_a_value_often_has_it_fetched_once():
     """Within a task, references that are the same object are resolved once for all routes."""
-    wire = an_app("json", route, plain=False)
+    wire = make_app("json", route, plain=False)
 
     @wire.app.task(name="spreads", shared=False)
     def spreads(table: Ref):
@@ -373,7 +373,7 @@ def test_a_task_that_is_sent_again_in_an_outage_shows_no_references(kind):
     """While the store is unavailable, a resent task doesn't call user code again, which saw its
     values when it was published, and runs when the store is back.
     """
-    wire = an_app("json", kind, plain=False)
+    wire = make_app("json", kind, plain=False)
     with current(wire):
         result = wire.app.tasks["target"].delay(1, rows=ROWS)
         wire.sees.calls.clear()

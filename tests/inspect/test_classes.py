@@ -72,15 +72,15 @@ def test_all_versions_of_a_class(command):
     registry.tag("shop.models.Filter", "stable", hashes[0])
     registry.register(second)
     command.change(Names("shop.models.Filter").version(hashes[2]), b"nothing of ours")
-    told = history(registry)
-    found = {each.hash: each for each in told.versions}
-    assert [each.hash for each in told.versions] == [hashes[1], hashes[0], hashes[2]]
+    report = history(registry)
+    found = {each.hash: each for each in report.versions}
+    assert [each.hash for each in report.versions] == [hashes[1], hashes[0], hashes[2]]
     assert [found[each].tags for each in hashes] == [("stable",), (), ("latest",)]
     assert [found[each].here for each in hashes] == [False, True, False]
     assert found[hashes[2]].record is None
     assert found[hashes[2]].refused == "the stored record can't be read"
     assert not found[hashes[0]].refused
-    assert (told.left_off, told.broken) == (0, ())
+    assert (report.left_off, report.broken) == (0, ())
 
 
 def test_missing_classes(command):
@@ -90,9 +90,9 @@ def test_missing_classes(command):
     code_hash = command.registry.push(made("Filter"))
     command.registry.tag("shop.models.Filter", "stable", code_hash)
     command.change(Names("shop.models.Filter").tag("stable"), b"{}")
-    told = history(command.registry)
-    assert [(each.hash, each.tags) for each in told.versions] == [(code_hash, ("latest",))]
-    assert told.broken == ("stable",)
+    report = history(command.registry)
+    assert [(each.hash, each.tags) for each in report.versions] == [(code_hash, ("latest",))]
+    assert report.broken == ("stable",)
 
 
 def test_a_class_that_is_removed_meanwhile(command):
@@ -112,5 +112,5 @@ def test_very_many_versions(command, monkeypatch):
     assert MOST > 3
     for times in range(5):
         command.registry.push(made("Filter", times=times))
-    told = history(command.registry)
-    assert (len(told.versions), told.left_off) == (3, 2)
+    report = history(command.registry)
+    assert (len(report.versions), report.left_off) == (3, 2)

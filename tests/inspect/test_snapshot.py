@@ -88,15 +88,15 @@ def test_it_is_filtered():
     store = full(*range(40))
     store.blobs.hold([digest(7), digest(16)], HOUR, "task:1")
     snapshot = take_snapshot(store)
-    begin = digest(16)[:-1]
-    for begun in (begin, begin[3:]):
-        assert shown(snapshot, prefix=begun, sort="digest") == list(range(16, 32))
+    prefix = digest(16)[:-1]
+    for each in (prefix, prefix[3:]):
+        assert shown(snapshot, prefix=each, sort="digest") == list(range(16, 32))
     assert shown(snapshot, prefix=digest(33)) == [33]
     assert shown(snapshot, prefix="b3:f") == []
     assert shown(snapshot, larger_than=37) == [39, 38]
     assert shown(snapshot, held=True) == [16, 7]
     assert len(shown(snapshot, held=False)) == 38
-    assert shown(snapshot, held=True, prefix=begin, larger_than=15) == [16]
+    assert shown(snapshot, held=True, prefix=prefix, larger_than=15) == [16]
 
 
 def test_a_repeated_page_is_cached(monkeypatch):
@@ -184,7 +184,7 @@ def test_a_hundred_thousand_blobs_take_little_memory(many):
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        wait_until(lambda: refreshed.get().value, "it is taken", 120)
+        wait_until(lambda: refreshed.get().value, "a snapshot is taken", 120)
         snapshot = refreshed.get().value
         for sort in ("size", "expiry", "holders", "digest"):
             for descending in (False, True):
@@ -215,7 +215,7 @@ def test_memory_stays_flat_over_a_day_of_refreshes(many):
     def refresh(times):
         for _ in range(times):
             before = refreshed.get().value
-            wait_until(lambda old=before: refreshed.get().value is not old, "it is taken anew")
+            wait_until(lambda old=before: refreshed.get().value is not old, "the snapshot is refreshed")
             refreshed.get().value.select(Query())
 
     refresh(20)

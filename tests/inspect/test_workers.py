@@ -29,7 +29,7 @@ def broker():
         yield server
 
 
-def a_config(broker, store, **settings):
+def make_config(broker, store, **settings):
     return {
         "broker": f"redis://{broker.host}:{broker.port}/0",
         "backend": f"redis://{broker.host}:{broker.port}/1",
@@ -41,7 +41,7 @@ def a_config(broker, store, **settings):
 def three(broker, redis, tmp_path_factory):
     """Start two workers of one app with different settings, and one without the library."""
     folder = tmp_path_factory.mktemp("three")
-    config = a_config(broker, redis.url, secret="what all of them share")
+    config = make_config(broker, redis.url, secret="what all of them share")
     with ExitStack() as stack:
         for name, app, more in (
             ("alike", FEATURES, {"threshold": 2000}),
@@ -87,17 +87,17 @@ class TestThreeWorkers:
         app = create(three)
         found = list(config_drift(this_process(app.offload), ask_workers(app, timeout=5)))
         app.close()
-        told = {each.what: each for each in found}
+        report = {each.what: each for each in found}
         assert all(each.remedy for each in found if each.level != "ok")
-        refused = next(what for what in told if "are refused by other-" in what)
-        assert told[refused].level == "error"
+        refused = next(what for what in report if "are refused by other-" in what)
+        assert report[refused].level == "error"
         assert refused.startswith("references signed by this process, alike-")
-        assert "set offload_secret to the same" in told[refused].remedy
-        assert any("offload_max_size differs: 2147483648 in this proc" in what for what in told)
-        assert any("the list of accepted serializers differs" in what for what in told)
-        [plain] = [what for what in told if "no offload there" in what]
+        assert "set offload_secret to the same" in report[refused].remedy
+        assert any("offload_max_size differs: 2147483648 in this proc" in what for what in report)
+        assert any("the list of accepted serializers differs" in what for what in report)
+        [plain] = [what for what in report if "no offload there" in what]
         assert plain.startswith("plain-")
-        assert not any("threshold" in what for what in told)
+        assert not any("threshold" in what for what in report)
 
     def test_doctor_reports_drift_and_exits_with_1(self, three):
         """doctor reports drift as findings about workers, which can be skipped."""
@@ -121,7 +121,7 @@ def test_a_store_is_known_by_its_key(broker, redis, tmp_path):
     """A store under two names is one store, even before the worker used it; two stores are an
     error, whether a secret or the store's key signs.
     """
-    config = a_config(broker, redis.url)
+    config = make_config(broker, redis.url)
     same = redis.url.replace("127.0.0.1", "localhost")
     assert same != redis.url
     secret = "a secret that this process alone has"
@@ -146,7 +146,7 @@ def test_a_store_is_known_by_its_key(broker, redis, tmp_path):
 # -- without answers
 
 
-def an_app(broker, **conf):
+def make_app(broker, **conf):
     app = Celery("nobody", broker=broker, set_as_current=False)
     app.conf.update(conf)
     return app
@@ -154,8 +154,8 @@ def an_app(broker, **conf):
 
 def test_brokers_without_remote_control():
     """An unsupported broker is reported at once, without waiting."""
-    assert "own memory" in ask_workers(an_app("memory://"), timeout=60).note
-    off = an_app("redis://localhost:1", worker_enable_remote_control=False)
+    assert "own memory" in ask_workers(make_app("memory://"), timeout=60).note
+    off = make_app("redis://localhost:1", worker_enable_remote_control=False)
     assert "worker_enable_remote_control is off" in ask_workers(off, timeout=60).note
 
 
@@ -165,14 +165,14 @@ def test_a_broker_without_fanout(monkeypatch):
 
     direct = Transport.implements.extend(exchange_type=frozenset({"direct"}))
     monkeypatch.setattr(Transport, "implements", direct)
-    note = ask_workers(an_app("redis://localhost:1"), timeout=60).note
+    note = ask_workers(make_app("redis://localhost:1"), timeout=60).note
     assert note == "a redis broker doesn't support remote control"
 
 
 def test_an_unavailable_broker():
     """An unavailable broker is tried once and reported with its driver's message."""
     port = free_port()
-    asked = ask_workers(an_app(f"redis://localhost:{port}"), timeout=60)
+    asked = ask_workers(make_app(f"redis://localhost:{port}"), timeout=60)
     assert asked.workers == ()
     assert "the broker can't be asked" in asked.note
     assert "OperationalError" in asked.note
@@ -184,7 +184,7 @@ def test_a_broker_that_hangs(monkeypatch):
     monkeypatch.setattr(workers, "_CONNECT_TIMEOUT", 0.3)
     with redis_server() as server:
         server.process.send_signal(signal.SIGSTOP)
-        asked = ask_workers(an_app(server.url), timeout=60)
+        asked = ask_workers(make_app(server.url), timeout=60)
         server.process.send_signal(signal.SIGCONT)
     assert "the broker can't be asked" in asked.note
     assert "Timeout" in asked.note
@@ -201,22 +201,22 @@ def test_a_broker_that_becomes_unavailable(monkeypatch):
 
     monkeypatch.setattr(pidbox, "maybe_declare", declare)
     with redis_server() as server:
-        asked = ask_workers(an_app(server.url), timeout=60)
+        asked = ask_workers(make_app(server.url), timeout=60)
     assert "the broker can't be asked" in asked.note
 
 
 def test_an_unknown_broker():
     """A broker with an unknown transport is reported."""
-    assert "can't be asked" in ask_workers(an_app("nowhere://"), timeout=60).note
+    assert "can't be asked" in ask_workers(make_app("nowhere://"), timeout=60).note
 
 
 @pytest.mark.server
 def test_nobody_answers(broker):
     """Without answers, a note is returned within the timeout."""
-    asked = ask_workers(an_app(broker.url), timeout=0.1)
+    asked = ask_workers(make_app(broker.url), timeout=0.1)
     assert asked.workers == ()
     assert asked.note == "no worker replied within 0.1 s"
-    app = an_app(broker.url)
+    app = make_app(broker.url)
     hook = Offload(app, store="memory://")
     [only] = config_drift(this_process(hook), asked)
     assert only.level == "info"
@@ -237,7 +237,7 @@ class Crowd:
 
         monkeypatch.setattr(workers.Remote, "ask", ask)
         monkeypatch.setattr(workers, "_reason_not_askable", lambda app: "")
-        app = an_app("memory://")
+        app = make_app("memory://")
         self.asked_workers = {each.name: each for each in ask_workers(app).workers}
 
 
@@ -262,7 +262,7 @@ def test_invalid_answers(monkeypatch):
     assert "boom" in found["error"].reason
     odd = found["odd"]
     assert (odd.version, odd.pid, odd.settings, odd.cache) == ("", None, {}, {})
-    hook = Offload(an_app("memory://"), store="memory://")
+    hook = Offload(make_app("memory://"), store="memory://")
     assert list(config_drift(this_process(hook), workers.Workers(0.0, tuple(found.values()))))
 
 
@@ -310,19 +310,19 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
     """Another app on the same broker, which remote control reaches, needn't agree."""
     hook = Offload(Celery("mine", broker="memory://", set_as_current=False), store="memory://")
     own = this_process(hook)
-    told = {**own.reply, "app": "theirs", "references": {"own": True, "keys": ["a"]}}
-    told["queues"] = ["theirs"]
-    asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", told),))
+    report = {**own.reply, "app": "theirs", "references": {"own": True, "keys": ["a"]}}
+    report["queues"] = ["theirs"]
+    asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", report),))
     [only] = config_drift(own, asked)
     assert only.level == "info"
     assert "w@h belongs to another app, 'theirs', and differs from this process" in only.what
-    told["queues"] = ["theirs", "celery"]
-    asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", told),))
+    report["queues"] = ["theirs", "celery"]
+    asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", report),))
     assert "error" in {each.level for each in config_drift(own, asked)}  # it executes our tasks
 
 
 @pytest.mark.parametrize(
-    ("change", "level", "said"),
+    ("change", "level", "message"),
     (
         ({"wire": 99}, "error", "older versions refuse"),
         ({"version": "99"}, "info", "the version of offload differs"),
@@ -345,19 +345,19 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
         ),
     ),
 )
-def test_each_difference(change, level, said):
+def test_each_difference(change, level, message):
     """Each difference is one finding with its level and text."""
-    hook = Offload(an_app("memory://"), store="memory://")
+    hook = Offload(make_app("memory://"), store="memory://")
     own = this_process(hook)
     other = workers.Worker("w", "connected", {**own.reply, **change})
     [only] = config_drift(own, workers.Workers(0.0, (other,)))
     assert only.level == level
-    assert said in only.what
+    assert message in only.what
 
 
 def test_a_worker_of_an_older_offload():
     """Settings that an older worker doesn't report aren't compared."""
-    hook = Offload(an_app("memory://"), store="memory://")
+    hook = Offload(make_app("memory://"), store="memory://")
     own = this_process(hook)
     known = {name: own.reply[name] for name in ("version", "pid", "store", "counters", "app")}
     old = workers.Worker("old", "connected", known)
@@ -371,7 +371,7 @@ def code(**changed):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     (
         ({"verify_keys": ["l"], "signing_key": "l"}, "with key l, aren't loaded by here"),
         ({"code": "off"}, "offload_code differs"),
@@ -379,24 +379,24 @@ def code(**changed):
         ({"verify_keys": ["k", "l"]}, "offload_verify_keys differs"),
     ),
 )
-def test_policies_for_classes(changed, said):
+def test_policies_for_classes(changed, message):
     """All processes that load code must know the signers and have the same policy."""
-    hook = Offload(an_app("memory://"), store="memory://")
-    told = this_process(hook).reply
+    hook = Offload(make_app("memory://"), store="memory://")
+    report = this_process(hook).reply
 
     def one(name, **changed):
-        settings = {**told["settings"], **code(**changed)}
-        return workers.Worker(name, "connected", {**told, "settings": settings})
+        settings = {**report["settings"], **code(**changed)}
+        return workers.Worker(name, "connected", {**report, "settings": settings})
 
     found = config_drift(one("here"), workers.Workers(0.0, (one("w", **changed),)))
-    assert any(said in each.what for each in found)
+    assert any(message in each.what for each in found)
 
 
 def test_a_secret_that_is_being_rotated():
     """A process that signs with the old secret and accepts the new one agrees with the reverse."""
     old, new = "the older of the secrets", "the newer of the secrets"
     hooks = [
-        Offload(an_app("memory://"), store="memory://", secret=secret)
+        Offload(make_app("memory://"), store="memory://", secret=secret)
         for secret in ((old, new), (new, old), (old,))
     ]
     first, second, third = (

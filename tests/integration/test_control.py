@@ -61,10 +61,10 @@ def test_a_worker_reports_its_settings_and_cache(config, tmp_path):
         )
     app.close()
     assert done.returncode == 0, done.stdout + done.stderr
-    [told] = json.loads(done.stdout).values()
-    assert told["settings"]["threshold"] == 1000
-    assert told["settings"]["code"] == "signed"
-    assert told["cache"]["values"] == 1
-    assert told["cache"]["bytes"] >= 2 << 20
-    assert told["counters"]["values_fetched"] == 1
+    [report] = json.loads(done.stdout).values()
+    assert report["settings"]["threshold"] == 1000
+    assert report["settings"]["code"] == "signed"
+    assert report["cache"]["values"] == 1
+    assert report["cache"]["bytes"] >= 2 << 20
+    assert report["counters"]["values_fetched"] == 1
     assert "secret" not in done.stdout

@@ -175,15 +175,15 @@ def test_inspect_shows_references_and_reads_nothing(app, commands):
     with redis_client_of(app) as client:
         results = [app.tasks["wait"].delay([9] * SIZE, f"go-{i}") for i in range(6)]
 
-        def told():
+        def report():
             active = app.control.inspect(timeout=1).active() or {}
             return [task for tasks in active.values() for task in tasks]
 
-        wait_until(lambda: len(told()) == 2, "two tasks run")
+        wait_until(lambda: len(report()) == 2, "two tasks run")
         commands()
         reserved = app.control.inspect(timeout=1).reserved() or {}
         waiting = [task for tasks in reserved.values() for task in tasks]
-        active = told()
+        active = report()
         assert commands() == {}
         assert waiting
         for task in (*active, *waiting):

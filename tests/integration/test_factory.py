@@ -19,7 +19,7 @@ from tests.support.servers import redis_client
 BIG = "x" * 5000
 
 
-def an_app(name, **conf):
+def make_app(name, **conf):
     app = Celery(name, broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.update({"offload_store": f"memory://{name}", **conf})
 
@@ -38,7 +38,7 @@ def sent(app):
 def test_each_app_has_settings_and_a_store_of_its_own():
     """Both apps work alternately, whichever was connected last."""
     offload = Offload(threshold=1000)
-    one, two = an_app("first"), an_app("second", offload_threshold=1, offload_max_size=10**6)
+    one, two = make_app("first"), make_app("second", offload_threshold=1, offload_max_size=10**6)
     for app in (one, two, one):
         offload.init_app(app)
     for _ in range(2):
@@ -57,7 +57,7 @@ def test_offload_outside_of_tasks():
     latest.
     """
     offload = Offload(threshold=1000)
-    one, two, foreign = an_app("one"), an_app("two"), an_app("foreign")
+    one, two, foreign = make_app("one"), make_app("two"), make_app("foreign")
     offload.init_app(one)
     assert offload.app is one
     offload.init_app(two)
@@ -81,10 +81,10 @@ def test_a_wrong_app_leaves_the_others_alone():
     offload = Offload()
     for name in ("begin", "meanwhile"):
         with pytest.raises(ConfigurationError, match="offload_mode"):
-            wrong = an_app(name, offload_mode="maybe")
+            wrong = make_app(name, offload_mode="maybe")
             assert wrong.conf.offload_mode  # it has been read
             offload.init_app(wrong)
-        good = an_app(f"{name}-good")
+        good = make_app(f"{name}-good")
         offload.init_app(good)
         assert offload.app is good
         with pytest.raises(ConfigurationError, match="has an Offload already"):
@@ -105,7 +105,7 @@ def test_registered_classes_are_registered_for_all_apps():
         pass
 
     offload.classes.register(First)
-    one, two = an_app("one"), an_app("two")
+    one, two = make_app("one"), make_app("two")
     offload.init_app(one)
     offload.classes.register(Second)
     offload.init_app(two)
@@ -117,19 +117,19 @@ def test_registered_classes_are_registered_for_all_apps():
 def test_nothing_is_connected_twice_or_leaked():
     """A process has one set of signals, patches, and exit handlers; unused apps are collected."""
     offload = Offload(threshold=1000)
-    offload.init_app(an_app("begin"))
+    offload.init_app(make_app("begin"))
     names = ("worker_process_init", "worker_process_shutdown", "task_received", "worker_init")
     before = {name: len(getattr(signals, name).receivers) for name in names}
     tracer = trace.build_tracer
     dropped = []
     for number in range(5):
-        app = an_app(f"number{number}")
+        app = make_app(f"number{number}")
         offload.init_app(app)
         assert wire_text(sent(app)) is not None
         dropped.append(weakref.ref(app))
     assert {name: len(getattr(signals, name).receivers) for name in names} == before
     assert trace.build_tracer is tracer
-    offload.init_app(an_app("end"))
+    offload.init_app(make_app("end"))
     del app
     gc.collect()
     assert [each() for each in dropped] == [None] * 5

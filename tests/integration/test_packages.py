@@ -181,7 +181,7 @@ def test_django_celery_beat_sends_large_arguments(sides, tmp_path, offload):
     scheduler = "django_celery_beat.schedulers:DatabaseScheduler"
     with beat(config, tmp_path, scheduler) as process:
         process.wait_for(box.exists, "the periodic task ran", TIMEOUT)
-    wait_until(lambda: box.read_text() == f"list of {len(ROWS)}", "the task wrote")
+    wait_until(lambda: box.read_text() == f"list of {len(ROWS)}", "the task has run")
 
 
 @pytest.mark.parametrize("offload", (False, True))
@@ -201,7 +201,7 @@ def test_redbeat_sends_large_arguments(sides, tmp_path, offload):
             process.wait_for(box.exists, "the periodic task ran", TIMEOUT)
     finally:
         entry.delete()
-    wait_until(lambda: box.read_text() == f"list of {len(ROWS)}", "the task wrote")
+    wait_until(lambda: box.read_text() == f"list of {len(ROWS)}", "the task has run")
 
 
 def test_flower_shows_tasks_and_no_usable_reference(sides, tmp_path):

@@ -97,12 +97,12 @@ def test_large_values_in_parallel(running):
         for number in range(count)
     ]
     for number, result in enumerate(results):
-        told = result.get(timeout=TIMEOUT)
+        report = result.get(timeout=TIMEOUT)
         own, theirs = large(number), common(number // 2 % 3)
-        assert told["seen"] == [digest(own), digest(theirs)]
-        assert told["changed"] == [digest(spoiled(own, number)), digest(spoiled(theirs, number))]
-        assert told["later"] == told["changed"]
-        assert digest(told["own"]) == told["changed"][0]
+        assert report["seen"] == [digest(own), digest(theirs)]
+        assert report["changed"] == [digest(spoiled(own, number)), digest(spoiled(theirs, number))]
+        assert report["later"] == report["changed"]
+        assert digest(report["own"]) == report["changed"][0]
     # Each value once, for all processes, and no partial one.
     names = [path.name for path in running.cache.iterdir() if path.name != "lock"]
     assert len(names) == count + len(shared)
@@ -126,7 +126,7 @@ def test_greenlets_do_not_wait_for_each_others_values(running):
     entered = app.backend.client.get("entered")
     proxy.hold_after(HELD, "answers")
     results = [app.tasks["change"].delay(large(n), n) for n in range(100, 100 + many)]
-    wait_until(lambda: proxy.held >= many, "every greenlet is at its value")
+    wait_until(lambda: proxy.held >= many, "every greenlet fetches its value")
     assert [app.tasks["small"].delay(n).get(timeout=TIMEOUT) for n in range(5)] == [*range(5)]
     assert proxy.held >= many
     assert app.backend.client.get("entered") == entered
@@ -164,8 +164,8 @@ def test_publishing_in_parallel(running, tmp_path, made_of):
             process.wait_for(lambda: notes.llen("gone"), "small tasks are done", TIMEOUT)
         proxy.release()
         process.finish(TIMEOUT)
-        told = next(line for line in process.log().splitlines() if line.startswith("{"))
+        report = next(line for line in process.log().splitlines() if line.startswith("{"))
     finally:
         proxy.release()
         process.stop()
-    assert json.loads(told) == {"made_of": made_of, "before": 0, "right": THREADS * TASKS}
+    assert json.loads(report) == {"made_of": made_of, "before": 0, "right": THREADS * TASKS}

@@ -34,9 +34,9 @@ def side(version, *arguments):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    said = json.loads(done.stdout)
-    assert said["python"] == TAGS[version]
-    return said["done"]
+    message = json.loads(done.stdout)
+    assert message["python"] == TAGS[version]
+    return message["done"]
 
 
 @pytest.fixture
@@ -69,11 +69,11 @@ def test_without_permission_the_error_names_both_versions(url, tmp_path, pushing
     pushed = side(pushing, "push", url, str(tmp_path / "modules"))
     refused = side(loading, "refused", url, json.dumps(pushed))
     assert set(refused) == set(FROM_SOURCE)
-    for said in refused.values():
-        assert said.startswith("WrongPython: shape_")
-        assert TAGS[pushing] in said
-        assert TAGS[loading] in said
-        assert "set offload_ship_source" in said
+    for message in refused.values():
+        assert message.startswith("WrongPython: shape_")
+        assert TAGS[pushing] in message
+        assert TAGS[loading] in message
+        assert "set offload_ship_source" in message
 
 
 NEWER = """
@@ -125,8 +125,8 @@ def test_a_worker_on_another_python(broker_server, store_server, tmp_path, other
         python=interpreter,
         args=("-Q", config["queue"]),
     ):
-        said = script(config)
-    assert json.loads(said.stdout) == {
+        message = script(config)
+    assert json.loads(message.stdout) == {
         "pythons": [TAGS[OWN], TAGS[other]],
         "answer": [111, "FOOT", [[112, "METRE", []]]],
         "back": [True, True],
@@ -151,10 +151,10 @@ def test_a_worker_that_accepts_no_source(broker_server, store_server, tmp_path):
         python=python(other),
         args=("-Q", config["queue"]),
     ):
-        said = script({**config, "ship_source": True}, fails=True)
-    assert "WrongPython" in said.stderr
-    assert f"is the bytecode of {TAGS[OWN]}, this is {TAGS[other]}" in said.stderr
-    assert "offload_ship_source is not set here" in said.stderr
+        message = script({**config, "ship_source": True}, fails=True)
+    assert "WrongPython" in message.stderr
+    assert f"is the bytecode of {TAGS[OWN]}, this is {TAGS[other]}" in message.stderr
+    assert "offload_ship_source is not set here" in message.stderr
 
 
 def script(config, *, fails=False):

@@ -158,7 +158,7 @@ def test_the_store_is_unavailable_when_a_class_is_needed(setup, store_server):
         with setup.worker(offload=offload) as running:
             proxy.refuse()
             with setup.producer("send") as producer:
-                wait_until(lambda: "sent" in producer.log(), "it is sent", TIMEOUT)
-                wait_until(lambda: "Retry in" in running.log(), "it is sent again", TIMEOUT)
+                wait_until(lambda: "sent" in producer.log(), "the instance is sent", TIMEOUT)
+                wait_until(lambda: "Retry in" in running.log(), "the task is resent", TIMEOUT)
                 proxy.restore()
             assert "StoreUnavailable" in running.log()

@@ -33,10 +33,10 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def config(broker_server, store):
-    return a_config(broker_server, store)
+    return make_config(broker_server, store)
 
 
-def a_config(broker_server, store):
+def make_config(broker_server, store):
     with redis_client(broker_server) as client:
         client.flushall()
     base = f"redis://{broker_server.host}:{broker_server.port}"
@@ -104,7 +104,7 @@ def test_an_idle_worker_writes_its_errors(broker_server, store_server, tmp_path,
     if pool == "gevent":
         pytest.importorskip("gevent")
     store = f"redis://{store_server.host}:{store_server.port}?prefix=idle-{pool}-{os.getpid()}"
-    config = a_config(broker_server, store)
+    config = make_config(broker_server, store)
     app = create(config)
     answer = app.tasks["same"].delay("x" * 5000)
     app.offload.store.blobs.delete([app.offload.put("x" * 5000).digest])
@@ -114,7 +114,7 @@ def test_an_idle_worker_writes_its_errors(broker_server, store_server, tmp_path,
     with worker(tmp_path, config, app="tests.integration.features", pool=pool) as process:
         with pytest.raises(BlobMissing):
             answer.get(timeout=60)
-        wait_until(lambda: report(tallies).total.errors.get("missing"), "it is told", timeout=60)
+        wait_until(lambda: report(tallies).total.errors.get("missing"), "the error is stored", timeout=60)
         lost = app.offload.put("y" * 5000)
         app.offload.store.blobs.delete([lost.digest])
         with pytest.raises(BlobMissing):

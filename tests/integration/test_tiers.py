@@ -114,7 +114,7 @@ def test_values_of_finished_tasks_are_deleted_from_s3(running, stored):
         sweep(running.app.offload.store, seen=lambda each: swept.add(each.name))
         return swept >= set(lies)
 
-    wait_until(is_swept, "what nobody needs is swept", TIMEOUT)
+    wait_until(is_swept, "unreferenced blobs are swept", TIMEOUT)
     assert not {info.digest for info in running.tiers.s3.blobs.scan()} & set(lies)
 
 
@@ -128,7 +128,7 @@ def test_values_of_waiting_tasks_are_not_swept(running, stored):
     _, lies = stored()
     digest = min(lies)
     holders = running.app.offload.store.blobs.holders
-    wait_until(lambda: len(holders(digest)) == 1, "one holds it alone", TIMEOUT)
+    wait_until(lambda: len(holders(digest)) == 1, "one holder remains", TIMEOUT)
     sweep(running.app.offload.store)
     left = {info.digest: info.ttl for info in running.app.offload.store.blobs.scan()}
     assert min(left[digest] for digest in lies) > HOUR

@@ -128,11 +128,11 @@ def test_sums_agree_and_nothing_grows_with_the_threshold(values, threshold, on):
 
 def test_plain_data_has_all_of_it():
     found = estimate(counted([("a", 3 * MIB, MIB)]), 64 * KIB)
-    said = found.as_dict()
-    assert said["advice"] == found.advice
-    assert said["total"]["best"] == said["tasks"]["a"]["best"]
-    assert said["total"]["best"]["stored_bytes"] == 2 * MIB
-    assert len(said["total"]["candidates"]) == len(SIZES)
+    message = found.as_dict()
+    assert message["advice"] == found.advice
+    assert message["total"]["best"] == message["tasks"]["a"]["best"]
+    assert message["total"]["best"]["stored_bytes"] == 2 * MIB
+    assert len(message["total"]["candidates"]) == len(SIZES)
 
 
 def test_thresholds_and_times_are_readable():

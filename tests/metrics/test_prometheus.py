@@ -92,10 +92,10 @@ def test_stores_have_samples_of_their_own(exported):
     counters.of_store("memory://gone", bytes_stored=7)
     recorder.write()
     found = samples(exported(tiers))
-    told = {
+    report = {
         key[1][1]: n for key, n in found.items() if key[0] == "offload_store_stored_bytes_total"
     }
-    assert told == {"memory://one": 0, "memory://two": 7}
+    assert report == {"memory://one": 0, "memory://two": 7}
 
 
 def test_every_counter_is_exported_under_its_task(exported):

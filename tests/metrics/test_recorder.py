@@ -178,7 +178,7 @@ def test_a_thread_writes_if_no_round_trip_can(silent, counters, naps):
         for _ in range(5):
             counters.add(values_seen=1)
         assert naps.wake() == 10
-        wait_until(lambda r=round_: len(store.added) == r, "it is written")
+        wait_until(lambda r=round_: len(store.added) == r, "counts are written")
         assert naps.asked.empty()
     assert [tally.total for tally in store.added] == [{LABEL.join(("values_seen", "", "")): 5}] * 3
     assert [tally.number for tally in store.added] == [1, 2, 3]
@@ -205,7 +205,7 @@ def test_a_timer_writes_what_no_round_trip_carried(riding, counters, naps, clock
     counters.failed(BlobMissing("x"))
     clock.now += 10
     assert naps.wake() == 10
-    wait_until(lambda: added, "it is written")
+    wait_until(lambda: added, "counts are written")
     assert added[0].total == {LABEL.join(("errors_missing", "", "")): 1}
     wait_until(lambda: not any_writer(), "the thread has ended")
     assert naps.asked.empty()
@@ -240,7 +240,7 @@ def test_a_timer_does_not_repeat_a_round_trip(riding, counters, naps, clock):
     assert not added
     clock.now += 10
     naps.release()
-    wait_until(lambda: len(added) == 1, "it is written")
+    wait_until(lambda: len(added) == 1, "counts are written")
     assert recorder.next_batch() is None  # nothing is due at once either
 
 
@@ -250,7 +250,7 @@ def test_counts_before_the_store_is_known_are_written(counters, naps):
     counters.add(values_seen=1)
     recorder.attach(store)
     naps.wake()
-    wait_until(lambda: store.added, "it is written")
+    wait_until(lambda: store.added, "counts are written")
 
 
 def test_the_thread_retries_until_the_store_is_back(silent, counters, naps):

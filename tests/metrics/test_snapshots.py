@@ -189,8 +189,8 @@ def test_a_process_that_slept_starts_another_snapshot(shelf, process):
 
 
 @pytest.mark.parametrize("arrived", (False, True))
-@pytest.mark.parametrize("away", (1, 30 * 60, 3 * LIFE))
-def test_a_batch_without_an_answer_counts_once(shelf, process, arrived, away):
+@pytest.mark.parametrize("seconds", (1, 30 * 60, 3 * LIFE))
+def test_a_batch_without_an_answer_counts_once(shelf, process, arrived, seconds):
     """A batch without an answer counts once when it is repeated, written or not."""
     writer = process()
     writer.add(one(5))
@@ -204,9 +204,9 @@ def test_a_batch_without_an_answer_counts_once(shelf, process, arrived, away):
     with pytest.raises(StoreUnavailable):
         writer.add(tally)
     shelf.at = lambda call: None
-    if away > LIFE and arrived:
+    if seconds > LIFE and arrived:
         return  # nobody can know any more
-    shelf.time += away
+    shelf.time += seconds
     sweep(process())
     writer.add(tally)
     writer.add(tally)
@@ -572,12 +572,12 @@ class Machine(RuleBasedStateMachine):
         self.shelf.time += seconds
 
     @rule()
-    def begin_anew(self):
+    def reset(self):
         self.made().clear()
         self.expected.clear()
 
     @invariant()
-    def the_sum_is_what_was_counted(self):
+    def total_is_correct(self):
         for tallies in (self.reader, self.made()):
             assert tallies.total() == {k: v for k, v in self.expected.items() if v}
 

@@ -27,9 +27,9 @@ scrape_configs:
     rise = "min(increase(offload_seen_values_total[1m])) > 0"
     try:
         with prometheus(tmp_path_factory.mktemp("prometheus"), config) as server:
-            wait_until(lambda: server.query("offload_seen_values_total"), "it was scraped")
+            wait_until(lambda: server.query("offload_seen_values_total"), "counters were scraped")
             count(store)
-            wait_until(lambda: server.query(rise), "it was scraped again")
+            wait_until(lambda: server.query(rise), "counters were scraped again")
             yield server
     finally:
         exporter.shutdown()

@@ -82,7 +82,7 @@ def test_alerts_fire_on_real_counters(live):
         "OffloadClassesRefused",
         "OffloadCacheAltered",
     }
-    wait_until(lambda: once <= set(live.alerts()), "they fire")
+    wait_until(lambda: once <= set(live.alerts()), "the alerts fire")
     for name, alert in live.alerts().items():
         assert (alert["state"] == "firing") == (name in once), name
         for text in alert["annotations"].values():
@@ -90,8 +90,8 @@ def test_alerts_fire_on_real_counters(live):
     assert live.alerts()["OffloadBlobsMissing"]["annotations"]["summary"].startswith(
         "Values of shop."
     )
-    away = {"OffloadExporterAway", "OffloadStoreAway"}
-    assert not away & set(live.alerts())
+    unavailable = {"OffloadExporterAway", "OffloadStoreAway"}
+    assert not unavailable & set(live.alerts())
 
 
 def test_the_operators_page_names_every_alert():

@@ -100,10 +100,10 @@ class Example:
         return [sys.executable, *modules, *(own.get(word, word) for word in rest)]
 
     def environment(self, name: str) -> dict[str, str]:
-        said = self.services[name].get("environment", {})
+        message = self.services[name].get("environment", {})
         return {
             **os.environ,
-            **{key: self.own(value) for key, value in said.items()},
+            **{key: self.own(value) for key, value in message.items()},
             "C_FORCE_ROOT": "1",  # in the image they run as another user
             "TMPDIR": str(self.folder),
         }

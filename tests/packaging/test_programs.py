@@ -31,9 +31,9 @@ def run(root, tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root installs")
 def test_missing_programs_are_installed(run, tmp_path):
     """apt-get installs only what is missing, in one call."""
-    said = run("some-browser", "sh", install="cp /bin/true {folder}/some-browser")
-    assert "installing some-browser" in said
-    assert "not here" not in said
+    message = run("some-browser", "sh", install="cp /bin/true {folder}/some-browser")
+    assert "installing some-browser" in message
+    assert "not here" not in message
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked == ["-qq update", "-qq install -y --no-install-recommends some-browser"]
     assert run("some-browser") == ""
@@ -42,5 +42,5 @@ def test_missing_programs_are_installed(run, tmp_path):
 
 def test_programs_that_cannot_be_installed_are_named(run):
     """What can't be installed is named with the command to run; tests run without it."""
-    said = run("some-browser", install="echo no such package >&2; exit 100")
-    assert "apt-get install some-browser" in said
+    message = run("some-browser", install="echo no such package >&2; exit 100")
+    assert "apt-get install some-browser" in message

@@ -70,7 +70,7 @@ def test_a_failover_loses_no_write_that_replicas_have(replicated):
         except StoreUnavailable:
             return None
 
-    wait_until(answers, "the store is there again")
+    wait_until(answers, "the store is available again")
     assert contents(patient, [kept])
     with pytest.raises(BlobMissing):
         contents(store, [lost])
@@ -79,19 +79,19 @@ def test_a_failover_loses_no_write_that_replicas_have(replicated):
 def test_doctor_warns_about_replicas_that_no_write_waits_for(replicated):
     """doctor warns without WAIT and min-replicas-to-write, and about too few replicas."""
 
-    def told(**options):
+    def report(**options):
         findings = diagnose(store_of(replicated, **options), longest=HOUR)
         return [(each.level, each.what) for each in findings if "replica" in each.what]
 
-    ((level, what),) = told()
+    ((level, what),) = report()
     assert level == "warning"
     assert "a failover loses" in what
-    assert told(wait_replicas=1) == [("ok", "it has replicas (1), and wait_replicas is 1")]
-    ((level, _),) = told(wait_replicas=2)
+    assert report(wait_replicas=1) == [("ok", "it has replicas (1), and wait_replicas is 1")]
+    ((level, _),) = report(wait_replicas=2)
     assert level == "error"
     with redis_client(replicated.primary) as client:
         client.config_set("min-replicas-to-write", 1)
-        assert [level for level, _ in told()] == ["ok"]
+        assert [level for level, _ in report()] == ["ok"]
 
 
 @pytest.mark.parametrize(

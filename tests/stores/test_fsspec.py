@@ -107,16 +107,16 @@ def test_a_url_opens_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     (
         ("fsspec+nonsense://x", "nonsense"),
         ("fsspec+file:///x?skew=soon", "skew='soon' is not a number of seconds"),
         ("fsspec+memory://x?threads=many", "threads='many' is not a whole number"),
     ),
 )
-def test_wrong_urls_and_options_are_named(url, said):
+def test_wrong_urls_and_options_are_named(url, message):
     """An unknown protocol or a wrong option is refused at once."""
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         open_store(url)
 
 
@@ -224,9 +224,9 @@ def test_a_clock_that_is_ahead_removes_nothing_early(hosts):
 def test_time_zones_are_respected(hosts, monkeypatch, zone):
     """Time zones of a file system's timestamps are respected; without a zone they are UTC."""
     right, _ = hosts
-    told = datetime(2020, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone(zone or timezone.utc)
+    report = datetime(2020, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone(zone or timezone.utc)
     system = right.blobs.folder._systems.get()
-    monkeypatch.setattr(system, "modified", lambda path: told.replace(tzinfo=zone))
+    monkeypatch.setattr(system, "modified", lambda path: report.replace(tzinfo=zone))
     assert right.blobs.folder.time() == 1577934245.0
 
 

@@ -74,8 +74,8 @@ def test_a_lost_lease_is_reported():
 
 def test_a_lease_survives_an_outage_shorter_than_its_duration():
     """One failed renewal doesn't lose the lease; failures for its whole duration do."""
-    away = StoreUnavailable("away")
-    leases = Leases(away, True, True, *[away] * 10_000)
+    unavailable = StoreUnavailable("away")
+    leases = Leases(unavailable, True, True, *[unavailable] * 10_000)
     with hold_lease(leases, NAME, ttl=0.3) as lease:
         wait_until(lambda: leases.renewed >= 3, "it is renewed after the failure")
         assert not lease.lost.is_set()

@@ -74,7 +74,7 @@ def test_certificates_are_checked_by_default():
 
 
 @pytest.mark.parametrize(
-    ("url", "options", "said"),
+    ("url", "options", "message"),
     (
         ("", {}, "no scheme"),
         ("host:6379", {}, "memory://"),
@@ -108,9 +108,9 @@ def test_certificates_are_checked_by_default():
         ("memory://x?a=b", {}, "unknown option 'a'; known: none"),
     ),
 )
-def test_wrong_urls_and_options_are_named(url, options, said):
+def test_wrong_urls_and_options_are_named(url, options, message):
     """A wrong URL or option is refused by name, with the valid ones."""
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         open_store(url, **options)
 
 

@@ -455,7 +455,7 @@ def test_connections_have_a_limit(own):
     busy.start()
     try:
         pool = store.client.driver().connection_pool
-        wait_until(lambda: pool._in_use_connections, "one is in use")
+        wait_until(lambda: pool._in_use_connections, "a connection is in use")
         with pytest.raises(StoreUnavailable, match="max_connections"):
             store.pointers.read("p")
     finally:

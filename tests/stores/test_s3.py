@@ -475,7 +475,7 @@ def test_a_url_is_shown_without_credentials(url, shown):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     (
         ("s3://", "a bucket is written"),
         ("s3://bucket:80", "a bucket is written"),
@@ -496,9 +496,9 @@ def test_a_url_is_shown_without_credentials(url, shown):
         ("s3://key:secret@bucket?profile=x", "not in both"),
     ),
 )
-def test_wrong_urls_and_options_are_named(url, said):
+def test_wrong_urls_and_options_are_named(url, message):
     """A wrong URL or option is refused by name."""
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         open_store(url)
     assert "secret" not in str(caught.value).replace("a secret key: s3://key:secret@", "")
 
@@ -531,7 +531,7 @@ def test_options_reach_boto3(monkeypatch):
 
 
 @pytest.fixture
-def nobody(monkeypatch, tmp_path):
+def no_credentials(monkeypatch, tmp_path):
     """Remove all credentials."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -541,7 +541,7 @@ def nobody(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_credentials_come_from_boto3(nobody, monkeypatch):
+def test_credentials_come_from_boto3(no_credentials, monkeypatch):
     """Profiles and the environment provide credentials; without any, the error says where it
     searched.
     """
@@ -549,7 +549,7 @@ def test_credentials_come_from_boto3(nobody, monkeypatch):
         open_store("s3://bucket").blobs.hold([blob()[0]], 1)
     with pytest.raises(StoreError, match=r"\(team\).*check profile="):
         open_store("s3://bucket?profile=team").blobs.hold([blob()[0]], 1)
-    (nobody / "credentials").write_text(
+    (no_credentials / "credentials").write_text(
         "[team]\naws_access_key_id = from-profile\naws_secret_access_key = x\n"
     )
     client = open_store("s3://bucket?profile=team").client._clients.get()
@@ -634,12 +634,12 @@ def test_threads_are_bounded_and_started_late():
 def test_reading_ahead_is_bounded():
     """At most a window is read ahead, and what was not started when the reader stops never is."""
     threads = Threads(8, "test")
-    begun = []
-    reading = threads.ahead(begun.append, range(100), 3)
+    started = []
+    reading = threads.ahead(started.append, range(100), 3)
     next(reading)
     reading.close()
     threads.close()
-    assert len(begun) <= 4
+    assert len(started) <= 4
 
 
 # -- a real server

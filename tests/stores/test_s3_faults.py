@@ -179,7 +179,7 @@ def test_wrong_credentials(s3, name):
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "said"),
+    ("code", "status", "message"),
     (
         ("AccessDenied", 403, "s3:ListBucket"),
         ("ExpiredToken", 400, "renew the credentials"),
@@ -189,11 +189,11 @@ def test_wrong_credentials(s3, name):
         ("SomethingNew", 400, "refuses: 400 PutObject: SomethingNew injected"),
     ),
 )
-def test_a_final_error(store, proxy, code, status, said):
+def test_a_final_error(store, proxy, code, status, message):
     """An error that a retry can't fix is a StoreError that says what to do."""
     digest, content = blob()
     proxy.fail(says(status, code))
-    with pytest.raises(StoreError, match=said) as caught:
+    with pytest.raises(StoreError, match=message) as caught:
         store.blobs.put({digest: [content]}, HOUR)
     assert not isinstance(caught.value, StoreUnavailable)
 

@@ -167,7 +167,7 @@ def test_a_tier_is_known_however_it_is_reached(first, lower, clock):
 
 
 @pytest.mark.parametrize(
-    ("urls", "sizes", "said"),
+    ("urls", "sizes", "message"),
     (
         (["file:///x", "memory://a"], None, "file:///x cannot be the first.*put a Redis before"),
         (["s3://bucket/x", "redis://a"], None, "cannot be the first"),
@@ -181,9 +181,9 @@ def test_a_tier_is_known_however_it_is_reached(first, lower, clock):
         ([], None, "not an empty list"),
     ),
 )
-def test_invalid_tiers_are_refused(urls, sizes, said):
+def test_invalid_tiers_are_refused(urls, sizes, message):
     """Tiers that can't work together are refused with a reason."""
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         open_store(urls, tier_sizes=sizes)
 
 
@@ -318,7 +318,7 @@ def test_every_redis_deletes_released_blobs_from_s3(request, name, lower, monkey
     for holder in ("task:1", "task:3"):
         assert swept(store) == 0
         store.blobs.release([*many, *kept], holder, 0.001)
-    wait_until(lambda: not set(many) & there(store), "the grace is over")
+    wait_until(lambda: not set(many) & there(store), "the grace period has passed")
     assert {each.name for each in store.sweep()} == set(many)
     assert there(lower) == there(store) == set(kept)
     assert contents(store, kept) == [content for (content,) in kept.values()]
@@ -471,14 +471,14 @@ def test_a_replaced_blob_is_extended_again(
     put(store, many, HOUR)
     clock.advance(60)
 
-    def store_anew():
+    def store_again():
         lower.blobs.delete([digest])
         lower.versions.replace(many, HOUR)
         place = store.index.find([digest])[digest]
         note = f"another {place.tier}"
         store.index.add({digest: HOUR}, note, ttl=HOUR, name="@put:other")
 
-    after(monkeypatch, lower.versions, "extend", store_anew)
+    after(monkeypatch, lower.versions, "extend", store_again)
     assert store.blobs.hold([digest], 9 * HOUR, "task:2") == set()
     clock.advance(9 * HOUR - 1)
     assert swept(store) == 0
@@ -626,10 +626,10 @@ def test_the_sweep_of_one_tier_does_not_wait_for_another(first, clock, lower, mo
     put(store, many, size=2000 * KIB)
     clock.advance(2 * HOUR)
 
-    def away(*_args, **_options):
+    def unavailable(*_args, **_options):
         raise StoreUnavailable("it is away")
 
-    monkeypatch.setattr(lower.client, "ask", away)
+    monkeypatch.setattr(lower.client, "ask", unavailable)
     found = []
     with pytest.raises(StoreUnavailable, match="away"):
         found.extend(each.name for each in store.sweep())
@@ -702,10 +702,10 @@ def test_failures_are_counted_per_tier(store, first, lower, monkeypatch):
     store.count_by_tier(counters)
     large = blobs(1, LARGE)
 
-    def away(*_, **__):
+    def unavailable(*_, **__):
         raise StoreUnavailable("away", store=lower.url)
 
-    monkeypatch.setattr(lower.client, "ask", away)
+    monkeypatch.setattr(lower.client, "ask", unavailable)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             put(store, large)

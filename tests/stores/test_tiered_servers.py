@@ -89,7 +89,7 @@ def test_nothing_that_is_held_is_swept(urls):
     assert total["stored"] > 10
     store = open_store(urls)
     time_over = lambda: sum(1 for _ in store.sweep()) == 0 and not list(store.blobs.scan())
-    wait_until(time_over, "nothing is left when nobody holds anything")
+    wait_until(time_over, "no blob remains without holds")
     store.close()
 
 
@@ -199,7 +199,7 @@ def test_an_emptied_redis(store, redis):
     assert store.blobs.hold(list(many), HOUR, "task:1") == set()
     assert contents(store, many) == [content for (content,) in many.values()]
     store.blobs.release(list(many), "task:1", 0.001)
-    wait_until(lambda: sum(1 for _ in store.sweep()) == 3, "they are swept")
+    wait_until(lambda: sum(1 for _ in store.sweep()) == 3, "the blobs are swept")
 
 
 # ------------------------------------------------------ deletions by others

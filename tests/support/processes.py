@@ -143,7 +143,7 @@ class Process:
             code = self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
             self.stop()
-            code = f"no end within {timeout:g} s"
+            code = f"still running after {timeout:g} s"
         assert code == 0, f"{self.command}: {code}\n{self.log()[-8000:]}"
 
     def stop(self) -> None:

@@ -81,5 +81,5 @@ class Terminal:
         """Wait for the command to exit with *code* and for its output; return its screen."""
         assert self.process.wait(60) == code, self.text
         os.write(self._slave, b"\x1b]0;end\x07")  # a title, which isn't displayed
-        wait_until(lambda: b"]0;end" in self.raw, "all was read")
+        wait_until(lambda: b"]0;end" in self.raw, "the output was read")
         return self.text
