@@ -33,6 +33,7 @@ from offload.digest import digest_of
 from offload.errors import CodeError, CodeRefused, ConfigurationError, UnknownClass
 from offload.serializers.choose import Registry
 from offload.stores.memory import MemoryStore
+from tests.support.payload import Payload
 
 CI, NEXT, EVIL = generate(), generate(), generate()
 HMAC = "hmac:correct horse battery"
@@ -515,16 +516,6 @@ class TestAllowed:
 
 
 EMPTY = Record("__main__.F", "a" * 64, "b3:" + "0" * 64, 0, python_tag(), "class", 1)
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.open, (self.path, os.O_CREAT, 0o600)
 
 
 def as_content(stored, payload, store):

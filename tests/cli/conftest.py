@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.cli.class_commands import Command, made
 from tests.support import forkserver, processes
 
 APP = """
@@ -50,3 +51,14 @@ class Project:
 @pytest.fixture
 def project(tmp_path):
     return Project(tmp_path)
+
+
+@pytest.fixture
+def command():
+    return Command()
+
+
+@pytest.fixture
+def versions(command):
+    """Return the hashes of two versions of ``shop.models.Filter``; the second is the latest."""
+    return [command.registry.push(made("Filter", times)) for times in (2, 3)]

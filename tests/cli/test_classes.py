@@ -32,11 +32,6 @@ def module(limit=10, times=2):
     return MODULE.format(limit=limit, times=times)
 
 
-@pytest.fixture
-def command():
-    return Command()
-
-
 def test_every_command_says_what_it_does():
     """Every command exists, has a help text, and has --json if it prints data."""
     named = {"diff", "keygen", "list", "pull", "push", "rollback", "show", "status", "tag"}
@@ -212,12 +207,6 @@ class TestPush:
         other.registry.register(made("Filter"))
         assert "there is no offload_signing_key" in other("push", code=1)
         assert command("list") == f"{command.hook.store.url} has no classes\n"
-
-
-@pytest.fixture
-def versions(command):
-    """Return the hashes of two versions of ``shop.models.Filter``; the second is the latest."""
-    return [command.registry.push(made("Filter", times)) for times in (2, 3)]
 
 
 class TestVersions:

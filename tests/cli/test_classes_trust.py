@@ -14,17 +14,7 @@ from offload import ClassRegistry
 from offload.classes.keys import generate
 from offload.classes.versions import Names, Stored
 from tests.cli.class_commands import HMAC, Command, made
-
-
-@pytest.fixture
-def command():
-    return Command()
-
-
-@pytest.fixture
-def versions(command):
-    """Return the hashes of two versions of ``shop.models.Filter``; the second is the latest."""
-    return [command.registry.push(made("Filter", times)) for times in (2, 3)]
+from tests.support.payload import Payload
 
 
 class TestShow:
@@ -157,16 +147,6 @@ class TestPull:
         assert not target.exists()
 
 
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
 class TestVerify:
     def test_every_version_is_reported(self, command, versions):
         """verify reports the latest of all or of the named classes; with --all-versions every tag
@@ -199,7 +179,7 @@ class TestVerify:
         bad = signed.registry.versions("Bad")[0]
         pointer = Names("shop.models.Bad").version(bad.hash)
         written = tmp_path / "written"
-        payload = pickle.dumps(Payload(str(written)))
+        payload = pickle.dumps(Payload(written))
         content = command.hook.store.pointers.read(pointer)
         command.change(pointer, payload.ljust(bad.size, b".") + content[bad.size :])
         pointers = command.hook.store.pointers

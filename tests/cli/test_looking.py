@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from offload.cli import offload
 from offload.stores import open_store
+from tests.support.payload import Payload
 from tests.support.wire import make_wire
 
 STORES = (
@@ -357,21 +358,11 @@ def test_arrays_and_frames_are_described_without_being_read(commands):
     assert "<ndarray <f8 [3]>" in inside["text"]
 
 
-class Bomb:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 @in_memory
 def test_a_pickle_is_never_loaded(commands, tmp_path):
     """No command unpickles a value, except get --decode with its reference, which says so."""
     mark = tmp_path / "mark"
-    ref = commands.hook.put({"bomb": Bomb(mark), "more": [object()] * 10})
+    ref = commands.hook.put({"payload": Payload(mark), "more": [object()] * 10})
     assert ref.serializer == "pickle"
     out, raw = commands.run("inspect", ref.wire), tmp_path / "raw"
     assert "is a pickle" in out
@@ -382,7 +373,7 @@ def test_a_pickle_is_never_loaded(commands, tmp_path):
     assert not mark.exists()
     assert not (tmp_path / "no").exists()
     assert pickle.loads(raw.read_bytes())["more"]
-    mark.rmdir()
+    mark.unlink()
     commands.run("get", ref.wire, "-o", str(tmp_path / "no"), "--decode", code=1)  # wrote no file
     assert mark.exists()
 
@@ -405,7 +396,7 @@ def test_a_digest_is_never_decoded(commands, tmp_path, value):
 def test_a_pickle_that_the_app_does_not_accept_is_not_decoded(commands, tmp_path):
     """A pickle that the app doesn't accept isn't decoded, even by its reference."""
     mark = tmp_path / "mark"
-    ref = commands.hook.put([Bomb(mark)] * 10)
+    ref = commands.hook.put([Payload(mark)] * 10)
     commands.wire.app.conf.accept_content = ["json"]
     commands.hook._contents = None
     assert "does not accept" in commands.run(

@@ -16,6 +16,7 @@ from offload.errors import StoreUnavailable
 from offload.text import human_size
 from tests.dashboard.asking import blobs, cells, free, keys, page, token
 from tests.dashboard.conftest import Shop
+from tests.support.payload import Payload
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.server
@@ -237,17 +238,9 @@ def test_a_missing_chunk(filled):
     assert len(re.findall(r'<tr data-key="\d">', text)) == 3
 
 
-class Bomb:
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 def test_a_pickle_is_never_loaded(shop, tmp_path):
     """Neither the list nor a blob's page unpickles a value."""
-    ref = shop.hook.put([Bomb(tmp_path / "mark")] * 100)
+    ref = shop.hook.put([Payload(tmp_path / "mark")] * 100)
     assert ref.serializer == "pickle"
     client = shop.client()
     assert "pickle" in cells(page(client), ref.digest)[1]

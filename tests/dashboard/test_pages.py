@@ -41,9 +41,9 @@ def test_tasks_have_the_numbers_of_the_command(shop):
     page = shop.client().get("/tasks").text
     rows = [line.split("  ") for line in shop.command("stats", "--by", "task").splitlines()]
     for name in ("shop.report", "shop.count"):
-        (message,) = [[text.strip() for text in row if text.strip()] for row in rows if row[0] == name]
+        (row,) = [[text.strip() for text in row if text.strip()] for row in rows if row[0] == name]
         shown = list(cells(page, name))
-        assert shown == message
+        assert shown == row
 
 
 def test_tasks_are_sorted_and_filtered_by_the_address(shop):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 import redis
 from celery import Celery, Task
 from celery.exceptions import Ignore
+
+from tests.support.apps import block_offload
 
 CONFIG = json.loads(os.environ.get("OFFLOAD_TEST_APP", "{}"))
 
@@ -29,7 +30,7 @@ def make_app(broker, conf, offload=None, *, backend=None, block=False):
         **conf,
     )
     if block:
-        sys.meta_path.insert(0, Blocked())
+        block_offload()
     app.stowaway = None
     if offload is not None:
         from offload import Offload
@@ -39,12 +40,6 @@ def make_app(broker, conf, offload=None, *, backend=None, block=False):
         app.task(name=function.__name__, shared=False, **options)(function)
     app.raw = redis.Redis.from_url(broker)
     return app
-
-
-class Blocked:
-    def find_spec(self, name, *_args):
-        if name.partition(".")[0] == "offload":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 TASKS = []

@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import sys
 
 import redis
 from celery import Celery, Task, signals
 from celery.worker.request import create_request_cls
 from kombu.utils.imports import symbol_by_name
+
+from tests.support.apps import block_offload
 
 CONFIG = json.loads(os.environ.get("OFFLOAD_TEST_APP", "{}"))
 SERIALIZERS = ("json", "pickle", "msgpack", "yaml")
@@ -112,7 +113,7 @@ def make_app(url, *, offload=None, block=False, backend=None, conf=None, sentry=
         **(conf or {}),
     )
     if block:
-        sys.meta_path.insert(0, Blocked())
+        block_offload()
     if sentry == "before":
         start_sentry(url)
     elif sentry == "celeryd_init":
@@ -127,12 +128,6 @@ def make_app(url, *, offload=None, block=False, backend=None, conf=None, sentry=
         if base is not None:
             app.task(name=function.__name__, shared=False, **{**options, "base": base})(function)
     return app
-
-
-class Blocked:
-    def find_spec(self, name, *_args):
-        if name.partition(".")[0] == "offload":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def start_sentry(url):

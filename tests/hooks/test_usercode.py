@@ -6,10 +6,11 @@ import contextlib
 import itertools
 
 import pytest
-from celery import Celery, Task, _state, chain, chord, group, signals, signature
+from celery import Celery, Task, chain, chord, group, signals, signature
 from celery.app import trace
 
 from offload import Offload, Ref, StoreUnavailable
+from tests.support.apps import current
 from tests.support.wire import Wire, make_wire
 
 ROWS = ["row"] * 1000
@@ -166,21 +167,19 @@ STEPS = {
 
 
 def run(wire, step):
-    with current(wire):
+    with receiving(wire):
         step(wire.app.tasks).apply_async()
         wire.sees.calls.clear()  # what the publisher showed
         wire.work()
 
 
 @contextlib.contextmanager
-def current(wire):
-    """Make an app the current one in this block, as in its worker."""
-    before = _state._get_current_app()
-    wire.app.set_current()
+def receiving(wire):
+    """Make the wire's app the current one; disconnect its receivers at the end."""
     try:
-        yield
+        with current(wire.app):
+            yield
     finally:
-        before.set_current()
         if wire.sees.receiver is not None:
             signals.before_task_publish.disconnect(wire.sees.receiver)
             signals.after_task_publish.disconnect(wire.sees.receiver)
@@ -213,7 +212,7 @@ def test_reading_a_value_does_not_serialize_or_store_it_again(native, kind, name
     for each in (nothing, kind):
         wire = make_app(native, each, plain=False)
         serialized = count_serialized(wire)
-        with current(wire):
+        with receiving(wire):
             STEPS[name](wire.app.tasks).apply_async()
             serialized.clear()
             wire.calls.clear()
@@ -248,7 +247,7 @@ def test_changes_by_user_code_are_sent(native, name):
             (args, kwargs)
         )
         trace.build_tracer("target", wire.app.tasks["target"], app=wire.app)
-        with current(wire):
+        with receiving(wire):
             STEPS[name](wire.app.tasks).apply_async()
             wire.work()
     assert "changed" in repr(found[True])
@@ -268,7 +267,7 @@ def test_a_signature_that_is_an_argument_holds_values(native, task, nested):
         tasks = wire.app.tasks
         callback = tasks["target"].si(0, rows=list(ROWS))
         call = tasks[task].s(callback)
-        with current(wire):
+        with receiving(wire):
             (chain(tasks["echo"].si(1), tasks[task].si(callback)) if nested else call).apply_async()
             wire.sees.calls.clear()
             wire.calls.clear()
@@ -296,7 +295,7 @@ def test_user_code_sees_a_reference_that_the_task_wants():
         seen.append(table.get() == ROWS)
 
     trace.build_tracer("wants", wants, app=wire.app)
-    with current(wire):
+    with receiving(wire):
         chain(wire.app.tasks["echo"].s(1), wants.s(table=ROWS)).apply_async()
         wire.work()
     assert seen == [Ref, True]
@@ -309,7 +308,7 @@ def test_user_code_sees_a_reference_that_a_publisher_passes(kind):
     """
     wire = make_app("json", kind, plain=False)
     ref = wire.hook.put(ROWS)
-    with current(wire):
+    with receiving(wire):
         result = wire.app.tasks["target"].delay(1, rows=ref)
         assert "get" not in wire.calls
         assert "Ref" in repr(wire.sees.calls)
@@ -325,7 +324,7 @@ def test_a_route_that_sees_a_value_often_has_it_fetched_once():
     def spreads(table: Ref):
         group([wire.app.tasks["target"].s(n, rows=table) for n in range(5)]).apply_async()
 
-    with current(wire):
+    with receiving(wire):
         spreads.delay(["small"])  # its task gets it as a Ref, too
         wire.work()
     assert "small" in repr(wire.sees.calls)
@@ -334,7 +333,7 @@ def test_a_route_that_sees_a_value_often_has_it_fetched_once():
     spreads.delay(ROWS)
     message = wire.take()
     wire.calls.clear()
-    with current(wire):
+    with receiving(wire):
         wire.execute(message)
     assert wire.calls.count("get") == 1
     assert len(wire.sees.calls) == 5
@@ -374,7 +373,7 @@ def test_a_task_that_is_sent_again_in_an_outage_shows_no_references(kind):
     values when it was published, and runs when the store is back.
     """
     wire = make_app("json", kind, plain=False)
-    with current(wire):
+    with receiving(wire):
         result = wire.app.tasks["target"].delay(1, rows=ROWS)
         wire.sees.calls.clear()
         message, blobs, get = wire.take(), wire.hook.store.blobs, wire.hook.store.blobs.get

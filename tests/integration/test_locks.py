@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
-from celery import _state, chain, chord, group
+from celery import chain, chord, group
 
 from tests.integration.locks import create
+from tests.support.apps import current
 from tests.support.processes import wait_until, worker
 from tests.support.servers import redis_client
 
@@ -89,17 +90,6 @@ def test_locks_are_taken_and_released_as_in_plain_celery(apps, broker_server, ki
                 seen[offload] = repr(exc)
             wait_for_no_lock(broker_server)
     assert seen[True] == seen[False]
-
-
-@contextmanager
-def current(app):
-    """Make *app* the current one in this block, which Celery's groups need."""
-    before = _state._get_current_app()
-    app.set_current()
-    try:
-        yield
-    finally:
-        before.set_current()
 
 
 def wait_for_no_lock(server):

@@ -14,8 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from celery import _state, group
+from celery import group
 
+from tests.support.apps import current
 from tests.support.processes import Process, environment, wait_until, worker
 from tests.support.servers import free_port, redis_client
 
@@ -64,17 +65,6 @@ def sides(broker_server, tmp_path_factory):
             )
             found[offload] = (config, app)
         yield found
-
-
-@contextmanager
-def current(app):
-    """Make *app* the current app, through which some packages read results."""
-    before = _state._tls.current_app
-    app.set_current()
-    try:
-        yield
-    finally:
-        _state._tls.current_app = before
 
 
 def both(sides, job):
