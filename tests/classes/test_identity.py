@@ -302,7 +302,7 @@ PYDANTIC_CHANGES = {
 
 
 @pytest.mark.parametrize("name", PYDANTIC_CHANGES)
-def test_pydantic_models_change_with_what_they_do(name):
+def test_pydantic_models_change_with_behavior(name):
     """Fields, constraints, validators, and configuration change a model's hash."""
     pytest.importorskip("pydantic")
     before = change(PYDANTIC, "").before

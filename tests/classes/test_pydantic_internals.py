@@ -75,7 +75,7 @@ def test_pydantic_describes_fields_and_decorators_by_the_attributes_we_know():
     assert "return_type" not in state(computed)
 
 
-def test_pydantic_says_whether_a_model_is_complete():
+def test_pydantic_marks_incomplete_models():
     """pydantic marks a model whose annotations contain undefined names."""
     made = pydantic.create_model("Made", later=("NotDefinedYet", ...))
     assert made.__pydantic_complete__ is False

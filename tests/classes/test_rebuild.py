@@ -412,7 +412,7 @@ def test_a_failure_leaves_nothing_behind(two, written, elsewhere, monkeypatch):
     assert two[1].pull("F")().run() is True
 
 
-def test_without_source_the_error_says_both_pythons_and_what_to_do(memory, written, elsewhere):
+def test_the_error_for_missing_source(memory, written, elsewhere):
     """Without source, or where it may not be used, the error says what to do in each case."""
     module = written(SHAPES["method"].source)
     pushing, loading = registries(memory)

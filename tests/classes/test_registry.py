@@ -644,7 +644,7 @@ class TestRegistering:
         assert isinstance(A, type)
         assert isinstance(B, type)
 
-    def test_what_cannot_be_registered(self, memory):
+    def test_invalid_registrations(self, memory):
         """An unknown value of push, or an object that is no code, is refused."""
         registry = ClassRegistry(memory)
         with pytest.raises(ConfigurationError, match=r"'always'.*'auto' or 'manual'"):

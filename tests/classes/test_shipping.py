@@ -98,7 +98,7 @@ class TestUploads:
         other.write(defined(CLASS.format(number=1))())
         assert not other.written
 
-    def test_what_it_refers_to_is_uploaded_with_it(self, sides):
+    def test_dependencies_are_uploaded(self, sides):
         """Classes that a class refers to are separate versions, written before it."""
         here, there = sides
         main = cells()
@@ -383,7 +383,7 @@ class TestRegistered:
         arrived, item = there.read(payload)
         assert arrived() == item.run() == 1
 
-    def test_an_instance_that_pickle_names_says_to_register_its_module(self, memory, module):
+    def test_an_error_suggests_registering_a_missing_module(self, memory, module):
         """If a module is missing, the error says so and what to do."""
         here, there = (Side(memory, accept=("pickle",)) for _ in range(2))
         payload = here.write(module("class Item: pass").Item(), "pickle")
@@ -539,7 +539,7 @@ class TestLoaded:
         assert there.counters.snapshot()["classes_loaded"] == 1
         assert [call[0] for call in there.calls].count("read_all") == 1
 
-    def test_nobody_sees_a_class_before_it_is_complete(self, sides, defined, gate):
+    def test_no_thread_sees_an_incomplete_class(self, sides, defined, gate):
         """While one thread loads classes that refer to each other, another waits, even for one that
         is complete.
         """
@@ -584,7 +584,7 @@ class TestForks:
         os.waitpid(pid, 0)
         return text
 
-    def test_a_child_has_what_its_parent_loaded(self, sides, defined):
+    def test_a_child_inherits_loaded_classes(self, sides, defined):
         """After a fork, a child has the loaded class without fetching it."""
         here, there = sides
         payload = here.write(defined(CLASS.format(number=1))())

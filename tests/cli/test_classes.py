@@ -32,7 +32,7 @@ def module(limit=10, times=2):
     return MODULE.format(limit=limit, times=times)
 
 
-def test_every_command_says_what_it_does():
+def test_every_command_has_a_help_text():
     """Every command exists, has a help text, and has --json if it prints data."""
     named = {"diff", "keygen", "list", "pull", "push", "rollback", "show", "status", "tag"}
     assert set(classes.commands) == named | {"prune", "verify"}
@@ -102,7 +102,7 @@ class TestRealProcesses:
         assert (out.splitlines()[-1], err) == ("0 ok, 3 refused", "")
 
     @pytest.mark.server
-    def test_an_unreachable_server_ends_it_as_unavailable(self, project):
+    def test_an_unreachable_server_exits_with_69(self, project):
         """The exit code is 69, as of other commands, and not the 1 for classes out of sync."""
         project.write(module(), store="redis://localhost:1/0")
         _, said = project.run("classes", "status", code=69)

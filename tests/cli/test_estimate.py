@@ -91,7 +91,7 @@ def test_empty_statistics_are_reported(url):
     assert "No sizes have been counted yet." in estimate(make_wire(store=url, watch=False))
 
 
-def test_observing_without_a_store_says_where_numbers_are(redis):
+def test_observing_without_a_store_names_where_numbers_are(redis):
     conf = {"result_backend": f"{redis.url}"}
     wire = make_wire(store=None, mode="observe", watch=False, conf=conf)
     assert "only if offload_store is set" in estimate(wire)

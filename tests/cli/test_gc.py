@@ -107,7 +107,7 @@ def test_redis_has_nothing_to_remove(project, redis):
 
 
 @pytest.mark.server
-def test_an_unreachable_server_ends_it_as_unavailable(project):
+def test_an_unreachable_server_exits_with_69(project):
     """The exit code is 69, as of Celery's own commands."""
     project.write(store="redis://localhost:1/0")
     _, said = project.run("gc", code=69)

@@ -150,7 +150,7 @@ def test_an_hour_that_is_not_kept_is_refused(command):
     assert "90 days" in command("--since", "99d", code=1)
 
 
-def test_a_store_without_statistics_says_so():
+def test_a_store_without_statistics():
     """A third-party store without statistics is reported."""
     wire = make_wire()
     wire.hook._store = SimpleNamespace(url="theirs://")

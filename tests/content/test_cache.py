@@ -362,7 +362,7 @@ def test_the_refusal_is_typed(tmp_path):
         Folder(tmp_path / "cache", 1).check()
 
 
-def test_a_folder_that_cannot_be_written_serves_what_it_has(machine):
+def test_a_read_only_folder_serves_cached_values(machine):
     """On a read-only file system, cached values are used and others come from the store."""
     machine.path.mkdir()
     with mounted(machine.path, "size=64m"):

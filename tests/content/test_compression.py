@@ -59,7 +59,7 @@ def test_compresses_where_it_pays():
     assert stored("zstd", b"a" * 100)[0] == 0
 
 
-def test_the_probe_looks_at_the_middle_of_the_longest_part(monkeypatch):
+def test_the_probe_samples_the_middle_of_the_longest_part(monkeypatch):
     """Noise costs one sample of 32 KiB from the longest part, not a whole pass."""
     seen = []
     real = zstandard.ZstdCompressor

@@ -60,7 +60,7 @@ def test_only_an_unavailable_store_is_retried(error):
     assert not slept
 
 
-def test_says_so_in_the_log(caplog):
+def test_retries_are_logged(caplog):
     with caplog.at_level(logging.WARNING, "offload"):
         Retrying(RetryPolicy(), sleep=lambda _: None)(failing(1))
     assert "store unavailable" in caplog.text

@@ -234,7 +234,7 @@ def test_an_altered_blob_that_is_too_large_is_refused_before_it_is_read(parts):
 
 
 @pytest.mark.parametrize("which", ("root", "chunk"))
-def test_a_missing_blob_says_what_is_known(parts, which):
+def test_the_error_for_a_missing_blob(parts, which):
     """BlobMissing names the blob, the store, the reference's age, and possible reasons."""
     ref = parts.put(noise(MB))
     chunk = next(d for d in parts.store.stored if d != ref.digest)

@@ -58,7 +58,7 @@ def test_nothing_is_shown_without_a_password(app, path):
         ("öps:secret", 401),
     ),
 )
-def test_users_with_their_passwords_may_look(app, given, status):
+def test_users_with_their_passwords_have_access(app, given, status):
     """Each user has a password of their own, and nothing else works."""
     asked = client(app, auth=Basic({"ops": "secret", "dev": "with:colons"}))
     assert asked.get("/", headers=basic(given)).status_code == status

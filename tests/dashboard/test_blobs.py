@@ -147,7 +147,7 @@ def test_without_hold_tracking_no_blob_is_called_unreferenced(tmp_path):
     assert "t track holds" in client.get(f"/blobs/{ref.digest}").text
 
 
-def test_a_store_that_is_away_and_comes_back(filled, monkeypatch):
+def test_a_store_becomes_unavailable_and_comes_back(filled, monkeypatch):
     """While the store is unavailable, old data is shown with the error; afterwards it is current
     again.
     """
@@ -189,7 +189,7 @@ def test_a_store_that_was_never_there():
 # -- one blob
 
 
-def test_a_blob_is_what_inspect_says(filled):
+def test_a_blobs_page_matches_inspect(filled):
     """A blob's page shows its kind, sizes, holders, chunks, and a preview."""
     client = filled.client()
     told = json.loads(filled.command("inspect", filled.big.digest, "--json"))
@@ -329,7 +329,7 @@ def look_up(client, what):
     return client.post("/lookup", data={"form": token(client.get("/lookup").text), "what": what})
 
 
-def test_a_digest_is_looked_up(filled):
+def test_a_digest_is_found(filled):
     """A digest prefix leads to the blob's page."""
     client = filled.client()
     digest = filled.refs[0].digest
@@ -340,7 +340,7 @@ def test_a_digest_is_looked_up(filled):
     assert client.get("/lookup").status_code == 200
 
 
-def test_a_reference_is_looked_up(filled):
+def test_a_reference_is_found(filled):
     """A reference is described and leads to its blob; a changed one is refused."""
     client = filled.client()
     ref = filled.refs[0]
@@ -376,7 +376,7 @@ def test_references_are_not_in_addresses(filled):
     assert "no longer remembered" in client.get(answer.url).text
 
 
-def test_a_task_is_looked_up(filled):
+def test_a_task_is_found(filled):
     """A task's page has its state, its result's reference, and a link to what it holds."""
 
     @filled.app.task(name="shop.give")

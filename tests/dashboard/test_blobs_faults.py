@@ -26,7 +26,7 @@ def hurry(client):
     return stored
 
 
-def test_a_store_goes_away_and_comes_back():
+def test_a_store_becomes_unavailable_and_comes_back():
     """The list stays, marked as old, and a blob's page has an error; later both are current."""
     with redis_server() as server:
         shop = Shop(f"{server.url}?prefix=away", retry={"max_retries": 0})

@@ -79,7 +79,7 @@ def test_refused_classes_are_shown_with_the_reason(command):
     assert "not among" not in page
 
 
-def test_versions_of_a_class_and_what_changed(command, tmp_path):
+def test_versions_of_a_class_and_their_diff(command, tmp_path):
     """Versions are listed newest first with tags; the diff of two sources is shown as text."""
     first = command.registry.push(written(tmp_path, 2))
     second = command.registry.push(written(tmp_path, 3))

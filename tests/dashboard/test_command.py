@@ -94,7 +94,7 @@ def test_a_path_prefix_behind_a_proxy(shop, serve):
     assert 'href="/offload/tasks"' in page
 
 
-def test_without_its_packages_it_says_what_to_install(project):
+def test_without_its_packages_it_names_what_to_install(project):
     """Without its packages, the command says what to install, and others work."""
     project.write("import sys; sys.modules['starlette'] = None", store="redis://127.0.0.1:1/0")
     _, err = project.run("dashboard", code=1)

@@ -24,7 +24,7 @@ def counted(shop):
     return estimate(report(sums_of(shop.hook.store), tasks=True), shop.hook.settings.threshold)
 
 
-def test_what_was_counted_is_estimated(shop):
+def test_counted_values_are_estimated(shop):
     """Each threshold's row has its savings, and the advice names the best one."""
     told = counted(shop)
     assert told.total.values == 3 * len(SIZES)

@@ -114,7 +114,7 @@ def test_a_rule_outlasts_every_lifetime(
     assert max(float(s3.blobs.life(ttl)) for ttl in asked) <= rule.days * DAY
 
 
-def test_a_rule_outlasts_what_a_lower_tier_writes():
+def test_a_rule_outlasts_lifetimes_in_a_lower_tier():
     """In a lower tier of a store with holds, too, no object in S3 is written for longer than the
     rule's days.
     """

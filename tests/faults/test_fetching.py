@@ -175,7 +175,7 @@ def test_a_black_hole_is_noticed(running):
     assert type(running.failure(result)) is StoreUnavailable
 
 
-def test_small_tasks_go_on(running):
+def test_small_tasks_still_run(running):
     """While the store is unavailable, tasks without references still run."""
     running.proxy.refuse()
     result = running.task("size").delay("small")

@@ -191,7 +191,7 @@ def test_a_store_that_was_never_reached(setup):
     assert not setup.messages()
 
 
-def test_publishing_goes_on_when_the_store_is_back(setup):
+def test_publishing_continues_when_the_store_is_back(setup):
     """If the store comes back during the retries, publishing succeeds with a delay."""
     app = setup.publisher(retry={"max_retries": 50, "interval_start": 0.05, "interval_max": 0.1})
     _ = app.stowaway.content.signing.keys
@@ -224,7 +224,7 @@ def forgiving(setup):
 
 
 @pytest.mark.parametrize("fault", ("refuse", "blackhole"))
-def test_in_an_outage_values_may_go_inline(setup, forgiving, fault):
+def test_values_can_be_inline_in_an_outage(setup, forgiving, fault):
     """With on_outage="inline", a value up to inline_limit is sent in the message, complete and
     without a reference, and counted.
     """
@@ -246,7 +246,7 @@ def test_inline_values_that_json_cannot_serialize(setup, forgiving):
 
 
 @pytest.mark.parametrize("items", (10_000, 300_000))
-def test_arrays_go_inline_up_to_the_limit(setup, items):
+def test_arrays_are_inline_up_to_the_limit(setup, items):
     """JSON can't serialize an array; up to the limit it is sent in a signed reference."""
     publisher = setup.publisher(
         on_outage="inline", inline_limit=10_000_000, secret="a secret for the tests of faults"
@@ -257,7 +257,7 @@ def test_arrays_go_inline_up_to_the_limit(setup, items):
     assert len(publisher.stowaway.content.open(wire).get()) == items
 
 
-def test_without_a_key_an_array_cannot_go_inline(setup):
+def test_without_a_key_an_array_cannot_be_inline(setup):
     """A process without a signing key names the setting that provides one."""
     publisher = setup.publisher(on_outage="inline")
     setup.proxy.refuse()
@@ -328,7 +328,7 @@ def test_a_full_store_says_what_to_do(setup):
     assert not setup.messages()
 
 
-def test_a_read_only_store_says_so(setup):
+def test_a_read_only_store(setup):
     """A replica that refuses writes raises StoreUnavailable, which says that it is one."""
     with redis_server() as replica:
         app = setup.publisher(store=replica.url)

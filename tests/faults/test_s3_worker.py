@@ -113,7 +113,7 @@ AWAY = pytest.mark.parametrize(
 
 
 @AWAY
-def test_a_store_that_is_away_for_longer(throttled, s3_proxy, fault, said):
+def test_a_longer_outage(throttled, s3_proxy, fault, said):
     """While S3 is unavailable, the task is resent, and runs once when S3 is back."""
     value = big()
     s3_proxy.fail(fault, "GET", times=10_000, within="/blobs/")

@@ -175,7 +175,7 @@ def test_a_worker_refuses_to_start(setup, what, pool):
     assert "ConfigurationError" in worker.log()
 
 
-def test_other_errors_of_celery_stay_what_they_are():
+def test_other_errors_of_celery_are_unchanged():
     """Without a broker, publishing fails as in plain Celery."""
     app = Celery("wrong", broker="redis://127.0.0.1:1/0", backend="disabled")
     app.conf.task_publish_retry = False

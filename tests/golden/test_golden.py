@@ -39,7 +39,7 @@ def read(redis, written):
 
 
 @pytest.mark.parametrize("part", WRITTEN)
-def test_what_is_written_stays(written, part):
+def test_written_bytes_are_stable(written, part):
     """References, messages, result rows, stored blobs, keys, and holds keep their bytes."""
     if part in OF_CODE and not SAME_PYTHON:
         pytest.skip("class hashes are pinned for Python 3.11")

@@ -80,7 +80,7 @@ def test_celery_imports_the_tracers_maker_by_name():
     assert {"build_tracer"} <= {*vars(consumer)}
 
 
-def test_celery_keeps_tasks_and_backend_where_we_look(app):
+def test_celery_keeps_tasks_and_backend_in_these_attributes(app):
     """Celery's app has its tasks before it is finalized, and its backend once it is created."""
     assert "add" not in internals.registered_tasks(app)
     assert not app.finalized
@@ -89,7 +89,7 @@ def test_celery_keeps_tasks_and_backend_where_we_look(app):
     assert internals.opened_backend(app) in (None, app.backend)
 
 
-def test_celery_decodes_a_request_where_we_look(app):
+def test_celery_keeps_the_decoded_body_of_a_request(app):
     """A request in Celery's main process has its decoded body and knows whether it was revoked."""
     message = SimpleNamespace(
         headers={"task": "add", "id": "1", "lang": "py", "reply_to": None},

@@ -38,7 +38,7 @@ def parameters_of(pool):
     return {"connection_class": pool.connection_class, **most, **pool.connection_kwargs}
 
 
-def test_what_is_configured_comes_first():
+def test_a_configured_store_takes_precedence():
     """A configured store, of one URL or several, takes precedence."""
     assert opened("redis://a/0", "redis://b/1", "file:///x").url == "file:///x"
     several = opened(store=["redis://b/1", "file:///x"])
@@ -186,7 +186,7 @@ def test_sentinel_needs_the_primarys_name():
         opened("sentinel://a:1/0")
 
 
-def test_none_is_an_error_that_says_what_to_set():
+def test_no_redis_is_an_error_with_advice():
     """Without any Redis, the error names the setting and gives examples."""
     with pytest.raises(ConfigurationError, match="offload_store.*redis://.*file://"):  # noqa: RUF043
         opened("amqp://", "rpc://")

@@ -80,7 +80,7 @@ CANVAS = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_an_eager_call_gives_what_a_worker_gives(both, native, call):
+def test_an_eager_call_returns_what_a_worker_returns(both, native, call):
     """Eager calls resolve references in arguments and results as a worker does."""
     if native == "yaml" and call in (CALLS["chain"], CALLS["chain into a parameter"]):
         pytest.skip("plain Celery writes no signatures as YAML")
@@ -134,7 +134,7 @@ def test_an_eager_result_may_not_hold_references(both):
         both[0].app.tasks["put_within"].delay(1).get()
 
 
-def test_an_eager_task_whose_value_is_gone_fails(both):
+def test_an_eager_task_with_a_missing_value_fails(both):
     """An eager task whose value is missing fails with a worker's error, which names the task."""
     eager = both[0]
     ref = eager.hook.put(ROWS)

@@ -31,7 +31,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("serializer", ("json", "pickle"))
-def test_only_who_may_load_code_reads_the_class(serializer):
+def test_only_readers_that_load_code_get_the_class(serializer):
     """Readers that may not load code, and readers of an altered reference, get Celery's fallback
     exception.
     """
@@ -60,7 +60,7 @@ def test_only_who_may_load_code_reads_the_class(serializer):
     ({"code": "off"}, {"code": "signed", "verify_keys": ["hmac:0123456789abcdef"]}),
     ids=("off", "no signing key"),
 )
-def test_who_may_not_ship_code_stores_what_celery_stores(serializer, options, caplog):
+def test_without_shipping_celerys_form_is_stored(serializer, options, caplog):
     """A process that may not ship code stores exceptions as Celery does, also of local classes, and
     logs nothing.
     """
@@ -76,7 +76,7 @@ def test_who_may_not_ship_code_stores_what_celery_stores(serializer, options, ca
     assert not caplog.records
 
 
-def test_what_no_serializer_carries_is_stored_as_its_repr():
+def test_unserializable_arguments_become_text():
     """Exception arguments that can't be serialized become text, as in Celery; the class stays."""
     writer = backend(code="trusted")
     found = writer.exception_to_python(writer.prepare_exception(Unknown("k", threading.Lock())))

@@ -248,7 +248,7 @@ def test_names_of_inline_parameters_add_up():
     assert list(map(is_ref, wire.sent[-1][1][0])) == [True, False, False, False]
 
 
-def test_a_threshold_holds_for_what_was_stored_before(wire, tasks):
+def test_a_threshold_applies_to_stored_values(wire, tasks):
     """A call's threshold decides, even if the same object already has a reference."""
     text = "x" * 70_000
     assert is_ref(wire.body(tasks.echo, text)[0][0])
@@ -307,7 +307,7 @@ def test_a_reference_is_passed_on(wire, tasks):
     assert wire.calls.count("put") == uploads
 
 
-def test_a_direct_call_gets_what_it_is_given(wire, tasks):
+def test_a_direct_call_keeps_its_reference(wire, tasks):
     """A task called as a function within a worker keeps the Ref in its annotated parameter."""
     app = wire.app
     wire.run(tasks.wants, 1)  # like a worker that prepares all its tasks when it starts
@@ -554,7 +554,7 @@ def test_other_modes_need_no_store(mode):
 
 
 @pytest.mark.parametrize("mode", ("observe", "off"))
-def test_other_modes_resolve_what_arrives(mode):
+def test_other_modes_resolve_references(mode):
     """Every mode resolves the references in messages that were published in mode on."""
     wire = make_wire()
     echo = wire.app.task(name="echo", shared=False)(same)
@@ -580,7 +580,7 @@ def test_other_modes_resolve_what_arrives(mode):
         ({"store": "memory://theirs", "secret": "a secret of the publisher"}, "offload_store"),
     ),
 )
-def test_a_message_for_another_store_says_so(theirs, setting, serializer):
+def test_a_message_for_another_store(theirs, setting, serializer):
     """A task whose message uses another store fails; the error names both keys and the setting to
     check.
     """
@@ -748,7 +748,7 @@ def test_a_naive_eta_is_taken_in_the_latest_zone(wire, tasks, days):
 
 @pytest.mark.parametrize("serializer", ("json", "pickle", "yaml", "msgpack"))
 @pytest.mark.parametrize("kind", (BlobMissing, IntegrityError, InvalidRef, UnsupportedVersion))
-def test_a_failure_says_as_much_to_its_reader(kind, serializer, monkeypatch):
+def test_a_failure_has_the_same_details_for_its_reader(kind, serializer, monkeypatch):
     """get() raises a worker's error with its class, task, argument, digest, and store."""
     conf = {"accept_content": [serializer], "result_serializer": serializer}
     wire = make_wire(conf={**conf, "task_serializer": serializer})
@@ -882,7 +882,7 @@ def test_shared_and_cyclic_structures(native):
     assert wire.run(same, doubled)[0][0] is not None
 
 
-def test_references_in_what_is_shared_or_cyclic():
+def test_references_in_shared_and_cyclic_structures():
     """Under pickle, references resolve in lists nested 100 levels deep or in themselves, and shared
     objects stay shared.
     """
@@ -932,7 +932,7 @@ def test_an_immutable_argument_is_passed_on_by_its_reference(wire, tasks):
     assert wire.calls.count("put") == 1
 
 
-def test_what_is_passed_on_keeps_to_the_options_of_the_next_task(wire, tasks):
+def test_a_passed_on_value_follows_the_next_tasks_options(wire, tasks):
     """Text that arrived by reference stays in the message if the next task's options say so."""
 
     @wire.app.task(name="passes", shared=False)

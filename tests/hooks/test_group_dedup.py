@@ -153,12 +153,12 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("tasks_of", GROUPS.values(), ids=GROUPS)
-def test_a_value_that_user_code_changes_between_messages_is_sent_as_plain_celery_sends_it(tasks_of):
+def test_a_value_changed_by_user_code_is_sent_as_in_plain_celery(tasks_of):
     """Each message carries the value at the time of publishing, whatever runs in between."""
     assert stamps_sent(tasks_of, plain=False) == stamps_sent(tasks_of, plain=True)
 
 
-def test_a_value_that_a_receiver_changes_is_sent_as_plain_celery_sends_it():
+def test_a_value_changed_by_a_receiver_is_sent_as_in_plain_celery():
     """Receivers of ``before_task_publish`` see values, and change those of their message only."""
     before_task_publish.connect(stamps_by_receiver)
     try:
@@ -168,7 +168,7 @@ def test_a_value_that_a_receiver_changes_is_sent_as_plain_celery_sends_it():
         before_task_publish.disconnect(stamps_by_receiver)
 
 
-def test_a_value_that_a_route_changes_is_sent_as_plain_celery_sends_it():
+def test_a_value_changed_by_a_route_is_sent_as_in_plain_celery():
     """A function in ``task_routes`` runs for each message and may change its value."""
     conf = {"task_routes": (stamps_by_route,)}
     tasks_of = GROUPS["a task between"]

@@ -179,7 +179,7 @@ def test_rejected_messages_keep_their_values(wire, tasks, how):
     assert holders(wire) == expected
 
 
-def test_a_failure_that_goes_to_a_dead_letter_queue_is_kept(wire, tasks):
+def test_a_failure_in_a_dead_letter_queue_keeps_its_values(wire, tasks):
     """A task that isn't acknowledged when it fails keeps its message's holds."""
     result = tasks.late.delay(BIG)
     wire.work()

@@ -58,7 +58,7 @@ REPLACEMENTS = {
 
 
 @pytest.mark.parametrize("kind", REPLACEMENTS)
-def test_what_replaces_a_task_keeps_its_value(wire, size, replaced, kind):
+def test_a_replacement_keeps_the_tasks_value(wire, size, replaced, kind):
     """The last task of a replacement has the replaced task's id, keeps its value while it waits,
     and releases it in the end.
     """
@@ -70,7 +70,7 @@ def test_what_replaces_a_task_keeps_its_value(wire, size, replaced, kind):
     assert lives(wire) == [near(HOUR)]
 
 
-def test_what_replaces_a_task_keeps_its_callbacks(wire, size, replaced):
+def test_a_replacement_keeps_the_tasks_callbacks(wire, size, replaced):
     """Callbacks of a replaced task move to its replacement, and their values stay."""
     replaced.by.append(lambda _: size.si([1]))
     replaced.apply_async(link=size.si(BIG), link_error=size.si([*BIG, 1]))

@@ -106,7 +106,7 @@ def test_the_same_is_counted_by_size_as_in_mode_on():
         assert seen[would] == stored[did]
 
 
-def test_what_cannot_be_carried_is_logged_and_sent(caplog):
+def test_unserializable_values_are_logged_and_sent(caplog):
     wire = make_wire(mode="observe", store=None, watch=False, conf={"task_serializer": "pickle"})
     with patch.object(wire.hook.observer, "_observe", side_effect=RuntimeError("broken")):
         wire.app.send_task("take", (b"x" * 5000,))
@@ -145,7 +145,7 @@ def test_publishing_asks_the_store_nothing(redis):
     assert total[LABEL.join(("size_12_bytes", "take", ""))] == 3 * (5000 + HEAD)
 
 
-def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
+def test_an_unavailable_store_delays_and_loses_nothing(url, caplog):
     """While the store is unavailable, publishing works; counts are written once it is back."""
     caplog.set_level(logging.INFO, "offload")
     add, calls, mine = MemorySums.add, [], sums_of(open_store(url))
@@ -170,7 +170,7 @@ def test_a_store_that_is_away_delays_and_loses_nothing(url, caplog):
     assert total[LABEL.join(("observed_values", "take", "args[0]"))] == 1
 
 
-def test_a_store_that_cannot_be_opened_is_said_once(caplog):
+def test_a_store_that_cannot_be_opened_is_logged_once(caplog):
     wire = make_wire(mode="observe", store="redis://localhost/0?colour=red", watch=False)
     for _ in range(3):
         wire.app.send_task("take", (b"x" * 5000,))
@@ -226,7 +226,7 @@ def test_a_short_process_and_its_child_write_at_their_end(redis, words, number):
     assert total[LABEL.join(("observed_values", "take", "args[0]"))] == number
 
 
-def test_a_process_ends_though_the_store_does_not_answer():
+def test_a_process_exits_while_the_store_hangs():
     """A process waits at most two seconds for a store that hangs, whatever its timeouts are."""
     with redis_server() as server:
         os.kill(server.pid, signal.SIGSTOP)

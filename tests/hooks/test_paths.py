@@ -123,7 +123,7 @@ def test_is_signature():
 @pytest.mark.parametrize(
     "odd", ({"task": 3}, {"args": 7}, {"args": {"a": 1}}, {"kwargs": ["a"]}, {"options": 4})
 )
-def test_what_no_task_can_be_called_by_is_no_signature(odd):
+def test_dicts_with_other_content_are_no_signature(odd):
     """A dict with a signature's keys but other content is data, also next to signatures."""
     assert is_signature({**task.s(1), "args": None, "kwargs": None, "options": None}, plain=True)
     assert not is_signature({**task.s(1), **odd}, plain=True)

@@ -126,7 +126,7 @@ def test_the_cleanup_releases_what_it_deletes(wire):
     assert len(list(wire.hook.store.blobs.scan())) == 1
 
 
-def test_what_expires_while_it_is_cleaned_up_is_released(wire):
+def test_a_row_that_expires_during_the_cleanup_is_released(wire):
     """A row that expires between the query and the deletion releases its value, too."""
     wire.echo.delay(BIG)
     wire.work()

@@ -104,7 +104,7 @@ def test_a_workers_spans_belong_to_the_trace_of_the_message(spans):
         assert span["attributes"] == {"offload.task": "take", "offload.argument": "rows"}
 
 
-def test_a_step_that_fails_says_so(spans):
+def test_a_failed_step_is_recorded(spans):
     failed = [span["name"] for span in spans if not span["ok"]]
     assert "offload.upload" in failed
 

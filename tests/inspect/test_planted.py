@@ -24,7 +24,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_a_planted_root_costs_what_is_read_of_it(kind):
+def test_a_malicious_root_is_not_expanded(kind):
     """A few kilobytes that expand to a root of 16 MB are neither expanded nor parsed completely."""
     header, head = PLANTED[kind]
     text = orjson.dumps(header)

@@ -211,7 +211,7 @@ def test_an_unknown_broker():
 
 
 @pytest.mark.server
-def test_nobody_answers(broker):
+def test_no_worker_answers(broker):
     """Without answers, a note is returned within the timeout."""
     asked = ask_workers(make_app(broker.url), timeout=0.1)
     assert asked.workers == ()

@@ -196,7 +196,7 @@ def riding(counters, naps, clock):
     return recorder, added
 
 
-def test_a_timer_writes_what_no_round_trip_carried(riding, counters, naps, clock):
+def test_a_timer_writes_counts_without_a_round_trip(riding, counters, naps, clock):
     """A timer writes after the interval what no round trip carried; without counts there is no
     thread and no round trip.
     """

@@ -153,6 +153,6 @@ def test_a_single_store_has_the_total(tallies):
     assert figures["calls_failed"] == 3
 
 
-def test_a_store_without_statistics_says_so():
+def test_a_store_without_statistics():
     with pytest.raises(ConfigurationError, match="can't keep statistics"):
         sums_of(SimpleNamespace(url="theirs://"))

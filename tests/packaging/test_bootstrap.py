@@ -56,7 +56,7 @@ def test_uv_uses_pips_indexes(bootstrap, pip, python):
     assert env["UV_HTTP_TIMEOUT"] == "77"
 
 
-def test_uvs_own_settings_go_first(bootstrap, pip, python, monkeypatch):
+def test_uvs_own_settings_take_precedence(bootstrap, pip, python, monkeypatch):
     """The user's settings for uv take precedence over pip's."""
     pip("[global]\nindex-url = https://pypi.example/simple\n")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mine.example/simple")
@@ -119,7 +119,7 @@ def test_changed_constraints_are_installed(bootstrap, tmp_path, monkeypatch, pyt
 
 
 @pytest.mark.parametrize("has_uv", (True, False), ids=("uv", "pip"))
-def test_what_is_installed_is_constrained(bootstrap, tmp_path, monkeypatch, python, has_uv):
+def test_installed_versions_are_constrained(bootstrap, tmp_path, monkeypatch, python, has_uv):
     """uv and pip both use the versions of constraints.txt, also for build dependencies."""
     commands, environments = [], []
 

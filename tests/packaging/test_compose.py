@@ -116,7 +116,7 @@ def test_servers_are_those_of_the_file(services, name):
     assert "-bucket=offload" in services["s3"]["command"]
 
 
-def test_dockerfile_copies_what_exists(services):
+def test_dockerfile_copies_existing_files(services):
     """Everything that the Dockerfile copies exists and isn't ignored."""
     assert ROOT / services["worker"]["build"]["dockerfile"] == DOCKERFILE
     ignore = DOCKERFILE.with_name("Dockerfile.dockerignore").read_text().splitlines()

@@ -55,7 +55,7 @@ def test_an_instance_arrives_as_one_of_the_same_class_and_comes_home(sides, kind
 
 
 @pytest.mark.parametrize("kind", MAIN["CALLABLES"])
-def test_a_callable_does_there_what_it_does_here(sides, kind):
+def test_a_callable_behaves_the_same_at_the_receiver(sides, kind):
     """Functions, closures, partials, and methods can be called at the receiver; classes and
     functions return home as the same objects.
     """

@@ -148,7 +148,7 @@ def test_an_extension_array_arrives_the_same(help_, name):
     ),
     ids=("sparse", "object", "surrogate", "frequency", "subclass", "attrs"),
 )
-def test_what_would_not_arrive_the_same_is_refused_by_name(help_, value, named):
+def test_values_that_would_change_are_refused_by_name(help_, value, named):
     with pytest.raises(SerializationError, match=named):
         help_.through(value)
 

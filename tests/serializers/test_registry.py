@@ -134,7 +134,7 @@ def test_a_circular_container_is_not_small():
         (2**70, "msgpack", False),
     ),
 )
-def test_carries_says_whether_the_messages_own_serializer_writes_a_value(value, native, carried):
+def test_carries_checks_the_messages_serializer(value, native, carried):
     assert Registry({"json"}).carries(value, native) is carried
 
 
@@ -246,7 +246,7 @@ def test_a_missing_package_is_an_error_that_names_the_extra(value, package, extr
     assert f'pip install "offload[{extra}]"' in message
 
 
-def test_payloads_say_what_type_they_carry_and_how_large_it_is():
+def test_payloads_have_type_and_size():
     registry = Registry({"json"})
     payload = registry.encode(np.zeros(1000), "json")
     assert payload.type == "ndarray"

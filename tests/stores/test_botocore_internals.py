@@ -28,7 +28,7 @@ def test_botocore_takes_a_shared_loader():
 
 
 @pytest.mark.parametrize("size", (0, 1000, 100_000))
-def test_botocore_expects_a_word_from_the_server_unless_told(client, size):
+def test_botocore_sends_expect_unless_it_is_removed(client, size):
     """botocore lets a handler remove ``Expect``, and sends the pieces of a file-like body
     unchanged.
     """

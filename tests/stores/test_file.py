@@ -190,7 +190,7 @@ def test_expired_blobs_are_removed(store, folder, clock):
     assert not list((folder / "leases").rglob("*/*"))
 
 
-def test_storing_removes_what_expired(store, folder, clock):
+def test_storing_removes_expired_blobs(store, folder, clock):
     """Storing a blob also removes some expired ones, without a sweep."""
     store.blobs.put(blobs(50), 10)
     clock.advance(71)
@@ -201,7 +201,7 @@ def test_storing_removes_what_expired(store, folder, clock):
     assert left == []
 
 
-def test_the_sweep_spares_what_is_stored_again(store, folder, clock, monkeypatch):
+def test_the_sweep_keeps_a_blob_that_is_stored_again(store, folder, clock, monkeypatch):
     """A blob that is stored again between the sweep's check and its deletion stays."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, 10)
@@ -256,7 +256,7 @@ def test_the_longest_of_racing_lifetimes_wins(folder):
         assert path_of(folder, digest).stat().st_mtime > time.time() + 900
 
 
-def test_a_lock_ends_with_its_owner(folder):
+def test_a_lock_is_released_with_its_owner(folder):
     """A lock of a killed process is free."""
     store = FileStore(folder, lock_timeout=30)
     context = multiprocessing.get_context("fork")

@@ -46,7 +46,7 @@ def test_a_url_is_shown_without_credentials(url, shown):
     assert open_store([url]).url == shown
 
 
-def test_a_url_says_where_and_who():
+def test_a_url_sets_address_and_credentials():
     """Host, port, database, and percent-encoded credentials reach the driver."""
     found = options_of("redis://us%40er:p%3Aa%2Fss@host:1234/5?socket_timeout=1.5")
     assert found["host"] == "host"

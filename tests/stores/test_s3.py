@@ -238,7 +238,7 @@ def test_the_sweep_removes_what_expired(store, raw, clock):
     assert keys(raw) == sorted([*map(key_of, kept), "offload/blobs/something-else", "other"])
 
 
-def test_the_sweep_spares_what_was_stored_again(store, client, raw, clock):
+def test_the_sweep_keeps_a_blob_that_was_stored_again(store, client, raw, clock):
     """A blob that is stored again between the sweep's check and its deletion stays."""
     digest, content = blob()
     store.blobs.put({digest: [content]}, HOUR)

@@ -319,7 +319,7 @@ def test_a_lease_with_a_lost_answer(store, proxy):
     assert store.leases.acquire(name, "two", HOUR) > number
 
 
-def test_what_is_signed(opened, proxy):
+def test_signed_parts_of_requests(opened, proxy):
     """Requests for pointers sign their content; those for blobs, named by content, don't."""
     store = opened()
     store.blobs.put(blobs(1, 200_000), HOUR)

@@ -604,7 +604,7 @@ def test_a_tier_that_is_not_configured(first, lower, clock):
 
 @pytest.mark.server
 @pytest.mark.parametrize("name", ("redis", "cluster"))
-def test_a_redis_without_its_tier_says_so(request, name, lower):
+def test_a_redis_without_its_tier(request, name, lower):
     """A Redis store without its S3 tier doesn't report blobs in S3 as missing."""
     alone = open_store(request.getfixturevalue(name).url)
     many = {**blobs(2, LARGE), **blobs(1, 10)}

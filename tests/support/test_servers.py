@@ -12,7 +12,7 @@ from tests.support.servers import find_program, redis_client, redis_server, unav
 
 @pytest.mark.server
 @pytest.mark.parametrize("program", ("redis-server", "valkey-server"))
-def test_a_server_ends_with_its_block(program):
+def test_a_server_stops_with_its_block(program):
     """A server answers while its block runs, and is gone with its folder afterwards."""
     with redis_server(program, ["--databases", "3"]) as server:
         with redis_client(server) as client:
@@ -25,7 +25,7 @@ def test_a_server_ends_with_its_block(program):
 
 
 @pytest.mark.server
-def test_a_server_that_does_not_start_says_why():
+def test_a_server_that_does_not_start_shows_the_reason():
     """The error contains what a server printed before it exited."""
     with (
         pytest.raises(OSError, match="no-such-option"),
