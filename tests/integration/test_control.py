@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from tests.integration.features import create
-from tests.support.processes import ROOT, environment, worker
+from tests.support import forkserver
+from tests.support.processes import environment, worker
 from tests.support.servers import redis_client
 
 pytestmark = [
@@ -50,15 +50,8 @@ def test_a_worker_reports_its_settings_and_cache(config, tmp_path):
     app = create(config)
     with worker(tmp_path, config, app="tests.integration.features", pool="threads"):
         app.tasks["counted_with"].delay(os.urandom(1 << 20).hex()).get(timeout=30)
-        celery = [sys.executable, "-m", "celery", "-A", "tests.integration.features"]
-        done = subprocess.run(
-            [*celery, "inspect", "offload", "--json", "--timeout", "10"],
-            cwd=ROOT,
-            env=environment(config),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = ["-A", "tests.integration.features", "inspect", "offload", "--json"]
+        done = forkserver.run([*command, "--timeout", "10"], env=environment(config))
     app.close()
     assert done.returncode == 0, done.stdout + done.stderr
     [report] = json.loads(done.stdout).values()

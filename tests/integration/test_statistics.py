@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -16,7 +14,8 @@ from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.testing.store import unique
 from tests.integration.features import create
-from tests.support.processes import ROOT, environment, wait_until, worker
+from tests.support import forkserver
+from tests.support.processes import environment, wait_until, worker
 from tests.support.servers import redis_client
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(180)]
@@ -68,14 +67,8 @@ def test_all_counts_of_children_are_stored_when_a_worker_exits(config, tmp_path)
         run_tasks(app)
     assert fetched(config) == VALUES
     for words in (["gc"], ["stats", "--by", "task"], ["stats", "--json"], ["doctor"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "celery", "-A", "tests.integration.features", "offload", *words],
-            cwd=ROOT,
-            env=environment(config),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = ["-A", "tests.integration.features", "offload", *words]
+        done = forkserver.run(command, env=environment(config))
         assert done.returncode == 0, done.stdout + done.stderr
         if words[-1] == "--json":
             assert json.loads(done.stdout)["tasks"]["lengths"]["values_fetched"] == VALUES
