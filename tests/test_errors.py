@@ -54,6 +54,7 @@ def test_the_documented_tree_is_correct():
     ),
 )
 def test_handlers_of_celerys_errors_keep_working(ours, theirs):
+    """Each error is also the error that Celery or kombu raises in the same case."""
     with pytest.raises(theirs):
         raise ours("x")
 
@@ -81,4 +82,5 @@ def test_is_pickled_with_its_attributes(error):
 
 
 def test_one_clause_catches_all():
+    """Every error is an OffloadError."""
     assert all(issubclass(error, OffloadError) for error in ALL)

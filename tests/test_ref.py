@@ -284,6 +284,7 @@ def test_is_plain_data_in_json():
     ),
 )
 def test_other_data_has_no_wire_text(value):
+    """Data without the form of a reference has no wire text."""
     assert wire_text(value) is None
 
 
@@ -332,4 +333,5 @@ def test_objects_that_json_writes_like_one_are_recognized(make):
 
 
 def test_a_failing_reducer_is_no_reference():
+    """An object whose ``__json__`` fails isn't taken for a reference."""
     assert not looks_like_ref(type("Own", (), {"__json__": lambda: 1})())

@@ -130,9 +130,7 @@ def test_a_name_from_data_is_never_looked_up_among_imported_modules(memory, tmp_
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("way", ("registered", "in a registered module", "in main"))
-def test_local_classes_are_subject_to_the_policy(
-    memory, module, defined, monkeypatch, policy, way
-):
+def test_local_classes_are_subject_to_the_policy(memory, module, defined, monkeypatch, policy, way):
     """A registered class, or one of ``__main__``, is used only if the policy would let it be
     pulled.
     """

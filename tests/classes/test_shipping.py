@@ -194,9 +194,7 @@ class TestClassState:
         assert hashed == ["F", "F"]
         assert there.read(payloads[-1])() == "changed" != there.read(payloads[0])()
 
-    def test_mutable_globals_are_hashed_again_with_a_warning(
-        self, sides, defined, hashed, caplog
-    ):
+    def test_mutable_globals_are_hashed_again_with_a_warning(self, sides, defined, hashed, caplog):
         """One warning names a large global that is hashed for every message."""
         here, _ = sides
         function = defined("import numpy as np\nTABLE = np.zeros(200_000)\ndef F(): return TABLE")
@@ -325,9 +323,7 @@ class TestRegistered:
         ids=("function", "subclass", "attribute", "instance"),
     )
     @pytest.mark.parametrize("native", ("json", "pickle"))
-    def test_registered_names_are_dependencies(
-        self, memory, module, defined, cell, native
-    ):
+    def test_registered_names_are_dependencies(self, memory, module, defined, cell, native):
         """A cell that uses registered classes and functions of a module that workers lack has them
         as dependencies and runs without the module.
         """
@@ -628,9 +624,7 @@ class TestRefused:
         ),
     )
     @pytest.mark.parametrize("native", ("json", "pickle"))
-    def test_forbidden_code_does_not_run(
-        self, memory, defined, tmp_path, options, message, native
-    ):
+    def test_forbidden_code_does_not_run(self, memory, defined, tmp_path, options, message, native):
         """The error names class and setting and is counted, and no code runs, not even while it is
         unpickled.
         """

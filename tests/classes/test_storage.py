@@ -205,6 +205,7 @@ class TestHostile:
     @ANY
     @given(st.binary(max_size=200))
     def test_bytes(self, content):
+        """Arbitrary bytes in a pointer."""
         self.read(content)
 
     @ANY
@@ -227,6 +228,7 @@ class TestHostile:
     @ANY
     @given(st.integers(0, 800), st.integers(1, 255))
     def test_one_byte(self, at, changed):
+        """A valid version with one changed byte."""
         content = bytearray(written(GOOD.record, b"contentsource"))
         content[at % len(content)] ^= changed
         found = self.read(bytes(content))

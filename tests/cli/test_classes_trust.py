@@ -8,12 +8,10 @@ import sys
 from dataclasses import replace
 from types import ModuleType
 
-import pytest
-
 from offload import ClassRegistry
 from offload.classes.keys import generate
 from offload.classes.versions import Names, Stored
-from tests.cli.class_commands import HMAC, Command, made
+from tests.cli.class_commands import HMAC, made
 from tests.support.payload import Payload
 
 

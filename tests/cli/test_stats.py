@@ -45,6 +45,7 @@ def command(redis):
 
 
 def test_totals_show_savings(command):
+    """Totals show what was offloaded, uploaded, and deduplicated."""
     out = command()
     assert "6 inspected, 6 by reference, 4 of them deduplicated" in out
     assert "3.0x deduplication" in out
@@ -92,6 +93,7 @@ def test_a_row_for_each_store(tmp_path, redis):
 
 
 def test_a_single_store_has_all(command):
+    """The row of a single store has the totals."""
     _, row = command("--by", "store").splitlines()[1:]
     assert row.split()[:2][1] == "2"
     found = json.loads(command("--json"))
@@ -110,6 +112,7 @@ def test_json_has_the_same_numbers(command):
 
 
 def test_counters_can_be_reset(command):
+    """After a reset all counters are zero."""
     assert "reset to zero" in command("--reset")
     assert "0 inspected" in command()
 
@@ -147,6 +150,7 @@ def test_watching_continues_while_the_store_is_unavailable(monkeypatch):
 
 
 def test_an_hour_that_is_not_kept_is_refused(command):
+    """A range longer than statistics are kept is refused."""
     assert "90 days" in command("--since", "99d", code=1)
 
 

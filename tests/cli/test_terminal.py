@@ -152,6 +152,7 @@ print_pages(([f"b{{n}}", f"{{n}} B", "chunk"] for n in range(70)), columns, {pag
 
 
 def test_empty_rows_and_names(capsys):
+    """Rows without headings and tables without rows are printed, too."""
     print_rows([("tags", "a, b"), ("python", "\n3.11")])
     print_rows([])
     print_rows([], [Column("NAME"), Column("SIZE")])

@@ -67,6 +67,7 @@ def test_only_the_same_object_is_a_hit():
 
 
 def test_remembers_nothing_that_can_change():
+    """Mutable objects aren't cached."""
     memo = DigestCache(1000)
     value = bytearray(b"x")
     memo.remember(value, "json", 1)
@@ -74,6 +75,7 @@ def test_remembers_nothing_that_can_change():
 
 
 def test_an_array_made_writable_is_forgotten():
+    """An array that becomes writable is no longer a hit."""
     memo = DigestCache(1000)
     array = frozen(np.zeros(3))
     memo.remember(array, "json", 1)
@@ -99,6 +101,7 @@ def test_size_is_bounded_least_recently_used_first_out():
 
 
 def test_a_size_of_zero_remembers_nothing():
+    """A cache of size 0 stays empty."""
     memo = DigestCache(0)
     for value in (b"x", frozen(np.zeros(3))):
         memo.remember(value, "json", 1)

@@ -38,12 +38,14 @@ def test_waits_grow_and_retries_are_counted():
 
 @pytest.mark.parametrize(("chance", "wait"), ((0.0, 0.8), (0.5, 1.0), (1.0, 1.2)))
 def test_a_fifth_of_each_wait_is_left_to_chance(chance, wait):
+    """Each wait is random within 20 percent."""
     slept = []
     Retrying(RetryPolicy(interval_start=1), sleep=slept.append, chance=lambda: chance)(failing(1))
     assert slept == [pytest.approx(wait)]
 
 
 def test_gives_up_with_the_last_error():
+    """After the last retry, the last error is raised."""
     slept = []
     again = Retrying(RetryPolicy(max_retries=2), sleep=slept.append)
     with pytest.raises(StoreUnavailable, match="redis://host:1/0"):
@@ -61,6 +63,7 @@ def test_only_an_unavailable_store_is_retried(error):
 
 
 def test_retries_are_logged(caplog):
+    """Each retry is logged with the error and the wait."""
     with caplog.at_level(logging.WARNING, "offload"):
         Retrying(RetryPolicy(), sleep=lambda _: None)(failing(1))
     assert "store unavailable" in caplog.text

@@ -66,6 +66,7 @@ def test_users_with_their_passwords_have_access(app, given, status):
 
 @pytest.mark.parametrize("header", ("", "Basic", "Basic =", "Basic ÿ", "Bearer x", "x" * 5000))
 def test_an_invalid_header_is_refused(app, header):
+    """A malformed or unsuitable Authorization header gets 401."""
     headers = {"authorization": header.encode("latin-1")}
     assert client(app, auth=Basic({"a": "b"})).get("/", headers=headers).status_code == 401
 
@@ -149,12 +150,14 @@ def test_the_health_check_needs_no_password(app):
 
 @pytest.mark.parametrize("token", ("", "short", "é" * 20))
 def test_a_weak_token_is_refused(token):
+    """A token with fewer than 16 characters, or others than ASCII, is refused."""
     with pytest.raises(ConfigurationError, match="16 ASCII characters"):
         Token(token)
 
 
 @pytest.mark.parametrize("users", ({}, {"": "x"}, {"x": ""}, {"a:b": "c"}))
 def test_users_have_names_and_passwords(users):
+    """No users, an empty name or password, and a name with a colon are refused."""
     with pytest.raises(ConfigurationError):
         Basic(users)
 
@@ -265,5 +268,6 @@ def test_an_invalid_store_is_refused_at_once():
 
 
 def test_an_app_without_offload_has_none():
+    """An app without offload has no dashboard."""
     with pytest.raises(ConfigurationError, match="no offload"):
         dashboard(Celery("bare"))

@@ -36,7 +36,9 @@ def test_a_store_becomes_unavailable_and_comes_back():
         assert set(before) == {ref.digest for ref in refs}
         server.stop()
         hurry(client)
-        wait_until(lambda: str(server.port) in page(client).partition("<main")[2], "the error is shown")
+        wait_until(
+            lambda: str(server.port) in page(client).partition("<main")[2], "the error is shown"
+        )
         text = page(client)
         assert blobs(text) == before
         assert "s old: " in text

@@ -78,6 +78,7 @@ def test_an_empty_password_is_refused(project):
 
 
 def test_a_used_port_is_reported(project):
+    """A port in use is an error of one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         project.write(store="redis://127.0.0.1:1/0")

@@ -36,4 +36,5 @@ def test_counted_values_are_estimated(shop):
 
 
 def test_nothing_was_counted(shop):
+    """Without counts, the page says so."""
     assert "No sizes have been counted yet." in shop.client().get("/estimate").text

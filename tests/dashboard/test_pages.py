@@ -97,6 +97,7 @@ def test_any_time_range(shop, since):
 
 
 def test_an_unknown_page(shop):
+    """An unknown address gets 404."""
     answer = shop.client().get("/nowhere")
     assert answer.status_code == 404
     assert "Page not found" in answer.text

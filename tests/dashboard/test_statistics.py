@@ -25,6 +25,7 @@ def test_a_pause_is_zero():
 
 
 def test_entries_before_the_start_are_omitted():
+    """Entries before the start of the range aren't drawn."""
     assert drawn({60: ONE, 120: ONE, 180: TWO}, begin=130) == {120: 1, 180: 2}
 
 
@@ -39,6 +40,7 @@ def test_the_current_minute_is_omitted():
 
 
 def test_nothing_is_nothing():
+    """Without entries nothing is drawn."""
     assert drawn({}) == {}
 
 

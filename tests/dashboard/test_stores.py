@@ -212,7 +212,9 @@ def test_repeated_queries_leave_nothing_behind(monkeypatch):
         look = stack.enter_context(redis_client(server))
         broker = f"redis://{server.host}:{server.port}/1"
         client = stack.enter_context(client_of(make_app(server.url, broker=broker)))
-        wait_until(lambda: client.get("/stores") and len(asked) > 5, "workers were queried often", 60)
+        wait_until(
+            lambda: client.get("/stores") and len(asked) > 5, "workers were queried often", 60
+        )
         wait_until(
             lambda: (
                 not any(thread.name == "offload-dashboard" for thread in threading.enumerate())

@@ -64,6 +64,7 @@ def test_wrong_settings_in_the_configuration(given, key, says):
 
 
 def test_an_existing_configuration_is_checked_at_once():
+    """If the app is configured already, Offload refuses a wrong setting at once."""
     app = Celery("wrong", broker="memory://")
     app.conf.offload_threshold = -1
     _ = app.conf.broker_url
@@ -132,6 +133,7 @@ def test_no_store_at_all():
 
 
 def test_the_other_message_protocol():
+    """Celery's message protocol 1 is refused at the first large value."""
     app = Celery("wrong", broker="memory://")
     app.conf.task_protocol = 1
     Offload(app)
@@ -140,6 +142,7 @@ def test_the_other_message_protocol():
 
 
 def test_a_second_one():
+    """A second Offload for an app is refused; connecting the first again is not."""
     app = Celery("wrong")
     one = Offload(app)
     one.init_app(app)

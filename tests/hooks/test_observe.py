@@ -107,6 +107,7 @@ def test_the_same_is_counted_by_size_as_in_mode_on():
 
 
 def test_unserializable_values_are_logged_and_sent(caplog):
+    """A value that offload couldn't serialize is logged and sent by Celery."""
     wire = make_wire(mode="observe", store=None, watch=False, conf={"task_serializer": "pickle"})
     with patch.object(wire.hook.observer, "_observe", side_effect=RuntimeError("broken")):
         wire.app.send_task("take", (b"x" * 5000,))
@@ -118,6 +119,7 @@ def test_unserializable_values_are_logged_and_sent(caplog):
 
 
 def test_without_a_store_there_is_no_thread():
+    """Without a store no thread starts."""
     before = set(threading.enumerate())
     wire = make_wire(mode="observe", store=None, watch=False)
     wire.app.send_task("take", (b"x" * 5000,))
@@ -171,6 +173,7 @@ def test_an_unavailable_store_delays_and_loses_nothing(url, caplog):
 
 
 def test_a_store_that_cannot_be_opened_is_logged_once(caplog):
+    """A store that can't be opened is logged once, not for each interval."""
     wire = make_wire(mode="observe", store="redis://localhost/0?colour=red", watch=False)
     for _ in range(3):
         wire.app.send_task("take", (b"x" * 5000,))
@@ -180,6 +183,7 @@ def test_a_store_that_cannot_be_opened_is_logged_once(caplog):
 
 
 def test_with_an_interval_of_0_nothing_is_written(url):
+    """An interval of 0 disables writing."""
     wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0)
     wire.app.send_task("take", (b"x" * 5000,))
     wire.hook.recorder.end()

@@ -87,6 +87,7 @@ def one(spans, name, trace=None):
 
 
 def test_a_publishers_spans_belong_to_the_callers_span(spans):
+    """Each step of publishing is a child span of the caller's."""
     caller = one(spans, "caller")
     for step in ("serialise", "hash", "upload"):
         span = one(spans, f"offload.{step}", caller["trace"])
@@ -105,6 +106,7 @@ def test_a_workers_spans_belong_to_the_trace_of_the_message(spans):
 
 
 def test_a_failed_step_is_recorded(spans):
+    """A failed step's span has the error."""
     failed = [span["name"] for span in spans if not span["ok"]]
     assert "offload.upload" in failed
 

@@ -215,7 +215,9 @@ def test_memory_stays_flat_over_a_day_of_refreshes(many):
     def refresh(times):
         for _ in range(times):
             before = refreshed.get().value
-            wait_until(lambda old=before: refreshed.get().value is not old, "the snapshot is refreshed")
+            wait_until(
+                lambda old=before: refreshed.get().value is not old, "the snapshot is refreshed"
+            )
             refreshed.get().value.select(Query())
 
     refresh(20)

@@ -107,7 +107,9 @@ def test_an_idle_worker_writes_its_errors(broker_server, store_server, tmp_path,
     with worker(tmp_path, config, app="tests.integration.features", pool=pool) as process:
         with pytest.raises(BlobMissing):
             answer.get(timeout=60)
-        wait_until(lambda: report(tallies).total.errors.get("missing"), "the error is stored", timeout=60)
+        wait_until(
+            lambda: report(tallies).total.errors.get("missing"), "the error is stored", timeout=60
+        )
         lost = app.offload.put("y" * 5000)
         app.offload.store.blobs.delete([lost.digest])
         with pytest.raises(BlobMissing):

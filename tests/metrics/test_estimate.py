@@ -52,6 +52,7 @@ def test_each_candidate_has_the_values_from_its_size():
 
 
 def test_the_best_threshold_is_named():
+    """The advice names the threshold that saves most."""
     small = [("small", 4 * KIB, 0)] * 1000
     large = [("large", 600 * KIB, 0)] * 20
     found = estimate(counted(small + large), 4 * KIB)
@@ -68,12 +69,14 @@ def test_the_best_threshold_is_named():
 
 
 def test_the_current_threshold_is_kept_if_none_is_better():
+    """A threshold that saves as much as others isn't changed."""
     found = estimate(counted([("a", 3 * MIB, 0)] * 5), 64 * KIB)
     assert found.total.best.threshold == 64 * KIB
     assert found.advice.startswith("The current threshold, 64 KiB, pays best: 5 of 5 values")
 
 
 def test_no_threshold_saves_anything():
+    """If no threshold saves anything, there is no best one, and the advice says so."""
     assert estimate(counted([]), 64 * KIB).advice == "No sizes have been counted yet."
     found = estimate(counted([("a", 2 * KIB, 0)] * 9), 64 * KIB)
     assert found.total.best is None
@@ -127,12 +130,13 @@ def test_sums_agree_and_nothing_grows_with_the_threshold(values, threshold, on):
 
 
 def test_plain_data_has_all_of_it():
+    """The dict form has the advice, the best threshold, and every candidate."""
     found = estimate(counted([("a", 3 * MIB, MIB)]), 64 * KIB)
-    message = found.as_dict()
-    assert message["advice"] == found.advice
-    assert message["total"]["best"] == message["tasks"]["a"]["best"]
-    assert message["total"]["best"]["stored_bytes"] == 2 * MIB
-    assert len(message["total"]["candidates"]) == len(SIZES)
+    data = found.as_dict()
+    assert data["advice"] == found.advice
+    assert data["total"]["best"] == data["tasks"]["a"]["best"]
+    assert data["total"]["best"]["stored_bytes"] == 2 * MIB
+    assert len(data["total"]["candidates"]) == len(SIZES)
 
 
 def test_thresholds_and_times_are_readable():

@@ -14,6 +14,7 @@ from offload.metrics.report import Figures
 
 
 def test_the_deduplication_ratio():
+    """The ratio is offloaded bytes to uploaded bytes, or None without any."""
     assert Figures({}).deduplication is None
     assert Figures({"bytes_offloaded": 10}).deduplication == inf
     assert Figures({"bytes_offloaded": 10, "bytes_uploaded": 4}).deduplication == 2.5
@@ -25,6 +26,7 @@ def test_the_hit_rate():
 
 
 def test_only_nonzero_errors_are_listed():
+    """Errors are listed by kind, except those that didn't occur."""
     counts = {"errors_missing": 2, "errors_other": 0, "values_seen": 1}
     assert Figures(counts).errors == {"missing": 2}
 
@@ -49,5 +51,6 @@ def test_a_quantile_bounds_the_true_one(seconds, part):
 
 
 def test_no_durations():
+    """Without durations there is no quantile, and the total is 0."""
     assert Figures({}).quantile("fetch", 0.5) is None
     assert Figures({}).seconds("fetch") == 0

@@ -43,6 +43,7 @@ def recorder(counters, clock):
 
 
 def test_counts_are_due_once_per_interval(recorder, counters, clock):
+    """A batch is due an interval after the last one, if anything was counted since."""
     counters.add(values_seen=1)
     assert recorder.next_batch() is None
     clock.now += 10
@@ -71,6 +72,7 @@ def test_a_lost_batch_is_sent_again(recorder, counters, clock):
 
 
 def test_arguments_are_separate_in_the_total_and_tasks_in_the_series(recorder, counters, clock):
+    """The total has counts by argument, the series by task."""
     for argument in ("a", "b"):
         with counters.about("shop.total", argument):
             counters.add(values_seen=1)
@@ -102,6 +104,7 @@ def test_counts_by_store_are_separate(recorder, counters, clock):
 
 
 def test_the_exit_writes_the_rest(recorder, counters):
+    """Pending counts are written once, however often `write` is called."""
     store = MemoryStore()
     recorder.attach(store)
     counters.add(values_seen=3)
@@ -245,6 +248,7 @@ def test_a_timer_does_not_repeat_a_round_trip(riding, counters, naps, clock):
 
 
 def test_counts_before_the_store_is_known_are_written(counters, naps):
+    """Counts made before a store is attached are written to it."""
     store = Store()
     recorder = Recorder(counters, 10, sleep=naps)
     counters.add(values_seen=1)
@@ -275,6 +279,7 @@ def test_the_thread_retries_until_the_store_is_back(silent, counters, naps):
 
 
 def test_the_exit_of_a_process_is_recorded(silent, counters):
+    """At exit, the rest is written and the account closed, once."""
     store, recorder = silent
     counters.add(values_seen=1)
     recorder.end()
@@ -329,11 +334,13 @@ def test_too_many_tasks_are_counted_together(counters):
     ),
 )
 def test_errors_are_counted_by_kind(counters, error, name):
+    """Each kind of error has a counter of its own."""
     counters.failed(error)
     assert {k: v for k, v in counters.snapshot().items() if v} == {name: 1}
 
 
 def test_every_duration_has_a_bound(counters):
+    """Each duration is counted under the lowest bound that includes it."""
     for seconds in (0, *BOUNDS, 1e9):
         counters.took("decode", seconds)
     taken = {what.name: amount for what, amount in counters.take().items()}

@@ -41,6 +41,7 @@ def count(tallies, number, **amounts):
 
 
 def test_all_by_task_by_argument(tallies):
+    """A report has the total, figures by task, and figures by argument."""
     count(tallies, 1, a__x=1, a__y=2, b__x=4)
     found = report(tallies)
     assert found.start is None
@@ -74,6 +75,7 @@ def test_separate_tasks_are_kept_by_hour(tallies, clock):
 
 
 def test_a_range_beyond_all_entries_is_refused(tallies, clock):
+    """A range longer than entries are kept is a ConfigurationError."""
     with pytest.raises(ConfigurationError, match="90 days"):
         report(tallies, 91 * DAY, now=clock)
 
@@ -89,6 +91,7 @@ def test_old_minutes_are_dropped(tallies, clock):
 
 
 def test_a_timeline_is_in_order(tallies, clock):
+    """The entries of a timeline are sorted by time."""
     for number, hour in enumerate((3, 1, 2)):
         clock.now = NOON + hour * 3600
         count(tallies, number, a__x=hour)
@@ -154,5 +157,6 @@ def test_a_single_store_has_the_total(tallies):
 
 
 def test_a_store_without_statistics():
+    """A store that can't keep statistics is named in the error."""
     with pytest.raises(ConfigurationError, match="can't keep statistics"):
         sums_of(SimpleNamespace(url="theirs://"))

@@ -153,6 +153,7 @@ def test_snapshots_of_exited_processes_become_one(shelf, process):
 
 
 def test_a_process_has_one_snapshot_per_hour(shelf, process):
+    """A process writes to one file for an hour, then to another."""
     writer = process()
     for _ in range(10):
         writer.add(one())
@@ -165,6 +166,7 @@ def test_a_process_has_one_snapshot_per_hour(shelf, process):
 
 
 def test_snapshots_of_killed_processes_are_folded(shelf, process):
+    """A snapshot that wasn't written for long is folded like that of an exited process."""
     process().add(one(5))
     shelf.time += SILENT - 1
     sweep(process())
@@ -435,6 +437,7 @@ def test_a_damaged_or_missing_fold_is_replaced(shelf, process, head, content, ca
 
 
 def test_foreign_files_are_left_alone(shelf, process):
+    """Files with other names are neither read nor removed."""
     shelf.write("readme", b"hello")
     shelf.time += 2 * STRAY
     process().add(one())

@@ -232,6 +232,7 @@ def test_a_server_that_refuses_scripts(redis):
 
 
 def test_threads_that_add_at_once_lose_nothing(tallies):
+    """No count is lost when threads add at once."""
     numbers = count()
 
     def add():

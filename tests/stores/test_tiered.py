@@ -406,9 +406,7 @@ def test_a_blob_that_is_published_again_is_not_swept(
 
 
 @pytest.mark.parametrize("holds", (True, False))
-def test_a_slow_publisher_loses_nothing(
-    store, first, lower, clock, monkeypatch, holds
-):
+def test_a_slow_publisher_loses_nothing(store, first, lower, clock, monkeypatch, holds):
     """A sweep between storing and recording a blob keeps it."""
     many = blobs(1, LARGE)
     put(store, many, 24 * HOUR)
@@ -462,9 +460,7 @@ def test_storing_again_keeps_a_longer_lifetime(store, first, lower, clock, monke
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
-def test_a_replaced_blob_is_extended_again(
-    store, first, lower, clock, monkeypatch
-):
+def test_a_replaced_blob_is_extended_again(store, first, lower, clock, monkeypatch):
     """If a blob is replaced while its lifetime is extended, the new one is extended, too."""
     many = blobs(1, LARGE)
     (digest,) = many

@@ -75,9 +75,7 @@ def start(
     """
     if fork and forkserver.can_run(command) and not {"gevent", "custom"} & {*command}:
         module, args = command[2], command[3:]
-        return forkserver.start(
-            args, module=module, cwd=cwd, env=env, stdout=output, stderr=output
-        )
+        return forkserver.start(args, module=module, cwd=cwd, env=env, stdout=output, stderr=output)
     return subprocess.Popen(
         command,
         cwd=cwd,

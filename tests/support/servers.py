@@ -292,7 +292,9 @@ class Sentinel:
         old.stop(signal.SIGKILL)
         wait_until(lambda: self.primary is not old, "Sentinel names the replica as primary")
         with redis_client(self.primary) as client:
-            wait_until(lambda: client.info("replication")["role"] == "master", "the replica is promoted")
+            wait_until(
+                lambda: client.info("replication")["role"] == "master", "the replica is promoted"
+            )
 
 
 @contextmanager
