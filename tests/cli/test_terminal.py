@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from offload.cli.output import Column, Progress, print_pages, print_rows
-from tests.cli.conftest import ROOT
+from tests.support.processes import ROOT
 from tests.support.terminal import Terminal, environment
 
 HOSTILE = "shop.[red]report[/] \x1b[31m\u202e:smile:"

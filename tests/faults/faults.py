@@ -10,6 +10,7 @@ from pathlib import Path
 
 import faulty_app
 
+from tests.support import apps
 from tests.support.processes import environment, start_worker, wait_until
 from tests.support.proxy import Proxy
 from tests.support.servers import redis_client
@@ -72,13 +73,9 @@ class Setup:
             worker.kill()
         gc.collect()  # results unsubscribe when they are collected, which needs their server
         for app in self._apps:
-            app.raw.close()
-            app.backend.result_consumer.stop()
-            app.backend.result_consumer._pubsub = None  # for results that are collected later
-            app.backend.client.close()
             if app.stowaway is not None and app.stowaway._store is not None:
                 app.stowaway.store.close()
-            app.close()
+            apps.close(app)
         self._apps.clear()
         self.app = None
         self.broker.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.guard import guard_app
+from tests.support import apps
 from tests.support.processes import environment, start_worker, wait_until
 from tests.support.servers import redis_client, redis_server
 
@@ -82,11 +83,7 @@ class Bench:
     def close(self):
         gc.collect()  # results unsubscribe when they are collected, which needs their server
         for app in self._apps:
-            app.raw.close()
-            app.backend.result_consumer.stop()
-            app.backend.result_consumer._pubsub = None  # for results that are collected later
-            app.backend.client.close()
-            app.close()
+            apps.close(app)
         self._apps.clear()
         self.app = None
         self.client.close()

@@ -1,4 +1,4 @@
-"""The current app, and processes without offload."""
+"""Make an app the current one, close it, or hide offload from it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def current(app):
         yield
     finally:
         _state._tls.current_app = before
+
+
+def close(app):
+    """Close *app*, its client ``app.raw``, and the result backend's clients."""
+    app.raw.close()
+    app.backend.result_consumer.stop()
+    app.backend.result_consumer._pubsub = None  # for results that are collected later
+    app.backend.client.close()
+    app.close()
 
 
 class _Finder:
