@@ -18,7 +18,7 @@ from kombu.utils.json import dumps
 from benchmarks.measure import alternately, cpu_of_calls, median, ratio, timed
 from benchmarks.report import Judge, Scale
 from offload import ClassRegistry, Offload, Ref
-from offload.classes.hashing.code import forget
+from offload.classes.hashing.code import clear_cache
 from offload.classes.hashing.identity import get_class_hash
 from offload.stores import open_store
 from offload.stores.protocols import Store
@@ -71,7 +71,7 @@ def _hash(scale: Scale, judge: Judge) -> None:
         cls = _class(methods)
 
         def cold(cls: Any = cls) -> None:
-            forget()
+            clear_cache()
             get_class_hash(cls)
 
         times = [cpu_of_calls(cold, 5) for _ in range(scale.rounds)]

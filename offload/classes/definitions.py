@@ -21,7 +21,7 @@ from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any
 
-from offload.classes.hashing.attributes import annotations_of
+from offload.classes.hashing.values import annotations_of
 
 __all__ = ("FUTURE", "Definition", "NoSource", "definition_of", "file_of", "namespace_of")
 

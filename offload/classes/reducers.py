@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from offload.classes.cpython_internals import dataclass_constant
 from offload.classes.definitions import file_of
-from offload.classes.hashing.attributes import subclasses_of
-from offload.classes.hashing.code import names_in, written
+from offload.classes.hashing.code import names_in, normalize
+from offload.classes.hashing.values import subclasses_of
 
 __all__ = (
     "Functions",
@@ -174,7 +174,7 @@ class Functions:
         )
         cells = function.__closure__
         self._cells.update((id(cell), cell) for cell in cells or ())
-        used = {name: names[name] for name in written(code).globals if name in names}
+        used = {name: names[name] for name in normalize(code).globals if name in names}
         contents = [_content(cell) for cell in cells or ()]
         values = [*used.values(), *(value for content in contents for value in content)]
         state = (

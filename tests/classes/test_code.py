@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.classes.hashing.code import names_in, written
+from offload.classes.hashing.code import names_in, normalize
 
 MODULES = (asyncio.base_events, contextlib, dataclasses, difflib, enum)
 
@@ -62,7 +62,7 @@ def documented(tree):
 def contents(tree):
     module = compile(tree, "<source>", "exec", dont_inherit=True)
     outer = [each for each in module.co_consts if isinstance(each, types.CodeType)]
-    return [written(each).content for each in outer]
+    return [normalize(each).content for each in outer]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -145,7 +145,7 @@ def test_every_instruction_changes_code(module):
             if _raw(before) == _raw(after):
                 continue  # such as a docstring
             tried += 1
-            assert written(before).content != written(after).content, ast.unparse(other)
+            assert normalize(before).content != normalize(after).content, ast.unparse(other)
     assert tried > 20
 
 
@@ -166,8 +166,8 @@ def test_a_docstring_among_many_constants():
     many = ", ".join(f"('c{n}', x{n})" for n in range(400))
     plain = code_of(f"def f():\n    return [{many}] if a else [{many}]")
     with_doc = code_of(f"def f():\n    'doc'\n    return [{many}] if a else [{many}]")
-    assert written(plain).content == written(with_doc).content
-    assert written(plain, docs=True).content != written(with_doc, docs=True).content
+    assert normalize(plain).content == normalize(with_doc).content
+    assert normalize(plain, docs=True).content != normalize(with_doc, docs=True).content
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_globals_are_found_everywhere(source, expected):
     """Globals are found in nested code and class bodies, too, except those that the class itself
     sets.
     """
-    assert set(written(code_of(source)).globals) == expected
+    assert set(normalize(code_of(source)).globals) == expected
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_globals_are_found_everywhere(source, expected):
 )
 def test_readers_of_docstrings_are_found(source, expected):
     """Reading a docstring counts, having or setting one doesn't."""
-    assert written(code_of(source)).reads_docs is expected
+    assert normalize(code_of(source)).reads_docs is expected
 
 
 def test_names_are_found_in_texts_too():

@@ -16,7 +16,7 @@ from offload.classes.cpython_internals import (
     is_repr_guard,
     protocol_init,
 )
-from offload.classes.hashing.attributes import attributes_of
+from offload.classes.hashing.values import attributes_of
 
 
 @dataclasses.dataclass

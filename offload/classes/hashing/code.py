@@ -1,9 +1,12 @@
-"""Normalize bytecode so that comments, whitespace, and positions don't change its hash.
+"""Encode plain values and bytecode, so that different ones have different encodings.
 
-Bytecode refers to constants and names by their index in tables, and a docstring shifts those
-indexes. So constants and names are written in the order of their use, and jump targets as
-instruction numbers. File names, line numbers, qualified names, and, unless asked for, docstrings
-are left out. Reformatting that makes the compiler emit other instructions changes the result.
+Each encoding starts with a tag and the length or count of what follows.
+
+Bytecode is normalized, so that comments, whitespace, and positions don't change its hash. It refers
+to constants and names by their index in tables, and a docstring shifts those indexes. So constants
+and names are written in the order of their use, and jump targets as instruction numbers. File
+names, line numbers, qualified names, and, unless asked for, docstrings are left out. Reformatting
+that makes the compiler emit other instructions changes the result.
 """
 
 from __future__ import annotations
@@ -11,13 +14,11 @@ from __future__ import annotations
 import dis
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-from offload.classes.hashing.encoding import ATOMS, begin, tagged, text
-
-__all__ = ("Code", "forget", "names_in", "written")
+__all__ = ("ATOMS", "clear_cache", "header", "names_in", "normalize", "tagged", "text")
 
 _POSITION = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
 """Names that a class body sets, and that depend only on where it stands or on its methods."""
@@ -55,6 +56,37 @@ _ABSOLUTE_JUMPS = frozenset(dis.hasjabs)
 _BACKWARD_JUMPS = frozenset(op for op in _JUMPS if "BACKWARD" in dis.opname[op])
 
 
+def tagged(tag: bytes, content: bytes) -> bytes:
+    return b"%b %d\0%b" % (tag, len(content), content)
+
+
+def text(tag: bytes, content: str) -> bytes:
+    return tagged(tag, content.encode("utf-8", "surrogatepass"))
+
+
+def header(tag: bytes, count: int) -> bytes:
+    """Return the header of *count* values."""
+    return b"%b[%d]\0" % (tag, count)
+
+
+def _int(value: int) -> bytes:
+    return tagged(b"int", value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+ATOMS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"none\0",
+    bool: lambda value: b"true\0" if value else b"false\0",
+    type(...): lambda _: b"ellipsis\0",
+    type(NotImplemented): lambda _: b"not implemented\0",
+    int: _int,
+    float: lambda value: b"float\0" + struct.pack(">d", value),
+    complex: lambda value: b"complex\0" + struct.pack(">dd", value.real, value.imag),
+    str: lambda value: text(b"text", value),
+    bytes: lambda value: tagged(b"bytes", value),
+}
+"""Encoders of values without parts."""
+
+
 class Code(NamedTuple):
     """A code object, with the code nested in it, in normal form.
 
@@ -69,23 +101,23 @@ class Code(NamedTuple):
     reads_docs: bool
 
 
-_written: dict[tuple[int, bool], tuple[CodeType, Code]] = {}
+_normalized: dict[tuple[int, bool], tuple[CodeType, Code]] = {}
 
 
-def written(code: CodeType, *, docs: bool = False) -> Code:
+def normalize(code: CodeType, *, docs: bool = False) -> Code:
     """Return the normal form of *code*; with *docs*, docstrings are part of it."""
     # By identity: code objects that compare equal may differ in what counts here.
-    found = _written.get((id(code), docs))
+    found = _normalized.get((id(code), docs))
     if found is None or found[0] is not code:
-        if len(_written) >= _MAX_CACHED:
-            _written.clear()
-        found = _written[id(code), docs] = (code, _write(code, docs))
+        if len(_normalized) >= _MAX_CACHED:
+            _normalized.clear()
+        found = _normalized[id(code), docs] = (code, _write(code, docs))
     return found[1]
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Clear the cache of normalized code."""
-    _written.clear()
+    _normalized.clear()
 
 
 def names_in(code: CodeType) -> set[str]:
@@ -135,7 +167,7 @@ def _write(code: CodeType, docs: bool) -> Code:
     reads_docs = "help" in used or not _DOC_READERS.isdisjoint(reads) or "__doc__" in constants
     for constant in constants:
         if isinstance(constant, CodeType):
-            inner = written(constant, docs=docs)
+            inner = normalize(constant, docs=docs)
             used.update(inner.globals)
             reads_docs = reads_docs or inner.reads_docs
             contents.append(inner.content)
@@ -150,7 +182,7 @@ def _write(code: CodeType, docs: bool) -> Code:
         text(b"doc", doc) if isinstance(doc, str) else b"",
         tagged(b"steps", struct.pack(f"<{len(steps)}Q", *steps)),
         text(b"names", "\0".join(names)),
-        begin(b"constants", len(contents)),
+        header(b"constants", len(contents)),
         *contents,
     )
     return Code(tagged(b"code", b"".join(content)), tuple(sorted(used)), reads_docs)
@@ -223,8 +255,8 @@ def _constant(value: Any) -> bytes:
     if atom is not None:
         return atom(value)
     if isinstance(value, slice):  # Python 3.14
-        return begin(b"slice", 3) + b"".join(map(_constant, (value.start, value.stop, value.step)))
+        return header(b"slice", 3) + b"".join(map(_constant, (value.start, value.stop, value.step)))
     contents = map(_constant, value)
     if isinstance(value, frozenset):  # its order depends on the process
-        return begin(b"frozenset", len(value)) + b"".join(sorted(contents))
-    return begin(b"tuple", len(value)) + b"".join(contents)
+        return header(b"frozenset", len(value)) + b"".join(sorted(contents))
+    return header(b"tuple", len(value)) + b"".join(contents)

@@ -1,10 +1,11 @@
 """The hash of a class or function: it covers what decides behavior, and nothing else.
 
 It is a SHA-256 over what is stored of the class (`offload.classes.hashing.structure`) and over the
-other shipped classes it refers to (`offload.classes.hashing.graph`): the normalized bytecode of its
-functions (`offload.classes.hashing.code`), defaults, closures, annotations, decorators, attributes,
-bases, metaclass, and the globals its code names. Of those, shipped functions and classes count by
-their behavior, and values by their content. A global that changes makes another version.
+other shipped classes it refers to (`offload.classes.hashing.dependencies`): the normalized bytecode
+of its functions (`offload.classes.hashing.code`), defaults, closures, annotations, decorators,
+attributes, bases, metaclass, and the globals its code names. Of those, shipped functions and
+classes count by their behavior, and values by their content. A global that changes makes another
+version.
 
 Not covered:
 
@@ -13,7 +14,7 @@ Not covered:
   ``inspect.getdoc``;
 - imported objects: only their names count;
 - what Python, its standard library, or pydantic derive from the rest
-  (`offload.classes.hashing.attributes`).
+  (`offload.classes.hashing.values`).
 
 The minor version of Python is part of the hash because bytecode depends on it.
 """
@@ -27,9 +28,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from offload.classes.hashing.dependencies import HashDependencies
-from offload.classes.hashing.encoding import text
-from offload.classes.hashing.graph import Content, digest_of_graph
+from offload.classes.hashing.code import text
+from offload.classes.hashing.dependencies import Content, HashDependencies, digest_of_graph
 from offload.classes.hashing.structure import StructuralHasher
 from offload.classes.scope import Scope
 from offload.text import type_name
@@ -115,8 +115,8 @@ def _contents(
         each = waiting.pop()
         if id(each) in contents:
             continue
-        walk = StructuralHasher(scope.including(each.__module__), watch, docs=docs)
-        contents[id(each)] = found = walk.root(each)
-        reads_docs = reads_docs or walk.reads_docs
+        hasher = StructuralHasher(scope.including(each.__module__), watch, docs=docs)
+        contents[id(each)] = found = hasher.root(each)
+        reads_docs = reads_docs or hasher.reads_docs
         waiting += found.classes()
     return contents, reads_docs

@@ -9,13 +9,7 @@ to.
 
 from __future__ import annotations
 
-import copyreg
-import functools
-import logging
-import pickle
-import sys
 import types
-import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,22 +17,26 @@ from typing import Any
 
 from offload.classes.apps import what_of_celery
 from offload.classes.cpython_internals import is_dispatching, is_repr_guard
-from offload.classes.hashing.attributes import (
-    DERIVED,
+from offload.classes.hashing.code import ATOMS, header, names_in, normalize, tagged, text
+from offload.classes.hashing.dependencies import (
+    MISSING,
+    Content,
+    HashDependencies,
+    Reference,
+    UnorderedRefs,
+)
+from offload.classes.hashing.values import (
+    WRITERS,
+    NoContent,
     annotations_of,
     attributes_of,
     members_of,
     subclasses_of,
+    write_instance,
 )
-from offload.classes.hashing.code import names_in, written
-from offload.classes.hashing.dependencies import MISSING, HashDependencies
-from offload.classes.hashing.encoding import ATOMS, begin, tagged, text
-from offload.classes.hashing.graph import Content, Reference, UnorderedRefs
-from offload.classes.hashing.writers import WRITERS, NoContent
-from offload.classes.pydantic_internals import state_of
 from offload.classes.scope import Scope
 from offload.errors import SerializationError
-from offload.text import reason_of, type_name
+from offload.text import type_name
 
 __all__ = ("StructuralHasher",)
 
@@ -46,10 +44,7 @@ _MODULES_OWN = frozenset(
     {"__name__", "__file__", "__package__", "__path__", "__spec__", "__loader__", "__builtins__"}
 )
 """Globals that describe the module itself."""
-_UNCHANGED = (functools.partial, functools.partialmethod)
-"""Types that are immutable, although their parts may not be."""
 _CONTAINERS = frozenset({list, dict, set})
-_VALUES = (tuple, str, bytes, int, float, complex, frozenset)
 
 
 class StructuralHasher:
@@ -106,18 +101,18 @@ class StructuralHasher:
     def _text(self, tag: bytes, content: str) -> None:
         self._out.append(text(tag, content))
 
-    def _begin(self, tag: bytes, count: int = 0) -> None:
-        self._out.append(begin(tag, count))
+    def _header(self, tag: bytes, count: int = 0) -> None:
+        self._out.append(header(tag, count))
 
     def _all(self, tag: bytes, values: Iterable[Any]) -> None:
         values = list(values)
-        self._begin(tag, len(values))
+        self._header(tag, len(values))
         for value in values:
             self.value(value)
 
     def _named(self, tag: bytes, values: Mapping[str, Any]) -> None:
         """Write values in the order of their names."""
-        self._begin(tag, len(values))
+        self._header(tag, len(values))
         if not values:
             return
         for name in sorted(values, key=str):
@@ -135,7 +130,7 @@ class StructuralHasher:
 
     def _unordered(self, tag: bytes, values: Iterable[Any]) -> None:
         items = [self._apart(value) for value in values]
-        self._begin(tag, len(items))
+        self._header(tag, len(items))
         if any(item.references for item in items):
             self._references.append(UnorderedRefs(tuple(items)))
         else:
@@ -170,7 +165,7 @@ class StructuralHasher:
         """Write the number of *obj* and return True if it occurred before; else remember it."""
         number = self._seen.get(id(obj))
         if number is not None:
-            self._begin(b"again", number)
+            self._header(b"again", number)
             return True
         self._seen[id(obj)] = len(self._seen)
         self._alive.append(obj)
@@ -187,10 +182,10 @@ class StructuralHasher:
     @contextmanager
     def _fingerprint(self, label: str, value: Any) -> Iterator[None]:
         """Record a fingerprint of *value*'s encoding, unless it is code."""
-        begin = len(self._out)
+        start = len(self._out)
         yield
         if not callable(value) and not hasattr(type(value), "__get__"):
-            self.watch.parts[label] = hash(b"".join(self._out[begin:]))
+            self.watch.parts[label] = hash(b"".join(self._out[start:]))
 
     def _doc(self, doc: Any) -> None:
         if self.docs:
@@ -217,7 +212,7 @@ class StructuralHasher:
         elif (celery := what_of_celery(value)) is not None:
             self._text(b"celery", " ".join(celery))
         else:
-            self._instance(value)
+            write_instance(self, value)
 
     def _reference(self, obj: Any) -> None:
         """Write the name of an imported object."""
@@ -235,7 +230,7 @@ class StructuralHasher:
             self._text(b"apart", function.__name__)
             self._references.append(function)
         elif not self._again(function):
-            self._begin(b"function", self._seen[id(function)])
+            self._header(b"function", self._seen[id(function)])
             self._functions.append((function, [*self._where]))
 
     def _dispatcher(self, function: types.FunctionType) -> None:
@@ -243,7 +238,7 @@ class StructuralHasher:
         if self._again(function):
             return
         registry: Mapping[Any, Any] = function.registry  # type: ignore[attr-defined]
-        self._begin(b"dispatcher", len(registry))
+        self._header(b"dispatcher", len(registry))
         self.watch.size(registry)
         self._unordered(b"registry", registry.items())
 
@@ -251,10 +246,10 @@ class StructuralHasher:
         code, names = function.__code__, function.__globals__
         self._home = names.get("__name__")
         self.watch.function(function)
-        self._begin(b"body", self._seen[id(function)])
+        self._header(b"body", self._seen[id(function)])
         self._text(b"name", function.__name__)
         self._doc(function.__doc__)
-        found = written(code, docs=self.docs)
+        found = normalize(code, docs=self.docs)
         self.reads_docs = self.reads_docs or found.reads_docs
         self._out.append(found.content)
         self.value(function.__defaults__)
@@ -289,7 +284,7 @@ class StructuralHasher:
     def _annotations(self, obj: Any) -> None:
         found = annotations_of(obj)
         if not found:
-            self._begin(b"annotations")
+            self._header(b"annotations")
             return
         self.watch.annotations(obj, found)
         self._quietly(lambda: self._all(b"annotations", found.items()))
@@ -309,9 +304,9 @@ class StructuralHasher:
             content = MISSING
         self.watch.cell(cell, content)
         if content is MISSING:
-            self._begin(b"empty")
+            self._header(b"empty")
         else:
-            self._begin(b"cell")
+            self._header(b"cell")
             self.value(content)
 
     def _module(self, module: types.ModuleType, code: types.CodeType) -> None:
@@ -342,7 +337,7 @@ class StructuralHasher:
         attributes = attributes_of(cls)
         self.watch.size(own)
         self.watch.names(own, attributes)
-        self._begin(b"attributes", len(attributes))
+        self._header(b"attributes", len(attributes))
         for name in sorted(attributes):
             value = attributes[name]
             self._text(b"name", name)
@@ -351,104 +346,3 @@ class StructuralHasher:
             with self._fingerprint(f"{cls.__qualname__}.{name}", value):
                 self._part(name, value)
             self._settled = before
-
-    # -- instances
-
-    def _instance(self, value: Any) -> None:
-        if isinstance(value, typing.TypeVar):
-            self._all(b"typevar", _typevar(value))
-            return
-        if isinstance(value, logging.Logger) and value.name == self._home:
-            self._begin(b"module's logger")
-            return
-        reduced = _reduced(value)
-        if isinstance(reduced, str):
-            self._by_name(value, reduced)
-            return
-        before, self._reducing = self._reducing, True
-        self._reduced(value, reduced)
-        self._reducing = before
-
-    def _reduced(self, value: Any, reduced: tuple[Any, ...]) -> None:
-        if _is_dtype(value):
-            # Equal dtypes, and their parts, may be one object or several.
-            found = self._apart(reduced, alone=True)
-            self._out.append(tagged(b"dtype", found.written))
-            self._references += found.references
-            return
-        make, args, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
-        items, pairs = list(items or ()), list(pairs or ())
-        if not _is_value(value, state, items, pairs):
-            if self._again(value):
-                return
-            if not (isinstance(value, _UNCHANGED) or self._is_sentinel(value, reduced)):
-                self._changes(value)
-        self._begin(b"object")
-        self.value(make)
-        self.value(args)
-        self.value(state_of(value, state))
-        self._all(b"items", items)
-        self._all(b"pairs", pairs)
-        self.value(setter)
-
-    def _is_sentinel(self, value: Any, reduced: tuple[Any, ...]) -> bool:
-        """Return whether *value* is a stateless library object, such as `dataclasses.MISSING`."""
-        kind: Any = type(value)
-        return (
-            kind.__reduce_ex__ is object.__reduce_ex__
-            and kind.__reduce__ is object.__reduce__
-            and not any(reduced[2:])
-            and kind not in self.scope
-        )
-
-    def _by_name(self, value: Any, name: str) -> None:
-        """Write an object that pickle refers to by name."""
-        module = getattr(value, "__module__", None) or pickle.whichmodule(value, name)  # type: ignore[attr-defined]
-        if self.scope.includes(module):  # such as typing.NewType
-            if self._again(value):
-                return
-            self._text(b"named", name)
-            own = getattr(value, "__dict__", {})
-            self._named(b"of", {k: v for k, v in own.items() if k not in DERIVED})
-        else:
-            self._text(b"import", f"{module}:{name}")
-
-
-def _reduced(value: Any) -> Any:
-    """Return pickle's reduction of *value*."""
-    try:
-        reduce = copyreg.dispatch_table.get(type(value))
-        return reduce(value) if reduce is not None else value.__reduce_ex__(4)
-    except Exception as exc:
-        raise NoContent(
-            f"a {type_name(value)} can't be hashed or shipped ({reason_of(exc)})"
-        ) from None
-
-
-def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> bool:
-    """Return whether *value* has no identity apart from its content.
-
-    Libraries keep one such object in one process, and two in another.
-    """
-    kind = type(value)
-    if isinstance(value, _VALUES):
-        return True
-    if state is not None or items or pairs or kind.__name__ in ("bytearray", "array"):
-        return False
-    its: list[Any] = [kind.__reduce_ex__, kind.__reduce__]
-    return kind in copyreg.dispatch_table or its != [object.__reduce_ex__, object.__reduce__]
-
-
-def _is_dtype(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.dtype)
-
-
-def _typevar(value: Any) -> tuple[Any, ...]:
-    return (
-        value.__name__,
-        value.__bound__,
-        value.__constraints__,
-        value.__covariant__,
-        value.__contravariant__,
-    )

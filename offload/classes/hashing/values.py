@@ -1,0 +1,390 @@
+"""What counts of values: of containers, descriptors, instances, and the attributes of classes.
+
+What Python or pydantic derive from the rest doesn't count. `offload.classes.hashing.structure`
+calls the writers, and passes itself as *hasher*.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import logging
+import pickle
+import sys
+import types
+import typing
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from offload.classes.cpython_internals import CachedFunction, abc_registry, protocol_init
+from offload.classes.hashing.code import normalize, tagged
+from offload.classes.pydantic_internals import model_attributes, state_of
+from offload.text import reason_of, type_name
+
+__all__ = (
+    "WRITERS",
+    "NoContent",
+    "annotations_of",
+    "attributes_of",
+    "members_of",
+    "subclasses_of",
+    "write_instance",
+)
+
+_UNCHANGED = (functools.partial, functools.partialmethod)
+"""Types that are immutable, although their parts may not be."""
+_VALUES = (tuple, str, bytes, int, float, complex, frozenset)
+
+
+class NoContent(Exception):
+    """Something can't be hashed."""
+
+
+# -- attributes of classes
+
+
+def annotations_of(obj: Any) -> dict[str, Any]:
+    """Return the annotations of *obj* itself.
+
+    From Python 3.14 on, annotations are code that runs on access; undefined names stay text.
+    """
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        found = annotationlib.get_annotations(obj, format=annotationlib.Format.FORWARDREF)
+        return {
+            k: v.__forward_arg__ if isinstance(v, annotationlib.ForwardRef) else v
+            for k, v in found.items()
+        }
+    if isinstance(obj, type):
+        return dict(vars(obj).get("__annotations__") or {})
+    return dict(obj.__annotations__)
+
+
+_DERIVED = frozenset(
+    {
+        "__abstractmethods__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations__",
+        "__annotations_cache__",
+        "__classdictcell__",
+        "__dict__",
+        "__doc__",
+        "__firstlineno__",
+        "__module__",
+        "__orig_bases__",
+        "__parameters__",
+        "__qualname__",
+        "__slotnames__",
+        "__static_attributes__",
+        "__type_params__",
+        "__weakref__",
+        "_abc_impl",
+    }
+)
+"""Attributes of any class that are encoded separately, or derived by Python."""
+_ENUM = frozenset(
+    {
+        "_member_map_",
+        "_member_names_",
+        "_member_type_",
+        "_value2member_map_",
+        "_hashable_values_",
+        "_unhashable_values_",
+        "_unhashable_values_map_",
+        "_value_repr_",
+        "_use_args_",
+        "_new_member_",
+        "__new__",
+        "_order_",
+    }
+)
+"""Attributes of enums. An enum's own ``__new__`` is kept as ``__new_member__``."""
+_PROTOCOL = frozenset(
+    {
+        "__callable_proto_members_only__",
+        "__non_callable_proto_members__",
+        "__protocol_attrs__",
+    }
+)
+
+
+def attributes_of(cls: type) -> dict[str, Any]:
+    """Return the attributes of *cls* itself that decide its behavior."""
+    own = vars(cls)
+    skipped = _DERIVED
+    if "_member_map_" in own:
+        skipped = skipped | _ENUM | own["_member_map_"].keys()
+    if typing.Protocol in cls.__mro__:
+        skipped |= _PROTOCOL
+        if own.get("__init__") is _inherited(cls):
+            skipped |= {"__init__"}  # set when it is first instantiated
+    skipped |= model_attributes(own)
+    return {
+        name: value
+        for name, value in own.items()
+        if name not in skipped
+        and not (type(value) is types.MemberDescriptorType and _is_slot(cls, name, value))
+    }
+
+
+def _inherited(cls: type) -> Any:
+    """Return the ``__init__`` that *cls* would have if no base were a protocol."""
+    nothing = protocol_init()
+    inits = (vars(base).get("__init__", nothing) for base in cls.__mro__[1:])
+    return next(init for init in inits if init is not nothing)
+
+
+def _is_slot(cls: type, name: str, value: types.MemberDescriptorType) -> bool:
+    mangled = f"_{cls.__name__.lstrip('_')}{value.__name__}"
+    return value.__objclass__ is cls and name in (value.__name__, mangled)
+
+
+def members_of(cls: type) -> list[tuple[str, Any, dict[str, Any]]]:
+    """Return the name, value, and attributes of each member of an enum, including aliases."""
+    members: Mapping[str, Any] = vars(cls).get("_member_map_", {})
+    return [
+        (name, member._value_, {k: v for k, v in vars(member).items() if not _is_own(k)})
+        for name, member in members.items()
+    ]
+
+
+def _is_own(name: str) -> bool:
+    """Return whether a member's attribute belongs to the enum: ``_value_``, ``__objclass__``."""
+    return name.startswith("_") and name.endswith("_")
+
+
+def subclasses_of(cls: type) -> list[type]:
+    """Return the classes registered as subclasses of an abstract class."""
+    if "_abc_impl" not in vars(cls):
+        return []
+    return [found for reference in abc_registry(cls) if (found := reference()) is not None]
+
+
+# -- values of exact types
+
+
+def _container(tag: bytes) -> Callable[[Any, Any], None]:
+    def write(hasher: Any, value: Any) -> None:
+        if not hasher._again(value):
+            hasher._changes(value)
+            hasher._all(tag, value)
+
+    return write
+
+
+def _dict(hasher: Any, value: dict[Any, Any]) -> None:
+    if not hasher._again(value):
+        hasher._changes(value)
+        hasher._all(b"dict", value.items())
+
+
+def _set(hasher: Any, value: set[Any]) -> None:
+    if not hasher._again(value):
+        hasher._changes(value)
+        hasher._unordered(b"set", value)
+
+
+def _weak_set(hasher: Any, value: Any) -> None:
+    if not hasher._again(value):
+        hasher._changes(value)
+        hasher._unordered(b"weak set", list(value))
+
+
+def _proxy(hasher: Any, value: types.MappingProxyType[Any, Any]) -> None:
+    if not hasher._again(value):
+        hasher._changes(value)
+        hasher._all(b"mapping", value.items())
+
+
+def _property(hasher: Any, value: property) -> None:
+    hasher._header(b"property")
+    hasher._doc(value.__doc__)
+    for part in (value.fget, value.fset, value.fdel):
+        hasher.value(part)
+
+
+def _wrapped(hasher: Any, value: Any) -> None:
+    hasher._text(b"method", type(value).__name__)
+    hasher.value(value.__func__)
+
+
+def _method(hasher: Any, value: types.MethodType) -> None:
+    hasher._header(b"bound")
+    hasher.value(value.__func__)
+    hasher.value(value.__self__)
+
+
+def _descriptor(hasher: Any, value: Any) -> None:
+    if value.__objclass__ in hasher.scope and value.__name__ not in ("__dict__", "__weakref__"):
+        raise NoContent(f"{value!r} is a slot under a different name")
+    hasher._text(b"descriptor", value.__name__)
+    hasher.value(value.__objclass__)
+
+
+def _cached_property(hasher: Any, value: Any) -> None:
+    hasher._header(b"cached property")
+    hasher.value(value.func)
+
+
+def _dispatch_method(hasher: Any, value: Any) -> None:
+    hasher._header(b"dispatching method")
+    hasher.value(value.func)
+    hasher.value(value.dispatcher)
+
+
+def _lru_cache(hasher: Any, value: Any) -> None:
+    hasher._header(b"cached")
+    hasher._quietly(lambda: hasher.value(value.cache_parameters()))
+    hasher.value(value.__wrapped__)
+
+
+def _code(hasher: Any, value: types.CodeType) -> None:
+    hasher._out.append(normalize(value, docs=hasher.docs).content)
+
+
+def _alias(hasher: Any, value: types.GenericAlias) -> None:
+    hasher._header(b"alias", int(getattr(value, "__unpacked__", False)))
+    hasher.value(value.__origin__)
+    hasher.value(value.__args__)
+
+
+def _forward(hasher: Any, value: typing.ForwardRef) -> None:
+    hasher._header(b"forward")
+    hasher.value(value.__forward_arg__)
+
+
+WRITERS: dict[type, Callable[[Any, Any], None]] = {
+    tuple: lambda hasher, value: hasher._all(b"tuple", value),
+    list: _container(b"list"),
+    dict: _dict,
+    set: _set,
+    frozenset: lambda hasher, value: hasher._unordered(b"frozenset", value),
+    weakref.WeakSet: _weak_set,
+    memoryview: lambda hasher, value: hasher.value(value.tobytes()),
+    types.MappingProxyType: _proxy,
+    types.FunctionType: lambda hasher, value: hasher.function(value),
+    types.CodeType: _code,
+    types.CellType: lambda hasher, value: hasher.cell(value),
+    types.ModuleType: lambda hasher, value: hasher._text(b"import", value.__name__),
+    types.MethodType: _method,
+    types.GetSetDescriptorType: _descriptor,
+    types.MemberDescriptorType: _descriptor,
+    property: _property,
+    staticmethod: _wrapped,
+    classmethod: _wrapped,
+    functools.cached_property: _cached_property,
+    functools.singledispatchmethod: _dispatch_method,
+    CachedFunction: _lru_cache,
+    types.GenericAlias: _alias,  # in Python 3.10 it pretends to be a class
+    typing.ForwardRef: _forward,
+}
+
+
+# -- instances
+
+
+def write_instance(hasher: Any, value: Any) -> None:
+    """Write an instance by its reduction for pickle."""
+    if isinstance(value, typing.TypeVar):
+        hasher._all(b"typevar", _typevar(value))
+        return
+    if isinstance(value, logging.Logger) and value.name == hasher._home:
+        hasher._header(b"module's logger")
+        return
+    reduced = _reduced(value)
+    if isinstance(reduced, str):
+        _by_name(hasher, value, reduced)
+        return
+    before, hasher._reducing = hasher._reducing, True
+    _write_reduced(hasher, value, reduced)
+    hasher._reducing = before
+
+
+def _write_reduced(hasher: Any, value: Any, reduced: tuple[Any, ...]) -> None:
+    if _is_dtype(value):
+        # Equal dtypes, and their parts, may be one object or several.
+        found = hasher._apart(reduced, alone=True)
+        hasher._out.append(tagged(b"dtype", found.written))
+        hasher._references += found.references
+        return
+    make, args, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
+    items, pairs = list(items or ()), list(pairs or ())
+    if not _is_value(value, state, items, pairs):
+        if hasher._again(value):
+            return
+        if not (isinstance(value, _UNCHANGED) or _is_sentinel(hasher, value, reduced)):
+            hasher._changes(value)
+    hasher._header(b"object")
+    hasher.value(make)
+    hasher.value(args)
+    hasher.value(state_of(value, state))
+    hasher._all(b"items", items)
+    hasher._all(b"pairs", pairs)
+    hasher.value(setter)
+
+
+def _is_sentinel(hasher: Any, value: Any, reduced: tuple[Any, ...]) -> bool:
+    """Return whether *value* is a stateless library object, such as `dataclasses.MISSING`."""
+    kind: Any = type(value)
+    return (
+        kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and not any(reduced[2:])
+        and kind not in hasher.scope
+    )
+
+
+def _by_name(hasher: Any, value: Any, name: str) -> None:
+    """Write an object that pickle refers to by name."""
+    module = getattr(value, "__module__", None) or pickle.whichmodule(value, name)  # type: ignore[attr-defined]
+    if hasher.scope.includes(module):  # such as typing.NewType
+        if hasher._again(value):
+            return
+        hasher._text(b"named", name)
+        own = getattr(value, "__dict__", {})
+        hasher._named(b"of", {k: v for k, v in own.items() if k not in _DERIVED})
+    else:
+        hasher._text(b"import", f"{module}:{name}")
+
+
+def _reduced(value: Any) -> Any:
+    """Return pickle's reduction of *value*."""
+    try:
+        reduce = copyreg.dispatch_table.get(type(value))
+        return reduce(value) if reduce is not None else value.__reduce_ex__(4)
+    except Exception as exc:
+        raise NoContent(
+            f"a {type_name(value)} can't be hashed or shipped ({reason_of(exc)})"
+        ) from None
+
+
+def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> bool:
+    """Return whether *value* has no identity apart from its content.
+
+    Libraries keep one such object in one process, and two in another.
+    """
+    kind = type(value)
+    if isinstance(value, _VALUES):
+        return True
+    if state is not None or items or pairs or kind.__name__ in ("bytearray", "array"):
+        return False
+    its: list[Any] = [kind.__reduce_ex__, kind.__reduce__]
+    return kind in copyreg.dispatch_table or its != [object.__reduce_ex__, object.__reduce__]
+
+
+def _is_dtype(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.dtype)
+
+
+def _typevar(value: Any) -> tuple[Any, ...]:
+    return (
+        value.__name__,
+        value.__bound__,
+        value.__constraints__,
+        value.__covariant__,
+        value.__contravariant__,
+    )
