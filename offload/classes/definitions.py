@@ -9,6 +9,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import dis
 import inspect
 import linecache
 import os
@@ -23,11 +24,21 @@ from typing import Any
 
 from offload.classes.hashing.values import annotations_of
 
-__all__ = ("FUTURE", "Definition", "NoSource", "definition_of", "file_of", "namespace_of")
+__all__ = (
+    "FUTURE",
+    "Definition",
+    "NoSource",
+    "definition_of",
+    "file_of",
+    "names_used",
+    "namespace_of",
+)
 
 FUTURE = __future__.annotations.compiler_flag
 _PARTS = ("__func__", "fget", "fset", "fdel", "func", "__wrapped__")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_GLOBALS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL"})
+_RUN_AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<generic parameters of")
 _SHIPPED_FILE = re.compile(r"<\S+@[0-9a-f]{12} (.*)>")
 """The file name of shipped code, as `file_of` builds it, and the original one."""
 
@@ -283,3 +294,42 @@ def _registers(decorator: ast.expr, names: Mapping[str, Any]) -> bool:
     for part in path:
         value = getattr(value, part, None)
     return getattr(value, "__qualname__", "") == "ClassRegistry.register"
+
+
+# -- names
+
+
+def names_used(definition: Definition) -> tuple[CodeType, set[str], set[str]]:
+    """Return the code of a statement, the globals it uses when it runs, and those it uses later.
+
+    Names in annotations count as used later.
+    """
+    tree = ast.parse(definition.text)
+    flags = FUTURE if definition.future else 0
+    code = compile(tree, "<text>", "exec", flags, dont_inherit=True)
+    early, late = _globals_in(code)
+    return code, early, late | (_names_in_annotations(tree) - early)
+
+
+def _globals_in(code: CodeType) -> tuple[set[str], set[str]]:
+    """Return the globals that a statement uses when it runs, and those it uses later."""
+    early = {each.argval for each in dis.get_instructions(code) if each.opname in _GLOBALS}
+    late: set[str] = set()
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            first, then = _globals_in(inner)
+            is_body = not inner.co_flags & inspect.CO_OPTIMIZED
+            at_once = is_body or inner.co_name.startswith(_RUN_AT_ONCE)
+            early |= first if at_once else set()
+            late |= then if at_once else first | then
+    return early, late - early
+
+
+def _names_in_annotations(tree: ast.AST) -> set[str]:
+    """Return the names in annotations, quoted ones too: evaluated at once, later, or never."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if part is not None:
+                found.update(re.findall(r"[^\W\d]\w*", ast.unparse(part)))
+    return found

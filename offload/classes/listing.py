@@ -6,22 +6,31 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from offload.classes.policy import Versions
 from offload.classes.source import diff
-from offload.classes.trusted import Versions
 from offload.classes.versions import (
     FOLDER,
     LATEST,
     ClassVersion,
-    Names,
+    PointerNames,
     Record,
     Storage,
-    Stored,
+    StoredVersion,
+    label,
     tags_in,
     versions_in,
 )
 from offload.errors import CodeRefused, UnknownClass, VersionMissing
 
-__all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "Listed", "StoredClasses", "SyncStatus", "prune")
+__all__ = (
+    "OUT_OF_SYNC",
+    "SYNCED",
+    "UNTRACKED",
+    "ClassSummary",
+    "StoredClasses",
+    "SyncStatus",
+    "prune",
+)
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
@@ -50,7 +59,7 @@ class SyncStatus:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ClassSummary:
     """Class or function in a store; whether it is trusted hasn't been checked.
 
     Attributes:
@@ -70,17 +79,15 @@ class Listed:
 class StoredClasses:
     """Queries about the classes in a store; part of `offload.classes.registry.ClassRegistry`."""
 
-    @property
-    def _versions(self) -> Versions:
-        raise NotImplementedError
+    _versions: Versions
 
     def _known_names(self) -> set[str]:
         """Return the full names of the classes that this process has."""
         raise NotImplementedError
 
-    def listing(self) -> list[Listed]:
+    def listing(self) -> list[ClassSummary]:
         """Return everything in the store, by name. Trust isn't checked."""
-        return _listed(self._versions.storage)
+        return _summaries(self._versions.storage)
 
     def classes(self) -> dict[str, Record]:
         """Return the record of the latest version of every class, by name. Trust isn't checked;
@@ -88,7 +95,7 @@ class StoredClasses:
         """
         return {each.name: each.latest for each in self.listing() if each.latest is not None}
 
-    def stored(self, name: str, code_hash: str) -> Stored:
+    def stored(self, name: str, code_hash: str) -> StoredVersion:
         """Return a version as stored. Trust isn't checked.
 
         Raises UnknownClass, VersionMissing; CodeRefused if its content doesn't match its record.
@@ -104,7 +111,7 @@ class StoredClasses:
 
         Raises UnknownClass; VersionMissing if no version matches, or several do.
         """
-        names = Names(self.full_name(name))
+        names = PointerNames(self.full_name(name))
         hashes = self._versions.storage.hashes(names)
         found = {each for each in hashes if _PREFIX.fullmatch(meant) and each.startswith(meant)}
         if tags:
@@ -113,7 +120,7 @@ class StoredClasses:
             what = f"version{' or tag' if tags else ''} {meant!r:.70}"
             if not _PREFIX.fullmatch(meant):
                 what += " (a hash prefix has at least 8 digits)"
-            raise self._versions.missing(names, what)
+            raise self._versions.missing_error(names, what)
         if len(found) > 1:
             shown = " or ".join(sorted(found))
             raise VersionMissing(f"{meant!r} of {names.name} is ambiguous: {shown}")
@@ -121,18 +128,18 @@ class StoredClasses:
 
     def versions(self, name: str) -> list[Record]:
         """Return the records of all versions, the oldest first. Raises UnknownClass."""
-        names = Names(self.full_name(name))
+        names = PointerNames(self.full_name(name))
         found = self._versions.storage.records(names)
         if not found:
-            raise self._versions.missing(names, "version")
+            raise self._versions.missing_error(names, "version")
         return found
 
     def heads(self, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
         """Return the records of versions by their hashes, in one round trip; None for one that
         is missing or invalid. *name* is the full name.
         """
-        names, hashes = Names(name), list(hashes)
-        records = self._versions.storage.heads(map(names.version, hashes))
+        names, hashes = PointerNames(name), list(hashes)
+        records = self._versions.storage.read_records(map(names.version, hashes))
         return {
             code_hash: record if record is None or record.pair == (name, code_hash) else None
             for code_hash, record in zip(hashes, records, strict=True)
@@ -142,7 +149,7 @@ class StoredClasses:
         """Return the hashes that tags (``latest`` included) point to, in one round trip; None
         for a pointer that can't be read. *name* is the full name.
         """
-        names, tags = Names(name), list(tags)
+        names, tags = PointerNames(name), list(tags)
         pointers = [names.latest if tag == LATEST else names.tag(tag) for tag in tags]
         contents = zip(tags, pointers, self._versions.storage.read(pointers), strict=True)
         return {
@@ -153,7 +160,7 @@ class StoredClasses:
 
     def tags(self, name: str) -> dict[str, str]:
         """Return the tags of a class, including ``latest``, and the hashes they point to."""
-        names = Names(self.full_name(name))
+        names = PointerNames(self.full_name(name))
         pointers = [n for n in self._versions.storage.names(names.folder) if n.endswith(".json")]
         contents = zip(pointers, self._versions.storage.read(pointers), strict=True)
         return {
@@ -172,14 +179,15 @@ class StoredClasses:
         for each in (first, second):
             if not each.source:
                 raise VersionMissing(
-                    f"{full}@{each.record.hash[:12]} was pushed without its source: push it "
+                    f"{label(each.record.pair)} was pushed without its source: push it "
                     "where offload_ship_source is set"
                 )
         try:
-            return diff(first.source, second.source, f"{full}@{a[:12]}", f"{full}@{b[:12]}")
+            return diff(first.source, second.source, label((full, a)), label((full, b)))
         except (ValueError, TypeError, LookupError) as exc:
             raise CodeRefused(
-                f"the source of {full}@{a[:12]} or @{b[:12]} in {self._versions.url} can't be read",
+                f"the source of {label((full, a))} or @{b[:12]} in {self._versions.url} can't be "
+                "read",
                 store=self._versions.url,
             ) from exc
 
@@ -194,7 +202,7 @@ class StoredClasses:
         return matches.pop() if matches else name
 
 
-def _listed(storage: Storage) -> list[Listed]:
+def _summaries(storage: Storage) -> list[ClassSummary]:
     """Return every class in a store, by name, in a constant number of round trips."""
     folders: dict[str, list[str]] = {}
     for pointer in storage.names():
@@ -208,7 +216,7 @@ def _listed(storage: Storage) -> list[Listed]:
     }
     names = _names(storage, folders, latests)
     found = [
-        Listed(
+        ClassSummary(
             names[folder],
             tuple(versions_in(pointers)),
             tuple(tags_in(pointers)),
@@ -226,7 +234,7 @@ def _latest(folder: str, content: bytes) -> tuple[Record | None, str]:
         record = Record.from_bytes(content, where)
     except CodeRefused as exc:
         return None, str(exc)
-    if Names(record.class_name).folder != folder or record.purpose != LATEST:
+    if PointerNames(record.class_name).folder != folder or record.purpose != LATEST:
         return (
             None,
             f"{where} holds {record.purpose} of {record.class_name}, which belongs elsewhere",
@@ -249,8 +257,8 @@ def _names(
         for folder, name in names.items()
         if "-" in name and (versions := versions_in(folders[folder]))
     }
-    for folder, record in zip(asked, storage.heads(asked.values()), strict=True):
-        if record is not None and Names(record.class_name).folder == folder:
+    for folder, record in zip(asked, storage.read_records(asked.values()), strict=True):
+        if record is not None and PointerNames(record.class_name).folder == folder:
             names[folder] = record.class_name
     return names
 
@@ -291,9 +299,12 @@ def _records(storage: Storage, pointers: list[str]) -> dict[ClassVersion, Record
     records: dict[ClassVersion, Record] = {}
     for at in range(0, len(found), _BATCH):
         some = found[at : at + _BATCH]
-        for pointer, record in zip(some, storage.heads(some), strict=True):
+        for pointer, record in zip(some, storage.read_records(some), strict=True):
             # A record under another's name is left for people to inspect.
-            if record is not None and Names(record.class_name).version(record.hash) == pointer:
+            if (
+                record is not None
+                and PointerNames(record.class_name).version(record.hash) == pointer
+            ):
                 records[record.pair] = record
     return records
 
@@ -312,7 +323,7 @@ def _pointed_at(storage: Storage, pointers: list[str]) -> list[ClassVersion]:
 
 def _removed(storage: Storage, record: Record, pointers: list[str]) -> bool:
     """Delete a version if it is unchanged, then its continuation parts; return whether it was."""
-    names = Names(record.class_name)
+    names = PointerNames(record.class_name)
     pointer = names.version(record.hash)
     [content] = storage.read([pointer])
     if content is None or storage.record(names, record.hash, content) != record:

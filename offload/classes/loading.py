@@ -1,24 +1,41 @@
-"""Load versions: first check everything a version needs, then run its code."""
+"""Load versions: first check everything a version needs, then run its code.
+
+What was pushed by this Python is unpickled; other versions are built from their source.
+"""
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Callable
+import pickle
+import sys
+import threading
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
+from types import FunctionType, ModuleType
 from typing import Any
 
+from offload.classes.apps import describe_task, own
+from offload.classes.definitions import FUTURE, Definition, file_of
 from offload.classes.hashing.identity import python_tag
-from offload.classes.pickling import load
-from offload.classes.source import Source, build, show_lines
-from offload.classes.trusted import Versions, for_task, shown
-from offload.classes.versions import ClassVersion, Stored
-from offload.errors import DeserializationError, OffloadError, WrongPython
+from offload.classes.pickling import load, loading
+from offload.classes.policy import Versions
+from offload.classes.source import Source, _imported, show_lines
+from offload.classes.versions import ClassVersion, Record, StoredVersion, describe, label
+from offload.errors import CodeRefused, DeserializationError, OffloadError, WrongPython
+from offload.stores.processes import PerProcess
 
-__all__ = ("Loading",)
+__all__ = ("VersionLoader", "build")
 
 logger = logging.getLogger(__name__)
 
+_modules_lock = PerProcess(threading.RLock)
 
-class Loading:
+
+class VersionLoader:
     """Loads one version and those it needs; nothing runs before all of them are trusted.
 
     Attributes:
@@ -29,19 +46,19 @@ class Loading:
     """
 
     def __init__(
-        self, versions: Versions, registry: Any, there: Callable[[ClassVersion], Any]
+        self, versions: Versions, registry: Any, find: Callable[[ClassVersion], Any]
     ) -> None:
         self._versions = versions
         self._registry = registry
-        self._there = there
-        self.stored: dict[ClassVersion, tuple[Stored, str]] = {}
+        self._find = find
+        self.stored: dict[ClassVersion, tuple[StoredVersion, str]] = {}
         self.made: dict[ClassVersion, Any] = {}
         self.waiting: dict[ClassVersion, list[Callable[[Any], None]]] = {}
 
     def load(self, name: str, code_hash: str) -> Any:
         pair = (name, code_hash)
         there = self.made.get(pair)
-        there = there if there is not None else self._there(pair)
+        there = there if there is not None else self._find(pair)
         if there is not None:
             return there
         if pair not in self.stored:
@@ -57,7 +74,7 @@ class Loading:
     def app(self) -> Any:
         return self._versions.config.app
 
-    def begin(self, name: str, code_hash: str, obj: Any) -> Any:
+    def declare(self, name: str, code_hash: str, obj: Any) -> Any:
         obj = self.made.setdefault((name, code_hash), obj)
         for use in self.waiting.pop((name, code_hash), ()):
             use(obj)
@@ -67,12 +84,12 @@ class Loading:
         """Read a version and all it needs; raises as `ClassRegistry.pull` does."""
         asked = [pair]
         while asked:
-            found = self._versions.trusted(asked)
+            found = self._versions.read_trusted(asked)
             self.stored.update(zip(asked, found, strict=True))
             needs = {need: None for stored, _ in found for need in self._needs(stored)}
-            asked = [it for it in needs if it not in self.stored and self._there(it) is None]
+            asked = [it for it in needs if it not in self.stored and self._find(it) is None]
 
-    def _make(self, stored: Stored, by: str) -> Any:
+    def _make(self, stored: StoredVersion, by: str) -> Any:
         record = stored.record
         same = record.python == python_tag()
         try:
@@ -81,23 +98,24 @@ class Loading:
             raise
         except ModuleNotFoundError as exc:
             raise DeserializationError(
-                f"{shown(record)} can't be loaded here: {exc}; install it here, or have the sender "
-                f"ship it: offload.classes.register({exc.name})"
+                f"{describe(record)} can't be loaded here: {exc}; install it here, or have the "
+                f"sender ship it: offload.classes.register({exc.name})"
             ) from exc
         except Exception as exc:
             raise DeserializationError(
-                f"{shown(record)} can't be loaded here: {type(exc).__name__}: {exc}; its "
+                f"{describe(record)} can't be loaded here: {type(exc).__name__}: {exc}; its "
                 "imports must be installed, and its bases and metaclass must be able to create it "
                 "without keywords, before it has its attributes"
             ) from exc
         if stored.source:
             show_lines(stored.source, record)
         signed = f", signed by {by}" if by else ""
-        logger.info("loaded %s from %s%s%s", shown(record), self._versions.url, for_task(), signed)
+        url = self._versions.url
+        logger.info("loaded %s from %s%s%s", describe(record), url, describe_task(), signed)
         self._versions.counters.add(classes_loaded=1)
         return obj
 
-    def _needs(self, stored: Stored) -> list[ClassVersion]:
+    def _needs(self, stored: StoredVersion) -> list[ClassVersion]:
         """Return the versions that this one needs on this Python.
 
         Raises WrongPython if it can't be loaded here.
@@ -113,7 +131,140 @@ class Loading:
             lack = "no source of it was pushed"
             do = "push it from a file or notebook where offload_ship_source is set"
         raise WrongPython(
-            f"{record.class_name}@{record.hash[:12]} is the bytecode of {record.python}, this is "
+            f"{label(record.pair)} is the bytecode of {record.python}, this is "
             f"{python_tag()}, and {lack}: run both sides on one minor version of Python, push it "
             f"from this one, too, or {do}"
         )
+
+
+# -- building from source
+
+
+def build(content: bytes, record: Record, loader: VersionLoader) -> Any:
+    """Return the class or function that a source defines. Runs it: check it before.
+
+    Args:
+        loader: the `VersionLoader` that asks for it.
+
+    Raises:
+        WrongPython: this Python can't compile the source, or running it fails.
+        CodeRefused: it doesn't define the class or function.
+    """
+    what = f"{label(record.pair)}, pushed by {record.python},"
+    try:
+        with loading(loader):
+            return _Builder(Source.from_bytes(content), record, loader).build()
+    except OffloadError:
+        raise
+    except SyntaxError as exc:
+        raise WrongPython(
+            f"{what} can't be built from its source by {python_tag()}, which doesn't know its "
+            f"syntax: {exc.msg} in {(exc.text or '').strip()!r:.100}; run both sides on one minor "
+            "version of Python, or write it for the older one"
+        ) from exc
+    except Exception as exc:
+        raise WrongPython(
+            f"{what} can't be built from its source by {python_tag()}: {type(exc).__name__}: "
+            f"{exc}; run both sides on one minor version of Python and with the same packages, or "
+            "push it from this one, too"
+        ) from exc
+
+
+class _Builder:
+    """Builds one version.
+
+    Versions may need each other. Those that a definition needs when it runs are built before it,
+    and others as well, unless they are being built already and wait for this one: their names are
+    set once they are defined.
+    """
+
+    def __init__(self, source: Source, record: Record, loader: VersionLoader) -> None:
+        self._source = source
+        self._pair = record.pair
+        self._version = label(record.pair)
+        self._loader = loader
+        self._modules = {module.name: ModuleType(module.name) for module in source.modules}
+
+    def build(self) -> Any:
+        source, loader = self._source, self._loader
+        if source.outer is not None:
+            loader.load(*source.outer)
+            if self._pair not in loader.made:
+                raise CodeRefused(f"the source of {self._version} does not define it")
+            return loader.made[self._pair]
+        loader.waiting.setdefault(self._pair, [])
+        needs = source.needs()
+        for pair in sorted(needs, key=lambda pair: not needs[pair]):
+            if pair != self._pair and (needs[pair] or pair not in loader.waiting):
+                loader.load(*pair)
+        if self._pair in loader.made:  # one of them needs this one, and built it
+            return loader.made[self._pair]
+        self._fill()
+        for definition in source.definitions:
+            self._run(definition)
+        return loader.made[self._pair]
+
+    def _fill(self) -> None:
+        """Set all names but those of definitions."""
+        for loaded in self._source.loads:
+            importlib.import_module(loaded)
+        for name, constants in pickle.loads(b64decode(self._source.constants)).items():
+            vars(self._modules[name]).update(constants)
+        for module in self._source.modules:
+            names = vars(self._modules[module.name])
+            names["__package__"] = module.name.rpartition(".")[0]
+            names |= {name: _imported(*path) for name, path in module.imports.items()}
+            names |= {name: own(*what) for name, what in module.celery.items()}
+            names |= {name: self._modules[shipped] for name, shipped in module.modules.items()}
+            for name, (class_name, code_hash, _) in module.versions.items():
+                pair = class_name, code_hash
+                if pair in self._loader.waiting:
+                    self._loader.waiting[pair].append(partial(self._set, names, name))
+                else:
+                    names[name] = self._loader.load(*pair)
+
+    def _run(self, definition: Definition) -> None:
+        names = vars(self._modules[definition.module])
+        file = file_of(self._version, definition.file)
+        text = "\n" * (definition.line - 1) + definition.text
+        flags = FUTURE if definition.future else 0
+        with _importable(self._modules):
+            exec(compile(text, file, "exec", flags, dont_inherit=True), names)  # noqa: S102 (checked)
+        obj = names.get(definition.name)
+        for module, alias in definition.aliases:
+            setattr(self._modules[module], alias, obj)
+        if (definition.module, definition.name) == tuple(self._source.root):
+            if not isinstance(obj, (type, FunctionType)):
+                raise CodeRefused(f"the source of {self._version} does not define it")
+            self._declare(obj, names)
+
+    def _declare(self, obj: Any, names: dict[str, Any]) -> None:
+        self._loader.declare(*self._pair, obj)
+        for qualname, pair in self._source.nested.items():
+            self._loader.declare(*pair, attrgetter(qualname.partition(".")[2])(obj))
+        self._complete(names)
+
+    def _set(self, names: dict[str, Any], name: str, value: Any) -> None:
+        """Set a name once the version it stands for is defined."""
+        names[name] = value
+        self._complete(names)
+
+    def _complete(self, names: dict[str, Any]) -> None:
+        """Have a pydantic model look up annotations that it couldn't resolve yet."""
+        obj: Any = self._loader.made.get(self._pair)
+        if getattr(obj, "__pydantic_complete__", True) is False:
+            obj.model_rebuild(raise_errors=False, _types_namespace=names)
+
+
+@contextmanager
+def _importable(modules: dict[str, ModuleType]) -> Iterator[None]:
+    """Put modules into ``sys.modules`` within this: dataclasses and others look there."""
+    with _modules_lock.get():
+        before = {name: sys.modules[name] for name in modules if name in sys.modules}
+        sys.modules.update(modules)
+        try:
+            yield
+        finally:
+            for name in modules:
+                sys.modules.pop(name, None)
+            sys.modules.update(before)

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from offload.classes import apps, reducers
-from offload.classes.apps import loading_for, own, what_of_celery
+from offload.classes.apps import describe_app_part, loading_for, own
 from offload.classes.cpython_internals import CachedFunction, is_dispatching
 from offload.classes.reducers import (
     Functions,
@@ -40,32 +40,31 @@ from offload.classes.reducers import (
     reduce_dispatching_method,
     reduce_named,
 )
-from offload.classes.scope import Scope, found
-from offload.classes.versions import ClassVersion
+from offload.classes.scope import UNNAMED_TYPES, Scope, find_object
+from offload.classes.versions import ClassVersion, label
 from offload.errors import CodeRefused, SerializationError
 from offload.stores.processes import PerProcess
 from offload.text import reason_of
 
 __all__ = (
-    "UNNAMED_TYPES",
-    "ClassVersion",
     "Loader",
-    "check_creation",
+    "cached_by",
     "dump",
     "load",
     "loading",
     "own_registry",
+    "reduce_cached",
     "reduce_pair",
-    "without_shipped_hooks",
 )
 
 Ships = Callable[[type], bool]
 """Returns whether a class ships rather than being imported."""
 
 _HOOK = "__init_subclass__"
+_by_value_lock = PerProcess(threading.RLock)
 
 
-def check_creation(cls: type, ships: Ships) -> None:
+def _check_creation(cls: type, ships: Ships) -> None:
     """Raise SerializationError if recreating *cls* requires keywords for a library's hook.
 
     Whether the hook accepts a class without attributes can't be determined without running it.
@@ -82,7 +81,7 @@ def check_creation(cls: type, ships: Ships) -> None:
 
 
 @contextmanager
-def without_shipped_hooks(args: tuple[Any, ...], ships: Ships) -> Iterator[tuple[Any, ...]]:
+def _without_shipped_hooks(args: tuple[Any, ...], ships: Ships) -> Iterator[tuple[Any, ...]]:
     """Disable shipped class-creation hooks in this thread; yield adjusted *args*.
 
     Args:
@@ -153,12 +152,6 @@ def _check(cls: type, hook: Callable[..., Any], *args: Any) -> None:
         ) from None
 
 
-UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
-"""Built-in types that pickle can't find by name, such as those of code and cells."""
-
-_by_value_lock = PerProcess(threading.RLock)
-
-
 class Loader(Protocol):
     """Source of the versions that a pickle refers to.
 
@@ -176,8 +169,8 @@ class Loader(Protocol):
     def load(self, name: str, code_hash: str) -> Any:
         """Return a version."""
 
-    def begin(self, name: str, code_hash: str, obj: Any) -> Any:
-        """Register a version that is still being read, so that it can refer to itself.
+    def declare(self, name: str, code_hash: str, obj: Any) -> Any:
+        """Declare a version that is still being read, so that it can refer to itself.
 
         Return the object to use: a version it needs may have needed it in turn, and registered it.
         """
@@ -215,7 +208,7 @@ def dump(
     """
     file = io.BytesIO()
     if isinstance(obj, type):
-        check_creation(obj, scope.__contains__)
+        _check_creation(obj, scope.__contains__)
     try:
         with _by_value(scope):
             _Pickler(file, obj, pair, scope, pair_of).dump(obj)
@@ -254,9 +247,9 @@ def own_registry() -> Any:
 
 def _skeleton(name: str, code_hash: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     loader = _current()
-    with without_shipped_hooks(args, loader.registry.ships_by_value) as given:
+    with _without_shipped_hooks(args, loader.registry.ships_by_value) as given:
         made = make(*given)
-    return loader.begin(name, code_hash, made)
+    return loader.declare(name, code_hash, made)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]
@@ -273,13 +266,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ig
         self._pair = pair
         self._scope = scope
         self._pair_of = pair_of
-        self._functions = Functions(f"{pair[0]}@{pair[1][:12]}")
+        self._functions = Functions(label(pair))
 
     def reducer_override(self, obj: Any) -> Any:
         write = _REDUCERS.get(type(obj))
         if write is not None:
             return write(obj)
-        celery = what_of_celery(obj)
+        celery = describe_app_part(obj)
         if celery is not None:
             return own, celery
         if isinstance(obj, FunctionType):
@@ -346,7 +339,7 @@ def reduce_cached(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def _cached(parameters: dict[str, Any], function: Any) -> Any:
-    own = found(function.__module__, function.__qualname__)
+    own = find_object(function.__module__, function.__qualname__)
     if cached_by(own) is function:
         return own
     return functools.lru_cache(**parameters)(function)

@@ -1,23 +1,46 @@
-"""Policy: which versions a process may load."""
+"""Policy: which versions a process may load, and reading and writing versions under it."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
+from offload.classes.apps import describe_task
 from offload.classes.keys import Signer, VerifyKey, signer, verify_keys
-from offload.classes.versions import Record
-from offload.errors import CodeRefused, ConfigurationError
+from offload.classes.versions import (
+    LATEST,
+    ClassVersion,
+    PointerNames,
+    Record,
+    Signature,
+    Storage,
+    StoredVersion,
+    check_hash,
+    label,
+)
+from offload.errors import (
+    CodeRefused,
+    ConfigurationError,
+    OffloadError,
+    UnknownClass,
+    VersionMissing,
+)
+from offload.metrics.counters import Counters
 from offload.settings.checks import check_patterns, refuse
 from offload.stores.protocols import Store
 
-__all__ = ("OFF", "SIGNED", "TRUSTED", "Policy", "RegistryConfig")
+__all__ = ("OFF", "SIGNED", "TRUSTED", "Policy", "RegistryConfig", "Versions")
+
+logger = logging.getLogger(__name__)
 
 OFF, SIGNED, TRUSTED = "off", "signed", "trusted"
+_ATTEMPTS = 20  # to set a pointer that others set, too
 
 
 class Policy:
@@ -66,7 +89,7 @@ class Policy:
 
     def check_name(self, name: str, code_hash: str | None) -> None:
         """Raise CodeRefused if this version may not be loaded, regardless of its signature."""
-        what = f"{name}@{code_hash[:12]}" if code_hash else name
+        what = label((name, code_hash)) if code_hash else name
         if self.mode == OFF:
             raise CodeRefused(
                 f"{what} is not loaded: this process loads no code from stores "
@@ -91,7 +114,7 @@ class Policy:
         """Return the name of the key that signed *record*; raises CodeRefused if it isn't
         accepted.
         """
-        what = f"{record.purpose} of {record.class_name}@{record.hash[:12]}"
+        what = f"{record.purpose} of {label(record.pair)}"
         if record.signature is None:
             raise CodeRefused(
                 f"{what} is not signed, and has to be: push it where offload_signing_key is set"
@@ -171,3 +194,151 @@ class RegistryConfig:
     def signer(self) -> Signer | None:
         """The key that signs. Raises ConfigurationError if it is invalid."""
         return None if self.signing_key is None else signer(self.signing_key)
+
+
+class Versions:
+    """Reads records and versions as the policy allows, and signs those it writes.
+
+    Refusals are counted and logged, and their errors name the store.
+
+    Args:
+        make_config: returns the configuration; called when it is first needed.
+        clock: returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        make_config: Callable[[], RegistryConfig],
+        counters: Counters,
+        clock: Callable[[], float],
+    ) -> None:
+        self._make_config = make_config
+        self.counters = counters
+        self.clock = clock
+
+    @cached_property
+    def config(self) -> RegistryConfig:
+        return self._make_config()
+
+    @property
+    def policy(self) -> Policy:
+        return self.config.policy
+
+    @cached_property
+    def storage(self) -> Storage:
+        return Storage(self.config.store.pointers, self.config.retrying)
+
+    @property
+    def url(self) -> str:
+        return self.config.store.url
+
+    def stored(self, name: str, code_hash: str) -> StoredVersion:
+        """Return a version as stored. Trust isn't checked.
+
+        Raises UnknownClass, VersionMissing; CodeRefused if its content doesn't match its record.
+        """
+        names = PointerNames(name)
+        with self.counting_refusals():
+            [stored] = self.storage.get([(names.name, check_hash(code_hash))])
+        if stored is None:
+            raise self.missing_error(names, f"version {code_hash[:12]}")
+        return stored
+
+    def check_name(self, pair: ClassVersion) -> None:
+        """Raise CodeRefused if the policy excludes this version, regardless of its signature."""
+        with self.counting_refusals():
+            self.policy.check_name(*pair)
+
+    def read_trusted(self, pairs: list[ClassVersion]) -> list[tuple[StoredVersion, str]]:
+        """Return versions that may be loaded, and the key that signed each, without running
+        code.
+        """
+        with self.counting_refusals():
+            for pair in pairs:
+                self.policy.check_name(*pair)
+            found = self.storage.get(pairs)
+        trusted = []
+        for pair, stored in zip(pairs, found, strict=True):
+            if stored is None:
+                raise self.missing_error(PointerNames(pair[0]), f"version {pair[1][:12]}")
+            with self.counting_refusals():
+                trusted.append((stored, self.policy.check(stored.record)))
+        return trusted
+
+    def read_latest(self, names: PointerNames, content: bytes) -> Record:
+        record = self.parse_pointer(content, names, names.latest, LATEST)
+        self.check_signed(record)
+        return record
+
+    def parse_pointer(
+        self, content: bytes, names: PointerNames, pointer: str, purpose: str
+    ) -> Record:
+        with self.counting_refusals():
+            record = Record.from_bytes(content, pointer)
+            if record.class_name != names.name or record.purpose != purpose:
+                raise CodeRefused(
+                    f"{pointer} holds {record.purpose} of {label(record.pair)}: "
+                    f"another record was moved there; find out who writes to the store, and "
+                    f"push {names.name} again"
+                )
+        return record
+
+    def check_signed(self, record: Record) -> None:
+        """Raise CodeRefused in mode ``signed`` if no trusted key signed a record."""
+        if self.policy.mode == SIGNED:
+            with self.counting_refusals():
+                self.policy.check_signature(record)
+
+    def is_trusted(self, record: Record) -> bool:
+        """Return whether a record may be relied on: in mode ``signed``, a known key signed it."""
+        return self.policy.mode != SIGNED or self.policy.signed_by(record) is not None
+
+    def sign(self, record: Record) -> Record:
+        record = replace(record, signature=None)
+        signer = self.config.signer
+        if signer is None:
+            if self.policy.mode == SIGNED:
+                raise ConfigurationError(
+                    f"{record.class_name} cannot be pushed: offload_code is 'signed', and there is "
+                    "no offload_signing_key"
+                )
+            return record
+        self.policy.check_signer(signer.id)
+        value = signer.sign(record.signed_bytes).hex()
+        return replace(record, signature=Signature(signer.id, value))
+
+    def set_pointer(
+        self, pointer: str, record: Record, purpose: str, current: bytes | None = None
+    ) -> None:
+        """Set a pointer to a version, by compare-and-swap."""
+        new = self.sign(replace(record, purpose=purpose, created=self.clock()))
+        for _ in range(_ATTEMPTS):
+            if self.storage.swap(pointer, current, new.to_bytes()):
+                return
+            [current] = self.storage.read([pointer])
+        raise OffloadError(
+            f"{pointer} kept changing: {_ATTEMPTS} attempts to set it failed",
+            store=self.url,
+        )
+
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Count and log CodeRefused raised within this, and add the store to the error."""
+        try:
+            yield
+        except CodeRefused as exc:
+            url = self.url
+            self.counters.add(classes_refused=1)
+            logger.warning("refused, from %s%s: %s", url, describe_task(), exc)
+            raise CodeRefused(f"{exc} (in {url})", digest=exc.digest, store=url) from exc
+
+    def missing_error(self, names: PointerNames, what: str) -> OffloadError:
+        if any(True for _ in self.storage.names(names.folder)):
+            return VersionMissing(
+                f"{self.url} has no {what} of {names.name}; it has others",
+                store=self.url,
+            )
+        return UnknownClass(
+            f"{self.url} has no class or function {names.name!r}: push it first",
+            store=self.url,
+        )

@@ -7,44 +7,123 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from offload.classes.hashing.identity import python_tag
+from offload.classes.local import AUTO, MANUAL, Registrations
 from offload.classes.pickling import dump
-from offload.classes.policy import SIGNED
-from offload.classes.scope import Scope
+from offload.classes.policy import SIGNED, Versions
 from offload.classes.source import source_of
-from offload.classes.trusted import Versions, shown
-from offload.classes.versions import CLASS, FUNCTION, LATEST, ClassVersion, Names, Record, Stored
+from offload.classes.versions import (
+    CLASS,
+    FUNCTION,
+    LATEST,
+    ClassVersion,
+    PointerNames,
+    Record,
+    StoredVersion,
+    describe,
+    label,
+)
 from offload.digest import digest_of
-from offload.errors import CodeRefused
+from offload.errors import CodeRefused, StoreUnavailable, VersionMissing
 
-__all__ = ("Pushing",)
+__all__ = ("Pusher",)
 
 logger = logging.getLogger(__name__)
 
+_RECHECK = 60.0  # seconds for which a stored version is assumed to stay stored
 
-class Pushing:
-    """Writes versions.
+
+class Pusher:
+    """Writes versions, and records what this process ships.
 
     Args:
+        registrations: what is registered here, and when to push it.
         pair_of: returns the name and hash of a class or function of this process.
-        scope: returns the scope of what ships by value.
+
+    Attributes:
+        stored: versions that this process shipped, and when it last checked that they are stored.
+        needs: versions that shipped ones need, directly or not.
+        needed_names: the names of these.
     """
 
     def __init__(
-        self, versions: Versions, pair_of: Callable[[Any], ClassVersion], scope: Callable[[], Scope]
+        self,
+        versions: Versions,
+        registrations: Registrations,
+        pair_of: Callable[[Any], ClassVersion],
     ) -> None:
         self._versions = versions
+        self._registrations = registrations
         self._pair_of = pair_of
-        self._scope = scope
+        self.stored: dict[ClassVersion, float] = {}
+        self.needs: set[ClassVersion] = set()
+        self.needed_names: set[str] = set()
+        self._without_source: dict[ClassVersion, Any] = {}  # the objects that were pushed
+
+    def ship(self, obj: Any, pair: ClassVersion) -> None:
+        """Ensure that a version to be sent is stored; push it if its registration allows."""
+        now = self._versions.clock()
+        before = self.stored.get(pair)
+        # An object that is run again in a notebook may have source now.
+        is_other = self._without_source.get(pair, obj) is not obj
+        if before is None or is_other or not 0 <= now - before < _RECHECK:
+            try:
+                self._ship(obj, pair, first=before is None)
+            except StoreUnavailable:
+                if before is None:
+                    raise
+                return  # it was stored a moment ago
+            self.stored[pair] = now
+
+    def _ship(self, obj: Any, pair: ClassVersion, *, first: bool) -> None:
+        push = self._registrations.push_of(obj)
+        if push == MANUAL:
+            record = self._check_pushed(pair)
+        elif push == AUTO and first:
+            record = self.push(obj, pair)
+        else:  # pushing again would undo others' pushes and rollbacks
+            record = self.persist(obj, pair)
+        self._without_source.pop(pair, None)
+        if self._versions.config.ship_source and not record.source:
+            self._without_source[pair] = obj
+        self._add_needs(record)
+
+    def _check_pushed(self, pair: ClassVersion) -> Record:
+        with self._versions.counting_refusals():
+            [there] = self._versions.storage.get([pair])
+        if there is None:
+            raise VersionMissing(
+                f"{label(pair)} was not pushed to {self._versions.url}, and is "
+                "registered with push='manual': run celery offload classes push, or "
+                "registry.push(…)",
+                store=self._versions.url,
+            )
+        self._versions.check_signed(there.record)
+        return there.record
+
+    def _add_needs(self, record: Record) -> None:
+        """Record which versions a shipped one needs, and which these need, as far as trusted."""
+        asked = [need for need in record.needs if need not in self.needs]
+        while asked:
+            found = self._versions.storage.read_records(
+                PointerNames(name).version(h) for name, h in asked
+            )
+            self.needed_names.update(name for name, _ in asked)
+            self.needs.update(asked)
+            further = {
+                need: None
+                for pair, each in zip(asked, found, strict=True)
+                if each is not None and each.pair == pair and self._versions.is_trusted(each)
+                for need in each.needs
+            }
+            asked = [need for need in further if need not in self.needs]
 
     def push_all(self, objs: Sequence[Any]) -> dict[str, str]:
         """Make all classes the latest version; return the hashes of those that changed, by name."""
         pushed: dict[str, str] = {}
         pairs = [self._pair_of(obj) for obj in objs]
-        names = [Names(name) for name, _ in pairs]
+        names = [PointerNames(name) for name, _ in pairs]
         asked = [each.latest for each in names]
-        signing = (
-            self._versions.config.policy.mode == SIGNED or self._versions.config.signer is not None
-        )
+        signing = self._versions.policy.mode == SIGNED or self._versions.config.signer is not None
         if signing:
             asked += [each.version(pair[1]) for each, pair in zip(names, pairs, strict=True)]
         found = self._versions.storage.read(asked)
@@ -55,16 +134,16 @@ class Pushing:
             if not self._is_latest(obj, pair, each, latest) or (
                 signing and self._recorded(obj, pair, version) is None
             ):
-                self._versions.point(each.latest, self.persist(obj, pair), LATEST, latest)
+                self._versions.set_pointer(each.latest, self.persist(obj, pair), LATEST, latest)
                 pushed[pair[0]] = pair[1]
         return pushed
 
     def push(self, obj: Any, pair: ClassVersion) -> Record:
         record = self.persist(obj, pair)
-        names = Names(pair[0])
+        names = PointerNames(pair[0])
         [latest] = self._versions.storage.read([names.latest])
         if not self._is_latest(obj, pair, names, latest):
-            self._versions.point(names.latest, record, LATEST, latest)
+            self._versions.set_pointer(names.latest, record, LATEST, latest)
         return record
 
     def persist(self, obj: Any, pair: ClassVersion) -> Record:
@@ -72,10 +151,12 @@ class Pushing:
         record.
         """
         records: dict[ClassVersion, Record] = {}
-        made: list[tuple[Stored, bytes | None]] = []
+        made: list[tuple[StoredVersion, bytes | None]] = []
         asked = {pair: obj}
         while asked:
-            contents = self._versions.storage.read(Names(name).version(h) for name, h in asked)
+            contents = self._versions.storage.read(
+                PointerNames(name).version(h) for name, h in asked
+            )
             needed: dict[ClassVersion, Any] = {}
             for (its, each), content in zip(asked.items(), contents, strict=True):
                 there = self._good(each, its, content)
@@ -95,7 +176,7 @@ class Pushing:
         if record is None or content is None:
             return None
         try:
-            return self._versions.storage.stored(Names(pair[0]), pair[1], content).record
+            return self._versions.storage.stored(PointerNames(pair[0]), pair[1], content).record
         except CodeRefused as exc:
             self._warn(str(exc))
             return None
@@ -105,7 +186,7 @@ class Pushing:
         if content is None:
             return None
         try:
-            record = self._versions.storage.record(Names(pair[0]), pair[1], content)
+            record = self._versions.storage.record(PointerNames(pair[0]), pair[1], content)
             lack = self._lack(obj, record)
         except CodeRefused as exc:
             lack = str(exc)
@@ -119,44 +200,46 @@ class Pushing:
 
     def _lack(self, obj: Any, record: Record) -> str:
         """Return why a stored record has to be replaced; "" if it doesn't."""
-        known = (
-            record.signature is None or record.signature.key in self._versions.config.policy.keys
-        )
-        if self._versions.config.policy.mode == SIGNED or (
+        known = record.signature is None or record.signature.key in self._versions.policy.keys
+        if self._versions.policy.mode == SIGNED or (
             self._versions.config.signer is not None and known
         ):
             try:
-                self._versions.config.policy.check_signature(record)
+                self._versions.policy.check_signature(record)
             except CodeRefused as exc:
                 return str(exc)
         if self._versions.config.ship_source and not record.source:
-            scope = self._scope().including(obj.__module__)
+            scope = self._registrations.scope.including(obj.__module__)
             if source_of(obj, scope, self._pair_of):
-                return f"{shown(record)} is without its source"
+                return f"{describe(record)} is without its source"
         return ""
 
-    def _put(self, stored: Stored, instead: bytes | None) -> Record:
+    def _put(self, stored: StoredVersion, replaced: bytes | None) -> Record:
         """Store a version; return the record in the store, which may be another process's."""
         record = stored.record
-        if self._versions.storage.put(stored, instead):
+        if self._versions.storage.put(stored, replaced):
             self._versions.counters.add(classes_pushed=1)
-            logger.info("pushed %s to %s", shown(record), self._versions.url)
+            logger.info("pushed %s to %s", describe(record), self._versions.url)
             return record
         there = self._versions.stored(*record.pair)
-        self._versions.check_there(there.record)
+        self._versions.check_signed(there.record)
         return there.record
 
-    def _is_latest(self, obj: Any, pair: ClassVersion, names: Names, content: bytes | None) -> bool:
+    def _is_latest(
+        self, obj: Any, pair: ClassVersion, names: PointerNames, content: bytes | None
+    ) -> bool:
         if content is None:
             return False
         try:
-            record = self._versions.pointed(content, names, names.latest, LATEST)
+            record = self._versions.parse_pointer(content, names, names.latest, LATEST)
         except CodeRefused as exc:
             logger.warning("replacing the latest version: %s", exc)
             return False
         return record.hash == pair[1] and not self._lack(obj, record)
 
-    def _dumped(self, obj: Any, pair: ClassVersion) -> tuple[Stored, dict[ClassVersion, Any]]:
+    def _dumped(
+        self, obj: Any, pair: ClassVersion
+    ) -> tuple[StoredVersion, dict[ClassVersion, Any]]:
         needed: dict[ClassVersion, Any] = {}
 
         def pair_of(other: Any) -> ClassVersion:
@@ -164,7 +247,7 @@ class Pushing:
             needed[its] = other
             return its
 
-        scope = self._scope().including(obj.__module__)
+        scope = self._registrations.scope.including(obj.__module__)
         content = dump(obj, pair, scope, pair_of)
         source = source_of(obj, scope, pair_of) if self._versions.config.ship_source else b""
         record = Record(
@@ -175,9 +258,9 @@ class Pushing:
             python=python_tag(),
             kind=CLASS if isinstance(obj, type) else FUNCTION,
             created=self._versions.clock(),
-            modules=tuple(sorted(self._scope().modules)),
+            modules=tuple(sorted(self._registrations.scope.modules)),
             needs=tuple(needed),
             source=digest_of([source]) if source else "",
             source_size=len(source),
         )
-        return Stored(self._versions.signed(record), content, source), needed
+        return StoredVersion(self._versions.sign(record), content, source), needed

@@ -5,46 +5,44 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
 from typing import Any, TypeVar, overload
 
 from offload.classes.hashing.identity import identify, python_tag
 from offload.classes.keys import own_key
-from offload.classes.listing import OUT_OF_SYNC, SYNCED, UNTRACKED, StoredClasses, SyncStatus, prune
-from offload.classes.loading import Loading
-from offload.classes.local import LoadedClasses, LocalClasses, defined
+from offload.classes.listing import StoredClasses, SyncStatus, prune
+from offload.classes.loading import VersionLoader
+from offload.classes.local import (
+    AUTO,
+    MANUAL,
+    LoadedClasses,
+    LocalClasses,
+    Registrations,
+    check_shippable,
+    find_in_modules,
+)
 from offload.classes.pickling import own_registry
-from offload.classes.policy import OFF, SIGNED, Policy, RegistryConfig
-from offload.classes.pushing import Pushing
-from offload.classes.registrations import AUTO, MANUAL, Registrations, check_shippable
+from offload.classes.policy import OFF, SIGNED, Policy, RegistryConfig, Versions
+from offload.classes.pushing import Pusher
 from offload.classes.scope import Scope
-from offload.classes.trusted import Versions
 from offload.classes.versions import (
     LATEST,
     ClassVersion,
-    Names,
+    PointerNames,
     Record,
     check_hash,
+    label,
     name_of,
-    tagged,
+    tag_purpose,
 )
-from offload.errors import (
-    CodeRefused,
-    ConfigurationError,
-    SerializationError,
-    StoreUnavailable,
-    VersionMissing,
-)
+from offload.errors import CodeRefused, ConfigurationError, SerializationError
 from offload.metrics.counters import Counters
 from offload.stores import open_store
 from offload.stores.protocols import Store
 
-__all__ = ("OUT_OF_SYNC", "SYNCED", "UNTRACKED", "ClassRegistry")
+__all__ = ("ClassRegistry",)
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-_SURE = 60.0  # seconds for which a stored version is assumed to stay stored
 
 
 class ClassRegistry(StoredClasses):
@@ -76,9 +74,8 @@ class ClassRegistry(StoredClasses):
         opened = open_store(store) if isinstance(store, str) else store
         keys = (*verify_keys, *own_key(signing_key))
         policy = Policy(mode, keys=keys, allow=allow, clock=clock)
-        self._begin(
-            lambda: RegistryConfig(opened, policy, signing_key, ship_source), counters, clock
-        )
+        config = RegistryConfig(opened, policy, signing_key, ship_source)
+        self._set_up(Versions(lambda: config, counters or Counters(), clock), Registrations())
 
     @classmethod
     def from_config(
@@ -92,61 +89,38 @@ class ClassRegistry(StoredClasses):
         It shares the registrations of *like*.
         """
         made = cls.__new__(cls)
-        made._begin(config, counters, time.time)
-        if like is not None:
-            made._registrations = like._registrations
+        registrations = Registrations() if like is None else like._registrations
+        made._set_up(Versions(config, counters, time.time), registrations)
         return made
 
-    def _begin(
-        self,
-        config: Callable[[], RegistryConfig],
-        counters: Counters | None,
-        clock: Callable[[], float],
-    ) -> None:
-        self._make_config = config
-        self._clock = clock
-        self._counters = counters or Counters()
+    def _set_up(self, versions: Versions, registrations: Registrations) -> None:
+        self._versions = versions
+        self._registrations = registrations
+        self._local = LocalClasses()
         self._loaded = LoadedClasses()
-        self._registrations = Registrations()
-        self._own = LocalClasses()
-        self._along: set[str] = set()
-        self._looked_at: set[ClassVersion] = set()
-        self._stored: dict[ClassVersion, float] = {}
-        self._signed: set[ClassVersion] = set()
-        self._lacking: dict[ClassVersion, Any] = {}  # objects that were pushed without source
-
-    @cached_property
-    def _config(self) -> RegistryConfig:
-        return self._make_config()
-
-    @cached_property
-    def _versions(self) -> Versions:
-        return Versions(self._config, self._counters, self._clock)
-
-    @cached_property
-    def _pushing(self) -> Pushing:
-        return Pushing(self._versions, self._pair_to_send, lambda: self.scope)
+        self._pusher = Pusher(versions, registrations, self._pair_to_send)
+        self._signed: set[ClassVersion] = set()  # local versions whose signature was checked
 
     @property
     def store(self) -> Store:
         """The store that holds the versions."""
-        return self._config.store
+        return self._versions.config.store
 
     @property
     def policy(self) -> Policy:
         """The policy that decides which versions may be loaded."""
-        return self._config.policy
+        return self._versions.policy
 
     @property
     def signer_id(self) -> str | None:
         """The id of the key that signs pushed versions; None if versions aren't signed."""
-        signer = self._config.signer
+        signer = self._versions.config.signer
         return None if signer is None else signer.id
 
     @property
     def app(self) -> Any:
         """The Celery app that loaded code refers to; None: the current one."""
-        return self._config.app
+        return self._versions.config.app
 
     @property
     def registry(self) -> ClassRegistry:
@@ -160,7 +134,7 @@ class ClassRegistry(StoredClasses):
     def check_keys(self) -> None:
         """Raise ConfigurationError if a configured key is invalid."""
         _ = self.policy.keys
-        _ = self._config.signer
+        _ = self._versions.config.signer
 
     # -- shipping
 
@@ -214,16 +188,16 @@ class ClassRegistry(StoredClasses):
         if self.scope.includes(obj.__module__) or self._loaded.pair_of(obj) is not None:
             return True
         name = f"{obj.__module__}.{obj.__qualname__}"
-        return self._registrations.find(name) is obj or name in self._along
+        return self._registrations.find(name) is obj or name in self._pusher.needed_names
 
     def is_version(self, cls: type) -> bool:
         """Return whether a class is a version: loaded, registered, sent, or in ``__main__``."""
-        return self.must_ship(cls) or self._own.was_sent(cls)
+        return self.must_ship(cls) or self._local.was_sent(cls)
 
     @property
     def can_push(self) -> bool:
         """Whether this process can push: in mode ``signed``, that takes a signing key."""
-        return self.policy.mode != SIGNED or self._config.signer is not None
+        return self.policy.mode != SIGNED or self._versions.config.signer is not None
 
     # -- hashes
 
@@ -256,7 +230,7 @@ class ClassRegistry(StoredClasses):
         trusted key.
         """
         pairs = [self._pair(obj) for obj in (self.registered if classes is None else classes)]
-        names = [Names(name) for name, _ in pairs]
+        names = [PointerNames(name) for name, _ in pairs]
         contents = self._versions.storage.read(each.latest for each in names)
         return [
             SyncStatus(
@@ -273,13 +247,13 @@ class ClassRegistry(StoredClasses):
         A stored version stays as it is, unless it lacks a required signature or its source.
         """
         pair = self._pair_to_send(cls)
-        self._pushing.persist(cls, pair)
+        self._pusher.persist(cls, pair)
         return pair[1]
 
     def push(self, cls: Any) -> str:
         """Store this version and make it the latest; return its hash. Idempotent."""
         pair = self._pair_to_send(cls)
-        self._pushing.push(cls, pair)
+        self._pusher.push(cls, pair)
         return pair[1]
 
     def push_all(self, classes: Iterable[Any] | None = None) -> dict[str, str]:
@@ -289,51 +263,14 @@ class ClassRegistry(StoredClasses):
         One round trip checks which versions are the latest and, where required, signed. It doesn't
         check their content; `push` and `verify` do.
         """
-        return self._pushing.push_all(self.registered if classes is None else list(classes))
+        return self._pusher.push_all(self.registered if classes is None else list(classes))
 
     def ship(self, obj: Any) -> ClassVersion:
         """Return the name and hash of an object to be sent, after ensuring that it is stored."""
         pair = self._pair_to_send(obj)
-        if self._loaded.pair_of(obj) is not None:
-            return pair  # loaded from the store
-        now = self._clock()
-        before = self._stored.get(pair)
-        is_other = (
-            self._lacking.get(pair, obj) is not obj
-        )  # run again in a notebook: it may have source now
-        if before is None or is_other or not 0 <= now - before < _SURE:
-            try:
-                self._ship(obj, pair, first=before is None)
-            except StoreUnavailable:
-                if before is None:
-                    raise
-                return pair  # it was stored a moment ago
-            self._stored[pair] = now
+        if self._loaded.pair_of(obj) is None:  # others come from the store
+            self._pusher.ship(obj, pair)
         return pair
-
-    def _ship(self, obj: Any, pair: ClassVersion, *, first: bool) -> None:
-        push = self._registrations.push_of(obj)
-        if push == MANUAL:
-            record = self._check_pushed(pair)
-        elif push == AUTO and first:
-            record = self._pushing.push(obj, pair)
-        else:  # pushing again would undo others' pushes and rollbacks
-            record = self._pushing.persist(obj, pair)
-        self._lacking.pop(pair, None)
-        if self._config.ship_source and not record.source:
-            self._lacking[pair] = obj
-        asked = [need for need in record.needs if need not in self._looked_at]
-        while asked:
-            found = self._versions.storage.heads(Names(name).version(h) for name, h in asked)
-            self._along.update(name for name, _ in asked)
-            self._looked_at.update(asked)
-            needs = {
-                need: None
-                for pair, each in zip(asked, found, strict=True)
-                if each is not None and each.pair == pair and self._versions.is_believed(each)
-                for need in each.needs
-            }
-            asked = [need for need in needs if need not in self._looked_at]
 
     def tag(self, name: str, tag: str, code_hash: str) -> None:
         """Point a tag to a version, replacing the version it pointed to.
@@ -341,12 +278,12 @@ class ClassRegistry(StoredClasses):
         Raises UnknownClass, VersionMissing.
         """
         names, record = self._version(name, code_hash)
-        self._versions.point(names.tag(tag), record, tagged(tag))
+        self._versions.set_pointer(names.tag(tag), record, tag_purpose(tag))
 
     def rollback(self, name: str, code_hash: str) -> None:
         """Make a stored version the latest. Raises UnknownClass, VersionMissing."""
         names, record = self._version(name, code_hash)
-        self._versions.point(names.latest, record, LATEST)
+        self._versions.set_pointer(names.latest, record, LATEST)
 
     def prune(self, older_than: float, *, dry_run: bool = False) -> list[Record]:
         """Delete versions that were pushed more than *older_than* seconds ago, and return them.
@@ -355,7 +292,7 @@ class ClassRegistry(StoredClasses):
         no message waits for an old version and no process keeps sending one; a process that does
         pushes it again within a minute.
         """
-        before = self._clock() - older_than
+        before = self._versions.clock() - older_than
         return list(prune(self._versions.storage, before, dry_run=dry_run))
 
     # -- pulling
@@ -385,17 +322,17 @@ class ClassRegistry(StoredClasses):
             raise ValueError("pass a hash or a tag, not both")
         if code_hash is not None:
             return self.full_name(name), check_hash(code_hash)
-        names = Names(self.full_name(name))
-        with self._versions.refusing():
+        names = PointerNames(self.full_name(name))
+        with self._versions.counting_refusals():
             self.policy.check_name(names.name, None)
         pointer = names.latest if tag is None else names.tag(tag)
         [content] = self._versions.storage.read([pointer])
         if content is None:
-            raise self._versions.missing(names, f"tag {tag!r}" if tag else "latest version")
-        record = self._versions.pointed(
-            content, names, pointer, LATEST if tag is None else tagged(tag)
+            raise self._versions.missing_error(names, f"tag {tag!r}" if tag else "latest version")
+        record = self._versions.parse_pointer(
+            content, names, pointer, LATEST if tag is None else tag_purpose(tag)
         )
-        with self._versions.refusing():
+        with self._versions.counting_refusals():
             self.policy.check(record)
         return names.name, record.hash
 
@@ -405,11 +342,11 @@ class ClassRegistry(StoredClasses):
         Its code runs only after it and all versions it needs have been checked.
         """
         pair = (name, code_hash)
-        there = self._there(pair)
+        there = self._find(pair)
         if there is not None:
             return there
         with self._loaded.one_at_a_time():
-            loading = Loading(self._versions, self, self._there)
+            loading = VersionLoader(self._versions, self, self._find)
             obj = loading.load(name, code_hash)
             self._loaded.add(loading.made)
             return obj
@@ -418,9 +355,9 @@ class ClassRegistry(StoredClasses):
         """Raise CodeRefused if the policy excludes this version, regardless of its signature."""
         self._versions.check_name((name, code_hash))
 
-    def begin(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002
+    def declare(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002
         """Raise CodeRefused: a value may refer to a version, but not contain one."""
-        raise CodeRefused(f"{name}@{code_hash[:12]} is not loaded: values can't contain code")
+        raise CodeRefused(f"{label((name, code_hash))} is not loaded: values can't contain code")
 
     def recover_class(self, name: str, code_hash: str) -> Any:
         """Read a version from the store again, verify its hash, and return it.
@@ -431,16 +368,16 @@ class ClassRegistry(StoredClasses):
         signature are checked as always.
         """
         pair = self.full_name(name), check_hash(code_hash)
-        loading = Loading(self._versions, self, lambda _: None)
+        loading = VersionLoader(self._versions, self, lambda _: None)
         obj = loading.load(*pair)
         record = loading.stored[pair][0].record
         if record.python == python_tag():
             needs = {name for each, _ in loading.stored.values() for name, _ in each.record.needs}
             actual = identify(obj, Scope(record.modules, needs)).hash
-            with self._versions.refusing():
+            with self._versions.counting_refusals():
                 if actual != code_hash:
                     raise CodeRefused(
-                        f"{pair[0]}@{code_hash[:12]}: what is stored has the hash {actual[:12]}; "
+                        f"{label(pair)}: what is stored has the hash {actual[:12]}; "
                         "it was altered, or pushed by an offload release that hashes differently: "
                         "push it again"
                     )
@@ -451,14 +388,15 @@ class ClassRegistry(StoredClasses):
 
         Raises as `pull` does, except WrongPython.
         """
-        return self._versions.trusted_one(self.resolve(name, code_hash, tag=tag)).record
+        [(stored, _by)] = self._versions.read_trusted([self.resolve(name, code_hash, tag=tag)])
+        return stored.record
 
     def check(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
         """Return the record of a version that this process can load, with all that it needs,
         without running its code. Raises as `pull` does.
         """
         pair = self.resolve(name, code_hash, tag=tag)
-        loading = Loading(self._versions, self, lambda _: None)
+        loading = VersionLoader(self._versions, self, lambda _: None)
         loading.read(pair)
         return loading.stored[pair][0].record
 
@@ -468,7 +406,7 @@ class ClassRegistry(StoredClasses):
         return {*self._registrations.objects, *(name for name, _ in self._loaded.pairs())}
 
     def _pair(self, obj: Any) -> ClassVersion:
-        return self._loaded.pair_of(check_shippable(obj)) or self._own.pair(obj, self.scope)
+        return self._loaded.pair_of(check_shippable(obj)) or self._local.pair(obj, self.scope)
 
     def _is_shippable(self, obj: Any) -> bool:
         try:
@@ -480,27 +418,15 @@ class ClassRegistry(StoredClasses):
 
     def _pair_to_send(self, obj: Any) -> ClassVersion:
         pair = self._pair(obj)
-        self._own.send(obj)
+        self._local.send(obj)
         return pair
 
-    def _check_pushed(self, pair: ClassVersion) -> Record:
-        with self._versions.refusing():
-            [there] = self._versions.storage.get([pair])
-        if there is None:
-            raise VersionMissing(
-                f"{pair[0]}@{pair[1][:12]} was not pushed to {self.store.url}, and is registered "
-                "with push='manual': run celery offload classes push, or registry.push(…)",
-                store=self.store.url,
-            )
-        self._versions.check_there(there.record)
-        return there.record
-
-    def _version(self, name: str, code_hash: str) -> tuple[Names, Record]:
+    def _version(self, name: str, code_hash: str) -> tuple[PointerNames, Record]:
         stored = self.stored(name, code_hash)
-        self._versions.check_there(stored.record)
-        return Names(stored.record.class_name), stored.record
+        self._versions.check_signed(stored.record)
+        return PointerNames(stored.record.class_name), stored.record
 
-    def _there(self, pair: ClassVersion) -> Any:
+    def _find(self, pair: ClassVersion) -> Any:
         """Return a version that this process already has, None if it has to be loaded.
 
         Raises CodeRefused if the policy excludes it: data may not use a class just because it is
@@ -510,20 +436,20 @@ class ClassRegistry(StoredClasses):
         if there is not None:
             return there
         self._versions.check_name(pair)
-        found = self._own.find(pair, self._local(pair), self.scope)
-        signed = self.policy.mode != SIGNED or pair in self._stored or pair in self._signed
+        found = self._local.find(pair, self._candidates(pair), self.scope)
+        signed = self.policy.mode != SIGNED or pair in self._pusher.stored or pair in self._signed
         if found is not None and not signed:
-            self._versions.trusted([pair])
+            self._versions.read_trusted([pair])
             self._signed.add(pair)
         return found
 
-    def _local(self, pair: ClassVersion) -> Iterator[Any]:
+    def _candidates(self, pair: ClassVersion) -> Iterator[Any]:
         """Yield local candidates for a version: registered, in ``__main__``, or sent along."""
         name = pair[0]
         registered = self._registrations.find(name)
         if registered is not None:
             yield registered
-        along = pair in self._looked_at
-        found = defined(name, lambda module: along or self.scope.includes(module))
+        is_needed = pair in self._pusher.needs
+        found = find_in_modules(name, lambda module: is_needed or self.scope.includes(module))
         if found is not None:
             yield found

@@ -1,14 +1,16 @@
-"""Scope: what ships by value, and what the receiving process imports."""
+"""Scope: what ships by value, and what the receiving process imports, and from where."""
 
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Iterable
-from types import FunctionType
 from typing import Any
 
-__all__ = ("Scope",)
+__all__ = ("UNNAMED_TYPES", "Scope", "find_object", "import_path")
 
+UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
+"""Built-in types that pickle can't find by name, such as those of code and cells."""
 _COMPILED = (type(str.upper), type(str.__len__))
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: created at run time, such as by a class statement
 
@@ -30,12 +32,13 @@ class Scope:
 
     def __contains__(self, obj: Any) -> bool:
         """Return whether the class, function, or module *obj* ships."""
-        if isinstance(obj, type(sys)):
+        if isinstance(obj, types.ModuleType):
             return self.includes(obj.__name__)
         module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
         if isinstance(obj, type) and not obj.__flags__ & _HEAP_TYPE:
             return False
-        if not (self.includes(module) or self._names(module, name)) and found(module, name) is obj:
+        ships = self.includes(module) or self._names(module, name)
+        if not ships and find_object(module, name) is obj:
             return False
         return not isinstance(obj, type) or not _is_compiled(obj)
 
@@ -43,7 +46,7 @@ class Scope:
         """Return whether *obj* is a version of its own wherever other code refers to it: a
         shipped class, or a function that was registered by itself.
         """
-        if isinstance(obj, FunctionType):
+        if isinstance(obj, types.FunctionType):
             module = obj.__module__
             return not self.includes(module) and self._names(module, obj.__qualname__)
         return isinstance(obj, type) and obj in self
@@ -74,9 +77,26 @@ def _is_compiled(cls: type) -> bool:
     )
 
 
-def found(module: str | None, qualname: str) -> Any:
+def find_object(module: str | None, qualname: str) -> Any:
     """Return the object with this name in an imported module, or None."""
     at: Any = sys.modules.get(module or "")
     for part in qualname.split("."):
         at = getattr(at, part, None)
     return at
+
+
+def import_path(obj: Any) -> list[str] | None:
+    """Return where *obj* can be imported from: a module, as public as possible, and a name.
+
+    Its own module may exist in one version of Python only, as ``pathlib._local`` does.
+    """
+    if isinstance(obj, type) and obj in UNNAMED_TYPES:
+        return ["types", UNNAMED_TYPES[obj]]
+    module, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str):
+        return None
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        if find_object(".".join(parts[:end]), qualname) is obj:
+            return [".".join(parts[:end]), qualname]
+    return None

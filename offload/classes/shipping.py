@@ -18,7 +18,7 @@ from typing import Any
 from offload.classes.pickling import cached_by, loading, reduce_cached, reduce_pair
 from offload.classes.policy import OFF
 from offload.classes.registry import ClassRegistry
-from offload.classes.scope import found
+from offload.classes.scope import find_object
 from offload.classes.versions import ClassVersion
 
 __all__ = ("Shipping", "importer", "resolve")
@@ -38,7 +38,7 @@ def importer(obj: Any) -> Callable[[], Any] | None:
         return None
     module = getattr(obj, "__module__", None)
     name: Any = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "")
-    if not isinstance(module, str) or module == "__main__" or found(module, name) is not obj:
+    if not isinstance(module, str) or module == "__main__" or find_object(module, name) is not obj:
         return None
     getter = _getter(module, name)
     _known[id(obj)] = obj, getter

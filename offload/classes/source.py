@@ -12,9 +12,7 @@ after its definition are in its hash and its bytecode, but not in its source.
 
 from __future__ import annotations
 
-import ast
 import difflib
-import dis
 import importlib
 import inspect
 import io
@@ -23,14 +21,11 @@ import logging
 import pickle
 import re
 import reprlib
-import sys
-import threading
 import typing
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import sha256
 from operator import attrgetter
 from types import CodeType, FunctionType, ModuleType
@@ -38,36 +33,30 @@ from typing import Any
 
 import orjson
 
-from offload.classes.apps import own, what_of_celery
+from offload.classes.apps import describe_app_part
 from offload.classes.definitions import (
-    FUTURE,
     Definition,
     NoSource,
     definition_of,
     file_of,
+    names_used,
     namespace_of,
 )
 from offload.classes.hashing.code import names_in
-from offload.classes.hashing.identity import python_tag
-from offload.classes.pickling import UNNAMED_TYPES, loading
 from offload.classes.reducers import reduce_constant, reduce_named, submodules
-from offload.classes.scope import Scope, found
-from offload.classes.versions import ClassVersion, Record, name_of
-from offload.errors import CodeRefused, OffloadError, SerializationError, WrongPython
-from offload.stores.processes import PerProcess
+from offload.classes.scope import Scope, find_object, import_path
+from offload.classes.versions import ClassVersion, Record, label, name_of
+from offload.errors import CodeRefused, SerializationError
 from offload.text import reason_of, short_repr
 
-__all__ = ("Source", "build", "diff", "show_lines", "source_of")
+__all__ = ("Module", "Source", "diff", "show_lines", "source_of")
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2
 _NOT_TAKEN = frozenset({"__name__", "__package__", "__builtins__", "__spec__", "__loader__"})
-_GLOBALS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL"})
-_RUN_AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<generic parameters of")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SHOWN = 2000  # characters of a constant
-_modules_lock = PerProcess(threading.RLock)
 
 
 @dataclass
@@ -140,7 +129,7 @@ class Source:
         return needs
 
 
-# -- taking it
+# -- collecting it
 
 
 def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], ClassVersion]) -> bytes:
@@ -150,9 +139,8 @@ def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], ClassVersion]) ->
         scope: what ships by value.
         pair_of: returns the name and hash of a class or function that is shipped.
     """
-    taking = _Taking(obj, scope, pair_of)
     try:
-        return taking.take().to_bytes()
+        return _Collector(obj, scope, pair_of).collect().to_bytes()
     except (NoSource, SerializationError) as exc:
         _warn(name_of(obj), str(exc))
         return b""
@@ -168,7 +156,7 @@ def _warn(name: str, reason: str) -> None:
     )
 
 
-class _Taking:
+class _Collector:
     """Collects the source of one class or function."""
 
     def __init__(self, root: Any, scope: Scope, pair_of: Callable[[Any], ClassVersion]) -> None:
@@ -182,12 +170,12 @@ class _Taking:
         self._entered: set[tuple[str, str, bool]] = set()
         self._source = Source((root.__module__, root.__qualname__))
 
-    def take(self) -> Source:
+    def collect(self) -> Source:
         root, source = self._root, self._source
         outer, _, name = root.__qualname__.rpartition(".")
         if outer:
             outermost, around = (
-                found(root.__module__, each) for each in (outer.partition(".")[0], outer)
+                find_object(root.__module__, each) for each in (outer.partition(".")[0], outer)
             )
             if not isinstance(around, type) or vars(around).get(name) is not root:
                 raise NoSource(f"{root.__qualname__} is defined within a function")
@@ -211,15 +199,10 @@ class _Taking:
         definition = self._definitions[id(obj)] = definition_of(obj)
         self._modules.setdefault(definition.module, Module(definition.module))
         names = namespace_of(obj)
-        tree = ast.parse(definition.text)
-        code = compile(
-            tree, "<text>", "exec", FUTURE if definition.future else 0, dont_inherit=True
-        )
-        early, late = _globals_in(code)
-        annotated = _names_in_annotations(tree) - early - late
+        code, early, late = names_used(definition)
         self._use_all(definition.module, names, code, early, early=True)
         self._order.append(definition)
-        self._use_all(definition.module, names, code, late | annotated, early=False)
+        self._use_all(definition.module, names, code, late, early=False)
         return definition
 
     def _use_all(
@@ -245,14 +228,14 @@ class _Taking:
         elif value is not self._root and self._scope.is_apart(value):
             before = its.versions.get(name, ("", "", False))[2]
             its.versions[name] = (*self._pair_of(value), early or before)
-        elif (celery := what_of_celery(value)) is not None:
+        elif (celery := describe_app_part(value)) is not None:
             its.celery[name] = celery
         elif value is self._root or (callable(value) and self._is_helper(name, value)):
             defined = self._define(value)
             alias = module, name
             if alias != (defined.module, defined.name) and alias not in defined.aliases:
                 defined.aliases.append(alias)
-        elif (path := _path(value)) is not None and not self._scope.includes(path[0]):
+        elif (path := import_path(value)) is not None and not self._scope.includes(path[0]):
             its.imports[name] = path
         elif isinstance(value, (type, FunctionType)):
             raise NoSource(f"{name} can't be imported")
@@ -295,47 +278,6 @@ class _Taking:
         return b64encode(_dump(everything, self._scope)).decode()
 
 
-def _globals_in(code: CodeType) -> tuple[set[str], set[str]]:
-    """Return the globals that a statement uses when it runs, and those it uses later."""
-    early = {each.argval for each in dis.get_instructions(code) if each.opname in _GLOBALS}
-    late: set[str] = set()
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            first, then = _globals_in(inner)
-            is_body = not inner.co_flags & inspect.CO_OPTIMIZED
-            at_once = is_body or inner.co_name.startswith(_RUN_AT_ONCE)
-            early |= first if at_once else set()
-            late |= then if at_once else first | then
-    return early, late - early
-
-
-def _names_in_annotations(tree: ast.AST) -> set[str]:
-    """Return the names in annotations, quoted ones too: evaluated at once, later, or never."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if part is not None:
-                found.update(re.findall(r"[^\W\d]\w*", ast.unparse(part)))
-    return found
-
-
-def _path(obj: Any) -> list[str] | None:
-    """Return where *obj* can be imported from: a module, as public as possible, and a name.
-
-    Its own module may exist in one version of Python only, as ``pathlib._local`` does.
-    """
-    if isinstance(obj, type) and obj in UNNAMED_TYPES:
-        return ["types", UNNAMED_TYPES[obj]]
-    module, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(qualname, str):
-        return None
-    parts = module.split(".")
-    for end in range(1, len(parts) + 1):
-        if found(".".join(parts[:end]), qualname) is obj:
-            return [".".join(parts[:end]), qualname]
-    return None
-
-
 class _Pickler(pickle.Pickler):
     """Pickles constants that hold nothing shipped."""
 
@@ -347,7 +289,7 @@ class _Pickler(pickle.Pickler):
         if isinstance(obj, (type, FunctionType)):
             if obj in self._scope:
                 raise NoSource(f"{obj.__qualname__} is within a constant")
-            path = _path(obj)
+            path = import_path(obj)
             moved = path is not None and path[0] != obj.__module__
             return (_imported, tuple(path)) if path and moved else NotImplemented
         if isinstance(obj, typing.ForwardRef):  # it may hold code
@@ -361,140 +303,8 @@ def _dump(value: Any, scope: Scope) -> bytes:
     return file.getvalue()
 
 
-# -- building from it
-
-
-def build(content: bytes, record: Record, loader: Any) -> Any:
-    """Return the class or function that a source defines. Runs it: check it before.
-
-    Args:
-        loader: the `offload.classes.loading.Loading` that asks for it.
-
-    Raises:
-        WrongPython: this Python can't compile the source, or running it fails.
-        CodeRefused: it doesn't define the class or function.
-    """
-    what = f"{record.class_name}@{record.hash[:12]}, pushed by {record.python},"
-    try:
-        with loading(loader):
-            return _Building(Source.from_bytes(content), record, loader).build()
-    except OffloadError:
-        raise
-    except SyntaxError as exc:
-        raise WrongPython(
-            f"{what} can't be built from its source by {python_tag()}, which doesn't know its "
-            f"syntax: {exc.msg} in {(exc.text or '').strip()!r:.100}; run both sides on one minor "
-            "version of Python, or write it for the older one"
-        ) from exc
-    except Exception as exc:
-        raise WrongPython(
-            f"{what} can't be built from its source by {python_tag()}: {type(exc).__name__}: "
-            f"{exc}; run both sides on one minor version of Python and with the same packages, or "
-            "push it from this one, too"
-        ) from exc
-
-
-class _Building:
-    """Builds one version.
-
-    Versions may need each other. Those that a definition needs when it runs are built before it,
-    and others as well, unless they are being built already and wait for this one: their names are
-    set once they are defined.
-    """
-
-    def __init__(self, source: Source, record: Record, loader: Any) -> None:
-        self._source = source
-        self._pair = record.pair
-        self._version = f"{record.class_name}@{record.hash[:12]}"
-        self._loader = loader
-        self._modules = {module.name: ModuleType(module.name) for module in source.modules}
-
-    def build(self) -> Any:
-        source, loader = self._source, self._loader
-        if source.outer is not None:
-            loader.load(*source.outer)
-            if self._pair not in loader.made:
-                raise CodeRefused(f"the source of {self._version} does not define it")
-            return loader.made[self._pair]
-        loader.waiting.setdefault(self._pair, [])
-        needs = source.needs()
-        for pair in sorted(needs, key=lambda pair: not needs[pair]):
-            if pair != self._pair and (needs[pair] or pair not in loader.waiting):
-                loader.load(*pair)
-        if self._pair in loader.made:  # one of them needs this one, and built it
-            return loader.made[self._pair]
-        self._fill()
-        for definition in source.definitions:
-            self._run(definition)
-        return loader.made[self._pair]
-
-    def _fill(self) -> None:
-        """Set all names but those of definitions."""
-        for loaded in self._source.loads:
-            importlib.import_module(loaded)
-        for name, constants in pickle.loads(b64decode(self._source.constants)).items():
-            vars(self._modules[name]).update(constants)
-        for module in self._source.modules:
-            names = vars(self._modules[module.name])
-            names["__package__"] = module.name.rpartition(".")[0]
-            names |= {name: _imported(*path) for name, path in module.imports.items()}
-            names |= {name: own(*what) for name, what in module.celery.items()}
-            names |= {name: self._modules[shipped] for name, shipped in module.modules.items()}
-            for name, (class_name, code_hash, _) in module.versions.items():
-                pair = class_name, code_hash
-                if pair in self._loader.waiting:
-                    self._loader.waiting[pair].append(partial(self._set, names, name))
-                else:
-                    names[name] = self._loader.load(*pair)
-
-    def _run(self, definition: Definition) -> None:
-        names = vars(self._modules[definition.module])
-        file = file_of(self._version, definition.file)
-        text = "\n" * (definition.line - 1) + definition.text
-        flags = FUTURE if definition.future else 0
-        with _known(self._modules):
-            exec(compile(text, file, "exec", flags, dont_inherit=True), names)  # noqa: S102 (checked)
-        obj = names.get(definition.name)
-        for module, alias in definition.aliases:
-            setattr(self._modules[module], alias, obj)
-        if (definition.module, definition.name) == tuple(self._source.root):
-            if not isinstance(obj, (type, FunctionType)):
-                raise CodeRefused(f"the source of {self._version} does not define it")
-            self._begin(obj, names)
-
-    def _begin(self, obj: Any, names: dict[str, Any]) -> None:
-        self._loader.begin(*self._pair, obj)
-        for qualname, pair in self._source.nested.items():
-            self._loader.begin(*pair, attrgetter(qualname.partition(".")[2])(obj))
-        self._complete(names)
-
-    def _set(self, names: dict[str, Any], name: str, value: Any) -> None:
-        """Set a name once the version it stands for is defined."""
-        names[name] = value
-        self._complete(names)
-
-    def _complete(self, names: dict[str, Any]) -> None:
-        """Have a pydantic model look up annotations that it couldn't resolve yet."""
-        obj: Any = self._loader.made.get(self._pair)
-        if getattr(obj, "__pydantic_complete__", True) is False:
-            obj.model_rebuild(raise_errors=False, _types_namespace=names)
-
-
-@contextmanager
-def _known(modules: dict[str, ModuleType]) -> Iterator[None]:
-    """Put modules into ``sys.modules`` within this: dataclasses and others look there."""
-    with _modules_lock.get():
-        before = {name: sys.modules[name] for name in modules if name in sys.modules}
-        sys.modules.update(modules)
-        try:
-            yield
-        finally:
-            for name in modules:
-                sys.modules.pop(name, None)
-            sys.modules.update(before)
-
-
 def _imported(module: str, name: str | None = None) -> Any:
+    """Import a module, or an object by its name there. Stored constants name this function."""
     imported = importlib.import_module(module)
     return imported if name is None else attrgetter(name)(imported)
 
@@ -509,7 +319,7 @@ def show_lines(content: bytes, record: Record) -> None:
     except CodeRefused:  # from another release; its bytecode still runs
         return
     for definition in definitions:
-        file = file_of(f"{record.class_name}@{record.hash[:12]}", definition.file)
+        file = file_of(label(record.pair), definition.file)
         lines = linecache.getlines(file)
         text = definition.text.splitlines(keepends=True)
         start, end = definition.line - 1, definition.line - 1 + len(text)
@@ -527,7 +337,7 @@ def diff(a: bytes, b: bytes, name_a: str, name_b: str) -> str:
 def _shown(content: bytes) -> str:
     """Return a source for people: module by module, the definitions as they are written."""
     source = Source.from_bytes(content)
-    parts = [f"# within {source.outer[0]}@{source.outer[1][:12]}"] if source.outer else []
+    parts = [f"# within {label(source.outer)}"] if source.outer else []
     for module in source.modules:
         lines = [f"# {module.name}"]
         for name, path in {**module.imports, **{n: [m] for n, m in module.modules.items()}}.items():
@@ -535,7 +345,7 @@ def _shown(content: bytes) -> str:
             where = f"from {path[0]} " if path[1:] else ""
             lines.append(f"{where}import {path[-1]}{given}")
         lines += [f"{n} = {value}" for n, value in sorted(module.shown.items())]
-        lines += [f"{n} = <{c}@{h[:12]}>" for n, (c, h, _) in sorted(module.versions.items())]
+        lines += [f"{n} = <{label((c, h))}>" for n, (c, h, _) in sorted(module.versions.items())]
         parts.append("\n".join(lines))
         its = (each for each in source.definitions if each.module == module.name)
         parts += [each.text.rstrip() for each in sorted(its, key=lambda it: (it.file, it.line))]

@@ -40,17 +40,18 @@ __all__ = (
     "FUNCTION",
     "LARGEST",
     "LATEST",
-    "TAG",
     "VERSION",
     "ClassVersion",
-    "Names",
+    "PointerNames",
     "Record",
     "Signature",
     "Storage",
-    "Stored",
+    "StoredVersion",
     "check_hash",
+    "describe",
+    "label",
     "name_of",
-    "tagged",
+    "tag_purpose",
     "tags_in",
     "versions_in",
 )
@@ -59,11 +60,11 @@ ClassVersion = tuple[str, str]
 """The name and hash of a version."""
 
 FOLDER = "plugins/"
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_.]", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _VERSION = re.compile(r".*/([0-9a-f]{64})\.pkl", re.ASCII)
-_TAGGED = re.compile(rf".*/tags/({TAG.pattern})\.json", re.ASCII)
+_TAGGED = re.compile(rf".*/tags/({_TAG.pattern})\.json", re.ASCII)
 _LONGEST = 100
 
 
@@ -73,6 +74,11 @@ def name_of(obj: Any) -> str:
     if not isinstance(qualname, str):
         raise NotShippable(f"expected a class or function, not a {type(obj).__name__}")
     return f"{obj.__module__ or '__main__'}.{qualname}"
+
+
+def label(pair: ClassVersion) -> str:
+    """Return a version for people, such as ``shop.Filter@3f0c11aa9d52``."""
+    return f"{pair[0]}@{pair[1][:12]}"
 
 
 def check_hash(code_hash: str) -> str:
@@ -92,7 +98,7 @@ def tags_in(pointers: Iterable[str]) -> list[str]:
     return [match[1] for pointer in pointers if (match := _TAGGED.fullmatch(pointer))]
 
 
-class Names:
+class PointerNames:
     """The names of one class's pointers."""
 
     def __init__(self, name: str) -> None:
@@ -110,7 +116,7 @@ class Names:
 
     def tag(self, tag: str) -> str:
         """Return the pointer of a tag; raises ValueError if the tag is malformed."""
-        if not isinstance(tag, str) or not TAG.fullmatch(tag) or tag == "latest":
+        if not isinstance(tag, str) or not _TAG.fullmatch(tag) or tag == "latest":
             raise ValueError(
                 f"not a tag: {tag!r:.60}; a tag is 1 to 40 of A-Z a-z 0-9 . _ -, and not 'latest'"
             )
@@ -135,7 +141,7 @@ VERSION, LATEST = "version", "latest"
 _MOST_NEEDS = 1000
 
 
-def tagged(tag: str) -> str:
+def tag_purpose(tag: str) -> str:
     """Return the purpose of a tag's record."""
     return f"tag {tag}"
 
@@ -211,6 +217,11 @@ class Record:
             raise CodeRefused(f"{where} isn't a class record: {exc}") from exc
 
 
+def describe(record: Record) -> str:
+    """Return a record for people, such as ``class shop.Filter@3f0c11aa9d52``."""
+    return f"{record.kind} {label(record.pair)}"
+
+
 def _read(found: Any) -> Record:
     if not isinstance(found, dict):
         raise TypeError("it isn't a JSON object")
@@ -250,7 +261,7 @@ _LENGTH = 4
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredVersion:
     """A version as stored."""
 
     record: Record
@@ -264,7 +275,7 @@ class Stored:
             digest_of([self.source]) != record.source if record.source else self.source
         ):
             raise CodeRefused(
-                f"{record.class_name}@{record.hash[:12]} was altered: its content is not what its "
+                f"{label(record.pair)} was altered: its content is not what its "
                 "record says; find out who writes to the store, and push it again",
                 digest=record.digest,
             )
@@ -301,13 +312,13 @@ class Storage:
 
     # -- versions
 
-    def put(self, stored: Stored, instead: bytes | None = None) -> bool:
-        """Store a version if its pointer has the value *instead* (None: is unset).
+    def put(self, stored: StoredVersion, replaced: bytes | None = None) -> bool:
+        """Store a version if its pointer has the value *replaced* (None: is unset).
 
         Returns whether it was stored.
         """
         record = stored.record
-        names = Names(record.class_name)
+        names = PointerNames(record.class_name)
         tail = record.to_bytes()
         tail += len(tail).to_bytes(_LENGTH, "big")
         body = memoryview(stored.content + stored.source)
@@ -324,7 +335,7 @@ class Storage:
             names.more(record.hash, record.digest, len(more) + 1), more, strict=True
         ):
             self._set(name, bytes(part))
-        return self.swap(names.version(record.hash), instead, bytes(body[:first]) + tail)
+        return self.swap(names.version(record.hash), replaced, bytes(body[:first]) + tail)
 
     def _set(self, name: str, part: bytes) -> None:
         """Set a pointer whose name determines its content; replace altered content."""
@@ -333,23 +344,23 @@ class Storage:
             if there != part:
                 self.swap(name, there, part)
 
-    def get(self, versions: Iterable[tuple[str, str]]) -> list[Stored | None]:
+    def get(self, versions: Iterable[tuple[str, str]]) -> list[StoredVersion | None]:
         """Return versions by name and hash; None for a missing one. Trust isn't checked.
 
         Raises CodeRefused for a malformed one.
         """
-        asked = [(Names(name), code_hash) for name, code_hash in versions]
+        asked = [(PointerNames(name), code_hash) for name, code_hash in versions]
         found = self.read(names.version(code_hash) for names, code_hash in asked)
         return [
             None if content is None else self.stored(names, code_hash, content)
             for (names, code_hash), content in zip(asked, found, strict=True)
         ]
 
-    def hashes(self, names: Names) -> list[str]:
+    def hashes(self, names: PointerNames) -> list[str]:
         """Return the hashes of all versions of a class."""
         return versions_in(self.names(names.folder))
 
-    def heads(self, pointers: Iterable[str]) -> list[Record | None]:
+    def read_records(self, pointers: Iterable[str]) -> list[Record | None]:
         """Return the records of versions by their pointers; None for a missing or malformed one."""
         pointers = list(pointers)
         found: list[Record | None] = []
@@ -360,20 +371,20 @@ class Storage:
                 found.append(None)
         return found
 
-    def records(self, names: Names) -> list[Record]:
+    def records(self, names: PointerNames) -> list[Record]:
         """Return the records of all versions of a class, the oldest first."""
         found = [names.version(code_hash) for code_hash in self.hashes(names)]
         contents = zip(found, self.read(found), strict=True)
         records = [_split(name, content)[0] for name, content in contents if content is not None]
         return sorted(records, key=lambda record: record.created)
 
-    def record(self, names: Names, code_hash: str, content: bytes) -> Record:
+    def record(self, names: PointerNames, code_hash: str, content: bytes) -> Record:
         """Parse the record of a version from a pointer's *content*; raises as `get` does."""
-        return self._begun(names, code_hash, content)[0]
+        return self._read_first(names, code_hash, content)[0]
 
-    def stored(self, names: Names, code_hash: str, content: bytes) -> Stored:
+    def stored(self, names: PointerNames, code_hash: str, content: bytes) -> StoredVersion:
         """Return the version whose first part is *content*; raises as `get` does."""
-        record, body = self._begun(names, code_hash, content)
+        record, body = self._read_first(names, code_hash, content)
         size = record.size + record.source_size
         if size > LARGEST:
             raise CodeRefused(
@@ -382,16 +393,18 @@ class Storage:
         count = 1 + math.ceil(max(0, size - len(body)) / MAX_POINTER)
         for part in self.read(names.more(code_hash, record.digest, count)):
             body += part or b""
-        stored = Stored(record, body[: record.size], body[record.size :])
+        stored = StoredVersion(record, body[: record.size], body[record.size :])
         stored.check()
         return stored
 
-    def _begun(self, names: Names, code_hash: str, content: bytes) -> tuple[Record, bytes]:
+    def _read_first(
+        self, names: PointerNames, code_hash: str, content: bytes
+    ) -> tuple[Record, bytes]:
         record, body = _split(names.version(code_hash), content)
         if (record.class_name, record.hash, record.purpose) != (names.name, code_hash, VERSION):
             raise CodeRefused(
-                f"{names.version(code_hash)} holds {record.purpose} of {record.class_name}@"
-                f"{record.hash[:12]}: another record was moved there; find out who writes to "
+                f"{names.version(code_hash)} holds {record.purpose} of "
+                f"{label(record.pair)}: another record was moved there; find out who writes to "
                 f"the store, and push {names.name} again"
             )
         return record, body

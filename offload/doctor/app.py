@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import InvalidVersion, Version
 
+from offload.classes.listing import SYNCED
 from offload.classes.policy import OFF, SIGNED, TRUSTED
-from offload.classes.registry import SYNCED
 from offload.content.cache import open_cache
 from offload.doctor.tested import TESTED
 from offload.errors import ConfigurationError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offload.classes.listing import UNTRACKED, Listed, SyncStatus
+from offload.classes.listing import UNTRACKED, ClassSummary, SyncStatus
 from offload.classes.policy import OFF, Policy
 from offload.classes.registry import ClassRegistry
 from offload.classes.versions import LATEST, Record, name_of
@@ -131,7 +131,7 @@ def _age(record: Record | None) -> float:
     return record.created if record is not None else 0.0
 
 
-def _state(registry: ClassRegistry, listed: Listed, own: str | None) -> ClassState:
+def _state(registry: ClassRegistry, listed: ClassSummary, own: str | None) -> ClassState:
     latest = listed.latest
     status = "" if own is None or listed.broken else SyncStatus(listed.name, own, latest).status
     return ClassState(

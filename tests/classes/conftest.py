@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from offload.classes import loading, pushing, source
+from offload.classes import loading, pushing
 from offload.classes import registry as registry_module
 from offload.classes.hashing import identity
 from offload.classes.registry import ClassRegistry
@@ -160,7 +160,7 @@ class Modules:
         self._go(None, lambda: tag)
 
     def _go(self, folder, python_tag):
-        for module in (registry_module, loading, pushing, source):
+        for module in (registry_module, loading, pushing):
             self._monkeypatch.setattr(module, "python_tag", python_tag)
         for name in self._names:
             sys.modules.pop(name, None)

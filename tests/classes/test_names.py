@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.classes.versions import Names, check_hash, name_of, tags_in, versions_in
+from offload.classes.versions import PointerNames, check_hash, name_of, tags_in, versions_in
 from offload.errors import NotShippable
 from offload.stores.checks import check_name
 
@@ -21,7 +21,7 @@ CLOSE = st.text("aA.-_/<é\ud800", max_size=120)
 @given(ANY | CLOSE)
 def test_every_name_makes_valid_pointers(name):
     """A store accepts the pointers of any class name, also the longest."""
-    names = Names(name)
+    names = PointerNames(name)
     for pointer in (
         names.latest,
         names.version(HASH),
@@ -36,7 +36,7 @@ def test_every_name_makes_valid_pointers(name):
 @given(st.lists(ANY | CLOSE, min_size=2, max_size=5, unique=True))
 def test_two_names_never_share_a_pointer(names):
     """Different names have different folders, and none is inside another."""
-    folders = [Names(name).folder for name in names]
+    folders = [PointerNames(name).folder for name in names]
     assert len(set(folders)) == len(names)
     for a in folders:
         assert not any(b != a and b.startswith(a) for b in folders)
@@ -57,12 +57,12 @@ def test_two_names_never_share_a_pointer(names):
 )
 def test_folders(name, folder):
     """Plain names are used unchanged, and no name leads out of the folder."""
-    assert Names(name).folder == folder
+    assert PointerNames(name).folder == folder
 
 
 def test_long_names_are_cut_and_stay_apart():
     """The start of a long name stays readable, and the end is a hash of the rest."""
-    a, b = (Names("shop." + "x" * 200 + end).folder for end in "ab")
+    a, b = (PointerNames("shop." + "x" * 200 + end).folder for end in "ab")
     assert a != b
     assert a.startswith("plugins/shop.xxx")
     assert len(a) == len(b) == len("plugins//") + 100
@@ -70,7 +70,7 @@ def test_long_names_are_cut_and_stay_apart():
 
 def test_pointers_of_a_class():
     """Versions, their other parts, and tags have different names."""
-    names = Names("m.F")
+    names = PointerNames("m.F")
     more = names.more(HASH, DIGEST, 3)
     assert more == [f"plugins/m.F/{HASH}.{HASH[:16]}.{i}.pkl" for i in (1, 2)]
     pointers = [names.version(HASH), *more, names.latest, names.tag("v1.0")]
@@ -82,7 +82,7 @@ def test_pointers_of_a_class():
 def test_an_invalid_tag(tag):
     """A tag that equals another pointer's name, or is empty, is refused."""
     with pytest.raises(ValueError, match="not a tag"):
-        Names("m.F").tag(tag)
+        PointerNames("m.F").tag(tag)
 
 
 @pytest.mark.parametrize("code_hash", ("", HASH[:-1], HASH + "0", HASH.upper(), HASH + "\n", None))

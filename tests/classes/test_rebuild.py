@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.classes import source as source_module
+from offload.classes import loading as loading_module
 from offload.classes.definitions import Definition
 from offload.classes.hashing.identity import python_tag
+from offload.classes.loading import build
 from offload.classes.registry import ClassRegistry
 from offload.classes.shipping import Shipping
-from offload.classes.source import Module, Source, build
+from offload.classes.source import Module, Source
 from offload.classes.versions import Record
 from offload.errors import CodeRefused, WrongPython
 from offload.serializers.pickle import Pickle
@@ -212,7 +213,7 @@ def test_instances_return_with_the_version_they_came_with(two, written, elsewher
         assert part.__module__ == RUN
         back = kind(Shipping(loading)).encode([there, part, other])
         assert bytes(back.head) == bytes(payload.head)
-    assert loading._counters.snapshot()["classes_pushed"] == 0
+    assert loading._versions.counters.snapshot()["classes_pushed"] == 0
     assert loading.check_status(type(there)) == "synced"
     assert loading.get_class_hash(part) == pushing.get_class_hash(module.Part)
 
@@ -347,7 +348,7 @@ class NoLoader:
     def load(self, name, code_hash):
         raise AssertionError(name)
 
-    def begin(self, name, code_hash, obj):
+    def declare(self, name, code_hash, obj):
         self.made[name, code_hash] = obj
 
 
@@ -398,7 +399,7 @@ def test_a_failure_leaves_nothing_behind(two, written, elsewhere, monkeypatch):
     module = written(SHAPES["cycle"].source)
     two[0].push(module.F)
     elsewhere()
-    real = source_module._Building._run
+    real = loading_module._Builder._run
 
     def run(building, definition):
         if definition.name == "F":
@@ -406,7 +407,7 @@ def test_a_failure_leaves_nothing_behind(two, written, elsewhere, monkeypatch):
         real(building, definition)
 
     with monkeypatch.context() as patch:
-        patch.setattr(source_module._Building, "_run", run)
+        patch.setattr(loading_module._Builder, "_run", run)
         with pytest.raises(WrongPython, match="MemoryError"):
             two[1].pull("F")
     assert two[1].pull("F")().run() is True

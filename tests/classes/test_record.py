@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.classes.versions import LATEST, Record, Signature, tagged
+from offload.classes.versions import LATEST, Record, Signature, tag_purpose
 from offload.errors import CodeRefused
 
 HASH = "0123456789abcdef" * 4
@@ -72,7 +72,7 @@ def test_a_signature_covers_every_field():
 
 def test_purposes_stay_apart():
     """Records for the latest, a version, and a tag have different signed bytes."""
-    purposes = ("version", LATEST, tagged("a"), tagged("b"), tagged("latest"))
+    purposes = ("version", LATEST, tag_purpose("a"), tag_purpose("b"), tag_purpose("latest"))
     assert len({replace(RECORD, purpose=each).signed_bytes for each in purposes}) == 5
 
 

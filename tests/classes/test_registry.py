@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from offload.classes.registry import ClassRegistry
-from offload.classes.versions import Names
+from offload.classes.versions import PointerNames
 from offload.digest import digest_of
 from offload.errors import (
     CodeError,
@@ -54,7 +54,7 @@ NOWHERE = "0" * 64
 
 
 def count(registry, name):
-    return registry._counters.snapshot()[name]
+    return registry._versions.counters.snapshot()[name]
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ class TestSequences:
         """Code stored under the wrong hash is refused, also in mode trusted."""
         h1, h2 = registry.push(defined(V1)), registry.push(defined(V2))
         stored = registry.stored("F", h2)
-        there = store.pointers.read(Names("__main__.F").version(h1))
+        there = store.pointers.read(PointerNames("__main__.F").version(h1))
         registry._versions.storage.put(
             replace(stored, record=replace(stored.record, hash=h1)), there
         )
@@ -608,7 +608,7 @@ class TestDiff:
         stored = registry.stored("F", code_hash)
         for content in (b"x", b"[]", b"{}", b'{"modules":5}', b'{"modules":[{"definitions":[5]}]}'):
             record = replace(stored.record, source=digest_of([content]), source_size=len(content))
-            there = memory.pointers.read(Names("shop_c.F").version(code_hash))
+            there = memory.pointers.read(PointerNames("shop_c.F").version(code_hash))
             registry._versions.storage.put(replace(stored, record=record, source=content), there)
             with pytest.raises(CodeRefused, match="source"):
                 registry.diff("F", code_hash, code_hash)
@@ -720,7 +720,7 @@ class TestRegistering:
         now[0] += 3600
         assert registry.ship(cls) == pair
         assert registry.check_status(cls) == "out_of_sync"
-        version = Names(pair[0]).version(pair[1])
+        version = PointerNames(pair[0]).version(pair[1])
         store.pointers.swap(version, store.pointers.read(version), None)
         now[0] += 3600
         registry.ship(cls)

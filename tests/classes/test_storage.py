@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.classes.versions import LARGEST, LATEST, Names, Record, Storage, Stored
+from offload.classes.versions import LARGEST, LATEST, PointerNames, Record, Storage, StoredVersion
 from offload.digest import digest_of
 from offload.errors import CodeRefused, SerializationError
 from offload.stores import open_store
@@ -20,7 +20,7 @@ from offload.stores.memory import MemoryStore
 
 HASH = "0123456789abcdef" * 4
 OTHER = HASH[::-1]
-NAMES = Names("shop.Filter")
+NAMES = PointerNames("shop.Filter")
 ANY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 VERSION = NAMES.version(HASH)
 
@@ -37,7 +37,7 @@ def version(content, source=b"", *, name="shop.Filter", code_hash=HASH, created=
         source=digest_of([source]) if source else "",
         source_size=len(source),
     )
-    return Stored(replace(record, **more), content, source)
+    return StoredVersion(replace(record, **more), content, source)
 
 
 def written(record, content=b"", length=None):
@@ -246,7 +246,7 @@ class TestHostile:
         else:
             assert (found.record.class_name, found.record.hash) == ("shop.Filter", HASH)
             assert digest_of([found.content]) == found.record.digest
-        assert len(storage.heads([VERSION])) == 1
+        assert len(storage.read_records([VERSION])) == 1
         return found
 
 

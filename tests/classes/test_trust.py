@@ -22,12 +22,12 @@ from offload.classes.shipping import Shipping
 from offload.classes.versions import (
     LATEST,
     VERSION,
-    Names,
+    PointerNames,
     Record,
     Signature,
     Storage,
-    Stored,
-    tagged,
+    StoredVersion,
+    tag_purpose,
 )
 from offload.digest import digest_of
 from offload.errors import CodeError, CodeRefused, ConfigurationError, UnknownClass
@@ -37,7 +37,7 @@ from tests.support.payload import Payload
 
 CI, NEXT, EVIL = generate(), generate(), generate()
 HMAC = "hmac:correct horse battery"
-NAMES = Names("__main__.F")
+NAMES = PointerNames("__main__.F")
 SOURCE = """
 class P:
     def part(self): return 1
@@ -52,7 +52,7 @@ def ci(**more):
 
 
 def counted(registry, name="classes_refused"):
-    return registry._counters.snapshot()[name]
+    return registry._versions.counters.snapshot()[name]
 
 
 def storage_of(store):
@@ -66,7 +66,7 @@ def set_to(store, pointer, content):
 
 def put(store, stored):
     """Store a version, replacing any other."""
-    pointer = Names(stored.record.class_name).version(stored.record.hash)
+    pointer = PointerNames(stored.record.class_name).version(stored.record.hash)
     assert storage_of(store).put(stored, store.pointers.read(pointer))
 
 
@@ -83,7 +83,7 @@ def with_content(stored, content=None, source=None, **record):
     source = stored.source if source is None else source
     fitting = {"digest": digest_of([content]), "size": len(content)}
     fitting |= {"source": digest_of([source]) if source else "", "source_size": len(source)}
-    return Stored(replace(stored.record, **fitting, **record), content, source)
+    return StoredVersion(replace(stored.record, **fitting, **record), content, source)
 
 
 @pytest.fixture
@@ -338,7 +338,7 @@ class TestTampered:
     def test_another_class_in_its_place(self, store, producer, hashes, refused, defined):
         """A signed version of another class is refused."""
         other = producer.push(defined("class G:\n    pass", "G"))
-        content = store.pointers.read(Names("__main__.G").version(other))
+        content = store.pointers.read(PointerNames("__main__.G").version(other))
         set_to(store, NAMES.version(hashes[1]), content)
         refused("another record was moved there")
 
@@ -365,7 +365,7 @@ class TestTampered:
     def test_the_latest_for_another_class(self, store, producer, hashes, refused, defined):
         """``latest.json`` of another class is refused; versions are unaffected."""
         producer.push(defined("class G:\n    pass", "G"))
-        set_to(store, NAMES.latest, store.pointers.read(Names("__main__.G").latest))
+        set_to(store, NAMES.latest, store.pointers.read(PointerNames("__main__.G").latest))
         refused(r"latest\.json holds latest of __main__\.G.*another.*push", version=False)
 
     def test_the_latest_for_a_versions_record(self, store, producer, hashes, refused):
@@ -554,7 +554,7 @@ def as_need(stored, payload, store):
     record = Record(
         "__main__.Evil", "e" * 64, "b3:" + "0" * 64, 0, stored.record.python, "class", 1
     )
-    put(store, with_content(Stored(record, b""), pickle.dumps(payload)))
+    put(store, with_content(StoredVersion(record, b""), pickle.dumps(payload)))
     content = b"\x80\x04coffload.registry.pickling\nshipped\n" + pickle.dumps(
         ("__main__.Evil", "e" * 64), 4
     )[2:-1] + b"R."  # fmt: skip
@@ -606,8 +606,8 @@ class TestNothingRuns:
                 if keys[how] is not None:
                     record = signed(record, keys[how])
             put(store, replace(made, record=record))
-            names = Names("trapped.F")
-            for pointer, purpose in ((names.latest, LATEST), (names.tag("t"), tagged("t"))):
+            names = PointerNames("trapped.F")
+            for pointer, purpose in ((names.latest, LATEST), (names.tag("t"), tag_purpose("t"))):
                 pointing = replace(record, purpose=purpose)
                 if how == "evil":
                     pointing = signed(pointing)
@@ -690,11 +690,11 @@ class TestNothingRuns:
         otherwise.
         """
         here = pickle.dumps(None)
-        part = with_content(Stored(replace(EMPTY, class_name="__main__.P"), b""), here)
+        part = with_content(StoredVersion(replace(EMPTY, class_name="__main__.P"), b""), here)
         part = replace(part, record=signed(part.record, CI[0] if not allowed else EVIL[0]))
         put(store, part)
         content = pickle.dumps(Payload(trap))
-        whole = with_content(Stored(EMPTY, b""), content, needs=(part.record.pair,))
+        whole = with_content(StoredVersion(EMPTY, b""), content, needs=(part.record.pair,))
         put(store, replace(whole, record=signed(whole.record, CI[0])))
         allow = ["__main__.*"] if allowed else ["__main__.F"]
         worker = ClassRegistry(store, mode="signed", verify_keys=[ci()], allow=allow)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from offload.classes.versions import Names
+from offload.classes.versions import PointerNames
 from offload.cli.classes import classes
 from tests.cli.class_commands import HMAC, Command, made
 
@@ -174,7 +174,7 @@ class TestStatus:
         for name in ("One", "Two"):
             command.registry.register(made(name))
         command("push")
-        command.change(Names("shop.models.One").latest, b"{}")
+        command.change(PointerNames("shop.models.One").latest, b"{}")
         found = command.json("status", code=1)
         assert [each["status"] for each in found["classes"]] == ["refused", "synced"]
         assert "isn't a class record" in found["classes"][0]["why"]
@@ -229,7 +229,7 @@ class TestVersions:
         """After a rollback, pull returns the former version, also if the pointer was unreadable."""
         command("rollback", "Filter", versions[0][:8])
         assert command.registry.pull("Filter")().run(1) == 2
-        command.change(Names("shop.models.Filter").latest, b"{}")
+        command.change(PointerNames("shop.models.Filter").latest, b"{}")
         done = command.json("rollback", "Filter", versions[1])
         assert (done["hash"], done["was"]) == (versions[1], None)
         assert command.registry.pull("Filter")().run(1) == 3
@@ -237,7 +237,7 @@ class TestVersions:
     def test_a_hash_is_not_guessed(self, command, versions):
         """A prefix of fewer than 8 digits, or one that is ambiguous or unknown, changes nothing."""
         other = "1" if versions[0][8] == "0" else "0"
-        pointer = Names("shop.models.Filter").version(versions[0][:8] + other * 56)
+        pointer = PointerNames("shop.models.Filter").version(versions[0][:8] + other * 56)
         command.hook.store.pointers.swap(pointer, None, b"x")
         assert "is ambiguous" in command("rollback", "Filter", versions[0][:8], code=1)
         for begin in (versions[0][:7], "0" * 12, "good", ""):
@@ -304,11 +304,12 @@ class TestList:
     def test_a_broken_pointer_hides_nothing(self, command, versions):
         """A broken or foreign pointer is marked and doesn't hide others."""
         one = command.registry.push(made("One"))
-        command.change(Names("shop.models.One").latest, b"[]")
+        command.change(PointerNames("shop.models.One").latest, b"[]")
         pointers = command.hook.store.pointers
         command.registry.push(made("Two"))
         command.change(
-            Names("shop.models.Two").latest, pointers.read(Names("shop.models.Filter").latest)
+            PointerNames("shop.models.Two").latest,
+            pointers.read(PointerNames("shop.models.Filter").latest),
         )
         found = {each["name"]: each for each in command.json("list")}
         assert found["shop.models.Filter"]["latest"] == versions[1]

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from offload import ClassRegistry
 from offload.classes.keys import generate
-from offload.classes.versions import Names, Stored
+from offload.classes.versions import PointerNames, StoredVersion
 from tests.cli.class_commands import HMAC, made
 from tests.support.payload import Payload
 
@@ -102,9 +102,11 @@ class TestPull:
         """
         command.registry.register(made("Filter", 3))
         other = command.registry.stored("Filter", versions[0])
-        there = command.hook.store.pointers.read(Names("shop.models.Filter").version(versions[1]))
+        there = command.hook.store.pointers.read(
+            PointerNames("shop.models.Filter").version(versions[1])
+        )
         record = replace(other.record, hash=versions[1])
-        assert command.registry._versions.storage.put(Stored(record, other.content), there)
+        assert command.registry._versions.storage.put(StoredVersion(record, other.content), there)
         assert "what is stored has the hash" in command("pull", "Filter", code=1)
 
     def test_a_missing_import(self, command, monkeypatch):
@@ -135,7 +137,7 @@ class TestPull:
         assert off.json("pull", "Filter", "--output", target)["output"] == str(target)
         assert "No such file" in off("pull", "Filter", "--output", tmp_path / "a" / "b", code=1)
 
-        pointer = Names("shop.models.Filter").version(versions[0])
+        pointer = PointerNames("shop.models.Filter").version(versions[0])
         content = bytearray(command.hook.store.pointers.read(pointer))
         content[20] ^= 1
         command.change(pointer, bytes(content))
@@ -175,14 +177,15 @@ class TestVerify:
         for name in ("Bad", "Filter", "Good", "Swapped"):
             signed.registry.push(made(name))
         bad = signed.registry.versions("Bad")[0]
-        pointer = Names("shop.models.Bad").version(bad.hash)
+        pointer = PointerNames("shop.models.Bad").version(bad.hash)
         written = tmp_path / "written"
         payload = pickle.dumps(Payload(written))
         content = command.hook.store.pointers.read(pointer)
         command.change(pointer, payload.ljust(bad.size, b".") + content[bad.size :])
         pointers = command.hook.store.pointers
         command.change(
-            Names("shop.models.Swapped").latest, pointers.read(Names("shop.models.Good").latest)
+            PointerNames("shop.models.Swapped").latest,
+            pointers.read(PointerNames("shop.models.Good").latest),
         )
         command("tag", "Filter", "mine", signed.registry.versions("Filter")[0].hash)
 

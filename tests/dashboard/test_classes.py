@@ -7,7 +7,7 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from offload.classes.versions import Names
+from offload.classes.versions import PointerNames
 from offload.dashboard import dashboard, rendering, state
 from offload.testing.store import unique
 from tests.cli.class_commands import HMAC, Command, made
@@ -64,7 +64,7 @@ def test_refused_classes_are_shown_with_the_reason(command):
     """Refused and broken classes have a reason; a process that loads no code says so."""
     command.registry.push(made("Signed"))
     command.registry.push(made("Broken"))
-    command.change(Names("shop.models.Broken").latest, b"<script>alert(1)</script>")
+    command.change(PointerNames("shop.models.Broken").latest, b"<script>alert(1)</script>")
     other = command.another(code="signed", signing_key="hmac:another secret that is long")
     page = settled(client_of(other), "/classes")
     assert "not among offload_verify_keys" in page

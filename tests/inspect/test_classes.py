@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offload.classes.listing import OUT_OF_SYNC, SYNCED, UNTRACKED
-from offload.classes.versions import Names
+from offload.classes.versions import PointerNames
 from offload.inspect.classes import MOST, classes_of, history_of
 from tests.cli.class_commands import HMAC, Command, made
 
@@ -51,7 +51,7 @@ def test_refused_classes_have_a_reason(command):
     """
     command.registry.push(made("Signed"))
     command.registry.push(made("Broken"))
-    command.change(Names("shop.models.Broken").latest, b"<script>")
+    command.change(PointerNames("shop.models.Broken").latest, b"<script>")
     other = command.another(code="signed", signing_key=OTHER).registry
     broken, signed = classes_of(other)
     assert "isn't a class record" in broken.broken
@@ -71,7 +71,7 @@ def test_all_versions_of_a_class(command):
     hashes = [registry.push(each) for each in (first, second, third)]
     registry.tag("shop.models.Filter", "stable", hashes[0])
     registry.register(second)
-    command.change(Names("shop.models.Filter").version(hashes[2]), b"nothing of ours")
+    command.change(PointerNames("shop.models.Filter").version(hashes[2]), b"nothing of ours")
     report = history(registry)
     found = {each.hash: each for each in report.versions}
     assert [each.hash for each in report.versions] == [hashes[1], hashes[0], hashes[2]]
@@ -89,7 +89,7 @@ def test_missing_classes(command):
     assert history(command.registry, "shop.models.New").versions == ()
     code_hash = command.registry.push(made("Filter"))
     command.registry.tag("shop.models.Filter", "stable", code_hash)
-    command.change(Names("shop.models.Filter").tag("stable"), b"{}")
+    command.change(PointerNames("shop.models.Filter").tag("stable"), b"{}")
     report = history(command.registry)
     assert [(each.hash, each.tags) for each in report.versions] == [(code_hash, ("latest",))]
     assert report.broken == ("stable",)

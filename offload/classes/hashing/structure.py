@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from offload.classes.apps import what_of_celery
+from offload.classes.apps import describe_app_part
 from offload.classes.cpython_internals import is_dispatching, is_repr_guard
 from offload.classes.hashing.code import ATOMS, header, names_in, normalize, tagged, text
 from offload.classes.hashing.dependencies import (
@@ -209,7 +209,7 @@ class StructuralHasher:
                 self._references.append(value)
             else:
                 self._reference(value)
-        elif (celery := what_of_celery(value)) is not None:
+        elif (celery := describe_app_part(value)) is not None:
             self._text(b"celery", " ".join(celery))
         else:
             write_instance(self, value)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from offload.classes.registry import ClassRegistry
-from offload.classes.versions import Names, name_of
+from offload.classes.versions import PointerNames, name_of
 from offload.cli.options import runtime_of
 from offload.errors import UnknownClass
 
@@ -32,7 +32,7 @@ def check_tag(_ctx: click.Context, _parameter: click.Parameter, value: str | Non
     """Return *value* if it can be a tag, or is None."""
     try:
         if value is not None:
-            Names("any").tag(value)
+            PointerNames("any").tag(value)
     except ValueError as exc:
         raise click.BadParameter(str(exc)) from exc
     return value

@@ -11,7 +11,7 @@ import click
 
 from offload.classes.keys import generate
 from offload.classes.keys import signer as signer_with
-from offload.classes.listing import Listed
+from offload.classes.listing import ClassSummary
 from offload.classes.policy import OFF
 from offload.classes.registry import ClassRegistry
 from offload.classes.versions import Record, name_of
@@ -282,7 +282,7 @@ class _Verified:
     why: str | None
 
 
-def _asked_for(listed: Listed, *, all_versions: bool) -> Iterator[tuple[str, dict[str, str]]]:
+def _asked_for(listed: ClassSummary, *, all_versions: bool) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each version to verify, as its label and the arguments of `ClassRegistry.verify`."""
     if listed.latest is not None or listed.broken:
         yield "latest", {}

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from offload.classes.registry import OUT_OF_SYNC, SYNCED, ClassRegistry
+from offload.classes.listing import OUT_OF_SYNC, SYNCED
+from offload.classes.registry import ClassRegistry
 from offload.classes.versions import Record, name_of
 from offload.cli.classes import options
 from offload.cli.options import as_json
