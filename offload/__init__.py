@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         DeserializationError,
         IntegrityError,
         InvalidRef,
-        LeaseLost,
+        LockLost,
+        LockNotOwned,
         NotShippable,
         OffloadError,
         SerializationError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         WrongPython,
     )
     from offload.hooks.extension import Offload
+    from offload.locks import Lock
     from offload.metrics.counters import Counters
     from offload.ref import LostValue, Ref
     from offload.settings import RetryPolicy, Settings, TaskOptions
@@ -53,7 +55,9 @@ __all__ = (
     "DeserializationError",
     "IntegrityError",
     "InvalidRef",
-    "LeaseLost",
+    "Lock",
+    "LockLost",
+    "LockNotOwned",
     "LostValue",
     "NotShippable",
     "Offload",
@@ -79,6 +83,7 @@ __all__ = (
 _ELSEWHERE = {
     "ClassRegistry": "offload.classes.registry",
     "Counters": "offload.metrics.counters",
+    "Lock": "offload.locks",
     "LostValue": "offload.ref",
     "Offload": "offload.hooks.extension",
     "Ref": "offload.ref",

@@ -20,7 +20,8 @@
         ├── StoreUnavailable        (kombu.exceptions.OperationalError)  worth a retry
         ├── BlobMissing
         ├── IntegrityError
-        └── LeaseLost
+        └── LockNotOwned            (RuntimeError)
+            └── LockLost
 
 Where plain Celery would raise one of kombu's errors, ours is a subclass of it, so that code
 that handles those keeps working.
@@ -42,7 +43,8 @@ __all__ = (
     "DeserializationError",
     "IntegrityError",
     "InvalidRef",
-    "LeaseLost",
+    "LockLost",
+    "LockNotOwned",
     "NotShippable",
     "OffloadError",
     "SerializationError",
@@ -160,5 +162,9 @@ class IntegrityError(StoreError):
     """Content in a store does not match its digest."""
 
 
-class LeaseLost(StoreError):
-    """A lease expired, or another owner holds it."""
+class LockNotOwned(StoreError, RuntimeError):
+    """A lock was released or extended by something that doesn't own it."""
+
+
+class LockLost(LockNotOwned):
+    """A lock expired before it was renewed, or another owner took it."""

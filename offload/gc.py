@@ -11,15 +11,15 @@ from datetime import datetime, timezone
 from itertools import chain
 from typing import Any
 
-from offload.errors import ConfigurationError, OffloadError
+from offload.errors import ConfigurationError, OffloadError, StoreError
+from offload.locks import Lock, process_name
 from offload.metrics.storage import sweep_sums
-from offload.stores.leases import hold_lease, process_name
 from offload.stores.protocols import Store, SweepItem
 
 __all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")
 
 NAME = "offload/gc"
-"""Name of the sweeper's lease and of the pointer that records the last sweep."""
+"""Name of the sweeper's lock and of the pointer that records the last sweep."""
 LEASE = 60.0  # seconds for which a sweeper that crashed blocks others
 
 
@@ -139,10 +139,19 @@ def last_sweep(store: Store) -> LastSweep | None:
 
 def _acquire(stack: ExitStack, store: Store) -> bool:
     """Return whether this process may sweep, and keep others from it until *stack* exits."""
+    lock = Lock(store, NAME, ttl=LEASE)
     try:
-        return stack.enter_context(hold_lease(store.leases, NAME, ttl=LEASE)) is not None
+        if not lock.acquire(blocking=False):
+            return False
     except ConfigurationError:  # the store has no leases
         return True
+    stack.callback(_release, lock)
+    return True
+
+
+def _release(lock: Lock) -> None:
+    with suppress(StoreError):  # another sweeper is harmless
+        lock.release()
 
 
 def _sweeper(store: Store) -> str:

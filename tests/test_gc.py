@@ -154,5 +154,5 @@ def test_an_unreadable_record_is_ignored(note):
 def test_a_busy_store_with_an_unknown_sweeper():
     """A lease without a record is reported as far as possible."""
     store = Sweepable(*ENDED)
-    store.leases.acquire(NAME, "someone", 60)
+    store.leases.acquire(f"lock/{NAME}", "someone", 60)
     assert sweep(store) == SweepReport(store.url, busy="another process")

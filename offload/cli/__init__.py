@@ -27,6 +27,7 @@ _COMMANDS = {
     "gc": "cleanup",
     "get": "values",
     "inspect": "values",
+    "locks": "locks",
     "ls": "blobs",
     "purge": "cleanup",
     "rm": "blobs",

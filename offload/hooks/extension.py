@@ -23,6 +23,7 @@ from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backe
 from offload.hooks.publish import amqp_class
 from offload.hooks.results import hook_backend
 from offload.hooks.runtime import Runtime
+from offload.locks import Lock
 from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.settings import Settings
@@ -172,6 +173,17 @@ class Offload:
     def pinned(self, name: str) -> Ref[Any] | None:
         """Return the reference pinned under *name*; None if there is none."""
         return self._runtime.pinned(name)
+
+    def lock(self, name: str, *, ttl: float = 30.0, heartbeat: bool = True) -> Lock:
+        """Return a lock by *name* in the app's store, shared by all its processes; see `Lock`.
+
+        Args:
+            ttl: seconds after which others may take it over if its owner died.
+            heartbeat: whether a thread renews it while it is held.
+
+        Raises ValueError for an invalid name or *ttl*.
+        """
+        return Lock(self.store, name, ttl=ttl, heartbeat=heartbeat)
 
 
 def _install(runtime: Runtime, app: Any) -> None:

@@ -28,6 +28,7 @@ __all__ = (
     "KeepsFiles",
     "Known",
     "LimitedChunks",
+    "NotifiesRelease",
     "SmallFile",
     "SmallFiles",
     "StoreCounters",
@@ -124,6 +125,23 @@ def hold_tracking_of(store: Store) -> HoldTracking | None:
     """Return the blobs of *store* if it tracks holds, else None."""
     blobs = store.blobs
     return blobs if blobs.tracks_holds and isinstance(blobs, HoldTracking) else None
+
+
+# -- for locks: wake up on a release
+
+
+@runtime_checkable
+class NotifiesRelease(Protocol):
+    """Leases whose release wakes a client that waits for it."""
+
+    def wait_for_release(self, name: str, timeout: float) -> None:
+        """Return when the lease may have been released, or after *timeout* seconds.
+
+        A release wakes one of the clients that wait.
+        """
+
+    def notify(self, name: str) -> None:
+        """Wake another client that waits."""
 
 
 # -- for values: limits and tiers

@@ -27,7 +27,7 @@ __all__ = (
 MAX_POINTER = 64 * 1024
 """Bytes of a pointer's value at most."""
 
-_NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9._/:@+=-]{1,200}", re.ASCII)
 _CENTURY = 100 * 366 * 86400.0  # seconds; more overflows some servers' clocks
 
 
@@ -35,8 +35,8 @@ def check_name(name: str) -> str:
     """Return *name*; raises ValueError if no pointer or lease may have it."""
     if not _NAME.fullmatch(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(
-            f"not a name: {name[:250]!r}; names are 1 to 200 characters of A-Z a-z 0-9 . _ - /, "
-            "with no empty, '.' or '..' segment"
+            f"not a name: {name[:250]!r}; names are 1 to 200 characters of "
+            "A-Z a-z 0-9 . _ - : @ + = /, with no empty, '.' or '..' segment"
         )
     return name
 

@@ -1,100 +1,28 @@
-"""Leases: keeping one while a block of code runs, and storing them in records.
-
-A driver whose server has no leases of its own stores them as `RecordLeases`, in records that
-change atomically: files, S3 objects.
-"""
+"""Leases in records that a store changes atomically: files, S3 objects."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from offload.errors import StoreError
 from offload.stores.checks import check_owner, check_ttl
-from offload.stores.protocols import LeaseStore, SweepItem
+from offload.stores.protocols import LeaseInfo, SweepItem
 
 __all__ = (
     "REMEMBER",
-    "HeldLease",
     "Record",
     "RecordLeases",
     "Records",
-    "hold_lease",
-    "process_name",
 )
 
 REMEMBER = 86400.0
 """Seconds for which an ended lease keeps its last fencing number."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HeldLease:
-    """A lease of this process.
-
-    Attributes:
-        fence: see `LeaseStore.acquire`.
-        lost: set once it expired or another owner took it.
-    """
-
-    fence: int
-    lost: threading.Event = field(default_factory=threading.Event)
-
-
-def process_name() -> str:
-    """Return this process's name for operators: ``host:pid``."""
-    return f"{socket.gethostname()[:100]}:{os.getpid()}"
-
-
-@contextmanager
-def hold_lease(leases: LeaseStore, name: str, *, ttl: float) -> Iterator[HeldLease | None]:
-    """Keep the lease *name* while the block runs; yields None if another owner has it.
-
-    A thread renews it three times per *ttl* seconds, so a process that dies blocks others for
-    no longer than that. The first call's StoreError is raised; a store that is unavailable
-    later is tolerated until the lease expires.
-    """
-    owner = f"{process_name()}:{os.urandom(8).hex()}"
-    fence = leases.acquire(name, owner, ttl)
-    if fence is None:
-        yield None
-        return
-    lease = HeldLease(fence)
-    ended = threading.Event()
-
-    def beat() -> None:
-        renewed = time.monotonic()
-        while not ended.wait(ttl / 3):
-            asked = time.monotonic()
-            try:
-                if not leases.renew(name, owner, ttl):
-                    break
-                renewed = asked
-            except StoreError:
-                if time.monotonic() - renewed > ttl:
-                    break
-        else:
-            return
-        lease.lost.set()
-
-    thread = threading.Thread(target=beat, name="offload-lease", daemon=True)
-    thread.start()
-    try:
-        yield lease
-    finally:
-        ended.set()
-        thread.join()
-        with suppress(StoreError):
-            leases.release(name, owner)
 
 
 @dataclass(frozen=True)
@@ -115,6 +43,14 @@ class Record:
 
 class Records(ABC):
     """Named contents that change atomically."""
+
+    @abstractmethod
+    def record(self, name: str) -> Record:
+        """Return a record as it is now."""
+
+    @abstractmethod
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Yield the names of records that start with *prefix*."""
 
     @abstractmethod
     def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, T]]) -> T:
@@ -167,6 +103,16 @@ class RecordLeases:
 
     def release(self, name: str, owner: str) -> bool:
         return self._set_end(name, owner, None)
+
+    def read(self, name: str) -> LeaseInfo | None:
+        seen = self._records.record(name)
+        lease = _parse(seen)
+        if lease.until <= seen.earliest:
+            return None
+        return LeaseInfo(lease.owner, lease.fence, lease.until - seen.earliest)
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        return self._records.names(prefix)
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Forget leases that ended a day ago, unless *dry_run*, and yield them."""

@@ -29,7 +29,7 @@ from offload.stores.checks import (
     tier_not_configured,
 )
 from offload.stores.processes import PerProcess
-from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
+from offload.stores.protocols import PUT, BlobInfo, LeaseInfo, Parts, SweepItem
 from offload.stores.sums import MemorySums
 from offload.stores.url import StoreURL
 
@@ -384,6 +384,18 @@ class MemoryLeases:
                 return False
             del self._leases[name]
             return True
+
+    def read(self, name: str) -> LeaseInfo | None:
+        with self._locks.get():
+            lease = self._live(check_name(name))
+            if lease is None:
+                return None
+            return LeaseInfo(lease.owner, lease.fence, lease.until - self._now())
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        with self._locks.get():
+            found = [name for name in self._leases if name.startswith(prefix)]
+        return iter(found)
 
     def _live(self, name: str) -> _Lease | None:
         lease = self._leases.get(name)

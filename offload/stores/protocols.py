@@ -27,6 +27,7 @@ __all__ = (
     "PUT",
     "BlobInfo",
     "BlobStore",
+    "LeaseInfo",
     "LeaseStore",
     "Parts",
     "PointerStore",
@@ -147,7 +148,7 @@ class BlobStore(Protocol):
 class PointerStore(Protocol):
     """Mutable names for small values (at most 64 KiB), changed by compare-and-swap.
 
-    Names are 1 to 200 characters of ``A-Z a-z 0-9 . _ - /``, with no empty, ``.`` or
+    Names are 1 to 200 characters of ``A-Z a-z 0-9 . _ - : @ + = /``, with no empty, ``.`` or
     ``..`` segment; others raise ValueError.
     """
 
@@ -170,6 +171,21 @@ class PointerStore(Protocol):
         """Yield the names that are set and start with *prefix*."""
 
 
+@dataclass(frozen=True)
+class LeaseInfo:
+    """A lease that somebody has.
+
+    Attributes:
+        owner: see `LeaseStore.acquire`.
+        fence: its fencing number.
+        ttl: seconds until it expires.
+    """
+
+    owner: str
+    fence: int
+    ttl: float
+
+
 @runtime_checkable
 class LeaseStore(Protocol):
     """Locks with an owner, a time to live, and a fencing number. Names as for pointers."""
@@ -186,6 +202,12 @@ class LeaseStore(Protocol):
 
     def release(self, name: str, owner: str) -> bool:
         """Release the lease; return False if *owner* didn't have it."""
+
+    def read(self, name: str) -> LeaseInfo | None:
+        """Return the lease; None if nobody has it."""
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Yield the names of leases that start with *prefix*. Some of them may have ended."""
 
 
 @runtime_checkable

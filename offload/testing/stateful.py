@@ -188,6 +188,14 @@ def store_machine(
             if has:
                 del self.model.leases[name]
 
+        @rule(name=names)
+        def read_lease(self, name: str) -> None:
+            lease, found = self.model.holder(name), self.store.leases.read(f"{self.base}/{name}")
+            assert (found is None) == (lease is None)
+            if found is not None and lease is not None:
+                assert (found.owner, found.fence) == (lease.owner, lease.fence)
+                assert f"{self.base}/{name}" in set(self.store.leases.names(self.base))
+
         @precondition(lambda self: self.advance is not None)
         @rule(seconds=st.integers(1, 10))
         def pass_time(self, seconds: int) -> None:

@@ -35,8 +35,19 @@ SHORT = 0.05  # seconds; for what shall have ended
 PATIENCE = 20.0  # seconds; for what must become true
 SOON = 0.5  # seconds; for what must not have ended before the next call
 LIMIT = 16 << 20  # bytes; more than any blob here
-BAD_NAMES = ("", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a b", "é", "a\n", "a:b", "x" * 201)
-GOOD_NAMES = ("a", "A", "0", "a.b", "..a", "a-_b", "a/b/c", "x" * 200, "/".join("y" * 100))
+BAD_NAMES = ("", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a b", "é", "a\n", "a*b", "x" * 201)
+GOOD_NAMES = (
+    "a",
+    "A",
+    "0",
+    "a.b",
+    "..a",
+    "a-_b",
+    "a:b@c+d=e",
+    "a/b/c",
+    "x" * 200,
+    "/".join("y" * 100),
+)
 
 
 class FakeClock:
@@ -556,6 +567,7 @@ class PointerTests:
             lambda: store.leases.acquire(name, "me", 1),
             lambda: store.leases.renew(name, "me", 1),
             lambda: store.leases.release(name, "me"),
+            lambda: store.leases.read(name),
         ):
             with pytest.raises(ValueError, match="not a name"):
                 call()
@@ -613,6 +625,31 @@ class LeaseTests:
             assert store.leases.release(name, owner)
             assert not store.leases.release(name, owner)
             assert not store.leases.renew(name, owner, HOUR)
+
+    def test_a_lease_can_be_read(self, store: Store) -> None:
+        """`read` returns owner, fence, and remaining time while somebody has the lease."""
+        name = unique("lease")
+        assert store.leases.read(name) is None
+        fence = store.leases.acquire(name, "é one", HOUR)
+        for longest in (HOUR, 2 * HOUR):
+            lease = store.leases.read(name)
+            assert lease is not None
+            assert (lease.owner, lease.fence) == ("é one", fence)
+            assert longest - 60 < lease.ttl < longest + 60
+            assert store.leases.renew(name, "é one", 2 * HOUR)
+        assert store.leases.release(name, "é one")
+        assert store.leases.read(name) is None
+
+    def test_leases_are_listed(self, store: Store) -> None:
+        """`names` yields each lease that somebody has and whose name starts with the prefix."""
+        base = unique("lease")
+        names = {f"{base}/{end}" for end in ("a", "ab", "ab/c", "b", "ABC", "x:y@z+1=2")}
+        for name in names:
+            assert store.leases.acquire(name, "me", HOUR)
+        assert sorted(store.leases.names(base)) == sorted(names)
+        assert set(store.leases.names(f"{base}/ab")) == {f"{base}/ab", f"{base}/ab/c"}
+        for pattern in ("*", "?", f"{base}/[ab]", f"{base}/a*", "\\"):
+            assert list(store.leases.names(pattern)) == []
 
     def test_names_have_leases_of_their_own(self, store: Store) -> None:
         """Leases, and a pointer of the same name, are independent."""

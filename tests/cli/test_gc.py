@@ -66,7 +66,7 @@ def test_a_running_sweep_is_no_error(project, expired):
     """A second sweep says so, does nothing, and exits with 0, so that schedules may overlap."""
     url, _ = expired
     project.write(store=url)
-    assert open_store(url).leases.acquire(NAME, "someone", 600)
+    assert open_store(url).leases.acquire(f"lock/{NAME}", "someone", 600)
     assert project.run("gc")[0] == f"skipped: {url} is being swept by another process\n"
     assert project.json("gc")["busy"] == "another process"
     assert project.json("gc", "--dry-run")["count"] == 3

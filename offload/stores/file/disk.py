@@ -67,7 +67,7 @@ class Disk:
         self.root = root
         self.url = url
         self.clock = clock
-        self._its_clock = self._touch if clock is time.time else clock
+        self.shared_clock = self._touch if clock is time.time else clock
         self._lock_timeout = lock_timeout
         self._fsync = fsync
         self._mode = mode
@@ -159,7 +159,7 @@ class Disk:
 
         Deletion by age uses it, so that a clock that is ahead deletes nothing early.
         """
-        return min(self.clock(), self._its_clock())
+        return min(self.clock(), self.shared_clock())
 
     def _touch(self) -> float:
         """Return the file system's time: a file server stamps a touched folder itself.

@@ -115,6 +115,13 @@ class FileRecords(Records):
         with self._disk.errors():
             return self._read(name)
 
+    def record(self, name: str) -> Record:
+        with self._disk.errors():
+            content = self._read(name)
+            # Without any record, there may be no folder whose clock could be read.
+            now = self._disk.clock() if content is None else self._disk.shared_clock()
+            return Record(content, now, now)
+
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         """Set a record to *value* (None: remove it) if it is *expected* now."""
         with self._disk.errors(), self._disk.lock(self._path(name).parent.name):
@@ -126,7 +133,7 @@ class FileRecords(Records):
 
     def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, T]]) -> T:
         with self._disk.errors(), self._disk.lock(self._path(name).parent.name):
-            now = self._disk.clock()
+            now = self._disk.shared_clock()  # a lease is taken by hosts whose clocks differ
             content, result = decide(Record(self._read(name), now, now))
             if content is not None:
                 self._write(name, content)
@@ -134,7 +141,7 @@ class FileRecords(Records):
 
     def sweep(self, is_over: Callable[[Record], bool], *, dry_run: bool) -> Iterator[str]:
         with self._disk.errors():
-            names = list(self.names())
+            names = list(self._names())
             now = self._disk.sure_time() if names else 0.0
             for name in names:
                 with self._disk.lock(self._path(name).parent.name):
@@ -144,7 +151,12 @@ class FileRecords(Records):
                 if over:
                     yield name
 
-    def names(self) -> Iterator[str]:
+    def names(self, prefix: str = "") -> Iterator[str]:
+        with self._disk.errors():
+            found = [name for name in self._names() if name.startswith(prefix)]
+        return iter(found)
+
+    def _names(self) -> Iterator[str]:
         for stripe in self._disk.entries(self._folder):
             for entry in self._disk.files(Path(stripe.path), RECORD):
                 with suppress(FileNotFoundError), Path(entry.path).open("rb") as file:
@@ -190,9 +202,7 @@ class FilePointers:
         return self._records.swap(name, expected, value)
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        with self._disk.errors():
-            found = [name for name in self._records.names() if name.startswith(prefix)]
-        return iter(found)
+        return self._records.names(prefix)
 
 
 class DiskFiles:

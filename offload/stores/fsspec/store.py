@@ -15,7 +15,7 @@ from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
 from offload.stores.fsspec.blobs import FsspecBlobs
 from offload.stores.fsspec.folder import CLOCK, FileSystem, Folder
 from offload.stores.processes import Threads
-from offload.stores.protocols import SweepItem
+from offload.stores.protocols import LeaseInfo, SweepItem
 from offload.stores.url import StoreURL, count, duration
 
 __all__ = ("FsspecStore", "open_fsspec")
@@ -129,36 +129,46 @@ class NoPointers:
         self._url = url
 
     def read(self, name: str) -> bytes | None:  # noqa: ARG002
-        self._refuse()
+        _refuse(self._url)
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:  # noqa: ARG002
-        self._refuse()
+        _refuse(self._url)
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:  # noqa: ARG002
-        self._refuse()
+        _refuse(self._url)
 
     def names(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise ConfigurationError(
-            f"{self._url} can only store blobs, as fsspec has no compare-and-swap: put it "
-            'behind a store that has it, as in store=["redis://…", "fsspec+gs://…"]',
-            store=self._url,
-        )
+        _refuse(self._url)
 
 
-class NoLeases(NoPointers):
-    """Leases that raise ConfigurationError."""
+class NoLeases:
+    """Leases that raise ConfigurationError, with what to configure."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:  # noqa: ARG002
-        self._refuse()
+        _refuse(self._url)
 
     def renew(self, name: str, owner: str, ttl: float) -> bool:  # noqa: ARG002
-        self._refuse()
+        _refuse(self._url)
 
     def release(self, name: str, owner: str) -> bool:  # noqa: ARG002
-        self._refuse()
+        _refuse(self._url)
+
+    def read(self, name: str) -> LeaseInfo | None:  # noqa: ARG002
+        _refuse(self._url)
+
+    def names(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
+        _refuse(self._url)
+
+
+def _refuse(url: str) -> NoReturn:
+    raise ConfigurationError(
+        f"{url} can only store blobs, as fsspec has no compare-and-swap: put it "
+        'behind a store that has it, as in store=["redis://…", "fsspec+gs://…"]',
+        store=url,
+    )
 
 
 @dataclass(frozen=True)

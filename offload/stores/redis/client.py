@@ -116,6 +116,12 @@ class RedisClient:
                 answers[at] = answer
         return [self._checked(answer, script) for answer in answers]
 
+    def wait_for(self, key: str, seconds: float) -> bool:
+        """Wait at most *seconds* for an element of the list *key*; return whether it took one."""
+        with driver_errors(self.url):
+            client: Any = self.driver()
+            return client.execute_command("BLPOP", key, seconds) is not None
+
     def piggyback(self, source: BatchSource, command: Callable[[CounterBatch], Command]) -> None:
         """Send the batches of *source* along with other commands, each as *command* of it."""
         self._batches = source, command

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from offload.errors import StoreUnavailable
 from offload.stores.checks import check_name, check_owner, check_value
-from offload.stores.protocols import SweepItem
+from offload.stores.protocols import LeaseInfo, SweepItem
 from offload.stores.redis.blobs import RedisBlobs, milliseconds
 from offload.stores.redis.client import RedisClient, script
 from offload.stores.sums import FIELDS, KEPT, SPANS, BatchSource, CounterBatch, Span
@@ -74,26 +76,65 @@ class RedisPointers:
                     yield check_name(key[len(self._prefix) :])
 
 
+_NOTICE = 1000  # milliseconds for which a release can wake a client that starts to wait
+_BLOCK = 2.0  # seconds that a connection waits at most, less than any sensible socket timeout
+
+
 class RedisLeases:
-    """Leases by the server's clock."""
+    """Leases by the server's clock. A release wakes a client that waits for it."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
+        self._prefix = f"{client.prefix}:lease:"
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:
-        return self._run("acquire", name, owner, milliseconds(ttl))
+        args = (check_owner(owner), milliseconds(ttl), REMEMBER)
+        call = ((self._prefix + check_name(name),), args)
+        fence: int | None = self._client.run_script(script("acquire"), [call])[0]
+        return fence
 
     def renew(self, name: str, owner: str, ttl: float) -> bool:
-        return bool(self._run("renew", name, owner, milliseconds(ttl)))
+        return self._set_life(name, owner, milliseconds(ttl))
 
     def release(self, name: str, owner: str) -> bool:
-        return bool(self._run("renew", name, owner, 0))
+        return self._set_life(name, owner, 0)
 
-    def _run(self, script_name: str, name: str, owner: str, life: int) -> int | None:
-        key = f"{self._client.prefix}:lease:{check_name(name)}"
-        args = (check_owner(owner), life, REMEMBER)
-        answer: int | None = self._client.run_script(script(script_name), [((key,), args)])[0]
-        return answer
+    def read(self, name: str) -> LeaseInfo | None:
+        key = self._prefix + check_name(name)
+        (owner, fence), life = self._client.run([("HMGET", key, "owner", "fence"), ("PTTL", key)])
+        if owner is None or life <= REMEMBER:
+            return None
+        return LeaseInfo(owner.decode(), int(fence), (life - REMEMBER) / 1000)
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        for keys in self._client.keys(self._prefix + prefix, kind="hash"):
+            for key in keys:
+                with suppress(ValueError):  # others wrote it
+                    yield check_name(key[len(self._prefix) :])
+
+    def wait_for_release(self, name: str, timeout: float) -> None:
+        """Return when the lease may have been released, or after *timeout* seconds."""
+        key = self._released(check_name(name))
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                if self._client.wait_for(key, min(left, _BLOCK)):
+                    return
+            except StoreUnavailable:
+                time.sleep(left)  # the caller's next call raises it if the server is still down
+
+    def notify(self, name: str) -> None:
+        key = self._released(check_name(name))
+        self._client.run([("RPUSH", key, "1"), ("PEXPIRE", key, _NOTICE)])
+
+    def _set_life(self, name: str, owner: str, life: int) -> bool:
+        keys = (self._prefix + check_name(name), self._released(name))
+        args = (check_owner(owner), life, REMEMBER, _NOTICE)
+        return bool(self._client.run_script(script("renew"), [(keys, args)])[0])
+
+    def _released(self, name: str) -> str:
+        """Return the key of the list that a release adds to, in the slot of the lease's key."""
+        return f"{self._client.prefix}:released:{{{self._prefix}{name}}}"
 
 
 class RedisSums:

@@ -33,7 +33,7 @@ NONCE = 16
 _TURNS = 100
 _LEFT_BY_OTHERS = (".DS_Store", "._", ".nfs")
 """Prefixes of operating systems' files, copied into buckets with folders; no record has them."""
-_LISTABLE = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
+_LISTABLE = re.compile(r"[A-Za-z0-9._/:@+=-]*", re.ASCII)
 _UNSET, _SET = b"", b"\x01"  # first byte of a pointer's content
 _FOLDER = "stats"  # of small files
 
@@ -90,11 +90,11 @@ class S3Records(Records):
         self._prefix = f"{client.prefix}{folder}/"
         self._conditions = conditions
 
-    def read(self, name: str) -> Record:
+    def record(self, name: str) -> Record:
         return _without_nonce(self._read(self._key(name)))
 
     def read_all(self, names: Sequence[str]) -> list[Record]:
-        return self._client.threads.each(self.read, names)
+        return self._client.threads.each(self.record, names)
 
     def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, T]]) -> T:
         self._conditions.require()
@@ -127,6 +127,9 @@ class S3Records(Records):
             f"{url}: {name!r} was changed by others {_TURNS} times in a row", store=url
         )
 
+    def names(self, prefix: str = "") -> Iterator[str]:
+        return (name for name, _ in self.entries(prefix))
+
     def entries(self, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the names with this prefix, and how their objects are listed."""
         if not _LISTABLE.fullmatch(prefix):
@@ -146,7 +149,7 @@ class S3Records(Records):
 
     def _remove_if(self, name: str, is_over: Callable[[Record], bool], *, dry_run: bool) -> bool:
         """Delete an expired record unless it changes concurrently."""
-        seen = self.read(name)
+        seen = self.record(name)
         if seen.etag is None or not is_over(seen):
             return False
         if dry_run:
@@ -193,7 +196,7 @@ class S3Pointers:
         self._records = records
 
     def read(self, name: str) -> bytes | None:
-        return _value(self._records.read(name))
+        return _value(self._records.record(name))
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """Read pointers by one request each, several at once."""

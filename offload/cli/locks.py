@@ -1,0 +1,75 @@
+"""``celery offload locks …``: list locks, and release those whose owner won't."""
+
+from __future__ import annotations
+
+import click
+
+from offload.cli.options import runtime_of
+from offload.cli.output import Column, print_json, print_rows
+from offload.locks import break_lock, list_locks
+from offload.text import human_duration, printable
+
+__all__ = ("locks",)
+
+_COLUMNS = (Column("LOCK"), Column("OWNER"), Column("ENDS IN"), Column("FENCE"))
+
+
+@click.group()
+def locks() -> None:
+    """List locks, and release those whose owner won't."""
+
+
+@locks.command("list")
+@click.argument("prefix", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+@click.pass_context
+def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
+    """List the locks that somebody has and whose names start with PREFIX.
+
+    OWNER is the host and process id of the process that acquired the lock. ENDS IN is how long
+    the lock lasts if it isn't renewed.
+    """
+    found = sorted(list_locks(runtime_of(ctx).store, prefix))
+    if as_json:
+        print_json(
+            [
+                {"name": name, "owner": lock.owner, "ttl": round(lock.ttl, 3), "fence": lock.fence}
+                for name, lock in found
+            ]
+        )
+    elif found:
+        rows = [
+            (name, owner_of(lock.owner), human_duration(lock.ttl), str(lock.fence))
+            for name, lock in found
+        ]
+        print_rows(rows, _COLUMNS)
+
+
+@locks.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask for confirmation.")
+@click.pass_context
+def release(ctx: click.Context, names: tuple[str, ...], yes: bool) -> None:
+    """Release locks, whoever has them.
+
+    Others can acquire them at once. An owner that is still at work finds its lock lost, at the
+    latest with its next renewal; until then, two may be at work.
+
+    The exit code is 1 if nobody had one of the locks.
+    """
+    store = runtime_of(ctx).store
+    if not yes:
+        click.confirm(f"Release {len(names)} in {printable(store.url)}?", abort=True)
+    missing = 0
+    for name in names:
+        lock = break_lock(store, name)
+        missing += lock is None
+        had = "nobody has it" if lock is None else f"released; {owner_of(lock.owner)} had it"
+        click.echo(printable(f"{name}: {had}"))
+    if missing:
+        ctx.exit(1)
+
+
+def owner_of(owner: str) -> str:
+    """Return the host and process id of a lease's owner."""
+    return owner.rpartition(":")[0] or owner

@@ -1,0 +1,347 @@
+"""Locks shared by processes and machines, on the leases of a store.
+
+::
+
+    with offload.lock("report:daily", ttl=60) as lock:
+        write_report(fence=lock.fence)
+
+A lock belongs to the `Lock` object that acquired it, in the process that did. While it is held, a
+thread renews it three times per *ttl*, so it outlasts any work and ends *ttl* seconds after its
+process died. A process that is stopped for longer than that loses the lock without noticing in
+time: what it writes afterwards can only be refused by whoever receives it, by the *fence*, which
+rises with every owner.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from offload.errors import LockLost, LockNotOwned, StoreError
+from offload.forks import guard_forks
+from offload.stores.capabilities import NotifiesRelease
+from offload.stores.checks import check_name, check_ttl
+from offload.stores.protocols import LeaseInfo, Store
+
+__all__ = ("Lock", "Waited", "break_lock", "list_locks", "process_name")
+
+_PREFIX = "lock/"
+_FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.1, 2.0, 1.5  # seconds between attempts to acquire
+
+
+def process_name() -> str:
+    """Return this process's name for operators: ``host:pid``."""
+    return f"{socket.gethostname()[:100]}:{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class Waited:
+    """The outcome of `Lock.wait`; true if the lock is free.
+
+    Attributes:
+        released: whether nobody had the lock at the last check.
+        checks: how often the store was asked.
+    """
+
+    released: bool
+    checks: int
+
+    def __bool__(self) -> bool:
+        return self.released
+
+
+@dataclass
+class _Ownership:
+    """A lease that this object acquired.
+
+    Attributes:
+        until: when it expires unless renewed, by this process's monotonic clock.
+        wake: set to have the heartbeat look at `ended` and `ttl` again.
+    """
+
+    owner: str
+    fence: int
+    ttl: float
+    until: float
+    pid: int = field(default_factory=os.getpid)
+    lost: bool = False
+    ended: bool = False
+    wake: threading.Event = field(default_factory=threading.Event)
+    heartbeat: threading.Thread | None = None
+
+
+class Lock:
+    """A lock by name in a store.
+
+    Not reentrant: an owner that acquires it again waits for itself. Several threads may share an
+    object, as they share a `threading.Lock`. A forked child doesn't own its parent's locks.
+
+    Args:
+        store: any store with leases: memory, file, Redis, S3, or tiers behind one of these.
+        name: 1 to 195 characters of ``A-Z a-z 0-9 . _ - : @ + = /``, with no empty, ``.``,
+            or ``..`` segment.
+        ttl: seconds after the last renewal until others may take the lock over.
+        heartbeat: whether a thread renews the lock every *ttl* / 3 seconds while it is held.
+            Without it, call `extend` in time.
+
+    Raises ValueError for another name or a *ttl* that isn't positive.
+    """
+
+    def __init__(
+        self, store: Store, name: str, *, ttl: float = 30.0, heartbeat: bool = True
+    ) -> None:
+        self.name = name
+        self.ttl = check_ttl(ttl)
+        self._url = store.url
+        self._leases = store.leases
+        self._lease = check_name(_PREFIX + name)
+        self._heartbeat = heartbeat
+        self._held: _Ownership | None = None
+        self._was_released = False
+        self._clock: Callable[[], float] = time.monotonic
+        self._sleep: Callable[[float], None] = time.sleep
+
+    def __repr__(self) -> str:
+        return f"<Lock {self.name!r} in {self._url}>"
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Acquire the lock, and return whether that succeeded.
+
+        Args:
+            blocking: wait while another owner has it.
+            timeout: seconds to wait at most; by default as long as it takes.
+
+        Raises:
+            ValueError: a *timeout* for a call that doesn't block.
+            ConfigurationError: the store has no leases, or ignores conditional writes.
+            StoreUnavailable, StoreError: the store failed.
+        """
+        if timeout is not None and not blocking:
+            raise ValueError("a timeout needs blocking=True")
+        deadline = None if timeout is None else self._clock() + timeout
+        owner = f"{process_name()}:{os.urandom(8).hex()}"
+        pause = _FIRST_PAUSE
+        while not self._try(owner):
+            left = pause if deadline is None else deadline - self._clock()
+            if not blocking or left <= 0:
+                return False
+            self._pause(min(pause, left))
+            pause = min(pause * _FACTOR, _LONGEST_PAUSE)
+        return True
+
+    def release(self) -> None:
+        """Release the lock. Releasing it a second time does nothing.
+
+        Raises:
+            LockLost: it expired, or another owner has taken it.
+            LockNotOwned: this object didn't acquire it, or its parent process did.
+            StoreUnavailable, StoreError: the store failed; the lock ends after its ttl, or with
+                another call.
+        """
+        if self._was_released:
+            return
+        held = self._ownership()
+        self._stop(held)
+        if not self._leases.release(self._lease, held.owner):
+            held.lost = True
+        self._held, self._was_released = None, True
+        if held.lost:
+            raise self._lost_error()
+
+    def extend(self, ttl: float | None = None) -> None:
+        """Renew the lock now, for *ttl* seconds.
+
+        Args:
+            ttl: replaces the lock's own, until it is released.
+
+        Raises LockLost, LockNotOwned, StoreUnavailable, or StoreError as `release` does.
+        """
+        held = self._ownership()
+        if ttl is not None:
+            held.ttl = check_ttl(ttl)
+        if held.lost or not self._renew(held):
+            held.lost = True
+            raise self._lost_error()
+        held.wake.set()
+
+    def locked(self) -> bool:
+        """Return whether anybody has the lock now."""
+        return self._leases.read(self._lease) is not None
+
+    def owned(self) -> bool:
+        """Return whether this object has the lock now, according to the store."""
+        held = self._held
+        if held is None or held.pid != os.getpid() or held.lost:
+            return False
+        lease = self._leases.read(self._lease)
+        return lease is not None and lease.owner == held.owner
+
+    @property
+    def fence(self) -> int:
+        """The fencing number of this ownership: greater than that of every earlier owner.
+
+        Store it with what the lock protects, and refuse writes with a smaller one.
+
+        Raises LockLost, LockNotOwned.
+        """
+        held = self._ownership()
+        if self.lost:
+            raise self._lost_error()
+        return held.fence
+
+    @property
+    def lost(self) -> bool:
+        """Whether this object had the lock and lost it, as far as this process knows."""
+        held = self._held
+        return held is not None and (held.lost or self._clock() > held.until)
+
+    def wait(
+        self,
+        timeout: float | None = None,
+        *,
+        initial: float = 0.5,
+        maximum: float = 10.0,
+        factor: float = 1.5,
+    ) -> Waited:
+        """Wait until nobody has the lock, without acquiring it.
+
+        In Redis, a release ends the wait at once. Elsewhere the store is asked with exponential
+        backoff.
+
+        Args:
+            timeout: seconds to wait at most; by default as long as it takes.
+            initial: seconds before the second check.
+            maximum: most seconds between two checks.
+            factor: by which each pause is longer than the one before.
+
+        Raises StoreUnavailable or StoreError.
+        """
+        deadline = None if timeout is None else self._clock() + timeout
+        checks, pause = 0, initial
+        while True:
+            checks += 1
+            if not self.locked():
+                if checks > 1 and isinstance(self._leases, NotifiesRelease):
+                    self._leases.notify(self._lease)  # a release wakes only one that waits
+                return Waited(released=True, checks=checks)
+            left = pause if deadline is None else deadline - self._clock()
+            if left <= 0:
+                return Waited(released=False, checks=checks)
+            self._pause(min(pause, left))
+            pause = min(pause * factor, maximum)
+
+    def __enter__(self) -> Lock:  # noqa: PYI034 (Self needs Python 3.11)
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.release()
+            return
+        with suppress(StoreError):  # must not hide the block's own error
+            self.release()
+
+    def _try(self, owner: str) -> bool:
+        asked = self._clock()
+        try:
+            fence = self._leases.acquire(self._lease, owner, self.ttl)
+        except BaseException:
+            with suppress(Exception):  # the store may have granted it
+                self._leases.release(self._lease, owner)
+            raise
+        if fence is None:
+            return False
+        held = _Ownership(owner, fence, self.ttl, asked + self.ttl)
+        self._held, self._was_released = held, False
+        if self._heartbeat:
+            guard_forks()
+            held.heartbeat = threading.Thread(
+                target=self._beat, args=(held,), name="offload-lock", daemon=True
+            )
+            held.heartbeat.start()
+        return True
+
+    def _ownership(self) -> _Ownership:
+        held = self._held
+        if held is None or held.pid != os.getpid():
+            raise LockNotOwned(
+                f"lock {self.name!r} in {self._url} isn't owned by this object: acquire it first, "
+                "in the process that uses it",
+                store=self._url,
+            )
+        return held
+
+    def _renew(self, held: _Ownership) -> bool:
+        asked = self._clock()
+        if not self._leases.renew(self._lease, held.owner, held.ttl):
+            return False
+        held.until = asked + held.ttl
+        return True
+
+    def _beat(self, held: _Ownership) -> None:
+        while True:
+            held.wake.wait(held.ttl / 3)
+            if held.ended:
+                return
+            if held.wake.is_set():  # it was extended
+                held.wake.clear()
+                continue
+            try:
+                held.lost = not self._renew(held)
+            except StoreError:  # tolerated until the lease expires
+                held.lost = self._clock() > held.until
+            if held.lost:
+                return
+
+    def _stop(self, held: _Ownership) -> None:
+        held.ended = True
+        held.wake.set()
+        if held.heartbeat is not None:
+            held.heartbeat.join()
+
+    def _pause(self, seconds: float) -> None:
+        if isinstance(self._leases, NotifiesRelease):
+            self._leases.wait_for_release(self._lease, seconds)
+        else:
+            self._sleep(seconds)
+
+    def _lost_error(self) -> LockLost:
+        return LockLost(
+            f"lock {self.name!r} in {self._url} was lost: it wasn't renewed within its ttl, and "
+            "another owner may have it; undo or repeat the work under a new lock",
+            store=self._url,
+        )
+
+
+def list_locks(store: Store, prefix: str = "") -> Iterator[tuple[str, LeaseInfo]]:
+    """Yield the locks in *store* that somebody has, by name, with owner, fence, and ttl.
+
+    Raises ConfigurationError, StoreUnavailable, or StoreError.
+    """
+    for lease in store.leases.names(_PREFIX + prefix):
+        info = store.leases.read(lease)
+        if info is not None:
+            yield lease[len(_PREFIX) :], info
+
+
+def break_lock(store: Store, name: str) -> LeaseInfo | None:
+    """Take the lock *name* from whoever has it; return what they had, None if nobody had it.
+
+    The next owner's fence is greater, and the present one finds the lock lost.
+    """
+    lease = check_name(_PREFIX + name)
+    info = store.leases.read(lease)
+    if info is None or not store.leases.release(lease, info.owner):
+        return None
+    return info

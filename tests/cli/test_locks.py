@@ -1,0 +1,43 @@
+"""``celery offload locks``: what operators see of locks, and how they take one."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from offload import Lock, open_store
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def store(project, tmp_path):
+    store = open_store(f"file://{tmp_path}/store")
+    project.write(store=store.url)
+    return store
+
+
+def test_locks_are_listed(project, store):
+    """The list names each lock that somebody has, its process, and its fence."""
+    assert project.json("locks", "list") == []
+    assert project.run("locks", "list") == ("", "")
+    with Lock(store, "report:daily", ttl=600) as lock, Lock(store, "index"):
+        listed = project.json("locks", "list")
+        assert [each["name"] for each in listed] == ["index", "report:daily"]
+        assert listed[1]["fence"] == lock.fence
+        assert 500 < listed[1]["ttl"] <= 600
+        out, _ = project.run("locks", "list", "report")
+        assert f":{os.getpid()}  " in out
+        assert "index" not in out
+
+
+def test_a_lock_is_released_for_its_owner(project, store):
+    """`release` frees a lock, whoever has it; the exit code says if nobody had it."""
+    lock = Lock(store, "report:daily", ttl=600)
+    lock.acquire()
+    out, _ = project.run("locks", "release", "report:daily", "--yes")
+    assert f"released; {lock._held.owner.rpartition(':')[0]} had it" in out
+    assert not lock.owned()
+    out, _ = project.run("locks", "release", "report:daily", "--yes", code=1)
+    assert out == "report:daily: nobody has it\n"
