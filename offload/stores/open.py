@@ -35,6 +35,7 @@ _FACTORIES: dict[str, str | Factory] = {
     "valkey+cluster": _REDIS,
     "valkeys+cluster": _REDIS,
     "s3": "offload.stores.s3.connect:open_s3",
+    "sqlite": "offload.stores.sqlite:open_sqlite",
     "fsspec+…": "offload.stores.fsspec:open_fsspec",  # any of its protocols
 }
 
@@ -67,6 +68,8 @@ def open_store(
       (at least 65536; default and at most 4 MiB). Publishers and workers need the same.
     - ``file``: ``mode`` (such as ``0660``), ``skew`` and ``lock_timeout`` in seconds; see
       `offload.stores.file.FileStore`.
+    - ``sqlite``: ``mode``, ``timeout`` in seconds, ``fsync``; see
+      `offload.stores.sqlite.SQLiteStore`.
 
     Raises:
         ConfigurationError: the scheme or an option is unknown or invalid; the message lists

@@ -7,13 +7,24 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NoReturn, TypeVar, Union
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from offload.errors import ConfigurationError
 
-__all__ = ("StoreURL", "boolean", "count", "duration", "key_prefix", "seconds", "shown_url", "text")
+__all__ = (
+    "StoreURL",
+    "boolean",
+    "count",
+    "duration",
+    "file_mode",
+    "key_prefix",
+    "seconds",
+    "shown_url",
+    "text",
+)
 
 T = TypeVar("T")
 Host = tuple[str, Union[int, None]]
@@ -170,3 +181,14 @@ def key_prefix(value: Any) -> str:
     ):
         raise ValueError("a prefix of A-Z a-z 0-9 . _ - :")
     return word
+
+
+def file_mode(value: Any) -> int:
+    """Convert permissions of files: octal if given as text."""
+    try:
+        mode = int(value, 8) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
+        mode = -1
+    if isinstance(value, bool) or mode & 0o600 != 0o600 or not 0 < mode <= 0o666 or mode & 0o111:
+        raise ValueError("octal permissions of files from 0600 to 0666, such as 0660")
+    return mode

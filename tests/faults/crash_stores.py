@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import PurePosixPath
 
@@ -114,6 +115,38 @@ class OnRedis:
 
     def left(self):
         return self._redis.left()
+
+
+class OnSQLite:
+    """One file that all processes share."""
+
+    def __init__(self, redis, s3):
+        self._folder = tempfile.TemporaryDirectory()
+        self._store = open_store(f"sqlite://{self._folder.name}/offload.db")
+        self.config = {"offload": {"store": self._store.url, "grace": 8}}
+
+    def close(self):
+        self._store.close()
+        self._folder.cleanup()
+
+    def blobs(self):
+        return {info.digest for info in self._store.blobs.scan()}
+
+    def held(self):
+        return {digest: set(self._store.blobs.holders(digest)) for digest in self.blobs()}
+
+    def end(self):
+        with self._store.database.writing() as connection:
+            for table in ("blob", "hold"):
+                connection.execute(f"UPDATE {table} SET until = until - {LONG}")
+        return list(self._store.sweep())
+
+    def left(self):
+        with self._store.database.reading() as connection:
+            return [
+                *connection.execute("SELECT digest FROM blob"),
+                *connection.execute("SELECT digest, holder FROM hold"),
+            ]
 
 
 class OnS3:

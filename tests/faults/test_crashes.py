@@ -14,7 +14,7 @@ import pytest
 from crash_account import Account
 from crash_broker import Broker, Watch
 from crash_chaos import Chaos
-from crash_stores import OnRedis, OnS3, OnTiers
+from crash_stores import OnRedis, OnS3, OnSQLite, OnTiers
 
 from tests.support.processes import wait_until
 
@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 
-STORES = [OnRedis, OnTiers]
+STORES = [OnRedis, OnTiers, OnSQLite]
 if "CRASH_SECONDS" in os.environ:  # S3 alone is slower, and similar
     STORES.append(OnS3)
 

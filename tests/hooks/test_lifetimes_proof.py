@@ -14,6 +14,7 @@ from offload.content import get, holds, manifest
 from offload.stores import open_store
 from offload.stores.file.store import FileStore
 from offload.stores.memory import MemoryStore
+from offload.stores.sqlite import SQLiteStore
 from offload.stores.tiered import TieredStore
 from offload.testing.store import FakeClock
 from tests.hooks.lifetimes import Setup, lifetimes_machine
@@ -89,6 +90,23 @@ def test_on_files(prove, tmp_path):
         return Setup(store, clock.advance, remains, skew=60)
 
     prove("files", make, 20)
+
+
+def test_on_sqlite(prove, tmp_path):
+    def make():
+        clock = FakeClock()
+        store = SQLiteStore(tmp_path / os.urandom(4).hex(), clock=clock, fsync=False)
+
+        def remains():
+            with store.database.reading() as connection:
+                return [
+                    *connection.execute("SELECT digest FROM blob"),
+                    *connection.execute("SELECT digest, holder FROM hold"),
+                ]
+
+        return Setup(store, clock.advance, remains)
+
+    prove("SQLite", make, 20)
 
 
 @pytest.mark.server

@@ -9,6 +9,7 @@ import pytest
 from offload.stores import open_store
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
+from offload.stores.sqlite import SQLiteStore
 from offload.stores.tiered import TieredStore
 from offload.testing.processes import ProcessSuite
 from offload.testing.stateful import store_machine
@@ -57,6 +58,22 @@ class TestFileByItsURL(StoreSuite):
     @pytest.fixture
     def store(self, tmp_path):
         return open_store(f"file://{tmp_path}/store?skew=0")
+
+
+class TestSQLite(FakeClockSuite, ProcessSuite):
+    @pytest.fixture
+    def store(self, tmp_path, clock):
+        store = SQLiteStore(tmp_path / "store.db", clock=clock, fsync=False)
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def url(self, tmp_path):
+        return f"sqlite://{tmp_path}/store.db"
+
+    def test_the_same_blobs_from_spawned_processes(self, url):
+        """Processes that share nothing but the URL find what each other put."""
+        self.put_the_same("spawn", url)
 
 
 class TestFakeRedis(StoreSuite):
@@ -215,6 +232,15 @@ def test_file_does_as_the_model(tmp_path):
         clock = FakeClock()
         folder = tmp_path / os.urandom(4).hex()
         return FileStore(folder, clock=clock, skew=0, fsync=False), clock.advance
+
+    machine(make, examples=50)
+
+
+def test_sqlite_does_as_the_model(tmp_path):
+    def make():
+        clock = FakeClock()
+        path = tmp_path / os.urandom(4).hex()
+        return SQLiteStore(path, clock=clock, fsync=False), clock.advance
 
     machine(make, examples=50)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
 from offload.stores.checks import check_name, check_value
@@ -17,7 +16,7 @@ from offload.stores.file.blobs import FileBlobs
 from offload.stores.file.disk import Disk
 from offload.stores.leases import Record, RecordLeases, Records
 from offload.stores.protocols import SweepItem
-from offload.stores.url import StoreURL, boolean, duration, seconds
+from offload.stores.url import StoreURL, boolean, duration, file_mode, seconds
 
 __all__ = ("RECORD", "FileStore", "open_file")
 
@@ -85,19 +84,8 @@ def open_file(url: StoreURL) -> FileStore:
         skew=url.take("skew", duration, 60.0),
         lock_timeout=url.take("lock_timeout", seconds, 10.0),
         fsync=url.take("fsync", boolean, True),
-        mode=url.take("mode", _mode, None),
+        mode=url.take("mode", file_mode, None),
     )
-
-
-def _mode(value: Any) -> int:
-    """Convert permissions of files: octal if given as text."""
-    try:
-        mode = int(value, 8) if isinstance(value, str) else operator.index(value)
-    except (TypeError, ValueError):
-        mode = -1
-    if isinstance(value, bool) or mode & 0o600 != 0o600 or not 0 < mode <= 0o666 or mode & 0o111:
-        raise ValueError("octal permissions of files from 0600 to 0666, such as 0660")
-    return mode
 
 
 class FileRecords(Records):

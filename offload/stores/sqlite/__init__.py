@@ -1,0 +1,19 @@
+"""A store in one SQLite file: for a single machine without a server.
+
+::
+
+    blob     digest, size, until, content     a blob, and when it expires (seconds since 1970)
+    hold     digest, holder, until            who needs a blob, and for how long
+    pointer  name, value
+    lease    name, owner, fence, until        until 0: released
+    file     name, written, content           statistics of a process
+
+It relies on a local disk (SQLite's write-ahead log needs memory shared by all processes, which
+network file systems don't have) and on one clock, the machine's.
+"""
+
+from __future__ import annotations
+
+from offload.stores.sqlite.store import SQLiteStore, open_sqlite
+
+__all__ = ("SQLiteStore", "open_sqlite")

@@ -1,0 +1,219 @@
+"""Connections to a SQLite file, one per process, and transactions on them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from offload.errors import StoreError, StoreUnavailable
+
+__all__ = ("Database",)
+
+_VERSION = 1  # of the tables
+_PAGE_SIZE = 16384  # bytes; larger than the default, as most content is blobs
+_LOG_LIMIT = 64 << 20  # bytes of the write-ahead log that are kept for reuse
+_CREATE = """
+CREATE TABLE blob (
+    id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL,
+    until REAL NOT NULL, content BLOB NOT NULL
+);
+CREATE INDEX blob_until ON blob (until);
+CREATE TABLE hold (
+    digest TEXT NOT NULL, holder TEXT NOT NULL, until REAL NOT NULL,
+    PRIMARY KEY (digest, holder)
+) WITHOUT ROWID;
+CREATE INDEX hold_until ON hold (until);
+CREATE TABLE pointer (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE lease (
+    name TEXT PRIMARY KEY, owner TEXT NOT NULL, fence INTEGER NOT NULL, until REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE file (name TEXT PRIMARY KEY, written REAL NOT NULL, content BLOB NOT NULL);
+"""
+_PASSING = {
+    "locked": "other processes have been writing to it all the time",
+    "full": "its disk is full: make room, or lower offload_retention",
+    "disk I/O error": "its disk fails to read or write",
+}
+_HINTS = {
+    "readonly": "this user may not write to it: check its owner and permissions",
+    "unable to open": "check the path, its owner, and its permissions",
+    "not a database": "another program wrote this file: choose another path",
+    "malformed": "the file is damaged: restore it, or delete it to start with an empty store",
+}
+
+
+class Database:
+    """A SQLite file.
+
+    Args:
+        path: of the file, created at first use, as is its folder.
+        url: for errors.
+        timeout: seconds to wait for other processes' transactions.
+        fsync: whether a committed transaction survives a power failure; that of a process is
+            always survived.
+        mode: permissions of the file.
+        clock: returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        url: str,
+        *,
+        timeout: float,
+        fsync: bool,
+        mode: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.path = path
+        self.url = url
+        self.now = clock
+        self._timeout = timeout
+        self._fsync = fsync
+        self._mode = mode
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        _opened.add(self)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Use the connection alone; nothing else of this process does meanwhile."""
+        with self._lock, self._errors():
+            yield self._connect()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Change the file in one transaction, which is rolled back if the block raises."""
+        with self._lock, self._errors():
+            connection = self._connect()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # it didn't begin, or was rolled back
+                    connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close this process's connection; the next call opens another."""
+        with self._lock:
+            self._disconnect()
+
+    def _connect(self) -> sqlite3.Connection:
+        """Return the connection; open it, also if the file was replaced meanwhile."""
+        if self._connection is not None:
+            with suppress(FileNotFoundError):
+                if self.path.stat().st_ino == self._inode:
+                    return self._connection
+            self._disconnect()
+        self._create_file()
+        connection = sqlite3.connect(
+            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._inode = self.path.stat().st_ino
+        self._connection = connection
+        return connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+    def _create_file(self) -> None:
+        """Create the file with its permissions, which SQLite gives to its other files as well."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode))
+            self.path.chmod(self._mode)  # whatever the umask
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+        if _version(connection) == 0:
+            # These two have an effect only before the first table is created.
+            connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._use_log(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            if _version(connection) == 0:  # no other process was faster
+                for statement in _CREATE.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute("COMMIT")
+        if _version(connection) != _VERSION:
+            raise StoreError(
+                f"{self.url} was created by a newer version of offload: upgrade this one",
+                store=self.url,
+            )
+
+    def _use_log(self, connection: sqlite3.Connection) -> None:
+        """Switch the file to a write-ahead log; SQLite doesn't wait for others that do the same."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise SQLite's and the system's errors in this block as a StoreError."""
+        try:
+            yield
+        except sqlite3.Error as exc:
+            said = str(exc)
+            for word, meaning in _PASSING.items():
+                if word in said:
+                    raise StoreUnavailable(
+                        f"{self.url}: {meaning} ({said})", store=self.url
+                    ) from exc
+            hint = next((hint for word, hint in _HINTS.items() if word in said), "check the file")
+            raise StoreError(f"{self.url} can't be used ({said}): {hint}", store=self.url) from exc
+        except OSError as exc:
+            said = f"{exc.strerror or exc}: {exc.filename}" if exc.filename else str(exc)
+            hint = _HINTS["unable to open"]
+            raise StoreError(f"{self.url} can't be used ({said}): {hint}", store=self.url) from exc
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+# A forked child must not use an open connection, nor inherit one in the middle of a transaction,
+# whose locks SQLite would take for the child's. So there is none during a fork.
+_opened: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking: list[Database] = []
+
+
+def _before_fork() -> None:
+    for database in list(_opened):
+        database._lock.acquire()  # noqa: SLF001 (this module's)
+        _forking.append(database)
+        database._disconnect()  # noqa: SLF001
+
+
+def _after_fork() -> None:
+    while _forking:
+        _forking.pop()._lock.release()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )
