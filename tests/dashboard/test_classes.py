@@ -151,7 +151,7 @@ def test_many_are_filtered_sorted_and_paged(command):
 
 def test_browsers_together_read_the_store_once(command, monkeypatch):
     """Many browsers cause one read of the store, and later pushes appear after some seconds."""
-    monkeypatch.setattr(state, "_EVERY", 3600.0)
+    monkeypatch.setattr(state, "_CLASSES", 3600.0)
     read = []
     real = state.classes_of
     monkeypatch.setattr(state, "classes_of", lambda each: read.append(1) or real(each))
@@ -159,7 +159,7 @@ def test_browsers_together_read_the_store_once(command, monkeypatch):
     for _ in range(10):
         client.get("/classes")
     assert read == [1]
-    monkeypatch.setattr(state, "_EVERY", 0.01)
+    monkeypatch.setattr(state, "_CLASSES", 0.01)
     client = client_of(command)
     client.get("/classes")
     command.registry.push(made("Later"))
