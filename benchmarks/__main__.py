@@ -24,6 +24,7 @@ from benchmarks import (
     shared_argument,
     sizes,
     small_tasks,
+    sqlite,
     statistics,
     tiers,
 )
@@ -45,6 +46,7 @@ QUESTIONS = {
     12: statistics,
     13: dashboard,
     14: growth,
+    15: sqlite,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -1,4 +1,4 @@
-"""Check a file store's folder and file system, and a store in an fsspec file system."""
+"""Check the file system of stores in files and SQLite, and a store in fsspec's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from offload.stores.fsspec.folder import CLOCK
 from offload.stores.fsspec.store import FsspecStore
 from offload.text import human_size
 
-__all__ = ("capacity", "diagnose_files", "diagnose_fsspec")
+__all__ = ("capacity", "check_space", "diagnose_files", "diagnose_fsspec")
 
 _LAYOUT = {
     "blobs": (STRIPE, BLOB_NAME),
@@ -33,16 +33,8 @@ _LITTLE = 0.05  # of the file system
 
 def diagnose_files(disk: Disk) -> Iterator[Finding]:
     """Check the space left for this user, and look for stray files."""
-    free, whole = _room(disk)
-    shown = f"{human_size(free)} of {human_size(whole)} are free"
-    if free < whole * _LITTLE:
-        yield Finding(
-            "warning",
-            f"{shown}: publishing fails when the disk is full",
-            "free some space; run `celery offload gc` more often, or lower offload_retention",
-        )
-    else:
-        yield Finding("ok", shown)
+    with disk.errors():
+        yield from check_space(disk.root)
     with disk.errors():
         names = [str(path.relative_to(disk.root)) for path in strays(disk)]
     yield from stray_findings(
@@ -69,17 +61,30 @@ def _strays(disk: Disk, folder: Path, levels: Sequence[Pattern[str]]) -> Iterato
             yield from _strays(disk, Path(entry.path), below)
 
 
-def capacity(disk: Disk) -> Iterator[Capacity]:
-    """Yield the used and total space of the folder's file system."""
-    free, whole = _room(disk)
+def check_space(path: Path) -> Iterator[Finding]:
+    """Check the space left for this user in the file system of *path*. Raises OSError."""
+    free, whole = _room(path)
+    shown = f"{human_size(free)} of {human_size(whole)} are free"
+    if free < whole * _LITTLE:
+        yield Finding(
+            "warning",
+            f"{shown}: publishing fails when the disk is full",
+            "free some space; run `celery offload gc` more often, or lower offload_retention",
+        )
+    else:
+        yield Finding("ok", shown)
+
+
+def capacity(path: Path) -> Iterator[Capacity]:
+    """Yield the used and total space of the file system of *path*. Raises OSError."""
+    free, whole = _room(path)
     yield Capacity(kind="file system", used=whole - free, limit=whole)
 
 
-def _room(disk: Disk) -> tuple[int, int]:
+def _room(path: Path) -> tuple[int, int]:
     """Return the bytes free for this user, and the total."""
-    with disk.errors():
-        there = next(path for path in (disk.root, *disk.root.parents) if path.exists())
-        system = os.statvfs(there)  # the folder is created with the first write
+    there = next(each for each in (path, *path.parents) if each.exists())
+    system = os.statvfs(there)  # the path is created with the first write
     return system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
 
 

@@ -21,6 +21,7 @@ from offload.stores.fsspec.store import FsspecStore
 from offload.stores.memory import MemoryStore
 from offload.stores.protocols import Store
 from offload.stores.redis.store import RedisStore
+from offload.stores.sqlite.store import SQLiteStore
 
 __all__ = ("blobs", "capacity_of", "diagnose", "leases", "pointers", "sweeping")
 
@@ -130,6 +131,8 @@ def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
         yield from redis.diagnose(store.client)
     elif isinstance(store, FileStore):
         yield from folders.diagnose_files(store.disk)
+    elif isinstance(store, SQLiteStore):
+        yield from folders.check_space(store.database.path)
     elif isinstance(store, FsspecStore):
         yield from folders.diagnose_fsspec(store)
     elif type(store) is MemoryStore:
@@ -155,4 +158,7 @@ def capacity_of(store: Store) -> Iterator[Capacity]:
     if isinstance(store, RedisStore):
         yield from redis.capacity(store.client)
     elif isinstance(store, FileStore):
-        yield from folders.capacity(store.disk)
+        with store.disk.errors():
+            yield from folders.capacity(store.disk.root)
+    elif isinstance(store, SQLiteStore):
+        yield from folders.capacity(store.database.path)

@@ -34,6 +34,12 @@ EXPECTED = {  # some of each question's figures
         "references",
         "peak",
     ),
+    15: (
+        "put, 10,000 bytes",
+        "hold and release",
+        "get, 1,000,000 bytes, no fsync",
+        "by 4 processes",
+    ),
 }
 
 pytestmark = [

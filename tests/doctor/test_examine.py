@@ -313,9 +313,10 @@ def test_missing_sweeps_are_reported(tmp_path):
     assert "was last swept 72.0 hours ago by host:1" in seldom
 
 
-def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ("file", "sqlite"))
+def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch, kind):
     """A disk that is nearly full is reported before publishing fails."""
-    _, hook = make_app(store=f"file://{tmp_path}/store")
+    _, hook = make_app(store=f"{kind}://{tmp_path}/store")
     room = SimpleNamespace(f_bavail=4, f_blocks=100, f_frsize=10**9)
     monkeypatch.setattr("os.statvfs", lambda path: room)
     assert any("4.0 GB of 100.0 GB are free" in each for each in found(hook, "warning"))

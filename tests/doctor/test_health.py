@@ -104,6 +104,16 @@ def test_tiers_are_separate(redis, s3, tmp_path):
     assert state.needs_sweeps
 
 
+def test_a_sqlite_file_has_its_disks_space(tmp_path):
+    """A SQLite file has its disk's free space, also before it is created, and needs no sweeps."""
+    state = inspect_store(open_store(f"sqlite://{tmp_path}/store.db"))
+    [tier] = state.tiers
+    [capacity] = tier.capacity
+    assert tier.error == ""
+    assert 0 < capacity.used < capacity.limit
+    assert not state.needs_sweeps
+
+
 def test_a_folder_that_is_swept(tmp_path):
     """A folder has its disk's free space, also while it is empty, and its last sweep."""
     store = open_store(f"file://{tmp_path}/store")

@@ -294,12 +294,3 @@ def test_a_blob_over_the_limit_is_not_loaded(store):
     store.blobs.put({digest: [content]}, HOUR)
     with pytest.raises(StoreError, match="larger than the limit"):
         list(store.blobs.get([digest], 999))
-
-
-def test_a_reserved_blob_lives_for_its_holder(store, clock):
-    """A blob that was held before it was stored lives for that holder as well."""
-    digest, content = blob()
-    assert store.blobs.hold([digest], HOUR, "task:1") == {digest}
-    store.blobs.put({digest: [content]}, 1)
-    clock.advance(10)
-    assert contents(store, [digest]) == [content]

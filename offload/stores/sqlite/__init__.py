@@ -2,7 +2,8 @@
 
 ::
 
-    blob     digest, size, until, content     a blob, and when it expires (seconds since 1970)
+    blob     id, digest, size, until          a blob, and when it expires (seconds since 1970)
+    content  id, content                      by itself: SQLite rewrites a whole row on each change
     hold     digest, holder, until            who needs a blob, and for how long
     pointer  name, value
     lease    name, owner, fence, until        until 0: released

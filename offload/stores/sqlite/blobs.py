@@ -75,11 +75,13 @@ class SQLiteBlobs:
                     (now + ttl, digest, now),
                 )
                 if kept.rowcount == 0:
-                    until = max(now + ttl, _last_hold(connection, digest))
+                    connection.execute("DELETE FROM blob WHERE digest = ?", (digest,))
+                    added = connection.execute(
+                        "INSERT INTO blob (digest, size, until) VALUES (?, ?, ?)",
+                        (digest, len(content), now + ttl),
+                    )
                     connection.execute(
-                        "INSERT OR REPLACE INTO blob (digest, size, until, content)"
-                        " VALUES (?, ?, ?, ?)",
-                        (digest, len(content), until, content),
+                        "INSERT INTO content VALUES (?, ?)", (added.lastrowid, content)
                     )
             connection.execute(
                 "DELETE FROM blob WHERE id IN (SELECT id FROM blob WHERE until <= ? LIMIT ?)",
@@ -143,8 +145,8 @@ class SQLiteBlobs:
     def _get(self, digest: Digest, limit: int) -> Buffer:
         with self._database.reading() as connection:
             found = connection.execute(
-                "SELECT size, CASE WHEN size <= ? THEN content END FROM blob"
-                " WHERE digest = ? AND until > ?",
+                "SELECT size, content FROM blob LEFT JOIN content"
+                " ON content.id = blob.id AND size <= ? WHERE digest = ? AND until > ?",
                 (limit, digest, self._database.now()),
             ).fetchone()
         if found is None:
@@ -179,7 +181,8 @@ class SQLiteBlobs:
         now = self._database.now()
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT digest, size, until, substr(content, 1, ?) FROM blob"
+                "SELECT digest, size, until, substr(content, 1, ?)"
+                " FROM blob JOIN content USING (id)"
                 " WHERE until > ? AND digest IN (SELECT value FROM json_each(?))",
                 (size, now, _listed(digests)),
             ).fetchall()

@@ -20,10 +20,12 @@ _PAGE_SIZE = 16384  # bytes; larger than the default, as most content is blobs
 _LOG_LIMIT = 64 << 20  # bytes of the write-ahead log that are kept for reuse
 _CREATE = """
 CREATE TABLE blob (
-    id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL,
-    until REAL NOT NULL, content BLOB NOT NULL
+    id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, until REAL NOT NULL
 );
 CREATE INDEX blob_until ON blob (until);
+CREATE TABLE content (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
+CREATE TRIGGER blob_deleted AFTER DELETE ON blob
+    BEGIN DELETE FROM content WHERE id = OLD.id; END;
 CREATE TABLE hold (
     digest TEXT NOT NULL, holder TEXT NOT NULL, until REAL NOT NULL,
     PRIMARY KEY (digest, holder)
