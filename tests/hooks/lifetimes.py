@@ -325,15 +325,19 @@ def lifetimes_machine(
                     self._hold(holder, key, span)
                 return
             carried = list(carried_by(embedded))
+            again = False
             if self.running is not None and embed["offload"].get("attempt"):
                 holder, until = self.running.holder, self.running.until
+                again = self.running.may_be_released
             else:
                 self._hold(holder, args[0], span)
                 for key in carried:
                     self._hold(holder, key, span + RETENTION if expires else span)
             keys = [args[0], *carried]
             is_part = bool(embed["chord"])
-            self.messages.append(Sent(message, holder, args[0], keys, until, expires, is_part))
+            self.messages.append(
+                Sent(message, holder, args[0], keys, until, expires, is_part, again)
+            )
 
         def _referred(self, args: Any) -> list[str]:
             """Return the keys of the values that *args* refers to."""
@@ -379,7 +383,7 @@ def lifetimes_machine(
                 self.setup.advance(span)
                 self.model.now += span
                 self.wire.hook.part(Renewer).renew_due()
-                if sent.until - GRACE <= self.model.now or (sent.runs > 1 and not span):
+                if sent.until - GRACE <= self.model.now or (sent.may_be_released and not span):
                     for key in sent.carried:
                         self._hold(sent.holder, key, 1.5 * GRACE)
                     sent.until = self.model.now + 1.5 * GRACE

@@ -63,6 +63,7 @@ class Sent:
         key: key of the value that its task receives.
         carried: keys of all values that it holds, also for its callbacks, chain, and chord.
         until: when its values may expire if it is not done by then.
+        again: whether it is resent in an outage by a delivery that wasn't the first.
     """
 
     message: Any
@@ -72,7 +73,15 @@ class Sent:
     until: float
     expires: bool
     is_part: bool
+    again: bool = False
     runs: int = 0
+
+    @property
+    def may_be_released(self) -> bool:
+        """Whether an earlier delivery may have released its values, so that a worker holds them
+        as soon as the task starts.
+        """
+        return self.again or self.runs > 1
 
 
 @dataclass

@@ -68,6 +68,23 @@ def test_on_memory(prove):
     prove("memory", make, 40)
 
 
+@pytest.mark.parametrize("first", ("small", "fail"))
+def test_what_a_second_delivery_resends_keeps_its_values(first):
+    """A message that was done, redelivered in an outage, and resent keeps its values for hours."""
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    setup = Setup(store, clock.advance, lambda: _inside(store.blobs))
+    history = lifetimes_machine(lambda: setup, Counter())()
+    history.publish(key="small 1", countdown=None)
+    [message] = history._deliverable()
+    history._run(message, first)
+    history._run(message, "outage")
+    [resent] = [each for each in history._deliverable() if each is not message]
+    history._run(resent, "long")
+    history.exactly_needed_blobs_are_stored()
+    assert store.blobs.holders(history.digests["small 1"][0]) == {}
+
+
 def _inside(blobs):
     """Return the blobs of a memory store."""
     kept = vars(blobs._state)
