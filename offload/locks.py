@@ -5,11 +5,11 @@
     with offload.lock("report:daily", ttl=60) as lock:
         write_report(fence=lock.fence)
 
-A lock belongs to the `Lock` object that acquired it, in the process that did. While it is held, a
-thread renews it three times per *ttl*, so it outlasts any work and ends *ttl* seconds after its
-process died. A process that is stopped for longer than that loses the lock without noticing in
-time: what it writes afterwards can only be refused by whoever receives it, by the *fence*, which
-rises with every owner.
+A lock belongs to the `Lock` object that acquired it, and only in that process. While it is held, a
+thread renews it three times per *ttl*, so it lasts as long as the work does, and expires within
+*ttl* seconds if its process dies. A process that is stopped for longer than that loses the lock,
+and may still write before it notices. Only the receiver can refuse that, by the *fence*, which is
+greater for every new owner.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Ownership:
 
     Attributes:
         until: when it expires unless renewed, by this process's monotonic clock.
-        wake: set to have the heartbeat look at `ended` and `ttl` again.
+        wake: set to make the heartbeat read `ended` and `ttl` at once.
     """
 
     owner: str
@@ -83,14 +83,14 @@ class Lock:
     object, as they share a `threading.Lock`. A forked child doesn't own its parent's locks.
 
     Args:
-        store: any store with leases: memory, file, Redis, S3, or tiers behind one of these.
+        store: any store with leases: memory, file, SQLite, Redis, S3, or tiers.
         name: 1 to 195 characters of ``A-Z a-z 0-9 . _ - : @ + = /``, with no empty, ``.``,
             or ``..`` segment.
-        ttl: seconds after the last renewal until others may take the lock over.
+        ttl: seconds after the last renewal until others may acquire the lock.
         heartbeat: whether a thread renews the lock every *ttl* / 3 seconds while it is held.
             Without it, call `extend` in time.
 
-    Raises ValueError for another name or a *ttl* that isn't positive.
+    Raises ValueError for an invalid name or a *ttl* that isn't positive.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Lock:
 
         Args:
             blocking: wait while another owner has it.
-            timeout: seconds to wait at most; by default as long as it takes.
+            timeout: most seconds to wait; None: no limit.
 
         Raises:
             ValueError: a *timeout* for a call that doesn't block.
@@ -141,8 +141,8 @@ class Lock:
         Raises:
             LockLost: it expired, or another owner has taken it.
             LockNotOwned: this object didn't acquire it, or its parent process did.
-            StoreUnavailable, StoreError: the store failed; the lock ends after its ttl, or with
-                another call.
+            StoreUnavailable, StoreError: the store failed; the lock expires after its ttl,
+                unless another call releases it.
         """
         if self._was_released:
             return
@@ -158,7 +158,7 @@ class Lock:
         """Renew the lock now, for *ttl* seconds.
 
         Args:
-            ttl: replaces the lock's own, until it is released.
+            ttl: replaces the lock's own ttl, until the lock is released.
 
         Raises LockLost, LockNotOwned, StoreUnavailable, or StoreError as `release` does.
         """
@@ -211,14 +211,14 @@ class Lock:
     ) -> Waited:
         """Wait until nobody has the lock, without acquiring it.
 
-        In Redis, a release ends the wait at once. Elsewhere the store is asked with exponential
+        In Redis, a release ends the wait at once. Other stores are polled with exponential
         backoff.
 
         Args:
-            timeout: seconds to wait at most; by default as long as it takes.
+            timeout: most seconds to wait; None: no limit.
             initial: seconds before the second check.
-            maximum: most seconds between two checks.
-            factor: by which each pause is longer than the one before.
+            maximum: longest pause between two checks, in seconds.
+            factor: how many times as long each pause is as the one before.
 
         Raises StoreUnavailable or StoreError.
         """
@@ -228,7 +228,7 @@ class Lock:
             checks += 1
             if not self.locked():
                 if checks > 1 and isinstance(self._leases, NotifiesRelease):
-                    self._leases.notify(self._lease)  # a release wakes only one that waits
+                    self._leases.notify(self._lease)  # a release wakes only one waiter
                 return Waited(released=True, checks=checks)
             left = pause if deadline is None else deadline - self._clock()
             if left <= 0:
@@ -325,7 +325,7 @@ class Lock:
 
 
 def list_locks(store: Store, prefix: str = "") -> Iterator[tuple[str, LeaseInfo]]:
-    """Yield the locks in *store* that somebody has, by name, with owner, fence, and ttl.
+    """Yield the name of each lock in *store* that has an owner, with owner, fence, and ttl.
 
     Raises ConfigurationError, StoreUnavailable, or StoreError.
     """
@@ -336,9 +336,9 @@ def list_locks(store: Store, prefix: str = "") -> Iterator[tuple[str, LeaseInfo]
 
 
 def break_lock(store: Store, name: str) -> LeaseInfo | None:
-    """Take the lock *name* from whoever has it; return what they had, None if nobody had it.
+    """Release the lock *name*, whoever owns it; return its lease, None if nobody owned it.
 
-    The next owner's fence is greater, and the present one finds the lock lost.
+    The next owner's fence is greater, and the present owner finds that it has lost the lock.
     """
     lease = check_name(_PREFIX + name)
     info = store.leases.read(lease)

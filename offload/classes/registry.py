@@ -152,7 +152,7 @@ class ClassRegistry(StoredClasses):
                 pushed before, for example by ``celery offload classes push``.
         """
         if push not in (AUTO, MANUAL):
-            raise ConfigurationError(f"register(push={push!r}): it is 'auto' or 'manual'")
+            raise ConfigurationError(f"register(push={push!r}): expected 'auto' or 'manual'")
         if obj is None:
             return lambda obj: self.register(obj, push=push)
         self._registrations.add(obj, push)
@@ -182,7 +182,7 @@ class ClassRegistry(StoredClasses):
         return self.must_ship(obj) or obj in self.scope
 
     def must_ship(self, obj: Any) -> bool:
-        """Return whether a class or function ships even where pickle could import it: it is in
+        """Return whether a class or function ships even if pickle could import it: it is in
         ``__main__``, registered, referred to by registered code, or loaded.
         """
         if self.scope.includes(obj.__module__) or self._loaded.pair_of(obj) is not None:
@@ -300,8 +300,7 @@ class ClassRegistry(StoredClasses):
     def pull(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Any:
         """Return a class or function from the store: the latest version, or the requested one.
 
-        Each version is one object per process, and the process's own class if that has this
-        version.
+        A process gets the same object each time: its own class, if that has this version.
 
         Args:
             name: module and qualified name; the last part is enough if it is unambiguous.
@@ -363,7 +362,7 @@ class ClassRegistry(StoredClasses):
         """Read a version from the store again, verify its hash, and return it.
 
         It is a new class, not the one `pull` returns. Raises as `pull` does, and CodeRefused if its
-        hash isn't *code_hash*; since that requires loading it, only trusted code gets there. A
+        hash isn't *code_hash*. Hashing requires loading it, so only trusted code gets that far. A
         class built from source has no hash to compare; its digests and, in mode ``signed``, its
         signature are checked as always.
         """
@@ -377,7 +376,7 @@ class ClassRegistry(StoredClasses):
             with self._versions.counting_refusals():
                 if actual != code_hash:
                     raise CodeRefused(
-                        f"{label(pair)}: what is stored has the hash {actual[:12]}; "
+                        f"{label(pair)}: the stored code has the hash {actual[:12]}; "
                         "it was altered, or pushed by an offload release that hashes differently: "
                         "push it again"
                     )
@@ -393,7 +392,7 @@ class ClassRegistry(StoredClasses):
 
     def check(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
         """Return the record of a version that this process can load, with all that it needs,
-        without running its code. Raises as `pull` does.
+        without running their code. Raises as `pull` does.
         """
         pair = self.resolve(name, code_hash, tag=tag)
         loading = VersionLoader(self._versions, self, lambda _: None)
@@ -444,7 +443,7 @@ class ClassRegistry(StoredClasses):
         return found
 
     def _candidates(self, pair: ClassVersion) -> Iterator[Any]:
-        """Yield local candidates for a version: registered, in ``__main__``, or sent along."""
+        """Yield local candidates: registered, in ``__main__``, or needed by a shipped version."""
         name = pair[0]
         registered = self._registrations.find(name)
         if registered is not None:

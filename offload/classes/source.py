@@ -1,12 +1,12 @@
 """Source that is pushed with a version, for other Python versions and for display.
 
-It consists of the class or function and its shipped helper functions, as their statements are
-written, what they import, their constants, and the versions of other classes they name. Another
-Python builds the modules from that and runs the definitions; nothing else of the modules runs.
+It consists of the statements of the class or function and of its shipped helper functions, their
+imports and constants, and the versions of other classes that they name. Another Python version
+builds the modules from that and runs the definitions; nothing else in the modules runs.
 
 A version has no source if it depends on something that isn't a class or function statement at the
 outermost level of a file or notebook cell, an import, or a constant of library types: on lambdas,
-closures, functions within functions, or constants that hold shipped objects. Changes to a class
+closures, functions within functions, or constants that contain shipped objects. Changes to a class
 after its definition are in its hash and its bytecode, but not in its source.
 """
 
@@ -107,7 +107,7 @@ class Source:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Source:
-        """Read a source; raises CodeRefused if it is malformed or of an older offload."""
+        """Read a source; raises CodeRefused if it is malformed or from another release."""
         try:
             plain = orjson.loads(content)
             if plain.get("format") != _FORMAT:
@@ -180,7 +180,7 @@ class _Collector:
             if not isinstance(around, type) or vars(around).get(name) is not root:
                 raise NoSource(f"{root.__qualname__} is defined within a function")
             source.outer = self._pair_of(around)
-            source.definitions = [definition_of(outermost)]  # for people
+            source.definitions = [definition_of(outermost)]  # for display
             return source
         self._define(root)
         if isinstance(root, type):
@@ -191,7 +191,7 @@ class _Collector:
         return source
 
     def _define(self, obj: Any) -> Definition:
-        """Take the statement of *obj*: after what it uses when it runs, before all else it uses."""
+        """Add the statement of *obj*: after what it uses when it runs, before all else it uses."""
         if id(obj) in self._definitions:
             return self._definitions[id(obj)]
         if obj.__name__ == "<lambda>" or "." in obj.__qualname__:
@@ -256,7 +256,7 @@ class _Collector:
         return True
 
     def _nested(self, cls: type) -> None:
-        """Note the versions of the classes defined within *cls*, at any depth."""
+        """Record the versions of the classes defined within *cls*, at any depth."""
         for name, value in vars(cls).items():
             if isinstance(value, type) and value.__qualname__ == f"{cls.__qualname__}.{name}":
                 self._source.nested[value.__qualname__] = self._pair_of(value)
@@ -279,10 +279,10 @@ class _Collector:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles constants that hold nothing shipped."""
+    """Pickles constants that contain nothing shipped."""
 
     def __init__(self, file: io.BytesIO, scope: Scope) -> None:
-        super().__init__(file, protocol=4)  # which all Pythons read
+        super().__init__(file, protocol=4)  # every supported Python reads it
         self._scope = scope
 
     def reducer_override(self, obj: Any) -> Any:
@@ -335,7 +335,7 @@ def diff(a: bytes, b: bytes, name_a: str, name_b: str) -> str:
 
 
 def _shown(content: bytes) -> str:
-    """Return a source for people: module by module, the definitions as they are written."""
+    """Format a source for display: module by module, with its definitions as written."""
     source = Source.from_bytes(content)
     parts = [f"# within {label(source.outer)}"] if source.outer else []
     for module in source.modules:

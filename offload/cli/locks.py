@@ -11,7 +11,7 @@ from offload.text import human_duration, printable
 
 __all__ = ("locks",)
 
-_COLUMNS = (Column("LOCK"), Column("OWNER"), Column("ENDS IN"), Column("FENCE"))
+_COLUMNS = (Column("LOCK"), Column("OWNER"), Column("EXPIRES IN"), Column("FENCE"))
 
 
 @click.group()
@@ -26,8 +26,8 @@ def locks() -> None:
 def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
     """List the locks that somebody has and whose names start with PREFIX.
 
-    OWNER is the host and process id of the process that acquired the lock. ENDS IN is how long
-    the lock lasts if it isn't renewed.
+    OWNER is the host and process id of the process that acquired the lock. EXPIRES IN is
+    how long the lock lasts if it isn't renewed.
     """
     found = sorted(list_locks(runtime_of(ctx).store, prefix))
     if as_json:
@@ -52,8 +52,8 @@ def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
 def release(ctx: click.Context, names: tuple[str, ...], yes: bool) -> None:
     """Release locks, whoever has them.
 
-    Others can acquire them at once. An owner that is still at work finds its lock lost, at the
-    latest with its next renewal; until then, two may be at work.
+    Others can acquire them at once. An owner that is still working finds, at the latest with
+    its next renewal, that it has lost the lock; until then, two processes may be working.
 
     The exit code is 1 if nobody had one of the locks.
     """

@@ -186,7 +186,7 @@ def _describe(total: Figures) -> dict[str, str]:
     if total["observed_values"]:
         texts["observed"] = (
             f"{number('observed_values')} values would travel by reference, "
-            f"{size('observed_bytes')}, {size('observed_repeated_bytes')} of them repeated"
+            f"{size('observed_bytes')}, {size('observed_repeated_bytes')} of them deduplicated"
         )
     texts.update({step: _timing(total, step) for step in STEPS if total.times(step)[-1]})
     return texts

@@ -1,4 +1,4 @@
-"""Writing: a value in, its reference out; or, in mode ``observe``, only counted."""
+"""Store values and return their references or, in mode ``observe``, only count them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from offload.text import human_size
 __all__ = ("LEAST", "Observer", "Writer")
 
 LEAST = SIZES[0]
-"""Bytes from which values are counted by size even if the threshold is higher, to predict the
-savings of lower thresholds."""
+"""Smallest size, in bytes, at which values are counted even if the threshold is higher, to predict
+the savings of lower thresholds."""
 
 _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
 _INLINE_ESCAPED = 4096  # bytes up to which escaped data travels inside its reference
@@ -100,8 +100,9 @@ class Writer:
     ) -> Ref[Any] | Payload | None:
         """Return what replaces *value* in a message or a result; None if it stays as it is.
 
-        A payload is to be stored by `put_or_inline`. A reference has been held already, or holds a
-        value of less than *threshold* bytes that *celery_serializer* can't carry.
+        A returned payload must be stored with `put_or_inline`. The value of a returned reference is
+        already held, or is inside the reference: it has less than *threshold* bytes, and
+        *celery_serializer* can't carry it.
 
         Raises: SerializationError, ValueTooLarge.
         """
@@ -121,10 +122,10 @@ class Writer:
     def find_cached_ref(
         self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int = 0
     ) -> Ref[Any] | None:
-        """Return a reference to immutable *value* if this process stored it and it is held again.
+        """Hold immutable *value* again and return a reference, if this process has stored it.
 
-        Returns None if its size is below *threshold* bytes, and if the store is unavailable:
-        storing the value then raises.
+        Returns None if its size is below *threshold* bytes, if the store lost it, or if the store
+        is unavailable (storing the value then raises).
         """
         found = self._cache.find(value, celery_serializer)
         if found is None or found[0].size < threshold:
@@ -145,7 +146,7 @@ class Writer:
     def put_payload(
         self, payload: Payload, *, hold: Hold, value: Any = None, celery_serializer: str = ""
     ) -> Ref[Any]:
-        """Store a serialized value; remember it for *value*, which it was made of."""
+        """Store *value*, serialized as *payload*; remember its reference for the same object."""
         self.check_size(payload)
         with self._counters.timed("hash"):
             packed = pack(payload, limit=self._blob_limit)
@@ -169,7 +170,7 @@ class Writer:
 
         While the store is unavailable and ``offload_on_outage`` is ``inline``, a value of up to
         ``offload_inline_limit`` bytes stays in the message: returns None if *celery_serializer*
-        carries *value* as it is, else a reference that holds it.
+        carries *value* as it is, else a reference that contains it.
         """
         try:
             return self.put_payload(
@@ -208,7 +209,7 @@ class Writer:
             )
 
     def inline_ref(self, payload: Payload) -> Ref[Any]:
-        """Return a reference that holds the serialized value itself; stores nothing."""
+        """Return a reference that contains the serialized value itself; store nothing."""
         packed = pack(payload, whole=True)
         if packed.chunks:
             raise ValueTooLarge(
@@ -251,7 +252,7 @@ class Writer:
         )
 
     def _upload(self, packed: Packed, missing: set[Digest], ttl: float, size: int) -> None:
-        """Write missing blobs, chunks first: a root is only in the store with its chunks."""
+        """Write missing blobs, chunks first: a root is never stored without its chunks."""
         self._signing.refresh()
         wanted: dict[Digest, Sequence[Buffer]] = {
             chunk.digest: parts for chunk, parts in packed.chunks if chunk.digest in missing
@@ -293,7 +294,7 @@ class Observer:
         try:
             self._observe(value, serializer, threshold)
         except Exception:
-            logger.warning("offload could not have carried a %s", type(value), exc_info=True)
+            logger.warning("offload could not have sent a %s", type(value), exc_info=True)
 
     def _observe(self, value: Any, serializer: str, threshold: int) -> None:
         counters = self._counters

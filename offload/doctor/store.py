@@ -1,4 +1,4 @@
-"""Check a store: by writing to it, by its last sweep, and by its kind."""
+"""Check a store: write to it, look up its last sweep, and run the checks of its kind."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def sweeping(store: Store) -> Iterator[Finding]:
 def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
     """Check the server, bucket, or folder of *store* and its configuration; change nothing.
 
-    Yields nothing for a store of another kind.
+    Yields nothing for a store of any other kind.
 
     Args:
         longest: seconds for which the app may keep something; infinite if unlimited.
@@ -151,7 +151,7 @@ def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
 
 
 def capacity_of(store: Store) -> Iterator[Capacity]:
-    """Yield how much each server of *store* holds and may hold; nothing if unknown.
+    """Yield the used and total space of each server of *store*; nothing if unknown.
 
     One round trip per server.
     """

@@ -1,8 +1,8 @@
-"""A message in execution: resolve its references, renew its holds, and release them at its end.
+"""A message in execution: resolve its references, renew its holds, and release them at the end.
 
 A message's hold lasts as long as the message may wait. A task that runs longer may still read a
 reference, or publish the callbacks that its message carries. One thread in each process that runs
-tasks waits for the earliest hold that would otherwise expire; tasks that end before cost nothing
+tasks waits for the earliest hold that would otherwise expire; tasks that end earlier cost nothing
 but the bookkeeping.
 """
 
@@ -76,7 +76,7 @@ current_delivery: Callable[[], Delivery | None] = _current.get
 def running(task_id: Any) -> Delivery | None:
     """Return the delivery of this task, from any thread of its process; None if there is none.
 
-    Pools for asyncio run a task's function in another thread than its tracer.
+    Pools for asyncio run a task's function in a different thread from its tracer.
     """
     return _deliveries.get(task_id) if isinstance(task_id, str) else None
 
@@ -97,8 +97,8 @@ class Delivery:
             none.
         until: when the values that the message refers to may expire unless they are renewed; None
             if unknown.
-        since: when the chord began that the task is a part of, or leads to.
-        parts_are_held: whether parts of that chord may be held in the name of its body.
+        since: when the chord started that the task belongs to or leads to.
+        parts_are_held: whether the chord's body may be the holder of parts of that chord.
         known: the references of values that user code may publish again, and of the result.
     """
 
@@ -163,7 +163,7 @@ class Delivery:
             if isinstance(exc, OffloadError):
                 self.error = described(exc, self.task.name, None)
         if self.error is not None and note is not None and self.bound is None:
-            # It isn't known where references stand. Callbacks must not receive them as data.
+            # It isn't known where the references are. Callbacks must not receive them as data.
             request.update({key: all_unverified(request[key]) for key in request})
             self.args = as_lost(all_unverified(args), self.error)
             self.kwargs = as_lost(all_unverified(kwargs), self.error)
@@ -229,8 +229,8 @@ class Delivery:
         text = wire_text(node)
         if text is None:
             raise InvalidRef(
-                f"task {self.task.name!r}, {where}: the message says that a reference stands here, "
-                f"but there is a {type(node).__name__}",
+                f"task {self.task.name!r}, {where}: the message declares a reference here, "
+                f"but contains a {type(node).__name__}",
                 task=self.task.name,
                 argument=where,
             )
@@ -305,13 +305,13 @@ class Delivery:
             self._parts = task_holder(task_id), refs  # that name has held them until now
 
     def sent_again(self) -> None:
-        """Leave the message's holds to the message that it was sent again as."""
+        """Leave the message's holds to its resent copy."""
         self._sent_again = True
         self.message = ""
 
     @property
     def has_refs(self) -> bool:
-        """Whether there are references to keep."""
+        """Whether there are references to hold."""
         return bool(self._held)
 
     def keep(self, ttl: float) -> None:
@@ -411,7 +411,7 @@ class Renewer:
         try:
             delivery.keep(ttl)
         except StoreUnavailable as exc:
-            logger.warning("%r isn't renewed yet: %s", delivery.task.name, exc)
+            logger.warning("the holds of %r couldn't be renewed yet: %s", delivery.task.name, exc)
             delivery.until = self._now() + grace + _RETRY
             return
         except OffloadError as exc:  # reading the reference raises it where it matters

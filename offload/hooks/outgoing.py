@@ -1,4 +1,4 @@
-"""Find the large values of one message, store them, and replace them by references."""
+"""Find the large values of one message, store them, and replace them with references."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Slot:
     """A place in the message for a reference.
 
     Attributes:
-        keep: whether the reference is not resolved when the message arrives.
+        keep: whether the reference stays unresolved when the message arrives.
         signature: the path of the outermost signature that the place is in.
         held: whether the value is held already.
         placed: whether the reference is to be put there; a Ref that is pickled within a shared
@@ -112,7 +112,7 @@ class Outgoing:
 
         Args:
             path: the path of the call.
-            shift: how many results will stand before its arguments.
+            shift: how many results will precede its arguments.
             keep, signature: as in `_Slot`.
         """
         data = canvas = _Search(self, name, options, keep, signature)
@@ -247,7 +247,7 @@ class Outgoing:
             facts,
             path,
             keep=keep,
-            shift=0 if signature.get("immutable") else 1,  # a result will stand before them
+            shift=0 if signature.get("immutable") else 1,  # a result will precede them
             signature=within,
         )
         for link in _LINKS:
@@ -258,8 +258,8 @@ class Outgoing:
     def _canvas(self, kwargs: Mapping[str, Any], search: _Search, path: tuple[Any, ...]) -> None:
         """Find values in a chain, group, chord, map, or chunks.
 
-        Celery reads these itself, before any task runs. So signatures and numbers stay, and of
-        mapped items only what Celery doesn't read is replaced.
+        Celery reads these itself, before any task runs. So signatures and numbers stay as they
+        are, and in mapped items only what Celery doesn't read is replaced.
         """
         for key, value in kwargs.items():
             where = (*path, "kwargs", key)
@@ -277,7 +277,7 @@ class Outgoing:
     # -- store
 
     def _hold(self, slots: Sequence[_Slot]) -> None:
-        """Hold values that were stored before: one round trip for each time to live."""
+        """Hold values that are already stored, in one round trip for each time to live."""
         if self.resending:  # the first message holds them
             return
         longest: dict[str | None, _Slot] = {}
@@ -299,7 +299,7 @@ class Outgoing:
         except BlobMissing as exc:
             for slot in slots if more else ():  # to find out which of them it is
                 self._hold_for([slot])
-            # A value that was thought to be held is not asked about again.
+            # Alone, a value that is believed to be held isn't checked: find it by its digest.
             lost = (s for s in slots if s.ref is not None and s.ref.digest == exc.digest)
             slot = next(lost, first)
             raise described(exc, slot.task, slot.argument) from exc
@@ -380,7 +380,7 @@ class _Search:
     def _container(self, value: Any, path: Path, argument: str) -> None:
         if id(value) in self.out.entered:
             raise SerializationError(
-                f"task {self.task!r}, {argument}: references cannot stand in a "
+                f"task {self.task!r}, {argument}: cannot send references in a "
                 f"{type_name(value)} that contains itself",
                 task=self.task,
                 argument=argument,
@@ -450,7 +450,7 @@ class _Search:
 
 
 def _holds_signatures(value: Any) -> bool:
-    # Also a list class of Celery's, of signatures that a generator is still to make.
+    # Also Celery's list class for signatures that a generator has yet to make.
     return isinstance(value, (list, tuple)) and any(is_signature(v, plain=True) for v in value)
 
 

@@ -21,7 +21,7 @@ __all__ = ("MOST", "Remote", "State", "Worker", "Workers", "ask_workers", "this_
 
 State = Literal["connected", "without", "silent", "unreadable"]
 """``connected``: it has offload; ``without``: it, or its app, doesn't; ``silent``: it is alive but
-didn't reply; ``unreadable``: it replied something else."""
+didn't reply; ``unreadable``: its reply is something else."""
 
 HERE = "this process"
 MOST = 500
@@ -130,14 +130,14 @@ def ask_workers(app: Celery, *, timeout: float = 1.0) -> Workers:
     if not workers:
         note = note or f"no worker replied within {timeout:g} s"
     elif len(workers) == MOST:
-        note = f"more workers than {MOST}: the others weren't asked"
+        note = f"there are more than {MOST} workers: the others weren't asked"
     return Workers(began, workers, note)
 
 
 def this_process(runtime: Runtime) -> Worker:
     """Describe this process as workers describe themselves.
 
-    Makes one round trip, for the key in the store; it is left out if the store is unavailable.
+    Makes one round trip, for the key in the store, which is left out if the store is unavailable.
     """
     try:
         kept = stored_keys(runtime.store.pointers) or Keys(())  # none yet
@@ -158,7 +158,7 @@ def _worker(name: str, replies: Mapping[str, Any]) -> Worker:
         return Worker(name, "silent", reason="it is alive, but didn't reply in time")
     reply = _Bounded().cut(replies[name])
     if not isinstance(reply, dict):
-        return Worker(name, "unreadable", reason=f"it replied a {type(reply).__name__}")
+        return Worker(name, "unreadable", reason=f"its reply is a {type(reply).__name__}")
     if not reply:
         return Worker(name, "without", reason="its app isn't connected with Offload(app)")
     error = reply.get("error")
@@ -206,7 +206,7 @@ def _text(text: str) -> str:
 def _reason_not_askable(app: Celery) -> str:
     """Return why workers of *app* can't be asked; "" if they can. Doesn't connect."""
     if not app.conf.worker_enable_remote_control:
-        return "worker_enable_remote_control is off, so workers reply to nothing"
+        return "worker_enable_remote_control is off, so workers don't reply"
     connection = app.connection_for_write()
     if connection.transport.driver_type == _MEMORY:
         return "the broker is this process's own memory, which no worker can reach"
@@ -240,7 +240,7 @@ class Remote:
     def ask(
         self, command: str, *, timeout: float, workers: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """Return the replies of workers by name: data of anyone who can write to the broker.
+        """Return the replies of workers by name; anyone who can write to the broker can forge one.
 
         Returns once all of *workers* have replied, once none has for *timeout* seconds, or after
         ten times that.
@@ -271,7 +271,7 @@ def _is_name(name: object) -> bool:
 
 
 class _DeadlineExceeded(Exception):
-    """The time to reply is over."""
+    """The deadline for replies has passed."""
 
 
 def _mailbox(app: Celery, connection: Any) -> Any:

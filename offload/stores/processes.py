@@ -53,7 +53,7 @@ class PerProcess(Generic[T]):
 
 class _Pool:
     """Daemon threads: unlike a ThreadPoolExecutor's, they don't delay the end of the process
-    by the timeouts of a store that doesn't answer.
+    by the timeouts of an unavailable store.
     """
 
     def __init__(self, number: int, name: str) -> None:

@@ -106,7 +106,7 @@ class TestRealProcesses:
         """The exit code is 69, as of other commands, and not the 1 for classes out of sync."""
         project.write(module(), store="redis://localhost:1/0")
         _, said = project.run("classes", "status", code=69)
-        assert "\nError: redis://localhost:1/0 does not answer" in f"\n{said}"
+        assert "\nError: redis://localhost:1/0 is unavailable" in f"\n{said}"
 
 
 @pytest.mark.server

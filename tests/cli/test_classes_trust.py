@@ -107,7 +107,7 @@ class TestPull:
         )
         record = replace(other.record, hash=versions[1])
         assert command.registry._versions.storage.put(StoredVersion(record, other.content), there)
-        assert "what is stored has the hash" in command("pull", "Filter", code=1)
+        assert "the stored code has the hash" in command("pull", "Filter", code=1)
 
     def test_a_missing_import(self, command, monkeypatch):
         """A missing import is reported in one line, without a traceback."""

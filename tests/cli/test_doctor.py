@@ -24,7 +24,7 @@ def test_an_unavailable_store_exits_with_69(project):
     project.write(store="redis://localhost:1/0")
     out, _ = project.run("doctor", code=69)
     (error,) = [line for line in out.splitlines() if line.startswith("error")]
-    assert error.startswith("error    redis://localhost:1/0 does not answer")
+    assert error.startswith("error    redis://localhost:1/0 is unavailable")
     assert out.endswith("1 errors, 0 warnings\n")
 
 

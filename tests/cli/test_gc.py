@@ -111,7 +111,7 @@ def test_an_unreachable_server_exits_with_69(project):
     """The exit code is 69, as of Celery's own commands."""
     project.write(store="redis://localhost:1/0")
     _, said = project.run("gc", code=69)
-    assert said.startswith("Error: redis://localhost:1/0 does not answer")
+    assert said.startswith("Error: redis://localhost:1/0 is unavailable")
 
 
 @pytest.mark.server

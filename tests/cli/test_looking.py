@@ -648,7 +648,7 @@ def test_an_unavailable_store_exits_with_69(words, tmp_path, monkeypatch):
     """The exit code is 69, as of other commands."""
     monkeypatch.chdir(tmp_path)
     commands = Commands("redis://localhost:1/0")
-    assert "redis://localhost:1/0 does not answer" in commands.run(*words, code=69)
+    assert "redis://localhost:1/0 is unavailable" in commands.run(*words, code=69)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ def failing(times, error=StoreUnavailable):
     def function():
         calls.append(1)
         if len(calls) <= times:
-            raise error("redis://host:1/0 does not answer")
+            raise error("redis://host:1/0 is unavailable")
         return len(calls)
 
     return function

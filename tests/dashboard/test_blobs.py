@@ -156,7 +156,7 @@ def test_a_store_becomes_unavailable_and_comes_back(filled, monkeypatch):
     real = filled.hook.store.blobs.scan
 
     def away():
-        raise StoreUnavailable("redis://shop does not answer: <refused>")
+        raise StoreUnavailable("redis://shop is unavailable: <refused>")
 
     monkeypatch.setattr(filled.hook.store.blobs, "scan", away)
     kept = client.app.state.state.stored._blobs._of_process.get()
@@ -183,7 +183,7 @@ def test_a_store_that_was_never_there():
             return answers[0].status_code == 503
 
         wait_until(unavailable, f"{path} says so")
-        assert "redis://localhost:1/0 does not answer" in answers[0].text
+        assert "redis://localhost:1/0 is unavailable" in answers[0].text
 
 
 # -- one blob

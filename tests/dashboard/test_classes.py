@@ -173,4 +173,4 @@ def test_the_store_is_unavailable():
     for path in ("/classes", "/class?name=shop.A"):
         page = client.get(path)
         assert page.status_code == 503
-        assert "does not answer" in page.text
+        assert "is unavailable" in page.text

@@ -102,7 +102,7 @@ def test_a_store_becomes_unavailable_and_comes_back(monkeypatch):
         client = client_of(make_app(server.url))
         page = settled(client)
         assert rows(page, "Stores")[0][2] == "no"
-        assert "does not answer" in page
+        assert "is unavailable" in page
         server.start()
         wait_until(
             lambda: rows(settled(client), "Stores")[0][2] == "yes",

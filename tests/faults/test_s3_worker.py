@@ -107,7 +107,7 @@ def reads(proxy):
 
 AWAY = pytest.mark.parametrize(
     ("fault", "said"),
-    ((SLOW_DOWN, "too many requests at once"), (silent, "too slow"), (refused, "does not answer")),
+    ((SLOW_DOWN, "too many requests at once"), (silent, "too slow"), (refused, "is unavailable")),
     ids=("throttled", "black hole", "refused"),
 )
 

@@ -30,7 +30,7 @@ _PASSING = {
     errno.ENFILE: "this machine has too many open files",
     errno.EIO: "its disk fails to read or write",
     errno.ESTALE: "the file server has changed below it",
-    errno.ETIMEDOUT: "the file server does not answer",
+    errno.ETIMEDOUT: "the file server is unavailable",
     errno.ENOLCK: "the file server gives no lock now",
     errno.EBUSY: "it is busy",
     errno.EAGAIN: "it is busy",

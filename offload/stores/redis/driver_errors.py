@@ -91,7 +91,7 @@ def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreEr
     if isinstance(exc, driver.ResponseError | driver.DataError | driver.InvalidResponse):
         return StoreError(f"{url} refuses: {said}", store=url)
     return StoreUnavailable(
-        f"{url} does not answer ({said or type(exc).__name__}): "
+        f"{url} is unavailable ({said or type(exc).__name__}): "
         "check that it runs and can be reached from here",
         store=url,
     )

@@ -98,16 +98,16 @@ def translate(exc: Exception, url: str) -> StoreError:
         )
     if isinstance(exc, driver.ParamValidationError | ResponseParserError):
         return StoreError(
-            f"{url} does not answer as S3 does ({said}): check endpoint_url=…", store=url
+            f"{url} does not respond as S3 does ({said}): check endpoint_url=…", store=url
         )
     if isinstance(exc, driver.IncompleteReadError | driver.ResponseStreamingError):
-        return StoreUnavailable(f"{url} cut an answer short ({said})", store=url)
+        return StoreUnavailable(f"{url} cut a response short ({said})", store=url)
     if isinstance(exc, driver.ReadTimeoutError):
         return StoreUnavailable(
             f"{url} is too slow ({said}): check the network, or raise read_timeout=…", store=url
         )
     return StoreUnavailable(
-        f"{url} does not answer ({said}): "
+        f"{url} is unavailable ({said}): "
         "check endpoint_url=…, and that it can be reached from here",
         store=url,
     )
@@ -121,7 +121,7 @@ def check_answer(response: Mapping[str, Any], url: str) -> None:
     # A proxy in front of S3 also sends a page if S3 is unavailable or a blob is too large.
     if is_page and status not in (408, 413, 429) and (status < 500 or status == 501):
         raise StoreError(
-            f"{url} does not answer as S3 does ({status}, a web page): check endpoint_url=…",
+            f"{url} does not respond as S3 does ({status}, a web page): check endpoint_url=…",
             store=url,
         )
 

@@ -3,8 +3,8 @@
 ::
 
     blob     id, digest, size, until          a blob, and when it expires (seconds since 1970)
-    content  id, content                      by itself: SQLite rewrites a whole row on each change
-    hold     digest, holder, until            who needs a blob, and for how long
+    content  id, content                      separate, as SQLite rewrites whole rows on each change
+    hold     digest, holder, until            until when a holder needs a blob
     pointer  name, value
     lease    name, owner, fence, until        until 0: released
     file     name, written, content           statistics of a process

@@ -21,8 +21,8 @@ from offload.stores.sqlite.database import Database
 
 __all__ = ("SQLiteBlobs",)
 
-_TIDIED = 8  # expired blobs that each `put` deletes at most, so that the file doesn't only grow
-_SCANNED = 1000  # blobs of one statement
+_TIDIED = 8  # most expired blobs that a `put` deletes; it slows the file's growth between sweeps
+_SCANNED = 1000  # blobs that one statement reads
 
 
 class SQLiteBlobs:
@@ -233,7 +233,7 @@ class SQLiteBlobs:
                 connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()  # pages
 
     def _holds(self, digests: Sequence[Digest]) -> dict[Digest, dict[str, float]]:
-        """Return holders and the seconds left of their holds, of blobs that have any."""
+        """Return the holders of each held blob, with the seconds left of their holds."""
         found: dict[Digest, dict[str, float]] = {}
         with self._database.reading() as connection:
             now = self._database.now()

@@ -38,9 +38,9 @@ CREATE TABLE lease (
 CREATE TABLE file (name TEXT PRIMARY KEY, written REAL NOT NULL, content BLOB NOT NULL);
 """
 _PASSING = {
-    "locked": "other processes have been writing to it all the time",
+    "locked": "other processes kept it locked for too long",
     "full": "its disk is full: make room, or lower offload_retention",
-    "disk I/O error": "its disk fails to read or write",
+    "disk I/O error": "its disk failed to read or write",
 }
 _HINTS = {
     "readonly": "this user may not write to it: check its owner and permissions",
@@ -54,11 +54,11 @@ class Database:
     """A SQLite file.
 
     Args:
-        path: of the file, created at first use, as is its folder.
-        url: for errors.
+        path: path of the file, which is created at first use, as is its folder.
+        url: names the file in errors.
         timeout: seconds to wait for other processes' transactions.
-        fsync: whether a committed transaction survives a power failure; that of a process is
-            always survived.
+        fsync: whether committed transactions survive a power failure; they always survive a
+            killed process.
         mode: permissions of the file.
         clock: returns seconds since 1970.
     """
@@ -86,7 +86,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Use the connection alone; nothing else of this process does meanwhile."""
+        """Yield the connection; no other thread of this process uses it until the block ends."""
         with self._lock, self._errors():
             yield self._connect()
 
@@ -110,7 +110,7 @@ class Database:
             self._disconnect()
 
     def _connect(self) -> sqlite3.Connection:
-        """Return the connection; open it, also if the file was replaced meanwhile."""
+        """Return the connection; open it if there is none, or if the file was replaced."""
         if self._connection is not None:
             with suppress(FileNotFoundError):
                 if self.path.stat().st_ino == self._inode:
@@ -135,7 +135,7 @@ class Database:
             connection.close()
 
     def _create_file(self) -> None:
-        """Create the file with its permissions, which SQLite gives to its other files as well."""
+        """Create the file with its permissions, which SQLite copies to its other files."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode))
@@ -162,7 +162,7 @@ class Database:
             )
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
-        """Switch the file to a write-ahead log; SQLite doesn't wait for others that do the same."""
+        """Switch to a write-ahead log; retry, as SQLite doesn't wait for others that do so."""
         deadline = time.monotonic() + self._timeout
         while True:
             try:

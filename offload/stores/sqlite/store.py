@@ -1,4 +1,4 @@
-"""`SQLiteStore`: blobs, and its pointers, leases, and small files, in one SQLite file."""
+"""`SQLiteStore`, and its pointers, leases, and statistics."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class SQLiteStore:
 
     Args:
         timeout: seconds to wait for other processes' transactions.
-        fsync: whether what was written survives a power failure. A killed process never loses
-            anything.
+        fsync: whether writes survive a power failure. They always survive a killed process.
         mode: permissions of the file, such as 0o660 for users of one group.
         clock: returns seconds since the epoch.
     """
@@ -63,7 +62,7 @@ def open_sqlite(url: StoreURL) -> SQLiteStore:
     Options: ``timeout`` (seconds), ``fsync``, ``mode`` (octal, as ``0660``).
     """
     if url.hosts or not url.path.strip("/") or url.path.endswith("/"):
-        url.refuse("a file is written sqlite:///path/to/offload.db, with three slashes")
+        url.refuse("expected sqlite:///path/to/offload.db, with three slashes")
     return SQLiteStore(
         Path(url.path),
         timeout=url.take("timeout", seconds, 30.0),
@@ -126,7 +125,7 @@ class SQLiteLeases:
             ).fetchone()
             present, fence, until = row or ("", 0, 0.0)
             if until <= now:
-                fence = max(fence + 1, int(now * 1e6))  # rises also after it was forgotten
+                fence = max(fence + 1, int(now * 1e6))  # rises even if a sweep deleted the row
             elif present != owner:
                 return None
             connection.execute(
@@ -162,7 +161,7 @@ class SQLiteLeases:
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Forget leases that ended a day ago, unless *dry_run*, and yield them."""
         last = self._database.now() - REMEMBER
-        ended = "FROM lease WHERE max(until, fence / 1e6) < ?"  # released: the fence tells when
+        ended = "FROM lease WHERE max(until, fence / 1e6) < ?"  # if released, the fence is the time
         with self._database.writing() as connection:
             rows = connection.execute(f"SELECT name {ended}", (last,)).fetchall()
             if not dry_run:
