@@ -89,7 +89,7 @@ class _Server:
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(theirs.fileno()), *_preloaded],
                 cwd=ROOT,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -108,7 +108,13 @@ class _Server:
         return Forked(args, pid, ours)
 
 
+_preloaded: list[str] = []
 _server: _Server | None = None
+
+
+def preload(*names):
+    """Have the server import these modules as well; call it before the first command starts."""
+    _preloaded.extend(names)
 
 
 def start(args, *, module="celery", cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None):
@@ -235,7 +241,7 @@ def become(args, cwd, env, path):
 if __name__ == "__main__":
     path = sys.path[1:]
     sys.path[0] = str(ROOT)
-    for name in IMPORTED:
+    for name in (*IMPORTED, *sys.argv[2:]):
         import_module(name)
     import_offload()
     sys.path[:] = path
