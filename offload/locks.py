@@ -61,8 +61,10 @@ class _Ownership:
     """A lease that this object acquired.
 
     Attributes:
+        ttl: how long it lasts after a renewal.
         until: when it expires unless renewed, by this process's monotonic clock.
         wake: set to make the heartbeat read `ended` and `ttl` at once.
+        renewing: held during a renewal, so that renewals are confirmed in the order stored.
     """
 
     owner: str
@@ -72,7 +74,9 @@ class _Ownership:
     pid: int = field(default_factory=os.getpid)
     lost: bool = False
     ended: bool = False
+    released: bool = False
     wake: threading.Event = field(default_factory=threading.Event)
+    renewing: threading.Lock = field(default_factory=threading.Lock)
     heartbeat: threading.Thread | None = None
 
 
@@ -102,8 +106,7 @@ class Lock:
         self._leases = store.leases
         self._lease = check_name(_PREFIX + name)
         self._heartbeat = heartbeat
-        self._held: _Ownership | None = None
-        self._was_released = False
+        self._held: _Ownership | None = None  # the last one, also after its release
         self._clock: Callable[[], float] = time.monotonic
         self._sleep: Callable[[float], None] = time.sleep
 
@@ -144,13 +147,13 @@ class Lock:
             StoreUnavailable, StoreError: the store failed; the lock expires after its ttl,
                 unless another call releases it.
         """
-        if self._was_released:
+        if self._held is not None and self._held.released:
             return
         held = self._ownership()
         self._stop(held)
         if not self._leases.release(self._lease, held.owner):
             held.lost = True
-        self._held, self._was_released = None, True
+        held.released = True  # another thread may have acquired the lock through this object
         if held.lost:
             raise self._lost_error()
 
@@ -163,12 +166,12 @@ class Lock:
         Raises LockLost, LockNotOwned, StoreUnavailable, or StoreError as `release` does.
         """
         held = self._ownership()
-        if ttl is not None:
-            held.ttl = check_ttl(ttl)
-        if held.lost or not self._renew(held):
-            held.lost = True
-            raise self._lost_error()
-        held.wake.set()
+        try:
+            if held.lost or not self._renew(held, None if ttl is None else check_ttl(ttl)):
+                held.lost = True
+                raise self._lost_error()
+        finally:
+            held.wake.set()
 
     def locked(self) -> bool:
         """Return whether anybody has the lock now."""
@@ -177,7 +180,7 @@ class Lock:
     def owned(self) -> bool:
         """Return whether this object has the lock now, according to the store."""
         held = self._held
-        if held is None or held.pid != os.getpid() or held.lost:
+        if held is None or held.pid != os.getpid() or held.lost or held.released:
             return False
         lease = self._leases.read(self._lease)
         return lease is not None and lease.owner == held.owner
@@ -199,7 +202,9 @@ class Lock:
     def lost(self) -> bool:
         """Whether this object had the lock and lost it, as far as this process knows."""
         held = self._held
-        return held is not None and (held.lost or self._clock() > held.until)
+        if held is None or held.released:
+            return False
+        return held.lost or self._clock() > held.until
 
     def wait(
         self,
@@ -253,28 +258,31 @@ class Lock:
             self.release()
 
     def _try(self, owner: str) -> bool:
-        asked = self._clock()
+        asked, held = self._clock(), None
         try:
             fence = self._leases.acquire(self._lease, owner, self.ttl)
-        except BaseException:
+            if fence is None:
+                return False
+            held = _Ownership(owner, fence, self.ttl, asked + self.ttl)
+            if self._heartbeat:
+                guard_forks()
+                held.heartbeat = threading.Thread(
+                    target=self._beat, args=(held,), name="offload-lock", daemon=True
+                )
+                held.heartbeat.start()
+            self._held = held
+            return True
+        except BaseException:  # also a time limit
+            if held is not None:
+                held.ended = held.released = True  # not joined: it may not have started
+                held.wake.set()
             with suppress(Exception):  # the store may have granted it
                 self._leases.release(self._lease, owner)
             raise
-        if fence is None:
-            return False
-        held = _Ownership(owner, fence, self.ttl, asked + self.ttl)
-        self._held, self._was_released = held, False
-        if self._heartbeat:
-            guard_forks()
-            held.heartbeat = threading.Thread(
-                target=self._beat, args=(held,), name="offload-lock", daemon=True
-            )
-            held.heartbeat.start()
-        return True
 
     def _ownership(self) -> _Ownership:
         held = self._held
-        if held is None or held.pid != os.getpid():
+        if held is None or held.released or held.pid != os.getpid():
             raise LockNotOwned(
                 f"lock {self.name!r} in {self._url} isn't owned by this object: acquire it first, "
                 "in the process that uses it",
@@ -282,12 +290,15 @@ class Lock:
             )
         return held
 
-    def _renew(self, held: _Ownership) -> bool:
-        asked = self._clock()
-        if not self._leases.renew(self._lease, held.owner, held.ttl):
-            return False
-        held.until = asked + held.ttl
-        return True
+    def _renew(self, held: _Ownership, ttl: float | None = None) -> bool:
+        with held.renewing:
+            asked, ttl = self._clock(), ttl or held.ttl
+            # If no answer comes, either may be in force:
+            held.ttl, held.until = min(held.ttl, ttl), min(held.until, asked + ttl)
+            if not self._leases.renew(self._lease, held.owner, ttl):
+                return False
+            held.ttl, held.until = ttl, asked + ttl
+            return True
 
     def _beat(self, held: _Ownership) -> None:
         while True:
@@ -299,7 +310,7 @@ class Lock:
                 continue
             try:
                 held.lost = not self._renew(held)
-            except StoreError:  # tolerated until the lease expires
+            except Exception:  # tolerated until the lease expires, whatever it is
                 held.lost = self._clock() > held.until
             if held.lost:
                 return

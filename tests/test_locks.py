@@ -297,6 +297,83 @@ def test_a_shorter_ttl_is_renewed_in_time():
         wait_until(lambda: leases.renewed > 5, "it is renewed")
 
 
+def test_any_error_of_a_renewal_is_tolerated():
+    """A renewal that fails with an error other than the store's is repeated as well."""
+    leases = Leases(RuntimeError("can't start new thread"))
+    with Lock(leases, NAME, ttl=0.3) as lock:
+        wait_until(lambda: leases.renewed >= 3, "it is renewed after the failure")
+        assert not lock.lost
+
+
+def test_a_failed_extension_keeps_the_pace():
+    """If `extend` with a longer ttl fails, the lock is still renewed in time for its own."""
+    leases = Leases(DOWN, DOWN)
+    with Lock(leases, NAME, ttl=0.3) as lock:
+        with pytest.raises(StoreUnavailable):
+            lock.extend(10_000)
+        wait_until(lambda: leases.renewed >= 4, "it is renewed")
+
+
+def test_a_shorter_ttl_counts_without_an_answer(store, make, clock, monkeypatch):
+    """If the answer to `extend` with a shorter ttl is lost, the owner relies on no more."""
+    lock = make(ttl=30)
+    lock.acquire()
+    renew = store.leases.renew
+
+    def lose_answer(*args):
+        renew(*args)
+        raise DOWN
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.leases, "renew", lose_answer)
+        with pytest.raises(StoreUnavailable):
+            lock.extend(5)
+    clock.advance(6)
+    assert not lock.owned()
+    assert lock.lost
+
+
+@pytest.mark.parametrize("runs", (True, False))
+def test_an_interrupted_acquire_keeps_nothing(store, monkeypatch, runs):
+    """If `acquire` fails while it starts the heartbeat, the lock is free, and nothing renews it."""
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        if runs:
+            start(thread)
+        raise KeyboardInterrupt
+
+    lock = Lock(store, NAME)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire()
+    assert not lock.locked()
+    wait_until(lambda: not heartbeats(), "the heartbeat ends")
+
+
+def test_a_release_leaves_the_next_thread_its_lock(store, monkeypatch):
+    """A thread that acquires a shared object during another's release owns the lock."""
+    lock = Lock(store, NAME)
+    lock.acquire()
+    release = store.leases.release
+
+    def release_and_acquire(*args):
+        answer = release(*args)
+        thread = threading.Thread(target=lock.acquire)
+        thread.start()
+        thread.join()
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.leases, "release", release_and_acquire)
+        lock.release()
+    assert lock.owned()
+    lock.release()
+    assert not lock.locked()
+    assert heartbeats() == []
+
+
 # -- waiting
 
 
