@@ -489,6 +489,48 @@ def test_an_interrupted_call_leaves_no_answers_behind(request, name, monkeypatch
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
+@pytest.mark.parametrize("name", ("redis", "cluster"))
+def test_an_interrupted_wait_leaves_no_answer_behind(request, name, monkeypatch):
+    """A wait for a release that is interrupted before its answer doesn't affect the next call."""
+    from redis.connection import Connection
+
+    store = open_store(request.getfixturevalue(name).url)
+    store.pointers.swap("p", None, b"1")
+    send = Connection.send_packed_command
+
+    def interrupted(connection, *args, **options):
+        send(connection, *args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "send_packed_command", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.leases.wait_for_release("lock", 0.5)
+    assert store.pointers.read("p") == b"1"
+
+
+def test_a_wait_is_as_long_as_asked(redis, monkeypatch):
+    """A wait for a release ends in time, also if the connection's timeout is shorter."""
+    store = open_store(redis.url)
+    now, asked = [0.0], []
+
+    def time_out(key, seconds):
+        asked.append(seconds)
+        now[0] += 1
+        raise StoreUnavailable("timeout")
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(store.client, "wait_for", time_out)
+    monkeypatch.setattr("offload.stores.redis.store.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("offload.stores.redis.store.time.sleep", sleep)
+    store.leases.wait_for_release("lock", 10)
+    assert now == [10]
+    store.leases.wait_for_release("lock", 0.0001)
+    assert asked[-1] >= 0.01  # Redis before 7 takes less than 0.001 for no limit
+
+
 def test_greenlets_share_a_store(redis):
     """With gevent, greenlets share one store, wait for each other, and get their own answers."""
     pytest.importorskip("gevent")

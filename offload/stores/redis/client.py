@@ -118,9 +118,8 @@ class RedisClient:
 
     def wait_for(self, key: str, seconds: float) -> bool:
         """Wait at most *seconds* for an element of the list *key*; return whether it took one."""
-        with driver_errors(self.url):
-            client: Any = self.driver()
-            return client.execute_command("BLPOP", key, seconds) is not None
+        [answer] = self._sent([("BLPOP", key, seconds)])
+        return self._checked(answer) is not None
 
     def piggyback(self, source: BatchSource, command: Callable[[CounterBatch], Command]) -> None:
         """Send the batches of *source* along with other commands, each as *command* of it."""

@@ -78,6 +78,7 @@ class RedisPointers:
 
 _NOTICE = 1000  # milliseconds for which a release can wake a client that starts to wait
 _BLOCK = 2.0  # seconds that a connection waits at most, less than any sensible socket timeout
+_LEAST = 0.01  # seconds; Redis before 7 takes less than a millisecond for no limit
 
 
 class RedisLeases:
@@ -118,10 +119,10 @@ class RedisLeases:
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             try:
-                if self._client.wait_for(key, min(left, _BLOCK)):
+                if self._client.wait_for(key, max(min(left, _BLOCK), _LEAST)):
                     return
-            except StoreUnavailable:
-                time.sleep(left)  # the caller's next call raises it if the server is still down
+            except StoreUnavailable:  # the caller's next call raises it if it lasts
+                time.sleep(max(deadline - time.monotonic(), 0))
 
     def notify(self, name: str) -> None:
         key = self._released(check_name(name))
