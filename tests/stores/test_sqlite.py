@@ -14,7 +14,7 @@ import pytest
 from offload import ConfigurationError, StoreError, StoreUnavailable
 from offload.digest import digest_of
 from offload.stores import open_store
-from offload.stores.sqlite import SQLiteStore
+from offload.stores.sqlite import SQLiteStore, database
 from offload.testing.store import HOUR, FakeClock, blob, blobs, contents
 
 FORK = multiprocessing.get_context("fork")
@@ -175,6 +175,40 @@ def test_processes_may_create_the_file_at_once(path):
         store.close()
 
 
+def test_threads_fork_one_after_another(store):
+    """While one thread forks, another's fork doesn't open its connection again."""
+    real = store.database._lock
+    entered, leave = threading.Event(), threading.Event()
+
+    class Lock:
+        acquire, locked = real.acquire, real.locked
+
+        def release(self):
+            real.release()
+            entered.wait(0.2)  # where the other thread's fork could begin
+
+    def fork():
+        database._before_fork()
+        entered.set()
+        assert leave.wait(JOIN)
+        database._after_fork()
+
+    store.database._lock = Lock()
+    database._before_fork()
+    other = threading.Thread(target=fork)
+    other.start()
+    database._after_fork()
+    assert entered.wait(JOIN)
+    try:
+        assert store.database in database._forking
+        assert real.locked()
+    finally:
+        leave.set()
+        other.join(JOIN)
+        store.database._lock = real
+    assert not real.locked()
+
+
 # -- space
 
 
@@ -215,6 +249,20 @@ def test_storing_reuses_the_space_of_what_expired(store, path, clock):
         assert connection.execute("SELECT count(*) FROM hold").fetchone()[0] <= 8
 
 
+def test_a_sweep_ends_after_an_operators_vacuum(store, path, clock):
+    """A sweep ends as well where the file can't shrink step by step any more."""
+    store.blobs.put(blobs(5, 100_000), HOUR)
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as operator:
+        operator.execute("PRAGMA auto_vacuum = NONE")
+        operator.execute("VACUUM")
+    clock.advance(HOUR + 1)
+    sweeping = threading.Thread(target=lambda: list(store.sweep()), daemon=True)
+    sweeping.start()
+    sweeping.join(JOIN / 6)
+    assert not sweeping.is_alive()
+
+
 # -- faults
 
 
@@ -253,6 +301,18 @@ def test_another_file_is_refused(path):
     assert path.read_bytes() == b"something else " * 1000
     with pytest.raises(StoreError, match="check the path"):
         SQLiteStore(path.parent).pointers.read("p")
+
+
+def test_another_programs_database_is_refused(path):
+    """A database with other tables is left as it is."""
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE orders (number)")
+        other.commit()
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match="another program wrote this file"):
+            SQLiteStore(path).pointers.swap("p", None, b"1")
+        assert path.read_bytes() == before
 
 
 def test_a_newer_file_is_refused(store, path):

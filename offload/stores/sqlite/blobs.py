@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Connection
 
@@ -225,11 +226,14 @@ class SQLiteBlobs:
             self._free()
 
     def _free(self) -> None:
+        before = sys.maxsize
         while True:
             with self._database.reading() as connection:
-                if not connection.execute("PRAGMA freelist_count").fetchone()[0]:
+                free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+                if not 0 < free < before:  # none, or an operator's VACUUM has turned this off
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                     return
+                before = free
                 connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()  # pages
 
     def _holds(self, digests: Sequence[Digest]) -> dict[Digest, dict[str, float]]:

@@ -144,7 +144,12 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if _version(connection) == 0:
+            if tables:  # read before the version, which is set together with ours
+                raise StoreError(
+                    f"{self.url} can't be used: {_HINTS['not a database']}", store=self.url
+                )
             # These two have an effect only before the first table is created.
             connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -201,9 +206,11 @@ def _version(connection: sqlite3.Connection) -> int:
 # whose locks SQLite would take for the child's. So there is none during a fork.
 _opened: weakref.WeakSet[Database] = weakref.WeakSet()
 _forking: list[Database] = []
+_one_fork = threading.Lock()  # several threads may fork at once
 
 
 def _before_fork() -> None:
+    _one_fork.acquire()
     for database in list(_opened):
         database._lock.acquire()  # noqa: SLF001 (this module's)
         _forking.append(database)
@@ -213,6 +220,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _forking:
         _forking.pop()._lock.release()  # noqa: SLF001
+    _one_fork.release()
 
 
 if hasattr(os, "register_at_fork"):
