@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import sys
 import threading
 from contextlib import closing
 
@@ -346,6 +347,37 @@ def test_an_interrupted_transaction_changes_nothing(store):
         _ = 1 / 0
     assert store.pointers.read("half") is None
     assert store.pointers.swap("whole", None, b"1")
+
+
+@pytest.mark.parametrize("call", ("count_holders", "find"))
+def test_a_list_interrupted_between_rows_blocks_no_write(store, path, call):
+    """After an exception while rows are read, such as a time limit, the process can still write."""
+    many = blobs(8, 10)
+    store.blobs.put(many, HOUR)
+    store.blobs.hold(list(many), HOUR, "task:x")
+    lines = []
+
+    def trace(frame, event, _arg):
+        if frame.f_code.co_name not in ("_holds", "_column", "<setcomp>"):
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if lines.count(frame.f_lineno) == 5:  # only a loop repeats a line that often
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt) as interrupted:  # its traceback keeps the frames
+            getattr(store.blobs, call)(list(many) if call == "count_holders" else "")
+    finally:
+        sys.settrace(before)
+    other = SQLiteStore(path)
+    other.pointers.swap("p", None, b"1")
+    other.close()
+    assert store.pointers.swap("p", b"1", b"2")
+    assert interrupted.tb
 
 
 def test_a_blob_over_the_limit_is_not_loaded(store):

@@ -245,9 +245,9 @@ class SQLiteBlobs:
                 "SELECT digest, holder, until FROM hold"
                 " WHERE until > ? AND digest IN (SELECT value FROM json_each(?))",
                 (now, _listed(digests)),
-            )
-            for digest, holder, until in rows:
-                found.setdefault(digest, {})[holder] = until - now
+            ).fetchall()
+        for digest, holder, until in rows:
+            found.setdefault(digest, {})[holder] = until - now
         return found
 
 
@@ -257,7 +257,8 @@ def _last_hold(connection: Connection, digest: Digest) -> float:
 
 
 def _column(connection: Connection, query: str, *values: object) -> set[Digest]:
-    return {row[0] for row in connection.execute(query, values)}
+    # Not row by row: what interrupts that leaves the statement, and its snapshot, open.
+    return {row[0] for row in connection.execute(query, values).fetchall()}
 
 
 def _listed(digests: Iterable[Digest]) -> str:
