@@ -267,7 +267,7 @@ class Lock:
             if self._heartbeat:
                 guard_forks()
                 held.heartbeat = threading.Thread(
-                    target=self._beat, args=(held,), name="offload-lock", daemon=True
+                    target=self._beat, args=(held,), name=f"offload-lock {self.name}", daemon=True
                 )
                 held.heartbeat.start()
             self._held = held

@@ -73,7 +73,7 @@ def make(store, clock):
 
 
 def heartbeats():
-    return [thread for thread in threading.enumerate() if thread.name == "offload-lock"]
+    return [thread for thread in threading.enumerate() if thread.name == f"offload-lock {NAME}"]
 
 
 # -- acquiring and releasing

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from offload import Lock, open_store
+from offload import Lock, LockLost, open_store
 
 pytestmark = pytest.mark.integration
 
@@ -41,3 +41,5 @@ def test_a_lock_is_released_for_its_owner(project, store):
     assert not lock.owned()
     out, _ = project.run("locks", "release", "report:daily", "--yes", code=1)
     assert out == "report:daily: nobody has it\n"
+    with pytest.raises(LockLost):
+        lock.release()
