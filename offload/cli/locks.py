@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from offload.cli.options import runtime_of
+from offload.cli.options import as_json, runtime_of
 from offload.cli.output import Column, print_json, print_rows
 from offload.locks import break_lock, list_locks
 from offload.text import human_duration, printable
@@ -21,7 +21,7 @@ def locks() -> None:
 
 @locks.command("list")
 @click.argument("prefix", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+@as_json
 @click.pass_context
 def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
     """List the locks that somebody has and whose names start with PREFIX.
@@ -48,8 +48,9 @@ def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
 @locks.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--yes", "-y", is_flag=True, help="Don't ask for confirmation.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; needs --yes.")
 @click.pass_context
-def release(ctx: click.Context, names: tuple[str, ...], yes: bool) -> None:
+def release(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Release locks, whoever has them.
 
     Others can acquire them at once. An owner that is still working finds, at the latest with
@@ -57,16 +58,20 @@ def release(ctx: click.Context, names: tuple[str, ...], yes: bool) -> None:
 
     The exit code is 1 if nobody had one of the locks.
     """
+    if as_json and not yes:
+        raise click.UsageError("--json can't prompt: add --yes")
     store = runtime_of(ctx).store
     if not yes:
         click.confirm(f"Release {len(names)} in {printable(store.url)}?", abort=True)
-    missing = 0
-    for name in names:
-        lock = break_lock(store, name)
-        missing += lock is None
-        had = "nobody has it" if lock is None else f"released; {owner_of(lock.owner)} had it"
-        click.echo(printable(f"{name}: {had}"))
-    if missing:
+    found = {name: break_lock(store, name) for name in names}
+    if as_json:
+        owners = {name: lock.owner for name, lock in found.items() if lock is not None}
+        print_json({"released": owners, "missing": [name for name in found if name not in owners]})
+    else:
+        for name, lock in found.items():
+            had = "nobody has it" if lock is None else f"released; {owner_of(lock.owner)} had it"
+            click.echo(printable(f"{name}: {had}"))
+    if None in found.values():
         ctx.exit(1)
 
 

@@ -41,5 +41,9 @@ def test_a_lock_is_released_for_its_owner(project, store):
     assert not lock.owned()
     out, _ = project.run("locks", "release", "report:daily", "--yes", code=1)
     assert out == "report:daily: nobody has it\n"
+    with pytest.raises(LockLost), Lock(store, "index"):
+        done = project.json("locks", "release", "index", "other", "--yes", code=1)
+        assert list(done["released"]) == ["index"]
+        assert done["missing"] == ["other"]
     with pytest.raises(LockLost):
         lock.release()
