@@ -10,6 +10,9 @@ ARGS   ?=
 EXACT     := $(if $(filter command environment,$(firstword $(origin PYTHON))),--exact)
 BOOTSTRAP := $(PYTHON) tools/bootstrap.py --venv $(VENV) $(EXACT)
 
+# Tests wait for servers and workers, so one more process than cores keeps all cores busy.
+PROCESSES := $$(($$(getconf _NPROCESSORS_ONLN) + 1))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-newest test-all lint format bench constraints clean
 
@@ -24,7 +27,7 @@ demo: ## Run the example app on 336,776 flights, with and without offload
 test: ## Run all tests (select with ARGS="-k name")
 	@$(BOOTSTRAP) test
 	@$(BIN)/python tools/programs.py chromium prometheus
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-newest: ## Run the fast tests on the newest version of every dependency
 	@$(BOOTSTRAP) test

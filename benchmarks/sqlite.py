@@ -18,12 +18,13 @@ from offload.stores import Store, open_store
 TITLE = "A store in a SQLite file, next to one in files"
 HOUR = 3600.0
 PROCESSES = 4
+_SIZES = ((10_000, 100), (1_000_000, 20), (4 << 20, 10))  # bytes of a blob, and how many
 _FORK = multiprocessing.get_context("fork")
 
 
 def run(scale: Scale, judge: Judge) -> None:
     for fsync in (True, False):
-        for size, count in ((10_000, 100), (1_000_000, 20), (4 << 20, 10)):
+        for size, count in _SIZES if scale.judged else _SIZES[:1]:
             _measure(scale, judge, size, count, fsync=fsync)
 
 

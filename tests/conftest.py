@@ -10,15 +10,19 @@ import pytest
 from tests.support.s3_server import s3_server
 from tests.support.servers import redis_cluster, redis_sentinel, redis_server
 
-LONGEST = (  # files that take a minute or more, longest first
-    "benchmarks/test_benchmarks.py",
-    "integration/test_parity.py",
+LONGEST = (  # files that take a minute and a half or more, longest first
     "stores/test_conformance.py",
-    "integration/test_pools.py",
-    "faults/test_publishing.py",
-    "faults/test_fetching.py",
-    "classes/test_identity.py",
+    "benchmarks/test_benchmarks.py",
     "integration/test_shipping.py",
+    "integration/test_parity.py",
+    "dashboard/test_faults.py",
+    "faults/test_publishing.py",
+    "inspect/test_snapshot.py",
+    "dashboard/test_browser.py",
+    "faults/test_crashes.py",
+    "integration/test_pools.py",
+    "docs/test_snippets.py",
+    "dashboard/test_blobs_browser.py",
 )
 LAST = ("integration/test_packages.py",)
 """Files whose packages patch this process; no other file runs after them."""

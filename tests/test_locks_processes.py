@@ -16,7 +16,7 @@ import pytest
 from offload import Lock, LockLost, open_store
 from offload.testing.store import HOUR, unique
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 
 TTL = 1.5  # seconds
 JOIN = 60.0

@@ -37,7 +37,7 @@ EXPECTED = {  # some of each question's figures
     15: (
         "put, 10,000 bytes",
         "hold and release",
-        "get, 1,000,000 bytes, no fsync",
+        "get, 10,000 bytes, no fsync",
         "by 4 processes",
     ),
 }
