@@ -276,6 +276,7 @@ def test_a_busy_file_is_unavailable(path):
         with pytest.raises(StoreUnavailable, match="other processes kept it locked"):
             store.pointers.swap("p", b"1", b"2")
         assert store.pointers.read("p") == b"1"  # readers don't wait
+        assert list(store.sweep(dry_run=True)) == []  # nor does a dry run
     assert store.pointers.swap("p", b"1", b"2")
     store.close()
 

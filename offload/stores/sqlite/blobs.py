@@ -204,8 +204,9 @@ class SQLiteBlobs:
         """Delete expired blobs and holds, and return their space to the file system."""
         now = self._database.now()
         last = 0
+        access = self._database.reading if dry_run else self._database.writing
         while True:
-            with self._database.writing() as connection:
+            with access() as connection:
                 rows = connection.execute(
                     "SELECT id, digest, size FROM blob WHERE until <= ? AND id > ?"
                     " ORDER BY id LIMIT ?",

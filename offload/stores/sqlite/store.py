@@ -162,7 +162,8 @@ class SQLiteLeases:
         """Forget leases that ended a day ago, unless *dry_run*, and yield them."""
         last = self._database.now() - REMEMBER
         ended = "FROM lease WHERE max(until, fence / 1e6) < ?"  # if released, the fence is the time
-        with self._database.writing() as connection:
+        access = self._database.reading if dry_run else self._database.writing
+        with access() as connection:
             rows = connection.execute(f"SELECT name {ended}", (last,)).fetchall()
             if not dry_run:
                 connection.execute(f"DELETE {ended}", (last,))
