@@ -19,6 +19,7 @@ import logging
 import queue
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
@@ -177,12 +178,12 @@ class Releaser:
 
     def finish(self, **_signal: Any) -> None:
         """Wait until what was submitted is released, at most 5 s."""
-        done = threading.Event()
+        done, deadline = threading.Event(), time.monotonic() + _FINISH_TIMEOUT
         try:
             self._queues.get().put(done, timeout=_FINISH_TIMEOUT)
         except (queue.Full, RuntimeError):
             return
-        done.wait(_FINISH_TIMEOUT)
+        done.wait(deadline - time.monotonic())
 
     def _start(self) -> queue.Queue[_Release | threading.Event]:
         guard_forks()
