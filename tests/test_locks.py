@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -70,6 +71,20 @@ def make(store, clock):
         return lock
 
     return make
+
+
+@contextmanager
+def lost_answers(monkeypatch, leases, method):
+    """In this block, *leases* do what is asked, but the answers of *method* are lost."""
+    original = getattr(leases, method)
+
+    def lose_answer(*args):
+        original(*args)
+        raise DOWN
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, method, lose_answer)
+        yield
 
 
 def heartbeats():
@@ -188,16 +203,11 @@ def test_extend_sets_the_time_left(make, clock):
 
 def test_a_grant_that_got_lost_is_returned(store, make, monkeypatch):
     """If the answer to `acquire` is lost, the lock isn't blocked for its ttl."""
-    acquire = store.leases.acquire
-
-    def lose_answer(*args):
-        acquire(*args)
-        raise DOWN
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store.leases, "acquire", lose_answer)
-        with pytest.raises(StoreUnavailable):
-            make().acquire()
+    with (
+        lost_answers(monkeypatch, store.leases, "acquire"),
+        pytest.raises(StoreUnavailable),
+    ):
+        make().acquire()
     assert make().acquire(blocking=False)
 
 
@@ -318,16 +328,11 @@ def test_a_shorter_ttl_counts_without_an_answer(store, make, clock, monkeypatch)
     """If the answer to `extend` with a shorter ttl is lost, the owner relies on no more."""
     lock = make(ttl=30)
     lock.acquire()
-    renew = store.leases.renew
-
-    def lose_answer(*args):
-        renew(*args)
-        raise DOWN
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store.leases, "renew", lose_answer)
-        with pytest.raises(StoreUnavailable):
-            lock.extend(5)
+    with (
+        lost_answers(monkeypatch, store.leases, "renew"),
+        pytest.raises(StoreUnavailable),
+    ):
+        lock.extend(5)
     clock.advance(6)
     assert not lock.owned()
     assert lock.lost
@@ -384,7 +389,7 @@ def test_wait_backs_off(make, clock):
     waited = lock.wait(timeout=60)
     assert not waited
     assert clock() - start == pytest.approx(60)
-    assert waited.checks < 30
+    assert waited.checks < 15  # as documented
     assert lock.pauses[:4] == pytest.approx([0.5, 0.75, 1.125, 1.6875])
     assert max(lock.pauses) == 10.0
 

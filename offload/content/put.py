@@ -98,7 +98,7 @@ class Writer:
     def prepare(
         self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int
     ) -> Ref[Any] | Payload | None:
-        """Return what replaces *value* in a message or a result; None if it stays as it is.
+        """Return the replacement for *value* in a message or a result; None to keep the value.
 
         A returned payload must be stored with `put_or_inline`. The value of a returned reference is
         already held, or is inside the reference: it has less than *threshold* bytes, and

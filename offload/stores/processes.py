@@ -1,4 +1,4 @@
-"""What each process has for itself: objects that must not cross a fork, and a pool of threads."""
+"""Objects that each process creates for itself, and a pool of threads."""
 
 from __future__ import annotations
 

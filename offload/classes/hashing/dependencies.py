@@ -1,4 +1,4 @@
-"""What a hash depends on: the classes an object refers to, and the objects that may change.
+"""Dependencies of a hash: the classes that an object refers to, and objects that may change.
 
 Classes are stored apart, and references to one version yield one class. So two classes with the
 same behavior count as one here, too. Each class gets a digest of its content, then one of that and

@@ -1,7 +1,7 @@
-"""What counts of values: of containers, descriptors, instances, and the attributes of classes.
+"""Hash containers, descriptors, instances, and the attributes of classes.
 
-What Python or pydantic derive from the rest doesn't count. `offload.classes.hashing.structure`
-calls the writers, and passes itself as *hasher*.
+Attributes that Python or pydantic derive from others are left out.
+`offload.classes.hashing.structure` calls the writers, and passes itself as *hasher*.
 """
 
 from __future__ import annotations
