@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 
 from crash_journal import lines
@@ -9,6 +10,7 @@ from crash_journal import lines
 OWN_FAULTS = {"fail": "IntendedError"}  # by kind
 NOT_RUN = {"expires": "expired", "revoke": "revoked"}
 LOST = "WorkerLostError"
+RELEASED = 1.0  # seconds within which a main process releases the holds of a revoked task
 
 
 class Account:
@@ -56,6 +58,8 @@ class Account:
         """Read workers' notes and find the victims: tasks that a killed process was running."""
         has, at = {}, {}  # which worker has a task, and which task a child started last
         mains = {}  # of children: a worker that exits stops them
+        died = {pid: line["at"] for line in lines(path.with_name("kills")) for pid in line["pids"]}
+        unreleased = set()  # by main processes killed right after they revoked the task
         for line in lines(path):
             what, task_id, pid = line["what"], line.get("id"), line.get("pid")
             self._history[task_id].append(line)
@@ -78,10 +82,12 @@ class Account:
                     self.faults.append(line)
             else:
                 self._became[task_id].add(what)
+                if died.get(pid, math.inf) - line["at"] < RELEASED:
+                    unreleased.add(task_id)
         found = [*((pid, task_id) for task_id, pid in has.items()), *at.items()]
         self._victims = {
             task_id for pid, task_id in found if not killed.isdisjoint([pid, mains.get(pid)])
-        }
+        } | unreleased
 
     def _kind(self, task_id):
         return self._wanted.get(task_id, {}).get("kind")

@@ -112,7 +112,7 @@ def note_received(request, **_more):
 
 @signals.task_revoked.connect
 def note_revoked(request, expired, **_more):
-    JOURNAL.note("expired" if expired else "revoked", id=request.id)
+    JOURNAL.note("expired" if expired else "revoked", id=request.id, pid=os.getpid())
 
 
 @signals.task_failure.connect
