@@ -56,5 +56,6 @@ def test_only_digests_are_parsed(text):
 
 
 def test_a_digest_is_parsed_unchanged():
+    """Parsing a valid digest returns it unchanged."""
     digest = digest_of([b"x"])
     assert parse_digest(digest) == digest

@@ -52,6 +52,7 @@ def test_has_a_readable_repr():
     ((0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (41_200_000, "41.2 MB"), (3e15, "3000.0 TB")),
 )
 def test_sizes_are_shown_in_powers_of_1000(size, text):
+    """Sizes are formatted in units of 1000, with one decimal from kB up."""
     assert human_size(size) == text
 
 

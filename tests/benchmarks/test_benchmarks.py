@@ -70,6 +70,7 @@ def needed():
 
 @pytest.mark.parametrize("question", sorted(EXPECTED))
 def test_a_question_runs_and_writes_its_figures(question, needed, tmp_path):
+    """Each question runs at tiny scale, writes valid rows for all its parts, and judges none."""
     done = benchmark(str(question), "--scale", "tiny", "--output", str(tmp_path))
 
     assert done.returncode == 0, done.stderr[-3000:]
@@ -91,6 +92,7 @@ def test_a_question_runs_and_writes_its_figures(question, needed, tmp_path):
 
 
 def test_an_unknown_question_is_refused_with_the_list():
+    """An unknown question ends with exit code 2 and the list of questions."""
     done = benchmark("speed")
 
     assert done.returncode == 2

@@ -71,6 +71,7 @@ def test_needed_versions_stay(registry, clock):
 
 
 def test_all_parts_of_a_long_version_are_removed(registry, clock):
+    """Pruning a version that is stored in several pointers deletes all of them."""
     scope = {"__name__": "shop.models"}
     exec(f"class Long:\n    words = {'x' * 200_000!r}\n", scope)
     registry.persist_class(scope["Long"])
@@ -103,6 +104,7 @@ def test_a_removed_version_is_pushed_again(registry, clock):
 
 
 def test_the_command_asks_for_an_age():
+    """The command requires `--older-than`, and deletes nothing with `--dry-run`."""
     command = Command()
     command.registry.push(made("Filter", 1))
     command.registry.push(made("Filter", 2))

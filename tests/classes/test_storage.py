@@ -222,6 +222,7 @@ class TestHostile:
         st.integers(-3, 3),
     )
     def test_records(self, content, changed, longer):
+        """Records whose fields or length were changed."""
         record = orjson.dumps({**orjson.loads(GOOD.record.to_bytes()), **changed})
         self.read(written(record, content, len(record) + longer))
 

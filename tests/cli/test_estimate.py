@@ -43,6 +43,7 @@ def observing(url):
 
 
 def test_each_threshold_has_a_row_and_the_best_is_marked(observing):
+    """Each threshold has a row with its values, bytes, and calls; the best one is marked."""
     head, *rows, advice = estimate(observing).splitlines()[1:]
     assert head.split()[0] == "THRESHOLD"
     report = {" ".join(row.split()[:2]): row.split()[2:] for row in rows}
@@ -56,6 +57,7 @@ def test_each_threshold_has_a_row_and_the_best_is_marked(observing):
 
 
 def test_a_row_for_each_task(observing):
+    """With `--by task`, each task has a row with its best threshold, or none."""
     head, large, small, _ = estimate(observing, "--by", "task").splitlines()[1:]
     assert head.split()[0] == "TASK"
     assert large.split()[:7] == ["shop.large", "4", "2.0", "MB", "64", "KiB", "4"]
@@ -63,6 +65,7 @@ def test_a_row_for_each_task(observing):
 
 
 def test_json_has_the_same_numbers(observing):
+    """The JSON document has the table's numbers; over time, it has totals only."""
     found = json.loads(estimate(observing, "--json"))
     assert found["mode"] == "observe"
     assert found["counted_from"] == KIB
@@ -88,20 +91,24 @@ def test_mode_on_estimates_higher_thresholds(url):
 
 
 def test_empty_statistics_are_reported(url):
+    """A store without counted sizes is reported as such."""
     assert "No sizes have been counted yet." in estimate(make_wire(store=url, watch=False))
 
 
 def test_observing_without_a_store_names_where_numbers_are(redis):
+    """Without a store, the command says that numbers need `offload_store`."""
     conf = {"result_backend": f"{redis.url}"}
     wire = make_wire(store=None, mode="observe", watch=False, conf=conf)
     assert "only if offload_store is set" in estimate(wire)
 
 
 def test_tasks_over_time_are_refused(observing):
+    """`--by task` with `--since` is refused, because tasks are counted for all time only."""
     assert "for all time only" in estimate(observing, "--by", "task", "--since", "1h", code=2)
 
 
 def test_control_characters_in_task_names_are_escaped(url):
+    """A task name with control characters reaches the terminal escaped."""
     wire = make_wire(store=url, mode="observe", watch=False)
     wire.app.send_task("evil\x1b[2J\nname", (b"x" * 500_000,))
     assert "evil\\x1b[2J\\nname" in estimate(wire, "--by", "task")

@@ -55,12 +55,14 @@ def test_totals_show_savings(command):
 
 @pytest.mark.parametrize("since", ((), ("--since", "10m"), ("--since", "2d")))
 def test_a_row_for_each_task(command, since):
+    """With `--by task`, each task has a row with its counts, for all time and over time."""
     head, row, *_ = command("--by", "task", *since).splitlines()[1:]
     assert head.split()[0] == "TASK"
     assert row.split()[:3] == ["shop.report", "6", "6"]
 
 
 def test_a_row_for_each_argument(command):
+    """With `--by argument`, each argument of a task has a row with its own count."""
     rows = [line.split() for line in command("--by", "argument").splitlines()[2:]]
     assert {(task, argument, n) for task, argument, n, *_ in rows} == {
         ("shop.report", "rows", "3"),
@@ -101,6 +103,7 @@ def test_a_single_store_has_all(command):
 
 
 def test_json_has_the_same_numbers(command):
+    """The JSON document has the table's numbers, in total, by task, and by argument."""
     found = json.loads(command("--json"))
     assert found["total"]["values_offloaded"] == 6
     assert found["total"]["deduplication"] == pytest.approx(3, abs=0.01)
@@ -126,6 +129,7 @@ def test_counters_can_be_reset(command):
     ),
 )
 def test_wrong_options_are_refused(command, words, message):
+    """A malformed duration, or arguments over time, end with exit code 2 and the reason."""
     assert message in command(*words, code=2)
 
 

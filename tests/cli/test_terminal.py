@@ -79,6 +79,7 @@ def test_a_narrow_terminal_wraps_names_only(shown):
 
 
 def test_a_terminal_too_narrow_for_columns_has_plain_ones(shown):
+    """On a terminal too narrow for columns, all text of the plain table is printed."""
     lines, _ = shown(PRINT_ROWS, columns=25)
     assert "".join(f"{line:<25}" for line in lines).split() == " ".join(PLAIN).split()
 
@@ -93,6 +94,7 @@ def test_texts_wrap_next_to_their_labels(shown):
 
 
 def test_no_color_on_request(shown):
+    """With `NO_COLOR` set, a terminal receives no color codes."""
     _, raw = shown(PRINT_LEVELS, NO_COLOR="1")
     assert b"31m" not in raw
 
@@ -177,6 +179,7 @@ print("done")
 
 
 def test_no_progress_without_a_terminal(capsys):
+    """Where stderr isn't a terminal, progress prints nothing."""
     with Progress("sweeping") as progress:
         progress.step(1)
     assert capsys.readouterr().err == ""

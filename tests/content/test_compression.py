@@ -161,10 +161,12 @@ def test_a_large_window_reserves_nothing(monkeypatch):
 
 
 def test_plain_bytes_over_the_limit_are_refused():
+    """Uncompressed content longer than the limit raises IntegrityError."""
     with pytest.raises(IntegrityError, match="has 11 bytes, at most 10"):
         decode(b"\0" + bytes(11), 10, "here")
 
 
 def test_reading_does_not_copy_plain_bytes():
+    """Decoding uncompressed content returns a view of the bytes that were read."""
     content = b"\0" + os.urandom(100)
     assert decode(content, 100, "here").obj is content

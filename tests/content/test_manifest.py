@@ -243,5 +243,6 @@ def test_every_root_that_is_written_is_read(count, size):
 
 
 def test_a_root_of_another_size_than_its_reference_is_refused():
+    """A manifest whose size differs from its reference's raises IntegrityError."""
     with pytest.raises(IntegrityError, match="describes 15 bytes, its reference 16"):
         read_root(memoryview(GOOD_ROOT), size=16, where="there")

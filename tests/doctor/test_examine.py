@@ -185,6 +185,7 @@ def test_unsigned_code_is_reported():
 
 
 def test_keys_that_cannot_be_read_are_an_error():
+    """A malformed verify key is an error about classes."""
     _, hook = make_app(code="signed", verify_keys=["ed25519:short"])
     assert [text for text in found(hook, "error") if text.startswith("classes: ")]
 
@@ -198,6 +199,7 @@ def test_an_expiring_key_is_reported(days, message):
 
 
 def test_a_registered_class_that_is_not_in_the_store_is_reported():
+    """A registered class is reported as untracked until it is pushed."""
     _, hook = make_app(code="trusted")
     hook._store = Watched()
 

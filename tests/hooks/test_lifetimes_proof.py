@@ -60,6 +60,8 @@ def prove(capsys):
 
 
 def test_on_memory(prove):
+    """The lifetimes model holds on the memory store."""
+
     def make():
         clock = FakeClock()
         store = MemoryStore(clock=clock)
@@ -92,6 +94,8 @@ def _inside(blobs):
 
 
 def test_on_files(prove, tmp_path):
+    """The lifetimes model holds on files, with 60 seconds of allowed clock skew."""
+
     def make():
         clock, folder = FakeClock(), tmp_path / os.urandom(4).hex()
         store = FileStore(folder, clock=clock, skew=60, fsync=False)
@@ -110,6 +114,8 @@ def test_on_files(prove, tmp_path):
 
 
 def test_on_sqlite(prove, tmp_path):
+    """The lifetimes model holds on SQLite."""
+
     def make():
         clock = FakeClock()
         store = SQLiteStore(tmp_path / os.urandom(4).hex(), clock=clock, fsync=False)
@@ -128,6 +134,7 @@ def test_on_sqlite(prove, tmp_path):
 
 @pytest.mark.server
 def test_on_redis(prove, redis):
+    """The lifetimes model holds on a Redis server."""
     with redis_client(redis) as raw:
 
         def make():
@@ -155,6 +162,7 @@ def test_on_redis(prove, redis):
 
 
 def test_on_s3(prove):
+    """The lifetimes model holds on S3, which tracks no holds."""
     clock = FakeClock()
     with moto_s3(clock, skew=60) as store:
 

@@ -61,6 +61,7 @@ def test_pending_counts_are_bounded():
 
 
 def test_counts_are_taken_once_and_stay_in_the_snapshot():
+    """Each count is taken once, and the snapshot keeps the sum of all."""
     counters = Counters()
     counters.add(values_seen=2)
     assert counters.take()

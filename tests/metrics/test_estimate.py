@@ -140,6 +140,7 @@ def test_plain_data_has_all_of_it():
 
 
 def test_thresholds_and_times_are_readable():
+    """Thresholds and CPU times are formatted in the unit that fits their size."""
     assert list(map(human_threshold, (0, 1000, KIB, 96 * KIB, 4 * MIB))) == [
         "0 B",
         "1000 B",

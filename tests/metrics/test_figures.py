@@ -21,6 +21,7 @@ def test_the_deduplication_ratio():
 
 
 def test_the_hit_rate():
+    """The hit rate is hits over lookups, and None where the cache had no lookup."""
     assert Figures({"values_fetched": 7}).hit_ratio is None
     assert Figures({"cache_hits": 3, "cache_misses": 1, "values_fetched": 9}).hit_ratio == 0.75
 

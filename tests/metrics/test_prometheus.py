@@ -99,6 +99,7 @@ def test_stores_have_samples_of_their_own(exported):
 
 
 def test_every_counter_is_exported_under_its_task(exported):
+    """Each counter and histogram of a task is exported with its task's label and its count."""
     store = MemoryStore()
     fill(store)
     found = samples(exported(store))
@@ -157,6 +158,7 @@ def test_hostile_names_are_escaped(exported):
 
 
 def test_a_store_becomes_unavailable_and_comes_back(exported):
+    """`offload_up` is 0 while the store is down, without other samples, and 1 once it's back."""
     with redis_server() as server:
         store = open_store(f"{server.url}?socket_timeout=1")
         fill(store)

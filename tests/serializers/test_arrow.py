@@ -102,6 +102,7 @@ POLARS = {
 @pytest.mark.parametrize("native", ("json", "pickle"))
 @pytest.mark.parametrize("name", ARRAYS)
 def test_an_array_of_every_type_arrives_the_same_sliced_or_whole(help_, name, native):
+    """Arrow arrays of every type arrive unchanged: whole, sliced, empty, and chunked."""
     array = ARRAYS[name]
     for sent in (array, array[1:], array[1:2], array[:0], pa.chunked_array([array, array[1:]])):
         assert help_.same(help_.through(sent, native, {native}), sent)
@@ -110,12 +111,14 @@ def test_an_array_of_every_type_arrives_the_same_sliced_or_whole(help_, name, na
 @pytest.mark.parametrize("native", ("json", "pickle"))
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_arrives_the_same(help_, name, native):
+    """Arrow tables arrive unchanged."""
     assert help_.same(help_.through(TABLES[name], native, {native}), TABLES[name])
 
 
 @pytest.mark.parametrize("native", ("json", "pickle"))
 @pytest.mark.parametrize("name", POLARS)
 def test_a_polars_series_of_every_dtype_arrives_the_same(help_, name, native):
+    """Polars series of every dtype arrive unchanged: sliced, empty, unnamed, and in a frame."""
     series = POLARS[name].alias("n")
     empty_name = series.alias("")
     for sent in (series, series[1:], series[:0], empty_name, empty_name.to_frame()):
@@ -126,6 +129,7 @@ def test_a_polars_series_of_every_dtype_arrives_the_same(help_, name, native):
 
 @pytest.mark.parametrize("sent", (pl.DataFrame(), pl.DataFrame(POLARS)), ids=("empty", "all"))
 def test_a_polars_frame_arrives_the_same(help_, sent):
+    """A polars frame arrives unchanged, empty or with a column of every dtype."""
     assert help_.same(help_.through(sent), sent)
 
 
@@ -142,6 +146,7 @@ def test_a_polars_frame_arrives_the_same(help_, sent):
     ids=("object", "lazy", "Int128", "type", "extension", "scalar"),
 )
 def test_values_that_arrow_changes_are_refused(help_, value, reason):
+    """Values that Arrow would change raise SerializationError naming the column or type."""
     with pytest.raises(SerializationError, match=reason):
         help_.through(value)
 
@@ -178,6 +183,7 @@ def test_an_extension_type_is_not_read(registered, nested, kind, container):
 
 
 def test_columns_are_neither_copied_out_nor_in():
+    """Serialized columns share memory with the table, and read ones with the buffers."""
     numbers = np.arange(10_000.0)
     texts = pa.array(["text"] * 10_000)
     table = pa.table({"n": numbers, "s": texts})
@@ -194,5 +200,6 @@ def test_columns_are_neither_copied_out_nor_in():
 
 
 def test_a_slice_is_stored_without_the_rest():
+    """The payload of a slice has about the slice's size, not the whole table's."""
     table = pa.table({"s": ["text"] * 100_000, "l": [[1, 2]] * 100_000}).slice(500, 10)
     assert Registry({"json"}).encode(table, "json").size < 2000

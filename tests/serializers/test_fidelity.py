@@ -217,6 +217,7 @@ ONLY_PICKLE = {
 
 
 def test_values_that_only_pickle_carries_are_in_the_table():
+    """All values listed as carried only by pickle are in the table of tested values."""
     assert set(VALUES) >= ONLY_PICKLE
 
 
@@ -224,6 +225,7 @@ def test_values_that_only_pickle_carries_are_in_the_table():
 @pytest.mark.parametrize("native", NATIVES)
 @pytest.mark.parametrize("name", VALUES)
 def test_arrives_as_plain_celery_delivers_it_else_as_sent(help_, name, native, pickle_too):
+    """A value arrives as plain Celery delivers it; one that Celery can't send arrives unchanged."""
     value = VALUES[name]
     accept = {native, "pickle"} if pickle_too else {native}
     try:
@@ -271,6 +273,8 @@ nested = st.recursive(
 
 @pytest.mark.parametrize("native", NATIVES)
 def test_any_nest_of_plain_values_arrives_as_plain_celery_delivers_it(help_, native):
+    """Random nests of plain values arrive as plain Celery delivers them, or unchanged."""
+
     @settings(max_examples=400, deadline=None)
     @given(nested)
     def holds(value):
@@ -301,12 +305,15 @@ odd = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(odd)
 def test_beside_a_value_that_json_cannot_carry_all_arrives_as_sent(help_, value):
+    """Next to a value that JSON can't carry, all others arrive unchanged too."""
     sent = [value, {1}, {"rows": [value, value]}]
     assert help_.same(help_.through(sent), sent)
 
 
 @pytest.mark.parametrize("native", NATIVES)
 def test_values_that_can_skip_are_within_the_limit(native):
+    """Values that are certainly small are carried by the serializer within the limit."""
+
     @settings(max_examples=400, deadline=None)
     @given(nested, st.integers(0, 2000))
     def holds(value, limit):
@@ -321,6 +328,7 @@ def test_values_that_can_skip_are_within_the_limit(native):
 
 
 def test_shared_and_circular_references_survive_pickle(help_):
+    """With pickle, shared and circular references stay shared and circular."""
     inner = [1]
     got = help_.through([inner, inner], "pickle", {"pickle"})
     assert got[0] is got[1]
@@ -332,6 +340,7 @@ def test_shared_and_circular_references_survive_pickle(help_):
 
 @pytest.mark.parametrize("width", (1, 2))
 def test_a_circular_list_is_an_error_at_once_without_pickle(help_, width):
+    """Without pickle, a circular list raises SerializationError and doesn't recurse."""
     circle = []
     circle.extend([circle] * width)
     with pytest.raises(SerializationError, match="in itself"):
@@ -339,6 +348,7 @@ def test_a_circular_list_is_an_error_at_once_without_pickle(help_, width):
 
 
 def test_a_custom_serializer_registered_with_kombu_is_used_as_it_is(help_):
+    """Values of an app with its own kombu serializer are encoded by that serializer."""
     from kombu.serialization import register, unregister
 
     register("shouting", lambda v: repr(v).upper(), lambda b: bytes(b).decode(), "text/loud")
@@ -350,6 +360,7 @@ def test_a_custom_serializer_registered_with_kombu_is_used_as_it_is(help_):
 
 
 def test_json_that_an_app_replaced_is_not_second_guessed(help_, monkeypatch):
+    """If an app replaced kombu's JSON encoder, values are encoded by the replacement."""
     from kombu import serialization
 
     codecs = dict(serialization.registry._encoders)
@@ -359,6 +370,7 @@ def test_json_that_an_app_replaced_is_not_second_guessed(help_, monkeypatch):
 
 
 def test_a_type_registered_with_kombus_json_arrives_as_registered(help_):
+    """Types registered with kombu's JSON arrive as their registered decoder returns them."""
     from kombu.utils import json
 
     json.register_type(Fraction, "fraction", str, Fraction)

@@ -76,6 +76,7 @@ def parts(name):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_changed_bytes_never_raise_anything_but_our_error(name):
+    """Payloads with changed, cut, or inserted bytes raise DeserializationError or are read."""
     serializer, head, buffers = parts(name)
     chance = random.Random(name)
     for _ in range(400):
@@ -132,6 +133,8 @@ nodes = st.recursive(
 @settings(max_examples=1500, deadline=None)
 @given(nodes, st.binary(max_size=40))
 def test_heads_of_any_shape_never_raise_anything_but_our_error(node, content):
+    """Tree heads of any shape raise DeserializationError or are read."""
+
     def readable(value):
         return json.dumps(value).encode()
 
@@ -145,6 +148,7 @@ def test_heads_of_any_shape_never_raise_anything_but_our_error(node, content):
     st.lists(st.binary(max_size=30), max_size=3),
 )
 def test_random_bytes_never_raise_anything_but_our_error(serializer, head, buffers):
+    """Random bytes under any serializer's name raise DeserializationError or are read."""
     read(serializer, head, [memoryview(bytearray(b)) for b in buffers])
 
 
@@ -158,6 +162,7 @@ def test_random_bytes_never_raise_anything_but_our_error(serializer, head, buffe
     ids=str,
 )
 def test_an_array_of_object_pointers_is_never_built(dtype):
+    """A dtype with object pointers, however written, raises DeserializationError."""
     body = {"kind": "array", "dtype": dtype, "shape": [1], "order": "C", "data": "A" * 8 + "AAA="}
     with pytest.raises(DeserializationError):
         REGISTRY.decode("tree", json.dumps({"numpy": body}).encode(), [])
@@ -182,6 +187,7 @@ def of_size(shape, dtype="<f8", data=0):
     ids=("length", "product", "negative", "itemsize", "subarray", "memoryview", "again and again"),
 )
 def test_claims_in_a_head_allocate_no_memory(head, buffer):
+    """Sizes that a head claims beyond its buffers are refused before memory is allocated."""
     with pytest.raises(DeserializationError), at_most(8_000_000):
         REGISTRY.decode("tree", head, [memoryview(bytearray(buffer))])
 
@@ -357,6 +363,7 @@ def test_a_panic_of_polars_becomes_an_offload_error():
 
 @pytest.mark.parametrize("opening", (b"[", b'{"tuple":[', b'{"dict":[['))
 def test_deep_nesting_is_an_offload_error(opening):
+    """Nesting 100,000 levels deep raises DeserializationError, not RecursionError."""
     with pytest.raises(DeserializationError):
         REGISTRY.decode("tree", opening * 100_000, [])
     closing = b"]" * 900 if opening == b"[" else b"]}" * 400
@@ -365,6 +372,7 @@ def test_deep_nesting_is_an_offload_error(opening):
 
 @pytest.mark.parametrize("serializer", ("pickle", "native:pickle", "native:yaml", "native:msgpack"))
 def test_refused_serializers_are_not_read(serializer):
+    """Content of a serializer that isn't accepted is refused without being read."""
     bomb = pickle.dumps(pytest.fail)
     with pytest.raises(SerializerNotAccepted, match="accept_content"):
         REGISTRY.decode(serializer, bomb, [memoryview(bomb)])
@@ -372,11 +380,13 @@ def test_refused_serializers_are_not_read(serializer):
 
 @pytest.mark.parametrize("serializer", ("nonsense", "native:nonsense", "", "native:"))
 def test_an_unknown_serializer_is_an_offload_error(serializer):
+    """An unknown serializer raises DeserializationError, even if its name is accepted."""
     with pytest.raises(DeserializationError):
         Registry({"json", "nonsense", ""}).decode(serializer, b"", [memoryview(b"")])
 
 
 def test_offsets_that_point_outside_of_a_column_are_refused():
+    """An Arrow column with an offset beyond its content raises DeserializationError."""
     serializer, head, buffers = parts("table")
     texts = next(i for i, b in enumerate(buffers) if bytes(b[:4]) == bytes(4) and len(b) == 400)
     buffers[texts][200:204] = (2**30).to_bytes(4, "little")
@@ -385,6 +395,7 @@ def test_offsets_that_point_outside_of_a_column_are_refused():
 
 
 def test_dictionary_indices_outside_of_the_dictionary_are_refused():
+    """An Arrow index beyond its dictionary raises DeserializationError."""
     sent = pa.array(["x", "y", "z"] * 100).dictionary_encode()
     payload = REGISTRY.encode(sent, "json")
     buffers = [bytearray(b) for b in payload.buffers]

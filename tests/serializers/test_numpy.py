@@ -55,6 +55,7 @@ def array_of(dtype):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", (*sorted(DTYPES), *STRUCTURED))
 def test_every_dtype_in_every_layout_arrives_the_same(help_, dtype, layout, native):
+    """Arrays of every dtype and memory layout arrive unchanged and writable."""
     array = LAYOUTS[layout](array_of(STRUCTURED.get(dtype, dtype)))
     got = help_.through(array, native, {native})
     # Pickle converts foreign byte orders to the machine's.
@@ -65,6 +66,7 @@ def test_every_dtype_in_every_layout_arrives_the_same(help_, dtype, layout, nati
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES - {"V0", "S0", "U0"}))
 def test_every_scalar_that_json_cannot_carry_arrives_the_same(help_, dtype):
+    """NumPy scalars of every dtype arrive with their value and type."""
     scalar = array_of(dtype)[0, 0]
     sent = [scalar, {1}]  # the set makes JSON unable to serialize it in its own way
     if isinstance(scalar, (np.float64, np.complex128, np.str_, np.bytes_)):
@@ -95,10 +97,12 @@ def test_a_column_of_zero_width_arrives_the_same(help_, native):
     ids=lambda v: type(v).__name__,
 )
 def test_numpys_own_subclasses_arrive_as_themselves(help_, value):
+    """Matrices, record arrays, masked arrays, and dtypes arrive as what they were."""
     assert help_.same(help_.through(value), value)
 
 
 def test_a_memory_mapped_array_arrives_as_its_content(help_, tmp_path):
+    """A memory-mapped array arrives as a memmap with its content."""
     mapped = np.memmap(tmp_path / "array", dtype="f8", mode="w+", shape=(3,))
     mapped[:] = 1.5
     got = help_.through(mapped)
@@ -117,6 +121,7 @@ def test_a_memory_mapped_array_arrives_as_its_content(help_, tmp_path):
     ids=("objects", "objects within", "metadata", "subclass"),
 )
 def test_other_memory_layouts_are_left_to_pickle(help_, value):
+    """Object arrays, dtype metadata, and users' subclasses are refused without pickle."""
     with pytest.raises(SerializationError, match="add 'pickle'"):
         help_.through(value)
 
@@ -125,6 +130,7 @@ def test_other_memory_layouts_are_left_to_pickle(help_, value):
 @pytest.mark.parametrize("native", ("json", "pickle"))
 @pytest.mark.parametrize("wrap", (False, True), ids=("array", "within"))
 def test_an_array_is_neither_copied_out_nor_in(native, wrap, order):
+    """A serialized array shares memory with the original, and a read one with its buffer."""
     array = np.ones((300, 200), order=order)
     registry = Registry({"json", "pickle"})
     payload = registry.encode({"a": array} if wrap else array, native)
@@ -141,6 +147,7 @@ def test_an_array_is_neither_copied_out_nor_in(native, wrap, order):
 @pytest.mark.parametrize("native", ("json", "pickle"))
 @pytest.mark.parametrize("wrap", (False, True), ids=("array", "within"))
 def test_a_read_only_array_is_not_copied_and_arrives_writable(help_, native, wrap):
+    """A read-only array is serialized without a copy, and only the one that arrives is writable."""
     array = np.ones(5000)
     array.flags.writeable = False
     sent = [array] if wrap else array
@@ -153,6 +160,7 @@ def test_a_read_only_array_is_not_copied_and_arrives_writable(help_, native, wra
 
 
 def test_the_buffers_keep_their_array_alive():
+    """A payload's buffers stay valid after the last other reference to the array is gone."""
     import gc
 
     array = np.arange(50_000)
@@ -167,11 +175,13 @@ def test_the_buffers_keep_their_array_alive():
 
 
 def test_pickle_keeps_small_arrays_inside():
+    """Small arrays are pickled within the head, without buffers of their own."""
     payload = Registry({"pickle"}).encode([np.zeros(4)] * 3, "pickle")
     assert not payload.buffers
 
 
 def test_a_copy_has_no_data_in_its_padding():
+    """Padding of a copied structured array is zero and discloses no memory."""
     dtype = np.dtype([("a", "u1"), ("b", "f8")], align=True)
     array = np.full(dtype.itemsize * 200, 0xFF, "u1").view(dtype)[::2]
     [view] = Registry({"json"}).encode(array, "json").buffers

@@ -106,12 +106,14 @@ FRAMES = {
 @pytest.mark.parametrize("accept", (("json",), ("json", "pickle")), ids=("data", "pickle"))
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_frame_arrives_the_same(help_, name, accept):
+    """Data frames arrive unchanged in values, dtypes, index, columns, and attributes."""
     assert help_.same(help_.through(FRAMES[name], "json", accept), FRAMES[name])
 
 
 @pytest.mark.parametrize("accept", (("json",), ("json", "pickle")), ids=("data", "pickle"))
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_column_of_every_dtype_arrives_the_same(help_, name, accept):
+    """Series of every dtype arrive unchanged: whole, strided, empty, and of one row."""
     series = pd.Series(COLUMNS[name], name=("name", 1))
     for sent in (series, series.iloc[::2], series.iloc[:0], series.iloc[5:6]):
         assert help_.same(help_.through(sent, "json", accept), sent)
@@ -119,12 +121,14 @@ def test_a_column_of_every_dtype_arrives_the_same(help_, name, accept):
 
 @pytest.mark.parametrize("name", sorted(set(COLUMNS) - NO_INDEX))
 def test_an_index_of_every_dtype_arrives_the_same(help_, name):
+    """An index of every dtype that can be one arrives unchanged."""
     index = pd.Index(pd.Series(COLUMNS[name]), name="n")
     assert help_.same(help_.through(index), index)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_an_extension_array_arrives_the_same(help_, name):
+    """The array of a column of every dtype arrives unchanged."""
     array = pd.Series(COLUMNS[name]).array
     assert help_.same(help_.through(array), array)
 
@@ -149,6 +153,7 @@ def test_an_extension_array_arrives_the_same(help_, name):
     ids=("sparse", "object", "surrogate", "frequency", "subclass", "attrs"),
 )
 def test_values_that_would_change_are_refused_by_name(help_, value, named):
+    """Values that would change raise SerializationError naming the column, type, or attribute."""
     with pytest.raises(SerializationError, match=named):
         help_.through(value)
 
@@ -164,6 +169,7 @@ def test_values_that_would_change_are_refused_by_name(help_, value, named):
     ids=("columns", "one block", "times"),
 )
 def test_a_frame_of_numbers_is_neither_copied_out_nor_in(sent, accept):
+    """A frame's numbers share memory with its payload, and a read frame's with the buffers."""
     registry = Registry(accept)
     payload = registry.encode(sent, "json")
     column = np.asarray(sent.iloc[:, 0])

@@ -43,6 +43,7 @@ class Surrogate:
     ids=("lock", "generator", "within", "file"),
 )
 def test_a_value_that_nothing_can_carry_is_named(value, accept):
+    """A value that no serializer carries raises an error naming its type, not advising pickle."""
     with pytest.raises(SerializationError) as caught:
         Registry(accept).encode(value, "json")
     assert isinstance(caught.value, EncodeError)
@@ -52,6 +53,7 @@ def test_a_value_that_nothing_can_carry_is_named(value, accept):
 
 
 def test_an_error_contains_the_path():
+    """The error for a nested value contains its type and the path to it."""
     with pytest.raises(SerializationError, match=r"of type lock at \['rows'\]\[2\]"):
         Registry({"json"}).encode({"rows": [1, 2, threading.Lock()]}, "json")
 
@@ -62,6 +64,7 @@ def test_an_error_contains_the_path():
     ids=("raises", "endless", "long", "wide", "number", "surrogate"),
 )
 def test_a_repr_is_short_whatever_the_value_does(value):
+    """A repr is encodable, at most 200 characters, and cheap, whatever the value does."""
     tracemalloc.start()
     text = short_repr(value)
     _, peak = tracemalloc.get_traced_memory()
@@ -74,6 +77,7 @@ def test_a_repr_is_short_whatever_the_value_does(value):
 @pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
 @pytest.mark.parametrize("size", (100, 10**6))
 def test_bytes_and_ascii_text_are_not_copied(native, size):
+    """Buffers of bytes and of ASCII text share the value's memory, read-only."""
     registry = Registry({native})
     content = bytes(size)
     [view] = registry.encode(content, native).buffers
@@ -89,6 +93,7 @@ def test_bytes_and_ascii_text_are_not_copied(native, size):
 
 
 def test_the_view_of_a_text_keeps_the_text_alive():
+    """The view of a text stays valid after the last other reference to it is gone."""
     text = "".join(map(str, range(50_000)))
     expected = text.encode()
     [view] = Registry({"json"}).encode(text, "json").buffers
@@ -101,6 +106,7 @@ def test_the_view_of_a_text_keeps_the_text_alive():
 
 
 def test_the_view_of_a_text_is_the_same_where_ctypes_cannot_be_asked(monkeypatch):
+    """Outside CPython, the view of a text has the same bytes."""
     from offload.serializers import base
 
     monkeypatch.setattr(base, "_CPYTHON", False)
@@ -108,6 +114,7 @@ def test_the_view_of_a_text_is_the_same_where_ctypes_cannot_be_asked(monkeypatch
 
 
 def test_a_small_value_is_recognized_without_being_serialized(monkeypatch):
+    """Small plain values are recognized without encoding; large and other ones aren't small."""
     monkeypatch.setattr(Registry, "encode", None)
     for value in (2, None, True, 1.5, "text", b"bytes", [1, 2], {"a": (1, None)}):
         assert certainly_small(value, 4096, "json")
@@ -118,6 +125,7 @@ def test_a_small_value_is_recognized_without_being_serialized(monkeypatch):
 
 
 def test_a_circular_container_is_not_small():
+    """A circular list isn't small, and checking it ends."""
     circle = []
     circle.append(circle)
     assert not certainly_small(circle, 10**6, "json")
@@ -135,15 +143,18 @@ def test_a_circular_container_is_not_small():
     ),
 )
 def test_carries_checks_the_messages_serializer(value, native, carried):
+    """`carries` says whether the message's serializer can carry a value, accepted here or not."""
     assert Registry({"json"}).carries(value, native) is carried
 
 
 def test_accepted_contents_may_be_named_by_their_types():
+    """Content types in `accept` mean the serializers of these types."""
     registry = Registry({"application/json", "application/x-python-serialize"})
     assert registry.accept == {"json", "pickle"}
 
 
 def test_errors_are_kombu_errors_as_well():
+    """Errors of the registry are also the kombu errors that Celery handles."""
     registry = Registry({"json"})
     with pytest.raises(ContentDisallowed):
         registry.decode("pickle", b"", [])
@@ -155,6 +166,7 @@ def test_errors_are_kombu_errors_as_well():
 
 
 def test_a_lambda_travels_with_pickle_and_not_without(help_):
+    """A lambda arrives callable where pickle is accepted and is refused elsewhere."""
     assert help_.through(lambda x: x + 1, "json", {"json", "pickle"})(1) == 2
     assert help_.through([lambda x: x + 1], "pickle", {"pickle"})[0](1) == 2
     with pytest.raises(SerializationError, match="type function"):
@@ -174,6 +186,7 @@ def python(code, **env):
 
 
 def test_importing_and_using_the_registry_imports_no_optional_package():
+    """Plain values are encoded and decoded without importing NumPy, pandas, polars, or PyArrow."""
     python(
         "import sys\n"
         "from offload.serializers import Registry\n"
@@ -188,6 +201,7 @@ def test_importing_and_using_the_registry_imports_no_optional_package():
 
 
 def test_equal_values_are_equal_bytes_in_every_process():
+    """Equal values have equal payloads in processes with different hash seeds."""
     code = (
         "import hashlib, numpy as np, pandas as pd, pyarrow as pa\n"
         "from offload.serializers import Registry\n"
@@ -202,6 +216,7 @@ def test_equal_values_are_equal_bytes_in_every_process():
 
 
 def test_a_class_of_main_is_the_readers_own_else_the_one_sent():
+    """A class of `__main__` is read as the reader's class of that name, else as the one sent."""
     write = (
         "from offload.serializers import Registry\n"
         "class Own:\n    size = 5\n"
@@ -229,6 +244,7 @@ def test_a_class_of_main_is_the_readers_own_else_the_one_sent():
     ids=("numpy", "pandas", "polars", "pyarrow"),
 )
 def test_a_missing_package_is_an_error_that_names_the_extra(value, package, extra):
+    """Reading a value without its package raises an error naming the extra to install."""
     payload = Registry({"json"}).encode(value, "json")
     code = (
         "import sys\n"
@@ -247,6 +263,7 @@ def test_a_missing_package_is_an_error_that_names_the_extra(value, package, extr
 
 
 def test_payloads_have_type_and_size():
+    """A payload has its value's type, and the size of its head and buffers together."""
     registry = Registry({"json"})
     payload = registry.encode(np.zeros(1000), "json")
     assert payload.type == "ndarray"

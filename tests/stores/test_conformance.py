@@ -224,10 +224,13 @@ def machine(make, **options):
 
 
 def test_memory_does_as_the_model():
+    """Random calls return what the model says, on the memory store."""
     machine(make_memory, examples=100)
 
 
 def test_file_does_as_the_model(tmp_path):
+    """Random calls return what the model says, on files."""
+
     def make():
         clock = FakeClock()
         folder = tmp_path / os.urandom(4).hex()
@@ -237,6 +240,8 @@ def test_file_does_as_the_model(tmp_path):
 
 
 def test_sqlite_does_as_the_model(tmp_path):
+    """Random calls return what the model says, on SQLite."""
+
     def make():
         clock = FakeClock()
         path = tmp_path / os.urandom(4).hex()
@@ -246,16 +251,19 @@ def test_sqlite_does_as_the_model(tmp_path):
 
 
 def test_fake_redis_does_as_the_model():
+    """Random calls return what the model says, on fakeredis."""
     machine(lambda: (fake_redis(), None), examples=10)
 
 
 def test_moto_s3_does_as_the_model():
+    """Random calls return what the model says, on moto's S3."""
     clock = FakeClock()
     with moto_s3(clock, skew=0) as store:
         machine(lambda: (store, clock.advance), examples=10)
 
 
 def test_tiers_do_as_the_model():
+    """Random calls return what the model says, on memory in front of S3."""
     clock = FakeClock()
     with moto_s3(clock, skew=0) as lower:
 
@@ -266,6 +274,8 @@ def test_tiers_do_as_the_model():
 
 
 def test_tiers_without_versions_do_as_the_model(tmp_path):
+    """Random calls return what the model says, on memory in front of files."""
+
     def make():
         clock = FakeClock()
         file = FileStore(tmp_path / os.urandom(4).hex(), clock=clock, skew=0, fsync=False)
@@ -276,6 +286,7 @@ def test_tiers_without_versions_do_as_the_model(tmp_path):
 
 @pytest.mark.server
 def test_tiers_on_servers_do_as_the_model(redis, s3):
+    """Random calls return what the model says, on a Redis server in front of an S3 server."""
     store = tiered(open_store(redis.url), open_store(s3.url("machine", skew=1)))
     machine(lambda: (store, None), examples=5)
     store.close()
@@ -283,6 +294,7 @@ def test_tiers_on_servers_do_as_the_model(redis, s3):
 
 @pytest.mark.server
 def test_an_s3_server_does_as_the_model(s3):
+    """Random calls return what the model says, on an S3 server."""
     store = open_store(s3.url("machine", skew=1, ahead=0))
     machine(lambda: (store, None), examples=5)
     store.close()
@@ -291,6 +303,7 @@ def test_an_s3_server_does_as_the_model(s3):
 @pytest.mark.server
 @pytest.mark.parametrize("name", ("redis", "valkey", "redis_tls", "sentinel", "cluster"))
 def test_a_server_does_as_the_model(request, name):
+    """Random calls return what the model says, on every kind of Redis server."""
     store = open_store(request.getfixturevalue(name).url)
     machine(lambda: (store, None), examples=5)
     store.close()

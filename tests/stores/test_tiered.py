@@ -679,6 +679,7 @@ def test_blobs_and_bytes_are_counted_per_tier(store, first, lower):
 
 
 def test_durations_are_counted_per_tier(store, first, lower):
+    """Uploads and fetches are timed under the tier that answered them."""
     counters = Counters()
     store.count_by_tier(counters)
     large = blobs(1, LARGE)

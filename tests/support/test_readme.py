@@ -10,6 +10,7 @@ README = ROOT / "tests" / "README.md"
 
 
 def test_every_file_and_module_that_it_names_exists():
+    """Each path in tests/README.md exists, and its table lists every module of tests/support."""
     text = README.read_text()
     paths = re.findall(r"`(tests/[\w/.]+)`", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
