@@ -13,6 +13,7 @@ from typing import Any
 
 from offload.errors import ConfigurationError, OffloadError, StoreError
 from offload.locks import Lock, process_name
+from offload.memo.records import sweep_records
 from offload.metrics.storage import sweep_sums
 from offload.stores.protocols import Store, SweepItem
 
@@ -119,7 +120,8 @@ def sweep(
                 return report
             _note(store, by=process_name(), began=time.time())
         sums = sweep_sums(store, dry_run=dry_run)
-        for item in chain(sums, store.sweep(dry_run=dry_run)):
+        records = sweep_records(store, time.time, dry_run=dry_run)
+        for item in chain(sums, records, store.sweep(dry_run=dry_run)):
             report.add(item)
             if seen is not None:
                 seen(item)

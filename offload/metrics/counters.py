@@ -73,6 +73,12 @@ NAMES = {
     "errors_other": "values that failed for other reasons",
     "store_retries": "store calls retried",
     "task_retries": "tasks retried because the store was unavailable",
+    "memo_hits": "calls of memo tasks and functions that returned a remembered result",
+    "memo_misses": "computations by memo tasks and functions",
+    "memo_waits": "times that a call waited for an equal call: sent back to the queue, or blocked",
+    "memo_milliseconds_saved": "durations of the computations that hits saved, in milliseconds",
+    "memo_uncached": "calls of memo tasks and functions that could not be looked up or remembered",
+    "memo_fenced": "results not remembered: another process took over, or they were forgotten",
     "classes_pushed": "versions of classes and functions written to the store",
     "classes_loaded": "versions of classes and functions loaded from the store",
     "classes_refused": "versions of classes and functions refused: not allowed or not trusted",
@@ -100,6 +106,7 @@ BY_TASK = frozenset(
         *("values_seen", "values_offloaded", "values_deduplicated", "values_fetched"),
         *("bytes_offloaded", "bytes_uploaded", "bytes_stored", "bytes_fetched"),
         *("cache_hits", "cache_misses", "observed_values", "observed_bytes"),
+        *(name for name in NAMES if name.startswith("memo_")),
         *(name for name in NAMES if name.startswith("errors_")),
     }
 )

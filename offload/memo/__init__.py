@@ -1,0 +1,1 @@
+"""Compute once: remember results by the content of arguments."""

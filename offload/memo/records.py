@@ -1,0 +1,242 @@
+"""Records of remembered results: write, read, list, forget, and sweep them.
+
+A record is the pointer ``memo/<task>/<scope>/<key>``. Its value is a MAC over the pointer's name
+and the text that follows it: JSON with the result's reference, which contains a small result
+itself. The holder ``memo:<key>+<fence>`` keeps the blobs of a large one as long as the record.
+Names of tasks and scopes that no pointer may have are replaced by a hash.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from hashlib import blake2b
+from itertools import chain, islice
+from typing import Any
+
+from offload.content.holds import holder
+from offload.content.store import ContentStore
+from offload.errors import ConfigurationError, OffloadError
+from offload.ref import Keys, Ref
+from offload.stores.protocols import Store, SweepItem
+
+__all__ = (
+    "FOLDER",
+    "Record",
+    "forget_record",
+    "forget_records",
+    "list_records",
+    "read_record",
+    "record_holder",
+    "record_name",
+    "release_record",
+    "sweep_records",
+    "write_record",
+)
+
+FOLDER = "memo/"
+"""Start of the names of records and of their leases."""
+
+_VERSION = 1
+_MAC = 32  # hexadecimal digits
+_PLAIN = re.compile(r"[A-Za-z0-9._:@+-][A-Za-z0-9._:@+=-]*", re.ASCII)
+_LONGEST_TASK, _LONGEST_SCOPE = 100, 40  # characters of a name that a pointer shows unhashed
+_HASHED = "="
+_BATCH = 100  # records read in one round trip
+_GREATEST = 1 << 63  # more than any number in a record
+_SKEW = 60.0  # seconds by which clocks may differ
+
+
+@dataclass(frozen=True)
+class Record:
+    """A remembered result.
+
+    Attributes:
+        name: of its pointer.
+        task: the task, or the module and name of a function.
+        scope: callers in one scope share results.
+        ref: wire text of the result's reference.
+        seconds: how long the computation took.
+        fence: fencing number of the computation.
+        created: when it was written, in seconds since 1970.
+        until: when it expires, in seconds since 1970.
+        size: stored bytes of the record itself.
+    """
+
+    name: str
+    task: str
+    scope: str
+    ref: str
+    seconds: float
+    fence: int
+    created: float
+    until: float
+    size: int = 0
+
+    @property
+    def key(self) -> str:
+        """The key of the call."""
+        return self.name.rpartition("/")[2]
+
+
+_FIELDS = {
+    each.name: (float, int) if each.type == "float" else (int,) if each.type == "int" else (str,)
+    for each in fields(Record)
+    if each.name not in ("name", "size")
+}
+
+
+def record_name(task: str, scope: str, key: str) -> str:
+    """Return the name of the pointer, and of the lease, for a call of *task*."""
+    return f"{_folder(task, scope)}{key}"
+
+
+def _folder(task: str, scope: str | None = None) -> str:
+    """Return the start of the names of a task's records, in one scope or in all."""
+    found = f"{FOLDER}{_part(task, _LONGEST_TASK)}/"
+    return found if scope is None else f"{found}{_part(scope, _LONGEST_SCOPE)}/"
+
+
+def _part(name: str, longest: int) -> str:
+    if len(name) <= longest and _PLAIN.fullmatch(name) and name not in (".", ".."):
+        return name
+    encoded = name.encode("utf-8", "surrogatepass")
+    return _HASHED + blake2b(encoded, digest_size=16).hexdigest()
+
+
+def record_holder(name: str, fence: int) -> str:
+    """Return the holder of the blobs that the record *name* of this *fence* needs."""
+    return holder("memo", f"{name.rpartition('/')[2]}+{fence}")
+
+
+def write_record(record: Record, keys: Keys) -> bytes:
+    """Return the value of the record's pointer, signed with the first of *keys*."""
+    plain = {name: value for name, value in asdict(record).items() if name in _FIELDS}
+    text = json.dumps({"v": _VERSION, **plain}, separators=(",", ":"))
+    return f"{_mac(keys.keys[0], record.name, text)} {text}".encode()
+
+
+def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Record | None:
+    """Return the record in a pointer's *value*.
+
+    Args:
+        keys: verify the record with these; None to read it unverified, for people.
+
+    Returns None if there is none, it is malformed, another version wrote it, or it isn't signed for
+    this name with one of *keys*.
+    """
+    if value is None:
+        return None
+    with suppress(ValueError, RecursionError):
+        mac, _, text = value.decode().partition(" ")
+        if keys is not None and not any(
+            hmac.compare_digest(_mac(key, name, text), mac) for key in keys.keys
+        ):
+            return None
+        data: Any = json.loads(text)
+        if isinstance(data, dict) and data.get("v") == _VERSION:
+            found: dict[str, Any] = {each: data.get(each) for each in _FIELDS}
+            if all(_is_one(found[each], kinds) for each, kinds in _FIELDS.items()):
+                return Record(name=name, size=len(value), **found)
+    return None
+
+
+def _is_one(value: Any, kinds: tuple[type, ...]) -> bool:
+    return type(value) in kinds and (type(value) is str or abs(value) < _GREATEST)
+
+
+def _mac(key: bytes, name: str, text: str) -> str:
+    content = f"{name}\n{text}".encode()
+    return blake2b(content, key=key, digest_size=_MAC // 2, person=b"offload-memo").hexdigest()
+
+
+# -- for operators
+
+
+def list_records(store: Store, prefix: str = "") -> Iterator[Record]:
+    """Yield the records of tasks whose names start with *prefix*, unverified.
+
+    Some of them may have expired. Raises StoreUnavailable or StoreError.
+    """
+    names: Iterable[str] = store.pointers.names(FOLDER + prefix)
+    if prefix:  # hashed names may be those of any task
+        names = dict.fromkeys(chain(names, store.pointers.names(FOLDER + _HASHED)))
+    for name, value in _read_all(store, names):
+        record = read_record(name, value)
+        if record is not None and record.task.startswith(prefix):
+            yield record
+
+
+def _read_all(store: Store, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+    waiting = iter(names)
+    while batch := list(islice(waiting, _BATCH)):
+        yield from zip(batch, store.pointers.read_all(batch), strict=True)
+
+
+def forget_record(content: ContentStore, name: str, grace: float) -> bool:
+    """Forget one result; return whether there was one.
+
+    A computation that is under way doesn't count either: its result isn't remembered, and the next
+    call computes anew.
+
+    Args:
+        grace: seconds that the result's blobs live on.
+
+    Raises StoreUnavailable or StoreError.
+    """
+    store = content.store
+    with suppress(ConfigurationError):  # without leases, there is no computation to stop
+        lease = store.leases.read(name)
+        if lease is not None:
+            store.leases.release(name, lease.owner)
+    while (value := store.pointers.read(name)) is not None:
+        if store.pointers.swap(name, value, None):
+            release_record(content, read_record(name, value, content.signing.keys), grace)
+            return True
+    return False
+
+
+def forget_records(content: ContentStore, task: str, grace: float, scope: str | None = None) -> int:
+    """Forget the results of a task, in one *scope* or in all; return how many there were.
+
+    As in `forget_record`, computations under way don't count.
+    """
+    store, folder = content.store, _folder(task, scope)
+    names = dict.fromkeys(store.pointers.names(folder))
+    with suppress(ConfigurationError):
+        names.update(dict.fromkeys(store.leases.names(folder)))
+    return sum(forget_record(content, name, grace) for name in names)
+
+
+def release_record(content: ContentStore, record: Record | None, grace: float) -> None:
+    """Release the blobs of a deleted record. If that fails, they expire when it would have."""
+    if record is None:
+        return
+    with suppress(OffloadError):
+        ref: Ref[Any] = content.open(record.ref)
+        if ref.digest is not None:
+            content.holds.release([ref], record_holder(record.name, record.fence), grace)
+
+
+# -- sweep
+
+
+def sweep_records(
+    store: Store, clock: Callable[[], float], *, dry_run: bool = False
+) -> Iterator[SweepItem]:
+    """Delete expired records, unless *dry_run*, and yield them; their blobs expire by themselves.
+
+    Stores without pointers have none.
+    """
+    before = clock() - _SKEW
+    with suppress(ConfigurationError):
+        for name, value in _read_all(store, store.pointers.names(FOLDER)):
+            record = read_record(name, value)
+            if value is None or record is None or record.until > before:
+                continue
+            if dry_run or store.pointers.swap(name, value, None):
+                yield SweepItem("pointer", name, len(value), "a remembered result that expired")
