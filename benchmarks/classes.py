@@ -18,8 +18,8 @@ from kombu.utils.json import dumps
 from benchmarks.measure import alternately, cpu_of_calls, median, ratio, timed
 from benchmarks.report import Judge, Scale
 from offload import ClassRegistry, Offload, Ref
-from offload.classes.hashing.code import clear_cache
-from offload.classes.hashing.identity import get_class_hash
+from offload.classes.hashing import code, identify
+from offload.classes.scope import Scope
 from offload.stores import open_store
 from offload.stores.protocols import Store
 from tests.support.servers import redis_server
@@ -71,8 +71,8 @@ def _hash(scale: Scale, judge: Judge) -> None:
         cls = _class(methods)
 
         def cold(cls: Any = cls) -> None:
-            clear_cache()
-            get_class_hash(cls)
+            code._normalized.clear()
+            identify(cls, Scope())
 
         times = [cpu_of_calls(cold, 5) for _ in range(scale.rounds)]
         judge.row(

@@ -20,7 +20,7 @@ from typing import Any
 
 from offload.classes.apps import describe_task, own
 from offload.classes.definitions import FUTURE, Definition, file_of
-from offload.classes.hashing.identity import python_tag
+from offload.classes.hashing import python_tag
 from offload.classes.pickling import load, loading
 from offload.classes.policy import Versions
 from offload.classes.source import Source, _imported, show_lines

@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 from types import FunctionType, ModuleType
 from typing import Any
 
-from offload.classes.hashing.identity import Identity, identify
+from offload.classes.hashing import Identity, identify
 from offload.classes.scope import Scope, find_object
 from offload.classes.versions import ClassVersion, name_of
 from offload.errors import NotShippable, SerializationError
@@ -137,7 +137,7 @@ class LocalClasses:
         name = name_of(obj)
         known = self._known.get(name, ())
         for each, its, identity in known:
-            if each is obj and its is scope and identity.holds():
+            if each is obj and its is scope and identity.dependencies.holds():
                 return name, identity.hash
         identity = identify(obj, scope)
         before = [its for each, in_, its in known if each is obj and in_ is scope]
@@ -150,7 +150,9 @@ class LocalClasses:
         """Warn, once per name, about data that creates versions or takes long to hash."""
         if before is None or name in self._warned:
             return
-        changed = identity.changed_since(before) if identity.hash != before.hash else ""
+        watch, changed = identity.dependencies, ""
+        if identity.hash != before.hash:
+            changed = watch.changed_since(before.dependencies)
         if changed:
             logger.warning(
                 "%s has changed, so a new version of %s is sent; each change creates a version "
@@ -158,13 +160,13 @@ class LocalClasses:
                 changed,
                 name,
             )
-        elif identity.unsure and identity.size > _MUCH:
+        elif watch.unsure and identity.size > _MUCH:
             logger.warning(
                 "%s is hashed again for every message (%s), because %s may change unnoticed: "
                 "pass it as an argument, or keep it in a list, dict, or tuple of plain values",
                 name,
                 human_size(identity.size),
-                identity.unsure,
+                watch.unsure,
             )
         else:
             return

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from offload.classes.hashing.identity import python_tag
+from offload.classes.hashing import python_tag
 from offload.classes.local import AUTO, MANUAL, Registrations
 from offload.classes.pickling import dump
 from offload.classes.policy import SIGNED, Versions

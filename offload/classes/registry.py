@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
-from offload.classes.hashing.identity import identify, python_tag
+from offload.classes.hashing import identify, python_tag
 from offload.classes.keys import own_key
 from offload.classes.listing import StoredClasses, SyncStatus, prune
 from offload.classes.loading import VersionLoader
@@ -202,7 +202,7 @@ class ClassRegistry(StoredClasses):
     # -- hashes
 
     def get_class_hash(self, cls: Any) -> str:
-        """Return the hash of a class or function; see `offload.classes.hashing.identity`.
+        """Return the hash of a class or function; see `offload.classes.hashing`.
 
         Raises NotShippable (a TypeError) for anything else.
         """

@@ -165,7 +165,7 @@ class Record:
 
     Attributes:
         class_name: module and qualified name.
-        hash: the version's code hash; see `offload.classes.hashing.identity`.
+        hash: the version's code hash; see `offload.classes.hashing`.
         digest: digest of the pickle.
         size: size of the pickle in bytes.
         python: the Python that its bytecode is for, such as ``cpython-311``.

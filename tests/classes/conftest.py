@@ -10,9 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from offload.classes import loading, pushing
+from offload.classes import hashing, loading, pushing
 from offload.classes import registry as registry_module
-from offload.classes.hashing import identity
 from offload.classes.registry import ClassRegistry
 from offload.stores import open_store
 from offload.stores.file import FileStore
@@ -145,7 +144,7 @@ class Modules:
 
     def __call__(self, source, name="written_shop"):
         """Write and return a module; from now on, this process can import modules."""
-        self._go(str(self._folder), identity.python_tag)
+        self._go(str(self._folder), hashing.python_tag)
         path = self._folder.joinpath(*name.split("."))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".py").write_text(textwrap.dedent(source))

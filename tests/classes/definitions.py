@@ -7,6 +7,9 @@ import sys
 import types
 from contextlib import contextmanager
 
+from offload.classes.hashing import identify
+from offload.classes.scope import Scope
+
 
 def define(source, name="F"):
     """Return what *source* defines, as in ``__main__``."""
@@ -23,6 +26,11 @@ def in_notebook(source, number):
     names = {"__name__": "__main__", "In": [source], "Out": {}, "__file__": file}
     exec(compile(source, file, "exec", dont_inherit=True), names)
     return names["F"]
+
+
+def get_class_hash(obj, modules=()):
+    """Return the hash of a class or function that ships with *modules*."""
+    return identify(obj, Scope(modules)).hash
 
 
 @contextmanager

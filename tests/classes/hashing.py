@@ -11,13 +11,12 @@ import json
 import sys
 from pathlib import Path
 
-from offload.classes.hashing.identity import get_class_hash
 from offload.classes.registry import ClassRegistry
 from offload.classes.versions import name_of
 
 
 def answer(asked, number):
-    from tests.classes.definitions import define, in_notebook, module
+    from tests.classes.definitions import define, get_class_hash, in_notebook, module
 
     if "pair" in asked:
         return get_class_hash(

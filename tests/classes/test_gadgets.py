@@ -8,7 +8,7 @@ import orjson
 import pandas as pd
 import pytest
 
-from offload.classes.hashing.identity import identify
+from offload.classes.hashing import identify
 from offload.classes.scope import Scope
 from offload.errors import CodeError, CodeRefused, DeserializationError, OffloadError
 from offload.inspect.preview import preview

@@ -10,11 +10,11 @@ import types
 
 import pytest
 
-from offload.classes.hashing.identity import get_class_hash, identify
+from offload.classes.hashing import identify
 from offload.classes.scope import Scope
 from offload.errors import SerializationError
 from tests.classes.changes import CHANGES, CONSTANTS, SAME, change, possible
-from tests.classes.definitions import define, in_notebook, module
+from tests.classes.definitions import define, get_class_hash, in_notebook, module
 
 PLACES = {
     "global": "X = {}\ndef F(): return X",
@@ -413,12 +413,12 @@ def test_a_hash_is_cached_until_something_changes(name):
     """A change in place changes the hash and is noticed."""
     cls = _wide()
     before = identify(cls, Scope())
-    assert before.holds()
+    assert before.dependencies.holds()
     IN_PLACE[name](cls)
-    assert not before.holds()
+    assert not before.dependencies.holds()
     after = identify(cls, Scope())
     assert after.hash != before.hash
-    assert after.holds()
+    assert after.dependencies.holds()
 
 
 CONTAINERS = {
@@ -441,9 +441,9 @@ def test_a_hash_is_cached_until_an_item_changes(place, content):
     names = {"__name__": "__main__", "given": value}
     exec(change(PLACES[place].format("given"), "").before, names)
     before = identify(names["F"], Scope())
-    assert before.holds()
+    assert before.dependencies.holds()
     CONTAINERS[content](value)
-    assert not before.holds()
+    assert not before.dependencies.holds()
     assert identify(names["F"], Scope()).hash != before.hash
 
 
@@ -452,7 +452,7 @@ def test_a_hash_of_a_mutable_object_is_not_cached(place):
     """A mutable object may change unnoticed, so it is hashed every time."""
     names = {"__name__": "__main__", "given": types.SimpleNamespace(a=1)}
     exec(change(PLACES[place].format("given"), "").before, names)
-    assert not identify(names["F"], Scope()).holds()
+    assert not identify(names["F"], Scope()).dependencies.holds()
 
 
 def test_objects_that_pickle_copies_are_not_cached():
@@ -468,7 +468,7 @@ def test_objects_that_pickle_copies_are_not_cached():
     )
     before = identify(function, Scope())
     function.__globals__["BAG"].items.append(2)
-    assert not before.holds()
+    assert not before.dependencies.holds()
     assert identify(function, Scope()).hash != before.hash
 
 
@@ -478,7 +478,7 @@ def test_a_dataclass_is_cached():
         "from dataclasses import dataclass, field\n@dataclass(order=True)\nclass F:\n"
         "    a: int\n    b: list = field(default_factory=list)\n    def f(self): return self.a"
     )
-    assert identify(cls, Scope()).holds()
+    assert identify(cls, Scope()).dependencies.holds()
 
 
 def test_loggers_are_distinguished_by_name():

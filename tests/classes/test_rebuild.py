@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from offload.classes import loading as loading_module
 from offload.classes.definitions import Definition
-from offload.classes.hashing.identity import python_tag
+from offload.classes.hashing import python_tag
 from offload.classes.loading import build
 from offload.classes.registry import ClassRegistry
 from offload.classes.shipping import Shipping

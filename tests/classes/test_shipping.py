@@ -14,7 +14,7 @@ from kombu.exceptions import EncodeError
 
 from offload import Offload
 from offload.classes import local
-from offload.classes.hashing.identity import identify
+from offload.classes.hashing import identify
 from offload.errors import (
     CodeRefused,
     ConfigurationError,

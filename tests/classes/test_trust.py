@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 from celery import Celery
 
-from offload.classes.hashing.identity import python_tag
+from offload.classes.hashing import python_tag
 from offload.classes.keys import generate, signer
 from offload.classes.registry import ClassRegistry
 from offload.classes.shipping import Shipping

@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery
 
 from offload import Offload
-from offload.classes.hashing.identity import python_tag
+from offload.classes.hashing import python_tag
 
 CONFIG: dict[str, Any] = json.loads(os.environ["OFFLOAD_TEST_APP"])
 

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from offload.classes.hashing.identity import python_tag
+from offload.classes.hashing import python_tag
 from tests.integration.python_app import again, offload, run
 
 BIAS = 100

@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from offload import ClassRegistry
-from offload.classes.hashing.identity import python_tag
+from offload.classes.hashing import python_tag
 from offload.errors import OffloadError
 from tests.classes.shapes import FROM_SOURCE
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.classes.hashing.identity import identify
+from offload.classes.hashing import identify
 from offload.classes.scope import Scope
 from offload.content.compression import decode, decode_prefix
 from offload.content.manifest import pack, read_prefix, read_root

@@ -1,1 +1,127 @@
-"""Hashes of classes and functions: they change with behavior, and with nothing else."""
+"""The hash of a class or function: it covers what decides behavior, and nothing else.
+
+It is a SHA-256 over what is stored of the class (`offload.classes.hashing.structure`) and over the
+other shipped classes it refers to: the normalized bytecode of its functions
+(`offload.classes.hashing.code`), defaults, closures, annotations, decorators, attributes, bases,
+metaclass, and the globals its code names. Of those, shipped functions and classes count by their
+behavior, and values by their content. A global that changes makes another version.
+
+Not covered:
+
+- names of files and modules, line numbers, comments, whitespace, qualified names;
+- docstrings, unless shipped code reads one: accesses an attribute ``__doc__``, or calls ``help`` or
+  ``inspect.getdoc``;
+- imported objects: only their names count;
+- what Python, its standard library, or pydantic derive from the rest
+  (`offload.classes.hashing.values`).
+
+The minor version of Python is part of the hash because bytecode depends on it.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from offload.classes.hashing.code import text
+from offload.classes.hashing.dependencies import HashDependencies
+from offload.classes.hashing.structure import Content, StructuralHasher, UnorderedRefs
+from offload.classes.scope import Scope
+from offload.text import type_name
+
+__all__ = ("Identity", "identify", "python_tag")
+
+
+def python_tag() -> str:
+    """Return the Python that this process's bytecode is for, such as ``cpython-311``."""
+    return sys.implementation.cache_tag or sys.implementation.name
+
+
+class Identity(NamedTuple):
+    """Hash of a class or function, with what it depends on.
+
+    Attributes:
+        hash: 64 hexadecimal digits.
+        size: number of bytes that were hashed.
+    """
+
+    hash: str
+    size: int
+    dependencies: HashDependencies
+
+
+def identify(obj: Any, scope: Scope) -> Identity:
+    """Return the hash of a class or function together with its dependencies.
+
+    Raises:
+        TypeError: it is neither a class nor a function.
+        SerializationError: it depends on something without content, such as a lock.
+    """
+    if not isinstance(obj, (type, types.FunctionType)):
+        raise TypeError(f"expected a class or function, not a {type_name(obj)}")
+    watch = HashDependencies()
+    contents, reads_docs = _contents(obj, scope, watch, docs=False)
+    if reads_docs:
+        watch = HashDependencies()
+        contents, _ = _contents(obj, scope, watch, docs=True)
+    found = sha256(b"offload class 3\0" + text(b"python", python_tag()))
+    found.update(b"docs\0" if reads_docs else b"")
+    found.update(_digest_of_graph(obj, contents))
+    size = sum(len(content.written) for content in contents.values())
+    return Identity(found.hexdigest(), size, watch)
+
+
+def _contents(
+    obj: Any, scope: Scope, watch: HashDependencies, *, docs: bool
+) -> tuple[dict[int, Content], bool]:
+    """Return the encoding of *obj* and of each class reachable from it, by id; and whether any
+    of them reads docstrings.
+    """
+    contents: dict[int, Content] = {}
+    reads_docs = False
+    waiting = [obj]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in contents:
+            continue
+        hasher = StructuralHasher(scope.including(each.__module__), watch, docs=docs)
+        contents[id(each)] = found = hasher.root(each)
+        reads_docs = reads_docs or hasher.reads_docs
+        waiting += found.classes()
+    return contents, reads_docs
+
+
+def _digest_of_graph(root: Any, contents: dict[int, Content]) -> bytes:
+    """Return the digest of *root*.
+
+    Classes are stored apart, and references to one version yield one class. So two classes with the
+    same behavior count as one here, too. Each class gets a digest of its content, then one of that
+    and of the digests it refers to, and so on until no more classes differ (partition refinement,
+    as for the equality of automata).
+
+    Args:
+        contents: of *root* and of all classes reachable from it, by id.
+    """
+    digests = {key: sha256(content.written).digest() for key, content in contents.items()}
+    count = 0
+    while count < len(set(digests.values())):
+        count = len(set(digests.values()))
+        digests = {
+            key: _digest(digests[key], content, digests) for key, content in contents.items()
+        }
+    return sha256(digests[id(root)] + b"".join(sorted(set(digests.values())))).digest()
+
+
+def _digest(prefix: bytes, content: Content, digests: dict[int, bytes]) -> bytes:
+    found = sha256(prefix)
+    for reference in content.references:
+        if isinstance(reference, UnorderedRefs):
+            items = (
+                _digest(sha256(each.written).digest(), each, digests) for each in reference.contents
+            )
+            found.update(sha256(b"".join(sorted(items))).digest())
+        else:
+            found.update(digests[id(reference)])
+    return found.digest()

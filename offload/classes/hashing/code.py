@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-__all__ = ("ATOMS", "clear_cache", "header", "names_in", "normalize", "tagged", "text")
+__all__ = ("ATOMS", "header", "names_in", "normalize", "tagged", "text")
 
 _POSITION = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
 """Names that a class body sets, and that depend only on where it stands or on its methods."""
@@ -61,7 +61,8 @@ def tagged(tag: bytes, content: bytes) -> bytes:
 
 
 def text(tag: bytes, content: str) -> bytes:
-    return tagged(tag, content.encode("utf-8", "surrogatepass"))
+    written = content.encode("utf-8", "surrogatepass")
+    return b"%b %d\0%b" % (tag, len(written), written)
 
 
 def header(tag: bytes, count: int) -> bytes:
@@ -113,11 +114,6 @@ def normalize(code: CodeType, *, docs: bool = False) -> Code:
             _normalized.clear()
         found = _normalized[id(code), docs] = (code, _write(code, docs))
     return found[1]
-
-
-def clear_cache() -> None:
-    """Clear the cache of normalized code."""
-    _normalized.clear()
 
 
 def names_in(code: CodeType) -> set[str]:

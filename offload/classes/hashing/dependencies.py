@@ -1,93 +1,16 @@
-"""Dependencies of a hash: the classes that an object refers to, and objects that may change.
-
-Classes are stored apart, and references to one version yield one class. So two classes with the
-same behavior count as one here, too. Each class gets a digest of its content, then one of that and
-of the digests it refers to, and so on until no more classes differ (partition refinement, as for
-the equality of automata).
-"""
+"""Dependencies of a hash: objects that may change, as they were when it was computed."""
 
 from __future__ import annotations
 
 import abc
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from operator import is_
-from typing import Any, Union
+from typing import Any
 
-__all__ = (
-    "MISSING",
-    "Content",
-    "HashDependencies",
-    "Reference",
-    "UnorderedRefs",
-    "digest_of_graph",
-)
-
-Reference = Union[type, types.FunctionType, "UnorderedRefs"]
-"""A class, a function that is a version of its own, or the references of a set."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """Encoding of an object, without the classes it refers to.
-
-    Attributes:
-        written: the encoding.
-        references: the classes, in the order in which the encoding refers to them.
-    """
-
-    written: bytes
-    references: tuple[Reference, ...]
-
-    def classes(self) -> Iterator[type | types.FunctionType]:
-        """Yield the classes and functions that are stored apart."""
-        for reference in self.references:
-            if isinstance(reference, UnorderedRefs):
-                for each in reference.contents:
-                    yield from each.classes()
-            else:
-                yield reference
-
-
-@dataclass(frozen=True)
-class UnorderedRefs:
-    """References of the items of a set, whose order doesn't count."""
-
-    contents: tuple[Content, ...]
-
-
-def digest_of_graph(root: Any, contents: dict[int, Content]) -> bytes:
-    """Return the digest of *root*.
-
-    Args:
-        contents: of *root* and of all classes reachable from it, by id.
-    """
-    digests = {key: sha256(content.written).digest() for key, content in contents.items()}
-    count = 0
-    while count < len(set(digests.values())):
-        count = len(set(digests.values()))
-        digests = {
-            key: _digest(digests[key], content, digests) for key, content in contents.items()
-        }
-    return sha256(digests[id(root)] + b"".join(sorted(set(digests.values())))).digest()
-
-
-def _digest(prefix: bytes, content: Content, digests: dict[int, bytes]) -> bytes:
-    found = sha256(prefix)
-    for reference in content.references:
-        if isinstance(reference, UnorderedRefs):
-            items = (
-                _digest(sha256(each.written).digest(), each, digests) for each in reference.contents
-            )
-            found.update(sha256(b"".join(sorted(items))).digest())
-        else:
-            found.update(digests[id(reference)])
-    return found.digest()
-
+__all__ = ("MISSING", "HashDependencies")
 
 MISSING: Any = object()
 _ROOM = 1 << 20
@@ -151,6 +74,13 @@ class HashDependencies:
             own = obj.__annotations__
             self.size(own)
             self.names(own, own)
+
+    def changed_since(self, before: HashDependencies) -> str:
+        """Return the first class attribute or global whose value changed since *before*; "" if
+        code did.
+        """
+        old, new = before.parts, self.parts.items()
+        return next((name for name, value in new if old.get(name, value) != value), "")
 
     def holds(self) -> bool:
         """Return whether everything is certain to be unchanged."""

@@ -13,18 +13,13 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Union
 
 from offload.classes.apps import describe_app_part
 from offload.classes.cpython_internals import is_dispatching, is_repr_guard
 from offload.classes.hashing.code import ATOMS, header, names_in, normalize, tagged, text
-from offload.classes.hashing.dependencies import (
-    MISSING,
-    Content,
-    HashDependencies,
-    Reference,
-    UnorderedRefs,
-)
+from offload.classes.hashing.dependencies import MISSING, HashDependencies
 from offload.classes.hashing.values import (
     WRITERS,
     NoContent,
@@ -38,13 +33,45 @@ from offload.classes.scope import Scope
 from offload.errors import SerializationError
 from offload.text import type_name
 
-__all__ = ("StructuralHasher",)
+__all__ = ("Content", "StructuralHasher", "UnorderedRefs")
 
 _MODULES_OWN = frozenset(
     {"__name__", "__file__", "__package__", "__path__", "__spec__", "__loader__", "__builtins__"}
 )
 """Globals that describe the module itself."""
 _CONTAINERS = frozenset({list, dict, set})
+
+Reference = Union[type, types.FunctionType, "UnorderedRefs"]
+"""A class, a function that is a version of its own, or the references of a set."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Encoding of an object, without the classes it refers to.
+
+    Attributes:
+        written: the encoding.
+        references: the classes, in the order in which the encoding refers to them.
+    """
+
+    written: bytes
+    references: tuple[Reference, ...]
+
+    def classes(self) -> Iterator[type | types.FunctionType]:
+        """Yield the classes and functions that are stored apart."""
+        for reference in self.references:
+            if isinstance(reference, UnorderedRefs):
+                for each in reference.contents:
+                    yield from each.classes()
+            else:
+                yield reference
+
+
+@dataclass(frozen=True)
+class UnorderedRefs:
+    """References of the items of a set, whose order doesn't count."""
+
+    contents: tuple[Content, ...]
 
 
 class StructuralHasher:
@@ -113,8 +140,6 @@ class StructuralHasher:
     def _named(self, tag: bytes, values: Mapping[str, Any]) -> None:
         """Write values in the order of their names."""
         self._header(tag, len(values))
-        if not values:
-            return
         for name in sorted(values, key=str):
             self._text(b"name", str(name))
             self._part(str(name), values[name])
@@ -283,16 +308,13 @@ class StructuralHasher:
 
     def _annotations(self, obj: Any) -> None:
         found = annotations_of(obj)
-        if not found:
-            self._header(b"annotations")
-            return
         self.watch.annotations(obj, found)
-        self._quietly(lambda: self._all(b"annotations", found.items()))
+        self._quietly(self._all, b"annotations", found.items())
 
-    def _quietly(self, write: Callable[[], None]) -> None:
+    def _quietly(self, write: Callable[..., None], *args: Any) -> None:
         """Write objects that aren't changed in place."""
         before, self._settled = self._settled, True
-        write()
+        write(*args)
         self._settled = before
 
     def cell(self, cell: types.CellType) -> None:
@@ -326,8 +348,8 @@ class StructuralHasher:
         self._text(b"class", cls.__name__)
         self.value(type(cls))
         self.watch.bases(cls)
-        self._quietly(lambda: self._all(b"bases", cls.__bases__))
-        self._quietly(lambda: self._all(b"written bases", own.get("__orig_bases__", ())))
+        self._quietly(self._all, b"bases", cls.__bases__)
+        self._quietly(self._all, b"written bases", own.get("__orig_bases__", ()))
         self._doc(own.get("__doc__"))
         self._annotations(cls)
         self._all(b"members", members_of(cls))

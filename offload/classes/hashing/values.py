@@ -143,17 +143,19 @@ def _is_slot(cls: type, name: str, value: types.MemberDescriptorType) -> bool:
 
 
 def members_of(cls: type) -> list[tuple[str, Any, dict[str, Any]]]:
-    """Return the name, value, and attributes of each member of an enum, including aliases."""
+    """Return the name, value, and attributes of each member of an enum, including aliases.
+
+    Attributes such as ``_value_`` and ``__objclass__`` are left out: `Enum` sets them.
+    """
     members: Mapping[str, Any] = vars(cls).get("_member_map_", {})
     return [
-        (name, member._value_, {k: v for k, v in vars(member).items() if not _is_own(k)})
+        (
+            name,
+            member._value_,
+            {k: v for k, v in vars(member).items() if not (k.startswith("_") and k.endswith("_"))},
+        )
         for name, member in members.items()
     ]
-
-
-def _is_own(name: str) -> bool:
-    """Return whether a member's attribute belongs to the enum: ``_value_``, ``__objclass__``."""
-    return name.startswith("_") and name.endswith("_")
 
 
 def subclasses_of(cls: type) -> list[type]:
@@ -165,38 +167,29 @@ def subclasses_of(cls: type) -> list[type]:
 
 # -- values of exact types
 
+Writer = Callable[[Any, Any], None]
 
-def _container(tag: bytes) -> Callable[[Any, Any], None]:
-    def write(hasher: Any, value: Any) -> None:
+
+def _mutable(write: Writer) -> Writer:
+    """Return a writer of objects that can change in place and may occur again."""
+
+    def writer(hasher: Any, value: Any) -> None:
         if not hasher._again(value):
             hasher._changes(value)
-            hasher._all(tag, value)
+            write(hasher, value)
 
-    return write
-
-
-def _dict(hasher: Any, value: dict[Any, Any]) -> None:
-    if not hasher._again(value):
-        hasher._changes(value)
-        hasher._all(b"dict", value.items())
+    return writer
 
 
-def _set(hasher: Any, value: set[Any]) -> None:
-    if not hasher._again(value):
-        hasher._changes(value)
-        hasher._unordered(b"set", value)
+def _parts(tag: bytes, *names: str) -> Writer:
+    """Return a writer of an object's attributes."""
 
+    def writer(hasher: Any, value: Any) -> None:
+        hasher._header(tag)
+        for name in names:
+            hasher.value(getattr(value, name))
 
-def _weak_set(hasher: Any, value: Any) -> None:
-    if not hasher._again(value):
-        hasher._changes(value)
-        hasher._unordered(b"weak set", list(value))
-
-
-def _proxy(hasher: Any, value: types.MappingProxyType[Any, Any]) -> None:
-    if not hasher._again(value):
-        hasher._changes(value)
-        hasher._all(b"mapping", value.items())
+    return writer
 
 
 def _property(hasher: Any, value: property) -> None:
@@ -211,12 +204,6 @@ def _wrapped(hasher: Any, value: Any) -> None:
     hasher.value(value.__func__)
 
 
-def _method(hasher: Any, value: types.MethodType) -> None:
-    hasher._header(b"bound")
-    hasher.value(value.__func__)
-    hasher.value(value.__self__)
-
-
 def _descriptor(hasher: Any, value: Any) -> None:
     if value.__objclass__ in hasher.scope and value.__name__ not in ("__dict__", "__weakref__"):
         raise NoContent(f"{value!r} is a slot under a different name")
@@ -224,25 +211,10 @@ def _descriptor(hasher: Any, value: Any) -> None:
     hasher.value(value.__objclass__)
 
 
-def _cached_property(hasher: Any, value: Any) -> None:
-    hasher._header(b"cached property")
-    hasher.value(value.func)
-
-
-def _dispatch_method(hasher: Any, value: Any) -> None:
-    hasher._header(b"dispatching method")
-    hasher.value(value.func)
-    hasher.value(value.dispatcher)
-
-
 def _lru_cache(hasher: Any, value: Any) -> None:
     hasher._header(b"cached")
-    hasher._quietly(lambda: hasher.value(value.cache_parameters()))
+    hasher._quietly(hasher.value, value.cache_parameters())
     hasher.value(value.__wrapped__)
-
-
-def _code(hasher: Any, value: types.CodeType) -> None:
-    hasher._out.append(normalize(value, docs=hasher.docs).content)
 
 
 def _alias(hasher: Any, value: types.GenericAlias) -> None:
@@ -251,35 +223,32 @@ def _alias(hasher: Any, value: types.GenericAlias) -> None:
     hasher.value(value.__args__)
 
 
-def _forward(hasher: Any, value: typing.ForwardRef) -> None:
-    hasher._header(b"forward")
-    hasher.value(value.__forward_arg__)
-
-
-WRITERS: dict[type, Callable[[Any, Any], None]] = {
+WRITERS: dict[type, Writer] = {
     tuple: lambda hasher, value: hasher._all(b"tuple", value),
-    list: _container(b"list"),
-    dict: _dict,
-    set: _set,
+    list: _mutable(lambda hasher, value: hasher._all(b"list", value)),
+    dict: _mutable(lambda hasher, value: hasher._all(b"dict", value.items())),
+    set: _mutable(lambda hasher, value: hasher._unordered(b"set", value)),
     frozenset: lambda hasher, value: hasher._unordered(b"frozenset", value),
-    weakref.WeakSet: _weak_set,
+    weakref.WeakSet: _mutable(lambda hasher, value: hasher._unordered(b"weak set", value)),
     memoryview: lambda hasher, value: hasher.value(value.tobytes()),
-    types.MappingProxyType: _proxy,
+    types.MappingProxyType: _mutable(lambda hasher, value: hasher._all(b"mapping", value.items())),
     types.FunctionType: lambda hasher, value: hasher.function(value),
-    types.CodeType: _code,
+    types.CodeType: lambda hasher, value: hasher._out.append(
+        normalize(value, docs=hasher.docs).content
+    ),
     types.CellType: lambda hasher, value: hasher.cell(value),
     types.ModuleType: lambda hasher, value: hasher._text(b"import", value.__name__),
-    types.MethodType: _method,
+    types.MethodType: _parts(b"bound", "__func__", "__self__"),
     types.GetSetDescriptorType: _descriptor,
     types.MemberDescriptorType: _descriptor,
     property: _property,
     staticmethod: _wrapped,
     classmethod: _wrapped,
-    functools.cached_property: _cached_property,
-    functools.singledispatchmethod: _dispatch_method,
+    functools.cached_property: _parts(b"cached property", "func"),
+    functools.singledispatchmethod: _parts(b"dispatching method", "func", "dispatcher"),
     CachedFunction: _lru_cache,
     types.GenericAlias: _alias,  # in Python 3.10 it pretends to be a class
-    typing.ForwardRef: _forward,
+    typing.ForwardRef: _parts(b"forward", "__forward_arg__"),
 }
 
 
@@ -289,7 +258,8 @@ WRITERS: dict[type, Callable[[Any, Any], None]] = {
 def write_instance(hasher: Any, value: Any) -> None:
     """Write an instance by its reduction for pickle."""
     if isinstance(value, typing.TypeVar):
-        hasher._all(b"typevar", _typevar(value))
+        parts = value.__bound__, value.__constraints__, value.__covariant__, value.__contravariant__
+        hasher._all(b"typevar", (value.__name__, *parts))
         return
     if isinstance(value, logging.Logger) and value.name == hasher._home:
         hasher._header(b"module's logger")
@@ -304,7 +274,8 @@ def write_instance(hasher: Any, value: Any) -> None:
 
 
 def _write_reduced(hasher: Any, value: Any, reduced: tuple[Any, ...]) -> None:
-    if _is_dtype(value):
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.dtype):
         # Equal dtypes, and their parts, may be one object or several.
         found = hasher._apart(reduced, alone=True)
         hasher._out.append(tagged(b"dtype", found.written))
@@ -373,18 +344,3 @@ def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> boo
         return False
     its: list[Any] = [kind.__reduce_ex__, kind.__reduce__]
     return kind in copyreg.dispatch_table or its != [object.__reduce_ex__, object.__reduce__]
-
-
-def _is_dtype(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.dtype)
-
-
-def _typevar(value: Any) -> tuple[Any, ...]:
-    return (
-        value.__name__,
-        value.__bound__,
-        value.__constraints__,
-        value.__covariant__,
-        value.__contravariant__,
-    )
