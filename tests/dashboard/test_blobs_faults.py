@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.dashboard.asking import blobs, cells, free, growth, page, token
+from tests.dashboard.asking import assert_no_growth, blobs, cells, free, page, token
 from tests.dashboard.conftest import Shop
 from tests.support.processes import wait_until
 from tests.support.servers import redis_server
@@ -69,7 +69,7 @@ def test_many_requests_take_no_memory(shop):
             if number % 10 == 0:
                 shop.hook.store.blobs.put({f"b3:{number:064x}": [b"\x00new"]}, 2)
 
-    assert growth(ask, 30) < 200_000
+    assert_no_growth(ask, 30, 200_000)
     wait_until(lambda: threading.active_count() <= threads + 1, "no thread is left")
 
 

@@ -18,7 +18,7 @@ from offload.dashboard.statistics import Statistics
 from offload.metrics.counters import NAMES
 from offload.metrics.storage import sums_of
 from offload.stores.sums import LABEL, CounterBatch
-from tests.dashboard.asking import growth
+from tests.dashboard.asking import assert_no_growth
 from tests.dashboard.conftest import Shop
 from tests.support.processes import wait_until
 from tests.support.servers import redis_client, redis_server
@@ -179,7 +179,7 @@ def test_many_requests_take_no_memory(shop):
         for number in range(times):
             client.get(paths[number % len(paths)])
 
-    assert growth(ask, 100) < 100_000
+    assert_no_growth(ask, 100, 100_000)
 
 
 @pytest.mark.integration

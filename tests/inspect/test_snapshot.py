@@ -20,6 +20,7 @@ from offload.stores.memory import MemoryStore
 from tests.support.processes import wait_until
 
 HOUR = 3600.0
+MANY = 40_000
 
 
 @pytest.fixture(autouse=True)
@@ -167,11 +168,11 @@ def test_the_number_of_blobs_is_limited():
 
 
 @pytest.mark.server
-def test_a_hundred_thousand_blobs_take_little_memory(many):
-    """One snapshot serves many pages and takes some megabytes, in a number of objects that doesn't
-    grow with the blobs.
+def test_many_blobs_take_little_memory(many):
+    """One snapshot serves many pages and takes 120 bytes a blob, and 600 while it is taken, in a
+    number of objects that doesn't grow with the blobs.
     """
-    store, _ = many(100_000)
+    store, _ = many(MANY)
     taken = []
 
     def scan():
@@ -188,25 +189,25 @@ def test_a_hundred_thousand_blobs_take_little_memory(many):
         snapshot = refreshed.get().value
         for sort in ("size", "expiry", "holders", "digest"):
             for descending in (False, True):
-                snapshot.select(Query(sort=sort, descending=descending), 50_000)
+                snapshot.select(Query(sort=sort, descending=descending), MANY // 2)
         for number in range(20):
             snapshot.select(Query(larger_than=number, held=bool(number % 2)))
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 12e6
-    assert peak - before < 60e6
+    assert after - before < 120 * MANY
+    assert peak - before < 600 * MANY
     gc.collect()
     assert len(gc.get_objects()) - objects < 1000
-    for offset in range(0, 100_000, 1000):
+    for offset in range(0, MANY, 1000):
         assert len(refreshed.get().value.select(Query(), offset).rows) == 50
     assert taken == [1]
 
 
 @pytest.mark.server
 def test_memory_stays_flat_over_a_day_of_refreshes(many):
-    """200 refreshes take as much memory as 20, and leave no thread. (The smallest of three rounds
-    counts: other tests' threads may allocate memory, and a leak grows in each round.)
+    """200 refreshes take as much memory as 20, and leave no thread. (One of three rounds is enough:
+    other tests' threads may allocate memory, and a leak grows in each round.)
     """
     store, _ = many(200)
     refreshed = BackgroundRefresh(lambda: take_snapshot(store), every=0, share=0)
@@ -225,7 +226,7 @@ def test_memory_stays_flat_over_a_day_of_refreshes(many):
     try:
         refresh(20)
         grown = []
-        for _ in range(3):
+        while not grown or (grown[-1] >= 200_000 and len(grown) < 3):
             gc.collect()
             before, _ = tracemalloc.get_traced_memory()
             refresh(180)
@@ -233,7 +234,7 @@ def test_memory_stays_flat_over_a_day_of_refreshes(many):
             grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    assert min(grown) < 200_000
+    assert min(grown) < 200_000, grown
     wait_until(lambda: threading.active_count() <= threads + 1, "no thread is left")
 
 
