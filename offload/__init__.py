@@ -13,9 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from offload.catalog import BatchResult, Catalog
     from offload.classes.registry import ClassRegistry
     from offload.errors import (
         BlobMissing,
+        BucketNotEmpty,
+        CatalogError,
         CodeError,
         CodeRefused,
         ConfigurationError,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
         LockLost,
         LockNotOwned,
         NotShippable,
+        ObjectNotFound,
         OffloadError,
         SerializationError,
         SerializerNotAccepted,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
         UnknownClass,
         UnsupportedVersion,
         ValueTooLarge,
+        VersionConflict,
         VersionMissing,
         WrongPython,
     )
@@ -46,7 +51,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = (
+    "BatchResult",
     "BlobMissing",
+    "BucketNotEmpty",
+    "Catalog",
+    "CatalogError",
     "ClassRegistry",
     "CodeError",
     "CodeRefused",
@@ -60,6 +69,7 @@ __all__ = (
     "LockNotOwned",
     "LostValue",
     "NotShippable",
+    "ObjectNotFound",
     "Offload",
     "OffloadError",
     "Ref",
@@ -73,6 +83,7 @@ __all__ = (
     "UnknownClass",
     "UnsupportedVersion",
     "ValueTooLarge",
+    "VersionConflict",
     "VersionMissing",
     "WrongPython",
     "open_store",
@@ -81,6 +92,8 @@ __all__ = (
 # Each is imported when it is first asked for. `celery` imports this package at every call
 # to find its command (offload.cli), and must not become slower by what it does not use.
 _ELSEWHERE = {
+    "BatchResult": "offload.catalog",
+    "Catalog": "offload.catalog",
     "ClassRegistry": "offload.classes.registry",
     "Counters": "offload.metrics.counters",
     "Lock": "offload.locks",

@@ -10,6 +10,10 @@
     │   └── SerializerNotAccepted   (kombu.exceptions.ContentDisallowed)
     ├── InvalidRef
     │   └── UnsupportedVersion
+    ├── CatalogError
+    │   ├── ObjectNotFound          (KeyError, FileNotFoundError)
+    │   ├── VersionConflict         (ValueError)
+    │   └── BucketNotEmpty          (ValueError)
     ├── CodeError
     │   ├── NotShippable            (TypeError)
     │   ├── UnknownClass            (ValueError)
@@ -37,6 +41,8 @@ from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError, Operat
 
 __all__ = (
     "BlobMissing",
+    "BucketNotEmpty",
+    "CatalogError",
     "CodeError",
     "CodeRefused",
     "ConfigurationError",
@@ -46,6 +52,7 @@ __all__ = (
     "LockLost",
     "LockNotOwned",
     "NotShippable",
+    "ObjectNotFound",
     "OffloadError",
     "SerializationError",
     "SerializerNotAccepted",
@@ -54,6 +61,7 @@ __all__ = (
     "UnknownClass",
     "UnsupportedVersion",
     "ValueTooLarge",
+    "VersionConflict",
     "VersionMissing",
     "WrongPython",
 )
@@ -119,7 +127,23 @@ class InvalidRef(OffloadError):
 
 
 class UnsupportedVersion(InvalidRef):
-    """A message was written by a newer version of offload, which this one can't read."""
+    """A message or record was written by a newer version of offload, which this one can't read."""
+
+
+class CatalogError(OffloadError):
+    """A catalog refuses a call."""
+
+
+class ObjectNotFound(CatalogError, KeyError, FileNotFoundError):
+    """A catalog has no object of this name, or not this version of it."""
+
+
+class VersionConflict(CatalogError, ValueError):
+    """A catalog already has this version, and may not overwrite it."""
+
+
+class BucketNotEmpty(CatalogError, ValueError):
+    """A bucket that still has objects is to be removed."""
 
 
 class CodeError(OffloadError):

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from offload.content.compression import encoder
@@ -162,6 +162,36 @@ class Writer:
         if celery_serializer:
             self._cache.remember(value, celery_serializer, (ref, digests))
         return ref
+
+    def put_all(
+        self, payloads: Sequence[Payload], *, hold: Hold
+    ) -> list[tuple[Ref[Any], list[Digest]]]:
+        """Store serialized values; return the reference and the digests of each.
+
+        All are held in one round trip, and only what is missing is uploaded. A reference's `until`
+        is now: whoever uses it holds its value.
+        """
+        for payload in payloads:
+            self.check_size(payload)
+        with self._counters.timed("hash"):
+            packed = [pack(payload, limit=self._blob_limit) for payload in payloads]
+        ttl = self._holds.store_ttl(hold)
+        every = list(dict.fromkeys(chain.from_iterable(each.digests for each in packed)))
+        stored: list[tuple[Ref[Any], list[Digest]]] = []
+        with self._counters.timed("upload"):
+            missing = self._retrying(lambda: self._store.blobs.hold(every, ttl, hold.holder))
+            for payload, each in zip(payloads, packed, strict=True):
+                own = missing.intersection(each.digests)
+                if own:
+                    self._upload(each, own, ttl, payload.size)
+                    missing -= own
+                deduplicated = each.deduplicated(payload.size, own)
+                self._counters.offloaded(payload.size, deduplicated, whole=not own)
+                ref = self._sign(
+                    each.digests, payload.size, payload.serializer, payload.type, hold, 0.0
+                )
+                stored.append((ref, each.digests))
+        return stored
 
     def put_or_inline(
         self, payload: Payload, *, hold: Hold, value: Any, celery_serializer: str

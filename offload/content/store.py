@@ -40,6 +40,7 @@ class ContentStore:
         reader: fetches values and decodes them.
         holds: extends and releases holds.
         signing: the keys of references.
+        retrying: repeats calls while the store is unavailable.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ContentStore:
         self.store = store
         self.serializers = serializers
         self.now = clock
+        self.retrying = retrying
         self.signing = SigningKeys(store, settings.secret, counters, retrying, clock)
         self.reader = Reader(
             store,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from celery import Celery, current_app, current_task
 from kombu.utils.imports import symbol_by_name
 
+from offload.catalog import Catalog
 from offload.classes.registry import ClassRegistry
 from offload.errors import ConfigurationError
 from offload.hooks import (
@@ -132,6 +133,11 @@ class Offload:
     def classes(self) -> ClassRegistry:
         """Classes and functions that are shipped; see `offload.classes.registry`."""
         return self._runtime.classes
+
+    @property
+    def catalog(self) -> Catalog:
+        """Named, versioned objects in the app's store; see `offload.Catalog`."""
+        return self._runtime.catalog
 
     def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
         """Serialize and store *value* now, and return its reference to pass to tasks.

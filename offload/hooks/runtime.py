@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 
+from offload.catalog import Catalog
 from offload.classes.apps import own_app
 from offload.classes.keys import own_key
 from offload.classes.policy import Policy, RegistryConfig
@@ -171,6 +172,14 @@ class Runtime:
     @property
     def pins(self) -> Pins:
         return Pins(self.content, self.grace)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Catalog.of(
+            lambda: self.content,
+            serializer=lambda: str(self.app.conf.task_serializer),
+            grace=lambda: self.grace,
+        )
 
     @property
     def store(self) -> Store:

@@ -1,0 +1,275 @@
+"""Reads and changes the catalog's pointers in one bucket of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from offload.catalog.names import (
+    BUCKETS,
+    DEFAULT,
+    LATEST,
+    RECORDS,
+    bucket_pointer,
+    encode,
+    is_version,
+    name_pointer,
+    object_of,
+    ordered,
+    record_pointer,
+    version_key,
+)
+from offload.catalog.records import (
+    NameState,
+    Record,
+    read_record,
+    read_state,
+    seal,
+    write_record,
+    write_state,
+)
+from offload.content.store import ContentStore
+from offload.errors import IntegrityError, ObjectNotFound, StoreUnavailable
+from offload.ref import Keys
+
+__all__ = ("READ_AT_ONCE", "CatalogPointers", "State", "not_found")
+
+T = TypeVar("T")
+
+READ_AT_ONCE = 500
+"""Records read in one round trip."""
+_FIRST_LOOK = 8  # versions of which the newest is looked for at first
+_TURNS = 200
+
+State = tuple[bytes | None, NameState]
+"""A name's state, and its pointer's value."""
+
+
+def not_found(bucket: str, name: str, version: str | None = None) -> ObjectNotFound:
+    """Return the error for an object, or a version of it, that isn't in the catalog."""
+    label = name if version is None else f"{name}@{version}"
+    where = "the catalog" if bucket == DEFAULT else f"bucket {bucket}"
+    what = "object" if version is None else "version"
+    return ObjectNotFound(f"{where} has no {what} {label!r}", argument=label)
+
+
+class CatalogPointers:
+    """The pointers of one bucket.
+
+    Calls are repeated while the store is unavailable, as far as its content store's settings say.
+    """
+
+    def __init__(self, content: ContentStore, bucket: str) -> None:
+        self.content = content
+        self.bucket = bucket
+        self._pointers = content.store.pointers
+        self._retrying = content.retrying
+
+    # -- values of pointers
+
+    def read_all(self, pointers: Sequence[str]) -> list[bytes | None]:
+        """Return the value of each pointer; one round trip for up to `READ_AT_ONCE`."""
+        values: list[bytes | None] = []
+        rest = iter(pointers)
+        while batch := list(islice(rest, READ_AT_ONCE)):
+            values += self._retrying(lambda batch=batch: self._pointers.read_all(batch))  # type: ignore[misc]
+        return values
+
+    def swap(self, pointer: str, before: bytes | None, after: bytes | None) -> bool:
+        """Change a pointer's value if it is *before*; return whether it was changed.
+
+        Values are unique, so an attempt whose answer was lost is recognized by its effect.
+
+        Raises StoreUnavailable if that stays unknown.
+        """
+        tried = False
+
+        def attempt() -> bool:
+            nonlocal tried
+            if tried and self._pointers.read(pointer) == after:
+                return True
+            tried = True
+            return self._pointers.swap(pointer, before, after)
+
+        return self._retrying(attempt)
+
+    def parse(self, read: Callable[[Keys], T]) -> T:
+        """Return *read(keys)*; repeat it if it fails because the store's key has changed."""
+        signing = self.content.signing
+        try:
+            return read(signing.keys)
+        except IntegrityError:
+            if not signing.refresh(1.0):
+                raise
+            return read(signing.keys)
+
+    # -- records
+
+    def pointer_of(self, name: str, key: str) -> str:
+        return record_pointer(self.bucket, name, key)
+
+    def parse_record(self, pointer: str, value: bytes) -> Record:
+        """Return the record in *value*; raises IntegrityError or UnsupportedVersion."""
+        return self.parse(lambda keys: read_record(pointer, value, keys))
+
+    def value_of(self, record: Record) -> bytes:
+        """Return the value of the record's pointer."""
+        pointer = self.pointer_of(record.name, record.key)
+        return write_record(record, pointer, self.content.signing.keys)
+
+    def find(self, name: str, version: str | int) -> Record:
+        """Return the record of a version, a tag, or the latest version.
+
+        Raises ObjectNotFound, IntegrityError, UnsupportedVersion, StoreUnavailable, StoreError.
+        """
+        return self._first(self.find_all([(name, version)])[0])
+
+    def find_all(self, wanted: Sequence[tuple[str, str | int]]) -> list[Record | Exception]:
+        """Return a record, or an error, for each name and version.
+
+        Takes at most three round trips for some hundred of them, unless the newest versions
+        of a name were removed.
+        """
+        named = [name for name, version in wanted if not _is_exact(version)]
+        states = self.states(list(dict.fromkeys(named)))
+        candidates = [self._candidates(*each, states) for each in wanted]
+        found: list[Record | Exception | None] = [
+            each if isinstance(each, Exception) else None for each in candidates
+        ]
+        start, stop = 0, _FIRST_LOOK
+        while True:
+            asked = [
+                (at, key)
+                for at, keys in enumerate(candidates)
+                if found[at] is None and not isinstance(keys, Exception)
+                for key in keys[start:stop]
+            ]
+            if not asked:
+                break
+            pointers = [self.pointer_of(wanted[at][0], key) for at, key in asked]
+            for (at, _), pointer, value in zip(
+                asked, pointers, self.read_all(pointers), strict=True
+            ):
+                if found[at] is None and value is not None:
+                    found[at] = self._parsed(pointer, value)
+            start, stop = stop, stop * 8
+        return [
+            not_found(self.bucket, *_as_asked(*wanted[at])) if each is None else each
+            for at, each in enumerate(found)
+        ]
+
+    def _candidates(
+        self, name: str, version: str | int, states: dict[str, State | Exception]
+    ) -> list[str] | Exception:
+        if _is_exact(version):
+            try:
+                return [version_key(version)[0]]
+            except ValueError as exc:
+                return exc
+        state = states[name]
+        if isinstance(state, Exception):
+            return state
+        if version == LATEST:
+            return ordered(state[1].keys)[::-1]
+        key = state[1].tags.get(str(version))
+        if key is not None:
+            return [key]
+        if state[1]:
+            return not_found(self.bucket, name, str(version))
+        return not_found(self.bucket, name)
+
+    def _parsed(self, pointer: str, value: bytes) -> Record | Exception:
+        try:
+            return self.parse_record(pointer, value)
+        except Exception as exc:
+            return exc
+
+    @staticmethod
+    def _first(outcome: Record | Exception) -> Record:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def versions(self, name: str) -> tuple[NameState, list[tuple[str, bytes]]]:
+        """Return a name's state, and the pointer and value of each of its records, in order."""
+        (state,) = self.states([name]).values()
+        if isinstance(state, Exception):
+            raise state
+        pointers = [self.pointer_of(name, key) for key in ordered(state[1].keys)]
+        values = zip(pointers, self.read_all(pointers), strict=True)
+        return state[1], [(pointer, value) for pointer, value in values if value is not None]
+
+    def list_pointers(self, prefix: str = "") -> Iterator[str]:
+        """Yield the pointers of all records of objects whose names start with *prefix*."""
+        start = f"{RECORDS}{self.bucket}/{encode(prefix)}"
+        names = self._retrying(lambda: list(self._pointers.names(start)))
+        return (pointer for pointer in names if object_of(pointer) is not None)
+
+    # -- states of names
+
+    def states(self, names: Sequence[str]) -> dict[str, State | Exception]:
+        """Return the state of each name, or the error in reading it; one round trip."""
+        pointers = [name_pointer(self.bucket, name) for name in names]
+        values = self.read_all(pointers)
+        return {
+            name: self.parse_state(name, value) for name, value in zip(names, values, strict=True)
+        }
+
+    def parse_state(self, name: str, value: bytes | None) -> State | Exception:
+        pointer = name_pointer(self.bucket, name)
+        try:
+            return value, self.parse(lambda keys: read_state(pointer, value, keys))
+        except Exception as exc:
+            return exc
+
+    def change_state(
+        self, name: str, change: Callable[[NameState], NameState], known: State | None = None
+    ) -> NameState:
+        """Apply *change* to a name's state, however many others do the same.
+
+        Args:
+            known: the state as it was read last; saves a round trip.
+        """
+        pointer = name_pointer(self.bucket, name)
+        for _ in range(_TURNS):
+            if known is None:
+                (read,) = self.states([name]).values()
+                if isinstance(read, Exception):
+                    raise read
+                known = read
+            before, state = known
+            changed = change(state)
+            after = write_state(changed, pointer, self.content.signing.keys)
+            if changed == state or self.swap(pointer, before, after):
+                return changed
+            known = None
+        url = self.content.store.url
+        raise StoreUnavailable(
+            f"{url}: {pointer!r} was changed by others {_TURNS} times in a row", store=url
+        )
+
+    # -- buckets
+
+    def note_bucket(self, value: bytes | None) -> None:
+        """Record that the bucket exists, unless *value* shows that it does."""
+        if value is None:
+            pointer = bucket_pointer(self.bucket)
+            data = {"format": 1, "created": self.content.now()}
+            self.swap(pointer, None, seal(pointer, data, self.content.signing.keys))
+
+    def buckets(self) -> list[str]:
+        """Return the names of all buckets, created or with objects."""
+        names = self._retrying(lambda: list(self._pointers.names("catalog")))
+        found = {name[len(BUCKETS) :] for name in names if name.startswith(BUCKETS)}
+        found |= {place[0] for name in names if (place := object_of(name)) is not None}
+        return sorted(found)
+
+
+def _is_exact(version: str | int) -> bool:
+    """Return whether *version* names a version itself, rather than a tag or the latest."""
+    return not isinstance(version, str) or (version != LATEST and is_version(version))
+
+
+def _as_asked(name: str, version: str | int) -> tuple[str, str | None]:
+    return name, None if version == LATEST else str(version)

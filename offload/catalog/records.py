@@ -1,0 +1,355 @@
+"""Records of versions, and states of names: what pointers of the catalog contain.
+
+Each value is ``<mac> <JSON>``. The MAC, under the keys of references, covers the pointer's name and
+the JSON. So nothing that was altered, or copied from another pointer, is used.
+
+A *record* is a version's commit point: its pointer is set last, and in one step. A *name's state*
+lists the keys of its versions, and its tags. It is written before the records that it lists, so
+it may list versions that don't exist (yet), but misses none.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+
+from packaging.version import Version
+
+from offload.catalog.names import DEFAULT, encode, object_of, version_key
+from offload.digest import Digest
+from offload.errors import IntegrityError, UnsupportedVersion
+from offload.ref import Keys
+
+__all__ = (
+    "FORMAT",
+    "MAX_METADATA",
+    "NameState",
+    "Record",
+    "check_metadata",
+    "holder_of",
+    "new_nonce",
+    "read_record",
+    "read_state",
+    "seal",
+    "write_record",
+    "write_state",
+)
+
+FORMAT = 1
+"""Format of records and states that this version of offload writes, and the greatest it reads."""
+MAX_METADATA = 60_000
+"""Bytes of a version's metadata at most, as JSON."""
+
+_MAC = 32  # hexadecimal digits
+_SETTLED = 3600.0  # seconds after which no saver may still write a record that it announced
+_DEPTH = 50
+
+
+@dataclass(frozen=True)
+class Record:
+    """A version of a named object, without its content.
+
+    Attributes:
+        bucket: the bucket it is in.
+        name: its name.
+        version: as it was given to `save`, or the number it got.
+        type: name of the value's type.
+        size: bytes of the serialized value.
+        created: when it was saved, in seconds since 1970.
+        author: who saved it.
+        metadata: what its saver said about it.
+        digest: of its content; equal values serialized in the same way have equal digests.
+        tags: of this version; only `Catalog.info` reads them.
+        stale: whether this is a local copy, read because the store was unavailable.
+        ref: wire text of the reference to its content.
+        nonce: tells this record from others of the same version.
+    """
+
+    bucket: str
+    name: str
+    version: str
+    type: str
+    size: int
+    created: float
+    author: str
+    metadata: Any = None
+    digest: Digest | None = None
+    tags: tuple[str, ...] = ()
+    stale: bool = False
+    ref: str = field(default="", repr=False)
+    nonce: str = field(default="", repr=False)
+
+    @property
+    def key(self) -> str:
+        """What stands for the version in pointers."""
+        return version_key(self.version)[0]
+
+    @property
+    def order(self) -> Version:
+        """Orders the versions of one object."""
+        return Version(self.version)
+
+    @property
+    def label(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def holder(self) -> str:
+        """The holder of its content."""
+        return holder_of(self.bucket, self.name, self.key, self.nonce)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what users may see, as plain data."""
+        hidden = ("ref", "nonce")
+        return {
+            name: list(value) if name == "tags" else value
+            for name, value in vars(self).items()
+            if name not in hidden
+        }
+
+
+def holder_of(bucket: str, name: str, key: str, nonce: str) -> str:
+    """Return the holder of the content of a record: its pointer's path, and its random number."""
+    return f"catalog:{bucket}/{encode(name)}@{encode(key)}+{nonce}"
+
+
+def new_nonce() -> str:
+    """Return a random number for a record."""
+    return secrets.token_hex(6)
+
+
+def check_metadata(metadata: Any) -> Any:
+    """Return *metadata*; raises ValueError unless it is JSON of at most `MAX_METADATA` bytes."""
+    try:
+        text = json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        size = len(text.encode())
+        same = size > MAX_METADATA or json.loads(text) == metadata
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(
+            f"metadata must be JSON: dicts with text as keys, lists, texts, finite numbers, True, "
+            f"False, and None ({type(exc).__name__})"
+        ) from None
+    if size > MAX_METADATA:
+        raise ValueError(f"metadata takes at most {MAX_METADATA} bytes as JSON, not {size}")
+    if not same or _is_deep(metadata):
+        raise ValueError(
+            "metadata must be JSON that reads back the same: dicts with text as keys (no other "
+            f"keys), lists (no tuples), no more than {_DEPTH} inside each other"
+        )
+    return metadata
+
+
+def _is_deep(value: Any, depth: int = 0) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > _DEPTH or any(_is_deep(each, depth + 1) for each in inner)
+
+
+def write_record(record: Record, pointer: str, keys: Keys) -> bytes:
+    """Return the value of the record's *pointer*."""
+    return seal(
+        pointer,
+        {
+            "format": FORMAT,
+            "ref": record.ref,
+            "version": record.version,
+            "type": record.type,
+            "size": record.size,
+            "digest": record.digest,
+            "created": record.created,
+            "author": record.author,
+            "metadata": record.metadata,
+            "nonce": record.nonce,
+        },
+        keys,
+    )
+
+
+def read_record(pointer: str, value: bytes, keys: Keys | None) -> Record:
+    """Return the record in the *value* of its *pointer*.
+
+    Args:
+        keys: verify it with these; None to read it unverified, only for people.
+
+    Raises:
+        UnsupportedVersion: a newer offload wrote it.
+        IntegrityError: it was altered, or belongs to another store or secret.
+    """
+    place = object_of(pointer)
+    data = _unseal(pointer, value, keys)
+    kinds = {"ref": str, "version": str, "type": str, "author": str, "nonce": str, "size": int}
+    if (
+        place is None
+        or not all(type(data.get(name)) is kind for name, kind in kinds.items())
+        or not _is_time(data.get("created"))
+        or not isinstance(data.get("digest"), (str, type(None)))
+    ):
+        raise _altered(pointer)
+    bucket, name, key = place
+    try:
+        same = version_key(data["version"])[0] == key
+    except ValueError:
+        same = False
+    if not same:
+        raise _altered(pointer)
+    known = {each: data[each] for each in (*kinds, "created", "digest")}
+    return Record(bucket=bucket, name=name, metadata=data.get("metadata"), **known)
+
+
+# -- states of names
+
+
+@dataclass(frozen=True)
+class NameState:
+    """Versions and tags of a name.
+
+    Attributes:
+        keys: of its versions, and perhaps of others.
+        recent: when a saver announced a version, in seconds since 1970, if that was lately.
+        tags: the version's key by tag.
+    """
+
+    keys: frozenset[str] = frozenset()
+    recent: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def announced(self, key: str, now: float, found: Iterable[str] = ()) -> NameState:
+        """Return the state in which a saver has announced that it will write the record *key*.
+
+        Args:
+            found: versions that were found to have records.
+        """
+        keys = self.keys.union((key,), found)
+        return self._at(now, keys=keys, recent={**self.recent, key: now})
+
+    def without(self, missing: frozenset[str], now: float) -> NameState:
+        """Return the state without the versions *missing*, which have no record.
+
+        A version that was announced lately stays listed: its saver may be about to write it.
+        """
+        gone = {key for key in missing if not _is_recent(self.recent, key, now)}
+        tags = {tag: key for tag, key in self.tags.items() if key not in missing}
+        return self._at(now, keys=self.keys - gone, tags=tags)
+
+    def tagged(self, tag: str, key: str | None) -> NameState:
+        """Return the state in which *tag* stands for the version *key* (None: for none)."""
+        tags = {name: value for name, value in self.tags.items() if name != tag}
+        return replace(self, tags=tags if key is None else {**tags, tag: key})
+
+    def tags_of(self, key: str) -> tuple[str, ...]:
+        return tuple(sorted(tag for tag, value in self.tags.items() if value == key))
+
+    def _at(self, now: float, **changes: Any) -> NameState:
+        changed = replace(self, **changes)
+        recent = {
+            key: since
+            for key, since in changed.recent.items()
+            if key in changed.keys and _is_recent(changed.recent, key, now)
+        }
+        return replace(changed, recent=recent)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.tags)
+
+
+def _is_recent(recent: Mapping[str, float], key: str, now: float) -> bool:
+    return abs(now - recent.get(key, -math.inf)) < _SETTLED
+
+
+def write_state(state: NameState, pointer: str, keys: Keys) -> bytes | None:
+    """Return the value of the name's *pointer*; None to unset it."""
+    if not state:
+        return None
+    data = {
+        "format": FORMAT,
+        "versions": sorted(state.keys),
+        "recent": dict(state.recent),
+        "tags": dict(state.tags),
+    }
+    return seal(pointer, data, keys)
+
+
+def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:
+    """Return the state in the *value* of a name's *pointer* (None: it is unset).
+
+    Raises UnsupportedVersion or IntegrityError as `read_record` does.
+    """
+    if value is None:
+        return NameState()
+    data = _unseal(pointer, value, keys)
+    versions, recent, tags = data.get("versions"), data.get("recent"), data.get("tags")
+    if not (
+        isinstance(versions, list)
+        and isinstance(recent, dict)
+        and isinstance(tags, dict)
+        and all(map(_is_text, (*versions, *recent, *tags.values())))
+        and all(map(_is_time, recent.values()))
+    ):
+        raise _altered(pointer)
+    return NameState(frozenset(versions), recent, tags)
+
+
+# -- the form of both
+
+
+def seal(pointer: str, data: Mapping[str, Any], keys: Keys) -> bytes:
+    """Return *data* as a value that only *pointer* may have, signed with the first key."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"{_mac(keys.keys[0], pointer, text)} {text}".encode()
+
+
+def _unseal(pointer: str, value: bytes, keys: Keys | None) -> dict[str, Any]:
+    try:
+        mac, _, text = value.decode().partition(" ")
+        data = json.loads(text)
+        found = data["format"]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        raise _altered(pointer) from None
+    if type(found) is int and found > FORMAT:
+        raise UnsupportedVersion(
+            f"{_shown(pointer)} was written by a newer offload, in format {found}; this one reads "
+            f"up to {FORMAT}: upgrade offload here",
+            argument=_shown(pointer),
+        )
+    if found != FORMAT or (
+        keys is not None
+        and not any(hmac.compare_digest(_mac(key, pointer, text), mac) for key in keys.keys)
+    ):
+        raise _altered(pointer)
+    checked: dict[str, Any] = data
+    return checked
+
+
+def _mac(key: bytes, pointer: str, text: str) -> str:
+    content = f"{pointer}\n{text}".encode()
+    return blake2b(content, key=key, digest_size=_MAC // 2, person=b"offload-catalog").hexdigest()
+
+
+def _altered(pointer: str) -> IntegrityError:
+    return IntegrityError(
+        f"{_shown(pointer)} isn't signed for this store: it was altered, or written with another "
+        "offload_secret; remove it and save it again",
+        argument=_shown(pointer),
+    )
+
+
+def _shown(pointer: str) -> str:
+    place = object_of(pointer)
+    if place is None:
+        return pointer
+    bucket, name, key = place
+    return f"{name}@{key}" if bucket == DEFAULT else f"{name}@{key} in bucket {bucket}"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -1,0 +1,175 @@
+"""What the specification's registry and object store do, in our names, on every kind of store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from offload import Catalog, ObjectNotFound, VersionConflict
+
+pytestmark = pytest.mark.server
+
+MODEL = "churn:model"
+BIG = np.arange(400_000)  # several blobs
+
+
+# -- registries
+
+
+def test_what_is_saved_is_loaded(catalog):
+    """A saved object is loaded as it was, each time as a copy of its own."""
+    saved = catalog.save(MODEL, {"weights": [1, 2]}, metadata={"stage": "test"})
+    assert (saved.name, saved.version, saved.type) == (MODEL, "1", "dict")
+    first, second = catalog.load(MODEL), catalog.load(MODEL)
+    assert first == second == {"weights": [1, 2]}
+    assert first is not second
+    catalog.save("frame", BIG)
+    assert np.array_equal(catalog.load("frame"), BIG)
+
+
+def test_versions_1_2_and_2_1(catalog):
+    """Versions count up by themselves, or are given; the latest is the highest."""
+    assert catalog.save(MODEL, "one").version == "1"
+    assert catalog.save(MODEL, "two").version == "2"
+    assert catalog.save(MODEL, "two and a bit", "2.1").version == "2.1"
+    assert catalog.list_versions(MODEL) == ["1", "2", "2.1"]
+    assert catalog.load(MODEL) == catalog.load(MODEL, "latest") == "two and a bit"
+    assert [catalog.load(MODEL, version) for version in ("1", 2, "2.0")] == ["one", "two", "two"]
+    assert catalog.save(MODEL, "three").version == "3"
+    assert catalog.save(MODEL, "old", "0.5").version == "0.5"
+    assert catalog.load(MODEL) == "three"
+
+
+def test_a_version_is_not_overwritten_by_default(catalog):
+    """Saving a version again is a conflict, or skipped; only mutable catalogs overwrite."""
+    catalog.save(MODEL, "one", "1")
+    with pytest.raises(VersionConflict, match=f"{MODEL}@1"):
+        catalog.save(MODEL, "other", "1")
+    with pytest.raises(VersionConflict, match="mutable=True"):
+        catalog.save(MODEL, "other", "1", on_conflict="overwrite")
+    assert catalog.save(MODEL, "other", "1", on_conflict="skip") == catalog.info(MODEL, "1")
+    assert catalog.load(MODEL) == "one"
+    mutable = Catalog(catalog.store, mutable=True)
+    with pytest.raises(VersionConflict, match="on_conflict='overwrite'"):
+        mutable.save(MODEL, "other", "1")
+    mutable.save(MODEL, "other", "1", on_conflict="overwrite")
+    assert catalog.load(MODEL) == "other"
+    assert catalog.list_versions(MODEL) == ["1"]
+
+
+def test_a_catalog_that_keeps_one_version(catalog):
+    """Without versions, an object has one, which only a mutable catalog replaces."""
+    single = Catalog(catalog.store, versioned=False)
+    single.save("settings", {"a": 1})
+    with pytest.raises(VersionConflict):
+        single.save("settings", {"a": 2})
+    with pytest.raises(ValueError, match="keeps one version"):
+        single.save("settings", {"a": 2}, "2")
+    mutable = Catalog(catalog.store, versioned=False, mutable=True)
+    mutable.save("settings", {"a": 2})
+    mutable["settings"] = {"a": 3}
+    assert single.load("settings") == {"a": 3}
+    assert single.list_versions("settings") == ["1"]
+
+
+def test_a_catalog_is_a_mapping(catalog):
+    """Objects are read, saved, and removed as items; iteration yields their names."""
+    catalog[MODEL] = "one"
+    catalog[f"{MODEL}@2.1"] = "two"
+    catalog["other"] = 3
+    assert catalog[MODEL] == "two"
+    assert catalog[f"{MODEL}@1"] == "one"
+    assert (MODEL in catalog, f"{MODEL}@2.1" in catalog, f"{MODEL}@3" in catalog) == (1, 1, 0)
+    assert list(catalog) == [MODEL, "other"]
+    assert len(catalog) == 2
+    with pytest.raises(VersionConflict):
+        catalog[f"{MODEL}@2.1"] = "again"
+    del catalog[f"{MODEL}@2.1"]
+    assert catalog[MODEL] == "one"
+    del catalog[MODEL]
+    assert catalog.get(MODEL, "nothing") == "nothing"
+    with pytest.raises(KeyError):
+        del catalog[MODEL]
+
+
+def test_what_is_missing(catalog):
+    """A missing object or version is an ObjectNotFound: a KeyError and a FileNotFoundError."""
+    catalog.save(MODEL, 1)
+    for name, version in ((MODEL, "7"), (MODEL, "production"), ("none", "latest"), ("none", 1)):
+        assert not catalog.has_object(name, version)
+        for error in (ObjectNotFound, KeyError, FileNotFoundError):
+            with pytest.raises(error, match=name):
+                catalog.load(name, version)
+        with pytest.raises(ObjectNotFound):
+            catalog.remove(name, version)
+    assert catalog.has_object(MODEL)
+    assert catalog.has_object(MODEL, "1")
+    with pytest.raises(ObjectNotFound):
+        catalog.info("none")
+    assert catalog.list_versions("none") == []
+
+
+def test_info(catalog):
+    """`info` tells about one version, all of an object, or everything, and loads nothing."""
+    catalog.save(MODEL, "one", metadata={"stage": "test", "n": [1, None, 2.5]})
+    catalog.save(MODEL, BIG, metadata={"stage": "prod"})
+    catalog.save("other", 1)
+    one = catalog.info(MODEL, "1")
+    assert (one.version, one.type, one.metadata["n"]) == ("1", "str", [1, None, 2.5])
+    assert 0 < one.size < 100
+    assert [record.version for record in catalog.info(MODEL)] == ["1", "2"]
+    assert catalog.info(MODEL, "latest").size >= BIG.nbytes
+    every = catalog.info()
+    assert {name: [r.version for r in every[name]] for name in every} == {
+        MODEL: ["1", "2"],
+        "other": ["1"],
+    }
+
+
+def test_tags(catalog):
+    """A tag stands for one version at a time, and ends with it."""
+    for value in ("one", "two", "three"):
+        catalog.save(MODEL, value)
+    catalog.tag(MODEL, "production", "1")
+    assert catalog.load(MODEL, "production") == catalog[f"{MODEL}@production"] == "one"
+    catalog.tag(MODEL, "production", 2)
+    catalog.tag(MODEL, "newest")
+    assert catalog.tags(MODEL) == {"production": "2", "newest": "3"}
+    assert catalog.info(MODEL, "2").tags == ("production",)
+    assert catalog.untag(MODEL, "newest")
+    assert not catalog.untag(MODEL, "newest")
+    catalog.remove(MODEL, "production")
+    assert catalog.tags(MODEL) == {}
+    assert catalog.list_versions(MODEL) == ["1", "3"]
+    with pytest.raises(ObjectNotFound):
+        catalog.tag(MODEL, "production", "2")
+
+
+def test_batches(catalog):
+    """Lists are saved and loaded as far as that succeeds; each failure is told by its name."""
+    catalog.save("b", "taken", "2")
+    saved = catalog.save(["a", "b", "", "big"], [1, 2, 3, BIG], ["1", "2", "1", "1"])
+    assert saved.succeeded == ["a@1", "big@1"]
+    assert saved.failed == ["b@2", "@1"]
+    assert isinstance(saved.errors["b@2"], VersionConflict)
+    assert isinstance(saved.errors["@1"], ValueError)
+    assert [record and record.version for record in saved.results] == ["1", None, None, "1"]
+    loaded = catalog.load(["a", "none", "b", "big"])
+    assert loaded.results[:3] == [1, None, "taken"]
+    assert np.array_equal(loaded.results[3], BIG)
+    assert loaded.failed == ["none"]
+    assert isinstance(loaded.errors["none"], ObjectNotFound)
+
+
+# -- object stores
+
+
+def test_names_are_listed_by_pattern(catalog):
+    """Names are listed by prefix and by pattern."""
+    names = ["images/cat.png", "images/dog.png", "images/old/cat.png", "notes:a"]
+    catalog.save(names, [1, 2, 3, 4]).raise_first()
+    assert catalog.list_objects() == names
+    assert catalog.list_objects("images/") == names[:3]
+    assert catalog.list_objects(pattern="*cat.png") == [names[0], names[2]]
+    assert catalog.list_objects("images/o", pattern="*cat*") == [names[2]]
+    assert catalog.list_objects("none") == []
