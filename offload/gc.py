@@ -15,6 +15,7 @@ from offload.errors import ConfigurationError, OffloadError, StoreError
 from offload.locks import Lock, process_name
 from offload.memo.records import sweep_records
 from offload.metrics.storage import sweep_sums
+from offload.stores.capabilities import KeepsNamed, Named
 from offload.stores.protocols import Store, SweepItem
 
 __all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")
@@ -95,7 +96,11 @@ class LastSweep:
 
 
 def sweep(
-    store: Store, *, dry_run: bool = False, seen: Callable[[SweepItem], None] | None = None
+    store: Store,
+    *,
+    dry_run: bool = False,
+    seen: Callable[[SweepItem], None] | None = None,
+    named: Named | None = None,
 ) -> SweepReport:
     """Delete what has expired in *store*, and return the totals.
 
@@ -106,6 +111,8 @@ def sweep(
     Args:
         dry_run: delete nothing, only report.
         seen: called with each item as it is deleted.
+        named: which blobs something names. Without it, a store without holds keeps all that
+            was ever held `FOREVER`, such as what a catalog names or named.
 
     Raises:
         ConfigurationError: the store can't be swept safely; the message says what to do.
@@ -121,7 +128,11 @@ def sweep(
             _note(store, by=process_name(), began=time.time())
         sums = sweep_sums(store, dry_run=dry_run)
         records = sweep_records(store, time.time, dry_run=dry_run)
-        for item in chain(sums, records, store.sweep(dry_run=dry_run)):
+        if named is not None and isinstance(store, KeepsNamed):
+            found = store.sweep_unnamed(named, dry_run=dry_run)
+        else:
+            found = store.sweep(dry_run=dry_run)
+        for item in chain(sums, records, found):
             report.add(item)
             if seen is not None:
                 seen(item)

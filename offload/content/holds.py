@@ -17,7 +17,7 @@ from offload.digest import Digest
 from offload.errors import BlobMissing
 from offload.ref import Ref
 from offload.stores.capabilities import chunk_size_of
-from offload.stores.protocols import PUT, Store
+from offload.stores.protocols import FOREVER, PUT, Store
 
 __all__ = ("Hold", "Holds", "holder", "longest_ttl")
 
@@ -31,7 +31,7 @@ class Hold:
     """A stated need.
 
     Attributes:
-        ttl: seconds from now.
+        ttl: seconds from now; `FOREVER` for what a name in the store keeps.
         holder: who states it; holds by the default can't be released.
     """
 
@@ -99,7 +99,7 @@ class Holds:
         found = [self._retrying(lambda ref=ref: self.digests(ref)) for ref in needed]  # type: ignore[misc]
         every = list(dict.fromkeys(chain.from_iterable(found)))
         missing = self._retrying(lambda: self._store.blobs.hold(every, ttl, hold.holder))
-        until = self._clock() + ttl - _SKEW if self._is_sure(hold) else 0.0
+        until = self._clock() + ttl - _SKEW if self._is_sure(hold) and ttl < FOREVER else 0.0
         for ref, digests in zip(needed, found, strict=True):
             if gone := missing.intersection(digests):
                 # Reading raises StoreUnavailable if the blob is in a store no longer in use.
@@ -111,9 +111,10 @@ class Holds:
     def note(self, digests: list[Digest], hold: Hold, end: float) -> float:
         """Remember a value's blobs; return until when they are sure to live.
 
-        *end* is when the store lets *hold* expire, both in seconds since 1970.
+        *end* is when the store lets *hold* expire, both in seconds since 1970. Nothing is sure of
+        what is held `FOREVER`: it may lose its name at once.
         """
-        until = end - _SKEW
+        until = end - _SKEW if end < FOREVER else self._clock()
         self._known.note(digests, until if self._is_sure(hold) else 0.0)
         return until
 

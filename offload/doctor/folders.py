@@ -22,6 +22,7 @@ __all__ = ("capacity", "check_space", "diagnose_files", "diagnose_fsspec")
 
 _LAYOUT = {
     "blobs": (STRIPE, BLOB_NAME),
+    "kept": (STRIPE, BLOB_NAME),
     "pointers": (STRIPE, RECORD),
     "leases": (STRIPE, RECORD),
     "locks": (STRIPE,),

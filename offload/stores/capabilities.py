@@ -21,13 +21,16 @@ __all__ = (
     "LISTED_HOLDS",
     "MAX_SMALL_FILE",
     "SMALL_FILE",
+    "UNNAMED",
     "AddsNumbers",
     "BlobInspection",
     "BlobPeek",
     "HoldTracking",
     "KeepsFiles",
+    "KeepsNamed",
     "Known",
     "LimitedChunks",
+    "Named",
     "NotifiesRelease",
     "SmallFile",
     "SmallFiles",
@@ -125,6 +128,31 @@ def hold_tracking_of(store: Store) -> HoldTracking | None:
     """Return the blobs of *store* if it tracks holds, else None."""
     blobs = store.blobs
     return blobs if blobs.tracks_holds and isinstance(blobs, HoldTracking) else None
+
+
+# -- for records that name blobs, in stores without holds
+
+UNNAMED = 86400.0
+"""Default: seconds within which something must name a blob that was held `FOREVER`."""
+
+Named = Callable[[Collection[Digest]], Collection[Digest]]
+"""Return those of the given blobs that something names now, such as a catalog's record."""
+
+
+@runtime_checkable
+class KeepsNamed(Protocol):
+    """A store without holds, in which blobs held `FOREVER` live as long as something names them.
+
+    Whoever names a blob holds it `FOREVER` first, and then writes the name. A sweep chooses the
+    blobs for which that was too long ago, asks what is named after that, and deletes each of the
+    others if nobody has held it in the meantime.
+    """
+
+    def sweep_unnamed(self, named: Named, *, dry_run: bool = False) -> Iterator[SweepItem]:
+        """Sweep as `Store.sweep` does, and also what was held `FOREVER` and isn't *named*.
+
+        An error of *named* ends the sweep before anything that it was asked about is deleted.
+        """
 
 
 # -- for locks: wake up on a release

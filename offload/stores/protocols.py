@@ -17,6 +17,7 @@ Rules for every implementation (``offload.testing`` has the suite that checks th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -24,6 +25,7 @@ from typing import Protocol, runtime_checkable
 from offload.digest import Buffer, Digest
 
 __all__ = (
+    "FOREVER",
     "PUT",
     "BlobInfo",
     "BlobStore",
@@ -41,6 +43,13 @@ Parts = Sequence[Buffer]
 
 PUT = "put"
 """The holder shared by everyone who only needs a blob to live for some time."""
+
+FOREVER = math.inf
+"""Time to live of blobs that something names, such as a catalog's record.
+
+A store that tracks holds keeps such a blob until its holder releases it. One that doesn't keeps it
+until a sweep finds that nothing names it: see `offload.stores.capabilities.KeepsNamed`.
+"""
 
 
 def size_of(parts: Parts) -> int:

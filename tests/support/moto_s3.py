@@ -10,6 +10,7 @@ from unittest.mock import patch
 import boto3
 from moto import mock_aws
 
+from offload.stores.capabilities import UNNAMED
 from offload.stores.s3.client import S3Client
 from offload.stores.s3.store import S3Store
 
@@ -34,7 +35,7 @@ def moto_bucket(clock):
 
 
 @contextmanager
-def moto_s3(clock, *, skew=60.0, ahead=0.0):
+def moto_s3(clock, *, skew=60.0, ahead=0.0, unnamed=UNNAMED):
     """Yield a store on a bucket of its own."""
     with moto_bucket(clock) as bucket:
         client = S3Client(
@@ -45,4 +46,4 @@ def moto_s3(clock, *, skew=60.0, ahead=0.0):
             clock=clock,
             sleep=lambda seconds: None,
         )
-        yield S3Store(client, skew=skew, ahead=ahead)
+        yield S3Store(client, skew=skew, ahead=ahead, unnamed=unnamed)

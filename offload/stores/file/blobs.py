@@ -7,24 +7,26 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from stat import S_ISREG
 
 from offload.digest import Buffer, Digest
 from offload.errors import StoreUnavailable
-from offload.stores.capabilities import BlobPeek
+from offload.stores.capabilities import BlobPeek, Named
 from offload.stores.checks import check_ttl, missing_error, size_error
 from offload.stores.expiry import BLOB_NAME, ExpiringBlobs, blob_digest, blob_name
 from offload.stores.file.disk import Disk
 from offload.stores.processes import Threads
-from offload.stores.protocols import BlobInfo, Parts, SweepItem
+from offload.stores.protocols import FOREVER, BlobInfo, Parts, SweepItem
 
 __all__ = ("STRIPE", "FileBlobs")
 
 STRIPE = re.compile(r"[0-9a-f]{2}", re.ASCII)
 """Names of the folders that blobs are spread over."""
 _STRIPES = [f"{number:02x}" for number in range(256)]
+_FAR = 30 * 365 * 86400.0  # seconds; only a blob that was held FOREVER may live longer
+_ASKED = 50_000  # blobs of which a sweep asks at once whether something names them
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -34,12 +36,17 @@ class FileBlobs(ExpiringBlobs):
     Expired blobs are deleted while others are stored (from at most one folder a second), or
     all at once by `sweep`. A blob that is deleted, or reported missing, has expired by the file
     system's clock as well as by this host's.
+
+    A blob that was held `FOREVER` has a mark beside it, whose mtime is when that, and every other
+    time that was asked for, is over. Then `sweep_unnamed` deletes both unless something names
+    the blob.
     """
 
-    def __init__(self, disk: Disk, skew: float) -> None:
+    def __init__(self, disk: Disk, skew: float, unnamed: float) -> None:
         super().__init__(Threads(1, "offload-file"))
         self._disk = disk
         self._skew = skew
+        self._unnamed = unnamed
         self._turn = itertools.cycle(_STRIPES)
         for _ in range(random.randrange(256)):  # noqa: S311 (each process starts elsewhere)
             next(self._turn)
@@ -63,6 +70,7 @@ class FileBlobs(ExpiringBlobs):
         with self._disk.errors():
             for digest in digests:
                 with self._disk.lock(_stripe(digest)), suppress(*_MISSING):
+                    self._mark(digest).unlink(missing_ok=True)
                     self._path(digest).unlink()
 
     def scan(self) -> Iterator[BlobInfo]:
@@ -88,17 +96,31 @@ class FileBlobs(ExpiringBlobs):
                 found = self._sweep(stripe, dry_run=dry_run)
             yield from found
 
+    def sweep_unnamed(self, named: Named, *, dry_run: bool) -> Iterator[SweepItem]:
+        """Delete blobs that were held `FOREVER` and that nothing names any more; yield them."""
+        rest = self._unneeded()
+        while some := dict(itertools.islice(rest, _ASKED)):
+            # In this order: who names one of these from now on has held it before.
+            stay = named(some.keys())
+            for digest, now in some.items():
+                with self._disk.errors():
+                    swept = None if digest in stay else self._drop(digest, now, dry_run=dry_run)
+                if swept is not None:
+                    yield swept
+
     def _put(self, digest: Digest, parts: Parts, ttl: float) -> list[Path]:
         """Store a blob; return the folders to flush."""
-        if self._extend(digest, self._until(ttl)):
+        if self._extend(digest, ttl):
             return []
         aside = self._disk.write_aside(parts)
         path = self._path(digest)
         with self._disk.lock(_stripe(digest)):
             # Others may have stored it meanwhile; whose file stays doesn't matter, but the longer
             # life does.
-            until = max(self._until(ttl), self._expiry(path))
-            _set_expiry(aside, until)
+            expiry = self._expiry(path)
+            if ttl == FOREVER:
+                self._set_mark(digest, ttl, expiry)
+            _set_expiry(aside, max(self._until(ttl), expiry))
             self._disk.move(aside, path)
         return [path.parent, path.parent.parent]
 
@@ -125,13 +147,13 @@ class FileBlobs(ExpiringBlobs):
 
     def _extend_one(self, digest: Digest, ttl: float) -> bool:
         with self._disk.errors():
-            return self._extend(digest, self._until(ttl))
+            return self._extend(digest, ttl)
 
-    def _extend(self, digest: Digest, until: float) -> bool:
-        """Extend a blob's life to *until* if it exists; return whether it does."""
-        path = self._path(digest)
+    def _extend(self, digest: Digest, ttl: float) -> bool:
+        """Extend a blob's life by *ttl* from now if it exists; return whether it does."""
+        path, until = self._path(digest), self._until(ttl)
         expiry = self._expiry(path)
-        if expiry >= until:
+        if expiry >= until and not self._may_be_marked(expiry):
             return True  # others delete only expired blobs meanwhile
         if not self._lives(expiry):
             return False
@@ -139,8 +161,56 @@ class FileBlobs(ExpiringBlobs):
             expiry = self._expiry(path)
             if not self._lives(expiry):
                 return False
-            self._live_until(path, max(expiry, until))
+            if ttl == FOREVER or (self._may_be_marked(expiry) and self._mark(digest).exists()):
+                self._set_mark(digest, ttl, expiry)
+            if expiry < until:
+                self._live_until(path, until)
             return True
+
+    # -- marks of blobs that were held FOREVER
+
+    def _may_be_marked(self, expiry: float) -> bool:
+        return expiry > self._disk.clock() + _FAR
+
+    def _set_mark(self, digest: Digest, ttl: float, expiry: float) -> None:
+        """Create or extend the mark of a blob with this *expiry*; the caller has the lock."""
+        path = self._mark(digest)
+        until = self._until(self._unnamed if ttl == FOREVER else ttl)
+        marked = self._expiry(path)
+        if not marked:
+            aside = self._disk.write_aside(())
+            _set_expiry(aside, max(until, expiry))
+            self._disk.move(aside, path)
+            self._disk.flush((path.parent, path.parent.parent))
+        elif marked < until:
+            self._live_until(path, until)
+
+    def _unneeded(self) -> Iterator[tuple[Digest, float]]:
+        """Yield the blobs whose marks are over, and a time at which they were."""
+        for stripe in _STRIPES:
+            with self._disk.errors():
+                found = list(self._stats(stripe, "kept"))
+                now = self._disk.sure_time() if found else 0.0
+            yield from ((digest, now) for digest, stat in found if stat.st_mtime <= now)
+
+    def _drop(self, digest: Digest, now: float, *, dry_run: bool) -> SweepItem | None:
+        """Delete a blob and its mark if that was over at *now*, and still is."""
+        path, mark = self._path(digest), self._mark(digest)
+        with nullcontext() if dry_run else self._disk.lock(_stripe(digest)):
+            if not 0.0 < self._expiry(mark) <= now:  # held again, or deleted
+                return None
+            expiry = self._expiry(path)
+            is_kept = self._may_be_marked(expiry)  # else it has its own life, or is missing
+            size = path.stat().st_size if expiry else 0
+            if not dry_run:
+                if is_kept:
+                    path.unlink()
+                mark.unlink()
+        return SweepItem("blob", digest, size, "nothing names it") if is_kept else None
+
+    def _mark(self, digest: Digest) -> Path:
+        path = self._path(digest)
+        return self._disk.root / "kept" / path.parent.name / path.name
 
     def _live_until(self, path: Path, until: float) -> None:
         try:
@@ -166,8 +236,8 @@ class FileBlobs(ExpiringBlobs):
         name = blob_name(digest, self._disk.url)
         return self._disk.root / "blobs" / _stripe(digest) / name
 
-    def _stats(self, stripe: str) -> Iterator[tuple[Digest, os.stat_result]]:
-        for entry in self._disk.files(self._disk.root / "blobs" / stripe, BLOB_NAME):
+    def _stats(self, stripe: str, folder: str = "blobs") -> Iterator[tuple[Digest, os.stat_result]]:
+        for entry in self._disk.files(self._disk.root / folder / stripe, BLOB_NAME):
             digest = blob_digest(entry.name)
             if digest is not None:
                 with suppress(FileNotFoundError):

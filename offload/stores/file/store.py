@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
+from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, UNNAMED, Named, SmallFile
 from offload.stores.checks import check_name, check_value
 from offload.stores.file.blobs import FileBlobs
 from offload.stores.file.disk import Disk
@@ -33,6 +33,7 @@ class FileStore:
     Args:
         skew: seconds by which the clocks of hosts that share it may differ; added to every
             blob's life.
+        unnamed: seconds within which something must name a blob that was held `FOREVER`.
         lock_timeout: seconds to wait while another process changes the same file.
         fsync: whether writes must survive a power failure. Without it, a blob may have wrong
             content after one, which readers detect.
@@ -46,6 +47,7 @@ class FileStore:
         root: Path | str,
         *,
         skew: float = 60.0,
+        unnamed: float = UNNAMED,
         lock_timeout: float = 10.0,
         fsync: bool = True,
         mode: int | None = None,
@@ -54,7 +56,7 @@ class FileStore:
         root = Path(root).absolute()
         self.url = root.as_uri()
         disk = Disk(root, self.url, clock=clock, lock_timeout=lock_timeout, fsync=fsync, mode=mode)
-        self.blobs = FileBlobs(disk, skew)
+        self.blobs = FileBlobs(disk, skew, unnamed)
         self.pointers = FilePointers(disk)
         self.leases = RecordLeases(FileRecords(disk, "leases"))
         self.files = DiskFiles(disk)
@@ -68,6 +70,11 @@ class FileStore:
         yield from self.blobs.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
 
+    def sweep_unnamed(self, named: Named, *, dry_run: bool = False) -> Iterator[SweepItem]:
+        """Sweep as `sweep` does, and also what was held `FOREVER` and isn't *named*."""
+        yield from self.sweep(dry_run=dry_run)
+        yield from self.blobs.sweep_unnamed(named, dry_run=dry_run)
+
     def close(self) -> None:
         """Do nothing: no file stays open between calls."""
 
@@ -75,13 +82,15 @@ class FileStore:
 def open_file(url: StoreURL) -> FileStore:
     """Open ``file:///folder``.
 
-    Options: ``skew``, ``lock_timeout`` (seconds), ``fsync``, ``mode`` (octal, as ``0660``).
+    Options: ``skew``, ``unnamed``, ``lock_timeout`` (seconds), ``fsync``, ``mode`` (octal, as
+    ``0660``).
     """
     if [host for host, _ in url.hosts] not in ([], ["localhost"]) or not url.path.strip("/"):
         url.refuse("a folder is written file:///path/to/folder, with three slashes")
     return FileStore(
         Path(url.path),
         skew=url.take("skew", duration, 60.0),
+        unnamed=url.take("unnamed", duration, UNNAMED),
         lock_timeout=url.take("lock_timeout", seconds, 10.0),
         fsync=url.take("fsync", boolean, True),
         mode=url.take("mode", file_mode, None),

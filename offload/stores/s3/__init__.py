@@ -28,6 +28,12 @@ A copy stamped after the end of the copied life (``offload-before``) doesn't cou
 sweep, which waits ``skew`` seconds longer and deletes by ETag, can't hit a life that is being
 extended; and storing the blob again replaces it by ETag, with new random bytes.
 
+**A blob held** `FOREVER` has a second life in its metadata (``offload-asked``), within which
+something must name it, such as a catalog's record. After that it can be read, but counts as
+missing for all who hold or store it, so that storing it writes another version: a sweep that
+saw it before, and then that nothing names it, deletes by ETag the version it saw. (A copy onto
+itself would leave the ETag as it is.)
+
 **Pointers and leases** are objects replaced by ETag. An unset pointer and a released lease
 stay as small objects until the sweep deletes them.
 

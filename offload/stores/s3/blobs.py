@@ -13,10 +13,10 @@ from typing import Any
 
 from offload.digest import Buffer, Digest
 from offload.errors import StoreError, StoreUnavailable
-from offload.stores.capabilities import BlobPeek, Known, Version
+from offload.stores.capabilities import BlobPeek, Known, Named, Version
 from offload.stores.checks import check_ttl, contention_error, missing_error, size_error
 from offload.stores.expiry import ExpiringBlobs, blob_digest, blob_name
-from offload.stores.protocols import BlobInfo, Parts, SweepItem, size_of
+from offload.stores.protocols import FOREVER, BlobInfo, Parts, SweepItem, size_of
 from offload.stores.s3.client import (
     GONE_OR_CHANGED,
     Body,
@@ -36,7 +36,8 @@ LARGEST = 5 << 30
 DELETES = 1000
 """Objects that one request deletes."""
 _TURNS = 20
-_TTL, _BEFORE = "offload-ttl", "offload-before"
+_TTL, _BEFORE, _ASKED = "offload-ttl", "offload-before", "offload-asked"
+_CANDIDATES = 50_000  # blobs of which a sweep asks at once whether something names them
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Life:
         modified: when the object was written, or copied onto itself.
         ends: when the blob expires. An object without this (not written by offload)
             lives forever.
+        asked: when the longest time that was asked for is over: the same as `ends`, unless the
+            blob was held `FOREVER`. A sweep then deletes it if nothing names it.
+        is_kept: whether it was.
     """
 
     size: int | None
@@ -56,21 +60,35 @@ class Life:
     now: float
     modified: datetime
     ends: float
+    asked: float
+    is_kept: bool
 
     @property
     def is_live(self) -> bool:
         return self.now < self.ends
 
+    @property
+    def can_extend(self) -> bool:
+        """Whether no sweep may be about to delete it."""
+        return self.now < self.asked
+
 
 class S3Blobs(ExpiringBlobs):
     def __init__(
-        self, client: S3Client, conditions: Conditions, *, skew: float, ahead: float
+        self,
+        client: S3Client,
+        conditions: Conditions,
+        *,
+        skew: float,
+        ahead: float,
+        unnamed: float,
     ) -> None:
         super().__init__(client.threads)
         self._client = client
         self._conditions = conditions
         self._skew = skew
         self._ahead = ahead
+        self._unnamed = unnamed
 
     def put(
         self,
@@ -95,17 +113,35 @@ class S3Blobs(ExpiringBlobs):
         for page in self._client.pages("blobs", prefix.replace(":", "-")):
             yield from _digests(page)
 
-    def sweep(self, known: Known | None = None, *, dry_run: bool) -> Iterator[SweepItem]:
+    def sweep(
+        self, known: Known | None = None, named: Named | None = None, *, dry_run: bool
+    ) -> Iterator[SweepItem]:
         """Delete expired blobs, unless *dry_run*, and yield them; leave those *known*.
 
-        The server must support conditional deletes: see `Conditions.require_deletes`.
+        Given *named*, also delete blobs that were held `FOREVER` and aren't named. The server
+        must support conditional deletes: see `Conditions.require_deletes`.
         """
-        expired = (
-            (digest, life)
-            for digest, life in self._lives(known)
-            if life.now >= life.ends + self._skew
-        )
-        while some := list(islice(expired, DELETES)):
+        kept: dict[Digest, Life] = {}
+
+        def expired() -> Iterator[tuple[Digest, Life]]:
+            for digest, life in self._lives(known):
+                if life.now >= life.ends + self._skew:
+                    yield digest, life
+                elif named is not None and life.is_kept and life.now >= life.asked + self._skew:
+                    kept[digest] = life
+                    if len(kept) == _CANDIDATES:
+                        yield from unnamed()
+            yield from unnamed()
+
+        def unnamed() -> Iterator[tuple[Digest, Life]]:
+            # In this order: who names one of these from now on has stored it again before.
+            stay = named(kept.keys()) if named is not None and kept else ()
+            found = [(digest, life) for digest, life in kept.items() if digest not in stay]
+            kept.clear()
+            yield from found
+
+        rest = expired()
+        while some := list(islice(rest, DELETES)):
             gone = [True] * len(some)
             if not dry_run:
                 seen = [(digest, life.etag) for digest, life in some]
@@ -114,7 +150,9 @@ class S3Blobs(ExpiringBlobs):
                 if is_gone:
                     size = max((life.size or 0) - NONCE, 0)
                     why = f"expired {life.now - life.ends:.0f} s ago"
-                    yield SweepItem("blob", digest, size, why)
+                    yield SweepItem(
+                        "blob", digest, size, "nothing names it" if life.is_kept else why
+                    )
 
     # -- versions: an ETag tells one write of a blob from another
 
@@ -150,7 +188,18 @@ class S3Blobs(ExpiringBlobs):
         return check_ttl(check_ttl(ttl) * (1 + self._ahead))
 
     def _lasts(self, life: Life, ttl: float) -> bool:
-        return life.ends >= life.now + check_ttl(ttl) + self._skew
+        if ttl == FOREVER:
+            return life.is_kept and life.asked >= life.now + self._unnamed + self._skew
+        return life.asked >= life.now + check_ttl(ttl) + self._skew
+
+    def _metadata(self, ttl: float, old: Life | None) -> dict[str, str]:
+        """Return the metadata of a blob asked for for *ttl* seconds; no life gets shorter."""
+        asked = self.life(self._unnamed if ttl == FOREVER else ttl)
+        if old is not None:
+            asked = max(asked, old.asked - old.now)
+        if ttl == FOREVER or (old is not None and old.is_kept):
+            return {_TTL: f"{check_ttl(FOREVER):.3f}", _ASKED: f"{asked:.3f}"}
+        return {_TTL: f"{asked:.3f}"}
 
     def _extend_one(self, digest: Digest, ttl: float) -> bool:
         return self._extend(digest, ttl) is not None
@@ -159,10 +208,10 @@ class S3Blobs(ExpiringBlobs):
         """Keep a blob at least *ttl* seconds; return how long it is kept, None if missing."""
         for _ in range(_TURNS):
             life = self.life_at(digest)
-            if life is None or not life.is_live:
+            if life is None or not life.can_extend:
                 return None
             if self._lasts(life, ttl):
-                return life.ends - life.now - self._skew
+                return life.asked - life.now - self._skew
             done = self._prolong(digest, life, ttl)
             if done is not None:
                 return self._promise(ttl) if done else None
@@ -185,14 +234,14 @@ class S3Blobs(ExpiringBlobs):
             CopySource={"Bucket": self._client.bucket, "Key": key},
             CopySourceIfUnmodifiedSince=life.modified,
             MetadataDirective="REPLACE",
-            Metadata={_TTL: f"{self.life(ttl):.3f}", _BEFORE: f"{life.ends:.3f}"},
+            Metadata={**self._metadata(ttl, life), _BEFORE: f"{life.asked:.3f}"},
         )
         if status == 404:
             return False
         if status != 200:
             return None
         stamped: datetime | None = answer.get("CopyObjectResult", {}).get("LastModified")
-        return stamped is None or int(stamped.timestamp()) < life.ends
+        return stamped is None or int(stamped.timestamp()) < life.asked
 
     def life_at(self, digest: Digest) -> Life | None:
         """Return the life of an existing object, expired or not."""
@@ -202,18 +251,24 @@ class S3Blobs(ExpiringBlobs):
     def _parse(self, answer: Response) -> Life:
         metadata: Mapping[str, str] = answer.get("Metadata", {})
         modified: datetime = answer["LastModified"]
+        is_kept = _ASKED in metadata
         try:
             ends = modified.timestamp() + float(metadata[_TTL])
+            asked = modified.timestamp() + float(metadata[_ASKED]) if is_kept else ends
             if float(metadata.get(_BEFORE, math.inf)) <= modified.timestamp():
-                ends = -math.inf  # the copied blob had expired: see the package
+                asked = -math.inf  # the copied blob had expired: see the package
+                ends = ends if is_kept else asked
         except (KeyError, ValueError):
-            ends = math.inf
+            ends = asked = math.inf
+            is_kept = False
         return Life(
             size=answer.get("ContentLength"),
             etag=answer.get("ETag", ""),
             now=self._client.now(answer),
             modified=modified,
             ends=ends,
+            asked=asked,
+            is_kept=is_kept,
         )
 
     def _lives(self, known: Known | None = None) -> Iterator[tuple[Digest, Life]]:
@@ -257,26 +312,26 @@ class S3Blobs(ExpiringBlobs):
         key = self._key(digest)
         body = body_of([*parts, os.urandom(NONCE)])
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
-        written = self.life(ttl)
+        metadata = self._metadata(ttl, None)
         for _ in range(_TURNS):
             status, _answer = self._client.ask(
                 "put_object",
                 GONE_OR_CHANGED,
                 Key=key,
                 Body=body,
-                Metadata={_TTL: f"{written:.3f}"},
+                Metadata=metadata,
                 **condition,
             )
             if status == 200:
-                return written - self._skew
+                return float(metadata.get(_ASKED, metadata[_TTL])) - self._skew
             # The object exists: others stored it, or this call did and the answer was lost; or
             # it is an expired blob.
             life = self.life_at(digest)
             if life is None:
                 condition = {"IfNoneMatch": "*"}
-            elif replace or not life.is_live:
+            elif replace or not life.can_extend:
                 condition = {"IfMatch": life.etag}
-                written = max(self.life(ttl), life.ends - life.now)
+                metadata = self._metadata(ttl, life)
                 replace = False  # if it changes now, others have written it again
             elif self._lasts(life, ttl) or self._prolong(digest, life, ttl):
                 return check_ttl(ttl)

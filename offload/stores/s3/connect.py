@@ -8,6 +8,7 @@ from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from offload.stores.capabilities import UNNAMED
 from offload.stores.url import StoreURL, boolean, count, duration, seconds, text
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def open_s3(url: StoreURL) -> S3Store:
     - ``connect_timeout`` (5) and ``read_timeout`` (20) in seconds, the latter for any wait
       on the connection; ``max_attempts`` (2) of boto3 per attempt of offload;
     - ``threads`` (16): requests at once in each process;
-    - ``skew`` (60) in seconds, and ``ahead`` (1), see `offload.stores.s3.store.S3Store`.
+    - ``skew`` (60) and ``unnamed`` (86400) in seconds, and ``ahead`` (1), see
+      `offload.stores.s3.store.S3Store`.
     """
     try:
         from offload.stores.s3.client import S3Client
@@ -86,6 +88,7 @@ def open_s3(url: StoreURL) -> S3Store:
         client,
         skew=url.take("skew", duration, 60.0),
         ahead=url.take("ahead", duration, 1.0),
+        unnamed=url.take("unnamed", duration, UNNAMED),
     )
 
 

@@ -16,7 +16,14 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from offload.errors import StoreUnavailable
-from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, Known, SmallFile
+from offload.stores.capabilities import (
+    MAX_SMALL_FILE,
+    SMALL_FILE,
+    UNNAMED,
+    Known,
+    Named,
+    SmallFile,
+)
 from offload.stores.checks import MAX_POINTER, check_name, check_value
 from offload.stores.leases import REMEMBER, Record, RecordLeases, Records
 from offload.stores.protocols import SweepItem
@@ -48,13 +55,21 @@ class S3Store:
         skew: seconds by which the clocks of the servers behind one endpoint may differ, and
             that a write may take; added to every life. At least 1, as S3 counts whole seconds.
         ahead: extra share of life that is written.
+        unnamed: seconds within which something must name a blob that was held `FOREVER`.
     """
 
-    def __init__(self, client: S3Client, *, skew: float = 60.0, ahead: float = 1.0) -> None:
+    def __init__(
+        self,
+        client: S3Client,
+        *,
+        skew: float = 60.0,
+        ahead: float = 1.0,
+        unnamed: float = UNNAMED,
+    ) -> None:
         self.client = client
         self.conditions = Conditions(client)
         self.url = client.url
-        self.blobs = S3Blobs(client, self.conditions, skew=skew, ahead=ahead)
+        self.blobs = S3Blobs(client, self.conditions, skew=skew, ahead=ahead, unnamed=unnamed)
         self.versions = self.blobs
         self.pointers = S3Pointers(S3Records(client, "pointers", self.conditions))
         self.leases = RecordLeases(S3Records(client, "leases", self.conditions))
@@ -65,9 +80,18 @@ class S3Store:
 
         Raises ConfigurationError if the server ignores conditions on deletions.
         """
+        return self._sweep(known, None, dry_run=dry_run)
+
+    def sweep_unnamed(self, named: Named, *, dry_run: bool = False) -> Iterator[SweepItem]:
+        """Sweep as `sweep` does, and also what was held `FOREVER` and isn't *named*."""
+        return self._sweep(None, named, dry_run=dry_run)
+
+    def _sweep(
+        self, known: Known | None, named: Named | None, *, dry_run: bool
+    ) -> Iterator[SweepItem]:
         if not dry_run:
             self.conditions.require_deletes()
-        yield from self.blobs.sweep(known, dry_run=dry_run)
+        yield from self.blobs.sweep(known, named, dry_run=dry_run)
         yield from self.pointers.sweep(dry_run=dry_run)
         yield from self.leases.sweep(dry_run=dry_run)
         yield from self.conditions.sweep(dry_run=dry_run)

@@ -34,6 +34,7 @@ from offload.stores.tiered.sweep import Tier
 __all__ = ("TierCounts", "TieredBlobs")
 
 _TURNS = 10
+_LONGEST = 100 * 365 * 86400.0  # seconds: less than tiers promise, so that few calls extend that
 _MANY = 1000  # blobs of a lower tier that the index is asked about at once
 
 
@@ -65,7 +66,7 @@ class TieredBlobs:
     # -- holding
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        check_ttl(ttl)
+        ttl = min(check_ttl(ttl), _LONGEST)
         check_holder(holder)
         with self._counts.errors():
             return self._missing(self._index.hold(digests, ttl, holder), ttl)
@@ -137,7 +138,7 @@ class TieredBlobs:
     def put(
         self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
-        check_ttl(ttl)
+        ttl = min(check_ttl(ttl), _LONGEST)
         routed: dict[Tier | None, dict[Digest, Parts]] = {}
         for digest, parts in blobs.items():
             routed.setdefault(self._tier_for(parts, value_size), {})[digest] = parts
