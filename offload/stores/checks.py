@@ -9,6 +9,7 @@ from offload.digest import Digest
 from offload.errors import BlobMissing, IntegrityError, StoreUnavailable
 
 __all__ = (
+    "ENDLESS",
     "MAX_POINTER",
     "TierNotConfigured",
     "check_holder",
@@ -29,6 +30,8 @@ MAX_POINTER = 64 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9._/:@+=-]{1,200}", re.ASCII)
 _CENTURY = 100 * 366 * 86400.0  # seconds; more overflows some servers' clocks
+ENDLESS = 100 * 365 * 86400.0
+"""Seconds for which a store keeps what shall live forever."""
 
 
 def check_name(name: str) -> str:
@@ -76,12 +79,14 @@ def names_holder(holder: str, name: str) -> bool:
 
 
 def check_ttl(ttl: float) -> float:
-    """Return *ttl* seconds, limited to a millisecond up to a century.
+    """Return *ttl* seconds, limited to a millisecond up to a century, or `ENDLESS` for infinity.
 
     Raises ValueError if it isn't positive.
     """
     if math.isnan(ttl) or ttl <= 0:
         raise ValueError(f"a time to live is a positive number of seconds, not {ttl!r}")
+    if ttl == math.inf:
+        return ENDLESS
     return min(max(float(ttl), 0.001), _CENTURY)
 
 

@@ -34,7 +34,6 @@ from offload.stores.tiered.sweep import Tier
 __all__ = ("TierCounts", "TieredBlobs")
 
 _TURNS = 10
-_LONGEST = 100 * 365 * 86400.0  # seconds: less than tiers promise, so that few calls extend that
 _MANY = 1000  # blobs of a lower tier that the index is asked about at once
 
 
@@ -66,7 +65,7 @@ class TieredBlobs:
     # -- holding
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        ttl = min(check_ttl(ttl), _LONGEST)
+        ttl = check_ttl(ttl)
         check_holder(holder)
         with self._counts.errors():
             return self._missing(self._index.hold(digests, ttl, holder), ttl)
@@ -138,7 +137,7 @@ class TieredBlobs:
     def put(
         self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
-        ttl = min(check_ttl(ttl), _LONGEST)
+        ttl = check_ttl(ttl)
         routed: dict[Tier | None, dict[Digest, Parts]] = {}
         for digest, parts in blobs.items():
             routed.setdefault(self._tier_for(parts, value_size), {})[digest] = parts
