@@ -111,7 +111,7 @@ class SerializationError(OffloadError, EncodeError):
 
 
 class ValueTooLarge(SerializationError):
-    """A value is larger than ``offload_max_size``."""
+    """A value is larger than ``offload_max_size``, or a message than ``offload_message_limit``."""
 
 
 class DeserializationError(OffloadError, DecodeError):

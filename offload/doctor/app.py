@@ -25,13 +25,16 @@ _SOON = 14 * 86400.0  # seconds before a key expires
 
 
 def settings(runtime: Runtime) -> Iterator[Finding]:
-    """Report the mode, and the size from which values are stored."""
+    """Report the mode, the size from which values are stored, and the limit on messages."""
     known = runtime.settings
     if known.mode != "on":
         meaning = {"observe": "only counts", "off": "only resolves references"}[known.mode]
         yield Finding("info", f"offload_mode is {known.mode}: offload {meaning} and stores nothing")
     else:
         yield Finding("ok", f"values of {human_size(known.threshold)} or more are stored")
+    limit = runtime.message_limit
+    if limit is not None:
+        yield Finding("ok", f"messages have at most {human_size(limit.size)}")
 
 
 def tasks(runtime: Runtime) -> Iterator[Finding]:

@@ -31,18 +31,19 @@ from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 from offload.text import type_name
 
-__all__ = ("Outgoing", "seconds_until")
+__all__ = ("Outgoing", "Slot", "seconds_until")
 
 _LINKS = ("link", "link_error", "chord", "chain")
 _CANVAS = "celery."
 _SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})
 """Parameters of Celery's own tasks whose arguments it reads as signatures."""
+_WORTH = 1024  # bytes; a reference in place of a smaller value saves little
 _LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time without a zone comes last
 _LONGEST_DELAY = 10 * 365 * 86400.0  # seconds; longer ones mean never, or are mistakes
 
 
 @dataclass
-class _Slot:
+class Slot:
     """A place in the message for a reference.
 
     Attributes:
@@ -52,6 +53,8 @@ class _Slot:
         placed: whether the reference is to be put there; a Ref that is pickled within a shared
             structure stays where it is.
         ref, value, payload: the reference, or the value to be stored and its serialized form.
+        optional: whether the value is below its threshold, so that it may stay in the message.
+        otherwise: what takes an optional slot's place if its value stays; None: nothing.
     """
 
     path: Path
@@ -65,6 +68,13 @@ class _Slot:
     ref: Ref[Any] | None = None
     value: Any = None
     payload: Payload | None = None
+    optional: bool = False
+    otherwise: Slot | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the value is, or will be, in the store instead of the message."""
+        return self.payload is not None or (self.ref is not None and self.ref.digest is not None)
 
 
 @dataclass
@@ -83,6 +93,9 @@ class Outgoing:
         slots: the places for references.
         inline: values that stay in the message by its options: task, argument, value.
         entered: ids of the containers that are being searched.
+        first: the slots that a first search found, by path. A second one also finds values below
+            their threshold.
+        stayed: whether a value to be stored is in the message, as the store was unavailable.
     """
 
     runtime: Runtime
@@ -91,9 +104,16 @@ class Outgoing:
     embedded_ttl: float
     resending: bool = False
     known: KnownRefs | None = None
-    slots: list[_Slot] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
+    first: Mapping[tuple[Any, ...], Slot] | None = None
+    stayed: bool = False
+
+    def least(self, options: TaskOptions) -> int:
+        """Return the bytes from which values of a task with *options* are inspected."""
+        least = self.runtime.inspection_threshold(options)
+        return least if self.first is None else min(least, _WORTH)
 
     def find_in_call(
         self,
@@ -113,7 +133,7 @@ class Outgoing:
         Args:
             path: the path of the call.
             shift: how many results will precede its arguments.
-            keep, signature: as in `_Slot`.
+            keep, signature: as in `Slot`.
         """
         data = canvas = _Search(self, name, options, keep, signature)
         reads: Collection[str] = ()
@@ -230,7 +250,7 @@ class Outgoing:
             return
         name = str(signature["task"])
         options, facts = self.runtime.options(name, own.get("offload"))
-        least = self.runtime.inspection_threshold(options)
+        least = self.least(options)
         if is_leaf and least and certainly_small((args, kwargs), least - 1, self.serializer):
             return
         before = self.hold
@@ -276,22 +296,22 @@ class Outgoing:
 
     # -- store
 
-    def _hold(self, slots: Sequence[_Slot]) -> None:
+    def _hold(self, slots: Sequence[Slot]) -> None:
         """Hold values that are already stored, in one round trip for each time to live."""
         if self.resending:  # the first message holds them
             return
-        longest: dict[str | None, _Slot] = {}
+        longest: dict[str | None, Slot] = {}
         for slot in slots:
             digest = slot.ref.digest if slot.ref is not None else None
             if digest is not None and _ttl(longest.get(digest)) < slot.hold.ttl:
                 longest[digest] = slot
-        by_ttl: dict[float, list[_Slot]] = {}
+        by_ttl: dict[float, list[Slot]] = {}
         for slot in longest.values():
             by_ttl.setdefault(slot.hold.ttl, []).append(slot)
         for some in by_ttl.values():
             self._hold_for(some)
 
-    def _hold_for(self, slots: Sequence[_Slot]) -> None:
+    def _hold_for(self, slots: Sequence[Slot]) -> None:
         first, *more = slots
         refs = [slot.ref for slot in slots if slot.ref is not None]
         try:
@@ -306,7 +326,7 @@ class Outgoing:
         except OffloadError as exc:
             raise described(exc, first.task, first.argument) from exc
 
-    def _put(self, slot: _Slot) -> None:
+    def _put(self, slot: Slot) -> None:
         payload = slot.payload
         assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
         ref = self.runtime.content.writer.put_or_inline(
@@ -314,11 +334,12 @@ class Outgoing:
         )
         slot.ref = ref
         slot.held = ref is not None and ref.digest is not None
+        self.stayed = self.stayed or not slot.held
         if ref is not None and (dedup := group_dedup.get()) is not None:
             dedup.remember(slot.value, self.serializer, ref)
 
 
-def _ttl(slot: _Slot | None) -> float:
+def _ttl(slot: Slot | None) -> float:
     return slot.hold.ttl if slot is not None else -1.0
 
 
@@ -327,7 +348,7 @@ class _Search:
     """Finds values in the arguments of one task, in the message or in a signature in it.
 
     Attributes:
-        keep, signature: as in `_Slot`.
+        keep, signature: as in `Slot`.
         plain: whether Celery reads plain dicts as signatures here.
     """
 
@@ -340,7 +361,7 @@ class _Search:
 
     def value(self, value: Any, path: Path, argument: str) -> None:
         out = self.out
-        least = out.runtime.inspection_threshold(self.options)
+        least = out.least(self.options)
         if least and certainly_small(value, least - 1, out.serializer):
             return
         if isinstance(value, Ref):
@@ -375,7 +396,9 @@ class _Search:
         if self._inline(argument) or not self.options.enabled or self.out.known is None:
             return None
         ref = self.out.known.find(value)
-        return ref if ref is not None and ref.size >= (self.options.threshold or 0) else None
+        least = self.options.threshold or 0
+        least = least if self.out.first is None else min(least, _WORTH)
+        return ref if ref is not None and ref.size >= least else None
 
     def _container(self, value: Any, path: Path, argument: str) -> None:
         if id(value) in self.out.entered:
@@ -423,6 +446,9 @@ class _Search:
 
     def _value(self, value: Any, path: Path, argument: str, threshold: int) -> None:
         out = self.out
+        if out.first is not None:
+            self._again(value, path, argument, out.first.get(tuple(path)))
+            return
         out.runtime.counters.add(values_seen=1)
         if out.runtime.settings.mode == "observe":
             out.runtime.observer.observe(value, out.serializer, threshold)
@@ -443,9 +469,27 @@ class _Search:
         elif found is not None:
             self._slot(path, argument, payload=found, value=value)
 
+    def _again(self, value: Any, path: Path, argument: str, first: Slot | None) -> None:
+        """Find a value in a second search, of which *first* is the slot in the first."""
+        out = self.out
+        if first is not None and first.is_stored:
+            out.slots.append(first)
+            return
+        dedup = group_dedup.get()
+        ref = dedup.find(value, out.serializer) if dedup is not None else None
+        if ref is not None and ref.digest is not None:
+            self._slot(path, argument, ref=ref, optional=True, otherwise=first)
+            return
+        payload = out.runtime.content.writer.serialize(value, out.serializer)
+        if payload.size >= _WORTH:
+            what = {"payload": payload, "value": value}
+            self._slot(path, argument, **what, optional=True, otherwise=first)
+        elif first is not None:
+            out.slots.append(first)
+
     def _slot(self, path: Path, argument: str, **what: Any) -> None:
         self.out.slots.append(
-            _Slot(list(path), self.task, argument, self.keep, self.out.hold, self.signature, **what)
+            Slot(list(path), self.task, argument, self.keep, self.out.hold, self.signature, **what)
         )
 
 

@@ -16,6 +16,7 @@ from celery.app.amqp import AMQP, task_message
 
 from offload.content.holds import Hold
 from offload.hooks.delivery import Delivery, current_delivery
+from offload.hooks.fit import check_stayed, fit
 from offload.hooks.message import (
     EMBED,
     HEADER,
@@ -26,7 +27,7 @@ from offload.hooks.message import (
     message_name,
     task_holder,
 )
-from offload.hooks.outgoing import Outgoing, seconds_until
+from offload.hooks.outgoing import Outgoing, Slot, seconds_until
 from offload.hooks.paths import Path, replace_each
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import (
@@ -103,7 +104,12 @@ class OffloadAMQP(AMQP):
                 producer = _Finishing(_StandingIn(producer), message)
             elif HEADER in message.headers:
                 producer = _StandingIn(producer)
-            return send(producer, name, message, headers=headers, **options)
+            sent = send(producer, name, message, headers=headers, **options)
+            runtime: Runtime | None = getattr(self.app, "_offload", None)
+            limit = None if runtime is None else runtime.message_limit
+            if limit is not None and not limit.is_known:
+                limit.learn(producer.connection)
+            return sent
 
         return send_task_message
 
@@ -138,6 +144,8 @@ def can_skip(
     ):
         return False
     limit = runtime.inspection_threshold(runtime.options(name)[0]) - 1
+    if (message := runtime.message_limit) is not None:
+        limit = min(limit, message.share(args, kwargs, given, options) - 1)
     if limit < 0:
         return False
     serializer = options.get("serializer") or runtime.app.conf.task_serializer
@@ -251,38 +259,56 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     # given another one.
     again = delivery if attempt else None
     message = again.message if again is not None else message_name(None if expires else retention)
-    out = Outgoing(
-        runtime=runtime,
-        serializer=serializer,
-        hold=Hold(ttl, task_holder(call["task_id"], message)),
-        embedded_ttl=ttl + retention if expires else ttl,
-        known=known_refs(),
-        resending=bool(attempt),
-    )
-    out.find_in_call(name, args, kwargs, options, facts)
-    for field in _EMBEDDED:
-        out.find_in_embedded(field, call.get(field))
+
+    def search(first: Mapping[tuple[Any, ...], Slot] | None = None) -> Outgoing:
+        out = Outgoing(
+            runtime=runtime,
+            serializer=serializer,
+            hold=Hold(ttl, task_holder(call["task_id"], message)),
+            embedded_ttl=ttl + retention if expires else ttl,
+            known=known_refs(),
+            resending=bool(attempt),
+            first=first,
+        )
+        out.find_in_call(name, args, kwargs, options, facts)
+        for field in _EMBEDDED:
+            out.find_in_embedded(field, call.get(field))
+        return out
+
+    def finish(out: Outgoing) -> Any:
+        now = call
+        if out.slots:
+            root: dict[str, Any] = {"args": args, "kwargs": kwargs}
+            root.update({field: call.get(field) for field in _EMBEDDED})
+            now = {**call, **out.place(root)}  # so that Celery's reprs show Refs
+        made = build(**now)
+        made.headers.pop(HEADER, None)  # a receiver of signals has one message for all attempts
+        since = _chord_since(runtime, now, delivery)
+        if out.slots or attempt or given is not None or since is not None:
+            until = again.until if again is not None else None
+            if out.slots and again is None:
+                until = runtime.content.now() + ttl
+            note = Note(
+                holds=message if out.holds or attempt else "",
+                until=until,
+                since=since,
+                attempt=attempt,
+                call=TaskOptions.read(given, "call"),  # for the result and for retries, too
+            )
+            return _marked(made, out, serializer, note)
+        return made
+
+    out = search()
+    # A message that is sent again was accepted before, and must not be lost.
+    limit = None if attempt else runtime.message_limit
+    if limit is not None:
+        out = fit(out, limit, call, search, finish)
     out.store()
     if out.slots and delivery is not None:
         delivery.record_published(call["task_id"], out.refs)
-    if out.slots:
-        root: dict[str, Any] = {"args": args, "kwargs": kwargs}
-        root.update({field: call.get(field) for field in _EMBEDDED})
-        call.update(out.place(root))  # so that Celery's reprs show Refs
-    made = build(**call)
-    since = _chord_since(runtime, call, delivery)
-    if out.slots or attempt or given is not None or since is not None:
-        until = again.until if again is not None else None
-        if out.slots and again is None:
-            until = runtime.content.now() + ttl
-        note = Note(
-            holds=message if out.holds or attempt else "",
-            until=until,
-            since=since,
-            attempt=attempt,
-            call=TaskOptions.read(given, "call"),  # for the result and for retries, too
-        )
-        return _marked(made, out, serializer, note)
+    made = finish(out)
+    if limit is not None and out.stayed:
+        check_stayed(made, out, limit, call)
     return made
 
 

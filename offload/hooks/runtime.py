@@ -36,6 +36,7 @@ from offload.content.signing import fingerprints
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError, InvalidRef, SerializationError
 from offload.hooks.default_store import open_app_store
+from offload.hooks.limit import MessageLimit, message_limit
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
 from offload.metrics.counters import Counters
@@ -284,6 +285,11 @@ class Runtime:
             except Exception as exc:  # publishing goes on
                 logger.warning("observed counters are not written: %s", exc)
         return Observer(Registry(self.accepted), self.counters)
+
+    @cached_property
+    def message_limit(self) -> MessageLimit | None:
+        """The limit on this app's messages; None if there is none."""
+        return message_limit(self.settings, self.app)
 
     def inspection_threshold(self, options: TaskOptions) -> int:
         """Return the bytes from which values of a task with *options* are inspected."""

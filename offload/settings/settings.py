@@ -34,6 +34,7 @@ _PREFETCHES = ("auto", "on", "off")
 _VERIFICATIONS = ("none", "entry", "always")
 _CODES = ("off", "signed", "trusted")
 _MIN_SECRET = 16  # characters
+_MIN_MESSAGE = 4096  # bytes
 _TIER_SIZES = (1024**2,)
 
 
@@ -83,6 +84,9 @@ class CoreSettings:
         mode: ``on``; ``observe`` leaves messages as they are and only counts what
             would be stored; ``off`` stores nothing, but still resolves what arrives.
         threshold: bytes from which a value is stored rather than sent.
+        message_limit: most bytes of a message as the broker receives it, body and headers. If one
+            would be larger, its largest values are stored regardless of *threshold*. ``auto``: the
+            limit of Amazon SQS or RabbitMQ, less a sixteenth; none for other brokers. 0: none.
         results: whether results are stored, too.
         inline: names of parameters that stay in the message, in every task.
         max_size: largest value in bytes.
@@ -111,6 +115,7 @@ class CoreSettings:
     tier_sizes: tuple[int, ...] = _TIER_SIZES
     mode: str = "on"
     threshold: int = 64 * 1024
+    message_limit: int | str = "auto"
     results: bool = True
     inline: tuple[str, ...] = ()
     max_size: int = 2 * 1024**3
@@ -142,6 +147,7 @@ class CoreSettings:
         check_flag("offload_results", self.results)
         for name in ("threshold", "max_size", "inline_limit", "memo_size"):
             check_whole(f"offload_{name}", getattr(self, name))
+        _check_message_limit(self.message_limit)
         if self.retention is not None:
             check_seconds("offload_retention", self.retention)
         check_seconds("offload_grace", self.grace, "'grace'")
@@ -295,6 +301,15 @@ def _short(key: object, namespace: str | None) -> str | None:
 
 def _prefixed(names: Iterable[str]) -> list[str]:
     return [f"offload_{name}" for name in names]
+
+
+def _check_message_limit(given: Any) -> None:
+    if given != "auto" and not (is_int(given) and (given == 0 or given >= _MIN_MESSAGE)):
+        wanted = (
+            f"'auto', 0 for no limit, or at least {_MIN_MESSAGE} bytes, as a message without "
+            "arguments takes more than 1,000, and each reference about 300"
+        )
+        refuse("offload_message_limit", given, wanted)
 
 
 def _secret(given: Any) -> tuple[str, ...]:
