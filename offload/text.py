@@ -11,7 +11,6 @@ from typing import Any
 
 __all__ = (
     "UNKNOWN",
-    "human_cpu_time",
     "human_duration",
     "human_latency",
     "human_number",
@@ -20,6 +19,7 @@ __all__ = (
     "human_size",
     "human_threshold",
     "human_time",
+    "human_time_saved",
     "parse_duration",
     "parse_size",
     "printable",
@@ -100,8 +100,8 @@ def human_latency(seconds: float | None) -> str:
     return f"{seconds * 1e3:,.4g} ms" if seconds < 1 else f"{seconds:,.4g} s"
 
 
-def human_cpu_time(seconds: float) -> str:
-    """Format saved CPU time, which is negative if it was spent: ``41.2 s``."""
+def human_time_saved(seconds: float) -> str:
+    """Format time that was saved, negative if it was spent instead: ``41.2 s``."""
     fitting = (each for each in _CPU_UNITS if abs(seconds) >= 2 * each[0])
     length, unit = next(fitting, _CPU_UNITS[-1])
     return f"{seconds / length:,.1f} {unit}"

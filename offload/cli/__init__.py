@@ -29,6 +29,7 @@ _COMMANDS = {
     "inspect": "values",
     "locks": "locks",
     "ls": "blobs",
+    "memo": "memo",
     "purge": "cleanup",
     "rm": "blobs",
     "stats": "stats",

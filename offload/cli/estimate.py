@@ -14,7 +14,7 @@ from offload.metrics.estimate import Candidate, Estimate
 from offload.metrics.estimate import estimate as estimate_of
 from offload.metrics.report import report
 from offload.metrics.storage import sums_of
-from offload.text import human_cpu_time, human_size, human_threshold
+from offload.text import human_size, human_threshold, human_time_saved
 
 __all__ = ("estimate",)
 
@@ -83,7 +83,7 @@ def _row(each: Candidate) -> tuple[str, ...]:
         human_size(each.bytes),
         human_size(each.stored_bytes),
         f"{each.round_trips:,}",
-        human_cpu_time(each.saved_seconds),
+        human_time_saved(each.saved_seconds),
     )
 
 

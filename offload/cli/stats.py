@@ -22,6 +22,7 @@ from offload.text import (
     human_percent,
     human_ratio,
     human_size,
+    human_time_saved,
     printable,
 )
 
@@ -40,6 +41,7 @@ _COLUMNS = [
         "ERRORS",
     )
 ]
+_MEMO_COLUMNS = [Column(name, number=True) for name in ("COMPUTED ONCE", "MEMO HITS", "TIME SAVED")]
 _STORE_COLUMNS = [
     Column(name, number=True)
     for name in ("BLOBS", "STORED", "FETCHED", "FAILED CALLS", "UPLOAD 99%", "FETCH 99%")
@@ -120,24 +122,28 @@ def _print(runtime: Runtime, found: Report, since: float | None, by: str | None)
     click.echo(f"{runtime.store.url}, {when}")
     if by is None:
         print_labelled(_describe(found.total).items(), _LABELS)
-    elif rows := _rows(runtime, found, by):
-        columns = _STORE_COLUMNS if by == "store" else _COLUMNS
+        return
+    columns, rows = _table(runtime, found, by)
+    if rows:
         print_rows(rows, [Column(by.upper(), breaks=True), *columns])
     else:
         click.echo("no counts")
 
 
-def _rows(runtime: Runtime, found: Report, by: str) -> list[tuple[str, ...]]:
+def _table(runtime: Runtime, found: Report, by: str) -> tuple[list[Column], list[tuple[str, ...]]]:
     if by == "store":
-        return [
-            (url, *_store_row(figures)) for url, figures in by_store(found, runtime.store).items()
-        ]
+        figures = by_store(found, runtime.store)
+        return _STORE_COLUMNS, [(url, *_store_row(each)) for url, each in figures.items()]
     if by == "task":
         named = dict(found.tasks)
     else:
         named = {f"{task} {argument}": each for (task, argument), each in found.arguments.items()}
     ordered = sorted(named.items(), key=lambda item: (-item[1]["bytes_offloaded"], item[0]))
-    return [(name or "-", *_row(figures)) for name, figures in ordered]
+    memo = by == "task" and found.total.uses_memo
+    return [*_COLUMNS, *(_MEMO_COLUMNS if memo else ())], [
+        (name or "-", *_row(figures), *(_memo_row(figures) if memo else ()))
+        for name, figures in ordered
+    ]
 
 
 def _row(figures: Figures) -> tuple[str, ...]:
@@ -150,6 +156,14 @@ def _row(figures: Figures) -> tuple[str, ...]:
         f"{figures['values_fetched'] + figures['cache_hits']:,}",
         human_percent(figures.hit_ratio),
         f"{sum(figures.errors.values()):,}",
+    )
+
+
+def _memo_row(figures: Figures) -> tuple[str, ...]:
+    return (
+        f"{figures['memo_hits']:,}",
+        human_percent(figures.memo_hit_ratio),
+        human_time_saved(figures.memo_seconds_saved),
     )
 
 
@@ -183,6 +197,13 @@ def _describe(total: Figures) -> dict[str, str]:
         "errors": f"{errors}; retried: {number('store_retries')} store calls, "
         f"{number('task_retries')} tasks; refused: {number('refs_refused')} references",
     }
+    if total.uses_memo:
+        texts["memo"] = (
+            f"{number('memo_hits')} computations saved ({human_percent(total.memo_hit_ratio)} of "
+            f"{total.memo_lookups:,} calls), {human_time_saved(total.memo_seconds_saved)}; "
+            f"calls put back to wait: {number('memo_waits')} times; "
+            f"uncached: {number('memo_uncached')}; fenced off: {number('memo_fenced')}"
+        )
     if total["observed_values"]:
         texts["observed"] = (
             f"{number('observed_values')} values would travel by reference, "

@@ -11,7 +11,7 @@ from offload.dashboard.rendering import Chart, Column, Table, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES
 from offload.metrics.estimate import Candidate, Choices, Estimate, estimate
-from offload.text import human_cpu_time, human_number, human_size, human_threshold
+from offload.text import human_number, human_size, human_threshold, human_time_saved
 
 __all__ = ("ROUTES",)
 
@@ -81,7 +81,7 @@ def _thresholds(request: Request, prediction: Estimate) -> Table[Candidate]:
             "saved",
             "CPU saved",
             lambda each: each.saved_seconds,
-            human_cpu_time,
+            human_time_saved,
             "by publishers and workers, estimated; negative: spent",
         ),
     ]
@@ -109,7 +109,7 @@ def _tasks(request: Request, prediction: Estimate) -> Table[tuple[str, Choices]]
         Column.figure("values", "Values", lambda item: item[1].values, human_number),
         Column.figure("bytes", "Bytes", lambda item: item[1].bytes, human_size),
         Column("best", "Best threshold", best),
-        Column.figure("saved", "CPU saved", saved, human_cpu_time),
+        Column.figure("saved", "CPU saved", saved, human_time_saved),
     ]
     return Table.of(
         request.query_params,

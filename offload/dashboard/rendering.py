@@ -33,6 +33,7 @@ from offload.text import (
     human_ratio,
     human_size,
     human_time,
+    human_time_saved,
 )
 
 __all__ = ("Chart", "Column", "Table", "along_time", "moment", "number_of", "plotly", "render")
@@ -104,6 +105,7 @@ def _templates() -> Environment:
         seconds=human_latency,
         size=human_size,
         span=human_duration,
+        saved=human_time_saved,
         times=human_ratio,
         json=lambda value: json.dumps(value, separators=(",", ":")),
     )

@@ -16,7 +16,7 @@ from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES
 from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
-from offload.text import human_number, human_percent, human_ratio, human_size
+from offload.text import human_number, human_percent, human_ratio, human_size, human_time_saved
 
 __all__ = ("ROUTES",)
 
@@ -68,6 +68,29 @@ _FIGURES: list[Column[_Row]] = [
     ),
     Column.figure("hits", "Cache hits", lambda row: row.figures.hit_ratio, human_percent),
     Column.figure("errors", "Errors", _errors, human_number),
+]
+_MEMO: list[Column[_Row]] = [
+    Column.figure(
+        "once",
+        "Computed once",
+        _counted("memo_hits"),
+        human_number,
+        "calls that returned an earlier result",
+    ),
+    Column.figure(
+        "memo",
+        "Memo hits",
+        lambda row: row.figures.memo_hit_ratio,
+        human_percent,
+        "share of the calls for which an earlier result was looked up",
+    ),
+    Column.figure(
+        "time",
+        "Time saved",
+        lambda row: row.figures.memo_seconds_saved,
+        human_time_saved,
+        "how long the saved computations took when they ran",
+    ),
 ]
 
 
@@ -144,9 +167,10 @@ def _chart(rows: list[_Row]) -> Chart:
 
 def _table(request: Request, rows: list[_Row], caption: str, *, linked: bool) -> Table[_Row]:
     label = "Task" if linked else "Argument"
+    memo = linked and any(row.figures.uses_memo for row in rows)
     return Table.of(
         request.query_params,
-        [_named(label, linked=linked), *_FIGURES],
+        [_named(label, linked=linked), *_FIGURES, *(_MEMO if memo else ())],
         rows,
         caption=caption,
         identify=lambda row: row.name,

@@ -200,12 +200,16 @@ def forget_record(content: ContentStore, name: str, grace: float) -> bool:
     return False
 
 
-def forget_records(content: ContentStore, task: str, grace: float, scope: str | None = None) -> int:
+def forget_records(
+    content: ContentStore, task: str | None, grace: float, scope: str | None = None
+) -> int:
     """Forget the results of a task, in one *scope* or in all; return how many there were.
+
+    If *task* is None, the results of all tasks are forgotten.
 
     As in `forget_record`, computations under way don't count.
     """
-    store, folder = content.store, _folder(task, scope)
+    store, folder = content.store, FOLDER if task is None else _folder(task, scope)
     names = dict.fromkeys(store.pointers.names(folder))
     with suppress(ConfigurationError):
         names.update(dict.fromkeys(store.leases.names(folder)))

@@ -17,7 +17,7 @@ from typing import Any
 
 from offload.metrics.counters import SIZES, size_names
 from offload.metrics.report import Figures, Report
-from offload.text import human_cpu_time, human_size, human_threshold
+from offload.text import human_size, human_threshold, human_time_saved
 
 __all__ = ("Candidate", "Choices", "Estimate", "estimate")
 
@@ -114,7 +114,7 @@ class Estimate:
             f"{best.values:,} of {total.values:,} values "
             f"({best.bytes / total.bytes:.0%} of the bytes) would be offloaded, storing "
             f"{human_size(best.stored_bytes)} and saving about "
-            f"{human_cpu_time(best.saved_seconds)} of CPU time"
+            f"{human_time_saved(best.saved_seconds)} of CPU time"
         )
         if best.threshold == self.threshold:
             return f"The current threshold, {human_threshold(best.threshold)}, pays best: {does}."

@@ -43,10 +43,13 @@ __all__ = ("Collector", "metric_of", "serve")
 logger = logging.getLogger(__name__)
 
 _ERRORS = "errors_"
+_IN_MILLISECONDS = "memo_milliseconds_saved"
 
 
 def metric_of(name: str) -> str:
     """Return the metric for a counter: ``bytes_stored`` is ``offload_stored_bytes_total``."""
+    if name == _IN_MILLISECONDS:
+        return "offload_memo_saved_seconds_total"
     for unit in ("values", "bytes", "blobs"):
         if name.startswith(f"{unit}_"):
             return f"offload_{name.removeprefix(f'{unit}_')}_{unit}_total"
@@ -201,7 +204,8 @@ def _counters(tasks: Mapping[str, Figures]) -> Iterator[Metric]:
             continue
         family = CounterMetricFamily(metric_of(name), f"{text.capitalize()}.", labels=["task"])
         for task, figures in tasks.items():
-            family.add_metric([task], figures[name])
+            in_seconds = name == _IN_MILLISECONDS
+            family.add_metric([task], figures.memo_seconds_saved if in_seconds else figures[name])
         yield family
     errors = CounterMetricFamily(
         "offload_errors_total",

@@ -42,6 +42,26 @@ class Figures:
         return self["cache_hits"] / asked if asked else None
 
     @property
+    def uses_memo(self) -> bool:
+        """Whether a task with ``memo`` was called."""
+        return any(name.startswith("memo_") and n for name, n in self.counts.items())
+
+    @property
+    def memo_lookups(self) -> int:
+        """Calls of tasks with ``memo`` for which an earlier result was looked up."""
+        return self["memo_hits"] + self["memo_misses"]
+
+    @property
+    def memo_hit_ratio(self) -> float | None:
+        """The share of `memo_lookups` that returned an earlier result; None before the first."""
+        return self["memo_hits"] / self.memo_lookups if self.memo_lookups else None
+
+    @property
+    def memo_seconds_saved(self) -> float:
+        """How long the computations took whose results were returned again, in seconds."""
+        return self["memo_milliseconds_saved"] / 1e3
+
+    @property
     def errors(self) -> dict[str, int]:
         """Errors by kind, without zeros."""
         found = {

@@ -12,7 +12,7 @@ from offload import Counters
 from offload.metrics.counters import SIZES
 from offload.metrics.estimate import IN_MESSAGE, OFFLOADED, REPEATED, STORED, estimate
 from offload.metrics.report import Figures, Report
-from offload.text import human_cpu_time, human_threshold
+from offload.text import human_threshold, human_time_saved
 
 KIB, MIB = 1024, 1024**2
 
@@ -148,7 +148,7 @@ def test_thresholds_and_times_are_readable():
         "96 KiB",
         "4 MiB",
     ]
-    assert list(map(human_cpu_time, (0.04, -1.5, 90, 7200, 200_000))) == [
+    assert list(map(human_time_saved, (0.04, -1.5, 90, 7200, 200_000))) == [
         "40.0 ms",
         "-1,500.0 ms",
         "90.0 s",
