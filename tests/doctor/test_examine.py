@@ -109,7 +109,7 @@ def test_a_tasks_wrong_option_is_an_error():
 def test_the_limit_on_messages_is_shown():
     """With a broker that limits messages, the limit in force is shown."""
     _, hook = make_app(broker="sqs://", retention=3600)
-    assert "messages have at most 983.0 kB" in found(hook, "ok")
+    assert "settings: messages have at most 983.0 kB" in found(hook, "ok")
     _, hook = make_app()
     assert not any("messages have" in each for each in found(hook, "ok"))
 

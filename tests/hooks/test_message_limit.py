@@ -5,13 +5,14 @@ refused.
 from __future__ import annotations
 
 import uuid
-from types import SimpleNamespace
+from contextlib import contextmanager
 
 import pytest
 from celery import Celery, chain, chord, group
 from celery.signals import before_task_publish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kombu import Connection
 from kombu.exceptions import OperationalError
 from kombu.serialization import dumps as serialize
 from kombu.serialization import register, unregister
@@ -20,6 +21,7 @@ from moto import mock_aws
 
 from offload import Offload, StoreUnavailable, ValueTooLarge
 from offload.hooks.limit import MessageLimit, surely_fits
+from tests.support.amqp_broker import amqp_broker
 from tests.support.wire import make_wire
 
 LIMIT = 200_000
@@ -373,8 +375,17 @@ def test_small_arguments_skip_the_inspection(monkeypatch):
     from offload.hooks import publish
 
     published = []
-    monkeypatch.setattr(publish, "_publish", lambda runtime, build, call: published.append(call))
+
+    def publish_all(_runtime, build, call):
+        published.append(call)
+        return build(**{key: value for key, value in call.items() if key != "offload"})
+
+    monkeypatch.setattr(publish, "_publish", publish_all)
     wire = limited(limit=983_040)
+    wire.sizes.delay(1, "x" * 5000, a=[1, 2])
+    chain(wire.sizes.s(1), wire.sizes.s(2)).apply_async()
+    assert len(published) == 1  # that with a chain, which is inspected without a limit, too
+    published.clear()
     build = wire.app.amqp.as_task_v2
     positional = (None,) * 17
     options = {"queue": "q", "serializer": "json", "ignore_result": False, "priority": None}
@@ -440,40 +451,53 @@ def test_limits_of_transports(broker, given, options, size):
     assert (None if limit is None else limit.size) == size
 
 
-def connection(version, product="RabbitMQ", frame_max=131_072, connected=True):
-    properties = {"product": product, "version": version}
-    return SimpleNamespace(
-        connected=connected,
-        connection=SimpleNamespace(server_properties=properties, frame_max=frame_max),
-    )
+@contextmanager
+def connected(version, product="RabbitMQ", frame_max=131_072):
+    """Yield a kombu connection to a broker that states these."""
+    with amqp_broker({"product": product, "version": version}, frame_max) as url:
+        connection = Connection(url, connect_timeout=10)
+        connection.connect()
+        yield connection
+        connection.collect()
 
 
 @pytest.mark.parametrize(
     ("broker", "size", "headers"),
     (
-        (connection("3.13.7"), 125_829_120, 122_880),
-        (connection("4.1.0"), 15_728_640, 122_880),
-        (connection("2.3.0", "LavinMQ"), 15_728_640, 122_880),
-        (connection("4.3.5", frame_max=1 << 20), 15_728_640, 983_040),
-        (connection("4.1.0", frame_max=0), 15_728_640, 122_880),
-        (SimpleNamespace(connected=True), 15_728_640, 122_880),
+        ({"version": "3.13.7"}, 125_829_120, 122_880),
+        ({"version": "4.1.0"}, 15_728_640, 122_880),
+        ({"version": "2.3.0", "product": "LavinMQ"}, 15_728_640, 122_880),
+        ({"version": "4.3.5", "frame_max": 1 << 20}, 15_728_640, 983_040),
+        ({"version": "4.1.0", "frame_max": 0}, 15_728_640, 122_880),
     ),
 )
 def test_a_connected_broker_tells_its_limits(broker, size, headers):
     """RabbitMQ 3, known by its version, accepts 128 MiB; headers must fit into a frame."""
     limit = limit_of("amqp://")
-    limit.learn(connection("3", connected=False))
+    limit.learn(Connection("amqp://127.0.0.1:1//"))
     assert not limit.is_known
-    limit.learn(broker)
+    with connected(**broker) as connection:
+        limit.learn(connection)
+    assert limit.is_known
     assert (limit.size, limit.headers) == (size, headers)
 
 
 def test_a_configured_limit_is_not_replaced():
     """A broker's version doesn't change a configured limit."""
     limit = limit_of("amqp://", 1_000_000)
-    limit.learn(connection("3.13.7"))
+    with connected("3.13.7") as connection:
+        limit.learn(connection)
     assert limit.is_known
     assert limit.size == 1_000_000
+
+
+def test_publishing_learns_from_the_broker():
+    """The first message that an app sends over AMQP tells what the broker states."""
+    wire = limited()
+    limit = wire.app._offload.message_limit = MessageLimit(16 << 20, auto=True, is_amqp=True)
+    assert not limit.is_known
+    wire.sizes.delay(1)
+    assert limit.is_known
 
 
 def test_headers_must_fit_into_a_frame():
