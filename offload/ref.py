@@ -39,6 +39,7 @@ from offload.errors import InvalidRef, SerializationError, UnsupportedVersion
 from offload.text import human_size
 
 __all__ = (
+    "MAX_TYPE",
     "WIRE_VERSION",
     "Keys",
     "LostValue",
@@ -65,7 +66,8 @@ _MAC = re.compile(  # printable ASCII only, as `Keys.sign` writes it
 _FINGERPRINT = re.compile(r"&k=([0-9a-f]{8})(?:&|$)")
 _DIGITS = 8  # of a fingerprint, in a reference
 _SCANNED = 300  # characters of a refused reference in which to look for its digest
-_MAX_TYPE = 48  # characters of a type's name
+MAX_TYPE = 48
+"""Characters of a type's name in a reference."""
 _NEVER_REF_LIKE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
 _within_values: ContextVar[bool] = ContextVar("offload_within_values", default=False)
 
@@ -141,7 +143,7 @@ class Ref(Generic[T]):
             claimed: Mapping[str, str] = {}
             with suppress(ValueError):
                 claimed = _query(self.wire[:_SCANNED].partition("?")[2])
-            kind, digest = claimed.get("t", "")[:_MAX_TYPE], claimed.get("d", "")
+            kind, digest = claimed.get("t", "")[:MAX_TYPE], claimed.get("d", "")
             number = claimed.get("n", "")[:20]
             size = int(number) if number.isdecimal() else 0
         where = f"{digest[:11]}…" if digest else "inline"
@@ -297,7 +299,7 @@ class Keys:
         query: dict[str, str | int] = {}
         if digest is not None:
             query["d"] = digest
-        shown = type[:_MAX_TYPE].encode("utf-8", "replace").decode()
+        shown = type[:MAX_TYPE].encode("utf-8", "replace").decode()
         query.update(n=size, s=serializer, t=shown, c=int(created), u=int(until))
         query["k"] = self.fingerprints[0]
         if data is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ("BatchResult",)
+__all__ = ("BatchResult", "label_of", "listed", "spread")
 
 T = TypeVar("T")
 
@@ -45,3 +45,24 @@ class BatchResult(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.results)
+
+
+def label_of(name: Any, version: Any) -> str:
+    """Return how an item of a batch is called: ``name`` or ``name@version``."""
+    return str(name) if version is None else f"{name}@{version}"
+
+
+def listed(what: str, given: Any) -> list[Any]:
+    """Return the list that was given as argument *what*; raises ValueError if it isn't one."""
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f"{what}: expected a list, not a {type(given).__name__}")
+    return list(given)
+
+
+def spread(what: str, given: Any, number: int) -> list[Any]:
+    """Return argument *what* for each of *number* items: a list of them, or one for all."""
+    if not isinstance(given, (list, tuple)):
+        return [given] * number
+    if len(given) != number:
+        raise ValueError(f"{number} names need {number} items of {what}, not {len(given)}")
+    return list(given)

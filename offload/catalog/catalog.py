@@ -10,47 +10,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from dataclasses import replace
-from fnmatch import fnmatchcase
-from typing import Any, overload
+from contextlib import suppress
+from typing import Any, TypeVar, overload
 
-from offload.catalog.batches import BatchResult
+from offload.catalog.batches import BatchResult, label_of, listed, spread
 from offload.catalog.names import (
-    DEFAULT,
     LATEST,
-    check_bucket,
+    bucket_pointer,
+    check_asked,
     check_name,
     check_tag,
     object_of,
+    record_pointer,
     split_label,
     version_key,
 )
 from offload.catalog.pointers import CatalogPointers, not_found
-from offload.catalog.records import Record, check_metadata
+from offload.catalog.reading import CatalogReader
+from offload.catalog.records import NameState, Record, check_metadata
 from offload.catalog.saving import OnConflict, Saver, SaveRequest, release
-from offload.content.cache import open_cache
-from offload.content.store import ContentStore
-from offload.errors import (
-    BlobMissing,
-    IntegrityError,
-    ObjectNotFound,
-    OffloadError,
-)
-from offload.locks import process_name
-from offload.metrics.counters import Counters
-from offload.ref import Ref
-from offload.serializers.choose import Registry
-from offload.settings import Settings
-from offload.stores.open import open_store
-from offload.stores.processes import PerProcess
-from offload.stores.protocols import Store
+from offload.errors import BucketNotEmpty, IntegrityError, ObjectNotFound, StoreError
+from offload.locks import Lock, process_name
 
 __all__ = ("Catalog",)
 
-_ONLY = "1"  # the version of an object in a catalog that keeps one
+T = TypeVar("T")
+
+_FIRST = "1"  # the only version in a catalog that keeps one
 
 
-class Catalog(MutableMapping[str, Any]):
+class Catalog(CatalogReader, MutableMapping[str, Any]):
     """Named, versioned objects in one bucket of a store.
 
     Also a mapping: ``catalog["churn:model"]`` is the latest version, and
@@ -72,82 +61,6 @@ class Catalog(MutableMapping[str, Any]):
 
     Raises ConfigurationError for a wrong URL or setting, ValueError for a wrong bucket.
     """
-
-    def __init__(
-        self,
-        store: Store | str | Sequence[str],
-        bucket: str = DEFAULT,
-        *,
-        versioned: bool = True,
-        mutable: bool = False,
-        accept: Sequence[str] = ("json",),
-        author: str | None = None,
-        **settings: Any,
-    ) -> None:
-        checked = Settings.read({}, None, settings)
-        opened = store if isinstance(store, Store) else open_store(store)
-        counters = Counters()
-
-        def make() -> ContentStore:
-            accepted = (*accept, *checked.accept)
-            cache = open_cache(opened.url, checked, counters)
-            return ContentStore(opened, Registry(accepted), checked, counters, cache=cache)
-
-        self._set(PerProcess(make).get, bucket, lambda: "json", lambda: checked.grace)
-        self._versioned = versioned
-        self._mutable = mutable
-        self._author = author
-
-    @classmethod
-    def of(
-        cls,
-        content: Callable[[], ContentStore],
-        *,
-        serializer: Callable[[], str],
-        grace: Callable[[], float],
-    ) -> Catalog:
-        """Return the catalog of an app.
-
-        Args:
-            content: returns this process's content store.
-            serializer: returns kombu's name of the serializer that plain Celery would use.
-            grace: returns the seconds for which removed content lives on.
-        """
-        catalog = cls.__new__(cls)
-        cls._set(catalog, content, DEFAULT, serializer, grace)
-        return catalog
-
-    _versioned = True
-    _mutable = False
-    _author: str | None = None
-
-    def _set(
-        self,
-        content: Callable[[], ContentStore],
-        bucket: str,
-        serializer: Callable[[], str],
-        grace: Callable[[], float],
-    ) -> None:
-        self._content = content
-        self._bucket = check_bucket(bucket)
-        self._serializer = serializer
-        self._grace = grace
-
-    @property
-    def name(self) -> str:
-        """The name of the bucket."""
-        return self._bucket
-
-    @property
-    def store(self) -> Store:
-        return self._content().store
-
-    def __repr__(self) -> str:
-        return f"<Catalog {self._bucket!r} in {self.store.url}>"
-
-    @property
-    def _pointers(self) -> CatalogPointers:
-        return CatalogPointers(self._content(), self._bucket)
 
     # -- save and load
 
@@ -212,9 +125,9 @@ class Catalog(MutableMapping[str, Any]):
     def _save_all(
         self, names: Any, values: Any, version: Any, metadata: Any, on_conflict: OnConflict | None
     ) -> BatchResult[Record]:
-        names, values = _listed("name", names), _listed("obj", values)
-        versions = _spread("version", version, len(names))
-        every = _spread("metadata", metadata, len(names))
+        names, values = listed("name", names), listed("obj", values)
+        versions = spread("version", version, len(names))
+        every = spread("metadata", metadata, len(names))
         if len(values) != len(names):
             raise ValueError(f"{len(names)} names need {len(names)} objects, not {len(values)}")
         requests: list[SaveRequest | Exception] = []
@@ -227,179 +140,66 @@ class Catalog(MutableMapping[str, Any]):
         result: BatchResult[Record] = BatchResult()
         for name, given, request in zip(names, versions, requests, strict=True):
             outcome = request.outcome if isinstance(request, SaveRequest) else request
-            result.add(_label(name, given), outcome)  # type: ignore[arg-type]  # never None
+            result.add(label_of(name, given), outcome)  # type: ignore[arg-type]  # never None
         return result
 
     def _request(self, name: Any, obj: Any, version: Any, metadata: Any) -> SaveRequest:
         name = check_name(name)
         check_metadata(metadata)
-        if not self._versioned:
+        if not self.versioned:
             if version is not None:
                 raise ValueError("this catalog keeps one version of each object: give no version")
-            version = _ONLY
+            version = _FIRST
         key, shown = (None, None) if version is None else version_key(version)
         return SaveRequest(name, obj, key, shown, metadata)
 
     def _saver(self, on_conflict: OnConflict | None) -> Saver:
-        replaces = self._mutable and not self._versioned
+        replaces = self.mutable and not self.versioned
         return Saver(
             self._pointers,
             serializer=self._serializer(),
-            author=self._author or process_name(),
+            author=self.author or process_name(),
             on_conflict=on_conflict or ("overwrite" if replaces else "error"),
-            overwrites=self._mutable,
+            overwrites=self.mutable,
             grace=self._grace(),
         )
 
-    @overload
-    def load(self, name: str, version: str | int = LATEST) -> Any: ...
-    @overload
-    def load(
-        self, name: list[str], version: str | int | Sequence[str | int] = LATEST
-    ) -> BatchResult[Any]: ...
-    def load(self, name: str | list[str], version: Any = LATEST) -> Any:
-        """Return the object, a new private copy at every call.
+    def get_or_compute(
+        self, name: str, version: str | int | None, fn: Callable[..., T], *args: Any, **kwargs: Any
+    ) -> T:
+        """Return a version of an object; if there is none, save what *fn* returns as that version.
+
+        Of the processes that ask for the same version at the same time, one computes, and the
+        others wait for it. If it dies, another takes over within half a minute.
 
         Args:
-            name: its name, or a list of them.
-            version: a version, a tag, or ``latest``, which is the highest version. For a list of
-                names, one for all or a list.
+            version: None for the latest, whichever it is; if there is none, the first is computed.
+            fn: called with *args* and *kwargs*. If it raises, nothing is saved.
 
-        Raises:
-            ValueError: an invalid name or version.
-            ObjectNotFound: there is no such object or version.
-            IntegrityError, BlobMissing: its record or content was altered, or its content is
-                missing; other versions can still be loaded.
-            UnsupportedVersion: a newer offload wrote it.
-            SerializerNotAccepted, DeserializationError, StoreUnavailable, StoreError.
+        Raises what *fn*, `load`, and `save` raise.
         """
-        if isinstance(name, str):
-            record = self._pointers.find(check_name(name), _asked(version))
-            return self._value(record)
-        return self._load_all(_listed("name", name), version)
-
-    def _value(self, record: Record) -> Any:
-        try:
-            return self._content().reader.get(self._content().open(record.ref))
-        except OffloadError as exc:
-            raise _about(record, exc) from exc
-
-    def _load_all(self, names: list[Any], version: Any) -> BatchResult[Any]:
-        versions = _spread("version", version, len(names))
-        wanted: list[tuple[str, str | int] | Exception] = []
-        for name, given in zip(names, versions, strict=True):
-            try:
-                wanted.append((check_name(name), _asked(given)))
-            except ValueError as exc:
-                wanted.append(exc)
-        found = iter(self._pointers.find_all([each for each in wanted if isinstance(each, tuple)]))
-        records = [next(found) if isinstance(each, tuple) else each for each in wanted]
-        content = self._content()
-        opened: dict[int, Ref[Any]] = {}
-        result: BatchResult[Any] = BatchResult()
-        for at, record in enumerate(records):
-            if isinstance(record, Record):
-                try:
-                    opened[at] = content.open(record.ref)
-                except OffloadError as exc:
-                    records[at] = _about(record, exc)
-        values = content.reader.get_all([*opened.values()])
-        for at, record in enumerate(records):
-            outcome: Any = record
-            if isinstance(record, Record):
-                try:
-                    outcome = next(values)
-                except OffloadError as exc:
-                    outcome = _about(record, exc)
-                    rest = [ref for place, ref in opened.items() if place > at]
-                    values = content.reader.get_all(rest)
-            given = versions[at]
-            result.add(_label(names[at], None if given == LATEST else given), outcome)
-        return result
-
-    # -- what there is
-
-    def has_object(self, name: str, version: str | int = LATEST) -> bool:
-        """Return whether there is this version (by default, any) of an object."""
-        try:
-            self._pointers.find(check_name(name), _asked(version))
-        except ObjectNotFound:
-            return False
-        return True
-
-    @overload
-    def info(self) -> dict[str, list[Record]]: ...
-    @overload
-    def info(self, name: str) -> list[Record]: ...
-    @overload
-    def info(self, name: str, version: str | int) -> Record: ...
-    def info(
-        self, name: str | None = None, version: str | int | None = None
-    ) -> Record | list[Record] | dict[str, list[Record]]:
-        """Return the record of one version; those of all versions, the lowest first; or those of
-        every object, by name. Nothing is loaded.
-
-        Raises ObjectNotFound, and for one version what `load` does. Among several, records that
-        can't be read are left out.
-        """
-        if name is None:
-            every: dict[str, list[Record]] = {}
-            for record in self._records():
-                every.setdefault(record.name, []).append(record)
-            return every
         name = check_name(name)
-        if version is not None:
-            record = self._pointers.find(name, _asked(version))
-            (state,) = self._pointers.states([name]).values()
-            tags = () if isinstance(state, Exception) else state[1].tags_of(record.key)
-            return replace(record, tags=tags)
-        records = self._versions(name)
-        if not records:
-            raise not_found(self._bucket, name)
-        return records
-
-    def _versions(self, name: str) -> list[Record]:
-        pointers = self._pointers
-        state, found = pointers.versions(name)
-        records = []
-        for pointer, value in found:
-            try:
-                record = pointers.parse_record(pointer, value)
-            except OffloadError:
-                continue
-            records.append(replace(record, tags=state.tags_of(record.key)))
-        return records
-
-    def _records(self, prefix: str = "") -> Iterator[Record]:
-        """Yield the records of all versions, by name and version; their tags aren't read."""
-        pointers = self._pointers
-        places = [(object_of(pointer), pointer) for pointer in pointers.list_pointers(prefix)]
-        names = [pointer for place, pointer in places if place is not None]
-        records = []
-        for pointer, value in zip(names, pointers.read_all(names), strict=True):
-            if value is None:
-                continue
-            try:
-                records.append(pointers.parse_record(pointer, value))
-            except OffloadError:
-                continue
-        records.sort(key=lambda record: (record.name, record.order))
-        return iter(records)
-
-    def list_objects(self, prefix: str = "", *, pattern: str | None = None) -> list[str]:
-        """Return the names of objects, sorted.
-
-        Args:
-            prefix: they start with it.
-            pattern: they match it, as ``*:model`` (``*``, ``?``, and ``[…]`` as in file names).
-        """
-        found = map(object_of, self._pointers.list_pointers(prefix))
-        names = {place[1] for place in found if place is not None}
-        return sorted(n for n in names if pattern is None or fnmatchcase(n, pattern))
-
-    def list_versions(self, name: str) -> list[str]:
-        """Return an object's versions, the lowest first; [] if there is no such object."""
-        return [record.version for record in self._versions(check_name(name))]
+        asked = LATEST if version is None else version
+        key = LATEST if version is None else version_key(version)[0]
+        with suppress(ObjectNotFound):
+            found: T = self.load(name, asked)
+            return found
+        lock = Lock(self.store, record_pointer(self._bucket, name, key))
+        lock.acquire()
+        try:
+            # Another process may have computed it meanwhile.
+            if not self.has_object(name, asked):
+                value = fn(*args, **kwargs)
+                first = _FIRST if version is None and self.versioned else version
+                request = self._request(name, value, first, None)
+                self._saver("skip").save([request])
+                if _raised(request.outcome).nonce == request.nonce:
+                    return value
+        finally:
+            with suppress(StoreError):  # what was saved stays, also if the lock was lost
+                lock.release()
+        last: T = self.load(name, asked)
+        return last
 
     # -- tags
 
@@ -410,26 +210,16 @@ class Catalog(MutableMapping[str, Any]):
         """
         pointers = self._pointers
         name, tag = check_name(name), check_tag(tag)
-        key = pointers.find(name, _asked(version)).key
+        key = pointers.find(name, check_asked(version)).key
         pointers.change_state(name, lambda state: state.tagged(tag, key))
 
     def untag(self, name: str, tag: str) -> bool:
         """Remove a tag; return whether there was one."""
         name, tag = check_name(name), check_tag(tag)
-        if tag not in self._state(name):
-            return False
-        self._pointers.change_state(name, lambda state: state.tagged(tag, None))
-        return True
-
-    def tags(self, name: str) -> dict[str, str]:
-        """Return an object's tags, and the version that each stands for."""
-        return {tag: record.version for record in self._versions(name) for tag in record.tags}
-
-    def _state(self, name: str) -> dict[str, str]:
-        (state,) = self._pointers.states([name]).values()
-        if isinstance(state, Exception):
-            raise state
-        return dict(state[1].tags)
+        pointers = self._pointers
+        known = pointers.state(name)
+        pointers.change_state(name, lambda state: state.tagged(tag, None), known)
+        return tag in known[1].tags
 
     # -- remove
 
@@ -444,7 +234,7 @@ class Catalog(MutableMapping[str, Any]):
         name = check_name(name)
         if version is None:
             places = [object_of(pointer) for pointer, _ in pointers.versions(name)[1]]
-            keys = [place[2] for place in places if place is not None]
+            keys = [place.key for place in places if place is not None]
         else:
             keys = [self._key(name, version)]
         removed = [key for key in keys if self._remove(name, key)]
@@ -459,7 +249,7 @@ class Catalog(MutableMapping[str, Any]):
         try:
             return version_key(version)[0]
         except ValueError:
-            return self._pointers.find(name, _asked(version)).key
+            return self._pointers.find(name, check_asked(version)).key
 
     def _remove(self, name: str, key: str) -> bool:
         pointers = self._pointers
@@ -477,6 +267,91 @@ class Catalog(MutableMapping[str, Any]):
                     release(self._content(), record, self._grace())
                 return True
 
+    def copy(
+        self,
+        name: str,
+        target: str,
+        version: str | int = LATEST,
+        *,
+        target_version: str | int | None = None,
+        catalog: Catalog | None = None,
+        on_conflict: OnConflict | None = None,
+    ) -> Record:
+        """Copy a version, with its metadata, and return the new record.
+
+        Within one store no content is copied.
+
+        Args:
+            target: name of the copy.
+            target_version: default: the same version.
+            catalog: to copy to, such as another bucket; default: this one.
+
+        Raises what `load` and `save` raise.
+        """
+        to = self if catalog is None else catalog
+        record = self._pointers.find(check_name(name), check_asked(version))
+        if target_version is None and to.versioned:
+            target_version = record.version
+        same = to.store is self.store or to.store.url == self.store.url
+        value = self._opened(record) if same else self._value(record)
+        return to.save(
+            target, value, target_version, metadata=record.metadata, on_conflict=on_conflict
+        )
+
+    def mend(self) -> int:
+        """List each object's versions anew, after pointers were lost; return how many changed.
+
+        `load` finds the latest version in that list.
+        """
+        pointers, found = self._pointers, dict[str, set[str]]()
+        for place in pointers.places().values():
+            found.setdefault(place.name, set()).add(place.key)
+        now, changed = self._content().now(), 0
+        for name in {*found, *pointers.named()}:
+            (before,) = pointers.states([name]).values()
+            known = None if isinstance(before, Exception) else before
+            keys = frozenset(found.get(name, ()))
+
+            def mended(state: NameState, keys: frozenset[str] = keys) -> NameState:
+                return state.found(keys).without(state.keys - keys, now)
+
+            after = pointers.change_state(name, mended, known, replaces_damaged=True)
+            changed += known is None or after != known[1]
+        return changed
+
+    # -- buckets
+
+    def create_bucket(self, name: str) -> Catalog:
+        """Return the catalog of a bucket, and create it if there is none."""
+        other = self.bucket(name)
+        pointers = CatalogPointers(self._content(), name)
+        (value,) = pointers.read_all([bucket_pointer(name)])
+        pointers.note_bucket(value)
+        return other
+
+    def remove_bucket(self, name: str, *, force: bool = False) -> None:
+        """Remove a bucket.
+
+        Args:
+            force: also remove all objects in it.
+
+        Raises BucketNotEmpty if it has objects, ObjectNotFound if there is no such bucket.
+        """
+        other = self.bucket(name)
+        pointers = CatalogPointers(self._content(), name)
+        names = other.list_objects()
+        if names and not force:
+            raise BucketNotEmpty(
+                f"bucket {name} has {len(names)} objects, such as {names[0]!r}: remove them, or "
+                "pass force=True",
+                argument=name,
+            )
+        for each in names:
+            with suppress(ObjectNotFound):
+                other.remove(each)
+        if not pointers.unset_bucket() and not names:
+            raise ObjectNotFound(f"there is no bucket {name!r}", argument=name)
+
     # -- as a mapping
 
     def __getitem__(self, label: str) -> Any:
@@ -485,7 +360,7 @@ class Catalog(MutableMapping[str, Any]):
 
     def __setitem__(self, label: str, obj: Any) -> None:
         name, version = split_label(label)
-        self.save(name, obj, version, on_conflict="overwrite" if self._mutable else "error")
+        self.save(name, obj, version, on_conflict="overwrite" if self.mutable else "error")
 
     def __delitem__(self, label: str) -> None:
         name, version = split_label(label)
@@ -510,56 +385,6 @@ class Catalog(MutableMapping[str, Any]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
-
-    # -- for tasks
-
-    def ref(self, name: str, version: str | int = LATEST) -> Ref[Any]:
-        """Return a reference to a version, to pass to tasks; nothing is loaded.
-
-        It stands for this version, also when there are newer ones.
-        """
-        record = self._pointers.find(check_name(name), _asked(version))
-        try:
-            return self._content().open(record.ref)
-        except OffloadError as exc:
-            raise _about(record, exc) from exc
-
-
-def _about(record: Record, exc: OffloadError) -> OffloadError:
-    """Return *exc*, naming the version, if it is about a version's content."""
-    if not isinstance(exc, (BlobMissing, IntegrityError)):
-        return exc
-    return type(exc)(f"{record.label}: {exc}", exc.task, record.label, exc.digest, exc.store)
-
-
-def _asked(version: Any) -> str | int:
-    """Return a version, a tag, or ``latest``, if *version* may be one."""
-    if isinstance(version, str):
-        try:
-            return version if version == LATEST else check_tag(version)
-        except ValueError:
-            pass
-    version_key(version)
-    checked: str | int = version
-    return checked
-
-
-def _label(name: Any, version: Any) -> str:
-    return str(name) if version is None else f"{name}@{version}"
-
-
-def _listed(what: str, given: Any) -> list[Any]:
-    if not isinstance(given, (list, tuple)):
-        raise ValueError(f"{what} is a list if names are, not a {type(given).__name__}")
-    return list(given)
-
-
-def _spread(what: str, given: Any, number: int) -> list[Any]:
-    if not isinstance(given, (list, tuple)):
-        return [given] * number
-    if len(given) != number:
-        raise ValueError(f"{number} names need {number} items of {what}, not {len(given)}")
-    return list(given)
 
 
 def _raised(outcome: Record | Exception | None) -> Record:

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 from packaging.utils import canonicalize_version
 from packaging.version import InvalidVersion, Version
@@ -18,10 +21,13 @@ from packaging.version import InvalidVersion, Version
 __all__ = (
     "BUCKETS",
     "DEFAULT",
+    "INDEXES",
     "LATEST",
     "NAMES",
     "RECORDS",
+    "Place",
     "bucket_pointer",
+    "check_asked",
     "check_bucket",
     "check_name",
     "check_tag",
@@ -30,15 +36,19 @@ __all__ = (
     "first_after",
     "is_version",
     "name_pointer",
+    "normalize",
     "object_of",
     "ordered",
+    "parsed",
     "record_pointer",
     "split_label",
     "version_key",
 )
 
-RECORDS, NAMES, BUCKETS = "catalog/", "catalog-names/", "catalog-buckets/"
-"""Starts of the names of pointers: records, states of names (`NameState`), and buckets."""
+RECORDS, NAMES = "catalog/", "catalog-names/"
+BUCKETS, INDEXES = "catalog-buckets/", "catalog-indexes/"
+"""Starts of the names of pointers: records, states of names (`NameState`), buckets, and their
+indexes."""
 
 DEFAULT, LATEST = "default", "latest"
 MAX_NAME = 120
@@ -46,7 +56,7 @@ MAX_NAME = 120
 MAX_VERSION = 30
 """Characters of a version's encoded form at most."""
 
-_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-:")
+_PLAIN = re.compile(r"[A-Za-z0-9._:-]*", re.ASCII)
 _ENCODED = re.compile(r"(?:[A-Za-z0-9._:+-]|=[0-9A-F]{2})+", re.ASCII)
 _BYTE = re.compile(rb"=([0-9A-F]{2})")
 _PARTS = re.compile(r"[/:]")
@@ -63,7 +73,7 @@ def check_name(name: str) -> str:
     """Return *name*, normalized (Unicode's NFC); raises ValueError if no object may have it."""
     if not isinstance(name, str):
         raise ValueError(f"not a name: a {type(name).__name__}; {_ALLOWED}")
-    found = unicodedata.normalize("NFC", name)
+    found = normalize(name)
     parts = _PARTS.split(found)
     if (
         not found.isprintable()
@@ -75,6 +85,11 @@ def check_name(name: str) -> str:
     ):
         raise ValueError(f"not a name: {name[:150]!r}; {_ALLOWED}")
     return found
+
+
+def normalize(text: str) -> str:
+    """Return *text* in Unicode's form NFC, in which names are."""
+    return unicodedata.normalize("NFC", text)
 
 
 def check_bucket(name: str) -> str:
@@ -112,33 +127,50 @@ def version_key(version: str | int) -> tuple[str, str]:
     Equal versions such as ``2`` and ``2.0`` have one key. Raises ValueError unless it is a version.
     """
     text = str(version) if type(version) is int else version
-    if isinstance(text, str) and len(text) <= 2 * MAX_VERSION and text == text.strip():
-        try:
-            parsed = Version(text)
-            key, shown = canonicalize_version(parsed), str(parsed)
-            if len(encode(key)) <= MAX_VERSION and len(shown) <= MAX_VERSION:
-                return key, shown
-        except (InvalidVersion, ValueError):
-            pass
-    raise ValueError(
-        f"not a version: {str(version)[:150]!r}; a version is text such as '3', '2.1', or "
-        f"'1.0rc2' (PEP 440) of at most {MAX_VERSION} characters, or a whole number"
-    )
+    found = _version_key(text) if isinstance(text, str) and len(text) <= 2 * MAX_VERSION else None
+    if found is None:
+        raise ValueError(
+            f"not a version: {str(version)[:150]!r}; a version is text such as '3', '2.1', or "
+            f"'1.0rc2' (PEP 440) of at most {MAX_VERSION} characters, or a whole number"
+        )
+    return found
+
+
+def check_asked(version: Any) -> str | int:
+    """Return *version*; raises ValueError unless it may be a version, a tag, or ``latest``."""
+    if isinstance(version, str):
+        with suppress(ValueError):
+            return version if version == LATEST else check_tag(version)
+    version_key(version)
+    checked: str | int = version
+    return checked
 
 
 @lru_cache(maxsize=10_000)
-def _parsed(key: str) -> Version:
-    return Version(key)
+def _version_key(text: str) -> tuple[str, str] | None:
+    try:
+        parsed = Version(text)
+    except InvalidVersion:
+        return None
+    key, shown = canonicalize_version(parsed), str(parsed)
+    is_short = len(encode(key)) <= MAX_VERSION and len(shown) <= MAX_VERSION
+    return (key, shown) if is_short and text == text.strip() else None
 
 
-def ordered(keys: set[str] | frozenset[str] | list[str]) -> list[str]:
+@lru_cache(maxsize=10_000)
+def parsed(version: str) -> Version:
+    """Return a version, which orders it among others."""
+    return Version(version)
+
+
+def ordered(keys: Iterable[str]) -> list[str]:
     """Return versions' *keys*, the lowest first."""
-    return sorted(keys, key=_parsed)
+    return sorted(keys, key=parsed)
 
 
 def first_after(keys: list[str]) -> str:
     """Return the key of the next whole number after versions with these *keys*."""
-    return str(max((_parsed(key).release[0] for key in keys), default=0) + 1)
+    return str(max((parsed(key).release[0] for key in keys), default=0) + 1)
 
 
 def split_label(label: str) -> tuple[str, str | None]:
@@ -154,20 +186,29 @@ def split_label(label: str) -> tuple[str, str | None]:
 # -- pointers
 
 
+class Place(NamedTuple):
+    """Where a record is: its bucket, its object's name, and what stands for its version."""
+
+    bucket: str
+    name: str
+    key: str
+
+
 def encode(name: str) -> str:
     """Return the segment of a pointer that stands for *name*."""
-    return "".join(
-        c
-        if c in _PLAIN
-        else "+"
-        if c == "/"
-        else "".join(f"={byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
-        for c in name
-    )
+    if _PLAIN.fullmatch(name):
+        return name
+    return "".join(c if _PLAIN.fullmatch(c) else "+" if c == "/" else _escaped(c) for c in name)
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"={byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def decode(segment: str) -> str | None:
     """Return the name that *segment* stands for; None if it is none that `encode` returns."""
+    if _PLAIN.fullmatch(segment):
+        return segment
     if not _ENCODED.fullmatch(segment):
         return None
     plain = segment.replace("+", "/").encode("ascii")
@@ -193,8 +234,8 @@ def bucket_pointer(bucket: str) -> str:
     return BUCKETS + bucket
 
 
-def object_of(pointer: str) -> tuple[str, str, str] | None:
-    """Return bucket, name, and version's key of a record's *pointer*; None for other pointers."""
+def object_of(pointer: str) -> Place | None:
+    """Return whose record a *pointer* is; None if it is no record's."""
     parts = pointer.split("/")
     if len(parts) != 4 or parts[0] + "/" != RECORDS:
         return None
@@ -206,4 +247,4 @@ def object_of(pointer: str) -> tuple[str, str, str] | None:
             return None
     except ValueError:
         return None
-    return parts[1], name, key
+    return Place(parts[1], name, key)

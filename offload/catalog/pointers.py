@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -10,11 +10,15 @@ from offload.catalog.names import (
     BUCKETS,
     DEFAULT,
     LATEST,
+    NAMES,
     RECORDS,
+    Place,
     bucket_pointer,
+    decode,
     encode,
     is_version,
     name_pointer,
+    normalize,
     object_of,
     ordered,
     record_pointer,
@@ -109,9 +113,9 @@ class CatalogPointers:
     def pointer_of(self, name: str, key: str) -> str:
         return record_pointer(self.bucket, name, key)
 
-    def parse_record(self, pointer: str, value: bytes) -> Record:
+    def parse_record(self, pointer: str, value: bytes, place: Place | None = None) -> Record:
         """Return the record in *value*; raises IntegrityError or UnsupportedVersion."""
-        return self.parse(lambda keys: read_record(pointer, value, keys))
+        return self.parse(lambda keys: read_record(pointer, value, keys, place))
 
     def value_of(self, record: Record) -> bytes:
         """Return the value of the record's pointer."""
@@ -193,18 +197,20 @@ class CatalogPointers:
 
     def versions(self, name: str) -> tuple[NameState, list[tuple[str, bytes]]]:
         """Return a name's state, and the pointer and value of each of its records, in order."""
-        (state,) = self.states([name]).values()
-        if isinstance(state, Exception):
-            raise state
-        pointers = [self.pointer_of(name, key) for key in ordered(state[1].keys)]
+        _, state = self.state(name)
+        pointers = [self.pointer_of(name, key) for key in ordered(state.keys)]
         values = zip(pointers, self.read_all(pointers), strict=True)
-        return state[1], [(pointer, value) for pointer, value in values if value is not None]
+        return state, [(pointer, value) for pointer, value in values if value is not None]
 
-    def list_pointers(self, prefix: str = "") -> Iterator[str]:
-        """Yield the pointers of all records of objects whose names start with *prefix*."""
-        start = f"{RECORDS}{self.bucket}/{encode(prefix)}"
-        names = self._retrying(lambda: list(self._pointers.names(start)))
-        return (pointer for pointer in names if object_of(pointer) is not None)
+    def places(self, prefix: str = "") -> dict[str, Place]:
+        """Return the pointers of all records of objects whose names start with *prefix*."""
+        start = self.start(prefix)
+        found = self._retrying(lambda: list(self._pointers.names(start)))
+        return {pointer: place for pointer in found if (place := object_of(pointer)) is not None}
+
+    def start(self, prefix: str = "") -> str:
+        """Return how these pointers start."""
+        return f"{RECORDS}{self.bucket}/{encode(normalize(prefix))}"
 
     # -- states of names
 
@@ -216,6 +222,13 @@ class CatalogPointers:
             name: self.parse_state(name, value) for name, value in zip(names, values, strict=True)
         }
 
+    def state(self, name: str) -> State:
+        """Return a name's state; raises IntegrityError, UnsupportedVersion, or StoreUnavailable."""
+        (state,) = self.states([name]).values()
+        if isinstance(state, Exception):
+            raise state
+        return state
+
     def parse_state(self, name: str, value: bytes | None) -> State | Exception:
         pointer = name_pointer(self.bucket, name)
         try:
@@ -224,17 +237,26 @@ class CatalogPointers:
             return exc
 
     def change_state(
-        self, name: str, change: Callable[[NameState], NameState], known: State | None = None
+        self,
+        name: str,
+        change: Callable[[NameState], NameState],
+        known: State | None = None,
+        *,
+        replaces_damaged: bool = False,
     ) -> NameState:
         """Apply *change* to a name's state, however many others do the same.
 
         Args:
             known: the state as it was read last; saves a round trip.
+            replaces_damaged: take a state that was altered for an empty one.
         """
         pointer = name_pointer(self.bucket, name)
         for _ in range(_TURNS):
             if known is None:
-                (read,) = self.states([name]).values()
+                (value,) = self.read_all([pointer])
+                read = self.parse_state(name, value)
+                if isinstance(read, IntegrityError) and replaces_damaged:
+                    read = value, NameState()
                 if isinstance(read, Exception):
                     raise read
                 known = read
@@ -249,6 +271,13 @@ class CatalogPointers:
             f"{url}: {pointer!r} was changed by others {_TURNS} times in a row", store=url
         )
 
+    def named(self) -> list[str]:
+        """Return the names that have a state."""
+        start = f"{NAMES}{self.bucket}/"
+        found = self._retrying(lambda: list(self._pointers.names(start)))
+        names = (decode(pointer[len(start) :]) for pointer in found)
+        return [name for name in names if name is not None]
+
     # -- buckets
 
     def note_bucket(self, value: bytes | None) -> None:
@@ -257,6 +286,12 @@ class CatalogPointers:
             pointer = bucket_pointer(self.bucket)
             data = {"format": 1, "created": self.content.now()}
             self.swap(pointer, None, seal(pointer, data, self.content.signing.keys))
+
+    def unset_bucket(self) -> bool:
+        """Record that the bucket doesn't exist any more; return whether it did."""
+        pointer = bucket_pointer(self.bucket)
+        (value,) = self.read_all([pointer])
+        return value is not None and self.swap(pointer, value, None)
 
     def buckets(self) -> list[str]:
         """Return the names of all buckets, created or with objects."""

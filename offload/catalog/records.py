@@ -19,9 +19,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from packaging.version import Version
-
-from offload.catalog.names import DEFAULT, encode, object_of, version_key
+from offload.catalog.names import DEFAULT, Place, encode, object_of, version_key
 from offload.digest import Digest
 from offload.errors import IntegrityError, UnsupportedVersion
 from offload.ref import Keys
@@ -37,6 +35,7 @@ __all__ = (
     "read_record",
     "read_state",
     "seal",
+    "unseal",
     "write_record",
     "write_state",
 )
@@ -89,11 +88,6 @@ class Record:
     def key(self) -> str:
         """What stands for the version in pointers."""
         return version_key(self.version)[0]
-
-    @property
-    def order(self) -> Version:
-        """Orders the versions of one object."""
-        return Version(self.version)
 
     @property
     def label(self) -> str:
@@ -171,18 +165,21 @@ def write_record(record: Record, pointer: str, keys: Keys) -> bytes:
     )
 
 
-def read_record(pointer: str, value: bytes, keys: Keys | None) -> Record:
+def read_record(
+    pointer: str, value: bytes, keys: Keys | None, place: Place | None = None
+) -> Record:
     """Return the record in the *value* of its *pointer*.
 
     Args:
+        place: `object_of` the pointer, if it is known.
         keys: verify it with these; None to read it unverified, only for people.
 
     Raises:
         UnsupportedVersion: a newer offload wrote it.
         IntegrityError: it was altered, or belongs to another store or secret.
     """
-    place = object_of(pointer)
-    data = _unseal(pointer, value, keys)
+    place = place or object_of(pointer)
+    data = unseal(pointer, value, keys)
     kinds = {"ref": str, "version": str, "type": str, "author": str, "nonce": str, "size": int}
     if (
         place is None
@@ -219,14 +216,13 @@ class NameState:
     recent: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def announced(self, key: str, now: float, found: Iterable[str] = ()) -> NameState:
-        """Return the state in which a saver has announced that it will write the record *key*.
+    def announced(self, key: str, now: float) -> NameState:
+        """Return the state in which a saver has announced that it will write the record *key*."""
+        return self._at(now, keys=self.keys | {key}, recent={**self.recent, key: now})
 
-        Args:
-            found: versions that were found to have records.
-        """
-        keys = self.keys.union((key,), found)
-        return self._at(now, keys=keys, recent={**self.recent, key: now})
+    def found(self, keys: Iterable[str]) -> NameState:
+        """Return the state that also lists *keys*, which were found to have records."""
+        return replace(self, keys=self.keys.union(keys))
 
     def without(self, missing: frozenset[str], now: float) -> NameState:
         """Return the state without the versions *missing*, which have no record.
@@ -282,7 +278,7 @@ def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:
     """
     if value is None:
         return NameState()
-    data = _unseal(pointer, value, keys)
+    data = unseal(pointer, value, keys)
     versions, recent, tags = data.get("versions"), data.get("recent"), data.get("tags")
     if not (
         isinstance(versions, list)
@@ -304,7 +300,8 @@ def seal(pointer: str, data: Mapping[str, Any], keys: Keys) -> bytes:
     return f"{_mac(keys.keys[0], pointer, text)} {text}".encode()
 
 
-def _unseal(pointer: str, value: bytes, keys: Keys | None) -> dict[str, Any]:
+def unseal(pointer: str, value: bytes, keys: Keys | None) -> dict[str, Any]:
+    """Return the data in the *value* of *pointer*; raises as `read_record` does."""
     try:
         mac, _, text = value.decode().partition(" ")
         data = json.loads(text)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from offload.catalog.names import bucket_pointer, first_after, name_pointer, object_of, ordered
+from offload.catalog.names import bucket_pointer, first_after, name_pointer, ordered
 from offload.catalog.pointers import CatalogPointers, State
 from offload.catalog.records import Record, new_nonce
 from offload.content.holds import Hold
@@ -28,14 +28,14 @@ from offload.content.store import ContentStore
 from offload.digest import Digest
 from offload.errors import IntegrityError, OffloadError, StoreError, VersionConflict
 from offload.ref import Ref
+from offload.stores.protocols import FOREVER
 
-__all__ = ("FOREVER", "OnConflict", "SaveRequest", "Saver", "release")
+__all__ = ("OnConflict", "SaveRequest", "Saver", "release")
 
 logger = logging.getLogger(__name__)
 
 OnConflict = Literal["error", "skip", "overwrite"]
 
-FOREVER = float("inf")
 _UPLOAD = 86400.0  # seconds of a hold on blobs that no record names yet
 _ANNOUNCED = 600.0  # seconds for which an announcement is sure to be seen by those who remove
 _GROUP_ITEMS, _GROUP_BYTES = 100, 64 << 20  # values that are serialized before they are stored
@@ -176,8 +176,8 @@ class Saver:
 
     def _committed(self, name: str) -> list[str]:
         """Return the keys of all records of a name, as the store lists them."""
-        places = map(object_of, self._at.list_pointers(name))
-        return [place[2] for place in places if place is not None and place[1] == name]
+        places = self._at.places(name).values()
+        return [place.key for place in places if place.name == name]
 
     def _readable(self, pointer: str, value: bytes) -> Record | None:
         """Return a record, None if it is damaged; raises UnsupportedVersion for a newer one."""
@@ -303,7 +303,9 @@ class Saver:
     def _announce(self, request: SaveRequest, found: Sequence[str] = ()) -> float:
         now, key = self._content.now(), str(request.key)
         known, request.state = request.state, None
-        self._at.change_state(request.name, lambda state: state.announced(key, now, found), known)
+        self._at.change_state(
+            request.name, lambda state: state.found(found).announced(key, now), known
+        )
         return now
 
     def _record(self, request: SaveRequest) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from offload.content.cache import Assembly, InMemory, NodeCache
 from offload.content.compression import MAX_OVERHEAD, decode
@@ -34,9 +34,10 @@ from offload.serializers.choose import Registry
 from offload.stores.protocols import Store
 from offload.text import human_size
 
-__all__ = ("Reader",)
+__all__ = ("Cached", "Reader")
 
 T = TypeVar("T")
+Cached = Literal["trust", "check", "skip"]
 
 _BATCH_BYTES = 16 << 20  # of small values, fetched in one round trip by `Reader.get_all`
 
@@ -72,8 +73,13 @@ class Reader:
         self._retrying = retrying
         self._clock = clock
 
-    def get(self, ref: Ref[T]) -> T:
+    def get(self, ref: Ref[T], cached: Cached = "trust") -> T:
         """Return the value of *ref*, which this content store opened or created.
+
+        Args:
+            cached: what to do with the value in the node cache: ``trust`` it as the node cache's
+                settings say; ``check`` all of it, and fetch it again if it was altered; or
+                ``skip`` it, and read the store.
 
         Raises (all are counted):
             SerializerNotAccepted: decoding needs a serializer that the app doesn't accept.
@@ -83,12 +89,12 @@ class Reader:
         with self._counted():
             self._check(ref)
             if ref.data is None:
-                return self._retrying(lambda: self._get(ref))
+                return self._retrying(lambda: self._get(ref, cached))
             where = f"the content of {ref!r}"
             manifest = read_root(memoryview(ref.data), size=ref.size, where=where)
             return self._value(ref, manifest, _copied(manifest.body))
 
-    def get_all(self, refs: Sequence[Ref[Any]]) -> Iterator[Any]:
+    def get_all(self, refs: Sequence[Ref[Any]], cached: Cached = "trust") -> Iterator[Any]:
         """Yield the value of each of *refs*; see `get`.
 
         Small values are fetched together, up to 16 MiB in a round trip, when the first of them
@@ -98,7 +104,7 @@ class Reader:
             roots = self._small_roots(batch) if len(batch) > 1 else {}
             for ref in batch:
                 root = roots.get(ref.digest)
-                yield self.get(ref) if root is None else self._get_small(ref, root)
+                yield self.get(ref, cached) if root is None else self._get_small(ref, root)
 
     def _small_roots(self, refs: Sequence[Ref[Any]]) -> dict[Digest | None, Buffer]:
         """Return the stored root blobs of small values by digest.
@@ -125,8 +131,8 @@ class Reader:
         self._counters.add(values_fetched=1, bytes_fetched=ref.size)
         return value
 
-    def _get(self, ref: Ref[T]) -> T:
-        cache, digest = self._cache, ref.digest
+    def _get(self, ref: Ref[T], cached: Cached) -> T:
+        cache, digest = None if cached == "skip" else self._cache, ref.digest
         if cache is None or digest is None or ref.size < SINGLE:
             with self._counters.timed("fetch"):
                 _, manifest = self._root(ref)
@@ -136,7 +142,7 @@ class Reader:
             return value
         with cache.fill(digest, ref.size) as fill:
             found = fill.found
-            if found is not None:
+            if found is not None and (cached == "trust" or cache.is_intact(found)):
                 self._known.note(found.manifest.digests(digest))
                 try:
                     value = self._value(ref, found.manifest, found.body)

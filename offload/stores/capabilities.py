@@ -35,6 +35,7 @@ __all__ = (
     "SmallFile",
     "SmallFiles",
     "StoreCounters",
+    "TagsWrites",
     "Tiered",
     "Version",
     "VersionedBlobs",
@@ -170,6 +171,20 @@ class NotifiesRelease(Protocol):
 
     def notify(self, name: str) -> None:
         """Wake another client that waits."""
+
+
+# -- for catalogs: tell which pointers have changed
+
+
+@runtime_checkable
+class TagsWrites(Protocol):
+    """Pointers whose list tells which of them have been set again since an earlier list."""
+
+    def tagged_names(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Yield the names that are set, each with a tag that is new whenever its value is set.
+
+        A few requests for thousands of names, where reading each value takes one.
+        """
 
 
 # -- for values: limits and tiers

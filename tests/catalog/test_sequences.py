@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import numpy as np
 import pytest
 
-from offload import Catalog, ObjectNotFound, VersionConflict
+from offload import BucketNotEmpty, Catalog, ObjectNotFound, VersionConflict
+from offload.catalog.search import CatalogStats
+from offload.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.server
 
@@ -173,3 +177,110 @@ def test_names_are_listed_by_pattern(catalog):
     assert catalog.list_objects(pattern="*cat.png") == [names[0], names[2]]
     assert catalog.list_objects("images/o", pattern="*cat*") == [names[2]]
     assert catalog.list_objects("none") == []
+
+
+def test_what_is_removed_is_gone(catalog):
+    """A version, or all of an object, is removed; other objects stay."""
+    catalog.save(["a", "b"], [1, 2]).raise_first()
+    catalog.save("a", 3)
+    assert catalog.remove("a", "latest") == 1
+    assert catalog.load("a") == 1
+    catalog.save("a", 4)
+    assert catalog.remove("a") == 2
+    assert catalog.list_objects() == ["b"]
+    assert catalog.save("a", 5).version == "1"
+
+
+def test_buckets(catalog):
+    """A bucket has names of its own, and is removed with its objects only by force."""
+    team = catalog.create_bucket("team-a")
+    assert catalog.bucket("team-a").list_objects() == []
+    assert catalog.create_bucket("team-a").name == "team-a"
+    team.save(MODEL, "theirs")
+    catalog.save(MODEL, "ours")
+    catalog.bucket("team-b").save(MODEL, 1)
+    assert (team.load(MODEL), catalog.load(MODEL)) == ("theirs", "ours")
+    assert catalog.buckets() == ["default", "team-a", "team-b"]
+    with pytest.raises(BucketNotEmpty, match=MODEL):
+        catalog.remove_bucket("team-a")
+    assert team.load(MODEL) == "theirs"
+    catalog.remove_bucket("team-a", force=True)
+    assert catalog.buckets() == ["default", "team-b"]
+    assert MODEL not in team
+    assert catalog.load(MODEL) == "ours"
+    with pytest.raises(ObjectNotFound):
+        catalog.remove_bucket("team-a")
+    catalog.create_bucket("team-a")
+    catalog.remove_bucket("team-a")
+
+
+def test_finding_by_metadata(catalog):
+    """Records are found by name, type, metadata, time, and size."""
+    catalog.save("a:model", {"w": 1}, metadata={"stage": "prod", "score": {"f1": 0.9, "n": 10}})
+    catalog.save("b:model", {"w": 2}, metadata={"stage": "test", "score": {"f1": 0.9}})
+    then = catalog.save("b:model", BIG, metadata={"stage": "prod"}).created
+    labels = lambda **wanted: [record.label for record in catalog.find(**wanted)]
+    assert labels() == ["a:model@1", "b:model@1", "b:model@2"]
+    assert labels(metadata={"stage": "prod"}) == ["a:model@1", "b:model@2"]
+    assert labels(metadata={"score": {"f1": 0.9}}) == ["a:model@1", "b:model@1"]
+    assert labels(metadata={"score": {"f1": 0.9, "n": 10}, "stage": "prod"}) == ["a:model@1"]
+    assert labels(metadata={"score": None}) == labels(metadata={"stage": ["prod"]}) == []
+    assert labels(prefix="b:", type="dict") == labels(prefix="b", type=dict) == ["b:model@1"]
+    assert labels(since=then) == labels(larger_than=1_000_000) == ["b:model@2"]
+    assert labels(since=datetime.fromtimestamp(then + 1, timezone.utc)) == []
+
+
+def test_statistics(catalog):
+    """Totals count objects, versions, and bytes, by type."""
+    assert catalog.stats() == CatalogStats()
+    catalog.save(["a", "a", "b"], [1, BIG, 2]).raise_first()
+    stats = catalog.stats()
+    assert (stats.objects, stats.versions, stats.types) == (2, 3, {"int": 2, "ndarray": 1})
+    assert stats.size >= BIG.nbytes
+    assert stats.newest == max(record.created for record in catalog.find())
+
+
+def test_copies(catalog):
+    """A copy has the content and the metadata, and outlives what it was copied from."""
+    catalog.save("a", BIG, "2.1", metadata={"stage": "test"})
+    copied = catalog.copy("a", "b")
+    assert (copied.version, copied.metadata, copied.type) == ("2.1", {"stage": "test"}, "ndarray")
+    assert copied.digest == catalog.info("a", "2.1").digest
+    team = catalog.bucket("team-a")
+    assert catalog.copy("a", "a", "2.1", target_version=1, catalog=team).bucket == "team-a"
+    elsewhere = Catalog(MemoryStore())
+    catalog.copy("b", "b", catalog=elsewhere)
+    catalog.remove("a")
+    for copy in (catalog["b"], team["a"], elsewhere["b"]):
+        assert np.array_equal(copy, BIG)
+    with pytest.raises(VersionConflict):
+        catalog.copy("b", "b")
+
+
+def test_computed_once(catalog):
+    """What there is isn't computed; what is computed is saved."""
+    calls = []
+
+    def compute(value, factor=1):
+        calls.append(value)
+        return value * factor
+
+    for _ in range(2):
+        assert catalog.get_or_compute("a", "2.1", compute, 20, factor=2) == 40
+    assert catalog.get_or_compute("a", None, compute, 1) == 40
+    assert catalog.get_or_compute("b", None, compute, 7) == 7
+    assert calls == [20, 7]
+    assert catalog.load("a", "2.1") == 40
+    with pytest.raises(ZeroDivisionError):
+        catalog.get_or_compute("c", None, lambda: 1 / 0)
+    assert "c" not in catalog
+
+
+def test_a_reference_is_saved_without_its_content(catalog):
+    """A reference to a stored value is saved as that value, which isn't serialized again."""
+    catalog.save("a", BIG)
+    ref = catalog.ref("a")
+    catalog.remove("a")
+    saved = catalog.save("b", ref)
+    assert saved.digest == ref.digest
+    assert np.array_equal(catalog.load("b"), BIG)

@@ -238,9 +238,12 @@ class S3Pointers:
         return self._records.change(name, decide)
 
     def names(self, prefix: str = "") -> Iterator[str]:
+        return (name for name, _ in self.tagged_names(prefix))
+
+    def tagged_names(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         for name, entry in self._records.entries(prefix):
             if entry["Size"] > NONCE:
-                yield name
+                yield name, entry["ETag"]
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Delete the objects of pointers that were unset a day ago, and yield them."""
