@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from offload.hooks.extension import Offload
     from offload.locks import Lock
+    from offload.memo.functions import memoize
     from offload.metrics.counters import Counters
     from offload.ref import LostValue, Ref
     from offload.settings import RetryPolicy, Settings, TaskOptions
@@ -86,6 +87,7 @@ __all__ = (
     "VersionConflict",
     "VersionMissing",
     "WrongPython",
+    "memoize",
     "open_store",
 )
 
@@ -103,6 +105,7 @@ _ELSEWHERE = {
     "RetryPolicy": "offload.settings",
     "Settings": "offload.settings",
     "TaskOptions": "offload.settings",
+    "memoize": "offload.memo.functions",
     "open_store": "offload.stores",
 }
 _ERRORS = "offload.errors"

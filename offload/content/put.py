@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -240,13 +241,18 @@ class Writer:
 
     def inline_ref(self, payload: Payload) -> Ref[Any]:
         """Return a reference that contains the serialized value itself; store nothing."""
+        ref = self.embed(payload)
+        self._counters.add(values_inline=1)
+        return ref
+
+    def embed(self, payload: Payload) -> Ref[Any]:
+        """Do as `inline_ref`, for a reference that isn't sent, and so isn't counted."""
         packed = pack(payload, whole=True)
         if packed.chunks:
             raise ValueTooLarge(
                 f"a {payload.type or 'value'} of {human_size(payload.size)} is too large to send "
                 "in a message"
             )
-        self._counters.add(values_inline=1)
         now = self._clock()
         return self._signing.keys.sign(
             digest=None,
@@ -258,6 +264,15 @@ class Writer:
             until=now,
             resolve=self._resolve,
         )
+
+    def unstored_ref(self, payload: Payload) -> Ref[Any]:
+        """Return a reference with the digest that the value would have, without storing it.
+
+        It can't be resolved or sent.
+        """
+        packed = pack(payload, limit=self._blob_limit)
+        ref: Ref[Any] = Ref.unbound("unstored")
+        return replace(ref, digest=packed.digest, size=payload.size)
 
     def _sign(
         self,

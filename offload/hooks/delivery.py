@@ -69,6 +69,8 @@ _ARGUMENTS = ("args", "kwargs")
 _NO_OPTIONS = TaskOptions.read(None, "message")
 
 
+LookUp = Callable[["Delivery"], bool]
+
 current_delivery: Callable[[], Delivery | None] = _current.get
 """Return the delivery that this thread or greenlet executes; None if there is none."""
 
@@ -92,6 +94,8 @@ class Delivery:
         error: why references could not be resolved.
         options: the options given with the call.
         attempt: how many times the message was sent again because of a store outage.
+        waits: how many times it was sent again because an equal call was computing.
+        memo: what was looked up for a memo task (`hooks.memo.Call`); None: nothing.
         started: whether the task's own function was entered.
         message: the name by which the message holds values, see `task_holder`; empty: it holds
             none.
@@ -109,7 +113,8 @@ class Delivery:
         self.kwargs: Mapping[str, Any] = {}
         self.bound: tuple[Any, Any] | None = None
         self.error: Exception | None = None
-        self.attempt = 0
+        self.attempt = self.waits = 0
+        self.memo: Any = None
         self.started = False
         self.options = _NO_OPTIONS
         self.message = ""
@@ -117,9 +122,11 @@ class Delivery:
         self.since: float | None = None
         self.parts_are_held = False
         self.known = KnownRefs()
+        self._read_later: Callable[[], None] | None = None
         self._released = False
         self._sent_again = False
         self._task_id = task_id
+        self._look_up: LookUp | None = None
         self._held: list[Ref[Any]] = []
         self._parts: tuple[str, Sequence[Ref[Any]]] = ("", ())
 
@@ -133,6 +140,8 @@ class Delivery:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        if self.memo is not None:
+            self.memo.close()
         self._using.__exit__(None, None, None)
         _current.reset(self._token)
         if isinstance(self._task_id, str):
@@ -142,12 +151,22 @@ class Delivery:
     # -- arguments
 
     def receive(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], request: dict[str, Any], note: Any
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        request: dict[str, Any],
+        note: Any,
+        look_up: LookUp | None = None,
     ) -> None:
         """Resolve the references that *note* lists; if that fails, set `error`.
 
         A value that could not be read becomes a `LostValue`, for hooks that run after a failure.
+
+        Args:
+            look_up: called once the references are verified; returns whether the arguments needn't
+                be read (see `read_arguments`).
         """
+        self._look_up = look_up
         self.args, self.kwargs = args, kwargs
         try:
             facts = self.runtime.tasks[self.task.name]
@@ -156,7 +175,9 @@ class Delivery:
             elif request.get("is_eager"):
                 args, kwargs = with_refs(self._task_id, args, kwargs)
                 self.args, self.kwargs = resolve_direct(self.runtime, facts, args, kwargs)
-            if facts.takes_refs and self.error is None:
+            if self.bound is None and self.error is None and look_up is not None:
+                look_up(self)  # there is nothing to read
+            if facts.takes_refs and self.error is None and self._read_later is None:
                 self._wrap(facts)
         except Exception as exc:  # raised by the guard, so that Celery reports it as the task's
             self.error = exc
@@ -170,6 +191,7 @@ class Delivery:
 
     def _follow(self, note: Note, request: dict[str, Any], facts: TaskFacts) -> None:
         self.attempt, self.options, self.message = note.attempt, note.call, note.holds
+        self.waits = note.waits
         self.until, self.since = note.until, note.since
         if self.until is not None and _is_redelivered(request):
             self.until = 0.0  # an earlier delivery may have released everything
@@ -197,6 +219,26 @@ class Delivery:
         request.update({key: bound[key] for key in request if key not in _ARGUMENTS})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]
+        if self.error is None and self._look_up is not None and self._look_up(self):
+            self._read_later = lambda: self._read_bound(note, facts)
+            return
+        self._read_bound(note, facts)
+
+    def read_arguments(self) -> None:
+        """Read the arguments if they haven't been, as the function must run nevertheless."""
+        read, self._read_later = self._read_later, None
+        if read is None:
+            return
+        try:
+            read()
+            facts = self.runtime.tasks[self.task.name]
+            if facts.takes_refs and self.error is None:
+                self._wrap(facts)
+        except Exception as exc:
+            self.error = exc
+
+    def _read_bound(self, note: Note, facts: TaskFacts) -> None:
+        """Read the values that the task receives, into `args` and `kwargs`."""
         wanted = [path for path in note.refs if not is_for_ref(path, facts)]
         root = {"args": self.args, "kwargs": self.kwargs}
         found = [(node_at(root, path), path) for path in wanted]
@@ -391,6 +433,12 @@ class Renewer:
             yield
         finally:
             running.remove(delivery)
+
+    def renew_if_due(self, delivery: Delivery) -> None:
+        """Renew the holds of a delivery whose message is sent again, if they are due."""
+        due = delivery.until is not None and delivery.until - self._runtime.grace <= self._now()
+        if due and delivery.has_refs:
+            self._renew(delivery)
 
     def renew_due(self) -> None:
         """Renew the holds that are due in this process."""

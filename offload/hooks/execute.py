@@ -31,19 +31,27 @@ from celery._state import get_current_app
 from celery.app import trace
 from celery.backends.base import DisabledBackend
 from celery.bootsteps import StartStopStep, Step
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from celery.result import ResultBase
 
 from offload.content.holds import Hold, holder
-from offload.errors import ConfigurationError, OffloadError, SerializationError, StoreUnavailable
+from offload.errors import (
+    BlobMissing,
+    ConfigurationError,
+    OffloadError,
+    SerializationError,
+    StoreUnavailable,
+)
 from offload.hooks import control, direct, requests, results
 from offload.hooks.celery_internals import patch
 from offload.hooks.delivery import Delivery, Renewer, current_delivery, ignores_result, running
+from offload.hooks.memo import Call, Memos
 from offload.hooks.message import EMBED, MALFORMED, body_of, described, task_holder
+from offload.hooks.options import GUARD
 from offload.hooks.paths import contains
 from offload.hooks.release import part_ttl, result_ttl
 from offload.hooks.runtime import Runtime
-from offload.hooks.usercode import guard_task, resending
+from offload.hooks.usercode import Resent, guard_task, resending
 from offload.ref import Ref, looks_like_ref
 from offload.serializers.base import Payload
 from offload.serializers.choose import certainly_small
@@ -52,7 +60,6 @@ from offload.tracing import received
 
 __all__ = ("CheckConfiguration", "CheckTracers", "check_tracers", "guard", "install")
 
-_GUARD = "_offload_guard"
 _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy
@@ -153,6 +160,7 @@ class CheckConfiguration(Step):
         for task in list(parent.app.tasks.values()):  # before Celery builds their tracers
             runtime.check_task(task.name)
             guard(runtime, task)
+            runtime.part(Memos).prepare(task)
         super().__init__(parent, **_options)
 
 
@@ -175,7 +183,10 @@ def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable
         note = request.pop(EMBED, None)
         with Delivery(runtime, task, uuid) as delivery:
             with received(request):
-                delivery.receive(args, kwargs, request, note)
+                look_up = functools.partial(
+                    runtime.part(Memos).look_up, is_eager=bool(request.get("is_eager"))
+                )
+                delivery.receive(args, kwargs, request, note, look_up)
             try:
                 with runtime.part(Renewer).running(delivery):
                     outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
@@ -200,12 +211,12 @@ def guard(runtime: Runtime, task: Any) -> None:
     """Wrap the function that Celery will call: the task's own ``__call__``, else ``run``."""
     if trace.task_has_custom(task, "__call__"):
         kind = type(task)
-        if not hasattr(kind.__call__, _GUARD):
+        if not hasattr(kind.__call__, GUARD):
             kind.__call__ = _guarded_call(kind.__call__)
-    elif not hasattr(task.run, _GUARD):
+    elif not hasattr(task.run, GUARD):
         task.run = _guarded_run(runtime, task, task.run)
     guard_task(runtime, task)
-    if trace.task_has_custom(task, "before_start") and not hasattr(task.before_start, _GUARD):
+    if trace.task_has_custom(task, "before_start") and not hasattr(task.before_start, GUARD):
         task.before_start = _guarded_start(runtime, task, task.before_start)
 
 
@@ -215,7 +226,7 @@ def _guarded_run(runtime: Runtime, task: Any, run: Callable[..., Any]) -> Callab
         __tracebackhide__ = True
         return _call(runtime, task, run, args, kwargs)
 
-    setattr(guarded, _GUARD, True)
+    setattr(guarded, GUARD, True)
     return guarded
 
 
@@ -225,11 +236,15 @@ def _guarded_start(runtime: Runtime, task: Any, start: Callable[..., Any]) -> Ca
     @functools.wraps(start)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         delivery = current_delivery()
-        if delivery is not None and delivery.task is task and delivery.error is not None:
-            _fail(runtime, task, delivery, delivery.error)
+        if delivery is not None and delivery.task is task:
+            if delivery.error is not None:
+                _fail(runtime, task, delivery, delivery.error)
+            if delivery.memo is not None and delivery.memo.is_busy:
+                _wait(runtime, task, delivery, delivery.memo)
+                args = (args[0], delivery.args, delivery.kwargs)
         return start(*args, **kwargs)
 
-    setattr(guarded, _GUARD, True)
+    setattr(guarded, GUARD, True)
     return guarded
 
 
@@ -242,7 +257,7 @@ def _guarded_call(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(self, *args, **kwargs)
         return _call(runtime, self, functools.partial(call, self), args, kwargs)
 
-    setattr(guarded, _GUARD, True)
+    setattr(guarded, GUARD, True)
     return guarded
 
 
@@ -277,16 +292,76 @@ def _execute(
     delivery.started = True
     if delivery.error is not None:
         _fail(runtime, task, delivery, delivery.error)
-    result = function(*args, **kwargs)
-    if isinstance(result, Ref) and result.is_local:
-        result = result.get()
-    if not inspect.isawaitable(result):
-        _put_result(runtime, task, delivery, result)
+    call = delivery.memo
+    if call is None:
+        result = function(*args, **kwargs)
+        if isinstance(result, Ref) and result.is_local:
+            result = result.get()
+        if not inspect.isawaitable(result):
+            _put_result(runtime, task, delivery, result)
+    else:
+        result = _execute_once(runtime, task, delivery, call, function)
     if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
         value = _resolved(runtime, task, result)
         delivery.known.result_resolved(result, value)
         return value
     return result
+
+
+def _execute_once(
+    runtime: Runtime, task: Any, delivery: Delivery, call: Call, function: Callable[..., Any]
+) -> Any:
+    """Return the result of a memo task: a remembered one, or compute it."""
+    __tracebackhide__ = True
+
+    def compute() -> Any:
+        return function(*delivery.args, **delivery.kwargs)
+
+    def store(result: Any) -> Ref[Any] | None:
+        if not inspect.isawaitable(result):
+            _put_result(runtime, task, delivery, result)
+        return delivery.known.result_ref(result, task.backend.serializer)
+
+    if call.is_busy:
+        _wait(runtime, task, delivery, call)
+    answer = call.answer
+    if answer is not None:
+        by_ref = answer.ref.digest is not None and call.stores_result
+        try:
+            store(answer.ref if by_ref else answer.value)
+        except BlobMissing as exc:
+            call.give_up(exc)
+            _read_arguments(runtime, task, delivery)
+        else:
+            delivery.known.result_resolved(answer.ref, answer.value)
+            return answer.value
+    return call.run(compute, store)
+
+
+def _read_arguments(runtime: Runtime, task: Any, delivery: Delivery) -> None:
+    """Read the arguments of a call that must run although it was to wait, or was remembered."""
+    delivery.read_arguments()
+    task.request.update(args=delivery.args, kwargs=delivery.kwargs)
+    if delivery.error is not None:
+        _fail(runtime, task, delivery, delivery.error)
+
+
+def _wait(runtime: Runtime, task: Any, delivery: Delivery, call: Call) -> None:
+    """Send a message back that waits for an equal call, and raise Ignore.
+
+    If that fails, read the arguments: the call computes by itself.
+    """
+    with runtime.counters.about(task.name):
+        runtime.counters.add(memo_waits=1)
+    runtime.part(Renewer).renew_if_due(delivery)
+    countdown = call.countdown(delivery.waits)
+    try:
+        _send_again(task, delivery, countdown, Resent(delivery.attempt, delivery.waits + 1))
+    except Exception as exc:
+        call.give_up(exc)
+        _read_arguments(runtime, task, delivery)
+        return
+    raise Ignore
 
 
 def _resolved(runtime: Runtime, task: Any, result: Ref[Any]) -> Any:
@@ -307,25 +382,35 @@ def _fail(runtime: Runtime, task: Any, delivery: Delivery, error: Exception) -> 
         or delivery.bound is None
     ):
         raise error
-    args, kwargs = delivery.bound
     countdown = policy.wait(delivery.attempt, random.random)
-    # As in Task.retry, but without counting it among the task's own retries.
-    signature = task.signature_from_request(
-        request, args, kwargs, countdown=countdown, retries=request.retries
-    )
     runtime.counters.add(task_retries=1)
-    token = resending.set(delivery.attempt + 1)
-    options = {} if delivery.options == TaskOptions() else {"offload": delivery.options}
     try:
-        signature.apply_async(**options)
+        signature = _send_again(
+            task, delivery, countdown, Resent(delivery.attempt + 1, delivery.waits)
+        )
     except Exception as exc:
         if task.acks_late:  # the broker still has the message, and delivers it again
             raise Reject(exc, requeue=True) from error
         raise error from exc
+    raise Retry(exc=error, when=countdown, sig=signature)
+
+
+def _send_again(task: Any, delivery: Delivery, countdown: float, resent: Resent) -> Any:
+    """Send the message again, without counting it among the task's own retries."""
+    request = task.request
+    args, kwargs = delivery.bound or (delivery.args, delivery.kwargs)
+    # As in Task.retry.
+    signature = task.signature_from_request(
+        request, args, kwargs, countdown=countdown, retries=request.retries
+    )
+    options = {} if delivery.options == TaskOptions() else {"offload": delivery.options}
+    token = resending.set(resent)
+    try:
+        signature.apply_async(**options)
     finally:
         resending.reset(token)
     delivery.sent_again()
-    raise Retry(exc=error, when=countdown, sig=signature)
+    return signature
 
 
 # -- results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from celery import Celery, current_app, current_task
@@ -21,10 +22,14 @@ from offload.hooks import (
     usercode,
 )
 from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backend
+from offload.hooks.memo import Memos
 from offload.hooks.publish import amqp_class
 from offload.hooks.results import hook_backend
 from offload.hooks.runtime import Runtime
 from offload.locks import Lock
+from offload.memo.functions import Memoized
+from offload.memo.keys import SCOPE
+from offload.memo.results import LEASE
 from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.settings import Settings
@@ -179,6 +184,30 @@ class Offload:
     def pinned(self, name: str) -> Ref[Any] | None:
         """Return the reference pinned under *name*; None if there is none."""
         return self._runtime.pinned(name)
+
+    def memoize(
+        self,
+        ttl: float | None = None,
+        *,
+        version: str | None = None,
+        ignore: Iterable[str] = (),
+        key: Callable[[dict[str, Any]], Any] | None = None,
+        scope: str = SCOPE,
+        lease: float = LEASE,
+    ) -> Callable[[Callable[..., T]], Memoized[T]]:
+        """Return a decorator that remembers the results of a plain function in the app's store.
+
+        For arguments and errors, see `offload.memoize`. Without *ttl*, results are remembered as
+        long as the app's task results are kept.
+        """
+        return self._runtime.part(Memos).decorator(
+            ttl, version=version, ignore=ignore, key=key, scope=scope, lease=lease
+        )
+
+    @property
+    def memo(self) -> Memos:
+        """The remembered results of the app: ``forget(task, …)`` and ``forget_all(task)``."""
+        return self._runtime.part(Memos)
 
     def lock(self, name: str, *, ttl: float = 30.0, heartbeat: bool = True) -> Lock:
         """Return a lock by *name* in the app's store, shared by all its processes; see `Lock`.

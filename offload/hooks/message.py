@@ -92,6 +92,7 @@ class Note:
         until: when its values may expire, in seconds since 1970; None: unknown.
         since: for a part of a chord, when the chord began, in seconds since 1970.
         attempt: how many times the message was sent again because of a store outage.
+        waits: how many times it was sent again because an equal call was computing.
         errbacks: error callbacks that contain references; workers without this library must not
             call them.
         call: the options given with the call.
@@ -105,6 +106,7 @@ class Note:
     until: float | None = None
     since: float | None = None
     attempt: int = 0
+    waits: int = 0
     errbacks: Sequence[Any] = ()
     call: TaskOptions = field(default=_NO_OPTIONS)
 
@@ -126,12 +128,12 @@ class Note:
             )
         until, since = data.get("until"), data.get("since")
         errbacks = data.get("errbacks", ())
-        holds, attempt, also = data.get("holds", ""), data.get("attempt", 0), data.get("also", ())
+        holds, also = data.get("holds", ""), data.get("also", ())
+        attempt, waits = data.get("attempt", 0), data.get("waits", 0)
         if not (
             isinstance(holds, str)
             and isinstance(errbacks, (list, tuple))
-            and type(attempt) is int
-            and attempt >= 0
+            and all(type(count) is int and count >= 0 for count in (attempt, waits))
             and all(at is None or (type(at) is int and abs(at) < _LATEST) for at in (until, since))
             and isinstance(also, (list, tuple))
             and all(isinstance(text, str) and has_wire_form(text) for text in also)
@@ -150,6 +152,7 @@ class Note:
             until=None if until is None else float(until),
             since=None if since is None else float(since),
             attempt=attempt,
+            waits=waits,
             errbacks=errbacks,
             call=call,
         )
@@ -164,11 +167,13 @@ class Note:
             data["until"] = int(self.until)
         if self.since is not None:
             data["since"] = int(self.since)
-        if self.attempt:
-            data["attempt"] = self.attempt
-        call = {key: value for key, value in asdict(self.call).items() if value is not None}
-        if call:
-            data["call"] = call
+        for name in ("attempt", "waits"):
+            if count := getattr(self, name):
+                data[name] = count
+        if self.call is not _NO_OPTIONS:
+            call = {key: value for key, value in asdict(self.call).items() if value is not None}
+            if call:
+                data["call"] = call
         if self.errbacks:
             data["errbacks"] = self.errbacks
         return data

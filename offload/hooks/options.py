@@ -15,7 +15,10 @@ from offload.hooks.celery_internals import registered_tasks
 from offload.ref import Ref
 from offload.settings import Settings, TaskOptions
 
-__all__ = ("TaskFacts", "Tasks", "effective")
+__all__ = ("GUARD", "TaskFacts", "Tasks", "effective")
+
+GUARD = "_offload_guard"
+"""Attribute of functions that offload has wrapped to give them values."""
 
 _REF = re.compile(r"\bRef\b")
 

@@ -72,6 +72,8 @@ class Prefetcher:
             note = (body_of_request(request)[2] or {}).get(EMBED)
             if not isinstance(note, dict) or not note.get("refs") or not self._is_on(pool):
                 return
+            if self._runtime.options(request.task.name)[0].memo:  # a hit reads nothing
+                return
             if _will_wait(request, pool) and not self._queues.get().add(request):
                 self._runtime.counters.add(prefetch_dropped=1)
         except Exception:

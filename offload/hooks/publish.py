@@ -248,16 +248,16 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
         return build(**call)  # which raises
     options, facts = runtime.options(name, given)
     serializer = call.get("serializer") or runtime.app.conf.task_serializer
-    attempt = resending.get()
+    resent = resending.get()
 
     delivery = current_delivery()
     retention = runtime.retention if options.retention is None else options.retention
     expires = seconds_until(call.get("expires"))
     delay = max(seconds_until(call.get("countdown")), seconds_until(call.get("eta")))
     ttl = expires + runtime.grace if expires else retention + delay
-    # A message that is sent again because of a store outage keeps its name: its holds can't be
-    # given another one.
-    again = delivery if attempt else None
+    # A message that is sent again keeps its name: during a store outage, its holds can't be given
+    # another one.
+    again = delivery if resent else None
     message = again.message if again is not None else message_name(None if expires else retention)
 
     def search(first: Mapping[tuple[Any, ...], Slot] | None = None) -> Outgoing:
@@ -267,7 +267,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
             hold=Hold(ttl, task_holder(call["task_id"], message)),
             embedded_ttl=ttl + retention if expires else ttl,
             known=known_refs(),
-            resending=bool(attempt),
+            resending=resent is not None,
             first=first,
         )
         out.find_in_call(name, args, kwargs, options, facts)
@@ -284,15 +284,16 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
         made = build(**now)
         made.headers.pop(HEADER, None)  # a receiver of signals has one message for all attempts
         since = _chord_since(runtime, now, delivery)
-        if out.slots or attempt or given is not None or since is not None:
+        if out.slots or resent or given is not None or since is not None:
             until = again.until if again is not None else None
             if out.slots and again is None:
                 until = runtime.content.now() + ttl
             note = Note(
-                holds=message if out.holds or attempt else "",
+                holds=message if out.holds or resent else "",
                 until=until,
                 since=since,
-                attempt=attempt,
+                attempt=resent.attempt if resent else 0,
+                waits=resent.waits if resent else 0,
                 call=TaskOptions.read(given, "call"),  # for the result and for retries, too
             )
             return _marked(made, out, serializer, note)
@@ -300,7 +301,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
 
     out = search()
     # A message that is sent again was accepted before, and must not be lost.
-    limit = None if attempt else runtime.message_limit
+    limit = None if resent else runtime.message_limit
     if limit is not None:
         out = fit(out, limit, call, search, finish)
     out.store()

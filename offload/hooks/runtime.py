@@ -312,6 +312,7 @@ class Runtime:
         facts = self.tasks[name]
         if call is not None:
             given = TaskOptions.read(call, f"apply_async(offload=…) of {name!r}")
+            given.check_call(f"apply_async(offload=…) of {name!r}")
             if given.inline:
                 self.tasks.check_inline(name, given)
             return effective(given, facts.options, self.settings), facts

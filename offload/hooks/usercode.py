@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from celery import Celery, Task, signals
@@ -38,6 +38,7 @@ from offload.ref import Ref
 
 __all__ = (
     "KnownRefs",
+    "Resent",
     "group_dedup",
     "guard_router",
     "guard_send_task",
@@ -66,9 +67,22 @@ _SCALARS = frozenset(
 )
 _EMBEDDED = ("link", "link_error", "chain", "chord")
 
-resending: ContextVar[int] = ContextVar("offload_resending", default=0)
-"""How many times the message being published was sent again because of a store outage. User code
-saw it when it was published first; now there are no values to show.
+
+class Resent(NamedTuple):
+    """Why a message is sent again.
+
+    Attributes:
+        attempt: how many times it was sent again because of a store outage.
+        waits: how many times it was sent again because an equal call was computing.
+    """
+
+    attempt: int
+    waits: int
+
+
+resending: ContextVar[Resent | None] = ContextVar("offload_resending", default=None)
+"""Set if the message being published is sent again by offload. User code saw it when it was
+published first; now there are no values to show.
 """
 
 

@@ -14,13 +14,15 @@ from offload.errors import DeserializationError, SerializationError, SerializerN
 from offload.serializers import kombu
 from offload.serializers.base import CREATE_IN_TASK, Code, NotData, Payload, Serializer
 from offload.serializers.pickle import Pickle
-from offload.serializers.plain import Json, Raw
+from offload.serializers.plain import Json, Raw, is_plain
 from offload.serializers.tree import Tree
 from offload.text import type_name
 
 __all__ = ("Registry", "certainly_small")
 
 _MSGPACK_LIMIT = 1 << 32
+_EXACT_JSON = frozenset({list, dict})  # a tuple arrives as a list
+_NO_SERIALIZER = "pickle"  # so that `_as_sent` doesn't fall back to one that changes types
 
 
 class Registry:
@@ -55,6 +57,18 @@ class Registry:
         """
         payload = self._as_celery(value, celery_serializer)
         return payload if payload is not None else self._as_sent(value, celery_serializer)
+
+    def encode_exactly(self, value: Any) -> Payload:
+        """Return *value* serialized so that it arrives as it is, whatever Celery would deliver.
+
+        Data that JSON carries exactly has the bytes that `encode` writes for JSON.
+
+        Raises:
+            SerializationError: if nothing that the app accepts can carry it.
+        """
+        is_json = type(value) is not str and is_plain(value, _EXACT_JSON)  # text stays as it is
+        payload = self._json.encode(value) if is_json else None
+        return payload if payload is not None else self._as_sent(value, _NO_SERIALIZER)
 
     def decode(
         self, serializer: str, head: bytes | memoryview, buffers: Sequence[memoryview]

@@ -9,6 +9,7 @@ from typing import Any
 
 from offload.errors import ConfigurationError
 from offload.settings.checks import (
+    check_choice,
     check_names,
     check_seconds,
     check_whole,
@@ -16,7 +17,10 @@ from offload.settings.checks import (
     unknown_name,
 )
 
-__all__ = ("TaskOptions",)
+__all__ = ("OF_TASK", "TaskOptions")
+
+OF_TASK = ("version", "memo_ignore", "memo_key", "memo_lease")
+"""Options that only a task can have."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,16 @@ class TaskOptions:
         results: whether large results are stored by reference.
         threshold: bytes from which a value is stored.
         retention: seconds that stored values are held.
+        memo: seconds for which a result is returned to equal calls; True: as long as stored results
+            live; False: never.
+        version: of the task's code, for memo; by default a hash of it.
+        memo_ignore: names of parameters that don't count for memo, in addition to ``inline``.
+        memo_key: a function that takes a dict of arguments and returns what counts for memo instead
+            of them. Values that were sent by reference are Refs there.
+        memo_scope: only calls of one scope share results; ``"app"`` is that of the app.
+        memo_lease: seconds after which an equal call takes over from a worker that died.
+        wait: how a call waits for an equal one: ``"requeue"`` sends its message back,
+            ``"block"`` occupies the worker.
     """
 
     enabled: bool | None = None
@@ -37,6 +51,13 @@ class TaskOptions:
     results: bool | None = None
     threshold: int | None = None
     retention: float | None = None
+    memo: float | bool | None = None
+    version: str | None = None
+    memo_ignore: tuple[str, ...] | None = None
+    memo_key: Callable[[dict[str, Any]], Any] | None = None
+    memo_scope: str | None = None
+    memo_lease: float | None = None
+    wait: str | None = None
 
     def __post_init__(self) -> None:
         where = "option offload"
@@ -49,6 +70,31 @@ class TaskOptions:
             check_whole(where, self.threshold, "'threshold' is a number of bytes from 0")
         if self.retention is not None:
             check_seconds(where, self.retention)
+        self._check_memo(where)
+
+    def _check_memo(self, where: str) -> None:
+        if self.memo is not None and not isinstance(self.memo, bool):
+            check_seconds(where, self.memo, "'memo' is True, False, or")
+        if self.memo_lease is not None:
+            check_seconds(where, self.memo_lease, "'memo_lease'")
+        for name in ("version", "memo_scope"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                refuse(where, value, f"{name!r} is a string that isn't empty")
+        if self.memo_ignore is not None:
+            object.__setattr__(self, "memo_ignore", check_names(where, self.memo_ignore))
+        if self.memo_key is not None and not callable(self.memo_key):
+            refuse(where, self.memo_key, "'memo_key' is a function of a dict of arguments")
+        if self.wait is not None:
+            check_choice(f"{where}: 'wait'", self.wait, ("requeue", "block"))
+
+    def check_call(self, where: str) -> None:
+        """Raise ConfigurationError for an option that only a task can have."""
+        for name in OF_TASK:
+            if getattr(self, name) is not None:
+                raise ConfigurationError(
+                    f"{where}: a call can't have the option {name!r}: set it for the task"
+                )
 
     @classmethod
     def read(cls, value: Any, where: str) -> TaskOptions:
@@ -88,19 +134,24 @@ class TaskOptions:
         return replace(other, **own)
 
     def check_parameters(self, function: Callable[..., Any], task: str) -> None:
-        """Raise ConfigurationError for an inline name that isn't a parameter of *function*."""
-        if not self.inline or self.inline == ("*",):
+        """Raise ConfigurationError for a name, in ``inline`` or ``memo_ignore``, that isn't a
+        parameter of *function*.
+        """
+        inline = self.inline if self.inline != ("*",) else ()
+        named = {"inline": inline or (), "memo_ignore": self.memo_ignore or ()}
+        if not any(named.values()):
             return
         parameters = inspect.signature(function).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return
-        for name in self.inline:
-            if name not in parameters:
-                raise ConfigurationError(
-                    unknown_name(f"task {task!r}: inline argument {name!r}", name, parameters),
-                    task=task,
-                    argument=name,
-                )
+        for kind, names in named.items():
+            for name in names:
+                if name not in parameters:
+                    raise ConfigurationError(
+                        unknown_name(f"task {task!r}: {kind} argument {name!r}", name, parameters),
+                        task=task,
+                        argument=name,
+                    )
 
 
 _NO_OPTIONS = TaskOptions()

@@ -25,6 +25,8 @@ __all__ = (
     "AddsNumbers",
     "BlobInspection",
     "BlobPeek",
+    "Claim",
+    "ClaimsPointers",
     "HoldTracking",
     "KeepsFiles",
     "KeepsNamed",
@@ -184,6 +186,50 @@ class TagsWrites(Protocol):
         """Yield the names that are set, each with a tag that is new whenever its value is set.
 
         A few requests for thousands of names, where reading each value takes one.
+        """
+
+
+# -- for results that are computed once: read a pointer and take its lease at once
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What `ClaimsPointers.claim` found or took; exactly one of the three.
+
+    Attributes:
+        value: of the pointer.
+        fence: the fencing number of the lease, which the caller has now.
+        left: seconds until another owner's lease expires.
+    """
+
+    value: bytes | None = None
+    fence: int | None = None
+    left: float = 0.0
+
+
+@runtime_checkable
+class ClaimsPointers(Protocol):
+    """Leases that are taken and released in one round trip with the pointer of the same name.
+
+    Attributes:
+        can_claim: whether the server can do both at once.
+    """
+
+    @property
+    def can_claim(self) -> bool: ...
+
+    def claim(self, name: str, owner: str, ttl: float) -> Claim:
+        """Return the pointer *name* if it is set; otherwise take the lease *name* for *ttl*
+        seconds, unless another owner has it.
+        """
+
+    def settle(
+        self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
+    ) -> bool | None:
+        """Swap the pointer *name*, if *owner* has the lease, and then release the lease.
+
+        The pointer is unset after *ttl* seconds. Returns whether *owner* had the lease; None if it
+        has, but the pointer isn't as *expected*, so that nothing was done.
         """
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from offload.errors import StoreUnavailable
+from offload.stores.capabilities import Claim
 from offload.stores.checks import check_name, check_owner, check_value
 from offload.stores.protocols import LeaseInfo, SweepItem
 from offload.stores.redis.blobs import RedisBlobs, milliseconds
@@ -87,6 +88,29 @@ class RedisLeases:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._prefix = f"{client.prefix}:lease:"
+        self._pointers = f"{client.prefix}:pointer:"
+
+    @property
+    def can_claim(self) -> bool:
+        """Whether a script may have a lease and a pointer: not in a Cluster."""
+        return self._client.many_keys
+
+    def claim(self, name: str, owner: str, ttl: float) -> Claim:
+        keys = (self._pointers + check_name(name), self._prefix + name)
+        args = (check_owner(owner), milliseconds(ttl), REMEMBER)
+        answer = self._client.run_script(script("claim"), [(keys, args)])[0]
+        value, fence, left = (*answer, None, None)[:3]
+        return Claim(value, fence, (left or 0) / 1000)
+
+    def settle(
+        self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
+    ) -> bool | None:
+        keys = (self._pointers + check_name(name), self._prefix + name, self._released(name))
+        was = ("0", b"") if expected is None else ("1", expected)
+        now = (check_value(value), milliseconds(ttl))
+        args = (check_owner(owner), *was, *now, REMEMBER, _NOTICE)
+        done = self._client.run_script(script("settle"), [(keys, args)])[0]
+        return None if done < 0 else bool(done)
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:
         args = (check_owner(owner), milliseconds(ttl), REMEMBER)

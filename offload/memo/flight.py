@@ -1,0 +1,245 @@
+"""Single flight: of equal calls at the same time, one computes.
+
+A computation has the lease of its record. One thread in each process renews the leases of all
+computations that take longer than a third of theirs, so short ones cost nothing but the
+bookkeeping. A result is written by compare-and-swap, and only while its computation has the lease:
+a process that was stopped for too long doesn't replace what others have computed meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from offload.errors import StoreError
+from offload.forks import guard_forks
+from offload.locks import process_name
+from offload.stores.capabilities import ClaimsPointers, NotifiesRelease
+from offload.stores.processes import PerProcess
+from offload.stores.protocols import Store
+
+__all__ = ("Busy", "Computation", "Flights")
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 10  # to write a record that others change at the same time: forget, sweep
+_IDLE = 3600.0  # seconds that the thread waits while nothing is computed
+_FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.05, 1.0, 1.5  # seconds between attempts in `wait`
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Somebody else computes.
+
+    Attributes:
+        left: seconds until their lease expires, unless they renew it.
+    """
+
+    left: float
+
+
+@dataclass(eq=False)
+class Computation:
+    """A call that this process computes.
+
+    Attributes:
+        name: of its record, and of the lease.
+        fence: fencing number of the lease, greater than that of every earlier computation.
+        expected: what the record's pointer holds; None if it is unset.
+        lease: seconds that the lease lasts after a renewal.
+        due: when the lease is to be renewed, by the monotonic clock.
+        ended: whether its lease was released, or is lost.
+    """
+
+    name: str
+    owner: str
+    fence: int
+    expected: bytes | None
+    lease: float
+    due: float = field(default=math.inf)
+    ended: bool = False
+
+
+class Flights:
+    """Takes and renews the leases of computations, and writes their records.
+
+    Args:
+        is_valid: whether a record's pointer holds a valid record; others are computed anew.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        is_valid: Callable[[str, bytes], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._is_valid = is_valid
+        self._clock = clock
+        self._running = PerProcess(lambda: _Heartbeat(self.renew_due, clock), keep_inherited=True)
+
+    def claim(
+        self, name: str, lease: float, useless: bytes | None = None
+    ) -> bytes | Computation | Busy:
+        """Return the record *name*, or become the one who computes it for *lease* seconds.
+
+        Args:
+            useless: a record that doesn't count, as its result can't be read.
+
+        Raises StoreError (also ConfigurationError, for a store without leases).
+        """
+        owner = f"{process_name()}:{os.urandom(8).hex()}"
+        asked = self._clock()
+        try:
+            found = self._claim(name, owner, lease, useless)
+        except BaseException:  # also a time limit: the store may have granted the lease
+            with suppress(Exception):
+                self._store.leases.release(name, owner)
+            raise
+        if isinstance(found, Computation):
+            found.due = asked + lease / 3
+            self._running.get().add(found)
+        return found
+
+    def _claim(
+        self, name: str, owner: str, lease: float, useless: bytes | None
+    ) -> bytes | Computation | Busy:
+        leases, pointers = self._store.leases, self._store.pointers
+        if isinstance(leases, ClaimsPointers) and leases.can_claim:
+            claim = leases.claim(name, owner, lease)
+            if claim.fence is not None:
+                return Computation(name, owner, claim.fence, None, lease)
+            value = claim.value
+            if value is None:
+                return Busy(claim.left)
+        else:
+            value = pointers.read(name)
+        if value is not None and value != useless and self._is_valid(name, value):
+            return value
+        fence = leases.acquire(name, owner, lease)
+        if fence is None:
+            info = leases.read(name)
+            return Busy(info.ttl if info is not None else 0.0)
+        now = pointers.read(name)  # another process may have written it before we had the lease
+        if now is not None and now not in (value, useless) and self._is_valid(name, now):
+            leases.release(name, owner)
+            return now
+        return Computation(name, owner, fence, now, lease)
+
+    def settle(self, computation: Computation, value: bytes, ttl: float) -> bool:
+        """Write the record, to be kept for *ttl* seconds, and release the lease.
+
+        Returns False if the computation has lost its lease: another process may compute by now, or
+        an operator forgot the result. Raises StoreError.
+        """
+        leases = self._store.leases
+        for _ in range(_ATTEMPTS):
+            if isinstance(leases, ClaimsPointers) and leases.can_claim:
+                done = leases.settle(
+                    computation.name, computation.owner, computation.expected, value, ttl
+                )
+            else:
+                done = self._settle(computation, value)
+            if done is not None:
+                self._end(computation)
+                return done
+            computation.expected = self._store.pointers.read(computation.name)
+        return False
+
+    def _end(self, computation: Computation) -> None:
+        computation.ended = True
+        self._running.get().remove(computation)
+
+    def _settle(self, computation: Computation, value: bytes) -> bool | None:
+        leases, pointers = self._store.leases, self._store.pointers
+        name, owner = computation.name, computation.owner
+        if not leases.renew(name, owner, computation.lease):
+            return False
+        if not pointers.swap(name, computation.expected, value):
+            return None
+        if leases.release(name, owner):
+            return True
+        pointers.swap(name, value, None)  # forgotten in between, or we were stopped
+        return False
+
+    def abandon(self, computation: Computation) -> None:
+        """Release the lease without a record, unless it was settled. If that fails, it expires."""
+        if computation.ended:
+            return
+        self._end(computation)
+        with suppress(StoreError):
+            self._store.leases.release(computation.name, computation.owner)
+
+    def wait(self, name: str, busy: Busy, attempt: int) -> None:
+        """Wait in place for the *attempt*-th time (from 0) until it is worth claiming again.
+
+        On Redis, the end of the computation ends the wait at once.
+        """
+        pause = min(_FIRST_PAUSE * _FACTOR ** min(attempt, 20), _LONGEST_PAUSE)
+        leases = self._store.leases
+        if isinstance(leases, NotifiesRelease):
+            leases.wait_for_release(name, min(busy.left, _LONGEST_PAUSE))
+            leases.notify(name)  # a release wakes only one who waits
+        else:
+            time.sleep(min(pause, max(busy.left, _FIRST_PAUSE)))
+
+    def renew_due(self, running: list[Computation]) -> None:
+        """Renew the leases of *running* that are due. Never raises."""
+        for computation in running:
+            asked = self._clock()
+            if computation.due > asked:
+                continue
+            computation.due = asked + computation.lease / 3
+            try:
+                self._store.leases.renew(computation.name, computation.owner, computation.lease)
+            except Exception as exc:  # tolerated: `settle` finds out whether the lease is lost
+                logger.info("a computation's lease isn't renewed yet: %s", exc)
+
+
+class _Heartbeat:
+    """The computations of this process, and the thread that renews their leases."""
+
+    def __init__(
+        self, renew: Callable[[list[Computation]], None], clock: Callable[[], float]
+    ) -> None:
+        self._renew = renew
+        self._clock = clock
+        self._computations: dict[int, Computation] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._wakes = math.inf  # when the thread looks again, at the latest
+
+    def add(self, computation: Computation) -> None:
+        with self._changed:
+            self._computations[id(computation)] = computation
+            if self._thread is None:
+                guard_forks()
+                thread = threading.Thread(target=self._run, name="offload-memo", daemon=True)
+                with suppress(RuntimeError):  # no more threads: the next computation tries again
+                    thread.start()
+                    self._thread = thread
+            elif computation.due < self._wakes:
+                self._changed.notify()
+
+    def remove(self, computation: Computation) -> None:
+        with self._changed:
+            self._computations.pop(id(computation), None)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                now = self._clock()
+                due = min((each.due for each in self._computations.values()), default=math.inf)
+                if due > now:
+                    self._wakes = min(due, now + _IDLE)
+                    self._changed.wait(self._wakes - now)
+                    self._wakes = -math.inf
+                running = list(self._computations.values())
+            self._renew(running)

@@ -1,0 +1,229 @@
+"""`memoize`: remember the results of plain functions, under the rules of memo tasks."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from offload.classes.scope import Scope
+from offload.content.store import ContentStore
+from offload.errors import ConfigurationError
+from offload.memo.flight import Computation
+from offload.memo.keys import SCOPE, Function, NotRemembered
+from offload.memo.records import forget_record, forget_records, record_name
+from offload.memo.results import LEASE, Answer, Results, is_lasting
+from offload.metrics.counters import Counters
+from offload.serializers.choose import Registry
+from offload.settings import Settings
+from offload.settings.checks import check_seconds
+from offload.stores.checks import check_ttl
+from offload.stores.processes import PerProcess
+from offload.stores.protocols import Store
+
+__all__ = ("Memoized", "memoize", "remembering")
+
+T = TypeVar("T")
+
+_FOREVER = 10 * 365 * 86400.0  # seconds
+_GRACE = 300.0  # seconds that the blobs of a forgotten result live on
+
+
+def memoize(
+    store: Store,
+    ttl: float | None = None,
+    *,
+    version: str | None = None,
+    ignore: Iterable[str] = (),
+    key: Callable[[dict[str, Any]], Any] | None = None,
+    scope: str = SCOPE,
+    lease: float = LEASE,
+) -> Callable[[Callable[..., T]], Memoized[T]]:
+    """Return a decorator that remembers a function's results in *store*.
+
+    ::
+
+        @memoize(open_store("redis://localhost:6379/2"), ttl=3600)
+        def load(path): ...
+
+    Apps have `Offload.memoize`, which uses the app's store and settings.
+
+    Args:
+        ttl: seconds for which a result is returned to equal calls; None: ten years.
+        version: replaces the hash of the function's code.
+        ignore: names of parameters that don't count.
+        key: takes a dict of the arguments, and returns what counts instead of them; None if the
+            call isn't to be remembered.
+        scope: only functions in one scope share results.
+        lease: seconds after which another process takes over from one that died.
+
+    Equal calls in all processes compute once: the others wait for the result. An error in the store
+    never fails a call: it is computed.
+
+    Raises ConfigurationError for a wrong argument or a coroutine function.
+    """
+    contents = PerProcess(lambda: ContentStore(store, Registry(("json",)), Settings(), counters))
+    counters = Counters()
+    return remembering(
+        contents.get,
+        Results(contents.get, counters),
+        counters,
+        ttl=lambda: ttl or _FOREVER,
+        given_ttl=ttl,
+        code_scope=_own_module,
+        version=version,
+        ignore=ignore,
+        key=key,
+        scope=lambda: scope,
+        lease=lease,
+        grace=lambda: _GRACE,
+    )
+
+
+_SCOPE = Scope()
+
+
+def _own_module() -> Scope:
+    return _SCOPE
+
+
+def remembering(
+    content: Callable[[], ContentStore],
+    results: Results,
+    counters: Counters,
+    *,
+    ttl: Callable[[], float],
+    given_ttl: float | None,
+    code_scope: Callable[[], Scope],
+    version: str | None,
+    ignore: Iterable[str],
+    key: Callable[[dict[str, Any]], Any] | None,
+    scope: Callable[[], str],
+    lease: float,
+    grace: Callable[[], float],
+) -> Callable[[Callable[..., T]], Memoized[T]]:
+    """Return the decorator that `memoize` and `Offload.memoize` describe."""
+    if given_ttl is not None:
+        check_seconds("memoize", given_ttl, "'ttl'")
+    check_seconds("memoize", lease, "'lease'")
+
+    def decorate(function: Callable[..., T]) -> Memoized[T]:
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise ConfigurationError(
+                f"memoize: {function.__qualname__} returns a coroutine or a generator, which can't "
+                "be remembered"
+            )
+        name = f"{function.__module__}.{function.__qualname__}"
+        described = Function("function", name, function, version, frozenset(ignore), key)
+        missing = described.ignored - {*described.signature.parameters}
+        if missing:
+            raise ConfigurationError(f"memoize: {name} has no parameter {min(missing)!r}")
+        return Memoized(
+            described, content, results, counters, ttl, code_scope, scope, check_ttl(lease), grace
+        )
+
+    return decorate
+
+
+class Memoized(Generic[T]):
+    """A function whose results are remembered. Calling it computes, or returns a result."""
+
+    def __init__(
+        self,
+        function: Function,
+        content: Callable[[], ContentStore],
+        results: Results,
+        counters: Counters,
+        ttl: Callable[[], float],
+        code_scope: Callable[[], Scope],
+        scope: Callable[[], str],
+        lease: float,
+        grace: Callable[[], float],
+    ) -> None:
+        functools.update_wrapper(self, function.run)
+        self._function = function
+        self._content = content
+        self._results = results
+        self._counters = counters
+        self._ttl = ttl
+        self._code_scope = code_scope
+        self._scope = scope
+        self._lease = lease
+        self._grace = grace
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T:
+        """Return the result of an equal call, or compute it."""
+        run, name = self._function.run, self._function.name
+        with self._counters.about(name):
+            try:
+                found = self._results.find(
+                    self._name_of(args, kwargs), self._lease, block=True, read=True
+                )
+            except NotRemembered:
+                found = None
+            except Exception as exc:
+                self._results.uncached(name, exc)
+                found = None
+        if isinstance(found, Answer):
+            value: T = found.value
+            return value
+        if not isinstance(found, Computation):
+            computed: T = run(*args, **kwargs)
+            return computed
+        try:
+            begun = time.perf_counter()
+            result: T = run(*args, **kwargs)
+            self._remember(found, result, time.perf_counter() - begun)
+        finally:
+            self._results.flights.abandon(found)
+        return result
+
+    def _remember(self, computation: Computation, result: Any, seconds: float) -> None:
+        if not is_lasting(result):
+            return
+        name = self._function.name
+        with self._counters.about(name):
+            try:
+                self._results.remember(
+                    computation,
+                    result,
+                    task=name,
+                    scope=self._scope(),
+                    ttl=self._ttl(),
+                    seconds=seconds,
+                )
+            except Exception as exc:
+                self._results.uncached(name, exc)
+
+    def _name_of(self, args: Any, kwargs: Any) -> str:
+        key = self._results.key_of(self._function, args, kwargs, scope=self._code_scope())
+        return record_name(self._function.name, self._scope(), key)
+
+    def forget(self, *args: Any, **kwargs: Any) -> bool:
+        """Forget the result of a call with these arguments; return whether there was one.
+
+        Raises TypeError, SerializationError, StoreUnavailable, or StoreError.
+        """
+        try:
+            name = self._name_of(args, kwargs)
+        except NotRemembered:
+            return False
+        return forget_record(self._content(), name, self._grace())
+
+    def forget_all(self) -> int:
+        """Forget all results of this function, in all scopes; return how many there were.
+
+        Raises StoreUnavailable or StoreError.
+        """
+        return forget_records(self._content(), self._function.name, self._grace())
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Refuse to become a method: the instance would be an argument."""
+        if instance is None:
+            return self
+        raise ConfigurationError(
+            f"memoize: {self._function.name} is called as a method; memoize functions, and pass "
+            "them what they need of the instance"
+        )

@@ -1,0 +1,217 @@
+"""Keys of calls: which calls are equal.
+
+The key of a call is a BLAKE3 hash over the name and the code of its function, and over the name and
+the content of each of its arguments. References carry digests of their content, so that no argument
+is read. Other arguments are serialized as they would be to be stored, and hashed; a value has the
+same digest in both cases, except for some that JSON can't carry as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from blake3 import blake3
+
+from offload.classes.hashing.identity import identify
+from offload.classes.scope import Scope
+from offload.content.manifest import pack
+from offload.digest import digest_of
+from offload.errors import OffloadError
+from offload.ref import Ref, no_refs_within
+from offload.serializers.choose import Registry
+
+__all__ = ("SCOPE", "Function", "NotRemembered", "digest_of_value")
+
+SCOPE = "app"
+"""The scope of a task or function that names none."""
+
+_DIGITS = 40  # of a key
+_DEEPEST = 100  # levels of containers in which references are searched for
+_VERSION = b"offload memo 1"
+_CONTAINERS = (list, tuple, dict)
+
+
+class NotRemembered(Exception):
+    """The user's key function returned None: this call isn't remembered."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A task's function, or a plain one, whose results are remembered.
+
+    Attributes:
+        kind: ``task`` or ``function``.
+        name: of the task; of a function, its module and qualified name.
+        run: the function that computes.
+        version: replaces the hash of the code; None: use the hash.
+        ignored: names of parameters that don't count.
+        key: the user's function that returns what counts instead of the arguments.
+        context: what else must be equal, such as the serializer of the result.
+    """
+
+    kind: str
+    name: str
+    run: Callable[..., Any]
+    version: str | None = None
+    ignored: frozenset[str] = frozenset()
+    key: Callable[[dict[str, Any]], Any] | None = None
+    context: str = ""
+    _code: _Code = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_code", _Code(self.run))
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The parameters, without the instance that a method is bound to."""
+        return inspect.signature(self.run)
+
+    def code(self, scope: Scope) -> str:
+        """Return the version, or the hash of the function and of what ships with it.
+
+        It is computed once per process and *scope*. Raises SerializationError or TypeError for a
+        function that can't be hashed.
+        """
+        return f"version {self.version}" if self.version is not None else self._code.hash(scope)
+
+    def key_of(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        serializers: Registry,
+        scope: Scope,
+        chunk_size: int | None = None,
+        refs: bool = True,
+    ) -> str:
+        """Return the key of a call.
+
+        Args:
+            args, kwargs: the arguments; references in place of values count as their values.
+            serializers: serialize the other values, to hash them.
+            scope: the modules whose code counts.
+            chunk_size: most bytes of a chunk in the store, where large values are cut.
+            refs: whether there may be references in containers.
+
+        Raises:
+            NotRemembered: the key function returned None.
+            TypeError: the arguments don't fit the parameters, or the code can't be hashed.
+            SerializationError: an argument can't be serialized, or the code can't be hashed.
+            Exception: what the key function raises.
+        """
+        found = blake3(_VERSION)
+        for part in (self.kind, self.name, self.code(scope), self.context):
+            _write(found, part.encode("utf-8", "surrogatepass"))
+        digest = functools.partial(
+            digest_of_value, serializers=serializers, chunk_size=chunk_size, refs=refs
+        )
+        bound = self.signature.bind(*args, **kwargs)
+        if self.key is not None:
+            bound.apply_defaults()
+            value = self.key(dict(bound.arguments))
+            if value is None:
+                raise NotRemembered
+            _write(found, digest(value))
+            return found.hexdigest()[:_DIGITS]
+        given = frozenset(bound.arguments)
+        bound.apply_defaults()
+        for name, value in self._counted(bound.arguments):
+            try:
+                content = digest(value)
+            except OffloadError:
+                if name in given or name not in bound.arguments:
+                    raise
+                content = b"default"  # part of the code
+            _write(found, name.encode("utf-8", "surrogatepass"))
+            _write(found, content)
+        return found.hexdigest()[:_DIGITS]
+
+    def _counted(self, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Yield name and value of each argument that counts, in an order of their own."""
+        for name, parameter in self.signature.parameters.items():
+            if name in self.ignored:
+                continue
+            value = arguments[name]
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                for i, item in enumerate(value):
+                    yield f"*{name}[{i}]", item
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                for key in sorted(value):
+                    if key not in self.ignored:
+                        yield f"**{name}[{key}]", value[key]
+            else:
+                yield name, value
+
+
+def _write(found: Any, part: bytes) -> None:
+    found.update(len(part).to_bytes(8, "little"))
+    found.update(part)
+
+
+class _Code:
+    """The hash of a function's code, computed once per process and scope."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+        self._known: tuple[Scope, str | Exception] | None = None
+
+    def hash(self, scope: Scope) -> str:
+        known = self._known
+        if known is None or known[0] is not scope:
+            known = self._known = (scope, self._compute(scope))
+        if isinstance(known[1], Exception):
+            raise known[1]
+        return known[1]
+
+    def _compute(self, scope: Scope) -> str | Exception:
+        function = getattr(self._run, "__func__", self._run)
+        try:
+            return identify(function, scope).hash
+        except Exception as exc:
+            return exc.with_traceback(None)
+
+
+# -- contents
+
+
+def digest_of_value(
+    value: Any, *, serializers: Registry, chunk_size: int | None = None, refs: bool = True
+) -> bytes:
+    """Return the digest of a value's content; a reference has that of the value it stands for.
+
+    Raises SerializationError for a value that can't be serialized.
+    """
+    if isinstance(value, Ref):
+        if value.is_local:
+            value = value.get()
+        elif value.digest is not None:
+            return str(value.digest).encode()
+        else:
+            return str(digest_of([value.data or b""])).encode()
+    if refs and type(value) in _CONTAINERS and _holds_ref(value):
+        found = blake3(type(value).__name__.encode())
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            each = functools.partial(
+                digest_of_value, serializers=serializers, chunk_size=chunk_size
+            )
+            _write(found, each(key))
+            _write(found, each(item))
+        return found.digest()
+    with no_refs_within():
+        payload = serializers.encode_exactly(value)
+    return str(pack(payload, limit=chunk_size).digest).encode()
+
+
+def _holds_ref(value: Any, depth: int = _DEEPEST) -> bool:
+    items = value.values() if type(value) is dict else value
+    return any(
+        isinstance(item, Ref)
+        or (depth and type(item) in _CONTAINERS and _holds_ref(item, depth - 1))
+        for item in items
+    )

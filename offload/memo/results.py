@@ -1,0 +1,237 @@
+"""Find the result of an equal call, wait for it, or compute it and remember it.
+
+Whatever fails here, the function runs as it would without memo: errors are counted, and logged once
+for each task or function.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from offload.content.holds import Hold
+from offload.content.store import ContentStore
+from offload.errors import OffloadError, SerializationError
+from offload.memo.flight import Busy, Computation, Flights
+from offload.memo.keys import Function
+from offload.memo.records import (
+    Record,
+    read_record,
+    record_holder,
+    release_record,
+    write_record,
+)
+from offload.metrics.counters import Counters
+from offload.ref import Ref
+from offload.stores.capabilities import chunk_size_of
+
+__all__ = ("LEASE", "Answer", "Results", "is_lasting")
+
+logger = logging.getLogger(__name__)
+
+LEASE = 30.0
+"""Seconds after which another process takes over from one that died while it computed."""
+
+_INLINE = 32 * 1024  # bytes up to which a result is kept in its record
+_GRACE = 300.0  # seconds that the blobs of a result that isn't remembered live on
+_LOGGED = 10_000  # tasks and functions whose errors were logged
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A remembered result.
+
+    Attributes:
+        value: the result; its reference if it was not to be read.
+        ref: its reference.
+        record: what it is from.
+        stored: the value of the record's pointer.
+    """
+
+    value: Any
+    ref: Ref[Any]
+    record: Record
+    stored: bytes
+
+
+class Results:
+    """The results that one app, or the users of one store, remember.
+
+    Args:
+        content: returns this process's content store.
+    """
+
+    def __init__(self, content: Callable[[], ContentStore], counters: Counters) -> None:
+        self._content = content
+        self._counters = counters
+        self._flights: Flights | None = None
+        self._logged: set[str] = set()
+
+    @property
+    def flights(self) -> Flights:
+        """The computations of this process. Raises ConfigurationError without a store."""
+        if self._flights is None:
+            self._flights = Flights(self._content().store, self._is_valid)
+        return self._flights
+
+    def key_of(self, function: Function, args: Any, kwargs: Any, **more: Any) -> str:
+        """Return the key of a call; see `Function.key_of`."""
+        content = self._content()
+        return function.key_of(
+            args,
+            kwargs,
+            serializers=content.serializers,
+            chunk_size=chunk_size_of(content.store),
+            **more,
+        )
+
+    def find(
+        self, name: str, lease: float, *, block: bool, read: bool
+    ) -> Answer | Computation | Busy:
+        """Return the result in the record *name*, or become the one who computes it.
+
+        Args:
+            lease: seconds after which others take over if this process dies.
+            block: wait while another process computes, instead of returning Busy.
+            read: read a large result, instead of returning its reference.
+
+        Raises OffloadError if the store can't tell.
+        """
+        useless: bytes | None = None
+        attempt = 0
+        while True:
+            found = self.flights.claim(name, lease, useless)
+            if isinstance(found, Computation):
+                self._counters.add(memo_misses=1)
+                return found
+            if isinstance(found, Busy):
+                if not block:
+                    return found
+                if not attempt:
+                    self._counters.add(memo_waits=1)
+                self.flights.wait(name, found, attempt)
+                attempt += 1
+                continue
+            answer = self._answer(name, found, read=read)
+            if answer is not None:
+                saved = max(int(answer.record.seconds * 1000), 0)
+                self._counters.add(memo_hits=1, memo_milliseconds_saved=saved)
+                return answer
+            useless = found
+
+    def _answer(self, name: str, stored: bytes, *, read: bool) -> Answer | None:
+        """Return the result in a valid record; None if it can't be read."""
+        content = self._content()
+        record = read_record(name, stored, content.signing.keys)
+        if record is None:
+            return None
+        try:
+            ref: Ref[Any] = content.open(record.ref)
+            value = ref.get() if read or ref.data is not None else ref
+        except OffloadError as exc:
+            logger.warning("%s is computed again: its result can't be read: %s", record.task, exc)
+            return None
+        return Answer(value, ref, record, stored)
+
+    def _is_valid(self, name: str, stored: bytes) -> bool:
+        content = self._content()
+        record = read_record(name, stored, content.signing.keys)
+        if record is None and content.signing.refresh(1.0):
+            record = read_record(name, stored, content.signing.keys)
+        if record is None:
+            self._counters.add(refs_refused=1)
+            logger.warning(
+                "the remembered result %s in %s was altered, or signed with another key: it is "
+                "computed again",
+                name,
+                content.store.url,
+            )
+            return False
+        return record.until > content.now()
+
+    def remember(
+        self,
+        computation: Computation,
+        result: Any,
+        *,
+        task: str,
+        scope: str,
+        ttl: float,
+        seconds: float,
+        known: Ref[Any] | None = None,
+        serializer: str = "",
+    ) -> None:
+        """Write the record of a computation, and end it.
+
+        Args:
+            ttl: seconds for which to remember it.
+            seconds: how long the computation took.
+            known: the reference of the result, if it is stored.
+            serializer: Celery's serializer of results, by which a large one is stored; empty: it
+                must come back exactly as it is.
+
+        Raises OffloadError, and what serializing the result raises; then nothing is remembered.
+        """
+        content = self._content()
+        holder = record_holder(computation.name, computation.fence)
+        ref = self._stored(result, known, Hold(ttl, holder), serializer)
+        now = content.now()
+        record = Record(
+            name=computation.name,
+            task=task,
+            scope=scope,
+            ref=ref.wire,
+            seconds=round(seconds, 6),
+            fence=computation.fence,
+            created=now,
+            until=now + ttl,
+        )
+        value = write_record(record, content.signing.keys)
+        if not self.flights.settle(computation, value, ttl):
+            self._counters.add(memo_fenced=1)
+            release_record(content, record, _GRACE)
+
+    def _stored(self, result: Any, known: Ref[Any] | None, hold: Hold, serializer: str) -> Ref[Any]:
+        """Return a reference to the result, which *hold* keeps or which contains it."""
+        content = self._content()
+        if isinstance(result, Ref) and known is None:
+            known = content.opened(result)
+        if known is not None:
+            content.holds.add([known], hold)
+            return known
+        try:
+            payload = content.serializers.encode_exactly(result)
+        except SerializationError:
+            if not serializer:
+                raise
+            payload = content.serializers.encode(result, serializer)  # as it arrives by Celery
+        if payload.size <= _INLINE:
+            return content.writer.embed(payload)
+        if serializer:
+            payload = content.writer.serialize(result, serializer)
+        return content.writer.put_payload(payload, hold=hold)
+
+    def forget(self, answer: Answer) -> None:
+        """Forget a result whose blobs are missing."""
+        self._content().store.pointers.swap(answer.record.name, answer.stored, None)
+
+    def uncached(self, name: str, error: BaseException) -> None:
+        """Count a call that can't be looked up or remembered, and log the first of each *name*."""
+        self._counters.add(memo_uncached=1)
+        if name not in self._logged and len(self._logged) < _LOGGED:
+            self._logged.add(name)
+            logger.warning(
+                "%s runs without memo: %s: %s; further such calls are only counted",
+                name,
+                type(error).__name__,
+                error if isinstance(error, (OffloadError, TypeError)) else "see its traceback",
+                exc_info=None if isinstance(error, OffloadError) else error,
+            )
+
+
+def is_lasting(result: Any) -> bool:
+    """Return whether a result can be remembered: it isn't used up by reading it once."""
+    return not (inspect.isawaitable(result) or isinstance(result, Iterator))

@@ -1,0 +1,34 @@
+-- Write a pointer and release the lease of the same name.
+--
+-- KEYS[1]  the pointer
+-- KEYS[2]  the lease: a hash of owner, fence, and until (milliseconds, server's clock)
+-- KEYS[3]  a list that has one element after a release, for one client that waits (BLPOP)
+-- ARGV[1]  owner
+-- ARGV[2]  '1' if the pointer is expected to be set, '0' if unset
+-- ARGV[3]  its expected value (if set)
+-- ARGV[4]  its new value
+-- ARGV[5]  milliseconds until it expires
+-- ARGV[6]  milliseconds to remember the fencing number
+-- ARGV[7]  milliseconds until the list's element expires, as nobody may be waiting
+-- returns  1 if done, 0 if the owner doesn't have the lease (any longer), -1 if the pointer was not
+--          as expected
+--
+-- Why a script: an owner that lost the lease must not write.
+
+local time = redis.call('TIME')
+local now = math.floor((time[1] * 1000000 + time[2]) / 1000)
+local lease = redis.call('HMGET', KEYS[2], 'owner', 'until')
+if lease[1] ~= ARGV[1] or tonumber(lease[2]) <= now then
+  return 0
+end
+if redis.call('GET', KEYS[1]) ~= (ARGV[2] == '1' and ARGV[3]) then
+  return -1
+end
+redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+redis.call('HSET', KEYS[2], 'until', string.format('%.0f', now))
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  redis.call('RPUSH', KEYS[3], '1')
+end
+redis.call('PEXPIRE', KEYS[3], ARGV[7])
+return 1
