@@ -82,7 +82,8 @@ class TaskOptions:
             if value is not None and not (isinstance(value, str) and value):
                 refuse(where, value, f"{name!r} is a string that isn't empty")
         if self.memo_ignore is not None:
-            object.__setattr__(self, "memo_ignore", check_names(where, self.memo_ignore))
+            names = check_names(f"{where}: 'memo_ignore'", self.memo_ignore)
+            object.__setattr__(self, "memo_ignore", names)
         if self.memo_key is not None and not callable(self.memo_key):
             refuse(where, self.memo_key, "'memo_key' is a function of a dict of arguments")
         if self.wait is not None:

@@ -1,0 +1,217 @@
+"""Which calls of a function are equal."""
+
+from __future__ import annotations
+
+import types
+from datetime import datetime
+from functools import partial
+
+import numpy as np
+import pytest
+
+from offload.classes.scope import Scope
+from offload.content.holds import Hold
+from offload.errors import SerializationError
+from offload.memo.keys import Function, NotRemembered, digest_of_value
+from offload.stores.memory import MemoryStore
+from tests.support.content import make_content
+
+SCOPE = Scope()
+
+
+@pytest.fixture
+def content():
+    return make_content(MemoryStore("keys"))
+
+
+@pytest.fixture
+def key(content):
+    """Return the key of a call of *function*, or of `given`."""
+
+    def key(*args, function=None, **kwargs):
+        function = function or Function("task", "given", given)
+        return function.key_of(args, kwargs, serializers=content.serializers, scope=SCOPE)
+
+    return key
+
+
+def given(a, b=(1, 2), *more, c=None, **others):
+    """Take every kind of argument."""
+
+
+def test_how_an_argument_is_passed_does_not_count(key):
+    """Arguments passed by position, by keyword, or as a default make equal calls."""
+    keys = {key(1), key(a=1), key(1, (1, 2)), key(a=1, b=(1, 2)), key(1, c=None)}
+    assert len(keys) == 1
+    assert key(1, x=1, y=2) == key(1, y=2, x=1)
+
+
+VALUES = (
+    *(1, True, 1.0, "1", b"1", None, [1], (1,), [True], {"a": 1}, {"a": 1.0}, {"1": 1}, {1: 1}),
+    *(0.0, -0.0, float("nan"), float("inf"), 2**70, "", [], {}, (), [[]], "None", {1}),
+    *({"a": 1, "b": 2}, {"b": 2, "a": 1}, datetime(2026, 1, 1), "2026-01-01T00:00:00", "\ud800"),
+    *(np.zeros(2), np.zeros(2, "f4"), np.zeros((2, 1)), np.zeros(3), [0.0, 0.0], 0j),
+)
+
+
+def test_different_values_are_different_arguments(key):
+    """Values that differ in type or content, even if they compare equal, make different calls."""
+    keys = [key(value) for value in VALUES]
+    assert len(set(keys)) == len(VALUES)
+    assert keys == [key(value) for value in VALUES]
+
+
+def test_arguments_are_not_confused(key):
+    """What is passed to one parameter doesn't count as passed to another."""
+    calls = (
+        key(1, 2),
+        key(2, 1),
+        key(1, 2, 3),
+        key(1, 2, c=3),
+        key(1, 2, 3, 4),
+        key(1, 2, (3, 4)),
+        key(1, 2, d=3),
+        key(1, 2, e=3),
+        key(1, [2]),
+        key([1], 2),
+    )
+    assert len(set(calls)) == len(calls)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ([1, 2.5, {"a": None}], "text", b"bytes", np.arange(100), {"rows": list(range(1000))}, "x" * 9),
+)
+def test_a_reference_counts_as_its_value(key, content, value):
+    """A value has one key in the message, by reference, and inside its reference."""
+    ref = content.writer.put(value, celery_serializer="json", hold=Hold(60))
+    inside = content.writer.inline_ref(content.writer.serialize(value, "json"))
+    assert inside.digest is None
+    assert key(ref) == key(inside) == key(value)
+
+
+def test_references_within_containers_count(key, content):
+    """Containers that hold references are equal if the containers and the contents are."""
+    one, again, two = (
+        content.writer.put(value, celery_serializer="json", hold=Hold(60))
+        for value in ([1] * 9, [1] * 9, [2] * 9)
+    )
+    assert key([one, {"x": two}]) == key([again, {"x": two}])
+    made = (
+        key([one, {"x": two}]),
+        key([two, {"x": one}]),
+        key([one, two]),
+        key((one, two)),
+        key([[one, two]]),
+        key([one, {"y": two}]),
+        key([one], [two]),
+        key({"x": one}, two),
+    )
+    assert len(set(made)) == len(made)
+
+
+def test_large_values_have_the_digest_they_are_stored_by(content):
+    """A value that is cut into chunks has the digest of its reference."""
+    value = np.arange(500_000)
+    ref = content.writer.put(value, celery_serializer="json", hold=Hold(60))
+    digest = partial(digest_of_value, serializers=content.serializers)
+    assert digest(value) == digest(ref)
+
+
+def test_ignored_parameters_do_not_count(key):
+    """Parameters that are ignored don't count, whatever is passed to them."""
+    function = Function("task", "given", given, ignored=frozenset({"c", "trace"}))
+    assert key(1, function=function) == key(1, c=object(), trace=object(), function=function)
+    assert key(1, function=function) != key(2, function=function)
+
+
+def test_a_key_function_replaces_the_arguments(key):
+    """Only what the key function returns counts; for None, the call isn't remembered."""
+    seen = []
+
+    def by_a(arguments):
+        seen.append(arguments)
+        return arguments["a"]
+
+    function = Function("task", "given", given, key=by_a)
+    assert key(1, 2, function=function) == key(1, b=3, x=object(), function=function)
+    assert key(1, function=function) != key(2, function=function)
+    assert seen[0] == {"a": 1, "b": 2, "more": (), "c": None, "others": {}}
+    with pytest.raises(NotRemembered):
+        key(None, function=function)
+
+
+def test_name_kind_version_and_context_count(key):
+    """The same arguments of another function, version, or serializer make another call."""
+    made = (
+        Function("task", "given", given),
+        Function("function", "given", given),
+        Function("task", "given2", given),
+        Function("task", "given", given, version="1"),
+        Function("task", "given", given, version="2"),
+        Function("task", "given", given, context="pickle"),
+    )
+    assert len({key(1, function=each) for each in made}) == len(made)
+
+
+def load(source):
+    """Return the function ``task`` of a module with this *source*."""
+    module = types.ModuleType("shop")
+    exec(source, vars(module))
+    return module.task
+
+
+SOURCE = """
+LIMIT = 10
+def helper(x):
+    return x + 1
+def task(x):
+    return min(helper(x), LIMIT)
+"""
+
+
+@pytest.mark.parametrize(
+    "change", (("x + 1", "x + 2"), ("LIMIT = 10", "LIMIT = 11"), ("min(", "max("))
+)
+def test_changed_code_makes_other_calls(key, change):
+    """A change of the function, of a helper, or of a global counts, unless a version is set."""
+    for version in (None, "2"):
+        before, same, after = (
+            Function("task", "task", load(source), version)
+            for source in (SOURCE, "\n# a comment\n" + SOURCE, SOURCE.replace(*change))
+        )
+        assert key(1, function=before) == key(1, function=same)
+        assert (key(1, function=before) == key(1, function=after)) is (version == "2")
+
+
+def test_what_cannot_be_hashed_is_refused(key):
+    """An argument that can't be serialized, arguments that don't fit, and code without content
+    raise; a default that can't be serialized is part of the code.
+    """
+    for value in (object(), lambda: None, [object()], (each for each in ())):
+        with pytest.raises(SerializationError):
+            key(value)
+    with pytest.raises(TypeError):
+        key()
+    with pytest.raises(TypeError):
+        key(1, function=Function("task", "abs", abs))
+
+    nothing = object()
+
+    def optional(a, b=nothing):
+        pass
+
+    function = Function("task", "optional", optional, "1")
+    assert key(1, function=function) == key(1, function=function)
+    with pytest.raises(SerializationError):
+        key(1, nothing, function=function)
+
+
+def test_hashing_changes_no_value(key):
+    """Computing a key leaves the arguments as they are."""
+    array = np.arange(10)
+    value = {"array": array, "rows": [[1], (2,)]}
+    before = repr(value)
+    key(value)
+    assert repr(value) == before
+    assert value["array"] is array
