@@ -17,7 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from offload.classes.hashing.identity import identify
+from offload.classes.hashing import identify
 from offload.classes.scope import Scope
 from offload.content.manifest import pack
 from offload.digest import digest_of
