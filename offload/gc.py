@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from itertools import chain
 from typing import Any
 
+from offload.catalog.lifetime import named_blobs, sweep_holds
 from offload.errors import ConfigurationError, OffloadError, StoreError
 from offload.locks import Lock, process_name
 from offload.memo.records import sweep_records
 from offload.metrics.storage import sweep_sums
-from offload.stores.capabilities import KeepsNamed, Named
+from offload.stores.capabilities import KeepsNamed
 from offload.stores.protocols import Store, SweepItem
 
 __all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")
@@ -100,7 +101,6 @@ def sweep(
     *,
     dry_run: bool = False,
     seen: Callable[[SweepItem], None] | None = None,
-    named: Named | None = None,
 ) -> SweepReport:
     """Delete what has expired in *store*, and return the totals.
 
@@ -111,8 +111,6 @@ def sweep(
     Args:
         dry_run: delete nothing, only report.
         seen: called with each item as it is deleted.
-        named: which blobs something names. Without it, a store without holds keeps all that
-            was ever held `FOREVER`, such as what a catalog names or named.
 
     Raises:
         ConfigurationError: the store can't be swept safely; the message says what to do.
@@ -128,11 +126,8 @@ def sweep(
             _note(store, by=process_name(), began=time.time())
         sums = sweep_sums(store, dry_run=dry_run)
         records = sweep_records(store, time.time, dry_run=dry_run)
-        if named is not None and isinstance(store, KeepsNamed):
-            found = store.sweep_unnamed(named, dry_run=dry_run)
-        else:
-            found = store.sweep(dry_run=dry_run)
-        for item in chain(sums, records, found):
+        holds = sweep_holds(store, dry_run=dry_run)
+        for item in chain(sums, records, holds, _sweep(store, dry_run=dry_run)):
             report.add(item)
             if seen is not None:
                 seen(item)
@@ -140,6 +135,13 @@ def sweep(
             _note(store, ended=time.time())
     report.seconds = time.monotonic() - began
     return report
+
+
+def _sweep(store: Store, *, dry_run: bool) -> Iterator[SweepItem]:
+    """Sweep *store*; what a catalog names stays."""
+    if isinstance(store, KeepsNamed):
+        return store.sweep_unnamed(lambda asked: named_blobs(store, asked), dry_run=dry_run)
+    return store.sweep(dry_run=dry_run)
 
 
 def last_sweep(store: Store) -> LastSweep | None:

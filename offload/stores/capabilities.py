@@ -108,6 +108,12 @@ class HoldTracking(Protocol):
         Few round trips for any number of digests.
         """
 
+    def long_holds(self, least: float) -> Iterator[tuple[Digest, str, float]]:
+        """Yield each hold that lasts at least *least* more seconds: blob, holder, seconds left.
+
+        Also of blobs that don't exist. Concurrent changes may be missed.
+        """
+
     def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
         """Delete the blobs that have no holder and aren't being stored; return the others.
 

@@ -236,6 +236,17 @@ class MemoryBlobs:
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         return {d for d in digests if any(names_holder(h, name) for h in self.holders(d))}
 
+    def long_holds(self, least: float) -> Iterator[tuple[Digest, str, float]]:
+        with self._state.lock:
+            now, digests = self._state.now(), list(self._state.holds)
+            found = [
+                (digest, holder, until - now)
+                for digest in digests
+                for holder, until in self._state.holders(digest).items()
+                if until - now >= least
+            ]
+        return iter(found)
+
     def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
         state, now = self._state, self._state.now()
         stay: set[Digest] = set()

@@ -76,7 +76,7 @@ class SweepItem:
     """Something that a sweep deleted, or would delete.
 
     Attributes:
-        kind: ``blob``, ``pointer``, ``lease``, or ``file`` (left by a killed writer).
+        kind: ``blob``, ``hold``, ``pointer``, ``lease``, or ``file`` (left by a killed writer).
         name: its digest or name.
         size: stored bytes.
         why: the reason, for people.

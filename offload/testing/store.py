@@ -27,6 +27,7 @@ from offload.errors import BlobMissing, IntegrityError
 from offload.stores import BlobInfo, Parts, Store
 from offload.stores.capabilities import BlobInspection, HoldTracking, hold_tracking_of
 from offload.stores.checks import MAX_POINTER
+from offload.stores.protocols import FOREVER
 
 __all__ = ("FakeClock", "StoreSuite", "blob", "blobs", "swept")
 
@@ -432,6 +433,23 @@ class HoldTests:
         assert store.blobs.hold([free, held], HOUR, "task:3") == {free}
         store.blobs.put({free: many[free]}, HOUR)
         assert contents(store, [free]) == many[free]
+
+    def test_long_holds_are_listed(self, store: Store) -> None:
+        """Stores that track holds list those that last longer than a given time."""
+        account = _tracking(store)
+        one, two = many = blobs(2)
+        store.blobs.put(many, HOUR)
+        store.blobs.hold([one, two], FOREVER, "catalog:1")
+        store.blobs.hold([one], HOUR, "task:1")
+        store.blobs.hold([two], HOUR * 30, "task:2")
+
+        def listed(least: float) -> set[tuple[Digest, str]]:
+            return {(d, holder) for d, holder, _ in account.long_holds(least) if d in many}
+
+        assert listed(HOUR * 100) == {(one, "catalog:1"), (two, "catalog:1")}
+        assert listed(HOUR * 20) == {(one, "catalog:1"), (two, "catalog:1"), (two, "task:2")}
+        store.blobs.release([one, two], "catalog:1", 1)
+        assert listed(HOUR * 20) == {(two, "task:2")}
 
     def test_a_dry_sweep_removes_nothing(self, store: Store) -> None:
         """A sweep neither reports nor deletes live blobs; a dry one deletes nothing."""

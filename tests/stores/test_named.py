@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from offload.digest import digest_of
 from offload.errors import StoreUnavailable
-from offload.gc import sweep
 from offload.stores import open_store
 from offload.stores.capabilities import KeepsNamed
 from offload.stores.file import FileStore
@@ -134,18 +133,6 @@ def test_names_that_cannot_be_read_end_the_sweep(store, clock):
     with pytest.raises(StoreUnavailable):
         list(store.sweep_unnamed(named))
     assert contents(store, [digest]) == [content]
-
-
-def test_the_gc_asks_what_is_named(store, clock):
-    """`gc.sweep` deletes unnamed blobs only if it is told what is named."""
-    first, other = blobs(1), blobs(1)
-    store.blobs.put({**first, **other}, FOREVER)
-    clock.advance(UNNAMED * 2)
-    assert sweep(store).count == 0
-    assert sweep(store, named=lambda _: set(first), dry_run=True).count == 1
-    assert sweep(store, named=lambda _: set(first)).count == 1
-    assert store.blobs.hold([*first, *other], 1) >= set(other)
-    assert contents(store, list(first)) == [b"".join(parts) for parts in first.values()]
 
 
 def test_who_can_keep_named_blobs(store, tmp_path):

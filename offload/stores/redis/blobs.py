@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import StoreError
@@ -27,6 +27,8 @@ from offload.stores.protocols import PUT, BlobInfo, Parts
 from offload.stores.redis.client import Bulk, RedisClient, escaped, script
 
 __all__ = ("BlobScripts", "RedisBlobs", "milliseconds")
+
+T = TypeVar("T")
 
 WINDOW = 17 << 20
 """Bytes per round trip, up or down (or one blob, if that is more)."""
@@ -108,6 +110,20 @@ class RedisBlobs:
                     else:
                         cursors[digest] = cursor
         return found
+
+    def long_holds(self, least: float) -> Iterator[tuple[Digest, str, float]]:
+        (time,) = self._client.run([("TIME",)])
+        now = _seconds_of(time)
+        score = f"{(now + least) * 1000:.0f}"
+        prefix = f"{self._client.prefix}:holds:{{"
+        for keys in self._client.keys(prefix, kind="zset"):
+            for batch in _batches(keys, BATCH):
+                ranges = [("ZRANGEBYSCORE", key, score, "+inf", "WITHSCORES") for key in batch]
+                for key, answer in zip(batch, self._client.run(ranges), strict=True):
+                    with suppress(ValueError):  # others wrote the key
+                        digest = parse_digest(key[len(prefix) : -1])
+                        for holder, left in _live(answer, now).items():
+                            yield digest, holder, left
 
     def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
         return {d for d, stays in self._scripts.run("drop", digests).items() if stays}
@@ -309,5 +325,5 @@ def _per_round_trip(size: int) -> int:
     return min(max(WINDOW // max(size, 1), 1), MANY)
 
 
-def _batches(items: Sequence[Digest], size: int) -> list[Sequence[Digest]]:
+def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[at : at + size] for at in range(0, len(items), size)]

@@ -128,6 +128,23 @@ class SQLiteBlobs:
         holds = self._holds(digests)
         return {d for d, held in holds.items() if any(names_holder(h, name) for h in held)}
 
+    def long_holds(self, least: float) -> Iterator[tuple[Digest, str, float]]:
+        now = self._database.now()
+        last = (now + least, "", "")
+        while True:
+            with self._database.reading() as connection:
+                rows = connection.execute(
+                    "SELECT until, digest, holder FROM hold"
+                    " WHERE (until, digest, holder) > (?, ?, ?)"
+                    " ORDER BY until, digest, holder LIMIT ?",
+                    (*last, _SCANNED),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1]
+            for until, digest, holder in rows:
+                yield digest, holder, until - now
+
     def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
         stay: set[Digest] = set()
         with self._database.writing() as connection:

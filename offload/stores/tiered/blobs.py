@@ -86,6 +86,9 @@ class TieredBlobs:
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
         return self._holds().held_by(digests, name)
 
+    def long_holds(self, least: float) -> Iterator[tuple[Digest, str, float]]:
+        return self._holds().long_holds(least)
+
     def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
         return self._holds().delete_unheld(digests)
 
