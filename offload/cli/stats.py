@@ -201,7 +201,7 @@ def _describe(total: Figures) -> dict[str, str]:
         texts["memo"] = (
             f"{number('memo_hits')} computations saved ({human_percent(total.memo_hit_ratio)} of "
             f"{total.memo_lookups:,} calls), {human_time_saved(total.memo_seconds_saved)}; "
-            f"calls put back to wait: {number('memo_waits')} times; "
+            f"waits: {number('memo_waits')}; "
             f"uncached: {number('memo_uncached')}; fenced off: {number('memo_fenced')}"
         )
     if total["observed_values"]:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from offload.cli import offload
 from offload.memo.records import Record, list_records, record_name, write_record
+from tests.support.memo_calls import call_memo_tasks
 from tests.support.round_trips import Wire
 from tests.support.wire import make_wire
 
@@ -180,3 +181,23 @@ def test_forgetting_asks_first(memo):
 def test_wrong_options_are_refused(memo, words, message):
     """Nothing, everything and something, or JSON with a prompt end with exit code 2."""
     assert message in memo("forget", *words, code=2)
+
+
+def test_real_calls_are_listed_and_computed_again(memo, monkeypatch):
+    """The list has the results of real calls with their durations; a forgotten one is computed."""
+    tasks = call_memo_tasks(memo.wire, monkeypatch)
+    found = memo.json("list")
+    assert sorted((each["task"], each["seconds"]) for each in found) == [
+        *(("memo.report", 1.25), ("memo.total", 1.25), ("memo.total", 1.25))
+    ]
+    counters = memo.wire.hook.counters
+    for words, computed in (((), 0), (("memo.total",), 1), (("--all",), 1)):
+        if words:
+            memo("forget", *words, "--yes")
+        before = counters.snapshot()["memo_misses"]
+        memo.wire.run(tasks.total, 1)
+        assert counters.snapshot()["memo_misses"] == before + computed
+    (left,) = memo.json("list")
+    assert memo.json("forget", "--key", left["key"][:12], "-y")["forgotten"] == {
+        left["key"][:12]: 1
+    }

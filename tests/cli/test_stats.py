@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from offload.cli import offload
 from offload.errors import StoreUnavailable
 from offload.metrics.storage import sums_of
+from tests.support.memo_calls import call_memo_tasks
 from tests.support.processes import Process, end_process, wait_until
 from tests.support.servers import redis_client
 from tests.support.wire import make_wire
@@ -41,6 +42,7 @@ def command(redis):
         assert done.exit_code == code, done.output
         return done.output
 
+    run.wire = wire
     return run
 
 
@@ -68,6 +70,43 @@ def test_a_row_for_each_argument(command):
         ("shop.report", "rows", "3"),
         ("shop.report", "title", "3"),
     }
+
+
+@pytest.mark.parametrize("since", ((), ("--since", "10m")))
+def test_totals_show_what_memo_saves(command, monkeypatch, since):
+    """The line `memo` has the counted hits, their share of all lookups, and the time they saved."""
+    assert "memo " not in command(*since)
+    call_memo_tasks(command.wire, monkeypatch)
+    assert re.search(
+        r"^memo +4 computations saved \(50% of 8 calls\), 5\.0 s; "
+        r"waits: 1; uncached: 1; fenced off: 1$",
+        command(*since),
+        re.MULTILINE,
+    )
+    total = json.loads(command("--json", *since))["total"]
+    counts = {name[5:]: n for name, n in total.items() if name.startswith("memo_")}
+    assert counts == {
+        "hits": 4,
+        "misses": 4,
+        "waits": 1,
+        "fenced": 1,
+        "uncached": 1,
+        "milliseconds_saved": 5000,
+    }
+
+
+@pytest.mark.parametrize("since", ((), ("--since", "2d")))
+def test_rows_of_tasks_show_what_memo_saves(command, monkeypatch, since):
+    """If a task has memo, each row has hits, the hit rate, and time saved."""
+    assert "COMPUTED ONCE" not in command("--by", "task", *since)
+    call_memo_tasks(command.wire, monkeypatch)
+    head, *lines = command("--by", "task", *since).splitlines()[1:]
+    assert re.split(" {2,}", head)[-3:] == ["COMPUTED ONCE", "MEMO HITS", "TIME SAVED"]
+    rows = {row[0]: row[-3:] for row in (re.split(" {2,}", line) for line in lines)}
+    assert rows["memo.total"] == ["2", "40%", "2.5 s"]
+    assert rows["memo.report"] == ["2", "67%", "2.5 s"]
+    assert rows["memo.odd"] == ["0", "-", "0.0 ms"]
+    assert "COMPUTED ONCE" not in command("--by", "argument")
 
 
 def test_a_row_for_each_store(tmp_path, redis):

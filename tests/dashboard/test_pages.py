@@ -9,6 +9,7 @@ import pytest
 
 from offload.metrics.storage import sums_of
 from offload.text import human_size
+from tests.support.memo_calls import call_memo_tasks
 
 pytestmark = pytest.mark.server
 
@@ -44,6 +45,27 @@ def test_tasks_have_the_numbers_of_the_command(shop):
         (row,) = [[text.strip() for text in row if text.strip()] for row in rows if row[0] == name]
         shown = list(cells(page, name))
         assert shown == row
+
+
+def test_what_memo_saves(shop, monkeypatch):
+    """The card and the task columns have the counted hits, lookups, waits, and time saved."""
+    shop.work()
+    client = shop.client()
+    assert "Computed once" not in client.get("/").text + client.get("/tasks").text
+    shop.wire.work()
+    call_memo_tasks(shop.wire, monkeypatch)
+    client = shop.client()
+    page = re.sub("(<[^>]*>)+", " ", client.get("/", params={"since": "1h"}).text)
+    assert (
+        "Computed once 4 saved  50% of 8 calls returned an earlier result, saving 5.0 s; "
+        "waits for an equal call: 1 " in page
+    )
+    lines = shop.command("stats", "--by", "task").splitlines()
+    for name in ("memo.total", "memo.report", "memo.odd", "shop.count"):
+        (row,) = [re.split(" {2,}", line) for line in lines if line.startswith(f"{name} ")]
+        assert cells(client.get("/tasks?sort=once").text, name) == row
+    assert row[-3:] == ["0", "-", "0.0 ms"]
+    assert "Memo hits" not in client.get("/task", params={"name": "memo.total"}).text
 
 
 def test_tasks_are_sorted_and_filtered_by_the_address(shop):

@@ -26,6 +26,16 @@ def test_the_hit_rate():
     assert Figures({"cache_hits": 3, "cache_misses": 1, "values_fetched": 9}).hit_ratio == 0.75
 
 
+def test_what_memo_saves():
+    """The hit rate is hits over hits and computations; uncached calls aren't in it."""
+    figures = Figures({"memo_hits": 3, "memo_misses": 1, "memo_uncached": 5})
+    assert (figures.memo_lookups, figures.memo_hit_ratio) == (4, 0.75)
+    assert Figures({"memo_milliseconds_saved": 1500}).memo_seconds_saved == 1.5
+    assert Figures({"memo_uncached": 1}).memo_hit_ratio is None
+    assert Figures({"memo_uncached": 1}).uses_memo
+    assert not Figures({"memo_hits": 0, "values_seen": 1}).uses_memo
+
+
 def test_only_nonzero_errors_are_listed():
     """Errors are listed by kind, except those that didn't occur."""
     counts = {"errors_missing": 2, "errors_other": 0, "values_seen": 1}

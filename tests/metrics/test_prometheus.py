@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import urllib.request
 
@@ -15,9 +16,11 @@ from offload.metrics.recorder import Recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tiered import TieredStore
+from tests.support.memo_calls import call_memo_tasks
 from tests.support.processes import wait_until
 from tests.support.prometheus import program, prometheus
 from tests.support.servers import HOST, redis_server
+from tests.support.wire import make_wire
 
 
 def fill(store, tasks=("shop.total", "shop.report"), amount=5):
@@ -155,6 +158,22 @@ def test_hostile_names_are_escaped(exported):
     found = samples(exported(store))
     assert found["offload_seen_values_total", ("task", name)] == 5
     assert not [key for key in found if key[0] == "offload_forged_total"]
+
+
+def test_what_memo_saves_is_exported(exported, redis, monkeypatch):
+    """Each task has the hits, computations, waits, and seconds saved of its real calls."""
+    url = f"{redis.url}?prefix=exported-{os.getpid()}-{os.urandom(3).hex()}"
+    wire = make_wire(store=url, watch=False)
+    call_memo_tasks(wire, monkeypatch)
+    wire.app._offload.recorder.write()
+    found = samples(exported(wire.hook.store))
+    for task, expected in {
+        "memo.total": {"hits": 2, "misses": 3, "waits": 1, "saved_seconds": 2.5, "fenced": 1},
+        "memo.report": {"hits": 2, "misses": 1, "waits": 0, "saved_seconds": 2.5, "fenced": 0},
+        "memo.odd": {"hits": 0, "misses": 0, "saved_seconds": 0, "uncached": 1},
+    }.items():
+        for name, number in expected.items():
+            assert found[f"offload_memo_{name}_total", ("task", task)] == number, (task, name)
 
 
 def test_a_store_becomes_unavailable_and_comes_back(exported):
