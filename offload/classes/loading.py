@@ -18,11 +18,11 @@ from operator import attrgetter
 from types import FunctionType, ModuleType
 from typing import Any
 
-from offload.classes.apps import describe_task, own
 from offload.classes.definitions import FUTURE, Definition, file_of
 from offload.classes.hashing import python_tag
 from offload.classes.pickling import load, loading
 from offload.classes.policy import Versions
+from offload.classes.scope import describe_task, own
 from offload.classes.source import Source, _imported, show_lines
 from offload.classes.versions import ClassVersion, Record, StoredVersion, describe, label
 from offload.errors import CodeRefused, DeserializationError, OffloadError, WrongPython

@@ -29,8 +29,7 @@ from typing import Any, Protocol
 
 import cloudpickle
 
-from offload.classes import apps, reducers
-from offload.classes.apps import describe_app_part, loading_for, own
+from offload.classes import reducers
 from offload.classes.cpython_internals import CachedFunction, is_dispatching
 from offload.classes.reducers import (
     Functions,
@@ -40,7 +39,14 @@ from offload.classes.reducers import (
     reduce_dispatching_method,
     reduce_named,
 )
-from offload.classes.scope import UNNAMED_TYPES, Scope, find_object
+from offload.classes.scope import (
+    UNNAMED_TYPES,
+    Scope,
+    describe_app_part,
+    find_object,
+    loading_for,
+    own,
+)
 from offload.classes.versions import ClassVersion, label
 from offload.errors import CodeRefused, SerializationError
 from offload.stores.processes import PerProcess
@@ -358,12 +364,14 @@ _REDUCERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-# Versions and messages stored by former releases refer to functions of moved modules by name.
+# Stored versions and messages refer to functions of former modules by name.
+_scope = sys.modules[Scope.__module__]
 for _former, _module in {
-    "apps": apps,
-    "by_value": reducers,
-    "functions": reducers,
-    "kinds": reducers,
-    "pickling": sys.modules[__name__],
+    "classes.apps": _scope,
+    "registry.apps": _scope,
+    "registry.by_value": reducers,
+    "registry.functions": reducers,
+    "registry.kinds": reducers,
+    "registry.pickling": sys.modules[__name__],
 }.items():
-    sys.modules[f"offload.registry.{_former}"] = _module
+    sys.modules[f"offload.{_former}"] = _module

@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from offload.classes.apps import describe_task
 from offload.classes.keys import Signer, VerifyKey, signer, verify_keys
+from offload.classes.scope import describe_task
 from offload.classes.versions import (
     LATEST,
     ClassVersion,

@@ -1,13 +1,34 @@
-"""Scope: what ships by value, and what the receiving process imports, and from where."""
+"""Scope: what ships by value, and what the receiving process imports or has itself.
+
+Celery objects in shipped code become those of the process that loads the code. So the settings of
+an app, which hold passwords, are never stored.
+"""
 
 from __future__ import annotations
 
 import sys
 import types
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any
 
-__all__ = ("UNNAMED_TYPES", "Scope", "find_object", "import_path")
+from celery import Celery, Task, current_task
+from celery.app import app_or_default
+from celery.app.utils import Settings
+from celery.backends.base import Backend
+
+__all__ = (
+    "UNNAMED_TYPES",
+    "Scope",
+    "describe_app_part",
+    "describe_task",
+    "find_object",
+    "for_task",
+    "import_path",
+    "loading_for",
+    "own",
+    "own_app",
+)
 
 UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
 """Built-in types that pickle can't find by name, such as those of code and cells."""
@@ -100,3 +121,51 @@ def import_path(obj: Any) -> list[str] | None:
         if find_object(".".join(parts[:end]), qualname) is obj:
             return [".".join(parts[:end]), qualname]
     return None
+
+
+# -- the Celery app and task that code is loaded for
+
+_KINDS = (Celery, Task, Settings, Backend)
+
+loading_for: ContextVar[Any] = ContextVar("offload_loading_for", default=None)
+"""The app that code is loaded for; None: the current one."""
+
+for_task: ContextVar[str] = ContextVar("offload_code_for_task", default="")
+"""The task, as ``name[id]``, whose arguments need code before it is Celery's current one."""
+
+
+def describe_app_part(obj: Any) -> tuple[str, str] | None:
+    """Return the kind and name of a Celery app, task, configuration, or backend; None for
+    others.
+    """
+    if isinstance(obj, type) or not isinstance(obj, _KINDS):
+        return None
+    if isinstance(obj, Task):
+        return "task", obj.name
+    if isinstance(obj, Celery):
+        return "app", ""
+    return ("conf", "") if isinstance(obj, Settings) else ("backend", "")
+
+
+def own_app() -> Any:
+    """Return the app that code is being loaded for."""
+    app = loading_for.get()
+    return app_or_default() if app is None else app
+
+
+def own(what: str, name: str) -> Any:
+    """Return this process's counterpart of an object that `describe_app_part` described."""
+    app = own_app()
+    if what == "app":
+        return app
+    return app.tasks[name] if what == "task" else getattr(app, what)
+
+
+own.__module__ = "offload.classes.apps"  # as stored versions name it
+
+
+def describe_task() -> str:
+    """Return which task code is loaded for, as part of a log line; "" if for none."""
+    if for_task.get():
+        return f" for task {for_task.get()}"
+    return f" for task {current_task.name}[{current_task.request.id}]" if current_task else ""

@@ -33,7 +33,6 @@ from typing import Any
 
 import orjson
 
-from offload.classes.apps import describe_app_part
 from offload.classes.definitions import (
     Definition,
     NoSource,
@@ -44,7 +43,7 @@ from offload.classes.definitions import (
 )
 from offload.classes.hashing.code import names_in
 from offload.classes.reducers import reduce_constant, reduce_named, submodules
-from offload.classes.scope import Scope, find_object, import_path
+from offload.classes.scope import Scope, describe_app_part, find_object, import_path
 from offload.classes.versions import ClassVersion, Record, label, name_of
 from offload.errors import CodeRefused, SerializationError
 from offload.text import reason_of, short_repr
@@ -66,7 +65,7 @@ class Module:
     Attributes:
         imports: names, and what they import: a module, and maybe a name in it.
         modules: names of modules that are shipped, too.
-        celery: names of the Celery app and its parts; see `offload.classes.apps`.
+        celery: names of the Celery app and its parts; see `offload.classes.scope`.
         versions: names of other classes: their name, hash, and whether a definition needs it
             when it runs.
         shown: constants as they are displayed.

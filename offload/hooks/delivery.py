@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import Any
 
-from offload.classes.apps import for_task
+from offload.classes.scope import for_task
 from offload.content.digest_cache import is_immutable
 from offload.content.holds import Hold
 from offload.errors import InvalidRef, OffloadError, StoreUnavailable

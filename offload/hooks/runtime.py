@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 from celery import Celery
 
 from offload.catalog import Catalog
-from offload.classes.apps import own_app
 from offload.classes.keys import own_key
 from offload.classes.policy import Policy, RegistryConfig
 from offload.classes.registry import ClassRegistry
+from offload.classes.scope import own_app
 from offload.classes.shipping import Shipping
 from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold

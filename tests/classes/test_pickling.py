@@ -15,9 +15,9 @@ import pytest
 from celery import Celery
 
 from offload import ClassRegistry, Offload
-from offload.classes.pickling import dump, load
-from offload.classes.reducers import _set_enum
-from offload.classes.scope import Scope
+from offload.classes.pickling import dump, load, shipped
+from offload.classes.reducers import _set_enum, make_class, make_function, set_enum
+from offload.classes.scope import Scope, own
 from offload.errors import CodeRefused, DeserializationError, SerializationError
 from offload.stores.memory import MemoryStore
 from tests.classes.definitions import module
@@ -317,6 +317,52 @@ def test_a_registry_alone_stores_no_key(memory, defined):
     assert there.read(payload)() is there.registry
     with pytest.raises(CodeRefused, match="without a class registry"):
         pickle.loads(pickle.dumps(ClassRegistry(memory)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    (
+        "classes.apps own",
+        "classes.pickling _cached",
+        "classes.pickling _cached_property",
+        "classes.pickling _of_types",
+        "classes.pickling _skeleton",
+        "classes.pickling own_registry",
+        "classes.pickling shipped",
+        "classes.reducers _dispatch",
+        "classes.reducers _dispatch_method",
+        "classes.reducers _named",
+        "classes.reducers _of_dataclasses",
+        "classes.reducers make_class",
+        "classes.reducers make_enum",
+        "classes.reducers make_function",
+        "classes.reducers set_class",
+        "classes.reducers set_enum",
+        "classes.reducers set_function",
+        "classes.source _imported",
+    ),
+)
+def test_stored_code_names_the_same_functions(function):
+    """A function that stored code names is loaded, and stored again, under that name."""
+    module, name = f"offload.{function}".split()
+    found = pickle.loads(f"c{module}\n{name}\n.".encode())
+    assert pickle.dumps(found, protocol=0).startswith(f"c{module}\n{name}\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("former", "function"),
+    (
+        ("registry.apps own", own),
+        ("registry.by_value make_class", make_class),
+        ("registry.functions make_function", make_function),
+        ("registry.kinds set_enum", set_enum),
+        ("registry.pickling shipped", shipped),
+    ),
+)
+def test_former_modules_are_still_found(former, function):
+    """Code that was stored before modules were renamed names functions that are still found."""
+    module, name = f"offload.{former}".split()
+    assert pickle.loads(f"c{module}\n{name}\n.".encode()) is function
 
 
 class TestCannot:
