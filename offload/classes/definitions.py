@@ -96,7 +96,8 @@ def definition_of(obj: Any) -> Definition:
         its |= {code for code in live if code in codes and not _lines(code.co_filename, names)}
         for node in reversed(list(_named(tree.body, obj.__qualname__))):
             if its:
-                matches = its <= codes and all(_stands_in(code, node) for code in its)
+                lines_of = range(_first_line(node), (node.end_lineno or 0) + 1)
+                matches = its <= codes and all(code.co_firstlineno in lines_of for code in its)
             else:
                 matches = isinstance(obj, type) and _looks_like(node, obj, names, live)
                 future = future or _has_text_annotations(node, obj)
@@ -258,10 +259,6 @@ def _bound(node: ast.stmt) -> str:
 def _first_line(node: ast.stmt) -> int:
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(each.lineno for each in decorators)])
-
-
-def _stands_in(code: CodeType, node: ast.stmt) -> bool:
-    return _first_line(node) <= code.co_firstlineno <= (node.end_lineno or 0)
 
 
 def _definition(

@@ -48,13 +48,6 @@ class Signer(Protocol):
     def sign(self, content: bytes) -> bytes: ...
 
 
-class _Verifier(Protocol):
-    @property
-    def id(self) -> str: ...
-
-    def verify(self, signature: bytes, content: bytes) -> bool: ...
-
-
 @dataclass(frozen=True)
 class VerifyKey:
     """Key that verifies signatures.
@@ -65,7 +58,7 @@ class VerifyKey:
             is accepted.
     """
 
-    verifier: _Verifier
+    verifier: _Hmac | _Ed25519
     name: str
     until: float | None = None
 
@@ -124,7 +117,7 @@ def _verify_key(given: Mapping[str, Any]) -> VerifyKey:
         raise ConfigurationError(
             f"{where}: a key is text, or a dict with 'key' and optionally 'name' and 'until'"
         )
-    verifier: _Verifier
+    verifier: _Hmac | _Ed25519
     if key.startswith(_HMAC):
         verifier = _Hmac(_secret(where, key))
     else:

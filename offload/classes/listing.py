@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from offload.classes.policy import Versions
@@ -29,10 +29,10 @@ __all__ = (
     "ClassSummary",
     "StoredClasses",
     "SyncStatus",
-    "prune",
 )
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+_BATCH = 100  # versions read at once, up to 64 KiB each
 UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
 
 
@@ -140,10 +140,7 @@ class StoredClasses:
         """
         names, hashes = PointerNames(name), list(hashes)
         records = self._versions.storage.read_records(map(names.version, hashes))
-        return {
-            code_hash: record if record is None or record.pair == (name, code_hash) else None
-            for code_hash, record in zip(hashes, records, strict=True)
-        }
+        return dict(zip(hashes, records, strict=True))
 
     def pointed(self, name: str, tags: Iterable[str]) -> dict[str, str | None]:
         """Return the hashes that tags (``latest`` included) point to, in one round trip; None
@@ -153,7 +150,7 @@ class StoredClasses:
         pointers = [names.latest if tag == LATEST else names.tag(tag) for tag in tags]
         contents = zip(tags, pointers, self._versions.storage.read(pointers), strict=True)
         return {
-            tag: _hash_in(content, pointer)
+            tag: record.hash if (record := _record_in(content, pointer)) else None
             for tag, pointer, content in contents
             if content is not None
         }
@@ -190,6 +187,36 @@ class StoredClasses:
                 "read",
                 store=self._versions.url,
             ) from exc
+
+    def prune(self, older_than: float, *, dry_run: bool = False) -> list[Record]:
+        """Delete versions that were pushed more than *older_than* seconds ago, and return them.
+
+        Versions that are the latest, have a tag, can't be read, or are needed by a kept one stay.
+        Call this while no message waits for an old version and no process keeps sending one; a
+        process that does pushes it again within a minute.
+        """
+        storage, before = self._versions.storage, self._versions.clock() - older_than
+        pointers = storage.names()
+        versions = [each for each in pointers if versions_in([each])]
+        batches = (versions[at : at + _BATCH] for at in range(0, len(versions), _BATCH))
+        found = (record for batch in batches for record in storage.read_records(batch) if record)
+        records = {record.pair: record for record in found}
+        named = [each for each in pointers if each.endswith(".json")]  # the latest, and tagged ones
+        contents = zip(named, storage.read(named), strict=True)
+        shown = (_record_in(content, each) for each, content in contents if content is not None)
+        kept = [record.pair for record in shown if record is not None]
+        kept += [record.pair for record in records.values() if record.created >= before]
+        seen: set[ClassVersion] = set()
+        while kept:
+            pair = kept.pop()
+            if pair not in seen:
+                seen.add(pair)
+                kept += records[pair].needs if pair in records else ()
+        return [
+            record
+            for pair, record in records.items()
+            if pair not in seen and (dry_run or _removed(storage, record, pointers))
+        ]
 
     def full_name(self, name: str) -> str:
         """Return the full name for a short one. Raises UnknownClass if it is ambiguous."""
@@ -258,67 +285,16 @@ def _names(
         if "-" in name and (versions := versions_in(folders[folder]))
     }
     for folder, record in zip(asked, storage.read_records(asked.values()), strict=True):
-        if record is not None and PointerNames(record.class_name).folder == folder:
+        if record is not None:
             names[folder] = record.class_name
     return names
 
 
-def _hash_in(content: bytes, pointer: str) -> str | None:
+def _record_in(content: bytes, pointer: str) -> Record | None:
     try:
-        return Record.from_bytes(content, pointer).hash
+        return Record.from_bytes(content, pointer)
     except CodeRefused:
         return None
-
-
-_BATCH = 100  # versions read at once, up to 64 KiB each
-
-
-def prune(storage: Storage, before: float, *, dry_run: bool) -> Iterator[Record]:
-    """Delete versions that were pushed before *before* (seconds since 1970), and yield them.
-
-    The latest versions, tagged ones, and those that a kept version needs are kept. So are versions
-    that can't be read.
-    """
-    pointers = storage.names()
-    records = _records(storage, pointers)
-    kept = [record.pair for record in records.values() if record.created >= before]
-    kept += _pointed_at(storage, pointers)
-    seen: set[ClassVersion] = set()
-    while kept:
-        pair = kept.pop()
-        if pair not in seen:
-            seen.add(pair)
-            kept += records[pair].needs if pair in records else ()
-    for pair, record in records.items():
-        if pair not in seen and (dry_run or _removed(storage, record, pointers)):
-            yield record
-
-
-def _records(storage: Storage, pointers: list[str]) -> dict[ClassVersion, Record]:
-    found = [p for p in pointers if versions_in([p])]
-    records: dict[ClassVersion, Record] = {}
-    for at in range(0, len(found), _BATCH):
-        some = found[at : at + _BATCH]
-        for pointer, record in zip(some, storage.read_records(some), strict=True):
-            # A record under another's name is left for people to inspect.
-            if (
-                record is not None
-                and PointerNames(record.class_name).version(record.hash) == pointer
-            ):
-                records[record.pair] = record
-    return records
-
-
-def _pointed_at(storage: Storage, pointers: list[str]) -> list[ClassVersion]:
-    """Return the versions that are the latest of their class or have a tag."""
-    names = [pointer for pointer in pointers if pointer.endswith(".json")]
-    found: list[ClassVersion] = []
-    for name, content in zip(names, storage.read(names), strict=True):
-        try:
-            found += [Record.from_bytes(content, name).pair] if content is not None else []
-        except CodeRefused:
-            continue
-    return found
 
 
 def _removed(storage: Storage, record: Record, pointers: list[str]) -> bool:

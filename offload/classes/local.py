@@ -67,7 +67,11 @@ class Registrations:
         """Return all registered classes and functions, and the shippable ones of modules."""
         here = [obj for obj, _ in self.objects.values()]
         for module in _with_submodules(self.modules):
-            defined_there = [obj for obj in vars(module).values() if _is_of(obj, module.__name__)]
+            defined_there = (
+                obj
+                for obj in list(vars(module).values())
+                if isinstance(obj, (type, FunctionType)) and obj.__module__ == module.__name__
+            )
             here += filter(is_shippable, defined_there)
         return list({id(obj): obj for obj in here}.values())
 
@@ -115,10 +119,6 @@ def _with_submodules(names: Iterable[str]) -> list[ModuleType]:
             else:
                 waiting.append(each.name)
     return [found[name] for name in sorted(found)]
-
-
-def _is_of(obj: Any, module: str) -> bool:
-    return isinstance(obj, (type, FunctionType)) and obj.__module__ == module
 
 
 class LocalClasses:

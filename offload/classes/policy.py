@@ -244,10 +244,10 @@ class Versions:
             raise self.missing_error(names, f"version {code_hash[:12]}")
         return stored
 
-    def check_name(self, pair: ClassVersion) -> None:
+    def check_name(self, name: str, code_hash: str | None) -> None:
         """Raise CodeRefused if the policy excludes this version, regardless of its signature."""
         with self.counting_refusals():
-            self.policy.check_name(*pair)
+            self.policy.check_name(name, code_hash)
 
     def read_trusted(self, pairs: list[ClassVersion]) -> list[tuple[StoredVersion, str]]:
         """Return versions that may be loaded, and the key that signed each, without running

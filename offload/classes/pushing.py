@@ -111,8 +111,8 @@ class Pusher:
             self.needs.update(asked)
             further = {
                 need: None
-                for pair, each in zip(asked, found, strict=True)
-                if each is not None and each.pair == pair and self._versions.is_trusted(each)
+                for each in found
+                if each is not None and self._versions.is_trusted(each)
                 for need in each.needs
             }
             asked = [need for need in further if need not in self.needs]
@@ -132,7 +132,7 @@ class Pusher:
             objs, pairs, names, latests, versions, strict=True
         ):
             if not self._is_latest(obj, pair, each, latest) or (
-                signing and self._recorded(obj, pair, version) is None
+                signing and self._good(obj, pair, version, whole=False) is None
             ):
                 self._versions.set_pointer(each.latest, self.persist(obj, pair), LATEST, latest)
                 pushed[pair[0]] = pair[1]
@@ -170,33 +170,27 @@ class Pusher:
             records[stored.record.pair] = self._put(stored, content)
         return records[pair]
 
-    def _good(self, obj: Any, pair: ClassVersion, content: bytes | None) -> Record | None:
-        """Return the record of an intact stored version; None if it is missing or damaged."""
-        record = self._recorded(obj, pair, content)
-        if record is None or content is None:
-            return None
-        try:
-            return self._versions.storage.stored(PointerNames(pair[0]), pair[1], content).record
-        except CodeRefused as exc:
-            self._warn(str(exc))
-            return None
+    def _good(
+        self, obj: Any, pair: ClassVersion, content: bytes | None, *, whole: bool = True
+    ) -> Record | None:
+        """Return the record of an intact stored version; None if it is missing or damaged.
 
-    def _recorded(self, obj: Any, pair: ClassVersion, content: bytes | None) -> Record | None:
-        """Return the same as `_good`, but check the record only, not the content."""
+        Unless *whole*, only its record is checked.
+        """
         if content is None:
             return None
+        names = PointerNames(pair[0])
         try:
-            record = self._versions.storage.record(PointerNames(pair[0]), pair[1], content)
+            record = self._versions.storage.record(names, pair[1], content)
             lack = self._lack(obj, record)
+            if whole and not lack:
+                self._versions.storage.stored(names, pair[1], content)
         except CodeRefused as exc:
             lack = str(exc)
-        if lack:
-            self._warn(lack)
-            return None
-        return record
-
-    def _warn(self, why: str) -> None:
-        logger.warning("replacing the version in %s: %s", self._versions.url, why)
+        if not lack:
+            return record
+        logger.warning("replacing the version in %s: %s", self._versions.url, lack)
+        return None
 
     def _lack(self, obj: Any, record: Record) -> str:
         """Return why a stored record has to be replaced; "" if it doesn't."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 from offload.classes.hashing import identify, python_tag
 from offload.classes.keys import own_key
-from offload.classes.listing import StoredClasses, SyncStatus, prune
+from offload.classes.listing import StoredClasses, SyncStatus
 from offload.classes.loading import VersionLoader
 from offload.classes.local import (
     AUTO,
@@ -285,16 +285,6 @@ class ClassRegistry(StoredClasses):
         names, record = self._version(name, code_hash)
         self._versions.set_pointer(names.latest, record, LATEST)
 
-    def prune(self, older_than: float, *, dry_run: bool = False) -> list[Record]:
-        """Delete versions that were pushed more than *older_than* seconds ago, and return them.
-
-        Versions that are the latest, have a tag, or are needed by a kept one stay. Call this while
-        no message waits for an old version and no process keeps sending one; a process that does
-        pushes it again within a minute.
-        """
-        before = self._versions.clock() - older_than
-        return list(prune(self._versions.storage, before, dry_run=dry_run))
-
     # -- pulling
 
     def pull(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Any:
@@ -322,8 +312,7 @@ class ClassRegistry(StoredClasses):
         if code_hash is not None:
             return self.full_name(name), check_hash(code_hash)
         names = PointerNames(self.full_name(name))
-        with self._versions.counting_refusals():
-            self.policy.check_name(names.name, None)
+        self._versions.check_name(names.name, None)
         pointer = names.latest if tag is None else names.tag(tag)
         [content] = self._versions.storage.read([pointer])
         if content is None:
@@ -352,7 +341,7 @@ class ClassRegistry(StoredClasses):
 
     def check_name(self, name: str, code_hash: str) -> None:
         """Raise CodeRefused if the policy excludes this version, regardless of its signature."""
-        self._versions.check_name((name, code_hash))
+        self._versions.check_name(name, code_hash)
 
     def declare(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002
         """Raise CodeRefused: a value may refer to a version, but not contain one."""
@@ -434,7 +423,7 @@ class ClassRegistry(StoredClasses):
         there = self._loaded.find(pair)
         if there is not None:
             return there
-        self._versions.check_name(pair)
+        self._versions.check_name(*pair)
         found = self._local.find(pair, self._candidates(pair), self.scope)
         signed = self.policy.mode != SIGNED or pair in self._pusher.stored or pair in self._signed
         if found is not None and not signed:

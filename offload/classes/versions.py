@@ -24,6 +24,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -361,15 +362,17 @@ class Storage:
         return versions_in(self.names(names.folder))
 
     def read_records(self, pointers: Iterable[str]) -> list[Record | None]:
-        """Return the records of versions by their pointers; None for a missing or malformed one."""
+        """Return the records of versions by their pointers; None for one that is missing or
+        malformed, or was moved there from another pointer.
+        """
         pointers = list(pointers)
-        found: list[Record | None] = []
+        found: dict[str, Record] = {}
         for pointer, content in zip(pointers, self.read(pointers), strict=True):
-            try:
-                found.append(None if content is None else _split(pointer, content)[0])
-            except CodeRefused:
-                found.append(None)
-        return found
+            with suppress(CodeRefused):
+                record = None if content is None else _split(pointer, content)[0]
+                if record and PointerNames(record.class_name).version(record.hash) == pointer:
+                    found[pointer] = record
+        return [found.get(pointer) for pointer in pointers]
 
     def records(self, names: PointerNames) -> list[Record]:
         """Return the records of all versions of a class, the oldest first."""
