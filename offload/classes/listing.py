@@ -86,8 +86,31 @@ class StoredClasses:
         raise NotImplementedError
 
     def listing(self) -> list[ClassSummary]:
-        """Return everything in the store, by name. Trust isn't checked."""
-        return _summaries(self._versions.storage)
+        """Return everything in the store, by name, in a constant number of round trips. Trust
+        isn't checked.
+        """
+        storage = self._versions.storage
+        folders: dict[str, list[str]] = {}
+        for pointer in storage.names():
+            written = pointer[len(FOLDER) :].partition("/")[0]
+            folders.setdefault(f"{FOLDER}{written}/", []).append(pointer)
+        contents = storage.read(f"{folder}latest.json" for folder in folders)
+        latests = {
+            folder: _latest(folder, content)
+            for folder, content in zip(folders, contents, strict=True)
+            if content is not None
+        }
+        names = _names(storage, folders, latests)
+        found = [
+            ClassSummary(
+                names[folder],
+                tuple(versions_in(pointers)),
+                tuple(tags_in(pointers)),
+                *latests.get(folder, (None, "")),
+            )
+            for folder, pointers in folders.items()
+        ]
+        return sorted(found, key=lambda each: each.name)
 
     def classes(self) -> dict[str, Record]:
         """Return the record of the latest version of every class, by name. Trust isn't checked;
@@ -227,31 +250,6 @@ class StoredClasses:
         if len(matches) > 1:
             raise UnknownClass(f"{name!r} is ambiguous: {' or '.join(sorted(matches))}")
         return matches.pop() if matches else name
-
-
-def _summaries(storage: Storage) -> list[ClassSummary]:
-    """Return every class in a store, by name, in a constant number of round trips."""
-    folders: dict[str, list[str]] = {}
-    for pointer in storage.names():
-        written = pointer[len(FOLDER) :].partition("/")[0]
-        folders.setdefault(f"{FOLDER}{written}/", []).append(pointer)
-    contents = storage.read(f"{folder}latest.json" for folder in folders)
-    latests = {
-        folder: _latest(folder, content)
-        for folder, content in zip(folders, contents, strict=True)
-        if content is not None
-    }
-    names = _names(storage, folders, latests)
-    found = [
-        ClassSummary(
-            names[folder],
-            tuple(versions_in(pointers)),
-            tuple(tags_in(pointers)),
-            *latests.get(folder, (None, "")),
-        )
-        for folder, pointers in folders.items()
-    ]
-    return sorted(found, key=lambda each: each.name)
 
 
 def _latest(folder: str, content: bytes) -> tuple[Record | None, str]:

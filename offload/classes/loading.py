@@ -39,6 +39,8 @@ class VersionLoader:
     """Loads one version and those it needs; nothing runs before all of them are trusted.
 
     Attributes:
+        registry: the class registry that loaded code refers to.
+        app: the Celery app that it refers to; None: the current one.
         stored: the versions that were read, and the name of the key that signed each.
         made: the classes and functions that were loaded.
         waiting: versions that are being built from source and aren't defined yet, with callbacks to
@@ -49,8 +51,9 @@ class VersionLoader:
         self, versions: Versions, registry: Any, find: Callable[[ClassVersion], Any]
     ) -> None:
         self._versions = versions
-        self._registry = registry
         self._find = find
+        self.registry = registry
+        self.app = versions.config.app
         self.stored: dict[ClassVersion, tuple[StoredVersion, str]] = {}
         self.made: dict[ClassVersion, Any] = {}
         self.waiting: dict[ClassVersion, list[Callable[[Any], None]]] = {}
@@ -65,14 +68,6 @@ class VersionLoader:
             self.read(pair)
         self.made[pair] = self._make(*self.stored[pair])
         return self.made[pair]
-
-    @property
-    def registry(self) -> Any:
-        return self._registry
-
-    @property
-    def app(self) -> Any:
-        return self._versions.config.app
 
     def declare(self, name: str, code_hash: str, obj: Any) -> Any:
         obj = self.made.setdefault((name, code_hash), obj)

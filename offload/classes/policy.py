@@ -74,18 +74,15 @@ class Policy:
         self._given = tuple(keys)
         self._allow = check_patterns("offload_code_allow", allow)
         self._clock = clock
-        self._keys: dict[str, VerifyKey] | None = None
         if mode == SIGNED and not self._given:
             raise ConfigurationError(
                 "offload_code is 'signed', but no key verifies signatures: set offload_verify_keys"
             )
 
-    @property
+    @cached_property
     def keys(self) -> dict[str, VerifyKey]:
         """The verify keys by id. Raises ConfigurationError if one is invalid."""
-        if self._keys is None:
-            self._keys = verify_keys(self._given)
-        return self._keys
+        return verify_keys(self._given)
 
     def check_name(self, name: str, code_hash: str | None) -> None:
         """Raise CodeRefused if this version may not be loaded, regardless of its signature."""

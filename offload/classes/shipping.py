@@ -67,6 +67,9 @@ def _getter(module: str, name: str) -> Any:
 class Shipping:
     """The registry as serializers use it; implements `offload.serializers.base.Code`."""
 
+    importer = staticmethod(importer)
+    imported = staticmethod(resolve)
+
     def __init__(self, registry: ClassRegistry) -> None:
         self._registry = registry
 
@@ -81,12 +84,6 @@ class Shipping:
     def must_ship(self, kind: type) -> bool:
         registry = self._registry
         return registry.policy.mode != OFF and registry.must_ship(kind)
-
-    def importer(self, obj: Any) -> Any:
-        return importer(obj)
-
-    def imported(self, getter: Any) -> Any:
-        return resolve(getter)
 
     def advice(self, kind: type) -> str:
         package = kind.__module__.partition(".")[0]
