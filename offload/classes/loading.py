@@ -11,7 +11,7 @@ import pickle
 import sys
 import threading
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
@@ -28,11 +28,48 @@ from offload.classes.versions import ClassVersion, Record, StoredVersion, descri
 from offload.errors import CodeRefused, DeserializationError, OffloadError, WrongPython
 from offload.stores.processes import PerProcess
 
-__all__ = ("VersionLoader", "build")
+__all__ = ("LoadedClasses", "VersionLoader", "build")
 
 logger = logging.getLogger(__name__)
 
 _modules_lock = PerProcess(threading.RLock)
+
+
+class LoadedClasses:
+    """Versions that this process has loaded: each is one object. Forked children share them."""
+
+    def __init__(self) -> None:
+        self._versions: dict[ClassVersion, Any] = {}
+        self._pairs: dict[
+            int, tuple[Any, ClassVersion]
+        ] = {}  # by id: a metaclass may define __hash__
+        self._lock = PerProcess(threading.RLock)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Let one thread load at a time; others wait and then find its result."""
+        with self._lock.get():
+            yield
+
+    def find(self, pair: ClassVersion) -> Any:
+        """Return a loaded version, or None."""
+        return self._versions.get(pair)
+
+    def add(self, versions: Mapping[ClassVersion, Any]) -> None:
+        """Add versions that refer to each other: all or none of them, even in a child that is
+        forked meanwhile.
+        """
+        self._pairs.update({id(obj): (obj, pair) for pair, obj in versions.items()})
+        self._versions.update(versions)
+
+    def pair_of(self, obj: Any) -> ClassVersion | None:
+        """Return the version that *obj* was loaded as; None if it wasn't loaded."""
+        found = self._pairs.get(id(obj))
+        return found[1] if found is not None and found[0] is obj else None
+
+    def pairs(self) -> list[ClassVersion]:
+        """Return all loaded versions."""
+        return list(self._versions)
 
 
 class VersionLoader:

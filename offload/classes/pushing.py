@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from offload.classes.hashing import python_tag
-from offload.classes.local import AUTO, MANUAL, Registrations
 from offload.classes.pickling import dump
 from offload.classes.policy import SIGNED, Versions
+from offload.classes.scope import AUTO, MANUAL, Registrations
 from offload.classes.source import source_of
 from offload.classes.versions import (
     CLASS,

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
-from offload.classes.hashing import identify, python_tag
+from offload.classes.hashing import LocalClasses, identify, python_tag
 from offload.classes.keys import own_key
 from offload.classes.listing import StoredClasses, SyncStatus
-from offload.classes.loading import VersionLoader
-from offload.classes.local import (
-    AUTO,
-    MANUAL,
-    LoadedClasses,
-    LocalClasses,
-    Registrations,
-    check_shippable,
-    find_in_modules,
-)
+from offload.classes.loading import LoadedClasses, VersionLoader
 from offload.classes.pickling import own_registry
 from offload.classes.policy import OFF, SIGNED, Policy, RegistryConfig, Versions
 from offload.classes.pushing import Pusher
-from offload.classes.scope import Scope
+from offload.classes.scope import (
+    AUTO,
+    MANUAL,
+    Registrations,
+    Scope,
+    check_shippable,
+    find_in_modules,
+)
 from offload.classes.versions import (
     LATEST,
     ClassVersion,
@@ -424,20 +422,14 @@ class ClassRegistry(StoredClasses):
         if there is not None:
             return there
         self._versions.check_name(*pair)
-        found = self._local.find(pair, self._candidates(pair), self.scope)
+        is_needed = pair in self._pusher.needs
+        candidates = (
+            self._registrations.find(pair[0]),
+            find_in_modules(pair[0], lambda module: is_needed or self.scope.includes(module)),
+        )
+        found = self._local.find(pair, candidates, self.scope)
         signed = self.policy.mode != SIGNED or pair in self._pusher.stored or pair in self._signed
         if found is not None and not signed:
             self._versions.read_trusted([pair])
             self._signed.add(pair)
         return found
-
-    def _candidates(self, pair: ClassVersion) -> Iterator[Any]:
-        """Yield local candidates: registered, in ``__main__``, or needed by a shipped version."""
-        name = pair[0]
-        registered = self._registrations.find(name)
-        if registered is not None:
-            yield registered
-        is_needed = pair in self._pusher.needs
-        found = find_in_modules(name, lambda module: is_needed or self.scope.includes(module))
-        if found is not None:
-            yield found

@@ -1,4 +1,4 @@
-"""Scope: what ships by value, and what the receiving process imports or has itself.
+"""Scope: what is registered and ships by value, and what the receiving process imports or has.
 
 Celery objects in shipped code become those of the process that loads the code. So the settings of
 an app, which hold passwords, are never stored.
@@ -6,10 +6,14 @@ an app, which hold passwords, are never stored.
 
 from __future__ import annotations
 
+import logging
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from importlib import import_module
+from pkgutil import iter_modules
+from types import FunctionType, ModuleType
 from typing import Any
 
 from celery import Celery, Task, current_task
@@ -17,11 +21,19 @@ from celery.app import app_or_default
 from celery.app.utils import Settings
 from celery.backends.base import Backend
 
+from offload.classes.versions import name_of
+from offload.errors import NotShippable
+
 __all__ = (
+    "AUTO",
+    "MANUAL",
     "UNNAMED_TYPES",
+    "Registrations",
     "Scope",
+    "check_shippable",
     "describe_app_part",
     "describe_task",
+    "find_in_modules",
     "find_object",
     "for_task",
     "import_path",
@@ -30,6 +42,9 @@ __all__ = (
     "own_app",
 )
 
+logger = logging.getLogger(__name__)
+
+AUTO, MANUAL = "auto", "manual"
 UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
 """Built-in types that pickle can't find by name, such as those of code and cells."""
 _COMPILED = (type(str.upper), type(str.__len__))
@@ -53,7 +68,7 @@ class Scope:
 
     def __contains__(self, obj: Any) -> bool:
         """Return whether the class, function, or module *obj* ships."""
-        if isinstance(obj, types.ModuleType):
+        if isinstance(obj, ModuleType):
             return self.includes(obj.__name__)
         module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
         if isinstance(obj, type) and not obj.__flags__ & _HEAP_TYPE:
@@ -67,7 +82,7 @@ class Scope:
         """Return whether *obj* is a version of its own wherever other code refers to it: a
         shipped class, or a function that was registered by itself.
         """
-        if isinstance(obj, types.FunctionType):
+        if isinstance(obj, FunctionType):
             module = obj.__module__
             return not self.includes(module) and self._names(module, obj.__qualname__)
         return isinstance(obj, type) and obj in self
@@ -121,6 +136,111 @@ def import_path(obj: Any) -> list[str] | None:
         if find_object(".".join(parts[:end]), qualname) is obj:
             return [".".join(parts[:end]), qualname]
     return None
+
+
+def find_in_modules(name: str, includes: Callable[[str], bool]) -> Any:
+    """Return the class or function with this name in one of the included modules, or None.
+
+    Runs no code of modules or classes.
+    """
+    parts = name.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:i])
+        found: Any = sys.modules.get(module) if includes(module) else None
+        for part in parts[i:]:
+            is_open = issubclass(type(found), (ModuleType, type))
+            found = vars(found).get(part) if is_open else None
+        kinds = (type, FunctionType)
+        if issubclass(type(found), kinds) and found.__module__ == module:
+            return found
+    return None
+
+
+# -- what is registered
+
+
+class Registrations:
+    """Registered objects and modules; several registries may share them.
+
+    Attributes:
+        modules: registered modules by name, each ``auto`` or ``manual``.
+        objects: registered classes and functions by name, with the same.
+        scope: what ships by value. A registration replaces it.
+    """
+
+    def __init__(self) -> None:
+        self.modules: dict[str, str] = {}
+        self.objects: dict[str, tuple[Any, str]] = {}
+        self.scope = Scope()
+
+    def add(self, obj: Any, push: str) -> None:
+        """Register a class, a function, or a module."""
+        if isinstance(obj, ModuleType):
+            self.modules[obj.__name__] = push
+        else:
+            self.objects[name_of(check_shippable(obj))] = (obj, push)
+        self.scope = Scope(self.modules, self.objects)
+
+    def find(self, name: str) -> Any:
+        """Return the class or function registered under this name, or None."""
+        return self.objects.get(name, (None, ""))[0]
+
+    def all(self, is_shippable: Callable[[Any], bool]) -> list[Any]:
+        """Return all registered classes and functions, and the shippable ones of modules."""
+        here = [obj for obj, _ in self.objects.values()]
+        for module in _with_submodules(self.modules):
+            defined_there = (
+                obj
+                for obj in list(vars(module).values())
+                if isinstance(obj, (type, FunctionType)) and obj.__module__ == module.__name__
+            )
+            here += filter(is_shippable, defined_there)
+        return list({id(obj): obj for obj in here}.values())
+
+    def used_modules(self) -> set[str]:
+        """Return the modules in which something was registered."""
+        return set(self.modules) | {obj.__module__ for obj, _ in self.objects.values()}
+
+    def push_of(self, obj: Any) -> str:
+        """Return ``auto`` or ``manual`` as *obj* was registered; "" if it wasn't."""
+        kept = self.objects.get(name_of(obj))
+        if kept is not None and kept[0] is obj:
+            return kept[1]
+        module = obj.__module__ or ""
+        while module and find_object(obj.__module__, obj.__qualname__) is obj:
+            if module in self.modules:
+                return self.modules[module]
+            module = module.rpartition(".")[0]
+        return ""
+
+
+def check_shippable(obj: Any) -> Any:
+    """Return *obj*; raises NotShippable if it is neither a class nor a function."""
+    if not isinstance(obj, (type, FunctionType)):
+        raise NotShippable(f"expected a class or function, not a {type(obj).__name__}")
+    return obj
+
+
+def _with_submodules(names: Iterable[str]) -> list[ModuleType]:
+    """Return modules and their submodules, by name; log those that can't be imported.
+
+    A package's ``__main__`` is left out, because importing it may run a program.
+    """
+    found: dict[str, ModuleType] = {}
+    waiting = list(names)
+    while waiting:
+        module = import_module(waiting.pop())
+        found[module.__name__] = module
+        for each in iter_modules(getattr(module, "__path__", ()), f"{module.__name__}."):
+            if each.name in found or each.name.endswith(".__main__"):
+                continue
+            try:
+                import_module(each.name)
+            except Exception as exc:
+                logger.warning("%s is left out, it cannot be imported: %r", each.name, exc)
+            else:
+                waiting.append(each.name)
+    return [found[name] for name in sorted(found)]
 
 
 # -- the Celery app and task that code is loaded for

@@ -13,7 +13,7 @@ from celery import Celery
 from kombu.exceptions import EncodeError
 
 from offload import Offload
-from offload.classes import local
+from offload.classes import hashing
 from offload.classes.hashing import identify
 from offload.errors import (
     CodeRefused,
@@ -179,7 +179,7 @@ class TestClassState:
             names.append(obj.__name__)
             return identify(obj, scope)
 
-        monkeypatch.setattr(local, "identify", counted)
+        monkeypatch.setattr(hashing, "identify", counted)
         return names
 
     @pytest.mark.parametrize("table", ("list(range(200_000))", "{i: [i] for i in range(50_000)}"))

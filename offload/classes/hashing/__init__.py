@@ -20,8 +20,10 @@ The minor version of Python is part of the hash because bytecode depends on it.
 
 from __future__ import annotations
 
+import logging
 import sys
 import types
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -29,9 +31,17 @@ from offload.classes.hashing.code import text
 from offload.classes.hashing.dependencies import HashDependencies
 from offload.classes.hashing.structure import Content, StructuralHasher, UnorderedRefs
 from offload.classes.scope import Scope
-from offload.text import type_name
+from offload.classes.versions import ClassVersion, name_of
+from offload.errors import SerializationError
+from offload.text import human_size, type_name
 
-__all__ = ("Identity", "identify", "python_tag")
+__all__ = ("Identity", "LocalClasses", "identify", "python_tag")
+
+logger = logging.getLogger(__name__)
+
+_KEPT = 8
+"""Objects remembered per name: a notebook cell may define a class again and again."""
+_MUCH = 1 << 20  # bytes hashed for every message that deserve a warning
 
 
 def python_tag() -> str:
@@ -125,3 +135,78 @@ def _digest(prefix: bytes, content: Content, digests: dict[int, bytes]) -> bytes
         else:
             found.update(digests[id(reference)])
     return found.digest()
+
+
+class LocalClasses:
+    """Caches the hashes of classes for as long as nothing they depend on changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[Any, Scope, Identity], ...]] = {}
+        self._warned: set[str] = set()
+        self._sent: dict[str, tuple[Any, ...]] = {}
+
+    def pair(self, obj: Any, scope: Scope) -> ClassVersion:
+        """Return the name and hash of a class or function. Raises as `identify` does.
+
+        A hash is valid for one scope object only, because a registration may change what ships.
+        """
+        name = name_of(obj)
+        known = self._known.get(name, ())
+        for each, its, identity in known:
+            if each is obj and its is scope and identity.dependencies.holds():
+                return name, identity.hash
+        identity = identify(obj, scope)
+        before = [its for each, in_, its in known if each is obj and in_ is scope]
+        self._warn(name, identity, *before)
+        others = [other for other in known if other[0] is not obj]
+        self._known[name] = ((obj, scope, identity), *others[: _KEPT - 1])
+        return name, identity.hash
+
+    def _warn(self, name: str, identity: Identity, before: Identity | None = None) -> None:
+        """Warn, once per name, about data that creates versions or takes long to hash."""
+        if before is None or name in self._warned:
+            return
+        watch, changed = identity.dependencies, ""
+        if identity.hash != before.hash:
+            changed = watch.changed_since(before.dependencies)
+        if changed:
+            logger.warning(
+                "%s has changed, so a new version of %s is sent; each change creates a version "
+                "of its own in the store: keep changing data in instances or arguments",
+                changed,
+                name,
+            )
+        elif watch.unsure and identity.size > _MUCH:
+            logger.warning(
+                "%s is hashed again for every message (%s), because %s may change unnoticed: "
+                "pass it as an argument, or keep it in a list, dict, or tuple of plain values",
+                name,
+                human_size(identity.size),
+                watch.unsure,
+            )
+        else:
+            return
+        self._warned.add(name)
+
+    def send(self, obj: Any) -> None:
+        """Record that this process sent a class or function."""
+        name = name_of(obj)
+        others = [each for each in self._sent.get(name, ()) if each is not obj]
+        self._sent[name] = (obj, *others[: _KEPT - 1])
+
+    def was_sent(self, obj: Any) -> bool:
+        """Return whether this process sent *obj*."""
+        return any(each is obj for each in self._sent.get(name_of(obj), ()))
+
+    def find(self, pair: ClassVersion, candidates: Iterable[Any], scope: Scope) -> Any:
+        """Return the class or function that has exactly this version, or None.
+
+        Names come from untrusted data, so only *candidates* and sent objects are considered.
+        """
+        for each in (*candidates, *self._sent.get(pair[0], ())):
+            try:
+                if each is not None and self.pair(each, scope) == pair:
+                    return each
+            except (SerializationError, TypeError):
+                continue
+        return None
