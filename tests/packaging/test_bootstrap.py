@@ -40,6 +40,23 @@ def python():
     return Path(sys.executable)
 
 
+@pytest.fixture
+def venv(tmp_path, python):
+    """Return an environment without packages."""
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(python)
+    return venv
+
+
+@pytest.fixture
+def installed(bootstrap, monkeypatch):
+    """Return the arguments of installations, none of which takes place."""
+    installed = []
+    monkeypatch.setattr(bootstrap, "install", lambda *arguments: installed.append(arguments))
+    return installed
+
+
 def test_uv_uses_pips_indexes(bootstrap, pip, python):
     """uv uses the same private index, certificate, and further indexes as pip."""
     pip(
@@ -77,25 +94,15 @@ def test_without_configuration_uv_has_its_defaults(bootstrap, pip, python):
     assert env["UV_PYTHON_DOWNLOADS"] == "never"
 
 
-def test_up_to_date_environment_is_left_alone(bootstrap, tmp_path, monkeypatch, python):
+def test_up_to_date_environment_is_left_alone(bootstrap, venv, installed):
     """The second run of a command installs nothing."""
-    venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").symlink_to(python)
-    installed = []
-    monkeypatch.setattr(bootstrap, "install", lambda *arguments: installed.append(arguments))
     bootstrap.ensure(venv, ["test"])
     bootstrap.ensure(venv, ["test"])
     assert len(installed) == 1
 
 
-def test_changed_requirements_are_installed(bootstrap, tmp_path, monkeypatch, python):
+def test_changed_requirements_are_installed(bootstrap, venv, installed, monkeypatch):
     """A changed pyproject.toml, or other extras, cause an installation."""
-    venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").symlink_to(python)
-    installed = []
-    monkeypatch.setattr(bootstrap, "install", lambda *arguments: installed.append(arguments))
     bootstrap.ensure(venv, ["test"])
     monkeypatch.setattr(bootstrap, "fingerprint", lambda *_: "another")
     bootstrap.ensure(venv, ["test"])
@@ -103,15 +110,10 @@ def test_changed_requirements_are_installed(bootstrap, tmp_path, monkeypatch, py
     assert len(installed) == 3
 
 
-def test_changed_constraints_are_installed(bootstrap, tmp_path, monkeypatch, python):
+def test_changed_constraints_are_installed(bootstrap, venv, installed, tmp_path, monkeypatch):
     """Changed versions in constraints.txt cause an installation."""
-    venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").symlink_to(python)
     constraints = tmp_path / "constraints.txt"
     monkeypatch.setattr(bootstrap, "CONSTRAINTS", constraints)
-    installed = []
-    monkeypatch.setattr(bootstrap, "install", lambda *arguments: installed.append(arguments))
     for text in ("celery==5.5.0", "celery==5.6.0", "celery==5.6.0"):
         constraints.write_text(text)
         bootstrap.ensure(venv, ["test"])
