@@ -73,7 +73,7 @@ class Scope:
         module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
         if isinstance(obj, type) and not obj.__flags__ & _HEAP_TYPE:
             return False
-        ships = self.includes(module) or self._names(module, name)
+        ships = self.includes(module) or (bool(self.single) and f"{module}.{name}" in self.single)
         if not ships and find_object(module, name) is obj:
             return False
         return not isinstance(obj, type) or not _is_compiled(obj)
@@ -84,11 +84,8 @@ class Scope:
         """
         if isinstance(obj, FunctionType):
             module = obj.__module__
-            return not self.includes(module) and self._names(module, obj.__qualname__)
+            return not self.includes(module) and f"{module}.{obj.__qualname__}" in self.single
         return isinstance(obj, type) and obj in self
-
-    def _names(self, module: str | None, qualname: str) -> bool:
-        return bool(self.single) and f"{module}.{qualname}" in self.single
 
     def includes(self, module: str | None) -> bool:
         """Return whether all of a module ships."""

@@ -15,10 +15,11 @@ import dis
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import CodeType
 from typing import Any, NamedTuple
 
-__all__ = ("ATOMS", "header", "names_in", "normalize", "tagged", "text")
+__all__ = ("ATOMS", "HEADER", "names_in", "normalize", "tagged", "text")
 
 _POSITION = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
 """Names that a class body sets, and that depend only on where it stands or on its methods."""
@@ -27,6 +28,9 @@ _FLAGS = 0xFFFF & ~0x50
 """Flags of ``co_flags`` that decide how code runs: not 0x10 (nested), 0x40 (derived), nor the
 compiler's own from 0x10000 on."""
 _MAX_CACHED = 4096
+
+HEADER = b"%b[%d]\0"
+"""Format of what precedes several values: a tag and their count."""
 
 _OPS = dis.opmap
 _NONE = -1
@@ -65,11 +69,6 @@ def text(tag: bytes, content: str) -> bytes:
     return b"%b %d\0%b" % (tag, len(written), written)
 
 
-def header(tag: bytes, count: int) -> bytes:
-    """Return the header of *count* values."""
-    return b"%b[%d]\0" % (tag, count)
-
-
 def _int(value: int) -> bytes:
     return tagged(b"int", value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
@@ -82,8 +81,8 @@ ATOMS: dict[type, Callable[[Any], bytes]] = {
     int: _int,
     float: lambda value: b"float\0" + struct.pack(">d", value),
     complex: lambda value: b"complex\0" + struct.pack(">dd", value.real, value.imag),
-    str: lambda value: text(b"text", value),
-    bytes: lambda value: tagged(b"bytes", value),
+    str: partial(text, b"text"),
+    bytes: partial(tagged, b"bytes"),
 }
 """Encoders of values without parts."""
 
@@ -178,7 +177,7 @@ def _write(code: CodeType, docs: bool) -> Code:
         text(b"doc", doc) if isinstance(doc, str) else b"",
         tagged(b"steps", struct.pack(f"<{len(steps)}Q", *steps)),
         text(b"names", "\0".join(names)),
-        header(b"constants", len(contents)),
+        HEADER % (b"constants", len(contents)),
         *contents,
     )
     return Code(tagged(b"code", b"".join(content)), tuple(sorted(used)), reads_docs)
@@ -251,8 +250,10 @@ def _constant(value: Any) -> bytes:
     if atom is not None:
         return atom(value)
     if isinstance(value, slice):  # Python 3.14
-        return header(b"slice", 3) + b"".join(map(_constant, (value.start, value.stop, value.step)))
+        return HEADER % (b"slice", 3) + b"".join(
+            map(_constant, (value.start, value.stop, value.step))
+        )
     contents = map(_constant, value)
     if isinstance(value, frozenset):  # its order depends on the process
-        return header(b"frozenset", len(value)) + b"".join(sorted(contents))
-    return header(b"tuple", len(value)) + b"".join(contents)
+        return HEADER % (b"frozenset", len(value)) + b"".join(sorted(contents))
+    return HEADER % (b"tuple", len(value)) + b"".join(contents)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from offload.classes.cpython_internals import is_dispatching, is_repr_guard
-from offload.classes.hashing.code import ATOMS, header, names_in, normalize, tagged, text
+from offload.classes.hashing.code import ATOMS, HEADER, names_in, normalize, tagged, text
 from offload.classes.hashing.dependencies import MISSING, HashDependencies
 from offload.classes.hashing.values import (
     WRITERS,
@@ -128,7 +128,7 @@ class StructuralHasher:
         self._out.append(text(tag, content))
 
     def _header(self, tag: bytes, count: int = 0) -> None:
-        self._out.append(header(tag, count))
+        self._out.append(HEADER % (tag, count))
 
     def _all(self, tag: bytes, values: Iterable[Any]) -> None:
         values = list(values)
