@@ -300,11 +300,10 @@ class Outgoing:
         """Hold values that are already stored, in one round trip for each time to live."""
         if self.resending:  # the first message holds them
             return
-        longest: dict[str | None, Slot] = {}
-        for slot in slots:
-            digest = slot.ref.digest if slot.ref is not None else None
-            if digest is not None and _ttl(longest.get(digest)) < slot.hold.ttl:
-                longest[digest] = slot
+        longest: dict[str, Slot] = {}
+        for slot in sorted(slots, key=lambda slot: slot.hold.ttl, reverse=True):
+            if slot.ref is not None and slot.ref.digest is not None:
+                longest.setdefault(slot.ref.digest, slot)
         by_ttl: dict[float, list[Slot]] = {}
         for slot in longest.values():
             by_ttl.setdefault(slot.hold.ttl, []).append(slot)
@@ -337,10 +336,6 @@ class Outgoing:
         self.stayed = self.stayed or not slot.held
         if ref is not None and (dedup := group_dedup.get()) is not None:
             dedup.remember(slot.value, self.serializer, ref)
-
-
-def _ttl(slot: Slot | None) -> float:
-    return slot.hold.ttl if slot is not None else -1.0
 
 
 @dataclass
