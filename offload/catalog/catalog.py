@@ -232,8 +232,9 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         """
         pointers = self._pointers
         name = check_name(name)
+        known = pointers.state(name)
         if version is None:
-            places = [object_of(pointer) for pointer, _ in pointers.versions(name)[1]]
+            places = [object_of(pointer) for pointer, _ in pointers.records_of(name, known[1])]
             keys = [place.key for place in places if place is not None]
         else:
             keys = [self._key(name, version)]
@@ -241,7 +242,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         if not removed:
             raise not_found(self._bucket, name, None if version is None else str(version))
         now = self._content().now()
-        pointers.change_state(name, lambda state: state.without(frozenset(removed), now))
+        pointers.change_state(name, lambda state: state.without(frozenset(removed), now), known)
         return len(removed)
 
     def _key(self, name: str, version: str | int) -> str:

@@ -195,12 +195,11 @@ class CatalogPointers:
             raise outcome
         return outcome
 
-    def versions(self, name: str) -> tuple[NameState, list[tuple[str, bytes]]]:
-        """Return a name's state, and the pointer and value of each of its records, in order."""
-        _, state = self.state(name)
+    def records_of(self, name: str, state: NameState) -> list[tuple[str, bytes]]:
+        """Return the pointer and value of each record of a name, the lowest version first."""
         pointers = [self.pointer_of(name, key) for key in ordered(state.keys)]
         values = zip(pointers, self.read_all(pointers), strict=True)
-        return state, [(pointer, value) for pointer, value in values if value is not None]
+        return [(pointer, value) for pointer, value in values if value is not None]
 
     def places(self, prefix: str = "") -> dict[str, Place]:
         """Return the pointers of all records of objects whose names start with *prefix*."""

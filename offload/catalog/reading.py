@@ -244,9 +244,8 @@ class CatalogReader:
         name = check_name(name)
         if version is not None:
             record = self._pointers.find(name, check_asked(version))
-            (state,) = self._pointers.states([name]).values()
-            tags = () if isinstance(state, Exception) else state[1].tags_of(record.key)
-            return replace(record, tags=tags)
+            _, state = self._pointers.state(name)
+            return replace(record, tags=state.tags_of(record.key))
         records = self._versions(name)
         if not records:
             raise not_found(self._bucket, name)
@@ -254,7 +253,8 @@ class CatalogReader:
 
     def _versions(self, name: str) -> list[Record]:
         pointers = self._pointers
-        state, found = pointers.versions(name)
+        _, state = pointers.state(name)
+        found = pointers.records_of(name, state)
         records = []
         for pointer, value in found:
             try:

@@ -329,9 +329,11 @@ def _mac(key: bytes, pointer: str, text: str) -> str:
 
 
 def _altered(pointer: str) -> IntegrityError:
+    is_record = object_of(pointer) is not None
+    remedy = "remove it and save it again" if is_record else "call mend() on the catalog"
     return IntegrityError(
         f"{_shown(pointer)} isn't signed for this store: it was altered, or written with another "
-        "offload_secret; remove it and save it again",
+        f"offload_secret; {remedy}",
         argument=_shown(pointer),
     )
 

@@ -1,0 +1,189 @@
+"""Round trips and requests, which must not grow with what is stored already."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload import Catalog
+from offload.catalog.names import name_pointer, record_pointer
+from offload.catalog.records import NameState, Record, write_record, write_state
+from offload.stores.capabilities import TagsWrites
+from offload.stores.memory import MemoryPointers, MemoryStore
+from tests.support.round_trips import Wire
+
+MANY, SOME = 10_000, 3_000
+
+
+@pytest.fixture
+def wire(redis, monkeypatch):
+    return Wire(monkeypatch)
+
+
+@pytest.fixture
+def catalog(make_urls):
+    catalog = Catalog(make_urls("redis"))
+    catalog.save("first", 0)
+    return catalog
+
+
+def trips_of(wire, call):
+    before = wire.trips
+    call()
+    return wire.trips - before
+
+
+@pytest.mark.server
+def test_a_batch_skips_what_exists_in_one_round_trip(catalog, wire):
+    """Objects that are there already cost a batch no round trip of their own."""
+    names = [f"n:{number}" for number in range(200)]
+    versions = ["1"] * len(names)
+    save = lambda some: catalog.save(some, [*range(len(some))], versions[: len(some)])
+    save(names)
+    assert trips_of(wire, lambda: save(names)) == trips_of(wire, lambda: save(names[:1])) == 1
+    new = [*names[:100], "new", *names[100:]]
+    values, ones = [*range(201)], [*versions, "1"]
+    with_others = trips_of(wire, lambda: catalog.save(new, values, ones))
+    assert catalog.load("new") == 100
+    alone = trips_of(wire, lambda: catalog.save(["other"], [100], ["1"]))
+    assert with_others == alone
+
+
+@pytest.mark.server
+def test_content_that_is_stored_already_is_held_in_one_round_trip(catalog, wire):
+    """New objects with known content are saved without uploads, held together."""
+    values = [list(range(number)) for number in range(50)]
+    save = lambda prefix: catalog.save([f"{prefix}:{n}" for n in range(50)], values)
+    first = trips_of(wire, lambda: save("a"))
+    assert trips_of(wire, lambda: save("b")) == first - 50
+
+
+@pytest.mark.server
+def test_a_batch_is_loaded_in_a_few_round_trips(catalog, wire):
+    """States, records, and small values of a batch are read together."""
+    names = [f"n:{number}" for number in range(100)]
+    catalog.save(names, names).raise_first()
+    assert trips_of(wire, lambda: catalog.load(names).raise_first()) == 3
+    assert trips_of(wire, lambda: catalog.load(names[:1]).raise_first()) == 3
+    assert trips_of(wire, lambda: catalog.load("n:1", "1")) == 2
+
+
+@pytest.mark.server
+def test_ten_thousand_objects_are_searched_in_a_hundred_round_trips(catalog, wire):
+    """On Redis, a search of 10,000 objects takes some round trips for lists of records."""
+    client = catalog.store.client
+    key = f"{client.prefix}:pointer:"
+    fill(catalog, MANY, lambda all_: client.run([("SET", key + p, v) for p, v in all_.items()]))
+    assert trips_of(wire, lambda: found(catalog)) < 100
+    assert len(found(catalog)) == MANY // 10
+
+
+def found(catalog):
+    return catalog.find(metadata={"stage": "prod"})
+
+
+def fill(catalog, number, write):
+    """Write the pointers of objects, a tenth of them in stage ``prod``."""
+    first = catalog.info("first", "1")
+    keys = catalog._content().signing.keys
+    values = {}
+    for at in range(number):
+        metadata = {"stage": "prod" if at % 10 == 0 else "test", "n": at}
+        record = Record(**{**vars(first), "name": f"group{at % 7}:{at}", "metadata": metadata})
+        pointer = record_pointer("default", record.name, "1")
+        values[pointer] = write_record(record, pointer, keys)
+        state = name_pointer("default", record.name)
+        values[state] = write_state(NameState(frozenset({"1"})), state, keys)
+    write(values)
+
+
+# -- where reading a pointer takes a request
+
+
+class SlowPointers(MemoryPointers):
+    """Pointers as S3 has them: a list of a thousand is a request, and so is each value."""
+
+    def __init__(self):
+        super().__init__()
+        self.requests = 0
+        self.tags = {}
+
+    def read(self, name):
+        self.requests += 1
+        return super().read(name)
+
+    def swap(self, name, expected, value):
+        done = super().swap(name, expected, value)
+        if done:
+            self.tags[name] = f"tag {len(self.tags)} {value!r:.20}"
+        return done
+
+    def names(self, prefix=""):
+        return (name for name, _ in self.tagged_names(prefix))
+
+    def tagged_names(self, prefix=""):
+        names = list(super().names(prefix))
+        self.requests += 1 + len(names) // 1000
+        return ((name, self.tags[name]) for name in names)
+
+
+@pytest.fixture
+def slow():
+    store = MemoryStore()
+    store.pointers = SlowPointers()
+    assert isinstance(store.pointers, TagsWrites)
+    catalog = Catalog(store)
+    catalog.save("first", 0)
+    pointers = store.pointers
+    fill(catalog, SOME, lambda all_: [pointers.swap(p, None, v) for p, v in all_.items()])
+    assert len(found(catalog)) == SOME // 10
+    return catalog
+
+
+def requests_of(catalog, call):
+    pointers = catalog.store.pointers
+    before = pointers.requests
+    call()
+    return pointers.requests - before
+
+
+def test_a_search_reads_an_index_and_what_has_changed(slow):
+    """Where each record takes a request, a search reads the index, and only new records."""
+    assert requests_of(slow, lambda: found(slow)) <= 8
+    slow.save("new", 1, metadata={"stage": "prod"})
+    slow.remove("group0:0")
+    assert requests_of(slow, lambda: found(slow)) <= 12
+    assert [record.name for record in slow.find("new")] == ["new"]
+    names = [f"n:{number}" for number in range(200)]
+    slow.save(names, names).raise_first()
+    assert len(slow.find("n:")) == 200
+    assert requests_of(slow, lambda: slow.find("n:")) <= 5
+    assert requests_of(slow, lambda: found(slow)) <= 12
+
+
+def test_another_process_uses_the_index(slow):
+    """The index is in the store: a new process needs as few requests."""
+    other = Catalog(slow.store)
+    assert requests_of(other, lambda: found(other)) <= 9
+
+
+@pytest.mark.parametrize("damage", ("lost", "altered", "content"))
+def test_a_lost_index_is_written_again(slow, damage):
+    """Without its index, or with an altered one, a search finds the same, and writes another."""
+    pointers = slow.store.pointers
+    expected = found(slow)
+    if damage == "content":
+        slow.store.blobs.delete([info.digest for info in slow.store.blobs.scan()])
+    else:
+        before = pointers.read("catalog-indexes/default")
+        after = None if damage == "lost" else before[:-9] + b"!" + before[-8:]
+        assert pointers.swap("catalog-indexes/default", before, after)
+    assert found(slow) == expected
+    assert requests_of(slow, lambda: found(slow)) <= 8
+
+
+def test_an_overwritten_record_is_read_again(slow):
+    """A record that was overwritten since the index was written is found as it is now."""
+    Catalog(slow.store, mutable=True).save(
+        "group1:1", 5, "1", metadata={"stage": "new"}, on_conflict="overwrite"
+    )
+    assert [record.name for record in slow.find(metadata={"stage": "new"})] == ["group1:1"]

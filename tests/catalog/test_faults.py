@@ -1,0 +1,445 @@
+"""Bad input, damaged records, and stores that fail: nothing is half-written or half-read."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from offload import (
+    BlobMissing,
+    Catalog,
+    IntegrityError,
+    ObjectNotFound,
+    SerializationError,
+    StoreUnavailable,
+    UnsupportedVersion,
+    VersionConflict,
+)
+from offload.catalog.names import name_pointer, record_pointer
+from offload.catalog.records import MAX_METADATA
+from offload.stores.memory import MemoryPointers, MemoryStore
+from offload.stores.protocols import FOREVER
+from offload.testing.store import FakeClock
+
+NAME = "churn:model"
+RETRY = {"max_retries": 2, "interval_start": 0, "interval_step": 0}
+YEAR = 365 * 86400.0
+
+
+class Pointers(MemoryPointers):
+    """Pointers that fail before or after a change, as *faults* say (by the name's start)."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.after = {}, {}
+
+    @property
+    def all(self):
+        return dict(self._values)
+
+    def swap(self, name, expected, value):
+        self.fail(self.before, name)
+        done = super().swap(name, expected, value)
+        self.fail(self.after, name)
+        return done
+
+    @staticmethod
+    def fail(faults, name):
+        for start in faults:
+            if name.startswith(start) and faults[start]:
+                faults[start] -= 1
+                raise StoreUnavailable("down")
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def store(clock):
+    store = MemoryStore(clock=clock)
+    store.pointers = Pointers()
+    return store
+
+
+@pytest.fixture
+def catalog(store):
+    return Catalog(store, retry=RETRY, grace=1)
+
+
+def pointer(version="1", name=NAME):
+    return record_pointer("default", name, version)
+
+
+def set_pointer(store, name, value):
+    assert store.pointers.swap(name, store.pointers.read(name), value)
+
+
+def holders(store, record):
+    return store.blobs.holders(record.digest)
+
+
+# -- bad input
+
+
+class NotJson:
+    pass
+
+
+LOOP: list = []
+LOOP.append(LOOP)
+DEEP: list = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+BAD = {
+    "dots": {"name": "a/../b"},
+    "empty part": {"name": "a//b"},
+    "control character": {"name": "a\x07"},
+    "version": {"version": "two"},
+    "tag as version": {"version": "production"},
+    "latest": {"version": "latest"},
+    "long version": {"version": "1." * 20 + "1"},
+    "conflict": {"on_conflict": "replace"},
+    "1 MB of metadata": {"metadata": {"text": "x" * 1_000_000}},
+    "just too much": {"metadata": "x" * (MAX_METADATA - 1)},
+    "no JSON": {"metadata": {"a": NotJson()}},
+    "bytes": {"metadata": b"a"},
+    "tuple": {"metadata": (1, 2)},
+    "keys": {"metadata": {1: 2}},
+    "nan": {"metadata": math.nan},
+    "surrogate": {"metadata": "\ud800"},
+    "loop": {"metadata": LOOP},
+    "deep": {"metadata": DEEP},
+    "a little deep": {"metadata": eval("[" * 60 + "]" * 60)},
+}
+
+
+@pytest.mark.parametrize("given", BAD.values(), ids=BAD)
+def test_bad_input_is_a_value_error(catalog, store, given):
+    """A bad name, version, or metadata is a ValueError that says what is allowed."""
+    call = {"name": NAME, "obj": 1, **given}
+    with pytest.raises(ValueError, match=r"a name is|a version is|metadata|on_conflict is"):
+        catalog.save(**call)
+    assert store.pointers.all == {}
+    assert list(store.blobs.scan()) == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    (
+        lambda catalog: catalog.load("a/../b"),
+        lambda catalog: catalog.load(NAME, "no version"),
+        lambda catalog: catalog.load(NAME, verify="some"),
+        lambda catalog: catalog.remove(NAME, "1.x"),
+        lambda catalog: catalog.tag(NAME, "v1"),
+        lambda catalog: catalog.info(NAME, ""),
+        lambda catalog: catalog.bucket("a/b"),
+        lambda catalog: catalog["a@"],
+        lambda catalog: catalog.save(["a", "b"], [1]),
+        lambda catalog: catalog.save(["a", "b"], [1, 2], ["1"]),
+        lambda catalog: catalog.load(["a"], ["1", "2"]),
+        lambda catalog: catalog.load({"a"}),
+    ),
+)
+def test_other_calls_refuse_bad_input_as_well(catalog, call):
+    """What can't be a name, version, tag, bucket, or list is a ValueError everywhere."""
+    with pytest.raises(ValueError, match=r"is|need|expected|no version"):
+        call(catalog)
+
+
+def test_any_json_comes_back(catalog):
+    """Metadata comes back as it was given, also at its limits."""
+    for number, metadata in enumerate(
+        (None, 0, "", [], {}, -1.5e300, 2**70, "é\u2028\x00", {"a": [{"b": None}]}, "x" * 59_998)
+    ):
+        catalog.save(NAME, 1, metadata=metadata)
+        found = catalog.info(NAME, str(number + 1)).metadata
+        assert found == metadata
+        assert type(found) is type(metadata)
+
+
+def test_no_pickle_unless_it_is_accepted(store, tmp_path):
+    """What only pickle carries is refused, when saved and when loaded, unless it is accepted."""
+    value = {NotJson: 1}
+    with pytest.raises(SerializationError):
+        Catalog(store).save("a", value)
+    assert not any(name.startswith("catalog/") for name in store.pointers.all)
+    trusting = Catalog(store, accept=("json", "pickle"))
+    trusting.save("a", value)
+    assert trusting.load("a") == value
+    with pytest.raises(Exception, match="pickle"):
+        Catalog(store).load("a")
+
+
+# -- stores that fail
+
+
+@pytest.mark.parametrize("start", ("catalog/", "catalog-names/", "catalog-buckets/"))
+def test_a_lost_answer_is_no_conflict(catalog, store, start):
+    """A change whose answer is lost is recognized as done: no number is lost, none used twice."""
+    store.pointers.after[start] = 1
+    assert catalog.save(NAME, "one").version == "1"
+    store.pointers.after[start] = 1
+    assert catalog.save(NAME, "two", "2").version == "2"
+    assert catalog.list_versions(NAME) == ["1", "2"]
+    assert catalog.load(NAME) == "two"
+
+
+@pytest.mark.parametrize("start", ("catalog/", "catalog-names/", "catalog-buckets/"))
+def test_a_store_lost_between_blobs_and_record(catalog, store, start):
+    """If the store fails before the record is set, there is no version, and no number is lost."""
+    store.pointers.before[start] = 99
+    with pytest.raises(StoreUnavailable):
+        catalog.save(NAME, [1] * 100)
+    store.pointers.before.clear()
+    assert not catalog.has_object(NAME)
+    assert catalog.list_objects() == catalog.list_versions(NAME) == []
+    with pytest.raises(ObjectNotFound):
+        catalog.load(NAME)
+    assert catalog.save(NAME, [2] * 100).version == "1"
+    assert catalog.load(NAME) == [2] * 100
+
+
+def test_a_store_lost_after_the_record(catalog, store, clock):
+    """If the store fails as the record is set, the caller learns that, and the version is whole."""
+    plain = Catalog(store, retry={"max_retries": 0})
+    store.pointers.after["catalog/"] = 1
+    with pytest.raises(StoreUnavailable):
+        plain.save(NAME, [1] * 100)
+    clock.advance(YEAR)  # it is held without expiry
+    assert catalog.load(NAME) == [1] * 100
+    assert catalog.save(NAME, 2).version == "2"
+
+
+def test_a_batch_goes_on_after_a_failure(catalog, store):
+    """If some of a batch fail, the others are saved, and each outcome is told."""
+    store.pointers.before[pointer(name="b")] = 99
+    saved = catalog.save(["a", "b", "c"], [1, 2, 3])
+    assert (saved.succeeded, saved.failed) == (["a", "c"], ["b"])
+    assert isinstance(saved.errors["b"], StoreUnavailable)
+    with pytest.raises(StoreUnavailable):
+        saved.raise_first()
+    assert catalog.list_objects() == ["a", "c"]
+
+
+# -- holds
+
+
+def test_content_is_held_as_long_as_its_record(catalog, store, clock):
+    """A record's content has one holder, without expiry, which ends with the record."""
+    one = catalog.save(NAME, "content")
+    two = catalog.save("other", "content")
+    assert set(holders(store, one)) == {one.holder, two.holder}
+    assert min(holders(store, one).values()) > 50 * YEAR
+    catalog.remove(NAME)
+    assert set(holders(store, one)) == {two.holder}
+    catalog.remove("other")
+    assert holders(store, one) == {}
+    clock.advance(2)
+    assert list(store.blobs.scan()) == []
+
+
+def test_overwriting_releases(catalog, store):
+    """The content of an overwritten version is released; a refused saver holds nothing."""
+    first = catalog.save(NAME, "one", "1")
+    mutable = Catalog(store, mutable=True, grace=1)
+    second = mutable.save(NAME, "two", "1", on_conflict="overwrite")
+    assert holders(store, first) == {}
+    assert set(holders(store, second)) == {second.holder}
+    again = mutable.save(NAME, "two", "1", on_conflict="overwrite")
+    assert set(holders(store, second)) == {again.holder}
+    with pytest.raises(VersionConflict):
+        catalog.save(NAME, "three", "1")
+    assert len(list(store.blobs.scan())) == 2  # of which the grace period ends one
+
+
+def test_a_loser_holds_nothing(catalog, store):
+    """A saver that another one overtakes at the last moment releases what it has stored."""
+    original, other = store.pointers.swap, Catalog(store)
+
+    def swap(name, expected, value):
+        if name == pointer("2.1") and store.pointers.swap is swap:
+            store.pointers.swap = original
+            other.save(NAME, "theirs", "2.1")
+        return original(name, expected, value)
+
+    store.pointers.swap = swap
+    with pytest.raises(VersionConflict):
+        catalog.save(NAME, "ours", "2.1")
+    assert catalog.load(NAME) == "theirs"
+    held = [set(store.blobs.holders(info.digest)) for info in store.blobs.scan()]
+    assert sorted(map(len, held)) == [0, 1]
+
+
+def test_a_century_is_asked_for(catalog, store, monkeypatch):
+    """What a record names is held `FOREVER`, also where no holds are tracked."""
+    asked = []
+    hold = store.blobs.hold
+    monkeypatch.setattr(type(store.blobs), "tracks_holds", False)
+    monkeypatch.setattr(
+        store.blobs,
+        "hold",
+        lambda digests, ttl, holder: asked.append(ttl) or hold(digests, ttl, holder),
+    )
+    catalog.save(NAME, [1] * 100)
+    assert asked == [FOREVER]
+    assert catalog.load(NAME) == [1] * 100
+
+
+# -- damage
+
+
+@pytest.fixture
+def versions(catalog):
+    """Three versions of an object, the second of which is to be damaged."""
+    return [catalog.save(NAME, [number] * 100) for number in (1, 2, 3)]
+
+
+def assert_others_load(catalog):
+    assert catalog.load(NAME, "1") == [1] * 100
+    assert catalog.load(NAME) == [3] * 100
+    assert catalog.save(NAME, 4).version == "4"
+
+
+def damage_at(value, at):
+    return value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :]
+
+
+def test_an_altered_record_is_refused(catalog, store, versions):
+    """A record with any byte changed is an IntegrityError that names it; others still load."""
+    good = store.pointers.read(pointer("2"))
+    for at in range(0, len(good), 7):
+        set_pointer(store, pointer("2"), damage_at(good, at))
+        with pytest.raises(IntegrityError, match=f"{NAME}@2") as caught:
+            catalog.load(NAME, "2")
+        assert caught.value.argument == f"{NAME}@2"
+    for bad in (b"", b"{}", b"\xff", b"null", good[:40], good + b" ", b"0" * 32 + b" []"):
+        set_pointer(store, pointer("2"), bad)
+        with pytest.raises(IntegrityError, match=f"{NAME}@2"):
+            catalog.load(NAME, "2")
+    assert [record.version for record in catalog.info(NAME)] == ["1", "3"]
+    assert catalog.stats().unreadable == 1
+    assert catalog.load([NAME, NAME], ["1", "2"]).failed == [f"{NAME}@2"]
+    assert_others_load(catalog)
+    with pytest.raises(IntegrityError):
+        catalog.save(NAME, 5, "2")
+    assert catalog.remove(NAME, "2") == 1
+    assert catalog.save(NAME, 5, "2").version == "2"
+
+
+def test_a_copied_record_is_refused(catalog, store, versions):
+    """A record of another version or object is refused: it is signed for its own pointer."""
+    catalog.save("other", "secret")
+    for source in (pointer("1"), pointer("1", "other")):
+        set_pointer(store, pointer("2"), store.pointers.read(source))
+        with pytest.raises(IntegrityError, match=f"{NAME}@2"):
+            catalog.load(NAME, "2")
+
+
+def test_an_altered_record_can_be_overwritten(store, catalog, versions):
+    """A mutable catalog repairs an altered record by overwriting it."""
+    set_pointer(store, pointer("2"), b"damaged")
+    mutable = Catalog(store, mutable=True)
+    mutable.save(NAME, "repaired", "2", on_conflict="overwrite")
+    assert catalog.load(NAME, "2") == "repaired"
+
+
+def test_another_secret_reads_nothing(store, catalog):
+    """Records of a catalog with another secret are refused."""
+    ours = Catalog(store, secret="a secret of our own")
+    ours.save(NAME, 1)
+    with pytest.raises(IntegrityError, match=NAME):
+        catalog.load(NAME, "1")
+    assert Catalog(store, secret=("another, new one", "a secret of our own")).load(NAME) == 1
+
+
+def test_missing_content(catalog, store, versions):
+    """Missing content is a BlobMissing that names the version; others still load."""
+    store.blobs.delete([versions[1].digest])
+    with pytest.raises(BlobMissing, match=f"{NAME}@2"):
+        catalog.load(NAME, "2")
+    loaded = catalog.load([NAME] * 3, ["1", "2", "3"])
+    assert loaded.failed == [f"{NAME}@2"]
+    assert isinstance(loaded.errors[f"{NAME}@2"], BlobMissing)
+    assert_others_load(catalog)
+
+
+def test_altered_content(catalog, store, versions):
+    """Altered content is an IntegrityError that names the version; others still load."""
+    blob = store.blobs._state.blobs[versions[1].digest]
+    blob.content = damage_at(blob.content, len(blob.content) - 1)
+    with pytest.raises(IntegrityError, match=f"{NAME}@2"):
+        catalog.load(NAME, "2")
+    assert_others_load(catalog)
+
+
+def newer(value):
+    """Return a record or state as the next version of offload may write it."""
+    return value.replace(b'"format":1', b'"format":2')
+
+
+CHANGES = {
+    "load": lambda catalog: catalog.load(NAME),
+    "save": lambda catalog: catalog.save(NAME, 2),
+    "save the version": lambda catalog: catalog.save(NAME, 2, "1"),
+    "overwrite": lambda catalog: catalog.save(NAME, 2, "1", on_conflict="overwrite"),
+    "skip": lambda catalog: catalog.save(NAME, 2, "1", on_conflict="skip"),
+    "tag": lambda catalog: catalog.tag(NAME, "production"),
+    "remove": lambda catalog: catalog.remove(NAME),
+    "remove the version": lambda catalog: catalog.remove(NAME, "1"),
+    "copy": lambda catalog: catalog.copy(NAME, "copy"),
+}
+
+
+@pytest.mark.parametrize("written", (pointer("1"), name_pointer("default", NAME)))
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_a_newer_version_wrote_stays(store, written, change):
+    """What a newer offload wrote is an UnsupportedVersion, and nothing is changed."""
+    catalog = Catalog(store, mutable=True)
+    catalog.save(NAME, 1)
+    set_pointer(store, written, newer(store.pointers.read(written)))
+    before = store.pointers.all
+    with pytest.raises(UnsupportedVersion, match="upgrade offload"):
+        change(catalog)
+    assert store.pointers.all == before
+
+
+# -- lost states of names
+
+
+def test_versions_are_listed_anew(catalog, store, versions):
+    """After a name's state was lost or damaged, `mend` lists its versions again."""
+    for state in (None, b"damaged"):
+        set_pointer(store, name_pointer("default", NAME), state)
+        assert catalog.load(NAME, "2") == [2] * 100
+        assert catalog.list_objects() == [NAME]
+        assert catalog.mend() == 1
+        assert catalog.load(NAME) == [3] * 100
+        assert catalog.mend() == 0
+
+
+def test_numbers_go_on_without_a_state(catalog, store):
+    """After a name's state was lost, the next saver finds the next number, and lists all."""
+    for number in range(1, 14):
+        catalog.save(NAME, number)
+    set_pointer(store, name_pointer("default", NAME), None)
+    assert catalog.save(NAME, 14).version == "14"
+    assert catalog.list_versions(NAME) == [str(number) for number in range(1, 15)]
+
+
+def test_announced_versions_are_forgotten(catalog, store):
+    """A version whose saver failed is no longer listed once nobody can still write it."""
+    store.pointers.before["catalog/"] = 99
+    with pytest.raises(StoreUnavailable):
+        catalog.save("gone", 1)
+    store.pointers.before.clear()
+    state = name_pointer("default", "gone")
+    assert catalog.mend() == 0
+    assert store.pointers.read(state) is not None
+    catalog._content().now = lambda: 1e12
+    catalog._content().signing._clock = lambda: 0.0
+    assert catalog.mend() == 1
+    assert store.pointers.read(state) is None
