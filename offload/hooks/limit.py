@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from inspect import signature
 from typing import Any
+from uuid import UUID
 
 from celery import Celery
 from celery.app.amqp import AMQP
@@ -49,6 +52,8 @@ _SMALL = frozenset({*_ORDINARY, "countdown", "eta", "expires", "now", "timezone"
 
 _CHARACTER = 12  # most bytes of a character, in any serializer
 _ITEM = 64  # most bytes that quotes, tags, and indents add to an item
+_SCALARS = frozenset({datetime, date, time, timedelta, Decimal, UUID})
+_SCALAR = 512  # most bytes of one of these, with a time zone
 _DEEPEST = 40
 _MOST = 500  # items; serializing more is as fast as walking them
 
@@ -219,6 +224,8 @@ def surely_fits(parts: Any, room: int) -> bool:
             room -= _ITEM + _CHARACTER * len(value)
         elif value is None or isinstance(value, (bool, int, float)):
             room -= _ITEM + (value.bit_length() // 3 if isinstance(value, int) else 0)
+        elif type(value) in _SCALARS:
+            room -= _SCALAR + _CHARACTER * len(str(value))
         elif type(value) in (list, tuple, dict) or isinstance(value, Signature):
             room -= _ITEM
             seen += 2 * len(value)

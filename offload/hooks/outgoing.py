@@ -467,6 +467,9 @@ class _Search:
     def _again(self, value: Any, path: Path, argument: str, first: Slot | None) -> None:
         """Find a value in a second search, of which *first* is the slot in the first."""
         out = self.out
+        least = out.runtime.inspection_threshold(self.options)
+        if least and certainly_small(value, least - 1, out.serializer):
+            out.runtime.counters.add(values_seen=1)  # the first search skipped it
         if first is not None and first.is_stored:
             out.slots.append(first)
             return
