@@ -1,0 +1,198 @@
+"""Single flight on real Redis servers: one round trip to claim, one to settle."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from offload.errors import StoreUnavailable
+from offload.memo.flight import Busy, Computation, Flights
+from offload.stores import open_store
+from tests.hooks.test_memo import Memo, small
+from tests.support.processes import wait_until
+from tests.support.round_trips import Wire
+from tests.support.servers import redis_client
+from tests.support.wire import make_wire
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
+
+NAME = "memo/task/app/key"
+LEASE = 30.0
+ROWS = list(range(5000))
+
+
+@pytest.fixture
+def raw(redis):
+    with redis_client(redis, db=11) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def store(redis, raw):
+    store = open_store(f"redis://{redis.host}:{redis.port}/11")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def trips(monkeypatch, store):
+    """Return a function that returns how many round trips a call makes."""
+    wire = Wire(monkeypatch)
+
+    def trips(function, *args):
+        before = wire.trips
+        return function(*args), wire.trips - before
+
+    return trips
+
+
+def valid(_name, value):
+    return value != b"invalid"
+
+
+def test_a_claim_and_its_settlement_are_one_round_trip_each(store, trips):
+    """To compute takes one round trip before and one after; a hit, or to find that somebody else
+    computes, takes one.
+    """
+    one, two = Flights(store, valid), Flights(store, valid)
+    for name in ("memo/warm/app/key", NAME):  # the first makes the server know the scripts
+        mine, claimed = trips(one.claim, name, LEASE)
+        busy, asked = trips(two.claim, name, LEASE)
+        done, settled = trips(one.settle, mine, b"record", 60)
+        hit, read = trips(two.claim, name, LEASE)
+        assert isinstance(mine, Computation)
+        assert isinstance(busy, Busy)
+        assert LEASE - 5 < busy.left <= LEASE
+        assert (done, hit) == (True, b"record")
+    assert (claimed, asked, settled, read) == (1, 1, 1, 1)
+
+
+def test_a_record_expires_by_itself(store, raw):
+    """The server deletes a record when its time has passed."""
+    flights = Flights(store, valid)
+    assert flights.settle(flights.claim(NAME, LEASE), b"record", 60)
+    assert 59_000 < raw.pttl(f"offload:pointer:{NAME}") <= 60_000
+
+
+@pytest.mark.parametrize("how", ("broken", "expired", "taken"))
+def test_a_computation_without_its_lease_writes_nothing(store, raw, how):
+    """A computation that lost its lease doesn't write, whoever has the lease now."""
+    one, two = Flights(store, valid), Flights(store, valid)
+    mine = one.claim(NAME, LEASE)
+    if how == "expired":
+        raw.hset(f"offload:lease:{NAME}", "until", 1)
+    else:
+        store.leases.release(NAME, mine.owner)
+    theirs = two.claim(NAME, LEASE) if how == "taken" else None
+    assert one.settle(mine, b"late", 60) is False
+    assert store.pointers.read(NAME) is None
+    if theirs is not None:
+        assert theirs.fence > mine.fence
+        assert two.settle(theirs, b"record", 60) is True
+        assert store.pointers.read(NAME) == b"record"
+
+
+def test_a_record_that_is_not_valid_is_replaced(store):
+    """A record that doesn't count is computed anew, by one process, and replaced."""
+    store.pointers.swap(NAME, None, b"invalid")
+    one, two = Flights(store, valid), Flights(store, valid)
+    mine = one.claim(NAME, LEASE)
+    assert isinstance(mine, Computation)
+    assert isinstance(two.claim(NAME, LEASE), Busy)
+    store.pointers.swap(NAME, b"invalid", None)  # swept meanwhile
+    assert one.settle(mine, b"record", 60) is True
+    assert two.claim(NAME, LEASE) == b"record"
+    assert isinstance(two.claim(NAME, LEASE, b"record"), Computation)
+
+
+def test_the_end_of_a_computation_wakes_who_waits(store):
+    """Whoever waits in place claims again as soon as the computation has ended."""
+    one, two = Flights(store, valid), Flights(store, valid)
+    mine = one.claim(NAME, LEASE)
+    busy = two.claim(NAME, LEASE)
+    woken = threading.Event()
+
+    def wait():
+        two.wait(NAME, busy, 0)
+        woken.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    one.settle(mine, b"record", 60)
+    thread.join(20)
+    assert woken.is_set()
+
+
+def test_a_heartbeat_keeps_the_lease(store):
+    """The lease of a computation that takes longer than its lease is renewed, until it ends."""
+    flights = Flights(store, valid)
+    mine = flights.claim(NAME, 0.3)
+    renewed = []
+    renew = store.leases.renew
+    store.leases.renew = lambda *given: renewed.append(given) or renew(*given)
+    wait_until(lambda: len(renewed) >= 4, "the lease was renewed")
+    assert store.leases.read(NAME).owner == mine.owner
+    flights.abandon(mine)
+    assert store.leases.read(NAME) is None
+    flights.abandon(mine)
+
+
+def test_a_lost_answer_blocks_nobody(store, monkeypatch):
+    """If the answer to a claim is lost, the lease that it may have taken is released."""
+    claim = store.leases.claim
+
+    def lost(*given):
+        claim(*given)
+        raise StoreUnavailable("cut")
+
+    flights = Flights(store, valid)
+    with monkeypatch.context() as patch, pytest.raises(StoreUnavailable):
+        patch.setattr(store.leases, "claim", lost)
+        flights.claim(NAME, LEASE)
+    assert isinstance(flights.claim(NAME, LEASE), Computation)
+
+
+def test_a_cluster_does_the_same(cluster):
+    """In a Cluster, where a script can't have both keys, single flight takes more round trips."""
+    store = open_store(cluster.url)
+    one, two = Flights(store, valid), Flights(store, valid)
+    mine = one.claim(NAME, LEASE)
+    busy = two.claim(NAME, LEASE)
+    assert isinstance(mine, Computation)
+    assert isinstance(busy, Busy)
+    assert 0 < busy.left <= LEASE
+    assert one.settle(mine, b"record", 60) is True
+    assert two.claim(NAME, LEASE) == b"record"
+    theirs = two.claim(NAME, LEASE, b"record")
+    store.leases.release(NAME, theirs.owner)
+    assert two.settle(theirs, b"late", 60) is False
+    assert store.pointers.read(NAME) == b"record"
+    store.close()
+
+
+def test_what_memo_costs_a_task(redis, raw, monkeypatch):
+    """A hit costs one round trip, small or large; a computation with a small result costs two."""
+    memo = Memo(
+        make_wire(store=f"redis://{redis.host}:{redis.port}/11", stats_interval=0, watch=False)
+    )
+    task = memo.task(small)
+    plain = memo.wire.app.task(name="plain", shared=False)(small)
+    for each in (task, plain):  # the server learns the scripts
+        memo.wire.run(each, ROWS[1:])
+    wire = Wire(monkeypatch)
+
+    def cost(called, *args):
+        result = called.delay(*args)
+        before = wire.trips
+        memo.wire.work()
+        assert result.get(timeout=0.5)
+        return wire.trips - before
+
+    assert [cost(each, 1) for each in (plain, task, task)] == [0, 2, 1]
+    read, released = 1, 1
+    assert cost(plain, ROWS) == read + released
+    assert cost(task, ROWS) == read + released + 2
+    assert cost(task, ROWS) == released + 1
+    memo.wire.hook.store.close()
