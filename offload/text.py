@@ -35,7 +35,7 @@ UNKNOWN = "-"
 _MAX_REPR = 200  # characters
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _DURATION_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
-_CPU_UNITS = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (0.001, "ms"))
+_SAVED_UNITS = ((2, 86400, "days"), (2, 3600, "h"), (2, 60, "min"), (1, 1, "s"), (0, 0.001, "ms"))
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kmgt]?)b?", re.ASCII)
 _SIZE_FACTORS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
@@ -102,8 +102,8 @@ def human_latency(seconds: float | None) -> str:
 
 def human_time_saved(seconds: float) -> str:
     """Format time that was saved, negative if it was spent instead: ``41.2 s``."""
-    fitting = (each for each in _CPU_UNITS if abs(seconds) >= 2 * each[0])
-    length, unit = next(fitting, _CPU_UNITS[-1])
+    fitting = (each for each in _SAVED_UNITS if abs(seconds) >= each[0] * each[1])
+    _, length, unit = next(fitting, _SAVED_UNITS[-1])
     return f"{seconds / length:,.1f} {unit}"
 
 

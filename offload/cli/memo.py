@@ -44,10 +44,11 @@ def memo() -> None:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, prefix: str, limit: int | None, as_json: bool) -> None:
-    """List remembered results of tasks whose names start with PREFIX.
+    """List remembered results of tasks and functions whose names start with PREFIX.
 
-    TOOK is how long the computation took, which each hit saves. SIZE is the size of the result;
-    it is "-" if the result was signed with another secret, and no call returns it.
+    TOOK is how long the computation took, which each hit saves. SIZE is the size of the result; it
+    is "-" if the result was signed with another secret, and no call returns it. SCOPE is the app's
+    name, or the one in memo_scope; callers in one scope share results.
     """
     runtime = runtime_of(ctx)
     found = islice(_current(runtime, prefix), limit)
@@ -74,7 +75,7 @@ def _row(runtime: Runtime, record: Record) -> list[str]:
         human_duration(max(0.0, record.until - now)),
         human_time_saved(record.seconds),
         human_size(_size(runtime, record)),
-        record.scope,
+        record.scope.removeprefix("="),
         record.task,
     ]
 

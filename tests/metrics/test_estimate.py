@@ -150,7 +150,7 @@ def test_thresholds_and_times_are_readable():
     ]
     assert list(map(human_time_saved, (0.04, -1.5, 90, 7200, 200_000))) == [
         "40.0 ms",
-        "-1,500.0 ms",
+        "-1.5 s",
         "90.0 s",
         "2.0 h",
         "2.3 days",
