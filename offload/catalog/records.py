@@ -21,8 +21,9 @@ from typing import Any
 
 from offload.catalog.names import DEFAULT, Place, encode, object_of, version_key
 from offload.digest import Digest
-from offload.errors import IntegrityError, UnsupportedVersion
+from offload.errors import CatalogError, IntegrityError, UnsupportedVersion
 from offload.ref import Keys
+from offload.stores.checks import MAX_POINTER
 
 __all__ = (
     "FORMAT",
@@ -259,7 +260,10 @@ def _is_recent(recent: Mapping[str, float], key: str, now: float) -> bool:
 
 
 def write_state(state: NameState, pointer: str, keys: Keys) -> bytes | None:
-    """Return the value of the name's *pointer*; None to unset it."""
+    """Return the value of the name's *pointer*; None to unset it.
+
+    Raises CatalogError if the name has too many versions for one pointer.
+    """
     if not state:
         return None
     data = {
@@ -268,7 +272,14 @@ def write_state(state: NameState, pointer: str, keys: Keys) -> bytes | None:
         "recent": dict(state.recent),
         "tags": dict(state.tags),
     }
-    return seal(pointer, data, keys)
+    value = seal(pointer, data, keys)
+    if len(value) > MAX_POINTER:
+        raise CatalogError(
+            f"{pointer} can't list more than the {len(state.keys)} versions and {len(state.tags)} "
+            f"tags in {MAX_POINTER} bytes: remove some versions of this object",
+            argument=pointer,
+        )
+    return value
 
 
 def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:

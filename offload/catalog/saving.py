@@ -284,6 +284,8 @@ class Saver:
             # If this raises, the record may have been set: the hold stays, and a sweep ends it
             # unless there is a record.
             if at.swap(pointer, request.before, value):
+                if content.now() - announced > _ANNOUNCED:  # this process was stopped
+                    self._announce(request)
                 self._release_replaced(request, pointer)
                 return record
             self._release(request.digests, record.holder)

@@ -9,6 +9,7 @@ import pytest
 from offload import (
     BlobMissing,
     Catalog,
+    CatalogError,
     IntegrityError,
     ObjectNotFound,
     SerializationError,
@@ -17,7 +18,7 @@ from offload import (
     VersionConflict,
 )
 from offload.catalog.names import name_pointer, record_pointer
-from offload.catalog.records import MAX_METADATA
+from offload.catalog.records import MAX_METADATA, NameState, write_state
 from offload.stores.memory import MemoryPointers, MemoryStore
 from offload.stores.protocols import FOREVER
 from offload.testing.store import FakeClock
@@ -443,3 +444,18 @@ def test_announced_versions_are_forgotten(catalog, store):
     catalog._content().signing._clock = lambda: 0.0
     assert catalog.mend() == 1
     assert store.pointers.read(state) is None
+
+
+def test_too_many_versions(catalog, store):
+    """An object with too many versions for one list takes no more, and loads as before."""
+    keys, many = catalog._content().signing.keys, frozenset(map(str, range(1, 8_001)))
+    state = name_pointer("default", NAME)
+    catalog.save(NAME, "last", "8000")
+    set_pointer(store, state, write_state(NameState(many), state, keys))
+    assert catalog.save(NAME, "next").version == "8001"
+    assert catalog.load(NAME) == "next"
+    with pytest.raises(CatalogError, match="remove some versions"):
+        for number in range(1, 2_000):
+            catalog.save(NAME, number, f"9999999999999999999999999.{number}")
+    assert catalog.load(NAME, "8000") == "last"
+    assert catalog.remove(NAME, "8001") == 1
