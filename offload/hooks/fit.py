@@ -187,16 +187,17 @@ def _too_large(out: Outgoing, limit: MessageLimit, sizes: Sizes, task: str) -> V
     rest = sizes.plain - parts[1][0] - parts[2][0]
     parts.append((max(rest, 0), "other values and signatures", "send fewer"))
     shown = ", ".join(f"{what} {human_number(size)}" for size, what, _ in parts if size)
-    if sizes.headers > limit.headers:
+    if limit.headers < limit.size and sizes.headers > limit.headers:
         over = f"the headers have {human_number(sizes.headers)} bytes"
-        most = f"the limit of {human_number(limit.headers)}"
+        most = f"the {human_number(limit.headers)} that fit into a frame of AMQP (frame_max)"
+        advice = parts[0][2].capitalize()
     else:
         over = f"the message would take {human_number(sizes.sent)} bytes"
         most = f"the limit of {human_number(limit.size)}, offload_message_limit"
+        advice = f"Either {max(parts)[2]}, or raise the limit, if the broker accepts more"
     return ValueTooLarge(
         f"task {task!r}: {over}, more than {most}; nothing was stored. Before the broker's "
-        f"encoding, in bytes: {shown}. Either {max(parts)[2]}, or set offload_message_limit, if "
-        "the broker accepts more",
+        f"encoding, in bytes: {shown}. {advice}",
         task=task,
         argument=inline[-1][1] if inline and max(parts) is parts[2] else None,
     )

@@ -262,10 +262,10 @@ def test_other_modes_leave_messages_alone(mode):
 
 def test_a_message_sent_again_is_not_refused():
     """A message that a worker sends again because of an outage was accepted before, and is sent."""
-    from offload.hooks.usercode import resending
+    from offload.hooks.usercode import Resent, resending
 
     wire = limited()
-    token = resending.set(1)
+    token = resending.set(Resent(1, 0))
     try:
         wire.sizes.apply_async((1,), headers={"trace": "x" * LIMIT})
     finally:
@@ -313,10 +313,60 @@ def test_a_task_passes_references_on():
         return wire.sizes.delay(*args).id
 
     result = pass_on.delay(*values(12))
-    uploaded = wire.hook.counters.snapshot()["blobs_uploaded"]
+    offloaded = wire.hook.counters.snapshot()["values_offloaded"]
     wire.work()
     assert wire.app.AsyncResult(result.get(timeout=1)).get(timeout=1) == [ROW] * 12
-    assert wire.hook.counters.snapshot()["blobs_uploaded"] == uploaded
+    assert wire.hook.counters.snapshot()["values_offloaded"] == offloaded
+
+
+@pytest.mark.parametrize("serializer", ("json", "pickle"))
+def test_small_arrays_still_arrive(serializer):
+    """A small array, which JSON carries only inside of a reference, arrives if other values make
+    room for it.
+    """
+    import numpy as np
+
+    wire = limited(serializer)
+
+    @wire.app.task(name="total", shared=False)
+    def total(array, *_):
+        return type(array).__name__, float(array.sum())
+
+    result = total.delay(np.ones(200), *values(10))
+    assert not any(isinstance(value, list) for value in wire.sent[-1][1][0])
+    refs = wire.hook.counters.snapshot()
+    assert 0 < refs["values_offloaded"] < 10
+    assert wire.get(result) == ["ndarray", 200.0]
+
+
+def test_large_values_are_serialized_once(counted):
+    """A value above the threshold isn't serialized again when smaller ones must be stored, too."""
+    wire = limited("counted", conf={"accept_content": ["counted"]})
+    large = ["large" * 20_000]
+    wire.sizes.delay(large, *[[value] for value in values(12)])
+    assert sent_size(wire) <= LIMIT
+    assert stored(wire) > 1
+    assert sum(each is large for each in counted) == 1
+
+
+def test_an_outage_leaves_no_mark():
+    """A message that is measured with references, and then sent without any because the store is
+    unavailable, names its own task, also where receivers saw it.
+    """
+    wire = limited(on_outage="inline", retry={"max_retries": 0}, secret="for messages that fit")
+    object.__setattr__(wire.hook.store.blobs, "hold", away)
+    before_task_publish.connect(look := lambda **_: None)
+    try:
+        result = wire.sizes.delay("x" * 70_000, "y" * 50_000)
+    finally:
+        before_task_publish.disconnect(look)
+    (message,) = messages(wire)
+    assert message["headers"]["task"] == "sizes"
+    assert wire.get(result) == [70_000, 50_000]
+
+
+def away(*_args, **_options):
+    raise StoreUnavailable("away")
 
 
 def test_an_outage_cannot_make_a_message_too_large():
@@ -324,10 +374,6 @@ def test_an_outage_cannot_make_a_message_too_large():
     the store.
     """
     wire = limited(on_outage="inline", retry={"max_retries": 0}, secret="for messages that fit")
-
-    def away(*_args, **_options):
-        raise StoreUnavailable("away")
-
     object.__setattr__(wire.hook.store.blobs, "hold", away)
     wire.sizes.delay("x" * 70_000)
     assert wire.sent[-1][1][0] == ("x" * 70_000,)
@@ -518,7 +564,7 @@ def test_headers_must_fit_into_a_frame():
     wire = limited()
     wire.app._offload.message_limit = MessageLimit(16 << 20, auto=True, is_amqp=True)
     wire.sizes.apply_async((1,), headers={"trace": "x" * 100_000})
-    with pytest.raises(ValueTooLarge, match=r"headers have 12\d,\d\d\d bytes.*limit of 122,880"):
+    with pytest.raises(ValueTooLarge, match=r"headers have 12\d,\d\d\d bytes.*the 122,880 .*frame"):
         wire.sizes.apply_async((1,), headers={"trace": "x" * 123_000})
 
 
