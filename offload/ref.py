@@ -12,6 +12,9 @@ before it. Instead of ``d`` there may be ``i``: a small value itself, base64, wh
 own serializer can't carry. Readers ignore unknown fields; references created before ``k``
 was added lack it.
 
+A *late* reference (wire version 2, which earlier releases refuse) names an object of the catalog
+instead: ``l``, its name; ``v``, a version, a tag, or ``latest``; and ``b``, its bucket.
+
 Text without a valid ``m`` never becomes a reference: `Keys.open` decides that, and
 all wire data goes through it.
 """
@@ -29,7 +32,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import unquote_plus, urlencode
 
 from kombu.utils.json import register_type
@@ -42,6 +45,7 @@ __all__ = (
     "MAX_TYPE",
     "WIRE_VERSION",
     "Keys",
+    "Late",
     "LostValue",
     "Ref",
     "claimed_digest",
@@ -56,6 +60,7 @@ T = TypeVar("T")
 Resolve = Callable[["Ref[Any]"], Any]
 
 WIRE_VERSION = 1
+_LATE_VERSION = 2  # of late references, and the newest one read
 TYPE_KEY, VALUE_KEY = "__type__", "__value__"
 MARKER = "offload"
 MESSAGE_KEY = "__offload__"
@@ -70,6 +75,14 @@ MAX_TYPE = 48
 """Characters of a type's name in a reference."""
 _NEVER_REF_LIKE = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
 _within_values: ContextVar[bool] = ContextVar("offload_within_values", default=False)
+
+
+class Late(NamedTuple):
+    """What a late reference stands for: whatever the catalog has when a task starts."""
+
+    bucket: str
+    name: str
+    version: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +101,7 @@ class Ref(Generic[T]):
         type: name of the value's type, for people.
         created: when the reference was created, in seconds since 1970.
         until: when its hold expires at the earliest, in seconds since 1970.
+        late: what a late reference stands for, see `offload.Catalog.late`; None for others.
     """
 
     digest: Digest | None
@@ -99,6 +113,7 @@ class Ref(Generic[T]):
     wire: str = field(repr=False)
     data: bytes | None = field(default=None, repr=False)
     resolve: Callable[[Ref[T]], T] | None = field(default=None, repr=False)
+    late: Late | None = None
 
     def get(self) -> T:
         """Return the value, a new private copy at every call.
@@ -138,6 +153,8 @@ class Ref(Generic[T]):
 
         It contains no signature, so it can't be redeemed.
         """
+        if self.late is not None:
+            return f"late {self.late.name}@{self.late.version}"
         kind, size, digest = self.type, self.size, str(self.digest or "")
         if self.resolve is None and self.wire:
             claimed: Mapping[str, str] = {}
@@ -308,6 +325,13 @@ class Keys:
         wire = f"{signed}&m={_mac(self.keys[0], signed)}"
         return Ref(digest, size, serializer, shown, int(created), int(until), wire, data, resolve)
 
+    def sign_late(self, late: Late, created: float, resolve: Resolve | None = None) -> Ref[Any]:
+        """Return a new late reference."""
+        query = {"b": late.bucket, "l": late.name, "v": late.version, "c": int(created)}
+        query["k"] = self.fingerprints[0]
+        signed = f"{_PREFIX}{_LATE_VERSION}?{urlencode(query, safe=':=.')}"
+        return _parse_late(f"{signed}&m={_mac(self.keys[0], signed)}", signed, resolve)
+
     def open(self, wire: str, resolve: Resolve | None = None) -> Ref[Any]:
         """Verify *wire* and return its reference; *resolve* is what its `Ref.get` calls.
 
@@ -318,15 +342,16 @@ class Keys:
         form = _MAC.fullmatch(wire)
         if form is None:
             raise InvalidRef(f"not a reference: {wire[:80]!r}")
-        if int(form["version"]) > WIRE_VERSION:
+        if int(form["version"]) > _LATE_VERSION:
             raise UnsupportedVersion(
                 f"a reference of wire version {form['version']} arrived, this offload reads up to "
-                f"{WIRE_VERSION}; upgrade offload here before where tasks are published"
+                f"{_LATE_VERSION}; upgrade offload here before where tasks are published"
             )
         signed, mac = form["signed"], form["mac"]
         if not any(hmac.compare_digest(_mac(key, signed), mac) for key in self.keys):
             raise InvalidRef(self._why_refused(signed))
-        return _parse(wire, signed, resolve)
+        parse = _parse_late if int(form["version"]) == _LATE_VERSION else _parse
+        return parse(wire, signed, resolve)
 
     def _why_refused(self, signed: str) -> str:
         ours = ", ".join(self.fingerprints) or "none"
@@ -370,6 +395,15 @@ def _parse(wire: str, signed: str, resolve: Resolve | None) -> Ref[Any]:
         )
     except (KeyError, ValueError, binascii.Error) as exc:
         raise InvalidRef(f"a signed reference cannot be read: {exc}") from exc
+
+
+def _parse_late(wire: str, signed: str, resolve: Resolve | None) -> Ref[Any]:
+    try:
+        query = _query(signed.partition("?")[2])
+        late, created = Late(query["b"], query["l"], query["v"]), int(query["c"])
+    except (KeyError, ValueError) as exc:
+        raise InvalidRef(f"a signed reference cannot be read: {exc}") from exc
+    return Ref(None, 0, "late", "late", created, created, wire, None, resolve, late)
 
 
 def _query(text: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from kombu.utils import json as kombu_json
 
 from offload.digest import digest_of
 from offload.errors import InvalidRef, UnsupportedVersion
-from offload.ref import Keys, Ref, fingerprint, looks_like_ref, wire_text
+from offload.ref import Keys, Late, Ref, fingerprint, looks_like_ref, wire_text
 from offload.text import human_size
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
@@ -193,9 +193,25 @@ def test_no_key_no_reference():
 
 def test_a_newer_version():
     """A reference of a newer offload, signed or not, says what to upgrade."""
-    wire = signed().wire.replace("offload:1?", "offload:2?")
-    with pytest.raises(UnsupportedVersion, match=r"version 2 .* upgrade offload here"):
+    wire = signed().wire.replace("offload:1?", "offload:3?")
+    with pytest.raises(UnsupportedVersion, match=r"version 3 .* upgrade offload here"):
         KEYS.open(wire)
+
+
+def test_the_wire_text_of_a_late_reference():
+    """The text of a late reference stays as it is, and opens to what it was made from."""
+    late = Late("team-a", "churn/model:é", "production")
+    ref = KEYS.sign_late(late, 1_700_000_000.9)
+    assert ref.wire.rpartition("&m=")[0] == (
+        "offload:2?b=team-a&l=churn%2Fmodel:%C3%A9&v=production&c=1700000000&k="
+        + KEYS.fingerprints[0]
+    )
+    opened = KEYS.open(ref.wire)
+    assert (opened, opened.late, opened.digest) == (ref, late, None)
+    assert repr(opened) == "<Ref late churn/model:é@production>"
+    for other in ("b=team-b", "l=x", "v=1"):
+        with pytest.raises(InvalidRef):
+            KEYS.open(re.sub(rf"\b{other[0]}=[^&]*", other, ref.wire))
 
 
 def test_a_nonsensical_signed_reference_is_refused():
@@ -204,7 +220,8 @@ def test_a_nonsensical_signed_reference_is_refused():
 
     for text in ("offload:1?", "offload:1?s=a", "offload:1?n=x&s=a&t=b&c=1&u=1",
                  "offload:1?d=b3:zz&n=1&s=a&t=b&c=1&u=1",
-                 "offload:1?i=!!&n=1&s=a&t=b&c=1&u=1"):  # fmt: skip
+                 "offload:1?i=!!&n=1&s=a&t=b&c=1&u=1",
+                 "offload:2?n=1&s=a&t=b&c=1&u=1", "offload:2?b=a&l=b&v=c&c=x"):  # fmt: skip
         with pytest.raises(InvalidRef):
             KEYS.open(f"{text}&m={_mac(KEY, text)}")
 

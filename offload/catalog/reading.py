@@ -20,7 +20,7 @@ from offload.content.get import Cached
 from offload.content.store import ContentStore
 from offload.errors import BlobMissing, IntegrityError, ObjectNotFound, OffloadError
 from offload.metrics.counters import Counters
-from offload.ref import Ref
+from offload.ref import Late, Ref
 from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.open import open_store
@@ -322,6 +322,20 @@ class CatalogReader:
         """
         record = self._pointers.find(check_name(name), check_asked(version))
         return self._opened(record)
+
+    def late(self, name: str, version: str | int = LATEST) -> Ref[Any]:
+        """Return a reference to whatever *version* of *name* stands for when a task starts.
+
+        Pass it to a task, which receives the value, or to a step of a chain, for which it is
+        looked up when that step starts. A task that fails with ObjectNotFound names the object.
+        A retry by the task itself receives the same value again.
+
+        Raises ValueError for an invalid name or version; whether they exist isn't checked.
+        """
+        asked = check_asked(version)
+        late = Late(self._bucket, check_name(name), str(asked))
+        content = self._content()
+        return content.signing.keys.sign_late(late, content.now(), content.reader.get)
 
     def _opened(self, record: Record) -> Ref[Any]:
         try:

@@ -24,6 +24,7 @@ from offload.errors import (
     BlobMissing,
     DeserializationError,
     IntegrityError,
+    InvalidRef,
     OffloadError,
     StoreError,
     ValueTooLarge,
@@ -168,6 +169,10 @@ class Reader:
             raise
 
     def _check(self, ref: Ref[Any]) -> None:
+        if ref.late is not None:
+            raise InvalidRef(
+                f"{ref!r} has no value yet: pass it to a task, or load the object from the catalog"
+            )
         self._serializers.check_accepted(ref.serializer)
         if ref.size > self._max_size:
             raise ValueTooLarge(f"{ref!r} is over offload_max_size ({human_size(self._max_size)})")

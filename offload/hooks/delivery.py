@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import Any
 
+from offload.catalog.late import pin
 from offload.classes.scope import for_task
 from offload.content.digest_cache import is_immutable
 from offload.content.holds import Hold
@@ -40,6 +41,7 @@ from offload.hooks.paths import (
     Path,
     contains,
     is_in_signature,
+    is_signature,
     label,
     node_at,
     replace_each,
@@ -128,6 +130,7 @@ class Delivery:
         self._task_id = task_id
         self._look_up: LookUp | None = None
         self._held: list[Ref[Any]] = []
+        self._pinned: list[Ref[Any]] = []
         self._parts: tuple[str, Sequence[Ref[Any]]] = ("", ())
 
     def __enter__(self) -> Delivery:  # noqa: PYI034 (typing.Self is of Python 3.11)
@@ -219,6 +222,7 @@ class Delivery:
         request.update({key: bound[key] for key in request if key not in _ARGUMENTS})
         self.args, self.kwargs = bound["args"], bound["kwargs"]
         self.bound = bound["args"], bound["kwargs"]
+        self._pin(note.refs, facts)
         if self.error is None and self._look_up is not None and self._look_up(self):
             self._read_later = lambda: self._read_bound(note, facts)
             return
@@ -242,20 +246,27 @@ class Delivery:
         wanted = [path for path in note.refs if not is_for_ref(path, facts)]
         root = {"args": self.args, "kwargs": self.kwargs}
         found = [(node_at(root, path), path) for path in wanted]
+        found = [each for each in found if each[0].late is None or self.error is not None]
         values = self._read(found, facts)
         resolved = replace_each(root, wanted, lambda ref, _path: values.get(id(ref), ref))
         for ref, path in found:
             value = values[id(ref)]
-            if is_immutable(value) or is_in_signature(root, path):
+            # What late references stood for may have been removed when the value is published.
+            if ref not in self._pinned and (is_immutable(value) or is_in_signature(root, path)):
                 self.known.remember(value, ref)
         if note.within:
             resolved = self._resolve_in_signatures(resolved, note, facts)
         self.args, self.kwargs = resolved["args"], resolved["kwargs"]
 
     def _resolve_in_signatures(self, root: Any, note: Note, facts: TaskFacts) -> Any:
-        def get(ref: Ref[Any], path: Path) -> Any:
+        def get(ref: Ref[Any], path: Path, node: Any) -> Any:
             if ref.is_local:
                 return ref.get()
+            if ref.late is not None:
+                if is_signature(node, plain=True):
+                    return ref  # for the task of the signature
+                pinned = self._pin_all([(ref, path)], facts).get(id(ref), ref)
+                return self._read([(pinned, path)], facts)[id(pinned)]
             value = self._read([(ref, path)], facts)[id(ref)]
             self.known.remember(value, ref)
             return value
@@ -263,8 +274,53 @@ class Delivery:
         return replace_each(
             root,
             [path for path in note.within if not is_for_ref(path, facts)],
-            lambda node, path: replace_refs(node, lambda ref: get(ref, path)),
+            lambda node, path: replace_refs(node, lambda ref: get(ref, path, node)),
         )
+
+    def _pin(self, paths: Sequence[Path], facts: TaskFacts) -> None:
+        """Replace late references in the arguments by references to what the catalog has now.
+
+        Those in signatures stay: they are for tasks that start later. `bound` keeps them all, as
+        the message might be sent again.
+        """
+        root = {"args": self.args, "kwargs": self.kwargs}
+        late = [(ref, path) for path in paths if (ref := node_at(root, path)).late is not None]
+        late = [(ref, path) for ref, path in late if not is_in_signature(root, path)]
+        if not late or self.error is not None:
+            return
+        pinned = self._pin_all(late, facts)
+        lazy = [
+            pinned[id(ref)] for ref, path in late if id(ref) in pinned and is_for_ref(path, facts)
+        ]
+        if lazy:  # the task may read them long after they were removed
+            ttl = renewed_for(self.runtime.grace)
+            self.runtime.content.holds.add(lazy, Hold(ttl, self.holder))
+            self._held += lazy
+            until = self.runtime.content.now() + ttl
+            self.until = until if self.until is None else min(self.until, until)
+        paths = [path for _, path in late]
+        root = replace_each(root, paths, lambda ref, _path: pinned.get(id(ref), ref))
+        self.args, self.kwargs = root["args"], root["kwargs"]
+
+    def _pin_all(
+        self, found: Sequence[tuple[Ref[Any], Path]], facts: TaskFacts
+    ) -> dict[int, Ref[Any]]:
+        """Return what late references stand for, by ``id(late)``; if that fails, set `error`."""
+        content, counters = self.runtime.content, self.runtime.counters
+        refs: dict[int, Ref[Any]] = {}
+        for (late, path), outcome in zip(
+            found, pin(content, [ref.late for ref, _ in found if ref.late]), strict=True
+        ):
+            if isinstance(outcome, Ref):
+                refs[id(late)] = outcome
+                continue
+            where = label(path, facts.parameters)
+            with counters.about(self.task.name, where):
+                counters.failed(outcome)
+            store = self.runtime.store.url
+            self.error = self.error or described(outcome, self.task.name, where, store=store)
+        self._pinned += refs.values()
+        return refs
 
     def _bind(self, node: Any, path: Path, facts: TaskFacts) -> Ref[Any]:
         where = label(path, facts.parameters)
@@ -297,7 +353,9 @@ class Delivery:
             values = self.runtime.content.reader.get_all([ref for ref, _ in found])
         for ref, path in found:
             error = self.error
-            if error is not None and (ref.resolve is None or isinstance(error, StoreUnavailable)):
+            if error is not None and (
+                ref.resolve is None or ref.late is not None or isinstance(error, StoreUnavailable)
+            ):
                 read[id(ref)] = LostValue.of(ref, error)
                 continue
             where = label(path, facts.parameters)

@@ -162,12 +162,16 @@ def resolve_direct(
     if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
         return args, kwargs
     _refuse_lost([args, kwargs])
+
+    def resolve(value: Any, key: int | str) -> Any:
+        if not facts.asks_for_ref(key):
+            return replace_refs(value, runtime.get)
+        is_late = isinstance(value, Ref) and value.late is not None
+        return runtime.pinned_ref(value) if is_late else value
+
     return (
-        [v if facts.asks_for_ref(i) else replace_refs(v, runtime.get) for i, v in enumerate(args)],
-        {
-            key: v if facts.asks_for_ref(key) else replace_refs(v, runtime.get)
-            for key, v in kwargs.items()
-        },
+        [resolve(value, i) for i, value in enumerate(args)],
+        {key: resolve(value, key) for key, value in kwargs.items()},
     )
 
 

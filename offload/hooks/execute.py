@@ -51,6 +51,7 @@ from offload.hooks.options import GUARD
 from offload.hooks.paths import contains
 from offload.hooks.release import part_ttl, result_ttl
 from offload.hooks.runtime import Runtime
+from offload.hooks.save_as import name_of
 from offload.hooks.usercode import Resent, guard_task, resending
 from offload.ref import Ref, looks_like_ref
 from offload.serializers.base import Payload
@@ -65,6 +66,7 @@ _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy
 _MAIN = "MainProcess"
 _ANY_SERIALIZER = ""
+_LONGEST_ID = 255  # characters of a task's id in metadata
 _HIDDEN_FILES = frozenset({__file__, direct.__file__, results.__file__})
 
 
@@ -292,15 +294,16 @@ def _execute(
     delivery.started = True
     if delivery.error is not None:
         _fail(runtime, task, delivery, delivery.error)
+    template = runtime.tasks[task.name].options.save_as
+    name = None if template is None else name_of(template, task, runtime.clock())
     call = delivery.memo
     if call is None:
         result = function(*args, **kwargs)
         if isinstance(result, Ref) and result.is_local:
             result = result.get()
-        if not inspect.isawaitable(result):
-            _put_result(runtime, task, delivery, result)
+        _keep_result(runtime, task, delivery, result, name)
     else:
-        result = _execute_once(runtime, task, delivery, call, function)
+        result = _execute_once(runtime, task, delivery, call, function, name)
     if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
         value = _resolved(runtime, task, result)
         delivery.known.result_resolved(result, value)
@@ -309,17 +312,25 @@ def _execute(
 
 
 def _execute_once(
-    runtime: Runtime, task: Any, delivery: Delivery, call: Call, function: Callable[..., Any]
+    runtime: Runtime,
+    task: Any,
+    delivery: Delivery,
+    call: Call,
+    function: Callable[..., Any],
+    name: str | None,
 ) -> Any:
-    """Return the result of a memo task: a remembered one, or compute it."""
+    """Return the result of a memo task: a remembered one, or compute it.
+
+    Args:
+        name: see `_keep_result`.
+    """
     __tracebackhide__ = True
 
     def compute() -> Any:
         return function(*delivery.args, **delivery.kwargs)
 
     def store(result: Any) -> Ref[Any] | None:
-        if not inspect.isawaitable(result):
-            _put_result(runtime, task, delivery, result)
+        _keep_result(runtime, task, delivery, result, name)
         return delivery.known.result_ref(result, task.backend.serializer)
 
     if call.is_busy:
@@ -362,6 +373,29 @@ def _wait(runtime: Runtime, task: Any, delivery: Delivery, call: Call) -> None:
         _read_arguments(runtime, task, delivery)
         return
     raise Ignore
+
+
+def _keep_result(
+    runtime: Runtime, task: Any, delivery: Delivery, result: Any, name: str | None
+) -> None:
+    """Store the result, if it is large, and save it as the next version of *name* in the catalog,
+    if it isn't None.
+
+    An error is the task's own failure: those who look for the object would not find it.
+    """
+    if inspect.isawaitable(result):
+        return
+    ref = _put_result(runtime, task, delivery, result)
+    if name is None:
+        return
+    is_stored = ref is not None and ref.digest is not None
+    metadata = {"task": task.name, "task_id": str(task.request.id)[:_LONGEST_ID]}
+    with runtime.counters.about(task.name, "result"):
+        try:
+            runtime.catalog.save(name, ref if is_stored else result, metadata=metadata)
+        except OffloadError as exc:
+            runtime.counters.failed(exc)
+            raise described(exc, task.name, "result") from exc
 
 
 def _resolved(runtime: Runtime, task: Any, result: Ref[Any]) -> Any:
@@ -416,15 +450,16 @@ def _send_again(task: Any, delivery: Delivery, countdown: float, resent: Resent)
 # -- results
 
 
-def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> None:
-    """Store the result of *task* right after its function has returned.
+def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> Ref[Any] | None:
+    """Store the result of *task* right after its function has returned; return its reference, or
+    None if it isn't stored.
 
     An error is then the task's own failure. *delivery* keeps the reference for callbacks and the
     result backend. Raises OffloadError.
     """
     options = delivery.options.over(runtime.options(task.name)[0])
     if _can_skip(result, options.threshold):
-        return
+        return None
     request = task.request
     stored = not ignores_result(task, request)
     stored = stored and not isinstance(task.backend, DisabledBackend)
@@ -435,7 +470,7 @@ def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) ->
     else:
         passed_on = bool(request.callbacks or request.chain or request.chord)
     if not (is_read or passed_on) or isinstance(result, ResultBase):
-        return
+        return None
     serializer = (
         task.backend.serializer if stored or request.chord else runtime.app.conf.task_serializer
     )
@@ -444,7 +479,7 @@ def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) ->
             if is_read:
                 _refuse_refs_within(result)
             if not (stored or passed_on):
-                return
+                return None
             hold = _result_hold(runtime, options, delivery, stored=stored)
             ref = _result_ref(runtime, options, result, serializer, hold)
         except OffloadError as exc:
@@ -454,6 +489,7 @@ def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) ->
         delivery.known.keep_result(result, {serializer: ref})
         if not stored and not request.chord:
             delivery.hold(ref)
+    return ref
 
 
 def _result_hold(
@@ -478,10 +514,14 @@ def _result_hold(
 
 
 def _refuse_refs_within(result: Any) -> None:
-    """Raise SerializationError if a result contains Refs.
+    """Raise SerializationError if a result contains Refs, or is a late one.
 
-    Its reader couldn't distinguish them from data.
+    Its reader couldn't distinguish them from data, or could read another object each time.
     """
+    if isinstance(result, Ref) and result.late is not None:
+        raise SerializationError(
+            f"a result can't be {result!r}: return the reference of a version, by Catalog.ref"
+        )
     if not isinstance(result, Ref) and contains(result, (Ref,)):
         raise SerializationError(
             f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "

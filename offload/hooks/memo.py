@@ -136,8 +136,9 @@ class Memos:
         with runtime.counters.about(task.name):
             try:
                 function = self._function(task)
-                args, kwargs = delivery.bound or (delivery.args, delivery.kwargs)
-                key = self._key(function, args, kwargs, refs=delivery.bound is not None)
+                # Not `bound`: late references have been replaced, so their digests count.
+                is_bound = delivery.bound is not None
+                key = self._key(function, delivery.args, delivery.kwargs, refs=is_bound)
                 name = record_name(task.name, self._scope(options), key)
                 found = self.results.find(
                     name,

@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery
 
 from offload.hooks.celery_internals import registered_tasks
+from offload.hooks.save_as import check_template
 from offload.ref import Ref
 from offload.settings import Settings, TaskOptions
 
@@ -95,6 +96,8 @@ class Tasks:
 def _read(name: str, task: Any) -> TaskFacts:
     options = TaskOptions.read(getattr(task, "offload", None), f"task {name!r}")
     options.check_parameters(task.run, name)
+    if options.save_as is not None:
+        check_template(options.save_as, task)
     parameters = inspect.signature(task.run).parameters.values()
     asking = {p.name: p.kind for p in parameters if _asks_for_ref(_annotation(task.run, p))}
     rest, more = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from celery import Celery
 
 from offload.catalog import Catalog
+from offload.catalog.late import pin
 from offload.classes.keys import own_key
 from offload.classes.policy import Policy, RegistryConfig
 from offload.classes.registry import ClassRegistry
@@ -34,7 +35,7 @@ from offload.content.put import LEAST, Observer
 from offload.content.retrying import Retrying
 from offload.content.signing import fingerprints
 from offload.content.store import ContentStore
-from offload.errors import ConfigurationError, InvalidRef, SerializationError
+from offload.errors import ConfigurationError, InvalidRef, OffloadError, SerializationError
 from offload.hooks.default_store import open_app_store
 from offload.hooks.limit import MessageLimit, message_limit
 from offload.hooks.options import TaskFacts, Tasks, effective
@@ -159,7 +160,20 @@ class Runtime:
         if ref.is_local:
             return ref.get()
         opened: Ref[T] = self.content.open(ref.wire)
-        return opened.get()
+        return self.pinned_ref(opened).get()
+
+    def pinned_ref(self, ref: Ref[T]) -> Ref[T]:
+        """Return a reference to what *ref* stands for now, if it is late; else *ref*.
+
+        Raises ObjectNotFound and what reading the catalog raises.
+        """
+        opened = self.content.opened(ref)
+        if opened.late is None:
+            return ref
+        (found,) = pin(self.content, [opened.late])
+        if isinstance(found, OffloadError):
+            raise found
+        return found
 
     def pin(self, ref: Ref[Any], name: str) -> None:
         self.pins.pin(self.content.open(ref.wire), name)

@@ -148,12 +148,16 @@ class KnownRefs:
         self._values.update({id(ref): (ref, ref, ref.get()) for ref in new if ref.is_local})
         new = [ref for ref in new if not ref.is_local]
         opened = [runtime.content.opened(ref) for ref in new]
+        late = [each for each in zip(new, opened, strict=True) if each[1].late is not None]
+        self._values.update({id(ref): (ref, own, own) for ref, own in late})  # not resolved here
+        new = [ref for ref, own in zip(new, opened, strict=True) if own.late is None]
+        opened = [own for own in opened if own.late is None]
         for ref, own, found in zip(
             new, opened, runtime.content.reader.get_all(opened), strict=True
         ):
             self._values[id(ref)] = ref, own, found
         for _, ref, found in map(self._values.__getitem__, refs if remember else ()):
-            if id(found) not in self._by_value and not ref.is_local:
+            if id(found) not in self._by_value and not ref.is_local and ref.late is None:
                 self.remember(found, ref)
         return replace_refs(value, lambda ref: self._values[id(ref)][2] if id(ref) in refs else ref)
 

@@ -21,7 +21,7 @@ from offload.classes.hashing import identify
 from offload.classes.scope import Scope
 from offload.content.manifest import pack
 from offload.digest import digest_of
-from offload.errors import OffloadError
+from offload.errors import OffloadError, SerializationError
 from offload.ref import Ref, no_refs_within
 from offload.serializers.choose import Registry
 
@@ -192,6 +192,8 @@ def digest_of_value(
             value = value.get()
         elif value.digest is not None:
             return str(value.digest).encode()
+        elif value.late is not None:
+            raise SerializationError(f"{value!r} stands for no content yet")
         else:
             return str(digest_of([value.data or b""])).encode()
     if refs and type(value) in _CONTAINERS and _holds_ref(value):

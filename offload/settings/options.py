@@ -19,7 +19,7 @@ from offload.settings.checks import (
 
 __all__ = ("OF_TASK", "TaskOptions")
 
-OF_TASK = ("version", "memo_ignore", "memo_key", "memo_lease")
+OF_TASK = ("version", "memo_ignore", "memo_key", "memo_lease", "save_as")
 """Options that only a task can have."""
 
 
@@ -44,6 +44,8 @@ class TaskOptions:
         memo_lease: seconds after which an equal call takes over from a worker that died.
         wait: how a call waits for an equal one: ``"requeue"`` sends its message back,
             ``"block"`` occupies the worker.
+        save_as: name under which the task's results are saved in the catalog, with fields such as
+            ``{task_id}``; only a task can have it.
     """
 
     enabled: bool | None = None
@@ -58,6 +60,7 @@ class TaskOptions:
     memo_scope: str | None = None
     memo_lease: float | None = None
     wait: str | None = None
+    save_as: str | None = None
 
     def __post_init__(self) -> None:
         where = "option offload"
@@ -88,6 +91,8 @@ class TaskOptions:
             refuse(where, self.memo_key, "'memo_key' is a function of a dict of arguments")
         if self.wait is not None:
             check_choice(f"{where}: 'wait'", self.wait, ("requeue", "block"))
+        if self.save_as is not None and not (isinstance(self.save_as, str) and self.save_as):
+            refuse(where, self.save_as, "'save_as' is a name for the catalog")
 
     def check_call(self, where: str) -> None:
         """Raise ConfigurationError for an option that only a task can have."""

@@ -247,7 +247,7 @@ def test_a_newer_version(running, held, what):
             body[2]["offload"]["refs"] = {"unknown": "form"}
         else:
             node = body[0][0]
-            node["__offload__"] = node["__offload__"].replace("offload:1?", "offload:2?")
+            node["__offload__"] = node["__offload__"].replace("offload:1?", "offload:3?")
 
     held.resume(change)
     error = running.failure(result)
@@ -329,7 +329,7 @@ def store_result(setup, result, wire):
     setup.broker.set(key, json.dumps(meta))
 
 
-@pytest.mark.parametrize("change", (("&n=6", "&n=7"), ("offload:1?", "offload:2?")))
+@pytest.mark.parametrize("change", (("&n=6", "&n=7"), ("offload:1?", "offload:3?")))
 def test_a_stored_result_that_was_changed(running, change):
     """A stored result shaped like a reference that was changed, or is newer, is refused when it is
     read, and never returned as data.

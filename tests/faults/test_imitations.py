@@ -42,7 +42,7 @@ def imitations(setup):
         "real": real,
         "changed": real.replace("&n=6", "&n=7"),
         "foreign": foreign,
-        "newer": real.replace("offload:1?", "offload:2?"),
+        "newer": real.replace("offload:1?", "offload:3?"),
         "nonsense": "x",
         "empty": "",
         "number": 5,
@@ -139,7 +139,7 @@ def test_references_that_were_changed(spoken):
     wire = spoken.wire()
     for text, error in (
         (wire.replace("&n=6", "&n=7"), InvalidRef),
-        (wire.replace("offload:1?", "offload:2?"), UnsupportedVersion),
+        (wire.replace("offload:1?", "offload:3?"), UnsupportedVersion),
         ("nonsense", InvalidRef),
     ):
         with pytest.raises(error):
