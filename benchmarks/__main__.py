@@ -29,7 +29,6 @@ from benchmarks import (
     tiers,
 )
 from benchmarks.report import FULL, QUICK, SCALES, Judge, Row, document, show, write
-from tests.support import forkserver
 
 QUESTIONS = {
     1: small_tasks,
@@ -76,9 +75,7 @@ def main() -> int:
         parser.exit(1, "No redis-server or valkey-server is installed, and one is needed.\n")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops servers and workers
     scale = SCALES[options.scale] if options.scale else QUICK if options.quick else FULL
-    if not scale.judged:
-        processes.FRESH = False
-        forkserver.preload("numpy", "proxystore.connectors.redis", "proxystore.store")
+    processes.FRESH = scale.judged
     console = Console(stderr=True)
     rows: list[Row] = []
     for number in sorted(set(chosen)):

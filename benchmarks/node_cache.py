@@ -89,12 +89,12 @@ def _read(servers: Setting, scale: Scale, judge: Judge, folder: Path) -> None:
 
 
 def _memory(servers: Setting, scale: Scale, judge: Judge, folder: Path) -> None:
-    size = scale.again
+    size, number = scale.again, PROCESSES if scale.judged else 2
     urls = servers.urls(OFFLOAD)
     ref = servers.app(OFFLOAD, cache="off").offload.put(array(size, 2))
     context = multiprocessing.get_context("spawn")
     pipes, readers = [], []
-    for _ in range(PROCESSES):
+    for _ in range(number):
         ours, theirs = context.Pipe()
         reader = context.Process(
             target=_reader, args=(theirs, urls, str(folder), 4 * size, ref.wire), daemon=True
@@ -104,7 +104,7 @@ def _memory(servers: Setting, scale: Scale, judge: Judge, folder: Path) -> None:
         readers.append(reader)
 
     def ask(question: str, *numbers: int) -> list[Any]:
-        chosen = [pipes[number] for number in numbers or range(PROCESSES)]
+        chosen = [pipes[at] for at in numbers or range(number)]
         for pipe in chosen:
             pipe.send(question)
         return [pipe.recv() for pipe in chosen]
@@ -113,12 +113,12 @@ def _memory(servers: Setting, scale: Scale, judge: Judge, folder: Path) -> None:
     sums = ask("read")
     grown = max(0, sum(ask("memory")) - before)
     ask("write", 0)
-    changed = sum(one != sums[0] for one in ask("sum", *range(1, PROCESSES)))
+    changed = sum(one != sums[0] for one in ask("sum", *range(1, number)))
     ask("end")
     for reader in readers:
         reader.join()
     judge.row(
-        f"{PROCESSES} processes read one array of {size / _MB:g} MB: they grow by",
+        f"{number} processes read one array of {size / _MB:g} MB: they grow by",
         "MB",
         {OFFLOAD: grown / _MB},
         ratio=grown / size,

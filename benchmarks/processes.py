@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import redis
 from celery import Celery
@@ -125,20 +125,7 @@ class Setting:
         words = [str(concurrency), f"{way.replace(' ', '-')}@bench"]
         env = self.environment(way, threshold)
         with log.open("wb") as out:
-            if FRESH:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.worker", *words],
-                    cwd=ROOT,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    start_new_session=True,
-                )
-            else:
-                process = forkserver.start(
-                    words, module="benchmarks.worker", env=env, stdout=out, stderr=out
-                )
+            process = start_module("benchmarks.worker", *words, env=env, output=out)
         self._stack.callback(_end, process)
         app = self.app(way)
         results = [app.tasks["add"].delay(1, 1) for _ in range(4 * concurrency)]
@@ -153,19 +140,7 @@ class Setting:
 
     def publisher(self, way: str, job: dict[str, Any]) -> dict[str, Any]:
         """Run *job* in a fresh process; see `benchmarks.publisher`."""
-        words, env = [json.dumps(job)], self.environment(way)
-        if FRESH:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.publisher", *words],
-                cwd=ROOT,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        else:
-            done = forkserver.run(words, module="benchmarks.publisher", env=env)
+        done = run_module("benchmarks.publisher", json.dumps(job), env=self.environment(way))
         if done.returncode:
             log = self.workers[way].log.read_text(errors="replace") if way in self.workers else ""
             raise RuntimeError(f"the publisher failed:\n{done.stderr[-3000:]}\n{log[-3000:]}")
@@ -203,6 +178,44 @@ def setting(
         for way in ways:
             made.worker(way, concurrency=concurrency)
         yield made
+
+
+def start_module(
+    module: str, *words: str, env: dict[str, str], output: IO[bytes], cwd: Path = ROOT
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m`` *module*, which prints to *output*."""
+    if not FRESH:
+        started: subprocess.Popen[bytes] = forkserver.start(
+            words, module=module, cwd=cwd, env=env, stdout=output, stderr=output
+        )
+        return started
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+def run_module(
+    module: str, *words: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m`` *module* until it exits."""
+    if not FRESH:
+        done: subprocess.CompletedProcess[str] = forkserver.run(words, module=module, env=env)
+        return done
+    return subprocess.run(
+        [sys.executable, "-m", module, *words],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def _close(app: Celery) -> None:

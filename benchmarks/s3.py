@@ -11,17 +11,16 @@ Hashing isn't included; question 2 measures it.
 import io
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import boto3
 
 from benchmarks.measure import cpu_seconds, median, peak, ratio, reset_peak, resident
+from benchmarks.processes import run_module
 from benchmarks.report import Judge, Scale
 from benchmarks.s3_sink import HOST, sink
 from offload.content.memory import allocate
@@ -161,14 +160,7 @@ class _Offload:
 
 
 def _in_process(way: str, endpoint: str, size: int) -> dict[str, int]:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.s3", way, endpoint, str(size)],
-        cwd=Path(__file__).resolve().parent.parent,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_module("benchmarks.s3", way, endpoint, str(size))
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])

@@ -2,15 +2,14 @@
 
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
 
+from tests.support import forkserver
 from tests.support.servers import find_program
 
-ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"question", "what", "unit", "figures", "ratio", "target", "met"}
 EXPECTED = {  # some of each question's figures
     1: ("publish, CPU of a call", "function calls", "store commands", "end to end"),
@@ -49,16 +48,17 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imports():
+    """Import once what the questions and their workers need."""
+    names = ("proxystore.connectors.redis", "proxystore.store") * bool(find_spec("proxystore"))
+    with forkserver.preloaded("numpy", *names):
+        yield
+
+
 def benchmark(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {**os.environ, "COLUMNS": "200"}
+    return forkserver.run(arguments, module="benchmarks", env=env, timeout=170, share=True)
 
 
 @pytest.fixture

@@ -23,12 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MAX_REQUEST = 1 << 20  # bytes
+SHARED = "OFFLOAD_TEST_FORK_SERVER"
+"""Environment variable with the id of a process that shares its parent's server, and a socket."""
 IMPORTED = (
     "boto3", "celery.app.amqp", "celery.app.control", "celery.app.events", "celery.app.log",
     "celery.apps.beat", "celery.apps.worker", "celery.backends.redis", "celery.bin.celery",
@@ -80,64 +82,98 @@ class Forked:
 
 
 class _Server:
-    """Client side of the server, in a process of pytest."""
+    """Client side of a server, in the process that started it or one that shares it."""
 
-    def __init__(self):
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST)
+    def __init__(self, connection):
+        self.socket = connection
         self.pid = os.getpid()
+
+    @classmethod
+    def launch(cls, names=()):
+        """Start a server that also imports *names*."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST)
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        server = cls(ours)
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), *_preloaded],
+            server.process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), *names],
                 cwd=ROOT,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        return server
 
     def start(self, args, cwd, env, files):
         ours, theirs = os.pipe()
         request = json.dumps([args, os.fspath(cwd), dict(env)]).encode()
         try:
-            socket.send_fds(self._socket, [request], [*files, theirs])
+            socket.send_fds(self.socket, [request], [theirs, *files])
         finally:
             os.close(theirs)
-        (pid,) = struct.unpack("i", self._socket.recv(4))
+        (pid,) = struct.unpack("i", self.socket.recv(4))
         return Forked(args, pid, ours)
 
+    def close(self):
+        """End the server, which kills what it has forked."""
+        self.socket.close()
+        self.process.wait()
 
-_preloaded: list[str] = []
+
 _server: _Server | None = None
 
 
-def preload(*names):
-    """Have the server import these modules as well; call it before the first command starts."""
-    _preloaded.extend(names)
-
-
-def start(args, *, module="celery", cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None):
-    """Start ``python -m`` *module* with *args*; None as a file means /dev/null."""
+def _current():
+    """Return this process's server: shared by its parent, or started on first use."""
     global _server
+    if _server is None or _server.pid != os.getpid():
+        pid, _, fd = os.environ.get(SHARED, "").partition(" ")
+        if pid == str(os.getpid()):
+            _server = _Server(socket.socket(fileno=int(fd)))
+        else:
+            _server = _Server.launch()
+    return _server
+
+
+@contextmanager
+def preloaded(*names):
+    """Use another server, which also imports *names*, and kill what it has forked at the end."""
+    global _server
+    before, _server = _server, _Server.launch(names)
+    try:
+        yield
+    finally:
+        _server.close()
+        _server = before
+
+
+def start(
+    args, *, module="celery", cwd=ROOT, env=None, stdin=None, stdout=None, stderr=None, share=False
+):
+    """Start ``python -m`` *module*, or a script's path, with *args*; None as a file is /dev/null.
+
+    With *share*, the command uses this server, too; start nothing else before it has ended.
+    """
     if sys.platform != "linux":
         command = [sys.executable, "-m", module, *map(str, args)]
         given = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         streams = {name: each or subprocess.DEVNULL for name, each in given.items()}
         return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
-    if _server is None or _server.pid != os.getpid():
-        _server = _Server()
+    server = _current()
     with open(os.devnull, "r+b") as nothing:  # noqa: PTH123 (not a file)
         files = [(each or nothing).fileno() for each in (stdin, stdout, stderr)]
-        return _server.start(
+        files += [server.socket.fileno()] * share
+        return server.start(
             [module, *map(str, args)], cwd, os.environ if env is None else env, files
         )
 
 
-def run(args, *, module="celery", cwd=ROOT, env=None, timeout=120):
+def run(args, *, module="celery", cwd=ROOT, env=None, timeout=120, share=False):
     """Run ``python -m`` *module* with *args*; return a result like that of `subprocess.run`."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = start(args, module=module, cwd=cwd, env=env, stdout=out, stderr=err)
+        process = start(args, module=module, cwd=cwd, env=env, stdout=out, stderr=err, share=share)
         try:
             code = process.wait(timeout)
         except BaseException:
@@ -151,9 +187,17 @@ def run(args, *, module="celery", cwd=ROOT, env=None, timeout=120):
     return subprocess.CompletedProcess(process.args, code, *printed)
 
 
-def can_run(command):
-    """Return whether *command* runs a module on this Python."""
-    return [*command[:2]] == [sys.executable, "-m"]
+def as_module(command):
+    """Return the module or script that *command* runs, and its arguments.
+
+    Return None unless it runs one on this Python.
+    """
+    python, first, *rest = map(str, command)
+    if python != sys.executable:
+        return None
+    if first == "-m":
+        return rest[0], rest[1:]
+    return (first, rest) if first.endswith(".py") else None
 
 
 # -- inside the server
@@ -177,13 +221,13 @@ def serve(connection):
             report_exits(running)
         if connection not in ready:
             continue
-        request, files, _, _ = socket.recv_fds(connection, MAX_REQUEST, 4)
+        request, files, _, _ = socket.recv_fds(connection, MAX_REQUEST, 5)
         if not request:
             for pid in running:
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
             return None
-        *streams, status = files
+        status, *streams = files
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
@@ -192,10 +236,13 @@ def serve(connection):
                 os.close(fd)
             connection.close()
             os.setsid()
-            for number, fd in enumerate(streams):
+            for number, fd in enumerate(streams[:3]):
                 os.dup2(fd, number)
                 os.close(fd)
-            return json.loads(request)
+            args, cwd, env = json.loads(request)
+            if streams[3:]:
+                env[SHARED] = f"{os.getpid()} {streams[3]}"
+            return args, cwd, env
         running[pid] = status
         for fd in streams:
             os.close(fd)
@@ -223,19 +270,23 @@ def import_offload():
 
 
 def become(args, cwd, env, path):
-    """Run ``python -m`` with these arguments, directory, and environment in this process."""
+    """Run a module or script with these arguments, directory, and environment in this process."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
     folders = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    sys.path[:] = [cwd, *folders, *path]
+    is_script = args[0].endswith(".py")
+    sys.path[:] = [os.path.dirname(args[0]) if is_script else cwd, *folders, *path]  # noqa: PTH120
     now = bool(env.get("PYTHONUNBUFFERED"))
     sys.stdin = sys.__stdin__ = open(0)  # noqa: SIM115 (streams)
     sys.stdout = sys.__stdout__ = open(1, "w", buffering=1 if now else -1)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", buffering=1)  # noqa: SIM115
     sys.argv = args
-    runpy.run_module(args[0], run_name="__main__", alter_sys=True)
+    if is_script:
+        runpy.run_path(args[0], run_name="__main__")
+    else:
+        runpy.run_module(args[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,9 @@ def start(
     The pools ``gevent`` and ``custom`` patch modules on import, so their workers must import
     everything themselves.
     """
-    if fork and forkserver.can_run(command) and not {"gevent", "custom"} & {*command}:
-        module, args = command[2], command[3:]
+    found = forkserver.as_module(command) if fork else None
+    if found and not {"gevent", "custom"} & {*command}:
+        module, args = found
         return forkserver.start(args, module=module, cwd=cwd, env=env, stdout=output, stderr=output)
     return subprocess.Popen(
         command,
@@ -221,9 +222,12 @@ def worker(
     app: str = "tests.integration.app",
     name: str = "worker",
     python: str = sys.executable,
-    fork: bool = True,
+    fork: bool | None = None,
 ) -> Iterator[Process]:
-    """Run a worker; print its log if the block raises."""
+    """Run a worker; print its log if the block raises.
+
+    Without offload in its configuration, it isn't forked by default.
+    """
     options = ("-P", pool, "-c", str(concurrency), "-n", f"{name}-{os.getpid()}@%h", *args)
     process = start_worker(
         app,
@@ -232,7 +236,7 @@ def worker(
         env=environment(config),
         name=name,
         python=python,
-        fork=fork and bool(config.get("offload")),
+        fork=bool(config.get("offload")) if fork is None else fork,
     )
     try:
         yield process
