@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from offload.settings import Settings
 from tests.docs.snippets import read_page
+from tests.support import forkserver
 from tests.support.processes import environment, start_worker
 from tests.support.servers import Server
 
@@ -70,13 +69,8 @@ def _on(code: str, where: str) -> str:
 
 def _run(code: str, folder: Path) -> str | None:
     """Return the output of a snippet if it failed, else None."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    script = folder / "snippet.py"
+    script.write_text(code, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = forkserver.run([], module=str(script), cwd=folder, env=env, timeout=SECONDS)
     return None if done.returncode == 0 else done.stdout + done.stderr
