@@ -61,7 +61,7 @@ class Setup:
         env = environment(self.side(code="signed", signing_key=KEY))
         env["PYTHONPATH"] += f":{self.folder}"
         env |= {key: str(value) for key, value in more.items()}
-        process = Process([sys.executable, str(script), *what], log, env)
+        process = Process([sys.executable, str(script), *what], log, env, fork=True)
         try:
             yield process
             process.finish(TIMEOUT)
