@@ -19,7 +19,6 @@ from offload.classes.scope import (
     MANUAL,
     Registrations,
     Scope,
-    check_shippable,
     find_in_modules,
 )
 from offload.classes.versions import (
@@ -392,7 +391,7 @@ class ClassRegistry(StoredClasses):
         return {*self._registrations.objects, *(name for name, _ in self._loaded.pairs())}
 
     def _pair(self, obj: Any) -> ClassVersion:
-        return self._loaded.pair_of(check_shippable(obj)) or self._local.pair(obj, self.scope)
+        return self._loaded.pair_of(obj) or self._local.pair(obj, self.scope)
 
     def _is_shippable(self, obj: Any) -> bool:
         try:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import types
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -30,10 +29,10 @@ from typing import Any, NamedTuple
 from offload.classes.hashing.code import text
 from offload.classes.hashing.dependencies import HashDependencies
 from offload.classes.hashing.structure import Content, StructuralHasher, UnorderedRefs
-from offload.classes.scope import Scope
+from offload.classes.scope import Scope, check_shippable
 from offload.classes.versions import ClassVersion, name_of
 from offload.errors import SerializationError
-from offload.text import human_size, type_name
+from offload.text import human_size
 
 __all__ = ("Identity", "LocalClasses", "identify", "python_tag")
 
@@ -66,13 +65,11 @@ def identify(obj: Any, scope: Scope) -> Identity:
     """Return the hash of a class or function together with its dependencies.
 
     Raises:
-        TypeError: it is neither a class nor a function.
+        NotShippable: it is neither a class nor a function (a TypeError).
         SerializationError: it depends on something without content, such as a lock.
     """
-    if not isinstance(obj, (type, types.FunctionType)):
-        raise TypeError(f"expected a class or function, not a {type_name(obj)}")
     watch = HashDependencies()
-    contents, reads_docs = _contents(obj, scope, watch, docs=False)
+    contents, reads_docs = _contents(check_shippable(obj), scope, watch, docs=False)
     if reads_docs:
         watch = HashDependencies()
         contents, _ = _contents(obj, scope, watch, docs=True)
