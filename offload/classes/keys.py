@@ -72,10 +72,7 @@ class VerifyKey:
 
 def signer(key: str) -> Signer:
     """Parse a private key; raises ConfigurationError if it is invalid."""
-    where = "offload_signing_key"
-    if key.startswith(_HMAC):
-        return _Hmac(_secret(where, key))
-    return _Ed25519(*_ed25519(where, key, private=True))
+    return _parsed("offload_signing_key", key, private=True)
 
 
 def own_key(signing_key: str | None) -> tuple[dict[str, Any], ...]:
@@ -117,11 +114,7 @@ def _verify_key(given: Mapping[str, Any]) -> VerifyKey:
         raise ConfigurationError(
             f"{where}: a key is text, or a dict with 'key' and optionally 'name' and 'until'"
         )
-    verifier: _Hmac | _Ed25519
-    if key.startswith(_HMAC):
-        verifier = _Hmac(_secret(where, key))
-    else:
-        verifier = _Ed25519(*_ed25519(where, key, private=False))
+    verifier = _parsed(where, key, private=False)
     return VerifyKey(
         verifier, str(given.get("name") or verifier.id), _moment(where, given.get("until"))
     )
@@ -146,11 +139,13 @@ def _moment(where: str, until: Any) -> float | None:
     raise ConfigurationError(f"{where}: 'until' is a date such as 2027-06-30, not {until!r}")
 
 
-def _secret(where: str, key: str) -> bytes:
+def _parsed(where: str, key: str, *, private: bool) -> _Hmac | _Ed25519:
+    if not key.startswith(_HMAC):
+        return _Ed25519(*_ed25519(where, key, private=private))
     secret = key[len(_HMAC) :].encode()
     if len(secret) < _MIN_SECRET:
         raise ConfigurationError(f"{where}: an hmac: secret has at least {_MIN_SECRET} characters")
-    return secret
+    return _Hmac(secret)
 
 
 class _Hmac:
