@@ -187,3 +187,37 @@ def test_an_overwritten_record_is_read_again(slow):
         "group1:1", 5, "1", metadata={"stage": "new"}, on_conflict="overwrite"
     )
     assert [record.name for record in slow.find(metadata={"stage": "new"})] == ["group1:1"]
+
+
+@pytest.mark.server
+def test_a_search_on_s3_takes_a_few_requests(make_urls, monkeypatch):
+    """On S3, a search sends requests for the list, the index, and what has changed."""
+    catalog = Catalog(make_urls("s3"))
+    catalog.save("first", 0)
+    store = catalog.store
+    fill(catalog, 60, lambda all_: write_on_s3(store, all_))
+    assert len(found(catalog)) == 6
+    asked = []
+    ask = store.client.ask
+
+    def counted(operation, *args, **kwargs):
+        asked.append(operation)
+        return ask(operation, *args, **kwargs)
+
+    monkeypatch.setattr(store.client, "ask", counted)
+    monkeypatch.setattr("offload.catalog.search._REWRITE", 20)
+    assert len(found(catalog)) == 6
+    assert asked.count("get_object") > 60
+    asked.clear()
+    assert len(found(catalog)) == 6
+    assert sorted(set(asked)) == ["get_object", "list_objects_v2"]
+    assert len(asked) <= 4
+    catalog.save("new", 1, metadata={"stage": "prod"})
+    asked.clear()
+    assert len(found(catalog)) == 7
+    assert len(asked) <= 5
+
+
+def write_on_s3(store, values):
+    names = [name for name in values if name.startswith("catalog/")]
+    store.client.threads.each(lambda name: store.pointers.swap(name, None, values[name]), names)

@@ -448,14 +448,14 @@ def test_announced_versions_are_forgotten(catalog, store):
 
 def test_too_many_versions(catalog, store):
     """An object with too many versions for one list takes no more, and loads as before."""
-    keys, many = catalog._content().signing.keys, frozenset(map(str, range(1, 8_001)))
+    keys, many = catalog._content().signing.keys, frozenset(map(str, range(1, 9_301)))
     state = name_pointer("default", NAME)
-    catalog.save(NAME, "last", "8000")
+    catalog.save(NAME, "last", "9300")
     set_pointer(store, state, write_state(NameState(many), state, keys))
-    assert catalog.save(NAME, "next").version == "8001"
+    assert catalog.save(NAME, "next").version == "9301"
     assert catalog.load(NAME) == "next"
     with pytest.raises(CatalogError, match="remove some versions"):
         for number in range(1, 2_000):
             catalog.save(NAME, number, f"9999999999999999999999999.{number}")
-    assert catalog.load(NAME, "8000") == "last"
-    assert catalog.remove(NAME, "8001") == 1
+    assert catalog.load(NAME, "9300") == "last"
+    assert catalog.remove(NAME, "9301") == 1

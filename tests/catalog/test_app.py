@@ -1,0 +1,81 @@
+"""The catalog of an app: its store, its serializers, and references in its tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from offload import Catalog, SerializationError
+from tests.support.wire import make_wire
+
+BIG = np.arange(200_000)
+
+
+class Opaque:
+    def __eq__(self, other):
+        return isinstance(other, Opaque)
+
+    __hash__ = None
+
+
+@pytest.fixture
+def wire():
+    wire = make_wire()
+
+    @wire.app.task(name="total", shared=False)
+    def total(frame):
+        return int(frame.sum())
+
+    return wire
+
+
+def test_a_task_gets_the_version_that_was_the_latest(wire):
+    """A reference stands for a version; the task receives its content, whatever comes later."""
+    catalog = wire.hook.catalog
+    catalog.save("frame", BIG)
+    result = wire.app.tasks["total"].delay(catalog.ref("frame"))
+    catalog.save("frame", BIG[:2])
+    wire.work()
+    assert result.get() == BIG.sum()
+    assert wire.app.tasks["total"].delay(catalog.ref("frame")).id
+    wire.work()
+
+
+def test_a_sent_reference_outlives_its_version(wire):
+    """A version that is removed while a message refers to it is still there for the task."""
+    catalog = wire.hook.catalog
+    catalog.save("frame", BIG)
+    result = wire.app.tasks["total"].delay(catalog.ref("frame"))
+    catalog.remove("frame")
+    wire.work()
+    assert result.get() == BIG.sum()
+
+
+def test_the_catalog_is_in_the_apps_store(wire):
+    """The app's catalog and one of its store are the same."""
+    wire.hook.catalog.save("a", 1)
+    assert wire.hook.catalog.store is wire.hook.store
+    assert Catalog(wire.hook.store).load("a") == 1
+    assert wire.hook.catalog.bucket("team").buckets() == ["default"]
+
+
+@pytest.mark.parametrize("accept", (["json"], ["json", "pickle"]))
+def test_what_the_app_accepts_is_saved(accept):
+    """Objects that only pickle carries are saved if the app accepts pickle."""
+    catalog = make_wire(conf={"accept_content": accept}).hook.catalog
+    if "pickle" in accept:
+        catalog.save("a", Opaque())
+        assert catalog.load("a") == Opaque()
+    else:
+        with pytest.raises(SerializationError):
+            catalog.save("a", Opaque())
+        assert catalog.list_objects() == []
+
+
+def test_a_result_is_saved_by_its_reference(wire):
+    """A reference that the app made is saved as its value, which outlives the reference's hold."""
+    ref = wire.hook.put(BIG, retention=1)
+    record = wire.hook.catalog.save("frame", ref)
+    assert record.digest == ref.digest
+    assert np.array_equal(wire.hook.catalog.load("frame"), BIG)
+    assert record.holder in wire.hook.store.blobs.holders(ref.digest)

@@ -1,0 +1,116 @@
+"""The bytes of records, and the states of names, whoever changes them in which order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offload import IntegrityError
+from offload.catalog.names import name_pointer, record_pointer
+from offload.catalog.records import (
+    NameState,
+    Record,
+    read_record,
+    read_state,
+    write_record,
+    write_state,
+)
+from offload.ref import Keys
+
+KEYS = Keys([b"k" * 32])
+RECORD = Record(
+    bucket="team-a",
+    name="größe/model",
+    version="2.1.0",
+    type="dict",
+    size=7,
+    created=1700000000.5,
+    author="host:1",
+    metadata={"stage": "prod", "é": [1, None]},
+    digest="b3:" + "1f" * 32,
+    ref="offload:1?d=…",
+    nonce="0123456789ab",
+)
+POINTER = "catalog/team-a/gr=C3=B6=C3=9Fe+model/2.1"
+WRITTEN = (
+    '503e2904d01e3a65d97dc238fb8fad0b {"format":1,"ref":"offload:1?d=…","version":"2.1.0",'
+    '"type":"dict","size":7,"digest":"b3:1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f",'
+    '"created":1700000000.5,"author":"host:1","metadata":{"stage":"prod","é":[1,null]},"nonce":"0123456789ab"}'
+)
+STATE = NameState(frozenset({"2.1", "1"}), {"2.1": 1700000000.5}, {"production": "1"})
+STATE_WRITTEN = (
+    'b3dc5c0ff7186b16cf9f5a3f0428379b {"format":1,"versions":["1","2.1"],'
+    '"recent":{"2.1":1700000000.5},"tags":{"production":"1"}}'
+)
+
+
+def test_the_bytes_of_a_record():
+    """A record has these bytes under this name; what earlier versions wrote is read."""
+    assert record_pointer("team-a", RECORD.name, RECORD.key) == POINTER
+    assert write_record(RECORD, POINTER, KEYS).decode() == WRITTEN
+    assert read_record(POINTER, WRITTEN.encode(), KEYS) == RECORD
+    assert RECORD.holder == "catalog:team-a/gr=C3=B6=C3=9Fe+model@2.1+0123456789ab"
+
+
+def test_the_bytes_of_a_state():
+    """A name's state has these bytes under this name."""
+    pointer = name_pointer("team-a", RECORD.name)
+    assert pointer == "catalog-names/team-a/gr=C3=B6=C3=9Fe+model"
+    assert write_state(STATE, pointer, KEYS).decode() == STATE_WRITTEN
+    assert read_state(pointer, STATE_WRITTEN.encode(), KEYS) == STATE
+
+
+def test_an_unverified_record():
+    """People may read a record without its key; nothing else does."""
+    other = Keys([b"o" * 32])
+    with pytest.raises(IntegrityError):
+        read_record(POINTER, WRITTEN.encode(), other)
+    assert read_record(POINTER, WRITTEN.encode(), None) == RECORD
+
+
+def test_what_users_see():
+    """A record as plain data has neither its reference nor its random number."""
+    shown = RECORD.as_dict()
+    assert shown["tags"] == []
+    assert not {"ref", "nonce"} & shown.keys()
+    assert "offload:1" not in repr(RECORD)
+
+
+HOUR = 3600.0
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("announce", "write", "remove", "wait", "mend")),
+        st.sampled_from(("1", "2", "3")),
+        st.integers(0, 3),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_no_record_is_missing_in_a_state(steps):
+    """However savers and those who remove take turns, a state lists all versions with records.
+
+    Each saver announces a version, and writes its record within ten minutes, if it does at all.
+    Whoever removes a version reads the state before, and changes it only if it is still the same.
+    """
+    now, state, records, savers = 0.0, NameState(), set(), {}
+    for step, key, number in steps:
+        if step == "announce":
+            savers[number] = key, now
+            state = state.announced(key, now)
+        elif step == "write" and number in savers:
+            announced, since = savers.pop(number)
+            if now - since < HOUR / 6:
+                records.add(announced)
+        elif step == "remove":
+            records.discard(key)
+            state = state.without(frozenset({key}), now)
+        elif step == "mend":
+            state = state.found(records).without(state.keys - records, now)
+        elif step == "wait":
+            now += (1.0, 500.0, HOUR, 2 * HOUR)[number]
+        assert records <= state.keys
+    state = state.without(state.keys - records, now + 2 * HOUR)
+    assert state.keys == records
