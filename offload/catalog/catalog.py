@@ -29,7 +29,7 @@ from offload.catalog.pointers import CatalogPointers, not_found
 from offload.catalog.reading import CatalogReader
 from offload.catalog.records import NameState, Record, check_metadata
 from offload.catalog.saving import OnConflict, Saver, SaveRequest, release
-from offload.errors import BucketNotEmpty, IntegrityError, ObjectNotFound, StoreError
+from offload.errors import BucketNotEmpty, IntegrityError, ObjectNotFound, OffloadError, StoreError
 from offload.locks import Lock, process_name
 
 __all__ = ("Catalog",)
@@ -223,13 +223,39 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
 
     # -- remove
 
-    def remove(self, name: str, version: str | int | None = None) -> int:
+    @overload
+    def remove(self, name: str, version: str | int | None = None) -> int: ...
+    @overload
+    def remove(
+        self,
+        name: list[str],
+        version: str | int | Sequence[str | int | None] | None = None,
+    ) -> BatchResult[int]: ...
+    def remove(self, name: str | list[str], version: Any = None) -> int | BatchResult[int]:
         """Remove a version of an object, or all; return how many were removed.
 
         Their content is deleted after a grace period, unless something else needs it.
 
-        Raises ObjectNotFound if there is none.
+        Args:
+            name: the object's name, or a list of them.
+            version: a version, a tag, or ``latest``; default: all. For a list of names, one for
+                all or a list.
+
+        Raises ObjectNotFound if there is none; ValueError, UnsupportedVersion, StoreUnavailable.
         """
+        if isinstance(name, str):
+            return self._remove_versions(name, version)
+        names = listed("name", name)
+        result: BatchResult[int] = BatchResult()
+        for each, given in zip(names, spread("version", version, len(names)), strict=True):
+            try:
+                outcome: int | Exception = self._remove_versions(each, given)
+            except (OffloadError, ValueError) as exc:
+                outcome = exc
+            result.add(label_of(each, given), outcome)
+        return result
+
+    def _remove_versions(self, name: str, version: str | int | None) -> int:
         pointers = self._pointers
         name = check_name(name)
         known = pointers.state(name)

@@ -25,7 +25,12 @@ import pytest
 from offload.digest import Digest, digest_of
 from offload.errors import BlobMissing, IntegrityError
 from offload.stores import BlobInfo, Parts, Store
-from offload.stores.capabilities import BlobInspection, HoldTracking, hold_tracking_of
+from offload.stores.capabilities import (
+    BlobInspection,
+    HoldTracking,
+    TagsWrites,
+    hold_tracking_of,
+)
 from offload.stores.checks import MAX_POINTER
 from offload.stores.protocols import FOREVER
 
@@ -615,6 +620,20 @@ class PointerTests:
         assert set(store.pointers.names(f"{base}/ab")) == {f"{base}/ab", f"{base}/ab/c"}
         for pattern in ("*", "?", f"{base}/[ab]", f"{base}/a*", "\\"):
             assert list(store.pointers.names(pattern)) == []
+
+    def test_a_tag_tells_one_write_from_another(self, store: Store) -> None:
+        """Each write of a pointer has a tag of its own, also if the value is an earlier one."""
+        pointers, name = store.pointers, unique()
+        if not isinstance(pointers, TagsWrites):
+            pytest.skip("its list of pointers has no tags")
+        tags: set[str] = set()
+        for before, after in ((None, b"1"), (b"1", b"2"), (b"2", b"1"), (b"1", None), (None, b"1")):
+            assert store.pointers.swap(name, before, after)
+            listed = dict(pointers.tagged_names(name))
+            assert list(listed) == ([] if after is None else [name])
+            assert tags.isdisjoint(listed.values())
+            tags.update(listed.values())
+        assert dict(pointers.tagged_names(name)) == listed
 
 
 class LeaseTests:

@@ -163,6 +163,10 @@ def test_batches(catalog):
     assert np.array_equal(loaded.results[3], BIG)
     assert loaded.failed == ["none"]
     assert isinstance(loaded.errors["none"], ObjectNotFound)
+    removed = catalog.remove(["a", "none", "b", "a/.."], [None, None, "2", "1"])
+    assert removed.results == [1, None, 1, None]
+    assert removed.failed == ["none", "a/..@1"]
+    assert catalog.list_objects() == ["big"]
 
 
 # -- object stores
