@@ -1,7 +1,7 @@
 """The catalog: named, versioned objects in a store."""
 
 from offload.catalog.batches import BatchResult
-from offload.catalog.catalog import Catalog
+from offload.catalog.offline import Catalog
 from offload.catalog.records import Record
 
 __all__ = ("BatchResult", "Catalog", "Record")

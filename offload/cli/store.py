@@ -10,11 +10,12 @@ from offload.content.holds import longest_ttl
 from offload.doctor.retention import (
     DAY,
     Rule,
+    has_catalog,
     has_pins,
     lifecycle_rule,
     retention_requirements,
 )
-from offload.errors import ConfigurationError
+from offload.errors import ConfigurationError, StoreError
 from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of
 
@@ -26,6 +27,7 @@ Days for which values may be needed, according to the settings:
 {listed}
 All but that of results include an eta, countdown, or expires of up to {delay:g} days (--delay).
 The rule allows more days, since lifetimes are stored with a margin.
+It would delete what a catalog in this bucket names: remove the rule before you use one.
 
 This replaces all rules of the bucket; if there are others, merge the rule into them:
   aws s3api put-bucket-lifecycle-configuration --bucket {bucket} \\
@@ -56,7 +58,8 @@ def store() -> None:
 @click.option(
     "--no-pins",
     is_flag=True,
-    help="Confirm that nothing is or will be pinned; the rule would delete pinned values.",
+    help="Confirm that nothing is or will be pinned, or saved in a catalog; the rule would delete "
+    "such values.",
 )
 @click.option("--bucket", help="Which bucket, if the store has several.")
 @click.option(
@@ -92,7 +95,21 @@ def lifecycle(
 
 
 def _check_pins(runtime: Runtime, *, no_pins: bool) -> None:
-    """Raise ConfigurationError if the rule could delete a pinned value."""
+    """Raise ConfigurationError if the rule could delete a value that is pinned or in a catalog."""
+    try:
+        found = has_catalog(runtime)
+    except StoreError as exc:
+        found = False
+        click.echo(
+            f"It isn't known whether there is a catalog; if there is, no rule is safe: {exc}",
+            err=True,
+        )
+    if found:
+        raise ConfigurationError(
+            f"{runtime.store.url} has a catalog, whose objects are needed until they are removed, "
+            "and the rule would delete them by age: no rule is safe. Run `celery offload gc` "
+            "regularly instead"
+        )
     if not runtime.store.blobs.tracks_holds:
         return  # it can't have pins
     if has_pins(runtime):
@@ -103,7 +120,8 @@ def _check_pins(runtime: Runtime, *, no_pins: bool) -> None:
     if not no_pins:
         raise ConfigurationError(
             f"{runtime.store.url} can have pins, whose values a rule would delete: run `celery "
-            "offload gc` regularly instead, or add --no-pins if Offload.pin is never used"
+            "offload gc` regularly instead, or add --no-pins if Offload.pin is never used, and "
+            "no catalog"
         )
 
 

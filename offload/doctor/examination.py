@@ -9,7 +9,12 @@ from functools import partial
 
 from offload.content.holds import longest_ttl
 from offload.doctor import app, store
-from offload.doctor.retention import check_messages, has_pins, retention_requirements
+from offload.doctor.retention import (
+    check_messages,
+    has_catalog,
+    has_pins,
+    retention_requirements,
+)
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.runtime import Runtime
 from offload.inspect.config_drift import config_drift
@@ -100,11 +105,11 @@ def _diagnosed(runtime: Runtime, tier: Store) -> Iterator[Finding]:
 def _longest(runtime: Runtime) -> float:
     """Return the longest time to live that the app asks for, in seconds, without delays."""
     try:
-        if has_pins(runtime):
+        if has_pins(runtime) or has_catalog(runtime):
             return math.inf
     except StoreUnavailable:
         raise
-    except OffloadError:  # listing names is denied: there may be pins
+    except OffloadError:  # listing names is denied: there may be pins, or a catalog
         return math.inf
     try:
         return longest_ttl(retention_requirements(runtime)[0].seconds)

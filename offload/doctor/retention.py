@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from offload.catalog.names import RECORDS
 from offload.errors import ConfigurationError, StoreError, StoreUnavailable
 from offload.hooks.delivery import renewed_for
 from offload.hooks.message import waits_of
 from offload.hooks.release import CLEANED_DAILY, keeps_rows
 from offload.hooks.runtime import Runtime
 from offload.inspect.findings import Finding
-from offload.stores.capabilities import hold_tracking_of
+from offload.stores.capabilities import hold_tracking_of, tiers_of
 from offload.stores.protocols import Store
 from offload.text import human_duration
 
@@ -27,6 +28,7 @@ __all__ = (
     "check_messages",
     "days_for",
     "expiring_messages",
+    "has_catalog",
     "has_pins",
     "lifecycle_rule",
     "retention_requirements",
@@ -76,6 +78,17 @@ def retention_requirements(
 def has_pins(runtime: Runtime) -> bool:
     """Return whether any value is pinned, and so needed until it is unpinned. Raises StoreError."""
     return runtime.store.blobs.tracks_holds and any(True for _ in runtime.pins.names())
+
+
+def has_catalog(runtime: Runtime) -> bool:
+    """Return whether a catalog names any value, which is then needed until it is removed.
+
+    Raises StoreError.
+    """
+    try:
+        return any(True for _ in tiers_of(runtime.store)[0].pointers.names(RECORDS))
+    except ConfigurationError:  # the store has no pointers
+        return False
 
 
 def _requirements(runtime: Runtime, delay: float, retention: float | None) -> Iterator[Requirement]:

@@ -99,7 +99,7 @@ def _rules(rules: list[Mapping[str, Any]], own: str, least: Rule | None) -> Iter
             yield Finding(
                 "error",
                 f"the lifecycle rule {name!r} deletes {own}blobs/ {when}, but a blob there "
-                "may be needed forever: by a pin, or a result that never expires",
+                "may be needed forever: by a pin, a catalog, or a result that never expires",
                 "remove the rule and run `celery offload gc`, or set result_expires",
             )
         elif days is None or days + 1 < least.days:  # least.days has a day of margin

@@ -17,6 +17,7 @@ from offload.stores.memory import MemoryStore
 from offload.stores.sqlite import SQLiteStore
 from offload.stores.tiered import TieredStore
 from offload.testing.store import FakeClock
+from tests.catalog.mortal import kill_each_call
 from tests.support.moto_s3 import moto_s3
 
 DAY = 86400.0
@@ -134,64 +135,6 @@ def test_a_task_keeps_what_it_was_given(store, clock):
         clock.advance(DAY)
         sweep(store)
     assert live(store) == set()
-
-
-class Killed(BaseException):
-    """The process is gone: no further call reaches the store."""
-
-
-class Mortal:
-    """A store whose client dies before its call number *dies_at*, or just after it."""
-
-    def __init__(self, store, dies_at, *, after):
-        self.calls, self._dies_at, self._after = 0, dies_at, after
-        self.tiers_of, self.url = store, store.url
-        self.blobs = self._wrap(store.blobs)
-        self.pointers = self._wrap(store.pointers)
-        self.leases = self._wrap(store.leases)
-
-    def sweep(self, *, dry_run=False):
-        raise NotImplementedError
-
-    def close(self):
-        pass
-
-    def _wrap(self, part):
-        mortal = self
-
-        class Part:
-            def __getattr__(self, name):
-                found = getattr(part, name)
-                return mortal._call(found) if callable(found) else found
-
-        return Part()
-
-    def _call(self, function):
-        def call(*args, **options):
-            self.calls += 1
-            if self.calls > self._dies_at or (self.calls == self._dies_at and not self._after):
-                raise Killed
-            result = function(*args, **options)
-            if self.calls == self._dies_at:
-                raise Killed
-            return result
-
-        return call
-
-
-def kill_each_call(store, act):
-    """Yield after a client was killed at each of the calls to the store that *act* makes."""
-    dies_at = 0
-    while True:
-        dies_at += 1
-        for after in (False, True):
-            mortal = Mortal(store, dies_at, after=after)
-            try:
-                act(mortal, dies_at * 2 + after)
-            except Killed:
-                yield dies_at
-                continue
-            return
 
 
 def test_a_saver_killed_anywhere(store, clock):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from offload import open_store
+from offload import Catalog, open_store
 from tests.support.s3_server import BUCKET, s3_client
 from tests.support.wire import make_wire
 
@@ -21,7 +21,7 @@ def rule_of(document):
 
 
 def test_it_writes_the_rule(project):
-    """The rule covers blobs only, never pointers and leases, and makes no request."""
+    """The rule covers blobs only, never pointers and leases, and is written without the store."""
     project.write(store=URL, broker="amqp://nowhere:1", retention=86400)
     rule = rule_of(project.json("store", "lifecycle", "--delay", "0"))
     # (a day + an hour of grace) * 1.25 + a minute, written twice as long + a minute: 2.6 days
@@ -107,13 +107,26 @@ def test_a_tier_behind_one_with_pins():
     assert "has pins" in refused.output
 
 
+def test_no_rule_for_a_catalog():
+    """As long as a catalog names anything, no rule is written: it would delete that by age."""
+    hook = make_wire(watch=False).hook
+    hook._store = Tiered(hook.store, open_store(URL))
+    catalog = Catalog(hook.store.tiers[0])
+    catalog.save("model", "x" * 2000)
+    refused = lifecycle(hook, "--no-pins")
+    assert refused.exit_code == 1
+    assert "has a catalog" in refused.output
+    catalog.remove("model")
+    assert "remove the rule before you use one" in lifecycle(hook, "--no-pins").output
+
+
 def test_several_buckets_are_asked_for_by_name():
     """Of several buckets, one must be named, because a configuration is for one bucket."""
     hook = make_wire().hook
     hook._store = Tiered(open_store(URL), open_store(URL.replace("buck", "other")))
     assert "add --bucket buck" in lifecycle(hook).output
     assert "not third" in lifecycle(hook, "--bucket", "third").output
-    assert rule_of(json.loads(lifecycle(hook, "--bucket", "other", "--json").output))
+    assert rule_of(json.loads(lifecycle(hook, "--bucket", "other", "--json").stdout))
 
 
 @pytest.mark.server

@@ -1,0 +1,217 @@
+"""LocalCopies: records and their content in a folder of this machine.
+
+They survive restarts and outages of the store. The folder is a store in files, private to its
+owner: content is compared with its digests whenever it is read, and records with their signature.
+Unless ``offload_secret`` is set, the key that verifies them is in the folder, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from offload.catalog.lifetime import named_blobs
+from offload.catalog.names import RECORDS, name_pointer, record_pointer
+from offload.catalog.pointers import CatalogPointers, State
+from offload.catalog.records import Record, write_record
+from offload.content.compression import MAX_OVERHEAD, decode
+from offload.content.manifest import CHUNK, root_limit
+from offload.content.store import ContentStore
+from offload.digest import Buffer, Digest, digest_of
+from offload.errors import BlobMissing, IntegrityError, StoreError
+from offload.metrics.counters import Counters
+from offload.ref import Ref
+from offload.serializers.choose import Registry
+from offload.settings import Settings
+from offload.stores.file import FileStore
+from offload.stores.protocols import FOREVER, Store
+
+__all__ = ("LocalCopies", "MirroredPointers", "content_in", "copy_blobs")
+
+logger = logging.getLogger(__name__)
+
+_KEY = "keys/ref"  # pointer of the key that signs references, if no secret does
+_USED = "used"  # folder of files whose mtime is when a record was used
+
+
+def content_in(
+    folder: Path, url: str, serializers: Registry, settings: Settings
+) -> tuple[FileStore, ContentStore]:
+    """Return a store in files in *folder*, for the store at *url*, and its content."""
+    root = folder / blake2b(url.encode(), digest_size=10).hexdigest()
+    store = FileStore(root, skew=0.0, lock_timeout=60.0)
+    return store, ContentStore(store, serializers, settings, Counters())
+
+
+def copy_blobs(
+    source: Store, target: Store, digests: Sequence[Digest], ttl: float, size: int
+) -> None:
+    """Copy blobs of a value of *size* bytes, the first of which is its root, and verify each.
+
+    The root is stored last: it never exists without what it lists.
+
+    Raises BlobMissing, IntegrityError, StoreUnavailable, StoreError.
+    """
+
+    def contents(wanted: Sequence[Digest], limit: int) -> Iterable[tuple[Digest, Buffer]]:
+        blobs = source.blobs.get(wanted, limit + MAX_OVERHEAD)
+        for digest, stored in zip(wanted, blobs, strict=True):
+            where = f"{digest} in {source.url}"
+            if digest_of([decode(stored, limit, where)]) != digest:
+                raise IntegrityError(f"{where} was altered", digest=digest, store=source.url)
+            yield digest, stored
+
+    root, *chunks = digests
+    for digest, stored in contents(chunks, 2 * CHUNK):
+        target.blobs.put({digest: [stored]}, ttl, value_size=size)
+    for digest, stored in contents([root], root_limit(size)):
+        target.blobs.put({digest: [stored]}, ttl, value_size=size)
+
+
+class MirroredPointers(CatalogPointers):
+    """Pointers in a store, of which states of names that are read are copied."""
+
+    def __init__(self, content: ContentStore, bucket: str, copies: LocalCopies) -> None:
+        super().__init__(content, bucket)
+        self._copies = copies
+
+    def states(self, names: Sequence[str]) -> dict[str, State | Exception]:
+        found = super().states(names)
+        for name, state in found.items():
+            if not isinstance(state, Exception):
+                self._copies.keep_state(self.bucket, name, state[0], self.content)
+        return found
+
+
+class LocalCopies:
+    """Copies of the records of one store, and of their content.
+
+    Safe to use from several processes at once: a copy that another process evicts is missing, and
+    is fetched again.
+
+    Args:
+        folder: where they are; several stores may share it.
+        url: of the store.
+        limit: bytes of content at most. The least recently used is evicted first.
+    """
+
+    def __init__(
+        self, folder: Path, url: str, serializers: Registry, settings: Settings, limit: int
+    ) -> None:
+        self.store, self.content = content_in(folder, url, serializers, settings)
+        self.limit = limit
+        self._pointers = self.store.pointers
+        self._states: dict[str, bytes | None] = {}
+
+    def keep_state(self, bucket: str, name: str, value: bytes | None, remote: ContentStore) -> None:
+        """Copy a name's state as it was read from the store."""
+        pointer = name_pointer(bucket, name)
+        if self._states.get(pointer, b"") == value:
+            return
+        with suppress(StoreError):  # a full disk: what the store has counts
+            self._keep_key(remote)
+            self._set(pointer, value)
+            self._states[pointer] = value
+
+    def load(self, record: Record, remote: ContentStore) -> Any:
+        """Return the value of a *record* in the store, which keeps a copy of it.
+
+        Raises what reading from the store raises.
+        """
+        ref = remote.open(record.ref)
+        if record.size > self.limit or ref.digest is None:
+            return remote.reader.get(ref)
+        own: Ref[Any] = replace(ref, resolve=self.content.reader.get)
+        pointer = record_pointer(record.bucket, record.name, record.key)
+        value = write_record(record, pointer, remote.signing.keys)
+        try:
+            if self._pointers.read(pointer) == value:
+                found = self._read(record, own)
+                if found is not None:
+                    self._use(pointer)
+                    return found[0]
+                self._fetch(record, ref, remote, anew=True)
+            else:
+                self._fetch(record, ref, remote, anew=False)
+            found = self._read(record, own)
+            if found is None:  # another value's part of it was damaged
+                self._fetch(record, ref, remote, anew=True)
+                found = (self.content.reader.get(own),)
+            self._keep_key(remote)
+            self._set(pointer, value)
+            self._use(pointer)
+        except StoreError as exc:
+            if exc.store != self.store.url:
+                raise
+            logger.warning("local copies can't be used: %s", exc)  # such as of a full disk
+            return remote.reader.get(ref)
+        return found[0]
+
+    def _read(self, record: Record, own: Ref[Any]) -> tuple[Any] | None:
+        """Return the value in the folder; None if a part of it is missing or damaged."""
+        try:
+            return (self.content.reader.get(own),)
+        except (BlobMissing, IntegrityError) as exc:
+            logger.warning("fetching %s again: its local copy: %s", record.label, exc)
+            return None
+
+    def _fetch(self, record: Record, ref: Ref[Any], remote: ContentStore, *, anew: bool) -> None:
+        """Copy what the folder lacks of a value, or, *anew*, all of it."""
+        digests = remote.retrying(lambda: remote.holds.digests(ref))
+        if anew:
+            self.store.blobs.delete(digests)
+        self._make_room(record.size)
+        missing = self.store.blobs.hold(digests, FOREVER)
+        if missing:
+            wanted = digests[:1] + [digest for digest in digests[1:] if digest in missing]
+            remote.retrying(
+                lambda: copy_blobs(remote.store, self.store, wanted, FOREVER, record.size)
+            )
+
+    # -- the folder
+
+    def _keep_key(self, remote: ContentStore) -> None:
+        keys = remote.signing.keys
+        if not keys.secret:
+            self._set(_KEY, keys.keys[0])
+
+    def _set(self, pointer: str, value: bytes | None) -> None:
+        while (before := self._pointers.read(pointer)) != value:
+            if self._pointers.swap(pointer, before, value):
+                return
+
+    def _use(self, pointer: str) -> None:
+        path = self._used(pointer)
+        with suppress(OSError):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.touch(mode=0o600)
+
+    def _used(self, pointer: str) -> Path:
+        name = blake2b(pointer.encode(), digest_size=20).hexdigest()
+        return self.store.disk.root / _USED / name
+
+    def _last_use(self, pointer: str) -> float:
+        with suppress(OSError):
+            return self._used(pointer).stat().st_mtime
+        return 0.0
+
+    def _make_room(self, needed: int) -> None:
+        """Evict what was used least recently, until *needed* more bytes fit."""
+        sizes = {info.digest: info.size for info in self.store.blobs.scan()}
+        if sum(sizes.values()) + needed <= self.limit:
+            return
+        pointers = sorted(self._pointers.names(RECORDS), key=self._last_use)
+        while True:
+            stay = named_blobs(self.store, sizes)
+            self.store.blobs.delete(sizes.keys() - stay)
+            sizes = {digest: size for digest, size in sizes.items() if digest in stay}
+            if sum(sizes.values()) + needed <= self.limit or not pointers:
+                return
+            pointer = pointers.pop(0)
+            self._set(pointer, None)
+            self._used(pointer).unlink(missing_ok=True)

@@ -1,0 +1,254 @@
+"""Journal: saves that wait on this machine until the store is available.
+
+An entry is a pointer ``journal/<number>`` in a store in files, written and flushed to disk after
+the content that it names. It is removed once the store has its record. Its random number is the
+record's: a process that was killed in between finds by it that the save is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from offload.catalog.copies import content_in, copy_blobs
+from offload.catalog.records import Record
+from offload.catalog.saving import OnConflict
+from offload.content.holds import Hold
+from offload.content.store import ContentStore
+from offload.digest import Digest
+from offload.errors import (
+    BlobMissing,
+    IntegrityError,
+    OffloadError,
+    StoreError,
+    StoreUnavailable,
+    UnsupportedVersion,
+)
+from offload.ref import Ref
+from offload.serializers.choose import Registry
+from offload.settings import Settings
+from offload.stores.protocols import FOREVER
+from offload.text import human_size
+
+__all__ = ("Entry", "Journal")
+
+_WAITING, _REFUSED = "journal/", "refused/"
+_FORMAT = 1
+_UPLOAD = 86400.0  # seconds of a hold on blobs that no record names yet
+_GRACE = 60.0  # seconds for which content stays that no record names
+_ENTRIES = 10_000  # at most
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A save that waits.
+
+    Attributes:
+        key, shown: the version; None for the next number.
+        tried: whether the store may have its record.
+        nonce: of its record.
+        digest, size, serializer, type: of its value.
+    """
+
+    bucket: str
+    name: str
+    key: str | None
+    shown: str | None
+    metadata: Any
+    on_conflict: OnConflict
+    overwrites: bool
+    author: str
+    created: float
+    nonce: str
+    tried: bool
+    digest: str
+    size: int
+    serializer: str
+    type: str
+
+    @property
+    def label(self) -> str:
+        return self.name if self.shown is None else f"{self.name}@{self.shown}"
+
+
+Commit = Callable[[Entry, Ref[Any]], "Record | Exception"]
+"""Save the version of an entry, whose content the store has; return its record or the error."""
+
+
+class Journal:
+    """Saves of one machine that wait for one store, in their order.
+
+    Args:
+        folder: where it is; several stores may share it.
+        url: of the store.
+        limit: bytes of content that wait at most.
+    """
+
+    def __init__(
+        self, folder: Path, url: str, serializers: Registry, settings: Settings, limit: int
+    ) -> None:
+        self._store, self._content = content_in(folder / "queue", url, serializers, settings)
+        self._pointers = self._store.pointers
+        self._limit = limit
+
+    def __len__(self) -> int:
+        return len(self._names(_WAITING))
+
+    def add(self, entry: Callable[[Ref[Any]], Entry], value: Any, serializer: str) -> Entry:
+        """Add a save of *value*, whose *entry* is made from its reference; return it.
+
+        Raises StoreUnavailable if the journal is full, SerializationError, ValueTooLarge.
+        """
+        payload = self._content.writer.serialize(value, serializer)
+        with self._store.disk.lock("journal"):
+            waiting = self._names(_WAITING)
+            used = sum(info.size for info in self._store.blobs.scan())
+            if len(waiting) >= _ENTRIES or used + payload.size > self._limit:
+                raise StoreUnavailable(
+                    f"the journal in {self._store.url} is full, with {len(waiting)} saves of "
+                    f"{human_size(used)}: raise queue_size, or make the store available",
+                    store=self._store.url,
+                )
+            ref = self._content.writer.put_payload(payload, hold=Hold(FOREVER))
+            made = entry(ref)
+            last = max(self._names(_WAITING) + self._names(_REFUSED), default=0)
+            self._pointers.swap(f"{_WAITING}{last + 1:012d}", None, _written(made))
+        return made
+
+    def replay(
+        self, remote: ContentStore, commit: Commit
+    ) -> Iterator[tuple[str, Record | Exception]]:
+        """Save all that waits in *remote*, in order; yield each ``name@version`` and its record,
+        or why it was refused.
+
+        What is refused leaves the queue, and stays in the folder until `discard`.
+
+        Raises StoreUnavailable if *remote* is unavailable again, or another process replays.
+        """
+        with self._store.disk.lock("replay"):
+            for number in self._names(_WAITING):
+                pointer = f"{_WAITING}{number:012d}"
+                value = self._pointers.read(pointer)
+                if value is None:
+                    continue
+                label = pointer
+                try:
+                    entry = _read(pointer, value, self._store.url)
+                    label = entry.label
+                    outcome = self._save(pointer, value, entry, remote, commit)
+                except OffloadError as exc:
+                    outcome = exc
+                if isinstance(outcome, StoreUnavailable):
+                    raise outcome
+                self._finish(number, refused=isinstance(outcome, Exception))
+                yield label, outcome
+
+    def discard(self) -> int:
+        """Forget the saves that were refused; return how many."""
+        with self._store.disk.lock("journal"):
+            numbers = self._names(_REFUSED)
+            for number in numbers:
+                pointer = f"{_REFUSED}{number:012d}"
+                self._pointers.swap(pointer, self._pointers.read(pointer), None)
+            self._drop_unneeded()
+        return len(numbers)
+
+    def _save(
+        self, pointer: str, value: bytes, entry: Entry, remote: ContentStore, commit: Commit
+    ) -> Record | Exception:
+        local = self._ref(entry)
+        digests = self._content.holds.digests(local)
+        tracks = remote.store.blobs.tracks_holds
+        ttl, holder = _UPLOAD if tracks else FOREVER, f"catalog-save:{entry.nonce}"
+        missing = remote.retrying(lambda: remote.store.blobs.hold(digests, ttl, holder))
+        if missing:
+            wanted = digests[:1] + [digest for digest in digests[1:] if digest in missing]
+            remote.retrying(lambda: copy_blobs(self._store, remote.store, wanted, ttl, entry.size))
+        if not entry.tried:
+            self._pointers.swap(pointer, value, _written(replace(entry, tried=True)))
+        ref = remote.signing.keys.sign(
+            digest=local.digest,
+            data=None,
+            size=entry.size,
+            serializer=entry.serializer,
+            type=entry.type,
+            created=entry.created,
+            until=entry.created,
+            resolve=remote.reader.get,
+        )
+        outcome = commit(entry, ref)
+        with suppress(StoreError):  # it expires by itself
+            remote.store.blobs.release(digests, holder, _GRACE)
+        return outcome
+
+    def _ref(self, entry: Entry) -> Ref[Any]:
+        return self._content.signing.keys.sign(
+            digest=Digest(entry.digest),
+            data=None,
+            size=entry.size,
+            serializer=entry.serializer,
+            type=entry.type,
+            created=entry.created,
+            until=entry.created,
+            resolve=self._content.reader.get,
+        )
+
+    def _finish(self, number: int, *, refused: bool) -> None:
+        """Remove an entry, and the content that no other entry names."""
+        with self._store.disk.lock("journal"):
+            waiting, kept = f"{_WAITING}{number:012d}", f"{_REFUSED}{number:012d}"
+            value = self._pointers.read(waiting)
+            if refused:
+                self._pointers.swap(kept, None, value)
+            self._pointers.swap(waiting, value, None)
+            if not refused:
+                self._drop_unneeded()
+
+    def _drop_unneeded(self) -> None:
+        needed: set[Digest] = set()
+        for folder in (_WAITING, _REFUSED):
+            for number in self._names(folder):
+                pointer = f"{folder}{number:012d}"
+                value = self._pointers.read(pointer)
+                if value is not None:
+                    try:
+                        entry = _read(pointer, value, self._store.url)
+                        needed.update(self._content.holds.digests(self._ref(entry)))
+                    except (BlobMissing, IntegrityError):
+                        return  # what it needs isn't known
+        found = {info.digest for info in self._store.blobs.scan()}
+        self._store.blobs.delete(found - needed)
+
+    def _names(self, folder: str) -> list[int]:
+        """Return the numbers of entries, in order."""
+        return sorted(int(name[len(folder) :]) for name in self._pointers.names(folder))
+
+
+def _written(entry: Entry) -> bytes:
+    text = json.dumps({"format": _FORMAT, **asdict(entry)}, ensure_ascii=False)
+    return f"{_checksum(text)} {text}".encode()
+
+
+def _read(pointer: str, value: bytes, url: str) -> Entry:
+    """Return the entry in *value*; raises IntegrityError, UnsupportedVersion."""
+    try:
+        checksum, _, text = value.decode().partition(" ")
+        data = json.loads(text)
+        if data.pop("format") > _FORMAT:
+            raise UnsupportedVersion(
+                f"{pointer} in {url} was written by a newer offload: upgrade offload here"
+            )
+        if checksum == _checksum(text):
+            return Entry(**data)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise IntegrityError(f"{pointer} in {url} was altered: it can't be saved", store=url)
+
+
+def _checksum(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()

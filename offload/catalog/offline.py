@@ -1,0 +1,329 @@
+"""Catalog: named, versioned objects in a store, which can outlive the store's outages.
+
+With ``cache_dir``, what is loaded is copied to this machine (`LocalCopies`). With ``offline``,
+loads use the copies while the store is unavailable, and saves may wait in a `Journal`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from offload.catalog import catalog as online
+from offload.catalog.batches import BatchResult, label_of, listed, spread
+from offload.catalog.copies import LocalCopies, MirroredPointers
+from offload.catalog.journal import Entry, Journal
+from offload.catalog.names import DEFAULT
+from offload.catalog.pointers import CatalogPointers
+from offload.catalog.reading import Verify, about
+from offload.catalog.records import Record
+from offload.catalog.saving import OnConflict, Saver, SaveRequest
+from offload.errors import (
+    ConfigurationError,
+    IntegrityError,
+    ObjectNotFound,
+    OffloadError,
+    StoreUnavailable,
+)
+from offload.locks import process_name
+from offload.ref import Ref
+from offload.serializers.choose import Registry
+from offload.settings import Settings
+from offload.stores.protocols import Store
+
+__all__ = ("Catalog", "Offline")
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Offline = Literal["cached", "queue"]
+
+
+def _survives_outages(method: F) -> F:
+    """Let *method*, which only reads, use the local copies while the store is unavailable."""
+
+    @wraps(method)
+    def read(self: Catalog, *args: Any, **options: Any) -> Any:
+        try:
+            return method(self, *args, **options)
+        except StoreUnavailable as exc:
+            if self._offline is None or self._copies is None:
+                raise
+            local = self._local()
+            try:
+                found = method(local, *args, **options)
+            except ObjectNotFound:
+                raise exc from None  # the store may have it
+            if found is False:
+                raise
+            logger.warning("using local copies, which may be out of date: %s", exc)
+            return _stale(found)
+
+    return read  # type: ignore[return-value]
+
+
+def _raised(outcome: Record | Exception | None) -> Record:
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert outcome is not None  # noqa: S101 (each request has one in the end)
+    return outcome
+
+
+def _stale(found: Any) -> Any:
+    """Return *found*, with its records marked as local copies."""
+    if isinstance(found, Record):
+        return replace(found, stale=True)
+    if isinstance(found, list):
+        return list(map(_stale, found))
+    if isinstance(found, Mapping):
+        return {name: _stale(each) for name, each in found.items()}
+    return found
+
+
+class Catalog(online.Catalog):
+    """Named, versioned objects in one bucket of a store.
+
+    Also a mapping: ``catalog["churn:model"]`` is the latest version, and
+    ``catalog["churn:model@2.1"]`` that version. Iteration yields names.
+
+    Names are parts of printable characters, separated by ``/`` or ``:``. Versions are numbers such
+    as ``3`` or ``2.1``, ordered as PEP 440 says; ``latest`` is the highest, and a tag stands for
+    the version that it was given to. Safe to use from several threads, processes, and machines.
+
+    Args:
+        store: the store, its URL, or the URLs of its tiers.
+        bucket: each has names of its own.
+        versioned: whether versions are kept; otherwise each object has one.
+        mutable: whether a version may be overwritten.
+        accept: what may be stored and loaded besides data, by Celery's names: pass
+            ``("json", "pickle")`` for arbitrary objects, if you trust all who write to the store.
+        author: recorded with each version; default: host and process id.
+        cache_dir: a folder for copies of what is loaded, up to ``cache_size`` bytes; processes
+            and catalogs may share it.
+        offline: what happens while the store is unavailable. None: calls raise StoreUnavailable.
+            ``cached``: what reads uses the copies in *cache_dir*, and logs a warning. ``queue``:
+            also, what is saved waits in *cache_dir* for `sync` or the next `save`.
+        queue_size: bytes that wait at most.
+        settings: any of `offload.Settings` by keyword, such as ``secret`` or ``cache_size``.
+
+    Raises ConfigurationError for a wrong URL or setting, ValueError for a wrong bucket.
+    """
+
+    _copies: LocalCopies | None = None
+    _journal: Journal | None = None
+    _offline: Offline | None = None
+
+    def __init__(
+        self,
+        store: Store | str | Sequence[str],
+        bucket: str = DEFAULT,
+        *,
+        versioned: bool = True,
+        mutable: bool = False,
+        accept: Sequence[str] = ("json",),
+        author: str | None = None,
+        cache_dir: str | Path | None = None,
+        offline: Offline | None = None,
+        queue_size: int = 1 << 30,
+        **settings: Any,
+    ) -> None:
+        if offline not in (None, "cached", "queue"):
+            raise ConfigurationError(f"offline is 'cached' or 'queue', not {offline!r}")
+        if offline is not None and cache_dir is None:
+            raise ConfigurationError("offline needs cache_dir, a folder for local copies")
+        super().__init__(
+            store,
+            bucket,
+            versioned=versioned,
+            mutable=mutable,
+            accept=accept,
+            author=author,
+            **settings,
+        )
+        if cache_dir is None:
+            return
+        checked = Settings.read({}, None, settings)
+        folder, url = Path(cache_dir).expanduser().absolute(), self.store.url
+        serializers = Registry((*accept, *checked.accept))
+        self._copies = LocalCopies(folder, url, serializers, checked, checked.cache_size)
+        self._offline = offline
+        if offline == "queue":
+            self._journal = Journal(folder, url, serializers, checked, queue_size)
+
+    # -- read
+
+    def _local(self) -> Catalog:
+        """Return the catalog of the local copies."""
+        assert self._copies is not None  # noqa: S101 (the caller checked it)
+        local, content = copy(self), self._copies.content
+        vars(local).update(_content=lambda: content, _copies=None, _journal=None)
+        return local
+
+    @property
+    def _pointers(self) -> CatalogPointers:
+        if self._copies is None:
+            return super()._pointers
+        return MirroredPointers(self._content(), self._bucket, self._copies)
+
+    def _value(self, record: Record, verify: Verify = "none") -> Any:
+        if self._copies is None or verify == "full":
+            return super()._value(record, verify)
+        try:
+            return self._copies.load(record, self._content())
+        except OffloadError as exc:
+            raise about(record, exc) from exc
+
+    load = _survives_outages(online.Catalog.load)
+    has_object = _survives_outages(online.Catalog.has_object)
+    info = _survives_outages(online.Catalog.info)
+    find = _survives_outages(online.Catalog.find)
+    list_objects = _survives_outages(online.Catalog.list_objects)
+    list_versions = _survives_outages(online.Catalog.list_versions)
+    tags = _survives_outages(online.Catalog.tags)
+
+    # -- save
+
+    def save(
+        self,
+        name: str | list[str],
+        obj: Any,
+        version: Any = None,
+        *,
+        metadata: Any = None,
+        on_conflict: OnConflict | None = None,
+    ) -> Any:
+        """Save as `offload.catalog.catalog.Catalog.save` does, or queue the save.
+
+        With ``offline="queue"``, saves that wait are saved first. While the store is unavailable,
+        this one waits, too, and its record is `stale`; without a *version*, that is empty until
+        it gets a number.
+        """
+        if self._journal is None:
+            return super().save(name, obj, version, metadata=metadata, on_conflict=on_conflict)
+        if isinstance(name, str):
+            return self._save_or_queue(name, obj, version, metadata, on_conflict)
+        names, values = listed("name", name), listed("obj", obj)
+        versions, every = (
+            spread("version", version, len(names)),
+            spread("metadata", metadata, len(names)),
+        )
+        result: BatchResult[Record] = BatchResult()
+        for each, value, given, data in zip(names, values, versions, every, strict=True):
+            try:
+                outcome: Any = self._save_or_queue(each, value, given, data, on_conflict)
+            except (OffloadError, ValueError) as exc:
+                outcome = exc
+            result.add(label_of(each, given), outcome)
+        return result
+
+    def _save_or_queue(
+        self, name: str, obj: Any, version: Any, metadata: Any, on_conflict: OnConflict | None
+    ) -> Record:
+        assert self._journal is not None  # noqa: S101 (the caller checked it)
+        request = self._request(name, obj, version, metadata)
+        given = None if request.is_numbered else (request.key, request.shown)
+        try:
+            for label, exc in self.sync().errors.items():
+                logger.warning("a save of %s that had waited was refused: %s", label, exc)
+            self._saver(on_conflict).save([request])
+            outcome: Record | Exception | None = request.outcome
+        except StoreUnavailable as exc:
+            outcome = exc
+        if not isinstance(outcome, StoreUnavailable):
+            return _raised(outcome)
+        if isinstance(obj, Ref):
+            raise outcome  # its content is in the store
+        key, shown = given or (None, None)
+        saver_conflict: OnConflict = on_conflict or (
+            "overwrite" if self.mutable and not self.versioned else "error"
+        )
+
+        def entry(ref: Ref[Any]) -> Entry:
+            return Entry(
+                bucket=self._bucket,
+                name=request.name,
+                key=key,
+                shown=shown,
+                metadata=metadata,
+                on_conflict=saver_conflict,
+                overwrites=self.mutable,
+                author=self.author or process_name(),
+                created=self._content().now(),
+                nonce=request.nonce,
+                tried=True,  # its record may have been set before the store became unavailable
+                digest=str(ref.digest),
+                size=ref.size,
+                serializer=ref.serializer,
+                type=ref.type,
+            )
+
+        queued = self._journal.add(entry, obj, self._serializer())
+        logger.warning("the save of %s waits until the store is available: %s", name, outcome)
+        return Record(
+            bucket=queued.bucket,
+            name=queued.name,
+            version=queued.shown or "",
+            type=queued.type,
+            size=queued.size,
+            created=queued.created,
+            author=queued.author,
+            metadata=metadata,
+            digest=None,
+            stale=True,
+            nonce=queued.nonce,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many saves wait on this machine, in all buckets."""
+        return 0 if self._journal is None else len(self._journal)
+
+    def sync(self) -> BatchResult[Record]:
+        """Save what waits on this machine, in order; return the record or the error of each.
+
+        What is refused, as by a VersionConflict, doesn't wait any more; its content stays in
+        *cache_dir* until `discard_refused`.
+
+        Raises StoreUnavailable if the store is (still) unavailable, or another process of this
+        machine does the same; the rest waits on.
+        """
+        result: BatchResult[Record] = BatchResult()
+        if self._journal is not None and len(self._journal):
+            for label, outcome in self._journal.replay(self._content(), self._commit):
+                result.add(label, outcome)
+        return result
+
+    def discard_refused(self) -> int:
+        """Delete what `sync` couldn't save and kept; return how many saves that were."""
+        return 0 if self._journal is None else self._journal.discard()
+
+    def _commit(self, entry: Entry, ref: Ref[Any]) -> Record | Exception:
+        """Save the version of *entry*, unless that was done before."""
+        pointers = CatalogPointers(self._content(), entry.bucket)
+        if entry.tried:
+            state = pointers.state(entry.name)[1]
+            for pointer, value in pointers.records_of(entry.name, state):
+                with suppress(IntegrityError):
+                    record = pointers.parse_record(pointer, value)
+                    if record.nonce == entry.nonce:
+                        return record
+        saver = Saver(
+            pointers,
+            serializer=self._serializer(),
+            author=entry.author,
+            on_conflict=entry.on_conflict,
+            overwrites=entry.overwrites,
+            grace=self._grace(),
+        )
+        request = SaveRequest(
+            entry.name, ref, entry.key, entry.shown, entry.metadata, nonce=entry.nonce
+        )
+        saver.save([request])
+        return request.outcome or AssertionError("never reached")

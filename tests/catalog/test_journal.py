@@ -1,0 +1,110 @@
+"""Saves that wait survive a kill between any two steps: none is lost, none is saved twice."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from offload import Catalog
+from offload.catalog import journal
+from offload.errors import StoreUnavailable
+from offload.stores.memory import MemoryStore
+from tests.catalog.mortal import Killed, Mortal, lives
+
+LARGE = 1200_000  # bytes of a value of two blobs
+
+
+class Down:
+    """Pointers or blobs of a store that is unavailable."""
+
+    tracks_holds = True
+
+    def __getattr__(self, name):
+        def fail(*args, **options):
+            raise StoreUnavailable("down")
+
+        return fail
+
+
+class Unavailable(Mortal):
+    def __init__(self, url):
+        self.url = url
+        self.blobs = self.pointers = self.leases = Down()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that calls *act* with a catalog, in a process that may be killed."""
+    real = journal.content_in
+    monkeypatch.setattr(os, "fsync", lambda _number: None)  # these kills lose no written data
+
+    def run(act, remote, life=None):
+        def content_in(*args):
+            store, content = real(*args)
+            if life is None:
+                return store, content
+            mortal = Mortal(store, life)
+            for part in (content, content.holds, content.reader, content.writer):
+                for name in ("store", "_store"):
+                    if hasattr(part, name):
+                        setattr(part, name, mortal)
+            return mortal, content
+
+        monkeypatch.setattr(journal, "content_in", content_in)
+        store = remote if life is None else Mortal(remote, life)
+        options = {"retry": {"max_retries": 0}, "secret": "s" * 32}
+        return act(Catalog(store, cache_dir=tmp_path, offline="queue", **options))
+
+    return run
+
+
+def test_a_saver_killed_anywhere(run):
+    """A save that is killed while it is queued waits, or never was; one that returned waits."""
+    there, down = MemoryStore("there"), Unavailable("memory://there")
+    kept = []
+    for number, life in enumerate(lives()):
+        value = os.urandom(9000)
+        store = Mortal(down, life)
+        try:
+            run(lambda catalog, value=value: catalog.save("a", value), store, life)
+        except Killed:
+            pass
+        else:
+            kept.append(value)
+            break
+        kept.append(None)
+        assert number < 200
+    run(lambda catalog: catalog.sync(), there)
+    saved = [Catalog(there, secret="s" * 32).load("a", number) for number in versions(there)]
+    assert saved[-1] == kept[-1]
+    assert len(set(saved)) == len(saved)
+    assert len(saved) < len(kept)
+
+
+def versions(store):
+    return Catalog(store, secret="s" * 32).list_versions("a")
+
+
+def test_a_sync_killed_anywhere(run):
+    """Whatever call a sync is killed at, the next one saves the rest, in order, and once."""
+    down = Unavailable("memory://there")
+    number = 0
+    for life in lives():
+        number += 1
+        there = MemoryStore("there")
+        values = [os.urandom(LARGE), b"x" * 500, b"y" * 500]
+        for value in values:
+            run(lambda catalog, value=value: catalog.save("a", value), down)
+        try:
+            run(lambda catalog: catalog.sync(), there, life)
+        except Killed:
+            result = run(lambda catalog: catalog.sync(), there)
+            assert not result.errors
+        else:
+            break
+        assert versions(there) == ["1", "2", "3"]
+        catalog = Catalog(there, secret="s" * 32)
+        assert [catalog.load("a", number) for number in (1, 2, 3)] == values
+        assert run(lambda catalog: catalog.waiting, there) == 0
+    assert number > 60
