@@ -48,7 +48,7 @@ def test_tasks_have_the_numbers_of_the_command(shop):
 
 
 def test_what_memo_saves(shop, monkeypatch):
-    """The card and the task columns have the counted hits, lookups, waits, and time saved."""
+    """The cards and the task columns have the counted hits, lookups, waits, and time saved."""
     shop.work()
     client = shop.client()
     assert "Computed once" not in client.get("/").text + client.get("/tasks").text
@@ -65,7 +65,13 @@ def test_what_memo_saves(shop, monkeypatch):
         (row,) = [re.split(" {2,}", line) for line in lines if line.startswith(f"{name} ")]
         assert cells(client.get("/tasks?sort=once").text, name) == row
     assert row[-3:] == ["0", "-", "0.0 ms"]
-    assert "Memo hits" not in client.get("/task", params={"name": "memo.total"}).text
+    page = re.sub("(<[^>]*>)+", " ", client.get("/task", params={"name": "memo.total"}).text)
+    assert (
+        "Computed once 2 saved  40% of 5 calls returned an earlier result, saving 2.5 s; "
+        "waits for an equal call: 1 " in page
+    )
+    assert "Memo hits" not in page
+    assert "Computed once" not in client.get("/task", params={"name": "shop.count"}).text
 
 
 def test_tasks_are_sorted_and_filtered_by_the_address(shop):
