@@ -10,6 +10,7 @@ from offload import (
     BlobMissing,
     Catalog,
     CatalogError,
+    ConfigurationError,
     IntegrityError,
     ObjectNotFound,
     SerializationError,
@@ -22,6 +23,7 @@ from offload.catalog.records import MAX_METADATA, NameState, write_state
 from offload.stores.memory import MemoryPointers, MemoryStore
 from offload.stores.protocols import FOREVER
 from offload.testing.store import FakeClock
+from tests.support.careless_s3 import careless_s3
 
 NAME = "churn:model"
 RETRY = {"max_retries": 2, "interval_start": 0, "interval_step": 0}
@@ -224,6 +226,16 @@ def test_a_batch_goes_on_after_a_failure(catalog, store):
     with pytest.raises(StoreUnavailable):
         saved.raise_first()
     assert catalog.list_objects() == ["a", "c"]
+
+
+@pytest.mark.server
+def test_a_server_that_ignores_conditions_is_refused():
+    """Where two savers could both win, nothing is saved."""
+    with careless_s3() as url:
+        catalog = Catalog(url)
+        with pytest.raises(ConfigurationError, match="condition"):
+            catalog.save(NAME, 1)
+        assert catalog.list_objects() == []
 
 
 # -- holds

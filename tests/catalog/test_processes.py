@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import time
 from pathlib import Path
 
 import pytest
 
-from offload import Catalog, VersionConflict
+from offload import Catalog, ObjectNotFound, VersionConflict
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -112,3 +113,54 @@ def test_overwriting_leaves_one_whole_value(urls):
     run(overwrite, urls, [(saver,) for saver in range(3)])
     value = Catalog(urls).load("m", "1")
     assert value == [value[0]] * 1000
+
+
+OPERATIONS = ("save", "overwrite", "skip", "remove", "remove all", "load", "tag", "copy", "mend")
+
+
+def do_anything(catalog, seed, turns):
+    """Call random methods on two objects; return what went wrong."""
+    catalog, choice = Catalog(catalog.store, mutable=True), random.Random(seed).choice
+    wrong = []
+    for _ in range(turns):
+        name, version = choice("ab"), choice(("1", "2", "2.1", None))
+        value, asked = [choice(range(5))] * choice((1, 5000)), version or "latest"
+        operation = choice(OPERATIONS)
+        try:
+            if operation in ("save", "overwrite", "skip"):
+                how = "error" if operation == "save" else operation
+                catalog.save(name, value, version, on_conflict=how)
+            elif operation == "remove":
+                catalog.remove(name, asked)
+            elif operation == "remove all":
+                catalog.remove(name)
+            elif operation == "load":
+                loaded = catalog.load(name, asked)
+                assert loaded == loaded[:1] * len(loaded)
+            elif operation == "tag":
+                catalog.tag(name, "production", asked)
+            elif operation == "copy":
+                catalog.copy(name, choice("ab"), asked, on_conflict="overwrite")
+            else:
+                catalog.mend()
+        except (ObjectNotFound, VersionConflict):
+            pass
+        except Exception as exc:
+            wrong.append(f"{operation} {name}@{asked}: {exc!r}")
+    return wrong
+
+
+def test_nothing_is_lost_or_leaked_whatever_happens_at_once(urls):
+    """After any calls at once, each record is listed and loads, and nothing else is held."""
+    turns = 10 if str(urls).startswith("s3:") else 60
+    assert run(do_anything, urls, [(seed, turns) for seed in range(4)]) == [[]] * 4
+    catalog = Catalog(urls)
+    records = [record for name in catalog.list_objects() for record in catalog.info(name)]
+    assert len(catalog.find()) == len(records)
+    for record in records:
+        value = catalog.load(record.name, record.version)
+        assert value == value[:1] * len(value)
+    blobs = catalog.store.blobs
+    if blobs.tracks_holds:
+        held = {holder for info in blobs.scan() for holder in blobs.holders(info.digest)}
+        assert {h for h in held if h.startswith("catalog")} == {r.holder for r in records}
