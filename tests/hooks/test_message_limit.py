@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from celery import Celery, chain, chord, group
 from celery.signals import before_task_publish
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kombu import Connection
 from kombu.exceptions import EncodeError, OperationalError
@@ -25,6 +25,7 @@ from moto import mock_aws
 from offload import Offload, StoreUnavailable, ValueTooLarge
 from offload.hooks.limit import MessageLimit, surely_fits
 from tests.support.amqp_broker import amqp_broker
+from tests.support.apps import current
 from tests.support.wire import make_wire
 
 LIMIT = 200_000
@@ -317,6 +318,22 @@ def test_a_task_passes_references_on():
     wire.work()
     assert wire.app.AsyncResult(result.get(timeout=1)).get(timeout=1) == [ROW] * 12
     assert wire.hook.counters.snapshot()["values_offloaded"] == offloaded
+
+
+def test_a_chain_that_outgrows_the_limit_fails():
+    """A task whose result can't be sent to the next step, which keeps it inline, fails with the
+    reason.
+    """
+    wire = limited()
+
+    @wire.app.task(name="grow", shared=False, offload={"results": False})
+    def grow():
+        return "x" * LIMIT
+
+    result = chain(grow.s(), wire.keep.s()).apply_async()
+    wire.work()
+    with pytest.raises(ValueTooLarge, match=r"task 'keep'.*inline \(config\) 200,002.*remove"):
+        result.parent.get(timeout=1)
 
 
 @pytest.mark.parametrize("serializer", ("json", "pickle"))
@@ -612,3 +629,59 @@ def test_any_message_fits_or_is_refused(
 
 
 WIRES: dict[str, object] = {}
+
+
+CANVAS = st.recursive(
+    st.lists(st.integers(0, 25_000), max_size=3),
+    lambda inner: st.tuples(
+        st.sampled_from(("chain", "group", "chord", "link")),
+        st.lists(inner, min_size=1, max_size=4),
+    ),
+    max_leaves=12,
+)
+
+
+def made(wire, shape):
+    """Return the canvas that *shape* describes."""
+    if isinstance(shape, list):
+        return wire.sizes.si(*["x" * size for size in shape])
+    kind, parts = shape[0], [made(wire, part) for part in shape[1]]
+    if kind == "chain":
+        return chain(*parts)
+    if kind == "group":
+        return group(parts)
+    if kind == "chord":
+        return chord(parts, wire.sizes.si("y" * 15_000, "z" * 15_000))
+    step = wire.sizes.si("y" * 15_000)
+    for part in parts:
+        step.link(part)
+    return step
+
+
+@given(shape=CANVAS, serializer=st.sampled_from(("json", "pickle")))
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    phases=[Phase.generate],
+)
+def test_any_canvas_runs_in_messages_that_fit(shape, serializer):
+    """Whatever a canvas consists of, no message that it sends, or that its tasks send, exceeds the
+    limit, and all tasks run.
+    """
+    limit = 60_000
+    wire = CANVAS_WIRES.setdefault(serializer, limited(serializer, limit=limit))
+    with current(wire.app):
+        made(wire, shape).apply_async()
+        for _ in range(300):
+            waiting = messages(wire)
+            if not waiting:
+                return
+            assert max(len(dumps(message)) for message in waiting) <= limit
+            failed, result, _ = wire.execute(wire.take())
+            assert not failed, result
+    raise AssertionError("it doesn't end")
+
+
+CANVAS_WIRES: dict[str, object] = {}
