@@ -17,6 +17,7 @@ from benchmarks import (
     growth,
     large_arguments,
     lifetimes,
+    memo,
     node_cache,
     processes,
     s3,
@@ -46,6 +47,7 @@ QUESTIONS = {
     13: dashboard,
     14: growth,
     15: sqlite,
+    16: memo,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -33,6 +33,9 @@ def make_app(way: str, urls: dict[str, str], **settings: Any) -> Celery:
         app.offload = Offload(app, store=urls["store"].split(), secret=(_SIGNED_WITH,), **settings)
     for function in (add, take, grow, part, gather, write, turn, join, measure):
         app.task(function, name=function.__name__, shared=False)
+    for function in (add, take):
+        options = {"memo": 3600} if way == OFFLOAD else {}
+        app.task(function, name=f"{function.__name__}_once", shared=False, offload=options)
     app.finalize()
     return app
 

@@ -119,7 +119,7 @@ class Memos:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._functions: dict[str, tuple[Any, Function]] = {}
+        self._functions: dict[str, tuple[Any, Function, bool]] = {}
         self.results = Results(lambda: runtime.content, runtime.counters)
 
     # -- for the hooks
@@ -135,7 +135,7 @@ class Memos:
             return False
         with runtime.counters.about(task.name):
             try:
-                function = self._function(task)
+                function, reads = self._function(task)
                 # Not `bound`: late references have been replaced, so their digests count.
                 is_bound = delivery.bound is not None
                 key = self._key(function, delivery.args, delivery.kwargs, refs=is_bound)
@@ -144,7 +144,7 @@ class Memos:
                     name,
                     options.memo_lease or LEASE,
                     block=options.wait == "block",
-                    read=_reads(task) or not (options.enabled and options.results),
+                    read=reads or not (options.enabled and options.results),
                 )
             except NotRemembered:
                 return False
@@ -154,7 +154,7 @@ class Memos:
                 self.results.uncached(f"task {task.name!r}", exc)
                 return False
         delivery.memo = Call(self, function, options, found)
-        return isinstance(found, Busy) or (isinstance(found, Answer) and not _reads(task))
+        return isinstance(found, Busy) or (isinstance(found, Answer) and not reads)
 
     def remember(
         self,
@@ -196,13 +196,13 @@ class Memos:
         """Hash a memo task's code, in a worker's main process, so that its children needn't."""
         try:
             if self._options(task, None).memo:
-                self._function(task).code(self._runtime.classes.scope)
+                self._function(task)[0].code(self._runtime.classes.scope)
         except Exception as exc:
             self.results.uncached(f"task {task.name!r}", exc)
 
     def _options(self, task: Any, call: TaskOptions | None) -> TaskOptions:
         options = self._runtime.options(task.name)[0]
-        if call is None or call == _NO_OPTIONS:
+        if call is None or call is _NO_OPTIONS:
             return options
         return replace(
             options,
@@ -218,7 +218,8 @@ class Memos:
         scope = options.memo_scope or SCOPE
         return self._runtime.app.main or SCOPE if scope == SCOPE else f"={scope}"
 
-    def _function(self, task: Any) -> Function:
+    def _function(self, task: Any) -> tuple[Function, bool]:
+        """Return a task's function, and whether the task's own methods receive its arguments."""
         facts = self._runtime.tasks[task.name]
         known = self._functions.get(task.name)
         if known is None or known[0] is not facts:
@@ -235,8 +236,8 @@ class Memos:
             )
             if len(self._functions) >= _CACHE:
                 self._functions.clear()
-            known = self._functions[task.name] = (facts, function)
-        return known[1]
+            known = self._functions[task.name] = (facts, function, _reads(task))
+        return known[1], known[2]
 
     def _key(
         self, function: Function, args: Sequence[Any], kwargs: Mapping[str, Any], *, refs: bool
@@ -298,7 +299,7 @@ class Memos:
         args = tuple(self._as_delivered(task, options, value) for value in args)
         kwargs = {key: self._as_delivered(task, options, each) for key, each in kwargs.items()}
         try:
-            key = self._key(self._function(task), args, kwargs, refs=True)
+            key = self._key(self._function(task)[0], args, kwargs, refs=True)
         except NotRemembered:
             return False
         name = record_name(task.name, self._scope(options), key)
@@ -342,7 +343,7 @@ def _memos_of(task: Any) -> Memos:
     return runtime.part(Memos)
 
 
-_NO_OPTIONS = TaskOptions()
+_NO_OPTIONS = TaskOptions.read(None, "message")
 
 
 def _reads(task: Any) -> bool:

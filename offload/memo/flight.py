@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from offload.errors import StoreError
 from offload.forks import guard_forks
@@ -80,10 +81,17 @@ class Flights:
         is_valid: Callable[[str, bytes], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
+        self._leases = store.leases
+        self._pointers = store.pointers
         self._is_valid = is_valid
         self._clock = clock
         self._running = PerProcess(lambda: _Heartbeat(self.renew_due, clock), keep_inherited=True)
+
+    @cached_property
+    def _at_once(self) -> ClaimsPointers | None:
+        """The leases, if one request can read a record and take its lease."""
+        leases = self._leases
+        return leases if isinstance(leases, ClaimsPointers) and leases.can_claim else None
 
     def claim(
         self, name: str, lease: float, useless: bytes | None = None
@@ -101,7 +109,7 @@ class Flights:
             found = self._claim(name, owner, lease, useless)
         except BaseException:  # also a time limit: the store may have granted the lease
             with suppress(Exception):
-                self._store.leases.release(name, owner)
+                self._leases.release(name, owner)
             raise
         if isinstance(found, Computation):
             found.due = asked + lease / 3
@@ -111,9 +119,9 @@ class Flights:
     def _claim(
         self, name: str, owner: str, lease: float, useless: bytes | None
     ) -> bytes | Computation | Busy:
-        leases, pointers = self._store.leases, self._store.pointers
-        if isinstance(leases, ClaimsPointers) and leases.can_claim:
-            claim = leases.claim(name, owner, lease)
+        leases, pointers, at_once = self._leases, self._pointers, self._at_once
+        if at_once is not None:
+            claim = at_once.claim(name, owner, lease)
             if claim.fence is not None:
                 return Computation(name, owner, claim.fence, None, lease)
             value = claim.value
@@ -139,10 +147,10 @@ class Flights:
         Returns False if the computation has lost its lease: another process may compute by now, or
         an operator forgot the result. Raises StoreError.
         """
-        leases = self._store.leases
+        at_once = self._at_once
         for _ in range(_ATTEMPTS):
-            if isinstance(leases, ClaimsPointers) and leases.can_claim:
-                done = leases.settle(
+            if at_once is not None:
+                done = at_once.settle(
                     computation.name, computation.owner, computation.expected, value, ttl
                 )
             else:
@@ -150,7 +158,7 @@ class Flights:
             if done is not None:
                 self._end(computation)
                 return done
-            computation.expected = self._store.pointers.read(computation.name)
+            computation.expected = self._pointers.read(computation.name)
         return False
 
     def _end(self, computation: Computation) -> None:
@@ -158,7 +166,7 @@ class Flights:
         self._running.get().remove(computation)
 
     def _settle(self, computation: Computation, value: bytes) -> bool | None:
-        leases, pointers = self._store.leases, self._store.pointers
+        leases, pointers = self._leases, self._pointers
         name, owner = computation.name, computation.owner
         if not leases.renew(name, owner, computation.lease):
             return False
@@ -175,7 +183,7 @@ class Flights:
             return
         self._end(computation)
         with suppress(StoreError):
-            self._store.leases.release(computation.name, computation.owner)
+            self._leases.release(computation.name, computation.owner)
 
     def wait(self, name: str, busy: Busy, attempt: int) -> None:
         """Wait in place for the *attempt*-th time (from 0) until it is worth claiming again.
@@ -183,7 +191,7 @@ class Flights:
         On Redis, the end of the computation ends the wait at once.
         """
         pause = min(_FIRST_PAUSE * _FACTOR ** min(attempt, 20), _LONGEST_PAUSE)
-        leases = self._store.leases
+        leases = self._leases
         if isinstance(leases, NotifiesRelease):
             leases.wait_for_release(name, min(busy.left, _LONGEST_PAUSE))
             leases.notify(name)  # a release wakes only one who waits
@@ -198,7 +206,7 @@ class Flights:
                 continue
             computation.due = asked + computation.lease / 3
             try:
-                self._store.leases.renew(computation.name, computation.owner, computation.lease)
+                self._leases.renew(computation.name, computation.owner, computation.lease)
             except Exception as exc:  # tolerated: `settle` finds out whether the lease is lost
                 logger.info("a computation's lease isn't renewed yet: %s", exc)
 

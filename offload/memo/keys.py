@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,7 +157,6 @@ class _Code:
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
-        self._lock = threading.Lock()
         self._known: tuple[Scope, str | Exception] | None = None
 
     def hash(self, scope: Scope) -> str:

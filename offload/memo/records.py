@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from itertools import chain, islice
 from typing import Any
@@ -115,8 +115,8 @@ def record_holder(name: str, fence: int) -> str:
 
 def write_record(record: Record, keys: Keys) -> bytes:
     """Return the value of the record's pointer, signed with the first of *keys*."""
-    plain = {name: value for name, value in asdict(record).items() if name in _FIELDS}
-    text = json.dumps({"v": _VERSION, **plain}, separators=(",", ":"))
+    plain = {name: getattr(record, name) for name in _FIELDS}
+    text = json.dumps({"v": _VERSION, **plain})
     return f"{_mac(keys.keys[0], record.name, text)} {text}".encode()
 
 

@@ -68,6 +68,7 @@ class Results:
         self._content = content
         self._counters = counters
         self._flights: Flights | None = None
+        self._chunk_size: tuple[int | None] | None = None
         self._logged: set[str] = set()
 
     @property
@@ -80,11 +81,13 @@ class Results:
     def key_of(self, function: Function, args: Any, kwargs: Any, **more: Any) -> str:
         """Return the key of a call; see `Function.key_of`."""
         content = self._content()
+        if self._chunk_size is None:
+            self._chunk_size = (chunk_size_of(content.store),)
         return function.key_of(
             args,
             kwargs,
             serializers=content.serializers,
-            chunk_size=chunk_size_of(content.store),
+            chunk_size=self._chunk_size[0],
             **more,
         )
 

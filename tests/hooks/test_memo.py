@@ -256,7 +256,7 @@ def test_code_is_the_users(memo, options):
         )(function)
         memo.wire.app.finalize()
         assert memo.wire.run(task, x=3) in (3, -3)
-        keys.add(hook.memo._function(task).code(hook.classes.scope))
+        keys.add(hook.memo._function(task)[0].code(hook.classes.scope))
     assert len(keys) == 2
     assert memo.counts() == {"misses": 2}
 
