@@ -51,6 +51,7 @@ class Call:
     Attributes:
         found: its result, its computation here, or that somebody else computes; None: it is
             computed without being remembered.
+        finish: waits until the result is remembered.
         options: those in force.
     """
 
@@ -58,6 +59,7 @@ class Call:
     function: Function
     options: TaskOptions
     found: Answer | Computation | Busy | None
+    finish: Callable[[], None] | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -100,11 +102,13 @@ class Call:
             and is_lasting(result)
             and not isinstance(result, ResultBase)
         ):
-            self.memos.remember(self, self.found, result, known, seconds)
+            self.finish = self.memos.remember(self, self.found, result, known, seconds)
         return result
 
     def close(self) -> None:
-        """Let others compute, unless the result is remembered."""
+        """Wait until the result is remembered; if it isn't, let others compute. Never raises."""
+        if self.finish is not None:
+            self.memos.finish(self.function.name, self.finish)
         if isinstance(self.found, Computation):
             self.memos.results.flights.abandon(self.found)
 
@@ -163,13 +167,16 @@ class Memos:
         result: Any,
         known: Ref[Any] | None,
         seconds: float,
-    ) -> None:
-        """Remember the result of a computation. A failure is counted and logged."""
+    ) -> Callable[[], None] | None:
+        """Remember the result of a computation; return a function that waits until it is.
+
+        A failure is counted and logged.
+        """
         memo, name = call.options.memo, call.function.name
         with self._runtime.counters.about(name):
             try:
                 ttl = result_ttl(self._runtime, call.options) if memo is True else float(memo or 0)
-                self.results.remember(
+                return self.results.remember(
                     computation,
                     result,
                     task=name,
@@ -181,6 +188,15 @@ class Memos:
                 )
             except SoftTimeLimitExceeded:
                 raise
+            except Exception as exc:
+                self.results.uncached(f"task {name!r}", exc)
+        return None
+
+    def finish(self, name: str, finish: Callable[[], None]) -> None:
+        """Call *finish*; count and log its failure, also a time limit: the outcome is known."""
+        with self._runtime.counters.about(name):
+            try:
+                finish()
             except Exception as exc:
                 self.results.uncached(f"task {name!r}", exc)
 

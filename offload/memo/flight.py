@@ -141,25 +141,36 @@ class Flights:
             return now
         return Computation(name, owner, fence, now, lease)
 
-    def settle(self, computation: Computation, value: bytes, ttl: float) -> bool:
+    def settle(self, computation: Computation, value: bytes, ttl: float) -> Callable[[], bool]:
         """Write the record, to be kept for *ttl* seconds, and release the lease.
 
-        Returns False if the computation has lost its lease: another process may compute by now, or
-        an operator forgot the result. Raises StoreError.
+        On Redis, this only sends the request, so that the caller can do something else meanwhile.
+        Returns a function, to be called once, that waits until it is done. It returns False if the
+        computation has lost its lease: another process may compute by now, or an operator forgot
+        the result. Both raise StoreError.
         """
-        at_once = self._at_once
-        for _ in range(_ATTEMPTS):
-            if at_once is not None:
-                done = at_once.settle(
-                    computation.name, computation.owner, computation.expected, value, ttl
-                )
-            else:
-                done = self._settle(computation, value)
-            if done is not None:
-                self._end(computation)
-                return done
-            computation.expected = self._pointers.read(computation.name)
-        return False
+        first = self._send(computation, value, ttl)
+
+        def finish() -> bool:
+            done = first()
+            for _ in range(_ATTEMPTS):
+                if done is not None:
+                    self._end(computation)
+                    return done
+                computation.expected = self._pointers.read(computation.name)
+                done = self._send(computation, value, ttl)()
+            return False
+
+        return finish
+
+    def _send(
+        self, computation: Computation, value: bytes, ttl: float
+    ) -> Callable[[], bool | None]:
+        name, owner, expected = computation.name, computation.owner, computation.expected
+        if self._at_once is not None:
+            return self._at_once.settle(name, owner, expected, value, ttl)
+        done = self._settle(computation, value)
+        return lambda: done
 
     def _end(self, computation: Computation) -> None:
         computation.ended = True

@@ -193,7 +193,7 @@ class Memoized(Generic[T]):
                     scope=self._scope(),
                     ttl=self._ttl(),
                     seconds=seconds,
-                )
+                )()
             except Exception as exc:
                 self._results.uncached(name, exc)
 

@@ -166,8 +166,10 @@ class Results:
         seconds: float,
         known: Ref[Any] | None = None,
         serializer: str = "",
-    ) -> None:
+    ) -> Callable[[], None]:
         """Write the record of a computation, and end it.
+
+        On Redis, this doesn't wait for the answer. Returns a function that does, to be called once.
 
         Args:
             ttl: seconds for which to remember it.
@@ -176,7 +178,8 @@ class Results:
             serializer: Celery's serializer of results, by which a large one is stored; empty: it
                 must come back exactly as it is.
 
-        Raises OffloadError, and what serializing the result raises; then nothing is remembered.
+        Both raise OffloadError, and this what serializing the result raises; then nothing is
+        remembered.
         """
         content = self._content()
         holder = record_holder(computation.name, computation.fence)
@@ -193,9 +196,14 @@ class Results:
             until=now + ttl,
         )
         value = write_record(record, content.signing.keys)
-        if not self.flights.settle(computation, value, ttl):
-            self._counters.add(memo_fenced=1)
-            release_record(content, record, _GRACE)
+        settled = self.flights.settle(computation, value, ttl)
+
+        def finish() -> None:
+            if not settled():
+                self._counters.add(memo_fenced=1)
+                release_record(content, record, _GRACE)
+
+        return finish
 
     def _stored(self, result: Any, known: Ref[Any] | None, hold: Hold, serializer: str) -> Ref[Any]:
         """Return a reference to the result, which *hold* keeps or which contains it."""

@@ -231,11 +231,12 @@ class ClaimsPointers(Protocol):
 
     def settle(
         self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
-    ) -> bool | None:
+    ) -> Callable[[], bool | None]:
         """Swap the pointer *name*, if *owner* has the lease, and then release the lease.
 
-        The pointer is unset after *ttl* seconds. Returns whether *owner* had the lease; None if it
-        has, but the pointer isn't as *expected*, so that nothing was done.
+        The pointer is unset after *ttl* seconds. This only sends the request. Returns a function,
+        to be called once, that waits for the answer: whether *owner* had the lease; None if it has,
+        but the pointer isn't as *expected*, so that nothing was done.
         """
 
 

@@ -149,7 +149,7 @@ def machine(make: Callable[[Callable[[], float]], Store], clock_of: Callable[[],
             before = held.process.counters.snapshot()["memo_fenced"]
             held.process.results.remember(
                 held.computation, result, task=TASK, scope="app", ttl=TTL, seconds=1.0
-            )
+            )()
             fenced = held.process.counters.snapshot()["memo_fenced"] - before
             wins = held.owns and held.until > now
             assert fenced == (not wins)

@@ -60,19 +60,20 @@ def test_a_claim_and_its_settlement_are_one_round_trip_each(store, trips):
     for name in ("memo/warm/app/key", NAME):  # the first makes the server know the scripts
         mine, claimed = trips(one.claim, name, LEASE)
         busy, asked = trips(two.claim, name, LEASE)
-        done, settled = trips(one.settle, mine, b"record", 60)
+        finish, settled = trips(one.settle, mine, b"record", 60)
+        done, finished = trips(finish)
         hit, read = trips(two.claim, name, LEASE)
         assert isinstance(mine, Computation)
         assert isinstance(busy, Busy)
         assert LEASE - 5 < busy.left <= LEASE
         assert (done, hit) == (True, b"record")
-    assert (claimed, asked, settled, read) == (1, 1, 1, 1)
+    assert (claimed, asked, settled, finished, read) == (1, 1, 1, 0, 1)
 
 
 def test_a_record_expires_by_itself(store, raw):
     """The server deletes a record when its time has passed."""
     flights = Flights(store, valid)
-    assert flights.settle(flights.claim(NAME, LEASE), b"record", 60)
+    assert flights.settle(flights.claim(NAME, LEASE), b"record", 60)()
     assert 59_000 < raw.pttl(f"offload:pointer:{NAME}") <= 60_000
 
 
@@ -86,11 +87,11 @@ def test_a_computation_without_its_lease_writes_nothing(store, raw, how):
     else:
         store.leases.release(NAME, mine.owner)
     theirs = two.claim(NAME, LEASE) if how == "taken" else None
-    assert one.settle(mine, b"late", 60) is False
+    assert one.settle(mine, b"late", 60)() is False
     assert store.pointers.read(NAME) is None
     if theirs is not None:
         assert theirs.fence > mine.fence
-        assert two.settle(theirs, b"record", 60) is True
+        assert two.settle(theirs, b"record", 60)() is True
         assert store.pointers.read(NAME) == b"record"
 
 
@@ -102,7 +103,7 @@ def test_a_record_that_is_not_valid_is_replaced(store):
     assert isinstance(mine, Computation)
     assert isinstance(two.claim(NAME, LEASE), Busy)
     store.pointers.swap(NAME, b"invalid", None)  # swept meanwhile
-    assert one.settle(mine, b"record", 60) is True
+    assert one.settle(mine, b"record", 60)() is True
     assert two.claim(NAME, LEASE) == b"record"
     assert isinstance(two.claim(NAME, LEASE, b"record"), Computation)
 
@@ -120,7 +121,7 @@ def test_the_end_of_a_computation_wakes_who_waits(store):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    one.settle(mine, b"record", 60)
+    one.settle(mine, b"record", 60)()
     thread.join(20)
     assert woken.is_set()
 
@@ -154,6 +155,29 @@ def test_a_lost_answer_blocks_nobody(store, monkeypatch):
     assert isinstance(flights.claim(NAME, LEASE), Computation)
 
 
+def test_a_lost_settlement_fails_no_task(redis, raw, monkeypatch):
+    """If the answer to the last request is lost, the task succeeds, and the lease is released."""
+    memo = Memo(
+        make_wire(store=f"redis://{redis.host}:{redis.port}/11", stats_interval=0, watch=False)
+    )
+    task = memo.task(small)
+    leases = memo.wire.hook.store.leases
+
+    def lost(*_given):
+        def finish():
+            raise StoreUnavailable("cut")
+
+        return finish
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "settle", lost)
+        assert memo.wire.run(task, 1) == [1, 1]
+    assert memo.counts() == {"misses": 1, "uncached": 1}
+    assert memo.wire.run(task, 1) == [1, 1]
+    assert memo.counts() == {"misses": 2, "uncached": 1}
+    memo.wire.hook.store.close()
+
+
 def test_a_cluster_does_the_same(cluster):
     """In a Cluster, where a script can't have both keys, single flight takes more round trips."""
     store = open_store(cluster.url)
@@ -163,11 +187,11 @@ def test_a_cluster_does_the_same(cluster):
     assert isinstance(mine, Computation)
     assert isinstance(busy, Busy)
     assert 0 < busy.left <= LEASE
-    assert one.settle(mine, b"record", 60) is True
+    assert one.settle(mine, b"record", 60)() is True
     assert two.claim(NAME, LEASE) == b"record"
     theirs = two.claim(NAME, LEASE, b"record")
     store.leases.release(NAME, theirs.owner)
-    assert two.settle(theirs, b"late", 60) is False
+    assert two.settle(theirs, b"late", 60)() is False
     assert store.pointers.read(NAME) == b"record"
     store.close()
 

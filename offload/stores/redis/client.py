@@ -21,7 +21,14 @@ from offload.errors import StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Parts
 from offload.stores.redis.driver_errors import driver_errors, translate
-from offload.stores.redis.redis_internals import Command, Packer, database_of, exchange, refusal
+from offload.stores.redis.redis_internals import (
+    Command,
+    Packer,
+    database_of,
+    exchange,
+    refusal,
+    send,
+)
 from offload.stores.sums import BatchSource, CounterBatch
 
 __all__ = ("PACKER", "Bulk", "Driver", "RedisClient", "escaped", "script")
@@ -115,6 +122,29 @@ class RedisClient:
             for at, answer in zip(unknown, texts, strict=True):
                 answers[at] = answer
         return [self._checked(answer, script) for answer in answers]
+
+    def start_script(self, script: Script, keys: Sequence[str], args: Command) -> Callable[[], Any]:
+        """Send a script, and return a function that returns its answer, to be called once.
+
+        So a caller can do something else meanwhile. A Cluster, and a server with replicas to wait
+        for, answer at once.
+        """
+        client = self.driver()
+        if self.replicas or isinstance(client, RedisCluster):
+            answer = self.run_script(script, [(keys, args)])[0]
+            return lambda: answer
+        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        with driver_errors(self.url):
+            receive = send(client.connection_pool, [command])
+
+        def finish() -> Any:
+            with driver_errors(self.url):
+                [answer] = receive()
+            if isinstance(answer, NoScriptError):
+                return self.run_script(script, [(keys, args)])[0]
+            return self._checked(answer, script)
+
+        return finish
 
     def wait_for(self, key: str, seconds: float) -> bool:
         """Wait at most *seconds* for an element of the list *key*; return whether it took one."""

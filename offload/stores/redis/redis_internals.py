@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ import redis
 from redis.connection import PythonRespSerializer
 from redis.exceptions import RedisError, ResponseError
 
-__all__ = ("Command", "Packer", "database_of", "exchange", "refusal")
+__all__ = ("Command", "Packer", "database_of", "exchange", "refusal", "send")
 
 Command = Sequence[Any]
 Packer = PythonRespSerializer
@@ -37,20 +37,37 @@ def exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
     when something else interrupts it half way (as Celery's soft time limit does), and the
     next call would take them for its own. Here such a connection is closed.
     """
+    return send(pool, commands)()
+
+
+def send(pool: Any, commands: Sequence[Command]) -> Callable[[], list[Any]]:
+    """Send *commands* as `exchange` does; return a function that returns their answers.
+
+    It must be called once, in this process: until then, nobody else can use the connection.
+    """
     connection = pool.get_connection(*_COMMAND)
-    answers: list[Any] = []
     try:
         connection.send_packed_command(connection.pack_commands(commands))
-        while len(answers) < len(commands):
-            try:
-                answers.append(connection.read_response())
-            except ResponseError as exc:
-                answers.append(exc)
-    finally:
-        if len(answers) < len(commands):
-            connection.disconnect()
+    except BaseException:
+        connection.disconnect()
         pool.release(connection)
-    return answers
+        raise
+
+    def receive() -> list[Any]:
+        answers: list[Any] = []
+        try:
+            while len(answers) < len(commands):
+                try:
+                    answers.append(connection.read_response())
+                except ResponseError as exc:
+                    answers.append(exc)
+        finally:
+            if len(answers) < len(commands):
+                connection.disconnect()
+            pool.release(connection)
+        return answers
+
+    return receive
 
 
 def refusal(pool: Any, length: int) -> str | None:

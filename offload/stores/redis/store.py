@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from offload.errors import StoreUnavailable
@@ -104,13 +104,18 @@ class RedisLeases:
 
     def settle(
         self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
-    ) -> bool | None:
+    ) -> Callable[[], bool | None]:
         keys = (self._pointers + check_name(name), self._prefix + name, self._released(name))
         was = ("0", b"") if expected is None else ("1", expected)
         now = (check_value(value), milliseconds(ttl))
         args = (check_owner(owner), *was, *now, REMEMBER, _NOTICE)
-        done = self._client.run_script(script("settle"), [(keys, args)])[0]
-        return None if done < 0 else bool(done)
+        finish = self._client.start_script(script("settle"), keys, args)
+
+        def done() -> bool | None:
+            answer = finish()
+            return None if answer < 0 else bool(answer)
+
+        return done
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:
         args = (check_owner(owner), milliseconds(ttl), REMEMBER)
