@@ -204,10 +204,15 @@ class Flights:
         pause = min(_FIRST_PAUSE * _FACTOR ** min(attempt, 20), _LONGEST_PAUSE)
         leases = self._leases
         if isinstance(leases, NotifiesRelease):
-            leases.wait_for_release(name, min(busy.left, _LONGEST_PAUSE))
-            leases.notify(name)  # a release wakes only one who waits
+            leases.wait_for_release(name, max(min(busy.left, _LONGEST_PAUSE), _FIRST_PAUSE))
         else:
             time.sleep(min(pause, max(busy.left, _FIRST_PAUSE)))
+
+    def wake(self, name: str) -> None:
+        """Wake the next who waits in place: the end of a computation wakes only one."""
+        if isinstance(self._leases, NotifiesRelease):
+            with suppress(StoreError):
+                self._leases.notify(name)
 
     def renew_due(self, running: list[Computation]) -> None:
         """Renew the leases of *running* that are due. Never raises."""

@@ -122,6 +122,8 @@ class Results:
             if answer is not None:
                 saved = max(int(answer.record.seconds * 1000), 0)
                 self._counters.add(memo_hits=1, memo_milliseconds_saved=saved)
+                if attempt:
+                    self.flights.wake(name)
                 return answer
             useless = found
 

@@ -8,8 +8,12 @@ import pytest
 
 from offload.errors import StoreUnavailable
 from offload.memo.flight import Busy, Computation, Flights
+from offload.memo.records import Record, write_record
+from offload.memo.results import Results
+from offload.metrics.counters import Counters
 from offload.stores import open_store
 from tests.hooks.test_memo import Memo, small
+from tests.support.content import make_content
 from tests.support.processes import wait_until
 from tests.support.round_trips import Wire
 from tests.support.servers import redis_client
@@ -71,10 +75,11 @@ def test_a_claim_and_its_settlement_are_one_round_trip_each(store, trips):
 
 
 def test_a_record_expires_by_itself(store, raw):
-    """The server deletes a record when its time has passed."""
+    """The server deletes a record when its time has passed; its lease is deleted at once."""
     flights = Flights(store, valid)
     assert flights.settle(flights.claim(NAME, LEASE), b"record", 60)()
-    assert 59_000 < raw.pttl(f"offload:pointer:{NAME}") <= 60_000
+    assert 50_000 < raw.pttl(f"offload:pointer:{NAME}") <= 60_000
+    assert not raw.exists(f"offload:lease:{NAME}")
 
 
 @pytest.mark.parametrize("how", ("broken", "expired", "taken"))
@@ -124,6 +129,44 @@ def test_the_end_of_a_computation_wakes_who_waits(store):
     one.settle(mine, b"record", 60)()
     thread.join(20)
     assert woken.is_set()
+
+
+def test_waiting_in_place_asks_rarely(store, monkeypatch):
+    """Of several who wait in place, none asks more often than once a second until the end, which
+    then wakes all of them.
+    """
+    flights = Flights(store, valid)
+    mine = flights.claim(NAME, LEASE)
+    contents = [make_content(store) for _ in range(4)]
+    made = [Results(lambda content=content: content, Counters()) for content in contents]
+    asked = []
+    claim = store.leases.claim
+    monkeypatch.setattr(store.leases, "claim", lambda *given: asked.append(1) or claim(*given))
+    found = []
+
+    def wait(results):
+        found.append(results.find(NAME, LEASE, block=True, read=True))
+
+    threads = [threading.Thread(target=wait, args=(results,)) for results in made]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(asked) >= 12, "all have asked several times")
+    before = store.leases.read(NAME)
+    record = Record(
+        NAME,
+        "task",
+        "app",
+        contents[0].writer.embed(contents[0].serializers.encode_exactly(5)).wire,
+        1.0,
+        mine.fence,
+        0.0,
+        2e12,
+    )
+    assert flights.settle(mine, write_record(record, contents[0].signing.keys), 60)()
+    for thread in threads:
+        thread.join(20)
+    assert [each.value for each in found] == [5] * 4
+    assert LEASE - before.ttl > 1.5, "twelve questions of four take at least two seconds"
 
 
 def test_a_heartbeat_keeps_the_lease(store):

@@ -8,12 +8,13 @@
 -- ARGV[3]  its expected value (if set)
 -- ARGV[4]  its new value
 -- ARGV[5]  milliseconds until it expires
--- ARGV[6]  milliseconds to remember the fencing number
--- ARGV[7]  milliseconds until the list's element expires, as nobody may be waiting
+-- ARGV[6]  milliseconds until the list's element expires, as nobody may be waiting
 -- returns  1 if done, 0 if the owner doesn't have the lease (any longer), -1 if the pointer was not
 --          as expected
 --
 -- Why a script: an owner that lost the lease must not write.
+--
+-- The lease is deleted: there is one for each call, and fencing numbers are times.
 
 local time = redis.call('TIME')
 local now = math.floor((time[1] * 1000000 + time[2]) / 1000)
@@ -25,10 +26,9 @@ if redis.call('GET', KEYS[1]) ~= (ARGV[2] == '1' and ARGV[3]) then
   return -1
 end
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
-redis.call('HSET', KEYS[2], 'until', string.format('%.0f', now))
-redis.call('PEXPIRE', KEYS[2], ARGV[6])
+redis.call('DEL', KEYS[2])
 if redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('RPUSH', KEYS[3], '1')
 end
-redis.call('PEXPIRE', KEYS[3], ARGV[7])
+redis.call('PEXPIRE', KEYS[3], ARGV[6])
 return 1

@@ -108,7 +108,7 @@ class RedisLeases:
         keys = (self._pointers + check_name(name), self._prefix + name, self._released(name))
         was = ("0", b"") if expected is None else ("1", expected)
         now = (check_value(value), milliseconds(ttl))
-        args = (check_owner(owner), *was, *now, REMEMBER, _NOTICE)
+        args = (check_owner(owner), *was, *now, _NOTICE)
         finish = self._client.start_script(script("settle"), keys, args)
 
         def done() -> bool | None:
