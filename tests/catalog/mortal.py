@@ -8,18 +8,21 @@ class Killed(BaseException):
 
 
 class Life:
-    """Ends before, or just after, call number *dies_at* to any of its stores."""
+    """Ends before, or just after, call number *dies_at* to any of its stores.
 
-    def __init__(self, dies_at, *, after):
-        self.calls, self._dies_at, self._after = 0, dies_at, after
+    With another *error*, the client lives on, and its stores are unavailable from then on.
+    """
+
+    def __init__(self, dies_at, *, after, error=Killed):
+        self.calls, self._dies_at, self._after, self._error = 0, dies_at, after, error
 
     def call(self, function, *args, **options):
         self.calls += 1
         if self.calls > self._dies_at or (self.calls == self._dies_at and not self._after):
-            raise Killed
+            raise self._error
         result = function(*args, **options)
         if self.calls == self._dies_at:
-            raise Killed
+            raise self._error
         return result
 
 
@@ -66,10 +69,10 @@ def kill_each_call(store, act):
         return
 
 
-def lives():
+def lives(error=Killed):
     """Yield a life that ends before the first call, one after it, and so on."""
     dies_at = 0
     while True:
         dies_at += 1
         for after in (False, True):
-            yield Life(dies_at, after=after)
+            yield Life(dies_at, after=after, error=error)

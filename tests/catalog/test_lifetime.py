@@ -10,14 +10,14 @@ import pytest
 from offload import Catalog
 from offload.catalog.lifetime import named_blobs, sweep_holds
 from offload.catalog.names import record_pointer
-from offload.errors import BlobMissing, UnsupportedVersion
+from offload.errors import BlobMissing, StoreUnavailable, UnsupportedVersion
 from offload.gc import sweep
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.stores.sqlite import SQLiteStore
 from offload.stores.tiered import TieredStore
 from offload.testing.store import FakeClock
-from tests.catalog.mortal import kill_each_call
+from tests.catalog.mortal import Mortal, kill_each_call, lives
 from tests.support.moto_s3 import moto_s3
 
 DAY = 86400.0
@@ -164,6 +164,29 @@ def test_a_saver_killed_anywhere(store, clock):
 
 
 @pytest.mark.parametrize("store", (memory, file), indirect=True)
+def test_a_store_lost_anywhere(store, clock):
+    """Whatever call to the store is the last that it answers, as between the blobs and the record,
+    the version is complete or absent, and `save` says that it doesn't know.
+    """
+    values = {}
+    for number, life in enumerate(lives(StoreUnavailable("gone"))):
+        values[str(number)] = os.urandom(CHUNKED)
+        catalog = Catalog(Mortal(store, life), retry={"max_retries": 0})
+        try:
+            catalog.save("a", values[str(number)], number)
+        except StoreUnavailable:
+            continue
+        break
+    assert number > 10
+    found = Catalog(store).list_versions("a")
+    settle(store, clock)
+    assert str(number) in found
+    for version in found:
+        assert Catalog(store).load("a", version) == values[version]
+    assert live(store) == named(store)
+
+
+@pytest.mark.parametrize("store", (memory, file), indirect=True)
 def test_a_remover_killed_anywhere(store, clock):
     """Whatever call a remover is killed at, its version is there whole, or goes away whole."""
     catalog = Catalog(store)
@@ -237,3 +260,19 @@ def test_young_holds_stay(clock, tmp_path):
             assert {item.kind for item in left} == {"hold"}
             assert list(sweep_holds(store)) == left
             assert list(sweep_holds(store)) == []
+
+
+def test_an_old_version_can_be_used(store, clock):
+    """What was saved long ago can be copied, and held for a task, without its saver."""
+    catalog = Catalog(store)
+    value = os.urandom(CHUNKED)
+    catalog.save("a", value)
+    clock.advance(300 * DAY)
+    sweep(store)
+    fresh = Catalog(store)
+    fresh.copy("a", "b")
+    catalog.remove("a")
+    assert store.blobs.hold(sorted(live(store)), 10 * DAY, "task:1") == set()
+    settle(store, clock)
+    assert Catalog(store)["b"] == value
+    assert live(store) == named(store)

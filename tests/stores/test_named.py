@@ -121,6 +121,27 @@ def test_a_blob_gets_a_name_while_it_is_swept(store, clock):
     assert contents(store, [digest]) == [content]
 
 
+@pytest.mark.parametrize("ttl", (FOREVER, 500.0))
+def test_a_blob_is_held_again_while_it_is_swept(store, clock, ttl):
+    """A blob that lost its name long ago still exists for who holds it, and then stays, though a
+    sweep has found it unnamed.
+    """
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, FOREVER)
+    clock.advance(UNNAMED * 20)
+
+    def named(_asked):
+        assert store.blobs.hold([digest], ttl) == set()
+        return ()
+
+    assert list(store.sweep_unnamed(named)) == []
+    assert contents(store, [digest]) == [content]
+    assert store.blobs.hold([digest], 1) == set()
+    clock.advance(UNNAMED * 20)
+    assert swept(store, digest) == set()
+    assert contents(store, [digest]) == [content]
+
+
 def test_names_that_cannot_be_read_end_the_sweep(store, clock):
     """If the names can't be read, nothing is deleted that they might name."""
     digest, content = blob()

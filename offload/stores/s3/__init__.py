@@ -29,10 +29,10 @@ sweep, which waits ``skew`` seconds longer and deletes by ETag, can't hit a life
 extended; and storing the blob again replaces it by ETag, with new random bytes.
 
 **A blob held** `FOREVER` has a second life in its metadata (``offload-asked``), within which
-something must name it, such as a catalog's record. After that it can be read, but counts as
-missing for all who hold or store it, so that storing it writes another version: a sweep that
-saw it before, and then that nothing names it, deletes by ETag the version it saw. (A copy onto
-itself would leave the ETag as it is.)
+something must name it, such as a catalog's record. After that it can still be read, and whoever
+holds or stores it again writes another version, with other random bytes: a sweep that saw it
+before, and then that nothing names it, deletes by ETag the version it saw. (A copy onto itself
+would leave the ETag as it is.) That transfers the content, but not while it is in regular use.
 
 **Pointers and leases** are objects replaced by ETag. An unset pointer and a released lease
 stay as small objects until the sweep deletes them.

@@ -208,8 +208,12 @@ class S3Blobs(ExpiringBlobs):
         """Keep a blob at least *ttl* seconds; return how long it is kept, None if missing."""
         for _ in range(_TURNS):
             life = self.life_at(digest)
-            if life is None or not life.can_extend:
+            if life is None or not life.is_live:
                 return None
+            if not life.can_extend:
+                if self._rewrite(digest, life, ttl):
+                    return self._promise(self._unnamed if ttl == FOREVER else ttl)
+                continue
             if self._lasts(life, ttl):
                 return life.asked - life.now - self._skew
             done = self._prolong(digest, life, ttl)
@@ -242,6 +246,28 @@ class S3Blobs(ExpiringBlobs):
             return None
         stamped: datetime | None = answer.get("CopyObjectResult", {}).get("LastModified")
         return stamped is None or int(stamped.timestamp()) < life.asked
+
+    def _rewrite(self, digest: Digest, life: Life, ttl: float) -> bool:
+        """Store a blob's content again, with other random bytes; return False if it changed.
+
+        A sweep may have found that nothing names it, and be about to delete what has this ETag,
+        which a copy onto itself would keep.
+        """
+        key = self._key(digest)
+        status, answer = self._client.ask("get_object", GONE_OR_CHANGED, Key=key, IfMatch=life.etag)
+        if status != 200:
+            return False
+        with closing(answer["Body"]) as body, driver_errors(self._client.url):
+            content: bytes = body.read()
+        status, _ = self._client.ask(
+            "put_object",
+            GONE_OR_CHANGED,
+            Key=key,
+            Body=body_of([memoryview(content)[:-NONCE], os.urandom(NONCE)]),
+            Metadata=self._metadata(ttl, life),
+            IfMatch=life.etag,
+        )
+        return status == 200
 
     def life_at(self, digest: Digest) -> Life | None:
         """Return the life of an existing object, expired or not."""
