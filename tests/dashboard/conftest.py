@@ -7,6 +7,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 from celery.bin.base import CLIContext
@@ -142,31 +143,56 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def look(browser):
-    """Open a page; errors and warnings of the browser fail the test at its end."""
-    contexts, complaints = [], []
+@pytest.fixture(scope="module")
+def tab(browser):
+    """Return a function that returns the tab that tests share: a new one takes seconds of CPU.
 
-    def open_page(url, **options):
-        expected = options.pop("expected", ())
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
+    Each dashboard has an address, and thus a storage, of its own.
+    """
+    tabs = []
+
+    def get_tab():
+        if not tabs or tabs[-1].is_closed():
+            tabs.append(browser.new_page())
+        return tabs[-1]
+
+    return get_tab
+
+
+@pytest.fixture
+def look(browser, tab):
+    """Open a page; errors and warnings of the browser fail the test at its end.
+
+    With *options* of the browser, such as the size of its window, it has a tab of its own.
+    """
+    looking, complaints = ExitStack(), []
+
+    def open_page(url, *, expected=(), **options):
+        if options:
+            page = looking.enter_context(browser.new_context(**options)).new_page()
+        else:
+            page = tab()
+            looking.callback(page.goto, "about:blank")
+            looking.callback(page.unroute_all, behavior="wait")
         page.set_default_timeout(30_000)
 
         def complain(text):
             if not any(each in text for each in expected):
                 complaints.append(text)
 
-        page.on(
-            "console",
-            lambda entry: complain(entry.text) if entry.type in {"error", "warning"} else None,
-        )
-        page.on("pageerror", lambda error: complain(str(error)))
+        def complain_of(entry):
+            if entry.type in {"error", "warning"}:
+                complain(entry.text)
+
+        def complain_of_error(error):
+            complain(str(error))
+
+        for event, listener in (("console", complain_of), ("pageerror", complain_of_error)):
+            page.on(event, listener)
+            looking.callback(page.remove_listener, event, listener)
         page.goto(url)
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    looking.close()
     assert complaints == []
