@@ -155,9 +155,10 @@ def run(row: Row, offload: dict[str, Any], broker, store, folder: Path) -> dict[
         other.flushall()
     config = configuration(row, offload, broker, folder)
     output = folder / "outcomes"
-    with worker(folder, config, pool=row.pool):
+    # The app imports offload in any case, so that a fork of plain Celery is as plain as it gets.
+    with worker(folder, config, pool=row.pool, fork=True):
         command = [sys.executable, "-m", "tests.integration.scenarios", str(output)]
-        scenarios = Process(command, folder / "scenarios.log", environment(config))
+        scenarios = Process(command, folder / "scenarios.log", environment(config), fork=True)
         try:
             scenarios.finish(200)
         finally:
