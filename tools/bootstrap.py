@@ -105,7 +105,10 @@ def install(python: Path, arguments: list[str]) -> None:
     uv = find_uv(python)
     if uv:
         say("installing " + " ".join(_shown(item) for item in arguments))
-        command = [*uv, "pip", "install", "--python", str(python), *uv_constraints(), *arguments]
+        # As pip does. Otherwise, where PYTHONDONTWRITEBYTECODE is set, every process of the tests
+        # compiles all that it imports.
+        command = [*uv, "pip", "install", "--compile-bytecode", "--python", str(python)]
+        command += [*uv_constraints(), *arguments]
         done = subprocess.run(command, env=uv_env(python), check=False, cwd=ROOT)
         if done.returncode == 0:
             return
