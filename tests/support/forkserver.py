@@ -1,4 +1,4 @@
-"""Fork Celery commands and other modules from a process that has done their imports.
+"""Fork Celery commands, other modules, and scripts from a process that has done their imports.
 
 The imports of ``python -m celery`` take longer than most tests. `start` runs it in a fork of a
 server that has done them; each process of pytest has one such server::
@@ -157,7 +157,8 @@ def start(
     With *share*, the command uses this server, too; start nothing else before it has ended.
     """
     if sys.platform != "linux":
-        command = [sys.executable, "-m", module, *map(str, args)]
+        what = [module] if module.endswith(".py") else ["-m", module]
+        command = [sys.executable, *what, *map(str, args)]
         given = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         streams = {name: each or subprocess.DEVNULL for name, each in given.items()}
         return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
