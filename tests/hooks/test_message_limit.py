@@ -138,6 +138,21 @@ def test_embedded_signatures_are_reduced(serializer, shape):
     assert max(largest) <= LIMIT
 
 
+@pytest.mark.parametrize("where", ("arguments", "steps"))
+def test_many_small_values_are_reduced(where):
+    """Values that are small enough to skip each inspection are stored, too, if there are many."""
+    wire = limited()
+    if where == "arguments":
+        result = wire.sizes.delay(*values(80, 3000))
+        expected = [3000] * 80
+    else:
+        result = chain([wire.sizes.si(value) for value in values(60, 3000)]).apply_async()
+        expected = [3000]
+    assert stored(wire)
+    assert sent_size(wire) <= LIMIT
+    assert wire.get(result) == expected
+
+
 def test_a_chain_of_forty_steps_goes_through_sqs():
     """20 values of 60 kB, and a chain of 40 such steps, which SQS refuses in one message, are
     sent by kombu's real transport, and arrive.
