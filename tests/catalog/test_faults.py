@@ -345,8 +345,8 @@ def test_an_altered_record_is_refused(catalog, store, versions):
 
 def test_a_copied_record_is_refused(catalog, store, versions):
     """A record of another version or object is refused: it is signed for its own pointer."""
-    catalog.save("other", "secret")
-    for source in (pointer("1"), pointer("1", "other")):
+    catalog.save("other", "secret", "2")
+    for source in (pointer("1"), pointer("2", "other")):
         set_pointer(store, pointer("2"), store.pointers.read(source))
         with pytest.raises(IntegrityError, match=f"{NAME}@2"):
             catalog.load(NAME, "2")
@@ -438,9 +438,10 @@ def test_numbers_go_on_without_a_state(catalog, store):
     """After a name's state was lost, the next saver finds the next number, and lists all."""
     for number in range(1, 14):
         catalog.save(NAME, number)
+    catalog.save(NAME, 14, "99.5")
     set_pointer(store, name_pointer("default", NAME), None)
-    assert catalog.save(NAME, 14).version == "14"
-    assert catalog.list_versions(NAME) == [str(number) for number in range(1, 15)]
+    assert catalog.save(NAME, 15).version == "100"
+    assert catalog.list_versions(NAME) == [*map(str, range(1, 14)), "99.5", "100"]
 
 
 def test_announced_versions_are_forgotten(catalog, store):
