@@ -267,6 +267,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         removed = [key for key in keys if self._remove(name, key)]
         if not removed:
             raise not_found(self._bucket, name, None if version is None else str(version))
+        self._content().counters.add(catalog_removed=len(removed))
         now = self._content().now()
         pointers.change_state(name, lambda state: state.without(frozenset(removed), now), known)
         return len(removed)

@@ -167,7 +167,9 @@ class CatalogReader:
             raise ValueError(f"verify is 'none', 'integrity', or 'full', not {verify!r}")
         if isinstance(name, str):
             record = self._pointers.find(check_name(name), check_asked(version))
-            return self._value(record, verify)
+            value = self._value(record, verify)
+            self._content().counters.add(catalog_loads=1)
+            return value
         return self._load_all(listed("name", name), version, verify)
 
     def _value(self, record: Record, verify: Verify = "none") -> Any:
@@ -203,6 +205,7 @@ class CatalogReader:
             if isinstance(record, Record):
                 try:
                     outcome = next(values)
+                    content.counters.add(catalog_loads=1)
                 except OffloadError as exc:
                     outcome = about(record, exc)
                     rest = [ref for place, ref in opened.items() if place > at]

@@ -119,6 +119,9 @@ class Saver:
                 group, payloads, size = [], [], 0
         if group:
             self._save(group, payloads)
+        conflicts = sum(isinstance(each.outcome, VersionConflict) for each in requests)
+        if conflicts:
+            self._content.counters.add(catalog_conflicts=conflicts)
 
     # -- before anything is stored
 
@@ -286,6 +289,7 @@ class Saver:
             if at.swap(pointer, request.before, value):
                 if content.now() - announced > _ANNOUNCED:  # this process was stopped
                     self._announce(request)
+                content.counters.add(catalog_saves=1)
                 self._release_replaced(request, pointer)
                 return record
             self._release(request.digests, record.holder)

@@ -19,6 +19,7 @@ _JSON = "offload_json"
 __all__ = ("offload",)
 
 _COMMANDS = {
+    "catalog": "catalog",
     "classes": "classes",
     "dashboard": "serve",
     "doctor": "doctor",

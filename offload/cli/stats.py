@@ -204,6 +204,12 @@ def _describe(total: Figures) -> dict[str, str]:
             f"waits: {number('memo_waits')}; "
             f"uncached: {number('memo_uncached')}; fenced off: {number('memo_fenced')}"
         )
+    if total.uses_catalog:
+        texts["catalog"] = (
+            f"{number('catalog_saves')} versions saved ({number('catalog_conflicts')} existed), "
+            f"{number('catalog_loads')} objects loaded, {number('catalog_late')} late arguments, "
+            f"{number('catalog_removed')} versions removed"
+        )
     if total["observed_values"]:
         texts["observed"] = (
             f"{number('observed_values')} values would travel by reference, "

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
+from offload.cli.files import open_output, write_value
 from offload.cli.options import as_json, runtime_of
 from offload.cli.output import print_json, print_rows
-from offload.errors import InvalidRef, SerializationError
+from offload.errors import InvalidRef
 from offload.hooks.runtime import Runtime
 from offload.inspect.blobs import digest_prefix, find_digest, is_ref
 from offload.inspect.content import BlobContent, read_content
 from offload.inspect.values import describe, json_finite
 from offload.ref import Ref
-from offload.text import human_duration, human_size, printable, type_name
+from offload.text import human_duration, human_size, printable
 
 __all__ = ("get", "inspect")
 
@@ -142,9 +140,9 @@ def get(
             "doesn't say who wrote the value; omit --decode to get the raw bytes"
         )
     content = _content(runtime, what, ref)
-    with _file(output) as file:
+    with open_output(output) as file:
         if decode and ref is not None:
-            form = _write_value(runtime.content.reader.get(ref), file)
+            form = write_value(runtime.content.reader.get(ref), file)
         else:
             form = _form(content)
             for piece in _pieces(content):
@@ -186,90 +184,3 @@ def _pieces(content: BlobContent) -> Iterable[bytes | memoryview]:
     if pickled or len(manifest.sizes) == content.first:
         return chain([content.head()], content.buffers())
     return content.buffers()
-
-
-@contextmanager
-def _file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a temporary file that only its owner can read, and rename it when it is complete."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            file = open(aside, "xb", opener=_private)  # noqa: SIM115 (closed below)
-        except OSError as exc:
-            raise click.FileError(str(path), exc.strerror or str(exc)) from exc
-        with file:
-            yield file
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _write_value(value: Any, file: IO[bytes]) -> str:
-    """Write *value* to *file* and return a description of its format.
-
-    Raises SerializationError if no file format fits the value.
-    """
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        file.write(value)
-        return "raw bytes"
-    if isinstance(value, str):
-        file.write(value.encode("utf-8", "surrogatepass"))
-        return "UTF-8 text"
-    package = type(value).__module__.partition(".")[0]
-    if package == "numpy":
-        return _write_array(value, file)
-    if package in ("pandas", "polars", "pyarrow"):
-        return _write_table(value, file)
-    try:
-        file.write(json.dumps(value, ensure_ascii=False, allow_nan=True).encode())
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise _no_file(value) from exc
-    return "JSON"
-
-
-def _write_array(value: Any, file: IO[bytes]) -> str:
-    import numpy as np
-
-    try:
-        np.save(file, value, allow_pickle=False)
-    except ValueError as exc:
-        raise _no_file(value) from exc
-    return "an array for numpy.load"
-
-
-def _write_table(value: Any, file: IO[bytes]) -> str:
-    import pyarrow as pa
-
-    try:
-        table = _table(value)
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-    except (pa.ArrowException, TypeError, ValueError) as exc:
-        raise _no_file(value) from exc
-    return "an Arrow file (Feather)"
-
-
-def _table(value: Any) -> Any:
-    import pyarrow as pa
-
-    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
-    if kind == "pandas.DataFrame":
-        return pa.Table.from_pandas(value)
-    if kind == "polars.DataFrame":
-        return value.to_arrow()
-    if kind == "pyarrow.RecordBatch":
-        return pa.Table.from_batches([value])
-    if kind == "pyarrow.Table":
-        return value
-    return pa.table({"values": pa.array(value)})
-
-
-def _no_file(value: Any) -> SerializationError:
-    return SerializationError(
-        f"a {type_name(value)} can't be written as a file: omit --decode to write its stored bytes"
-    )

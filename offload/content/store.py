@@ -40,6 +40,7 @@ class ContentStore:
         reader: fetches values and decodes them.
         holds: extends and releases holds.
         signing: the keys of references.
+        counters: count what happens in this process.
         retrying: repeats calls while the store is unavailable.
     """
 
@@ -59,6 +60,7 @@ class ContentStore:
         )
         known = KnownBlobs()
         self.store = store
+        self.counters = counters
         self.serializers = serializers
         self.now = clock
         self.retrying = retrying

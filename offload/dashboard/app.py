@@ -25,7 +25,7 @@ except ImportError as exc:
         'the dashboard needs Starlette, Jinja2, and Plotly: pip install "offload[dashboard]"'
     ) from exc
 
-from offload.dashboard import blobs, classes, estimates, lookup, overview, stores, tasks
+from offload.dashboard import blobs, catalog, classes, estimates, lookup, overview, stores, tasks
 from offload.dashboard.auth import Auth, Guard
 from offload.dashboard.rendering import plotly, render
 from offload.dashboard.security import HEALTH, LOOPBACK, Headers, Hosts
@@ -71,6 +71,7 @@ def dashboard(
             *tasks.ROUTES,
             *blobs.ROUTES,
             *lookup.ROUTES,
+            *catalog.ROUTES,
             *classes.ROUTES,
             *stores.ROUTES,
             *estimates.ROUTES,

@@ -45,6 +45,7 @@ _NAVIGATION = {
     "/": "Overview",
     "/tasks": "Tasks",
     "/blobs": "Blobs",
+    "/catalog": "Catalog",
     "/classes": "Classes",
     "/stores": "Stores and workers",
     "/estimate": "Estimate",

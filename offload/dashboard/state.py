@@ -8,25 +8,29 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from offload.catalog import Record
 from offload.classes.registry import ClassRegistry
 from offload.dashboard.caching import BackgroundRefresh, TTLCache
 from offload.dashboard.statistics import Statistics
 from offload.dashboard.stored import Stored
 from offload.doctor.health import StoreState, inspect_store
 from offload.doctor.retention import check_messages
-from offload.errors import CodeError
+from offload.errors import CodeError, ObjectNotFound
 from offload.hooks.runtime import Runtime
+from offload.inspect.catalog import VersionState, versions_of
 from offload.inspect.classes import ClassState, History, classes_of, history_of
 from offload.inspect.config_drift import config_drift
 from offload.inspect.findings import Finding
 from offload.inspect.workers import Workers, ask_workers, this_process
 
-__all__ = ("Classes", "ClusterStatus", "Compared", "DashboardState", "state_of")
+__all__ = ("Classes", "ClusterStatus", "Compared", "DashboardState", "Objects", "state_of")
 
 _STORES = 10.0  # seconds between two checks of the stores
 _WORKERS = 15.0  # of the workers
 _WAITING = 60.0  # of messages about to lose their values
 _CLASSES = 10.0  # seconds between two reads of all classes: Redis scans all its keys
+_OBJECTS = 10.0  # of the catalog
+_BUCKETS = 4  # whose records are kept
 _MAX_DIFF = 200_000  # characters
 
 
@@ -108,6 +112,41 @@ class Classes:
         return text if len(text) <= _MAX_DIFF else f"{text[:_MAX_DIFF]}\n… cut"
 
 
+class Objects:
+    """The catalog of an app. Nothing is read before a page is requested."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._buckets: TTLCache[list[str]] = TTLCache(runtime.catalog.buckets, _OBJECTS)
+        self._records: TTLCache[list[Record]] = TTLCache(self._find, _OBJECTS, most=_BUCKETS)
+        self._versions: TTLCache[list[VersionState]] = TTLCache(self._inspect, _OBJECTS)
+
+    def buckets(self) -> list[str]:
+        """Return the names of all buckets. Raises StoreUnavailable."""
+        return self._buckets.get()
+
+    def records(self, bucket: str) -> list[Record]:
+        """Return the records of a bucket, by name and version. Raises StoreUnavailable."""
+        return self._records.get(bucket)
+
+    def versions(self, bucket: str, name: str) -> list[VersionState]:
+        """Return the versions of an object, the lowest first; [] if there is no such object.
+
+        Raises StoreUnavailable.
+        """
+        return self._versions.get(bucket, name)
+
+    def _find(self, bucket: str) -> list[Record]:
+        return self._runtime.catalog.bucket(bucket).find()
+
+    def _inspect(self, bucket: str, name: str) -> list[VersionState]:
+        try:
+            records = self._runtime.catalog.bucket(bucket).info(name)
+        except (ObjectNotFound, ValueError):  # or it can't be the name of one
+            return []
+        return versions_of(self._runtime.content, records)
+
+
 class DashboardState:
     """An app's runtime, and what was read from its store recently.
 
@@ -118,6 +157,7 @@ class DashboardState:
         stored: the blobs.
         cluster: stores and workers.
         classes: shipped classes.
+        catalog: named objects.
         secret: signs the forms of this dashboard.
     """
 
@@ -128,6 +168,7 @@ class DashboardState:
         self.stored = Stored(runtime)
         self.cluster = ClusterStatus(runtime)
         self.classes = Classes(runtime.classes)
+        self.catalog = Objects(runtime)
         self.secret = secrets.token_bytes(32)
 
 

@@ -311,14 +311,16 @@ class Delivery:
         for (late, path), outcome in zip(
             found, pin(content, [ref.late for ref, _ in found if ref.late]), strict=True
         ):
-            if isinstance(outcome, Ref):
-                refs[id(late)] = outcome
-                continue
             where = label(path, facts.parameters)
             with counters.about(self.task.name, where):
-                counters.failed(outcome)
-            store = self.runtime.store.url
-            self.error = self.error or described(outcome, self.task.name, where, store=store)
+                if isinstance(outcome, Ref):
+                    counters.add(catalog_late=1)
+                    refs[id(late)] = outcome
+                else:
+                    counters.failed(outcome)
+                    store = self.runtime.store.url
+                    failed = described(outcome, self.task.name, where, store=store)
+                    self.error = self.error or failed
         self._pinned += refs.values()
         return refs
 

@@ -79,6 +79,11 @@ NAMES = {
     "memo_milliseconds_saved": "durations of the computations that hits saved, in milliseconds",
     "memo_uncached": "calls of memo tasks and functions that could not be looked up or remembered",
     "memo_fenced": "results not remembered: another process took over, or they were forgotten",
+    "catalog_saves": "versions saved in the catalog",
+    "catalog_conflicts": "versions not saved in the catalog because they existed",
+    "catalog_loads": "objects loaded from the catalog",
+    "catalog_late": "late arguments of tasks that were looked up in the catalog",
+    "catalog_removed": "versions removed from the catalog",
     "classes_pushed": "versions of classes and functions written to the store",
     "classes_loaded": "versions of classes and functions loaded from the store",
     "classes_refused": "versions of classes and functions refused: not allowed or not trusted",
@@ -106,7 +111,7 @@ BY_TASK = frozenset(
         *("values_seen", "values_offloaded", "values_deduplicated", "values_fetched"),
         *("bytes_offloaded", "bytes_uploaded", "bytes_stored", "bytes_fetched"),
         *("cache_hits", "cache_misses", "observed_values", "observed_bytes"),
-        *(name for name in NAMES if name.startswith("memo_")),
+        *(name for name in NAMES if name.startswith(("memo_", "catalog_"))),
         *(name for name in NAMES if name.startswith("errors_")),
     }
 )

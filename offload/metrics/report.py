@@ -62,6 +62,11 @@ class Figures:
         return self["memo_milliseconds_saved"] / 1e3
 
     @property
+    def uses_catalog(self) -> bool:
+        """Whether an object of the catalog was saved, loaded, or removed."""
+        return any(name.startswith("catalog_") and n for name, n in self.counts.items())
+
+    @property
     def errors(self) -> dict[str, int]:
         """Errors by kind, without zeros."""
         found = {

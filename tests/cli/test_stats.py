@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from offload.cli import offload
 from offload.errors import StoreUnavailable
 from offload.metrics.storage import sums_of
+from tests.support.catalog_calls import COUNTED, use_catalog
 from tests.support.memo_calls import call_memo_tasks
 from tests.support.processes import Process, end_process, wait_until
 from tests.support.servers import redis_client
@@ -107,6 +108,21 @@ def test_rows_of_tasks_show_what_memo_saves(command, monkeypatch, since):
     assert rows["memo.report"] == ["2", "67%", "2.5 s"]
     assert rows["memo.odd"] == ["0", "-", "0.0 ms"]
     assert "COMPUTED ONCE" not in command("--by", "argument")
+
+
+def test_totals_show_the_use_of_the_catalog(command):
+    """The line `catalog` has the versions saved and removed, and the objects loaded."""
+    assert "catalog " not in command()
+    use_catalog(command.wire)
+    assert re.search(
+        r"^catalog +5 versions saved \(2 existed\), 4 objects loaded, 3 late arguments, "
+        r"2 versions removed$",
+        command(),
+        re.MULTILINE,
+    )
+    total = json.loads(command("--json"))["total"]
+    counts = {name[8:]: n for name, n in total.items() if name.startswith("catalog_")}
+    assert counts == COUNTED
 
 
 def test_a_row_for_each_store(tmp_path, redis):

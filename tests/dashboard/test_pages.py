@@ -9,6 +9,7 @@ import pytest
 
 from offload.metrics.storage import sums_of
 from offload.text import human_size
+from tests.support.catalog_calls import use_catalog
 from tests.support.memo_calls import call_memo_tasks
 
 pytestmark = pytest.mark.server
@@ -72,6 +73,20 @@ def test_what_memo_saves(shop, monkeypatch):
     )
     assert "Memo hits" not in page
     assert "Computed once" not in client.get("/task", params={"name": "shop.count"}).text
+
+
+def test_what_the_catalog_counts(shop):
+    """The catalog's page, and a card of the overview, have the counted numbers."""
+    assert "late arguments" not in shop.client().get("/").text
+    use_catalog(shop.wire)
+    shop.hook.recorder.write()
+    client = shop.client()
+    page = re.sub("(<[^>]*>)+", " ", client.get("/catalog", params={"since": "1h"}).text)
+    assert "Saved 5  versions; refused as they existed: 2 " in page
+    assert "Loaded 4  objects, and 3 late arguments of tasks " in page
+    assert "Removed 2  versions " in page
+    page = re.sub("(<[^>]*>)+", " ", client.get("/", params={"since": "1h"}).text)
+    assert "Catalog 5 saved  versions; 4 objects loaded, 3 late arguments of tasks " in page
 
 
 def test_tasks_are_sorted_and_filtered_by_the_address(shop):

@@ -16,6 +16,7 @@ from offload.metrics.recorder import Recorder
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
 from offload.stores.tiered import TieredStore
+from tests.support.catalog_calls import COUNTED, use_catalog
 from tests.support.memo_calls import call_memo_tasks
 from tests.support.processes import wait_until
 from tests.support.prometheus import program, prometheus
@@ -158,6 +159,20 @@ def test_hostile_names_are_escaped(exported):
     found = samples(exported(store))
     assert found["offload_seen_values_total", ("task", name)] == 5
     assert not [key for key in found if key[0] == "offload_forged_total"]
+
+
+def test_the_use_of_the_catalog_is_exported(exported, redis):
+    """Each counter of the catalog is exported, by task, with its counted number."""
+    url = f"{redis.url}?prefix=catalog-exported-{os.getpid()}-{os.urandom(3).hex()}"
+    wire = make_wire(store=url)
+    use_catalog(wire)
+    wire.hook.recorder.write()
+    found = samples(exported(wire.hook.store))
+    for name, number in COUNTED.items():
+        metric = f"offload_catalog_{name}_total"
+        assert sum(n for (each, *_), n in found.items() if each == metric) == number, name
+    assert found["offload_catalog_saves_total", ("task", "catalog.train")] == 1
+    assert found["offload_catalog_late_total", ("task", "catalog.score")] == 2
 
 
 def test_what_memo_saves_is_exported(exported, redis, monkeypatch):

@@ -1,0 +1,121 @@
+"""What operators see of the catalog: objects, versions, and the content that versions share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from offload.catalog import Record
+from offload.content.store import ContentStore
+from offload.digest import Digest
+from offload.errors import OffloadError
+from offload.inspect.blobs import stored_sizes
+from offload.text import human_time
+
+__all__ = (
+    "INSPECTED",
+    "ObjectState",
+    "VersionState",
+    "describe_record",
+    "objects_of",
+    "versions_of",
+)
+
+INSPECTED = 50
+"""Newest versions of an object whose content is inspected: each takes a round trip."""
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """An object.
+
+    Attributes:
+        latest: the record of its highest version.
+        versions: how many it has.
+        size: bytes of all versions, serialized.
+    """
+
+    name: str
+    latest: Record
+    versions: int
+    size: int
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """A version, and what it takes in the store.
+
+    Attributes:
+        blobs: its blobs; None if they weren't inspected.
+        stored: bytes that they take, after compression.
+        shared: of these, bytes of blobs that other inspected versions have, too.
+        problem: why its content can't be inspected; "" if it can.
+    """
+
+    record: Record
+    blobs: int | None = None
+    stored: int | None = None
+    shared: int | None = None
+    problem: str = ""
+
+
+def objects_of(records: Iterable[Record]) -> list[ObjectState]:
+    """Return the objects of *records*, which are in the order of `Catalog.find`."""
+    found = []
+    for name, each in groupby(records, key=lambda record: record.name):
+        versions = list(each)
+        size = sum(record.size for record in versions)
+        found.append(ObjectState(name, versions[-1], len(versions), size))
+    return found
+
+
+def versions_of(content: ContentStore, records: Sequence[Record]) -> list[VersionState]:
+    """Return the versions of an object, in the order of *records*, the lowest first.
+
+    The content of the `INSPECTED` highest is inspected. Raises ConfigurationError for a store that
+    doesn't support inspection, StoreUnavailable.
+    """
+    digests: dict[int, Sequence[Digest]] = {}
+    problems: dict[int, str] = {}
+    first = max(len(records) - INSPECTED, 0)
+    for at, record in enumerate(records[first:], first):
+        try:
+            digests[at] = list(dict.fromkeys(content.holds.digests(content.open(record.ref))))
+        except OffloadError as exc:
+            problems[at] = str(exc)
+    users = Counter(digest for some in digests.values() for digest in some)
+    sizes = stored_sizes(content.store, list(users))
+
+    def state(at: int, record: Record) -> VersionState:
+        if at not in digests:
+            return VersionState(record, problem=problems.get(at, ""))
+        mine = digests[at]
+        missing = sum(digest not in sizes for digest in mine)
+        return VersionState(
+            record,
+            len(mine),
+            sum(sizes.get(digest, 0) for digest in mine),
+            sum(sizes.get(digest, 0) for digest in mine if users[digest] > 1),
+            f"{missing} of its {len(mine)} blobs are missing" if missing else "",
+        )
+
+    return [state(at, record) for at, record in enumerate(records)]
+
+
+def describe_record(record: Record) -> dict[str, Any]:
+    """Return what a record says as plain data."""
+    return {
+        "bucket": record.bucket,
+        "name": record.name,
+        "version": record.version,
+        "tags": list(record.tags),
+        "type": record.type,
+        "bytes": record.size,
+        "created": human_time(record.created),
+        "author": record.author,
+        "digest": record.digest,
+        "metadata": record.metadata,
+    }
