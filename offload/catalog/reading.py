@@ -71,14 +71,13 @@ class CatalogReader:
         author: str | None = None,
         **settings: Any,
     ) -> None:
-        checked = Settings.read({}, None, settings)
+        checked = Settings.read({}, None, {**settings, "accept": accept})
         opened = store if isinstance(store, Store) else open_store(store)
         counters = Counters()
 
         def make() -> ContentStore:
-            accepted = (*accept, *checked.accept)
             cache = open_cache(opened.url, checked, counters)
-            return ContentStore(opened, Registry(accepted), checked, counters, cache=cache)
+            return ContentStore(opened, Registry(checked.accept), checked, counters, cache=cache)
 
         self._set(PerProcess(make).get, bucket, lambda: "json", lambda: checked.grace)
         self.versioned, self.mutable, self.author = versioned, mutable, author

@@ -177,6 +177,15 @@ def test_no_pickle_unless_it_is_accepted(store, tmp_path):
         Catalog(store).load("a")
 
 
+@pytest.mark.parametrize(
+    "given", ({"accept": "pickle"}, {"accept": ("jsn",)}, {"secret": "short"}, {"grac": 1})
+)
+def test_wrong_settings_are_refused(store, given):
+    """A catalog takes the settings of an app, and refuses wrong ones."""
+    with pytest.raises(ConfigurationError):
+        Catalog(store, **given)
+
+
 # -- stores that fail
 
 
