@@ -42,11 +42,13 @@ def _environment(version: str) -> Path | str:
     finally:
         sys.path.remove(str(ROOT / "tools"))
     uv = shutil.which("uv")
+    venv = ROOT / ".venvs" / f"other-{version}"
+    stamp = venv / "offload.stamp"
+    if uv is None and not stamp.exists():
+        return "no uv to make an environment with"
     interpreter = test_all.find(version)
     if interpreter is None:
         return f"no Python {version} here"
-    venv = ROOT / ".venvs" / f"other-{version}"
-    stamp = venv / "offload.stamp"
     state = bootstrap.fingerprint(Path(__file__), more=interpreter)
     if stamp.exists() and stamp.read_text() == state:
         return venv / "bin" / "python"
