@@ -207,6 +207,8 @@ class Catalog(online.Catalog):
         """
         if self._journal is None:
             return super().save(name, obj, version, metadata=metadata, on_conflict=on_conflict)
+        if on_conflict not in (None, "error", "skip", "overwrite"):
+            raise ValueError(f"on_conflict is 'error', 'skip', or 'overwrite', not {on_conflict!r}")
         if isinstance(name, str):
             return self._save_or_queue(name, obj, version, metadata, on_conflict)
         names, values = listed("name", name), listed("obj", obj)
