@@ -203,6 +203,8 @@ def test_wrong_options(tmp_path):
         Catalog("memory://", offline="cached")
     with pytest.raises(ConfigurationError, match="'cached' or 'queue'"):
         Catalog("memory://", cache_dir=tmp_path, offline="yes")
+    with pytest.raises(ValueError, match="on_conflict"):
+        Catalog("memory://", cache_dir=tmp_path, offline="queue").save("a", 1, on_conflict="merge")
 
 
 # -- saves that wait
