@@ -139,6 +139,8 @@ def get(
             f"--decode requires a signed reference (offload:…), not {what[:100]!r}: a digest "
             "doesn't say who wrote the value; omit --decode to get the raw bytes"
         )
+    if ref is not None and ref.late is not None:
+        raise InvalidRef(f"{ref!r} has no content of its own: use celery offload catalog get")
     content = _content(runtime, what, ref)
     with open_output(output) as file:
         if decode and ref is not None:

@@ -141,7 +141,7 @@ class Runtime:
         ttl = self.retention if retention is None else retention
         if isinstance(value, Ref):
             if not value.is_local:
-                ref: Ref[T] = self.content.open(value.wire)
+                ref: Ref[T] = self._with_content(value)
                 self.content.holds.add([ref], Hold(ttl))
                 return ref
             value = value.get()
@@ -177,7 +177,14 @@ class Runtime:
         return found
 
     def pin(self, ref: Ref[Any], name: str) -> None:
-        self.pins.pin(self.content.open(ref.wire), name)
+        self.pins.pin(self._with_content(ref), name)
+
+    def _with_content(self, ref: Ref[T]) -> Ref[T]:
+        """Return *ref* verified; raises InvalidRef for a late one, which has nothing to hold."""
+        opened: Ref[T] = self.content.open(ref.wire)
+        if opened.late is not None:
+            raise InvalidRef(f"{opened!r} stands for no content yet: use Catalog.ref instead")
+        return opened
 
     def unpin(self, name: str) -> bool:
         return self.pins.unpin(name)

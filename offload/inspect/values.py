@@ -9,6 +9,7 @@ from typing import Any
 from celery import states
 from celery.backends.base import DisabledBackend
 
+from offload.catalog.late import pin
 from offload.digest import Digest
 from offload.errors import (
     BlobMissing,
@@ -41,7 +42,7 @@ def describe(runtime: Runtime, what: str) -> dict[str, Any]:
 
     Values aren't decoded and nothing in them runs. Texts are as stored: whoever shows them
     escapes them. The key ``what`` says which of the three it is; a task's result and the value of a
-    reference are described within.
+    reference are described within. For a late reference, that is the value it stands for now.
 
     Args:
         what: the text of a reference, a digest or its first 8 digits or more, or a task id.
@@ -50,7 +51,14 @@ def describe(runtime: Runtime, what: str) -> dict[str, Any]:
     prefix; StoreUnavailable.
     """
     if is_ref(what):
-        return {"what": "reference", **_ref(runtime, runtime.content.open(what))}
+        ref = runtime.content.open(what)
+        if ref.late is None:
+            return {"what": "reference", **_ref(runtime, ref)}
+        (found,) = pin(runtime.content, [ref.late])
+        if isinstance(found, OffloadError):
+            raise found
+        late = f"{ref.late.name}@{ref.late.version}"
+        return {"what": "reference", "late": late, **_ref(runtime, found)}
     prefix = digest_prefix(what)
     if prefix is None:
         return _task(runtime, what)

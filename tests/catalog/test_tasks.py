@@ -18,6 +18,7 @@ from offload import (
     UnsupportedVersion,
 )
 from offload.hooks.message import STAND_IN
+from offload.inspect.values import describe
 from offload.stores.open import open_store
 from offload.testing.store import unique
 from tests.support.processes import wait_until
@@ -292,7 +293,14 @@ def test_a_late_reference_has_no_value_elsewhere(wire, catalog):
     late = catalog.late(NAME)
     with pytest.raises(InvalidRef, match="pass it to a task"):
         late.get()
+    for refused in (wire.hook.put, lambda ref: wire.hook.pin(ref, "pin")):
+        with pytest.raises(InvalidRef, match=r"use Catalog\.ref"):
+            refused(late)
     assert wire.hook.get(late) == model(1)
+    described = describe(wire.app._offload, late.wire)
+    assert (described["late"], described["type"]) == (f"{NAME}@latest", "list")
+    with pytest.raises(ObjectNotFound):
+        describe(wire.app._offload, catalog.late("other").wire)
     wire.run(wire.app.tasks["score"], late)
     assert wire.app.tasks["score"](late) == [1, None]
     for wrong in (("..",), (NAME, ""), (NAME, "not a version")):
