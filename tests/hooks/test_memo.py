@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from celery.exceptions import Ignore, Reject
 import offload as package
 from offload import ConfigurationError, StoreUnavailable
 from offload.hooks import memo as memo_hooks
+from offload.hooks import prefetch
 from offload.hooks.message import EMBED
 from offload.memo import forget, forget_all
 from offload.memo.records import list_records, read_record, write_record
@@ -683,3 +685,15 @@ def test_countdowns_grow_and_end_with_the_lease(memo):
     assert min(pauses[20:]) > 3.7
     assert replace(call, found=Busy(0.5)).countdown(100) <= 0.71
     assert replace(call, found=Busy(0.0)).countdown(100) > 0
+
+
+def test_nothing_is_prefetched_for_memo_tasks(memo, monkeypatch):
+    """A worker's main process fetches no values ahead for memo tasks, whose call may be a hit."""
+    offered = []
+    monkeypatch.setattr(prefetch, "_will_wait", lambda request, pool: offered.append(request))
+    monkeypatch.setattr(prefetch.Prefetcher, "_is_on", lambda self, pool: True)
+    plain = memo.wire.app.task(name="plain", shared=False)(small)
+    for task in (memo.task(small), plain):
+        request = SimpleNamespace(task=task, _payload=((), {}, {EMBED: {"refs": [["args", 0]]}}))
+        memo.wire.hook.part(prefetch.Prefetcher).offer(request, None)
+    assert [request.task.name for request in offered] == ["plain"]

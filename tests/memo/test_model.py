@@ -31,7 +31,7 @@ def prove(make, examples, clock_of=FakeClock):
 
 def test_in_memory():
     """Hits, misses, deaths, expiry, forgetting, and code changes do as the model in memory."""
-    prove(lambda clock: MemoryStore(clock=clock), 60)
+    prove(lambda clock: MemoryStore(clock=clock), 100)
 
 
 def test_in_sqlite(tmp_path):
