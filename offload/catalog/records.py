@@ -327,7 +327,10 @@ def unseal(pointer: str, value: bytes, keys: Keys | None) -> dict[str, Any]:
         )
     if found != FORMAT or (
         keys is not None
-        and not any(hmac.compare_digest(_mac(key, pointer, text), mac) for key in keys.keys)
+        and not any(
+            hmac.compare_digest(_mac(key, pointer, text).encode(), mac.encode())
+            for key in keys.keys
+        )
     ):
         raise _altered(pointer)
     checked: dict[str, Any] = data

@@ -134,7 +134,7 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
     with suppress(ValueError, RecursionError):
         mac, _, text = value.decode().partition(" ")
         if keys is not None and not any(
-            hmac.compare_digest(_mac(key, name, text), mac) for key in keys.keys
+            hmac.compare_digest(_mac(key, name, text).encode(), mac.encode()) for key in keys.keys
         ):
             return None
         data: Any = json.loads(text)

@@ -69,6 +69,18 @@ def test_an_unverified_record():
     assert read_record(POINTER, WRITTEN.encode(), None) == RECORD
 
 
+@pytest.mark.parametrize("mac", ("é", "", "0" * 32))
+def test_no_signature_is_valid_but_the_right_one(mac):
+    """Whatever text is in the signature's place, a record and a state are refused as altered."""
+    name = name_pointer("team-a", RECORD.name)
+    for read, pointer, written in (
+        (read_record, POINTER, WRITTEN),
+        (read_state, name, STATE_WRITTEN),
+    ):
+        with pytest.raises(IntegrityError, match="isn't signed for this store"):
+            read(pointer, (mac + written[32:]).encode(), KEYS)
+
+
 def test_what_users_see():
     """A record as plain data has neither its reference nor its random number."""
     shown = RECORD.as_dict()

@@ -61,6 +61,7 @@ def test_a_record_comes_back_as_written():
         lambda name, value: (name, value[:-1]),
         lambda name, value: (name, b""),
         lambda name, value: (name, b"\xff" * 50),
+        lambda name, value: (name, "é".encode() + value[1:]),
         lambda name, value: (name, b"0" * 32 + b" " + b"[" * 50_000),
     ),
 )
