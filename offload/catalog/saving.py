@@ -26,7 +26,13 @@ from offload.catalog.records import Record, new_nonce
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
 from offload.digest import Digest
-from offload.errors import IntegrityError, OffloadError, StoreError, VersionConflict
+from offload.errors import (
+    BlobMissing,
+    IntegrityError,
+    OffloadError,
+    StoreError,
+    VersionConflict,
+)
 from offload.ref import Ref
 from offload.stores.protocols import FOREVER
 
@@ -289,6 +295,7 @@ class Saver:
             if at.swap(pointer, request.before, value):
                 if content.now() - announced > _ANNOUNCED:  # this process was stopped
                     self._announce(request)
+                    self._hold_committed(request, record, value)
                 content.counters.add(catalog_saves=1)
                 self._release_replaced(request, pointer)
                 return record
@@ -349,6 +356,17 @@ class Saver:
         if missing and request.ref is not None:
             self._release(request.digests, holder)
             raise content.reader.missing_error(request.ref, min(missing))
+
+    def _hold_committed(self, request: SaveRequest, record: Record, value: bytes) -> None:
+        """Hold the blobs of a record again, which a sweep may have found without it.
+
+        Raises BlobMissing if it has deleted one; the record is removed then.
+        """
+        try:
+            self._hold(request, record.holder)
+        except BlobMissing:
+            self._at.swap(self._at.pointer_of(record.name, record.key), value, None)
+            raise
 
     def _release_replaced(self, request: SaveRequest, pointer: str) -> None:
         if request.before is not None:

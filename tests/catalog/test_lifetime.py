@@ -276,3 +276,25 @@ def test_an_old_version_can_be_used(store, clock):
     settle(store, clock)
     assert Catalog(store)["b"] == value
     assert live(store) == named(store)
+
+
+def test_a_saver_that_was_stopped(store, clock, monkeypatch):
+    """A saver that is stopped before it sets its record, for so long that a sweep deletes its
+    content, leaves no record of what is missing.
+    """
+    catalog = Catalog(store)
+    catalog.save("a", os.urandom(5000))
+    monkeypatch.setattr(catalog._content(), "now", clock)
+    swap = type(store.pointers).swap
+
+    def late(pointers, name, expected, value):
+        if name == record_pointer("default", "a", "2") and value is not None:
+            settle(store, clock)
+        return swap(pointers, name, expected, value)
+
+    monkeypatch.setattr(type(store.pointers), "swap", late)
+    with pytest.raises(BlobMissing):
+        catalog.save("a", os.urandom(5000))
+    assert catalog.list_versions("a") == ["1"]
+    settle(store, clock)
+    assert live(store) == named(store) != set()

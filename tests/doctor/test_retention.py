@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -10,11 +11,13 @@ from celery import Celery, chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offload import ConfigurationError, Offload
+from offload import Catalog, ConfigurationError, Offload
 from offload.content.holds import longest_ttl
+from offload.doctor.examination import _longest
 from offload.doctor.retention import (
     DAY,
     days_for,
+    has_catalog,
     has_pins,
     lifecycle_rule,
     retention_requirements,
@@ -184,3 +187,15 @@ def test_pins_are_reported():
     assert has_pins(hook)
     hook.unpin("model")
     assert not has_pins(hook)
+
+
+def test_a_catalog_is_reported():
+    """What a catalog names is needed until it is removed, so no lifecycle rule suits it."""
+    hook = make_wire().hook
+    assert not has_catalog(hook)
+    catalog = Catalog(hook.store)
+    catalog.save("model", BIG)
+    assert has_catalog(hook)
+    assert _longest(hook) == math.inf
+    catalog.remove("model")
+    assert not has_catalog(hook)
