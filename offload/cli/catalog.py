@@ -403,7 +403,7 @@ def rm(
     """Remove versions, or with --all whole objects.
 
     Their content is deleted after a grace period, unless something else needs it. The exit code is
-    1 if a version or object doesn't exist.
+    1 if a version or object doesn't exist, or can't be removed.
     """
     if as_json and not yes:
         raise click.UsageError("--json can't prompt: add --yes")
@@ -416,17 +416,19 @@ def rm(
     objects = _catalog(ctx, bucket)
     if not yes:
         click.confirm(f"Remove {len(wanted)} from {_where(ctx, bucket)}?", abort=True)
-    removed: dict[str, int] = {}
-    for label, (name, version) in wanted.items():
-        try:
-            removed[label] = objects.remove(name, version)
-        except ObjectNotFound:
-            removed[label] = 0
+    names, versions = map(list, zip(*wanted.values(), strict=True))
+    outcome = objects.remove(names, versions)
+    removed = {label: count or 0 for label, count in zip(wanted, outcome.results, strict=True)}
+    errors = {
+        label: str(error)
+        for label, error in outcome.errors.items()
+        if not isinstance(error, ObjectNotFound)
+    }
     if as_json:
-        print_json({"removed": removed})
+        print_json({"removed": removed, "errors": errors})
     else:
         for label, count in removed.items():
             done = f"removed {count:,} version{'s' * (count != 1)}" if count else "doesn't exist"
-            click.echo(printable(f"{label}: {done}"))
-    if 0 in removed.values():
+            click.echo(printable(f"{label}: {errors.get(label, done)}"))
+    if outcome.failed:
         ctx.exit(1)

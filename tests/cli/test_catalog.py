@@ -11,6 +11,7 @@ import pytest
 from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
+from offload.catalog.names import name_pointer
 from offload.cli import offload
 from tests.support.round_trips import Wire
 from tests.support.wire import make_wire
@@ -244,9 +245,23 @@ def test_versions_and_objects_are_removed(command):
     assert "Remove 1 from redis://" in command("rm", f"{NAME}@1", code=1, given=asked)
     assert command("rm", f"{NAME}@1", "-y") == f"{NAME}@1: removed 1 version\n"
     done = command.json("rm", NAME, "missing", "--all", "-y", code=1)
-    assert done == {"removed": {NAME: 2, "missing": 0}}
+    assert done == {"removed": {NAME: 2, "missing": 0}, "errors": {}}
     assert command.catalog.list_objects() == ["other"]
     assert "doesn't exist" in command("rm", "missing@1", "-y", code=1)
+
+
+def test_what_cannot_be_removed_is_named(command):
+    """An error in removing one object is shown, and the others are removed."""
+    command.catalog.save(["newer", NAME], [1, 2])
+    pointers = command.wire.hook.store.pointers
+    state = name_pointer("default", "newer")
+    before = pointers.read(state)
+    pointers.swap(state, before, before.replace(b'"format":1', b'"format":9'))
+    done = command.json("rm", "newer", NAME, "--all", "-y", code=1)
+    assert done["removed"] == {"newer": 0, NAME: 1}
+    assert "newer offload" in done["errors"]["newer"]
+    out = command("rm", "newer@1", "-y", code=1)
+    assert "newer offload" in out
 
 
 def test_buckets(command):

@@ -25,6 +25,7 @@ def rows(page):
 def test_all_pages_load_without_errors(shop, serve, look):
     """Every linked page opens, its charts are drawn, and the console has no errors."""
     shop.work()
+    shop.hook.catalog.save("churn:model", "weights", metadata={"note": "</td><b>bold"})
     shop.hook.recorder.write()
     page = look(serve(shop.url).url)
     places = page.eval_on_selector_all("header nav a", "links => links.map(a => a.href)")
@@ -37,6 +38,9 @@ def test_all_pages_load_without_errors(shop, serve, look):
         assert "" not in heads, place  # for screen readers
         for plot in page.query_selector_all("[data-chart]"):
             plot.wait_for_selector("svg.main-svg", state="attached")
+    page.goto(next(place for place in places if place.endswith("/catalog")))
+    page.locator("tbody a", has_text="churn:model").click()
+    expect(page.locator("tbody tr[data-key='1']")).to_contain_text('{"note": "</td><b>bold"}')
     page.goto(places[0])
     assert page.locator(".plot svg.main-svg").count() >= 2
 
