@@ -26,6 +26,10 @@ def create(config: dict[str, Any]) -> Celery:
     def score(model: Any, number: Any = None) -> Any:
         return [model["version"], len(model["weights"]), number]
 
+    @app.task(name="large", shared=False)
+    def large(model: Any, number: int) -> int:
+        return len(model["weights"])
+
     @app.task(name="lazy", shared=False)
     def lazy(model: Ref[Any]) -> Any:
         return model.get()["version"]
