@@ -154,6 +154,17 @@ def test_name_kind_version_and_context_count(key):
     assert len({key(1, function=each) for each in made}) == len(made)
 
 
+def test_keys_are_pinned(key):
+    """The key of a call stays: another one would lose all remembered results."""
+
+    def report(rows, limit=10, *more, day=None, **others):
+        pass
+
+    function = Function("task", "shop.report", report, "1", context="json")
+    found = key([1, 2], day="mon", x=(1, None), function=function)
+    assert found == "820ae49e025c806e20821d1e3727375501d9ab99"
+
+
 def load(source):
     """Return the function ``task`` of a module with this *source*."""
     module = types.ModuleType("shop")

@@ -52,6 +52,17 @@ def test_a_record_comes_back_as_written():
         assert read_record(record.name, value, keys) == replace(record, size=len(value))
 
 
+def test_the_format_is_pinned():
+    """What is written stays: another format would lose all remembered results."""
+    mac = b"979cf32d5179bdddbb0eedc61636460f"
+    text = (
+        b'{"v": 1, "task": "shop.report", "scope": "shop", "ref": "offload:1?", "seconds": 1.5, '
+        b'"fence": 7, "created": 1.0, "until": 2.0}'
+    )
+    assert record_name("shop.report", "shop", KEY) == f"memo/shop.report/shop/{KEY}"
+    assert write_record(made("shop.report", until=2.0), KEYS) == mac + b" " + text
+
+
 @pytest.mark.parametrize(
     "change",
     (
