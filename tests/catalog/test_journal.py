@@ -93,7 +93,7 @@ def test_a_sync_killed_anywhere(run):
     for life in lives():
         number += 1
         there = MemoryStore("there")
-        values = [os.urandom(LARGE), b"x" * 500, b"y" * 500]
+        values = [os.urandom(LARGE), b"x" * 500]
         for value in values:
             run(lambda catalog, value=value: catalog.save("a", value), down)
         try:
@@ -103,8 +103,8 @@ def test_a_sync_killed_anywhere(run):
             assert not result.errors
         else:
             break
-        assert versions(there) == ["1", "2", "3"]
+        assert versions(there) == ["1", "2"]
         catalog = Catalog(there, secret="s" * 32)
-        assert [catalog.load("a", number) for number in (1, 2, 3)] == values
+        assert [catalog.load("a", number) for number in (1, 2)] == values
         assert run(lambda catalog: catalog.waiting, there) == 0
-    assert number > 60
+    assert number > 40

@@ -127,12 +127,12 @@ def test_a_task_keeps_what_it_was_given(store, clock):
     (digest,) = live(store)
     assert store.blobs.hold([digest], 20 * DAY, "task:1") == set()
     catalog.remove("a")
-    for _ in range(15):
-        clock.advance(DAY)
+    for _ in range(5):
+        clock.advance(3 * DAY)
         sweep(store)
     assert live(store) == {digest}
-    for _ in range(10):
-        clock.advance(DAY)
+    for _ in range(4):
+        clock.advance(3 * DAY)
         sweep(store)
     assert live(store) == set()
 

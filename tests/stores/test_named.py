@@ -357,5 +357,5 @@ def machine(make, examples):
     return NamedMachine.TestCase
 
 
-TestInterleavedFile = machine(interleaved_file, 40)
-TestInterleavedS3 = machine(interleaved_s3, 10)
+TestInterleavedFile = machine(interleaved_file, 25)
+TestInterleavedS3 = machine(interleaved_s3, 6)
