@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 from offload.errors import StoreError
 from offload.forks import guard_forks
@@ -228,14 +229,18 @@ class Flights:
 
 
 class _Heartbeat:
-    """The computations of this process, and the thread that renews their leases."""
+    """The computations of this process, and the thread that renews their leases.
+
+    One that nobody refers to any more isn't renewed: a time limit may have interrupted its owner
+    before it could end the computation, and others would wait for it forever.
+    """
 
     def __init__(
         self, renew: Callable[[list[Computation]], None], clock: Callable[[], float]
     ) -> None:
         self._renew = renew
         self._clock = clock
-        self._computations: dict[int, Computation] = {}
+        self._computations: WeakValueDictionary[int, Computation] = WeakValueDictionary()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._wakes = math.inf  # when the thread looks again, at the latest
@@ -267,3 +272,4 @@ class _Heartbeat:
                     self._wakes = -math.inf
                 running = list(self._computations.values())
             self._renew(running)
+            del running  # while this thread waits

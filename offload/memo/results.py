@@ -67,16 +67,18 @@ class Results:
     def __init__(self, content: Callable[[], ContentStore], counters: Counters) -> None:
         self._content = content
         self._counters = counters
-        self._flights: Flights | None = None
+        self._made: dict[str, Flights] = {}
         self._chunk_size: tuple[int | None] | None = None
         self._logged: set[str] = set()
 
     @property
     def flights(self) -> Flights:
         """The computations of this process. Raises ConfigurationError without a store."""
-        if self._flights is None:
-            self._flights = Flights(self._content().store, self._is_valid)
-        return self._flights
+        made = self._made.get("flights")
+        if made is None:  # threads that start together agree on one
+            flights = Flights(self._content().store, self._is_valid)
+            made = self._made.setdefault("flights", flights)
+        return made
 
     def key_of(self, function: Function, args: Any, kwargs: Any, **more: Any) -> str:
         """Return the key of a call; see `Function.key_of`."""

@@ -183,6 +183,15 @@ def test_a_heartbeat_keeps_the_lease(store):
     flights.abandon(mine)
 
 
+def test_a_computation_that_was_given_up_is_not_renewed(store):
+    """If a time limit interrupts a task before it knows of its computation, others take over."""
+    flights = Flights(store, valid)
+    flights.claim(NAME, 0.3)
+    other = flights.claim("memo/task/app/other", 0.3)  # keeps the thread awake
+    wait_until(lambda: isinstance(flights.claim(NAME, LEASE), Computation), "the lease has expired")
+    flights.abandon(other)
+
+
 def test_a_lost_answer_blocks_nobody(store, monkeypatch):
     """If the answer to a claim is lost, the lease that it may have taken is released."""
     claim = store.leases.claim
