@@ -94,6 +94,7 @@ class Delivery:
         bound: ``args`` and ``kwargs`` with references in place of their values; None if the message
             has none.
         error: why references could not be resolved.
+        facts: about the task; None if they couldn't be read, which is the `error` then.
         options: the options given with the call.
         attempt: how many times the message was sent again because of a store outage.
         waits: how many times it was sent again because an equal call was computing.
@@ -118,6 +119,7 @@ class Delivery:
         self.attempt = self.waits = 0
         self.memo: Any = None
         self.started = False
+        self.facts: TaskFacts | None = None
         self.options = _NO_OPTIONS
         self.message = ""
         self.until: float | None = None
@@ -172,13 +174,18 @@ class Delivery:
         self._look_up = look_up
         self.args, self.kwargs = args, kwargs
         try:
-            facts = self.runtime.tasks[self.task.name]
+            facts = self.facts = self.runtime.tasks[self.task.name]
             if note is not None:
                 self._follow(Note.read(note), request, facts)
             elif request.get("is_eager"):
                 args, kwargs = with_refs(self._task_id, args, kwargs)
                 self.args, self.kwargs = resolve_direct(self.runtime, facts, args, kwargs)
-            if self.bound is None and self.error is None and look_up is not None:
+            if (
+                look_up is not None
+                and (facts.options.memo or self.options.memo)  # spares other tasks the call
+                and self.bound is None
+                and self.error is None
+            ):
                 look_up(self)  # there is nothing to read
             if facts.takes_refs and self.error is None and self._read_later is None:
                 self._wrap(facts)

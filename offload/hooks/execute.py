@@ -180,17 +180,17 @@ class CheckTracers(StartStopStep):
 
 
 def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
+    memos, renewer = runtime.part(Memos), runtime.part(Renewer)
+
     def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         request = {} if request is None else request
         note = request.pop(EMBED, None)
         with Delivery(runtime, task, uuid) as delivery:
             with received(request):
-                look_up = functools.partial(
-                    runtime.part(Memos).look_up, is_eager=bool(request.get("is_eager"))
-                )
+                look_up = None if request.get("is_eager") else memos.look_up
                 delivery.receive(args, kwargs, request, note, look_up)
             try:
-                with runtime.part(Renewer).running(delivery):
+                with renewer.running(delivery):
                     outcome = tracer(uuid, delivery.args, delivery.kwargs, request)
             except MALFORMED as exc:
                 if request.get("is_eager") or current_process().name != _MAIN:
@@ -294,7 +294,7 @@ def _execute(
     delivery.started = True
     if delivery.error is not None:
         _fail(runtime, task, delivery, delivery.error)
-    template = runtime.tasks[task.name].options.save_as
+    template = None if delivery.facts is None else delivery.facts.options.save_as
     name = None if template is None else name_of(template, task, runtime.clock())
     call = delivery.memo
     if call is None:

@@ -128,14 +128,14 @@ class Memos:
 
     # -- for the hooks
 
-    def look_up(self, delivery: Delivery, *, is_eager: bool) -> bool:
+    def look_up(self, delivery: Delivery) -> bool:
         """Look up the call of *delivery*, if its task is a memo task; set `Delivery.memo`.
 
         Returns whether its arguments needn't be read.
         """
         runtime, task = self._runtime, delivery.task
         options = self._options(task, delivery.options)
-        if not options.memo or is_eager or runtime.settings.mode != "on":
+        if not options.memo or runtime.settings.mode != "on":
             return False
         with runtime.counters.about(task.name):
             try:

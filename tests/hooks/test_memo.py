@@ -370,6 +370,21 @@ def test_eager_and_direct_calls_run_the_function(memo):
     assert memo.counts() == {"misses": 1}
 
 
+def test_other_tasks_pay_nothing(memo, monkeypatch):
+    """For a small message of a task without memo, nothing is looked up."""
+    looked = []
+    look_up = memo_hooks.Memos.look_up
+    monkeypatch.setattr(
+        memo_hooks.Memos, "look_up", lambda *given: looked.append(1) or look_up(*given)
+    )
+    plain = memo.wire.app.task(name="plain", shared=False)(small)
+    task = memo.task(small)
+    assert memo.wire.run(plain, 1) == [1, 1]
+    assert looked == []
+    assert memo.wire.run(task, 1) == [1, 1]
+    assert len(looked) == 1
+
+
 # -- faults
 
 
