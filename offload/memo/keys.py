@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,9 +62,11 @@ class Function:
     key: Callable[[dict[str, Any]], Any] | None = None
     context: str = ""
     _code: _Code = field(init=False, repr=False, compare=False)
+    _key_code: _Code | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_code", _Code(self.run))
+        object.__setattr__(self, "_key_code", None if self.key is None else _Code(self.key))
 
     @functools.cached_property
     def signature(self) -> inspect.Signature:
@@ -71,12 +74,19 @@ class Function:
         return inspect.signature(self.run)
 
     def code(self, scope: Scope) -> str:
-        """Return the version, or the hash of the function and of what ships with it.
+        """Return the version, or the hash of the function and of what ships with it, and that of
+        the key function, if it has code that can be hashed.
 
         It is computed once per process and *scope*. Raises SerializationError or TypeError for a
         function that can't be hashed.
         """
-        return f"version {self.version}" if self.version is not None else self._code.hash(scope)
+        if self.version is not None:
+            return f"version {self.version}"
+        found = self._code.hash(scope)
+        if self._key_code is not None:
+            with suppress(Exception):  # such as for operator.itemgetter
+                found += " " + self._key_code.hash(scope)
+        return found
 
     def key_of(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from datetime import datetime
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -139,6 +140,23 @@ def test_a_key_function_replaces_the_arguments(key):
     assert seen[0] == {"a": 1, "b": 2, "more": (), "c": None, "others": {}}
     with pytest.raises(NotRemembered):
         key(None, function=function)
+
+
+def test_the_code_of_a_key_function_counts(key):
+    """A call isn't taken for one that another key function gave the same key; a key function
+    whose code can't be hashed works nevertheless.
+    """
+
+    def by_a(arguments):
+        return arguments["a"]
+
+    def by_b(arguments):
+        return arguments["b"]
+
+    one, two = (Function("task", "given", given, key=each) for each in (by_a, by_b))
+    assert key(1, 2, function=one) != key(2, 1, function=two)
+    c_code = Function("task", "given", given, key=itemgetter("a"))
+    assert key(1, 2, function=c_code) == key(1, 3, function=c_code)
 
 
 def test_name_kind_version_and_context_count(key):
