@@ -174,7 +174,7 @@ class _Code:
         if known is None or known[0] is not scope:
             known = self._known = (scope, self._compute(scope))
         if isinstance(known[1], Exception):
-            raise known[1]
+            raise known[1].with_traceback(None)  # without the frames of earlier calls
         return known[1]
 
     def _compute(self, scope: Scope) -> str | Exception:

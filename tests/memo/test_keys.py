@@ -236,6 +236,19 @@ def test_what_cannot_be_hashed_is_refused(key):
         key(1, nothing, function=function)
 
 
+def test_code_that_cannot_be_hashed_keeps_no_calls():
+    """The error about a function's code doesn't collect the frames of all calls, and so their
+    arguments.
+    """
+    function = Function("task", "abs", abs)
+    depths = []
+    for _ in range(3):
+        with pytest.raises(TypeError) as error:
+            function.code(SCOPE)
+        depths.append(len(error.traceback))
+    assert len(set(depths)) == 1
+
+
 def test_hashing_changes_no_value(key):
     """Computing a key leaves the arguments as they are."""
     array = np.arange(10)
