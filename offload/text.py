@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 import reprlib
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = (
     "reason_of",
     "short_digest",
     "short_repr",
+    "some",
     "type_name",
 )
 
@@ -132,6 +134,12 @@ def parse_duration(text: str) -> float | None:
 def printable(text: str) -> str:
     """Escape nonprintable characters as Python does."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first *most* names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f", and {more:,} more" if more > 0 else "")
 
 
 def short_digest(digest: str) -> str:

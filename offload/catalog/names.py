@@ -83,7 +83,8 @@ def check_name(name: str) -> str:
         or any(part != part.strip() for part in parts)
         or len(encode(found)) > MAX_NAME
     ):
-        raise ValueError(f"not a name: {name[:150]!r}; {_ALLOWED}")
+        version = ": a version is an argument of its own" if "@" in found else ""
+        raise ValueError(f"not a name: {name[:150]!r}{version}; {_ALLOWED}")
     return found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from numbers import Real
 from typing import Any
 
 from offload.catalog.names import INDEXES, Place, object_of, parsed
@@ -67,6 +68,10 @@ def matcher(
     name = kind.__qualname__ if isinstance(kind, type) else kind
     wanted = None if name is None else name[:MAX_TYPE]
     start = since.timestamp() if isinstance(since, datetime) else since
+    if not isinstance(start, (Real, type(None))):
+        raise TypeError("since is a datetime or seconds since 1970, such as time.time() - 86400")
+    if not isinstance(larger_than, (Real, type(None))):
+        raise TypeError("larger_than is a number of bytes")
 
     def matches(record: Record) -> bool:
         return (

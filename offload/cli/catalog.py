@@ -15,9 +15,9 @@ from offload.catalog.names import DEFAULT, LATEST, split_label
 from offload.cli.files import open_output, open_stream, write_value
 from offload.cli.options import DURATION, SIZE, as_json, runtime_of
 from offload.cli.output import Column, print_json, print_json_list, print_pages, print_rows
-from offload.errors import ObjectNotFound, OffloadError, ValueTooLarge
+from offload.errors import ObjectNotFound, OffloadError, ValueTooLarge, VersionConflict
 from offload.inspect.catalog import ObjectState, describe_record, objects_of
-from offload.text import human_duration, human_size, printable
+from offload.text import human_duration, human_size, printable, some
 
 __all__ = ("catalog",)
 
@@ -97,7 +97,8 @@ def list_(ctx: click.Context, prefix: str, limit: int | None, bucket: str, as_js
     elif found:
         print_pages(map(_object_row, found), _OBJECTS)
     else:
-        click.echo(f"no objects in {_where(ctx, bucket)}")
+        which = f" {prefix}…" * bool(prefix)
+        click.echo(printable(f"no objects{which} in {_where(ctx, bucket)}"))
 
 
 def _object(state: ObjectState) -> dict[str, Any]:
@@ -357,9 +358,14 @@ def put(
             raise click.UsageError(f"{file} isn't UTF-8: {exc.reason}") from exc
         if form == "json":
             value = _parsed(str(file), value)
-    record = objects.save(
-        name, value, version, metadata=about, on_conflict="skip" if skip else "error"
-    )
+    try:
+        record = objects.save(
+            name, value, version, metadata=about, on_conflict="skip" if skip else "error"
+        )
+    except VersionConflict as exc:
+        raise click.ClickException(
+            printable(f"{exc.argument} exists already: save another version, or pass --skip")
+        ) from exc
     if as_json:
         print_json(describe_record(record))
     else:
@@ -415,7 +421,8 @@ def rm(
             )
     objects = _catalog(ctx, bucket)
     if not yes:
-        click.confirm(f"Remove {len(wanted)} from {_where(ctx, bucket)}?", abort=True)
+        question = f"Remove {some([*wanted])} from {_where(ctx, bucket)}?"
+        click.confirm(printable(question), abort=True)
     names, versions = map(list, zip(*wanted.values(), strict=True))
     outcome = objects.remove(names, versions)
     removed = {label: count or 0 for label, count in zip(wanted, outcome.results, strict=True)}

@@ -15,7 +15,14 @@ from offload.cli.output import Column, print_json, print_json_list, print_pages
 from offload.errors import OffloadError
 from offload.hooks.runtime import Runtime
 from offload.memo.records import Record, forget_record, forget_records, list_records
-from offload.text import human_duration, human_size, human_time, human_time_saved, printable
+from offload.text import (
+    human_duration,
+    human_size,
+    human_time,
+    human_time_saved,
+    printable,
+    some,
+)
 
 __all__ = ("memo",)
 
@@ -57,7 +64,8 @@ def list_(ctx: click.Context, prefix: str, limit: int | None, as_json: bool) -> 
         return
     first = list(islice(found, _PAGE))
     if not first:
-        click.echo(f"no remembered results in {printable(runtime.store.url)}")
+        what = f"no remembered results{f' of {prefix}…' * bool(prefix)}"
+        click.echo(printable(f"{what} in {runtime.store.url}"))
         return
     print_pages((_row(runtime, record) for record in chain(first, found)), _COLUMNS, _PAGE)
 
@@ -128,8 +136,8 @@ def forget(
     runtime = runtime_of(ctx)
     records = {key: _find(runtime, key) for key in dict.fromkeys(keys)}
     if not yes:
-        what = "all results" if everything else f"the results of {len(tasks) + len(keys)}"
-        click.confirm(f"Forget {what} in {printable(runtime.store.url)}?", abort=True)
+        what = "all results" if everything else f"the results of {some([*tasks, *keys])}"
+        click.confirm(printable(f"Forget {what} in {runtime.store.url}?"), abort=True)
     if everything:
         forgotten = {"all": forget_records(runtime.content, None, runtime.grace)}
     else:

@@ -18,7 +18,7 @@ from offload.memo.results import LEASE, Answer, Results, is_lasting
 from offload.metrics.counters import Counters
 from offload.serializers.choose import Registry
 from offload.settings import Settings
-from offload.settings.checks import check_seconds
+from offload.settings.checks import check_seconds, refuse
 from offload.stores.checks import check_ttl
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
@@ -64,6 +64,11 @@ def memoize(
 
     Raises ConfigurationError for a wrong argument or a coroutine function.
     """
+    if isinstance(store, str) or not hasattr(store, "blobs"):
+        raise ConfigurationError(
+            f"memoize: a {type(store).__name__} isn't a store: pass an open one, as in "
+            "@memoize(open_store('redis://…')); with an app, use @offload.memoize(…)"
+        )
     contents = PerProcess(lambda: ContentStore(store, Registry(("json",)), Settings(), counters))
     counters = Counters()
     return remembering(
@@ -105,9 +110,15 @@ def remembering(
     grace: Callable[[], float],
 ) -> Callable[[Callable[..., T]], Memoized[T]]:
     """Return the decorator that `memoize` and `Offload.memoize` describe."""
+    if callable(given_ttl):
+        raise ConfigurationError("memoize: add parentheses, as in @offload.memoize()")
     if given_ttl is not None:
         check_seconds("memoize", given_ttl, "'ttl'")
     check_seconds("memoize", lease, "'lease'")
+    if isinstance(ignore, str):
+        refuse("memoize", ignore, "'ignore' is a list of names of parameters")
+    if key is not None and not callable(key):
+        refuse("memoize", key, "'key' is a function of a dict of arguments")
 
     def decorate(function: Callable[..., T]) -> Memoized[T]:
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 import pytest
 
@@ -118,6 +119,21 @@ BAD = {
     "deep": {"metadata": DEEP},
     "a little deep": {"metadata": eval("[" * 60 + "]" * 60)},
 }
+
+
+def test_a_version_in_a_name_is_a_value_error(catalog):
+    """A call that takes the version on its own says so when it is given ``name@version``."""
+    with pytest.raises(ValueError, match="a version is an argument of its own"):
+        catalog.load("churn@1")
+
+
+@pytest.mark.parametrize("since", ("7d", timedelta(days=7)), ids=("text", "timedelta"))
+def test_wrong_conditions_of_a_search_are_refused(catalog, since):
+    """`find` refuses, also in an empty catalog, a time or a size of another type, by name."""
+    with pytest.raises(TypeError, match="since is"):
+        catalog.find(since=since)
+    with pytest.raises(TypeError, match="larger_than is"):
+        catalog.find(larger_than="1MB")
 
 
 @pytest.mark.parametrize("given", BAD.values(), ids=BAD)

@@ -53,6 +53,7 @@ def split(text):
 def test_objects_are_listed(command):
     """Each object has a row with its latest version, number of versions, size, age, and type."""
     assert command("list").startswith("no objects in redis://")
+    assert command("list", "churn").startswith("no objects churn… in redis://")
     assert command.json("list") == []
     for version in (None, None, "2.1"):
         command.catalog.save(NAME, ["weights"] * 500, version)
@@ -203,7 +204,10 @@ def test_saving_never_replaces(command, tmp_path):
     path = tmp_path / "in"
     path.write_bytes(b"new")
     command.catalog.save(NAME, b"old", 1)
-    assert "exists already" in command("put", f"{NAME}@1", path, code=1)
+    refused = command("put", f"{NAME}@1", path, code=1)
+    assert "exists already" in refused
+    assert "--skip" in refused
+    assert "on_conflict" not in refused
     assert command.json("put", f"{NAME}@1", path, "--skip")["version"] == "1"
     assert command.catalog[NAME] == b"old"
 
@@ -242,7 +246,7 @@ def test_versions_and_objects_are_removed(command):
     """`rm` asks, removes versions, and with --all objects; exit code 1 says one was missing."""
     command.catalog.save([NAME] * 3 + ["other"], [1, 2, 3, 4])
     asked = io.BytesIO(b"n\n")
-    assert "Remove 1 from redis://" in command("rm", f"{NAME}@1", code=1, given=asked)
+    assert f"Remove {NAME}@1 from redis://" in command("rm", f"{NAME}@1", code=1, given=asked)
     assert command("rm", f"{NAME}@1", "-y") == f"{NAME}@1: removed 1 version\n"
     done = command.json("rm", NAME, "missing", "--all", "-y", code=1)
     assert done == {"removed": {NAME: 2, "missing": 0}, "errors": {}}

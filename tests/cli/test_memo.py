@@ -63,6 +63,7 @@ def memo(redis):
 def test_results_are_listed(memo):
     """Each result has a row with its key, age, expiry, duration, size, scope, and task."""
     assert "no remembered results in redis://" in memo("list")
+    assert memo("list", "shop").startswith("no remembered results of shop… in redis://")
     assert memo.json("list") == []
     key = memo.remember("shop.report", "one", value="x" * 200_000)
     memo.remember("shop.total", "one", seconds=0.04)
@@ -164,7 +165,9 @@ def test_forgetting_asks_first(memo):
     """Without --yes, `forget` asks and keeps everything unless the answer is yes."""
     memo.remember("shop.report", "one")
     out = memo("forget", "shop.report", answer="n\n", code=1)
-    assert "Forget the results of 1 in redis://" in out
+    assert "Forget the results of shop.report in redis://" in out
+    out = memo("forget", "a", "b", "c", "d", answer="n\n", code=1)
+    assert "Forget the results of a, b, c, and 1 more in redis://" in out
     assert memo.tasks == ["shop.report"]
     assert "Forget all results in redis://" in memo("forget", "--all", answer="y\n")
     assert memo.tasks == []

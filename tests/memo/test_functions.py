@@ -154,12 +154,34 @@ def test_equal_calls_of_threads_compute_once(store):
 
 
 @pytest.mark.parametrize(
-    "options", ({"ttl": 0}, {"ttl": "1"}, {"lease": -1}, {"ignore": ("missing",)})
+    "options",
+    (
+        {"ttl": 0},
+        {"ttl": "1"},
+        {"lease": -1},
+        {"ignore": ("missing",)},
+        {"ignore": "x"},
+        {"key": "x"},
+    ),
 )
 def test_wrong_arguments_are_refused(store, options):
     """Wrong arguments of `memoize`, coroutines, and methods raise ConfigurationError."""
     with pytest.raises(ConfigurationError, match="memoize"):
         memoize(store, **options)(lambda x: x)
+
+
+@pytest.mark.parametrize("given", ("memory://", lambda x: x), ids=("url", "function"))
+def test_what_is_no_store_is_refused(given):
+    """`memoize` without a store, as with a URL or as a bare decorator, says what to write."""
+    with pytest.raises(ConfigurationError, match=r"@memoize\(open_store\("):
+        memoize(given)
+
+
+def test_a_bare_decorator_is_refused():
+    """`Offload.memoize` without parentheses says to add them."""
+    hook = Offload(Celery("bare", broker="memory://", set_as_current=False), store="memory://bare")
+    with pytest.raises(ConfigurationError, match=r"@offload\.memoize\(\)"):
+        hook.memoize(lambda x: x)
 
 
 def test_coroutines_and_methods_are_refused(store):
