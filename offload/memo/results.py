@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from traceback import format_tb
 from typing import Any
 
 from offload.content.holds import Hold
@@ -238,12 +239,15 @@ class Results:
         self._counters.add(memo_uncached=1)
         if name not in self._logged and len(self._logged) < _LOGGED:
             self._logged.add(name)
+            is_ours = isinstance(error, OffloadError)
+            # The text of others, such as of a user's key function, may contain arguments.
+            where = "".join(format_tb(error.__traceback__))
             logger.warning(
-                "%s runs without memo: %s: %s; further such calls are only counted",
+                "%s runs without memo: %s%s; further such calls are only counted%s",
                 name,
                 type(error).__name__,
-                error if isinstance(error, (OffloadError, TypeError)) else "see its traceback",
-                exc_info=None if isinstance(error, OffloadError) else error,
+                f": {error}" if is_ours else "",
+                "" if is_ours else f". It was raised here:\n{where}",
             )
 
 

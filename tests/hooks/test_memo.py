@@ -411,6 +411,23 @@ def test_what_cannot_be_hashed_runs_uncached(memo, caplog):
     assert len(warnings(caplog, memo)) == 1
 
 
+def test_the_log_shows_no_arguments(memo, caplog):
+    """If a key function fails, the log says where, but not its error's text, which may contain an
+    argument.
+    """
+
+    def by_number(arguments):
+        return int(arguments["number"])
+
+    task = memo.task(lambda number: 1, memo_key=by_number)
+    with caplog.at_level(logging.WARNING):
+        assert memo.wire.run(task, "hunter2") == 1
+    (warning,) = warnings(caplog, memo)
+    assert "ValueError" in warning.getMessage()
+    assert "by_number" in warning.getMessage()
+    assert "hunter2" not in caplog.text
+
+
 class Once:
     """An object that can be sent, but not serialized by its receiver."""
 
