@@ -126,7 +126,8 @@ class Journal:
         """Save all that waits in *remote*, in order; yield each ``name@version`` and its record,
         or why it was refused.
 
-        What is refused leaves the queue, and stays in the folder until `discard`.
+        What is refused leaves the queue, and stays in the folder until `discard`. What fails by a
+        plain StoreError stays in the queue.
 
         Raises StoreUnavailable if *remote* is unavailable again, or another process replays.
         """
@@ -145,7 +146,9 @@ class Journal:
                     outcome = exc
                 if isinstance(outcome, StoreUnavailable):
                     raise outcome
-                self._finish(number, refused=isinstance(outcome, Exception))
+                # What a store says of this client, such as of its password, isn't about the save.
+                if type(outcome) is not StoreError:
+                    self._finish(number, refused=isinstance(outcome, Exception))
                 yield label, outcome
 
     def discard(self) -> int:

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from offload import Catalog, ObjectNotFound, StoreUnavailable, VersionConflict
-from offload.errors import ConfigurationError, IntegrityError
+from offload.errors import ConfigurationError, IntegrityError, StoreError
 from offload.testing.store import unique
 from tests.support.proxy import Proxy
 
@@ -267,6 +267,25 @@ def test_conflicts_are_reported(proxy, make, there, tmp_path, caplog):
     assert blob_files(queue) == []
 
 
+def test_saves_wait_while_the_store_refuses_the_client(proxy, make, there, monkeypatch):
+    """If a store that is available again refuses this client, what waits isn't given up."""
+    catalog = make("queue")
+    proxy.refuse()
+    for number in range(2):
+        catalog.save("a", number)
+    proxy.restore()
+    with monkeypatch.context() as patch:
+
+        def refuse(*_given):
+            raise StoreError("it refuses this client")
+
+        patch.setattr(type(catalog.store.blobs), "hold", refuse)
+        assert catalog.sync().failed == ["a", "a"]
+    assert catalog.waiting == 2
+    assert not catalog.sync().failed
+    assert [there.load("a", version) for version in (1, 2)] == [0, 1]
+
+
 def test_a_journal_is_bounded(proxy, make, tmp_path):
     """A save that doesn't fit raises StoreUnavailable, and says what to do."""
     catalog = make("queue", queue_size=LARGE)
@@ -308,6 +327,6 @@ def test_buckets_share_a_journal(proxy, make, there):
     catalog.bucket("team-a").save("model", "a")
     catalog.save("model", "default")
     proxy.restore()
-    assert catalog.sync().succeeded == ["model", "model"]
+    assert not catalog.sync().failed
     assert there.bucket("team-a")["model"] == "a"
     assert there["model"] == "default"
