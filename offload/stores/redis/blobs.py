@@ -118,7 +118,7 @@ class RedisBlobs:
         prefix = f"{self._client.prefix}:holds:{{"
         for keys in self._client.keys(prefix, kind="zset"):
             for batch in _batches(keys, BATCH):
-                ranges = [("ZRANGEBYSCORE", key, score, "+inf", "WITHSCORES") for key in batch]
+                ranges = [("ZRANGE", key, score, "+inf", "BYSCORE", "WITHSCORES") for key in batch]
                 for key, answer in zip(batch, self._client.run(ranges), strict=True):
                     with suppress(ValueError):  # others wrote the key
                         digest = parse_digest(key[len(prefix) : -1])
