@@ -183,15 +183,16 @@ class Publisher:
             return
         self.journal.note("read", id=result.id, right=is_right(result.get(), wanted))
         if self.random.random() < 0.8:
+            self.journal.note("forgetting", id=result.id)  # it may be killed right after that
             result.forget()
             self.journal.note("forgot", id=result.id)
 
 
 def read_results():
-    """Note whether each result that was not forgotten is correct."""
+    """Note whether each result is correct, except those that were forgotten or about to be."""
     journal = Journal(Path(CONFIG["folder"], "published-read"))
     noted = [line for path in Path(CONFIG["folder"]).glob("published-*") for line in lines(path)]
-    forgot = {line["id"] for line in noted if line["what"] == "forgot"}
+    forgot = {line["id"] for line in noted if line["what"] == "forgetting"}
     for line in noted:
         task_id = line.get("id")
         if line["what"] != "result" or task_id in forgot:
