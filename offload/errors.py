@@ -22,6 +22,7 @@
     │   └── WrongPython
     └── StoreError
         ├── StoreUnavailable        (kombu.exceptions.OperationalError)  worth a retry
+        │   └── KeyUnavailable
         ├── BlobMissing
         ├── IntegrityError
         └── LockNotOwned            (RuntimeError)
@@ -49,6 +50,7 @@ __all__ = (
     "DeserializationError",
     "IntegrityError",
     "InvalidRef",
+    "KeyUnavailable",
     "LockLost",
     "LockNotOwned",
     "NotShippable",
@@ -176,6 +178,28 @@ class StoreError(OffloadError):
 
 class StoreUnavailable(StoreError, OperationalError):
     """A store is unavailable or temporarily refuses; retrying may help."""
+
+
+class KeyUnavailable(StoreUnavailable):
+    """This process doesn't have the key with which something is encrypted, or can't get its keys.
+
+    Attributes:
+        key: id of the key; None if it isn't known.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        task: str | None = None,
+        argument: str | None = None,
+        digest: str | None = None,
+        store: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        super().__init__(message, task, argument, digest, store)
+        if key is not None:
+            self.args = (message, task, argument, digest, store, key)
+        self.key = key
 
 
 class BlobMissing(StoreError):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TypeVar
 
-from offload.errors import StoreUnavailable
+from offload.errors import KeyUnavailable, StoreUnavailable
 from offload.settings import RetryPolicy
 
 __all__ = ("Retrying",)
@@ -49,6 +49,8 @@ class Retrying:
             token = _is_nested.set(True)
             try:
                 return function()
+            except KeyUnavailable:  # the keyring has retried; waiting here changes nothing
+                raise
             except StoreUnavailable as exc:
                 if attempt >= self.policy.max_retries:
                     raise

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from offload.content.holds import holder
-from offload.errors import InvalidRef, OffloadError, UnsupportedVersion
+from offload.errors import InvalidRef, KeyUnavailable, OffloadError, UnsupportedVersion
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, replace_each, replace_refs
 from offload.ref import LostValue, Ref, has_wire_form, wire_text
@@ -351,6 +351,7 @@ def described(
         argument=argument,
         digest=exc.digest or digest,
         store=exc.store or store,
+        **({"key": exc.key} if isinstance(exc, KeyUnavailable) else {}),
     )
     new.__cause__ = exc
     return new

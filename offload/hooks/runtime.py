@@ -35,6 +35,7 @@ from offload.content.put import LEAST, Observer
 from offload.content.retrying import Retrying
 from offload.content.signing import fingerprints
 from offload.content.store import ContentStore
+from offload.encryption.keys import Keyring
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, SerializationError
 from offload.hooks.default_store import open_app_store
 from offload.hooks.limit import MessageLimit, message_limit
@@ -96,6 +97,8 @@ class Runtime:
             self._class_config, self.counters, like=None if like is None else like.classes
         )
         """Classes and functions that are shipped; see `offload.classes.registry`."""
+        self.keyring: Keyring | None = None
+        """Encryption keys; None without ``offload_encryption_keys``. Set with `settings`."""
         self.clock = time.time
         """Seconds since 1970; tests replace it."""
         self._parts: dict[Any, Any] = {}
@@ -131,6 +134,12 @@ class Runtime:
                 f"task_protocol is {conf.task_protocol}: offload needs Celery's message protocol "
                 "2, which can list a message's references; remove the setting, or set "
                 "offload_mode to 'off'"
+            )
+        if settings.encryption_keys:
+            self.keyring = Keyring(
+                settings.encryption_keys,
+                required=settings.encryption == "required",
+                policy=settings.retry,
             )
         self._settings = settings
         return settings
@@ -357,6 +366,8 @@ class Runtime:
             _ = self.store  # opened, but not connected: its server may be down now
         if self.settings.code != "off":
             self.classes.check_keys()
+        if self.keyring is not None:
+            self.keyring.load()
 
     @property
     def result_expires(self) -> float | None:

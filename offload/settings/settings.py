@@ -28,6 +28,7 @@ __all__ = ("ClassSettings", "CoreSettings", "NodeCacheSettings", "RetryPolicy", 
 
 _MODES = ("on", "observe", "off")
 _OUTAGES = ("raise", "inline")
+_ENCRYPTIONS = ("optional", "required")
 _COMPRESSIONS = ("auto", "zstd", "none")
 _CACHES = ("auto", "off")
 _PREFETCHES = ("auto", "on", "off")
@@ -103,6 +104,9 @@ class CoreSettings:
             names or content types.
         secret: signs references; of a tuple, the first signs and all are accepted.
             Default: a random key that the store keeps.
+        encryption_keys: keys that encrypt what is stored; the first encrypts, all decrypt. Each is
+            ``aes256:…``, the path of a file with such a text, or a callable that returns a key.
+        encryption: ``optional`` also reads data that isn't encrypted; ``required`` refuses it.
         compression: ``auto`` compresses if a sample shrinks; ``zstd``; ``none``.
         memo_size: bytes of immutable values per process that are remembered, so that
             the same object is not hashed again.
@@ -126,6 +130,8 @@ class CoreSettings:
     inline_limit: int = 1024**2
     accept: tuple[str, ...] = ()
     secret: tuple[str, ...] = field(default=(), repr=False)
+    encryption_keys: tuple[str | Callable[[], str | bytes], ...] = field(default=(), repr=False)
+    encryption: str = "optional"
     compression: str = "auto"
     memo_size: int = 64 * 1024**2
     stats_interval: float = 10.0
@@ -156,6 +162,10 @@ class CoreSettings:
         put("inline", check_names("offload_inline", self.inline))
         put("accept", check_serializers("offload_accept", self.accept))
         put("secret", _secret(self.secret))
+        put("encryption_keys", _encryption_keys(self.encryption_keys))
+        check_choice("offload_encryption", self.encryption, _ENCRYPTIONS)
+        if self.encryption == "required":
+            _check_required(self.encryption_keys, self.on_outage)
         put("retry", _retry(self.retry))
 
 
@@ -319,6 +329,31 @@ def _secret(given: Any) -> tuple[str, ...]:
             f"offload_secret: every secret is a text of at least {_MIN_SECRET} characters"
         )
     return tuple(secret)
+
+
+def _encryption_keys(given: Any) -> tuple[str | Callable[[], str | bytes], ...]:
+    is_one = isinstance(given, (str, os.PathLike)) or callable(given)
+    keys = (given,) if is_one else given
+    if not isinstance(keys, (list, tuple)) or not all(
+        isinstance(key, (str, os.PathLike)) or callable(key) for key in keys
+    ):
+        raise ConfigurationError(
+            "offload_encryption_keys: a list of keys, each a text that starts with aes256:, the "
+            "path of a file, or a callable that returns a key"
+        )
+    return tuple(os.fspath(key) if isinstance(key, os.PathLike) else key for key in keys)
+
+
+def _check_required(keys: tuple[Any, ...], on_outage: str) -> None:
+    if not keys:
+        raise ConfigurationError(
+            "offload_encryption is 'required', but there is no key: set offload_encryption_keys"
+        )
+    if on_outage == "inline":
+        raise ConfigurationError(
+            "offload_encryption is 'required', and offload_on_outage 'inline' would send values "
+            "unencrypted: set it to 'raise'"
+        )
 
 
 def _retry(given: Any) -> RetryPolicy:
