@@ -13,14 +13,15 @@ from pathlib import Path
 
 from crash_journal import Journal
 
-from tests.support.processes import Process, environment
+from tests.support.processes import READY, Process, environment
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0  # seconds for a process to exit
 COUNTS = {"worker": 2, "publisher": 2, "sweeper": 1}
 KILLS = {"publisher": 30, "child": 45, "worker": 13, "sweeper": 12}
 """Relative frequencies of kills; a worker is killed with its children, or one child alone."""
-WORKER = ("celery", "-A", "crash_app", "worker", "-l", "WARNING", "-c", "2",
+POOL = 2  # children of a worker
+WORKER = ("celery", "-A", "crash_app", "worker", "-l", "WARNING", "-c", str(POOL),
           "--without-gossip", "--without-mingle", "--without-heartbeat")  # fmt: skip
 SOON, MOMENT = 0.5, 0.006  # seconds to wait for a task to finish, and that finishing one takes
 
@@ -123,10 +124,19 @@ class Chaos:
             self._running.pop(at).finish(PATIENCE)
 
     def stop_workers(self):
-        """Shut workers down warmly."""
-        for at, process in self._running.items():
-            if at[0] == "worker":
-                process.popen.terminate()
+        """Shut workers down warmly, once they have started.
+
+        SIGTERM kills a worker that doesn't handle it yet. One that has started its pool does;
+        before, it may have one child, a command that prints the machine's type.
+        """
+        workers = [process for at, process in self._running.items() if at[0] == "worker"]
+        for process in workers:
+            process.wait_for(
+                lambda process=process: len(process.children()) == POOL,
+                "the worker has started its pool",
+                READY,
+            )
+            process.popen.terminate()
         self.finish("worker")
 
     def close(self):
