@@ -1,9 +1,9 @@
 """Create the virtual environment for the Makefile's commands.
 
-    python3 tools/bootstrap.py [--venv .venv] EXTRA...
+    python3 tools/bootstrap.py [--venv .venv] GROUP
 
 Needs only Python; everything else is installed into the environment. Does nothing if
-pyproject.toml, constraints.txt, the interpreter, and the extras haven't changed since the last
+pyproject.toml, constraints.txt, the interpreter, and the group haven't changed since the last
 run. Installs the versions in constraints.txt from pip's configured index: with uv, which is ten
 times as fast, or else with pip.
 """
@@ -22,6 +22,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 MINIMUM = (3, 10)
+GROUP_EXTRAS = {
+    "demo": ["cli", "pandas", "polars"],
+    "test": ["all"],
+    "bench": ["dashboard", "pandas", "polars", "prometheus", "s3"],
+    "release": [],
+    "dev": ["all"],
+}
+"""Each dependency group of pyproject.toml, and the extras that are installed with it."""
+PIP = "pip>=25.1"
+"""The first pip that installs dependency groups."""
 
 
 class BootstrapError(Exception):
@@ -30,22 +40,22 @@ class BootstrapError(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("extras", nargs="*", help="extras of pyproject.toml to install")
+    parser.add_argument("group", choices=GROUP_EXTRAS, help="dependency group to install")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     parser.add_argument(
         "--exact", action="store_true", help="replace an environment of another Python version"
     )
     options = parser.parse_args()
     try:
-        ensure(options.venv.absolute(), options.extras, exact=options.exact)
+        ensure(options.venv.absolute(), options.group, exact=options.exact)
     except BootstrapError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     return 0
 
 
-def ensure(venv: Path, extras: list[str], *, exact: bool = False) -> Path:
-    """Bring the environment up to date and return its interpreter.
+def ensure(venv: Path, group: str, *, exact: bool = False) -> Path:
+    """Install a dependency group and its extras if needed; return the interpreter.
 
     Keeps an existing environment unless it doesn't run, or `exact` is set and its version
     differs from the running interpreter's.
@@ -56,7 +66,7 @@ def ensure(venv: Path, extras: list[str], *, exact: bool = False) -> Path:
             f"{sys.version.split()[0]}. Choose one with: make PYTHON=/path/to/python3 ..."
         )
     python = venv / "bin" / "python"
-    stamp = venv / ("offload-" + "-".join(sorted(extras)) + ".stamp")
+    stamp = venv / f"offload-{group}.stamp"
     state = fingerprint(Path(__file__), CONSTRAINTS)
     found = _version_of(python)
     usable = found == _version() if exact else found is not None
@@ -65,9 +75,16 @@ def ensure(venv: Path, extras: list[str], *, exact: bool = False) -> Path:
 
     if not usable:
         create(venv)
-    install(python, ["-e", f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)])
+    install(python, requirements(group))
     stamp.write_text(state)
     return python
+
+
+def requirements(group: str) -> list[str]:
+    """Return the options of pip and uv that install this checkout with a dependency group."""
+    extras = ",".join(GROUP_EXTRAS[group])
+    editable = f"{ROOT}[{extras}]" if extras else str(ROOT)
+    return ["-e", editable, "--group", f"{ROOT / 'pyproject.toml'}:{group}"]
 
 
 def create(venv: Path) -> None:
@@ -113,10 +130,11 @@ def install(python: Path, arguments: list[str]) -> None:
         if done.returncode == 0:
             return
         say("uv failed; trying pip")
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
-    command += ["--constraint", str(CONSTRAINTS), *arguments]
-    env = {**os.environ, "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}  # older versions ignore it
-    if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
+    command = [*pip, "--constraint", str(CONSTRAINTS), *arguments]
+    env = {**os.environ, "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}
+    done = subprocess.run([*pip, "--quiet", PIP], check=False)
+    if done.returncode or subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
         raise BootstrapError(
             "The packages couldn't be installed; the lines above say why. The setup needs a\n"
             "package index; for a proxy or a private index, configure pip as usual."

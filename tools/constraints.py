@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import bootstrap
-from test_all import USER_EXTRAS
 
 ROOT = bootstrap.ROOT
 TESTED = ROOT / "offload" / "doctor" / "tested.py"
@@ -40,8 +39,8 @@ TESTED = {
 
 def main() -> int:
     try:
-        constraints = CONSTRAINTS_HEADER + compiled("--extra", "dev")
-        direct = compiled("--no-deps", *(f"--extra={extra}" for extra in USER_EXTRAS))
+        constraints = CONSTRAINTS_HEADER + compiled("--extra=all", "--group=dev", "--group=release")
+        direct = compiled("--no-deps", "--extra=all")
     except bootstrap.BootstrapError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

@@ -26,18 +26,6 @@ ROOT = bootstrap.ROOT
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 OTHER = ("lowest", "newest")
 FAST = "not server and not integration"
-USER_EXTRAS = (
-    "numpy",
-    "arrow",
-    "s3",
-    "fsspec",
-    "dashboard",
-    "cli",
-    "otel",
-    "prometheus",
-    "signing",
-)
-"""Extras whose lower bounds users rely on."""
 
 
 def main(arguments: list[str]) -> int:
@@ -102,7 +90,16 @@ def environment(name: str, interpreter: str) -> Path:
         versions = ["-c", str(_lowest(uv, env, python, venv))]
     else:
         versions = ["--upgrade"] if name == "newest" else bootstrap.uv_constraints()
-    command = [*uv, "pip", "install", "-q", "-p", str(python), *versions, "-e", ".[test]"]
+    command = [
+        *uv,
+        "pip",
+        "install",
+        "-q",
+        "-p",
+        str(python),
+        *versions,
+        *bootstrap.requirements("test"),
+    ]
     if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
         raise bootstrap.BootstrapError(f"{name}: uv couldn't install it; see its output above")
     stamp.write_text(state)
@@ -126,9 +123,9 @@ def _lowest(uv: list[str], env: dict[str, str], python: Path, venv: Path) -> Pat
     target = venv / "lowest.txt"
     command = [*uv, "pip", "compile", "-q", "--resolution", "lowest-direct", "-p", str(python)]
     command += ["--no-header", "--no-annotate", "--no-emit-index-url", "-o", str(target)]
-    for extra in USER_EXTRAS:
-        command += ["--extra", extra]
-    if subprocess.run([*command, "pyproject.toml"], env=env, check=False, cwd=ROOT).returncode:
+    if subprocess.run(
+        [*command, "--extra", "all", "pyproject.toml"], env=env, check=False, cwd=ROOT
+    ).returncode:
         raise bootstrap.BootstrapError("no compatible set of lowest versions; see above")
     print(target.read_text())
     return target

@@ -338,7 +338,7 @@ def _read_polars(body: Node, reader: Reader) -> Any:
         import polars as pl
     except ImportError as error:
         raise DeserializationError(
-            'reading a polars value needs polars: pip install "offload[arrow]"'
+            'reading a polars value needs polars: pip install "offload[polars]"'
         ) from error
     table = _read_table(body, reader)
     try:

@@ -50,8 +50,8 @@ _INLINE = 256
 
 _MODULES = {
     "numpy": ("offload.serializers.numpy", "numpy"),
-    "pandas": ("offload.serializers.pandas", "arrow"),
-    "polars": ("offload.serializers.arrow", "arrow"),
+    "pandas": ("offload.serializers.pandas", "pandas"),
+    "polars": ("offload.serializers.arrow", "polars"),
     "pyarrow": ("offload.serializers.arrow", "arrow"),
 }
 """Package, which is also the tag: the module for its types, and the extra it needs."""

@@ -96,17 +96,17 @@ def test_without_configuration_uv_has_its_defaults(bootstrap, pip, python):
 
 def test_up_to_date_environment_is_left_alone(bootstrap, venv, installed):
     """The second run of a command installs nothing."""
-    bootstrap.ensure(venv, ["test"])
-    bootstrap.ensure(venv, ["test"])
+    bootstrap.ensure(venv, "test")
+    bootstrap.ensure(venv, "test")
     assert len(installed) == 1
 
 
 def test_changed_requirements_are_installed(bootstrap, venv, installed, monkeypatch):
-    """A changed pyproject.toml, or other extras, cause an installation."""
-    bootstrap.ensure(venv, ["test"])
+    """A changed pyproject.toml, or another group, cause an installation."""
+    bootstrap.ensure(venv, "test")
     monkeypatch.setattr(bootstrap, "fingerprint", lambda *_: "another")
-    bootstrap.ensure(venv, ["test"])
-    bootstrap.ensure(venv, ["demo"])
+    bootstrap.ensure(venv, "test")
+    bootstrap.ensure(venv, "demo")
     assert len(installed) == 3
 
 
@@ -116,7 +116,7 @@ def test_changed_constraints_are_installed(bootstrap, venv, installed, tmp_path,
     monkeypatch.setattr(bootstrap, "CONSTRAINTS", constraints)
     for text in ("celery==5.5.0", "celery==5.6.0", "celery==5.6.0"):
         constraints.write_text(text)
-        bootstrap.ensure(venv, ["test"])
+        bootstrap.ensure(venv, "test")
     assert len(installed) == 2
 
 
@@ -135,7 +135,9 @@ def test_installed_versions_are_constrained(bootstrap, tmp_path, monkeypatch, py
     monkeypatch.setattr(bootstrap, "uv_env", lambda _: {})
     bootstrap.install(python, ["-e", "."])
     constraints = str(bootstrap.CONSTRAINTS)
-    (command,), (env,) = commands, environments
+    *upgrade, command = commands
+    env = environments[-1]
+    assert [each[-1] for each in upgrade] == ([] if has_uv else [bootstrap.PIP])
     assert command[:1] == (["uv"] if has_uv else [str(python)])
     assert command.count(constraints) + (env.get("PIP_BUILD_CONSTRAINT") == constraints) == 2
 

@@ -129,6 +129,8 @@ def test_dockerfile_copies_existing_files(services):
 
 def test_dockerfile_installs_extras_that_exist(pyproject):
     """The extras that the image installs are in pyproject.toml."""
-    extras = re.search(r'pip install .*"\.\[([\w,]+)\]"', DOCKERFILE.read_text())[1].split(",")
+    text = DOCKERFILE.read_text()
+    extras = re.search(r'"\.\[([\w,]+)\]"', text)[1].split(",")
+    assert re.search(r"--group (\w+)", text)[1] in pyproject["dependency-groups"]
     assert set(extras) <= set(pyproject["project"]["optional-dependencies"])
     assert {"prometheus", "s3"} <= set(extras)

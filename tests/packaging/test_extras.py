@@ -1,5 +1,6 @@
 """Every dependency is used, and optional ones aren't needed."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -14,9 +15,9 @@ IMPORTS = {
     "prometheus-client": "prometheus_client",
     "opentelemetry-api": "opentelemetry",
 }
-USER_EXTRAS = (
-    *("cli", "dashboard", "numpy", "arrow"),
-    *("s3", "fsspec", "otel", "prometheus", "signing"),
+EXTRAS = (
+    *("cli", "dashboard", "numpy", "arrow", "pandas", "polars"),
+    *("s3", "encryption", "fsspec", "otel", "prometheus", "signing"),
 )
 OPTIONAL = (
     "numpy",
@@ -70,7 +71,7 @@ def test_a_redis_broker_needs_no_other_package(pyproject):
     assert needed <= {Requirement(text).name for text in pyproject["project"]["dependencies"]}
 
 
-@pytest.mark.parametrize("extra", USER_EXTRAS)
+@pytest.mark.parametrize("extra", EXTRAS)
 def test_every_extra_is_used(source, pyproject, extra):
     """Every extra has a feature that uses it."""
     for package in packages(pyproject["project"]["optional-dependencies"][extra]):
@@ -78,9 +79,27 @@ def test_every_extra_is_used(source, pyproject, extra):
 
 
 def test_every_extra_is_known(pyproject):
-    """A new extra is either for users, and covered by the tests above, or for development."""
-    development = {"demo", "test", "bench", "dev"}
-    assert set(pyproject["project"]["optional-dependencies"]) == {*USER_EXTRAS, *development}
+    """A new extra is covered by the tests above, and part of `all`."""
+    extras = pyproject["project"]["optional-dependencies"]
+    assert set(extras) == {*EXTRAS, "all"}
+    (everything,) = map(Requirement, extras["all"])
+    assert (everything.name, everything.extras) == ("offload", set(EXTRAS))
+
+
+def test_every_group_is_known(pyproject, root):
+    """Each command of the Makefile finds its dependency group and the extras installed with it."""
+    tree = ast.parse((root / "tools" / "bootstrap.py").read_text())
+    (table,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "GROUP_EXTRAS"
+    )
+    assert set(table) == set(pyproject["dependency-groups"])
+    for extras in table.values():
+        assert set(extras) <= set(pyproject["project"]["optional-dependencies"])
+    used = re.findall(r"\$\(BOOTSTRAP\) (\w+)", (root / "Makefile").read_text())
+    assert used
+    assert set(used) <= set(table)
 
 
 def test_nothing_optional_is_imported():

@@ -237,8 +237,8 @@ def test_a_class_of_main_is_the_readers_own_else_the_one_sent():
     ("value", "package", "extra"),
     (
         (np.zeros(2), "numpy", "numpy"),
-        (__import__("pandas").Series([1]), "pandas", "arrow"),
-        (__import__("polars").Series([1]), "polars", "arrow"),
+        (__import__("pandas").Series([1]), "pandas", "pandas"),
+        (__import__("polars").Series([1]), "polars", "polars"),
         (__import__("pyarrow").array([1]), "pyarrow", "arrow"),
     ),
     ids=("numpy", "pandas", "polars", "pyarrow"),
