@@ -34,6 +34,7 @@ from offload.hooks.message import (
     is_for_ref,
     message_name,
     task_holder,
+    text_in,
     without_refusal,
 )
 from offload.hooks.options import TaskFacts
@@ -50,7 +51,7 @@ from offload.hooks.paths import (
 from offload.hooks.release import is_done, release
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import KnownRefs, using
-from offload.ref import LostValue, Ref, wire_text
+from offload.ref import LostValue, Ref
 from offload.settings import TaskOptions
 from offload.stores.processes import PerProcess
 
@@ -195,9 +196,9 @@ class Delivery:
                 self.error = described(exc, self.task.name, None)
         if self.error is not None and note is not None and self.bound is None:
             # It isn't known where the references are. Callbacks must not receive them as data.
-            request.update({key: all_unverified(request[key]) for key in request})
-            self.args = as_lost(all_unverified(args), self.error)
-            self.kwargs = as_lost(all_unverified(kwargs), self.error)
+            request.update({key: all_unverified(request[key], note) for key in request})
+            self.args = as_lost(all_unverified(args, note), self.error)
+            self.kwargs = as_lost(all_unverified(kwargs, note), self.error)
 
     def _follow(self, note: Note, request: dict[str, Any], facts: TaskFacts) -> None:
         self.attempt, self.options, self.message = note.attempt, note.call, note.holds
@@ -216,7 +217,7 @@ class Delivery:
         root = {**request, "args": self.args, "kwargs": self.kwargs}
 
         def bind(node: Any, path: Path) -> Ref[Any]:
-            ref = self._bind(node, path, facts)
+            ref = self._bind(node, path, facts, note.key)
             self._held.append(ref)
             return ref
 
@@ -331,9 +332,9 @@ class Delivery:
         self._pinned += refs.values()
         return refs
 
-    def _bind(self, node: Any, path: Path, facts: TaskFacts) -> Ref[Any]:
+    def _bind(self, node: Any, path: Path, facts: TaskFacts, key: str) -> Ref[Any]:
         where = label(path, facts.parameters)
-        text = wire_text(node)
+        text = text_in(node, key)
         if text is None:
             raise InvalidRef(
                 f"task {self.task.name!r}, {where}: the message declares a reference here, "
@@ -352,7 +353,7 @@ class Delivery:
         return Ref.unbound(text)
 
     def _bind_pickled(self, ref: Ref[Any], path: Path, facts: TaskFacts) -> Ref[Any]:
-        return ref if ref.is_local else self._bind(ref, path, facts)
+        return ref if ref.is_local else self._bind(ref, path, facts, "")
 
     def _read(self, found: Sequence[tuple[Ref[Any], Path]], facts: TaskFacts) -> dict[int, Any]:
         """Return values, or placeholders for lost ones, by ``id(ref)``."""

@@ -15,11 +15,13 @@ from typing import Any
 
 from kombu.serialization import registry
 
+from offload.content.holds import longest_ttl
 from offload.digest import Digest
 from offload.errors import OffloadError, StoreUnavailable, ValueTooLarge
 from offload.hooks.limit import MessageLimit, Sizes
 from offload.hooks.outgoing import Outgoing, Slot
 from offload.hooks.paths import replace_each
+from offload.hooks.short import key_of, shorten
 from offload.ref import Keys
 from offload.text import human_number
 
@@ -99,24 +101,30 @@ def _fits(sizes: Sizes, limit: MessageLimit) -> bool:
 def _measure(
     out: Outgoing, limit: MessageLimit, call: Mapping[str, Any], finish: Finish
 ) -> Sizes | None:
-    trial = replace(out, slots=[_trial(slot) for slot in out.slots])
+    trial = replace(out, slots=_trials(out))
     return limit.measure(finish(trial), call, out.runtime.app.conf)
 
 
-def _trial(slot: Slot) -> Slot:
+def _trials(out: Outgoing) -> list[Slot]:
+    keys = out.runtime.content.signing.known  # unknown only if all references are yet to be signed
+    return [_trial(slot, keys or _TRIAL) for slot in out.slots]
+
+
+def _trial(slot: Slot, keys: Keys) -> Slot:
     """Return *slot* with a reference as long as its own will be."""
     ref, payload = slot.ref, slot.payload
     if ref is None:
         assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
         now = 2e9  # as many digits as any time until the year 2286
-        ref = _TRIAL.sign(
+        lifetime = int(longest_ttl(slot.hold.ttl)) | 1  # the longest form: not whole days
+        ref = keys.sign(
             digest=_DIGEST,
             data=None,
             size=payload.size,
             serializer=payload.serializer,
             type=payload.type,
             created=now,
-            until=now,
+            until=now + lifetime,
         )
     return replace(slot, ref=ref, held=slot.held or ref.digest is not None)
 
@@ -167,7 +175,7 @@ def _release(out: Outgoing) -> None:
 
 def _too_large(out: Outgoing, limit: MessageLimit, sizes: Sizes, task: str) -> ValueTooLarge:
     """Return the error about a message that can't be reduced any more."""
-    refs = [slot.ref.wire for slot in map(_trial, out.slots) if slot.ref is not None]
+    refs = _in_message(out)
     inline = sorted(((_carried(value, out.serializer), name) for _, name, value in out.inline))
     parts = [
         (sizes.headers, "headers", "shorten headers, argsrepr, and stamps"),
@@ -201,6 +209,15 @@ def _too_large(out: Outgoing, limit: MessageLimit, sizes: Sizes, task: str) -> V
         task=task,
         argument=inline[-1][1] if inline and max(parts) is parts[2] else None,
     )
+
+
+def _in_message(out: Outgoing) -> list[str]:
+    """Return the texts of all references, as the message has them."""
+    wires = [slot.ref.wire for slot in _trials(out) if slot.ref is not None]
+    if not out.runtime.settings.short_refs:
+        return wires
+    key = key_of(wires)
+    return [shorten(wire, key) for wire in wires]
 
 
 def _carried(value: Any, serializer: str) -> int:

@@ -16,6 +16,7 @@ from offload.content.holds import holder
 from offload.errors import InvalidRef, KeyUnavailable, OffloadError, UnsupportedVersion
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, replace_each, replace_refs
+from offload.hooks.short import KEY_FORM, expand
 from offload.ref import LostValue, Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
 
@@ -39,6 +40,7 @@ __all__ = (
     "refs_to_prefetch",
     "restore_refs",
     "task_holder",
+    "text_in",
     "waits_of",
     "wire_form",
     "without_refusal",
@@ -62,8 +64,8 @@ REFUSAL = (
 """A keyword argument that `STAND_IN` refuses by name, so that the error says what to do."""
 _REFUSALS = (REFUSAL, "__offload__", b"__offload__")
 """Keyword arguments that this and older releases add, and that no task has."""
-NOTE_VERSION = 2
-"""Version of the note: the one written, and the newest one read."""
+NOTE_VERSION = 3
+"""The newest version of the note that is read: that of messages with short references."""
 MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """Errors that Celery raises for a malformed chain, chord, or callback in a message. Raised in a
 worker's main process, they would end the worker."""
@@ -71,6 +73,7 @@ HELD = "_offload_held"
 """Attribute of a request in a worker's main process: the name by which its message holds values,
 and their wire texts."""
 
+_LONG_REFS = 2  # version of the notes of other messages
 _ROOTS = frozenset({"args", "kwargs", "callbacks", "errbacks", "chain", "chord"})
 _ARGUMENTS = frozenset({"args", "kwargs"})
 _LONGEST_PATH = 256  # keys
@@ -88,6 +91,7 @@ class Note:
         keep: paths of references that stay references: in callbacks, chains, and chords.
         within: paths of arguments whose signatures contain references; only in pickled messages.
         also: wire texts of further references, which need no path.
+        key: fingerprint of the key that signed the short references; empty: there are none.
         holds: the name by which the message holds its values; empty: it holds none.
         until: when its values may expire, in seconds since 1970; None: unknown.
         since: for a part of a chord, when the chord began, in seconds since 1970.
@@ -102,6 +106,7 @@ class Note:
     keep: Sequence[Path] = ()
     within: Sequence[Path] = ()
     also: Sequence[str] = ()
+    key: str = ""
     holds: str = ""
     until: float | None = None
     since: float | None = None
@@ -132,6 +137,7 @@ class Note:
         attempt, waits = data.get("attempt", 0), data.get("waits", 0)
         if not (
             isinstance(holds, str)
+            and data.get("k", "") == (key := _key_in(data))
             and isinstance(errbacks, (list, tuple))
             and all(type(count) is int and count >= 0 for count in (attempt, waits))
             and all(at is None or (type(at) is int and abs(at) < _LATEST) for at in (until, since))
@@ -148,6 +154,7 @@ class Note:
             keep=_paths(data.get("keep", ()), _ROOTS),
             within=_paths(data.get("within", ()), _ARGUMENTS),
             also=also,
+            key=key,
             holds=holds,
             until=None if until is None else float(until),
             since=None if since is None else float(since),
@@ -159,7 +166,10 @@ class Note:
 
     def write(self) -> dict[str, Any]:
         """Return the data that `read` parses."""
-        data: dict[str, Any] = {"v": NOTE_VERSION, "refs": list(self.refs), "keep": list(self.keep)}
+        version = NOTE_VERSION if self.key else _LONG_REFS
+        data: dict[str, Any] = {"v": version, "refs": list(self.refs), "keep": list(self.keep)}
+        if self.key:
+            data["k"] = self.key
         for name in ("within", "holds", "also"):
             if found := getattr(self, name):
                 data[name] = found
@@ -191,6 +201,22 @@ def _paths(data: Any, roots: frozenset[str]) -> Sequence[Path]:
         ):
             raise _malformed()
     return data
+
+
+def _key_in(data: Any) -> str:
+    """Return the key of the short references in a message with the note *data*; "" if none."""
+    key = data.get("k") if isinstance(data, dict) else None
+    return key if isinstance(key, str) and KEY_FORM.fullmatch(key) else ""
+
+
+def text_in(node: Any, key: str) -> str | None:
+    """Return the wire text, unverified, of a reference in a message; None if it is data.
+
+    Args:
+        key: `Note.key` of the message.
+    """
+    text = wire_text(node)
+    return text if text is None else expand(text, key)
 
 
 def _malformed() -> InvalidRef:
@@ -252,7 +278,7 @@ def refs_to_prefetch(
     found: list[str] = []
 
     def collect(node: Any, _path: Path) -> Any:
-        text = wire_text(node)
+        text = text_in(node, read.key)
         if text is not None:
             found.append(text)
         return node
@@ -282,7 +308,7 @@ def restore_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str,
             return root, note.holds, held
 
         def restore(node: Any, _path: Path) -> Any:
-            text = wire_text(node)
+            text = text_in(node, note.key)
             if text is None:
                 return node
             held.append(text)
@@ -290,20 +316,28 @@ def restore_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str,
 
         return replace_each(root, paths, restore), note.holds, held
     except Exception:  # its task fails with the reason, if it is executed
-        return {key: all_unverified(part) for key, part in parts.items()}, "", []
+        return {key: all_unverified(part, data) for key, part in parts.items()}, "", []
 
 
-def all_unverified(value: Any, depth: int = _DEEPEST) -> Any:
-    """Replace everything in *value* that has the form of a reference by an unverified Ref."""
-    text = wire_text(value)
+def all_unverified(value: Any, data: Any) -> Any:
+    """Replace everything in *value* that has the form of a reference by an unverified Ref.
+
+    Args:
+        data: the note of the message that *value* is from. It may be malformed.
+    """
+    return _all_unverified(value, _key_in(data), _DEEPEST)
+
+
+def _all_unverified(value: Any, short: str, depth: int) -> Any:
+    text = text_in(value, short)
     if text is not None:
         return Ref.unbound(text)
     if not depth:
         return value
     if type(value) is dict:
-        return {key: all_unverified(item, depth - 1) for key, item in value.items()}
+        return {key: _all_unverified(item, short, depth - 1) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)([all_unverified(item, depth - 1) for item in value])
+        return type(value)([_all_unverified(item, short, depth - 1) for item in value])
     return value
 
 

@@ -20,7 +20,6 @@ from offload.hooks.fit import check_stayed, fit
 from offload.hooks.message import (
     EMBED,
     HEADER,
-    NOTE_VERSION,
     REFUSAL,
     STAND_IN,
     Note,
@@ -30,6 +29,7 @@ from offload.hooks.message import (
 from offload.hooks.outgoing import Outgoing, Slot, seconds_until
 from offload.hooks.paths import Path, replace_each
 from offload.hooks.runtime import Runtime
+from offload.hooks.short import key_of, shorten
 from offload.hooks.usercode import (
     guard_router,
     has_listeners,
@@ -38,7 +38,7 @@ from offload.hooks.usercode import (
     showing,
     using,
 )
-from offload.ref import Ref
+from offload.ref import Ref, in_message
 from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 
@@ -335,18 +335,22 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
         )
     if out.slots:
         slots = {tuple(slot.path): slot for slot in out.slots if slot.placed}
+        key = ""
+        if out.runtime.settings.short_refs:
+            key = key_of(slot.ref.wire for slot in slots.values() if slot.ref is not None)
+            note = replace(note, key=key)
 
         def form(_old: Any, path: Path) -> Any:
             slot = slots[tuple(path)]
             assert slot.ref is not None  # noqa: S101 (for the type checker: it is stored)
             if is_pickle and (slot.keep or slot.signature):
                 return Ref.unbound(slot.ref.wire)
-            return slot.ref.in_message
+            return in_message(shorten(slot.ref.wire, key))
 
         root = {"args": args, "kwargs": kwargs, **embed}
         embed = replace_each(root, list(slots), form)
         args, kwargs = embed.pop("args"), embed.pop("kwargs")
-        kwargs = {REFUSAL: NOTE_VERSION, **kwargs}
+        kwargs = {REFUSAL: 2, **kwargs}  # any value will do
         referring = {slot.path[1] for slot in out.slots if slot.path[0] == "errbacks"}
         if referring:
             note = replace(note, errbacks=embed["errbacks"])

@@ -39,6 +39,7 @@ from offload.encryption.keys import Keyring
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, SerializationError
 from offload.hooks.default_store import open_app_store
 from offload.hooks.limit import MessageLimit, message_limit
+from offload.hooks.message import NOTE_VERSION
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
 from offload.metrics.counters import Counters
@@ -425,6 +426,7 @@ def state_of(runtime: Runtime, keys: Keys | None = None) -> dict[str, Any]:
     return {
         "version": metadata.version("offload"),
         "wire": WIRE_VERSION,
+        "note": NOTE_VERSION,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "app": str(runtime.app.main or ""),
         "pid": os.getpid(),

@@ -13,6 +13,7 @@ from offload.inspect.workers import Worker, Workers
 __all__ = ("config_drift",)
 
 _NAMED = 3  # workers that a sentence names
+_SHORT_REFS = 3  # version of the note of messages that have them
 _SHOWN = 120  # characters of a value
 
 
@@ -176,6 +177,7 @@ def _differences(workers: Sequence[Worker]) -> Iterator[Finding]:
     yield from _stores(workers)
     yield from _signers(workers)
     yield from _writers(workers)
+    yield from _short_refs(workers)
     for rule in _RULES:
         groups = _groups(workers, rule.value)
         if len(groups) > 1:
@@ -277,6 +279,24 @@ def _writers(workers: Sequence[Worker]) -> Iterator[Finding]:
                 f"by {_names(others)}",
                 f"add {name} to accept_content there, or use another serializer",
             )
+
+
+def _short_refs(workers: Sequence[Worker]) -> Iterator[Finding]:
+    """Check that all read short references if one writes them."""
+    writers = [worker for worker in workers if worker.settings.get("short_refs") is True]
+    others = [worker for worker in workers if not _reads_short_refs(worker)]
+    if writers and others:
+        yield Finding(
+            "error",
+            f"messages of {_names(writers)} have short references (offload_short_refs), and are "
+            f"refused by {_names(others)}, whose offload is older",
+            "upgrade offload there, or unset offload_short_refs until then",
+        )
+
+
+def _reads_short_refs(worker: Worker) -> bool:
+    note = worker.reply.get("note")
+    return isinstance(note, int) and note >= _SHORT_REFS
 
 
 def _known(worker: Worker) -> list[Any]:

@@ -107,6 +107,8 @@ class CoreSettings:
         encryption_keys: keys that encrypt what is stored; the first encrypts, all decrypt. Each is
             ``aes256:…``, the path of a file with such a text, or a callable that returns a key.
         encryption: ``optional`` also reads data that isn't encrypted; ``required`` refuses it.
+        short_refs: whether messages have references of about 80 characters instead of 180, which
+            earlier releases refuse.
         compression: ``auto`` compresses if a sample shrinks; ``zstd``; ``none``.
         memo_size: bytes of immutable values per process that are remembered, so that
             the same object is not hashed again.
@@ -132,6 +134,7 @@ class CoreSettings:
     secret: tuple[str, ...] = field(default=(), repr=False)
     encryption_keys: tuple[str | Callable[[], str | bytes], ...] = field(default=(), repr=False)
     encryption: str = "optional"
+    short_refs: bool = False
     compression: str = "auto"
     memo_size: int = 64 * 1024**2
     stats_interval: float = 10.0
@@ -151,6 +154,7 @@ class CoreSettings:
         check_choice("offload_on_outage", self.on_outage, _OUTAGES)
         check_choice("offload_compression", self.compression, _COMPRESSIONS)
         check_flag("offload_results", self.results)
+        check_flag("offload_short_refs", self.short_refs)
         for name in ("threshold", "max_size", "inline_limit", "memo_size"):
             check_whole(f"offload_{name}", getattr(self, name))
         _check_message_limit(self.message_limit)
@@ -317,7 +321,7 @@ def _check_message_limit(given: Any) -> None:
     if given != "auto" and not (is_int(given) and (given == 0 or given >= _MIN_MESSAGE)):
         wanted = (
             f"'auto', 0 for no limit, or at least {_MIN_MESSAGE} bytes, as a message without "
-            "arguments takes more than 1,000, and each reference about 300"
+            "arguments takes more than 1,000, and each reference up to 300"
         )
         refuse("offload_message_limit", given, wanted)
 

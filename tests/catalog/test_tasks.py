@@ -19,6 +19,7 @@ from offload import (
 )
 from offload.hooks.message import STAND_IN
 from offload.inspect.values import describe
+from offload.ref import in_message
 from offload.stores.open import open_store
 from offload.testing.store import unique
 from tests.support.processes import wait_until
@@ -270,7 +271,7 @@ def test_an_outage_sends_the_message_again(wire, catalog, monkeypatch, part, nam
 def test_data_cannot_imitate_a_late_reference(wire, catalog):
     """Data of the form of a late reference stays data, and an altered one is refused."""
     late = catalog.late(NAME)
-    for data in (late.in_message, late.__json__(), late.wire):
+    for data in (in_message(late.wire), late.__json__(), late.wire):
         assert wire.run(wire.app.tasks["within"], {"models": [[data]]}) == [data]
     altered = Ref.unbound(late.wire.replace(NAME, "churn:other"))
     with pytest.raises(InvalidRef, match="has no valid signature"):

@@ -162,6 +162,23 @@ def messages(url: str) -> dict[str, object]:
     return found
 
 
+def short(url: str) -> dict[str, object]:
+    """Return messages with short references in every serializer."""
+    found: dict[str, object] = {}
+    for serializer in SERIALIZERS:
+        app, _ = make_app(url, serializer, short_refs=True)
+        work = app.tasks["golden.work"]
+        work.apply_async((text(), 7), {"rows": rows()}, task_id=f"short-{serializer}")
+        if serializer == "json":
+            work.apply_async(
+                (array(), 1), link=step(work, 3), link_error=step(work, 4), task_id="array"
+            )
+        found[serializer] = [
+            [*envelope(message), shown(body_of(message), whole=True)] for message in take(app)
+        ]
+    return found
+
+
 def step(work: Any, number: int) -> Any:
     return work.si(rows(), number).set(task_id=f"step-{number}")
 
@@ -251,7 +268,7 @@ def write(url: str, s3_url: str) -> dict[str, object]:
         client.flushdb()
         written[part.__name__] = part(url)
         written[f"redis after {part.__name__}"] = dump(client)
-    return {**written, "s3": s3(s3_url)}
+    return {**written, "s3": s3(s3_url), "short": short(url)}
 
 
 def store(url: str) -> None:
@@ -280,6 +297,10 @@ def read(url: str) -> dict[str, object]:
         "messages": {
             serializer: read_message(url, serializer, *sent[0])
             for serializer, sent in written["messages"].items()
+        },
+        "short": {
+            serializer: read_message(url, serializer, *sent[0])
+            for serializer, sent in written["short"].items()
         },
         "results": {
             serializer: read_result(url, serializer, row)

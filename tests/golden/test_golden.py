@@ -51,7 +51,7 @@ def test_nothing_else_is_written(written):
     assert written.keys() == WRITTEN.keys()
 
 
-@pytest.mark.parametrize("part", ("refs", "messages", "results", "classes"))
+@pytest.mark.parametrize("part", ("refs", "messages", "short", "results", "classes"))
 def test_earlier_data_is_read(read, part):
     """References, messages, results, and classes of an earlier version give their values."""
     if part in OF_CODE and not SAME_PYTHON:

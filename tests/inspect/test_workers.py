@@ -365,6 +365,24 @@ def test_a_worker_of_an_older_offload():
     assert ok.level == "ok"
 
 
+def test_short_references_need_readers():
+    """If a process writes short references, each worker that can't read them is an error."""
+    own = this_process(Offload(make_app("memory://"), store="memory://"))
+    writing = {**own.reply, "settings": {**own.reply["settings"], "short_refs": True}}
+    older = {name: found for name, found in own.reply.items() if name != "note"}
+
+    def found(mine, theirs):
+        worker = workers.Worker("w", "connected", theirs)
+        here = workers.Worker("here", "connected", mine)
+        return [each.what for each in config_drift(here, workers.Workers(0.0, (worker,)))]
+
+    [error] = found(writing, older)
+    assert "messages of here have short references" in error
+    assert "refused by w, whose offload is older" in error
+    for mine, theirs in ((own.reply, older), (writing, own.reply), (own.reply, writing)):
+        assert found(mine, theirs) == ["1 worker and this process agree"]
+
+
 def code(**changed):
     signed = {"code": "signed", "code_allow": [], "verify_keys": ["k"], "signing_key": "k"}
     return {**signed, **changed}
