@@ -14,7 +14,13 @@ from offload.cli.options import as_json, runtime_of
 from offload.cli.output import Column, print_json, print_json_list, print_pages
 from offload.errors import OffloadError
 from offload.hooks.runtime import Runtime
-from offload.memo.records import Record, forget_record, forget_records, list_records
+from offload.memo.records import (
+    Record,
+    forget_record,
+    forget_records,
+    list_records,
+    open_result,
+)
 from offload.text import (
     human_duration,
     human_size,
@@ -102,7 +108,7 @@ def _document(runtime: Runtime, record: Record) -> dict[str, Any]:
 
 def _size(runtime: Runtime, record: Record) -> int | None:
     with suppress(OffloadError):
-        return runtime.content.open(record.ref).size
+        return open_result(runtime.content, record).size
     return None
 
 

@@ -1,22 +1,27 @@
 """Records of remembered results: write, read, list, forget, and sweep them.
 
 A record is the pointer ``memo/<task>/<scope>/<key>``. Its value is a MAC over the pointer's name
-and the text that follows it: JSON with the result's reference, which contains a small result
-itself. The holder ``memo:<key>+<fence>`` keeps the blobs of a large one as long as the record.
+and the text that follows it: JSON with a small result itself (version 2), or with the reference of
+a large one (version 1, in which earlier versions of offload also wrote small results). The holder
+``memo:<key>+<fence>`` keeps the blobs of a large one as long as the record.
 Names of tasks and scopes that no pointer may have are replaced by a hash.
 """
 
 from __future__ import annotations
 
+import binascii
 import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from offload.content.holds import holder
 from offload.content.store import ContentStore
@@ -27,9 +32,11 @@ from offload.stores.protocols import Store, SweepItem
 __all__ = (
     "FOLDER",
     "Record",
+    "Within",
     "forget_record",
     "forget_records",
     "list_records",
+    "open_result",
     "read_record",
     "record_holder",
     "record_name",
@@ -41,14 +48,29 @@ __all__ = (
 FOLDER = "memo/"
 """Start of the names of records and of their leases."""
 
-_VERSION = 1
+_BY_REF, _WITHIN = 1, 2  # versions of the format
 _MAC = 32  # hexadecimal digits
 _PLAIN = re.compile(r"[A-Za-z0-9._:@+-][A-Za-z0-9._:@+=-]*", re.ASCII)
 _LONGEST_TASK, _LONGEST_SCOPE = 100, 40  # characters of a name that a pointer shows unhashed
 _HASHED = "="
+_NOT_SENT = "a remembered result"  # in place of wire text
 _BATCH = 100  # records read in one round trip
 _GREATEST = 1 << 63  # more than any number in a record
 _SKEW = 60.0  # seconds by which clocks may differ
+
+
+class Within(NamedTuple):
+    """A small result in its record.
+
+    Attributes:
+        root: its root blob.
+        serializer, type, size: as of a `Ref`.
+    """
+
+    root: bytes
+    serializer: str
+    type: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -59,11 +81,12 @@ class Record:
         name: of its pointer.
         task: the task, or the module and name of a function.
         scope: callers in one scope share results.
-        ref: wire text of the result's reference.
+        ref: wire text of the result's reference; empty if the record contains the result.
         seconds: how long the computation took.
         fence: fencing number of the computation.
         created: when it was written, in seconds since 1970.
         until: when it expires, in seconds since 1970.
+        within: the result, if the record contains it.
         size: stored bytes of the record itself.
     """
 
@@ -75,6 +98,7 @@ class Record:
     fence: int
     created: float
     until: float
+    within: Within | None = None
     size: int = 0
 
     @property
@@ -83,11 +107,20 @@ class Record:
         return self.name.rpartition("/")[2]
 
 
-_FIELDS = {
-    each.name: (float, int) if each.type == "float" else (int,) if each.type == "int" else (str,)
-    for each in fields(Record)
-    if each.name not in ("name", "size")
+_NUMBER = (float, int)
+_COMMON = {
+    "task": (str,),
+    "scope": (str,),
+    "seconds": _NUMBER,
+    "fence": (int,),
+    "created": _NUMBER,
+    "until": _NUMBER,
 }
+_FIELDS: dict[Any, dict[str, tuple[type, ...]]] = {
+    _BY_REF: {**_COMMON, "ref": (str,)},
+    _WITHIN: {**_COMMON, "root": (str,), "serializer": (str,), "type": (str,), "bytes": (int,)},
+}
+"""Fields and their types, by version."""
 
 
 def record_name(task: str, scope: str, key: str) -> str:
@@ -95,6 +128,7 @@ def record_name(task: str, scope: str, key: str) -> str:
     return f"{_folder(task, scope)}{key}"
 
 
+@lru_cache(1000)
 def _folder(task: str, scope: str | None = None) -> str:
     """Return the start of the names of a task's records, in one scope or in all."""
     found = f"{FOLDER}{_part(task, _LONGEST_TASK)}/"
@@ -115,9 +149,30 @@ def record_holder(name: str, fence: int) -> str:
 
 def write_record(record: Record, keys: Keys) -> bytes:
     """Return the value of the record's pointer, signed with the first of *keys*."""
-    plain = {name: getattr(record, name) for name in _FIELDS}
-    text = json.dumps({"v": _VERSION, **plain})
-    return f"{_mac(keys.keys[0], record.name, text)} {text}".encode()
+    within = record.within
+    fields: dict[str, Any] = {
+        "v": _BY_REF if within is None else _WITHIN,
+        "task": record.task,
+        "scope": record.scope,
+        "ref": record.ref,
+        "seconds": record.seconds,
+        "fence": record.fence,
+        "created": record.created,
+        "until": record.until,
+    }
+    if within is not None:
+        del fields["ref"]
+        fields["root"] = binascii.b2a_base64(within.root, newline=False).decode()
+        fields["serializer"], fields["type"], fields["bytes"] = within[1:]
+    text = _dumps(fields)
+    return b"%b %b" % (_mac(keys.keys[0], record.name, text).encode(), text)
+
+
+def _dumps(fields: dict[str, Any]) -> bytes:
+    if fields["v"] == _WITHIN:
+        with suppress(TypeError):  # a lone surrogate in a name
+            return orjson.dumps(fields)
+    return json.dumps(fields).encode()
 
 
 def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Record | None:
@@ -131,17 +186,23 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
     """
     if value is None:
         return None
+    mac, _, text = value.partition(b" ")
+    if keys is not None and not any(
+        hmac.compare_digest(_mac(key, name, text).encode(), mac) for key in keys.keys
+    ):
+        return None
     with suppress(ValueError, RecursionError):
-        mac, _, text = value.decode().partition(" ")
-        if keys is not None and not any(
-            hmac.compare_digest(_mac(key, name, text).encode(), mac.encode()) for key in keys.keys
-        ):
-            return None
         data: Any = json.loads(text)
-        if isinstance(data, dict) and data.get("v") == _VERSION:
-            found: dict[str, Any] = {each: data.get(each) for each in _FIELDS}
-            if all(_is_one(found[each], kinds) for each, kinds in _FIELDS.items()):
-                return Record(name=name, size=len(value), **found)
+        fields = _FIELDS.get(data.get("v")) if isinstance(data, dict) else None
+        if fields is None:
+            return None
+        found: dict[str, Any] = {each: data.get(each) for each in fields}
+        if all(_is_one(found[each], kinds) for each, kinds in fields.items()):
+            if "root" in found:
+                root = binascii.a2b_base64(found.pop("root"))
+                kind, shown = found.pop("serializer"), found.pop("type")
+                found |= {"ref": "", "within": Within(root, kind, shown, found.pop("bytes"))}
+            return Record(name=name, size=len(value), **found)
     return None
 
 
@@ -149,9 +210,30 @@ def _is_one(value: Any, kinds: tuple[type, ...]) -> bool:
     return type(value) in kinds and (type(value) is str or abs(value) < _GREATEST)
 
 
-def _mac(key: bytes, name: str, text: str) -> str:
-    content = f"{name}\n{text}".encode()
+def _mac(key: bytes, name: str, text: bytes) -> str:
+    content = b"%b\n%b" % (name.encode(), text)
     return blake2b(content, key=key, digest_size=_MAC // 2, person=b"offload-memo").hexdigest()
+
+
+def open_result(content: ContentStore, record: Record) -> Ref[Any]:
+    """Return the verified reference of a record's result, which may contain it.
+
+    A reference that contains it can be read, but not sent. Raises InvalidRef or UnsupportedVersion.
+    """
+    within = record.within
+    if within is None:
+        return content.open(record.ref)
+    return Ref(
+        digest=None,
+        size=within.size,
+        serializer=within.serializer,
+        type=within.type,
+        created=record.created,
+        until=record.until,
+        wire=_NOT_SENT,
+        data=within.root,
+        resolve=content.reader.get,
+    )
 
 
 # -- for operators
@@ -221,7 +303,7 @@ def release_record(content: ContentStore, record: Record | None, grace: float) -
     if record is None:
         return
     with suppress(OffloadError):
-        ref: Ref[Any] = content.open(record.ref)
+        ref = open_result(content, record)
         if ref.digest is not None:
             content.holds.release([ref], record_holder(record.name, record.fence), grace)
 

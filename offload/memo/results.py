@@ -14,12 +14,15 @@ from traceback import format_tb
 from typing import Any
 
 from offload.content.holds import Hold
+from offload.content.manifest import pack
 from offload.content.store import ContentStore
 from offload.errors import OffloadError, SerializationError
 from offload.memo.flight import Busy, Computation, Flights
 from offload.memo.keys import Function
 from offload.memo.records import (
     Record,
+    Within,
+    open_result,
     read_record,
     record_holder,
     release_record,
@@ -137,7 +140,7 @@ class Results:
         if record is None:
             return None
         try:
-            ref: Ref[Any] = content.open(record.ref)
+            ref = open_result(content, record)
             value = ref.get() if read or ref.data is not None else ref
         except OffloadError as exc:
             logger.warning("%s is computed again: its result can't be read: %s", record.task, exc)
@@ -187,14 +190,15 @@ class Results:
         remembered.
         """
         content = self._content()
-        holder = record_holder(computation.name, computation.fence)
-        ref = self._stored(result, known, Hold(ttl, holder), serializer)
+        hold = Hold(ttl, record_holder(computation.name, computation.fence))
+        stored = self._stored(result, known, hold, serializer)
         now = content.now()
         record = Record(
             name=computation.name,
             task=task,
             scope=scope,
-            ref=ref.wire,
+            ref=stored.wire if isinstance(stored, Ref) else "",
+            within=None if isinstance(stored, Ref) else stored,
             seconds=round(seconds, 6),
             fence=computation.fence,
             created=now,
@@ -210,8 +214,12 @@ class Results:
 
         return finish
 
-    def _stored(self, result: Any, known: Ref[Any] | None, hold: Hold, serializer: str) -> Ref[Any]:
-        """Return a reference to the result, which *hold* keeps or which contains it."""
+    def _stored(
+        self, result: Any, known: Ref[Any] | None, hold: Hold, serializer: str
+    ) -> Ref[Any] | Within:
+        """Return the result as its record contains it, or the reference of a large one, which
+        *hold* keeps.
+        """
         content = self._content()
         if isinstance(result, Ref) and known is None:
             known = content.opened(result)
@@ -225,7 +233,8 @@ class Results:
                 raise
             payload = content.serializers.encode(result, serializer)  # as it arrives by Celery
         if payload.size <= _INLINE:
-            return content.writer.embed(payload)
+            root = b"".join(pack(payload, whole=True).root)
+            return Within(root, payload.serializer, payload.type, payload.size)
         if serializer:
             payload = content.writer.serialize(result, serializer)
         return content.writer.put_payload(payload, hold=hold)

@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from offload.content.holds import Hold
+from offload.content.manifest import pack
 from offload.gc import sweep
 from offload.memo.records import (
     Record,
+    Within,
     forget_record,
     forget_records,
     list_records,
+    open_result,
     read_record,
     record_holder,
     record_name,
@@ -26,6 +29,7 @@ from tests.support.content import make_content
 KEYS = Keys([b"k" * 32])
 OTHERS = Keys([b"o" * 32])
 KEY = "0" * 40
+WITHIN = {"ref": "", "within": Within(b"root\0", "json", "int", 1)}
 
 
 def made(task="shop.tasks.report", scope="shop", **more):
@@ -43,9 +47,10 @@ def written(store, record, keys=KEYS):
     return record
 
 
-def test_a_record_comes_back_as_written():
+@pytest.mark.parametrize("more", ({}, WITHIN, {**WITHIN, "task": "\ud800"}))
+def test_a_record_comes_back_as_written(more):
     """Reading a record returns what was written, if one of the keys signed it."""
-    record = made()
+    record = made(**more)
     value = write_record(record, KEYS)
     rotated = Keys([*OTHERS.keys, *KEYS.keys])
     for keys in (KEYS, rotated, None):
@@ -61,6 +66,12 @@ def test_the_format_is_pinned():
     )
     assert record_name("shop.report", "shop", KEY) == f"memo/shop.report/shop/{KEY}"
     assert write_record(made("shop.report", until=2.0), KEYS) == mac + b" " + text
+    mac = b"57f075a9127ce1d432d4b354465731f4"
+    text = (
+        b'{"v":2,"task":"shop.report","scope":"shop","seconds":1.5,"fence":7,"created":1.0,'
+        b'"until":2.0,"root":"cm9vdAA=","serializer":"json","type":"int","bytes":1}'
+    )
+    assert write_record(made("shop.report", until=2.0, **WITHIN), KEYS) == mac + b" " + text
 
 
 @pytest.mark.parametrize(
@@ -69,6 +80,7 @@ def test_the_format_is_pinned():
         lambda name, value: (name, value.replace(b"1.5", b"2.5")),
         lambda name, value: (name.replace(KEY, "1" * 40), value),
         lambda name, value: (name, write_record(made(), OTHERS)),
+        lambda name, value: (name, write_record(made(**WITHIN), KEYS).replace(b"cm9v", b"cm9w")),
         lambda name, value: (name, value[:-1]),
         lambda name, value: (name, b""),
         lambda name, value: (name, b"\xff" * 50),
@@ -87,6 +99,14 @@ def test_a_record_that_was_tampered_with_is_none(change):
 def test_a_record_with_a_wrong_field_is_none(field, wrong):
     """Fields of a wrong type, or numbers that aren't finite, make a record unreadable."""
     record = replace(made(), **{field: wrong})
+    assert read_record(record.name, write_record(record, KEYS)) is None
+
+
+@pytest.mark.parametrize("wrong", (None, [], 1.5, True))
+@pytest.mark.parametrize("field", Within._fields[1:])
+def test_a_record_that_contains_a_wrong_result_is_none(field, wrong):
+    """Fields of a wrong type make a record unreadable that contains its result."""
+    record = made(ref="", within=WITHIN["within"]._replace(**{field: wrong}))
     assert read_record(record.name, write_record(record, KEYS)) is None
 
 
@@ -140,6 +160,17 @@ def test_forgetting_releases_the_blobs(store):
     assert forget_record(content, name, 1.0)
     assert holder not in store.blobs.holders(ref.digest)
     assert not forget_record(content, name, 1.0)
+
+
+def test_a_result_is_read_from_its_record_or_by_its_reference(store):
+    """A small result is in its record, or in a reference as earlier versions wrote it."""
+    content = make_content(store)
+    payload = content.serializers.encode_exactly([5])
+    root = b"".join(pack(payload, whole=True).root)
+    within = Within(root, payload.serializer, payload.type, payload.size)
+    for given in ({"ref": "", "within": within}, {"ref": content.writer.embed(payload).wire}):
+        ref = open_result(content, made(**given))
+        assert (ref.get(), ref.size, ref.digest) == ([5], 3, None)
 
 
 def test_a_sweep_deletes_expired_records(store):

@@ -131,6 +131,13 @@ def test_the_end_of_a_computation_wakes_who_waits(store):
     assert woken.is_set()
 
 
+def test_a_computation_that_nobody_asked_for_wakes_nobody(store, raw):
+    """The end of a computation leaves nothing for those who wait if there are none."""
+    flights = Flights(store, valid)
+    assert flights.settle(flights.claim(NAME, LEASE), b"record", 60)()
+    assert raw.keys("*") == [f"offload:pointer:{NAME}".encode()]
+
+
 def test_waiting_in_place_asks_rarely(store, monkeypatch):
     """Of several who wait in place, none asks more often than once a second until the end, which
     then wakes all of them.
@@ -156,7 +163,7 @@ def test_waiting_in_place_asks_rarely(store, monkeypatch):
         NAME,
         "task",
         "app",
-        contents[0].writer.embed(contents[0].serializers.encode_exactly(5)).wire,
+        contents[0].writer.embed(contents[0].serializers.encode_exactly(5)).wire,  # as earlier
         1.0,
         mine.fence,
         0.0,

@@ -220,6 +220,39 @@ def test_the_packer_writes_the_protocol(sizes):
     )
 
 
+def test_the_packer_splits_commands_of_several_words():
+    """A command of several words is sent as redis-py sends it: each word for itself."""
+    assert PACKER.pack("CONFIG GET", "a") == [b"*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$1\r\na\r\n"]
+
+
+def test_a_connection_at_hand_that_the_server_closed_is_replaced(store, raw):
+    """A call after the server has closed the idle connection succeeds, without a retry."""
+    store.pointers.swap("a", None, b"1")
+    for each in raw.client_list():
+        if each["id"] != str(raw.client_id()):
+            raw.client_kill_filter(_id=each["id"])
+    assert store.pointers.read("a") == b"1"
+    store.close()
+    assert store.pointers.read("a") == b"1"
+
+
+@pytest.mark.parametrize(("option", "kept"), (("", 1), ("?max_connections=1", 0)))
+def test_a_limited_pool_gets_its_connections_back(redis, raw, option, kept):
+    """One idle connection is kept at hand, unless the pool is limited: others may need it."""
+    store = open_store(f"{redis.url}{option}")
+    assert store.pointers.read("none") is None
+    assert list(store.pointers.names()) == []  # by redis-py's own client
+    pool = store.client.driver().connection_pool
+    first = pool.borrow()
+    second = None if option else pool.borrow()
+    pool.give_back(first)
+    if second is not None:
+        pool.give_back(second)
+        pool.release(pool.get_connection())
+    assert len(pool._spare) == kept
+    store.close()
+
+
 # ------------------------------------------------------------------ races
 
 

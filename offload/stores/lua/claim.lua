@@ -1,7 +1,8 @@
 -- Read a pointer, or acquire the lease of the same name if the pointer is unset.
 --
 -- KEYS[1]  the pointer
--- KEYS[2]  the lease: a hash of owner, fence, and until (milliseconds, server's clock)
+-- KEYS[2]  the lease: a hash of owner, fence, until (milliseconds, server's clock), and asked,
+--          which tells its owner that somebody may wait for the end
 -- ARGV[1]  owner
 -- ARGV[2]  milliseconds to hold the lease
 -- ARGV[3]  milliseconds to remember its fencing number after that
@@ -23,6 +24,7 @@ local fence = tonumber(lease[2] or '0')
 local left = tonumber(lease[3] or '0') - now
 if left > 0 then
   if lease[1] ~= ARGV[1] then
+    redis.call('HSET', KEYS[2], 'asked', '1')
     return {false, false, left}
   end
 else

@@ -1,8 +1,10 @@
 -- Write a pointer and release the lease of the same name.
 --
 -- KEYS[1]  the pointer
--- KEYS[2]  the lease: a hash of owner, fence, and until (milliseconds, server's clock)
--- KEYS[3]  a list that has one element after a release, for one client that waits (BLPOP)
+-- KEYS[2]  the lease: a hash of owner, fence, until (milliseconds, server's clock), and asked,
+--          which is set once another owner wanted it
+-- KEYS[3]  a list that has one element after a release, for one client that waits (BLPOP); nobody
+--          waits for a lease that nobody asked for
 -- ARGV[1]  owner
 -- ARGV[2]  '1' if the pointer is expected to be set, '0' if unset
 -- ARGV[3]  its expected value (if set)
@@ -18,7 +20,7 @@
 
 local time = redis.call('TIME')
 local now = math.floor((time[1] * 1000000 + time[2]) / 1000)
-local lease = redis.call('HMGET', KEYS[2], 'owner', 'until')
+local lease = redis.call('HMGET', KEYS[2], 'owner', 'until', 'asked')
 if lease[1] ~= ARGV[1] or tonumber(lease[2]) <= now then
   return 0
 end
@@ -27,8 +29,10 @@ if redis.call('GET', KEYS[1]) ~= (ARGV[2] == '1' and ARGV[3]) then
 end
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
 redis.call('DEL', KEYS[2])
-if redis.call('EXISTS', KEYS[3]) == 0 then
-  redis.call('RPUSH', KEYS[3], '1')
+if lease[3] then
+  if redis.call('EXISTS', KEYS[3]) == 0 then
+    redis.call('RPUSH', KEYS[3], '1')
+  end
+  redis.call('PEXPIRE', KEYS[3], ARGV[6])
 end
-redis.call('PEXPIRE', KEYS[3], ARGV[6])
 return 1

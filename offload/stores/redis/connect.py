@@ -17,7 +17,6 @@ from redis.cluster import ClusterNode
 from redis.connection import (
     AbstractConnection,
     Connection,
-    ConnectionPool,
     SSLConnection,
     UnixDomainSocketConnection,
 )
@@ -26,6 +25,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from offload.stores.redis.client import PACKER, Driver, RedisClient
+from offload.stores.redis.redis_internals import Pool
 from offload.stores.redis.store import RedisStore
 from offload.stores.url import StoreURL, boolean, count, key_prefix, seconds, text
 
@@ -254,8 +254,8 @@ def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[
     return connect
 
 
-class _Pool(ConnectionPool):
-    """redis-py's pool, with connections that pack blobs without copying."""
+class _Pool(Pool):
+    """A pool with connections that pack blobs without copying."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(command_packer=PACKER, **options)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from redis import exceptions as driver
 
@@ -40,13 +39,23 @@ _NO_RIGHT = re.compile(r"no permissions|can't (run this|access at least)", re.IG
 _COMMAND = re.compile(r"run the '([a-z|]+)")
 
 
-@contextmanager
-def driver_errors(url: str) -> Iterator[None]:
+_ERRORS = (driver.RedisError, driver.RedisClusterException, OSError)
+
+
+class driver_errors:  # noqa: N801 (used as a function; `contextmanager` would take four times as long)
     """Raise redis-py's errors in this block as a StoreError about *url*."""
-    try:
-        yield
-    except (driver.RedisError, driver.RedisClusterException, OSError) as exc:
-        raise translate(exc, url) from exc
+
+    __slots__ = ("_url",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, _ERRORS):
+            raise translate(exc, self._url) from exc
 
 
 def is_denied(exc: Exception) -> bool:
