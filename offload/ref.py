@@ -7,7 +7,8 @@ Its wire form is plain data, the same under every serializer::
 The text is a query string of these fields: ``d``, the digest of the value's root blob; ``n``, the
 value's bytes; ``s``, its serializer; ``t``, its type, for people; ``c`` and ``u``, when the
 reference was created and until when the store holds the value (seconds since 1970); ``k``, a
-fingerprint of the signing key; and ``m``, a keyed BLAKE2b (RFC 7693, 128 bits) of everything
+fingerprint of the signing key, or ``x`` and the start of the id of the encryption key that it is
+derived from; and ``m``, a keyed BLAKE2b (RFC 7693, 128 bits) of everything
 before it. Instead of ``d`` there may be ``i``: a small value itself, base64, which the message's
 own serializer can't carry. Readers ignore unknown fields; references created before ``k``
 was added lack it.
@@ -38,10 +39,11 @@ from urllib.parse import unquote_plus, urlencode
 from kombu.utils.json import register_type
 
 from offload.digest import Digest, parse_digest
-from offload.errors import InvalidRef, SerializationError, UnsupportedVersion
+from offload.errors import InvalidRef, KeyUnavailable, SerializationError, UnsupportedVersion
 from offload.text import human_size
 
 __all__ = (
+    "ENCRYPTION",
     "MAX_TYPE",
     "WIRE_VERSION",
     "Keys",
@@ -70,8 +72,10 @@ _MAC = re.compile(  # printable ASCII only, as `Keys.sign` writes it
     r"(?P<signed>offload:(?P<version>[0-9]{1,4})\?[!-~]*)&m=(?P<mac>[0-9a-f]{32})"
 )
 _ORDINARY = re.compile(r"[\w:=.&-]*", re.ASCII)
-_FINGERPRINT = re.compile(r"&k=([0-9a-f]{8})(?:&|$)")
+_FINGERPRINT = re.compile(r"&k=([0-9a-fx][0-9a-f]{7})(?:&|$)")
 _DIGITS = 8  # of a fingerprint, in a reference
+ENCRYPTION = "x"
+"""First character of the fingerprint of a key that is derived from an encryption key."""
 _SCANNED = 300  # characters of a refused reference in which to look for its digest
 MAX_TYPE = 48
 """Characters of a type's name in a reference."""
@@ -294,16 +298,20 @@ class Keys:
 
     Attributes:
         keys: 16 to 64 secret bytes each.
-        secret: whether they come from ``offload_secret`` instead of the store.
+        secret: whether they come from ``offload_secret`` or encryption keys, not from the store.
+        ids: of the encryption keys that the first of *keys* are derived from.
     """
 
     keys: Sequence[bytes] = field(repr=False)
     secret: bool = False
+    ids: Sequence[str] = ()
 
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """The keys' fingerprints, as references carry them."""
-        return tuple(fingerprint(key)[:_DIGITS] for key in self.keys)
+        derived = [f"{ENCRYPTION}{each}"[:_DIGITS] for each in self.ids]
+        others = [fingerprint(key)[:_DIGITS] for key in self.keys[len(self.ids) :]]
+        return (*derived, *others)
 
     def sign(
         self,
@@ -342,6 +350,7 @@ class Keys:
 
         Raises:
             UnsupportedVersion: it was written by a newer version of offload.
+            KeyUnavailable: it is signed with an encryption key that is unknown here.
             InvalidRef: it isn't a reference, was changed, or belongs to another app or store.
         """
         form = _MAC.fullmatch(wire)
@@ -354,20 +363,30 @@ class Keys:
             )
         signed, mac = form["signed"], form["mac"]
         if not any(hmac.compare_digest(_mac(key, signed), mac) for key in self.keys):
-            raise InvalidRef(self._why_refused(signed))
+            raise self._refusal(signed)
         parse = _parse_late if int(form["version"]) == _LATE_VERSION else _parse
         return parse(wire, signed, resolve)
 
-    def _why_refused(self, signed: str) -> str:
+    def _refusal(self, signed: str) -> InvalidRef | KeyUnavailable:
         ours = ", ".join(self.fingerprints) or "none"
         found = _FINGERPRINT.search(signed)
         theirs = found[1] if found else "not named"
         if theirs in self.fingerprints:
-            return (
+            return InvalidRef(
                 "a reference has no valid signature: it was changed after it was signed with our "
                 f"key {theirs}"
             )
-        if self.secret:
+        if theirs.startswith(ENCRYPTION):
+            return KeyUnavailable(
+                f"a reference is signed with the encryption key {theirs[1:]}… (ours: {ours}): list "
+                "that key in offload_encryption_keys here, where keys after the first only decrypt",
+                key=theirs[1:],
+            )
+        if self.ids:
+            remedy = (
+                "set the same offload_store and offload_encryption_keys here and where it was made"
+            )
+        elif self.secret:
             remedy = (
                 "set the same offload_secret here and where it was made; during a rotation, "
                 "list the old and the new secret in both places"
@@ -378,7 +397,7 @@ class Keys:
                 "offload_secret in both places or in neither"
             )
         changed = "" if found else ", or changed after it was signed"
-        return (
+        return InvalidRef(
             f"a reference has no valid signature: it was made for another store or secret "
             f"(theirs {theirs}, ours {ours}){changed}; {remedy}"
         )

@@ -1,4 +1,6 @@
-"""Keys that sign references: derived from ``offload_secret``, or the store's own random key."""
+"""Keys that sign references: derived from ``offload_secret`` or the encryption keys, or the store's
+own random key.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,10 @@ from typing import Any
 from blake3 import blake3
 
 from offload.content.retrying import Retrying
-from offload.errors import InvalidRef, StoreError, UnsupportedVersion
+from offload.encryption.keys import EncryptionKey, Keyring
+from offload.errors import InvalidRef, KeyUnavailable, StoreError, UnsupportedVersion
 from offload.metrics.counters import Counters
-from offload.ref import Keys, Ref, Resolve, claimed_digest, fingerprint
+from offload.ref import ENCRYPTION, Keys, Ref, Resolve, claimed_digest, fingerprint
 from offload.stores.protocols import PointerStore, Store
 
 __all__ = ("SigningKeys", "fingerprints", "keys_from_secrets", "keys_from_store", "stored_keys")
@@ -21,15 +24,22 @@ _POINTER = "keys/ref"
 _BYTES = 32
 _MAX_AGE = 30.0  # seconds after which an upload reads the store's key again
 _REREAD_INTERVAL = 1.0  # seconds between two reads of the key because a reference was refused
+_RELOAD = 30.0  # seconds between two loads of encryption keys because of references
 _MAX_KEYS = 4
+_PURPOSE = "references"
 
 
 class SigningKeys:
     """The keys with which a process signs and opens references.
 
+    With encryption keys, each of them yields one, and the first signs. The store's own key, which
+    signed until there were any, still opens, unless encryption is required.
+
     Args:
-        secret: ``offload_secret``; empty to use the key that the store keeps.
+        secret: ``offload_secret``; empty to use the encryption keys, or the key that the store
+            keeps.
         clock: returns seconds since 1970.
+        keyring: the encryption keys; None if there are none.
     """
 
     def __init__(
@@ -39,18 +49,28 @@ class SigningKeys:
         counters: Counters,
         retrying: Retrying,
         clock: Callable[[], float],
+        keyring: Keyring | None = None,
     ) -> None:
         self._store = store
         self._secret = secret
+        self._keyring = None if secret else keyring
         self._counters = counters
         self._retrying = retrying
         self._clock = clock
         self._keys: Keys | None = None
         self._read_at = 0.0
+        self._ring: Sequence[EncryptionKey] = ()
+        self._ring_at = 0.0
+        self._former: Sequence[bytes] = ()  # the store's own key, with encryption keys
 
     @property
     def keys(self) -> Keys:
-        """The keys. The first access asks the store, unless a secret is set."""
+        """The keys. The first access asks the store, unless a secret or encryption keys are set.
+
+        Raises StoreUnavailable; KeyUnavailable if the encryption keys can't be loaded.
+        """
+        if self._keyring is not None:
+            return self._derived(self._keyring)
         if self._keys is None:
             if self._secret:
                 self._keys = keys_from_secrets(self._secret)
@@ -59,20 +79,34 @@ class SigningKeys:
                 self._read_at = self._clock()
         return self._keys
 
+    def _derived(self, keyring: Keyring) -> Keys:
+        ring = keyring.keys
+        if self._keys is None or ring is not self._ring:
+            derived = [key.derive(_PURPOSE) for key in ring]
+            ids = [key.id for key in ring]
+            self._keys, self._ring = Keys([*derived, *self._former], True, ids), ring
+        return self._keys
+
     @property
     def known(self) -> Keys | None:
-        """The keys, or None if the store must be asked for them."""
-        return self.keys if self._secret else self._keys
+        """The keys, or None if the store, or what has the encryption keys, must be asked."""
+        is_loaded = self._keyring is not None and self._keyring.is_loaded
+        return self.keys if self._secret or is_loaded else self._keys
 
     def refresh(self, max_age: float = _MAX_AGE) -> bool:
         """Read the store's key again if the last read is *max_age* seconds old.
 
-        Returns whether the key changed. An emptied store has lost its key; without this,
+        Returns whether the keys changed. An emptied store has lost its key; without this,
         processes that knew it and processes started later would refuse each other's references
         until a restart.
+
+        Encryption keys don't get lost. With them, this looks for others only if something was
+        refused (*max_age* is shorter than by default).
         """
         if self._secret or 0 <= self._clock() - self._read_at < max_age:
             return False
+        if self._keyring is not None:
+            return max_age < _MAX_AGE and self._find_more(self._keyring)
         old = self.keys
         pointers = self._store.pointers
         (key,) = self._retrying(lambda: keys_from_store(pointers, old.keys[0])).keys
@@ -82,11 +116,27 @@ class SigningKeys:
         self._keys = Keys([key, *(k for k in old.keys if k != key)][:_MAX_KEYS])
         return True
 
+    def _find_more(self, keyring: Keyring) -> bool:
+        """Load the encryption keys again, and the key that the store has kept; return whether
+        there are others now.
+        """
+        before, now = self.keys, self._clock()
+        self._read_at = now
+        if not keyring.is_fixed and not 0 <= now - self._ring_at < _RELOAD:
+            self._ring_at = now
+            keyring.load()
+        if not keyring.required and not self._former:
+            former = self._retrying(lambda: stored_keys(self._store.pointers))
+            if former is not None:
+                self._former, self._keys = former.keys, None
+        return self.keys.keys != before.keys
+
     def open(self, wire: str, resolve: Resolve) -> Ref[Any]:
         """Verify *wire* and return its reference; *resolve* is what its `Ref.get` calls.
 
         Raises:
             InvalidRef: *wire* isn't a reference of this app (counted).
+            KeyUnavailable: it is signed with an encryption key that this process doesn't have.
             StoreUnavailable: the store's key is needed to decide and can't be read.
         """
         try:
@@ -102,7 +152,7 @@ class SigningKeys:
             return keys.open(wire, resolve)
         except UnsupportedVersion:
             raise
-        except InvalidRef:
+        except (InvalidRef, KeyUnavailable):
             # Raises StoreUnavailable during an outage: the reference may be valid.
             if self.refresh(_REREAD_INTERVAL):
                 return self.keys.open(wire, resolve)
@@ -136,7 +186,10 @@ def stored_keys(pointers: PointerStore) -> Keys | None:
 
 def fingerprints(keys: Keys) -> list[str]:
     """Return fingerprints, which identify keys without revealing them."""
-    return [fingerprint(key) for key in keys.keys]
+    return [
+        *(f"{ENCRYPTION}{key_id}" for key_id in keys.ids),
+        *map(fingerprint, keys.keys[len(keys.ids) :]),
+    ]
 
 
 def _checked(key: bytes) -> Keys:

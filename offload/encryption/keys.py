@@ -192,6 +192,11 @@ class Keyring:
             self.load()
         raise missing_key(key_id, what, [key.id for key in self.keys])
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `keys` returns at once."""
+        return bool(self._keys)
+
     @cached_property
     def is_fixed(self) -> bool:
         """Whether all keys are given as text, so that none can be unavailable."""

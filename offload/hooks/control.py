@@ -17,7 +17,7 @@ from typing import Any
 from celery.app import utils
 from celery.utils.log import get_task_logger
 
-from offload.content.signing import keys_from_store
+from offload.content.signing import keys_from_store, stored_keys
 from offload.errors import OffloadError
 from offload.forks import guard_forks
 from offload.gc import sweep
@@ -66,6 +66,8 @@ _asking = threading.Lock()
 def _store_keys(runtime: Runtime) -> Keys | None:
     """Return the key kept in the store, which identifies the store; provision it if necessary.
 
+    With encryption keys, it isn't provisioned, as it would sign nothing.
+
     Return None if the store doesn't reply soon, as a worker's main process must not wait.
     """
     if not _asking.acquire(blocking=False):
@@ -75,7 +77,11 @@ def _store_keys(runtime: Runtime) -> Keys | None:
     def ask() -> None:
         try:
             with suppress(OffloadError):
-                found.append(keys_from_store(runtime.store.pointers))
+                pointers = runtime.store.pointers
+                if runtime.keyring is None:
+                    found.append(keys_from_store(pointers))
+                else:
+                    found.append(stored_keys(pointers) or Keys(()))
         finally:
             _asking.release()
 

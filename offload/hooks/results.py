@@ -26,7 +26,7 @@ from kombu.exceptions import DecodeError
 
 from offload.classes.policy import OFF
 from offload.content.holds import Hold, holder
-from offload.errors import InvalidRef, OffloadError, SerializationError
+from offload.errors import InvalidRef, KeyUnavailable, OffloadError, SerializationError
 from offload.hooks.celery_internals import (
     CALL_ERRBACKS,
     RESULT_META,
@@ -268,7 +268,7 @@ def _opened(runtime: Runtime, value: Any) -> Ref[Any] | None:
         return None
     try:
         return runtime.results_content.open(text)
-    except InvalidRef:
+    except (InvalidRef, KeyUnavailable):
         return None
 
 

@@ -445,10 +445,11 @@ def state_of(runtime: Runtime, keys: Keys | None = None) -> dict[str, Any]:
 def _key_state(runtime: Runtime, keys: Keys | None) -> dict[str, Any]:
     """Describe the keys of references by their fingerprints; the first key signs.
 
-    ``own`` says whether the keys come from ``offload_secret`` rather than from the store.
+    ``own`` says whether the keys come from ``offload_secret`` or the encryption keys, rather than
+    from the store.
     ``store`` is the fingerprint of the store's own key: "" if it has none, None if unknown.
     """
-    own = bool(runtime.settings.secret)
+    own = bool(runtime.settings.secret or runtime.settings.encryption_keys)
     known = runtime.content.signing.known if own else keys or runtime.content.signing.known
     return {
         "own": own,

@@ -28,11 +28,11 @@ from collections.abc import Iterable, Iterator
 
 __all__ = ("KEY_FORM", "expand", "key_of", "shorten")
 
-KEY_FORM = re.compile(r"[0-9a-f]{8}", re.ASCII)
+KEY_FORM = re.compile(r"[0-9a-fx][0-9a-f]{7}", re.ASCII)
 """A fingerprint, as in the wire text."""
 _WIRE = re.compile(  # exactly as `expand` writes it, so that nothing is lost
     r"offload:1\?d=b3:([0-9a-f]{64})&n=(0|[1-9][0-9]{0,17})&s=([!-%'-~]*)&t=([!-%'-~]*)"
-    r"&c=(0|[1-9][0-9]{0,9})&u=(0|[1-9][0-9]{0,10})&k=([0-9a-f]{8})&m=([0-9a-f]{32})"
+    r"&c=(0|[1-9][0-9]{0,9})&u=(0|[1-9][0-9]{0,10})&k=([0-9a-fx][0-9a-f]{7})&m=([0-9a-f]{32})"
 )
 _SHORT = re.compile(r"[\w-]{72,760}", re.ASCII)
 # The order is part of the form: append, and write a newer version of the note.

@@ -193,14 +193,15 @@ def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
     reporting = [worker for worker in workers if worker.mapping("references")]
     kinds = _groups(reporting, lambda worker: worker.mapping("references").get("own") is True)
     remedy = (
-        "set offload_secret to the same on all; to change it, list the new secret last on all, and "
-        "then first"
+        "set offload_secret to the same on all (or offload_encryption_keys, from which keys are "
+        "derived); to change it, list the new one last on all, and then first"
     )
     if len(kinds) > 1:
         yield Finding(
             "error",
-            f"references are signed with offload_secret by {_names(kinds['true'])}, and with the "
-            f"store's key by {_names(kinds['false'])}: each refuses the other's (InvalidRef)",
+            "references are signed with offload_secret, or with a key derived from "
+            f"offload_encryption_keys, by {_names(kinds['true'])}, and with the store's key by "
+            f"{_names(kinds['false'])}: each refuses the other's (InvalidRef)",
             remedy,
         )
         return
@@ -213,7 +214,7 @@ def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 f"references signed by {_names(signers)} are refused by {_names(others)}: their "
-                "offload_secret differs",
+                "offload_secret, or offload_encryption_keys, differ",
                 remedy,
             )
 
