@@ -193,7 +193,12 @@ def _describe(total: Figures) -> dict[str, str]:
         "bytes": f"{size('bytes_offloaded')} kept out of messages and results, "
         f"{size('bytes_uploaded')} uploaded ({dedup} deduplication), {size('bytes_stored')} stored",
         "fetched": f"{number('values_fetched')} values, {size('bytes_fetched')}; node cache: "
-        f"{number('cache_hits')} hits ({hits}), {size('cache_bytes')}",
+        f"{number('cache_hits')} hits ({hits}), {size('cache_bytes')}"
+        + (
+            f"; put there when stored: {size('cache_written_bytes')}"
+            if total["cache_written"]
+            else ""
+        ),
         "errors": f"{errors}; retried: {number('store_retries')} store calls, "
         f"{number('task_retries')} tasks; refused: {number('refs_refused')} references",
     }

@@ -16,6 +16,7 @@ from offload.content.holds import Hold, Holds
 from offload.content.manifest import Packed, pack
 from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
+from offload.content.through import WriteThrough
 from offload.digest import Buffer, Digest
 from offload.errors import StoreUnavailable, ValueTooLarge
 from offload.metrics.counters import SIZES, Counters
@@ -46,6 +47,7 @@ class Writer:
 
     Args:
         resolve: what the `Ref.get` of new references calls.
+        through: puts large values that are stored into the node cache, too.
         clock: returns seconds since 1970.
     """
 
@@ -59,6 +61,7 @@ class Writer:
         signing: SigningKeys,
         holds: Holds,
         resolve: Resolve,
+        through: WriteThrough,
         retrying: Retrying,
         clock: Callable[[], float],
     ) -> None:
@@ -69,6 +72,7 @@ class Writer:
         self._signing = signing
         self._holds = holds
         self._resolve = resolve
+        self._through = through
         self._retrying = retrying
         self._clock = clock
         self._blob_limit = chunk_size_of(store)
@@ -153,7 +157,7 @@ class Writer:
             packed = pack(payload, limit=self._blob_limit)
         ttl = self._holds.store_ttl(hold)
         digests = packed.digests
-        with self._counters.timed("upload"):
+        with self._through.writing(packed, payload.size), self._counters.timed("upload"):
             missing = self._retrying(lambda: self._store.blobs.hold(digests, ttl, hold.holder))
             if missing:
                 self._upload(packed, missing, ttl, payload.size)
@@ -183,8 +187,9 @@ class Writer:
             missing = self._retrying(lambda: self._store.blobs.hold(every, ttl, hold.holder))
             for payload, each in zip(payloads, packed, strict=True):
                 own = missing.intersection(each.digests)
-                if own:
-                    self._upload(each, own, ttl, payload.size)
+                with self._through.writing(each, payload.size):
+                    if own:
+                        self._upload(each, own, ttl, payload.size)
                     missing -= own
                 deduplicated = each.deduplicated(payload.size, own)
                 self._counters.offloaded(payload.size, deduplicated, whole=not own)

@@ -13,6 +13,7 @@ from offload.content.holds import Holds
 from offload.content.put import Writer
 from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
+from offload.content.through import WriteThrough
 from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.serializers.choose import Registry
@@ -42,6 +43,7 @@ class ContentStore:
         signing: the keys of references.
         counters: count what happens in this process.
         retrying: repeats calls while the store is unavailable.
+        cache: the node cache; None if there is none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ContentStore:
         )
         known = KnownBlobs()
         self.store = store
+        self.cache = cache
         self.counters = counters
         self.serializers = serializers
         self.now = clock
@@ -84,6 +87,7 @@ class ContentStore:
             signing=self.signing,
             holds=self.holds,
             resolve=self.reader.get,
+            through=WriteThrough(cache, counters, settings.cache_write),
             retrying=retrying,
             clock=clock,
         )

@@ -75,6 +75,7 @@ def install() -> None:
     signals.worker_process_init.connect(
         _check_in_process, weak=False, dispatch_uid="offload-tracers"
     )
+    signals.worker_shutdown.connect(_stopped, weak=False, dispatch_uid="offload-worker")
     before = trace.build_tracer
     patch(trace, _NAME, _guarding)
     consumer = sys.modules.get("celery.worker.consumer.consumer")
@@ -147,6 +148,12 @@ def _check_in_process(**_more: Any) -> None:
         check_tracers(app)
 
 
+def _stopped(sender: Any = None, **_more: Any) -> None:
+    runtime = getattr(getattr(sender, "app", None), "_offload", None)
+    if runtime is not None:
+        runtime.stop_worker()
+
+
 class CheckConfiguration(Step):
     """Startup step that stops a worker that couldn't read the values of its tasks."""
 
@@ -163,6 +170,7 @@ class CheckConfiguration(Step):
             runtime.check_task(task.name)
             guard(runtime, task)
             runtime.part(Memos).prepare(task)
+        runtime.start_worker()
         super().__init__(parent, **_options)
 
 

@@ -11,7 +11,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import cached_property
@@ -90,6 +90,7 @@ class Runtime:
         self._app: Celery | None = None
         self._contents: tuple[int, ContentStore, ContentStore] | None = None
         self._store: Store | None = None
+        self._is_worker = False
         self._no_call = TaskOptions()
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
@@ -268,6 +269,8 @@ class Runtime:
         """Create this process's content stores: a fork must not inherit locks and caches."""
         conf = self.app.conf
         cache = open_cache(self.store.url, self.settings, self.counters)
+        if cache is not None and self._is_worker:
+            cache.occupy()
         content = results = self._content(conf.accept_content, cache)
         if conf.result_accept_content not in (None, conf.accept_content):
             results = self._content(conf.result_accept_content, cache)
@@ -282,6 +285,22 @@ class Runtime:
             self.counters,
             cache=cache,
         )
+
+    def start_worker(self) -> None:
+        """Mark the node cache as used, from now on also by processes forked from this one."""
+        self._is_worker = True
+        if self.settings.mode != "observe":
+            with suppress(ConfigurationError):  # without a store, there is nothing to cache
+                cache = self.content.cache
+                if cache is not None:
+                    cache.occupy()
+
+    def stop_worker(self) -> None:
+        """Remove this process's mark on the node cache."""
+        self._is_worker = False
+        cache = None if self._contents is None else self._contents[1].cache
+        if cache is not None:
+            cache.vacate()
 
     @cached_property
     def recorder(self) -> Recorder:

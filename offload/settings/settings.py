@@ -32,6 +32,7 @@ _ENCRYPTIONS = ("optional", "required")
 _COMPRESSIONS = ("auto", "zstd", "none")
 _CACHES = ("auto", "off")
 _PREFETCHES = ("auto", "on", "off")
+_CACHE_WRITES = ("auto", "on", "off")
 _VERIFICATIONS = ("none", "entry", "always")
 _CODES = ("off", "signed", "trusted")
 _MIN_SECRET = 16  # characters
@@ -181,6 +182,8 @@ class NodeCacheSettings:
         cache: folder that keeps large values from a remote store for all processes of a
             machine; ``auto`` is one in ``/dev/shm``; ``off``.
         cache_size: most bytes in it; see `offload.content.cache.folder.Folder`.
+        cache_write: whether a process also puts large values into the node cache when it stores
+            them: ``auto`` if a worker of the machine uses that cache; ``on``; ``off``.
         prefetch: whether a worker fetches large values into the node cache for tasks that
             wait in it: ``auto`` in prefork workers; ``on`` in every pool; ``off``.
         verify: when cached files are verified, in addition to all that is read from a store:
@@ -189,6 +192,7 @@ class NodeCacheSettings:
 
     cache: str = "auto"
     cache_size: int = 1024**3
+    cache_write: str = "auto"
     prefetch: str = "auto"
     verify: str = "entry"
 
@@ -200,6 +204,7 @@ class NodeCacheSettings:
         ):
             refuse("offload_cache", self.cache, "'auto', 'off' or the absolute path of a folder")
         check_whole("offload_cache_size", self.cache_size)
+        check_choice("offload_cache_write", self.cache_write, _CACHE_WRITES)
         check_choice("offload_prefetch", self.prefetch, _PREFETCHES)
         check_choice("offload_verify", self.verify, _VERIFICATIONS)
 

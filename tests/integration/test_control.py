@@ -59,5 +59,5 @@ def test_a_worker_reports_its_settings_and_cache(config, tmp_path):
     assert report["settings"]["code"] == "signed"
     assert report["cache"]["values"] == 1
     assert report["cache"]["bytes"] >= 2 << 20
-    assert report["counters"]["values_fetched"] == 1
+    assert report["counters"]["cache_hits"] == 1
     assert "secret" not in done.stdout

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,12 +32,13 @@ from offload.errors import IntegrityError
 if TYPE_CHECKING:
     from offload.content.cache.folder import Folder, PartialFile
 
-__all__ = ("CachedValue", "InFile", "InMemory", "body_start", "map_value")
+__all__ = ("CachedValue", "FileWriter", "InFile", "InMemory", "body_start", "map_value")
 
 _MAGIC = b"OFFCACH1"
 _PREFIX = struct.Struct("<8sQ16s")
 _ROOT = ALIGNMENT
 _PAGE = 4096
+_PARTS = 512  # written by one system call; POSIX lets a system refuse more than 1,024
 
 
 def body_start(root_size: int) -> int:
@@ -136,11 +137,53 @@ class InMemory:
         return self._body
 
 
+class FileWriter:
+    """Writes a value to a cache file: its root, then its body from front to back.
+
+    Uses system calls, not a mapping, so that a full disk is an error instead of a SIGBUS.
+
+    Attributes:
+        start: offset of the body in the file.
+        filled: bytes of the body written so far.
+    """
+
+    def __init__(self, folder: Folder, part: PartialFile, root: Sequence[Buffer]) -> None:
+        size = sum(map(len, root))
+        self._folder = folder
+        self._part = part
+        self.start = body_start(size)
+        self.filled = 0
+        self._write([_PREFIX.pack(_MAGIC, size, boot())], 0)
+        self._write(root, _ROOT)
+
+    def append(self, parts: Sequence[Buffer]) -> None:
+        """Append *parts* to the body. Raises OSError if the disk is full."""
+        self._write(parts, self.start + self.filled)
+        self.filled += sum(map(len, parts))
+
+    def finish(self) -> None:
+        """Give the file its final name; everything must have been written."""
+        self._folder.finish(self._part)
+
+    def _write(self, parts: Sequence[Buffer], offset: int) -> None:
+        for at in range(0, len(parts), _PARTS):
+            rest = [memoryview(part) for part in parts[at : at + _PARTS]]
+            while rest:
+                if len(rest) == 1:
+                    count = os.pwrite(self._part.fd, rest[0], offset)
+                else:
+                    count = os.pwritev(self._part.fd, rest, offset)
+                offset += count
+                while rest and count >= len(rest[0]):
+                    count -= len(rest.pop(0))
+                if count:
+                    rest[0] = rest[0][count:]
+
+
 class InFile:
     """Assembles a value in a cache file; in memory after that fails.
 
-    Writes by system calls, not through a mapping, so that a full disk is an error instead of a
-    SIGBUS. *on_failure* is called with that error.
+    *on_failure* is called with the error.
     """
 
     def __init__(
@@ -151,15 +194,11 @@ class InFile:
         manifest: Manifest,
         on_failure: Callable[[OSError], None],
     ) -> None:
-        self._folder = folder
         self._part = part
         self._manifest = manifest
         self._on_failure = on_failure
-        self._start = body_start(len(root))
-        self._filled = 0
         self._memory: InMemory | None = None
-        self._write(_PREFIX.pack(_MAGIC, len(root), boot()), 0)
-        self._write(root, _ROOT)
+        self._file = FileWriter(folder, part, [root])
 
     def decode(self, stored: Buffer, size: int, where: str) -> memoryview:
         """See `InMemory.decode`."""
@@ -174,8 +213,7 @@ class InFile:
         """See `InMemory.keep`."""
         if self._memory is None:
             try:
-                self._write(plain, self._start + self._filled)
-                self._filled += len(plain)
+                self._file.append([plain])
                 return
             except OSError as exc:
                 self._memory = self._moved_to_memory(exc)
@@ -184,11 +222,11 @@ class InFile:
     def body(self) -> memoryview:
         """Give the file its final name, and return the body mapped from it."""
         if self._memory is None:
-            length = self._start + self._manifest.body_size
+            start = self._file.start
             try:
-                mapped = map_file(self._part.fd, length)
-                self._folder.finish(self._part)
-                return mapped[self._start :]
+                mapped = map_file(self._part.fd, start + self._manifest.body_size)
+                self._file.finish()
+                return mapped[start:]
             except (OSError, ValueError) as exc:
                 self._memory = self._moved_to_memory(OSError(*exc.args))
         return self._memory.body()
@@ -196,19 +234,13 @@ class InFile:
     def _moved_to_memory(self, exc: OSError) -> InMemory:
         """Return the chunks written so far, read back into memory."""
         memory = InMemory(self._manifest)
-        copied = 0
-        while copied < self._filled:
-            size = min(CHUNK, self._filled - copied)
-            piece = os.pread(self._part.fd, size, self._start + copied)
+        copied, filled = 0, self._file.filled
+        while copied < filled:
+            size = min(CHUNK, filled - copied)
+            piece = os.pread(self._part.fd, size, self._file.start + copied)
             if not piece:
                 raise IntegrityError("a cache file became shorter while it was written") from exc
             memory.keep(memoryview(piece))
             copied += len(piece)
         self._on_failure(exc)
         return memory
-
-    def _write(self, content: Buffer, offset: int) -> None:
-        rest = memoryview(content)
-        while rest:
-            count = os.pwrite(self._part.fd, rest, offset)
-            rest, offset = rest[count:], offset + count

@@ -6,6 +6,8 @@
     b3-1f0c….part   a value being written by the process that holds its flock; at its full size
                     from the start, which reserves the space
     lock            is held while space is reserved
+    worker-0, …     locked by processes of workers, one each, so that publishers know whether
+                    values written here may be read
 
 flock(2) ends with its holder, so a killed process blocks no other, and a file it left behind is
 unlocked.
@@ -22,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +36,8 @@ __all__ = ("FileLock", "Folder", "PartialFile", "available_memory", "is_tmpfs", 
 _PART = ".part"
 _PREFIX = "b3-"
 _LOCK = "lock"
+_WORKER = "worker-"
+_MOST_WORKERS = 1024
 _LOCK_WAIT = 1.0  # seconds for others to reserve space, which takes milliseconds
 _SPARE = 16  # one in so many bytes of the file system stays free
 
@@ -108,6 +113,8 @@ class Folder:
         self._shared = shared
         self._unused = unused
         self._sleep = sleep
+        self._is_used_here = False
+        self._mark: FileLock | None = None
 
     def check(self) -> None:
         """Create the folder if it is missing.
@@ -120,6 +127,11 @@ class Folder:
             with suppress(FileExistsError):
                 self.path.mkdir(mode=0o700)
             found = self.path.lstat()
+        self._check_access(found)
+        if self._is_used_here:
+            self._keep_mark()
+
+    def _check_access(self, found: os.stat_result) -> None:
         if not stat.S_ISDIR(found.st_mode):
             self._refuse(
                 "it is not a folder" if not stat.S_ISLNK(found.st_mode) else "it is a link"
@@ -134,6 +146,61 @@ class Folder:
 
     def _refuse(self, why: str) -> None:
         raise ConfigurationError(f"offload_cache: the folder {self.path} is refused: {why}")
+
+    # -- whether workers read values here
+
+    def occupy(self) -> None:
+        """Mark the folder as used by a worker, until `vacate` or the end of this process."""
+        self._is_used_here = True
+        self.check()
+
+    def vacate(self) -> None:
+        """Remove this process's mark."""
+        self._is_used_here = False
+        mark, self._mark = self._mark, None
+        if mark is not None:
+            mark.release()
+
+    def is_used(self) -> bool:
+        """Return whether a worker of this machine uses the folder. Creates nothing.
+
+        Raises OSError and ConfigurationError if the folder can't be used by this process.
+        """
+        try:
+            self._check_access(self.path.lstat())
+        except FileNotFoundError:
+            return False
+        for number in range(_MOST_WORKERS):
+            with _forking:
+                try:
+                    fd = os.open(self._worker(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    return False
+                try:
+                    # Processes that ask at the same time don't exclude each other. A worker that
+                    # starts right now takes the next number instead.
+                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+                finally:
+                    os.close(fd)
+        return False
+
+    def _keep_mark(self) -> None:
+        """Lock a file of one's own, again if it was removed."""
+        with _forking:
+            mark = self._mark
+            if mark is not None and mark.fd >= 0 and mark.path.exists():
+                return
+            if mark is not None:
+                mark.release()
+            free = map(self._take, map(self._worker, range(_MOST_WORKERS)), repeat(FileLock))
+            self._mark = next(filter(None, free), None)
+
+    def _worker(self, number: int) -> Path:
+        return self.path / f"{_WORKER}{number}"
+
+    # -- space in general
 
     def limit(self) -> int:
         """Return the most bytes of all files together."""
@@ -170,6 +237,14 @@ class Folder:
         raise IntegrityError(
             f"{path} is not private to this user (user {found.st_uid}, mode {found.st_mode:o})"
         )
+
+    def touch(self, digest: Digest) -> bool:
+        """Note that a complete file is used now; return False if there is none."""
+        try:
+            os.utime(self._path(digest), follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def remove(self, digest: Digest) -> None:
         """Remove a complete file; existing mappings of it stay valid."""

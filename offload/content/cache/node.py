@@ -17,8 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from offload.content.cache.file import CachedValue, InFile, InMemory, body_start, map_value
-from offload.content.manifest import Manifest
+from offload.content.cache.file import (
+    CachedValue,
+    FileWriter,
+    InFile,
+    InMemory,
+    body_start,
+    map_value,
+)
+from offload.content.manifest import Manifest, Packed
 from offload.digest import Buffer, Digest
 from offload.errors import ConfigurationError, IntegrityError
 from offload.metrics.counters import Counters
@@ -122,7 +129,10 @@ class NodeCache:
             if fill.found is not None:
                 fill.release()
                 return
-            if fill.part is not None or not wait:
+            if fill.part is not None:
+                return
+            if not wait:
+                fill.is_busy = True
                 return
             before, progress = progress, self.folder.progress(digest)
             # A different file means that a different process tries, which is not progress.
@@ -133,6 +143,17 @@ class NodeCache:
                 return
             self._sleep(pause)
             pause = min(pause * 1.5, longest)
+
+    def occupy(self) -> None:
+        """Let publishers on this machine know that a worker uses the cache, until `vacate`."""
+        try:
+            self.folder.occupy()
+        except (OSError, ConfigurationError) as exc:
+            self.log_unusable(exc)
+
+    def vacate(self) -> None:
+        """See `occupy`."""
+        self.folder.vacate()
 
     def prefetch_limit(self) -> int:
         """Return the bytes of values that may be fetched before a task asks for them."""
@@ -211,11 +232,13 @@ class CacheFill:
     Attributes:
         found: the value, if it was cached.
         part: the file to fill, if it was not; None if there can be none.
+        is_busy: whether another process or thread fills it, and wasn't waited for.
     """
 
     cache: NodeCache
     found: CachedValue | None = None
     part: PartialFile | None = None
+    is_busy: bool = False
 
     def assembly(self, root: Buffer, manifest: Manifest) -> Assembly:
         """Return where to assemble the value: a cache file, or private memory."""
@@ -232,19 +255,37 @@ class CacheFill:
         """
         return self._file(root, manifest, self._reraise)
 
+    def writer(self, packed: Packed) -> FileWriter | None:
+        """Return a writer of the file of a value that this process has; None if it has no room.
+
+        Its root is written. If space runs out later, writing raises OSError.
+        """
+        body = sum(chunk.size for chunk, _ in packed.chunks)
+        part = self._reserved(sum(map(len, packed.root)), body)
+        return None if part is None else FileWriter(self.cache.folder, part, packed.root)
+
     def _file(
         self, root: Buffer, manifest: Manifest, on_failure: Callable[[OSError], None]
     ) -> InFile | None:
-        part, folder = self.part, self.cache.folder
+        part = self._reserved(len(root), manifest.body_size)
         if part is not None:
             try:
-                fits, evicted = folder.reserve(part, body_start(len(root)) + manifest.body_size)
-                self.cache.count_evicted(evicted)
-                if fits:
-                    return InFile(folder, part, root, manifest, on_failure)
-            except (OSError, ConfigurationError) as exc:
+                return InFile(self.cache.folder, part, root, manifest, on_failure)
+            except OSError as exc:
                 self.cache.log_unusable(exc)
         return None
+
+    def _reserved(self, root: int, body: int) -> PartialFile | None:
+        """Return the file to fill, with space for these bytes; None if there is none."""
+        if self.part is None:
+            return None
+        try:
+            fits, evicted = self.cache.folder.reserve(self.part, body_start(root) + body)
+        except (OSError, ConfigurationError) as exc:
+            self.cache.log_unusable(exc)
+            return None
+        self.cache.count_evicted(evicted)
+        return self.part if fits else None
 
     def _failed(self, exc: OSError | None) -> None:
         if exc is not None:
