@@ -14,7 +14,7 @@ BOOTSTRAP := $(PYTHON) tools/bootstrap.py --venv $(VENV) $(EXACT)
 PROCESSES := $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-all lint format bench constraints clean
+.PHONY: help demo test test-newest test-all lint format bench constraints release-check clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; \
@@ -55,6 +55,10 @@ bench: ## Run the benchmarks
 
 constraints: ## Write the newest versions of all dependencies to constraints.txt
 	@$(PYTHON) tools/constraints.py
+
+release-check: ## Build wheel, sdist, and SBOM in dist/, and check them
+	@$(BOOTSTRAP) --venv .venvs/release release
+	@.venvs/release/bin/python tools/release_check.py $(ARGS)
 
 clean: ## Remove everything that these commands created
 	rm -rf $(VENV) .venvs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -1,9 +1,10 @@
 """Run the fast tests on each supported Python found, and on other dependency versions.
 
-    python tools/test_all.py [3.10 3.12 lowest newest] [-- pytest arguments]
+    python tools/test_all.py [3.10 3.12 lowest newest celery-5.4] [-- pytest arguments]
 
 A Python gets the versions in constraints.txt; `lowest` installs the lowest versions that
-pyproject.toml allows, `newest` the newest available ones.
+pyproject.toml allows, `newest` the newest available ones, and `celery-5.4` the newest available
+ones with the last Celery 5.4. Without arguments, it tests each Python and `lowest`.
 
 Fast tests use no real servers and workers (`make test` runs the others, on one Python). A small run
 of the demo checks in each environment that Celery works with real workers, too. Environments are
@@ -24,7 +25,8 @@ import bootstrap
 
 ROOT = bootstrap.ROOT
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
-OTHER = ("lowest", "newest")
+CELERY = tuple(f"celery-5.{minor}" for minor in range(3, 8))
+OTHER = ("lowest", "newest", *CELERY)
 FAST = "not server and not integration"
 
 
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
     outcome: dict[str, str] = {}
     failed = False
     for name in wanted:
-        interpreter = sys.executable if name == "newest" else found.get(name, oldest)
+        interpreter = found.get(name, oldest if name == "lowest" else sys.executable)
         if interpreter is None:
             outcome[name] = "not found here"
             continue
@@ -89,7 +91,9 @@ def environment(name: str, interpreter: str) -> Path:
     if name == "lowest":
         versions = ["-c", str(_lowest(uv, env, python, venv))]
     else:
-        versions = ["--upgrade"] if name == "newest" else bootstrap.uv_constraints()
+        versions = ["--upgrade"] if name in OTHER else bootstrap.uv_constraints()
+        if name in CELERY:
+            versions.append(name.replace("-", "==") + ".*")
     command = [
         *uv,
         "pip",
