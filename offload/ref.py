@@ -39,6 +39,7 @@ from urllib.parse import unquote_plus, urlencode
 from kombu.utils.json import register_type
 
 from offload.digest import Digest, parse_digest
+from offload.encryption.keys import Keyring
 from offload.errors import InvalidRef, KeyUnavailable, SerializationError, UnsupportedVersion
 from offload.text import human_size
 
@@ -300,11 +301,13 @@ class Keys:
         keys: 16 to 64 secret bytes each.
         secret: whether they come from ``offload_secret`` or encryption keys, not from the store.
         ids: of the encryption keys that the first of *keys* are derived from.
+        keyring: the encryption keys, which seal what is private in signed records; None without.
     """
 
     keys: Sequence[bytes] = field(repr=False)
     secret: bool = False
     ids: Sequence[str] = ()
+    keyring: Keyring | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:

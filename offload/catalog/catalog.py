@@ -145,7 +145,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
 
     def _request(self, name: Any, obj: Any, version: Any, metadata: Any) -> SaveRequest:
         name = check_name(name)
-        check_metadata(metadata)
+        check_metadata(metadata, encrypted=self._content().signing.keyring is not None)
         if not self.versioned:
             if version is not None:
                 raise ValueError("this catalog keeps one version of each object: give no version")

@@ -1,8 +1,9 @@
 """Journal: saves that wait on this machine until the store is available.
 
 An entry is a pointer ``journal/<number>`` in a store in files, written and flushed to disk after
-the content that it names. It is removed once the store has its record. Its random number is the
-record's: a process that was killed in between finds by it that the save is done.
+the content that it names, and encrypted if that is. It is removed once the store has its record.
+Its random number is the record's: a process that was killed in between finds by it that the save is
+done.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from offload.catalog.saving import OnConflict
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
 from offload.digest import Digest
+from offload.encryption.keys import ID_BYTES, missing_key
 from offload.errors import (
     BlobMissing,
     IntegrityError,
+    KeyUnavailable,
     OffloadError,
     StoreError,
     StoreUnavailable,
@@ -37,6 +40,8 @@ from offload.text import human_size
 
 __all__ = ("Entry", "Journal")
 
+_PURPOSE = "journal"  # of sealed entries, which get another name when they are refused
+_SEALED = b"\x02\x80"  # start of one, see `offload.encryption.sealing`
 _WAITING, _REFUSED = "journal/", "refused/"
 _FORMAT = 1
 _UPLOAD = 86400.0  # seconds of a hold on blobs that no record names yet
@@ -94,6 +99,7 @@ class Journal:
     ) -> None:
         self._store, self._content = content_in(folder / "queue", url, serializers, settings)
         self._pointers = self._store.pointers
+        self._keyring = self._content.signing.keyring
         self._limit = limit
 
     def __len__(self) -> int:
@@ -117,7 +123,7 @@ class Journal:
             ref = self._content.writer.put_payload(payload, hold=Hold(FOREVER))
             made = entry(ref)
             last = max(self._names(_WAITING) + self._names(_REFUSED), default=0)
-            self._pointers.swap(f"{_WAITING}{last + 1:012d}", None, _written(made))
+            self._pointers.swap(f"{_WAITING}{last + 1:012d}", None, self._written(made))
         return made
 
     def replay(
@@ -139,7 +145,7 @@ class Journal:
                     continue
                 label = pointer
                 try:
-                    entry = _read(pointer, value, self._store.url)
+                    entry = self._read(pointer, value)
                     label = entry.label
                     outcome = self._save(pointer, value, entry, remote, commit)
                 except OffloadError as exc:
@@ -173,7 +179,7 @@ class Journal:
             wanted = digests[:1] + [digest for digest in digests[1:] if digest in missing]
             remote.retrying(lambda: copy_blobs(self._store, remote.store, wanted, ttl, entry.size))
         if not entry.tried:
-            self._pointers.swap(pointer, value, _written(replace(entry, tried=True)))
+            self._pointers.swap(pointer, value, self._written(replace(entry, tried=True)))
         ref = remote.signing.keys.sign(
             digest=local.digest,
             data=None,
@@ -220,9 +226,9 @@ class Journal:
                 value = self._pointers.read(pointer)
                 if value is not None:
                     try:
-                        entry = _read(pointer, value, self._store.url)
+                        entry = self._read(pointer, value)
                         needed.update(self._content.holds.digests(self._ref(entry)))
-                    except (BlobMissing, IntegrityError):
+                    except (BlobMissing, IntegrityError, KeyUnavailable):
                         return  # what it needs isn't known
         found = {info.digest for info in self._store.blobs.scan()}
         self._store.blobs.delete(found - needed)
@@ -231,26 +237,40 @@ class Journal:
         """Return the numbers of entries, in order."""
         return sorted(int(name[len(folder) :]) for name in self._pointers.names(folder))
 
+    def _written(self, entry: Entry) -> bytes:
+        text = json.dumps({"format": _FORMAT, **asdict(entry)}, ensure_ascii=False)
+        written = f"{_checksum(text)} {text}".encode()
+        ring = self._keyring
+        return written if ring is None else _sealing().seal(written, ring.current, _PURPOSE, "")
 
-def _written(entry: Entry) -> bytes:
-    text = json.dumps({"format": _FORMAT, **asdict(entry)}, ensure_ascii=False)
-    return f"{_checksum(text)} {text}".encode()
+    def _read(self, pointer: str, value: bytes) -> Entry:
+        """Return the entry in *value*.
+
+        Raises IntegrityError, KeyUnavailable, UnsupportedVersion.
+        """
+        url = self._store.url
+        if self._keyring is not None:
+            value = _sealing().open_sealed(value, self._keyring, _PURPOSE, "")
+        elif value[: len(_SEALED)] == _SEALED:
+            raise missing_key(value[2 : 2 + ID_BYTES].hex(), f"{pointer} in {url}", [])
+        try:
+            checksum, _, text = value.decode().partition(" ")
+            data = json.loads(text)
+            if data.pop("format") > _FORMAT:
+                raise UnsupportedVersion(
+                    f"{pointer} in {url} was written by a newer offload: upgrade offload here"
+                )
+            if checksum == _checksum(text):
+                return Entry(**data)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            pass
+        raise IntegrityError(f"{pointer} in {url} was altered: it can't be saved", store=url)
 
 
-def _read(pointer: str, value: bytes, url: str) -> Entry:
-    """Return the entry in *value*; raises IntegrityError, UnsupportedVersion."""
-    try:
-        checksum, _, text = value.decode().partition(" ")
-        data = json.loads(text)
-        if data.pop("format") > _FORMAT:
-            raise UnsupportedVersion(
-                f"{pointer} in {url} was written by a newer offload: upgrade offload here"
-            )
-        if checksum == _checksum(text):
-            return Entry(**data)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        pass
-    raise IntegrityError(f"{pointer} in {url} was altered: it can't be saved", store=url)
+def _sealing() -> Any:
+    from offload.encryption import sealing  # needs the package cryptography
+
+    return sealing
 
 
 def _checksum(text: str) -> str:

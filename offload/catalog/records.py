@@ -3,6 +3,9 @@
 Each value is ``<mac> <JSON>``. The MAC, under the keys of references, covers the pointer's name and
 the JSON. So nothing that was altered, or copied from another pointer, is used.
 
+With encryption keys, author and metadata are encrypted inside of the JSON. The rest isn't: sweeps
+need no key to know what records name, and names are in pointers, too.
+
 A *record* is a version's commit point: its pointer is set last, and in one step. A *name's state*
 lists the keys of its versions, and its tags. It is written before the records that it lists, so
 it may list versions that don't exist (yet), but misses none.
@@ -14,6 +17,7 @@ import hmac
 import json
 import math
 import secrets
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -21,6 +25,7 @@ from typing import Any
 
 from offload.catalog.names import DEFAULT, Place, encode, object_of, version_key
 from offload.digest import Digest
+from offload.encryption.keys import ID_BYTES, missing_key
 from offload.errors import CatalogError, IntegrityError, UnsupportedVersion
 from offload.ref import Keys
 from offload.stores.checks import MAX_POINTER
@@ -42,10 +47,15 @@ __all__ = (
 )
 
 FORMAT = 1
-"""Format of records and states that this version of offload writes, and the greatest it reads."""
+"""Format of records and states that this version of offload writes."""
+_SEALED = 2  # format of encrypted records, and the greatest that is read
 MAX_METADATA = 60_000
 """Bytes of a version's metadata at most, as JSON."""
+MAX_ENCRYPTED = MAX_METADATA * 3 // 4 - 1000
+"""The same with encryption keys, as base64 is longer."""
 
+_PURPOSE = "catalog"  # of sealed parts
+_COMPACT: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
 _MAC = 32  # hexadecimal digits
 _SETTLED = 3600.0  # seconds after which no saver may still write a record that it announced
 _DEPTH = 50
@@ -120,19 +130,23 @@ def new_nonce() -> str:
     return secrets.token_hex(6)
 
 
-def check_metadata(metadata: Any) -> Any:
-    """Return *metadata*; raises ValueError unless it is JSON of at most `MAX_METADATA` bytes."""
+def check_metadata(metadata: Any, *, encrypted: bool = False) -> Any:
+    """Return *metadata*; raises ValueError unless it is JSON of at most `MAX_METADATA` bytes, or
+    `MAX_ENCRYPTED`.
+    """
+    limit = MAX_ENCRYPTED if encrypted else MAX_METADATA
     try:
         text = json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         size = len(text.encode())
-        same = size > MAX_METADATA or json.loads(text) == metadata
+        same = size > limit or json.loads(text) == metadata
     except (TypeError, ValueError, RecursionError) as exc:
         raise ValueError(
             f"metadata must be JSON: dicts with text as keys, lists, texts, finite numbers, True, "
             f"False, and None ({type(exc).__name__})"
         ) from None
-    if size > MAX_METADATA:
-        raise ValueError(f"metadata takes at most {MAX_METADATA} bytes as JSON, not {size}")
+    if size > limit:
+        where = ", if it is encrypted" if encrypted else ""
+        raise ValueError(f"metadata takes at most {limit} bytes as JSON{where}, not {size}")
     if not same or _is_deep(metadata):
         raise ValueError(
             "metadata must be JSON that reads back the same: dicts with text as keys (no other "
@@ -148,22 +162,52 @@ def _is_deep(value: Any, depth: int = 0) -> bool:
 
 def write_record(record: Record, pointer: str, keys: Keys) -> bytes:
     """Return the value of the record's *pointer*."""
-    return seal(
-        pointer,
-        {
-            "format": FORMAT,
-            "ref": record.ref,
-            "version": record.version,
-            "type": record.type,
-            "size": record.size,
-            "digest": record.digest,
-            "created": record.created,
-            "author": record.author,
-            "metadata": record.metadata,
-            "nonce": record.nonce,
-        },
-        keys,
-    )
+    data: dict[str, Any] = {
+        "format": FORMAT,
+        "ref": record.ref,
+        "version": record.version,
+        "type": record.type,
+        "size": record.size,
+        "digest": record.digest,
+        "created": record.created,
+        "author": record.author,
+        "metadata": record.metadata,
+        "nonce": record.nonce,
+    }
+    if keys.keyring is not None:
+        private = json.dumps([record.author, data.pop("metadata")], **_COMPACT)
+        content = private.encode("utf-8", "surrogatepass")
+        sealed = _sealing().seal(content, keys.keyring.current, _PURPOSE, pointer)
+        data.update(format=_SEALED, author="", sealed=b64encode(sealed).decode())
+    return seal(pointer, data, keys)
+
+
+def _open_sealed(pointer: str, data: dict[str, Any], keys: Keys) -> None:
+    """Decrypt what is private in the *data* of a record; raises as `read_record` does."""
+    text, ring = data.pop("sealed", None), keys.keyring
+    if text is None:
+        if ring is not None and ring.required:
+            raise IntegrityError(
+                f"{_shown(pointer)} isn't encrypted, and offload_encryption is 'required': save it "
+                "again, or unset 'required'",
+                argument=_shown(pointer),
+            )
+        return
+    try:
+        sealed = b64decode(text, validate=True)
+        if ring is None:
+            raise missing_key(sealed[2 : 2 + ID_BYTES].hex(), _shown(pointer), [])
+        private = _sealing().open_sealed(sealed, ring, _PURPOSE, pointer)
+        author, metadata = json.loads(private.decode("utf-8", "surrogatepass"))
+        data.update(author=author, metadata=metadata)
+    except (ValueError, TypeError) as exc:
+        raise _altered(pointer) from exc
+
+
+def _sealing() -> Any:
+    from offload.encryption import sealing  # needs the package cryptography
+
+    return sealing
 
 
 def read_record(
@@ -177,10 +221,15 @@ def read_record(
 
     Raises:
         UnsupportedVersion: a newer offload wrote it.
+        KeyUnavailable: it is encrypted with a key that this process doesn't have.
         IntegrityError: it was altered, or belongs to another store or secret.
+
+    Without *keys*, an encrypted record has no author and no metadata.
     """
     place = place or object_of(pointer)
     data = unseal(pointer, value, keys)
+    if keys is not None:
+        _open_sealed(pointer, data, keys)
     kinds = {"ref": str, "version": str, "type": str, "author": str, "nonce": str, "size": int}
     if (
         place is None
@@ -307,7 +356,7 @@ def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:
 
 def seal(pointer: str, data: Mapping[str, Any], keys: Keys) -> bytes:
     """Return *data* as a value that only *pointer* may have, signed with the first key."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(data, **_COMPACT)
     return f"{_mac(keys.keys[0], pointer, text)} {text}".encode()
 
 
@@ -319,13 +368,13 @@ def unseal(pointer: str, value: bytes, keys: Keys | None) -> dict[str, Any]:
         found = data["format"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         raise _altered(pointer) from None
-    if type(found) is int and found > FORMAT:
+    if type(found) is int and found > _SEALED:
         raise UnsupportedVersion(
             f"{_shown(pointer)} was written by a newer offload, in format {found}; this one reads "
-            f"up to {FORMAT}: upgrade offload here",
+            f"up to {_SEALED}: upgrade offload here",
             argument=_shown(pointer),
         )
-    if found != FORMAT or (
+    if found not in (FORMAT, _SEALED) or (
         keys is not None
         and not any(
             hmac.compare_digest(_mac(key, pointer, text).encode(), mac.encode())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from blake3 import blake3
@@ -40,6 +41,9 @@ class SigningKeys:
             keeps.
         clock: returns seconds since 1970.
         keyring: the encryption keys; None if there are none.
+
+    Attributes:
+        keyring: as given. It also seals what is private in signed records.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class SigningKeys:
     ) -> None:
         self._store = store
         self._secret = secret
+        self.keyring = keyring
         self._keyring = None if secret else keyring
         self._counters = counters
         self._retrying = retrying
@@ -73,7 +78,8 @@ class SigningKeys:
             return self._derived(self._keyring)
         if self._keys is None:
             if self._secret:
-                self._keys = keys_from_secrets(self._secret)
+                keys = keys_from_secrets(self._secret)
+                self._keys = replace(keys, keyring=self.keyring)
             else:
                 self._keys = self._retrying(lambda: keys_from_store(self._store.pointers))
                 self._read_at = self._clock()
@@ -84,7 +90,8 @@ class SigningKeys:
         if self._keys is None or ring is not self._ring:
             derived = [key.derive(_PURPOSE) for key in ring]
             ids = [key.id for key in ring]
-            self._keys, self._ring = Keys([*derived, *self._former], True, ids), ring
+            self._keys = Keys([*derived, *self._former], True, ids, keyring)
+            self._ring = ring
         return self._keys
 
     @property

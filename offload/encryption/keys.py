@@ -29,7 +29,7 @@ from offload.digest import Buffer, Digest, digest_of
 from offload.errors import ConfigurationError, KeyUnavailable
 from offload.settings import RetryPolicy
 
-__all__ = ("EncryptionKey", "KeySource", "Keyring", "expand", "parse_key")
+__all__ = ("EncryptionKey", "KeySource", "Keyring", "expand", "missing_key", "parse_key")
 
 KeySource = Union[str, "os.PathLike[str]", Callable[[], Union[str, bytes]]]
 
