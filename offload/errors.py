@@ -10,6 +10,7 @@
     │   └── SerializerNotAccepted   (kombu.exceptions.ContentDisallowed)
     ├── InvalidRef
     │   └── UnsupportedVersion
+    ├── FailureTruncated
     ├── CatalogError
     │   ├── ObjectNotFound          (KeyError, FileNotFoundError)
     │   ├── VersionConflict         (ValueError)
@@ -48,6 +49,7 @@ __all__ = (
     "CodeRefused",
     "ConfigurationError",
     "DeserializationError",
+    "FailureTruncated",
     "IntegrityError",
     "InvalidRef",
     "KeyUnavailable",
@@ -130,6 +132,13 @@ class InvalidRef(OffloadError):
 
 class UnsupportedVersion(InvalidRef):
     """A message or record was written by a newer version of offload, which this one can't read."""
+
+
+class FailureTruncated(OffloadError):
+    """A task's own error is incomplete: it couldn't be stored, or can't be read.
+
+    Never raised: it is the ``__cause__`` of the task's error.
+    """
 
 
 class CatalogError(OffloadError):

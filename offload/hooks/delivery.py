@@ -91,6 +91,7 @@ class Delivery:
 
     Attributes:
         task: the task instance.
+        task_id: the id of the call.
         args, kwargs: the arguments that the task is called with.
         bound: ``args`` and ``kwargs`` with references in place of their values; None if the message
             has none.
@@ -108,6 +109,10 @@ class Delivery:
         since: when the chord started that the task belongs to or leads to.
         parts_are_held: whether the chord's body may be the holder of parts of that chord.
         known: the references of values that user code may publish again, and of the result.
+        stores_result: whether the result backend is storing the task's result.
+        state: the reference of the state that is stored now if it is large and will be replaced,
+            and its holder.
+        failure: the exception that was stored last, and what replaces it in the result backend.
     """
 
     def __init__(self, runtime: Runtime, task: Any, task_id: Any) -> None:
@@ -127,10 +132,13 @@ class Delivery:
         self.since: float | None = None
         self.parts_are_held = False
         self.known = KnownRefs()
+        self.stores_result = False
+        self.state: tuple[Ref[Any], str] | None = None
+        self.failure: tuple[Any, Any] | None = None
         self._read_later: Callable[[], None] | None = None
         self._released = False
         self._sent_again = False
-        self._task_id = task_id
+        self.task_id = task_id
         self._look_up: LookUp | None = None
         self._held: list[Ref[Any]] = []
         self._pinned: list[Ref[Any]] = []
@@ -138,11 +146,11 @@ class Delivery:
 
     def __enter__(self) -> Delivery:  # noqa: PYI034 (typing.Self is of Python 3.11)
         self._token: Token[Delivery | None] = _current.set(self)
-        if isinstance(self._task_id, str):
-            _deliveries[self._task_id] = self
+        if isinstance(self.task_id, str):
+            _deliveries[self.task_id] = self
         self._using = using(self.known)
         self._using.__enter__()
-        self._task_token = for_task.set(f"{self.task.name}[{self._task_id}]")
+        self._task_token = for_task.set(f"{self.task.name}[{self.task_id}]")
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -150,8 +158,8 @@ class Delivery:
             self.memo.close()
         self._using.__exit__(None, None, None)
         _current.reset(self._token)
-        if isinstance(self._task_id, str):
-            _deliveries.pop(self._task_id, None)
+        if isinstance(self.task_id, str):
+            _deliveries.pop(self.task_id, None)
         for_task.reset(self._task_token)
 
     # -- arguments
@@ -179,7 +187,7 @@ class Delivery:
             if note is not None:
                 self._follow(Note.read(note), request, facts)
             elif request.get("is_eager"):
-                args, kwargs = with_refs(self._task_id, args, kwargs)
+                args, kwargs = with_refs(self.task_id, args, kwargs)
                 self.args, self.kwargs = resolve_direct(self.runtime, facts, args, kwargs)
             if (
                 look_up is not None
@@ -401,7 +409,7 @@ class Delivery:
     def holder(self) -> str:
         """The holder of the message's values. If the message holds none, this creates a name."""
         self.message = self.message or message_name()
-        return task_holder(self._task_id, self.message)
+        return task_holder(self.task_id, self.message)
 
     def hold(self, ref: Ref[Any]) -> None:
         """Release *ref* together with the message's references."""

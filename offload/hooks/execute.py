@@ -50,12 +50,11 @@ from offload.hooks.message import EMBED, MALFORMED, body_of, described, task_hol
 from offload.hooks.options import GUARD
 from offload.hooks.paths import contains
 from offload.hooks.release import part_ttl, result_ttl
+from offload.hooks.result_refs import can_skip, result_ref
 from offload.hooks.runtime import Runtime
 from offload.hooks.save_as import name_of
 from offload.hooks.usercode import Resent, guard_task, resending
-from offload.ref import Ref, looks_like_ref
-from offload.serializers.base import Payload
-from offload.serializers.choose import certainly_small
+from offload.ref import Ref
 from offload.settings import TaskOptions
 from offload.tracing import received
 
@@ -65,7 +64,6 @@ _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy
 _MAIN = "MainProcess"
-_ANY_SERIALIZER = ""
 _LONGEST_ID = 255  # characters of a task's id in metadata
 _HIDDEN_FILES = frozenset({__file__, direct.__file__, results.__file__})
 
@@ -466,7 +464,7 @@ def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) ->
     result backend. Raises OffloadError.
     """
     options = delivery.options.over(runtime.options(task.name)[0])
-    if _can_skip(result, options.threshold):
+    if can_skip(result, options.threshold):
         return None
     request = task.request
     stored = not ignores_result(task, request)
@@ -489,7 +487,7 @@ def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) ->
             if not (stored or passed_on):
                 return None
             hold = _result_hold(runtime, options, delivery, stored=stored)
-            ref = _result_ref(runtime, options, result, serializer, hold)
+            ref = result_ref(runtime, options, result, serializer, hold)
         except OffloadError as exc:
             runtime.counters.failed(exc)
             raise described(exc, task.name, "result") from exc
@@ -535,42 +533,3 @@ def _refuse_refs_within(result: Any) -> None:
             f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
             "the values, or one Ref to all of them made by Offload.put"
         )
-
-
-def _can_skip(result: Any, threshold: int | None) -> bool:
-    """Return whether *result* certainly isn't replaced, whatever the serializer.
-
-    For most results, nothing else runs.
-    """
-    return (
-        bool(threshold)
-        and not looks_like_ref(result)
-        and certainly_small(result, threshold - 1, _ANY_SERIALIZER)  # type: ignore[operator]
-    )
-
-
-def _result_ref(
-    runtime: Runtime, options: Any, result: Any, serializer: str, hold: Hold
-) -> Ref[Any] | None:
-    """Return the reference that replaces *result*; None if it isn't replaced."""
-    if isinstance(result, Ref):
-        ref = runtime.content.opened(result)
-        runtime.content.holds.add([ref], hold)
-        return ref
-    if looks_like_ref(result):  # a user's data, which must not be read as a reference
-        return runtime.content.writer.put_escaped(result, celery_serializer=serializer, hold=hold)
-    least = runtime.inspection_threshold(options)
-    if least and certainly_small(result, least - 1, serializer):
-        return None
-    if not (options.enabled and options.results):
-        return None
-    runtime.counters.add(values_seen=1)
-    threshold = options.threshold
-    if runtime.settings.mode == "observe":
-        runtime.observer.observe(result, serializer, threshold)
-        return None
-    writer = runtime.content.writer
-    found = writer.prepare(result, celery_serializer=serializer, hold=hold, threshold=threshold)
-    if not isinstance(found, Payload):
-        return found
-    return writer.put_or_inline(found, hold=hold, value=result, celery_serializer=serializer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from celery import Celery, current_app, current_task
@@ -14,6 +14,7 @@ from offload.errors import ConfigurationError
 from offload.hooks import (
     control,
     direct,
+    events,
     execute,
     prefetch,
     requests,
@@ -165,6 +166,13 @@ class Offload:
         """
         return self._runtime.get(ref)
 
+    def read_event(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a received event with values in place of the text that stands for large fields.
+
+        Values of events are held for an hour. Raises what `get` raises.
+        """
+        return events.read_event(self._runtime, event)
+
     def pin(self, ref: Ref[Any], name: str) -> None:
         """Hold the value of *ref* until `unpin`; replaces an existing pin of this name.
 
@@ -241,3 +249,4 @@ def _install(runtime: Runtime, app: Any) -> None:
     control.register_gc_task(runtime, app)
     for hooks in (execute, requests, control, usercode, direct, results, result_meta, prefetch):
         hooks.install()
+    events.install()

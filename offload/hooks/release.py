@@ -51,6 +51,7 @@ __all__ = (
     "part_ttl",
     "release",
     "result_ttl",
+    "state_ttl",
 )
 
 logger = logging.getLogger(__name__)
@@ -219,18 +220,32 @@ def result_ttl(runtime: Runtime, options: TaskOptions) -> float:
     return max(options.retention or 0.0, expires or _FOREVER)
 
 
+def state_ttl(runtime: Runtime, options: TaskOptions) -> float:
+    """Return for how many seconds a state that another one will replace is needed.
+
+    If the task dies, nothing releases it. So it expires in every backend.
+    """
+    expires = runtime.result_expires
+    if expires is not None and keeps_rows(runtime.app.backend):
+        expires += CLEANED_DAILY
+    return max(options.retention or 0.0, expires or _FOREVER)
+
+
 def keeps_rows(backend: Any) -> bool:
     """Return whether *backend* keeps results until its cleanup and can list expired ones."""
     return _finder(backend) is not None
 
 
 def cleanup_releasing(
-    runtime: Runtime, backend: Any, find_ref: Callable[[str], Ref[Any] | None]
+    runtime: Runtime, backend: Any, find: Callable[[str], tuple[Ref[Any], str] | None]
 ) -> Callable[..., Any]:
     """Wrap the backend's ``cleanup`` to release the values of the results that it deletes.
 
     Expired results are released first, so that nothing leaks if the cleanup is interrupted; the
     values live for the grace period in any case.
+
+    Args:
+        find: returns the reference of a task's result, and its holder; None if it has none.
     """
     cleanup: Callable[..., Any] = backend.cleanup
     finder = _finder(backend)
@@ -242,24 +257,20 @@ def cleanup_releasing(
         before = datetime.now(timezone.utc) - timedelta(seconds=expires)
         expired = set(finder(backend, before))
         about_to = {
-            task_id: ref
+            task_id: found
             for task_id in set(finder(backend, before + _CLEANUP_MARGIN)) - expired
-            if (ref := find_ref(task_id)) is not None
+            if (found := find(task_id)) is not None
         }
         for task_id in expired:
-            _release_result(runtime, task_id, find_ref(task_id))
+            if (found := find(task_id)) is not None:
+                release(runtime, [found[0]], found[1])
         done = cleanup(*args, **options)
-        for task_id, ref in about_to.items():
-            if find_ref(task_id) is None:
-                _release_result(runtime, task_id, ref)
+        for task_id, (ref, held_by) in about_to.items():
+            if find(task_id) is None:
+                release(runtime, [ref], held_by)
         return done
 
     return offload_cleanup
-
-
-def _release_result(runtime: Runtime, task_id: str, ref: Ref[Any] | None) -> None:
-    if ref is not None:
-        release(runtime, [ref], holder("result", task_id))
 
 
 _Finder = Callable[[Any, datetime], Iterable[str]]

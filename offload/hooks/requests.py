@@ -30,6 +30,7 @@ from offload.hooks.celery_internals import (
     context_maker,
     set_arguments,
 )
+from offload.hooks.events import shorten_fields
 from offload.hooks.message import EMBED, HELD, STAND_IN, own_name, restore_refs
 from offload.hooks.paths import contains, replace_refs
 from offload.hooks.runtime import Runtime
@@ -55,6 +56,7 @@ def install() -> None:
         return
     init: Callable[..., None] = request.__init__
     info: Callable[..., dict[str, Any]] = request.info
+    send_event: Callable[..., Any] = request.send_event
     make_context = context_maker(request)
 
     @functools.wraps(init)
@@ -78,11 +80,19 @@ def install() -> None:
             vars(made).pop(EMBED, None)
         return made
 
+    @functools.wraps(send_event)
+    def offload_send_event(self: Any, type: str, **fields: Any) -> Any:  # noqa: A002 (Celery's)
+        runtime = getattr(self.app, "_offload", None)
+        if runtime is not None and "traceback" in fields:
+            fields = shorten_fields(runtime, fields)
+        return send_event(self, type, **fields)
+
     context = cached_property(offload_context)
     context.__set_name__(request, CONTEXT)
     setattr(request, CONTEXT, context)
     request.__init__ = offload_init
     request.info = offload_info
+    request.send_event = offload_send_event
     request.args = property(lambda self: _for_hooks(self, arguments(self)[0]))
     request.kwargs = property(lambda self: _for_hooks(self, arguments(self)[1]))
     setattr(request, _HOOKED, True)

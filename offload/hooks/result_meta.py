@@ -61,10 +61,16 @@ class ResultMeta(dict):  # type: ignore[type-arg]
 
     So reading a task's state, or anything else about it, downloads nothing. As with plain Celery,
     one result object returns the same value object every time.
+
+    Attributes:
+        holder: the holder of the value of a state that another one will replace; else empty.
     """
 
-    def __init__(self, meta: dict[str, Any], find: Callable[[], Ref[Any]]) -> None:
+    def __init__(
+        self, meta: dict[str, Any], find: Callable[[], Ref[Any]], holder: str = ""
+    ) -> None:
         super().__init__(meta)
+        self.holder = holder
         self._find = find
         self._ref: Ref[Any] | None = None
         self._is_filled = False

@@ -14,12 +14,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo
 from celery import states
 from celery.app import trace
 from celery.backends import base
+from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import Reject
 from celery.utils.serialization import ensure_serializable
 from kombu.exceptions import DecodeError
@@ -27,16 +28,18 @@ from kombu.exceptions import DecodeError
 from offload.classes.policy import OFF
 from offload.content.holds import Hold, holder
 from offload.errors import InvalidRef, KeyUnavailable, OffloadError, SerializationError
+from offload.hooks import failures, progress
 from offload.hooks.celery_internals import (
     CALL_ERRBACKS,
     RESULT_META,
     UNPACK_PART,
     UNPICKLE_BACKEND,
+    collects_parts,
     keeps_metadata_whole,
     patch,
     unpatched,
 )
-from offload.hooks.delivery import current_delivery
+from offload.hooks.delivery import Delivery, current_delivery, running
 from offload.hooks.message import HELD, MALFORMED, as_wire, task_holder, wire_form
 from offload.hooks.paths import contains
 from offload.hooks.release import (
@@ -45,11 +48,14 @@ from offload.hooks.release import (
     cleanup_releasing,
     has_ended,
     keeps_rows,
+    part_ttl,
     release,
     result_ttl,
+    state_ttl,
 )
 from offload.hooks.requests import readable
 from offload.hooks.result_meta import ResultMeta
+from offload.hooks.result_refs import Encoded, options_of
 from offload.hooks.runtime import Runtime, results_as_refs
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 from offload.settings import TaskOptions
@@ -95,7 +101,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
     """Hook *backend* unless it is hooked already, and return it."""
     if backend is None or hasattr(backend, _HOOKED):
         return backend
-    _hook_exceptions(runtime, backend)
+    exception_to_python = _hook_exceptions(runtime, backend)
     encode_result: Callable[..., Any] = backend.encode_result
     meta_from_decoded: Callable[..., Any] = backend.meta_from_decoded
     store_result: Callable[..., Any] = backend.store_result
@@ -108,6 +114,8 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
     result_meta: Callable[..., Any] = getattr(backend, RESULT_META)
 
     def offload_encode_result(result: Any, state: str) -> Any:
+        if type(result) is Encoded:
+            return result.value
         delivery = current_delivery()
         if state == states.SUCCESS and delivery is not None:
             ref = delivery.known.result_ref(result, backend.serializer)
@@ -127,12 +135,22 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         text = meta.get(_REFERENCE)
         if text is not None:
             meta = {**meta, "status": states.SUCCESS, "result": None}
-        meta = meta_from_decoded(meta)
+        stored = meta["result"]
+        failed = meta["status"] in states.EXCEPTION_STATES and failures.is_stand_in(stored)
+        meta = meta_from_decoded({**meta, "result": None} if failed else meta)
         for key in ("args", "kwargs"):
             if meta.get(key):
                 meta[key] = _with_refs(runtime, meta[key])
         if text is None and meta["status"] == states.SUCCESS:
             text = _reference(meta["result"])  # form of other backends and earlier versions
+        if failed:
+            suffix = failures.holder_suffix(stored)
+            held_by = progress.progress_holder(_task_id(meta), suffix) if suffix else ""
+            return failures.FailureMeta(
+                meta, runtime, backend, stored, exception_to_python, held_by
+            )
+        if text is None and progress.is_progress(stored):
+            return progress.progress_meta(runtime, meta, _task_id(meta))
         if text is None:
             return meta
         return ResultMeta(meta, lambda: runtime.results_content.open(str(text)))
@@ -154,9 +172,20 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         request: Any = None,
         **options: Any,
     ) -> Any:
-        return store_result(
+        made: Any = None
+        own = current_delivery()
+        if own is None or own.task_id != task_id:
+            own = running(task_id)
+        if state != states.SUCCESS or own is None or not own.stores_result:
+            made = _put_state(runtime, backend, task_id, result, state, traceback, request)
+        if made is not None:
+            result, traceback = made.encoded, made.traceback
+        done = store_result(
             task_id, result, state, traceback=traceback, request=_as_arrived(request), **options
         )
+        if made is not None or (own is not None and own.state is not None):
+            _replace_state(runtime, own, made)
+        return done.value if type(done) is Encoded else done
 
     def offload_part_return(request: Any, state: str, result: Any, **options: Any) -> Any:
         delivery = current_delivery()
@@ -164,14 +193,21 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
             keeper = runtime.part(PartKeeper)
             if keeper.part_returns(backend, request, delivery.since):
                 delivery.parts_are_held = True
+        if state in states.EXCEPTION_STATES and collects_parts(backend):
+            result = _part_failure(runtime, backend, request, state, result)
         with results_as_refs():
             return part_return(request, state, result, **options)
 
-    def offload_mark_as_done(*args: Any, **options: Any) -> Any:
-        done = mark_as_done(*args, **options)
+    def offload_mark_as_done(task_id: str, *args: Any, **options: Any) -> Any:
         delivery = current_delivery()
-        if delivery is not None:  # the task's own hooks may change its result after this
-            delivery.known.keep_result(None, {})
+        if delivery is None or delivery.task_id != task_id:
+            return mark_as_done(task_id, *args, **options)
+        delivery.stores_result = True
+        try:
+            done = mark_as_done(task_id, *args, **options)
+        finally:
+            delivery.stores_result = False
+        delivery.known.keep_result(None, {})  # the task's own hooks may change its result after
         return done
 
     def offload_mark_as_failure(task_id: str, exc: Any, *given: Any, **options: Any) -> Any:
@@ -192,10 +228,10 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         return done
 
     def offload_forget(task_id: str) -> Any:
-        ref = _stored_ref(runtime, backend, task_id)
+        found = _stored_ref(runtime, backend, task_id)
         done = forget(task_id)
-        if ref is not None:
-            release(runtime, [ref], holder("result", task_id))
+        if found is not None:
+            release(runtime, [found[0]], found[1])
         return done
 
     def offload_call_task_errbacks(request: Any, exc: Any, traceback: Any) -> Any:
@@ -300,6 +336,10 @@ def _as_arrived(request: Any) -> Any:
     return request
 
 
+def _task_id(meta: Mapping[str, Any]) -> str:
+    return str(meta.get("task_id"))
+
+
 def _plain(signature: Any) -> Any:
     return dict(signature) if isinstance(signature, dict) else signature
 
@@ -322,19 +362,121 @@ def _release_request(runtime: Runtime, task_id: str, request: Any, state: str) -
         runtime.part(Releaser).submit(held, task_holder(task_id, message), request.delivery_info)
 
 
-def _stored_ref(runtime: Runtime, backend: Any, task_id: str) -> Ref[Any] | None:
-    """Return the reference of a stored result; None if it has none or holds aren't tracked."""
+def _stored_ref(runtime: Runtime, backend: Any, task_id: str) -> tuple[Ref[Any], str] | None:
+    """Return the reference of what is stored for a task, and its holder; None if there is none, or
+    if holds aren't tracked.
+    """
     try:
         if not runtime.store.blobs.tracks_holds:
             return None
         meta = backend.get_task_meta(task_id)
         if isinstance(meta, ResultMeta):
-            with results_as_refs():
-                found = meta["result"]
-            return found if isinstance(found, Ref) else None
+            return meta.ref, meta.holder or holder("result", task_id)
     except Exception as exc:  # forgetting a result must work nevertheless
         logger.info("result %s keeps its value until it expires: %s", task_id, exc)
     return None
+
+
+# -- failures and progress
+
+
+class _Made(NamedTuple):
+    """What replaces a large failure or large progress.
+
+    *held* is its reference and holder if another state will replace it; *former* is that of the
+    state that it replaces itself, if no delivery knows it.
+    """
+
+    encoded: Encoded
+    traceback: Any
+    held: tuple[Ref[Any], str] | None
+    former: tuple[Ref[Any], str] | None = None
+
+
+def _put_state(
+    runtime: Runtime,
+    backend: Any,
+    task_id: str,
+    result: Any,
+    state: str,
+    traceback: Any,
+    request: Any,
+) -> _Made | None:
+    """Store what a task's state consists of, if it is large; None if it is stored as usual."""
+    name, options = options_of(runtime, task_id, request)
+    if state not in states.EXCEPTION_STATES:
+        put = progress.put(runtime, backend, task_id, result, state, name=name, options=options)
+        if put is None:
+            return None
+        encoded, ref, held_by = put
+        held = None if state == states.SUCCESS else (ref, held_by)
+        return _Made(encoded, traceback, held, _former(runtime, backend, task_id, held))
+    is_replaced = state == states.RETRY
+    suffix = progress.new_suffix() if is_replaced else ""
+    ttl = (state_ttl if is_replaced else result_ttl)(runtime, options)
+    if getattr(request, "chord", None):
+        ttl = max(ttl, part_ttl(backend))
+    held_by = (
+        progress.progress_holder(task_id, suffix) if is_replaced else holder("result", task_id)
+    )
+    failed = failures.put(
+        runtime,
+        backend,
+        result,
+        state,
+        traceback,
+        name=name,
+        options=options,
+        hold=Hold(ttl, held_by),
+        suffix=suffix,
+    )
+    if failed is None:
+        return None
+    encoded, excerpt, stored = failed
+    delivery = running(task_id)
+    if delivery is not None:
+        delivery.failure = result, encoded
+    held = (stored, held_by) if is_replaced and stored is not None else None
+    return _Made(encoded, excerpt, held, _former(runtime, backend, task_id, held))
+
+
+def _former(
+    runtime: Runtime, backend: Any, task_id: str, held: tuple[Ref[Any], str] | None
+) -> tuple[Ref[Any], str] | None:
+    """Return the state that *held* replaces, if it isn't known to the delivery of the task: it is
+    stored by another process, or by an earlier delivery.
+    """
+    delivery = running(task_id)
+    if held is None or (delivery is not None and delivery.state is not None):
+        return None
+    if not (isinstance(backend, KeyValueStoreBackend) or keeps_rows(backend)):
+        return None  # reading a message would take it away from its reader
+    found = _stored_ref(runtime, backend, task_id)
+    return found if found is not None and found[1].startswith("progress:") else None
+
+
+def _replace_state(runtime: Runtime, delivery: Delivery | None, made: _Made | None) -> None:
+    """Release the state that was replaced, and remember the one that replaced it."""
+    former = None if made is None else made.former
+    if delivery is not None:
+        former = delivery.state or former
+        delivery.state = None if made is None else made.held
+    if former is not None:
+        release(runtime, [former[0]], former[1])
+
+
+def _part_failure(runtime: Runtime, backend: Any, request: Any, state: str, result: Any) -> Any:
+    """Return what the backend collects of a chord's part that failed."""
+    delivery = running(request.id)
+    if delivery is not None and delivery.failure is not None and delivery.failure[0] is result:
+        return delivery.failure[1]
+    name, options = options_of(runtime, request.id, request)
+    ttl = max(result_ttl(runtime, options), part_ttl(backend))
+    hold = Hold(ttl, holder("result", request.id))
+    failed = failures.put(
+        runtime, backend, result, state, None, name=name, options=options, hold=hold
+    )
+    return result if failed is None else failed[0]
 
 
 # -- exceptions of shipped classes
@@ -358,8 +500,11 @@ def make_portable(runtime: Runtime, outcome: Any) -> None:
         outcome.exception = _as_celery(outcome.exception)
 
 
-def _hook_exceptions(runtime: Runtime, backend: Any) -> None:
-    """Hook *backend* to store and read exceptions of shipped classes."""
+def _hook_exceptions(runtime: Runtime, backend: Any) -> Callable[[Any], Any]:
+    """Hook *backend* to store and read exceptions of shipped classes, and to read large ones.
+
+    Returns what makes an exception of what is stored.
+    """
     prepare: Callable[..., Any] = backend.prepare_exception
     to_python: Callable[..., Any] = backend.exception_to_python
 
@@ -378,6 +523,8 @@ def _hook_exceptions(runtime: Runtime, backend: Any) -> None:
         return prepared
 
     def offload_exception_to_python(exc: Any) -> Any:
+        if failures.is_stand_in(exc):
+            return failures.exception_of(runtime, backend, exc, offload_exception_to_python)
         given = exc if isinstance(exc, dict) else getattr(exc, "__dict__", {})
         wire = given.get(_EXCEPTION_KEY if given is exc else _EXCEPTION_ATTRIBUTE)
         if isinstance(wire, str) and has_wire_form(wire) and _may_load(runtime):
@@ -392,6 +539,7 @@ def _hook_exceptions(runtime: Runtime, backend: Any) -> None:
 
     backend.prepare_exception = offload_prepare_exception
     backend.exception_to_python = offload_exception_to_python
+    return offload_exception_to_python
 
 
 def _may_load(runtime: Runtime) -> bool:

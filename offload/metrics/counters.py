@@ -66,6 +66,7 @@ NAMES = {
     "prefetch_dropped": "values not prefetched: too many, too large in total, or a store error",
     "values_inline": "small values sent inside their reference",
     "outage_inline": "values sent in the message because the store was unavailable",
+    "failures_truncated": "exceptions and tracebacks truncated because the store failed",
     "refs_refused": "references refused: forged, altered, or from another app",
     "releases_failed": "values whose release failed; they expire after their retention",
     "errors_unavailable": "values not stored or fetched because the store was unavailable",
