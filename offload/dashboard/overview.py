@@ -25,6 +25,7 @@ _TROUBLES = {
     "classes_refused": "classes refused",
     "cache_altered": "cache files altered",
     "outage_inline": "sent inline during an outage",
+    "failures_truncated": "failures stored truncated",
     "releases_failed": "holds not released early",
     "task_retries": "tasks retried",
     "store_retries": "store calls retried",
