@@ -146,6 +146,10 @@ class Holds:
             return [ref.digest]
         return digests or self._reader.read_digests(ref)
 
+    def knows(self, root: Digest) -> bool:
+        """Return whether this process stored or read the value named *root* recently."""
+        return bool(self._known.find(root)[1])
+
     def store_ttl(self, hold: Hold) -> float:
         """Return the seconds for which to ask the store, so that *hold* lasts."""
         return longest_ttl(hold.ttl) if self._is_sure(hold) else hold.ttl + _SKEW
@@ -154,7 +158,7 @@ class Holds:
         """Return whether `digests` needs no read."""
         if ref.digest is None:
             return False
-        return ref.size < SINGLE or bool(self._known.find(ref.digest)[1])
+        return ref.size < SINGLE or self.knows(ref.digest)
 
     def _is_held(self, ref: Ref[Any], ttl: float) -> bool:
         """Return whether *ref* is sure to live for *ttl* seconds."""

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
@@ -16,9 +17,10 @@ from offload.content.holds import Hold, Holds
 from offload.content.manifest import Packed, pack
 from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
+from offload.content.small import SMALL, SmallWriter, Stored
 from offload.content.through import WriteThrough
 from offload.digest import Buffer, Digest
-from offload.errors import StoreUnavailable, ValueTooLarge
+from offload.errors import OffloadError, StoreUnavailable, ValueTooLarge
 from offload.metrics.counters import SIZES, Counters
 from offload.ref import Ref, Resolve, no_refs_within
 from offload.serializers.base import Payload
@@ -77,6 +79,7 @@ class Writer:
         self._clock = clock
         self._blob_limit = chunk_size_of(store)
         self._encode = encoder(settings.compression)
+        self._small = SmallWriter(store, counters, self._encode, holds=holds, retrying=retrying)
         self._cache: DigestCache[tuple[Ref[Any], list[Digest]]] = DigestCache(settings.memo_size)
 
     def put(self, value: Any, *, celery_serializer: str, hold: Hold) -> Ref[Any]:
@@ -148,11 +151,71 @@ class Writer:
         self._counters.add(values_remembered=1)
         return self._sign(digests, ref.size, ref.serializer, ref.type, hold, ttl)
 
+    def store_small(
+        self, payloads: Sequence[Payload], holds: Sequence[Hold]
+    ) -> list[Stored | OffloadError | None]:
+        """Store the small values of one message, in one round trip if they are few and new.
+
+        Returns for each what `put_payload` takes as *stored*: an error too, which it raises;
+        None for larger values. All of *holds* have one holder.
+        """
+        small = [at for at, payload in enumerate(payloads) if payload.size < SMALL]
+        outcomes: list[Stored | OffloadError | None] = [None] * len(payloads)
+        if not small:
+            return outcomes
+        try:
+            done = self._small.store([payloads[at] for at in small], [holds[at] for at in small])
+        except OffloadError as exc:
+            for at in small:
+                outcomes[at] = exc
+            return outcomes
+        for at, stored in zip(small, done, strict=True):
+            outcomes[at] = stored
+        return outcomes
+
     def put_payload(
-        self, payload: Payload, *, hold: Hold, value: Any = None, celery_serializer: str = ""
+        self,
+        payload: Payload,
+        *,
+        hold: Hold,
+        value: Any = None,
+        celery_serializer: str = "",
+        stored: Stored | OffloadError | None = None,
     ) -> Ref[Any]:
-        """Store *value*, serialized as *payload*; remember its reference for the same object."""
+        """Store *value*, serialized as *payload*; remember its reference for the same object.
+
+        Args:
+            stored: the outcome of `store_small`, if that was called.
+        """
         self.check_size(payload)
+        if stored is None:
+            (stored,) = self.store_small([payload], [hold])
+        if isinstance(stored, OffloadError):
+            raise stored
+        if stored is not None:
+            packed, missing, ttl = stored.packed, stored.missing, stored.ttl
+            if missing:
+                self._signing.refresh()
+                self._counters.add(
+                    blobs_uploaded=stored.upload.blobs,
+                    bytes_uploaded=stored.upload.plain,
+                    bytes_stored=stored.upload.stored,
+                )
+        else:
+            packed, missing, ttl = self._put_large(payload, hold)
+        digests = packed.digests
+        deduplicated = packed.deduplicated(payload.size, missing)
+        self._counters.offloaded(payload.size, deduplicated, whole=not missing)
+        ref = self._sign(digests, payload.size, payload.serializer, payload.type, hold, ttl)
+        if celery_serializer:
+            self._cache.remember(value, celery_serializer, (ref, digests))
+        return ref
+
+    def _put_large(self, payload: Payload, hold: Hold) -> tuple[Packed, AbstractSet[Digest], float]:
+        """Store a value; return its blobs, those that were missing, and for how long it is held.
+
+        Asks for all of its blobs first, so that nothing is sent twice.
+        """
         with self._counters.timed("hash"):
             packed = pack(payload, limit=self._blob_limit)
         ttl = self._holds.store_ttl(hold)
@@ -161,12 +224,7 @@ class Writer:
             missing = self._retrying(lambda: self._store.blobs.hold(digests, ttl, hold.holder))
             if missing:
                 self._upload(packed, missing, ttl, payload.size)
-        deduplicated = packed.deduplicated(payload.size, missing)
-        self._counters.offloaded(payload.size, deduplicated, whole=not missing)
-        ref = self._sign(digests, payload.size, payload.serializer, payload.type, hold, ttl)
-        if celery_serializer:
-            self._cache.remember(value, celery_serializer, (ref, digests))
-        return ref
+        return packed, missing, ttl
 
     def put_all(
         self, payloads: Sequence[Payload], *, hold: Hold
@@ -200,7 +258,13 @@ class Writer:
         return stored
 
     def put_or_inline(
-        self, payload: Payload, *, hold: Hold, value: Any, celery_serializer: str
+        self,
+        payload: Payload,
+        *,
+        hold: Hold,
+        value: Any,
+        celery_serializer: str,
+        stored: Stored | OffloadError | None = None,
     ) -> Ref[Any] | None:
         """Store a serialized value as `put_payload` does, for a message or a result.
 
@@ -210,7 +274,11 @@ class Writer:
         """
         try:
             return self.put_payload(
-                payload, hold=hold, value=value, celery_serializer=celery_serializer
+                payload,
+                hold=hold,
+                value=value,
+                celery_serializer=celery_serializer,
+                stored=stored,
             )
         except StoreUnavailable as exc:
             settings = self._settings

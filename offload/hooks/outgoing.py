@@ -12,6 +12,7 @@ from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601
 
 from offload.content.holds import Hold
+from offload.content.small import Stored
 from offload.errors import BlobMissing, OffloadError, SerializationError
 from offload.hooks.message import described
 from offload.hooks.options import TaskFacts
@@ -159,10 +160,10 @@ class Outgoing:
             return
         self._check_inline()
         self._hold([slot for slot in self.slots if slot.ref is not None and not slot.held])
-        for slot in self.slots:
-            if slot.ref is None:
-                with self._counted(slot.task, slot.argument):
-                    self._put(slot)
+        new = [slot for slot in self.slots if slot.ref is None]
+        for slot, stored in zip(new, self._store_small(new), strict=True):
+            with self._counted(slot.task, slot.argument):
+                self._put(slot, stored)
         self.slots = [slot for slot in self.slots if slot.ref is not None]
 
     @contextmanager
@@ -325,11 +326,25 @@ class Outgoing:
         except OffloadError as exc:
             raise described(exc, first.task, first.argument) from exc
 
-    def _put(self, slot: Slot) -> None:
+    def _store_small(self, slots: Sequence[Slot]) -> Sequence[Stored | OffloadError | None]:
+        """Store the small values at once; return what `put_or_inline` takes for each slot."""
+        payloads = [slot.payload for slot in slots if slot.payload is not None]
+        if not payloads:
+            return []
+        argument = slots[0].argument if len(slots) == 1 else ""
+        with self.runtime.counters.about(slots[0].task, argument):
+            writer = self.runtime.content.writer
+            return writer.store_small(payloads, [slot.hold for slot in slots])
+
+    def _put(self, slot: Slot, stored: Stored | OffloadError | None) -> None:
         payload = slot.payload
         assert payload is not None  # noqa: S101 (for the type checker: a slot has one or a ref)
         ref = self.runtime.content.writer.put_or_inline(
-            payload, hold=slot.hold, value=slot.value, celery_serializer=self.serializer
+            payload,
+            hold=slot.hold,
+            value=slot.value,
+            celery_serializer=self.serializer,
+            stored=stored,
         )
         slot.ref = ref
         slot.held = ref is not None and ref.digest is not None

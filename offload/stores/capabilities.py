@@ -28,6 +28,7 @@ __all__ = (
     "Claim",
     "ClaimsPointers",
     "HoldTracking",
+    "HoldsAndPuts",
     "KeepsFiles",
     "KeepsNamed",
     "Known",
@@ -42,6 +43,7 @@ __all__ = (
     "Version",
     "VersionedBlobs",
     "VersionedStore",
+    "Wanted",
     "blob_inspection_of",
     "chunk_size_of",
     "hold_tracking_of",
@@ -237,6 +239,39 @@ class ClaimsPointers(Protocol):
         The pointer is unset after *ttl* seconds. This only sends the request. Returns a function,
         to be called once, that waits for the answer: whether *owner* had the lease; None if it has,
         but the pointer isn't as *expected*, so that nothing was done.
+        """
+
+
+# -- for small values: hold and store at once
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A blob to be held, and perhaps stored.
+
+    Attributes:
+        ttl: seconds for which it is held.
+        parts: its content, to be stored if it is missing; None: only hold it.
+        value_size: bytes of the value that it belongs to, as for `BlobStore.put`.
+    """
+
+    ttl: float
+    parts: Parts | None = None
+    value_size: int | None = None
+
+
+@runtime_checkable
+class HoldsAndPuts(Protocol):
+    """Blobs that are held, and stored where missing, by one request.
+
+    Worth it for contents so small that sending them in vain costs less than asking first.
+    """
+
+    def hold_and_put(self, blobs: Mapping[Digest, Wanted], holder: str) -> set[Digest]:
+        """Hold each blob as `BlobStore.hold` does, and store the missing ones that have a content.
+
+        Returns the blobs that were missing. All of them are held, and those with a content exist
+        now. One round trip, in which all contents are sent.
         """
 
 

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from offload.digest import Digest, digest_of
 from offload.errors import BlobMissing, IntegrityError
 from offload.stores import Store
+from offload.stores.capabilities import HoldsAndPuts, Wanted
 from offload.testing.store import unique
 
 __all__ = ("store_machine",)
@@ -121,6 +122,22 @@ def store_machine(
                 self.model.hold(digest, holder, ttl * self.unit)
             for digest in set(group) & live:
                 self.model.extend(digest, ttl * self.unit)
+
+        @rule(group=groups, ttl=ttls, holder=holders, sent=st.booleans())
+        def hold_and_put(self, group: list[Digest], ttl: int, holder: str, sent: bool) -> None:
+            if not isinstance(self.store.blobs, HoldsAndPuts):
+                return
+            live = self.model.live()
+            wanted = {
+                digest: Wanted(ttl * self.unit, [BLOBS[digest]] if sent else None)
+                for digest in group
+            }
+            missing = self.store.blobs.hold_and_put(wanted, holder)
+            assert missing == set(group) - live
+            for digest in wanted:
+                self.model.hold(digest, holder, ttl * self.unit)
+                if sent or digest in live:
+                    self.model.extend(digest, ttl * self.unit)
 
         @rule(group=groups, grace=ttls, holder=holders)
         def release(self, group: list[Digest], grace: int, holder: str) -> None:

@@ -27,8 +27,10 @@ from offload.errors import BlobMissing, IntegrityError
 from offload.stores import BlobInfo, Parts, Store
 from offload.stores.capabilities import (
     BlobInspection,
+    HoldsAndPuts,
     HoldTracking,
     TagsWrites,
+    Wanted,
     hold_tracking_of,
 )
 from offload.stores.checks import MAX_POINTER
@@ -104,6 +106,12 @@ def swept(store: Store, *, dry_run: bool = False) -> int:
 def _inspection(store: Store) -> BlobInspection:
     if not isinstance(store.blobs, BlobInspection):
         pytest.skip("its blobs can't be inspected")
+    return store.blobs
+
+
+def _holding(store: Store) -> HoldsAndPuts:
+    if not isinstance(store.blobs, HoldsAndPuts):
+        pytest.skip("it can't hold and store blobs at once")
     return store.blobs
 
 
@@ -356,6 +364,37 @@ class HoldTests:
         store.blobs.put({digest: [content]}, 2 * HOUR)
         store.blobs.release([digest], "task:2", 1)
         assert scanned(store)[digest].ttl > 2 * HOUR - 60
+
+    def test_blobs_are_held_and_stored_at_once(self, store: Store) -> None:
+        """`hold_and_put` holds all, stores those missing that have a content, and returns them."""
+        (here, old), (new, content), (known, kept), (gone, _) = (blob(2000) for _ in range(4))
+        store.blobs.put({here: [old], known: [kept]}, 60.0)
+        wanted = {
+            here: Wanted(HOUR, [old], 2000),
+            new: Wanted(2 * HOUR, [content[:9], content[9:]], 2000),
+            known: Wanted(HOUR),
+            gone: Wanted(HOUR),
+        }
+        assert _holding(store).hold_and_put(wanted, "task:1") == {new, gone}
+        assert contents(store, [here, new, known]) == [old, content, kept]
+        lives = scanned(store)
+        assert min(lives[here].ttl, lives[known].ttl) > HOUR - 60
+        assert lives[new].ttl > 2 * HOUR - 60
+        assert gone not in lives
+        if store.blobs.tracks_holds:
+            assert all("task:1" in store.blobs.holders(each) for each in wanted)
+            store.blobs.release([new], "task:1", self.GRACE)
+            assert scanned(store)[new].ttl <= self.GRACE + 1
+
+    def test_holding_and_storing_shortens_nothing(self, store: Store) -> None:
+        """`hold_and_put` leaves a longer life, and the content that is there."""
+        digest, content = blob()
+        store.blobs.put({digest: [content]}, 2 * HOUR)
+        wanted = {digest: Wanted(60.0, [b"other"], 5)}
+        assert _holding(store).hold_and_put(wanted, "task:1") == set()
+        assert contents(store, [digest]) == [content]
+        assert scanned(store)[digest].ttl > 2 * HOUR - 60
+        assert _holding(store).hold_and_put({}, "task:1") == set()
 
     @pytest.mark.parametrize("holder", ("", "@s3", "x" * 301))
     def test_other_holders_are_refused(self, store: Store, holder: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 from offload.digest import digest_of
 from offload.errors import IntegrityError, StoreError, StoreUnavailable
 from offload.stores import open_store
+from offload.stores.capabilities import Wanted
 from offload.stores.redis import blobs as redis_blobs
 from offload.stores.redis.client import PACKER, Bulk, script
 from offload.testing.store import HOUR, blob, blobs, contents
@@ -162,6 +163,39 @@ def test_hold_runs_one_script_for_many(store, raw):
     counted = calls(raw, lambda: store.blobs.hold(list(many), HOUR))
     assert counted["evalsha"] == 1
     assert counted["pttl"] == 2 * counted["zadd"] == 2000
+
+
+@pytest.mark.parametrize("lives", (1, 3))
+def test_holding_and_storing_is_one_round_trip(store, raw, monkeypatch, lives):
+    """`hold_and_put` takes one round trip, whatever is missing and for how long each is held."""
+    many = blobs(12, 1000)
+    store.blobs.hold([*many][:1], HOUR)  # the server knows the script
+    store.blobs.put(dict([*many.items()][:4]), HOUR)
+    wanted = {
+        digest: Wanted(HOUR * (1 + at % lives), parts)
+        for at, (digest, parts) in enumerate(many.items())
+    }
+    wire = Wire(monkeypatch)
+    assert store.blobs.hold_and_put(wanted, "task:1") == {*[*many][4:]}
+    assert wire.trips == 1
+    assert contents(store, many) == [parts[0] for parts in many.values()]
+
+
+def test_a_blob_that_expires_while_it_is_held_is_stored(store, monkeypatch):
+    """A blob that existed when its content arrived, and not any more when it is held, is stored."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    run = store.client._run
+
+    def expiring(commands):
+        monkeypatch.undo()
+        first = run(commands[:1])
+        store.blobs.delete([digest])
+        return [*first, *run(commands[1:])]
+
+    monkeypatch.setattr(store.client, "_run", expiring)
+    assert store.blobs.hold_and_put({digest: Wanted(HOUR, [content])}, "task:1") == {digest}
+    assert contents(store, [digest]) == [content]
 
 
 def test_small_blobs_share_round_trips(store, raw, monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from offload.digest import Buffer, Digest, parse_digest
 from offload.errors import StoreError
-from offload.stores.capabilities import LISTED_HOLDS, BlobPeek
+from offload.stores.capabilities import LISTED_HOLDS, BlobPeek, Wanted
 from offload.stores.checks import (
     check_holder,
     check_limit,
@@ -41,7 +41,7 @@ BATCH = 1000
 
 
 class RedisBlobs:
-    """Blobs and their holds; also implements `BlobInspection` and `HoldTracking`."""
+    """Blobs and their holds; also `BlobInspection`, `HoldTracking`, and `HoldsAndPuts`."""
 
     tracks_holds = True
 
@@ -57,6 +57,36 @@ class RedisBlobs:
         check_holder(holder)
         answers = self._scripts.run("hold", digests, milliseconds(ttl), holder, "")
         return {digest for digest, answer in answers.items() if answer != 1}
+
+    def hold_and_put(self, blobs: Mapping[Digest, Wanted], holder: str) -> set[Digest]:
+        check_holder(holder)
+        by_life: dict[int, list[Digest]] = {}
+        for digest, wanted in blobs.items():
+            by_life.setdefault(milliseconds(wanted.ttl), []).append(digest)
+        sent = {digest: wanted for digest, wanted in blobs.items() if wanted.parts is not None}
+        # A blob that is stored first is there to be held. In the other order, others could store
+        # it in between for a shorter life.
+        sets = [
+            ("SET", self._key(d), Bulk(wanted.parts or ()), "NX", "PX", milliseconds(wanted.ttl))
+            for d, wanted in sent.items()
+        ]
+        groups = [
+            (life, group)
+            for life, digests in by_life.items()
+            for group in self._scripts.groups(digests)
+        ]
+        calls = [(self._scripts.keys(group), (life, holder, "")) for life, group in groups]
+        answers = self._client.run_script(script("hold"), calls, after=sets)
+        new = {d for d, stored in zip(sent, answers[: len(sets)], strict=True) if stored}
+        held = zip(
+            chain.from_iterable(group for _, group in groups),
+            chain.from_iterable(answers[len(sets) :]),
+            strict=True,
+        )
+        missing = {digest for digest, answer in held if answer != 1}
+        for digest in missing & sent.keys():  # it expired after it had kept another from storing
+            self.put({digest: sent[digest].parts or ()}, sent[digest].ttl)
+        return new | missing
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
         args = check_holder(holder), milliseconds(grace)

@@ -107,21 +107,30 @@ class RedisClient:
         return [self._checked(answer) for answer in self._run(commands)]
 
     def run_script(
-        self, script: Script, calls: Sequence[tuple[Sequence[str], Command]]
+        self,
+        script: Script,
+        calls: Sequence[tuple[Sequence[str], Command]],
+        *,
+        after: Sequence[Command] = (),
     ) -> list[Any]:
         """Run a script for each pair of keys and arguments, in one round trip.
 
+        Sends the commands *after* before it in the same round trip; their answers come first.
         A server that doesn't know the script yet (new, flushed, or after a failover) costs one
         more round trip.
         """
-        answers = self._run([("EVALSHA", script.sha, len(k), *k, *args) for k, args in calls])
+        runs = [("EVALSHA", script.sha, len(k), *k, *args) for k, args in calls]
+        first = len(after)
+        answers = self._run([*after, *runs])
+        done, answers = answers[:first], answers[first:]
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
             again = [(keys, args) for keys, args in map(calls.__getitem__, unknown)]
             texts = self._run([("EVAL", script.text, len(k), *k, *args) for k, args in again])
             for at, answer in zip(unknown, texts, strict=True):
                 answers[at] = answer
-        return [self._checked(answer, script) for answer in answers]
+        done = [self._checked(answer) for answer in done]
+        return [*done, *(self._checked(answer, script) for answer in answers)]
 
     def start_script(self, script: Script, keys: Sequence[str], args: Command) -> Callable[[], Any]:
         """Send a script, and return a function that returns its answer, to be called once.

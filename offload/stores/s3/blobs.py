@@ -13,8 +13,14 @@ from typing import Any
 
 from offload.digest import Buffer, Digest
 from offload.errors import StoreError, StoreUnavailable
-from offload.stores.capabilities import BlobPeek, Known, Named, Version
-from offload.stores.checks import check_ttl, contention_error, missing_error, size_error
+from offload.stores.capabilities import BlobPeek, Known, Named, Version, Wanted
+from offload.stores.checks import (
+    check_holder,
+    check_ttl,
+    contention_error,
+    missing_error,
+    size_error,
+)
 from offload.stores.expiry import ExpiringBlobs, blob_digest, blob_name
 from offload.stores.protocols import FOREVER, BlobInfo, Parts, SweepItem, size_of
 from offload.stores.s3.client import (
@@ -98,6 +104,18 @@ class S3Blobs(ExpiringBlobs):
         value_size: int | None = None,  # noqa: ARG002
     ) -> None:
         self._store(blobs, ttl, replace=False)
+
+    def hold_and_put(self, blobs: Mapping[Digest, Wanted], holder: str) -> set[Digest]:
+        check_holder(holder)
+
+        def one(blob: tuple[Digest, Wanted]) -> bool:
+            digest, wanted = blob
+            if wanted.parts is None:
+                return not self._extend_one(digest, wanted.ttl)
+            return self._store_one(digest, wanted.parts, wanted.ttl, replace=False)[1]
+
+        missing = self._threads.each(one, blobs.items())
+        return {digest for digest, was in zip(blobs, missing, strict=True) if was}
 
     def delete(self, digests: Iterable[Digest]) -> None:
         keys = [{"Key": self._key(digest)} for digest in digests]
@@ -330,11 +348,14 @@ class S3Blobs(ExpiringBlobs):
                     store=self._client.url,
                 )
         kept = self._threads.each(
-            lambda blob: self._store_one(*blob, ttl, replace=replace), blobs.items()
+            lambda blob: self._store_one(*blob, ttl, replace=replace)[0], blobs.items()
         )
         return dict(zip(blobs, kept, strict=True))
 
-    def _store_one(self, digest: Digest, parts: Parts, ttl: float, *, replace: bool) -> float:
+    def _store_one(
+        self, digest: Digest, parts: Parts, ttl: float, *, replace: bool
+    ) -> tuple[float, bool]:
+        """Return for how many seconds the blob is sure to exist, and whether this stored it."""
         key = self._key(digest)
         body = body_of([*parts, os.urandom(NONCE)])
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
@@ -349,7 +370,7 @@ class S3Blobs(ExpiringBlobs):
                 **condition,
             )
             if status == 200:
-                return float(metadata.get(_ASKED, metadata[_TTL])) - self._skew
+                return float(metadata.get(_ASKED, metadata[_TTL])) - self._skew, True
             # The object exists: others stored it, or this call did and the answer was lost; or
             # it is an expired blob.
             life = self.life_at(digest)
@@ -360,7 +381,7 @@ class S3Blobs(ExpiringBlobs):
                 metadata = self._metadata(ttl, life)
                 replace = False  # if it changes now, others have written it again
             elif self._lasts(life, ttl) or self._prolong(digest, life, ttl):
-                return check_ttl(ttl)
+                return check_ttl(ttl), False
             if isinstance(body, Body):
                 body.seek(0)
         raise contention_error(digest, self._client.url, _TURNS)

@@ -13,8 +13,10 @@ from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, ConfigurationError, IntegrityError, StoreError
 from offload.stores.capabilities import (
     BlobPeek,
+    HoldsAndPuts,
     HoldTracking,
     StoreCounters,
+    Wanted,
     blob_inspection_of,
     hold_tracking_of,
 )
@@ -69,6 +71,36 @@ class TieredBlobs:
         check_holder(holder)
         with self._counts.errors():
             return self._missing(self._index.hold(digests, ttl, holder), ttl)
+
+    def hold_and_put(self, blobs: Mapping[Digest, Wanted], holder: str) -> set[Digest]:
+        """Do as `HoldsAndPuts` says; blobs that belong to a lower tier take more round trips."""
+        first = self._first.blobs
+        here: dict[Digest, Wanted] = {}
+        rest: dict[float, dict[Digest, Wanted]] = {}
+        for digest, wanted in blobs.items():
+            if isinstance(first, HoldsAndPuts) and self._is_first(wanted):
+                here[digest] = wanted
+            else:
+                rest.setdefault(wanted.ttl, {})[digest] = wanted
+        missing: set[Digest] = set()
+        if here and isinstance(first, HoldsAndPuts):
+            with self._counts.errors():
+                started = time.perf_counter()
+                missing = first.hold_and_put(here, holder)
+                stored = {digest: here[digest].parts or () for digest in missing}
+                self._counts.uploaded(self._first.url, stored, time.perf_counter() - started)
+        for ttl, some in rest.items():
+            lost = self.hold(list(some), ttl, holder)
+            missing |= lost
+            for digest in lost:
+                parts = some[digest].parts
+                if parts is not None:
+                    self.put({digest: parts}, ttl, value_size=some[digest].value_size)
+        return missing
+
+    def _is_first(self, wanted: Wanted) -> bool:
+        """Return whether a blob belongs to the first tier. One without content may be anywhere."""
+        return wanted.parts is not None and not self._tier_for(wanted.parts, wanted.value_size)
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
         with self._counts.errors():
@@ -323,8 +355,11 @@ class TierCounts:
         """Count the blobs that this block writes."""
         started = time.perf_counter()
         yield
-        if self.counters is not None:
-            took = time.perf_counter() - started
+        self.uploaded(url, blobs, time.perf_counter() - started)
+
+    def uploaded(self, url: str, blobs: Mapping[Digest, Parts], took: float) -> None:
+        """Count blobs that were written in *took* seconds."""
+        if self.counters is not None and blobs:
             size = sum(map(size_of, blobs.values()))
             self.counters.of_store(url, blobs_uploaded=len(blobs), bytes_stored=size)
             self.counters.took("upload", took, store=url)

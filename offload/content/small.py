@@ -1,0 +1,171 @@
+"""Small values: those of one message are held, and stored where missing, in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+
+from offload.content.compression import Encoder
+from offload.content.holds import Hold, Holds
+from offload.content.manifest import Packed, pack
+from offload.content.retrying import Retrying
+from offload.digest import Digest
+from offload.metrics.counters import Counters
+from offload.serializers.base import Payload
+from offload.stores.capabilities import HoldsAndPuts, Wanted, chunk_size_of, tiers_of
+from offload.stores.protocols import Parts, Store, size_of
+
+__all__ = ("SMALL", "SmallWriter", "Stored", "Upload")
+
+SMALL = 256 * 1024
+"""Bytes of the small values of one message, together, from which the store is asked for them before
+they are sent. At 1 Gbit/s they take 2 ms, about the round trip that this saves."""
+_SENT_AT_ONCE = 4 << 20  # bytes; bounds the memory of compressed copies
+
+
+@dataclass
+class Upload:
+    """What was written of a value: blobs, their plain bytes, and their stored bytes."""
+
+    blobs: int = 0
+    plain: int = 0
+    stored: int = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value that is held and in the store.
+
+    Attributes:
+        missing: its blobs that weren't there.
+        ttl: seconds for which the store was asked to hold it.
+    """
+
+    packed: Packed
+    missing: AbstractSet[Digest]
+    ttl: float
+    upload: Upload
+
+
+class SmallWriter:
+    """Stores values of less than `SMALL` bytes each, all of a message at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        counters: Counters,
+        encode: Encoder,
+        *,
+        holds: Holds,
+        retrying: Retrying,
+    ) -> None:
+        self._store = store
+        self._counters = counters
+        self._encode = encode
+        self._holds = holds
+        self._retrying = retrying
+        self._blob_limit = chunk_size_of(store)
+        self._has_tiers = len(tiers_of(store)) > 1
+
+    def store(self, payloads: Sequence[Payload], holds: Sequence[Hold]) -> list[Stored]:
+        """Store and hold values, each by its own hold; all of *holds* have one holder.
+
+        A blob that several of them have counts as missing for the first.
+
+        Raises: StoreUnavailable, StoreError.
+        """
+        with self._counters.timed("hash"):
+            packed = [pack(payload, limit=self._blob_limit) for payload in payloads]
+        ttls = [self._holds.store_ttl(hold) for hold in holds]
+        uploads = [Upload() for _ in payloads]
+        wanted: dict[Digest, Wanted] = {}
+        owners: dict[Digest, Upload] = {}
+        for payload, each, ttl, upload in zip(payloads, packed, ttls, uploads, strict=True):
+            for digest, parts in _blobs(each):
+                same = wanted.setdefault(digest, Wanted(ttl, parts, payload.size))
+                if same.ttl < ttl:
+                    wanted[digest] = replace(same, ttl=ttl)
+                owners.setdefault(digest, upload)
+        with self._counters.timed("upload"):
+            missing = self._store_wanted(wanted, holds[0].holder, owners)
+        stored = []
+        for each, ttl, upload in zip(packed, ttls, uploads, strict=True):
+            own = missing.intersection(each.digests)
+            missing -= own
+            stored.append(Stored(each, own, ttl, upload))
+        return stored
+
+    def _store_wanted(
+        self, wanted: Mapping[Digest, Wanted], holder: str, owners: Mapping[Digest, Upload]
+    ) -> set[Digest]:
+        """Hold blobs, store the missing ones, and count those in *owners*; return them."""
+        blobs = self._store.blobs
+        size = sum(size_of(each.parts or ()) for each in wanted.values())
+        sent: dict[Digest, Parts] = {}
+        if isinstance(blobs, HoldsAndPuts) and size < SMALL:
+            # What this process knows is probably there: it isn't sent before the store is asked.
+            new = {d: each for d, each in wanted.items() if not self._holds.knows(d)}
+            sent = {digest: self._encode(each.parts or ()) for digest, each in new.items()}
+            asked = {d: replace(each, parts=sent.get(d)) for d, each in wanted.items()}
+            missing = self._retrying(lambda: blobs.hold_and_put(asked, holder))
+            for digest in missing & sent.keys():
+                _count(owners[digest], wanted[digest], sent[digest])
+        else:
+            missing = set()
+            for ttl, some in _by_ttl(wanted).items():
+                digests = list(some)
+                missing |= self._retrying(
+                    lambda digests=digests, ttl=ttl: blobs.hold(digests, ttl, holder)  # type: ignore[misc]
+                )
+        rest = {digest: each for digest, each in wanted.items() if digest in missing - sent.keys()}
+        for (ttl, value_size), batch in self._batches(rest):
+            encoded = {digest: self._encode(each.parts or ()) for digest, each in batch.items()}
+            self._retrying(
+                lambda encoded=encoded, ttl=ttl, value_size=value_size: blobs.put(  # type: ignore[misc]
+                    encoded, ttl, value_size=value_size
+                )
+            )
+            for digest, parts in encoded.items():
+                _count(owners[digest], wanted[digest], parts)
+        return missing
+
+    def _batches(
+        self, wanted: Mapping[Digest, Wanted]
+    ) -> Iterator[tuple[tuple[float, int | None], dict[Digest, Wanted]]]:
+        """Yield what one call may store: its time to live, the size that chooses a tier, blobs."""
+        batches: dict[tuple[float, int | None], dict[Digest, Wanted]] = {}
+        for digest, each in wanted.items():
+            size = each.value_size if self._has_tiers else None
+            batches.setdefault((each.ttl, size), {})[digest] = each
+        for key, blobs in batches.items():
+            batch: dict[Digest, Wanted] = {}
+            filled = 0
+            for digest, each in blobs.items():
+                batch[digest] = each
+                filled += size_of(each.parts or ())
+                if filled >= _SENT_AT_ONCE:
+                    yield key, batch
+                    batch, filled = {}, 0
+            if batch:
+                yield key, batch
+
+
+def _blobs(packed: Packed) -> Iterator[tuple[Digest, Parts]]:
+    """Yield a value's blobs, chunks first: a root is never stored without its chunks."""
+    for chunk, parts in packed.chunks:
+        yield chunk.digest, parts
+    yield packed.digest, packed.root
+
+
+def _by_ttl(wanted: Mapping[Digest, Wanted]) -> dict[float, dict[Digest, Wanted]]:
+    found: dict[float, dict[Digest, Wanted]] = {}
+    for digest, each in wanted.items():
+        found.setdefault(each.ttl, {})[digest] = each
+    return found
+
+
+def _count(upload: Upload, wanted: Wanted, stored: Parts) -> None:
+    upload.blobs += 1
+    upload.plain += size_of(wanted.parts or ())
+    upload.stored += size_of(stored)
