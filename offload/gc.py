@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offload.catalog.lifetime import named_blobs, sweep_holds
 from offload.errors import ConfigurationError, OffloadError, StoreError
@@ -18,6 +18,9 @@ from offload.memo.records import sweep_records
 from offload.metrics.storage import sweep_sums
 from offload.stores.capabilities import KeepsNamed
 from offload.stores.protocols import Store, SweepItem
+
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
 
 __all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")
 
@@ -101,6 +104,7 @@ def sweep(
     *,
     dry_run: bool = False,
     seen: Callable[[SweepItem], None] | None = None,
+    cipher: BlobCipher | None = None,
 ) -> SweepReport:
     """Delete what has expired in *store*, and return the totals.
 
@@ -111,6 +115,7 @@ def sweep(
     Args:
         dry_run: delete nothing, only report.
         seen: called with each item as it is deleted.
+        cipher: decrypts what a catalog's records name; None without encryption.
 
     Raises:
         ConfigurationError: the store can't be swept safely; the message says what to do.
@@ -127,7 +132,7 @@ def sweep(
         sums = sweep_sums(store, dry_run=dry_run)
         records = sweep_records(store, time.time, dry_run=dry_run)
         holds = sweep_holds(store, dry_run=dry_run)
-        for item in chain(sums, records, holds, _sweep(store, dry_run=dry_run)):
+        for item in chain(sums, records, holds, _sweep(store, cipher, dry_run=dry_run)):
             report.add(item)
             if seen is not None:
                 seen(item)
@@ -137,10 +142,10 @@ def sweep(
     return report
 
 
-def _sweep(store: Store, *, dry_run: bool) -> Iterator[SweepItem]:
+def _sweep(store: Store, cipher: BlobCipher | None, *, dry_run: bool) -> Iterator[SweepItem]:
     """Sweep *store*; what a catalog names stays."""
     if isinstance(store, KeepsNamed):
-        return store.sweep_unnamed(lambda asked: named_blobs(store, asked), dry_run=dry_run)
+        return store.sweep_unnamed(lambda asked: named_blobs(store, asked, cipher), dry_run=dry_run)
     return store.sweep(dry_run=dry_run)
 
 

@@ -19,10 +19,11 @@ from offload.catalog.lifetime import named_blobs
 from offload.catalog.names import RECORDS, name_pointer, record_pointer
 from offload.catalog.pointers import CatalogPointers, State
 from offload.catalog.records import Record, write_record
-from offload.content.compression import MAX_OVERHEAD, decode
+from offload.content.compression import MAX_OVERHEAD
 from offload.content.manifest import CHUNK, root_limit
 from offload.content.store import ContentStore
-from offload.digest import Buffer, Digest, digest_of
+from offload.content.verify import read_blob
+from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, IntegrityError, StoreError
 from offload.metrics.counters import Counters
 from offload.ref import Ref
@@ -49,9 +50,11 @@ def content_in(
 
 
 def copy_blobs(
-    source: Store, target: Store, digests: Sequence[Digest], ttl: float, size: int
+    source: ContentStore, target: Store, digests: Sequence[Digest], ttl: float, size: int
 ) -> None:
     """Copy blobs of a value of *size* bytes, the first of which is its root, and verify each.
+
+    They stay encrypted if they are.
 
     The root is stored last: it never exists without what it lists.
 
@@ -59,11 +62,11 @@ def copy_blobs(
     """
 
     def contents(wanted: Sequence[Digest], limit: int) -> Iterable[tuple[Digest, Buffer]]:
-        blobs = source.blobs.get(wanted, limit + MAX_OVERHEAD)
+        store = source.store
+        blobs = store.blobs.get(wanted, limit + MAX_OVERHEAD)
         for digest, stored in zip(wanted, blobs, strict=True):
-            where = f"{digest} in {source.url}"
-            if digest_of([decode(stored, limit, where)]) != digest:
-                raise IntegrityError(f"{where} was altered", digest=digest, store=source.url)
+            where = f"{digest} in {store.url}"
+            read_blob(stored, digest, limit, where, source.cipher)
             yield digest, stored
 
     root, *chunks = digests
@@ -169,9 +172,7 @@ class LocalCopies:
         missing = self.store.blobs.hold(digests, FOREVER)
         if missing:
             wanted = digests[:1] + [digest for digest in digests[1:] if digest in missing]
-            remote.retrying(
-                lambda: copy_blobs(remote.store, self.store, wanted, FOREVER, record.size)
-            )
+            remote.retrying(lambda: copy_blobs(remote, self.store, wanted, FOREVER, record.size))
 
     # -- the folder
 

@@ -177,7 +177,9 @@ class Journal:
         missing = remote.retrying(lambda: remote.store.blobs.hold(digests, ttl, holder))
         if missing:
             wanted = digests[:1] + [digest for digest in digests[1:] if digest in missing]
-            remote.retrying(lambda: copy_blobs(self._store, remote.store, wanted, ttl, entry.size))
+            remote.retrying(
+                lambda: copy_blobs(self._content, remote.store, wanted, ttl, entry.size)
+            )
         if not entry.tried:
             self._pointers.swap(pointer, value, self._written(replace(entry, tried=True)))
         ref = remote.signing.keys.sign(

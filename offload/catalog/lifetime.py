@@ -12,17 +12,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from offload.catalog.names import RECORDS, decode, record_pointer
 from offload.catalog.records import Record, read_record
 from offload.content.compression import MAX_OVERHEAD
-from offload.content.compression import decode as decompress
 from offload.content.manifest import SINGLE, read_root, root_limit
-from offload.digest import Buffer, Digest, digest_of
+from offload.content.verify import read_blob
+from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, ConfigurationError, IntegrityError, UnsupportedVersion
 from offload.stores.capabilities import chunk_size_of, hold_tracking_of
 from offload.stores.checks import ENDLESS
 from offload.stores.protocols import Store, SweepItem
+
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
 
 __all__ = ("named_blobs", "sweep_holds")
 
@@ -39,11 +43,13 @@ _HOLDS = 2000  # holds of which the records are looked for together
 # -- stores without holds
 
 
-def named_blobs(store: Store, asked: Collection[Digest]) -> Collection[Digest]:
+def named_blobs(
+    store: Store, asked: Collection[Digest], cipher: BlobCipher | None = None
+) -> Collection[Digest]:
     """Return those blobs among *asked* that records name now.
 
     Signatures aren't checked: a sweep needs no key, and an altered record can only keep more. If
-    a record can't be read, all of *asked* might be named.
+    a record can't be read, all of *asked* might be named. With encryption, *cipher* decrypts.
 
     Raises StoreUnavailable, StoreError.
     """
@@ -57,7 +63,7 @@ def named_blobs(store: Store, asked: Collection[Digest]) -> Collection[Digest]:
                 for pointer, value in zip(batch, values, strict=True)
                 if value is not None
             ]
-            for digests in _digests(store, records):
+            for digests in _digests(store, records, cipher):
                 found |= wanted.intersection(digests)
     except (IntegrityError, UnsupportedVersion) as exc:
         logger.warning("nothing that the catalog might name is deleted: %s", exc)
@@ -72,7 +78,9 @@ def _pointers(store: Store) -> Iterator[str]:
         return
 
 
-def _digests(store: Store, records: Iterable[Record]) -> Iterator[Sequence[Digest]]:
+def _digests(
+    store: Store, records: Iterable[Record], cipher: BlobCipher | None
+) -> Iterator[Sequence[Digest]]:
     """Yield the digests of all blobs of each record; of one that lost its root, only the root."""
     may_cut_small = chunk_size_of(store) is not None
     cut: dict[Digest, int] = {}
@@ -85,9 +93,7 @@ def _digests(store: Store, records: Iterable[Record]) -> Iterator[Sequence[Diges
     while batch := dict(islice(rest, _ROOTS)):
         for digest, stored in _roots(store, batch):
             size, where = batch[digest], f"{digest} in {store.url}"
-            root = decompress(stored, root_limit(size), where)
-            if digest_of([root]) != digest:
-                raise IntegrityError(f"{where} was altered", digest=digest, store=store.url)
+            root = read_blob(stored, digest, root_limit(size), where, cipher)
             yield read_root(root, size=size, where=where).digests(digest)
 
 

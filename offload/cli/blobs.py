@@ -76,7 +76,8 @@ def ls(
 
     With --sort but without --limit, everything is read before the first line is printed.
     """
-    store = runtime_of(ctx).store
+    runtime = runtime_of(ctx)
+    store, cipher = runtime.store, runtime.content.cipher
     tracked_holds(store, required=sort == "holders")
     reads_all_first = sort is not None or shared
     with Progress(f"reading {store.url}", shown=reads_all_first) as progress:
@@ -86,8 +87,8 @@ def ls(
         chosen = ordered(found, sort, limit)
         sharing = None
         if shared:
-            sharing = Sharing(store, seen=lambda info: progress.step(info.size))
-    blobs = listed(store, chosen, sharing, quick=quick)
+            sharing = Sharing(store, seen=lambda info: progress.step(info.size), cipher=cipher)
+    blobs = listed(store, chosen, sharing, quick=quick, cipher=cipher)
     if as_json:
         print_json_list(each.as_json() for each in blobs)
     else:

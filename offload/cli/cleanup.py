@@ -55,7 +55,7 @@ def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
             click.echo(printable(line))
 
     with Progress(f"sweeping {runtime.store.url}", shown=not verbose) as progress:
-        collected = sweep(runtime.store, dry_run=dry_run, seen=seen)
+        collected = sweep(runtime.store, dry_run=dry_run, seen=seen, cipher=runtime.content.cipher)
     if as_json:
         print_json({**collected.as_dict(), **({"swept": listed} if verbose else {})})
     else:

@@ -158,14 +158,15 @@ def get(
 
 
 def _content(runtime: Runtime, what: str, ref: Ref[Any] | None) -> BlobContent:
+    cipher = runtime.content.cipher
     if ref is not None:
-        return read_content(runtime.store, ref.digest, data=ref.data, size=ref.size)
+        return read_content(runtime.store, ref.digest, data=ref.data, size=ref.size, cipher=cipher)
     prefix = digest_prefix(what)
     if prefix is None:
         raise InvalidRef(
             f"{what[:100]!r} is neither a reference nor at least the first 8 digits of a digest"
         )
-    return read_content(runtime.store, find_digest(runtime.store, prefix))
+    return read_content(runtime.store, find_digest(runtime.store, prefix), cipher=cipher)
 
 
 def _form(content: BlobContent) -> str:

@@ -1,7 +1,8 @@
 """Stored form of blobs: one byte that names the compression, then the bytes.
 
 ``0x00`` plain; ``0x01`` one Zstandard frame (RFC 8878). Digests are of the plain bytes,
-so compression settings never split deduplication.
+so compression settings never split deduplication. ``0x02`` is an encrypted blob, see
+`offload.encryption.blobs`: it is decrypted first.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from collections.abc import Callable, Sequence
 import zstandard
 
 from offload.digest import Buffer
-from offload.errors import IntegrityError
+from offload.errors import IntegrityError, KeyUnavailable, StoreError
 
 __all__ = ("MAX_OVERHEAD", "Encoder", "decode", "decode_into", "decode_prefix", "encoder")
 
 Encoder = Callable[[Sequence[Buffer]], Sequence[Buffer]]
 
 PLAIN, ZSTD = b"\x00", b"\x01"
-MAX_OVERHEAD = 1
-"""Most bytes by which the stored form exceeds the plain one: what doesn't shrink stays plain."""
+_ENCRYPTED, _KEY_END = b"\x02", 10  # see `offload.encryption.blobs`
+MAX_OVERHEAD = 64
+"""Most bytes by which the stored form exceeds the plain one: what doesn't shrink stays plain, and
+encryption adds 37 bytes."""
 
 _WINDOW = 32 << 20  # bytes to decompress an unknown frame; offload's frames need 16 MiB
 _LEVEL = 1  # zstd's fastest regular level: about 1 GB/s on text
@@ -71,7 +74,7 @@ def decode(stored: Buffer, limit: int, where: str) -> memoryview:
             raise IntegrityError(f"{where} has {len(content)} bytes, at most {limit} are allowed")
         return content
     if kind != ZSTD:
-        raise IntegrityError(f"{where} has an unknown compression ({bytes(kind).hex() or 'empty'})")
+        raise _unknown(view, where)
     claimed = _claimed(content, where)
     if not 0 <= claimed <= limit:
         raise IntegrityError(f"{where} claims {claimed} bytes, at most {limit} are allowed")
@@ -94,7 +97,19 @@ def decode_into(stored: Buffer, target: memoryview, where: str) -> None:
             raise IntegrityError(f"{where} claims {claimed} bytes instead of {len(target)}")
         _decompress(content, target, where)
     else:
-        raise IntegrityError(f"{where} has an unknown compression ({bytes(kind).hex() or 'empty'})")
+        raise _unknown(view, where)
+
+
+def _unknown(stored: memoryview, where: str) -> StoreError:
+    kind = bytes(stored[:1])
+    if kind == _ENCRYPTED and len(stored) > _KEY_END:
+        key = bytes(stored[2:_KEY_END]).hex()
+        return KeyUnavailable(
+            f"{where} is encrypted with the key {key}, and this process has no key: set "
+            "offload_encryption_keys",
+            key=key,
+        )
+    return IntegrityError(f"{where} has an unknown compression ({kind.hex() or 'empty'})")
 
 
 def _claimed(content: memoryview, where: str) -> int:

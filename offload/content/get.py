@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from offload.content.cache import Assembly, InMemory, NodeCache
 from offload.content.compression import MAX_OVERHEAD, decode
@@ -35,6 +35,9 @@ from offload.serializers.choose import Registry
 from offload.stores.protocols import Store
 from offload.text import human_size
 
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
+
 __all__ = ("Cached", "Reader")
 
 T = TypeVar("T")
@@ -50,6 +53,7 @@ class Reader:
         max_size: bytes of the largest value that is read.
         known: notes the blobs of each value that is read.
         cache: asked for large values before the store.
+        cipher: decrypts blobs; None without encryption.
         clock: returns seconds since 1970.
     """
 
@@ -62,6 +66,7 @@ class Reader:
         max_size: int,
         known: KnownBlobs,
         cache: NodeCache | None,
+        cipher: BlobCipher | None,
         retrying: Retrying,
         clock: Callable[[], float],
     ) -> None:
@@ -71,6 +76,7 @@ class Reader:
         self._max_size = max_size
         self._known = known
         self._cache = cache
+        self._cipher = cipher
         self._retrying = retrying
         self._clock = clock
 
@@ -92,7 +98,10 @@ class Reader:
             if ref.data is None:
                 return self._retrying(lambda: self._get(ref, cached))
             where = f"the content of {ref!r}"
-            manifest = read_root(memoryview(ref.data), size=ref.size, where=where)
+            data = ref.data
+            if self._cipher is not None:
+                data = self._cipher.open_inline(data, where)
+            manifest = read_root(memoryview(data), size=ref.size, where=where)
             return self._value(ref, manifest, _copied(manifest.body))
 
     def get_all(self, refs: Sequence[Ref[Any]], cached: Cached = "trust") -> Iterator[Any]:
@@ -230,6 +239,8 @@ class Reader:
         digest = _digest(ref)
         where = f"{ref!r} in {self._store.url}"
         try:
+            if self._cipher is not None:
+                stored = self._cipher.decrypt(stored, digest, where)
             root = decode(stored, root_limit(ref.size), where)
         except IntegrityError as exc:
             raise self._integrity_error(ref, digest, str(exc)) from exc
@@ -250,6 +261,8 @@ class Reader:
         for chunk, stored in zip(manifest.chunks, blobs, strict=True):
             where = f"chunk {chunk.digest} of {ref!r} in {self._store.url}"
             try:
+                if self._cipher is not None:
+                    stored = self._cipher.decrypt(stored, chunk.digest, where)  # noqa: PLW2901
                 plain = assembled.decode(stored, chunk.size, where)
             except IntegrityError as exc:
                 raise self._integrity_error(ref, chunk.digest, str(exc)) from exc
@@ -258,6 +271,10 @@ class Reader:
         return assembled.body()
 
     def _verify(self, ref: Ref[Any], digest: Digest, plain: memoryview) -> None:
+        if self._cipher is not None:
+            if not self._cipher.matches(plain, digest):
+                raise self._integrity_error(ref, digest, "its content doesn't match its name")
+            return
         found = digest_of([plain])
         if found != digest:
             raise self._integrity_error(ref, digest, f"its content has the digest {found}")

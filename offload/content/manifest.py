@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import orjson
 
 from offload.digest import Buffer, Digest, digest_of, parse_digest
+from offload.encryption.keys import EncryptionKey
 from offload.errors import IntegrityError, SerializationError
 from offload.serializers.base import Payload
 
@@ -112,11 +113,13 @@ class Packed:
         digest: of the root, and so the name of the value.
         root: the root blob's parts.
         chunks: each chunk and its parts, in order.
+        key: by which the blobs are named, and encrypted; None without encryption.
     """
 
     digest: Digest
     root: Sequence[Buffer]
     chunks: Sequence[tuple[Chunk, Sequence[Buffer]]]
+    key: EncryptionKey | None = None
 
     @property
     def digests(self) -> list[Digest]:
@@ -174,12 +177,20 @@ class Manifest:
         return (buffers[0], buffers[1:]) if self.head is None else (self.head, buffers)
 
 
-def pack(payload: Payload, *, whole: bool = False, limit: int | None = None) -> Packed:
+def pack(
+    payload: Payload,
+    *,
+    whole: bool = False,
+    limit: int | None = None,
+    key: EncryptionKey | None = None,
+) -> Packed:
     """Lay out *payload* as blobs. Hashes everything, copies nothing.
 
     With *whole* it is one blob of up to ROOT_LIMIT, whatever its size. *limit* is the most bytes
-    of a blob, except the root, which grows by 90 bytes with each chunk.
+    of a blob, except the root, which grows by 90 bytes with each chunk. With *key*, blobs have
+    keyed names.
     """
+    names = None if key is None else key.names
     head, buffers = payload.head, list(payload.buffers)
     header: dict[str, object] = {"s": payload.serializer}
     if len(head) > (HEAD_LIMIT if limit is None else min(HEAD_LIMIT, limit // 4)):
@@ -194,7 +205,7 @@ def pack(payload: Payload, *, whole: bool = False, limit: int | None = None) -> 
         single = 0
     if payload.size >= single and not (whole and payload.size < ROOT_LIMIT // 2):
         cut = _cut(buffers) if limit is None else _cut_within(buffers, limit)
-        chunks = [(Chunk(digest_of(parts), sum(map(len, parts))), parts) for parts in cut]
+        chunks = [(Chunk(digest_of(parts, names), sum(map(len, parts))), parts) for parts in cut]
         header["c"] = [[chunk.digest, chunk.size] for chunk, _ in chunks]
         body = []
     text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
@@ -204,7 +215,7 @@ def pack(payload: Payload, *, whole: bool = False, limit: int | None = None) -> 
             f"a {payload.type or 'value'} of {len(buffers)} buffers is too fragmented to be stored"
         )
     root = [start, _padding(len(start)), *body]
-    return Packed(digest_of(root), root, chunks)
+    return Packed(digest_of(root, names), root, chunks, key)
 
 
 def _padding(size: int) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offload.content.compression import encoder
 from offload.content.digest_cache import DigestCache
@@ -31,6 +31,10 @@ from offload.stores.processes import PerProcess
 from offload.stores.protocols import Parts, Store
 from offload.text import human_size
 
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
+    from offload.encryption.keys import EncryptionKey
+
 __all__ = ("LEAST", "Observer", "Writer")
 
 LEAST = SIZES[0]
@@ -50,7 +54,11 @@ class Writer:
     Args:
         resolve: what the `Ref.get` of new references calls.
         through: puts large values that are stored into the node cache, too.
+        cipher: encrypts blobs; None without encryption.
         clock: returns seconds since 1970.
+
+    Attributes:
+        blob_limit: most bytes of a blob's content, except the root's; None if there is no limit.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class Writer:
         holds: Holds,
         resolve: Resolve,
         through: WriteThrough,
+        cipher: BlobCipher | None,
         retrying: Retrying,
         clock: Callable[[], float],
     ) -> None:
@@ -77,7 +86,10 @@ class Writer:
         self._through = through
         self._retrying = retrying
         self._clock = clock
-        self._blob_limit = chunk_size_of(store)
+        self._cipher = cipher
+        self.blob_limit = chunk_size_of(store)
+        if cipher is not None and self.blob_limit is not None:
+            self.blob_limit -= cipher.overhead
         self._encode = encoder(settings.compression)
         self._small = SmallWriter(store, counters, self._encode, holds=holds, retrying=retrying)
         self._cache: DigestCache[tuple[Ref[Any], list[Digest]]] = DigestCache(settings.memo_size)
@@ -217,11 +229,15 @@ class Writer:
         Asks for all of its blobs first, so that nothing is sent twice.
         """
         with self._counters.timed("hash"):
-            packed = pack(payload, limit=self._blob_limit)
+            key = None if self._cipher is None else self.key
+            packed = pack(payload, limit=self.blob_limit, key=key)
         ttl = self._holds.store_ttl(hold)
         digests = packed.digests
         with self._through.writing(packed, payload.size), self._counters.timed("upload"):
             missing = self._retrying(lambda: self._store.blobs.hold(digests, ttl, hold.holder))
+            if missing and self._cipher is not None:
+                packed, missing = self._find_older(payload, packed, missing, hold, ttl)
+                digests = packed.digests
             if missing:
                 self._upload(packed, missing, ttl, payload.size)
         return packed, missing, ttl
@@ -237,7 +253,8 @@ class Writer:
         for payload in payloads:
             self.check_size(payload)
         with self._counters.timed("hash"):
-            packed = [pack(payload, limit=self._blob_limit) for payload in payloads]
+            key = self.key
+            packed = [pack(payload, limit=self.blob_limit, key=key) for payload in payloads]
         ttl = self._holds.store_ttl(hold)
         every = list(dict.fromkeys(chain.from_iterable(each.digests for each in packed)))
         stored: list[tuple[Ref[Any], list[Digest]]] = []
@@ -245,6 +262,8 @@ class Writer:
             missing = self._retrying(lambda: self._store.blobs.hold(every, ttl, hold.holder))
             for payload, each in zip(payloads, packed, strict=True):
                 own = missing.intersection(each.digests)
+                if own and self._cipher is not None:
+                    each, own = self._find_older(payload, each, own, hold, ttl)  # noqa: PLW2901
                 with self._through.writing(each, payload.size):
                     if own:
                         self._upload(each, own, ttl, payload.size)
@@ -326,10 +345,13 @@ class Writer:
                 f"a {payload.type or 'value'} of {human_size(payload.size)} is too large to send "
                 "in a message"
             )
+        data = b"".join(packed.root)
+        if self._cipher is not None:
+            data = self._cipher.seal_inline(data)
         now = self._clock()
         return self._signing.keys.sign(
             digest=None,
-            data=b"".join(packed.root),
+            data=data,
             size=payload.size,
             serializer=payload.serializer,
             type=payload.type,
@@ -343,9 +365,36 @@ class Writer:
 
         It can't be resolved or sent.
         """
-        packed = pack(payload, limit=self._blob_limit)
+        packed = pack(payload, limit=self.blob_limit, key=self.key)
         ref: Ref[Any] = Ref.unbound("unstored")
         return replace(ref, digest=packed.digest, size=payload.size)
+
+    @property
+    def key(self) -> EncryptionKey | None:
+        """The key by which new blobs are named and encrypted; None without encryption.
+
+        Raises KeyUnavailable.
+        """
+        return None if self._cipher is None else self._cipher.keyring.current
+
+    def _find_older(
+        self, payload: Payload, packed: Packed, missing: set[Digest], hold: Hold, ttl: float
+    ) -> tuple[Packed, set[Digest]]:
+        """Return a value as it is stored under an older key, and held now, or else unchanged.
+
+        While keys are rotated, a value isn't stored again only because of its new name.
+        """
+        if self._cipher is None or packed.digest not in missing:
+            return packed, missing
+        blobs, keys = self._store.blobs, self._cipher.keyring.keys
+        for key in keys[1:]:
+            older = pack(payload, limit=self.blob_limit, key=key)
+            for digests in ([older.digest], older.digests):  # mostly, even the root is missing
+                if self._retrying(lambda some=digests: blobs.hold(some, ttl, hold.holder)):  # type: ignore[misc]
+                    break
+            else:
+                return older, set()
+        return packed, missing
 
     def _sign(
         self,
@@ -380,6 +429,9 @@ class Writer:
         rest = iter(wanted.items())
         while plain := dict(islice(rest, _BATCH)):
             blobs = {digest: self._encode(parts) for digest, parts in plain.items()}
+            if self._cipher is not None and packed.key is not None:
+                encrypt, key = self._cipher.encrypt, packed.key
+                blobs = {digest: encrypt(blobs.pop(digest), digest, key) for digest in plain}
             self._retrying(
                 lambda blobs=blobs: self._store.blobs.put(  # type: ignore[misc]
                     blobs, ttl, value_size=size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from offload.content.cache import NodeCache
 from offload.content.digest_cache import KnownBlobs
@@ -14,11 +14,15 @@ from offload.content.put import Writer
 from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
 from offload.content.through import WriteThrough
+from offload.encryption.keys import Keyring, keyring_of
 from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.protocols import Store
+
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
 
 __all__ = ("ContentStore",)
 
@@ -33,6 +37,7 @@ class ContentStore:
 
     Args:
         cache: asked for large values before the store.
+        keyring: the keys of *settings*, if they are loaded already.
         clock: returns seconds since 1970.
         sleep: waits that many seconds between attempts.
 
@@ -44,6 +49,7 @@ class ContentStore:
         counters: count what happens in this process.
         retrying: repeats calls while the store is unavailable.
         cache: the node cache; None if there is none.
+        cipher: encrypts and decrypts blobs; None without encryption.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class ContentStore:
         counters: Counters,
         *,
         cache: NodeCache | None = None,
+        keyring: Keyring | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -61,6 +68,7 @@ class ContentStore:
             settings.retry, on_retry=lambda: counters.add(store_retries=1), sleep=sleep
         )
         known = KnownBlobs()
+        self.cipher = _cipher(keyring or keyring_of(settings))
         self.store = store
         self.cache = cache
         self.counters = counters
@@ -68,6 +76,8 @@ class ContentStore:
         self.now = clock
         self.retrying = retrying
         self.signing = SigningKeys(store, settings.secret, counters, retrying, clock)
+        if cache is not None:
+            cache.cipher = self.cipher
         self.reader = Reader(
             store,
             serializers,
@@ -75,6 +85,7 @@ class ContentStore:
             max_size=settings.max_size,
             known=known,
             cache=cache,
+            cipher=self.cipher,
             retrying=retrying,
             clock=clock,
         )
@@ -88,6 +99,7 @@ class ContentStore:
             holds=self.holds,
             resolve=self.reader.get,
             through=WriteThrough(cache, counters, settings.cache_write),
+            cipher=self.cipher,
             retrying=retrying,
             clock=clock,
         )
@@ -99,3 +111,11 @@ class ContentStore:
     def opened(self, ref: Ref[T]) -> Ref[T]:
         """Return *ref* bound to this store; verifies it unless this store did or created it."""
         return ref if ref.resolve == self.reader.get else self.open(ref.wire)
+
+
+def _cipher(keyring: Keyring | None) -> BlobCipher | None:
+    if keyring is None:
+        return None
+    from offload.encryption.blobs import BlobCipher  # needs the package cryptography
+
+    return BlobCipher(keyring)

@@ -59,7 +59,10 @@ class Stored:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._blobs = BackgroundRefresh(lambda: take_snapshot(runtime.store))
-        self._shared = BackgroundRefresh(lambda: Sharing(runtime.store, LIMIT), every=_SHARED_EVERY)
+        self._shared = BackgroundRefresh(
+            lambda: Sharing(runtime.store, LIMIT, cipher=runtime.content.cipher),
+            every=_SHARED_EVERY,
+        )
         self._contents: TTLCache[Mapping[str, Any]] = TTLCache(self._content, _CONTENT)
         self._described: TTLCache[Mapping[str, Any]] = TTLCache(self._describe, _DESCRIBED)
         self._kinds: TTLCache[list[Kind | None]] = TTLCache(self._glance, _KINDS)
@@ -99,7 +102,7 @@ class Stored:
             None
             if seen is None
             else Kind(describe_kind(seen), part=seen.root is None, age=seen.seen.age)
-            for seen in summarize_blobs(self.store, digests)
+            for seen in summarize_blobs(self.store, digests, self._runtime.content.cipher)
         ]
 
     def content(self, digest: Digest) -> Mapping[str, Any]:
@@ -151,7 +154,7 @@ class Stored:
         return describe(self._runtime, what)
 
     def _content(self, digest: Digest) -> Mapping[str, Any]:
-        content = read_content(self.store, digest)
+        content = read_content(self.store, digest, cipher=self._runtime.content.cipher)
         described = describe_content(content)
         if content.manifest is None:
             return described

@@ -27,9 +27,17 @@ from urllib.parse import unquote, urlsplit
 
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import ConfigurationError, KeyUnavailable
-from offload.settings import RetryPolicy
+from offload.settings import RetryPolicy, Settings
 
-__all__ = ("EncryptionKey", "KeySource", "Keyring", "expand", "missing_key", "parse_key")
+__all__ = (
+    "EncryptionKey",
+    "KeySource",
+    "Keyring",
+    "expand",
+    "keyring_of",
+    "missing_key",
+    "parse_key",
+)
 
 KeySource = Union[str, "os.PathLike[str]", Callable[[], Union[str, bytes]]]
 
@@ -273,6 +281,14 @@ class _Call:
             self.error = exc
         finally:
             self.done.set()
+
+
+def keyring_of(settings: Settings) -> Keyring | None:
+    """Return the keys that *settings* name; None if they name none."""
+    if not settings.encryption_keys:
+        return None
+    required = settings.encryption == "required"
+    return Keyring(settings.encryption_keys, required=required, policy=settings.retry)
 
 
 def missing_key(key_id: str, what: str, known: Sequence[str]) -> KeyUnavailable:

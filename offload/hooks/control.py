@@ -125,7 +125,7 @@ def register_gc_task(runtime: Runtime, app: Any) -> None:
 
     def gc(dry_run: bool = False) -> dict[str, Any]:
         """Delete expired blobs from the store; see `offload.gc.sweep`."""
-        collected = sweep(runtime.store, dry_run=dry_run)
+        collected = sweep(runtime.store, dry_run=dry_run, cipher=runtime.content.cipher)
         if collected.busy is not None:
             _logger.info("skipped: %s is being swept by %s", collected.store, collected.busy)
         return collected.as_dict()

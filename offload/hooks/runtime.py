@@ -35,7 +35,7 @@ from offload.content.put import LEAST, Observer
 from offload.content.retrying import Retrying
 from offload.content.signing import fingerprints
 from offload.content.store import ContentStore
-from offload.encryption.keys import Keyring
+from offload.encryption.keys import Keyring, keyring_of
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, SerializationError
 from offload.hooks.default_store import open_app_store
 from offload.hooks.limit import MessageLimit, message_limit
@@ -137,12 +137,7 @@ class Runtime:
                 "2, which can list a message's references; remove the setting, or set "
                 "offload_mode to 'off'"
             )
-        if settings.encryption_keys:
-            self.keyring = Keyring(
-                settings.encryption_keys,
-                required=settings.encryption == "required",
-                policy=settings.retry,
-            )
+        self.keyring = keyring_of(settings)
         self._settings = settings
         return settings
 
@@ -284,6 +279,7 @@ class Runtime:
             self.settings,
             self.counters,
             cache=cache,
+            keyring=self.keyring,
         )
 
     def start_worker(self) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offload.digest import Digest, parse_digest
 from offload.errors import BlobMissing, ConfigurationError, InvalidRef
@@ -18,6 +18,9 @@ from offload.inspect.preview import type_of
 from offload.stores.capabilities import HoldTracking, blob_inspection_of, hold_tracking_of
 from offload.stores.protocols import BlobInfo, Store
 from offload.text import UNKNOWN, human_size
+
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
 
 __all__ = (
     "PAGE",
@@ -151,17 +154,19 @@ def listed(
     shared: Callable[[Digest], int] | None = None,
     *,
     quick: bool = False,
+    cipher: BlobCipher | None = None,
 ) -> Iterator[Listed]:
     """Read the first bytes of blobs to tell their kind, a page at a time; not if *quick*.
 
     Args:
         shared: returns how many values contain a chunk.
+        cipher: decrypts; None without encryption.
     """
     rest = iter(found)
     while page := list(islice(rest, PAGE)):
         seen: Iterable[BlobSummary | None] = [None] * len(page)
         if not quick:
-            seen = summarize_blobs(store, [row.digest for row in page])
+            seen = summarize_blobs(store, [row.digest for row in page], cipher)
         for row, each in zip(page, seen, strict=True):
             is_root = each is not None and each.root is not None
             count = None if shared is None or is_root else shared(row.digest)
@@ -191,6 +196,7 @@ class Sharing:
 
     Args:
         seen: called with each blob.
+        cipher: decrypts; None without encryption.
     """
 
     def __init__(
@@ -199,6 +205,7 @@ class Sharing:
         limit: int | None = None,
         *,
         seen: Callable[[BlobInfo], None] | None = None,
+        cipher: BlobCipher | None = None,
     ) -> None:
         self._counts: Counter[bytes] = Counter()
         infos = islice(store.blobs.scan(), limit)
@@ -206,7 +213,7 @@ class Sharing:
             if seen is not None:
                 for info in page:
                     seen(info)
-            for each in summarize_blobs(store, [info.digest for info in page]):
+            for each in summarize_blobs(store, [info.digest for info in page], cipher):
                 if each is not None and each.root is not None:
                     self._counts.update({_key(chunk.digest) for chunk in each.root.chunks})
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from offload.content.compression import MAX_OVERHEAD, decode, decode_prefix
+from offload.content.compression import MAX_OVERHEAD, decode_prefix
 from offload.content.manifest import (
     INSPECTED,
     ROOT_LIMIT,
@@ -19,10 +20,14 @@ from offload.content.manifest import (
     read_root,
     root_limit,
 )
-from offload.digest import Digest, digest_of
+from offload.content.verify import read_blob
+from offload.digest import Buffer, Digest
 from offload.errors import IntegrityError
 from offload.stores.capabilities import BlobPeek, blob_inspection_of
 from offload.stores.protocols import Store
+
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
 
 __all__ = ("BlobContent", "BlobSummary", "read_content", "summarize_blobs")
 
@@ -50,8 +55,12 @@ class BlobSummary:
     known: bool = True
 
 
-def summarize_blobs(store: Store, digests: Sequence[Digest]) -> Iterator[BlobSummary | None]:
+def summarize_blobs(
+    store: Store, digests: Sequence[Digest], cipher: BlobCipher | None = None
+) -> Iterator[BlobSummary | None]:
     """Yield a summary of each blob, in their order; None for a missing one.
+
+    With encryption, *cipher* decrypts.
 
     Raises ConfigurationError if the store doesn't support inspection.
     """
@@ -67,7 +76,7 @@ def summarize_blobs(store: Store, digests: Sequence[Digest]) -> Iterator[BlobSum
                 for digest, seen in zip(
                     batch, blob_inspection_of(store).peek(batch, size), strict=True
                 ):
-                    summary = None if seen is None else _summary(digest, seen)
+                    summary = None if seen is None else _summary(digest, seen, cipher)
                     found[digest] = summary
                     if summary is not None and not summary.known and summary.seen.size > size:
                         unclear.append(digest)
@@ -77,13 +86,14 @@ def summarize_blobs(store: Store, digests: Sequence[Digest]) -> Iterator[BlobSum
         yield from map(found.__getitem__, some)
 
 
-def _summary(digest: Digest, seen: BlobPeek) -> BlobSummary:
-    plain = decode_prefix(seen.prefix, _USUAL_HEADER)
+def _summary(digest: Digest, seen: BlobPeek, cipher: BlobCipher | None) -> BlobSummary:
+    prefix = seen.prefix if cipher is None else cipher.decrypt_prefix(seen.prefix, digest)
+    plain = decode_prefix(prefix, _USUAL_HEADER)
     whole = len(seen.prefix) == seen.size
     starts = is_root(plain)
     root = read_prefix(plain) if starts else None
     if starts and root is None and len(plain) == _USUAL_HEADER:
-        root = read_prefix(decode_prefix(seen.prefix, INSPECTED + _USUAL_HEADER))
+        root = read_prefix(decode_prefix(prefix, INSPECTED + _USUAL_HEADER))
     known = root is not None or starts is False or (whole and len(plain) > 0 and not starts)
     return BlobSummary(digest, replace(seen, prefix=b""), root, known)
 
@@ -98,12 +108,18 @@ class BlobContent:
     """
 
     def __init__(
-        self, store: Store, digest: Digest | None, plain: memoryview, manifest: Manifest | None
+        self,
+        store: Store,
+        digest: Digest | None,
+        plain: memoryview,
+        manifest: Manifest | None,
+        cipher: BlobCipher | None = None,
     ) -> None:
         self.digest = digest
         self.manifest = manifest
         self.size = len(plain) if manifest is None else manifest.value_size
         self._store = store
+        self._cipher = cipher
         self._plain = plain
 
     def head(self) -> bytes:
@@ -160,7 +176,7 @@ class BlobContent:
             raise self._integrity_error(f"it has a chunk of {limit} bytes")
         blobs = self._store.blobs.get([c.digest for _, c in wanted], limit + MAX_OVERHEAD)
         for (position, chunk), stored in zip(wanted, blobs, strict=True):
-            plain = _verified(self._store, chunk.digest, stored, chunk.size)
+            plain = _verified(self._store, chunk.digest, stored, chunk.size, self._cipher)
             if len(plain) != chunk.size:
                 raise self._integrity_error(f"its chunk {chunk.digest} has {len(plain)} bytes")
             yield position, plain
@@ -174,43 +190,48 @@ class BlobContent:
 
 
 def read_content(
-    store: Store, digest: Digest | None, *, data: bytes | None = None, size: int | None = None
+    store: Store,
+    digest: Digest | None,
+    *,
+    data: bytes | None = None,
+    size: int | None = None,
+    cipher: BlobCipher | None = None,
 ) -> BlobContent:
     """Read and verify a blob, except for the chunks of a value.
 
     Args:
         data: the root itself, if it travelled inside a reference; *digest* is then None.
         size: bytes of the value as its reference states; then anything but its root is an error.
+        cipher: decrypts; None without encryption.
 
     Raises BlobMissing, IntegrityError, StoreUnavailable.
     """
     if data is not None:
+        if cipher is not None:
+            data = cipher.open_inline(data, "the reference")
         root = memoryview(data)
         return BlobContent(store, None, root, read_root(root, size=size, where="the reference"))
     assert digest is not None  # noqa: S101 (for the type checker: one of them is given)
     limit = ROOT_LIMIT if size is None else root_limit(size)
     (stored,) = store.blobs.get([digest], limit + MAX_OVERHEAD)
-    plain = _verified(store, digest, stored, limit)
+    plain = _verified(store, digest, stored, limit, cipher)
     where = f"{digest} in {store.url}"
     try:
         manifest = read_root(plain, size=size, where=where)
     except IntegrityError:
         if size is not None or is_fragmented(plain):
             raise
-        return BlobContent(store, digest, plain, None)
-    return BlobContent(store, digest, plain, manifest)
+        return BlobContent(store, digest, plain, None, cipher)
+    return BlobContent(store, digest, plain, manifest, cipher)
 
 
-def _verified(store: Store, digest: Digest, stored: object, limit: int) -> memoryview:
-    plain = decode(stored, limit, f"{digest} in {store.url}")  # type: ignore[arg-type]
-    found = digest_of([plain])
-    if found != digest:
-        raise IntegrityError(
-            f"{digest} was altered in {store.url}: its content has the digest {found}",
-            digest=digest,
-            store=store.url,
-        )
-    return plain
+def _verified(
+    store: Store, digest: Digest, stored: Buffer, limit: int, cipher: BlobCipher | None
+) -> memoryview:
+    try:
+        return read_blob(stored, digest, limit, f"{digest} in {store.url}", cipher)
+    except IntegrityError as exc:
+        raise IntegrityError(str(exc), digest=digest, store=store.url) from exc
 
 
 def _without_padding(pieces: Iterable[memoryview], sizes: Sequence[int]) -> Iterator[memoryview]:

@@ -90,7 +90,9 @@ def _ref(runtime: Runtime, ref: Ref[Any]) -> dict[str, Any]:
         "until": human_time(ref.until),
     }
     if ref.data is not None:
-        content = read_content(runtime.store, None, data=ref.data, size=ref.size)
+        content = read_content(
+            runtime.store, None, data=ref.data, size=ref.size, cipher=runtime.content.cipher
+        )
         return {"digest": None, **described, "inline": True, "preview": describe_preview(content)}
     assert ref.digest is not None  # noqa: S101 (for the type checker: it has one or the other)
     try:
@@ -102,7 +104,8 @@ def _ref(runtime: Runtime, ref: Ref[Any]) -> dict[str, Any]:
 def _blob(runtime: Runtime, digest: Digest, ref: Ref[Any] | None = None) -> dict[str, Any]:
     store = runtime.store
     [seen] = blob_inspection_of(store).peek([digest], 1)
-    content = read_content(store, digest, size=None if ref is None else ref.size)
+    size = None if ref is None else ref.size
+    content = read_content(store, digest, size=size, cipher=runtime.content.cipher)
     by_content = describe_content(content)
     described = {
         "digest": digest,

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
@@ -24,6 +24,9 @@ from offload.digest import digest_of
 from offload.errors import OffloadError, SerializationError
 from offload.ref import Ref, no_refs_within
 from offload.serializers.choose import Registry
+
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
 
 __all__ = ("SCOPE", "Function", "NotRemembered", "digest_of_value")
 
@@ -96,6 +99,7 @@ class Function:
         serializers: Registry,
         scope: Scope,
         chunk_size: int | None = None,
+        cipher: BlobCipher | None = None,
         refs: bool = True,
     ) -> str:
         """Return the key of a call.
@@ -105,6 +109,7 @@ class Function:
             serializers: serialize the other values, to hash them.
             scope: the modules whose code counts.
             chunk_size: most bytes of a chunk in the store, where large values are cut.
+            cipher: encrypts what the store has; None without encryption.
             refs: whether there may be references in containers.
 
         Raises:
@@ -117,7 +122,11 @@ class Function:
         for part in (self.kind, self.name, self.code(scope), self.context):
             _write(found, part.encode("utf-8", "surrogatepass"))
         digest = functools.partial(
-            digest_of_value, serializers=serializers, chunk_size=chunk_size, refs=refs
+            digest_of_value,
+            serializers=serializers,
+            chunk_size=chunk_size,
+            cipher=cipher,
+            refs=refs,
         )
         bound = self.signature.bind(*args, **kwargs)
         if self.key is not None:
@@ -189,7 +198,12 @@ class _Code:
 
 
 def digest_of_value(
-    value: Any, *, serializers: Registry, chunk_size: int | None = None, refs: bool = True
+    value: Any,
+    *,
+    serializers: Registry,
+    chunk_size: int | None = None,
+    cipher: BlobCipher | None = None,
+    refs: bool = True,
 ) -> bytes:
     """Return the digest of a value's content; a reference has that of the value it stands for.
 
@@ -203,19 +217,24 @@ def digest_of_value(
         elif value.late is not None:
             raise SerializationError(f"{value!r} stands for no content yet")
         else:
-            return str(digest_of([value.data or b""])).encode()
+            data = value.data or b""
+            if cipher is None:
+                return str(digest_of([data])).encode()
+            data = cipher.open_inline(data, repr(value))
+            return str(cipher.keyring.current.digest_of([data])).encode()
     if refs and type(value) in _CONTAINERS and _holds_ref(value):
         found = blake3(type(value).__name__.encode())
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             each = functools.partial(
-                digest_of_value, serializers=serializers, chunk_size=chunk_size
+                digest_of_value, serializers=serializers, chunk_size=chunk_size, cipher=cipher
             )
             _write(found, each(key))
             _write(found, each(item))
         return found.digest()
     with no_refs_within():
         payload = serializers.encode_exactly(value)
-    return str(pack(payload, limit=chunk_size).digest).encode()
+    named_by = None if cipher is None else cipher.keyring.current
+    return str(pack(payload, limit=chunk_size, key=named_by).digest).encode()
 
 
 def _holds_ref(value: Any, depth: int = _DEEPEST) -> bool:

@@ -30,7 +30,6 @@ from offload.memo.records import (
 )
 from offload.metrics.counters import Counters
 from offload.ref import Ref
-from offload.stores.capabilities import chunk_size_of
 
 __all__ = ("LEASE", "Answer", "Results", "is_lasting")
 
@@ -72,7 +71,6 @@ class Results:
         self._content = content
         self._counters = counters
         self._made: dict[str, Flights] = {}
-        self._chunk_size: tuple[int | None] | None = None
         self._logged: set[str] = set()
 
     @property
@@ -87,13 +85,12 @@ class Results:
     def key_of(self, function: Function, args: Any, kwargs: Any, **more: Any) -> str:
         """Return the key of a call; see `Function.key_of`."""
         content = self._content()
-        if self._chunk_size is None:
-            self._chunk_size = (chunk_size_of(content.store),)
         return function.key_of(
             args,
             kwargs,
             serializers=content.serializers,
-            chunk_size=self._chunk_size[0],
+            chunk_size=content.writer.blob_limit,
+            cipher=content.cipher,
             **more,
         )
 

@@ -184,6 +184,8 @@ class NodeCacheSettings:
         cache_size: most bytes in it; see `offload.content.cache.folder.Folder`.
         cache_write: whether a process also puts large values into the node cache when it stores
             them: ``auto`` if a worker of the machine uses that cache; ``on``; ``off``.
+        cache_plain: whether *cache* may be on a disk although *encryption_keys* are set. Cached
+            values aren't encrypted.
         prefetch: whether a worker fetches large values into the node cache for tasks that
             wait in it: ``auto`` in prefork workers; ``on`` in every pool; ``off``.
         verify: when cached files are verified, in addition to all that is read from a store:
@@ -193,6 +195,7 @@ class NodeCacheSettings:
     cache: str = "auto"
     cache_size: int = 1024**3
     cache_write: str = "auto"
+    cache_plain: bool = False
     prefetch: str = "auto"
     verify: str = "entry"
 
@@ -205,6 +208,7 @@ class NodeCacheSettings:
             refuse("offload_cache", self.cache, "'auto', 'off' or the absolute path of a folder")
         check_whole("offload_cache_size", self.cache_size)
         check_choice("offload_cache_write", self.cache_write, _CACHE_WRITES)
+        check_flag("offload_cache_plain", self.cache_plain)
         check_choice("offload_prefetch", self.prefetch, _PREFETCHES)
         check_choice("offload_verify", self.verify, _VERIFICATIONS)
 

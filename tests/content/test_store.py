@@ -344,10 +344,10 @@ def hashed(monkeypatch):
     """Return how many digests were computed of how many bytes."""
     sizes = []
 
-    def counting(parts_of):
+    def counting(parts_of, key=None):
         parts_of = list(parts_of)
         sizes.append(sum(map(len, parts_of)))
-        return digest_of(parts_of)
+        return digest_of(parts_of, key)
 
     for module in (get, manifest):
         monkeypatch.setattr(module, "digest_of", counting)

@@ -31,6 +31,7 @@ from offload.errors import IntegrityError
 
 if TYPE_CHECKING:
     from offload.content.cache.folder import Folder, PartialFile
+    from offload.encryption.blobs import BlobCipher
 
 __all__ = ("CachedValue", "FileWriter", "InFile", "InMemory", "body_start", "map_value")
 
@@ -55,6 +56,7 @@ class CachedValue:
     manifest: Manifest
     body: memoryview
     where: str
+    cipher: BlobCipher | None = None
 
     def check_root(self) -> None:
         """Raise IntegrityError unless the root has the digest in the file's name."""
@@ -68,12 +70,18 @@ class CachedValue:
             offset += chunk.size
 
     def _check(self, digest: Digest, plain: memoryview) -> None:
+        if self.cipher is not None:
+            if not self.cipher.matches(plain, digest):
+                raise IntegrityError(f"{self.where} was altered: it doesn't match {digest}")
+            return
         found = digest_of([plain])
         if found != digest:
             raise IntegrityError(f"{self.where} was altered: {found} instead of {digest}")
 
 
-def map_value(fd: int, digest: Digest, size: int, *, where: str) -> CachedValue | None:
+def map_value(
+    fd: int, digest: Digest, size: int, *, where: str, cipher: BlobCipher | None = None
+) -> CachedValue | None:
     """Map a complete file; return None if it was written before the machine's last boot.
 
     Raises IntegrityError if it doesn't have the format of a value of *size* bytes.
@@ -93,7 +101,7 @@ def map_value(fd: int, digest: Digest, size: int, *, where: str) -> CachedValue 
     manifest = read_root(root, size=size, where=where)
     if not manifest.chunks or start + manifest.body_size != length:
         raise IntegrityError(f"{where} does not have the size that its root states")
-    return CachedValue(digest, root, manifest, view[start:], where)
+    return CachedValue(digest, root, manifest, view[start:], where, cipher)
 
 
 @cache

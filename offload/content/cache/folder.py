@@ -387,6 +387,13 @@ def is_tmpfs(path: Path) -> bool:
     )
 
 
+def is_in_memory(path: Path) -> bool:
+    """Return whether *path* is on a tmpfs, or would be if it were created."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return is_tmpfs(path)
+
+
 def available_memory() -> int | None:
     """Return the machine's free memory in bytes, if known."""
     try:

@@ -33,6 +33,7 @@ from offload.settings import Settings
 
 if TYPE_CHECKING:
     from offload.content.cache.folder import Folder, PartialFile
+    from offload.encryption.blobs import BlobCipher
 
 __all__ = ("Assembly", "CacheFill", "NodeCache", "open_cache")
 
@@ -50,18 +51,27 @@ _SHM = Path("/dev/shm")  # noqa: S108 (a private folder in it, checked before ea
 
 
 def open_cache(url: str, settings: Settings, counters: Counters) -> NodeCache | None:
-    """Return the cache in front of the store at *url*; None if it is off or the store is local."""
+    """Return the cache in front of the store at *url*; None if it is off or the store is local.
+
+    Raises ConfigurationError if values are encrypted, and the cache would write them to a disk.
+    """
     is_local = all(tier.startswith(_LOCAL) for tier in url.split(" + "))
     if settings.cache == "off" or not settings.cache_size or is_local:
         return None
     try:
-        from offload.content.cache.folder import Folder, is_tmpfs
+        from offload.content.cache.folder import Folder, is_in_memory, is_tmpfs
     except ImportError:  # an operating system without flock
         return None
     shared = settings.cache == "auto"
     if shared and not is_tmpfs(_SHM):
         return None
     path = _SHM / f"offload-{os.geteuid()}" if shared else Path(settings.cache)
+    if settings.encryption_keys and not (shared or settings.cache_plain or is_in_memory(path)):
+        raise ConfigurationError(
+            f"offload_cache: {path} isn't on a tmpfs, and the node cache keeps values unencrypted, "
+            "while offload_encryption_keys is set: use 'auto' or a folder on a tmpfs, or set "
+            "offload_cache_plain=True if that disk itself is encrypted"
+        )
     folder = Folder(path, settings.cache_size, shared=shared, unused=settings.retention or _UNUSED)
     return NodeCache(folder, counters, verify=settings.verify)
 
@@ -76,7 +86,12 @@ class NodeCache:
         patience: see `PATIENCE`.
         sleep: waits that many seconds.
         clock: returns seconds that only increase.
+
+    Attributes:
+        cipher: verifies names if values are encrypted in the store. Cached ones never are.
     """
+
+    cipher: BlobCipher | None = None
 
     def __init__(
         self,
@@ -179,7 +194,8 @@ class NodeCache:
             return None
 
     def _mapped(self, fd: int, digest: Digest, size: int) -> CachedValue | None:
-        cached = map_value(fd, digest, size, where=f"{digest} in {self.folder.path}")
+        where = f"{digest} in {self.folder.path}"
+        cached = map_value(fd, digest, size, where=where, cipher=self.cipher)
         if cached is None:
             self.folder.remove(digest)
             return None
