@@ -68,14 +68,15 @@ class ContentStore:
             settings.retry, on_retry=lambda: counters.add(store_retries=1), sleep=sleep
         )
         known = KnownBlobs()
-        self.cipher = _cipher(keyring or keyring_of(settings))
+        keyring = keyring or keyring_of(settings)
+        self.cipher = _cipher(keyring)
         self.store = store
         self.cache = cache
         self.counters = counters
         self.serializers = serializers
         self.now = clock
         self.retrying = retrying
-        self.signing = SigningKeys(store, settings.secret, counters, retrying, clock)
+        self.signing = SigningKeys(store, settings.secret, counters, retrying, clock, keyring)
         if cache is not None:
             cache.cipher = self.cipher
         self.reader = Reader(
