@@ -6,13 +6,15 @@ its default 256-bit output. With encryption, it is its keyed mode.
 
 from __future__ import annotations
 
+import queue
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NewType, Union
 
 from blake3 import blake3
 
-__all__ = ("Buffer", "Digest", "digest_of", "parse_digest")
+__all__ = ("Buffer", "Digest", "digest_of", "digests_of", "parse_digest")
 
 Digest = NewType("Digest", str)
 Buffer = Union[bytes, bytearray, memoryview]
@@ -20,6 +22,7 @@ Buffer = Union[bytes, bytearray, memoryview]
 _FORM = re.compile(r"b3:[0-9a-f]{64}", re.ASCII)
 _PARALLEL = 1 << 20  # bytes from which a second thread pays
 _THREADS = 2
+_AHEAD = 8 << 20  # bytes from which a thread of our own pays
 
 
 def digest_of(parts: Iterable[Buffer], key: bytes | None = None) -> Digest:
@@ -29,9 +32,51 @@ def digest_of(parts: Iterable[Buffer], key: bytes | None = None) -> Digest:
     BLAKE3's keyed hash, which nobody without the key can compute.
     """
     parts = list(parts)
+    return _hash(parts, key, _THREADS if sum(map(len, parts)) >= _PARALLEL else 1)
+
+
+def digests_of(many: Sequence[Sequence[Buffer]], key: bytes | None = None) -> Iterator[Digest]:
+    """Yield `digest_of` each, in order.
+
+    If they are many and large, a thread computes every second one ahead: threads for each would
+    have to be started and joined for each.
+    """
+    size = sum(sum(map(len, parts)) for parts in many)
+    if size < max(_AHEAD, _PARALLEL * len(many)):
+        yield from (digest_of(parts, key) for parts in many)
+        return
+    found: queue.Queue[Digest | Exception] = queue.Queue()
+    is_stopped = False
+
+    def hash_ahead() -> None:
+        try:
+            for parts in many[1::2]:
+                if is_stopped:
+                    return
+                found.put(_hash(parts, key, 1))
+        except Exception as exc:  # raised by the caller's thread, which would wait forever
+            found.put(exc)
+
+    thread = threading.Thread(target=hash_ahead, name="offload-hash", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is exiting, or there are too many threads
+        yield from (digest_of(parts, key) for parts in many)
+        return
+    try:
+        for at, parts in enumerate(many):
+            digest = found.get() if at % 2 else _hash(parts, key, 1)
+            if isinstance(digest, Exception):
+                raise digest
+            yield digest
+    finally:
+        is_stopped = True
+        thread.join()
+
+
+def _hash(parts: Iterable[Buffer], key: bytes | None, threads: int) -> Digest:
     # With a fixed number of threads, the pool belongs to this hasher; a forked child would
     # inherit the library's shared pool.
-    threads = _THREADS if sum(map(len, parts)) >= _PARALLEL else 1
     hasher = blake3(max_threads=threads) if key is None else blake3(key=key, max_threads=threads)
     for part in parts:
         hasher.update(part)

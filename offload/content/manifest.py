@@ -22,13 +22,13 @@ The digest of the root blob names the value: it covers the chunks by their diges
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import orjson
 
-from offload.digest import Buffer, Digest, digest_of, parse_digest
+from offload.digest import Buffer, Digest, digest_of, digests_of, parse_digest
 from offload.encryption.keys import EncryptionKey
 from offload.errors import IntegrityError, SerializationError
 from offload.serializers.base import Payload
@@ -183,12 +183,13 @@ def pack(
     whole: bool = False,
     limit: int | None = None,
     key: EncryptionKey | None = None,
+    each: Callable[[Chunk, Sequence[Buffer]], None] | None = None,
 ) -> Packed:
     """Lay out *payload* as blobs. Hashes everything, copies nothing.
 
     With *whole* it is one blob of up to ROOT_LIMIT, whatever its size. *limit* is the most bytes
     of a blob, except the root, which grows by 90 bytes with each chunk. With *key*, blobs have
-    keyed names.
+    keyed names. *each* is called with each chunk and its parts as soon as it is hashed, in order.
     """
     names = None if key is None else key.names
     head, buffers = payload.head, list(payload.buffers)
@@ -204,8 +205,11 @@ def pack(
     if limit is not None and sum(map(len, body)) + len(head) + _ROOM > limit:
         single = 0
     if payload.size >= single and not (whole and payload.size < ROOT_LIMIT // 2):
-        cut = _cut(buffers) if limit is None else _cut_within(buffers, limit)
-        chunks = [(Chunk(digest_of(parts, names), sum(map(len, parts))), parts) for parts in cut]
+        cut = list(_cut(buffers) if limit is None else _cut_within(buffers, limit))
+        for parts, digest in zip(cut, digests_of(cut, names), strict=True):
+            chunks.append((Chunk(digest, sum(map(len, parts))), parts))
+            if each is not None:
+                each(*chunks[-1])
         header["c"] = [[chunk.digest, chunk.size] for chunk, _ in chunks]
         body = []
     text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)

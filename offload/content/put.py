@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from offload.content.ahead import HashAhead
 from offload.content.compression import encoder
 from offload.content.digest_cache import DigestCache
 from offload.content.holds import Hold, Holds
@@ -42,6 +43,7 @@ LEAST = SIZES[0]
 the savings of lower thresholds."""
 
 _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
+_AHEAD = 32 << 20  # bytes of a value whose first chunks are stored while the rest is hashed
 _INLINE_ESCAPED = 4096  # bytes up to which escaped data travels inside its reference
 _DIGESTS_REMEMBERED = 10_000
 
@@ -228,10 +230,8 @@ class Writer:
 
         Asks for all of its blobs first, so that nothing is sent twice.
         """
-        with self._counters.timed("hash"):
-            key = None if self._cipher is None else self.key
-            packed = pack(payload, limit=self.blob_limit, key=key)
         ttl = self._holds.store_ttl(hold)
+        packed, sent = self._pack(payload, hold, ttl)
         digests = packed.digests
         with self._through.writing(packed, payload.size), self._counters.timed("upload"):
             missing = self._retrying(lambda: self._store.blobs.hold(digests, ttl, hold.holder))
@@ -240,7 +240,37 @@ class Writer:
                 digests = packed.digests
             if missing:
                 self._upload(packed, missing, ttl, payload.size)
-        return packed, missing, ttl
+        return packed, missing | sent, ttl
+
+    def _pack(self, payload: Payload, hold: Hold, ttl: float) -> tuple[Packed, set[Digest]]:
+        """Hash a value; return its blobs, and the digests of those that were stored meanwhile.
+
+        Those are chunks of a very large value, unless its first ones are in the store: then the
+        others are likely to be there as well, and are looked for together.
+        """
+        key = None if self._cipher is None else self.key
+
+        def packing(each: Any = None) -> Packed:
+            with self._counters.timed("hash"):
+                return pack(payload, limit=self.blob_limit, key=key, each=each)
+
+        sent: set[Digest] = set()
+        is_rotating = self._cipher is not None and len(self._cipher.keyring.keys) > 1
+        if payload.size < _AHEAD or is_rotating:  # it may be stored under another name
+            return packing(), sent
+        with HashAhead(packing) as hashed:
+            for batch in hashed.batches(_BATCH // 2):
+                missing = self._retrying(
+                    lambda batch=batch: self._store.blobs.hold(  # type: ignore[misc]
+                        list(batch), ttl, hold.holder
+                    )
+                )
+                if not missing:
+                    break
+                chunks = {digest: batch[digest] for digest in batch if digest in missing}
+                self._put_blobs(chunks, key, ttl, payload.size)
+                sent |= missing
+            return hashed.packed(), sent
 
     def put_all(
         self, payloads: Sequence[Payload], *, hold: Hold
@@ -420,17 +450,27 @@ class Writer:
 
     def _upload(self, packed: Packed, missing: set[Digest], ttl: float, size: int) -> None:
         """Write missing blobs, chunks first: a root is never stored without its chunks."""
-        self._signing.refresh()
         wanted: dict[Digest, Sequence[Buffer]] = {
             chunk.digest: parts for chunk, parts in packed.chunks if chunk.digest in missing
         }
         if packed.digest in missing:
             wanted[packed.digest] = packed.root
+        self._put_blobs(wanted, packed.key, ttl, size)
+
+    def _put_blobs(
+        self,
+        wanted: Mapping[Digest, Sequence[Buffer]],
+        key: EncryptionKey | None,
+        ttl: float,
+        size: int,
+    ) -> None:
+        """Write blobs of a value of *size* bytes, some at a time, encrypted with *key*."""
+        self._signing.refresh()
         rest = iter(wanted.items())
         while plain := dict(islice(rest, _BATCH)):
             blobs = {digest: self._encode(parts) for digest, parts in plain.items()}
-            if self._cipher is not None and packed.key is not None:
-                encrypt, key = self._cipher.encrypt, packed.key
+            if self._cipher is not None and key is not None:
+                encrypt = self._cipher.encrypt
                 blobs = {digest: encrypt(blobs.pop(digest), digest, key) for digest in plain}
             self._retrying(
                 lambda blobs=blobs: self._store.blobs.put(  # type: ignore[misc]
