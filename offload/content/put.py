@@ -93,7 +93,9 @@ class Writer:
         if cipher is not None and self.blob_limit is not None:
             self.blob_limit -= cipher.overhead
         self._encode = encoder(settings.compression)
-        self._small = SmallWriter(store, counters, self._encode, holds=holds, retrying=retrying)
+        self._small = SmallWriter(
+            store, counters, self._encode, holds=holds, retrying=retrying, cipher=cipher
+        )
         self._cache: DigestCache[tuple[Ref[Any], list[Digest]]] = DigestCache(settings.memo_size)
 
     def put(self, value: Any, *, celery_serializer: str, hold: Hold) -> Ref[Any]:
@@ -178,6 +180,8 @@ class Writer:
         if not small:
             return outcomes
         try:
+            if self._is_rotating:  # a value may be stored under another name
+                return outcomes
             done = self._small.store([payloads[at] for at in small], [holds[at] for at in small])
         except OffloadError as exc:
             for at in small:
@@ -255,8 +259,7 @@ class Writer:
                 return pack(payload, limit=self.blob_limit, key=key, each=each)
 
         sent: set[Digest] = set()
-        is_rotating = self._cipher is not None and len(self._cipher.keyring.keys) > 1
-        if payload.size < _AHEAD or is_rotating:  # it may be stored under another name
+        if payload.size < _AHEAD or self._is_rotating:  # it may be stored under another name
             return packing(), sent
         with HashAhead(packing) as hashed:
             for batch in hashed.batches(_BATCH // 2):
@@ -406,6 +409,10 @@ class Writer:
         Raises KeyUnavailable.
         """
         return None if self._cipher is None else self._cipher.keyring.current
+
+    @property
+    def _is_rotating(self) -> bool:
+        return self._cipher is not None and len(self._cipher.keyring.keys) > 1
 
     def _find_older(
         self, payload: Payload, packed: Packed, missing: set[Digest], hold: Hold, ttl: float

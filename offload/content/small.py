@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from offload.content.compression import Encoder
 from offload.content.holds import Hold, Holds
@@ -15,6 +16,10 @@ from offload.metrics.counters import Counters
 from offload.serializers.base import Payload
 from offload.stores.capabilities import HoldsAndPuts, Wanted, chunk_size_of, tiers_of
 from offload.stores.protocols import Parts, Store, size_of
+
+if TYPE_CHECKING:
+    from offload.encryption.blobs import BlobCipher
+    from offload.encryption.keys import EncryptionKey
 
 __all__ = ("SMALL", "SmallWriter", "Stored", "Upload")
 
@@ -49,7 +54,11 @@ class Stored:
 
 
 class SmallWriter:
-    """Stores values of less than `SMALL` bytes each, all of a message at once."""
+    """Stores values of less than `SMALL` bytes each, all of a message at once.
+
+    Args:
+        cipher: encrypts blobs; None without encryption.
+    """
 
     def __init__(
         self,
@@ -59,13 +68,17 @@ class SmallWriter:
         *,
         holds: Holds,
         retrying: Retrying,
+        cipher: BlobCipher | None = None,
     ) -> None:
         self._store = store
         self._counters = counters
         self._encode = encode
         self._holds = holds
         self._retrying = retrying
+        self._cipher = cipher
         self._blob_limit = chunk_size_of(store)
+        if cipher is not None and self._blob_limit is not None:
+            self._blob_limit -= cipher.overhead
         self._has_tiers = len(tiers_of(store)) > 1
 
     def store(self, payloads: Sequence[Payload], holds: Sequence[Hold]) -> list[Stored]:
@@ -73,10 +86,11 @@ class SmallWriter:
 
         A blob that several of them have counts as missing for the first.
 
-        Raises: StoreUnavailable, StoreError.
+        Raises: StoreUnavailable, KeyUnavailable, StoreError.
         """
+        key = None if self._cipher is None else self._cipher.keyring.current
         with self._counters.timed("hash"):
-            packed = [pack(payload, limit=self._blob_limit) for payload in payloads]
+            packed = [pack(payload, limit=self._blob_limit, key=key) for payload in payloads]
         ttls = [self._holds.store_ttl(hold) for hold in holds]
         uploads = [Upload() for _ in payloads]
         wanted: dict[Digest, Wanted] = {}
@@ -88,7 +102,7 @@ class SmallWriter:
                     wanted[digest] = replace(same, ttl=ttl)
                 owners.setdefault(digest, upload)
         with self._counters.timed("upload"):
-            missing = self._store_wanted(wanted, holds[0].holder, owners)
+            missing = self._store_wanted(wanted, holds[0].holder, owners, key)
         stored = []
         for each, ttl, upload in zip(packed, ttls, uploads, strict=True):
             own = missing.intersection(each.digests)
@@ -97,7 +111,11 @@ class SmallWriter:
         return stored
 
     def _store_wanted(
-        self, wanted: Mapping[Digest, Wanted], holder: str, owners: Mapping[Digest, Upload]
+        self,
+        wanted: Mapping[Digest, Wanted],
+        holder: str,
+        owners: Mapping[Digest, Upload],
+        key: EncryptionKey | None,
     ) -> set[Digest]:
         """Hold blobs, store the missing ones, and count those in *owners*; return them."""
         blobs = self._store.blobs
@@ -106,7 +124,7 @@ class SmallWriter:
         if isinstance(blobs, HoldsAndPuts) and size < SMALL:
             # What this process knows is probably there: it isn't sent before the store is asked.
             new = {d: each for d, each in wanted.items() if not self._holds.knows(d)}
-            sent = {digest: self._encode(each.parts or ()) for digest, each in new.items()}
+            sent = {digest: self._encoded(digest, each, key) for digest, each in new.items()}
             asked = {d: replace(each, parts=sent.get(d)) for d, each in wanted.items()}
             missing = self._retrying(lambda: blobs.hold_and_put(asked, holder))
             for digest in missing & sent.keys():
@@ -120,7 +138,7 @@ class SmallWriter:
                 )
         rest = {digest: each for digest, each in wanted.items() if digest in missing - sent.keys()}
         for (ttl, value_size), batch in self._batches(rest):
-            encoded = {digest: self._encode(each.parts or ()) for digest, each in batch.items()}
+            encoded = {digest: self._encoded(digest, each, key) for digest, each in batch.items()}
             self._retrying(
                 lambda encoded=encoded, ttl=ttl, value_size=value_size: blobs.put(  # type: ignore[misc]
                     encoded, ttl, value_size=value_size
@@ -129,6 +147,13 @@ class SmallWriter:
             for digest, parts in encoded.items():
                 _count(owners[digest], wanted[digest], parts)
         return missing
+
+    def _encoded(self, digest: Digest, wanted: Wanted, key: EncryptionKey | None) -> Parts:
+        """Return a blob as it is stored: compressed, and encrypted with *key*."""
+        parts = self._encode(wanted.parts or ())
+        if self._cipher is None or key is None:
+            return parts
+        return self._cipher.encrypt(parts, digest, key)
 
     def _batches(
         self, wanted: Mapping[Digest, Wanted]

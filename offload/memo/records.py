@@ -1,10 +1,10 @@
 """Records of remembered results: write, read, list, forget, and sweep them.
 
 A record is the pointer ``memo/<task>/<scope>/<key>``. Its value is a MAC over the pointer's name
-and the text that follows it: JSON with a small result itself (version 2; encrypted, 3), or with the
-reference of a large one (version 1, in which earlier versions of offload also wrote small results).
-The holder ``memo:<key>+<fence>`` keeps the blobs of a large one as long as the record. Names of
-tasks and scopes that no pointer may have are replaced by a hash.
+and the text that follows it: JSON with a small result itself (version 2), or with the reference of
+a large one (version 1, in which earlier versions of offload also wrote small results). The holder
+``memo:<key>+<fence>`` keeps the blobs of a large one as long as the record.
+Names of tasks and scopes that no pointer may have are replaced by a hash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import orjson
 
 from offload.content.holds import holder
 from offload.content.store import ContentStore
-from offload.errors import ConfigurationError, IntegrityError, KeyUnavailable, OffloadError
+from offload.errors import ConfigurationError, OffloadError
 from offload.ref import Keys, Ref
 from offload.stores.protocols import Store, SweepItem
 
@@ -48,8 +48,7 @@ __all__ = (
 FOLDER = "memo/"
 """Start of the names of records and of their leases."""
 
-_BY_REF, _WITHIN, _SEALED = 1, 2, 3  # versions of the format
-_PURPOSE = "memo"  # of sealed results
+_BY_REF, _WITHIN = 1, 2  # versions of the format
 _MAC = 32  # hexadecimal digits
 _PLAIN = re.compile(r"[A-Za-z0-9._:@+-][A-Za-z0-9._:@+=-]*", re.ASCII)
 _LONGEST_TASK, _LONGEST_SCOPE = 100, 40  # characters of a name that a pointer shows unhashed
@@ -117,11 +116,9 @@ _COMMON = {
     "created": _NUMBER,
     "until": _NUMBER,
 }
-_RESULT = {"root": (str,), "serializer": (str,), "type": (str,), "bytes": (int,)}
 _FIELDS: dict[Any, dict[str, tuple[type, ...]]] = {
     _BY_REF: {**_COMMON, "ref": (str,)},
-    _WITHIN: {**_COMMON, **_RESULT},
-    _SEALED: {**_COMMON, **_RESULT},
+    _WITHIN: {**_COMMON, "root": (str,), "serializer": (str,), "type": (str,), "bytes": (int,)},
 }
 """Fields and their types, by version."""
 
@@ -165,18 +162,14 @@ def write_record(record: Record, keys: Keys) -> bytes:
     }
     if within is not None:
         del fields["ref"]
-        root = within.root
-        if keys.keyring is not None:
-            fields["v"] = _SEALED
-            root = _sealing().seal(root, keys.keyring.current, _PURPOSE, record.name)
-        fields["root"] = binascii.b2a_base64(root, newline=False).decode()
+        fields["root"] = binascii.b2a_base64(within.root, newline=False).decode()
         fields["serializer"], fields["type"], fields["bytes"] = within[1:]
     text = _dumps(fields)
     return b"%b %b" % (_mac(keys.keys[0], record.name, text).encode(), text)
 
 
 def _dumps(fields: dict[str, Any]) -> bytes:
-    if fields["v"] != _BY_REF:
+    if fields["v"] == _WITHIN:
         with suppress(TypeError):  # a lone surrogate in a name
             return orjson.dumps(fields)
     return json.dumps(fields).encode()
@@ -188,8 +181,8 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
     Args:
         keys: verify the record with these; None to read it unverified, for people.
 
-    Returns None if there is none, it is malformed, another version wrote it, it isn't signed for
-    this name with one of *keys*, or it contains a result that isn't encrypted as it should be.
+    Returns None if there is none, it is malformed, another version wrote it, or it isn't signed for
+    this name with one of *keys*.
     """
     if value is None:
         return None
@@ -198,7 +191,7 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
         hmac.compare_digest(_mac(key, name, text).encode(), mac) for key in keys.keys
     ):
         return None
-    with suppress(ValueError, RecursionError, KeyUnavailable, IntegrityError):
+    with suppress(ValueError, RecursionError):
         data: Any = json.loads(text)
         fields = _FIELDS.get(data.get("v")) if isinstance(data, dict) else None
         if fields is None:
@@ -207,31 +200,10 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
         if all(_is_one(found[each], kinds) for each, kinds in fields.items()):
             if "root" in found:
                 root = binascii.a2b_base64(found.pop("root"))
-                if keys is not None:
-                    root = _opened(root, keys, name, is_sealed=data["v"] == _SEALED)
                 kind, shown = found.pop("serializer"), found.pop("type")
                 found |= {"ref": "", "within": Within(root, kind, shown, found.pop("bytes"))}
             return Record(name=name, size=len(value), **found)
     return None
-
-
-def _opened(root: bytes, keys: Keys, name: str, *, is_sealed: bool) -> bytes:
-    """Return the root blob of a result in a record; raises KeyUnavailable or IntegrityError."""
-    ring = keys.keyring
-    if ring is None:
-        if is_sealed:
-            raise KeyUnavailable
-        return root
-    if is_sealed != _sealing().is_sealed(root):
-        raise IntegrityError
-    opened: bytes = _sealing().open_sealed(root, ring, _PURPOSE, name)
-    return opened
-
-
-def _sealing() -> Any:
-    from offload.encryption import sealing  # needs the package cryptography
-
-    return sealing
 
 
 def _is_one(value: Any, kinds: tuple[type, ...]) -> bool:

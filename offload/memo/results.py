@@ -231,6 +231,8 @@ class Results:
             payload = content.serializers.encode(result, serializer)  # as it arrives by Celery
         if payload.size <= _INLINE:
             root = b"".join(pack(payload, whole=True).root)
+            if content.cipher is not None:
+                root = content.cipher.seal_inline(root)  # which reading it opens
             return Within(root, payload.serializer, payload.type, payload.size)
         if serializer:
             payload = content.writer.serialize(result, serializer)

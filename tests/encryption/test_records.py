@@ -1,4 +1,4 @@
-"""Records that contain users' data are encrypted: versions of the catalog, remembered results."""
+"""Records of the catalog: what users say about a version is encrypted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from offload.catalog import records as catalog
 from offload.catalog.names import record_pointer, version_key
 from offload.encryption.keys import EncryptionKey, Keyring
 from offload.errors import IntegrityError, KeyUnavailable
-from offload.memo import records as memo
 from offload.ref import Keys
 from offload.stores.checks import MAX_POINTER
 
@@ -27,17 +26,6 @@ RECORD = catalog.Record(
     metadata={CANARY: [CANARY, "é", None]},
     ref="offload:1?",
     nonce="0" * 12,
-)
-RESULT = memo.Record(
-    name="memo/task/-/key",
-    task="task",
-    scope="-",
-    ref="",
-    seconds=1.0,
-    fence=1,
-    created=1.0,
-    until=2.0,
-    within=memo.Within(CANARY.encode(), "json", "str", 40),
 )
 
 
@@ -118,30 +106,3 @@ def test_metadata_has_room_when_encrypted(pointer):
     assert len(catalog.write_record(large, pointer, keys(1))) <= MAX_POINTER - 1000
     with pytest.raises(ValueError, match="if it is encrypted"):
         catalog.check_metadata(metadata + "x", encrypted=True)
-
-
-# -- remembered results
-
-
-def test_a_remembered_result_is_encrypted():
-    """A small result in its record is encrypted, and read with any of the keys."""
-    value = memo.write_record(RESULT, keys(1))
-    encoded = base64.b64encode(CANARY.encode()).rstrip(b"=")[:-1]
-    assert encoded not in value
-    assert encoded in memo.write_record(RESULT, keys())
-    for known in (keys(1), keys(2, 1)):
-        assert memo.read_record(RESULT.name, value, known).within == RESULT.within
-    assert memo.read_record(RESULT.name, value).task == "task"  # for people
-
-
-@pytest.mark.parametrize("known", (keys(2), keys()), ids=("other", "none"))
-def test_a_result_with_an_unknown_key_is_computed_again(known):
-    """A record that can't be decrypted is none, so its result is computed again."""
-    assert memo.read_record(RESULT.name, memo.write_record(RESULT, keys(1)), known) is None
-
-
-def test_a_plain_result_is_read_unless_encryption_is_required():
-    """Results that were remembered before there were keys are read, but not if required."""
-    value = memo.write_record(RESULT, keys())
-    assert memo.read_record(RESULT.name, value, keys(1)).within == RESULT.within
-    assert memo.read_record(RESULT.name, value, keys(1, required=True)) is None
