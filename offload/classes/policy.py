@@ -24,6 +24,7 @@ from offload.classes.versions import (
     check_hash,
     label,
 )
+from offload.encryption.keys import Keyring
 from offload.errors import (
     CodeRefused,
     ConfigurationError,
@@ -178,6 +179,7 @@ class RegistryConfig:
         ship_source: push source, and build from source on other Python versions.
         retrying: calls an idempotent function, and retries while the store is unavailable.
         app: the Celery app that loaded code refers to; None: the current one.
+        keyring: encrypts pushed code; None without encryption.
     """
 
     store: Store
@@ -186,6 +188,7 @@ class RegistryConfig:
     ship_source: bool = False
     retrying: Callable[[Callable[[], Any]], Any] = lambda call: call()
     app: Any = None
+    keyring: Keyring | None = None
 
     @cached_property
     def signer(self) -> Signer | None:
@@ -223,7 +226,8 @@ class Versions:
 
     @cached_property
     def storage(self) -> Storage:
-        return Storage(self.config.store.pointers, self.config.retrying)
+        config = self.config
+        return Storage(config.store.pointers, config.retrying, config.keyring)
 
     @property
     def url(self) -> str:

@@ -31,7 +31,8 @@ from typing import Any
 import orjson
 
 from offload.digest import digest_of, parse_digest
-from offload.errors import CodeRefused, NotShippable, SerializationError
+from offload.encryption.keys import ID_BYTES, Keyring, missing_key
+from offload.errors import CodeRefused, IntegrityError, NotShippable, SerializationError
 from offload.stores.checks import MAX_POINTER
 from offload.stores.protocols import PointerStore
 
@@ -256,6 +257,10 @@ def _text(value: Any) -> str:
     return value
 
 
+_PURPOSE = "class"  # of sealed versions
+_SEALED = b"\x02\x80"  # start of one, see `offload.encryption.sealing`; no pickle starts so
+_SEALING = 38  # bytes that sealing adds
+
 LARGEST = 16 << 20
 """Limit on the size of a version, in bytes."""
 _LENGTH = 4
@@ -288,12 +293,17 @@ class Storage:
     Args:
         pointers: the store's pointers.
         retrying: calls an idempotent function, and retries while the store is unavailable.
+        keyring: encrypts content and source; None without encryption. Records aren't encrypted.
     """
 
     def __init__(
-        self, pointers: PointerStore, retrying: Callable[[Callable[[], object]], object]
+        self,
+        pointers: PointerStore,
+        retrying: Callable[[Callable[[], object]], object],
+        keyring: Keyring | None = None,
     ) -> None:
         self._pointers = pointers
+        self._keyring = keyring
         self._retrying = retrying
 
     def read(self, names: Iterable[str]) -> list[bytes | None]:
@@ -328,6 +338,10 @@ class Storage:
                 f"{record.class_name} has {len(body)} bytes including everything it ships; "
                 f"the limit is {LARGEST}. Does it refer to data that should be an argument?"
             )
+        if self._keyring is not None:
+            name = _sealed_name(record)
+            sealed = _sealing().seal(bytes(body), self._keyring.current, _PURPOSE, name)
+            body = memoryview(sealed)
         first = MAX_POINTER - len(tail)
         if first <= 0:
             raise SerializationError(f"{record.class_name} needs too many other classes")
@@ -393,12 +407,27 @@ class Storage:
             raise CodeRefused(
                 f"{names.version(code_hash)} claims {size} bytes; the limit is {LARGEST}"
             )
-        count = 1 + math.ceil(max(0, size - len(body)) / MAX_POINTER)
+        is_sealed = body[: len(_SEALED)] == _SEALED
+        stored_size = size + _SEALING if is_sealed else size
+        count = 1 + math.ceil(max(0, stored_size - len(body)) / MAX_POINTER)
         for part in self.read(names.more(code_hash, record.digest, count)):
             body += part or b""
+        body = self._opened(record, body, is_sealed=is_sealed)
         stored = StoredVersion(record, body[: record.size], body[record.size :])
         stored.check()
         return stored
+
+    def _opened(self, record: Record, body: bytes, *, is_sealed: bool) -> bytes:
+        name = _sealed_name(record)
+        if self._keyring is None:
+            if is_sealed:
+                raise missing_key(body[2 : 2 + ID_BYTES].hex(), name, [])
+            return body
+        try:
+            opened: bytes = _sealing().open_sealed(body, self._keyring, _PURPOSE, name)
+        except IntegrityError as exc:
+            raise CodeRefused(str(exc)) from exc
+        return opened
 
     def _read_first(
         self, names: PointerNames, code_hash: str, content: bytes
@@ -419,3 +448,13 @@ def _split(name: str, content: bytes) -> tuple[Record, bytes]:
     if start < 0:
         raise CodeRefused(f"{name} isn't a version of a class")
     return Record.from_bytes(content[start:end], name), content[:start]
+
+
+def _sealing() -> Any:
+    from offload.encryption import sealing  # needs the package cryptography
+
+    return sealing
+
+
+def _sealed_name(record: Record) -> str:
+    return f"{record.class_name}@{record.hash}"

@@ -242,7 +242,9 @@ class Runtime:
         keys = (*settings.verify_keys, *own_key(key))
         policy = Policy(settings.code, keys=keys, allow=settings.code_allow)
         retrying = Retrying(settings.retry, on_retry=lambda: self.counters.add(store_retries=1))
-        return RegistryConfig(self.store, policy, key, settings.ship_source, retrying, self.app)
+        return RegistryConfig(
+            self.store, policy, key, settings.ship_source, retrying, self.app, self.keyring
+        )
 
     @property
     def content(self) -> ContentStore:
