@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 
 from offload.errors import LockLost, LockNotOwned, StoreError
@@ -37,7 +38,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.1, 2.0, 1.5  # seconds between attempt
 
 def process_name() -> str:
     """Return this process's name for operators: ``host:pid``."""
-    return f"{socket.gethostname()[:100]}:{os.getpid()}"
+    return _process_name(os.getpid())
+
+
+@lru_cache(1)
+def _process_name(pid: int) -> str:
+    return f"{socket.gethostname()[:100]}:{pid}"
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Lock:
         self._lease = check_name(_PREFIX + name)
         self._heartbeat = heartbeat
         self._held: _Ownership | None = None  # the last one, also after its release
+        self._mine = threading.local()  # the last one of each thread
         self._clock: Callable[[], float] = time.monotonic
         self._sleep: Callable[[float], None] = time.sleep
 
@@ -147,7 +154,8 @@ class Lock:
             StoreUnavailable, StoreError: the store failed; the lock expires after its ttl,
                 unless another call releases it.
         """
-        if self._held is not None and self._held.released:
+        held = self._current()
+        if held is not None and held.released:
             return
         held = self._ownership()
         self._stop(held)
@@ -179,7 +187,7 @@ class Lock:
 
     def owned(self) -> bool:
         """Return whether this object has the lock now, according to the store."""
-        held = self._held
+        held = self._current()
         if held is None or held.pid != os.getpid() or held.lost or held.released:
             return False
         lease = self._leases.read(self._lease)
@@ -201,7 +209,7 @@ class Lock:
     @property
     def lost(self) -> bool:
         """Whether this object had the lock and lost it, as far as this process knows."""
-        held = self._held
+        held = self._current()
         if held is None or held.released:
             return False
         return held.lost or self._clock() > held.until
@@ -270,7 +278,7 @@ class Lock:
                     target=self._beat, args=(held,), name=f"offload-lock {self.name}", daemon=True
                 )
                 held.heartbeat.start()
-            self._held = held
+            self._held = self._mine.held = held
             return True
         except BaseException:  # also a time limit
             if held is not None:
@@ -280,8 +288,17 @@ class Lock:
                 self._leases.release(self._lease, owner)
             raise
 
+    def _current(self) -> _Ownership | None:
+        """Return what this thread acquired, if it hasn't released it or has lost it: another
+        thread may have acquired the lock through this object since. Otherwise return the last one.
+        """
+        mine: _Ownership | None = getattr(self._mine, "held", None)
+        if mine is None or (mine.released and not mine.lost):
+            return self._held
+        return mine
+
     def _ownership(self) -> _Ownership:
-        held = self._held
+        held = self._current()
         if held is None or held.released or held.pid != os.getpid():
             raise LockNotOwned(
                 f"lock {self.name!r} in {self._url} isn't owned by this object: acquire it first, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -377,6 +378,26 @@ def test_a_release_leaves_the_next_thread_its_lock(store, monkeypatch):
     lock.release()
     assert not lock.locked()
     assert heartbeats() == []
+
+
+def test_a_thread_that_lost_a_shared_lock_leaves_it_to_its_successor(store):
+    """A thread that lost a shared object's lock can't release what another thread has acquired
+    through the object since, however often it tries.
+    """
+    lock = Lock(store, NAME, heartbeat=False)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(lock.acquire).result()
+        break_lock(store, NAME)
+        assert lock.acquire(blocking=False)
+        assert (other.submit(lock.owned).result(), lock.owned()) == (False, True)
+        with pytest.raises(LockLost):
+            other.submit(lock.release).result()
+        other.submit(lock.release).result()
+        assert lock.owned()
+        lock.release()
+        assert other.submit(lock.acquire).result()
+        lock.release()  # by the thread that didn't acquire it
+        assert not lock.locked()
 
 
 # -- waiting

@@ -20,6 +20,7 @@ from offload.catalog.names import (
     check_asked,
     check_name,
     check_tag,
+    number_of,
     object_of,
     record_pointer,
     split_label,
@@ -29,7 +30,14 @@ from offload.catalog.pointers import CatalogPointers, not_found
 from offload.catalog.reading import CatalogReader
 from offload.catalog.records import NameState, Record, check_metadata
 from offload.catalog.saving import OnConflict, Saver, SaveRequest, release
-from offload.errors import BucketNotEmpty, IntegrityError, ObjectNotFound, OffloadError, StoreError
+from offload.errors import (
+    BucketNotEmpty,
+    IntegrityError,
+    ObjectNotFound,
+    OffloadError,
+    StoreError,
+    VersionConflict,
+)
 from offload.locks import Lock, process_name
 
 __all__ = ("Catalog",)
@@ -170,7 +178,8 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         """Return a version of an object; if there is none, save what *fn* returns as that version.
 
         Of the processes that ask for the same version at the same time, one computes, and the
-        others wait for it. If it dies, another takes over within half a minute.
+        others wait for it. If it dies, another takes over within half a minute. What was computed
+        is returned as `load` returns it from then on.
 
         Args:
             version: None for the latest, whichever it is; if there is none, the first is computed.
@@ -193,8 +202,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
                 first = _FIRST if version is None and self.versioned else version
                 request = self._request(name, value, first, None)
                 self._saver("skip").save([request])
-                if _raised(request.outcome).nonce == request.nonce:
-                    return value
+                asked = _raised(request.outcome).version
         finally:
             with suppress(StoreError):  # what was saved stays, also if the lock was lost
                 lock.release()
@@ -264,12 +272,17 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
             keys = [place.key for place in places if place is not None]
         else:
             keys = [self._key(name, version)]
-        removed = [key for key in keys if self._remove(name, key)]
+        state = known[1]
+        removed = []
+        for key in reversed(keys):  # the highest number is noted first, and once
+            if self._remove(name, key, state):
+                removed.append(key)
+                state = state.numbered(number_of([key]))
         if not removed:
             raise not_found(self._bucket, name, None if version is None else str(version))
         self._content().counters.add(catalog_removed=len(removed))
         now = self._content().now()
-        pointers.change_state(name, lambda state: state.without(frozenset(removed), now), known)
+        pointers.change_state(name, lambda state: state.without(frozenset(removed), now))
         return len(removed)
 
     def _key(self, name: str, version: str | int) -> str:
@@ -279,8 +292,9 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         except ValueError:
             return self._pointers.find(name, check_asked(version)).key
 
-    def _remove(self, name: str, key: str) -> bool:
-        pointers = self._pointers
+    def _remove(self, name: str, key: str, state: NameState) -> bool:
+        """Remove a version; before that, note its number, which no other may get."""
+        pointers, number = self._pointers, number_of([key])
         pointer = pointers.pointer_of(name, key)
         while True:
             (value,) = pointers.read_all([pointer])
@@ -290,6 +304,8 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
                 record = pointers.parse_record(pointer, value)
             except IntegrityError:
                 record = None
+            if self.versioned and number > state.last:
+                state = pointers.change_state(name, lambda state: state.numbered(number))
             if pointers.swap(pointer, value, None):
                 if record is not None:
                     release(self._content(), record, self._grace())
@@ -322,9 +338,15 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
             target_version = record.version
         same = to.store is self.store or to.store.url == self.store.url
         value = self._opened(record) if same else self._value(record)
-        return to.save(
-            target, value, target_version, metadata=record.metadata, on_conflict=on_conflict
-        )
+        try:
+            return to.save(
+                target, value, target_version, metadata=record.metadata, on_conflict=on_conflict
+            )
+        except VersionConflict as exc:
+            text = str(exc).replace(
+                "save it as another version", "pass another name or target_version"
+            )
+            raise VersionConflict(text, argument=exc.argument) from None
 
     def mend(self) -> int:
         """List each object's versions anew, after pointers were lost; return how many changed.
@@ -377,6 +399,8 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         for each in names:
             with suppress(ObjectNotFound):
                 other.remove(each)
+        for each in pointers.named():  # the numbers that its objects had
+            pointers.change_state(each, NameState.unnumbered)
         if not pointers.unset_bucket() and not names:
             raise ObjectNotFound(f"there is no bucket {name!r}", argument=name)
 

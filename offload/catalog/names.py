@@ -37,6 +37,7 @@ __all__ = (
     "is_version",
     "name_pointer",
     "normalize",
+    "number_of",
     "object_of",
     "ordered",
     "parsed",
@@ -169,9 +170,14 @@ def ordered(keys: Iterable[str]) -> list[str]:
     return sorted(keys, key=parsed)
 
 
-def first_after(keys: list[str]) -> str:
-    """Return the key of the next whole number after versions with these *keys*."""
-    return str(max((parsed(key).release[0] for key in keys), default=0) + 1)
+def first_after(keys: Iterable[str], last: int = 0) -> str:
+    """Return the key of the next whole number after *last* and versions with these *keys*."""
+    return str(max(number_of(keys), last) + 1)
+
+
+def number_of(keys: Iterable[str]) -> int:
+    """Return the greatest first number of versions with these *keys*; 0 if there are none."""
+    return max((parsed(key).release[0] for key in keys), default=0)
 
 
 def split_label(label: str) -> tuple[str, str | None]:

@@ -179,7 +179,7 @@ class CatalogPointers:
         key = state[1].tags.get(str(version))
         if key is not None:
             return [key]
-        if state[1]:
+        if state[1].keys:
             return not_found(self.bucket, name, str(version))
         return not_found(self.bucket, name)
 

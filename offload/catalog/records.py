@@ -260,11 +260,21 @@ class NameState:
         keys: of its versions, and perhaps of others.
         recent: when a saver announced a version, in seconds since 1970, if that was lately.
         tags: the version's key by tag.
+        last: the highest number of a version that was removed, if it was the highest of all.
     """
 
     keys: frozenset[str] = frozenset()
     recent: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    last: int = 0
+
+    def numbered(self, last: int) -> NameState:
+        """Return the state in which no new version gets *last* or a lower number by itself."""
+        return replace(self, last=max(self.last, last))
+
+    def unnumbered(self) -> NameState:
+        """Return the state of a name without versions as if it had never had any."""
+        return self if self.keys or self.tags else NameState()
 
     def announced(self, key: str, now: float) -> NameState:
         """Return the state in which a saver has announced that it will write the record *key*."""
@@ -301,7 +311,7 @@ class NameState:
         return replace(changed, recent=recent)
 
     def __bool__(self) -> bool:
-        return bool(self.keys or self.tags)
+        return bool(self.keys or self.tags or self.last)
 
 
 def _is_recent(recent: Mapping[str, float], key: str, now: float) -> bool:
@@ -321,6 +331,8 @@ def write_state(state: NameState, pointer: str, keys: Keys) -> bytes | None:
         "recent": dict(state.recent),
         "tags": dict(state.tags),
     }
+    if state.last:
+        data["last"] = state.last
     value = seal(pointer, data, keys)
     if len(value) > MAX_POINTER:
         raise CatalogError(
@@ -340,15 +352,17 @@ def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:
         return NameState()
     data = unseal(pointer, value, keys)
     versions, recent, tags = data.get("versions"), data.get("recent"), data.get("tags")
+    last = data.get("last", 0)  # earlier versions write none
     if not (
-        isinstance(versions, list)
+        type(last) is int
+        and isinstance(versions, list)
         and isinstance(recent, dict)
         and isinstance(tags, dict)
         and all(map(_is_text, (*versions, *recent, *tags.values())))
         and all(map(_is_time, recent.values()))
     ):
         raise _altered(pointer)
-    return NameState(frozenset(versions), recent, tags)
+    return NameState(frozenset(versions), recent, tags, last)
 
 
 # -- the form of both

@@ -180,7 +180,8 @@ class Saver:
                 continue
             if not keys and len(highest[request.name]) == _LOOK_BACK:
                 keys += self._committed(request.name)
-            request.key = request.shown = first_after(keys)
+            assert request.state is not None  # noqa: S101 (set by `_look`)
+            request.key = request.shown = first_after(keys, request.state[1].last)
             keys.append(request.key)  # for the next of this name in the same call
 
     def _committed(self, name: str) -> list[str]:

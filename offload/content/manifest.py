@@ -25,6 +25,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
@@ -57,6 +58,8 @@ CHUNK = 4 * 1024**2
 SINGLE = 1024**2
 """Values below this many bytes are one blob; larger buffers start a chunk of their own."""
 HEAD_LIMIT = 64 * 1024
+_TINY = 1024  # bytes of a value whose blob has a layout that is worth remembering
+_LEAST_LIMIT = 16 * 1024  # bytes of a blob's limit that no such value comes near
 _ROOM = 4096  # bytes of a root blob besides head and body, for values of few buffers
 INSPECTED = 256 * 1024
 """Bytes of a header that is read where no reference says how large the value is."""
@@ -191,6 +194,29 @@ def pack(
     of a blob, except the root, which grows by 90 bytes with each chunk. With *key*, blobs have
     keyed names. *each* is called with each chunk and its parts as soon as it is hashed, in order.
     """
+    if payload.size < _TINY and len(payload.buffers) == 1 and (limit or CHUNK) >= _LEAST_LIMIT:
+        [body] = payload.buffers
+        start = _start_of(payload.serializer, payload.head, body.nbytes)
+        root: list[Buffer] = [start, body, _padding(body.nbytes)]
+        return Packed(digest_of(root, None if key is None else key.names), root, (), key)
+    return _pack(payload, whole=whole, limit=limit, key=key, each=each)
+
+
+@lru_cache(1024)
+def _start_of(serializer: str, head: bytes, size: int) -> bytes:
+    """Return the root blob of a value of one small buffer of *size* bytes, up to the buffer."""
+    root = _pack(Payload(serializer, head, [memoryview(bytes(size))])).root
+    return b"".join(root)[: -aligned(size) or None]
+
+
+def _pack(
+    payload: Payload,
+    *,
+    whole: bool = False,
+    limit: int | None = None,
+    key: EncryptionKey | None = None,
+    each: Callable[[Chunk, Sequence[Buffer]], None] | None = None,
+) -> Packed:
     names = None if key is None else key.names
     head, buffers = payload.head, list(payload.buffers)
     header: dict[str, object] = {"s": payload.serializer}

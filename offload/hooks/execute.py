@@ -336,7 +336,8 @@ def _execute_once(
         return function(*delivery.args, **delivery.kwargs)
 
     def store(result: Any) -> Ref[Any] | None:
-        _keep_result(runtime, task, delivery, result, name)
+        if _keep_result(runtime, task, delivery, result, name) is None:
+            return None
         return delivery.known.result_ref(result, task.backend.serializer)
 
     if call.is_busy:
@@ -349,6 +350,8 @@ def _execute_once(
         except BlobMissing as exc:
             call.give_up(exc)
             _read_arguments(runtime, task, delivery)
+        except StoreUnavailable as exc:
+            _fail(runtime, task, delivery, exc)  # looked up again once the store is back
         else:
             delivery.known.result_resolved(answer.ref, answer.value)
             return answer.value
@@ -383,17 +386,17 @@ def _wait(runtime: Runtime, task: Any, delivery: Delivery, call: Call) -> None:
 
 def _keep_result(
     runtime: Runtime, task: Any, delivery: Delivery, result: Any, name: str | None
-) -> None:
+) -> Ref[Any] | None:
     """Store the result, if it is large, and save it as the next version of *name* in the catalog,
-    if it isn't None.
+    if it isn't None; return its reference, if it is stored.
 
     An error is the task's own failure: those who look for the object would not find it.
     """
     if inspect.isawaitable(result):
-        return
+        return None
     ref = _put_result(runtime, task, delivery, result)
     if name is None:
-        return
+        return ref
     is_stored = ref is not None and ref.digest is not None
     metadata = {"task": task.name, "task_id": str(task.request.id)[:_LONGEST_ID]}
     with runtime.counters.about(task.name, "result"):
@@ -402,6 +405,7 @@ def _keep_result(
         except OffloadError as exc:
             runtime.counters.failed(exc)
             raise described(exc, task.name, "result") from exc
+    return ref
 
 
 def _resolved(runtime: Runtime, task: Any, result: Ref[Any]) -> Any:
@@ -419,7 +423,7 @@ def _fail(runtime: Runtime, task: Any, delivery: Delivery, error: Exception) -> 
         not isinstance(error, StoreUnavailable)
         or request.is_eager
         or delivery.attempt >= policy.max_retries
-        or delivery.bound is None
+        or (delivery.bound is None and delivery.memo is None)
     ):
         raise error
     countdown = policy.wait(delivery.attempt, random.random)

@@ -53,12 +53,14 @@ class Call:
             computed without being remembered.
         finish: waits until the result is remembered.
         options: those in force.
+        scope: of the call, by the name that its record has.
     """
 
     memos: Memos
     function: Function
     options: TaskOptions
     found: Answer | Computation | Busy | None
+    scope: str = ""
     finish: Callable[[], None] | None = None
 
     @property
@@ -143,7 +145,8 @@ class Memos:
                 # Not `bound`: late references have been replaced, so their digests count.
                 is_bound = delivery.bound is not None
                 key = self._key(function, delivery.args, delivery.kwargs, refs=is_bound)
-                name = record_name(task.name, self._scope(options), key)
+                scope = self._scope(options)
+                name = record_name(task.name, scope, key)
                 found = self.results.find(
                     name,
                     options.memo_lease or LEASE,
@@ -157,7 +160,7 @@ class Memos:
             except Exception as exc:
                 self.results.uncached(f"task {task.name!r}", exc)
                 return False
-        delivery.memo = Call(self, function, options, found)
+        delivery.memo = Call(self, function, options, found, scope)
         return isinstance(found, Busy) or (isinstance(found, Answer) and not reads)
 
     def remember(
@@ -180,11 +183,11 @@ class Memos:
                     computation,
                     result,
                     task=name,
-                    scope=self._scope(call.options),
+                    scope=call.scope,
                     ttl=ttl,
                     seconds=seconds,
                     known=known,
-                    serializer=self._runtime.app.conf.result_serializer,
+                    serializer=call.function.context,
                 )
             except SoftTimeLimitExceeded:
                 raise

@@ -115,12 +115,20 @@ def remembering(
     if given_ttl is not None:
         check_seconds("memoize", given_ttl, "'ttl'")
     check_seconds("memoize", lease, "'lease'")
+    if version is not None and not isinstance(version, str):
+        refuse("memoize", version, "'version' is text, such as '2'")
     if isinstance(ignore, str):
         refuse("memoize", ignore, "'ignore' is a list of names of parameters")
     if key is not None and not callable(key):
         refuse("memoize", key, "'key' is a function of a dict of arguments")
 
     def decorate(function: Callable[..., T]) -> Memoized[T]:
+        if hasattr(function, "apply_async"):
+            raise ConfigurationError(
+                f"memoize: {getattr(function, 'name', function)!s:.200} is a task, whose calls by "
+                "message would not be remembered: use @app.task(offload={'memo': …}), or put "
+                "@app.task above @memoize"
+            )
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             raise ConfigurationError(
                 f"memoize: {function.__qualname__} returns a coroutine or a generator, which can't "

@@ -37,6 +37,7 @@ _DIGITS = 40  # of a key
 _DEEPEST = 100  # levels of containers in which references are searched for
 _VERSION = b"offload memo 1"
 _CONTAINERS = (list, tuple, dict)
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})  # hold no references
 
 
 class NotRemembered(Exception):
@@ -118,9 +119,7 @@ class Function:
             SerializationError: an argument can't be serialized, or the code can't be hashed.
             Exception: what the key function raises.
         """
-        found = blake3(_VERSION)
-        for part in (self.kind, self.name, self.code(scope), self.context):
-            _write(found, part.encode("utf-8", "surrogatepass"))
+        found = self._started(scope)
         digest = functools.partial(
             digest_of_value,
             serializers=serializers,
@@ -128,6 +127,13 @@ class Function:
             cipher=cipher,
             refs=refs,
         )
+        names = self._positional
+        if names is not None and len(args) == len(names) and not kwargs:  # the ordinary call
+            for prefix, value in zip(names, args, strict=True):
+                if prefix is not None:
+                    content = digest(value)
+                    found.update(b"%b%b%b" % (prefix, _length(content), content))
+            return found.hexdigest()[:_DIGITS]
         bound = self.signature.bind(*args, **kwargs)
         if self.key is not None:
             bound.apply_defaults()
@@ -149,6 +155,32 @@ class Function:
             _write(found, content)
         return found.hexdigest()[:_DIGITS]
 
+    def _started(self, scope: Scope) -> blake3:
+        """Return a hasher of all that every call of the function has in common."""
+        code = self.code(scope)
+        started = self._code.started
+        if started is None or started[0] != code:
+            hasher = blake3(_VERSION)
+            for part in (self.kind, self.name, code, self.context):
+                _write(hasher, part.encode("utf-8", "surrogatepass"))
+            started = self._code.started = (code, hasher)
+        return started[1].copy()
+
+    @functools.cached_property
+    def _positional(self) -> list[bytes | None] | None:
+        """What is hashed before each argument, None for those that don't count, if all arguments
+        can be passed by position, and no key function needs their names.
+        """
+        if self.key is not None:
+            return None
+        found: list[bytes | None] = []
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY):
+                return None
+            encoded = name.encode("utf-8", "surrogatepass")
+            found.append(None if name in self.ignored else _length(encoded) + encoded)
+        return found
+
     def _counted(self, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield name and value of each argument that counts, in an order of their own."""
         for name, parameter in self.signature.parameters.items():
@@ -167,16 +199,24 @@ class Function:
 
 
 def _write(found: Any, part: bytes) -> None:
-    found.update(len(part).to_bytes(8, "little"))
-    found.update(part)
+    found.update(_length(part) + part)
+
+
+def _length(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little")
 
 
 class _Code:
-    """The hash of a function's code, computed once per process and scope."""
+    """The hash of a function's code, computed once per process and scope.
+
+    Attributes:
+        started: what is derived from it, for `Function`.
+    """
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
         self._known: tuple[Scope, str | Exception] | None = None
+        self.started: tuple[str, blake3] | None = None
 
     def hash(self, scope: Scope) -> str:
         known = self._known
@@ -209,6 +249,10 @@ def digest_of_value(
 
     Raises SerializationError for a value that can't be serialized.
     """
+    named_by = None if cipher is None else cipher.keyring.current
+    if type(value) in _SCALARS:
+        scalar = serializers.encode_exactly(value)
+        return pack(scalar, limit=chunk_size, key=named_by).digest.encode()
     if isinstance(value, Ref):
         if value.is_local:
             value = value.get()
@@ -233,7 +277,6 @@ def digest_of_value(
         return found.digest()
     with no_refs_within():
         payload = serializers.encode_exactly(value)
-    named_by = None if cipher is None else cipher.keyring.current
     return str(pack(payload, limit=chunk_size, key=named_by).digest).encode()
 
 

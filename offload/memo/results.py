@@ -39,6 +39,7 @@ LEASE = 30.0
 """Seconds after which another process takes over from one that died while it computed."""
 
 _INLINE = 32 * 1024  # bytes up to which a result is kept in its record
+_DATA = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _GRACE = 300.0  # seconds that the blobs of a result that isn't remembered live on
 _LOGGED = 10_000  # tasks and functions whose errors were logged
 
@@ -261,4 +262,6 @@ class Results:
 
 def is_lasting(result: Any) -> bool:
     """Return whether a result can be remembered: it isn't used up by reading it once."""
-    return not (inspect.isawaitable(result) or isinstance(result, Iterator))
+    return type(result) in _DATA or not (
+        inspect.isawaitable(result) or isinstance(result, Iterator)
+    )

@@ -57,7 +57,10 @@ class Payload:
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", len(self.head) + sum(b.nbytes for b in self.buffers))
+        size = len(self.head)
+        for buffer in self.buffers:
+            size += buffer.nbytes
+        object.__setattr__(self, "size", size)
 
 
 class Serializer(Protocol):

@@ -67,7 +67,7 @@ class Registry:
             SerializationError: if nothing that the app accepts can carry it.
         """
         is_json = type(value) is not str and is_plain(value, _EXACT_JSON)  # text stays as it is
-        payload = self._json.encode(value) if is_json else None
+        payload = self._json.write(value) if is_json else None
         return payload if payload is not None else self._as_sent(value, _NO_SERIALIZER)
 
     def decode(

@@ -110,8 +110,10 @@ class Json:
 
     def encode(self, value: Any) -> Payload | None:
         """Return *value* as JSON, or None if Celery's JSON would deliver something else."""
-        if not is_plain(value):
-            return None
+        return self.write(value) if is_plain(value) else None
+
+    def write(self, value: Any) -> Payload | None:
+        """Do as `encode`, for a value that `is_plain` accepts."""
         try:
             text = orjson.dumps(value)
         except (TypeError, ValueError, RecursionError):
@@ -138,6 +140,9 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
         value: any object.
         types: the containers that may occur in it.
     """
+    kind = type(value)
+    if kind in _SCALARS:
+        return kind is not float or isfinite(value)
     level: Any = (value,)
     for _ in range(_MAX_DEPTH):
         kinds = set(map(type, level))

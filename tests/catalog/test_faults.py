@@ -416,7 +416,7 @@ def test_altered_content(catalog, store, versions):
 
 def newer(value):
     """Return a record or state as the next version of offload may write it."""
-    return value.replace(b'"format":1', b'"format":2')
+    return value.replace(b'"format":1', b'"format":9')
 
 
 CHANGES = {

@@ -184,7 +184,7 @@ def test_names_are_listed_by_pattern(catalog):
 
 
 def test_what_is_removed_is_gone(catalog):
-    """A version, or all of an object, is removed; other objects stay."""
+    """A version, or all of an object, is removed; other objects stay. No number comes again."""
     catalog.save(["a", "b"], [1, 2]).raise_first()
     catalog.save("a", 3)
     assert catalog.remove("a", "latest") == 1
@@ -192,7 +192,9 @@ def test_what_is_removed_is_gone(catalog):
     catalog.save("a", 4)
     assert catalog.remove("a") == 2
     assert catalog.list_objects() == ["b"]
-    assert catalog.save("a", 5).version == "1"
+    assert catalog.save("a", 5).version == "4"
+    catalog.remove("a", "4")
+    assert catalog.save("a", 6).version == "5"
 
 
 def test_buckets(catalog):
@@ -257,12 +259,12 @@ def test_copies(catalog):
     catalog.remove("a")
     for copy in (catalog["b"], team["a"], elsewhere["b"]):
         assert np.array_equal(copy, BIG)
-    with pytest.raises(VersionConflict):
+    with pytest.raises(VersionConflict, match="pass another name or target_version"):
         catalog.copy("b", "b")
 
 
 def test_computed_once(catalog):
-    """What there is isn't computed; what is computed is saved."""
+    """What there is isn't computed; what is computed is saved, and returned as it is loaded."""
     calls = []
 
     def compute(value, factor=1):
@@ -273,7 +275,9 @@ def test_computed_once(catalog):
         assert catalog.get_or_compute("a", "2.1", compute, 20, factor=2) == 40
     assert catalog.get_or_compute("a", None, compute, 1) == 40
     assert catalog.get_or_compute("b", None, compute, 7) == 7
-    assert calls == [20, 7]
+    for _ in range(2):
+        assert catalog.get_or_compute("t", None, compute, (1, [2, (3,)])) == catalog.load("t")
+    assert calls == [20, 7, (1, [2, (3,)])]
     assert catalog.load("a", "2.1") == 40
     with pytest.raises(ZeroDivisionError):
         catalog.get_or_compute("c", None, lambda: 1 / 0)

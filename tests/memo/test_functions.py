@@ -162,6 +162,7 @@ def test_equal_calls_of_threads_compute_once(store):
         {"ignore": ("missing",)},
         {"ignore": "x"},
         {"key": "x"},
+        {"version": 2},
     ),
 )
 def test_wrong_arguments_are_refused(store, options):
@@ -182,6 +183,20 @@ def test_a_bare_decorator_is_refused():
     hook = Offload(Celery("bare", broker="memory://", set_as_current=False), store="memory://bare")
     with pytest.raises(ConfigurationError, match=r"@offload\.memoize\(\)"):
         hook.memoize(lambda x: x)
+
+
+def test_a_task_is_refused():
+    """`memoize` on top of `@app.task`, whose messages it would never see, says what to write."""
+    app = Celery("tasks", broker="memory://", set_as_current=False)
+    hook = Offload(app, store="memory://tasks")
+
+    def same(x):
+        return x
+
+    with pytest.raises(ConfigurationError, match="above @memoize"):
+        hook.memoize()(app.task(same, name="under", shared=False))
+    task = app.task(hook.memoize(version="1")(same), name="above", shared=False)
+    assert task(5) == 5
 
 
 def test_coroutines_and_methods_are_refused(store):

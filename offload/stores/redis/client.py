@@ -89,13 +89,13 @@ class RedisClient:
     @property
     def many_keys(self) -> bool:
         """Whether a command may have keys of several slots: not in a Cluster."""
-        return not isinstance(self.driver(), RedisCluster)
+        return not _is_cluster(self.driver())
 
     @property
     def database(self) -> int:
         """The number of the selected database."""
         client = self.driver()
-        if isinstance(client, RedisCluster):
+        if _is_cluster(client):
             return 0
         return database_of(client)
 
@@ -140,8 +140,8 @@ class RedisClient:
         """
         command = ("EVALSHA", script.sha, len(keys), *keys, *args)
         with driver_errors(self.url):
-            client = self._drivers.get()
-            if self.replicas or isinstance(client, RedisCluster):
+            client: Any = self._drivers.get()
+            if self.replicas or _is_cluster(client):
                 answer = self.run_script(script, [(keys, args)])[0]
                 return lambda: answer
             receive = send(client.connection_pool, [command])
@@ -220,8 +220,8 @@ class RedisClient:
         if not commands:
             return []
         with driver_errors(self.url):
-            client = self._drivers.get()
-            if not isinstance(client, RedisCluster):
+            client: Any = self._drivers.get()
+            if not _is_cluster(client):
                 waits = self.replicas and any(command[0] in _WRITES for command in commands)
                 asked = [*commands, self._wait] if waits else commands
                 try:
@@ -232,7 +232,7 @@ class RedisClient:
                 if waits:
                     self._check_reached(answers.pop())
                 return answers
-            with client.pipeline() as pipeline:  # type: ignore[no-untyped-call]
+            with client.pipeline() as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
                 return list(pipeline.execute(raise_on_error=False))
@@ -265,6 +265,16 @@ class RedisClient:
         if isinstance(answer, Exception):
             raise translate(answer, self.url, script.commands if script else ()) from answer
         return answer
+
+
+def _is_cluster(client: Driver) -> bool:
+    kind: Any = type(client)
+    return _is_cluster_class(kind)
+
+
+@cache  # comparing with a class that consists of protocols takes longer than a short command
+def _is_cluster_class(kind: type) -> bool:
+    return issubclass(kind, RedisCluster)
 
 
 def escaped(text: str) -> str:

@@ -34,14 +34,20 @@ class Pool(ConnectionPool):
     """redis-py's pool, from which one idle connection is kept at hand.
 
     That spares most of what lending takes: sets, locks, events, and measurements, a fifth of the
-    time of a short command. A limited pool, and one that renews its connections' passwords when
-    they return, lend as ever.
+    time of a short command. A pool that renews its connections' passwords when they return lends
+    as ever.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._may_spare = not (options.get("max_connections") or options.get("credential_provider"))
+        self._may_spare = options.get("credential_provider")
         self._spare: list[Any] = []
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        """Lend a connection to redis-py's own calls, the spare one first."""
+        with suppress(IndexError):
+            self.release(self._spare.pop())
+        return super().get_connection(*args, **options)
 
     def borrow(self) -> Any:
         """Return a connection that is ready for a command."""
