@@ -86,6 +86,15 @@ def use(wire, catalog):
     def model(value):
         return [value] * 9
 
+    @wire.app.task(name="fail", shared=False, bind=True)
+    def fail(self, value):
+        self.update_state(state="HALFWAY", meta={"so far": value})
+        raise ValueError(value)
+
+    failed = fail.delay(LARGE)
+    wire.work()
+    with pytest.raises(ValueError, match=CANARY):
+        failed.get(timeout=1)
     assert wire.run(echo, LARGE, more=[LARGE]) == [LARGE, [LARGE]]
     wire.get(chain(echo.s(LARGE), echo.s(LARGE)).delay())
     for _ in range(2):
