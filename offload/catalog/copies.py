@@ -24,6 +24,7 @@ from offload.content.manifest import CHUNK, root_limit
 from offload.content.store import ContentStore
 from offload.content.verify import read_blob
 from offload.digest import Buffer, Digest
+from offload.encryption.keys import Keyring
 from offload.errors import BlobMissing, IntegrityError, StoreError
 from offload.metrics.counters import Counters
 from offload.ref import Ref
@@ -41,12 +42,19 @@ _USED = "used"  # folder of files whose mtime is when a record was used
 
 
 def content_in(
-    folder: Path, url: str, serializers: Registry, settings: Settings
+    folder: Path,
+    url: str,
+    serializers: Registry,
+    settings: Settings,
+    keyring: Keyring | None = None,
 ) -> tuple[FileStore, ContentStore]:
-    """Return a store in files in *folder*, for the store at *url*, and its content."""
+    """Return a store in files in *folder*, for the store at *url*, and its content.
+
+    *keyring* has the encryption keys of *settings*, which are loaded once for both.
+    """
     root = folder / blake2b(url.encode(), digest_size=10).hexdigest()
     store = FileStore(root, skew=0.0, lock_timeout=60.0)
-    return store, ContentStore(store, serializers, settings, Counters())
+    return store, ContentStore(store, serializers, settings, Counters(), keyring=keyring)
 
 
 def copy_blobs(
@@ -104,9 +112,15 @@ class LocalCopies:
     """
 
     def __init__(
-        self, folder: Path, url: str, serializers: Registry, settings: Settings, limit: int
+        self,
+        folder: Path,
+        url: str,
+        serializers: Registry,
+        settings: Settings,
+        limit: int,
+        keyring: Keyring | None = None,
     ) -> None:
-        self.store, self.content = content_in(folder, url, serializers, settings)
+        self.store, self.content = content_in(folder, url, serializers, settings, keyring)
         self.limit = limit
         self._pointers = self.store.pointers
         self._states: dict[str, bytes | None] = {}

@@ -22,7 +22,7 @@ from offload.catalog.saving import OnConflict
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
 from offload.digest import Digest
-from offload.encryption.keys import ID_BYTES, missing_key
+from offload.encryption.keys import ID_BYTES, Keyring, missing_key
 from offload.errors import (
     BlobMissing,
     IntegrityError,
@@ -95,9 +95,16 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, url: str, serializers: Registry, settings: Settings, limit: int
+        self,
+        folder: Path,
+        url: str,
+        serializers: Registry,
+        settings: Settings,
+        limit: int,
+        keyring: Keyring | None = None,
     ) -> None:
-        self._store, self._content = content_in(folder / "queue", url, serializers, settings)
+        queue = folder / "queue"
+        self._store, self._content = content_in(queue, url, serializers, settings, keyring)
         self._pointers = self._store.pointers
         self._keyring = self._content.signing.keyring
         self._limit = limit

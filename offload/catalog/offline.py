@@ -152,10 +152,11 @@ class Catalog(online.Catalog):
         checked = Settings.read({}, None, settings)
         folder, url = Path(cache_dir).expanduser().absolute(), self.store.url
         serializers = Registry((*accept, *checked.accept))
-        self._copies = LocalCopies(folder, url, serializers, checked, checked.cache_size)
+        keyring = self._content().signing.keyring
+        self._copies = LocalCopies(folder, url, serializers, checked, checked.cache_size, keyring)
         self._offline = offline
         if offline == "queue":
-            self._journal = Journal(folder, url, serializers, checked, queue_size)
+            self._journal = Journal(folder, url, serializers, checked, queue_size, keyring)
 
     # -- read
 

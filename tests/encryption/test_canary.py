@@ -170,9 +170,12 @@ def test_what_waits_during_an_outage_is_encrypted(redis, tmp_path):
         url = f"{proxy.url}&prefix={unique().replace('/', '-')}"
         options = {"cache_dir": tmp_path, "offline": "queue", "retry": {"max_retries": 0}}
         proxy.refuse()
-        waiting = Catalog(url, encryption_keys=[KEY], author=CANARY, **options)
+        asked = []
+        keys = [lambda: asked.append(1) or KEY]
+        waiting = Catalog(url, encryption_keys=keys, author=CANARY, **options)
         waiting.save("some/model", [LARGE], metadata={"stage": CANARY})
         waiting.save("some/small", CANARY)
+        assert asked == [1], "one keyring for the store, the copies, and what waits"
         assert len(files(tmp_path)) > 3
         assert leaks(files(tmp_path)) == []
         proxy.restore()
