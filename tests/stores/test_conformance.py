@@ -15,7 +15,6 @@ from offload.stores.tiered import TieredStore
 from offload.testing.processes import ProcessSuite
 from offload.testing.stateful import store_machine
 from offload.testing.store import (
-    HOUR,
     BlobTests,
     ExpiryTests,
     FakeClock,
@@ -23,7 +22,7 @@ from offload.testing.store import (
     LeaseTests,
     PointerTests,
     StoreSuite,
-    blobs,
+    ThreadTests,
 )
 from tests.support.fake_redis import fake_redis
 from tests.support.moto_s3 import moto_s3
@@ -85,17 +84,12 @@ class TestFakeRedis(StoreSuite):
 
 class TestMotoS3(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests):
     clock, tick = FakeClockSuite.clock, FakeClockSuite.tick
+    many = 50  # moto is slow
 
     @pytest.fixture
     def store(self, clock):
         with moto_s3(clock, skew=1) as store:
             yield store
-
-    def test_missing_names_what_is_not_there(self, store):
-        """Like the test of the suite, with fewer blobs, because moto is slow."""
-        here, gone = blobs(50, 1), blobs(50, 8)
-        store.blobs.put(dict(here), HOUR)
-        assert store.blobs.hold([*here, *gone, *here, *gone], HOUR) == set(gone)
 
 
 def tiered(first, lower, **options):
@@ -112,7 +106,7 @@ class TestMemoryAndFile(FakeClockSuite):
 
 class TestMemoryAndMotoS3(BlobTests, HoldTests, ExpiryTests, PointerTests, LeaseTests):
     clock, tick = FakeClockSuite.clock, FakeClockSuite.tick
-    test_missing_names_what_is_not_there = TestMotoS3.test_missing_names_what_is_not_there
+    many = TestMotoS3.many
 
     @pytest.fixture
     def store(self, clock):
@@ -120,15 +114,17 @@ class TestMemoryAndMotoS3(BlobTests, HoldTests, ExpiryTests, PointerTests, Lease
             yield tiered(MemoryStore(clock=clock), lower, clock=clock)
 
 
-class SlowTickSuite(StoreSuite):
-    """For stores whose time counts in whole seconds: ask less often whether it has passed."""
+class SlowSuite(StoreSuite):
+    """For servers that take a request per blob, whose time counts in whole seconds."""
+
+    many, threads = 100, 4
 
     @pytest.fixture
     def tick(self):
         return lambda: time.sleep(0.1)
 
 
-class ServerSuite(StoreSuite, ProcessSuite):
+class ServerFixtures:
     @pytest.fixture
     def url(self, server):
         return server.url
@@ -138,6 +134,10 @@ class ServerSuite(StoreSuite, ProcessSuite):
         store = open_store(url)
         yield store
         store.close()
+
+
+class ServerSuite(ServerFixtures, StoreSuite, ProcessSuite):
+    """Everything, on one kind of server."""
 
 
 @pytest.mark.server
@@ -159,7 +159,9 @@ class TestValkey(ServerSuite):
 
 
 @pytest.mark.server
-class TestTLS(ServerSuite):
+class TestTLS(ServerFixtures, BlobTests, LeaseTests, ThreadTests, ProcessSuite):
+    """Values of any size, scripts, threads, and forks over TLS; the rest is as without."""
+
     @pytest.fixture
     def server(self, redis_tls):
         return redis_tls
@@ -180,7 +182,7 @@ class TestCluster(ServerSuite):
 
 
 @pytest.mark.server
-class TestS3(SlowTickSuite):
+class TestS3(SlowSuite):
     @pytest.fixture
     def store(self, s3):
         # The remaining life is what was asked for, but S3 counts in whole seconds.
@@ -191,13 +193,15 @@ class TestS3(SlowTickSuite):
 
 @pytest.mark.server
 class TestS3Processes(ProcessSuite):
+    rounds = 4
+
     @pytest.fixture
     def url(self, s3):
         return s3.url(os.urandom(4).hex())
 
 
 @pytest.mark.server
-class TestRedisAndS3(SlowTickSuite):
+class TestRedisAndS3(SlowSuite):
     @pytest.fixture
     def store(self, redis, s3):
         store = tiered(open_store(redis.url), open_store(s3.url(os.urandom(4).hex(), skew=1)))
@@ -216,6 +220,8 @@ class TestClusterAndFile(StoreSuite):
 
 @pytest.mark.server
 class TestTieredProcesses(ProcessSuite):
+    rounds = 4
+
     @pytest.fixture
     def url(self, redis, s3):
         return [redis.url, s3.url(os.urandom(4).hex())]
