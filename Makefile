@@ -10,8 +10,8 @@ ARGS   ?=
 EXACT     := $(if $(filter command environment,$(firstword $(origin PYTHON))),--exact)
 BOOTSTRAP := $(PYTHON) tools/bootstrap.py --venv $(VENV) $(EXACT)
 
-# Tests wait for servers and workers, so one more process than cores keeps all cores busy.
-PROCESSES := $$(($$(getconf _NPROCESSORS_ONLN) + 1))
+# Tests wait for servers and workers, so two more processes than cores keep all cores busy.
+PROCESSES := $$(($$(getconf _NPROCESSORS_ONLN) + 2))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-newest test-all lint format bench constraints release-check clean
@@ -28,7 +28,8 @@ test: ## Run all tests (select with ARGS="-k name")
 	@$(BOOTSTRAP) test
 	@$(BIN)/python tools/programs.py chromium prometheus
 	-@$(BIN)/python -m compileall -q offload benchmarks tests # once, not in every process
-	@$(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@unset PYTHONDONTWRITEBYTECODE; \
+	    $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-newest: ## Run the fast tests on the newest version of every dependency
 	@$(BOOTSTRAP) test

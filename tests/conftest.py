@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+from bisect import bisect
+from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 
 import kombu.pools
@@ -11,34 +14,57 @@ import pytest
 from tests.support.s3_server import s3_server
 from tests.support.servers import redis_cluster, redis_sentinel, redis_server
 
+FOLDER = Path(__file__).parent
 LONGEST = (  # files that take a minute or more, longest first
     "stores/test_conformance.py",
-    "integration/test_shipping.py",
     "integration/test_parity.py",
     "benchmarks/test_benchmarks.py",
-    "faults/test_crashes.py",
-    "integration/test_pools.py",
-    "dashboard/test_faults.py",
+    "integration/test_shipping.py",
     "test_locks_processes.py",
+    "faults/test_crashes.py",
+    "faults/test_publishing.py",
+    "dashboard/test_faults.py",
+    "dashboard/test_browser_fleet.py",
     "dashboard/test_browser.py",
     "dashboard/test_blobs_browser.py",
+    "integration/test_pools.py",
+    "hooks/test_lifetimes_proof.py",
+    "inspect/test_snapshot.py",
 )
 LAST = ("integration/test_packages.py",)
 """Files whose packages patch this process; no other file runs after them."""
 
 
+def pytest_configure(config):
+    """Have each process of xdist import the tests from another folder on.
+
+    pytest rewrites the assertions of each file and caches it, which takes as long as all else of a
+    collection. If all processes began with the same file, each would rewrite all of them.
+    """
+    process = getattr(config, "workerinput", None)
+    if process is None or [Path(arg).resolve() for arg in config.args] != [FOLDER]:
+        return
+    sizes = Counter()
+    for file in sorted(FOLDER.rglob("test_*.py")):
+        sizes[FOLDER / file.relative_to(FOLDER).parts[0]] += file.stat().st_size
+    parts = [*sizes]
+    first = int(process["workerid"].removeprefix("gw")) * sizes.total() // process["workercount"]
+    start = bisect([*accumulate(sizes.values(), initial=0)], first) - 1
+    config.args = [*map(str, parts[start:] + parts[:start])]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest groups tests by their fixtures
 def pytest_collection_modifyitems(items):
     """Run slow files first, so that the processes of xdist finish together.
 
     xdist distributes files in this order. Files that start processes come next.
     """
-    folder = Path(__file__).parent
-    ranks = {folder / name: rank for rank, name in enumerate(LONGEST)}
+    ranks = {FOLDER / name: rank for rank, name in enumerate(LONGEST)}
     for item in items:
         if item.get_closest_marker("integration"):
             ranks.setdefault(item.path, len(LONGEST))
-    ranks.update({folder / name: len(LONGEST) + 2 for name in LAST})
-    items.sort(key=lambda item: ranks.get(item.path, len(LONGEST) + 1))
+    ranks.update({FOLDER / name: len(LONGEST) + 2 for name in LAST})
+    items.sort(key=lambda item: (ranks.get(item.path, len(LONGEST) + 1), item.path))
 
 
 def pytest_collection_finish():

@@ -21,6 +21,9 @@ from tests.support.servers import unavailable
 from tests.support.wire import make_wire
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# As root in a container Chromium has no sandbox; it only opens these pages. The other two save a
+# quarter of the CPU: no process for graphics, and functions are compiled only when called.
+FLAGS = ("--no-sandbox", "--in-process-gpu", "--js-flags=--max-lazy")
 
 
 class Shop:
@@ -137,8 +140,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # As root in a container Chromium has no sandbox; it only opens these pages.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
 

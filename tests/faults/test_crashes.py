@@ -18,7 +18,7 @@ from crash_stores import OnRedis, OnS3, OnSQLite, OnTiers
 
 from tests.support.processes import wait_until
 
-SECONDS = float(os.environ.get("CRASH_SECONDS", "15"))
+SECONDS = float(os.environ.get("CRASH_SECONDS", "10"))
 SEED = os.environ.get("CRASH_SEED") or str(random.randrange(10**6))
 PACE = 0.35  # seconds between kills, on average
 LOOK = 0.5  # seconds between checks of the store and of messages to redeliver
