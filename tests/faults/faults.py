@@ -27,6 +27,7 @@ class Setup:
     """An app with a broker and a separate store, which it reaches through a proxy."""
 
     def __init__(self, broker, store, proxy, folder, conf=None, **offload):
+        gc.freeze()  # `close` collects only what the test has left
         broker_client, store_client = redis_client(broker), redis_client(store)
         broker_client.flushall()
         store_client.flushall()
