@@ -186,6 +186,9 @@ def describe_task(runtime: Runtime, task_id: str) -> dict[str, Any]:
             return {**described, "not_known": _UNKNOWN}
         facts = {name: _plain(meta[name]) for name in _FACTS if meta.get(name) is not None}
         described |= {**facts, **_arguments(meta)}
+        failure = _failure_ref(meta)
+        if failure is not None:
+            return {**described, "result_ref": failure}
         try:
             result = meta.get("result")
         except InvalidRef as exc:
@@ -195,6 +198,17 @@ def describe_task(runtime: Runtime, task_id: str) -> dict[str, Any]:
     if state == states.SUCCESS:
         return {**described, "result": f"in the result backend: {short_repr(result)}"}
     return {**described, "result": short_repr(result)}
+
+
+def _failure_ref(meta: Mapping[str, Any]) -> Ref[Any] | None:
+    """Return the reference of a large failure; None if there is none, or if it is refused."""
+    if meta["status"] not in states.EXCEPTION_STATES or not hasattr(type(meta), "ref"):
+        return None
+    try:
+        found = meta.ref  # type: ignore[attr-defined]
+    except InvalidRef:
+        return None
+    return found if isinstance(found, Ref) else None
 
 
 def _meta(runtime: Runtime, task_id: str) -> Mapping[str, Any]:

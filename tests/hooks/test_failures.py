@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import logging
 import pickle
@@ -12,12 +13,14 @@ from celery.exceptions import Ignore
 from celery.result import AsyncResult
 
 from offload import FailureTruncated, StoreUnavailable
+from offload.inspect.values import describe_task
 from tests.support.wire import Wire, make_wire
 
 MESSAGE = "no rows in " + "x" * 100_000
 ROWS = [{"row": n, "text": "ä" * 50} for n in range(100)]
 ENTRY = 4000
 """Bytes below which an entry in the backend stays."""
+KEY = "aes256:" + base64.b64encode(bytes(range(32))).decode()
 SERIALIZERS = ("json", "pickle", "yaml", "msgpack")
 
 number = itertools.count()
@@ -480,3 +483,31 @@ def test_where_results_stay_failures_stay(settings):
     assert MESSAGE.encode() in entry(wire, failed.id)
     assert len(entry(wire, going.id)) > 5000
     assert going.info == ROWS
+
+
+def test_operators_see_failures_and_progress_as_values():
+    """A task's description has the reference of large progress or of a large failure, with type
+    and size, and fetches neither.
+    """
+    wire = with_tasks(offload_wire({}))
+    going = wire.app.tasks["progress"].delay(ROWS)
+    failed = wire.app.tasks["fail"].delay("message")
+    wire.work()
+    before = fetched(wire)
+    found = [describe_task(wire.hook, each.id)["result_ref"] for each in (going, failed)]
+    assert [(each.type, each.size > 5000) for each in found] == [
+        ("list", True),
+        ("ValueError", True),
+    ]
+    assert fetched(wire) == before
+
+
+@pytest.mark.parametrize("kind", ("message", "small"))
+def test_encryption_keeps_the_text_of_failures_out_of_the_backend(kind):
+    """With encryption keys, the stand-in of a large failure has nothing of its text."""
+    wire = with_tasks(offload_wire({}, encryption_keys=[KEY]))
+    result = wire.app.tasks["fail"].delay(kind)
+    wire.work()
+    assert (b"no rows" in entry(wire, result.id)) is False
+    assert type(result.result) is ValueError
+    assert result.result.args == ((MESSAGE,) if kind == "message" else ("small",))

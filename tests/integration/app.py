@@ -126,6 +126,40 @@ def fail(value: Any) -> Any:
     raise ValueError("on purpose", value["rows"][:2])
 
 
+class Refused(ValueError):
+    """An error with data, which can't be constructed from its arguments alone."""
+
+    def __init__(self, text: str, rows: Any, *, code: int) -> None:
+        super().__init__(text, rows, code)
+
+
+LONG = "no row fits " * 20_000
+
+
+@app.task(bind=True)
+def fail_largely(self: Any, kind: str, *_given: Any) -> Any:
+    if kind == "retry" and not self.request.retries:
+        raise self.retry(exc=KeyError(LONG), countdown=0.5)
+    try:
+        raise LookupError(LONG)
+    except LookupError as exc:
+        if kind == "cause":
+            raise ValueError("small", 1) from exc
+        if kind == "refused":
+            raise Refused(LONG, [[n, n / 4, "é"] for n in range(200)], code=4) from None
+        if kind == "unknown":
+            raise type("Unknown", (RuntimeError,), {"__module__": "nowhere"})(LONG) from None
+        raise
+
+
+@app.task(bind=True)
+def progress_largely(self: Any, key: str) -> Any:
+    for rows in ([LONG] * 2, {"small": 1}, {"rows": [LONG, 1]}):
+        self.update_state(state="PROGRESS", meta=rows)
+        record(key, app.AsyncResult(self.request.id).info)
+    return rows
+
+
 @app.task
 def remember(value: Any, key: str = "") -> Any:
     record(key, value)

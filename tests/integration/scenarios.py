@@ -690,6 +690,62 @@ def failure_with_value():
         return [exc, result.state, result.failed(), "on purpose" in result.traceback]
 
 
+def failure(result):
+    """Return what a reader learns about a task that failed."""
+    error = result.get(timeout=TIMEOUT, propagate=False)
+    kind = type(error)
+    names = (kind.__module__, kind.__qualname__, kind.__mro__[1].__name__)
+    return [result.state, names, error, result.info is error, result.traceback]
+
+
+@scenario()
+def large_failures():
+    kinds = ("message", "cause", "refused", "unknown")
+    results = [a.fail_largely.delay(kind) for kind in kinds]
+    return [failure(result) for result in results]
+
+
+@scenario()
+def large_failure_and_errbacks():
+    errbacks = [a.new_errback.s(key="large new"), a.old_errback.s(None, key="large old")]
+    result = a.fail_largely.apply_async(("refused",), link_error=errbacks)
+    return [failure(result), seen("large new", 1), len(seen("large old", 1))]
+
+
+@scenario("chord")
+def large_failure_in_chord():
+    result = chord([a.echo.s(1), a.fail_largely.s("message")])(a.echo.s())
+    *found, _ = failure(result)  # how the chord's traceback looks depends on who joined the parts
+    return without_ids(found, result)
+
+
+def without_ids(found, result):
+    text = repr(found)
+    for part in result.parent.results:
+        text = text.replace(part.id, "<part>")
+    return text
+
+
+@scenario()
+def large_failure_in_chain():
+    result = chain(a.fail_largely.s("refused"), a.echo.s()).apply_async()
+    return [failure(result.parent), failure(result)]
+
+
+@scenario("any reader")
+def large_retry():
+    result = a.fail_largely.delay("retry")
+    until(lambda: result.state == "RETRY")
+    waiting = [result.info, result.traceback]
+    return [waiting, failure(result)]
+
+
+@scenario("any reader")
+def large_progress():
+    result = a.progress_largely.delay("large progress")
+    return [get(result), seen("large progress", 3)]
+
+
 @scenario("any reader")
 def result_stored_by_hand():
     """Results that no task returned are stored as in plain Celery."""
