@@ -65,7 +65,7 @@ def put(
     *,
     name: str,
     options: TaskOptions,
-    hold: Hold,
+    hold: Callable[[], Hold],
     suffix: str = "",
 ) -> tuple[Encoded, Any, Ref[Any] | None] | None:
     """Store a failure if it is large, and return what replaces it; None if it is stored as usual.
@@ -75,12 +75,31 @@ def put(
     Args:
         failure: an exception, or data in its place (given to ``update_state``).
         name: of the task.
+        hold: returns the hold of the value.
         suffix: of the holder's name; see `holder_suffix`.
 
     Returns:
         The stand-in, an excerpt of the traceback, and the reference; no reference if the store
         failed, and the rest of the failure is lost.
     """
+    try:
+        return _put(runtime, backend, failure, state, traceback, name, options, hold, suffix)
+    except Exception:
+        logger.warning("a failure of task %s is stored as by Celery", name, exc_info=True)
+        return None
+
+
+def _put(
+    runtime: Runtime,
+    backend: Any,
+    failure: Any,
+    state: str,
+    traceback: Any,
+    name: str,
+    options: TaskOptions,
+    hold: Callable[[], Hold],
+    suffix: str,
+) -> tuple[Encoded, Any, Ref[Any] | None] | None:
     threshold = options.threshold or 0
     forged = _is_marked(failure)
     if threshold and not forged and _is_small(failure, traceback, threshold, backend.serializer):
@@ -97,7 +116,7 @@ def put(
             runtime.observer.observe(data, backend.serializer, threshold)
             return None
     stand_in = _stand_in(runtime, prepared)
-    if _fits(backend, prepared):
+    if not _hides(runtime) and _fits(backend, prepared):
         stand_in[_WHOLE] = prepared
         data = _encode(backend, {"traceback": traceback})
     with runtime.counters.about(name, "failure"):
@@ -106,7 +125,7 @@ def put(
         try:
             payload = runtime.content.writer.serialize(data, "json")
             payload = replace(payload, type=str(stand_in["exc_type"]))
-            ref = runtime.content.writer.put_payload(payload, hold=hold)
+            ref = runtime.content.writer.put_payload(payload, hold=hold())
         except Exception as error:
             settings = runtime.settings
             if isinstance(error, OffloadError):
@@ -191,10 +210,12 @@ def _stand_in(runtime: Runtime, prepared: Any) -> dict[str, Any]:
 
 
 def _short(runtime: Runtime, value: Any, most: int) -> Any:
-    if certainly_small(value, most, "json") and not isinstance(value, bytes):
-        return value
+    if isinstance(value, bytes):  # some exceptions take nothing else
+        return b"" if _hides(runtime) else value[: most // 4]
     if _hides(runtime):
         return f"<{type(value).__name__}, truncated by offload>"
+    if certainly_small(value, most, "json"):
+        return value
     if isinstance(value, str):
         if len(_written(value[:most])) <= most and len(value) <= most:
             return value
@@ -297,9 +318,9 @@ class _Failure:
         why = f"it couldn't be stored: {reason}" if reason else "it can't be read"
         if self._error is not None:
             why += f": {_describe(self._error)}"
-        store = self._runtime.store.url
         made.__cause__ = FailureTruncated(
-            f"the {raw.get('exc_type')} that the task raised is truncated, as {why}", store=store
+            f"the {raw.get('exc_type')} that the task raised is truncated, as {why}",
+            store=getattr(self._error, "store", None),
         )
         return made
 

@@ -18,7 +18,7 @@ from offload.hooks.release import result_ttl, state_ttl
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.result_refs import Encoded, can_skip, result_ref
 from offload.hooks.runtime import Runtime
-from offload.ref import Ref, has_wire_form
+from offload.ref import Ref, has_wire_form, looks_like_ref
 from offload.settings import TaskOptions
 
 __all__ = ("is_progress", "new_suffix", "progress_holder", "progress_meta", "put")
@@ -45,6 +45,11 @@ def put(
     """
     forged = type(value) is dict and _REF in value
     if not forged and can_skip(value, options.threshold):
+        return None
+    stays = runtime.settings.mode != "on" or not (options.enabled and options.results)
+    if stays and not (forged or looks_like_ref(value) or isinstance(value, Ref)):
+        if runtime.settings.mode == "observe":
+            result_ref(runtime, options, value, backend.serializer, Hold(0.0))  # counts it
         return None
     is_result = state == states.SUCCESS
     suffix = new_suffix()

@@ -411,14 +411,19 @@ def _put_state(
         encoded, ref, held_by = put
         held = None if state == states.SUCCESS else (ref, held_by)
         return _Made(encoded, traceback, held, _former(runtime, backend, task_id, held))
+    if hasattr(request, HELD):  # the main process doesn't wait for the store; its errors are small
+        return None
     is_replaced = state == states.RETRY
     suffix = progress.new_suffix() if is_replaced else ""
-    ttl = (state_ttl if is_replaced else result_ttl)(runtime, options)
-    if getattr(request, "chord", None):
-        ttl = max(ttl, part_ttl(backend))
     held_by = (
         progress.progress_holder(task_id, suffix) if is_replaced else holder("result", task_id)
     )
+
+    def hold() -> Hold:
+        ttl = (state_ttl if is_replaced else result_ttl)(runtime, options)
+        in_chord = bool(getattr(request, "chord", None))
+        return Hold(max(ttl, part_ttl(backend)) if in_chord else ttl, held_by)
+
     failed = failures.put(
         runtime,
         backend,
@@ -427,7 +432,7 @@ def _put_state(
         traceback,
         name=name,
         options=options,
-        hold=Hold(ttl, held_by),
+        hold=hold,
         suffix=suffix,
     )
     if failed is None:
@@ -451,6 +456,8 @@ def _former(
         return None
     if not (isinstance(backend, KeyValueStoreBackend) or keeps_rows(backend)):
         return None  # reading a message would take it away from its reader
+    if runtime.app.conf.task_always_eager:
+        return None  # Celery warns about reading results
     found = _stored_ref(runtime, backend, task_id)
     return found if found is not None and found[1].startswith("progress:") else None
 
@@ -471,8 +478,13 @@ def _part_failure(runtime: Runtime, backend: Any, request: Any, state: str, resu
     if delivery is not None and delivery.failure is not None and delivery.failure[0] is result:
         return delivery.failure[1]
     name, options = options_of(runtime, request.id, request)
-    ttl = max(result_ttl(runtime, options), part_ttl(backend))
-    hold = Hold(ttl, holder("result", request.id))
+    if hasattr(request, HELD):
+        return result
+
+    def hold() -> Hold:
+        ttl = max(result_ttl(runtime, options), part_ttl(backend))
+        return Hold(ttl, holder("result", request.id))
+
     failed = failures.put(
         runtime, backend, result, state, None, name=name, options=options, hold=hold
     )

@@ -6,6 +6,7 @@ import os
 from datetime import datetime, timedelta
 
 import pytest
+from celery.exceptions import Ignore
 from sqlalchemy import create_engine, text
 
 from offload import BlobMissing
@@ -43,7 +44,16 @@ def wire(request, tmp_path):
     def echo(value):
         return value
 
-    wire.echo = echo
+    @wire.app.task(name="fail", shared=False)
+    def fail(message):
+        raise ValueError(message)
+
+    @wire.app.task(name="going", bind=True, shared=False)
+    def going(self, value):
+        self.update_state(state="PROGRESS", meta=value)
+        raise Ignore
+
+    wire.echo, wire.fail, wire.going = echo, fail, going
     return wire
 
 
@@ -53,7 +63,9 @@ def _sqlalchemy(folder):
     def age(seconds):
         with engine.begin() as connection:
             for number, done in list(
-                connection.execute(text("select id, date_done from celery_taskmeta"))
+                connection.execute(
+                    text("select id, date_done from celery_taskmeta where date_done is not null")
+                )
             ):
                 older = datetime.fromisoformat(done) - timedelta(seconds=seconds)
                 connection.execute(
@@ -124,6 +136,25 @@ def test_the_cleanup_releases_what_it_deletes(wire):
     assert wire.app.AsyncResult(new.id).get(timeout=1) == BIG
     wire.clock.advance(120)
     assert len(list(wire.hook.store.blobs.scan())) == 1
+
+
+def test_rows_of_failures_and_progress_keep_their_values(wire):
+    """A failure's row stays readable until it is cleaned up. Progress expires by itself, as not
+    every cleanup deletes the row of a task that was killed.
+    """
+    text = "no " * 5000
+    failed, going = wire.fail.delay(text), wire.going.delay(BIG)
+    wire.work()
+    assert wire.app.AsyncResult(going.id).info == BIG
+    progress = f"progress:{going.id}"
+    assert {name.partition("+")[0] for name in holders(wire)} == {f"result:{failed.id}", progress}
+    wire.advance(100 * DAY)
+    with pytest.raises(ValueError, match="no no") as caught:
+        wire.app.AsyncResult(failed.id).get(timeout=1)
+    assert caught.value.args == (text,)
+    assert holders(wire) == {f"result:{failed.id}"}
+    wire.app.tasks["celery.backend_cleanup"]()
+    assert holders(wire) == set()
 
 
 def test_a_row_that_expires_during_the_cleanup_is_released(wire):
