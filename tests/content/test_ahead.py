@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 
+from offload.content.holds import Hold
 from offload.content.manifest import CHUNK, pack
 from offload.digest import digest_of, digests_of
 from offload.errors import StoreUnavailable
@@ -112,6 +114,36 @@ def test_the_reference_is_the_same(make_parts, value):
     packed = pack(payload)
     assert ref.digest == packed.digest
     assert set(packed.digests) == set(parts.store.stored)
+
+
+def test_chunks_stored_early_are_encrypted(make_parts, value, slow_hash):
+    """Chunks that are stored while others are hashed are encrypted under keyed names."""
+    key = "aes256:" + base64.b64encode(bytes(32)).decode()
+    parts = make_parts(encryption_keys=[key], compression="none")
+    slow_hash.release(4)
+    hold = parts.store.raw.blobs.hold
+
+    def noted(digests, *args):
+        slow_hash.release(100)
+        return hold(digests, *args)
+
+    parts.store.blobs._inner.hold = noted
+    ref = parts.put(value, native="pickle")
+    assert calls(parts)[:2] == [("hold", 4), ("put", 4)]
+    assert len(parts.store.stored) == 1 + CHUNKS
+    assert not any(bytes(value[:CHUNK]) in bytes(b.content) for b in parts.store.stored.values())
+    assert np.array_equal(parts.another().open(ref.wire).get(), value)
+
+
+def test_while_keys_are_rotated_nothing_is_stored_under_a_new_name(make_parts, value):
+    """A value that is stored under an older key isn't stored again, in whole or in part."""
+    old, new = ("aes256:" + base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2))
+    parts = make_parts(encryption_keys=[old])
+    parts.put(value, native="pickle")
+    before = set(parts.store.stored)
+    rotated = parts.another(encryption_keys=[new, old])
+    rotated.writer.put(value.copy(), celery_serializer="pickle", hold=Hold(60.0))
+    assert set(parts.store.stored) == before
 
 
 def test_an_unavailable_store_ends_hashing(make_parts, value, slow_hash):

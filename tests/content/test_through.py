@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
 import sys
@@ -84,6 +85,17 @@ def test_the_file_is_the_one_that_a_reader_assembles(machine, tmp_path, name):
     other.reader().get(ref)
     assert machine.file(ref).read_bytes() == other.file(ref).read_bytes()
     assert machine.file(ref).stat().st_mode & 0o777 == 0o600
+
+
+def test_with_encryption_readers_ask_the_store_for_nothing(machine):
+    """With encrypted blobs, the file is what a reader expects: plain, under the keyed name."""
+    keys = ["aes256:" + base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
+    publisher = machine.reader(cache_write="on", encryption_keys=keys[:1])
+    ref = put(publisher, noise(LARGE))
+    reader = machine.reader(encryption_keys=keys, verify="always")
+    assert same(reader.get(ref), noise(LARGE))
+    assert machine.store.take_reads() == 0
+    assert reader.counted() == {"hits": 1}
 
 
 def test_nothing_is_written_without_a_worker(machine):
