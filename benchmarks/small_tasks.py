@@ -150,7 +150,7 @@ def _end_to_end(scale: Scale, judge: Judge, servers: Setting) -> None:
         "tasks/s",
         {way: median(rates) for way, rates in found.items()},
         ratio=ratio(found[OFFLOAD], found[PLAIN_JSON]),
-        at_least=0.97,
+        at_least=0.99,
     )
     judge.row(
         "end to end, CPU of publisher, worker and server",
