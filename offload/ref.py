@@ -300,7 +300,7 @@ class Keys:
     Attributes:
         keys: 16 to 64 secret bytes each.
         secret: whether they come from ``offload_secret`` or encryption keys, not from the store.
-        ids: of the encryption keys that the first of *keys* are derived from.
+        ids: of the encryption keys that *keys* are derived from; "" or missing for others.
         keyring: the encryption keys, which seal what is private in signed records; None without.
     """
 
@@ -312,9 +312,15 @@ class Keys:
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """The keys' fingerprints, as references carry them."""
-        derived = [f"{ENCRYPTION}{each}"[:_DIGITS] for each in self.ids]
-        others = [fingerprint(key)[:_DIGITS] for key in self.keys[len(self.ids) :]]
-        return (*derived, *others)
+        return tuple(
+            f"{ENCRYPTION}{each}"[:_DIGITS] if each else fingerprint(key)[:_DIGITS]
+            for key, each in self.with_ids()
+        )
+
+    def with_ids(self) -> Iterator[tuple[bytes, str]]:
+        """Yield each key, and the id of the encryption key that it is derived from, or ""."""
+        missing = len(self.keys) - len(self.ids)
+        return zip(self.keys, (*self.ids, *[""] * missing), strict=True)
 
     def sign(
         self,
@@ -385,7 +391,7 @@ class Keys:
                 "that key in offload_encryption_keys here, where keys after the first only decrypt",
                 key=theirs[1:],
             )
-        if self.ids:
+        if any(self.ids):
             remedy = (
                 "set the same offload_store and offload_encryption_keys here and where it was made"
             )

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from blake3 import blake3
@@ -33,8 +32,8 @@ _PURPOSE = "references"
 class SigningKeys:
     """The keys with which a process signs and opens references.
 
-    With encryption keys, each of them yields one, and the first signs. The store's own key, which
-    signed until there were any, still opens, unless encryption is required.
+    With encryption keys, each of them yields one, and the first signs, unless a secret does. The
+    store's own key, which signed until there were any, still opens, unless encryption is required.
 
     Args:
         secret: ``offload_secret``; empty to use the encryption keys, or the key that the store
@@ -58,7 +57,6 @@ class SigningKeys:
         self._store = store
         self._secret = secret
         self.keyring = keyring
-        self._keyring = None if secret else keyring
         self._counters = counters
         self._retrying = retrying
         self._clock = clock
@@ -74,12 +72,11 @@ class SigningKeys:
 
         Raises StoreUnavailable; KeyUnavailable if the encryption keys can't be loaded.
         """
-        if self._keyring is not None:
-            return self._derived(self._keyring)
+        if self.keyring is not None:
+            return self._derived(self.keyring)
         if self._keys is None:
             if self._secret:
-                keys = keys_from_secrets(self._secret)
-                self._keys = replace(keys, keyring=self.keyring)
+                self._keys = keys_from_secrets(self._secret)
             else:
                 self._keys = self._retrying(lambda: keys_from_store(self._store.pointers))
                 self._read_at = self._clock()
@@ -88,16 +85,17 @@ class SigningKeys:
     def _derived(self, keyring: Keyring) -> Keys:
         ring = keyring.keys
         if self._keys is None or ring is not self._ring:
+            own = keys_from_secrets(self._secret).keys
             derived = [key.derive(_PURPOSE) for key in ring]
-            ids = [key.id for key in ring]
-            self._keys = Keys([*derived, *self._former], True, ids, keyring)
+            ids = [*[""] * len(own), *(key.id for key in ring)]
+            self._keys = Keys([*own, *derived, *self._former], True, ids, keyring)
             self._ring = ring
         return self._keys
 
     @property
     def known(self) -> Keys | None:
         """The keys, or None if the store, or what has the encryption keys, must be asked."""
-        is_loaded = self._keyring is not None and self._keyring.is_loaded
+        is_loaded = self.keyring is not None and self.keyring.is_loaded
         return self.keys if self._secret or is_loaded else self._keys
 
     def refresh(self, max_age: float = _MAX_AGE) -> bool:
@@ -110,10 +108,12 @@ class SigningKeys:
         Encryption keys don't get lost. With them, this looks for others only if something was
         refused (*max_age* is shorter than by default).
         """
-        if self._secret or 0 <= self._clock() - self._read_at < max_age:
+        if 0 <= self._clock() - self._read_at < max_age:
             return False
-        if self._keyring is not None:
-            return max_age < _MAX_AGE and self._find_more(self._keyring)
+        if self.keyring is not None:
+            return max_age < _MAX_AGE and self._find_more(self.keyring)
+        if self._secret:
+            return False
         old = self.keys
         pointers = self._store.pointers
         (key,) = self._retrying(lambda: keys_from_store(pointers, old.keys[0])).keys
@@ -132,7 +132,7 @@ class SigningKeys:
         if not keyring.is_fixed and not 0 <= now - self._ring_at < _RELOAD:
             self._ring_at = now
             keyring.load()
-        if not keyring.required and not self._former:
+        if not (self._secret or keyring.required or self._former):
             former = self._retrying(lambda: stored_keys(self._store.pointers))
             if former is not None:
                 self._former, self._keys = former.keys, None
@@ -193,10 +193,7 @@ def stored_keys(pointers: PointerStore) -> Keys | None:
 
 def fingerprints(keys: Keys) -> list[str]:
     """Return fingerprints, which identify keys without revealing them."""
-    return [
-        *(f"{ENCRYPTION}{key_id}" for key_id in keys.ids),
-        *map(fingerprint, keys.keys[len(keys.ids) :]),
-    ]
+    return [f"{ENCRYPTION}{each}" if each else fingerprint(key) for key, each in keys.with_ids()]
 
 
 def _checked(key: bytes) -> Keys:

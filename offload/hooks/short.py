@@ -75,7 +75,8 @@ def shorten(wire: str, key: str) -> str:
     _write(packed, lifetime * 2 + 1 if lifetime % _DAY else lifetime // _DAY * 2)
     _write(packed, int(size))
     packed[0] = _code(_SERIALIZERS, serializer, packed) << 4 | _code(_TYPES, kind, packed)
-    return urlsafe_b64encode(packed).rstrip(b"=").decode("ascii")
+    short = urlsafe_b64encode(packed).rstrip(b"=").decode("ascii")
+    return short if len(short) < len(wire) else wire  # names may be long
 
 
 def expand(text: str, key: str) -> str:

@@ -241,9 +241,12 @@ def test_a_callable_that_fails_is_unavailable():
 
 
 def test_a_secret_goes_before_encryption_keys():
-    """With ``offload_secret``, it signs, whatever encrypts."""
-    both, secret = (
-        Signer(NEW, secret=["long enough to pass"]),
-        Signer(secret=["long enough to pass"]),
-    )
+    """With ``offload_secret``, it signs, whatever encrypts; what encryption keys signed is read."""
+    given = ["long enough to pass"]
+    both, secret, keys = Signer(NEW, secret=given), Signer(secret=given), Signer(NEW)
     assert secret.open(both.sign()).size == 1
+    assert both.open(keys.sign()).size == 1
+    assert both.open(secret.sign()).size == 1
+    assert fingerprints(both.signing.keys)[1:] == fingerprints(keys.signing.keys)
+    with pytest.raises(InvalidRef, match="offload_encryption_keys"):
+        both.open(Signer(secret=["another one, long enough"]).sign())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 from contextlib import ExitStack
@@ -425,3 +426,29 @@ def test_a_secret_that_is_being_rotated():
     assert ok.level == "ok"
     [error] = config_drift(second, workers.Workers(0.0, (third,)))
     assert error.what.startswith("references signed by 1 are refused by 2")
+
+
+def test_encryption_keys_that_are_being_rotated():
+    """Processes that know each other's key agree; one that doesn't is an error, also one that signs
+    with the store's key.
+    """
+    old, new = (f"aes256:{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
+    first, second, third, none = (
+        workers.Worker(
+            str(i),
+            "connected",
+            this_process(
+                Offload(make_app("memory://"), store="memory://", encryption_keys=keys)
+            ).reply,
+        )
+        for i, keys in enumerate(((old, new), (new, old), (old,), ()))
+    )
+    assert "aes256" not in json.dumps(first.reply)
+
+    def found(mine, theirs):
+        return [each.what for each in config_drift(mine, workers.Workers(0.0, (theirs,)))]
+
+    assert found(first, second) == ["1 worker and this process agree"]
+    [error] = found(second, third)
+    assert error.startswith("references signed by 1 are refused by 2: their offload_secret, or")
+    assert any("with the store's key by 3" in what for what in found(second, none))
