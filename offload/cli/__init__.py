@@ -32,6 +32,7 @@ _COMMANDS = {
     "ls": "blobs",
     "memo": "memo",
     "purge": "cleanup",
+    "reencrypt": "reencrypt",
     "rm": "blobs",
     "stats": "stats",
     "store": "store",

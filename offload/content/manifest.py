@@ -49,6 +49,7 @@ __all__ = (
     "pack",
     "read_prefix",
     "read_root",
+    "rewrite_chunks",
     "root_limit",
 )
 
@@ -334,6 +335,16 @@ def read_root(root: memoryview, *, size: int | None, where: str) -> Manifest:
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise IntegrityError(f"{where} is not a stored value: {exc}") from exc
     return manifest
+
+
+def rewrite_chunks(root: memoryview, digests: Sequence[Digest]) -> bytes:
+    """Return a root that lists the same chunks by other *digests*, as `pack` would write it."""
+    _, header_size, _ = _PREFIX.unpack_from(root)
+    end = _PREFIX.size + header_size
+    header = orjson.loads(root[_PREFIX.size : end])
+    header["c"] = [[digest, size] for digest, (_, size) in zip(digests, header["c"], strict=True)]
+    text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)  # as long as before
+    return bytes(root[: _PREFIX.size]) + text + bytes(root[end:])
 
 
 def _check_counts(manifest: Manifest) -> None:

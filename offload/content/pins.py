@@ -62,6 +62,19 @@ class Pins:
         if self._pointers.read(pointer) != pin:  # removed before it was held forever
             self._release(name, pin)
 
+    def replace(self, name: str, before: Ref[Any], after: Ref[Any]) -> bool:
+        """Pin *after* as *name* if *before* is what is pinned now; return whether it was."""
+        pointer, pin = _FOLDER + name, f"{after.wire} {secrets.token_hex(6)}".encode()
+        owner, old = _owner(name, pin), self._pointers.read(pointer)
+        if old is None or old.decode().partition(" ")[0] != before.wire:
+            return False
+        self._content.holds.add([after], Hold(_FOREVER, owner))
+        if not self._pointers.swap(pointer, old, pin):
+            self._release(name, pin)
+            return False
+        self._release(name, old)
+        return True
+
     def unpin(self, name: str) -> bool:
         """Remove the pin; return whether there was one."""
         pointer = _FOLDER + name

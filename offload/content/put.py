@@ -60,6 +60,7 @@ class Writer:
         clock: returns seconds since 1970.
 
     Attributes:
+        compress: returns the stored form of a blob's parts, before it is encrypted.
         blob_limit: most bytes of a blob's content, except the root's; None if there is no limit.
     """
 
@@ -92,9 +93,9 @@ class Writer:
         self.blob_limit = chunk_size_of(store)
         if cipher is not None and self.blob_limit is not None:
             self.blob_limit -= cipher.overhead
-        self._encode = encoder(settings.compression)
+        self.compress = encoder(settings.compression)
         self._small = SmallWriter(
-            store, counters, self._encode, holds=holds, retrying=retrying, cipher=cipher
+            store, counters, self.compress, holds=holds, retrying=retrying, cipher=cipher
         )
         self._cache: DigestCache[tuple[Ref[Any], list[Digest]]] = DigestCache(settings.memo_size)
 
@@ -475,7 +476,7 @@ class Writer:
         self._signing.refresh()
         rest = iter(wanted.items())
         while plain := dict(islice(rest, _BATCH)):
-            blobs = {digest: self._encode(parts) for digest, parts in plain.items()}
+            blobs = {digest: self.compress(parts) for digest, parts in plain.items()}
             if self._cipher is not None and key is not None:
                 encrypt = self._cipher.encrypt
                 blobs = {digest: encrypt(blobs.pop(digest), digest, key) for digest in plain}
