@@ -40,7 +40,7 @@ class Pool(ConnectionPool):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._may_spare = options.get("credential_provider")
+        self._may_spare = not options.get("credential_provider")
         self._spare: list[Any] = []
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
