@@ -236,22 +236,24 @@ class Writer:
         Asks for all of its blobs first, so that nothing is sent twice.
         """
         ttl = self._holds.store_ttl(hold)
-        packed, sent = self._pack(payload, hold, ttl)
-        digests = packed.digests
+        packed, asked, sent = self._pack(payload, hold, ttl)
+        digests = [digest for digest in packed.digests if digest not in asked]
         with self._through.writing(packed, payload.size), self._counters.timed("upload"):
             missing = self._retrying(lambda: self._store.blobs.hold(digests, ttl, hold.holder))
             if missing and self._cipher is not None:
                 packed, missing = self._find_older(payload, packed, missing, hold, ttl)
-                digests = packed.digests
             if missing:
                 self._upload(packed, missing, ttl, payload.size)
         return packed, missing | sent, ttl
 
-    def _pack(self, payload: Payload, hold: Hold, ttl: float) -> tuple[Packed, set[Digest]]:
-        """Hash a value; return its blobs, and the digests of those that were stored meanwhile.
+    def _pack(
+        self, payload: Payload, hold: Hold, ttl: float
+    ) -> tuple[Packed, set[Digest], set[Digest]]:
+        """Hash a value; return its blobs, those that are held already, and those just stored.
 
-        Those are chunks of a very large value, unless its first ones are in the store: then the
-        others are likely to be there as well, and are looked for together.
+        Chunks of a very large value are held, and stored if they are missing, while others are
+        hashed. If its first ones are in the store, the others are likely to be there as well, and
+        are looked for together.
         """
         key = None if self._cipher is None else self.key
 
@@ -259,9 +261,10 @@ class Writer:
             with self._counters.timed("hash"):
                 return pack(payload, limit=self.blob_limit, key=key, each=each)
 
+        asked: set[Digest] = set()
         sent: set[Digest] = set()
         if payload.size < _AHEAD or self._is_rotating:  # it may be stored under another name
-            return packing(), sent
+            return packing(), asked, sent
         with HashAhead(packing) as hashed:
             for batch in hashed.batches(_BATCH // 2):
                 missing = self._retrying(
@@ -269,12 +272,13 @@ class Writer:
                         list(batch), ttl, hold.holder
                     )
                 )
+                asked.update(batch)
                 if not missing:
                     break
                 chunks = {digest: batch[digest] for digest in batch if digest in missing}
                 self._put_blobs(chunks, key, ttl, payload.size)
                 sent |= missing
-            return hashed.packed(), sent
+            return hashed.packed(), asked, sent
 
     def put_all(
         self, payloads: Sequence[Payload], *, hold: Hold

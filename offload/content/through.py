@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from offload.content.cache import NodeCache
 from offload.content.manifest import SINGLE, Packed
 from offload.errors import ConfigurationError
+from offload.forks import guard_forks
 from offload.metrics.counters import Counters
 
 __all__ = ("WriteThrough",)
@@ -48,8 +49,8 @@ class WriteThrough:
             yield
             return
         write = _Write(cache, packed, size)
-        write.start()
         try:
+            write.start()
             yield
             write.join()
         except BaseException:
@@ -89,6 +90,7 @@ class _Write:
         self.is_done = self.is_needless = self.is_stopped = False
 
     def start(self) -> None:
+        guard_forks()
         try:
             self._thread.start()
         except RuntimeError:  # the interpreter is exiting, or there are too many threads

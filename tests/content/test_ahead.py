@@ -66,7 +66,8 @@ def test_chunks_are_stored_while_others_are_hashed(make_parts, value, slow_hash)
     slow_hash.release(4)
     ref = parts.put(value, native="pickle")
     assert calls(parts)[:2] == [("hold", 4), ("put", 4)]
-    assert calls(parts)[-2] == ("hold", 1 + CHUNKS)
+    asked = [d for name, each, *_ in parts.store.blobs.asked if name == "hold" for d in each]
+    assert len(asked) == len(set(asked)) == 1 + CHUNKS
     sent = [
         digest for name, blobs, *_ in parts.store.blobs.asked if name == "put" for digest in blobs
     ]
@@ -95,7 +96,7 @@ def test_a_value_in_the_store_is_looked_for_at_once(make_parts, value, slow_hash
     parts.store.blobs._inner.hold = noted
     slow_hash.release(4)
     parts.put(value.copy(), native="pickle")
-    assert calls(parts) == [("hold", 4), ("hold", 1 + CHUNKS)]
+    assert calls(parts) == [("hold", 4), ("hold", 1 + CHUNKS - 4)]
     assert parts.counters.snapshot()["values_deduplicated"] == 1
 
 
