@@ -335,7 +335,7 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
         )
     if out.slots:
         slots = {tuple(slot.path): slot for slot in out.slots if slot.placed}
-        key = ""
+        key, texts = "", dict[str, str]()  # pickle writes the same text once
         if out.runtime.settings.short_refs:
             key = key_of(slot.ref.wire for slot in slots.values() if slot.ref is not None)
             note = replace(note, key=key)
@@ -345,7 +345,10 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
             assert slot.ref is not None  # noqa: S101 (for the type checker: it is stored)
             if is_pickle and (slot.keep or slot.signature):
                 return Ref.unbound(slot.ref.wire)
-            return in_message(shorten(slot.ref.wire, key))
+            wire = slot.ref.wire
+            if key and wire not in texts:
+                texts[wire] = shorten(wire, key)
+            return in_message(texts.get(wire, wire))
 
         root = {"args": args, "kwargs": kwargs, **embed}
         embed = replace_each(root, list(slots), form)

@@ -314,3 +314,14 @@ def test_ten_thousand_references_take_half_the_bytes():
         wire.app.send_task("total", ([ref] * 10_000,))
         sizes[short] = len(serialize(wire.sent[-1][1], "json")[2])
     assert sizes[True] < 1_200_000 < 2_100_000 < sizes[False]
+
+
+def test_a_repeated_reference_costs_pickle_no_more_than_before():
+    """Pickle writes the text of one reference once, however often it occurs."""
+    sizes = []
+    for short in (False, True):
+        wire = make_wire(short_refs=short, message_limit=0, conf={"task_serializer": "pickle"})
+        ref = wire.hook.put(BIG)
+        wire.app.send_task("total", ([ref] * 1000,))
+        sizes.append(len(serialize(wire.sent[-1][1], "pickle")[2]))
+    assert sizes[1] <= sizes[0]
