@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         StoreError,
         StoreUnavailable,
         UnknownClass,
+        UnknownType,
+        UnknownTypeVersion,
         UnsupportedVersion,
         ValueTooLarge,
         VersionConflict,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from offload.memo.functions import memoize
     from offload.metrics.counters import Counters
     from offload.ref import LostValue, Ref
+    from offload.serializers.types.register import register_type
     from offload.settings import RetryPolicy, Settings, TaskOptions
     from offload.stores import open_store
 
@@ -86,6 +89,8 @@ __all__ = (
     "StoreUnavailable",
     "TaskOptions",
     "UnknownClass",
+    "UnknownType",
+    "UnknownTypeVersion",
     "UnsupportedVersion",
     "ValueTooLarge",
     "VersionConflict",
@@ -93,6 +98,7 @@ __all__ = (
     "WrongPython",
     "memoize",
     "open_store",
+    "register_type",
 )
 
 # Each is imported when it is first asked for. `celery` imports this package at every call
@@ -111,6 +117,7 @@ _ELSEWHERE = {
     "TaskOptions": "offload.settings",
     "memoize": "offload.memo.functions",
     "open_store": "offload.stores",
+    "register_type": "offload.serializers.types.register",
 }
 _ERRORS = "offload.errors"
 

@@ -7,7 +7,9 @@
     ├── SerializationError          (kombu.exceptions.EncodeError)
     │   └── ValueTooLarge
     ├── DeserializationError        (kombu.exceptions.DecodeError)
-    │   └── SerializerNotAccepted   (kombu.exceptions.ContentDisallowed)
+    │   ├── SerializerNotAccepted   (kombu.exceptions.ContentDisallowed)
+    │   └── UnknownType
+    │       └── UnknownTypeVersion
     ├── InvalidRef
     │   └── UnsupportedVersion
     ├── FailureTruncated
@@ -63,6 +65,8 @@ __all__ = (
     "StoreError",
     "StoreUnavailable",
     "UnknownClass",
+    "UnknownType",
+    "UnknownTypeVersion",
     "UnsupportedVersion",
     "ValueTooLarge",
     "VersionConflict",
@@ -124,6 +128,14 @@ class DeserializationError(OffloadError, DecodeError):
 
 class SerializerNotAccepted(DeserializationError, ContentDisallowed):
     """A reference names a serializer that this app does not accept."""
+
+
+class UnknownType(DeserializationError):
+    """A value is of a type that this process hasn't registered; see `offload.register_type`."""
+
+
+class UnknownTypeVersion(UnknownType):
+    """A value of a registered type was written by a newer version of it than is registered."""
 
 
 class InvalidRef(OffloadError):

@@ -21,6 +21,7 @@ TESTED = {
     "orjson": "3.13.0",
     "packaging": "26.3",
     "pandas": "3.1.1",
+    "pillow": "13.0.0",
     "plotly": "7.1.0",
     "polars": "2.1.0",
     "prometheus-client": "0.26.0",
@@ -28,7 +29,9 @@ TESTED = {
     "pydantic": "2.14.4",
     "redis": "8.1.0",
     "rich": "15.0.0",
+    "scipy": "1.18.1",
     "starlette": "1.10.0",
     "uvicorn": "0.54.0",
+    "xarray": "2026.9.0",
     "zstandard": "0.25.0",
 }

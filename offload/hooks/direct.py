@@ -32,6 +32,7 @@ from offload.hooks.paths import contains, replace_each, replace_refs
 from offload.hooks.runtime import Runtime
 from offload.ref import LostValue, Ref, wire_text
 from offload.serializers.choose import Registry
+from offload.serializers.types.registry import holds_registered
 
 __all__ = ("install", "resolve_direct", "resolve_in_objects", "with_refs")
 
@@ -112,7 +113,8 @@ def _find(
         items = root[kind].items() if isinstance(root[kind], dict) else enumerate(root[kind])
         for key, value in items:
             yield from _refs(value, (kind, key), serializer)
-            if type(value).__module__.partition(".")[0] in _FOREIGN:
+            foreign = type(value).__module__.partition(".")[0] in _FOREIGN
+            if foreign or holds_registered(value):
                 ref = _copy(runtime, task, str(key), value, serializer)
                 if ref is not None:
                     yield (kind, key), ref

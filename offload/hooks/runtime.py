@@ -47,6 +47,7 @@ from offload.metrics.recorder import Recorder
 from offload.ref import WIRE_VERSION, Keys, Ref
 from offload.serializers.choose import Registry
 from offload.serializers.kombu import name_of
+from offload.serializers.types.register import load_types
 from offload.settings import Settings, TaskOptions
 from offload.stores.capabilities import Tiered
 from offload.stores.protocols import Store
@@ -138,6 +139,7 @@ class Runtime:
                 "offload_mode to 'off'"
             )
         self.keyring = keyring_of(settings)
+        load_types(settings.types)
         self._settings = settings
         return settings
 

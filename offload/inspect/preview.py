@@ -144,6 +144,8 @@ def _type_of_tag(tag: str, body: Any) -> str:
     if tag == "pandas" and isinstance(body, dict) and len(body) == 1:
         [name] = body
         return _PANDAS.get(name, str(name))
+    if tag == "registered" and _is_list(body, 3):
+        return str(body[0])
     if tag in ("polars", "pyarrow") and isinstance(body, dict):
         return f"{tag}.{body.get('kind')}"
     return tag
@@ -222,6 +224,9 @@ class _Outline:
             dtype = _dtype_text(inner.get("dtype"))
             shown = f"<{_type_of_tag(tag, body)} {dtype} {inner.get('shape')}>"
             return self._spend(shown[:200])
+        if tag == "registered" and _is_list(body, 3):
+            name = self._spend(str(body[0])[:100])
+            return f"<{name} {self.text(body[2], depth + 1)}>"
         if tag in SCALARS:
             return self._spend(f"{tag}({_literal(body)})")
         return self._spend(f"<{_type_of_node({tag: body})}>")
@@ -297,6 +302,9 @@ class _LazyReader(Reader):
         super().__init__(())
         self._read = read
         self._reads, self._bytes = _MAX_READS, _MAX_BYTES
+
+    def registered(self, body: Any) -> Any:  # noqa: ARG002
+        raise ValueError("decoding a registered type calls the app's code")
 
     def buffer(self, reference: Any) -> memoryview:
         if type(reference) is str:

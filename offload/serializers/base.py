@@ -150,10 +150,14 @@ class NotData(Exception):
         reason: what is wrong with it, such as ``it is a generator``.
         path: where in the value it is, such as ``['rows'][3]``.
         advice: what to do about it; "" for the general advice.
+        final: whether it must not be pickled instead.
     """
 
-    def __init__(self, reason: str, path: str = "", advice: str = "") -> None:
+    def __init__(
+        self, reason: str, path: str = "", advice: str = "", *, final: bool = False
+    ) -> None:
         super().__init__(reason, path, advice)
+        self.final = final
         self.reason = reason
         self.path = path
         self.advice = advice
@@ -164,7 +168,7 @@ class NotData(Exception):
         Strings and integers are shown as they are; for any other key or item, only the type.
         """
         shown = f"{step!r:.40}" if type(step) in (str, int) else f"<{type_name(step)}>"
-        return NotData(self.reason, f"[{shown}]{self.path}", self.advice)
+        return NotData(self.reason, f"[{shown}]{self.path}", self.advice, final=self.final)
 
 
 CREATE_IN_TASK = "create it in the task, or send what it is created from"
@@ -181,12 +185,16 @@ def advise(value: Any) -> str:
     if issubclass(kind, Ref):
         return "pass a Ref as an argument, or inside of lists, tuples, and dicts"
     if callable(getattr(kind, "model_dump", None)):
-        return "send its .model_dump()"
+        return f"call offload.register_type({type_name(value)}), or send its .model_dump()"
     if hasattr(kind, "__attrs_attrs__"):
         return "send attrs.asdict() of it"
     if dataclasses.is_dataclass(kind):
-        return "send dataclasses.asdict() of it"
-    if kind.__module__.partition(".")[0] in _PROCESS_MODULES:
+        name = type_name(value)
+        return f"call offload.register_type({name}), or send dataclasses.asdict() of it"
+    package = kind.__module__.partition(".")[0]
+    if package == "PIL" and hasattr(kind, "getexif"):
+        return "send .copy() of it, which doesn't depend on its file"
+    if package in _PROCESS_MODULES:
         return CREATE_IN_TASK
     if isinstance(value, Iterator):
         return "send a list of its items"

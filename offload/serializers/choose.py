@@ -16,11 +16,13 @@ from offload.serializers.base import CREATE_IN_TASK, Code, NotData, Payload, Ser
 from offload.serializers.pickle import Pickle
 from offload.serializers.plain import Json, Raw, is_plain
 from offload.serializers.tree import Tree
+from offload.serializers.types.registry import holds_registered
 from offload.text import type_name
 
 __all__ = ("Registry", "certainly_small")
 
 _MSGPACK_LIMIT = 1 << 32
+_ADVICE = "register that type, too, or let encode() return plain data"
 _EXACT_JSON = frozenset({list, dict})  # a tuple arrives as a list
 _NO_SERIALIZER = "pickle"  # so that `_as_sent` doesn't fall back to one that changes types
 
@@ -97,8 +99,11 @@ class Registry:
             self._check(serializer)
 
     def carries(self, value: Any, celery_serializer: str) -> bool:
-        """Return whether plain Celery's serializer can write *value*; tries it to find out."""
-        return kombu.carries(value, celery_serializer)
+        """Return whether plain Celery's serializer can write *value*; tries it to find out.
+
+        A value of a registered type is left to offload, even if that serializer could.
+        """
+        return not holds_registered(value) and kombu.carries(value, celery_serializer)
 
     def _check(self, name: str) -> None:
         if name not in self.accept:
@@ -129,32 +134,34 @@ class Registry:
             payload = self._json.encode(value)
             if payload is not None:
                 return payload
-        if self._code is not None and _must_ship(value, self._code):
+        if holds_registered(value) or (self._code is not None and _must_ship(value, self._code)):
             return None
         return kombu.encode(value, celery_serializer)
 
     def _as_pickle(self, value: Any) -> Payload | None:
         if type(value) in (bytes, bytearray, str):
             return self._raw.encode(value)
-        if _in_band(value):
+        if _in_band(value) or holds_registered(value):
             try:
                 return self._tree.encode(value)
-            except NotData:
-                pass
+            except NotData as error:
+                if error.final:
+                    raise _cannot(value, error, error.advice or _ADVICE) from None
         return self._pickle.encode(value, as_celery=True)
 
     def _as_sent(self, value: Any, celery_serializer: str) -> Payload:
         pickles = "pickle" in self.accept
         payload = self._raw.encode(value)
-        if payload is None and pickles and _is_of(value, "pandas"):
+        if payload is None and pickles and _is_of(value, "pandas") and not holds_registered(value):
             payload = self._pickle.encode(value)
         if payload is not None:
             return payload
         try:
             payload = self._tree.encode(value)
         except NotData as error:
-            where = f" at {error.path}" if error.path else ""
-            reason, advice = f"{error.reason}{where}", error.advice
+            reason, advice = error, error.advice
+            if error.final:
+                raise _cannot(value, error, advice or _ADVICE) from None
         if payload is None and pickles:
             payload = self._pickle.encode(value)
         if payload is not None:
@@ -171,10 +178,15 @@ class Registry:
             advised.append(
                 "if all senders are trusted, add 'pickle' to accept_content or offload_accept"
             )
-        # Only the type and the path: logs and results must not show values.
-        raise SerializationError(
-            f"cannot serialize {type_name(value)}: {reason}; {'; or, '.join(advised)}"
-        )
+        raise _cannot(value, reason, "; or, ".join(advised))
+
+
+def _cannot(value: Any, reason: NotData, advice: str) -> SerializationError:
+    # Only the type and the path: logs and results must not show values.
+    where = f" at {reason.path}" if reason.path else ""
+    return SerializationError(
+        f"cannot serialize {type_name(value)}: {reason.reason}{where}; {advice}"
+    )
 
 
 def _is_of(value: Any, *packages: str) -> bool:

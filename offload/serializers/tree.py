@@ -32,6 +32,8 @@ from offload.serializers import objects, scalars
 from offload.serializers.base import Code, NotData, Payload, advise
 from offload.serializers.plain import Raw, is_plain
 from offload.serializers.scalars import Node, text
+from offload.serializers.types import registry
+from offload.serializers.types.reading import read_registered
 from offload.text import reason_of, type_name
 
 __all__ = ("Node", "Reader", "Tree", "Writer")
@@ -67,7 +69,9 @@ _RAW = Raw()
 
 
 class Tree:
-    """Containers and scalars of exactly Python's types, arrays, tables and frames."""
+    """Containers and scalars of exactly Python's types, arrays, tables, frames, and values of
+    registered types.
+    """
 
     name = "tree"
     data_only = True
@@ -142,6 +146,9 @@ class Writer:
         write = _WRITERS.get(kind)
         if write is not None:
             return write(self, value)
+        registered = registry.find(kind)
+        if registered is not None:
+            return self._registered(value, registered)
         package = kind.__module__.partition(".")[0]
         if package in _MODULES and (self.code is None or not callable(value)):
             with self.state.isolated():
@@ -151,6 +158,32 @@ class Writer:
             return node
         advice = (self.code.advice(kind) if self.code is not None else "") or advise(value)
         raise NotData(f"it is of type {type_name(value)}", advice=advice)
+
+    def _registered(self, value: Any, found: registry.RegisteredType) -> Node:
+        try:
+            data = found.encode(value)
+        except NotData as error:
+            error.final = not found.built_in
+            raise
+        except Exception as error:  # whose message may show the value
+            raise NotData(
+                f"encode() of the type {found.name!r} raised {reason_of(error)}",
+                final=not found.built_in,
+            ) from None
+        self._enter()
+        try:
+            with self.state.isolated():
+                node = self.node(data)
+        except NotData as error:
+            error.final = error.final or not found.built_in
+            raise
+        self._depth -= 1
+        return {"registered": [found.name, found.version, node]}
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise NotData(f"it is nested more than {_MAX_DEPTH} deep, or in itself")
 
     def _foreign(self, value: Any, package: str) -> Node:
         try:
@@ -193,9 +226,7 @@ class Writer:
             values: the items.
             names: their names in errors, if not their positions.
         """
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise NotData(f"it is nested more than {_MAX_DEPTH} deep, or in itself")
+        self._enter()
         nodes: list[Node] = []
         inner = [v for v in values if type(v) is list or type(v) is dict]
         # Many rows are checked together: one by one takes ten times as long.
@@ -256,6 +287,10 @@ class Reader:
         if type(node) is not list:
             raise TypeError("not a list")
         return list(map(self.value, node))
+
+    def registered(self, body: Node) -> Any:
+        """Return a value of a registered type."""
+        return read_registered(body, self.value)
 
     def count(self, items: int) -> None:
         """Raise ValueError for more items without bytes than the value's size justifies."""
@@ -425,6 +460,7 @@ def _read_items(reader: Reader, body: Node) -> list[Any]:
 _READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "json": lambda _, body: body,
     "raw": _read_raw,
+    "registered": lambda reader, body: reader.registered(body),
     "tuple": lambda reader, body: tuple(reader.items(body)),
     "dict": _read_dict,
     "set": lambda reader, body: set(_read_items(reader, body)),

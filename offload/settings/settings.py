@@ -103,6 +103,8 @@ class CoreSettings:
         inline_limit: see *on_outage*.
         accept: serializers that may be decoded besides those of ``accept_content``, by kombu's
             names or content types.
+        types: dotted names of types to register once one is needed: of modules that call
+            `offload.register_type`, or of classes that it accepts.
         secret: signs references; of a tuple, the first signs and all are accepted.
             Default: a random key that the store keeps.
         encryption_keys: keys that encrypt what is stored; the first encrypts, all decrypt. Each is
@@ -132,6 +134,7 @@ class CoreSettings:
     on_outage: str = "raise"
     inline_limit: int = 1024**2
     accept: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
     secret: tuple[str, ...] = field(default=(), repr=False)
     encryption_keys: tuple[str | Callable[[], str | bytes], ...] = field(default=(), repr=False)
     encryption: str = "optional"
@@ -166,6 +169,7 @@ class CoreSettings:
             refuse("offload_stats_interval", self.stats_interval, "a number of seconds from 0")
         put("inline", check_names("offload_inline", self.inline))
         put("accept", check_serializers("offload_accept", self.accept))
+        put("types", check_names("offload_types", self.types))
         put("secret", _secret(self.secret))
         put("encryption_keys", _encryption_keys(self.encryption_keys))
         check_choice("offload_encryption", self.encryption, _ENCRYPTIONS)

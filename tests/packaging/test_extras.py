@@ -14,10 +14,12 @@ IMPORTS = {
     "redis[hiredis]": "redis",
     "prometheus-client": "prometheus_client",
     "opentelemetry-api": "opentelemetry",
+    "pillow": "PIL",
 }
 EXTRAS = (
     *("cli", "dashboard", "numpy", "arrow", "pandas", "polars"),
     *("s3", "encryption", "fsspec", "otel", "prometheus", "signing"),
+    *("scipy", "pillow", "xarray"),
 )
 OPTIONAL = (
     "numpy",
@@ -37,6 +39,10 @@ OPTIONAL = (
     "plotly",
     "starlette",
     "uvicorn",
+    "scipy",
+    "PIL",
+    "torch",
+    "xarray",
 )
 
 
@@ -81,7 +87,7 @@ def test_every_extra_is_used(source, pyproject, extra):
 def test_every_extra_is_known(pyproject):
     """A new extra is covered by the tests above, and part of `all`."""
     extras = pyproject["project"]["optional-dependencies"]
-    assert set(extras) == {*EXTRAS, "all"}
+    assert set(extras) == {*EXTRAS, "all", "torch"}  # torch is too large to be in all
     (everything,) = map(Requirement, extras["all"])
     assert (everything.name, everything.extras) == ("offload", set(EXTRAS))
 

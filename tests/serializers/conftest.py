@@ -8,6 +8,7 @@ import pytest
 from kombu.serialization import dumps, loads
 
 from offload.serializers import Registry
+from offload.serializers.types import register, registry
 
 
 def plain_celery(value, native):
@@ -185,3 +186,38 @@ class Helpers:
 @pytest.fixture(scope="session")
 def help_():
     return Helpers
+
+
+class Types:
+    """The registered types of this process, of which a test's own are forgotten."""
+
+    def __init__(self):
+        self._before = self._state()
+
+    @staticmethod
+    def _state():
+        return dict(registry._by_type), dict(registry._by_name), list(registry._pending)
+
+    def clear(self):
+        """Forget what the test has registered; `restore` brings it back."""
+        self._own = self._state()
+        self._set(self._before)
+
+    def restore(self):
+        self._set(self._own)
+
+    @staticmethod
+    def _set(state):
+        by_type, by_name, pending = state
+        for now, wanted in ((registry._by_type, by_type), (registry._by_name, by_name)):
+            now.clear()
+            now.update(wanted)
+        registry._pending[:] = pending
+        register._loading.clear()
+
+
+@pytest.fixture
+def types():
+    found = Types()
+    yield found
+    found.clear()

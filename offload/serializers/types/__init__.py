@@ -1,0 +1,1 @@
+"""Types that apps register, and those of other packages that offload registers itself."""

@@ -1,0 +1,238 @@
+"""Encoding and decoding of types that describe their own fields.
+
+Dataclasses are taken apart into their fields, and built from these without a call of theirs, as by
+pickle. Pydantic validates what a model is built from. Members of an enum travel by their name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from enum import Enum, Flag
+from typing import Any
+
+from offload.serializers.base import NotData
+from offload.serializers.types.registry import NotDecoded
+from offload.text import reason_of
+
+__all__ = ("derive", "nested_types")
+
+_Pair = tuple[str, Callable[[Any], Any], Callable[[Any, int], Any]]
+
+
+def derive(kind: type[Any]) -> _Pair | None:
+    """Return what *kind* is, how its values are encoded, and how they are decoded.
+
+    Returns None for a type whose fields aren't known.
+    """
+    if _is_model(kind):
+        return ("pydantic model", *_model(kind))
+    if dataclasses.is_dataclass(kind):
+        return ("dataclass", *_dataclass(kind))
+    if issubclass(kind, Enum):
+        return ("enum", *_enum(kind))
+    return None
+
+
+def nested_types(kind: type[Any]) -> list[type[Any]] | None:
+    """Return the types in the annotations of *kind* that `derive` knows, too.
+
+    Returns None if some annotation names something that isn't defined yet.
+    """
+    try:
+        if _is_model(kind):
+            hints = [field.annotation for field in _fields(kind).values()]
+        else:
+            hints = [*typing.get_type_hints(kind).values()]
+    except Exception:  # annotations are expressions of the user's
+        return None
+    found = dict.fromkeys(each for hint in hints for each in _types_in(hint))
+    return [each for each in found if each is not kind and _has_fields(each)]
+
+
+def _types_in(hint: Any, depth: int = 20) -> Iterator[type[Any]]:
+    if isinstance(hint, type) and not typing.get_args(hint):
+        yield hint
+        return
+    for part in (typing.get_origin(hint), *typing.get_args(hint)) if depth else ():
+        yield from _types_in(part, depth - 1)
+
+
+def _has_fields(kind: type[Any]) -> bool:
+    if issubclass(kind, Enum):
+        return len(kind) > 0
+    return _is_model(kind) or (dataclasses.is_dataclass(kind) and _is_plain_object(kind))
+
+
+def _is_plain_object(kind: type[Any]) -> bool:
+    """Return whether instances consist of attributes only, and have no content besides them."""
+    try:
+        object.__new__(kind)
+    except TypeError:  # of a subclass of dict, an exception, an abstract class
+        return False
+    return True
+
+
+# -- dataclasses
+
+
+def _dataclass(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
+    if not _is_plain_object(kind):
+        raise TypeError("its instances consist of more than fields")
+    fields = dataclasses.fields(kind)
+    names = frozenset(field.name for field in fields)
+    cached = _cached_properties(kind)
+
+    def encode(value: Any) -> Any:
+        found = {name: getattr(value, name) for name in ordered if hasattr(value, name)}
+        if getattr(value, "__dict__", {}).keys() - names - cached:
+            raise NotData("it has attributes that aren't fields")
+        return found
+
+    def decode(data: Any, version: int) -> Any:  # noqa: ARG001 (missing fields have defaults)
+        if type(data) is not dict or not data.keys() <= names:
+            raise NotDecoded("it has fields that the class here lacks")
+        made = object.__new__(kind)
+        for field in fields:
+            if field.name in data:
+                content = data[field.name]
+            elif field.default is not dataclasses.MISSING:
+                content = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                content = field.default_factory()
+            elif field.init:
+                raise NotDecoded(f"field {field.name!r} is missing and has no default")
+            else:
+                continue
+            object.__setattr__(made, field.name, content)
+        return made
+
+    ordered = [field.name for field in fields]
+    return encode, decode
+
+
+def _cached_properties(kind: type[Any]) -> frozenset[str]:
+    return frozenset(
+        name
+        for base in kind.__mro__
+        for name, attribute in vars(base).items()
+        if isinstance(attribute, functools.cached_property)
+    )
+
+
+# -- enums
+
+
+def _enum(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
+    if issubclass(kind, Flag):
+        return (lambda value: value.value), _flag(kind)
+
+    def decode(data: Any, version: int) -> Any:  # noqa: ARG001
+        if type(data) is not str or data not in kind.__members__:
+            raise NotDecoded("the enum here has no member of this name")
+        return kind.__members__[data]
+
+    return (lambda value: value.name), decode
+
+
+def _flag(kind: type[Any]) -> Callable[[Any, int], Any]:
+    def decode(data: Any, version: int) -> Any:  # noqa: ARG001
+        if type(data) is not int:
+            raise NotDecoded("not the number of a flag")
+        return kind(data)
+
+    return decode
+
+
+# -- pydantic models
+
+
+def _is_model(kind: type[Any]) -> bool:
+    pydantic = sys.modules.get("pydantic")
+    model = getattr(pydantic, "BaseModel", None)
+    return model is not None and issubclass(kind, model)
+
+
+def _fields(kind: type[Any]) -> dict[str, Any]:
+    rebuild: Any = getattr(kind, "model_rebuild", None)
+    if not getattr(kind, "__pydantic_complete__", True):
+        rebuild()
+    found: dict[str, Any] = getattr(kind, "model_fields", {})
+    return found
+
+
+def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
+    from pydantic import RootModel, ValidationError
+
+    is_root = issubclass(kind, RootModel)
+    by_name = "by_name" in inspect.signature(kind.model_validate).parameters
+
+    def encode(value: Any) -> Any:
+        attributes = vars(value)
+        names = list(_fields(kind))
+        found: dict[str, Any] = {
+            "fields": {name: attributes[name] for name in names if name in attributes}
+        }
+        if extra := value.model_extra:
+            found["extra"] = dict(extra)
+        given = value.model_fields_set
+        if given != found["fields"].keys() | (extra or {}).keys():
+            found["set"] = sorted(given)
+        if private := value.__pydantic_private__:
+            found["private"] = dict(private)
+        return found
+
+    def decode(data: Any, version: int) -> Any:  # noqa: ARG001
+        fields, extra = data["fields"], data.get("extra", {})
+        private = data.get("private", {})
+        if not private.keys() <= kind.__private_attributes__.keys():
+            raise NotDecoded("it has private attributes that the model here lacks")
+        try:
+            if is_root:
+                made = kind.model_validate(fields["root"])
+            elif by_name:
+                made = kind.model_validate({**extra, **fields}, by_name=True, by_alias=False)
+            else:
+                made = kind.model_validate({**extra, **_by_alias(kind, fields)})
+        except ValidationError as error:
+            raise NotDecoded(_reasons(error, kind)) from None
+        if "set" in data:
+            given = {*fields, *extra}.intersection(data["set"])
+            object.__setattr__(made, "__pydantic_fields_set__", given)
+        for name, content in private.items():
+            setattr(made, name, content)
+        return made
+
+    return encode, decode
+
+
+def _by_alias(kind: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return *fields* under the names by which pydantic before 2.11 validates them."""
+    found = {}
+    for name, content in fields.items():
+        field = _fields(kind).get(name)
+        alias = name if field is None else (field.validation_alias or field.alias or name)
+        alias = getattr(alias, "choices", [alias])[0]
+        if not isinstance(alias, str):
+            raise NotDecoded(f"field {name!r} has an alias that needs pydantic 2.11")
+        found[alias] = content
+    return found
+
+
+def _reasons(error: Any, kind: Any) -> str:
+    """Return which fields are invalid, and the kind of each error: without any value."""
+    names = _fields(kind)
+    try:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+    except Exception as failed:
+        return reason_of(failed)
+    texts = []
+    for each in details[:5]:
+        field = each["loc"][0] if each["loc"] else "the model"
+        texts.append(f"{field if field in names else 'a field'} ({str(each['type'])[:60]})")
+    more = len(details) - len(texts)
+    return "invalid: " + ", ".join([*texts, *([f"{more} more"] if more > 0 else [])])
