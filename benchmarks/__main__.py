@@ -18,6 +18,7 @@ from benchmarks import (
     large_arguments,
     lifetimes,
     memo,
+    network,
     node_cache,
     processes,
     s3,
@@ -48,6 +49,7 @@ QUESTIONS = {
     14: growth,
     15: sqlite,
     16: memo,
+    17: network,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

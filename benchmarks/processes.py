@@ -17,6 +17,7 @@ import redis
 from celery import Celery
 
 from benchmarks.app import OFFLOAD, PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, WAYS, make_app
+from benchmarks.delay import delay_line
 from benchmarks.measure import children, peak, reset_peak, resident
 from tests.support import forkserver
 from tests.support.servers import Server, redis_client, redis_server
@@ -76,9 +77,10 @@ class Setting:
         servers: by ``broker``, ``backend``, and ``store``; one server for all unless they are
             *separate*.
         store_after: URL of a second tier of the store.
+        line: the delay line in front of the server; None: there is none.
     """
 
-    def __init__(self, stack: ExitStack, *, separate: bool) -> None:
+    def __init__(self, stack: ExitStack, *, separate: bool, slow: bool) -> None:
         self._stack = stack
         self.folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="offload-bench-"))
@@ -88,14 +90,16 @@ class Setting:
             self.servers = {role: stack.enter_context(redis_server(args=_REDIS)) for role in roles}
         else:
             self.servers = dict.fromkeys(roles, stack.enter_context(redis_server(args=_REDIS)))
+        self.line = stack.enter_context(delay_line(self.server().port)) if slow else None
         self.store_after = ""
         self.workers: dict[str, Worker] = {}
         self._thresholds: dict[str, int] = {}
 
     def urls(self, way: str) -> dict[str, str]:
         """Return the URLs for a way, which has its own databases."""
+        port = None if self.line is None else self.line.port
         urls = {
-            role: f"redis://{server.host}:{server.port}/{3 * WAYS.index(way) + i}"
+            role: f"redis://{server.host}:{port or server.port}/{3 * WAYS.index(way) + i}"
             for i, (role, server) in enumerate(self.servers.items())
         }
         return {**urls, "store": f"{urls['store']} {self.store_after}".strip()}
@@ -170,11 +174,11 @@ class Setting:
 
 @contextmanager
 def setting(
-    ways: Sequence[str] = (), *, separate: bool = False, concurrency: int = 1
+    ways: Sequence[str] = (), *, separate: bool = False, concurrency: int = 1, slow: bool = False
 ) -> Iterator[Setting]:
-    """Start servers, and a worker for each of *ways*."""
+    """Start servers, and a worker for each of *ways*. If *slow*, all use one delay line."""
     with ExitStack() as stack:
-        made = Setting(stack, separate=separate)
+        made = Setting(stack, separate=separate, slow=slow)
         for way in ways:
             made.worker(way, concurrency=concurrency)
         yield made

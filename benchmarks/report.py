@@ -51,6 +51,8 @@ class Scale:
         classes: number of classes in question 11, some of which are pushed.
         kinds_of_tasks: number of task names in questions 12 and 13.
         growth: counts of parts, steps, arguments, and references in question 14.
+        network: round-trip times in milliseconds, sizes, tasks at once, and most bytes of these,
+            in question 17.
         rounds: minimum repetitions.
     """
 
@@ -72,6 +74,7 @@ class Scale:
     classes: int
     kinds_of_tasks: int
     growth: tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
+    network: tuple[Sequence[float], Sequence[int], int, int]
 
 
 MB = 10**6
@@ -99,6 +102,7 @@ FULL = Scale(
         (1, 10, 100, 500),
         (1, 10, 100, 1000, 10_000),
     ),
+    network=((0.2, 1, 10), (10, 1000, 10_000, 100_000, MB, 10 * MB), 200, 200 * MB),
 )
 QUICK = Scale(
     name="quick",
@@ -119,6 +123,7 @@ QUICK = Scale(
     classes=200,
     kinds_of_tasks=500,
     growth=((10, 100, 1000), (10, 100), (1, 100), (1, 100, 10_000)),
+    network=((1,), (10, 100_000, MB), 200, 20 * MB),
 )
 TINY = Scale(
     name="tiny",
@@ -139,6 +144,7 @@ TINY = Scale(
     classes=10,
     kinds_of_tasks=5,
     growth=((2, 3), (2,), (2,), (3,)),
+    network=((0.2,), (100_000,), 2, MB),
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 

@@ -39,6 +39,7 @@ EXPECTED = {  # some of each question's figures
         "get, 10,000 bytes, no fsync",
         "by 4 processes",
     ),
+    17: ("new argument of 100 kB, one at a time", "repeated", "result", "2 at once: peak"),
     16: ("latency of a hit", "chunks fetched", "all different", "their CPU", "round trips"),
 }
 
