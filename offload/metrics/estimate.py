@@ -30,6 +30,7 @@ STORED = 3.2e-9
 REPEATED = 0.5e-9
 """CPU seconds per byte that was already stored."""
 
+_CHECKED = 256 << 10  # values of at least this size are sent only if the store lacks them
 _CHUNKED = 1 << 20  # values of at least this size have chunks, read after the root
 
 
@@ -44,8 +45,9 @@ class Candidate:
         stored_bytes: those of their bytes that would be stored, before compression; the others
             are duplicates.
         round_trips: upper limit of round trips to the store: to check for a value and hold it, to
-            write new bytes, to read it, to read its chunks (from 1 MiB), and to release it. Node
-            cache hits save some. The number of new values is estimated from their bytes.
+            write new bytes (from 256 KiB; smaller ones are sent with the check), to read it, to
+            read its chunks (from 1 MiB), and to release it. Node cache hits save some. The number
+            of new values is estimated from their bytes.
         saved_seconds: CPU time saved by publisher, worker, and server; negative if it costs more.
     """
 
@@ -173,7 +175,8 @@ class _Size:
     def beside(self, above: Candidate) -> Candidate:
         """Return the candidate that offloads these values in addition to those of *above*."""
         stored = self.bytes - self.repeated
-        new = round(self.values * stored / self.bytes) if self.bytes else 0
+        checked = self.at_least >= _CHECKED and self.bytes
+        new = round(self.values * stored / self.bytes) if checked else 0
         reads = 2 if self.at_least >= _CHUNKED else 1
         return Candidate(
             threshold=self.at_least,
