@@ -216,7 +216,7 @@ def test_records_that_cannot_be_read(store, clock, caplog):
     before = live(store)
     pointer = record_pointer("default", "a", "1")
     value = store.pointers.read(pointer)
-    for text in (b"rubbish", value.replace(b'"format":1', b'"format":2')):
+    for text in (b"rubbish", value.replace(b'"format":1', b'"format":9')):
         store.pointers.swap(pointer, store.pointers.read(pointer), text)
         settle(store, clock)
         assert live(store) == before
