@@ -36,6 +36,7 @@ _COMMANDS = {
     "rm": "blobs",
     "stats": "stats",
     "store": "store",
+    "types": "types",
 }
 """The module of each command."""
 

@@ -10,13 +10,23 @@ from typing import Any
 
 from kombu.serialization import registry
 
-__all__ = ("array_maker", "codec", "data_and_mask", "fill_value")
+__all__ = ("array_maker", "codec", "data_and_mask", "fill_value", "json_types")
 
 
 def codec(name: str) -> tuple[Any, Any] | None:
     """Return the encoder and decoder that kombu registers under a name; None if unknown."""
     found = registry._encoders.get(name)
     return None if found is None else (found.encoder, registry._decoders.get(found.content_type))
+
+
+def json_types() -> list[str]:
+    """Return the markers of the types that apps registered with kombu's JSON, without kombu's
+    own, which are Python's, and offload's.
+    """
+    from kombu.utils import json
+
+    own = {"offload", "datetime", "date", "time", "uuid", "decimal", "bytes", "base64"}
+    return sorted(marker for marker in getattr(json, "_decoders", {}) if marker not in own)
 
 
 def array_maker() -> Callable[..., Any]:
