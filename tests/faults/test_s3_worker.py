@@ -36,7 +36,7 @@ def throttled(broker, s3, s3_proxy, tmp_path_factory):
     through = s3.url(prefix, port=s3_proxy.port, max_attempts=1, read_timeout=0.3)
     setup = Setup(
         broker, broker, SimpleNamespace(url=s3.url(prefix)), folder,
-        compression="none", retry=PATIENT, cache=str(folder / "cache"),
+        compression="none", retry=PATIENT, cache=str(folder / "cache"), cache_write="off",
     )  # fmt: skip
     setup.cache, setup.through = folder / "cache", through
     setup.shared = setup.worker(store=through, verify="always")

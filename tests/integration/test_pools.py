@@ -103,9 +103,9 @@ def test_large_values_in_parallel(running):
         assert report["changed"] == [digest(spoiled(own, number)), digest(spoiled(theirs, number))]
         assert report["later"] == report["changed"]
         assert digest(report["own"]) == report["changed"][0]
-    # Each value once, for all processes, and no partial one.
-    names = [path.name for path in running.cache.iterdir() if path.name != "lock"]
-    assert len(names) == count + len(shared)
+    # Each argument and result once, for all processes, and no partial one.
+    names = [path.name for path in running.cache.iterdir() if path.name.startswith("b3-")]
+    assert len(names) == 2 * count + len(shared)
     assert not [name for name in names if name.endswith(".part")]
 
 

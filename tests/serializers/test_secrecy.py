@@ -90,6 +90,6 @@ def test_a_frame_that_needs_arrow_names_the_extra(monkeypatch):
     frame = pd.DataFrame({"a": pd.array(["hunter2"], dtype="string[python]")})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "offload.serializers.arrow", raising=False)
-    with pytest.raises(SerializationError, match=r'pip install "offload\[arrow\]"$') as caught:
+    with pytest.raises(SerializationError, match=r'pip install "offload\[pandas\]"$') as caught:
         Registry({"json"}).encode(frame, "json")
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
