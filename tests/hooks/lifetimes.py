@@ -121,6 +121,7 @@ def lifetimes_machine(
                 key: [str(d) for d in pack(encode(value, "json")).digests]
                 for key, value in VALUES.items()
             }
+            self.failures_end = 0.0
             counts["histories"] += 1
 
         def _process(self) -> Any:
@@ -261,8 +262,12 @@ def lifetimes_machine(
             assert not missing, f"needed, and not there: {missing}"
             for digest in model.needed():
                 assert lives[digest] > model.left(digest) - SLACK, f"{digest} ends too early"
+            values = {digest for digests in self.digests.values() for digest in digests}
             for digest, left in lives.items():
-                longest = model.ages[digest] - model.now if by_age else model.left(digest)
+                if digest not in values:  # the exception and traceback of a failure
+                    longest = self.failures_end - model.now
+                else:
+                    longest = model.ages[digest] - model.now if by_age else model.left(digest)
                 assert left <= longest + SLACK + self.setup.skew, f"{digest} ends too late"
 
         def teardown(self) -> None:
@@ -278,7 +283,8 @@ def lifetimes_machine(
                 return
             for name in list(self.pins):
                 self._unpin(name)
-            last = max([self.model.now, *self.model.ages.values(), *self.model.graces.values()])
+            ends = (*self.model.ages.values(), *self.model.graces.values(), self.failures_end)
+            last = max(self.model.now, *ends)
             self.setup.advance(last - self.model.now + SLACK + 2 * self.setup.skew + 1)
             list(self.setup.store.sweep())
             remains = self.setup.remains()
@@ -362,6 +368,7 @@ def lifetimes_machine(
                 again = {"exchange": "", "redelivered": sent.runs > 1}
                 self.wire.execute(sent.message, again)
             assert not self.failures, self.failures
+            self._failed()
             if outcome in ("result", "small", "long", "by hand"):
                 self._succeeded(task_id, sent.key, stored=outcome == "result")
             self._collect()
@@ -408,6 +415,10 @@ def lifetimes_machine(
             if unavailable:
                 object.__delattr__(blobs, "get")
 
+        def _failed(self) -> None:
+            """Note that a failure may have been stored now: it lives as long as a result."""
+            self.failures_end = self.model.now + EXPIRES * MARGIN
+
         def _succeeded(self, task_id: str, key: str, *, stored: bool) -> None:
             if stored:
                 self.model.hold(f"result:{task_id}", self.digests[key], EXPIRES)
@@ -435,6 +446,7 @@ def lifetimes_machine(
             )
             request.delivery_info["exchange"] = ""
             assert request.revoked()
+            self._failed()
             revoked.discard(message.headers["id"])
             self.messages.remove(sent)
             self._done(sent)
