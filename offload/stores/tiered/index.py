@@ -274,6 +274,10 @@ class MemoryTierIndex:
             for digest, location in locations.items():
                 if digest in entries and entries[digest].text == location.entry:
                     del entries[digest]
+                    # The holds were to be dropped with the entry, however long it was valid.
+                    if holds := self._state.holds.get(digest):
+                        self._state.check_at(max(holds.values()), digest)
+            self._state.drop_expired()
 
     def digests(self) -> Iterator[list[Digest]]:
         with self._state.lock:
