@@ -232,18 +232,19 @@ def test_records_that_cannot_be_read(store, clock, caplog):
 
 def test_a_value_that_lost_its_blobs(store, clock):
     """A version that lost a blob doesn't stop a sweep, and others still load."""
-    catalog = Catalog(store)
+    # The cache of this machine would still have what the store lost.
+    catalog = Catalog(store, cache="off")
     catalog.save(["a", "b", "c"], [os.urandom(CHUNKED) for _ in range(3)])
     lost = catalog.info("b", "latest").digest
     store.blobs.delete([lost])
     settle(store, clock)
     with pytest.raises(BlobMissing, match="b@1"):
-        Catalog(store).load("b")
-    assert len(Catalog(store)["a"]) == len(Catalog(store)["c"]) == CHUNKED
+        catalog.load("b")
+    assert len(catalog["a"]) == len(catalog["c"]) == CHUNKED
     catalog.remove("a")
     settle(store, clock)
     assert lost not in live(store)
-    assert len(Catalog(store)["c"]) == CHUNKED
+    assert len(catalog["c"]) == CHUNKED
 
 
 def test_young_holds_stay(clock, tmp_path):
