@@ -198,6 +198,28 @@ def test_a_blob_that_expires_while_it_is_held_is_stored(store, monkeypatch):
     assert contents(store, [digest]) == [content]
 
 
+def test_a_blob_that_is_stored_but_not_held_expires_soon(store, raw, monkeypatch):
+    """If a process dies between storing a blob and holding it, the blob expires within seconds;
+    the next hold makes it live as long as wanted.
+    """
+    digest, content = blob()
+    wanted = {digest: Wanted(HOUR, [content])}
+    run = store.client._run
+
+    def dying(commands):
+        run([command for command in commands if command[0] == "SET"])
+        raise InterruptedError
+
+    monkeypatch.setattr(store.client, "_run", dying)
+    with pytest.raises(InterruptedError):
+        store.blobs.hold_and_put(wanted, "task:1")
+    monkeypatch.undo()
+    key = store.blobs._key(digest)
+    assert 0 < raw.pttl(key) <= redis_blobs.UNHELD * 1000
+    assert store.blobs.hold_and_put(wanted, "task:1") == set()
+    assert raw.pttl(key) > (HOUR - 60) * 1000
+
+
 def test_small_blobs_share_round_trips(store, raw, monkeypatch):
     """Putting and getting many small blobs shares round trips."""
     many = blobs(500, 100)

@@ -36,6 +36,8 @@ MANY = 256
 """Blobs per round trip."""
 LARGEST = 512 << 20
 """Bytes that a Redis string can hold."""
+UNHELD = 10.0
+"""Seconds that a blob lives which is stored before it is held, until the hold extends its life."""
 BATCH = 1000
 """Blobs per run of a script: about a millisecond of the server's time."""
 
@@ -65,10 +67,10 @@ class RedisBlobs:
             by_life.setdefault(milliseconds(wanted.ttl), []).append(digest)
         sent = {digest: wanted for digest, wanted in blobs.items() if wanted.parts is not None}
         # A blob that is stored first is there to be held. In the other order, others could store
-        # it in between for a shorter life.
+        # it in between for a shorter life. If this process dies in between, nobody releases it.
         sets = [
-            ("SET", self._key(d), Bulk(wanted.parts or ()), "NX", "PX", milliseconds(wanted.ttl))
-            for d, wanted in sent.items()
+            ("SET", self._key(d), Bulk(w.parts or ()), "NX", "PX", milliseconds(min(w.ttl, UNHELD)))
+            for d, w in sent.items()
         ]
         groups = [
             (life, group)
