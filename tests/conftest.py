@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from bisect import bisect
 from collections import Counter
 from itertools import accumulate
@@ -11,6 +12,7 @@ from pathlib import Path
 import kombu.pools
 import pytest
 
+from offload.content.cache import node
 from tests.support.s3_server import s3_server
 from tests.support.servers import redis_cluster, redis_sentinel, redis_server
 
@@ -74,6 +76,23 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_node_cache():
+    """Give this process a default node cache of its own.
+
+    Otherwise workers of tests in other processes decide whether what is stored here is cached, too.
+    """
+    if not node._SHM.is_dir():
+        yield
+        return
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="offload-test-", dir=node._SHM) as folder,
+    ):
+        patch.setattr(node, "_SHM", Path(folder))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
