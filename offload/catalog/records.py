@@ -58,6 +58,7 @@ _PURPOSE = "catalog"  # of sealed parts
 _COMPACT: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
 _MAC = 32  # hexadecimal digits
 _SETTLED = 3600.0  # seconds after which no saver may still write a record that it announced
+_LAST = 48  # most bytes of `last` in a state
 _DEPTH = 50
 
 
@@ -334,7 +335,9 @@ def write_state(state: NameState, pointer: str, keys: Keys) -> bytes | None:
     if state.last:
         data["last"] = state.last
     value = seal(pointer, data, keys)
-    if len(value) > MAX_POINTER:
+    # Removing a version may add `last`, so there must be room for it.
+    spare = _LAST - (len(f',"last":{state.last}') if state.last else 0)
+    if len(value) + spare > MAX_POINTER:
         raise CatalogError(
             f"{pointer} can't list more than the {len(state.keys)} versions and {len(state.tags)} "
             f"tags in {MAX_POINTER} bytes: remove some versions of this object",

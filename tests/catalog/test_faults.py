@@ -497,3 +497,18 @@ def test_too_many_versions(catalog, store):
             catalog.save(NAME, number, f"9999999999999999999999999.{number}")
     assert catalog.load(NAME, "9300") == "last"
     assert catalog.remove(NAME, "9301") == 1
+
+
+def test_a_full_list_can_be_shortened(catalog):
+    """However full the list of an object's versions is, it has room for the number of a removed
+    version, so that versions can be removed.
+    """
+    keys, state = catalog._content().signing.keys, name_pointer("default", NAME)
+    for length in range(1, 40):
+        versions = {str(number) for number in range(9_000)} | {"1" * length}
+        with pytest.raises(CatalogError):
+            for number in range(9_000, 99_999):  # up to the limit
+                write_state(NameState(frozenset(versions | {str(number)})), state, keys)
+                versions.add(str(number))
+        full = NameState(frozenset(versions))
+        assert write_state(full.numbered(10**25), state, keys)
