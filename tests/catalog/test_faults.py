@@ -21,6 +21,7 @@ from offload import (
 )
 from offload.catalog.names import name_pointer, record_pointer
 from offload.catalog.records import MAX_METADATA, NameState, write_state
+from offload.stores.checks import MAX_POINTER
 from offload.stores.memory import MemoryPointers, MemoryStore
 from offload.stores.protocols import FOREVER
 from offload.testing.store import FakeClock
@@ -504,11 +505,18 @@ def test_a_full_list_can_be_shortened(catalog):
     version, so that versions can be removed.
     """
     keys, state = catalog._content().signing.keys, name_pointer("default", NAME)
-    for length in range(1, 40):
-        versions = {str(number) for number in range(9_000)} | {"1" * length}
-        with pytest.raises(CatalogError):
-            for number in range(9_000, 99_999):  # up to the limit
-                write_state(NameState(frozenset(versions | {str(number)})), state, keys)
-                versions.add(str(number))
-        full = NameState(frozenset(versions))
-        assert write_state(full.numbered(10**25), state, keys)
+    versions = frozenset(map(str, range(9_000)))
+
+    def with_one_more(length):
+        return NameState(versions | {"1" * length})
+
+    used = len(write_state(with_one_more(10), state, keys)) - 10
+    longest = MAX_POINTER - used
+    while True:
+        try:
+            write_state(with_one_more(longest), state, keys)
+            break
+        except CatalogError:
+            longest -= 1
+    assert longest > MAX_POINTER - used - 100
+    assert write_state(with_one_more(longest).numbered(10**25), state, keys)
