@@ -289,8 +289,9 @@ class Lock:
             raise
 
     def _current(self) -> _Ownership | None:
-        """Return what this thread acquired, if it hasn't released it or has lost it: another
-        thread may have acquired the lock through this object since. Otherwise return the last one.
+        """Return this thread's acquisition if it is held or lost, or else any thread's latest.
+
+        If it was lost, another thread may have acquired the lock through this object since.
         """
         mine: _Ownership | None = getattr(self._mine, "held", None)
         if mine is None or (mine.released and not mine.lost):

@@ -60,7 +60,7 @@ class Under:
 
 @dataclass
 class Report:
-    """What `reencrypt` did.
+    """Result of `reencrypt`.
 
     Attributes:
         key: id of the first key.

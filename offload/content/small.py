@@ -31,7 +31,7 @@ _SENT_AT_ONCE = 4 << 20  # bytes; bounds the memory of compressed copies
 
 @dataclass
 class Upload:
-    """What was written of a value: blobs, their plain bytes, and their stored bytes."""
+    """Count of the blobs written for a value, with their plain and stored bytes."""
 
     blobs: int = 0
     plain: int = 0

@@ -54,7 +54,7 @@ def _storing(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _stored(runtime: Runtime, task: Any, name: str, value: Any) -> Any:
-    """Return what is sent in place of a field's value: itself, unless it is large."""
+    """Return the value to send for a field: a reference text if it is large."""
     options = runtime.options(task.name)[0]
     forged = _wire_of(value) is not None
     if not forged and (

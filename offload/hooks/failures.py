@@ -329,7 +329,7 @@ class _Failure:
         return excerpt if content is None else content.get("traceback")
 
     def _fetch(self) -> Mapping[str, Any] | None:
-        """Return what is stored; None if nothing is, or if it can't be had now."""
+        """Return the stored value; None if there is none, or if it can't be read now."""
         if self._fetched is None and self._error is None and _REF in self._raw:
             try:
                 data = self.open().get()

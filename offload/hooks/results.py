@@ -381,7 +381,7 @@ def _stored_ref(runtime: Runtime, backend: Any, task_id: str) -> tuple[Ref[Any],
 
 
 class _Made(NamedTuple):
-    """What replaces a large failure or large progress.
+    """Replacement of a large failure or of large progress in the result backend.
 
     *held* is its reference and holder if another state will replace it; *former* is that of the
     state that it replaces itself, if no delivery knows it.
@@ -455,7 +455,7 @@ def _former(
     if held is None or (delivery is not None and delivery.state is not None):
         return None
     if not (isinstance(backend, KeyValueStoreBackend) or keeps_rows(backend)):
-        return None  # reading a message would take it away from its reader
+        return None  # reading the message would consume it before its reader sees it
     if runtime.app.conf.task_always_eager:
         return None  # Celery warns about reading results
     found = _stored_ref(runtime, backend, task_id)
@@ -473,7 +473,7 @@ def _replace_state(runtime: Runtime, delivery: Delivery | None, made: _Made | No
 
 
 def _part_failure(runtime: Runtime, backend: Any, request: Any, state: str, result: Any) -> Any:
-    """Return what the backend collects of a chord's part that failed."""
+    """Return the entry that the backend collects for a failed part of a chord."""
     delivery = running(request.id)
     if delivery is not None and delivery.failure is not None and delivery.failure[0] is result:
         return delivery.failure[1]

@@ -168,8 +168,9 @@ class Function:
 
     @functools.cached_property
     def _positional(self) -> list[bytes | None] | None:
-        """What is hashed before each argument, None for those that don't count, if all arguments
-        can be passed by position, and no key function needs their names.
+        """Bytes to hash before each argument, with None for arguments that don't count.
+
+        None if an argument can't be passed by position, or if a key function needs names.
         """
         if self.key is not None:
             return None

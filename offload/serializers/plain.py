@@ -113,7 +113,7 @@ class Json:
         return self.write(value) if is_plain(value) else None
 
     def write(self, value: Any) -> Payload | None:
-        """Do as `encode`, for a value that `is_plain` accepts."""
+        """Encode a value that `is_plain` accepts; see `encode`."""
         try:
             text = orjson.dumps(value)
         except (TypeError, ValueError, RecursionError):

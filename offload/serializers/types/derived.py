@@ -25,7 +25,7 @@ _Pair = tuple[str, Callable[[Any], Any], Callable[[Any, int], Any]]
 
 
 def derive(kind: type[Any]) -> _Pair | None:
-    """Return what *kind* is, how its values are encoded, and how they are decoded.
+    """Return the description of *kind*, its encoder, and its decoder.
 
     Returns None for a type whose fields aren't known.
     """

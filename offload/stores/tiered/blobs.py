@@ -73,7 +73,7 @@ class TieredBlobs:
             return self._missing(self._index.hold(digests, ttl, holder), ttl)
 
     def hold_and_put(self, blobs: Mapping[Digest, Wanted], holder: str) -> set[Digest]:
-        """Do as `HoldsAndPuts` says; blobs that belong to a lower tier take more round trips."""
+        """See `HoldsAndPuts`. Blobs that belong to a lower tier take more round trips."""
         first = self._first.blobs
         here: dict[Digest, Wanted] = {}
         rest: dict[float, dict[Digest, Wanted]] = {}
