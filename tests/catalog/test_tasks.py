@@ -61,7 +61,7 @@ def add_tasks(wire):
 
     def lazy(model: Ref):
         catalog.remove(NAME)
-        if not wire.app.conf.task_always_eager:  # nothing holds it for an eager call
+        if not wire.app.conf.task_always_eager:  # only its grace keeps it for an eager call
             pass_grace(wire)
         return model.get()[0]
 
@@ -312,8 +312,7 @@ def test_a_late_reference_has_no_value_elsewhere(wire, catalog):
 @pytest.mark.parametrize("serializer", ("json", "pickle"))
 def test_eager_calls(serializer):
     """Eager calls resolve late references, and save results."""
-    conf = {"task_serializer": serializer, "task_always_eager": True}
-    wire = make_wire(conf=conf, grace=0.001)
+    wire = make_wire(conf={"task_serializer": serializer, "task_always_eager": True})
     add_tasks(wire)
     catalog = wire.hook.catalog
     catalog.save(NAME, model(1))

@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -742,6 +743,22 @@ def test_leftovers_are_removed(machine):
     machine.reader().get(ref)
     assert machine.names() == {machine.part(held).name, machine.file(ref).name}
     part.close()
+
+
+def test_a_new_empty_part_is_left_alone(machine):
+    """A part that its process created, but hasn't locked yet, is neither locked nor removed by
+    others; if it stays empty for a minute, it is a leftover.
+    """
+    new, first, second = (machine.put(noise(LARGE, seed)) for seed in range(3))
+    machine.path.mkdir(0o700)
+    part = machine.part(new)
+    part.touch(0o600)
+    machine.reader().get(first)
+    assert part.exists()
+    long_ago = time.time() - cache_folder._EMPTY - 1
+    os.utime(part, (long_ago, long_ago))
+    machine.reader().get(second)
+    assert not part.exists()
 
 
 def test_a_leftover_of_the_same_value_is_filled_again(machine):

@@ -257,6 +257,7 @@ def test_a_value_of_several_tasks_counts_once(make):
         node.waiting("v" * SIZE)
     node.waiting()
     wait_until(lambda: len(node.cached()) == 2, "both values are cached")
+    node.settled()  # a file is there before it is counted
     assert node.counted("done") == 2
 
 

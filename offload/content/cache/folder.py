@@ -38,7 +38,8 @@ _PREFIX = "b3-"
 _LOCK = "lock"
 _WORKER = "worker-"
 _MOST_WORKERS = 1024
-_LOCK_WAIT = 1.0  # seconds for others to reserve space, which takes milliseconds
+_LOCK_WAIT = 3.0  # seconds for others to reserve space, which takes milliseconds
+_EMPTY = 60.0  # seconds for which a file may exist before its process has locked it
 _SPARE = 16  # one in so many bytes of the file system stays free
 
 L = TypeVar("L", bound="FileLock")
@@ -296,7 +297,9 @@ class Folder:
             with suppress(FileNotFoundError):
                 found = entry.stat(follow_symlinks=False)
                 if path.suffix == _PART:
-                    if not self._left_over(path):
+                    # Its process may be about to lock an empty file, and would find this lock.
+                    is_new = not found.st_size and found.st_mtime + _EMPTY > now
+                    if not is_new and not self._left_over(path):
                         held += found.st_size
                         coming += max(0, found.st_size - found.st_blocks * 512)
                 elif found.st_mtime + self._unused < now:
