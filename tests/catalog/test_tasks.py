@@ -175,14 +175,14 @@ def test_groups_chords_and_callbacks(wire, catalog):
     tasks, late = wire.app.tasks, catalog.late(NAME)
     parts = group(tasks["score"].s(late, n) for n in range(3))()
     wire.work()
-    assert parts.get(timeout=0.5) == [[1, n] for n in range(3)]
+    assert parts.get(timeout=10) == [[1, n] for n in range(3)]
     body = tasks["score"].s(late).set(immutable=True)
     result = chord([tasks["release"].si(), tasks["score"].s(late)], body)()
     assert wire.get(result) == [2, None]
     linked = uuid()
     tasks["release"].apply_async(link=tasks["score"].si(late).set(task_id=linked))
     wire.work()
-    assert wire.app.AsyncResult(linked).get(timeout=0.5)[0] == 2
+    assert wire.app.AsyncResult(linked).get(timeout=10)[0] == 2
 
 
 @both
@@ -196,7 +196,7 @@ def test_a_signature_as_an_argument_stays_late(wire, catalog):
     wire.execute(message)
     catalog.save(NAME, model(5))
     assert wire.get(result) == f"<Ref late {NAME}@latest>"
-    assert wire.app.AsyncResult(called).get(timeout=0.5)[0] == 5
+    assert wire.app.AsyncResult(called).get(timeout=10)[0] == 5
 
 
 @both
@@ -286,7 +286,7 @@ def test_other_workers_never_run_the_task_on_it(wire, catalog, monkeypatch):
     monkeypatch.setattr(offload.ref, "_LATE_VERSION", 1)
     wire.execute(message)
     with pytest.raises(UnsupportedVersion, match="upgrade offload"):
-        result.get(timeout=0.5)
+        result.get(timeout=10)
 
 
 def test_a_late_reference_has_no_value_elsewhere(wire, catalog):
@@ -372,7 +372,7 @@ def test_a_stored_result_is_not_stored_again(wire, catalog, monkeypatch):
     wire.work()
     assert (len(encoded), wire.calls.count("put")) == (1, 1)
     sweep(wire)
-    assert result.get(timeout=0.5) == catalog["daily"] == model(3)
+    assert result.get(timeout=10) == catalog["daily"] == model(3)
 
 
 @pytest.mark.parametrize("options", ({"ignore_result": True}, {"offload": False}))
@@ -401,7 +401,7 @@ def test_a_failure_to_save_fails_the_task(wire, catalog, monkeypatch):
     monkeypatch.setattr(wire.hook.catalog, "save", refuses)
     wire.work()
     with pytest.raises(StoreUnavailable, match="task 'saving', result: down"):
-        result.get(timeout=0.5)
+        result.get(timeout=10)
 
 
 def test_a_task_id_cannot_choose_another_object(wire, catalog):
@@ -411,7 +411,7 @@ def test_a_task_id_cannot_choose_another_object(wire, catalog):
         result = saving.apply_async((3,), task_id=task_id)
         wire.work()
         with pytest.raises(ConfigurationError, match="save_as"):
-            result.get(timeout=0.5)
+            result.get(timeout=10)
     assert catalog.list_objects() == [NAME]
 
 

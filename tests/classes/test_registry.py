@@ -101,7 +101,7 @@ def in_processes(target, arguments):
     answers = []
     while len(answers) < 5 * len(processes):
         try:
-            answers.append(queue.get(timeout=1))
+            answers.append(queue.get(timeout=10))
         except Empty:
             assert not any(process.exitcode for process in processes)
     for process in processes:

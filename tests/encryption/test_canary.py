@@ -94,7 +94,7 @@ def use(wire, catalog):
     failed = fail.delay(LARGE)
     wire.work()
     with pytest.raises(ValueError, match=CANARY):
-        failed.get(timeout=1)
+        failed.get(timeout=10)
     assert wire.run(echo, LARGE, more=[LARGE]) == [LARGE, [LARGE]]
     wire.get(chain(echo.s(LARGE), echo.s(LARGE)).delay())
     for _ in range(2):

@@ -52,7 +52,7 @@ def test_messages_that_wait_during_a_rotation_are_read(process, short_refs):
         result = before.total.delay(value)
         after.work()
         assert after.ran == [value]
-        assert after.app.AsyncResult(result.id).get(timeout=1)[0] == sum(value)
+        assert after.app.AsyncResult(result.id).get(timeout=10)[0] == sum(value)
         before = after
 
 
@@ -66,7 +66,7 @@ def test_a_worker_without_the_key_leaves_the_message_to_others(process, keys):
     assert without.app.AsyncResult(result.id).state == "RETRY"
     publisher.work()
     assert publisher.ran == [BIG]
-    assert result.get(timeout=1)[0] == sum(BIG)
+    assert result.get(timeout=10)[0] == sum(BIG)
 
 
 def test_a_missing_key_ends_in_a_typed_error(process):
@@ -79,7 +79,7 @@ def test_a_missing_key_ends_in_a_typed_error(process):
         attempts += 1
         assert attempts < 20
     with pytest.raises(KeyUnavailable, match=r"the encryption key [0-9a-f]{7}…") as caught:
-        without.app.AsyncResult(result.id).get(timeout=1)
+        without.app.AsyncResult(result.id).get(timeout=10)
     assert publisher.hook._runtime.keyring.current.id.startswith(caught.value.key)
     assert without.ran == []
 
@@ -90,4 +90,4 @@ def test_what_was_sent_before_encryption_is_read(process):
     result = before.total.delay(BIG)
     after.work()
     assert after.ran == [BIG]
-    assert after.app.AsyncResult(result.id).get(timeout=1)[0] == sum(BIG)
+    assert after.app.AsyncResult(result.id).get(timeout=10)[0] == sum(BIG)

@@ -322,14 +322,14 @@ def read_message(
 ) -> bool:
     app, _ = make_app(url, serializer)
     execute(app, headers, content_type, encoding, content(body))
-    return app.AsyncResult(headers["id"]).get(timeout=1) == [text(), 7, rows()]
+    return app.AsyncResult(headers["id"]).get(timeout=10) == [text(), 7, rows()]
 
 
 def read_result(url: str, serializer: str, row: object) -> bool:
     app, _ = make_app(url, serializer)
     task_id = f"done-{serializer}"
     app.backend.set(app.backend.get_key_for_task(task_id), content(row))
-    return app.AsyncResult(task_id).get(timeout=1) == [text(), 7, None]
+    return app.AsyncResult(task_id).get(timeout=10) == [text(), 7, None]
 
 
 def read_class(url: str, name: str, code_hash: str) -> bool:

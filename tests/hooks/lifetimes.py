@@ -198,7 +198,7 @@ def lifetimes_machine(
             task_id = data.draw(st.sampled_from(sorted(self.results)), label="result")
             key, until = self.results[task_id]
             if until > self.model.now:
-                assert same(self.wire.app.AsyncResult(task_id).get(timeout=1), key)
+                assert same(self.wire.app.AsyncResult(task_id).get(timeout=10), key)
                 counts["read"] += 1
 
         @precondition(lambda self: self.results)

@@ -124,7 +124,7 @@ def test_an_eager_result_that_is_stored(both):
     uploads = eager.calls.count("put")
     result = eager.app.tasks["put"].delay(7)
     assert result.get() == [7] * 2000
-    assert eager.app.AsyncResult(result.id).get(timeout=1) == [7] * 2000
+    assert eager.app.AsyncResult(result.id).get(timeout=10) == [7] * 2000
     assert eager.calls.count("put") == uploads + 1
 
 

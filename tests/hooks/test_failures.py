@@ -245,7 +245,7 @@ def test_a_failure_of_two_megabytes_is_stored_once(tmp_path):
     taken = wire.hook.counters.take()
     assert len(entry(wire, result.id)) < ENTRY
     with pytest.raises(ValueError, match="yyyy") as caught:
-        result.get(timeout=1)
+        result.get(timeout=10)
     assert len(caught.value.args[0]) == 2_000_000
     assert len(result.traceback) > 2_000_000
     assert fetched(wire) == 1
@@ -312,7 +312,7 @@ def test_a_large_retry_is_as_on_plain_celery():
         if wire.hook is not None:
             assert len(entry(wire, result.id)) < ENTRY
         wire.work()
-        outcomes.append([waiting, result.get(timeout=1)])
+        outcomes.append([waiting, result.get(timeout=10)])
     plain, ours = outcomes
     assert short(ours[0]) == short(plain[0])
     assert ours == plain or pytest.fail("the large parts differ")
@@ -371,7 +371,7 @@ def test_progress_stored_by_others_releases_the_former():
         assert len(holders(wire)) == 1
     assert wire.app.AsyncResult("some-id").info == ROWS[:50]
     wire.app.backend.store_result("some-id", ROWS, states.SUCCESS)
-    assert wire.app.AsyncResult("some-id").get(timeout=1) == ROWS
+    assert wire.app.AsyncResult("some-id").get(timeout=10) == ROWS
     wire.app.AsyncResult("some-id").forget()
 
 
@@ -446,7 +446,7 @@ def test_a_failing_store_hides_no_error(serializer, monkeypatch):
     wire.work()
     assert len(entry(wire, result.id)) < ENTRY
     with pytest.raises(Custom) as caught:
-        result.get(timeout=1)
+        result.get(timeout=10)
     assert caught.value.args[0] == "rows"
     cause = caught.value.__cause__
     assert isinstance(cause, FailureTruncated)
@@ -467,7 +467,7 @@ def test_a_lost_value_hides_no_error(monkeypatch):
     with monkeypatch.context() as broken:
         break_store(wire, broken)
         with pytest.raises(ValueError, match="truncated by offload") as caught:
-            result.get(timeout=1)
+            result.get(timeout=10)
     assert isinstance(caught.value.__cause__, FailureTruncated)
     assert "can't be read: StoreUnavailable" in str(caught.value.__cause__)
     assert wire.app.AsyncResult(result.id).result.args == (MESSAGE,)
@@ -500,7 +500,7 @@ def test_failing_progress_is_the_tasks_error(monkeypatch):
     break_store(wire, monkeypatch)
     wire.work()
     with pytest.raises(StoreUnavailable) as caught:
-        result.get(timeout=1)
+        result.get(timeout=10)
     assert (caught.value.task, caught.value.argument) == ("steps", "progress")
 
 

@@ -770,7 +770,7 @@ def test_a_failure_has_the_same_details_for_its_reader(kind, serializer, monkeyp
         blobs.put({digest: [b"\0something else"]}, 60)
     wire.work()
     with pytest.raises(kind, match="task 'kind', value: ") as caught:
-        result.get(timeout=1)
+        result.get(timeout=10)
     error = caught.value
     assert type(error) is kind
     assert (error.task, error.argument, error.digest) == ("kind", "value", digest)

@@ -40,7 +40,7 @@ def test_a_messages_values_are_fetched_in_one_round_trip(wire, where):
     wire.calls.clear()
     wire.execute(message)
     assert wire.calls.count("get") == 1
-    assert sent.get(timeout=1) == PARTS * 2000
+    assert sent.get(timeout=10) == PARTS * 2000
 
 
 def test_chain_steps_without_large_values_are_not_traversed(wire, monkeypatch):

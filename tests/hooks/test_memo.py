@@ -114,7 +114,7 @@ def test_a_large_result_is_returned_by_reference(memo, value):
     memo.wire.calls.clear()
     memo.wire.work()
     assert {"put", "get"}.isdisjoint(memo.wire.calls)
-    np.testing.assert_equal(result.get(timeout=0.5), value)
+    np.testing.assert_equal(result.get(timeout=10), value)
     assert len(memo.runs) == 1
     assert memo.records[0].size < 1000
 
@@ -642,7 +642,7 @@ def test_an_equal_call_waits_in_the_queue(memo, value):
     memo.wire.app.backend.store_result = _recording(memo.wire.app.backend.store_result, seen)
     meanwhile(memo, memo.wire.calls.clear)
     expected = memo.wire.get(first)
-    assert second.get(timeout=0.5) == expected
+    assert second.get(timeout=10) == expected
     assert len(memo.runs) == 1
     assert memo.counts() == {"misses": 1, "waits": 1, "hits": 1}
     headers, body = memo.wire.sent[-1]
@@ -682,7 +682,7 @@ def test_a_waiting_call_takes_over_after_a_failure(memo):
     meanwhile(memo)
     memo.wire.work()
     assert first.state == states.FAILURE
-    assert second.get(timeout=0.5) == 1
+    assert second.get(timeout=10) == 1
     assert memo.counts() == {"misses": 2, "waits": 1}
 
 
@@ -699,7 +699,7 @@ def test_a_call_that_cannot_wait_computes(memo, monkeypatch, base):
     meanwhile(memo)
     while message := memo.wire.take():
         memo.wire.execute(message)
-    assert (first.get(timeout=0.5), second.get(timeout=0.5)) == (5000, 5000)
+    assert (first.get(timeout=10), second.get(timeout=10)) == (5000, 5000)
     assert memo.runs == [((ROWS,), {})] * 2
     assert memo.counts()["uncached"] == 1
 

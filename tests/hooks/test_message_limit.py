@@ -161,7 +161,7 @@ def test_a_chain_of_forty_steps_goes_through_sqs():
         wire = limited(broker="sqs://key:secret@", limit="auto")
         result = wire.sizes.delay(*values(20, 60_000))
         wire.execute(wire.take())
-        assert result.get(timeout=1) == [60_000] * 20
+        assert result.get(timeout=10) == [60_000] * 20
         chain([wire.sizes.si(value) for value in values(40, 60_000)]).apply_async()
         wire.app._offload.message_limit = None
         with pytest.raises(Exception, match=r"must be shorter than 1048576 bytes"):
@@ -331,7 +331,7 @@ def test_a_task_passes_references_on():
     result = pass_on.delay(*values(12))
     offloaded = wire.hook.counters.snapshot()["values_offloaded"]
     wire.work()
-    assert wire.app.AsyncResult(result.get(timeout=1)).get(timeout=1) == [ROW] * 12
+    assert wire.app.AsyncResult(result.get(timeout=10)).get(timeout=10) == [ROW] * 12
     assert wire.hook.counters.snapshot()["values_offloaded"] == offloaded
 
 
@@ -348,7 +348,7 @@ def test_a_chain_that_outgrows_the_limit_fails():
     result = chain(grow.s(), wire.keep.s()).apply_async()
     wire.work()
     with pytest.raises(ValueTooLarge, match=r"task 'keep'.*inline \(config\) 200,002.*remove"):
-        result.parent.get(timeout=1)
+        result.parent.get(timeout=10)
 
 
 @pytest.mark.parametrize("serializer", ("json", "pickle"))

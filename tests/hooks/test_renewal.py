@@ -168,7 +168,7 @@ def test_without_renewal_values_expire(wire, monkeypatch):
     result = wire.slow.apply_async((BIG, 20), expires=60)
     wire.work()
     with pytest.raises(BlobMissing):
-        result.get(timeout=1)
+        result.get(timeout=10)
 
 
 def test_a_thread_renews():
@@ -185,7 +185,7 @@ def test_a_thread_renews():
 
     result = waits.apply_async((BIG,))
     wire.work()
-    assert result.get(timeout=1) is None
+    assert result.get(timeout=10) is None
     threads = set(threading.enumerate()) - others
     (thread,) = (each for each in threads if each.name == "offload-renew")
     assert thread.daemon

@@ -139,7 +139,7 @@ def test_a_result_is_read_in_one_round_trip(wire, trips):
     result = wire.app.tasks["make"].delay(SMALL)
     wire.work()
     trips.count()
-    assert len(result.get(timeout=1)) == SMALL
+    assert len(result.get(timeout=10)) == SMALL
     assert trips.count() == 1
 
 

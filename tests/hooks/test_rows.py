@@ -115,7 +115,7 @@ def test_a_row_keeps_its_value(wire):
     result = wire.echo.delay(BIG)
     wire.work()
     wire.advance(100 * DAY)
-    assert wire.app.AsyncResult(result.id).get(timeout=1) == BIG
+    assert wire.app.AsyncResult(result.id).get(timeout=10) == BIG
     assert holders(wire) == {f"result:{result.id}"}
 
 
@@ -133,7 +133,7 @@ def test_the_cleanup_releases_what_it_deletes(wire):
         *["PENDING"] * 3,
         "SUCCESS",
     ]
-    assert wire.app.AsyncResult(new.id).get(timeout=1) == BIG
+    assert wire.app.AsyncResult(new.id).get(timeout=10) == BIG
     wire.clock.advance(120)
     assert len(list(wire.hook.store.blobs.scan())) == 1
 
@@ -150,7 +150,7 @@ def test_rows_of_failures_and_progress_keep_their_values(wire):
     assert {name.partition("+")[0] for name in holders(wire)} == {f"result:{failed.id}", progress}
     wire.advance(100 * DAY)
     with pytest.raises(ValueError, match="no no") as caught:
-        wire.app.AsyncResult(failed.id).get(timeout=1)
+        wire.app.AsyncResult(failed.id).get(timeout=10)
     assert caught.value.args == (text,)
     assert holders(wire) == {f"result:{failed.id}"}
     wire.app.tasks["celery.backend_cleanup"]()
@@ -191,7 +191,7 @@ def test_a_lost_result_names_the_setting(wire):
     wire.work()
     wire.hook.store.blobs.delete([info.digest for info in wire.hook.store.blobs.scan()])
     with pytest.raises(BlobMissing, match="result_expires") as caught:
-        result.get(timeout=1)
+        result.get(timeout=10)
     assert caught.value.argument == "result"
     assert caught.value.digest
 

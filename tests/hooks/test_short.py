@@ -238,7 +238,7 @@ def test_an_earlier_release_never_runs_a_task_on_them(monkeypatch):
     monkeypatch.setattr(message, "expand", lambda text, _key: text)
     wire.work()
     with pytest.raises(UnsupportedVersion, match="upgrade offload on workers before publishers"):
-        result.get(timeout=1)
+        result.get(timeout=10)
     assert wire.seen == [((7,), {})]
 
 
@@ -254,7 +254,7 @@ def test_a_flipped_bit_fails_the_task_and_calls_its_error_callbacks():
     wire.execute(sent)
     wire.work()
     with pytest.raises(InvalidRef, match=r"args\[0\]"):
-        result.get(timeout=1)
+        result.get(timeout=10)
     assert wire.seen == [((BIG,), {})]
 
 

@@ -212,13 +212,13 @@ def changed_in_place():
 @scenario()
 def ignore_result():
     result = a.ignored.delay(big("ignored"), key="ignored")
-    return [seen("ignored", 1), result.get(timeout=1) if result.ignored else "kept"]
+    return [seen("ignored", 1), result.get(timeout=10) if result.ignored else "kept"]
 
 
 @scenario()
 def ignore_result_of_the_call():
     result = a.remember.apply_async((big(),), {"key": "ignored call"}, ignore_result=True)
-    return [seen("ignored call", 1), result.get(timeout=1)]
+    return [seen("ignored call", 1), result.get(timeout=10)]
 
 
 @scenario()

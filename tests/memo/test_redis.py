@@ -270,7 +270,7 @@ def test_what_memo_costs_a_task(redis, raw, monkeypatch):
         result = called.delay(*args)
         before = wire.trips
         memo.wire.work()
-        assert result.get(timeout=0.5)
+        assert result.get(timeout=10)
         return wire.trips - before
 
     assert [cost(each, 1) for each in (plain, task, task)] == [0, 2, 1]

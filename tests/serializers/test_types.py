@@ -227,7 +227,7 @@ def test_tasks_receive_and_return_registered_types(types):
         wire.app.finalize()
         result = wire.app.tasks["join"].delay(Blob(b"x" * size), {"more": [Blob(b"y" * size)]})
         wire.work()
-        assert result.get(timeout=1) == Blob(b"x" * size + b"y" * size)
+        assert result.get(timeout=10) == Blob(b"x" * size + b"y" * size)
     ref = wire.hook.put([Blob(b"z" * 100_000)])
     assert wire.hook.get(ref) == [Blob(b"z" * 100_000)]
 
@@ -299,7 +299,7 @@ def test_a_task_without_the_type_fails_with_its_name(types):
     wire.work()
     types.restore()
     with pytest.raises(UnknownType, match=r"task 'labels', .*'my\.blob'"):
-        result.get(timeout=1)
+        result.get(timeout=10)
 
 
 def test_an_older_reader_refuses_a_newer_version(types):
@@ -334,7 +334,7 @@ def test_a_decoder_that_fails_is_named_without_the_value(types, decoder, reason)
     result = wire.app.tasks["labels"].delay(Blob(SECRET.encode() * 10_000, SECRET), [])
     wire.work()
     with pytest.raises(DeserializationError) as caught:
-        result.get(timeout=1)
+        result.get(timeout=10)
     text = f"{caught.value} {result.traceback}"
     assert "task 'labels', " in text
     assert "'my.blob'" in text

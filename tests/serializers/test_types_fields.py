@@ -315,7 +315,9 @@ def test_tasks_take_and_return_models_and_dataclasses(types):
     wire.app.finalize()
     result = wire.app.tasks["bill"].delay(ORDER, "n" * 5000)
     wire.work()
-    assert result.get(timeout=1) == Invoice(items=[Item(number=1), Item(number=2)], note="n" * 5000)
+    assert result.get(timeout=10) == Invoice(
+        items=[Item(number=1), Item(number=2)], note="n" * 5000
+    )
 
 
 def test_what_has_no_fields_is_refused(types):

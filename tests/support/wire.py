@@ -66,7 +66,7 @@ class Wire:
     def get(self, result: Any) -> Any:
         """Execute all messages, then return the result of a task that was sent."""
         self.work()
-        return result.get(timeout=0.5)
+        return result.get(timeout=10)
 
     def run(self, task: Any, *args: Any, **kwargs: Any) -> Any:
         return self.get(task.delay(*args, **kwargs))
