@@ -1,11 +1,9 @@
-"""Store values and return their references or, in mode ``observe``, only count them."""
+"""Store values and return their references."""
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import chain, islice
@@ -22,13 +20,12 @@ from offload.content.small import SMALL, SmallWriter, Stored
 from offload.content.through import WriteThrough
 from offload.digest import Buffer, Digest
 from offload.errors import OffloadError, StoreUnavailable, ValueTooLarge
-from offload.metrics.counters import SIZES, Counters
+from offload.metrics.counters import Counters
 from offload.ref import Ref, Resolve, no_refs_within
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.capabilities import chunk_size_of
-from offload.stores.processes import PerProcess
 from offload.stores.protocols import Parts, Store
 from offload.text import human_size
 
@@ -36,16 +33,12 @@ if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
     from offload.encryption.keys import EncryptionKey
 
-__all__ = ("LEAST", "Observer", "Writer")
+__all__ = ("Writer",)
 
-LEAST = SIZES[0]
-"""Smallest size, in bytes, at which values are counted even if the threshold is higher, to predict
-the savings of lower thresholds."""
 
 _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
 _AHEAD = 32 << 20  # bytes of a value whose first chunks are stored while the rest is hashed
 _INLINE_ESCAPED = 4096  # bytes up to which escaped data travels inside its reference
-_DIGESTS_REMEMBERED = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -498,63 +491,3 @@ class Writer:
 
 def _total(blobs: Mapping[Digest, Parts]) -> int:
     return sum(len(part) for parts in blobs.values() for part in parts)
-
-
-class Observer:
-    """Serializes and hashes values as publishing would, and counts them.
-
-    Errors are logged, never raised: the message is sent unchanged.
-    """
-
-    def __init__(self, serializers: Registry, counters: Counters) -> None:
-        self._serializers = serializers
-        self._counters = counters
-        self._seen = PerProcess(_RecentDigests)
-
-    def observe(self, value: Any, serializer: str, threshold: int) -> None:
-        """Count *value* by its size, and as a stored value if it reaches *threshold* bytes."""
-        try:
-            self._observe(value, serializer, threshold)
-        except Exception:
-            logger.warning("offload could not have sent a %s", type(value), exc_info=True)
-
-    def _observe(self, value: Any, serializer: str, threshold: int) -> None:
-        counters = self._counters
-        with counters.timed("serialise"):
-            payload = self._serializers.encode(value, serializer)
-        size = payload.size
-        if size < min(threshold, LEAST):
-            return
-        with counters.timed("hash"):
-            packed = pack(payload)
-        missing = self._seen.get().add(packed.digests)
-        repeated = packed.deduplicated(size, missing)
-        counters.sized(size, repeated)
-        if size >= threshold:
-            counters.add(
-                observed_values=1,
-                observed_bytes=size,
-                observed_repeated_values=0 if missing else 1,
-                observed_repeated_bytes=repeated,
-            )
-
-
-class _RecentDigests:
-    """The digests of the blobs seen most recently."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._digests: OrderedDict[Digest, None] = OrderedDict()
-
-    def add(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Add *digests*; return those that are new."""
-        seen, new = self._digests, set()
-        with self._lock:
-            for digest in digests:
-                if digest not in seen:
-                    new.add(digest)
-                seen[digest] = None
-                seen.move_to_end(digest)
-            while len(seen) > _DIGESTS_REMEMBERED:
-                seen.popitem(last=False)
-        return new

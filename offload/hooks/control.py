@@ -22,7 +22,8 @@ from offload.errors import OffloadError
 from offload.forks import guard_forks
 from offload.gc import sweep
 from offload.hooks.celery_internals import patch
-from offload.hooks.runtime import Runtime, state_of
+from offload.hooks.process_state import state_of
+from offload.hooks.runtime import Runtime
 from offload.ref import Keys
 from offload.stores.url import shown_url
 

@@ -29,28 +29,26 @@ from billiard.process import current_process
 from celery import Task, signals, states
 from celery._state import get_current_app
 from celery.app import trace
-from celery.backends.base import DisabledBackend
 from celery.bootsteps import StartStopStep, Step
 from celery.exceptions import Ignore, Reject, Retry
-from celery.result import ResultBase
 
-from offload.content.holds import Hold, holder
-from offload.errors import (
-    BlobMissing,
-    ConfigurationError,
-    OffloadError,
-    SerializationError,
-    StoreUnavailable,
+from offload.errors import BlobMissing, ConfigurationError, OffloadError, StoreUnavailable
+from offload.hooks import (
+    control,
+    direct,
+    requests,
+    results,
+    return_value,
+    shipped_exceptions,
+    stored_states,
 )
-from offload.hooks import control, direct, requests, results
 from offload.hooks.celery_internals import patch
-from offload.hooks.delivery import Delivery, Renewer, current_delivery, ignores_result, running
+from offload.hooks.delivery import Delivery, current_delivery, running
 from offload.hooks.memo import Call, Memos
-from offload.hooks.message import EMBED, MALFORMED, body_of, described, task_holder
+from offload.hooks.message import EMBED, MALFORMED, described
 from offload.hooks.options import GUARD
-from offload.hooks.paths import contains
-from offload.hooks.release import part_ttl, result_ttl
-from offload.hooks.result_refs import can_skip, result_ref
+from offload.hooks.renewal import Renewer
+from offload.hooks.return_value import keep_result
 from offload.hooks.runtime import Runtime
 from offload.hooks.save_as import name_of
 from offload.hooks.usercode import Resent, guard_task, resending
@@ -64,8 +62,16 @@ _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy
 _MAIN = "MainProcess"
-_LONGEST_ID = 255  # characters of a task's id in metadata
-_HIDDEN_FILES = frozenset({__file__, direct.__file__, results.__file__})
+_HIDDEN_FILES = frozenset(
+    {
+        __file__,
+        direct.__file__,
+        results.__file__,
+        return_value.__file__,
+        shipped_exceptions.__file__,
+        stored_states.__file__,
+    }
+)
 
 
 def install() -> None:
@@ -206,7 +212,7 @@ def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable
                 info = trace.TraceInfo(states.FAILURE, exc)
                 return trace.trace_ok_t(trace.report_internal_error(task, exc), info, 0.0, None)
             if not request.get("is_eager"):
-                results.make_portable(runtime, outcome.retval)
+                shipped_exceptions.make_portable(runtime, outcome.retval)
             state = outcome.info.state if outcome.info is not None else states.SUCCESS
             delivery.finish(state, request.get("delivery_info"))
             return outcome
@@ -307,7 +313,7 @@ def _execute(
         result = function(*args, **kwargs)
         if isinstance(result, Ref) and result.is_local:
             result = result.get()
-        _keep_result(runtime, task, delivery, result, name)
+        keep_result(runtime, task, delivery, result, name)
     else:
         result = _execute_once(runtime, task, delivery, call, function, name)
     if isinstance(result, Ref) and task.request.is_eager:  # its caller is given this very object
@@ -328,7 +334,7 @@ def _execute_once(
     """Return the result of a memo task: a remembered one, or compute it.
 
     Args:
-        name: see `_keep_result`.
+        name: see `keep_result`.
     """
     __tracebackhide__ = True
 
@@ -336,7 +342,7 @@ def _execute_once(
         return function(*delivery.args, **delivery.kwargs)
 
     def store(result: Any) -> Ref[Any] | None:
-        if _keep_result(runtime, task, delivery, result, name) is None:
+        if keep_result(runtime, task, delivery, result, name) is None:
             return None
         return delivery.known.result_ref(result, task.backend.serializer)
 
@@ -382,30 +388,6 @@ def _wait(runtime: Runtime, task: Any, delivery: Delivery, call: Call) -> None:
         _read_arguments(runtime, task, delivery)
         return
     raise Ignore
-
-
-def _keep_result(
-    runtime: Runtime, task: Any, delivery: Delivery, result: Any, name: str | None
-) -> Ref[Any] | None:
-    """Store the result, if it is large, and save it as the next version of *name* in the catalog,
-    if it isn't None; return its reference, if it is stored.
-
-    An error is the task's own failure: those who look for the object would not find it.
-    """
-    if inspect.isawaitable(result):
-        return None
-    ref = _put_result(runtime, task, delivery, result)
-    if name is None:
-        return ref
-    is_stored = ref is not None and ref.digest is not None
-    metadata = {"task": task.name, "task_id": str(task.request.id)[:_LONGEST_ID]}
-    with runtime.counters.about(task.name, "result"):
-        try:
-            runtime.catalog.save(name, ref if is_stored else result, metadata=metadata)
-        except OffloadError as exc:
-            runtime.counters.failed(exc)
-            raise described(exc, task.name, "result") from exc
-    return ref
 
 
 def _resolved(runtime: Runtime, task: Any, result: Ref[Any]) -> Any:
@@ -455,85 +437,3 @@ def _send_again(task: Any, delivery: Delivery, countdown: float, resent: Resent)
         resending.reset(token)
     delivery.sent_again()
     return signature
-
-
-# -- results
-
-
-def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) -> Ref[Any] | None:
-    """Store the result of *task* right after its function has returned; return its reference, or
-    None if it isn't stored.
-
-    An error is then the task's own failure. *delivery* keeps the reference for callbacks and the
-    result backend. Raises OffloadError.
-    """
-    options = delivery.options.over(runtime.options(task.name)[0])
-    if can_skip(result, options.threshold):
-        return None
-    request = task.request
-    stored = not ignores_result(task, request)
-    stored = stored and not isinstance(task.backend, DisabledBackend)
-    is_read = stored or bool(request.chord)
-    if request.is_eager:
-        stored = stored and task.store_eager_result
-        passed_on = False
-    else:
-        passed_on = bool(request.callbacks or request.chain or request.chord)
-    if not (is_read or passed_on) or isinstance(result, ResultBase):
-        return None
-    serializer = (
-        task.backend.serializer if stored or request.chord else runtime.app.conf.task_serializer
-    )
-    with runtime.counters.about(task.name, "result"):
-        try:
-            if is_read:
-                _refuse_refs_within(result)
-            if not (stored or passed_on):
-                return None
-            hold = _result_hold(runtime, options, delivery, stored=stored)
-            ref = result_ref(runtime, options, result, serializer, hold)
-        except OffloadError as exc:
-            runtime.counters.failed(exc)
-            raise described(exc, task.name, "result") from exc
-    if ref is not None:
-        delivery.known.keep_result(result, {serializer: ref})
-        if not stored and not request.chord:
-            delivery.hold(ref)
-    return ref
-
-
-def _result_hold(
-    runtime: Runtime, options: TaskOptions, delivery: Delivery, *, stored: bool
-) -> Hold:
-    """Return the hold for the result.
-
-    The holder is the result if the backend stores it, or the body of the chord if the task is a
-    part of one. Otherwise it is the task's own message: callbacks add holds of their own.
-    """
-    request = delivery.task.request
-    ttl = result_ttl(runtime, options)
-    if request.chord:
-        ttl = max(ttl, part_ttl(delivery.task.backend))
-    if stored:
-        return Hold(ttl, holder("result", request.id))
-    if request.chord:
-        body = body_of(request)
-        return Hold(ttl, task_holder(body) if body else holder("result", request.id))
-    retention = runtime.retention if options.retention is None else options.retention
-    return Hold(retention, delivery.holder)
-
-
-def _refuse_refs_within(result: Any) -> None:
-    """Raise SerializationError if a result contains Refs, or is a late one.
-
-    Its reader couldn't distinguish them from data, or could read another object each time.
-    """
-    if isinstance(result, Ref) and result.late is not None:
-        raise SerializationError(
-            f"a result can't be {result!r}: return the reference of a version, by Catalog.ref"
-        )
-    if not isinstance(result, Ref) and contains(result, (Ref,)):
-        raise SerializationError(
-            f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
-            "the values, or one Ref to all of them made by Offload.put"
-        )

@@ -26,9 +26,10 @@ from offload.hooks.message import (
     message_name,
     task_holder,
 )
-from offload.hooks.outgoing import Outgoing, Slot, seconds_until
+from offload.hooks.outgoing import Outgoing, Slot
 from offload.hooks.paths import Path, replace_each
 from offload.hooks.runtime import Runtime
+from offload.hooks.search import find_in_call, find_in_embedded, seconds_until
 from offload.hooks.short import key_of, shorten
 from offload.hooks.usercode import (
     guard_router,
@@ -270,9 +271,9 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
             resending=resent is not None,
             first=first,
         )
-        out.find_in_call(name, args, kwargs, options, facts)
+        find_in_call(out, name, args, kwargs, options, facts)
         for field in _EMBEDDED:
-            out.find_in_embedded(field, call.get(field))
+            find_in_embedded(out, field, call.get(field))
         return out
 
     def finish(out: Outgoing) -> Any:

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import fields
 from functools import cached_property
-from importlib import metadata, util
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -30,29 +26,26 @@ from offload.classes.scope import own_app
 from offload.classes.shipping import Shipping
 from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold
+from offload.content.observe import LEAST, Observer
 from offload.content.pins import Pins
-from offload.content.put import LEAST, Observer
 from offload.content.retrying import Retrying
-from offload.content.signing import fingerprints
 from offload.content.store import ContentStore
 from offload.encryption.keys import Keyring, keyring_of
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, SerializationError
 from offload.hooks.default_store import open_app_store
 from offload.hooks.limit import MessageLimit, message_limit
-from offload.hooks.message import NOTE_VERSION
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
 from offload.metrics.counters import Counters
 from offload.metrics.recorder import Recorder
-from offload.ref import WIRE_VERSION, Keys, Ref
+from offload.ref import Ref
 from offload.serializers.choose import Registry
-from offload.serializers.kombu import name_of
 from offload.serializers.types.register import load_types
 from offload.settings import Settings, TaskOptions
 from offload.stores.capabilities import Tiered
 from offload.stores.protocols import Store
 
-__all__ = ("Runtime", "reading_as_refs", "redelivery_time", "results_as_refs", "state_of")
+__all__ = ("Runtime", "reading_as_refs", "redelivery_time", "results_as_refs")
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -68,9 +61,6 @@ RETENTION_HELD = 7 * 86400.0
 never released live that long: of a killed publisher, a purged queue, messages with copies."""
 RETENTION_BY_AGE = 86400.0
 """Default of ``offload_retention`` if values expire by age, in seconds."""
-_CACHE_FILE = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
-_PACKAGES = ("numpy", "pandas", "polars", "pyarrow")
-_QUEUES_SHOWN = 100
 
 
 class Runtime:
@@ -428,85 +418,3 @@ def redelivery_time(conf: Any) -> float:
     first = url[0] if isinstance(url, (list, tuple)) and url else url
     default = _VISIBILITY_TIMEOUTS.get(urlsplit(str(first)).scheme.partition("+")[0], 0.0)
     return float(options.get("visibility_timeout", default) or 0.0)
-
-
-# -- what a process reports about itself
-
-
-def state_of(runtime: Runtime, keys: Keys | None = None) -> dict[str, Any]:
-    """Return the settings, node cache, and counters of this process as plain data without secrets.
-
-    In a prefork worker each child has counters of its own; `celery offload stats` adds them up.
-    The store isn't asked.
-
-    Args:
-        keys: the keys kept in the store, if they are known.
-    """
-    return {
-        "version": metadata.version("offload"),
-        "wire": WIRE_VERSION,
-        "note": NOTE_VERSION,
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "app": str(runtime.app.main or ""),
-        "pid": os.getpid(),
-        "store": runtime.store.url,
-        "references": _key_state(runtime, keys),
-        "queues": sorted(map(str, runtime.app.amqp.queues.consume_from))[:_QUEUES_SHOWN],
-        "serializer": name_of(runtime.app.conf.task_serializer),
-        "accepts": sorted(map(name_of, runtime.accepted)),
-        "packages": [name for name in _PACKAGES if util.find_spec(name) is not None],
-        "settings": _settings(runtime),
-        "cache": _cache(runtime),
-        "counters": {name: count for name, count in runtime.counters.snapshot().items() if count},
-    }
-
-
-def _key_state(runtime: Runtime, keys: Keys | None) -> dict[str, Any]:
-    """Describe the keys of references by their fingerprints; the first key signs.
-
-    ``own`` says whether the keys come from ``offload_secret`` or the encryption keys, rather than
-    from the store.
-    ``store`` is the fingerprint of the store's own key: "" if it has none, None if unknown.
-    """
-    own = bool(runtime.settings.secret or runtime.settings.encryption_keys)
-    known = runtime.content.signing.known if own else keys or runtime.content.signing.known
-    return {
-        "own": own,
-        "keys": [] if known is None else fingerprints(known),
-        "store": None if keys is None else next(iter(fingerprints(keys)), ""),
-    }
-
-
-def _settings(runtime: Runtime) -> dict[str, Any]:
-    """Return the settings that hold no passwords and keys."""
-    settings = runtime.settings
-    shown: dict[str, Any] = {
-        field.name: _plain(getattr(settings, field.name))
-        for field in fields(settings)
-        if field.repr and field.name != "retention"
-    }
-    shown["retention"] = runtime.retention
-    if settings.code != "off":
-        shown["verify_keys"] = sorted(runtime.classes.policy.keys)  # their ids
-        shown["signing_key"] = runtime.classes.signer_id
-    return shown
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return value if isinstance(value, (str, int, float, bool)) else vars(value)
-
-
-def _cache(runtime: Runtime) -> Mapping[str, Any] | None:
-    cache = open_cache(runtime.store.url, runtime.settings, runtime.counters)
-    if cache is None:
-        return None
-    folder = cache.folder
-    try:
-        with os.scandir(folder.path) as entries:
-            sizes = [entry.stat().st_size for entry in entries if _CACHE_FILE.fullmatch(entry.name)]
-        limit = folder.limit()
-    except OSError:  # nothing has been cached yet, or a file was removed just now
-        return {"folder": str(folder.path)}
-    return {"folder": str(folder.path), "values": len(sizes), "bytes": sum(sizes), "limit": limit}

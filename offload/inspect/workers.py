@@ -14,7 +14,8 @@ from kombu.pidbox import Mailbox
 
 from offload.content.signing import stored_keys
 from offload.errors import OffloadError
-from offload.hooks.runtime import Runtime, state_of
+from offload.hooks.process_state import state_of
+from offload.hooks.runtime import Runtime
 from offload.ref import Keys
 
 __all__ = ("MOST", "Remote", "State", "Worker", "Workers", "ask_workers", "this_process")
@@ -42,7 +43,7 @@ class Worker:
 
     Attributes:
         name: its node name.
-        reply: of `offload.hooks.runtime.state_of` there, cut to bounded size; empty unless
+        reply: of `offload.hooks.process_state.state_of` there, cut to bounded size; empty unless
             *state* is ``connected``.
         reason: why it isn't, for people.
     """

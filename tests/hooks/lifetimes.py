@@ -29,9 +29,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from offload.content.manifest import pack
 from offload.errors import OffloadError, StoreUnavailable
-from offload.hooks.delivery import Renewer
 from offload.hooks.message import own_name
 from offload.hooks.release import Releaser, release
+from offload.hooks.renewal import Renewer
 from offload.ref import Ref
 from tests.hooks.lifetimes_model import (
     EXPIRES,

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import pytest
 
-from offload.content.put import LEAST
+from offload.content.observe import LEAST
 from offload.errors import StoreUnavailable
 from offload.metrics.storage import sums_of
 from offload.stores import open_store

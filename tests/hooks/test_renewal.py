@@ -9,8 +9,8 @@ import pytest
 
 from offload import BlobMissing, Ref
 from offload.errors import StoreUnavailable
-from offload.hooks.delivery import Renewer
 from offload.hooks.message import waits_of
+from offload.hooks.renewal import Renewer
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.content import set_clock

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 
 from offload import BlobMissing
 from offload.hooks import release
-from offload.hooks.results import _stored_ref
+from offload.hooks.stored_states import stored_ref
 from offload.stores.file import FileStore
 from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
@@ -169,7 +169,7 @@ def test_a_row_that_expires_during_the_cleanup_is_released(wire):
         type(backend).cleanup(backend)
 
     backend.cleanup = cleanup
-    find = lambda task_id: _stored_ref(wire.hook, backend, task_id)
+    find = lambda task_id: stored_ref(wire.hook, backend, task_id)
     release.cleanup_releasing(wire.hook, backend, find)()
     assert holders(wire) == set()
 

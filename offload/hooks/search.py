@@ -1,0 +1,335 @@
+"""Find the large values of a message: in its arguments, and in the signatures that it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from celery.canvas import Signature
+from celery.utils.time import maybe_iso8601
+
+from offload.errors import OffloadError, SerializationError
+from offload.hooks.message import described
+from offload.hooks.options import TaskFacts
+from offload.hooks.outgoing import WORTH, Outgoing, Slot
+from offload.hooks.paths import Path, contains, has_sharing, is_signature, replace_refs
+from offload.hooks.usercode import group_dedup
+from offload.ref import LostValue, Ref
+from offload.serializers.choose import certainly_small
+from offload.settings import TaskOptions
+from offload.text import type_name
+
+__all__ = ("find_in_call", "find_in_embedded", "seconds_until")
+
+_LINKS = ("link", "link_error", "chord", "chain")
+_CANVAS = "celery."
+_SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})
+"""Parameters of Celery's own tasks whose arguments it reads as signatures."""
+_LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time without a zone comes last
+_LONGEST_DELAY = 10 * 365 * 86400.0  # seconds; longer ones mean never, or are mistakes
+
+
+def find_in_call(
+    out: Outgoing,
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: TaskOptions,
+    facts: TaskFacts,
+    path: tuple[Any, ...] = (),
+    *,
+    keep: bool = False,
+    shift: int = 0,
+    signature: tuple[Any, ...] | None = None,
+) -> None:
+    """Find values in the arguments of a task: the message's own, or one of a signature in it.
+
+    Args:
+        path: the path of the call.
+        shift: how many results will precede its arguments.
+        keep, signature: as in `Slot`.
+    """
+    data = canvas = _Search(out, name, options, keep, signature)
+    reads: Collection[str] = ()
+    if name.startswith(_CANVAS):
+        canvas, reads = replace(data, plain=True, keep=True), _SIGNATURES
+    names = facts.parameters[shift:]
+    for i, value in enumerate(args):
+        argument = names[i] if i < len(names) else f"args[{i}]"
+        (canvas if argument in reads else data).value(value, (*path, "args", i), argument)
+    for key, value in kwargs.items():
+        (canvas if key in reads else data).value(value, (*path, "kwargs", key), str(key))
+
+
+def find_in_embedded(out: Outgoing, field: str, value: Any) -> None:
+    """Find values in the signatures that the message carries: callbacks, chain, chord."""
+    if value:
+        own, out.hold = out.hold, replace(out.hold, ttl=out.embedded_ttl)
+        _signatures(out, value, (field,))
+        out.hold = own
+
+
+def _signatures(
+    out: Outgoing,
+    value: Any,
+    path: tuple[Any, ...],
+    *,
+    keep: bool = True,
+    within: tuple[Any, ...] | None = None,
+) -> None:
+    if is_signature(value, plain=True):
+        _signature(out, value, path, keep=keep, within=within)
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _signatures(out, item, (*path, i), keep=keep, within=within)
+
+
+def _signature(
+    out: Outgoing,
+    signature: Mapping[str, Any],
+    path: tuple[Any, ...],
+    *,
+    keep: bool = True,
+    within: tuple[Any, ...] | None = None,
+) -> None:
+    within = within or path
+    own = signature["options"] or {}
+    args, kwargs = signature["args"] or (), signature["kwargs"] or {}
+    # Each step of a chain carries all that follow it, most of them bare or small.
+    is_leaf = own.keys().isdisjoint(_LINKS)
+    if is_leaf and not (args or kwargs):
+        return
+    name = str(signature["task"])
+    options, facts = out.runtime.options(name, own.get("offload"))
+    least = _least(out, options)
+    if is_leaf and least and certainly_small((args, kwargs), least - 1, out.serializer):
+        return
+    before = out.hold
+    if delay := _delay(own):
+        out.hold = replace(before, ttl=before.ttl + delay)
+    if name.startswith(_CANVAS):
+        _canvas(kwargs, _Search(out, name, options, keep, within), path)
+        kwargs = {}
+    find_in_call(
+        out,
+        name,
+        args,
+        kwargs,
+        options,
+        facts,
+        path,
+        keep=keep,
+        shift=0 if signature.get("immutable") else 1,  # a result will precede them
+        signature=within,
+    )
+    for link in _LINKS:
+        if own.get(link):
+            _signatures(out, own[link], (*path, "options", link), keep=keep, within=within)
+    out.hold = before
+
+
+def _canvas(kwargs: Mapping[str, Any], search: _Search, path: tuple[Any, ...]) -> None:
+    """Find values in a chain, group, chord, map, or chunks.
+
+    Celery reads these itself, before any task runs. So signatures and numbers stay as they
+    are, and in mapped items only what Celery doesn't read is replaced.
+    """
+    for key, value in kwargs.items():
+        where = (*path, "kwargs", key)
+        if key in _SIGNATURES:
+            _signatures(search.out, value, where, keep=search.keep, within=search.signature)
+        elif key != "it":
+            continue
+        elif search.task != "celery.chunks":
+            search.value(value, where, key)
+        elif isinstance(value, (list, tuple)):
+            for i, call in enumerate(value):
+                for j, item in enumerate(call if isinstance(call, (list, tuple)) else ()):
+                    search.value(item, (*where, i, j), f"it[{i}][{j}]")
+
+
+def _least(out: Outgoing, options: TaskOptions) -> int:
+    """Return the bytes from which values of a task with *options* are inspected."""
+    least = out.runtime.inspection_threshold(options)
+    return least if out.first is None else min(least, WORTH)
+
+
+@dataclass
+class _Search:
+    """Finds values in the arguments of one task, in the message or in a signature in it.
+
+    Attributes:
+        keep, signature: as in `Slot`.
+        plain: whether Celery reads plain dicts as signatures here.
+    """
+
+    out: Outgoing
+    task: str
+    options: TaskOptions
+    keep: bool
+    signature: tuple[Any, ...] | None = None
+    plain: bool = False
+
+    def value(self, value: Any, path: Path, argument: str) -> None:
+        out = self.out
+        least = _least(out, self.options)
+        if least and certainly_small(value, least - 1, out.serializer):
+            return
+        if isinstance(value, Ref):
+            self._ref(value, path, argument)
+        elif isinstance(value, LostValue):
+            raise SerializationError(
+                f"task {self.task!r}, {argument}: this value was lost, {value}, and there is "
+                "nothing to send; check for LostValue before passing on a failed task's arguments",
+                task=self.task,
+                argument=argument,
+            ) from value.error
+        elif out.known is not None and (ref := out.known.result_ref(value, out.serializer)):
+            self._slot(path, argument, ref=ref)
+        elif out.known and (known := self._known(value, argument)) is not None:
+            self._ref(known, path, argument)
+        elif is_signature(value, plain=self.plain):
+            _signature(out, value, tuple(path), keep=self.keep, within=self.signature)
+        elif (
+            contains(value, (Ref, LostValue, Signature))
+            or (self.plain and _holds_signatures(value))
+            or (out.known and out.known.is_container_of_any(value) and not has_sharing(value))
+        ):
+            self._container(value, path, argument)
+        elif self._inline(argument):
+            out.inline.append((self.task, argument, value))
+        elif self.options.enabled:
+            with out.counted(self.task, argument):
+                self._value(value, path, argument, self.options.threshold or 0)
+
+    def _known(self, value: Any, argument: str) -> Ref[Any] | None:
+        """Return the reference by which *value* arrived, if it may be sent by reference here."""
+        if self._inline(argument) or not self.options.enabled or self.out.known is None:
+            return None
+        ref = self.out.known.find(value)
+        least = self.options.threshold or 0
+        least = least if self.out.first is None else min(least, WORTH)
+        return ref if ref is not None and ref.size >= least else None
+
+    def _container(self, value: Any, path: Path, argument: str) -> None:
+        if id(value) in self.out.entered:
+            raise SerializationError(
+                f"task {self.task!r}, {argument}: cannot send references in a "
+                f"{type_name(value)} that contains itself",
+                task=self.task,
+                argument=argument,
+            )
+        if (
+            self.out.serializer == "pickle"
+            and not contains(value, (Signature,))
+            and has_sharing(value)
+        ):
+            self._shared(value, path, argument)
+            return
+        self.out.entered.add(id(value))
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            self.value(item, (*path, key), f"{argument}[{key!r}]")
+        self.out.entered.discard(id(value))
+
+    def _shared(self, value: Any, path: Path, argument: str) -> None:
+        """Find the references only: a path into a shared container would split it."""
+        found: dict[int, Ref[Any]] = {}
+        replace_refs(value, lambda ref: found.setdefault(id(ref), ref))
+        search = replace(self, signature=self.signature or tuple(path))
+        for ref in found.values():
+            if not ref.is_local:
+                search._ref(ref, path, argument, placed=False)
+
+    def _inline(self, argument: str) -> bool:
+        inline = self.options.inline or ()
+        return bool(inline) and ("*" in inline or argument.partition("[")[0] in inline)
+
+    def _ref(self, ref: Ref[Any], path: Path, argument: str, *, placed: bool = True) -> None:
+        if ref.is_local:
+            self.value(ref.get(), path, argument)
+            return
+        if not self.out.resending:  # it may be another app's, or altered
+            try:
+                ref = self.out.runtime.content.opened(ref)
+            except OffloadError as exc:
+                raise described(exc, self.task, argument) from exc
+        self._slot(path, argument, ref=ref, placed=placed)
+
+    def _value(self, value: Any, path: Path, argument: str, threshold: int) -> None:
+        out = self.out
+        if out.first is not None:
+            self._again(value, path, argument, out.first.get(tuple(path)))
+            return
+        out.runtime.counters.add(values_seen=1)
+        if out.runtime.settings.mode == "observe":
+            out.runtime.observer.observe(value, out.serializer, threshold)
+            return
+        content = out.runtime.content
+        dedup = group_dedup.get()
+        shared = dedup.find(value, out.serializer) if dedup is not None else None
+        if shared is not None and shared.size >= threshold:
+            out.runtime.counters.offloaded(shared.size, shared.size, whole=True)
+            out.runtime.counters.add(values_remembered=1)
+            self._slot(path, argument, ref=shared)
+            return
+        found = content.writer.prepare(
+            value, celery_serializer=out.serializer, hold=out.hold, threshold=threshold
+        )
+        if isinstance(found, Ref):
+            self._slot(path, argument, ref=found, held=found.digest is not None)
+        elif found is not None:
+            self._slot(path, argument, payload=found, value=value)
+
+    def _again(self, value: Any, path: Path, argument: str, first: Slot | None) -> None:
+        """Find a value in a second search, of which *first* is the slot in the first."""
+        out = self.out
+        least = out.runtime.inspection_threshold(self.options)
+        if least and certainly_small(value, least - 1, out.serializer):
+            out.runtime.counters.add(values_seen=1)  # the first search skipped it
+        if first is not None and first.is_stored:
+            out.slots.append(first)
+            return
+        dedup = group_dedup.get()
+        ref = dedup.find(value, out.serializer) if dedup is not None else None
+        if ref is not None and ref.digest is not None:
+            self._slot(path, argument, ref=ref, optional=True, otherwise=first)
+            return
+        payload = out.runtime.content.writer.serialize(value, out.serializer)
+        if payload.size >= WORTH:
+            what = {"payload": payload, "value": value}
+            self._slot(path, argument, **what, optional=True, otherwise=first)
+        elif first is not None:
+            out.slots.append(first)
+
+    def _slot(self, path: Path, argument: str, **what: Any) -> None:
+        self.out.slots.append(
+            Slot(list(path), self.task, argument, self.keep, self.out.hold, self.signature, **what)
+        )
+
+
+def _holds_signatures(value: Any) -> bool:
+    # Also Celery's list class for signatures that a generator has yet to make.
+    return isinstance(value, (list, tuple)) and any(is_signature(v, plain=True) for v in value)
+
+
+def _delay(options: Mapping[str, Any]) -> float:
+    return max(seconds_until(options.get("countdown")), seconds_until(options.get("eta")))
+
+
+def seconds_until(when: Any) -> float:
+    """Return the seconds from now to *when*: a number of seconds, or a time as Celery accepts it.
+
+    0 if it has passed, isn't a time, or is implausibly far ahead.
+    """
+    if isinstance(when, str):
+        try:
+            when = maybe_iso8601(when)  # as workers do
+        except ValueError:
+            return 0.0  # workers will refuse it
+    if isinstance(when, datetime):
+        when = when if when.tzinfo is not None else when.replace(tzinfo=_LATEST_ZONE)
+        when = (when - datetime.now(timezone.utc)).total_seconds()
+    is_plausible = isinstance(when, (int, float)) and 0 < when <= _LONGEST_DELAY
+    return float(when) if is_plausible else 0.0

@@ -1,0 +1,148 @@
+"""Exceptions of shipped classes in the result backend.
+
+Celery keeps an exception only if plain pickle can carry it; others, such as those of a class that
+this worker loaded from a store, it replaces by a parent class or a wrapper. Here the original
+reaches the result backend. The backend stores what Celery would store, and beside it a reference to
+the exception: readers that may load its class receive the original, others Celery's replacement.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery.app import trace
+from celery.utils.serialization import ensure_serializable
+
+from offload.classes.policy import OFF
+from offload.content.holds import Hold
+from offload.errors import OffloadError, SerializationError
+from offload.hooks import failures
+from offload.hooks.celery_internals import patch, unpatched
+from offload.hooks.delivery import current_delivery
+from offload.hooks.release import result_ttl
+from offload.hooks.runtime import Runtime
+from offload.ref import has_wire_form
+from offload.settings import TaskOptions
+
+__all__ = ("hook_exceptions", "install", "make_portable")
+
+logger = logging.getLogger(__name__)
+
+_PICKLEABLE = "get_pickleable_exception"
+_EXCEPTION_KEY = "offload"
+"""Key of the reference in an exception stored as JSON."""
+_EXCEPTION_ATTRIBUTE = "_offload_ref"
+"""Attribute of the reference in a pickled exception."""
+_INLINE_LIMIT = 1 << 16  # bytes up to which the exception is in the stored result itself
+_NO_OPTIONS = TaskOptions()
+
+
+def install() -> None:
+    """Hook failures, so that the originals of such exceptions are kept; once per process."""
+    patch(trace, _PICKLEABLE, _keeping_shipped)
+
+
+def _keeping_shipped(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_pickleable_exception(exc: Any) -> Any:
+        delivery = current_delivery()
+        if delivery is not None and _is_shipped(delivery.runtime, exc):
+            return exc
+        return original(exc)
+
+    return get_pickleable_exception
+
+
+def make_portable(runtime: Runtime, outcome: Any) -> None:
+    """Replace a failed task's exception by one that plain pickle carries to the worker's main
+    process, which loads no code.
+    """
+    if isinstance(outcome, ExceptionInfo) and _is_shipped(runtime, outcome.exception):
+        outcome.exception = _as_celery(outcome.exception)
+
+
+def hook_exceptions(runtime: Runtime, backend: Any) -> Callable[[Any], Any]:
+    """Hook *backend* to store and read exceptions of shipped classes, and to read large ones.
+
+    Returns what makes an exception of what is stored.
+    """
+    prepare: Callable[..., Any] = backend.prepare_exception
+    to_python: Callable[..., Any] = backend.exception_to_python
+
+    def offload_prepare_exception(exc: Any, serializer: Any = None) -> Any:
+        if serializer is not None or not _is_shipped(runtime, exc):
+            return prepare(exc, serializer)
+        made = _as_celery(exc)
+        # A copy, so that no attributes are set on the user's exception.
+        prepared = prepare(copy.copy(made) if made is exc else made)
+        wire = _store_exception(runtime, exc)
+        if wire is not None:
+            if isinstance(prepared, dict):
+                prepared[_EXCEPTION_KEY] = wire
+            else:
+                setattr(prepared, _EXCEPTION_ATTRIBUTE, wire)
+        return prepared
+
+    def offload_exception_to_python(exc: Any) -> Any:
+        if failures.is_stand_in(exc):
+            return failures.exception_of(runtime, backend, exc, offload_exception_to_python)
+        given = exc if isinstance(exc, dict) else getattr(exc, "__dict__", {})
+        wire = given.get(_EXCEPTION_KEY if given is exc else _EXCEPTION_ATTRIBUTE)
+        if isinstance(wire, str) and has_wire_form(wire) and _may_load(runtime):
+            try:
+                found = runtime.results_content.open(wire).get()
+            except OffloadError as error:
+                logger.info("an exception is read as Celery stores it: %s", error)
+            else:
+                if isinstance(found, BaseException):
+                    return found
+        return to_python(exc)
+
+    backend.prepare_exception = offload_prepare_exception
+    backend.exception_to_python = offload_exception_to_python
+    return offload_exception_to_python
+
+
+def _may_load(runtime: Runtime) -> bool:
+    return runtime.settings.code != OFF
+
+
+def _is_shipped(runtime: Runtime, exc: Any) -> bool:
+    ships = runtime.settings.mode == "on" and _may_load(runtime)
+    if not (ships and isinstance(exc, BaseException)):
+        return False
+    kind, classes = type(exc), runtime.classes
+    return classes.ships_by_value(kind) and (classes.can_push or classes.must_ship(kind))
+
+
+def _as_celery(exc: BaseException) -> BaseException:
+    """Return Celery's replacement for an exception that plain pickle can't carry."""
+    made: BaseException = unpatched(trace, _PICKLEABLE)(exc)
+    return made
+
+
+def _store_exception(runtime: Runtime, exc: BaseException) -> str | None:
+    """Store *exc* and return its reference; None if that fails, as the task has failed anyway."""
+    try:
+        payload = _serialize_exception(runtime, exc)
+        if payload.size <= _INLINE_LIMIT:
+            return runtime.content.writer.inline_ref(payload).wire
+        hold = Hold(result_ttl(runtime, _NO_OPTIONS))
+        return runtime.content.writer.put_payload(payload, hold=hold).wire
+    except Exception as error:
+        logger.info("%s is stored as by Celery: %s", type(exc).__qualname__, error)
+        return None
+
+
+def _serialize_exception(runtime: Runtime, exc: BaseException) -> Any:
+    try:
+        return runtime.content.writer.serialize(exc, "json")
+    except SerializationError:
+        kind = type(exc)
+        args = ensure_serializable(
+            exc.args, lambda arg: runtime.content.writer.serialize(arg, "json")
+        )
+        return runtime.content.writer.serialize(kind.__new__(kind, *args), "json")
