@@ -19,7 +19,7 @@ app = Celery(
 )
 app.conf.update(
     # Pickle is Celery's only serializer that supports DataFrames. It lets anyone who can write
-    # to the broker run code on the workers: see docs/security.md.
+    # to the broker run code on the workers: see docs/explanation/security.md.
     task_serializer="pickle",
     result_serializer="pickle",
     accept_content=["pickle", "json"],

@@ -39,7 +39,7 @@ def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: b
     """Predict what each threshold would save, and recommend one.
 
     The prediction uses the sizes of values counted in mode observe or on. CPU time is estimated
-    from measurements on another machine; see docs/operations.md.
+    from measurements on another machine; see docs/reference/statistics.md.
     """
     if since is not None and by is not None:
         raise click.UsageError("sizes by task are kept for all time only: omit --since or --by")

@@ -3,8 +3,9 @@
 Values are counted in size classes whose lower bounds are the candidate thresholds, so the number
 and bytes of values that would be offloaded are exact. Their cost is a linear model, fitted to the
 CPU time of publisher, worker, and server per task by the size of its argument (`make bench ARGS=6`;
-docs/decisions.md has the table). A value in a message has a cost per byte. An offloaded value has a
-constant cost, a far lower cost per byte, and an even lower one for bytes that were already stored.
+docs/explanation/decisions.md has the table). A value in a message has a cost per byte. An offloaded
+value has a constant cost, a far lower cost per byte, and an even lower one for bytes that were
+already stored.
 Machines differ in seconds, but little in where the lines cross: at about 90 kB.
 """
 

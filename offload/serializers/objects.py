@@ -18,7 +18,7 @@ class method::
 
 Readers know these nodes only where the operator allows code (`Code.may_load`). Whoever writes a
 tree chooses arguments and method names, so only shipped code is called: see
-`offload.serializers.methods`. docs/security.md lists what each node may touch.
+`offload.serializers.methods`. docs/explanation/security.md lists what each node may touch.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 For values that the message's own serializer can't carry. The head is JSON that describes
 the value's structure; large bytes are in the buffers. A reader is an interpreter, programmed
 by the writer of the head. So its vocabulary is data, and is only extended if an operator allows
-shipped code (`offload.serializers.objects`). docs/security.md has the grammar.
+shipped code (`offload.serializers.objects`). docs/explanation/security.md has the grammar.
 
 A node is a JSON scalar or list for just that, or an object of one key, its tag, for
 everything else::

@@ -1,7 +1,7 @@
 """Packages around Celery work with large arguments on real workers as in plain Celery.
 
-celery-once, celery-singleton, and celery-batches have tests of their own; docs/integrations.md
-lists which test covers which package.
+celery-once, celery-singleton, and celery-batches have tests of their own:
+docs/migration/integrations.md lists which test covers which package.
 """
 
 from __future__ import annotations

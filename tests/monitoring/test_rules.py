@@ -96,7 +96,7 @@ def test_alerts_fire_on_real_counters(live):
 
 def test_the_operators_page_names_every_alert():
     """The operations guide lists each alert in the column of its severity."""
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "monitoring.md").read_text()
     rows = re.search(r"\| critical \| warning \|\n.*\n((?:  \|.*\n)+)", page)[1].splitlines()
     for column, severity in ((1, "critical"), (2, "warning")):
         named = re.findall(r"`(Offload\w+)`", " ".join(row.split("|")[column] for row in rows))

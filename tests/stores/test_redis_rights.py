@@ -1,4 +1,4 @@
-"""A Redis user with exactly the rights listed in docs/operations.md can do everything."""
+"""A Redis user with exactly the rights listed in docs/how-to/redis.md can do everything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offload.testing.store import HOUR, StoreSuite
 from tests.hooks.test_default_store import app_of
 from tests.support.servers import redis_client, redis_server
 
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "redis.md"
 RULES = re.search(r"ACL SETUSER (shop [^`]*)```", PAGE.read_text())[1].split()
 RULES = [">secret" if rule == ">PASSWORD" else rule for rule in RULES]
 COMMANDS = [rule[1:] for rule in RULES if rule.startswith("+")]

@@ -79,7 +79,7 @@ def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreEr
     if any(map(is_denied, causes)):
         return StoreError(
             f"{url} refuses this client ({said}): {_missing(said, commands)}; "
-            "docs/operations.md lists all rights (ACL)",
+            "docs/how-to/redis.md lists all rights (ACL)",
             store=url,
         )
     if "CERTIFICATE_VERIFY_FAILED" in said:
