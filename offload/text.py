@@ -8,6 +8,7 @@ import re
 import reprlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from fractions import Fraction
 from typing import Any
 
 __all__ = (
@@ -39,10 +40,15 @@ _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _DURATION_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 _SAVED_UNITS = ((2, 86400, "days"), (2, 3600, "h"), (2, 60, "min"), (1, 1, "s"), (0, 0.001, "ms"))
 
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kmgt]?)b?", re.ASCII)
-_SIZE_FACTORS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-_DURATION = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
-_DURATION_FACTORS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_NUMBER = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)"
+_SIZE = re.compile(rf"{_NUMBER} ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE)
+_SIZE_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_DURATION = re.compile(
+    " ?".join(rf"(?:{_NUMBER} ?{unit})?" for unit in ("w", "d", "h", "(?:min|m(?!s))", "s", "ms")),
+    re.ASCII,
+)
+_DURATION_FACTORS = (604_800_000, 86_400_000, 3_600_000, 60_000, 1000, 1)  # milliseconds
+_LONGEST = 100 * 365 * 86_400  # seconds; longer is a mistake, and overflows some servers' clocks
 
 
 def human_size(size: float | None) -> str:
@@ -118,17 +124,33 @@ def human_time(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int | None:
-    """Parse a size such as ``500kB`` or ``1.5 MB`` into bytes; None if it isn't one."""
-    match = _SIZE.fullmatch(text.lower())
-    return None if match is None else int(float(match[1]) * _SIZE_FACTORS[match[2]])
+    """Parse a size into bytes; return None if *text* isn't one.
+
+    A size is a number and a unit in any case, with at most one space between: ``k``, ``M``, ``G``,
+    and ``T`` are powers of 1000; ``Ki``, ``Mi``, ``Gi``, and ``Ti`` are powers of 1024; ``B`` may
+    follow. Without a unit, it is a whole number of bytes. Fractions of a byte are dropped.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None or ("." in match[1] and not match[2]):
+        return None
+    factor = (1024 if match[3] else 1000) ** _SIZE_POWERS[(match[2] or "").lower()]
+    return int(Fraction(match[1]) * factor)
 
 
 def parse_duration(text: str) -> float | None:
-    """Parse a duration such as ``30m``, ``6h``, or ``7d`` into seconds; None if it isn't one."""
+    """Parse a duration into seconds; return None if *text* isn't one.
+
+    A duration is one or more numbers, each with a unit: ``w``, ``d``, ``h``, ``m`` or ``min``,
+    ``s``, ``ms``, in this order and each at most once, as in ``7d``, ``1h30m``, or ``1.5 h``. At
+    most one space may separate them. A number without a unit isn't a duration. The longest one is
+    100 years.
+    """
     match = _DURATION.fullmatch(text)
-    if match is None or not int(match[1]):
+    if match is None or not any(match.groups()) or "  " in text or text != text.strip():
         return None
-    return float(match[1]) * _DURATION_FACTORS[match[2]]
+    parts = zip(match.groups("0"), _DURATION_FACTORS, strict=True)
+    seconds = sum((Fraction(number) * factor for number, factor in parts), Fraction()) / 1000
+    return float(seconds) if seconds <= _LONGEST else None
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from itertools import islice
+from typing import get_args
 
 import pytest
 from celery import Celery
@@ -9,6 +11,7 @@ from kombu.serialization import register, unregister
 from kombu.utils.functional import fxrange
 
 from offload import ConfigurationError, RetryPolicy, Settings, TaskOptions
+from offload.settings.units import DurationText, SizeText, duration, size
 
 
 def test_defaults():
@@ -51,8 +54,14 @@ def test_keywords_come_first():
         ({"threshold": -1}, r"offload_threshold: -1"),
         ({"threshold": 1.5}, r"offload_threshold: 1.5"),
         ({"threshold": True}, r"offload_threshold: True"),
-        ({"max_size": "2GB"}, r"offload_max_size: '2GB'"),
-        ({"message_limit": "1MB"}, r"offload_message_limit: '1MB'.*'auto', 0 for no limit"),
+        ({"max_size": "2 XB"}, r"offload_max_size: '2 XB'.*'64k', '64 KiB', or '1.5MB'"),
+        ({"threshold": "64q"}, r"offload_threshold: '64q'.*'64k', '64 KiB', or '1.5MB'"),
+        ({"message_limit": "1q"}, r"offload_message_limit: '1q'.*'auto', 0 for no limit"),
+        ({"message_limit": "1k"}, r"offload_message_limit: '1k'.*at least 4096"),
+        ({"retention": "3600"}, r"offload_retention: '3600'.*'90s', '1h30m', or '7d'"),
+        ({"retention": "0s"}, r"offload_retention: '0s'.*above 0"),
+        ({"retention": timedelta(0)}, r"offload_retention: .*above 0"),
+        ({"grace": "soon"}, r"offload_grace: 'soon'.*'90s', '1h30m', or '7d'"),
         ({"message_limit": 1000}, r"offload_message_limit: 1000.*at least 4096.*reference"),
         ({"message_limit": False}, r"offload_message_limit: False"),
         ({"retention": 0}, r"offload_retention: 0"),
@@ -73,7 +82,7 @@ def test_keywords_come_first():
         ({"store": ["a", "b", "c"]}, r"offload_tier_sizes: \(1048576,\).*3 URLs, so it is 2"),
         ({"store": ["a", "b"], "tier_sizes": ()}, r"offload_tier_sizes: \(\).*2 URLs, so it is 1"),
         ({"store": ["a", "b"], "tier_sizes": 0}, r"offload_tier_sizes: \(0,\).*above 0"),
-        ({"store": ["a", "b"], "tier_sizes": "5"}, r"offload_tier_sizes: '5'"),
+        ({"store": ["a", "b"], "tier_sizes": "5q"}, r"offload_tier_sizes: '5q'"),
         ({"store": ["a", "b"], "tier_sizes": [1.5]}, r"offload_tier_sizes: 1.5"),
         (
             {"store": ["a", "b", "c"], "tier_sizes": [5, 5]},
@@ -87,7 +96,7 @@ def test_keywords_come_first():
         ({"retry": 5}, r"offload_retry: 5"),
         ({"retry": {"max_retry": 5}}, r"offload_retry.*did you mean 'max_retries'"),
         ({"retry": {"max_retries": -1}}, r"offload_retry: -1"),
-        ({"retry": {"interval_max": "x"}}, r"offload_retry: 'x'"),
+        ({"retry": {"interval_max": "x"}}, r"offload_retry: 'x'.*'interval_max' is a number of s"),
         ({"code": "on"}, r"offload_code: 'on'.*off, signed, trusted"),
         ({"code": True}, r"offload_code: True"),
         ({"code": "signed"}, r"offload_code is 'signed'.*offload_verify_keys"),
@@ -112,11 +121,50 @@ def test_wrong_settings_are_refused(given, message):
         Settings.read({}, None, given)
 
 
+def test_settings_take_sizes_and_durations_as_text():
+    """Settings in bytes take text such as ``64 KiB``, those in seconds take text or a timedelta."""
+    sizes = ("threshold", "max_size", "inline_limit", "memo_size", "cache_size", "message_limit")
+    settings = Settings(
+        **dict.fromkeys(sizes, "64 KiB"),
+        store=["a", "b", "c"],
+        tier_sizes=["64k", "1.5MB"],
+        retention="7d",
+        grace=timedelta(hours=1),
+        stats_interval="0s",
+        retry={"interval_start": "200ms", "interval_max": "1m"},
+    )
+    assert {getattr(settings, name) for name in sizes} == {65536}
+    assert settings.tier_sizes == (64_000, 1_500_000)
+    assert (settings.retention, settings.grace, settings.stats_interval) == (604_800, 3600, 0)
+    assert (settings.retry.interval_start, settings.retry.interval_max) == (0.2, 60)
+
+
+def test_options_take_sizes_and_durations_as_text():
+    """Options of a task or call take the same texts as settings."""
+    given = {"threshold": "64k", "retention": "1h30m", "memo": "7d", "memo_lease": "90s"}
+    options = TaskOptions.read(given, "task 'job'")
+    assert (options.threshold, options.retention) == (64_000, 5400)
+    assert (options.memo, options.memo_lease) == (604_800, 90)
+    with pytest.raises(ConfigurationError, match=r"task 'job'.*'7x'.*'memo' is True, False, a num"):
+        TaskOptions.read({"memo": "7x"}, "task 'job'")
+
+
+def test_what_type_checkers_know_is_valid():
+    """Each text in the types of sizes and durations can be read; `size` and `duration` read all."""
+    assert all(size(text) > 0 for text in get_args(SizeText))
+    assert all(duration(text) > 0 for text in get_args(DurationText))
+    assert (size("96 KiB"), duration("36h")) == (98_304, 129_600)
+    for parse, wrong in ((size, "64q"), (duration, "7")):
+        with pytest.raises(ConfigurationError, match=f"{parse.__name__}: '{wrong}' is refused"):
+            parse(wrong)
+
+
 @pytest.mark.parametrize(
     ("stores", "given", "sizes"),
     (
         (["a", "b"], None, (1 << 20,)),
         (["a", "b"], 5, (5,)),
+        (["a", "b"], "5k", (5000,)),
         (["a", "b"], [5], (5,)),
         (["a", "b", "c"], [5, 6], (5, 6)),
         (["a"], None, (1 << 20,)),

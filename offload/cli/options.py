@@ -31,10 +31,14 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return found
 
 
-DURATION = _Parsed("duration", parse_duration, "a duration such as 30m, 6h, or 7d")
+def _duration(text: str) -> float | None:
+    return parse_duration(text) or None  # the last 0 s are no time
+
+
+DURATION = _Parsed("duration", _duration, "a duration such as 30m, 6h, or 7d")
 """Converted to seconds."""
 
-SIZE = _Parsed("size", parse_size, "a size such as 500kB or 1.5MB")
+SIZE = _Parsed("size", parse_size, "a size such as 500kB, 64KiB, or 1.5MB")
 """Converted to bytes."""
 
 

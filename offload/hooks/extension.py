@@ -34,6 +34,8 @@ from offload.memo.results import LEASE
 from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.settings import Settings
+from offload.settings.checks import as_seconds
+from offload.settings.units import Duration
 from offload.stores.protocols import Store
 
 __all__ = ("Offload",)
@@ -145,14 +147,14 @@ class Offload:
         """Named, versioned objects in the app's store; see `offload.Catalog`."""
         return self._runtime.catalog
 
-    def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
+    def put(self, value: T, *, retention: Duration | None = None) -> Ref[T]:
         """Serialize and store *value* now, and return its reference to pass to tasks.
 
         For a reference, return it, held as long as a value would be.
 
         Args:
-            retention: seconds to hold it (and a quarter more, so that passing the reference on
-                soon costs no round trip); default ``offload_retention``.
+            retention: seconds, or a text such as ``7d``, to hold it (and a quarter more, so that
+                passing the reference on soon costs no round trip); default ``offload_retention``.
 
         Raises: SerializationError (also for a value that contains references), ValueTooLarge,
             InvalidRef, BlobMissing, StoreUnavailable, StoreError.
@@ -195,13 +197,13 @@ class Offload:
 
     def memoize(
         self,
-        ttl: float | None = None,
+        ttl: Duration | None = None,
         *,
         version: str | None = None,
         ignore: Iterable[str] = (),
         key: Callable[[dict[str, Any]], Any] | None = None,
         scope: str = SCOPE,
-        lease: float = LEASE,
+        lease: Duration = LEASE,
     ) -> Callable[[Callable[..., T]], Memoized[T]]:
         """Return a decorator that remembers the results of a plain function in the app's store.
 
@@ -217,16 +219,17 @@ class Offload:
         """The remembered results of the app: ``forget(task, …)`` and ``forget_all(task)``."""
         return self._runtime.part(Memos)
 
-    def lock(self, name: str, *, ttl: float = 30.0, heartbeat: bool = True) -> Lock:
+    def lock(self, name: str, *, ttl: Duration = 30.0, heartbeat: bool = True) -> Lock:
         """Return a lock by *name* in the app's store, shared by all its processes; see `Lock`.
 
         Args:
-            ttl: seconds after which others may take it over if its owner died.
+            ttl: seconds, or a text such as ``90s``, after which others may take it over if its
+                owner died.
             heartbeat: whether a thread renews it while it is held.
 
-        Raises ValueError for an invalid name or *ttl*.
+        Raises ValueError for an invalid name, ConfigurationError for an invalid *ttl*.
         """
-        return Lock(self.store, name, ttl=ttl, heartbeat=heartbeat)
+        return Lock(self.store, name, ttl=as_seconds("lock", ttl, "'ttl' is "), heartbeat=heartbeat)
 
 
 def _install(runtime: Runtime, app: Any) -> None:

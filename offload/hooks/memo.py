@@ -32,6 +32,7 @@ from offload.memo.records import forget_record, forget_records, record_name
 from offload.memo.results import LEASE, Answer, Results, is_lasting
 from offload.ref import Ref
 from offload.settings import TaskOptions
+from offload.settings.units import Duration
 
 __all__ = ("Call", "Memos")
 
@@ -268,13 +269,13 @@ class Memos:
 
     def decorator(
         self,
-        ttl: float | None,
+        ttl: Duration | None,
         *,
         version: str | None,
         ignore: Iterable[str],
         key: Callable[[dict[str, Any]], Any] | None,
         scope: str,
-        lease: float,
+        lease: Duration,
     ) -> Callable[[Callable[..., T]], functions.Memoized[T]]:
         """Return the decorator that `Offload.memoize` describes."""
         runtime = self._runtime
@@ -282,7 +283,7 @@ class Memos:
             lambda: runtime.content,
             self.results,
             runtime.counters,
-            ttl=lambda: ttl or result_ttl(runtime, _NO_OPTIONS),
+            default_ttl=lambda: result_ttl(runtime, _NO_OPTIONS),
             given_ttl=ttl,
             code_scope=lambda: runtime.classes.scope,
             version=version,

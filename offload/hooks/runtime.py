@@ -42,6 +42,8 @@ from offload.ref import Ref
 from offload.serializers.choose import Registry
 from offload.serializers.types.register import load_types
 from offload.settings import Settings, TaskOptions
+from offload.settings.checks import as_seconds
+from offload.settings.units import Duration
 from offload.stores.capabilities import Tiered
 from offload.stores.protocols import Store
 
@@ -135,8 +137,10 @@ class Runtime:
 
     # -- for users: documented by `Offload`
 
-    def put(self, value: T, *, retention: float | None = None) -> Ref[T]:
-        ttl = self.retention if retention is None else retention
+    def put(self, value: T, *, retention: Duration | None = None) -> Ref[T]:
+        ttl = self.retention
+        if retention is not None:
+            ttl = as_seconds("put", retention, "'retention' is ")
         if isinstance(value, Ref):
             if not value.is_local:
                 ref: Ref[T] = self._with_content(value)

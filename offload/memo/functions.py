@@ -18,7 +18,8 @@ from offload.memo.results import LEASE, Answer, Results, is_lasting
 from offload.metrics.counters import Counters
 from offload.serializers.choose import Registry
 from offload.settings import Settings
-from offload.settings.checks import check_seconds, refuse
+from offload.settings.checks import as_seconds, refuse
+from offload.settings.units import Duration
 from offload.stores.checks import check_ttl
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
@@ -33,13 +34,13 @@ _GRACE = 300.0  # seconds that the blobs of a forgotten result live on
 
 def memoize(
     store: Store,
-    ttl: float | None = None,
+    ttl: Duration | None = None,
     *,
     version: str | None = None,
     ignore: Iterable[str] = (),
     key: Callable[[dict[str, Any]], Any] | None = None,
     scope: str = SCOPE,
-    lease: float = LEASE,
+    lease: Duration = LEASE,
 ) -> Callable[[Callable[..., T]], Memoized[T]]:
     """Return a decorator that remembers a function's results in *store*.
 
@@ -51,13 +52,14 @@ def memoize(
     Apps have `Offload.memoize`, which uses the app's store and settings.
 
     Args:
-        ttl: seconds for which a result is returned to equal calls; None: ten years.
+        ttl: seconds, or a text such as ``7d``, for which a result is returned to equal calls;
+            None: ten years.
         version: replaces the hash of the function's code.
         ignore: names of parameters that don't count.
         key: takes a dict of the arguments, and returns what counts instead of them; None if the
             call isn't to be remembered.
         scope: only functions in one scope share results.
-        lease: seconds after which another process takes over from one that died.
+        lease: seconds, or a text, after which another process takes over from one that died.
 
     Equal calls in all processes compute once: the others wait for the result. An error in the store
     never fails a call: it is computed.
@@ -75,7 +77,7 @@ def memoize(
         contents.get,
         Results(contents.get, counters),
         counters,
-        ttl=lambda: ttl or _FOREVER,
+        default_ttl=lambda: _FOREVER,
         given_ttl=ttl,
         code_scope=_own_module,
         version=version,
@@ -99,22 +101,25 @@ def remembering(
     results: Results,
     counters: Counters,
     *,
-    ttl: Callable[[], float],
-    given_ttl: float | None,
+    default_ttl: Callable[[], float],
+    given_ttl: Duration | None,
     code_scope: Callable[[], Scope],
     version: str | None,
     ignore: Iterable[str],
     key: Callable[[dict[str, Any]], Any] | None,
     scope: Callable[[], str],
-    lease: float,
+    lease: Duration,
     grace: Callable[[], float],
 ) -> Callable[[Callable[..., T]], Memoized[T]]:
     """Return the decorator that `memoize` and `Offload.memoize` describe."""
     if callable(given_ttl):
         raise ConfigurationError("memoize: add parentheses, as in @offload.memoize()")
     if given_ttl is not None:
-        check_seconds("memoize", given_ttl, "'ttl'")
-    check_seconds("memoize", lease, "'lease'")
+        seconds = as_seconds("memoize", given_ttl, "'ttl' is ")
+        ttl: Callable[[], float] = lambda: seconds  # noqa: E731 (as the other branch)
+    else:
+        ttl = default_ttl
+    lease_seconds = check_ttl(as_seconds("memoize", lease, "'lease' is "))
     if version is not None and not isinstance(version, str):
         refuse("memoize", version, "'version' is text, such as '2'")
     if isinstance(ignore, str):
@@ -140,7 +145,7 @@ def remembering(
         if missing:
             raise ConfigurationError(f"memoize: {name} has no parameter {min(missing)!r}")
         return Memoized(
-            described, content, results, counters, ttl, code_scope, scope, check_ttl(lease), grace
+            described, content, results, counters, ttl, code_scope, scope, lease_seconds, grace
         )
 
     return decorate

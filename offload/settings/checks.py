@@ -5,19 +5,22 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from math import isfinite
-from typing import NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from kombu.serialization import registry
 
 from offload.errors import ConfigurationError
+from offload.text import parse_duration, parse_size
 
 __all__ = (
+    "as_seconds",
+    "as_size",
     "check_choice",
     "check_flag",
     "check_names",
     "check_patterns",
-    "check_seconds",
     "check_serializers",
     "check_whole",
     "is_int",
@@ -26,6 +29,8 @@ __all__ = (
     "unknown_name",
 )
 
+_SIZES = "'64k', '64 KiB', or '1.5MB'"
+_TIMES = "'90s', '1h30m', or '7d'"
 _PATTERN = re.compile(r"[^@]+(@[0-9a-f]{12,64})?", re.DOTALL)
 
 
@@ -41,11 +46,12 @@ def refuse(where: str, value: object, wanted: str) -> NoReturn:
     raise ConfigurationError(f"{where}: {value!r} is refused: {wanted}")
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether *value* is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
@@ -59,14 +65,34 @@ def check_flag(where: str, value: object) -> None:
         refuse(where, value, "True or False")
 
 
-def check_whole(where: str, value: object, wanted: str = "a number of bytes from 0") -> None:
-    if not is_int(value) or value < 0:  # type: ignore[operator]
+def check_whole(where: str, value: object, wanted: str) -> None:
+    if not is_int(value) or value < 0:
         refuse(where, value, wanted)
 
 
-def check_seconds(where: str, value: object, name: str = "'retention'") -> None:
-    if not is_number(value) or value <= 0:  # type: ignore[operator]
-        refuse(where, value, f"{name} is a number of seconds above 0")
+def as_size(where: str, value: Any, subject: str = "") -> int:
+    """Return *value* in bytes: a number, or a text that `parse_size` reads.
+
+    *subject* names an option in the error.
+    """
+    size = parse_size(value) if isinstance(value, str) else value
+    if not is_int(size) or size < 0:
+        refuse(where, value, f"{subject}a number of bytes from 0, or a text such as {_SIZES}")
+    return size
+
+
+def as_seconds(where: str, value: Any, subject: str = "", *, zero: bool = False) -> float:
+    """Return *value* in seconds: a number, a timedelta, or a text that `parse_duration` reads.
+
+    *subject* names an option in the error. 0 is refused, unless it means something (*zero*).
+    """
+    seconds = parse_duration(value) if isinstance(value, str) else value
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    if not is_number(seconds) or seconds < 0 or (seconds == 0 and not zero):
+        least = "from 0" if zero else "above 0"
+        refuse(where, value, f"{subject}a number of seconds {least}, or a text such as {_TIMES}")
+    return seconds
 
 
 def check_names(where: str, value: object) -> tuple[str, ...]:

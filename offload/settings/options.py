@@ -9,10 +9,10 @@ from typing import Any
 
 from offload.errors import ConfigurationError
 from offload.settings.checks import (
+    as_seconds,
+    as_size,
     check_choice,
     check_names,
-    check_seconds,
-    check_whole,
     refuse,
     unknown_name,
 )
@@ -70,16 +70,17 @@ class TaskOptions:
         if self.inline is not None:
             object.__setattr__(self, "inline", check_names(where, self.inline))
         if self.threshold is not None:
-            check_whole(where, self.threshold, "'threshold' is a number of bytes from 0")
-        if self.retention is not None:
-            check_seconds(where, self.retention)
+            size = as_size(where, self.threshold, "'threshold' is ")
+            object.__setattr__(self, "threshold", size)
+        for name in ("retention", "memo", "memo_lease"):
+            given = getattr(self, name)
+            if given is not None and not (name == "memo" and isinstance(given, bool)):
+                choice = "True, False, " if name == "memo" else ""
+                seconds = as_seconds(where, given, f"{name!r} is {choice}")
+                object.__setattr__(self, name, seconds)
         self._check_memo(where)
 
     def _check_memo(self, where: str) -> None:
-        if self.memo is not None and not isinstance(self.memo, bool):
-            check_seconds(where, self.memo, "'memo' is True, False, or")
-        if self.memo_lease is not None:
-            check_seconds(where, self.memo_lease, "'memo_lease'")
         for name in ("version", "memo_scope"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):

@@ -10,19 +10,20 @@ from typing import Any
 
 from offload.errors import ConfigurationError
 from offload.settings.checks import (
+    as_seconds,
+    as_size,
     check_choice,
     check_flag,
     check_names,
     check_patterns,
-    check_seconds,
     check_serializers,
     check_whole,
     is_int,
-    is_number,
     refuse,
     unknown_name,
 )
 from offload.settings.options import TaskOptions
+from offload.text import parse_size
 
 __all__ = ("ClassSettings", "CoreSettings", "NodeCacheSettings", "RetryPolicy", "Settings")
 
@@ -59,8 +60,9 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         check_whole("offload_retry", self.max_retries, "'max_retries' is a whole number from 0")
         for name in ("interval_start", "interval_step", "interval_max"):
-            if not is_number(getattr(self, name)) or getattr(self, name) < 0:
-                refuse("offload_retry", getattr(self, name), f"{name!r} is a number from 0")
+            given = getattr(self, name)
+            seconds = as_seconds("offload_retry", given, f"{name!r} is ", zero=True)
+            object.__setattr__(self, name, seconds)
 
     def wait(self, attempt: int, random: Callable[[], float]) -> float:
         """Return the seconds to wait before retry number *attempt* (from 0).
@@ -160,13 +162,13 @@ class CoreSettings:
         check_flag("offload_results", self.results)
         check_flag("offload_short_refs", self.short_refs)
         for name in ("threshold", "max_size", "inline_limit", "memo_size"):
-            check_whole(f"offload_{name}", getattr(self, name))
-        _check_message_limit(self.message_limit)
+            put(name, as_size(f"offload_{name}", getattr(self, name)))
+        put("message_limit", _message_limit(self.message_limit))
         if self.retention is not None:
-            check_seconds("offload_retention", self.retention)
-        check_seconds("offload_grace", self.grace, "'grace'")
-        if not is_number(self.stats_interval) or self.stats_interval < 0:
-            refuse("offload_stats_interval", self.stats_interval, "a number of seconds from 0")
+            put("retention", as_seconds("offload_retention", self.retention))
+        put("grace", as_seconds("offload_grace", self.grace))
+        interval = as_seconds("offload_stats_interval", self.stats_interval, zero=True)
+        put("stats_interval", interval)
         put("inline", check_names("offload_inline", self.inline))
         put("accept", check_serializers("offload_accept", self.accept))
         put("types", check_names("offload_types", self.types))
@@ -210,7 +212,8 @@ class NodeCacheSettings:
             self.cache not in _CACHES and not Path(self.cache).is_absolute()
         ):
             refuse("offload_cache", self.cache, "'auto', 'off' or the absolute path of a folder")
-        check_whole("offload_cache_size", self.cache_size)
+        size = as_size("offload_cache_size", self.cache_size)
+        object.__setattr__(self, "cache_size", size)
         check_choice("offload_cache_write", self.cache_write, _CACHE_WRITES)
         check_flag("offload_cache_plain", self.cache_plain)
         check_choice("offload_prefetch", self.prefetch, _PREFETCHES)
@@ -330,13 +333,18 @@ def _prefixed(names: Iterable[str]) -> list[str]:
     return [f"offload_{name}" for name in names]
 
 
-def _check_message_limit(given: Any) -> None:
-    if given != "auto" and not (is_int(given) and (given == 0 or given >= _MIN_MESSAGE)):
+def _message_limit(given: Any) -> int | str:
+    if given == "auto":
+        return "auto"
+    size = parse_size(given) if isinstance(given, str) else given
+    if not is_int(size) or (size != 0 and size < _MIN_MESSAGE):
         wanted = (
-            f"'auto', 0 for no limit, or at least {_MIN_MESSAGE} bytes, as a message without "
-            "arguments takes more than 1,000, and each reference up to 300"
+            f"'auto', 0 for no limit, or at least {_MIN_MESSAGE} bytes (a number, or a text such "
+            "as '1MB'), as a message without arguments takes more than 1,000, and each reference "
+            "up to 300"
         )
         refuse("offload_message_limit", given, wanted)
+    return size
 
 
 def _secret(given: Any) -> tuple[str, ...]:
@@ -403,12 +411,12 @@ def _store_options(given: Any, stores: int) -> tuple[Mapping[str, Any], ...]:
 
 def _tier_sizes(sizes: Any, stores: int) -> tuple[int, ...]:
     where = "offload_tier_sizes"
-    if is_int(sizes):
+    if is_int(sizes) or isinstance(sizes, str):
         sizes = (sizes,)
     if not isinstance(sizes, (list, tuple)):
-        refuse(where, sizes, "a list of numbers of bytes")
+        refuse(where, sizes, "a list of sizes")
+    sizes = [as_size(where, size) for size in sizes]
     for size, before in zip(sizes, [0, *sizes], strict=False):
-        check_whole(where, size, "numbers of bytes")
         if size <= before:
             refuse(where, tuple(sizes), "numbers of bytes above 0, each greater than the last")
     if len(sizes) != stores - 1 and not (stores == 1 and tuple(sizes) == _TIER_SIZES):

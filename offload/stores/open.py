@@ -9,6 +9,7 @@ from typing import Any
 from offload.errors import ConfigurationError
 from offload.stores.protocols import Store
 from offload.stores.url import StoreURL, count
+from offload.text import parse_size
 
 __all__ = ("open_store", "register_scheme")
 
@@ -100,10 +101,10 @@ def open_store(
 
 
 def _chunk_size(value: Any) -> int:
-    number = count(value)
-    if number < _SMALLEST_CHUNK:
-        raise ValueError(f"a whole number of bytes from {_SMALLEST_CHUNK}")
-    return number
+    size = parse_size(value) if isinstance(value, str) else count(value)
+    if size is None or size < _SMALLEST_CHUNK:
+        raise ValueError(f"a number of bytes from {_SMALLEST_CHUNK}, or a text such as 1MiB")
+    return size
 
 
 def _open_tiers(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Container, Mapping
+from math import inf
 from typing import Any, NoReturn, TypeVar, Union
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from offload.errors import ConfigurationError
+from offload.text import parse_duration
 
 __all__ = (
     "StoreURL",
@@ -144,24 +146,27 @@ def count(value: Any) -> int:
 
 def seconds(value: Any) -> float:
     """Convert to a number of seconds above 0."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 < number < float("inf"):
-        raise ValueError("a positive number of seconds")
+    number = _seconds(value)
+    if not 0 < number < inf:
+        raise ValueError("a number of seconds above 0, or a text such as 500ms or 5s")
     return number
 
 
 def duration(value: Any) -> float:
     """Convert to a number of seconds of at least 0."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise ValueError("a number of seconds")
+    number = _seconds(value)
+    if not 0 <= number < inf:
+        raise ValueError("a number of seconds, or a text such as 500ms or 5s")
     return number
+
+
+def _seconds(value: Any) -> float:
+    """Return seconds; -1 if *value* isn't a duration."""
+    parsed = parse_duration(value) if isinstance(value, str) else None
+    try:
+        return float(value) if parsed is None else parsed
+    except (TypeError, ValueError):
+        return -1.0
 
 
 def boolean(value: Any) -> bool:

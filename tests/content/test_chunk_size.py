@@ -74,7 +74,7 @@ def test_every_kind_of_store_has_the_option(kind, tmp_path, redis):
         hook.store.close()
 
 
-@pytest.mark.parametrize("size", ("65535", "-1", "4M", ""))
+@pytest.mark.parametrize("size", ("65535", "-1", "4X", "64k", ""))
 def test_a_wrong_size_is_refused(size):
     """The option is a number of bytes with a lower limit."""
     with pytest.raises(ConfigurationError, match="chunk_size="):
