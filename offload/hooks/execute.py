@@ -29,7 +29,7 @@ from billiard.process import current_process
 from celery import Task, signals, states
 from celery._state import get_current_app
 from celery.app import trace
-from celery.bootsteps import StartStopStep, Step
+from celery.bootsteps import StartStopStep
 from celery.exceptions import Ignore, Reject, Retry
 
 from offload.errors import BlobMissing, ConfigurationError, OffloadError, StoreUnavailable
@@ -42,6 +42,7 @@ from offload.hooks import (
     shipped_exceptions,
     stored_states,
 )
+from offload.hooks.banner import add_to_banner, log_summary
 from offload.hooks.celery_internals import patch
 from offload.hooks.delivery import Delivery, current_delivery, running
 from offload.hooks.memo import Call, Memos
@@ -158,7 +159,7 @@ def _stopped(sender: Any = None, **_more: Any) -> None:
         runtime.stop_worker()
 
 
-class CheckConfiguration(Step):
+class CheckConfiguration(StartStopStep):
     """Startup step that stops a worker that couldn't read the values of its tasks."""
 
     label = "offload"
@@ -175,7 +176,12 @@ class CheckConfiguration(Step):
             guard(runtime, task)
             runtime.part(Memos).prepare(task)
         runtime.start_worker()
+        add_to_banner(runtime, parent)
         super().__init__(parent, **_options)
+
+    def start(self, parent: Any) -> None:
+        """Log one line; Celery has printed its banner just before."""
+        log_summary(parent.app._offload)  # noqa: SLF001 (set by offload)
 
 
 class CheckTracers(StartStopStep):

@@ -10,6 +10,7 @@ from celery import Celery, signature
 from celery.app import trace
 from celery.app.amqp import AMQP
 from celery.app.task import Task
+from celery.apps.worker import BANNER, Worker
 from celery.backends import base
 from celery.backends.asynchronous import BaseResultConsumer
 from celery.backends.base import Backend, KeyValueStoreBackend
@@ -23,6 +24,7 @@ from celery.worker.request import Request
 from kombu import Connection
 from kombu.transport import redis
 
+from offload.hooks import banner
 from offload.hooks import celery_internals as internals
 
 
@@ -139,3 +141,11 @@ def test_kombu_computes_a_channels_parameters_before_it_connects():
 def test_kombu_has_a_pool_managed_by_sentinels_for_sentinels_only(kind, expected):
     """A method distinguishes kombu's channel class for Sentinel from its channel for Redis."""
     assert internals.uses_sentinel(kind) is expected
+
+
+def test_a_workers_banner_names_the_result_backend():
+    """Celery's banner has the line under which offload's stands; its text comes from
+    ``startup_info``.
+    """
+    assert f"\n{banner._ABOVE}     {{results}}\n" in BANNER
+    assert "BANNER.format" in inspect.getsource(Worker.startup_info)

@@ -48,8 +48,9 @@ def config(broker_server, store_server, tmp_path):
 def test_a_worker_reports_its_settings_and_cache(config, tmp_path):
     """A worker reports its settings, store, and node cache, and no password or key."""
     app = create(config)
-    with worker(tmp_path, config, app="tests.integration.features", pool="threads"):
+    with worker(tmp_path, config, app="tests.integration.features", pool="threads") as process:
         app.tasks["counted_with"].delay(os.urandom(1 << 20).hex()).get(timeout=30)
+        log = process.log()
         command = ["-A", "tests.integration.features", "inspect", "offload", "--json"]
         done = forkserver.run([*command, "--timeout", "10"], env=environment(config))
     app.close()
@@ -58,6 +59,12 @@ def test_a_worker_reports_its_settings_and_cache(config, tmp_path):
     assert report["settings"]["threshold"] == 1000
     assert report["settings"]["code"] == "signed"
     assert report["cache"]["values"] == 1
+    store = config["offload"]["store"].replace(":secret@", "")
+    said = f"store {store}, mode on, threshold 1.0 kB, cache {tmp_path}/cache"
+    banner, _, logged = log.partition("[queues]")
+    assert f" .> offload:     {said}" in banner
+    assert f"offload: {said}" in logged
+    assert "secret" not in log
     assert report["cache"]["bytes"] >= 2 << 20
     assert report["counters"]["cache_hits"] == 1
     assert "secret" not in done.stdout
