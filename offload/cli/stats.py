@@ -15,6 +15,7 @@ from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.errors import StoreUnavailable
 from offload.hooks.runtime import Runtime
 from offload.metrics.counters import STEPS
+from offload.metrics.latest import error_log_of
 from offload.metrics.report import Figures, Report, by_store, report
 from offload.metrics.storage import sums_of
 from offload.text import (
@@ -80,6 +81,9 @@ def stats(
     if reset:
         runtime.recorder.write()
         sums_of(runtime.store).clear()
+        log = error_log_of(runtime.store)
+        if log is not None:
+            log.clear()
         if as_json:
             print_json({"store": runtime.store.url, "reset": True})
         else:

@@ -22,12 +22,12 @@ try:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as exc:
     raise ConfigurationError(
-        'the dashboard needs Starlette, Jinja2, and Plotly: pip install "offload[dashboard]"'
+        'the dashboard needs Starlette and Jinja2: pip install "offload[dashboard]"'
     ) from exc
 
 from offload.dashboard import blobs, catalog, classes, estimates, lookup, overview, stores, tasks
 from offload.dashboard.auth import Auth, Guard
-from offload.dashboard.rendering import plotly, render
+from offload.dashboard.rendering import render
 from offload.dashboard.security import HEALTH, LOOPBACK, Headers, Hosts
 from offload.dashboard.state import DashboardState
 
@@ -76,7 +76,6 @@ def dashboard(
             *stores.ROUTES,
             *estimates.ROUTES,
             Route(HEALTH, _health, name="health"),
-            Route("/static/plotly.js", plotly, name="plotly"),
             Mount("/static", StaticFiles(directory=_STATIC), name="static"),
         ],
         middleware=[

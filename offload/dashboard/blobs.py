@@ -69,8 +69,8 @@ def _blobs(request: Request) -> Response:
     if snapshot is not None:
         table, notes = _table(request.query_params, stored, kept, asked)
         charts = [
-            _bars("sizes", "Blobs by stored size", _sizes(snapshot.by_size), snapshot.by_size),
-            _bars("ends", "Blobs by time to live", _ends(snapshot.by_expiry), snapshot.by_expiry),
+            _bars("sizes", "stored size", _sizes(snapshot.by_size), snapshot.by_size),
+            _bars("ends", "expiry", _ends(snapshot.by_expiry), snapshot.by_expiry),
         ]
     return render(
         request,
@@ -250,8 +250,15 @@ def _removed(query: QueryParams, store: Store) -> Digest | None:
         return None
 
 
-def _bars(name: str, title: str, labels: Sequence[str], buckets: Sequence[Bucket]) -> Chart:
-    return Chart(name, title, labels, {"blobs": [bucket.count for bucket in buckets]}, kind="bars")
+def _bars(name: str, what: str, labels: Sequence[str], buckets: Sequence[Bucket]) -> Chart:
+    counts = [bucket.count for bucket in buckets]
+    return Chart(
+        name,
+        f"Blobs by {what}",
+        labels,
+        {"blobs": counts},
+        heading=what.rpartition(" ")[2].capitalize(),
+    )
 
 
 def _sizes(buckets: Sequence[Bucket]) -> list[str]:

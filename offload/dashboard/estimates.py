@@ -45,7 +45,7 @@ def _chart(prediction: Estimate) -> Chart:
             "stored": [each.stored_bytes for each in candidates],
         },
         unit="bytes",
-        kind="bars",
+        heading="Threshold",
     )
 
 

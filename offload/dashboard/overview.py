@@ -1,4 +1,4 @@
-"""The overview page: savings and errors."""
+"""The overview page: health, savings, what is happening now, and trends."""
 
 from __future__ import annotations
 
@@ -6,58 +6,52 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from offload.dashboard.health import errors_of, events_of, stores_of, verdict, workers_of
 from offload.dashboard.rendering import Chart, along_time, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES, Timeline, TimeRange
 from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
 
-__all__ = ("ROUTES", "latency", "time_range_of", "traffic", "troubles")
+__all__ = ("ROUTES", "latency", "time_range_of")
 
-_TROUBLES = {
-    "errors_unavailable": "store unavailable",
-    "errors_missing": "values missing",
-    "errors_altered": "values altered",
-    "errors_serialising": "not serializable, or too large",
-    "errors_code": "class not shipped or loaded",
-    "errors_other": "other errors",
-    "refs_refused": "references refused",
-    "classes_refused": "classes refused",
-    "cache_altered": "cache files altered",
-    "outage_inline": "sent inline during an outage",
-    "failures_truncated": "failures stored truncated",
-    "releases_failed": "holds not released early",
-    "task_retries": "tasks retried",
-    "store_retries": "store calls retried",
-}
-_TOP = 8  # tasks
+_PATIENCE = 0.1  # seconds that the first request waits for each check
 
 
 def _overview(request: Request) -> Response:
+    state = state_of(request)
     time_range = time_range_of(request)
-    statistics = state_of(request).statistics
+    statistics = state.statistics
     found = statistics.report(time_range)
     timeline = statistics.timeline(time_range, found.start)
+    workers = state.cluster.workers.get()
+    cards = [*stores_of(state.cluster.stores.get(_PATIENCE)), workers_of(workers)]
+    errors = errors_of(found.total, statistics.errors(), found.start)
+    level, answer = verdict(cards, errors, time_range.label)
     return render(
         request,
         "overview.html",
         title="Overview",
         time_range=time_range,
         time_ranges=TIME_RANGES,
+        level=level,
+        answer=answer,
+        cards=cards,
+        errors=errors,
+        events=events_of(found.total),
+        waiting=state.cluster.waiting.get().value or (),
         total=found.total,
-        troubles=troubles(found.total),
-        charts=[traffic(timeline), values(timeline), latency(found.total)],
+        threshold=state.runtime.settings.threshold,
+        rates=statistics.rates(),
+        charts=[traffic(timeline), values(timeline)],
+        latencies=latency(found.total),
     )
 
 
-def time_range_of(request: Request, default: str = "1d") -> TimeRange:
-    """Return the requested time range."""
-    return TIME_RANGES.get(request.query_params.get("since", ""), TIME_RANGES[default])
-
-
-def troubles(figures: Figures) -> dict[str, int]:
-    """Return descriptions of errors, with their counts."""
-    return {text: figures[name] for name, text in _TROUBLES.items() if figures[name]}
+def time_range_of(request: Request, default: str = "") -> TimeRange:
+    """Return the requested time range; by default the shortest that has data."""
+    asked = TIME_RANGES.get(request.query_params.get("since", "") or default)
+    return asked or state_of(request).statistics.shortest()
 
 
 def traffic(timeline: Timeline) -> Chart:
@@ -99,14 +93,7 @@ def latency(figures: Figures) -> Chart:
         label: [_bounded(figures.quantile(step, part)) for step in steps]
         for label, part in {"median": 0.5, "95 %": 0.95, "99 %": 0.99}.items()
     }
-    return Chart(
-        "latency",
-        "Latency by step",
-        steps,
-        series,
-        unit="seconds",
-        kind="bars",
-    )
+    return Chart("latency", "Latency by step", steps, series, unit="seconds", heading="Step")
 
 
 def _bounded(seconds: float | None) -> float:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import lru_cache
-from importlib import util
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
@@ -23,7 +18,6 @@ from starlette.responses import HTMLResponse, Response
 
 from offload.dashboard.security import FIELD, path_of, root_of, sign, token_of
 from offload.dashboard.state import state_of
-from offload.errors import ConfigurationError
 from offload.text import (
     UNKNOWN,
     human_duration,
@@ -32,11 +26,10 @@ from offload.text import (
     human_percent,
     human_ratio,
     human_size,
-    human_time,
     human_time_saved,
 )
 
-__all__ = ("Chart", "Column", "Table", "along_time", "moment", "number_of", "plotly", "render")
+__all__ = ("Chart", "Column", "Table", "along_time", "moment", "number_of", "render")
 
 T = TypeVar("T")
 
@@ -44,13 +37,22 @@ _ROWS = 100  # of a table on a page
 _NAVIGATION = {
     "/": "Overview",
     "/tasks": "Tasks",
-    "/blobs": "Blobs",
+    "/blobs": "Values",
     "/catalog": "Catalog",
     "/classes": "Classes",
     "/stores": "Stores and workers",
     "/estimate": "Estimate",
 }
 """Labels of pages in the navigation, by path."""
+_TABS = {
+    "/task": "/tasks",
+    "/blobs/": "/blobs",
+    "/lookup": "/blobs",
+    "/object": "/catalog",
+    "/class": "/classes",
+    "/worker": "/stores",
+}
+"""The tab of pages about one thing, by the start of their path."""
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
@@ -60,6 +62,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         path=path_of(request.scope),
         query=request.query_params,
         navigation=_NAVIGATION,
+        tab=_tab(path_of(request.scope)),
         store=state_of(request).runtime.store.url,
         now=time.time(),
         form_field=FIELD,
@@ -70,6 +73,13 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     response = HTMLResponse(page.encode("utf-8", "replace"), status)
     sign(request, response)
     return response
+
+
+def _tab(path: str) -> str:
+    """Return the path of the page in the navigation that *path* belongs to."""
+    if path in _NAVIGATION:
+        return path
+    return next((tab for start, tab in _TABS.items() if path.startswith(start)), "")
 
 
 def moment(at: float | None) -> Markup | str:
@@ -83,6 +93,28 @@ def moment(at: float | None) -> Markup | str:
     return Markup('<time datetime="{}">{}</time>').format(
         utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M:%S UTC")
     )
+
+
+def _ago(at: float | None, now: float) -> str:
+    """Say how long ago a time is: ``12 s ago``."""
+    return UNKNOWN if at is None else f"{human_duration(max(now - at, 0.0))} ago"
+
+
+def _rate(number: float) -> str:
+    """Format a rate: ``0``, ``0.4``, ``12``."""
+    return f"{number:,.0f}" if number >= 10 or number == 0 else f"{number:.1f}"
+
+
+def _share(part: float | None) -> str:
+    """Format a share to a tenth of a percent; what isn't everything is less than 100%."""
+    if part is None:
+        return UNKNOWN
+    return "100%" if part == 1 else f"{min(part, 0.999):.1%}"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: ``1 value``, ``2 values``."""
+    return f"{human_number(number)} {one if number == 1 else many or one + 's'}"
 
 
 def _link(query: Mapping[str, str], **changed: object) -> str:
@@ -100,10 +132,14 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
+        ago=_ago,
+        count=_count,
         moment=moment,
         number=human_number,
         percent=human_percent,
+        rate=_rate,
         seconds=human_latency,
+        share=_share,
         size=human_size,
         span=human_duration,
         saved=human_time_saved,
@@ -119,23 +155,25 @@ _TEMPLATES = _templates()
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines or bars over a common x axis.
+    """Lines over time, which the browser draws, or bars in a table.
 
     Attributes:
         name: on its page.
         title: its caption.
-        x: labels, or ISO 8601 times.
+        x: labels of bars, or times of lines (seconds since 1970).
         series: numbers by label.
         unit: ``bytes``, ``seconds`` or "" (numbers).
         kind: ``lines`` or ``bars``.
+        heading: of the labels of bars.
     """
 
     name: str
     title: str
-    x: Sequence[str]
+    x: Sequence[Any]
     series: Mapping[str, Sequence[float]]
     unit: str = ""
-    kind: str = "lines"
+    kind: str = "bars"
+    heading: str = ""
 
     @property
     def empty(self) -> bool:
@@ -145,14 +183,12 @@ class Chart:
     @property
     def data(self) -> dict[str, Any]:
         """The data that the browser draws."""
-        return {
-            "x": list(self.x),
-            "series": [
-                {"label": label, "y": list(numbers)} for label, numbers in self.series.items()
-            ],
-            "unit": self.unit,
-            "kind": self.kind,
-        }
+        return {"x": list(self.x), "y": list(map(list, self.series.values())), "unit": self.unit}
+
+    def share(self, number: float) -> str:
+        """Return the length of a bar, in percent of the longest."""
+        longest = max((max(numbers, default=0) for numbers in self.series.values()), default=0)
+        return f"{100 * max(number, 0) / longest:.2f}" if longest > 0 else "0"
 
 
 def along_time(
@@ -163,29 +199,7 @@ def along_time(
     **more: Any,
 ) -> Chart:
     """Return a chart over times (seconds since 1970)."""
-    return Chart(name, title, [human_time(at) for at in times], series, **more)
-
-
-def plotly(request: Request) -> Response:
-    """Serve Plotly's script, compressed once (1.4 of 4.8 MB); 304 if the browser has it."""
-    content, tag = _compressed()
-    headers = {"etag": tag, "vary": "accept-encoding"}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        headers["content-encoding"] = "gzip"
-    else:
-        content = gzip.decompress(content)
-    return Response(content, headers=headers, media_type="text/javascript")
-
-
-@lru_cache(maxsize=1)
-def _compressed() -> tuple[bytes, str]:
-    found = util.find_spec("plotly")  # importing it takes long, and isn't needed
-    if found is None or found.origin is None:
-        raise ConfigurationError('the dashboard needs Plotly: pip install "offload[dashboard]"')
-    script = (Path(found.origin).parent / "package_data" / "plotly.min.js").read_bytes()
-    return gzip.compress(script, 6), f'"{hashlib.sha256(script).hexdigest()[:32]}"'
+    return Chart(name, title, times, series, kind="lines", **more)
 
 
 @dataclass(frozen=True)

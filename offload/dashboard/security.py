@@ -36,10 +36,10 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine in browsers."""
 
 _HEADERS = {
-    # No inline scripts and no other origins: text from a store couldn't run even if it
-    # weren't escaped. (Plotly writes inline styles.)
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' "
-    "'unsafe-inline'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
+    # No inline scripts or styles and no other origins: text from a store couldn't run even if it
+    # weren't escaped.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",

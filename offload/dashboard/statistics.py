@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from offload.dashboard.caching import TTLCache
 from offload.hooks.runtime import Runtime
+from offload.metrics.latest import Noted, error_log_of
 from offload.metrics.report import Figures, Report, report, timeline
 from offload.metrics.storage import sums_of
 from offload.stores.sums import SPANS, Span
 
-__all__ = ("TIME_RANGES", "Statistics", "TimeRange", "Timeline")
+__all__ = ("DEFAULT", "TIME_RANGES", "Rates", "Statistics", "TimeRange", "Timeline")
 
+_LEAST = 5  # steps of a timeline
+_RATE = 5  # minutes over which rates are averaged
 _SECONDS = 2.0  # how long read counters are shown before they are read again
 
 
@@ -46,7 +49,8 @@ TIME_RANGES = {
         TimeRange("all", "all time", None, "day"),
     )
 }
-"""All time ranges by name."""
+"""All time ranges by name, the shortest first."""
+DEFAULT = TIME_RANGES["1h"]
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,48 @@ class Timeline:
     def filled(
         cls, seconds: int, found: Mapping[int, Figures], start: float | None, now: float
     ) -> Timeline:
-        """Return *found* since *start*, with zeros for steps in which nothing was counted.
+        """Return *found* from *start* until *now*, with zeros for steps without counts.
 
-        The current minute isn't over, so its figures would look like a drop. It is omitted
-        unless it is the only one.
+        Without *start*, it begins with the first counts. It has at least `_LEAST` steps, so that
+        a single one has a width. The current minute isn't over, so its figures would look like a
+        drop. It is omitted unless it is the only one with counts.
         """
         kept = sorted(at for at in found if start is None or at + seconds > start)
         if not kept:
             return cls(seconds, {})
-        if seconds == SPANS["minute"] and len(kept) > 1 and kept[-1] + seconds > now:
-            kept.pop()
-        every = range(kept[0], kept[-1] + 1, seconds)
-        return cls(seconds, {at: found.get(at, Figures({})) for at in every})
+        last = max(int(now) // seconds * seconds, kept[-1])
+        if seconds == SPANS["minute"] and last + seconds > now and kept[0] < last:
+            last -= seconds
+        first = kept[0] if start is None else min(kept[0], int(start // seconds + 1) * seconds)
+        first = min(first, last - (_LEAST - 1) * seconds)
+        return cls(
+            seconds,
+            {at: found.get(at, Figures({})) for at in range(first, last + 1, seconds)},
+        )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What happens now: means over the last minutes.
+
+    Attributes:
+        minutes: how many complete ones they are.
+        figures: the sums over them.
+        latest: the start of the last minute with counts, in seconds since 1970; None if there
+            was none in the last hours.
+    """
+
+    minutes: int
+    figures: Figures
+    latest: int | None
+
+    def per_minute(self, *names: str) -> float:
+        """Return the mean of the sum of these counters per minute."""
+        return sum(self.figures[name] for name in names) / self.minutes
+
+    def per_second(self, name: str) -> float:
+        """Return the mean of a counter per second."""
+        return self.figures[name] / (self.minutes * SPANS["minute"])
 
 
 class Statistics:
@@ -86,6 +120,7 @@ class Statistics:
         self._runtime = runtime
         self._reports: TTLCache[Report] = TTLCache(self._report, _SECONDS)
         self._lines: TTLCache[Mapping[int, Figures]] = TTLCache(self._line, _SECONDS)
+        self._errors: TTLCache[Sequence[Noted]] = TTLCache(self._read_errors, _SECONDS)
 
     def report(self, time_range: TimeRange, *, tasks: bool = False) -> Report:
         """Return the sums of the counters; with *tasks*, also by task.
@@ -98,6 +133,36 @@ class Statistics:
         """Return the counters of each step since *start*; raises as `report` does."""
         found = self._lines.get(time_range.span)
         return Timeline.filled(SPANS[time_range.span], found, start, time.time())
+
+    def rates(self) -> Rates:
+        """Return the rates of the last complete minutes; raises as `report` does."""
+        found = self._lines.get("minute")
+        current = int(time.time()) // SPANS["minute"] * SPANS["minute"]
+        first = current - _RATE * SPANS["minute"]
+        recent = [each.counts for at, each in found.items() if first <= at < current]
+        return Rates(_RATE, Figures.sum(recent), max(found, default=None))
+
+    def shortest(self) -> TimeRange:
+        """Return the shortest time range in which anything was counted; the first if nothing was.
+
+        Raises as `report` does.
+        """
+        now = time.time()
+        for time_range in TIME_RANGES.values():
+            if time_range.seconds is None:
+                return time_range if self.report(time_range).total.counts else DEFAULT
+            start = now - time_range.seconds
+            if any(at + SPANS[time_range.span] > start for at in self._lines.get(time_range.span)):
+                return time_range
+        return DEFAULT
+
+    def errors(self) -> Sequence[Noted]:
+        """Return the latest errors of each kind, task, and argument, newest first."""
+        return self._errors.get()
+
+    def _read_errors(self) -> Sequence[Noted]:
+        log = error_log_of(self._runtime.store)
+        return log.read() if log is not None else []
 
     def _report(self, time_range: TimeRange, tasks: bool) -> Report:
         sums = sums_of(self._runtime.store)

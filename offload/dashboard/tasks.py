@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.overview import latency, time_range_of, troubles
+from offload.dashboard.health import errors_of
+from offload.dashboard.overview import latency, time_range_of
 from offload.dashboard.rendering import Chart, Column, Table, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES
@@ -131,7 +132,8 @@ def _tasks(request: Request) -> Response:
 def _task(request: Request) -> Response:
     name = request.query_params.get("name", "")
     time_range = TIME_RANGES["all"]
-    found = state_of(request).statistics.report(time_range, tasks=True)
+    dashboard = state_of(request).statistics
+    found = dashboard.report(time_range, tasks=True)
     figures = found.tasks.get(name, Figures({}))
     rows = [
         _Row(argument, each) for (task, argument), each in found.arguments.items() if task == name
@@ -142,7 +144,7 @@ def _task(request: Request) -> Response:
         title=name or "(none)",
         known=name in found.tasks,
         figures=figures,
-        troubles=troubles(figures),
+        errors=errors_of(figures, [e for e in dashboard.errors() if e.task == name]),
         steps={step: text for step, text in STEPS.items() if figures.times(step)[-1]},
         charts=[latency(figures)],
         table=_table(request, rows, "Arguments and result", linked=False),
@@ -161,7 +163,7 @@ def _chart(rows: list[_Row]) -> Chart:
             "fetched": [row.figures["bytes_fetched"] for row in most],
         },
         unit="bytes",
-        kind="bars",
+        heading="Task",
     )
 
 

@@ -22,7 +22,6 @@ TESTED = {
     "packaging": "26.3",
     "pandas": "3.1.1",
     "pillow": "13.0.0",
-    "plotly": "7.1.0",
     "polars": "2.1.0",
     "prometheus-client": "0.26.0",
     "pyarrow": "26.0.1",

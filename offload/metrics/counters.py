@@ -21,6 +21,7 @@ from offload.errors import (
     SerializationError,
     StoreUnavailable,
 )
+from offload.metrics.latest import LatestErrors
 from offload.tracing import is_set_up, span
 
 __all__ = (
@@ -253,6 +254,9 @@ class Counters:
 
     Counting appends an event to a queue. Events are added up when the queue is long or counters
     are read, which takes less than half the time of adding up each event immediately.
+
+    Attributes:
+        errors: the latest errors, which aren't written yet.
     """
 
     def __init__(self) -> None:
@@ -267,6 +271,7 @@ class Counters:
         self._apart: dict[_Labels, dict[str, int]] = {}
         self._room = _MOST
         self._pending_listener = self._listener
+        self.errors = LatestErrors()
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call *listener* at the first event after each `take`, and now if there are events."""
@@ -309,6 +314,7 @@ class Counters:
     def failed(self, error: Exception) -> None:
         """Count an error by its kind."""
         name = next(name for kind, name in _ERRORS if isinstance(error, kind))
+        self.errors.note(name, *_about.get(), error)
         self.add(**{name: 1})
 
     def timed(self, step: str) -> AbstractContextManager[None]:

@@ -19,6 +19,7 @@ from celery import signals
 from offload.errors import OffloadError, StoreError
 from offload.forks import guard_forks
 from offload.metrics.counters import BY_TASK, Counted, Counters
+from offload.metrics.latest import ErrorLog, error_log_of
 from offload.metrics.storage import has_counters, sums_of
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
@@ -59,6 +60,7 @@ class Recorder:
         sleep: Callable[[float], Any] | None = None,
     ) -> None:
         self._sums: Sums | None = None
+        self._log: ErrorLog | None = None
         self._counters = counters
         self._interval = interval
         self._behind = behind
@@ -71,6 +73,7 @@ class Recorder:
         """Write to *store* from now on, and when each process exits."""
         if self._interval and has_counters(store):
             self._sums = sums_of(store)
+            self._log = error_log_of(store)
             if self._sums.piggybacks and not self._behind:
                 self._sums.piggyback(self)
             guard_forks()
@@ -148,7 +151,7 @@ class Recorder:
         wait, since = self._sleep or state.ending.wait, state.since
         wait(self._interval)
         while True:
-            while since != state.since and not state.ending.is_set():
+            while since != state.since and not state.ending.is_set() and not self._has_errors:
                 since = state.since  # a round trip carried the earlier counts
                 wait(max(0.0, since + self._interval - self._clock()))
             state.writer_came()
@@ -173,12 +176,32 @@ class Recorder:
                 state.next = self._clock() + self._interval
                 batch = self._next(state)
             if batch is None:
-                return
+                break
             try:
                 sums.add(batch)
             except OffloadError:
                 self.requeue(batch)
                 raise
+        self._write_errors()
+
+    @property
+    def _has_errors(self) -> bool:
+        """Whether errors wait, which no round trip carries."""
+        return self._log is not None and bool(self._counters.errors)
+
+    def _write_errors(self) -> None:
+        log = self._log
+        if log is None:
+            return
+        taken = self._counters.errors.take()
+        if not taken:
+            return
+        written = False
+        try:
+            written = log.add(taken)
+        finally:
+            if not written:  # others were faster each time, or the store failed
+                self._counters.errors.requeue(taken)
 
     def _next(self, state: _State) -> CounterBatch | None:
         if state.again:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,10 @@ from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 from offload.stores.sums import KEPT, LABEL, SPANS, Span, Sums
 
-__all__ = ("Figures", "Report", "by_store", "report", "timeline")
+REF_SIZE = 200
+"""Bytes of a reference in a message, about."""
+
+__all__ = ("REF_SIZE", "Figures", "Report", "by_store", "report", "timeline")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,22 @@ class Figures:
             return None
         uploaded = self["bytes_uploaded"]
         return self["bytes_offloaded"] / uploaded if uploaded else inf
+
+    @property
+    def kept_out(self) -> float | None:
+        """The share of the bytes of values sent by reference that messages and results don't
+        carry; None before the first.
+        """
+        size = self["bytes_offloaded"]
+        return max(1 - self["values_offloaded"] * REF_SIZE / size, 0.0) if size else None
+
+    @property
+    def stored_less(self) -> float | None:
+        """The share of the bytes of values sent by reference that deduplication and compression
+        kept out of the store; None before the first.
+        """
+        size = self["bytes_offloaded"]
+        return max(1 - self["bytes_stored"] / size, 0.0) if size else None
 
     @property
     def hit_ratio(self) -> float | None:
@@ -86,16 +106,21 @@ class Figures:
         return self[f"{step}_microseconds"] / 1e6
 
     def quantile(self, step: str, part: float) -> float | None:
-        """Return the bound, in seconds, within which *part* of all times lie.
+        """Return the time, in seconds, within which *part* of all times lie.
 
-        Infinity beyond the last bound, None if there were none.
+        It is interpolated within its bucket, and rounded to two digits. Infinity beyond the last
+        bound, None if there were none.
         """
         times = self.times(step)
         if not times[-1]:
             return None
         wanted = part * times[-1]
-        bounds = (*BOUNDS, inf)
-        return next(b for b, number in zip(bounds, times, strict=True) if number >= wanted)
+        place = bisect_left(times, wanted)
+        if place == len(BOUNDS):
+            return inf
+        low, below = (BOUNDS[place - 1], times[place - 1]) if place else (0.0, 0)
+        inside = (wanted - below) / (times[place] - below)
+        return float(f"{low + inside * (BOUNDS[place] - low):.2g}")
 
     @classmethod
     def sum(cls, parts: Iterable[Mapping[str, int]]) -> Figures:

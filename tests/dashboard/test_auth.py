@@ -19,7 +19,14 @@ from offload.errors import ConfigurationError
 from tests.support.wire import make_wire
 
 TOKEN = "0123456789abcdef"
-PAGES = ("/", "/tasks", "/task?name=x", "/static/dashboard.js", "/static/plotly.js", "/nowhere")
+PAGES = (
+    "/",
+    "/tasks",
+    "/task?name=x",
+    "/static/dashboard.js",
+    "/static/uplot/uplot.js",
+    "/nowhere",
+)
 
 
 @pytest.fixture

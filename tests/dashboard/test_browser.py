@@ -37,12 +37,12 @@ def test_all_pages_load_without_errors(shop, serve, look):
         heads = page.eval_on_selector_all("th", "heads => heads.map(th => th.textContent.trim())")
         assert "" not in heads, place  # for screen readers
         for plot in page.query_selector_all("[data-chart]"):
-            plot.wait_for_selector("svg.main-svg", state="attached")
+            plot.wait_for_selector("canvas", state="attached")
     page.goto(next(place for place in places if place.endswith("/catalog")))
     page.locator("tbody a", has_text="churn:model").click()
     expect(page.locator("tbody tr[data-key='1']")).to_contain_text('{"note": "</td><b>bold"}')
     page.goto(places[0])
-    assert page.locator(".plot svg.main-svg").count() >= 2
+    assert page.locator(".plot canvas").count() >= 2
 
 
 def test_numbers_are_those_of_the_command(shop, serve, look):
@@ -67,11 +67,13 @@ def test_pages_are_updated(shop, serve, look):
     assert "8 values by reference" in page.inner_text("dl.figures")
     shop.work()
     shop.hook.recorder.write()
-    expect(page.locator("dl.figures")).to_contain_text("16 values by reference", timeout=30_000)
+    expect(page.locator("dl.figures").first).to_contain_text(
+        "16 values by reference", timeout=30_000
+    )
     assert page.evaluate("window.sameDocument")
     assert page.locator("details").first.get_attribute("open") is not None
     assert page.evaluate("document.activeElement.innerText") == "1 day"
-    assert page.locator(".plot").first.locator("svg.main-svg").count() >= 1
+    assert page.locator(".plot").first.locator("canvas").count() >= 1
 
 
 def updated(page):
@@ -135,7 +137,9 @@ def test_paused_pages_are_not_updated(shop, serve, look):
     shop.hook.recorder.write()
     with page.expect_response(lambda answer: answer.ok):
         page.click("#pause")
-    expect(page.locator("dl.figures")).to_contain_text("8 values by reference", timeout=30_000)
+    expect(page.locator("dl.figures").first).to_contain_text(
+        "8 values by reference", timeout=30_000
+    )
 
 
 def test_tables_are_sorted_and_filtered(shop, serve, look):
@@ -144,12 +148,12 @@ def test_tables_are_sorted_and_filtered(shop, serve, look):
     shop.hook.recorder.write()
     page = look(serve(shop.url).url + "tasks")
     assert rows(page) == ["shop.report", "shop.count"]
-    head = page.get_by_role("columnheader", name="Task")
+    head = page.locator("table.rows").get_by_role("columnheader", name="Task")
     head.get_by_role("link").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**sort=name**")
     assert rows(page) == ["shop.count", "shop.report"]
-    assert page.get_by_role("columnheader", name="Task").get_attribute("aria-sort") == "ascending"
+    assert head.get_attribute("aria-sort") == "ascending"
     page.get_by_role("searchbox", name="Task").fill("report")
     page.keyboard.press("Enter")
     page.wait_for_url("**q=report**")
@@ -177,10 +181,9 @@ def test_a_hostile_name_in_a_chart_is_shown_as_text(shop, serve, look):
     shop.task(name)
     shop.hook.recorder.write()
     page = look(serve(shop.url).url + "tasks")
-    page.locator(".plot svg.main-svg").first.wait_for(state="attached")
-    assert page.locator(".plot a").count() == 0
-    label = page.locator(".plot .xtick text").first
-    expect(label).to_have_text(f"…{name[-25:]}")
+    chart = page.locator(".chart")
+    assert chart.locator("tbody a").count() == 0
+    expect(chart.locator("tbody th").first).to_have_text(name)
 
 
 def test_a_phone_can_read_it(shop, serve, look):

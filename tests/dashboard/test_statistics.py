@@ -20,23 +20,34 @@ def drawn(found, *, begin=None, now=10_000.0, seconds=60):
 
 
 def test_a_pause_is_zero():
-    """A pause is drawn as zero, not as a line across it."""
-    assert drawn({60: ONE, 240: TWO}) == {60: 1, 120: 0, 180: 0, 240: 2}
+    """A pause is drawn as zero, not as a line across it; so is the time since then."""
+    assert drawn({60: ONE, 240: TWO}, now=370.0) == {60: 1, 120: 0, 180: 0, 240: 2, 300: 0}
 
 
-def test_entries_before_the_start_are_omitted():
-    """Entries before the start of the range aren't drawn."""
-    assert drawn({60: ONE, 120: ONE, 180: TWO}, begin=130) == {120: 1, 180: 2}
+def test_the_whole_range_is_drawn():
+    """A chart begins with its range, and entries before it aren't drawn."""
+    found = {60: ONE, 240: ONE, 360: TWO}
+    assert drawn(found, begin=130, now=430) == {180: 0, 240: 1, 300: 0, 360: 2} | {120: 0}
+
+
+def test_a_single_step_has_a_width():
+    """A single minute, hour, or day is drawn among its neighbors, not as one dot."""
+    assert drawn({6000: ONE}, now=6030.0) == dict.fromkeys((5760, 5820, 5880, 5940), 0) | {6000: 1}
+    for seconds in (3600, 86400):
+        at = seconds * 100
+        single = drawn({at: ONE}, now=at + 5.0, seconds=seconds)
+        assert len(single) == 5
+        assert single[at] == 1
 
 
 def test_the_current_minute_is_omitted():
     """The current minute is omitted, unless it is the only one, as it would look like a drop; the
     current hour is shown.
     """
-    assert drawn({60: TWO, 120: ONE}, now=150) == {60: 2}
-    assert drawn({60: TWO, 120: ONE}, now=180) == {60: 2, 120: 1}
-    assert drawn({120: ONE}, now=150) == {120: 1}
-    assert drawn({0: TWO, 3600: ONE}, now=4000, seconds=3600) == {0: 2, 3600: 1}
+    assert 660 not in drawn({600: TWO, 660: ONE}, now=690)
+    assert drawn({600: TWO, 660: ONE}, now=720)[660] == 1
+    assert drawn({660: ONE}, now=690)[660] == 1
+    assert drawn({36000: TWO, 39600: ONE}, now=40000, seconds=3600)[39600] == 1
 
 
 def test_nothing_is_nothing():

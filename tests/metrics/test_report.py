@@ -131,7 +131,7 @@ def test_tiers_are_separate(tallies, clock, since):
     found = by_store(report(tallies, since, tasks=True, now=clock), tiers())
     assert list(found) == ["memory://one", "memory://two", "memory://gone"]
     assert found["memory://one"]["bytes_stored"] == 40
-    assert found["memory://one"].quantile("fetch", 0.5) == 0.004
+    assert found["memory://one"].quantile("fetch", 0.5) == 0.0025
     assert found["memory://two"].counts == {}
     assert found["memory://gone"]["calls_failed"] == 1
 

@@ -36,7 +36,6 @@ OPTIONAL = (
     "prometheus_client",
     "opentelemetry",
     "jinja2",
-    "plotly",
     "starlette",
     "uvicorn",
     "scipy",

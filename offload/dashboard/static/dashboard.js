@@ -24,7 +24,7 @@ function morph(old, fresh) {
     if (old.getAttribute(name) !== value && !(name === "class" && old.matches(".plot"))) old.setAttribute(name, value);
   }
   if (open) old.open = true;
-  if (!old.matches(".plot")) children(old, fresh);
+  if (!old.matches(".plot, output")) children(old, fresh);
 }
 
 function children(old, fresh) {
@@ -48,6 +48,7 @@ function children(old, fresh) {
   }
   while (at) {
     const next = at.nextSibling;
+    at.plot?.destroy();
     at.remove();
     at = next;
   }
@@ -107,59 +108,93 @@ document.addEventListener("visibilitychange", () => (document.hidden || paused |
 
 // -------------------------------------------------------------------------------- charts
 
-const LINES = { light: ["#0b57c0", "#b45309", "#13653a", "#7c3aed", "#a5121c"], dark: ["#7db4ff", "#f5b56b", "#74d69b", "#c3a6ff", "#ff8f87"] };
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const contrast = matchMedia("(forced-colors: active)");
+const HEIGHT = 240; // pixels
+const DASHES = [[], [8, 4], [2, 3], [8, 3, 2, 3], [14, 4]]; // as in dashboard.css
 
-function isDark() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : dark.matches;
+function look() {
+  return `${document.documentElement.dataset.theme} ${dark.matches} ${contrast.matches}`;
 }
 
-// Plotly interprets markup in labels (links, bold text): escape names of tasks.
-const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-const short = (text) => (text.length > 26 ? `…${text.slice(-25)}` : text);
+function scaled(number, units, base) {
+  let at = 0;
+  while (Math.abs(number) >= base && at < units.length - 1) {
+    number /= base;
+    at += 1;
+  }
+  return `${Number(number.toPrecision(3))}${units[at]}`;
+}
 
+const FORMATS = {
+  bytes: (number) => scaled(number, [" B", " kB", " MB", " GB", " TB"], 1000),
+  "": (number) => scaled(number, ["", " k", " M", " G"], 1000),
+};
+
+// Label the ticks of a time axis in the reader's language: dates if they are days apart, else times.
+function times24(_, seconds, __, ___, step) {
+  return seconds.map((at) => {
+    const moment = new Date(at * 1000);
+    const isDate = step >= 86400 || (moment.getHours() === 0 && moment.getMinutes() === 0);
+    return isDate
+      ? moment.toLocaleDateString([], { month: "short", day: "numeric" })
+      : moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  });
+}
+
+// uPlot draws on a canvas, which CSS can't reach: take its colors from elements that CSS has styled.
 function draw(place) {
   const chart = JSON.parse(place.dataset.chart);
-  const bars = chart.kind === "bars";
-  const x = bars ? chart.x.map(plain) : chart.x;
-  const named = bars ? { type: "category", tickvals: x, ticktext: chart.x.map((text) => plain(short(text))) } : {};
-  const style = getComputedStyle(document.body);
-  const line = isDark() ? "#39404a" : "#d5dae0";
-  const colours = LINES[isDark() ? "dark" : "light"];
-  const dashes = ["solid", "dash", "dot", "dashdot", "longdash"];
-  const unit = { bytes: { tickformat: ".3~s", ticksuffix: "B" }, seconds: { tickformat: ".3~s", ticksuffix: "s" } }[chart.unit] ?? { tickformat: ",.3~s" };
-  const traces = chart.series.map(({ label, y }, number) => ({
-    name: plain(label),
-    x,
-    y,
-    type: bars ? "bar" : "scatter",
-    mode: chart.x.length === 1 ? "markers" : "lines",
-    line: { width: 2, dash: dashes[number % dashes.length] },
-    marker: { color: colours[number % colours.length] },
-  }));
-  const layout = {
-    autosize: true,
-    margin: { l: 60, r: 10, t: 10, b: 40 },
-    paper_bgcolor: "rgba(0,0,0,0)",
-    plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: style.color, family: style.fontFamily },
-    colorway: colours,
-    legend: { orientation: "h", y: -0.2 },
-    hovermode: "x unified",
-    hoverlabel: { bgcolor: style.backgroundColor, font: { color: style.color } },
-    xaxis: { gridcolor: line, linecolor: line, automargin: true, ...named },
-    yaxis: { gridcolor: line, zerolinecolor: line, rangemode: "tozero", automargin: true, exponentformat: "SI", ...unit },
-    barmode: "group",
-    uirevision: "kept", // keeps the zoom
+  const legend = [...place.closest("figure").querySelectorAll(".legend li")];
+  const format = FORMATS[chart.unit] ?? FORMATS[""];
+  const text = getComputedStyle(place).color;
+  const grid = { stroke: getComputedStyle(place.closest("figure")).borderTopColor, width: 1 };
+  const font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  const axis = { stroke: text, grid, ticks: grid, font };
+  const options = {
+    width: Math.max(place.clientWidth, 100),
+    height: HEIGHT,
+    legend: { show: false },
+    cursor: { y: false, drag: { x: false, y: false } },
+    scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } },
+    axes: [{ ...axis, values: times24 }, { ...axis, size: 70, values: (_, numbers) => numbers.map(format) }],
+    series: [
+      {},
+      ...chart.y.map((numbers, at) => ({
+        stroke: getComputedStyle(legend[at].querySelector("svg")).color,
+        dash: DASHES[at % DASHES.length],
+        width: 2,
+        points: { show: false },
+      })),
+    ],
+    hooks: {
+      setCursor: [
+        (plot) => {
+          const at = plot.cursor.idx;
+          legend.forEach((item, number) => {
+            item.querySelector("output").textContent = at == null || plot.cursor.left < 0 ? "" : format(chart.y[number][at]);
+          });
+        },
+      ],
+    },
   };
-  Plotly.react(place, traces, layout, { displaylogo: false, responsive: true, displayModeBar: false });
-  place.drawn = place.dataset.chart + isDark();
+  place.plot?.destroy();
+  place.plot = new uPlot(options, [chart.x, ...chart.y], place);
+  place.drawn = place.dataset.chart + look();
+  sizes.observe(place);
 }
+
+const sizes = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.plot && target.clientWidth > 0 && target.clientWidth !== target.plot.width) {
+      target.plot.setSize({ width: target.clientWidth, height: HEIGHT });
+    }
+  }
+});
 
 function charts() {
   for (const place of document.querySelectorAll("[data-chart]")) {
-    if (place.drawn !== place.dataset.chart + isDark()) draw(place);
+    if (place.drawn !== place.dataset.chart + look()) draw(place);
   }
 }
 
@@ -170,7 +205,9 @@ const button = document.getElementById("theme");
 function theme(name) {
   if (name === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = name;
-  button.textContent = `Theme: ${name}`;
+  button.title = `Theme: ${name}`;
+  button.setAttribute("aria-label", button.title);
+  button.querySelector(".long").textContent = ` ${button.title}`;
   charts();
 }
 
@@ -181,6 +218,7 @@ button.addEventListener("click", () => {
   theme(next);
 });
 dark.addEventListener("change", charts);
+contrast.addEventListener("change", charts);
 
 // --------------------------------------------------------------------------------- times
 
