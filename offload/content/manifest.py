@@ -195,31 +195,13 @@ def pack(
     of a blob, except the root, which grows by 90 bytes with each chunk. With *key*, blobs have
     keyed names. *each* is called with each chunk and its parts as soon as it is hashed, in order.
     """
-    if payload.size < _TINY and len(payload.buffers) == 1 and (limit or CHUNK) >= _LEAST_LIMIT:
-        [body] = payload.buffers
-        start = _start_of(payload.serializer, payload.head, body.nbytes)
-        root: list[Buffer] = [start, body, _padding(body.nbytes)]
-        return Packed(digest_of(root, None if key is None else key.names), root, (), key)
-    return _pack(payload, whole=whole, limit=limit, key=key, each=each)
-
-
-@lru_cache(1024)
-def _start_of(serializer: str, head: bytes, size: int) -> bytes:
-    """Return the root blob of a value of one small buffer of *size* bytes, up to the buffer."""
-    root = _pack(Payload(serializer, head, [memoryview(bytes(size))])).root
-    return b"".join(root)[: -aligned(size) or None]
-
-
-def _pack(
-    payload: Payload,
-    *,
-    whole: bool = False,
-    limit: int | None = None,
-    key: EncryptionKey | None = None,
-    each: Callable[[Chunk, Sequence[Buffer]], None] | None = None,
-) -> Packed:
     names = None if key is None else key.names
     head, buffers = payload.head, list(payload.buffers)
+    if payload.size < _TINY and len(buffers) == 1 and (limit or CHUNK) >= _LEAST_LIMIT:
+        [only] = buffers
+        start = _tiny_start(payload.serializer, head, only.nbytes)
+        root: list[Buffer] = [start, only, _padding(only.nbytes)]
+        return Packed(digest_of(root, names), root, (), key)
     header: dict[str, object] = {"s": payload.serializer}
     if len(head) > (HEAD_LIMIT if limit is None else min(HEAD_LIMIT, limit // 4)):
         buffers.insert(0, memoryview(head))
@@ -239,14 +221,26 @@ def _pack(
                 each(*chunks[-1])
         header["c"] = [[chunk.digest, chunk.size] for chunk, _ in chunks]
         body = []
-    text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
-    start = _PREFIX.pack(_MAGIC, len(text), len(head)) + text + head
+    start = _start(header, head)
     if len(start) + HEAD_LIMIT > ROOT_LIMIT:
         raise SerializationError(
             f"a {payload.type or 'value'} of {len(buffers)} buffers is too fragmented to be stored"
         )
-    root = [start, _padding(len(start)), *body]
+    root = [start, *body]
     return Packed(digest_of(root, names), root, chunks, key)
+
+
+@lru_cache(1024)
+def _tiny_start(serializer: str, head: bytes, size: int) -> bytes:
+    """Return `_start` of a value of one small buffer of *size* bytes; most have the same few."""
+    return _start({"s": serializer, "b": [size]}, head)
+
+
+def _start(header: dict[str, object], head: bytes) -> bytes:
+    """Return a root blob up to its body."""
+    text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
+    start = _PREFIX.pack(_MAGIC, len(text), len(head)) + text + head
+    return start + _padding(len(start))
 
 
 def _padding(size: int) -> bytes:
