@@ -11,11 +11,12 @@ and says so. If a reader can't get the value, it raises the stand-in, too.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from celery.utils.serialization import UnpickleableExceptionWrapper
 from kombu.serialization import dumps, loads
@@ -33,6 +34,9 @@ from offload.text import human_size, reason_of, short_repr
 __all__ = ("FailureMeta", "exception_of", "holder_suffix", "is_stand_in", "put")
 
 logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _REF = "offload_failure"
 """Key of the reference in a stand-in. Its value has the traceback and, unless the stand-in has it,
@@ -56,6 +60,19 @@ _ASCII = 12  # characters that JSON takes at most to write one
 # -- write
 
 
+def _never_raising(store: Callable[_P, _T | None]) -> Callable[_P, _T | None]:
+    @functools.wraps(store)
+    def call(*given: _P.args, **named: _P.kwargs) -> _T | None:
+        try:
+            return store(*given, **named)
+        except Exception:
+            logger.warning("task %s: its failure is stored by Celery", named["name"], exc_info=True)
+            return None
+
+    return call
+
+
+@_never_raising
 def put(
     runtime: Runtime,
     backend: Any,
@@ -70,7 +87,7 @@ def put(
 ) -> tuple[Encoded, Any, Ref[Any] | None] | None:
     """Store a failure if it is large, and return what replaces it; None if it is stored as usual.
 
-    Never raises.
+    Never raises: the task's own error must be reported.
 
     Args:
         failure: an exception, or data in its place (given to ``update_state``).
@@ -82,24 +99,6 @@ def put(
         The stand-in, an excerpt of the traceback, and the reference; no reference if the store
         failed, and the rest of the failure is lost.
     """
-    try:
-        return _put(runtime, backend, failure, state, traceback, name, options, hold, suffix)
-    except Exception:
-        logger.warning("a failure of task %s is stored as by Celery", name, exc_info=True)
-        return None
-
-
-def _put(
-    runtime: Runtime,
-    backend: Any,
-    failure: Any,
-    state: str,
-    traceback: Any,
-    name: str,
-    options: TaskOptions,
-    hold: Callable[[], Hold],
-    suffix: str,
-) -> tuple[Encoded, Any, Ref[Any] | None] | None:
     threshold = options.threshold or 0
     forged = _is_marked(failure)
     if threshold and not forged and _is_small(failure, traceback, threshold, backend.serializer):

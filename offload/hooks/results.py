@@ -250,7 +250,11 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         on_state_change: Callable[..., Any] = consumer.on_state_change
 
         def offload_on_state_change(meta: Any, message: Any) -> Any:
-            return on_state_change(offload_meta_from_decoded(meta), message)
+            if consumer.on_message is not None:  # a function of the user's
+                meta = offload_meta_from_decoded(meta)
+            # Else Celery decodes it when it is needed; until then, it may copy it, which would
+            # read the value.
+            return on_state_change(meta, message)
 
         consumer.on_state_change = offload_on_state_change
     backend.on_chord_part_return = offload_part_return

@@ -22,7 +22,6 @@ ROWS = [{"row": n, "text": "ä" * 50} for n in range(100)]
 ENTRY = 4000
 """Bytes below which an entry in the backend stays."""
 KEY = "aes256:" + base64.b64encode(bytes(range(32))).decode()
-SERIALIZERS = ("json", "pickle", "yaml", "msgpack")
 
 number = itertools.count()
 
@@ -64,21 +63,7 @@ def raise_error(kind):
         (b"\xff" * 100_000).decode()
     if kind == "emoji":
         raise ValueError("😀" * 100_000, "ä" * 5000, {"é": "\x00" * 5000})
-    if kind == "unserializable":
-        raise ValueError(object, MESSAGE)
     raise ValueError("small")
-
-
-KINDS = (
-    "message",
-    "arguments",
-    "cause",
-    "unimportable",
-    "unconstructible",
-    "unserializable",
-    "bytes",
-    "emoji",
-)
 
 
 def plain_wire(conf):
@@ -197,37 +182,6 @@ def conf_of(backend, serializer, folder):
         "files": f"file://{folder}",
     }
     return {"result_backend": urls[backend], "result_serializer": serializer}
-
-
-@pytest.mark.parametrize(
-    ("backend", "serializer"),
-    (
-        *(("cache", each) for each in SERIALIZERS),
-        ("database", "json"),
-        ("database", "pickle"),
-        ("files", "json"),
-        ("files", "pickle"),
-    ),
-)
-def test_large_failures_are_as_on_plain_celery(backend, serializer, tmp_path):
-    """Class, arguments, traceback, and state of a large failure are those of plain Celery, and the
-    entry in the backend is small.
-    """
-    conf = conf_of(backend, serializer, tmp_path)
-    kinds = KINDS[:2] if serializer == "yaml" else KINDS  # it is slow
-    outcomes = []
-    for wire in map(with_tasks, (plain_wire(conf), offload_wire(conf))):
-        wire.ids = [wire.app.tasks["fail"].delay(kind).id for kind in kinds]
-        wire.work()
-        if wire.hook is not None:
-            assert max(len(entry(wire, task_id)) for task_id in wire.ids) < ENTRY
-            found = {wire.app.AsyncResult(task_id).state for task_id in wire.ids}
-            assert found == {"FAILURE"}
-            assert fetched(wire) == 0
-        outcomes.append([described(wire.app, task_id) for task_id in wire.ids])
-    for kind, plain, ours in zip(kinds, *outcomes, strict=True):
-        assert short(ours) == short(plain), kind
-        assert ours == plain or pytest.fail(kind)
 
 
 def test_a_failure_of_two_megabytes_is_stored_once(tmp_path):

@@ -53,6 +53,8 @@ class Wire:
         headers["task"] = own_name(headers) or headers["task"]
         came_by = delivery_info or {"exchange": ""}
         request = {**headers, "delivery_info": came_by, "hostname": "here"}
+        for name in ("reply_to", "correlation_id"):
+            request[name] = message.properties.get(name)
         return trace_task_ret(
             headers["task"],
             headers["id"],
