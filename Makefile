@@ -14,7 +14,7 @@ BOOTSTRAP := $(PYTHON) tools/bootstrap.py --venv $(VENV) $(EXACT)
 PROCESSES := $$(($$(getconf _NPROCESSORS_ONLN) + 2))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-all lint format bench constraints release-check clean
+.PHONY: help demo test test-newest test-all lint format docs screenshots bench constraints release-check clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; \
@@ -49,6 +49,15 @@ format: ## Format the code and apply automatic fixes
 	@$(BOOTSTRAP) dev
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+
+docs: ## Build the documentation site in build/site, and check its links
+	@$(BOOTSTRAP) --venv .venvs/docs docs
+	@.venvs/docs/bin/python tools/docs.py
+
+screenshots: ## Take the dashboard screenshots of the documentation
+	@$(BOOTSTRAP) test
+	@$(BIN)/python tools/programs.py chromium redis-server
+	@$(BIN)/python -m tools.screenshots $(ARGS)
 
 bench: ## Run the benchmarks
 	@$(BOOTSTRAP) bench

@@ -26,6 +26,7 @@ GROUP_EXTRAS = {
     "demo": ["cli", "pandas", "polars"],
     "test": ["all"],
     "bench": ["dashboard", "pandas", "polars", "prometheus", "s3"],
+    "docs": [],
     "release": [],
     "dev": ["all"],
 }

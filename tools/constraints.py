@@ -19,10 +19,11 @@ import bootstrap
 ROOT = bootstrap.ROOT
 TESTED = ROOT / "offload" / "doctor" / "tested.py"
 OLDEST = ".".join(map(str, bootstrap.MINIMUM))
+GROUPS = ("--group=dev", "--group=docs", "--group=release")
 INDIRECT = ("botocore", "pydantic")
 """Indirect or user-installed packages whose internals offload uses."""
 CONSTRAINTS_HEADER = """\
-# The versions that `make demo`, `make test`, `make lint`, and `make bench` install.
+# The versions that `make demo`, `make test`, `make lint`, `make docs`, and `make bench` install.
 # Written by `make constraints`. `make test-newest` and the lowest versions ignore it.
 """
 TESTED_HEADER = '''\
@@ -39,7 +40,7 @@ TESTED = {
 
 def main() -> int:
     try:
-        constraints = CONSTRAINTS_HEADER + compiled("--extra=all", "--group=dev", "--group=release")
+        constraints = CONSTRAINTS_HEADER + compiled("--extra=all", *GROUPS)
         direct = compiled("--no-deps", "--extra=all")
     except bootstrap.BootstrapError as error:
         print(f"\n{error}", file=sys.stderr)

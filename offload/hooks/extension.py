@@ -156,8 +156,12 @@ class Offload:
             retention: seconds, or a text such as ``7d``, to hold it (and a quarter more, so that
                 passing the reference on soon costs no round trip); default ``offload_retention``.
 
-        Raises: SerializationError (also for a value that contains references), ValueTooLarge,
-            InvalidRef, BlobMissing, StoreUnavailable, StoreError.
+        Raises:
+            SerializationError: no accepted serializer can carry it, or it contains references.
+            ValueTooLarge: it is larger than ``offload_max_size``.
+            InvalidRef: a reference is of another app.
+            BlobMissing: the value of a reference is no longer in the store.
+            StoreError: the store failed; `StoreUnavailable` if a retry may help.
         """
         return self._runtime.put(value, retention=retention)
 

@@ -51,3 +51,12 @@ def anchors(page: Path) -> set[str]:
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """The site's navigation lists each page once, and no other."""
+    listed = re.findall(r'= "(\S+\.md)"', (ROOT / "zensical.toml").read_text())
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    code = (ROOT / "tools" / "docs.py").read_text()
+    copied = re.findall(r'^    "(?:\S+/)?[A-Z]+\.md": "(\S+)",$', code, re.MULTILINE)
+    assert sorted(listed) == sorted([*pages, *copied])
