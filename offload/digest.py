@@ -25,14 +25,16 @@ _THREADS = 2
 _AHEAD = 8 << 20  # bytes from which a thread of our own pays
 
 
-def digest_of(parts: Iterable[Buffer], key: bytes | None = None) -> Digest:
-    """Return the digest of the concatenation of *parts*.
+def digest_of(
+    parts: Iterable[Buffer], key: bytes | None = None, *, threads: int = _THREADS
+) -> Digest:
+    """Return the digest of the concatenation of *parts*, computed by at most *threads* threads.
 
     Buffers must be contiguous and of single bytes. Nothing is copied. With *key*, 32 bytes, it is
     BLAKE3's keyed hash, which nobody without the key can compute.
     """
     parts = list(parts)
-    return _hash(parts, key, _THREADS if sum(map(len, parts)) >= _PARALLEL else 1)
+    return _hash(parts, key, threads if sum(map(len, parts)) >= _PARALLEL else 1)
 
 
 def digests_of(many: Sequence[Sequence[Buffer]], key: bytes | None = None) -> Iterator[Digest]:

@@ -6,20 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from offload.content.cache import Assembly, InMemory, NodeCache
-from offload.content.compression import MAX_OVERHEAD, decode
+from offload.content.cache import AT_ONCE, Assembly, InMemory, NodeCache
+from offload.content.compression import MAX_OVERHEAD
 from offload.content.digest_cache import KnownBlobs
 from offload.content.manifest import (
     ALIGNMENT,
     HEAD_LIMIT,
     SINGLE,
     Manifest,
+    Piece,
     read_root,
     root_limit,
 )
 from offload.content.memory import allocate
 from offload.content.retrying import Retrying
-from offload.digest import Buffer, Digest, digest_of
+from offload.content.verify import read_blob
+from offload.digest import Buffer, Digest
 from offload.errors import (
     BlobMissing,
     DeserializationError,
@@ -32,6 +34,7 @@ from offload.errors import (
 from offload.metrics.counters import Counters
 from offload.ref import Ref
 from offload.serializers.choose import Registry
+from offload.stores.processes import Threads
 from offload.stores.protocols import Store
 from offload.text import human_size
 
@@ -44,6 +47,7 @@ T = TypeVar("T")
 Cached = Literal["trust", "check", "skip"]
 
 _BATCH_BYTES = 16 << 20  # of small values, fetched in one round trip by `Reader.get_all`
+_THREADS = Threads(AT_ONCE, "offload-decrypt")  # of all apps
 
 
 class Reader:
@@ -137,7 +141,7 @@ class Reader:
         with self._counted():
             self._check(ref)
             _, manifest = self._read_root(ref, stored)
-            value = self._value(ref, manifest, self._read_body(ref, manifest, InMemory))
+            value = self._value(ref, manifest, self._read_body(ref, manifest, self._in_memory))
         self._counters.add(values_fetched=1, bytes_fetched=ref.size)
         return value
 
@@ -146,7 +150,7 @@ class Reader:
         if cache is None or digest is None or ref.size < SINGLE:
             with self._counters.timed("fetch"):
                 _, manifest = self._root(ref)
-                body = self._read_body(ref, manifest, InMemory)
+                body = self._read_body(ref, manifest, self._in_memory)
             value = self._value(ref, manifest, body)
             self._counters.add(values_fetched=1, bytes_fetched=ref.size)
             return value
@@ -239,12 +243,9 @@ class Reader:
         digest = _digest(ref)
         where = f"{ref!r} in {self._store.url}"
         try:
-            if self._cipher is not None:
-                stored = self._cipher.decrypt(stored, digest, where)
-            root = decode(stored, root_limit(ref.size), where)
+            root = read_blob(stored, digest, root_limit(ref.size), where, self._cipher)
         except IntegrityError as exc:
             raise self._integrity_error(ref, digest, str(exc)) from exc
-        self._verify(ref, digest, root)
         manifest = read_root(root, size=ref.size, where=where)
         self._known.note(manifest.digests(digest))
         return root, manifest
@@ -252,32 +253,32 @@ class Reader:
     def _read_body(
         self, ref: Ref[Any], manifest: Manifest, assembly: Callable[[Manifest], Assembly]
     ) -> memoryview:
-        """Fetch and verify all chunks, and return the body assembled from them."""
+        """Fetch and verify all chunks, and return the body assembled from them.
+
+        Threads decrypt chunks while the next ones arrive.
+        """
         if not manifest.chunks:
             return _copied(manifest.body)
         assembled = assembly(manifest)
         limit = max(chunk.size for chunk in manifest.chunks) + MAX_OVERHEAD
         blobs = self.fetch(ref, [chunk.digest for chunk in manifest.chunks], limit)
-        for chunk, stored in zip(manifest.chunks, blobs, strict=True):
-            where = f"chunk {chunk.digest} of {ref!r} in {self._store.url}"
+
+        def decode(item: tuple[Piece, Buffer]) -> memoryview:
+            piece, stored = item
+            digest = piece.chunk.digest
             try:
-                if self._cipher is not None:
-                    stored = self._cipher.decrypt(stored, chunk.digest, where)  # noqa: PLW2901
-                plain = assembled.decode(stored, chunk.size, where)
+                where = f"chunk {digest} of {ref!r} in {self._store.url}"
+                return assembled.decode(piece, stored, where)
             except IntegrityError as exc:
-                raise self._integrity_error(ref, chunk.digest, str(exc)) from exc
-            self._verify(ref, chunk.digest, plain)
+                raise self._integrity_error(ref, digest, str(exc)) from exc
+
+        items = zip(manifest.pieces(), blobs, strict=True)
+        for plain in _THREADS.ahead(decode, items, 1 if self._cipher is None else AT_ONCE):
             assembled.keep(plain)
         return assembled.body()
 
-    def _verify(self, ref: Ref[Any], digest: Digest, plain: memoryview) -> None:
-        if self._cipher is not None:
-            if not self._cipher.matches(plain, digest):
-                raise self._integrity_error(ref, digest, "its content doesn't match its name")
-            return
-        found = digest_of([plain])
-        if found != digest:
-            raise self._integrity_error(ref, digest, f"its content has the digest {found}")
+    def _in_memory(self, manifest: Manifest) -> Assembly:
+        return InMemory(manifest, self._cipher)
 
     def _value(self, ref: Ref[T], manifest: Manifest, body: memoryview) -> T:
         if manifest.serializer != ref.serializer:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import orjson
 
@@ -43,6 +44,7 @@ __all__ = (
     "Manifest",
     "ManifestPrefix",
     "Packed",
+    "Piece",
     "aligned",
     "is_fragmented",
     "is_root",
@@ -109,6 +111,19 @@ class Chunk:
     size: int
 
 
+class Piece(NamedTuple):
+    """A chunk of a value, and where it belongs.
+
+    Attributes:
+        number: of the chunk.
+        offset: of its bytes in the body.
+    """
+
+    number: int
+    offset: int
+    chunk: Chunk
+
+
 @dataclass(frozen=True)
 class Packed:
     """A value ready to be stored; its parts are the value's own memory.
@@ -170,6 +185,13 @@ class Manifest:
     def digests(self, root: Digest) -> list[Digest]:
         """Return the digests of all blobs of the value: its *root*, then its chunks."""
         return [root, *(chunk.digest for chunk in self.chunks)]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the chunks and their offsets."""
+        offset = 0
+        for number, chunk in enumerate(self.chunks):
+            yield Piece(number, offset, chunk)
+            offset += chunk.size
 
     def split(self, body: memoryview) -> tuple[memoryview, list[memoryview]]:
         """Return the head and the buffers, as views of *body*."""

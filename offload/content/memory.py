@@ -1,4 +1,4 @@
-"""Memory for assembled values: aligned, writable, private to the process."""
+"""Memory for large values: aligned, writable, private to the process."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from weakref import finalize
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ("allocate", "map_file")
+__all__ = ("Memory", "allocate", "map_file")
 
 _MAPPED = 256 * 1024
+_REUSED = 1024 * 1024
+_PAGE = 4096
 _HUGE = 4 * 1024**2
 _PRIVATE = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
 
@@ -36,6 +38,25 @@ def allocate(size: int, alignment: int) -> memoryview:
     block = memoryview(bytearray(size + alignment))
     start = -_address(block) % alignment
     return block[start : start + size]
+
+
+class Memory:
+    """Blocks of memory that are used again for each piece of a value.
+
+    To touch new memory takes longer than to encrypt or decrypt what is in it.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, memoryview] = {}
+
+    def block(self, number: int, size: int) -> memoryview:
+        """Return *size* bytes of block *number*; small ones are new."""
+        if size < _REUSED:
+            return memoryview(bytearray(size))
+        block = self._blocks.get(number)
+        if block is None or len(block) < size:
+            block = self._blocks[number] = allocate(size, _PAGE)
+        return block[:size]
 
 
 def _advise_huge(mapping: mmap.mmap) -> None:

@@ -6,14 +6,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from offload.content.ahead import HashAhead
 from offload.content.compression import encoder
 from offload.content.digest_cache import DigestCache
+from offload.content.encoding import BlobEncoder
 from offload.content.holds import Hold, Holds
 from offload.content.manifest import Packed, pack
+from offload.content.memory import Memory
 from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
 from offload.content.small import SMALL, SmallWriter, Stored
@@ -26,7 +28,7 @@ from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.capabilities import chunk_size_of
-from offload.stores.protocols import Parts, Store
+from offload.stores.protocols import Store, size_of
 from offload.text import human_size
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ("Writer",)
 
 
-_BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
+_HELD = 4  # chunks that the store is asked for at once, while others are hashed
 _AHEAD = 32 << 20  # bytes of a value whose first chunks are stored while the rest is hashed
 _INLINE_ESCAPED = 4096  # bytes up to which escaped data travels inside its reference
 
@@ -84,11 +86,12 @@ class Writer:
         self._clock = clock
         self._cipher = cipher
         self.blob_limit = chunk_size_of(store)
-        if cipher is not None and self.blob_limit is not None:
-            self.blob_limit -= cipher.overhead
         self.compress = encoder(settings.compression)
+        self._encoder = BlobEncoder(self.compress, cipher)
+        if self.blob_limit is not None:
+            self.blob_limit -= self._encoder.overhead
         self._small = SmallWriter(
-            store, counters, self.compress, holds=holds, retrying=retrying, cipher=cipher
+            store, counters, self._encoder, holds=holds, retrying=retrying, cipher=cipher
         )
         self._cache: DigestCache[tuple[Ref[Any], list[Digest]]] = DigestCache(settings.memo_size)
 
@@ -229,18 +232,19 @@ class Writer:
         Asks for all of its blobs first, so that nothing is sent twice.
         """
         ttl = self._holds.store_ttl(hold)
-        packed, asked, sent = self._pack(payload, hold, ttl)
+        memory = Memory()
+        packed, asked, sent = self._pack(payload, hold, ttl, memory)
         digests = [digest for digest in packed.digests if digest not in asked]
         with self._through.writing(packed, payload.size), self._counters.timed("upload"):
             missing = self._retrying(lambda: self._store.blobs.hold(digests, ttl, hold.holder))
             if missing and self._cipher is not None:
                 packed, missing = self._find_older(payload, packed, missing, hold, ttl)
             if missing:
-                self._upload(packed, missing, ttl, payload.size)
+                self._upload(packed, missing, ttl, payload.size, memory)
         return packed, missing | sent, ttl
 
     def _pack(
-        self, payload: Payload, hold: Hold, ttl: float
+        self, payload: Payload, hold: Hold, ttl: float, memory: Memory
     ) -> tuple[Packed, set[Digest], set[Digest]]:
         """Hash a value; return its blobs, those that are held already, and those just stored.
 
@@ -259,7 +263,7 @@ class Writer:
         if payload.size < _AHEAD or self._is_rotating:  # it may be stored under another name
             return packing(), asked, sent
         with HashAhead(packing) as hashed:
-            for batch in hashed.batches(_BATCH // 2):
+            for batch in hashed.batches(_HELD):
                 missing = self._retrying(
                     lambda batch=batch: self._store.blobs.hold(  # type: ignore[misc]
                         list(batch), ttl, hold.holder
@@ -269,7 +273,7 @@ class Writer:
                 if not missing:
                     break
                 chunks = {digest: batch[digest] for digest in batch if digest in missing}
-                self._put_blobs(chunks, key, ttl, payload.size)
+                self._put_blobs(chunks, key, ttl, payload.size, memory)
                 sent |= missing
             return hashed.packed(), asked, sent
 
@@ -297,7 +301,7 @@ class Writer:
                     each, own = self._find_older(payload, each, own, hold, ttl)  # noqa: PLW2901
                 with self._through.writing(each, payload.size):
                     if own:
-                        self._upload(each, own, ttl, payload.size)
+                        self._upload(each, own, ttl, payload.size, Memory())
                     missing -= own
                 deduplicated = each.deduplicated(payload.size, own)
                 self._counters.offloaded(payload.size, deduplicated, whole=not own)
@@ -453,14 +457,16 @@ class Writer:
             resolve=self._resolve,
         )
 
-    def _upload(self, packed: Packed, missing: set[Digest], ttl: float, size: int) -> None:
+    def _upload(
+        self, packed: Packed, missing: set[Digest], ttl: float, size: int, memory: Memory
+    ) -> None:
         """Write missing blobs, chunks first: a root is never stored without its chunks."""
         wanted: dict[Digest, Sequence[Buffer]] = {
             chunk.digest: parts for chunk, parts in packed.chunks if chunk.digest in missing
         }
         if packed.digest in missing:
             wanted[packed.digest] = packed.root
-        self._put_blobs(wanted, packed.key, ttl, size)
+        self._put_blobs(wanted, packed.key, ttl, size, memory)
 
     def _put_blobs(
         self,
@@ -468,15 +474,11 @@ class Writer:
         key: EncryptionKey | None,
         ttl: float,
         size: int,
+        memory: Memory,
     ) -> None:
         """Write blobs of a value of *size* bytes, some at a time, encrypted with *key*."""
         self._signing.refresh()
-        rest = iter(wanted.items())
-        while plain := dict(islice(rest, _BATCH)):
-            blobs = {digest: self.compress(parts) for digest, parts in plain.items()}
-            if self._cipher is not None and key is not None:
-                encrypt = self._cipher.encrypt
-                blobs = {digest: encrypt(blobs.pop(digest), digest, key) for digest in plain}
+        for plain_bytes, blobs in self._encoder.batches(wanted, key, memory):
             self._retrying(
                 lambda blobs=blobs: self._store.blobs.put(  # type: ignore[misc]
                     blobs, ttl, value_size=size
@@ -484,10 +486,6 @@ class Writer:
             )
             self._counters.add(
                 blobs_uploaded=len(blobs),
-                bytes_uploaded=_total(plain),
-                bytes_stored=_total(blobs),
+                bytes_uploaded=plain_bytes,
+                bytes_stored=sum(map(size_of, blobs.values())),
             )
-
-
-def _total(blobs: Mapping[Digest, Parts]) -> int:
-    return sum(len(part) for parts in blobs.values() for part in parts)

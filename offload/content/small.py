@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from offload.content.compression import Encoder
+from offload.content.encoding import BlobEncoder
 from offload.content.holds import Hold, Holds
 from offload.content.manifest import Packed, pack
 from offload.content.retrying import Retrying
@@ -64,7 +64,7 @@ class SmallWriter:
         self,
         store: Store,
         counters: Counters,
-        encode: Encoder,
+        encoder: BlobEncoder,
         *,
         holds: Holds,
         retrying: Retrying,
@@ -72,13 +72,13 @@ class SmallWriter:
     ) -> None:
         self._store = store
         self._counters = counters
-        self._encode = encode
+        self._encoder = encoder
         self._holds = holds
         self._retrying = retrying
         self._cipher = cipher
         self._blob_limit = chunk_size_of(store)
-        if cipher is not None and self._blob_limit is not None:
-            self._blob_limit -= cipher.overhead
+        if self._blob_limit is not None:
+            self._blob_limit -= encoder.overhead
         self._has_tiers = len(tiers_of(store)) > 1
 
     def store(self, payloads: Sequence[Payload], holds: Sequence[Hold]) -> list[Stored]:
@@ -124,7 +124,10 @@ class SmallWriter:
         if isinstance(blobs, HoldsAndPuts) and size < SMALL:
             # What this process knows is probably there: it isn't sent before the store is asked.
             new = {d: each for d, each in wanted.items() if not self._holds.knows(d)}
-            sent = {digest: self._encoded(digest, each, key) for digest, each in new.items()}
+            sent = {
+                digest: self._encoder.encode(digest, each.parts or (), key)
+                for digest, each in new.items()
+            }
             asked = {d: replace(each, parts=sent.get(d)) for d, each in wanted.items()}
             missing = self._retrying(lambda: blobs.hold_and_put(asked, holder))
             for digest in missing & sent.keys():
@@ -138,7 +141,10 @@ class SmallWriter:
                 )
         rest = {digest: each for digest, each in wanted.items() if digest in missing - sent.keys()}
         for (ttl, value_size), batch in self._batches(rest):
-            encoded = {digest: self._encoded(digest, each, key) for digest, each in batch.items()}
+            encoded = {
+                digest: self._encoder.encode(digest, each.parts or (), key)
+                for digest, each in batch.items()
+            }
             self._retrying(
                 lambda encoded=encoded, ttl=ttl, value_size=value_size: blobs.put(  # type: ignore[misc]
                     encoded, ttl, value_size=value_size
@@ -147,13 +153,6 @@ class SmallWriter:
             for digest, parts in encoded.items():
                 _count(owners[digest], wanted[digest], parts)
         return missing
-
-    def _encoded(self, digest: Digest, wanted: Wanted, key: EncryptionKey | None) -> Parts:
-        """Return a blob as it is stored: compressed, and encrypted with *key*."""
-        parts = self._encode(wanted.parts or ())
-        if self._cipher is None or key is None:
-            return parts
-        return self._cipher.encrypt(parts, digest, key)
 
     def _batches(
         self, wanted: Mapping[Digest, Wanted]

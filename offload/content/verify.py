@@ -1,17 +1,18 @@
-"""Verifying stored blobs by their names."""
+"""Reading stored blobs: decrypt, decompress, and verify them by their names."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from offload.content.compression import decode
+from offload.content.compression import decode, decode_into
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import IntegrityError
 
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
+    from offload.encryption.keys import EncryptionKey
 
-__all__ = ("read_blob",)
+__all__ = ("read_blob", "read_blob_into")
 
 
 def read_blob(
@@ -26,16 +27,41 @@ def read_blob(
 
     Raises IntegrityError, KeyUnavailable.
     """
-    if cipher is not None:
-        stored = cipher.decrypt(stored, digest, where)
+    found = None if cipher is None else cipher.find(stored, digest, where)
+    if found is not None:
+        stored = found.decrypt()
     plain = decode(stored, limit, where)
-    if cipher is not None:
-        if not cipher.matches(plain, digest):
-            raise IntegrityError(f"{where} was altered: it doesn't match its name", digest=digest)
-        return plain
-    found = digest_of([plain])
+    _verify(plain, digest, where, None if found is None else found.key)
+    return plain
+
+
+def read_blob_into(
+    stored: Buffer,
+    digest: Digest,
+    target: memoryview,
+    where: str,
+    cipher: BlobCipher | None,
+) -> None:
+    """Fill *target* with the plain content of a stored blob, verified; see `read_blob`.
+
+    What isn't compressed is decrypted into its place. If this raises, *target* has other bytes.
+    """
+    found = None if cipher is None else cipher.find(stored, digest, where)
+    if found is None:
+        decode_into(stored, target, where)
+    elif found.is_compressed:
+        decode_into(found.decrypt(), target, where)
+    elif found.size != len(target):
+        raise IntegrityError(f"{where} has {found.size} bytes instead of {len(target)}")
+    else:
+        found.decrypt_into(target)
+    _verify(target, digest, where, None if found is None else found.key)
+
+
+def _verify(plain: memoryview, digest: Digest, where: str, key: EncryptionKey | None) -> None:
+    # Encrypted chunks are read by several threads anyway.
+    found = digest_of([plain]) if key is None else digest_of([plain], key.names, threads=1)
     if found != digest:
         raise IntegrityError(
             f"{where} was altered: its content has the digest {found}", digest=digest
         )
-    return plain

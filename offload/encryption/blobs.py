@@ -18,18 +18,18 @@ content has equal bytes: it is stored once, as without encryption.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from offload.digest import Buffer, Digest, digest_of
 from offload.encryption.keys import ID_BYTES, EncryptionKey, Keyring, expand
 from offload.encryption.sealing import is_sealed, key_id_of, open_sealed, seal
 from offload.errors import IntegrityError, KeyUnavailable
 
-__all__ = ("BLOB_OVERHEAD", "BlobCipher", "key_id_of_blob")
+__all__ = ("BLOB_OVERHEAD", "BlobCipher", "EncryptedBlob", "key_id_of_blob")
 
 MARK = b"\x02"
 _PLAIN = b"\x00"  # see `offload.content.compression`
@@ -38,10 +38,57 @@ _NONCE = 12
 _AT = 2 + ID_BYTES  # of the nonce
 _START = _AT + _NONCE
 _TAG = 16
+_SLACK = 15  # bytes that `update_into` wants to have besides what it writes
 _INLINE = "inline"  # purpose of content inside references
 
 BLOB_OVERHEAD = _START + _TAG - 1
 """Bytes by which an encrypted blob exceeds the same one without encryption."""
+
+
+@dataclass(frozen=True)
+class EncryptedBlob:
+    """A stored blob, to be decrypted.
+
+    Attributes:
+        key: that encrypted it, and by which it is named.
+        is_compressed: whether its content is.
+        size: bytes of its content.
+    """
+
+    key: EncryptionKey
+    is_compressed: bool
+    size: int
+    _stored: memoryview
+    _digest: Digest
+    _where: str
+
+    def decrypt(self) -> memoryview:
+        """Return the blob as it would be stored without encryption; see `decrypt_into`."""
+        plain = memoryview(bytearray(1 + self.size))
+        plain[:1] = self._stored[1:2]
+        self.decrypt_into(plain[1:])
+        return plain
+
+    def decrypt_into(self, target: memoryview) -> None:
+        """Fill *target*, of `size` bytes, with the content, which its tag proves to be intact.
+
+        Raises IntegrityError; *target* then has something else.
+        """
+        stored = self._stored
+        start, nonce = bytes(stored[:_AT]), bytes(stored[_AT:_START])
+        mode = modes.GCM(nonce, bytes(stored[-_TAG:]))
+        cipher = Cipher(algorithms.AES(_own_key(self.key, start[1:2], self._digest)), mode)
+        decryptor = cipher.decryptor()
+        decryptor.authenticate_additional_data(start)
+        content = stored[_START:-_TAG]
+        most = max(self.size - _SLACK, 0)
+        if most:
+            decryptor.update_into(content[:most], target)
+        target[most:] = decryptor.update(content[most:])
+        try:
+            decryptor.finalize()
+        except InvalidTag as exc:
+            raise IntegrityError(f"{self._where} was altered: its tag is wrong") from exc
 
 
 class BlobCipher:
@@ -55,55 +102,75 @@ class BlobCipher:
 
     def __init__(self, keyring: Keyring) -> None:
         self.keyring = keyring
-        self._has_into = hasattr(AESGCM, "decrypt_into")  # since cryptography 47
 
-    def encrypt(self, parts: Sequence[Buffer], digest: Digest, key: EncryptionKey) -> list[Buffer]:
+    def encrypt(
+        self,
+        parts: Sequence[Buffer],
+        digest: Digest,
+        key: EncryptionKey,
+        memory: memoryview | None = None,
+    ) -> list[Buffer]:
         """Return the encrypted form of a blob.
 
         Args:
             parts: the blob as it would be stored without encryption; the first part is the byte
                 that names the compression.
             digest: its name, by *key*.
+            memory: where to write the ciphertext: `memory_for` bytes, or more.
         """
         kind, *content = parts
         kind = bytes(kind)
-        whole = content[0] if len(content) == 1 else b"".join(content)
         own = _own_key(key, kind, digest)
         nonce = bytes(_NONCE)
         if kind != _PLAIN:
-            nonce = blake3(whole, key=expand(own, b"nonce")).digest()[:_NONCE]
+            hasher = blake3(key=expand(own, b"nonce"))
+            for part in content:
+                hasher.update(part)
+            nonce = hasher.digest()[:_NONCE]
         start = MARK + kind + bytes.fromhex(key.id)
-        return [start + nonce, AESGCM(own).encrypt(nonce, whole, start)]
+        if memory is None:
+            memory = memoryview(bytearray(self.memory_for(parts)))
+        encryptor = Cipher(algorithms.AES(own), modes.GCM(nonce)).encryptor()
+        encryptor.authenticate_additional_data(start)
+        filled = 0
+        for part in content:
+            filled += encryptor.update_into(part, memory[filled:])
+        encryptor.finalize()
+        return [start + nonce, memory[:filled], encryptor.tag]
+
+    @staticmethod
+    def memory_for(parts: Sequence[Buffer]) -> int:
+        """Return the bytes of memory that `encrypt` needs for these parts."""
+        return sum(map(len, parts)) + _SLACK
+
+    def find(self, stored: Buffer, digest: Digest, where: str) -> EncryptedBlob | None:
+        """Return a stored blob as one to be decrypted; None if it isn't encrypted.
+
+        Raises:
+            KeyUnavailable: this process doesn't have the blob's key.
+            IntegrityError: it isn't encrypted, and encryption is required; or it is cut short.
+        """
+        view = memoryview(stored)
+        if view[:1] != MARK:
+            self._check_optional(where)
+            return None
+        kind = bytes(view[1:2])
+        if len(view) < _START + _TAG or kind not in _KINDS:
+            raise IntegrityError(f"{where} isn't an encrypted blob")
+        key = self.keyring.find(bytes(view[2:_AT]).hex(), where)
+        size = len(view) - _START - _TAG
+        return EncryptedBlob(key, kind != _PLAIN, size, view, digest, where)
 
     def decrypt(self, stored: Buffer, digest: Digest, where: str) -> Buffer:
         """Return a blob as it would be stored without encryption.
 
         One that isn't encrypted is returned as it is, unless encryption is required. The caller
-        verifies the content by `matches`.
+        verifies the content.
 
-        Raises:
-            KeyUnavailable: this process doesn't have the blob's key.
-            IntegrityError: it was altered; or it isn't encrypted, and encryption is required.
+        Raises as `find` does, and IntegrityError if it was altered.
         """
-        view = memoryview(stored)
-        if view[:1] != MARK:
-            self._check_optional(where)
-            return stored
-        if len(view) < _START + _TAG or bytes(view[1:2]) not in _KINDS:
-            raise IntegrityError(f"{where} isn't an encrypted blob")
-        start = bytes(view[:_AT])
-        key = self.keyring.find(start[2:].hex(), where)
-        cipher = AESGCM(_own_key(key, start[1:2], digest))
-        nonce = bytes(view[_AT:_START])
-        try:
-            if not self._has_into:
-                return start[1:2] + cipher.decrypt(nonce, view[_START:], start)
-            plain = bytearray(1 + len(view) - _START - _TAG)
-            plain[:1] = start[1:2]
-            cipher.decrypt_into(nonce, view[_START:], start, memoryview(plain)[1:])
-        except InvalidTag as exc:
-            raise IntegrityError(f"{where} was altered: its tag is wrong") from exc
-        return plain
+        found = self.find(stored, digest, where)
+        return stored if found is None else found.decrypt()
 
     def decrypt_prefix(self, prefix: bytes, digest: Digest) -> bytes:
         """Return the first bytes of a blob as it would be stored without encryption.

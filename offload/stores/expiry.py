@@ -66,7 +66,7 @@ class ExpiringBlobs(ABC):
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
-        window = max(WINDOW // max(limit, 1), 1)
+        window = min(max(WINDOW // max(limit, 1), 1), self._threads.number)
         return self._threads.ahead(lambda digest: self._get_one(digest, limit), digests, window)
 
     def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:

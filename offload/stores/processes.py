@@ -6,9 +6,10 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
-from itertools import islice
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 __all__ = ("PerProcess", "Threads")
@@ -92,8 +93,12 @@ class _Pool:
             if number < self._number:
                 name = f"{self._name}_{number}"
                 thread = threading.Thread(target=self._run, name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+                with suppress(RuntimeError):  # the interpreter exits, or there are too many threads
+                    thread.start()
+                    self._threads.append(thread)
+        with suppress(queue.Empty):
+            while not self._threads and (job := self._jobs.get_nowait()) is not None:
+                job()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -130,14 +135,18 @@ class Threads:
                 future.cancel()
             wait(futures)
 
-    def ahead(self, function: Callable[[T], R], items: Sequence[T], window: int) -> Iterator[R]:
-        """Yield the results for all items in order, with up to *window* calls at once."""
-        window = min(window, self.number)
-        if window < 2 or len(items) < 2:
-            yield from map(function, items)
+    def ahead(self, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
+        """Yield the results for all items in order, at most *window* calls ahead.
+
+        *items* is read in the caller's thread.
+        """
+        rest = iter(items)
+        first = list(islice(rest, 2))
+        if window < 2 or self.number < 2 or len(first) < 2:
+            yield from map(function, chain(first, rest))
             return
         pid = os.getpid()
-        rest = iter(items)
+        rest = chain(first, rest)
         futures: deque[tuple[T, Future[R]]] = deque()
         try:
             while True:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.content import get, manifest
+from offload.content import get, manifest, verify
 from offload.content.holds import Hold
 from offload.content.manifest import CHUNK, HEAD_LIMIT
 from offload.digest import digest_of
@@ -344,12 +344,12 @@ def hashed(monkeypatch):
     """Return how many digests were computed of how many bytes."""
     sizes = []
 
-    def counting(parts_of, key=None):
+    def counting(parts_of, key=None, **threads):
         parts_of = list(parts_of)
         sizes.append(sum(map(len, parts_of)))
-        return digest_of(parts_of, key)
+        return digest_of(parts_of, key, **threads)
 
-    for module in (get, manifest):
+    for module in (verify, manifest):
         monkeypatch.setattr(module, "digest_of", counting)
     return sizes
 

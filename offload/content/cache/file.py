@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from offload.content.compression import decode, decode_into
-from offload.content.manifest import ALIGNMENT, CHUNK, ROOT_LIMIT, Manifest, read_root
-from offload.content.memory import allocate, map_file
+from offload.content.manifest import ALIGNMENT, CHUNK, ROOT_LIMIT, Manifest, Piece, read_root
+from offload.content.memory import Memory, allocate, map_file
+from offload.content.verify import read_blob, read_blob_into
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import IntegrityError
 
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
     from offload.content.cache.folder import Folder, PartialFile
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("CachedValue", "FileWriter", "InFile", "InMemory", "body_start", "map_value")
+__all__ = ("AT_ONCE", "CachedValue", "FileWriter", "InFile", "InMemory", "body_start", "map_value")
 
 _MAGIC = b"OFFCACH1"
 _PREFIX = struct.Struct("<8sQ16s")
 _ROOT = ALIGNMENT
 _PAGE = 4096
 _PARTS = 512  # written by one system call; POSIX lets a system refuse more than 1,024
+
+AT_ONCE = 2
+"""Chunks that threads may decrypt while the store is read."""
 
 
 def body_start(root_size: int) -> int:
@@ -118,19 +121,26 @@ def boot() -> bytes:
 
 
 class InMemory:
-    """Assembles a value in private memory."""
+    """Assembles a value in private memory.
 
-    def __init__(self, manifest: Manifest) -> None:
+    Args:
+        cipher: decrypts chunks; None without encryption.
+    """
+
+    def __init__(self, manifest: Manifest, cipher: BlobCipher | None = None) -> None:
         self._body = allocate(manifest.body_size, ALIGNMENT)
         self._filled = 0
+        self._cipher = cipher
 
-    def decode(self, stored: Buffer, size: int, where: str) -> memoryview:
-        """Return the plain bytes of the next chunk; verify them, then call `keep`.
+    def decode(self, piece: Piece, stored: Buffer, where: str) -> memoryview:
+        """Return the plain bytes of a chunk, verified; `keep` takes them, in order.
 
-        Raises IntegrityError if they are not *size* bytes.
+        Threads may decode `AT_ONCE` chunks at once.
+
+        Raises IntegrityError, also if they aren't as long as *piece* says; KeyUnavailable.
         """
-        plain = self._body[self._filled : self._filled + size]
-        decode_into(stored, plain, where)
+        plain = self._body[piece.offset : piece.offset + piece.chunk.size]
+        read_blob_into(stored, piece.chunk.digest, plain, where, self._cipher)
         return plain
 
     def keep(self, plain: memoryview) -> None:
@@ -191,7 +201,9 @@ class FileWriter:
 class InFile:
     """Assembles a value in a cache file; in memory after that fails.
 
-    *on_failure* is called with the error.
+    Args:
+        on_failure: called with the error.
+        cipher: decrypts chunks; None without encryption.
     """
 
     def __init__(
@@ -201,18 +213,27 @@ class InFile:
         root: Buffer,
         manifest: Manifest,
         on_failure: Callable[[OSError], None],
+        cipher: BlobCipher | None = None,
     ) -> None:
         self._part = part
+        self._cipher = cipher
+        self._decrypted = Memory()
         self._manifest = manifest
         self._on_failure = on_failure
         self._memory: InMemory | None = None
         self._file = FileWriter(folder, part, [root])
 
-    def decode(self, stored: Buffer, size: int, where: str) -> memoryview:
+    def decode(self, piece: Piece, stored: Buffer, where: str) -> memoryview:
         """See `InMemory.decode`."""
-        if self._memory is not None:
-            return self._memory.decode(stored, size, where)
-        plain = decode(stored, size, where)
+        memory = self._memory
+        if memory is not None:
+            return memory.decode(piece, stored, where)
+        size, digest = piece.chunk.size, piece.chunk.digest
+        if self._cipher is not None:
+            plain = self._decrypted.block(piece.number % AT_ONCE, size)
+            read_blob_into(stored, digest, plain, where, self._cipher)
+            return plain
+        plain = read_blob(stored, digest, size, where, None)
         if len(plain) != size:
             raise IntegrityError(f"{where} has {len(plain)} bytes instead of {size}")
         return plain
@@ -241,7 +262,7 @@ class InFile:
 
     def _moved_to_memory(self, exc: OSError) -> InMemory:
         """Return the chunks written so far, read back into memory."""
-        memory = InMemory(self._manifest)
+        memory = InMemory(self._manifest, self._cipher)
         copied, filled = 0, self._file.filled
         while copied < filled:
             size = min(CHUNK, filled - copied)

@@ -88,7 +88,8 @@ class NodeCache:
         clock: returns seconds that only increase.
 
     Attributes:
-        cipher: verifies names if values are encrypted in the store. Cached ones never are.
+        cipher: decrypts chunks, and verifies names, if values are encrypted in the store. Cached
+            ones never are.
     """
 
     cipher: BlobCipher | None = None
@@ -261,7 +262,7 @@ class CacheFill:
         found = self._file(root, manifest, self._failed)
         if found is None:
             self._failed(None)
-            return InMemory(manifest)
+            return InMemory(manifest, self.cache.cipher)
         return found
 
     def file(self, root: Buffer, manifest: Manifest) -> InFile | None:
@@ -286,7 +287,8 @@ class CacheFill:
         part = self._reserved(len(root), manifest.body_size)
         if part is not None:
             try:
-                return InFile(self.cache.folder, part, root, manifest, on_failure)
+                folder, cipher = self.cache.folder, self.cache.cipher
+                return InFile(folder, part, root, manifest, on_failure, cipher)
             except OSError as exc:
                 self.cache.log_unusable(exc)
         return None
