@@ -7,10 +7,12 @@ against the installed versions.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+from celery import _state
 from celery.backends.base import KeyValueStoreBackend
 
 __all__ = (
@@ -29,6 +31,7 @@ __all__ = (
     "collected_parts",
     "collects_parts",
     "context_maker",
+    "executing",
     "is_revoked",
     "keeps_metadata_whole",
     "known_meta",
@@ -37,8 +40,11 @@ __all__ = (
     "patch",
     "registered_tasks",
     "set_arguments",
+    "take_meta",
     "unpatched",
+    "use_backend",
     "uses_sentinel",
+    "worker_task",
 )
 
 GET_BACKEND = "_get_backend"
@@ -94,6 +100,37 @@ def parents_of(result: Any) -> list[Any]:
 def known_meta(result: Any) -> Any:
     """Return the metadata that a result object has fetched already; None if it has none."""
     return getattr(result, "_cache", None)
+
+
+def take_meta(result: Any, meta: Any) -> None:
+    """Give a result object the metadata of a result that is ready."""
+    getattr(result, TAKE_META)(meta)
+
+
+def worker_task() -> Any:
+    """Return the task that a worker executes in this thread; None if there is none."""
+    return _state.get_current_worker_task()
+
+
+@contextmanager
+def executing(task: Any, request: Any) -> Iterator[None]:
+    """Let this thread execute *request* of *task*, so that what it publishes has this parent."""
+    _state.push_current_task(task)
+    task.request_stack.push(request)
+    try:
+        yield
+    finally:
+        task.request_stack.pop()
+        _state.pop_current_task()
+
+
+def use_backend(app: Any, backend: Any, queue: str) -> None:
+    """Let this thread use *backend* as the app's, and *queue* for replies.
+
+    If the app has one backend for all threads, it stays.
+    """
+    app._local.backend = backend
+    app._local.oid = queue
 
 
 def registered_tasks(app: Any) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from celery import Celery, current_app, current_task
 from kombu.utils.imports import symbol_by_name
@@ -38,9 +38,14 @@ from offload.settings.checks import as_seconds
 from offload.settings.units import Duration
 from offload.stores.protocols import Store
 
+if TYPE_CHECKING:
+    from offload.hooks.aio.calls import Gettable, Publishable
+
 __all__ = ("Offload",)
 
 T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class Offload:
@@ -172,6 +177,75 @@ class Offload:
         """
         return self._runtime.get(ref)
 
+    @overload
+    async def adelay(self, task: Publishable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def adelay(self, task: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    async def adelay(self, task: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a task as its ``delay`` does, without blocking the event loop; return its result.
+
+        See `aapply_async`.
+        """
+        return await _calls().delay(self._runtime, task, args, kwargs)
+
+    async def aapply_async(
+        self,
+        task: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Call a task as its ``apply_async`` does, without blocking the event loop.
+
+        Values are stored, and the message is sent, in one of at most four threads of the process,
+        with a copy of the caller's context variables. If the coroutine is cancelled before a thread
+        has started, nothing is sent. After that, the message is probably sent; give it a *task_id*
+        to revoke it by.
+
+        Args:
+            task: a task, a signature (such as a chain or a group), or a task's name.
+            args, kwargs: of the task.
+            options: of ``apply_async``.
+
+        Returns the result, as Celery does. Raises what ``apply_async`` raises.
+        """
+        return await _calls().apply_async(self._runtime, task, args, kwargs, options)
+
+    async def aget(
+        self,
+        source: Gettable[T],
+        timeout: float | None = None,
+        *,
+        propagate: bool = True,
+        disable_sync_subtasks: bool = True,
+    ) -> T:
+        """Return the value of a result or a reference, without blocking the event loop.
+
+        One thread of the process waits for all results. If the coroutine is cancelled, it forgets
+        this one, and the task goes on.
+
+        Args:
+            source: a result as a task's ``delay`` or a group returns it, or a `Ref`.
+            timeout: seconds to wait for the task; reading its value takes more. 0 doesn't wait.
+            propagate: whether to raise the task's exception, rather than to return it.
+            disable_sync_subtasks: whether to raise RuntimeError in a worker's task, as Celery does.
+
+        Raises what the task raised, celery.exceptions.TimeoutError, and what `get` raises.
+        """
+        value: T = await _calls().get(
+            self._runtime,
+            source,
+            timeout=timeout,
+            propagate=propagate,
+            disable_sync_subtasks=disable_sync_subtasks,
+        )
+        return value
+
+    async def aput(self, value: T, *, retention: float | None = None) -> Ref[T]:
+        """Store *value* and return its reference as `put` does, without blocking the event loop."""
+        ref: Ref[T] = await _calls().put(self._runtime, value, retention=retention)
+        return ref
+
     def read_event(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return a received event with values in place of the text that stands for large fields.
 
@@ -234,6 +308,13 @@ class Offload:
         Raises ValueError for an invalid name, ConfigurationError for an invalid *ttl*.
         """
         return Lock(self.store, name, ttl=as_seconds("lock", ttl, "'ttl' is "), heartbeat=heartbeat)
+
+
+def _calls() -> Any:
+    """Import what only coroutines need: asyncio, which they have imported already."""
+    from offload.hooks.aio import calls
+
+    return calls
 
 
 def _install(runtime: Runtime, app: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from types import SimpleNamespace
 
 import pytest
 from celery import Celery, signature
 from celery.app import trace
 from celery.app.amqp import AMQP
-from celery.app.task import Task
+from celery.app.task import Context, Task
 from celery.apps.worker import BANNER, Worker
 from celery.backends import base
 from celery.backends.asynchronous import BaseResultConsumer
@@ -149,3 +150,30 @@ def test_a_workers_banner_names_the_result_backend():
     """
     assert f"\n{banner._ABOVE}     {{results}}\n" in BANNER
     assert "BANNER.format" in inspect.getsource(Worker.startup_info)
+
+
+def test_a_thread_acts_for_a_task(app):
+    """What a thread publishes while it acts for a task has that task as its parent."""
+    request = Context(id="parent", called_directly=False)
+    assert internals.worker_task() is None
+    with internals.executing(app.tasks["add"], request):
+        assert internals.worker_task() is app.tasks["add"]
+        assert app.current_worker_task.request.id == "parent"
+    assert internals.worker_task() is None
+
+
+def test_a_thread_uses_a_given_backend(app):
+    """A thread that was given a backend and a queue of replies uses them; others don't."""
+    own, queue = app.backend, app.thread_oid
+    other = type(own)(app=app, url="memory://")
+
+    def use():
+        internals.use_backend(app, other, "replies")
+        found.append((app.backend, app.thread_oid))
+
+    found = []
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert found == [(other, "replies")]
+    assert (app.backend, app.thread_oid) == (own, queue)

@@ -1,0 +1,1 @@
+"""Publishing, reading, and storing from coroutines, without blocking their event loop."""

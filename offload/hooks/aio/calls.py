@@ -1,0 +1,106 @@
+"""What coroutines call: publish, read, and store. Documented by `Offload`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from celery.result import ResultBase, ResultSet, assert_will_not_block
+
+from offload.hooks.aio.acting import Caller, forget_waiting
+from offload.hooks.aio.results import Watch, wait_for
+from offload.hooks.aio.threads import call_in_thread
+from offload.hooks.celery_internals import app_itself
+from offload.hooks.runtime import Runtime
+from offload.ref import Ref
+from offload.stores.processes import PerProcess
+
+__all__ = ("Gettable", "Publishable", "apply_async", "delay", "get", "put")
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+P = ParamSpec("P")
+
+_READ = 60.0  # seconds: no result that is ready takes that long; a thread must never wait forever
+
+_eager = PerProcess(threading.RLock)
+"""Taken by eager calls: Celery notes that a task runs, for the whole process."""
+
+
+class Publishable(Protocol[P, T_co]):
+    """A task or a signature."""
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+
+class Gettable(Protocol[T_co]):
+    """A reference or a result."""
+
+    def get(self) -> T_co: ...
+
+
+async def delay(runtime: Runtime, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if isinstance(task, str):
+        return await apply_async(runtime, task, args, kwargs, {})
+    task = app_itself(task)  # a proxy finds the task of the caller's app
+    return await _publish(runtime, task, lambda: task.delay(*args, **kwargs))
+
+
+async def apply_async(
+    runtime: Runtime, task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]
+) -> Any:
+    if isinstance(task, str):
+        send = runtime.app.send_task
+        return await _publish(runtime, None, lambda: send(task, args, kwargs, **options))
+    task = app_itself(task)
+    return await _publish(runtime, task, lambda: task.apply_async(args, kwargs, **options))
+
+
+async def _publish(runtime: Runtime, task: Any, publish: Callable[[], Any]) -> Any:
+    app = app_itself(getattr(task, "app", None) or runtime.app)
+    caller = Caller(app)
+
+    def call() -> Any:
+        result = publish()
+        forget_waiting(result)
+        return result
+
+    def call_eagerly() -> Any:
+        with _eager.get():
+            return publish()
+
+    called = call_eagerly if app.conf.task_always_eager else call
+    return await call_in_thread(lambda: caller.run(called))
+
+
+async def get(
+    runtime: Runtime,
+    source: Any,
+    *,
+    timeout: float | None,
+    propagate: bool,
+    disable_sync_subtasks: bool,
+) -> Any:
+    if isinstance(source, Ref):
+        return await call_in_thread(lambda: runtime.get(source))
+    if not isinstance(source, ResultBase):
+        raise TypeError(f"aget: expected a result or a Ref, got a {type(source).__name__}")
+    if disable_sync_subtasks and not runtime.app.conf.task_always_eager:
+        assert_will_not_block()
+    watch = Watch(source, propagate=propagate, timeout=timeout)
+    await wait_for(watch)
+
+    def read() -> Any:
+        watch.take()
+        how = {"timeout": _READ, "propagate": propagate, "disable_sync_subtasks": False}
+        if isinstance(source, ResultSet):
+            return source.join(**how)
+        return source.get(follow_parents=False, **how)
+
+    caller = Caller(runtime.app)
+    return await call_in_thread(lambda: caller.run(read))
+
+
+async def put(runtime: Runtime, value: T, *, retention: float | None) -> Ref[T]:
+    return await call_in_thread(lambda: runtime.put(value, retention=retention))

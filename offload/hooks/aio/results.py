@@ -1,0 +1,279 @@
+"""Wait for results of tasks: one thread per process asks for all of them.
+
+Waiting costs no thread. Of backends that keep results by key, such as Redis, one request asks for
+many results; others are asked for one at a time, less often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from celery import states
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from kombu.exceptions import OperationalError
+
+from offload.hooks.aio.acting import is_polled, share_backend, single_results
+from offload.hooks.celery_internals import known_meta, take_meta
+from offload.stores.processes import PerProcess
+
+__all__ = ("Watch", "wait_for")
+
+_FIRST = 0.01  # seconds until a result is looked for again
+_GROWTH = 1.5
+_MOST_POLLED = 0.1  # seconds between two requests about all results
+_MOST = 0.5  # seconds between two requests about one result, as in Celery
+_TOLERATED = (
+    10.0  # seconds for which the backend may be unavailable before coroutines get the error
+)
+_BATCH = 1000  # results per request
+
+logger = logging.getLogger(__name__)
+
+
+class Watch:
+    """The results that a coroutine waits for.
+
+    Args:
+        propagate: whether the first failure ends the wait, also of tasks before these in a chain.
+        timeout: seconds; None waits without limit. With 0, results are looked for once.
+
+    Attributes:
+        nodes: single results, those of earlier tasks first.
+        found: metadata of those that are ready, by id; None if the result object has it already, or
+            if another coroutine took it.
+    """
+
+    def __init__(self, result: Any, *, propagate: bool, timeout: float | None) -> None:
+        self._targets = dict.fromkeys(single_results(result))
+        earlier: list[Any] = []
+        while propagate and (result := result.parent) is not None:
+            earlier[:0] = single_results(result)
+        self.nodes = list(dict.fromkeys([*earlier, *self._targets]))
+        self.found: dict[str, Any] = {}
+        self._failed: list[Any] = []
+        self._propagate = propagate
+        self._by_id: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            self._by_id.setdefault(node.id, []).append(node)
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.due = 0.0
+        self.interval = _FIRST
+        self.failing_since: float | None = None
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.future: asyncio.Future[BaseException | None] = self.loop.create_future()
+        for node in self.nodes:
+            meta = known_meta(node)
+            if meta is not None and meta["status"] in states.READY_STATES:
+                self.found[node.id] = None
+                self._note(meta["status"], node.id)
+
+    def _note(self, state: str, task_id: str) -> None:
+        if state in states.PROPAGATE_STATES:
+            self._failed += self._by_id[task_id]
+
+    def add(self, task_id: str, state: str, meta: Any) -> None:
+        """Note that a result is ready."""
+        if task_id in self._by_id and task_id not in self.found:
+            self.found[task_id] = meta
+            self._note(state, task_id)
+
+    def missing(self) -> list[Any]:
+        """Return the results that are not known to be ready, one object for each id."""
+        return [nodes[0] for task_id, nodes in self._by_id.items() if task_id not in self.found]
+
+    @property
+    def is_over(self) -> bool:
+        if self._propagate and self._failed:
+            return True
+        return all(node.id in self.found for node in self._targets)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Wake the coroutine, which raises *error*; from any thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self.loop.call_soon_threadsafe(_settle, self.future, error)
+
+    def take(self) -> None:
+        """Give the result objects what was found, and raise the first failure, if wanted."""
+        for node in self.nodes:
+            meta = self.found.get(node.id)
+            if meta is not None:
+                take_meta(node, meta)
+            elif node.id in self.found and known_meta(node) is None:
+                _ = node.state  # fetches its own metadata, as another coroutine has the other
+        if self._propagate:
+            for node in self.nodes:
+                if node in self._failed:
+                    node.maybe_throw()
+
+
+def _settle(future: asyncio.Future[Any], error: BaseException | None) -> None:
+    if not future.done():
+        future.set_result(error)
+
+
+async def wait_for(watch: Watch) -> None:
+    """Wait until the results of *watch* are ready, or one has failed.
+
+    Raises celery.exceptions.TimeoutError, and what the result backend raises.
+    """
+    if watch.is_over:
+        return
+    watcher = _watcher.get()
+    watcher.add(watch)
+    try:
+        error = await watch.future
+    finally:
+        watcher.remove(watch)
+    if error is not None:
+        raise error
+
+
+class _Watcher:
+    """The thread of one process that asks for results. It starts when it is needed, then stays."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watches: dict[Watch, None] = {}
+        self._thread: threading.Thread | None = None
+
+    def add(self, watch: Watch) -> None:
+        with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="offload-results", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._watches[watch] = None
+            self._changed.notify()
+
+    def remove(self, watch: Watch) -> None:
+        with self._changed:
+            self._watches.pop(watch, None)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._look(self._next())
+            except Exception:  # or no coroutine would ever get a result again
+                logger.exception("results can't be looked for; trying again")
+                time.sleep(_MOST)
+
+    def _next(self) -> list[Watch]:
+        """Wait until results are due; return all that are, or will be soon."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                first = min((watch.due for watch in self._watches), default=None)
+                if first is not None and first <= now:
+                    return [w for w in self._watches if w.due <= now + w.interval / 2]
+                self._changed.wait(None if first is None else first - now)
+
+    def _look(self, watches: list[Watch]) -> None:
+        by_backend: dict[int, tuple[Any, dict[str, Any]]] = {}
+        for watch in watches:
+            for node in watch.missing():
+                backend = _backend_for(node)
+                by_backend.setdefault(id(backend), (backend, {}))[1][node.id] = None
+        found: dict[str, tuple[str, Any]] = {}
+        errors: dict[str, Exception] = {}
+        for backend, ids in by_backend.values():
+            _read(backend, list(ids), found, errors)
+        many = all(is_polled(backend) for backend, _ in by_backend.values())
+        now = time.monotonic()
+        for watch in watches:
+            self._update(watch, found, errors, now)
+            watch.interval = min(watch.interval * _GROWTH, _MOST_POLLED if many else _MOST)
+            watch.due = now + watch.interval
+            if watch.deadline is not None:
+                watch.due = min(watch.due, max(watch.deadline, now))
+
+    def _update(
+        self,
+        watch: Watch,
+        found: dict[str, tuple[str, Any]],
+        errors: dict[str, Exception],
+        now: float,
+    ) -> None:
+        """Tell *watch* what was found; each result's metadata goes to one coroutine only, as it
+        will hold the value.
+        """
+        error: Exception | None = None
+        for node in watch.missing():
+            if node.id in found:
+                state, meta = found[node.id]
+                found[node.id] = state, None
+                watch.add(node.id, state, meta)
+            else:
+                error = error or errors.get(node.id)
+        if watch.is_over:
+            self._end(watch, None)
+            return
+        since = watch.failing_since = None if error is None else watch.failing_since or now
+        passes = since is None or (_may_pass(error) and now - since < _TOLERATED)
+        if not passes:
+            self._end(watch, error)
+        elif watch.deadline is not None and now >= watch.deadline:
+            self._end(watch, error or CeleryTimeoutError("The operation timed out."))
+
+    def _end(self, watch: Watch, error: BaseException | None) -> None:
+        self.remove(watch)
+        watch.end(error)
+
+
+def _backend_for(node: Any) -> Any:
+    """Return the backend to ask for a result: the threads' own, if it is the same."""
+    given = node.backend
+    share_backend(node.app)
+    own = node.app.backend
+    if hasattr(own, "result_consumer") and not is_polled(own):
+        return given  # its replies arrive where it was published
+    same = type(own) is type(given) and getattr(own, "url", None) == getattr(given, "url", None)
+    return own if same else given
+
+
+def _read(
+    backend: Any,
+    ids: Collection[str],
+    found: dict[str, tuple[str, Any]],
+    errors: dict[str, Exception],
+) -> None:
+    """Look for results; those that are ready go to *found*, with their states."""
+    rest: Iterable[str] = ids
+    if is_polled(backend):
+        try:
+            for task_id, meta in _read_many(backend, list(ids)):
+                found[task_id] = meta["status"], meta
+        except Exception as exc:
+            if _may_pass(exc):
+                errors.update(dict.fromkeys(ids, exc))
+                return
+            rest = [task_id for task_id in ids if task_id not in found]  # one can't be read
+        else:
+            return
+    for task_id in rest:
+        try:
+            meta = backend.get_task_meta(task_id)
+        except Exception as exc:
+            errors[task_id] = exc
+        else:
+            if meta["status"] in states.READY_STATES:
+                found[task_id] = meta["status"], meta
+
+
+def _read_many(backend: Any, ids: list[str]) -> Iterator[tuple[str, Any]]:
+    for start in range(0, len(ids), _BATCH):
+        batch = ids[start : start + _BATCH]
+        yield from backend.get_many(batch, interval=0, max_iterations=1)
+
+
+def _may_pass(error: Exception | None) -> bool:
+    """Return whether the backend is unavailable, rather than refusing what it has."""
+    return isinstance(error, (OSError, OperationalError)) or "Connection" in type(error).__name__
+
+
+_watcher = PerProcess(_Watcher, keep_inherited=True)
