@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = (
     "UNKNOWN",
+    "human_count",
     "human_duration",
     "human_latency",
     "human_number",
@@ -70,6 +71,11 @@ def human_threshold(size: int) -> str:
     return f"{size} B"
 
 
+def human_count(number: int, noun: str, plural: str = "") -> str:
+    """Format a number of things: ``1 value``, ``2,000 values``, ``3 copies`` (*plural*)."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def human_number(number: int | None) -> str:
     """Format a whole number: ``1,234``."""
     return UNKNOWN if number is None else f"{number:,}"
@@ -105,7 +111,8 @@ def human_latency(seconds: float | None) -> str:
         return UNKNOWN
     if math.isinf(seconds):
         return "longer"
-    return f"{seconds * 1e3:,.4g} ms" if seconds < 1 else f"{seconds:,.4g} s"
+    number, unit = (seconds * 1e3, "ms") if seconds < 1 else (seconds, "s")
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
 
 
 def human_time_saved(seconds: float) -> str:

@@ -20,6 +20,7 @@ __all__ = ("offload",)
 
 _COMMANDS = {
     "catalog": "catalog",
+    "check": "check",
     "classes": "classes",
     "dashboard": "serve",
     "doctor": "doctor",

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import click
 
+from offload.cli.findings import exit_code, listed, print_counts, print_finding
 from offload.cli.options import as_json, runtime_of
-from offload.cli.output import print_json, print_labelled
+from offload.cli.output import print_json
 from offload.doctor import Examined, examine
 from offload.errors import OffloadError
 from offload.inspect.findings import Finding
 
 __all__ = ("doctor",)
-
-_INDENT = 9
-_UNAVAILABLE = 69  # the exit code of all commands then
 
 
 @click.command()
@@ -46,17 +43,12 @@ def doctor(ctx: click.Context, as_json: bool, workers: bool, timeout: float) -> 
     for examined in _examined(ctx, timeout if workers else None):
         found.append(examined)
         if not as_json:
-            _print(examined)
-    errors, warnings = (
-        sum(each.finding.level == level for each in found) for level in ("error", "warning")
-    )
+            print_finding(examined)
     if as_json:
-        listed = [{"subject": each.subject, **asdict(each.finding)} for each in found]
-        print_json({"errors": errors, "warnings": warnings, "findings": listed})
+        print_json(listed(found))
     else:
-        click.echo(f"{errors} errors, {warnings} warnings")
-    if errors:
-        ctx.exit(_UNAVAILABLE if any(each.unavailable for each in found) else 1)
+        print_counts(found)
+    ctx.exit(exit_code(found))
 
 
 def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:
@@ -69,13 +61,3 @@ def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:
         yield Examined("app", Finding("error", what))
         return
     yield from examine(runtime, workers=workers)
-
-
-def _print(examined: Examined) -> None:
-    finding = examined.finding
-    is_named = finding.what.startswith(examined.subject)  # as in stores' own errors
-    subject = "" if is_named else f"{examined.subject}: "
-    lines = [(str(finding.level), f"{subject}{finding.what}")]
-    if finding.remedy:
-        lines.append(("", f"-> {finding.remedy}"))
-    print_labelled(lines, _INDENT, levels=True)

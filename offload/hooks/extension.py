@@ -12,6 +12,7 @@ from offload.catalog import Catalog
 from offload.classes.registry import ClassRegistry
 from offload.errors import ConfigurationError
 from offload.hooks import (
+    check,
     control,
     direct,
     events,
@@ -318,7 +319,7 @@ def _calls() -> Any:
 
 
 def _install(runtime: Runtime, app: Any) -> None:
-    """Hook publishing, executing, and results of *app*, and register the task `offload.gc`."""
+    """Hook publishing, executing, and results of *app*, and register offload's own tasks."""
     app._offload = runtime  # noqa: SLF001 (set by offload)
     app.amqp_cls = amqp_class(symbol_by_name(app.amqp_cls))
     before = app.__dict__.pop("amqp", None)  # an instance of the old class
@@ -335,6 +336,7 @@ def _install(runtime: Runtime, app: Any) -> None:
     app.steps["worker"].add(execute.CheckConfiguration)
     app.steps["consumer"].add(execute.CheckTracers)
     control.register_gc_task(runtime, app)
+    check.register_check_task(runtime, app)
     for hooks in (execute, requests, control, usercode, direct, results, result_meta, prefetch):
         hooks.install()
     events.install()

@@ -18,7 +18,16 @@ from offload.hooks.process_state import state_of
 from offload.hooks.runtime import Runtime
 from offload.ref import Keys
 
-__all__ = ("MOST", "Remote", "State", "Worker", "Workers", "ask_workers", "this_process")
+__all__ = (
+    "MOST",
+    "Remote",
+    "State",
+    "Worker",
+    "Workers",
+    "ask_workers",
+    "connected",
+    "this_process",
+)
 
 State = Literal["connected", "without", "silent", "unreadable"]
 """``connected``: it has offload; ``without``: it, or its app, doesn't; ``silent``: it is alive but
@@ -216,6 +225,22 @@ def _reason_not_askable(app: Celery) -> str:
     return ""
 
 
+@contextmanager
+def connected(app: Celery) -> Iterator[Any]:
+    """Yield a connection to the broker of *app*, which is tried once, for a few seconds.
+
+    Raises the driver's error if the broker is unavailable.
+    """
+    connection = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT)
+    if connection.transport.driver_type == "redis":
+        for option in ("socket_timeout", "socket_connect_timeout"):
+            connection.transport_options.setdefault(option, _CONNECT_TIMEOUT)
+    connection.ensure = partial(connection.ensure, max_retries=1)
+    with connection:
+        connection.ensure_connection(max_retries=1, interval_start=0)
+        yield connection
+
+
 class Remote:
     """Sends commands to workers over its own connection, which `connected` opens.
 
@@ -229,13 +254,7 @@ class Remote:
     @contextmanager
     def connected(cls, app: Celery) -> Iterator[Remote]:
         """Connect to the broker of *app*; raises its driver's error if it is unavailable."""
-        connection = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT)
-        if connection.transport.driver_type == "redis":
-            for option in ("socket_timeout", "socket_connect_timeout"):
-                connection.transport_options.setdefault(option, _CONNECT_TIMEOUT)
-        connection.ensure = partial(connection.ensure, max_retries=1)
-        with connection:
-            connection.ensure_connection(max_retries=1, interval_start=0)
+        with connected(app) as connection:
             yield cls(_mailbox(app, connection))
 
     def ask(

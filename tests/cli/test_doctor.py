@@ -25,7 +25,7 @@ def test_an_unavailable_store_exits_with_69(project):
     out, _ = project.run("doctor", code=69)
     (error,) = [line for line in out.splitlines() if line.startswith("error")]
     assert error.startswith("error    redis://localhost:1/0 is unavailable")
-    assert out.endswith("1 errors, 0 warnings\n")
+    assert out.endswith("1 error, 0 warnings\n")
 
 
 def test_json_is_one_document(project, tmp_path):
