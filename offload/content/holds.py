@@ -16,7 +16,7 @@ from offload.content.retrying import Retrying
 from offload.digest import Digest
 from offload.errors import BlobMissing
 from offload.ref import Ref
-from offload.stores.capabilities import chunk_size_of
+from offload.stores.capabilities import DefersReleases, chunk_size_of
 from offload.stores.protocols import FOREVER, PUT, Store
 
 __all__ = ("Hold", "Holds", "holder", "longest_ttl")
@@ -118,21 +118,42 @@ class Holds:
         self._known.note(digests, until if self._is_sure(hold) else 0.0)
         return until
 
-    def release(self, refs: Iterable[Ref[Any]], holder: str, grace: float) -> None:
+    def release(
+        self, refs: Iterable[Ref[Any]], holder: str, grace: float, *, later: bool = False
+    ) -> bool:
         """Release what *holder* holds of the values of *refs*; they expire *grace* seconds later.
 
         Makes one attempt: what isn't released expires when its hold does. Raises StoreError.
+
+        Args:
+            later: release with the process's next request, if the store can. Returns whether it
+                will: `release_deferred` must then be called soon.
         """
-        if not self._store.blobs.tracks_holds:
-            return
+        blobs = self._store.blobs
+        if not blobs.tracks_holds:
+            return False
         digests: list[Digest] = []
         for ref in refs:
             try:
                 digests += self.digests(ref)
             except BlobMissing:  # nothing is left to release
                 continue
-        if digests:
-            self._store.blobs.release(digests, holder, grace)
+        if not digests:
+            return False
+        if (
+            later
+            and isinstance(blobs, DefersReleases)
+            and blobs.release_later(digests, holder, grace)
+        ):
+            return True
+        blobs.release(digests, holder, grace)
+        return False
+
+    def release_deferred(self) -> None:
+        """Release what no request has carried. Raises StoreError; the next one does then."""
+        blobs = self._store.blobs
+        if isinstance(blobs, DefersReleases):
+            blobs.release_deferred()
 
     def digests(self, ref: Ref[Any]) -> list[Digest]:
         """Return the digests of all blobs of *ref*, its root first; reads its manifest if needed.

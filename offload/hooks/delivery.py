@@ -436,9 +436,9 @@ class Delivery:
         if is_done(self.runtime.app, self.task, state, delivery_info):
             self._released = True
             if self.message:
-                release(self.runtime, self._held, self.holder)
+                release(self.runtime, self._held, self.holder, later=True)
             if parts:
-                release(self.runtime, parts, parts_holder)
+                release(self.runtime, parts, parts_holder, later=True)
 
 
 def ignores_result(task: Any, request: Any) -> bool:

@@ -60,7 +60,9 @@ CLEANED_DAILY = 86400.0
 """Seconds between two cleanups of a result backend, by Celery's own schedule for beat."""
 
 _FINAL = frozenset({states.SUCCESS, states.FAILURE, states.RETRY, states.IGNORED, states.REVOKED})
-_FINISH_TIMEOUT = 5.0  # seconds for which a worker's shutdown waits for releases
+_FINISH_TIMEOUT = 5.0  # seconds for which the end of a worker's process waits for releases
+_DEFERRED = 0.2  # seconds for which releases wait for a request that carries them
+_RETRY = 10.0  # seconds until deferred releases are retried after a store error
 _QUEUE_LIMIT = 10_000  # releases waiting for the thread; further ones expire by retention
 _FOREVER = 10 * 365 * 86400.0  # for results that never expire
 _CLEANUP_MARGIN = timedelta(minutes=1)  # results that expire just before a cleanup reads them
@@ -133,14 +135,21 @@ def _count_bound(app: Any, exchange: str, key: Any) -> int | None:
         return None
 
 
-def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str) -> None:
+def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str, *, later: bool = False) -> None:
     """Release the holds of *name*. Failures are counted; the holds then expire by retention.
 
     Never raises, not even for a time limit that is reached meanwhile: others know the outcome of
     the task by now, so this must not be reported as its failure.
+
+    Args:
+        later: in a worker, release along with the process's next request to the store, if it allows
+            that. So a busy worker makes no request for this. Otherwise a thread makes one soon.
     """
     try:
-        runtime.content.holds.release(map(runtime.content.opened, refs), name, runtime.grace)
+        opened = map(runtime.content.opened, refs)
+        later = later and runtime.is_worker
+        if runtime.content.holds.release(opened, name, runtime.grace, later=later):
+            runtime.part(Releaser).flush_soon()
     except Exception as exc:
         runtime.counters.add(releases_failed=1)
         expected = isinstance(exc, OffloadError)
@@ -156,15 +165,26 @@ def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str) -> None:
 _Release = tuple[list[str], str, Mapping[str, Any] | None]
 
 
-class Releaser:
-    """Releases in a thread, for a worker's main process, which must not wait for the store.
+class _Jobs(queue.Queue["_Release | threading.Event | None"]):
+    """Releases, events to be set, and None to look at `flush_at` again, for the thread.
 
-    Each process starts the thread when it is first needed. A worker that shuts down waits for it.
+    Attributes:
+        flush_at: when deferred releases are due, by the monotonic clock; None: there are none.
+    """
+
+    flush_at: float | None = None
+
+
+class Releaser:
+    """Releases in a thread: for a worker's main process, which must not wait for the store; and
+    what was deferred, but not carried by a request.
+
+    Each process starts the thread when it is first needed, and waits for it when it ends.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._queues = PerProcess(self._start)
+        self._jobs = PerProcess(self._start)
 
     def submit(
         self, wires: Iterable[str], name: str, delivery_info: Mapping[str, Any] | None
@@ -173,37 +193,75 @@ class Releaser:
         copy of the message.
         """
         try:
-            self._queues.get().put_nowait((list(wires), name, delivery_info))
+            self._jobs.get().put_nowait((list(wires), name, delivery_info))
         except (queue.Full, RuntimeError):  # or no more threads can be started
             self._runtime.counters.add(releases_failed=1)
 
+    def flush_soon(self) -> None:
+        """Send deferred releases in 0.2 s, unless requests carry them before."""
+        try:
+            jobs = self._jobs.get()
+            if jobs.flush_at is None:
+                jobs.flush_at = time.monotonic() + _DEFERRED
+                jobs.put_nowait(None)
+        except queue.Full:  # the thread will see it after its next job
+            pass
+        except RuntimeError:
+            self._flush()
+
     def finish(self, **_signal: Any) -> None:
-        """Wait until what was submitted is released, at most 5 s."""
+        """Wait until what was submitted and deferred is released, at most 5 s; end the thread."""
+        jobs = self._jobs.take()
+        if jobs is None:
+            return
         done, deadline = threading.Event(), time.monotonic() + _FINISH_TIMEOUT
         try:
-            self._queues.get().put(done, timeout=_FINISH_TIMEOUT)
-        except (queue.Full, RuntimeError):
+            jobs.put(done, timeout=_FINISH_TIMEOUT)
+        except queue.Full:
             return
         done.wait(deadline - time.monotonic())
 
-    def _start(self) -> queue.Queue[_Release | threading.Event]:
+    def _start(self) -> _Jobs:
         guard_forks()
-        waiting: queue.Queue[_Release | threading.Event] = queue.Queue(_QUEUE_LIMIT)
+        jobs = _Jobs(_QUEUE_LIMIT)
         signals.worker_shutdown.connect(self.finish)
+        signals.worker_process_shutdown.connect(self.finish)
         threading.Thread(
-            target=self._run, args=(waiting,), name="offload-release", daemon=True
+            target=self._run, args=(jobs,), name="offload-release", daemon=True
         ).start()
-        return waiting
+        return jobs
 
-    def _run(self, waiting: queue.Queue[_Release | threading.Event]) -> None:
+    def _run(self, jobs: _Jobs) -> None:
         while True:
-            job = waiting.get()
+            try:
+                job = jobs.get(timeout=_seconds_left(jobs.flush_at))
+            except queue.Empty:
+                job = None
             if isinstance(job, threading.Event):
+                self._flush()
                 job.set()
-                continue
-            wires, name, delivery_info = job
-            if is_only_copy(self._runtime.app, delivery_info):
-                release(self._runtime, map(Ref.unbound, wires), name)
+                return
+            if job is not None:
+                wires, name, delivery_info = job
+                if is_only_copy(self._runtime.app, delivery_info):
+                    release(self._runtime, map(Ref.unbound, wires), name)
+            if _seconds_left(jobs.flush_at) == 0.0:
+                jobs.flush_at = None  # what is deferred from now on sets it again
+                if not self._flush():
+                    jobs.flush_at = time.monotonic() + _RETRY
+
+    def _flush(self) -> bool:
+        """Send what is deferred; return whether that succeeded."""
+        try:
+            self._runtime.content.holds.release_deferred()
+        except Exception as exc:
+            logger.info("holds of finished tasks aren't released yet: %r", exc)
+            return False
+        return True
+
+
+def _seconds_left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), 0.0)
 
 
 # -- results

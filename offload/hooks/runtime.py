@@ -83,7 +83,8 @@ class Runtime:
         self._app: Celery | None = None
         self._contents: tuple[int, ContentStore, ContentStore] | None = None
         self._store: Store | None = None
-        self._is_worker = False
+        self.is_worker = False
+        """Whether this process belongs to a worker."""
         self._no_call = TaskOptions()
         self._options: dict[str, tuple[TaskFacts, TaskOptions]] = {}
         self.counters = Counters()
@@ -262,7 +263,7 @@ class Runtime:
         """Create this process's content stores: a fork must not inherit locks and caches."""
         conf = self.app.conf
         cache = open_cache(self.store.url, self.settings, self.counters)
-        if cache is not None and self._is_worker:
+        if cache is not None and self.is_worker:
             cache.occupy()
         content = results = self._content(conf.accept_content, cache)
         if conf.result_accept_content not in (None, conf.accept_content):
@@ -282,7 +283,7 @@ class Runtime:
 
     def start_worker(self) -> None:
         """Mark the node cache as used, from now on also by processes forked from this one."""
-        self._is_worker = True
+        self.is_worker = True
         if self.settings.mode != "observe":
             with suppress(ConfigurationError):  # without a store, there is nothing to cache
                 cache = self.content.cache
@@ -291,7 +292,7 @@ class Runtime:
 
     def stop_worker(self) -> None:
         """Remove this process's mark on the node cache."""
-        self._is_worker = False
+        self.is_worker = False
         cache = None if self._contents is None else self._contents[1].cache
         if cache is not None:
             cache.vacate()

@@ -95,7 +95,7 @@ def replace_state(runtime: Runtime, delivery: Delivery | None, made: _Made | Non
         former = delivery.state or former
         delivery.state = None if made is None else made.held
     if former is not None:
-        release(runtime, [former[0]], former[1])
+        release(runtime, [former[0]], former[1], later=True)
 
 
 def _former(

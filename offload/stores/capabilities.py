@@ -27,6 +27,7 @@ __all__ = (
     "BlobPeek",
     "Claim",
     "ClaimsPointers",
+    "DefersReleases",
     "HoldTracking",
     "HoldsAndPuts",
     "KeepsFiles",
@@ -272,6 +273,25 @@ class HoldsAndPuts(Protocol):
 
         Returns the blobs that were missing. All of them are held, and those with a content exist
         now. One round trip, in which all contents are sent.
+        """
+
+
+@runtime_checkable
+class DefersReleases(Protocol):
+    """Blobs whose holds are released along with a later request of the same process."""
+
+    def release_later(self, digests: Sequence[Digest], holder: str, grace: float) -> bool:
+        """Release as `BlobStore.release` does, with this process's next request to the store.
+
+        Sends nothing now. Returns False, and does nothing, if that isn't possible. A process that
+        ends before its next request releases nothing: the holds expire. So the caller should call
+        `release_deferred` soon.
+        """
+
+    def release_deferred(self) -> None:
+        """Release what no request has carried yet. One round trip; none if there is nothing.
+
+        Raises StoreError; what wasn't released waits for the next request.
         """
 
 

@@ -10,7 +10,7 @@ from crash_journal import lines
 OWN_FAULTS = {"fail": "IntendedError"}  # by kind
 NOT_RUN = {"expires": "expired", "revoke": "revoked"}
 LOST = "WorkerLostError"
-RELEASED = 1.0  # seconds within which a main process releases the holds of a revoked task
+RELEASED = 5.0  # seconds within which a process releases what a task held that has ended
 
 
 class Account:
@@ -60,6 +60,11 @@ class Account:
         mains = {}  # of children: a worker that exits stops them
         died = {pid: line["at"] for line in lines(path.with_name("kills")) for pid in line["pids"]}
         unreleased = set()  # by main processes killed right after they revoked the task
+        self._unreleased = set()  # by children killed right after the task ended
+
+        def died_at(pid):
+            return min(died.get(each, math.inf) for each in (pid, mains.get(pid)))
+
         for line in lines(path):
             what, task_id, pid = line["what"], line.get("id"), line.get("pid")
             self._history[task_id].append(line)
@@ -73,6 +78,8 @@ class Account:
                 has.pop(task_id, None)
                 self._ended[task_id] += what == "end"
                 self.retries += what == "again"
+                if died_at(pid) - line["at"] < RELEASED:
+                    self._unreleased.add(task_id)
                 if not line["right"]:
                     self.faults.append(line)
             elif what == "failed":
@@ -144,8 +151,8 @@ class Account:
             return True  # it was killed before it stored the value
         if kind == "result":
             return task_id not in self.forgot or self._begun[task_id] > 1
-        if task_id not in self.sent or not self.is_done(task_id):
-            return True  # its publisher was killed; or it was lost
+        if task_id not in self.sent or not self.is_done(task_id) or task_id in self._unreleased:
+            return True  # its publisher was killed; or it was lost; or nobody could release it
         publishers = self._wanted[task_id]["needs"]  # each may be about to publish it
         return self._broker.is_waiting(task_id) or not self._victims.isdisjoint(
             [task_id, *publishers]

@@ -73,7 +73,8 @@ def again(self, value, wanted, times):
     """Run *times* times in total through retries."""
     begin(self)
     if self.request.retries + 1 < times:
-        JOURNAL.note("again", id=self.request.id, right=is_right(value, wanted))
+        right = is_right(value, wanted)
+        JOURNAL.note("again", id=self.request.id, pid=os.getpid(), right=right)
         raise self.retry(countdown=self.request.retries)
     end(self, (value, wanted))
 

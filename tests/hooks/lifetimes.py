@@ -97,6 +97,8 @@ def lifetimes_machine(
             )
             self.wire.hook._store = self.setup.store
             self.wire.hook.part(Releaser).submit = self._release_now  # type: ignore[method-assign]
+            self.wire.hook.part(Releaser).flush_soon = lambda: None  # type: ignore[method-assign]
+            self.wire.hook._runtime.is_worker = True  # so releases wait for other requests
             self.wire.hook.part(
                 Renewer
             )._running.get()._thread = threading.current_thread()  # no others
@@ -255,6 +257,7 @@ def lifetimes_machine(
         @invariant()
         def exactly_needed_blobs_are_stored(self) -> None:
             counts["steps"] += 1
+            self.wire.hook.content.holds.release_deferred()  # what no request has carried
             self.wire.hook._contents = next(self.processes)
             model, lives = self.model, self._lives()
             by_age = not self.setup.store.blobs.tracks_holds

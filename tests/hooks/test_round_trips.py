@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
-from celery import chain
+from celery import chain, signals
+from fakeredis import FakeRedis
+from redis import RedisCluster
 
+from offload.digest import digest_of
+from offload.errors import StoreUnavailable
+from offload.hooks.release import release
+from offload.stores.redis.blobs import RedisBlobs
+from offload.stores.redis.client import RedisClient
+from tests.support.processes import wait_until
 from tests.support.wire import make_wire
 
 pytestmark = pytest.mark.server
@@ -112,18 +121,148 @@ def test_a_large_new_value_is_asked_for_first(wire, trips):
     assert trips.count() == 1
 
 
-def test_a_task_costs_three_round_trips(wire, trips):
-    """A task's arguments are read by one request, its result is stored by one, and one releases the
-    message's holds.
+@pytest.fixture
+def worker(wire, monkeypatch):
+    """Have the process be a worker's. No thread sends what waits for a request."""
+    monkeypatch.setattr("offload.hooks.release._DEFERRED", 3600.0)
+    wire.hook._runtime.is_worker = True
+    return wire
+
+
+def commands(trips):
+    return [sorted(set(request)) for request in trips.requests]
+
+
+def test_a_task_costs_two_round_trips(worker, trips):
+    """A task's arguments are read by one request, which also releases the values of the task
+    before, and its result is stored by another.
     """
-    wire.app.tasks["same"].delay(text(SMALL), text(6000))
+    for _ in range(2):
+        worker.app.tasks["same"].delay(text(SMALL), text(6000))
+    first, second = worker.take(), worker.take()
+    worker.execute(first)
     trips.count()
-    wire.execute(wire.take())
-    assert [set(request) for request in trips.requests] == [
-        {"GETRANGE"},
-        {"EVALSHA"},  # the result is the argument, which this process knows
-        {"EVALSHA"},
+    worker.execute(second)
+    assert commands(trips) == [
+        ["EVALSHA", "GETRANGE"],  # the release, after what is read
+        ["EVALSHA"],  # the result is the argument, which this process knows
     ]
+    assert len(worker.hook.store.client._deferred) == 1  # its own release waits
+
+
+def test_a_small_result_costs_no_round_trip(worker, trips):
+    """A task with a small result makes one request; the next one's carries its release."""
+    for _ in range(2):
+        worker.app.tasks["size"].delay(text(SMALL))
+    first, second = worker.take(), worker.take()
+    worker.execute(first)
+    trips.count()
+    worker.execute(second)
+    assert commands(trips) == [["EVALSHA", "GETRANGE"]]
+
+
+def test_releases_of_several_tasks_share_a_round_trip(worker, trips):
+    """If tasks make no requests, as their values are in the node cache, one request releases the
+    values of all of them.
+    """
+    refs = [hold(worker, holder) for holder in ("task:1", "task:2", "task:3")]
+    for ref, holder in zip(refs, ("task:1", "task:2", "task:3"), strict=True):
+        defer(worker, ref, holder)
+    trips.count()
+    worker.hook.content.holds.release_deferred()
+    assert trips.requests == [["EVALSHA"] * 3]
+    assert [holders(worker, ref) for ref in refs] == [{"put"}] * 3
+
+
+def hold(wire, holder):
+    """Store a value, and hold it; return its reference."""
+    ref = wire.hook.put(text(5000))
+    wire.hook.store.blobs.hold([ref.digest], 3600.0, holder)
+    return ref
+
+
+def defer(wire, ref, holder):
+    assert wire.hook.content.holds.release([ref], holder, 60.0, later=True)
+
+
+def holders(wire, ref):
+    """Return the holders of a value, read by another client, whose requests carry nothing."""
+    key = f"{wire.hook.store.client.prefix}:holds:{{{ref.digest}}}"
+    return {name.decode() for name in wire.hook.store.client.driver().zrange(key, 0, -1)}
+
+
+def test_a_release_that_no_request_carries_is_sent_soon(worker, monkeypatch):
+    """If a worker's process makes no more requests, a thread releases what waits."""
+    monkeypatch.setattr("offload.hooks.release._DEFERRED", 0.01)
+    ref = hold(worker, "task:1")
+    release(worker.hook._runtime, [ref], "task:1", later=True)
+    wait_until(lambda: holders(worker, ref) == {"put"}, "the value is released")
+
+
+@pytest.mark.parametrize("signal", (signals.worker_process_shutdown, signals.worker_shutdown))
+def test_no_release_is_lost_when_a_process_ends(worker, signal):
+    """A worker's process that ends releases what waits, before it exits."""
+    ref = hold(worker, "task:1")
+    release(worker.hook._runtime, [ref], "task:1", later=True)
+    assert holders(worker, ref) == {"put", "task:1"}
+    signal.send(sender=None)
+    assert holders(worker, ref) == {"put"}
+
+
+def test_a_release_is_carried_again_if_its_request_failed(worker, monkeypatch):
+    """What a request carried that failed is released by the next one."""
+    ref = hold(worker, "task:1")
+    defer(worker, ref, "task:1")
+    with monkeypatch.context() as broken:
+        broken.setattr("offload.stores.redis.client.exchange", refuse)
+        with pytest.raises(StoreUnavailable):
+            worker.hook.store.blobs.hold([ref.digest], 60.0, "task:2")
+        with pytest.raises(StoreUnavailable):
+            worker.hook.content.holds.release_deferred()
+    worker.hook.store.blobs.hold([ref.digest], 60.0, "task:3")
+    assert holders(worker, ref) == {"put", "task:3"}
+
+
+def refuse(*_given):
+    raise ConnectionError
+
+
+def test_a_release_is_carried_again_if_the_server_lacks_the_script(worker):
+    """A server that lost its scripts, as after a failover, gets the text by the next request."""
+    ref = hold(worker, "task:1")
+    worker.hook.store.client.driver().script_flush()
+    defer(worker, ref, "task:1")
+    worker.hook.content.holds.release_deferred()
+    assert holders(worker, ref) == {"put"}
+
+
+def test_counters_ride_along_with_releases(worker):
+    """A request that carries a release carries counters as well."""
+    counted = []
+    source = SimpleNamespace(next_batch=lambda: 1, requeue=counted.append)
+    worker.hook.store.client.piggyback(source, lambda _batch: ("ECHO", "counted"))
+    trips = Trips(worker.hook.store)
+    ref = hold(worker, "task:1")
+    defer(worker, ref, "task:1")
+    trips.count()
+    worker.hook.store.blobs.hold([ref.digest], 60.0, "task:2")
+    assert trips.requests == [["EVALSHA", "EVALSHA", "ECHO"]]
+    assert holders(worker, ref) == {"put", "task:2"}
+
+
+def test_where_a_release_could_hold_up_a_request_it_waits_for_none():
+    """In a Cluster, and where writes wait for replicas, a value is released at once, and so is one
+    of many blobs.
+    """
+    digests = [digest_of([bytes([number])]) for number in range(101)]
+
+    def later(client, number=1):
+        return RedisBlobs(client).release_later(digests[:number], "task:1", 60.0)
+
+    assert later(RedisClient(FakeRedis, "redis://"))
+    assert not later(RedisClient(FakeRedis, "redis://"), 101)
+    assert not later(RedisClient(FakeRedis, "redis://", replicas=1))
+    assert not later(RedisClient(lambda: RedisCluster.__new__(RedisCluster), "redis://"))
 
 
 def test_a_new_result_is_stored_in_one_round_trip(wire, trips):
@@ -143,13 +282,13 @@ def test_a_result_is_read_in_one_round_trip(wire, trips):
     assert trips.count() == 1
 
 
-def test_a_step_of_a_chain_costs_four_round_trips(wire, trips):
-    """A step reads its argument, stores its result, holds that for the next step's message, and
-    releases its own message's holds.
+def test_a_step_of_a_chain_costs_three_round_trips(worker, trips):
+    """A step reads its argument, stores its result, and holds that for the next step's message. One
+    of these requests releases the message of the step before.
     """
-    make, same = wire.app.tasks["make"], wire.app.tasks["same"]
+    make, same = worker.app.tasks["make"], worker.app.tasks["same"]
     chain(make.s(SMALL), same.s(), same.s()).delay()
-    wire.execute(wire.take())
+    worker.execute(worker.take())
     trips.count()
-    wire.execute(wire.take())
-    assert trips.count() == 4
+    worker.execute(worker.take())
+    assert trips.count() == 3

@@ -38,12 +38,14 @@ LARGEST = 512 << 20
 """Bytes that a Redis string can hold."""
 UNHELD = 10.0
 """Seconds that a blob lives which is stored before it is held, until the hold extends its life."""
+DEFERRED = 100
+"""Blobs whose release waits for another request: more would make that request slow."""
 BATCH = 1000
 """Blobs per run of a script: about a millisecond of the server's time."""
 
 
 class RedisBlobs:
-    """Blobs and their holds; also `BlobInspection`, `HoldTracking`, and `HoldsAndPuts`."""
+    """Blobs and their holds; also all abilities in `capabilities` that concern these."""
 
     tracks_holds = True
 
@@ -95,6 +97,16 @@ class RedisBlobs:
         groups = self._scripts.groups(list(dict.fromkeys(digests)))
         calls = [(self._scripts.keys(group), args) for group in groups]
         self._client.run_script(script("release"), calls)
+
+    def release_later(self, digests: Sequence[Digest], holder: str, grace: float) -> bool:
+        if len(digests) > DEFERRED:
+            return False
+        keys = self._scripts.keys(list(dict.fromkeys(digests)))
+        args = check_holder(holder), milliseconds(grace)
+        return self._client.defer_script(script("release"), keys, args)
+
+    def release_deferred(self) -> None:
+        self._client.run_deferred()
 
     def holders(self, digest: Digest) -> dict[str, float]:
         (now, found) = self._client.run(

@@ -6,12 +6,13 @@ import hashlib
 import logging
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -36,6 +37,8 @@ __all__ = ("PACKER", "Bulk", "Driver", "RedisClient", "escaped", "script")
 Driver = Redis | RedisCluster
 _WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # scripts that only read don't wait
 _SCAN = 1000  # keys per SCAN
+_MOST_DEFERRED = 1000  # runs of scripts that may wait in a process
+_CARRIED = 32  # runs that one request carries
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +60,17 @@ def script(name: str) -> Script:
     """Return the script ``offload/stores/lua/<name>.lua``."""
     text = (resources.files("offload.stores") / "lua" / f"{name}.lua").read_text("utf-8")
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class _Run(NamedTuple):
+    """A run of a script that waits for a request that carries it.
+
+    Attributes:
+        command: ``EVALSHA``; or ``EVAL``, if the server doesn't know the script.
+    """
+
+    script: Script
+    command: Command
 
 
 class RedisClient:
@@ -85,6 +99,7 @@ class RedisClient:
         self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be forever
         self._batches: tuple[BatchSource, Callable[[CounterBatch], Command]] | None = None
         self._drivers = PerProcess(connect, keep_inherited=True)
+        self._deferred: deque[_Run] = deque()
 
     @property
     def many_keys(self) -> bool:
@@ -164,6 +179,24 @@ class RedisClient:
         """Send the batches of *source* along with other commands, each as *command* of it."""
         self._batches = source, command
 
+    def defer_script(self, script: Script, keys: Sequence[str], args: Command) -> bool:
+        """Run a script with this process's next request, after its commands.
+
+        Returns False if that isn't possible: in a Cluster, where other servers than those of the
+        request may have the keys, and be unavailable; if writes wait for replicas, as reads would
+        have to wait, too; or if too many wait already.
+        """
+        if self.replicas or not self.many_keys or len(self._deferred) >= _MOST_DEFERRED:
+            return False
+        self._deferred.append(_Run(script, ("EVALSHA", script.sha, len(keys), *keys, *args)))
+        return True
+
+    def run_deferred(self) -> None:
+        """Run the deferred scripts that no request has carried yet. Raises StoreError."""
+        for _ in range(len(self._deferred) // _CARRIED + 2):  # a new server takes one more
+            if self._deferred:
+                self._run_with((), self._next_deferred(), None)
+
     def keys(self, prefix: str, *, kind: str = "string") -> Iterator[list[str]]:
         """Yield the keys of a kind that start with *prefix*, each once, some thousand at a time."""
         pattern = escaped(prefix) + "*"
@@ -201,20 +234,60 @@ class RedisClient:
             return self._drivers.get()
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
-        if self._batches is None or not commands:
+        batch = None if self._batches is None or not commands else self._batches[0].next_batch()
+        runs = self._next_deferred() if self._deferred and commands else ()
+        if batch is None and not runs:
             return self._sent(commands)
-        source, command = self._batches
-        batch = source.next_batch()
-        if batch is None:
-            return self._sent(commands)
+        return self._run_with(commands, runs, batch)
+
+    def _next_deferred(self) -> list[_Run]:
+        runs: list[_Run] = []
+        with suppress(IndexError):  # there are no more
+            while len(runs) < _CARRIED:
+                runs.append(self._deferred.popleft())
+        return runs
+
+    def _run_with(
+        self, commands: Sequence[Command], runs: Sequence[_Run], batch: CounterBatch | None
+    ) -> list[Any]:
+        """Return the answers to *commands*, which carry runs of scripts and counters."""
+        carried = [run.command for run in runs]
+        if self._batches is not None and batch is not None:
+            carried.append(self._batches[1](batch))
         try:
-            *answers, own = self._sent([*commands, command(batch)])
+            answers = self._sent([*commands, *carried])
         except BaseException:
-            source.requeue(batch)
+            self._deferred.extendleft(reversed(runs))
+            if self._batches is not None and batch is not None:
+                self._batches[0].requeue(batch)
             raise
-        if isinstance(own, Exception):
+        if batch is not None and isinstance(own := answers.pop(), Exception):
             logger.warning("statistics aren't stored: %s", translate(own, self.url))
-        return answers
+        first = len(commands)
+        error = self._settle(runs, answers[first:])
+        if error is not None and not commands:
+            raise error
+        return answers[:first]
+
+    def _settle(self, runs: Sequence[_Run], answers: Sequence[Any]) -> StoreUnavailable | None:
+        """Have runs wait again that the server couldn't do now; return why, if it wasn't able to.
+
+        To repeat a run does no harm.
+        """
+        unavailable = None
+        for run, answer in zip(runs, answers, strict=True):
+            if not isinstance(answer, Exception):
+                continue
+            error = translate(answer, self.url, run.script.commands)
+            if isinstance(answer, NoScriptError):
+                text = ("EVAL", run.script.text, *run.command[2:])
+                self._deferred.appendleft(run._replace(command=text))
+            elif isinstance(error, StoreUnavailable):
+                self._deferred.appendleft(run)
+                unavailable = error
+            else:
+                logger.warning("holds expire instead of being released: %s", error)
+        return unavailable
 
     def _sent(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:

@@ -13,6 +13,7 @@ from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, ConfigurationError, IntegrityError, StoreError
 from offload.stores.capabilities import (
     BlobPeek,
+    DefersReleases,
     HoldsAndPuts,
     HoldTracking,
     StoreCounters,
@@ -105,6 +106,16 @@ class TieredBlobs:
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
         with self._counts.errors():
             self._first.blobs.release(digests, holder, grace)
+
+    def release_later(self, digests: Sequence[Digest], holder: str, grace: float) -> bool:
+        first = self._first.blobs
+        return isinstance(first, DefersReleases) and first.release_later(digests, holder, grace)
+
+    def release_deferred(self) -> None:
+        first = self._first.blobs
+        if isinstance(first, DefersReleases):
+            with self._counts.errors():
+                first.release_deferred()
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
         return self._first.blobs.holders(digest)
