@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 from bisect import bisect
 from collections import Counter
@@ -11,10 +12,19 @@ from pathlib import Path
 
 import kombu.pools
 import pytest
+from hypothesis import HealthCheck, settings
 
 from offload.content.cache import node
 from tests.support.s3_server import s3_server
 from tests.support.servers import redis_cluster, redis_sentinel, redis_server
+
+settings.register_profile(
+    "offload",
+    deadline=None,  # a busy machine takes as long as it takes
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,  # elsewhere, each run tries new examples
+)
+settings.load_profile("offload")
 
 FOLDER = Path(__file__).parent
 LONGEST = (  # files that take a minute or more, longest first
